@@ -1,0 +1,107 @@
+"""Whether, when and how often an attempt is repeated. The only importer of tenacity.
+
+An order that succeeds at once never comes here. The classes of the errors are the verdicts: there
+is no status code in this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import tenacity
+
+from everlytic_async._pacer import Halt, Pacer
+from everlytic_async.errors import (
+    EverlyticError,
+    NotSentError,
+    ThrottledError,
+    UnknownOutcomeError,
+)
+from everlytic_async.outcomes import Receipt
+from everlytic_async.policies import Delivery, RetryPolicy
+
+_SAFE = (NotSentError, ThrottledError)
+
+
+def may_repeat(error: BaseException | None, delivery: Delivery) -> bool:
+    """Whether the attempt that ended so may be repeated: the promise not to notify twice."""
+    if isinstance(error, _SAFE):
+        return True
+    return delivery is Delivery.AT_LEAST_ONCE and isinstance(error, UnknownOutcomeError)
+
+
+async def repeat(
+    first: EverlyticError,
+    attempt: Callable[[], Awaitable[Receipt]],
+    *,
+    policy: RetryPolicy,
+    delivery: Delivery,
+    pacer: Pacer,
+    halt: Halt,
+    began: float,
+    clock: Callable[[], float],
+    backing_off: Callable[[EverlyticError, float], None] | None = None,
+) -> Receipt:
+    """Go on after a first attempt that failed, until success or the policy's end.
+
+    Args:
+        first: How the first attempt ended.
+        attempt: Makes one more attempt: returns its receipt or raises its `EverlyticError`.
+        policy: The bounds.
+        delivery: Which errors may be repeated.
+        pacer: Knows the shared cool-down and the retry budget, and sleeps.
+        halt: Ends the sleeping.
+        began: When the first attempt began, by the clock.
+        clock: Monotonic seconds.
+        backing_off: Hears of each pause before it begins: the error, and its seconds.
+
+    Raises:
+        EverlyticError: the last attempt's, when there is no further one.
+        HaltedError: when halted while sleeping or waiting.
+    """
+    ended: EverlyticError | None = first
+
+    async def one() -> Receipt:
+        # tenacity counts the first attempt too: it is handed in, not made again.
+        nonlocal ended
+        if ended is not None:
+            error, ended = ended, None
+            raise error
+        return await attempt()
+
+    def error_of(state: tenacity.RetryCallState) -> BaseException | None:
+        return state.outcome.exception() if state.outcome is not None else None
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = error_of(state)
+        if isinstance(error, _SAFE):
+            # The pause is everybody's: the pacer holds it, with its jitter.
+            return pacer.cool_down_s()
+        return pacer.backoff_s(state.attempt_number)
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        error = error_of(state)
+        if isinstance(error, ThrottledError) and (
+            (error.retry_after_s or 0.0) > policy.retry_after_cap_s
+        ):
+            return True
+        if state.attempt_number >= policy.attempts:
+            return True
+        if clock() - began + state.upcoming_sleep >= policy.deadline_s:
+            return True
+        return not pacer.budget.take()
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        error = error_of(state)
+        if backing_off is not None and isinstance(error, EverlyticError):
+            backing_off(error, state.upcoming_sleep)
+
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(lambda error: may_repeat(error, delivery)),
+        wait=wait,
+        stop=stop,
+        sleep=lambda seconds: pacer.sleep(float(seconds), halt),
+        before_sleep=before_sleep,
+        reraise=True,
+    )
+    return await retrying(one)

@@ -1,0 +1,375 @@
+"""One POST, and what surely happened to it. The only importer of aiohttp's client.
+
+A failed attempt is a `NotSentError` where its body surely had not left in full, and an
+`UnknownOutcomeError` where it had: `aiohttp.UploadTracker` knows which. Redirects are not followed
+(aiohttp would carry the hashes to another host), cookies are not kept, no more than
+`MAX_BODY_BYTES` of an answer is read.
+
+Time-outs are watched by one timer for all attempts rather than by two or three timers for each:
+aiohttp's own cost a fifth of a request's CPU (``benchmarks/`` shows it). Only the connection's own
+time-out is aiohttp's, for it costs nothing on a connection that stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import aiohttp
+import attrs
+from multidict import CIMultiDict
+from yarl import URL
+
+from everlytic_async._wire import CUSTOMER_HASH_HEADER, MAX_BODY_BYTES, PATH, STORE_HASH_HEADER
+from everlytic_async.errors import (
+    ConfigurationError,
+    ConnectionLostError,
+    EverlyticError,
+    NotSentError,
+    ResponseTimeoutError,
+    UnexpectedResponseError,
+)
+from everlytic_async.policies import Timeouts
+
+# Below the shortest that servers use (Apache's 5 s): a connection that the server closes while a
+# POST is on its way loses that POST.
+_KEEPALIVE_S = 4
+# How much later than asked a read or total time-out may be noticed: a tenth, and at most this.
+_WATCH_S = 0.25
+_MAX_PORT = 65_535
+
+#: What aiohttp may raise, in the words of a person who must mend it. The first class that fits
+#: counts. Whether the order left is not told by the class: the upload tracker knows.
+CAUSES: tuple[tuple[type[BaseException], str], ...] = (
+    (aiohttp.ClientConnectorDNSError, "its name could not be resolved"),
+    (aiohttp.ClientProxyConnectionError, "the proxy could not be reached"),
+    (aiohttp.ClientHttpProxyError, "the proxy refused the connection"),
+    (aiohttp.ClientConnectorCertificateError, "its certificate is not valid for it"),
+    (aiohttp.ClientSSLError, "the TLS handshake failed"),
+    (aiohttp.ServerFingerprintMismatch, "its certificate is not the expected one"),
+    (aiohttp.ClientConnectorError, "the connection was refused or it could not be reached"),
+    (aiohttp.ConnectionTimeoutError, "the connection did not stand in time"),
+    (aiohttp.ServerTimeoutError, "it did not answer in time"),
+    (aiohttp.ServerConnectionError, "it closed the connection"),
+    (aiohttp.ClientConnectionError, "the connection broke"),
+    (aiohttp.ClientPayloadError, "the answer broke off"),
+    (aiohttp.UploadAbortedError, "the upload broke off"),
+    (aiohttp.ClientResponseError, "the answer was not HTTP"),
+    (aiohttp.InvalidURL, "the address is not a URL that can be used"),
+    (aiohttp.NonHttpUrlClientError, "the address is not an HTTP URL"),
+    (aiohttp.RedirectClientError, "the redirect was not followed"),
+    (aiohttp.ClientError, "the request failed"),
+    (TimeoutError, "it did not answer in time"),
+    (OSError, "the connection broke"),
+)
+
+
+@attrs.frozen
+class Answer:
+    """What came back for one POST.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The answer's headers; of a redirect only where to, without the hashes.
+        body: The body, decompressed, cut at `MAX_BODY_BYTES`, without the hashes.
+    """
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
+
+
+def endpoint_url(base_url: object, *, allow_http: bool = False) -> str:
+    """The endpoint of an install, from its address with or without a path or the endpoint's own.
+
+    Raises:
+        ConfigurationError: when it is not the address of an install, or would send the hashes in
+            clear: ``http://`` is for loopback, or with ``allow_http``.
+    """
+    where = "base_url (EVERLYTIC_BASE_URL)"
+    if not isinstance(base_url, str) or not base_url.strip():
+        raise ConfigurationError(
+            f"{where} is missing: give the address of the install, such as "
+            "https://shop.everlytic.net"
+        )
+    try:
+        parts = urlsplit(base_url.strip())
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{where} is not a URL") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigurationError(
+            f"{where} must be a whole URL that begins with https://, such as "
+            "https://shop.everlytic.net"
+        )
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigurationError(
+            f"{where} must hold no user name, query or fragment: only the address of the install"
+        )
+    if any(char.isspace() or not char.isprintable() for char in base_url.strip()):
+        raise ConfigurationError(f"{where} holds a space or a control character")
+    if port is not None and not 0 < port <= _MAX_PORT:
+        raise ConfigurationError(f"{where} has a port that does not exist")
+    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+        raise ConfigurationError(
+            f"{where} must begin with https://: over http:// anybody on the way reads the hashes "
+            "and the orders; if that is meant, set allow_http=True"
+        )
+    prefix = parts.path.rstrip("/").removesuffix(PATH).rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{prefix}{PATH}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_hash(name: str, value: object) -> str:
+    where = f"{name} (EVERLYTIC_{name.upper()})"
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(
+            f"{where} is missing: copy it from the store's page in Everlytic, and set it there or "
+            "pass it to EverlyticClient"
+        )
+    value = value.strip()
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ConfigurationError(
+            f"{where} holds a space, a control character or a letter outside of ASCII: copy it "
+            "again from the store's page in Everlytic"
+        )
+    return value
+
+
+class _Attempt:
+    """One POST under way, as the watch sees it."""
+
+    __slots__ = ("began", "cancelling", "expired", "progress", "size", "task", "tracker")
+
+    def __init__(
+        self,
+        task: asyncio.Task[object],
+        tracker: aiohttp.UploadTracker,
+        size: int,
+        began: float,
+    ) -> None:
+        self.task = task
+        self.tracker = tracker
+        self.size = size
+        self.began = began
+        #: When the endpoint last had its turn; None until the body is on its way.
+        self.progress: float | None = None
+        self.cancelling = task.cancelling()
+        self.expired = False
+
+    def left(self) -> bool:
+        """Whether the whole body may have reached the endpoint."""
+        upload = self.tracker.upload_complete
+        if not upload.done():
+            return self.tracker.bytes_written >= self.size
+        return not upload.cancelled() and upload.exception() is None
+
+
+class Transport:
+    """Posts bodies to one endpoint over one session, its own or the caller's."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        store_hash: str,
+        customer_hash: str,
+        timeouts: Timeouts,
+        session: aiohttp.ClientSession | None = None,
+        allow_http: bool = False,
+        user_agent: str = "everlytic_async",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        url = endpoint_url(base_url, allow_http=allow_http)
+        secrets = (
+            _check_hash("store_hash", store_hash),
+            _check_hash("customer_hash", customer_hash),
+        )
+        self._url = URL(url)
+        #: Where the orders go, for messages: host, and port where it is not the scheme's own.
+        self.host = urlsplit(url).netloc
+        # Longest first, in case that one is a part of the other.
+        self._secrets = tuple(sorted((s.encode() for s in secrets), key=len, reverse=True))
+        self._headers = CIMultiDict(
+            {
+                STORE_HASH_HEADER: secrets[0],
+                CUSTOMER_HASH_HEADER: secrets[1],
+                "Content-Type": "application/json",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "User-Agent": user_agent,
+            }
+        )
+        self._timeouts = timeouts
+        # total=None and no sock_read: the watch sees to them.
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect_s)
+        self._watch_s = min(_WATCH_S, timeouts.read_s / 10, timeouts.total_s / 10)
+        self._clock = clock
+        self._attempts: set[_Attempt] = set()
+        self._watch: asyncio.TimerHandle | None = None
+        self._given = session
+        self._own: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"<Transport {self.host}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a transport holds secrets and can't be pickled")
+
+    async def open(self) -> None:
+        """Make the session, unless the caller's is used."""
+        if self._given is None:
+            self._own = aiohttp.ClientSession(
+                # The pacer bounds how many are in flight: a second bound would be a second queue.
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+
+    async def close(self) -> None:
+        """Close the session, unless it is the caller's."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        own, self._own = self._own, None
+        if own is not None:
+            await own.close()
+
+    async def post(self, body: bytes) -> Answer:
+        """Post one body and read the answer.
+
+        Raises:
+            NotSentError: when the body surely had not left in full.
+            UnknownOutcomeError: when it had, and no complete answer came.
+        """
+        session = self._own or self._given
+        if session is None or session.closed:
+            raise ConfigurationError("the client's session is closed: nothing was sent")
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        tracker = aiohttp.UploadTracker()
+        attempt = _Attempt(task, tracker, len(body), self._clock())
+        self._attempts.add(attempt)
+        if self._watch is None:
+            self._watch = task.get_loop().call_later(self._watch_s, self._look)
+        response: aiohttp.ClientResponse | None = None
+        received = bytearray()
+        try:
+            response = await session.post(
+                self._url,
+                data=body,
+                headers=self._headers,
+                allow_redirects=False,
+                timeout=self._timeout,
+                raise_for_status=False,
+                auto_decompress=False,
+                middlewares=(),  # one of a caller's session might repeat the POST
+                upload_tracker=tracker,
+            )
+            content = response.content
+            if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
+                received += content.read_nowait()  # a short answer, whole in one packet: the rule
+            else:
+                attempt.progress = self._clock()
+                await self._read(response, received, attempt)
+        except asyncio.CancelledError:
+            # As in asyncio.timeout(): it was ours only if nobody else asks for it too.
+            if not attempt.expired or task.uncancel() > attempt.cancelling:
+                raise
+            cause = self._explain(attempt, None)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # ValueError: aiohttp's parsers let one through for some malformed answers.
+            cause = self._explain(attempt, error)
+        else:
+            return self._answer(response, bytes(received))
+        finally:
+            self._attempts.discard(attempt)
+            if response is not None:
+                if response.content.at_eof():
+                    response.release()
+                else:
+                    response.close()
+        if response is not None and not 200 <= response.status < 300:  # noqa: PLR2004
+            # The status is the verdict; only the message was cut short.
+            return self._answer(response, bytes(received))
+        raise cause
+
+    async def _read(
+        self, response: aiohttp.ClientResponse, received: bytearray, attempt: _Attempt
+    ) -> None:
+        content = response.content
+        while len(received) < MAX_BODY_BYTES and not content.at_eof():
+            received += await content.read(MAX_BODY_BYTES - len(received))
+            attempt.progress = self._clock()
+
+    def _answer(self, response: aiohttp.ClientResponse, body: bytes) -> Answer:
+        headers: Mapping[str, str] = response.headers
+        if "Content-Encoding" in headers:
+            body = _decompress(body)
+        for secret in self._secrets:
+            if secret in body:
+                body = body.replace(secret, b"[hash]")
+        if "Location" in headers:
+            where = headers["Location"]
+            for secret in self._secrets:
+                where = where.replace(secret.decode(), "[hash]")
+            headers = {"Location": where}
+        return Answer(response.status, headers, body)
+
+    def _explain(self, attempt: _Attempt, error: BaseException | None) -> EverlyticError:
+        """The verdict on an attempt that ended without a complete answer."""
+        if error is None:
+            error = TimeoutError()
+        why = next(
+            (why for cause, why in CAUSES if isinstance(error, cause)), "the answer was malformed"
+        )
+        if isinstance(error, OSError) and error.strerror and error.errno:
+            why = f"{why} ({error.strerror})"
+        if not attempt.left():
+            return NotSentError(f"the order was not sent to {self.host}: {why}")
+        told = f"the order was sent to {self.host}, but {why}: it may have been processed"
+        if isinstance(error, TimeoutError):
+            return ResponseTimeoutError(told)
+        if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
+            return ConnectionLostError(told)
+        return UnexpectedResponseError(told)
+
+    def _look(self) -> None:
+        """Cancel every attempt that has run out of time; look again while there are any."""
+        now = self._clock()
+        total_s, read_s = self._timeouts.total_s, self._timeouts.read_s
+        for attempt in self._attempts:
+            if attempt.expired:
+                continue
+            if attempt.progress is None and attempt.left():
+                attempt.progress = now
+            silent = attempt.progress is not None and now - attempt.progress >= read_s
+            if silent or now - attempt.began >= total_s:
+                attempt.expired = True
+                attempt.task.cancel()
+        self._watch = None
+        if self._attempts:
+            loop = asyncio.get_running_loop()
+            self._watch = loop.call_later(self._watch_s, self._look)
+
+
+def _decompress(body: bytes) -> bytes:
+    """Undo gzip or deflate, no further than `MAX_BODY_BYTES`; other codings stay as they are."""
+    for window in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
+        try:
+            return zlib.decompressobj(window).decompress(body, MAX_BODY_BYTES)
+        except zlib.error:
+            continue
+    return body

@@ -1,0 +1,301 @@
+"""The endpoint's wire, as pure functions: an `Order` to bytes; an answer to a verdict.
+
+Nothing here opens a connection, waits, or counts. The table of verdicts:
+
+==================================================================  ================================
+answer                                                              verdict
+==================================================================  ================================
+2xx, a JSON object whose ``status`` or ``result`` is an error word  `RejectedError`
+2xx, HTML (a login page, a proxy)                                   `UnexpectedResponseError`
+any other 2xx: JSON, text or empty                                  `Receipt`
+401                                                                 `AuthenticationError`
+408, 429, 503                                                       `ThrottledError`
+any 3xx; any other 4xx                                              `RejectedError`
+any other 5xx                                                       `ServerError`
+anything else                                                       `UnexpectedResponseError`
+==================================================================  ================================
+
+Sources: the documentation shows no answer of this endpoint; the contact-sync endpoint answers
+``{"status":"success"}``, others of the vendor ``{"result":"success"}``,
+``{"status":"error","data":{"messages":[...]}}``, or a bare JSON string.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+import orjson
+from cattrs.fns import identity
+from cattrs.gen import make_dict_unstructure_fn, override
+from cattrs.preconf.orjson import OrjsonConverter, make_converter
+
+from everlytic_async.errors import (
+    AuthenticationError,
+    EverlyticError,
+    RejectedError,
+    ServerError,
+    ThrottledError,
+    UnexpectedResponseError,
+)
+from everlytic_async.orders import Order, Product, plain
+from everlytic_async.outcomes import Receipt
+
+#: The endpoint, below the address of the install.
+PATH = "/servlet/e-commerce/orders"
+#: The header names of the two hashes.
+STORE_HASH_HEADER = "x-ev-store-hash"
+CUSTOMER_HASH_HEADER = "x-ev-customer-hash"
+#: No more of an answer than this is read.
+MAX_BODY_BYTES = 64 * 1024
+
+_OK = 200
+_UNAUTHORIZED = 401
+_THROTTLED = frozenset({408, 429, 503})
+_ERROR_WORDS = frozenset(
+    {
+        "error",
+        "errors",
+        "fail",
+        "failed",
+        "failure",
+        "invalid",
+        "rejected",
+        "denied",
+        "unauthorized",
+    }
+)
+_MAX_MESSAGE = 300
+_HTML = re.compile(rb"\s*<(?:!doctype|html|head|body|title|meta|script|!--)", re.IGNORECASE)
+_BOM = b"\xef\xbb\xbf"
+_MAX_RETRY_AFTER_S = 1e9  # finite, and longer than anybody waits
+_LOOKS_LIKE_A_PAIR = re.compile(r"@[0-9]*$")
+_SECONDS = re.compile(r"\s*\+?([0-9]+(?:\.[0-9]*)?)\s*")
+
+
+# ------------------------------------------------------------------------------ order to bytes
+
+
+def _exact(value: object) -> orjson.Fragment:
+    """Write, digit by digit, a number that orjson would refuse."""
+    if isinstance(value, Decimal | int):
+        return orjson.Fragment(plain(value))
+    raise TypeError(f"not a value of an order: {type(value).__name__}")
+
+
+def _converter() -> OrjsonConverter:
+    converter = make_converter()
+    # The models hold only what JSON holds (and Decimals), so that their values go out as they are.
+    for model in (Product, Order):
+        as_is: Any = {
+            field.name: override(unstruct_hook=identity)
+            for field in attrs.fields(model)
+            if field.name != "products"
+        }
+        converter.register_unstructure_hook(
+            model,
+            make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True, **as_is),
+        )
+    return converter
+
+
+_CONVERTER = _converter()
+
+
+def encode(order: Order) -> bytes:
+    """The JSON body of a trigger: documented names, nothing unset, exact digits."""
+    wire = _CONVERTER.unstructure(order)
+    try:
+        return orjson.dumps(wire, default=_exact)
+    except orjson.JSONEncodeError:
+        # The one thing a valid order may hold that orjson refuses without asking `default`.
+        for product in wire["products"]:
+            product.update(
+                {name: _exact(value) for name, value in product.items() if type(value) is int}
+            )
+        return orjson.dumps(wire, default=_exact)
+
+
+def order_key(order: Order, body: bytes) -> str:
+    """What names a trigger: its order id and workflow id, else a digest of its body.
+
+    ``1001`` is order 1001 with no workflow given, ``1001@32`` the same in workflow 32. No two
+    different pairs share a key: an order id that itself looks so gets a closing ``@``.
+    """
+    if order.order_id is None:
+        return f"sha256:{hashlib.sha256(body).hexdigest()[:32]}"
+    name = str(order.order_id)
+    if order.workflow_id is not None:
+        return f"{name}@{order.workflow_id}"
+    return f"{name}@" if _LOOKS_LIKE_A_PAIR.search(name) else name
+
+
+# ------------------------------------------------------------------------- answer to a verdict
+
+
+def judge(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    attempts: int = 1,
+    elapsed_s: float = 0.0,
+    hide: Iterable[str | int | None] = (),
+    wall_clock: Callable[[], float] = time.time,
+) -> Receipt | EverlyticError:
+    """What a complete answer means, by the table above.
+
+    Args:
+        status: The HTTP status.
+        headers: The answer's headers; names are looked up as ``Retry-After`` is written here.
+        body: The answer's body, up to `MAX_BODY_BYTES`.
+        attempts: For the receipt: how many POSTs it took.
+        elapsed_s: For the receipt: how long it took.
+        hide: Who the customer is, not to be repeated in a message should the answer name them.
+        wall_clock: Seconds since the epoch, for a Retry-After that is a date.
+    """
+    if _OK <= status < 300:  # noqa: PLR2004
+        return _judge_success(status, headers, body, attempts, elapsed_s, hide)
+    parsed = _parse(body)
+    said = _said(parsed, hide)
+    if status in _THROTTLED:
+        wait_s = retry_after_s(headers.get("Retry-After"), wall_clock)
+        asked = "" if wait_s is None else f" and asked to wait {wait_s:g} s"
+        return ThrottledError(
+            f"the endpoint was too busy: it answered {status}{asked}{said}", status, wait_s
+        )
+    if status == _UNAUTHORIZED:
+        return AuthenticationError(
+            "the endpoint refused the hashes (401): check the store hash and the customer hash "
+            f"against the store's page in Everlytic{said}",
+            status,
+        )
+    if 300 <= status < 400:  # noqa: PLR2004
+        return RejectedError(
+            f"the endpoint redirected ({status}) to {_host(headers.get('Location'))}: not "
+            "followed, for the hashes would go along; set base_url to the address of the install",
+            status,
+        )
+    page = (
+        ": it answered with an HTML page, the address is probably wrong" if _is_html(body) else ""
+    )
+    if 400 <= status < 500:  # noqa: PLR2004
+        return RejectedError(f"the endpoint refused the order ({status}){page or said}", status)
+    if 500 <= status < 600:  # noqa: PLR2004
+        return ServerError(
+            f"the endpoint failed ({status}), perhaps after it had acted{page or said}", status
+        )
+    return UnexpectedResponseError(f"the endpoint answered with the odd status {status}", status)
+
+
+def _judge_success(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    attempts: int,
+    elapsed_s: float,
+    hide: Iterable[str | int | None],
+) -> Receipt | EverlyticError:
+    parsed = _parse(body)
+    if isinstance(parsed, dict):
+        for name in ("status", "result"):
+            word = parsed.get(name)
+            if isinstance(word, str) and word.strip().lower() in _ERROR_WORDS:
+                return RejectedError(
+                    f"the endpoint answered {status} with {name} {word.strip().lower()!r}"
+                    f"{_said(parsed, hide)}",
+                    status,
+                )
+    elif isinstance(parsed, str) and (
+        _is_html(body) or ("<" in parsed and "html" in headers.get("Content-Type", "").lower())
+    ):
+        return UnexpectedResponseError(
+            f"the endpoint answered {status} with an HTML page (a login page or a proxy?): "
+            "base_url is probably not the address of the install",
+            status,
+        )
+    return Receipt(status, parsed, attempts, elapsed_s)
+
+
+def retry_after_s(value: str | None, wall_clock: Callable[[], float] = time.time) -> float | None:
+    """Seconds that a Retry-After header asks for; None where it is absent or makes no sense.
+
+    Seconds or an HTTP-date (RFC 9110, 10.2.3); a date that has passed is 0.
+    """
+    if value is None:
+        return None
+    if (seconds := _SECONDS.fullmatch(value)) is not None:
+        return min(float(seconds[1]), _MAX_RETRY_AFTER_S)
+    try:
+        date = parsedate_to_datetime(value.strip())
+        moment = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(0.0, moment - wall_clock()), _MAX_RETRY_AFTER_S)
+
+
+def _parse(body: bytes) -> Any:
+    """The parsed JSON, else the text, else None for an empty body."""
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        pass  # not strict JSON: perhaps lax JSON (NaN, odd bytes), perhaps text, perhaps nothing
+    text = body.removeprefix(_BOM).decode("utf-8", "replace").strip()
+    if not text:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _is_html(body: bytes) -> bool:
+    return _HTML.match(body.removeprefix(_BOM)) is not None
+
+
+def _said(parsed: Any, hide: Iterable[str | int | None]) -> str:
+    """The endpoint's own words, as the end of a sentence; nothing where it had none."""
+    words = _message(parsed)
+    clean = "".join(char if char.isprintable() else " " for char in words[: 4 * _MAX_MESSAGE])
+    clean = " ".join(clean.split())
+    for value in hide:
+        if value is not None:
+            name = rf"(?<!\w){re.escape(str(value))}(?!\w)"
+            clean = re.sub(name, "[the contact]", clean, flags=re.IGNORECASE)
+    if len(clean) > _MAX_MESSAGE:
+        clean = f"{clean[:_MAX_MESSAGE]}..."
+    return f": {clean}" if clean else ""
+
+
+def _message(parsed: Any) -> str:
+    """Look for a message where the vendor's endpoints and common frameworks put it."""
+    if isinstance(parsed, str):
+        return parsed
+    if not isinstance(parsed, dict):
+        return ""
+    data, error = parsed.get("data"), parsed.get("error")
+    messages = data.get("messages") if isinstance(data, dict) else None
+    places = [
+        parsed.get("message"),
+        *(messages if isinstance(messages, list) else [messages]),
+        error.get("message") if isinstance(error, dict) else error,
+    ]
+    return "; ".join(place for place in places if isinstance(place, str) and place.strip())
+
+
+def _host(location: str | None) -> str:
+    """Where a redirect points, no further than the host: a path or query may hold anything."""
+    try:
+        host = urlsplit(location or "").hostname
+    except ValueError:
+        host = None
+    return host or "another path of the same host"

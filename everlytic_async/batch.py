@@ -1,0 +1,309 @@
+"""Many orders: `OrderStream` reads them lazily, sends them at once, and yields one result for each.
+
+As many workers as there are slots take the orders in turn. No more orders are read than there are
+slots plus as many results that wait for their reader: a slow reader slows the reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from everlytic_async._pacer import Halt
+from everlytic_async._sender import AnyOrder, KeyOf, Sender
+from everlytic_async.errors import (
+    AuthenticationError,
+    BatchStoppedError,
+    NotSentError,
+    RejectedError,
+    SourceError,
+)
+from everlytic_async.outcomes import OrderResult, Outcome
+
+__all__ = ["OrderStream"]
+
+#: So many refusals in a row, with the same status and none accepted yet, stop a batch.
+REFUSALS = 20
+# How long what is in flight may go on after `async with` was left early, in seconds.
+_GRACE_S = 2.0
+_END: Any = object()
+
+
+class _Refusals:
+    """Finds out that it is not the orders that are wrong."""
+
+    __slots__ = ("accepted", "run", "status")
+
+    def __init__(self) -> None:
+        self.accepted = False
+        self.run = 0
+        self.status: int | None = None
+
+    def stop_after(self, result: OrderResult) -> bool:
+        """Whether the batch has come to a run of equal refusals."""
+        if result.outcome is Outcome.SENT:
+            self.accepted = True
+        elif isinstance(result.error, RejectedError):
+            self.run = self.run + 1 if result.error.status == self.status else 1
+            self.status = result.error.status
+            return self.run >= REFUSALS and not self.accepted
+        elif result.outcome is not Outcome.INVALID:
+            self.run = 0
+        return False
+
+
+class OrderStream:
+    """An async context manager around an async iterator of `OrderResult`.
+
+    Made by `EverlyticClient.stream_orders`. The iteration ends when every order that was read has
+    its result. It raises, then, `SourceError` when the iterable of orders had raised, and
+    `BatchStoppedError` when going on would have failed the same way for every order.
+
+    Leaving ``async with`` early ends the reading and gives what is in flight a short grace.
+    """
+
+    def __init__(
+        self,
+        orders: Iterable[AnyOrder] | AsyncIterable[AnyOrder],
+        *,
+        sender: Sender,
+        halt: Halt,
+        concurrency: int,
+        ordered: bool,
+        key_of: KeyOf | None,
+    ) -> None:
+        self._source = orders
+        self._sender = sender
+        self._halt = halt
+        self._concurrency = concurrency
+        self._window = 2 * concurrency
+        self._ordered = ordered
+        self._key_of = key_of
+        self._iterator: Iterator[AnyOrder] | AsyncIterator[AnyOrder] | None = None
+        self._reading = asyncio.Lock()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._read = 0
+        self._delivered = 0
+        self._no_more = False  # reading has ended, for whatever reason
+        self._results: deque[OrderResult] = deque()
+        self._early: dict[int, OrderResult] = {}  # finished before their turn, when ordered
+        self._next = 0  # whose turn it is, when ordered
+        self._consumer: asyncio.Future[None] | None = None
+        self._paused: deque[asyncio.Future[None]] = deque()
+        self._refusals = _Refusals()
+        self._failure: BaseException | None = None
+        #: Why the batch ended before its input did; None where it did not.
+        self.stopped: str | None = None
+
+    # ---------------------------------------------------------------------- for whoever reads it
+
+    async def __aenter__(self) -> Self:
+        if self._iterator is not None:
+            raise RuntimeError("a stream of orders is entered once")
+        if isinstance(self._source, AsyncIterable):
+            self._iterator = aiter(self._source)
+            work = self._work_async
+        else:
+            self._iterator = iter(self._source)
+            work = self._work
+        for _ in range(self._concurrency):
+            worker = asyncio.create_task(work(self._iterator))
+            self._workers.add(worker)
+            worker.add_done_callback(self._worker_ended)
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> OrderResult:
+        while not self._results:
+            if not self._workers:
+                failure, self._failure = self._failure, None
+                if failure is not None:
+                    raise failure
+                raise StopAsyncIteration
+            if self._consumer is not None:
+                raise RuntimeError("a stream of orders is read by one task")
+            self._consumer = asyncio.get_running_loop().create_future()
+            try:
+                await self._consumer
+            finally:
+                self._consumer = None
+        self._delivered += 1
+        self._wake_paused()
+        return self._results.popleft()
+
+    def stop(self, reason: str) -> None:
+        """End the reading. What is in flight finishes; what waits is NOT_SENT; iteration goes on.
+
+        Args:
+            reason: For the results of those that waited, and for `stopped`.
+        """
+        if self.stopped is None:
+            self.stopped = reason
+        self._end_reading()
+        self._halt.halt(reason)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._no_more = True
+        try:
+            if self._workers:
+                self.stop("the batch was left before its end")
+                self._window = self._read + len(self._workers)  # nobody waits for a reader now
+                await asyncio.wait(self._workers, timeout=_GRACE_S)
+        finally:
+            workers = tuple(self._workers)
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            await self._close_source()
+
+    # --------------------------------------------------------------------------------- workers
+
+    async def _work(self, source: Any) -> None:
+        sender, key_of, halt = self._sender, self._key_of, self._halt
+        while not self._no_more:
+            if self._read - self._delivered >= self._window:
+                await self._room()
+                continue
+            try:
+                given = next(source, _END)
+            except Exception as error:  # noqa: BLE001 - whatever a caller's iterable raises
+                self._source_failed(error)
+                return
+            if given is _END:
+                self._end_reading()
+                return
+            index = self._read
+            self._read += 1
+            self._put(await sender.result(index, given, key_of, halt))
+
+    async def _work_async(self, source: Any) -> None:
+        while not self._no_more:
+            async with self._reading:
+                while self._read - self._delivered >= self._window and not self._no_more:
+                    await self._room()
+                if self._no_more:
+                    return
+                try:
+                    given = await anext(source, _END)
+                except Exception as error:  # noqa: BLE001 - whatever a caller's iterable raises
+                    self._source_failed(error)
+                    return
+                if given is _END:
+                    self._end_reading()
+                    return
+                index = self._read
+                self._read += 1
+            self._put(await self._sender.result(index, given, self._key_of, self._halt))
+
+    async def _room(self) -> None:
+        """Wait until the reader has taken a result, or reading has ended."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._paused.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._paused:
+                self._paused.remove(waiter)
+
+    def _put(self, result: OrderResult) -> None:
+        if self._ordered:
+            self._early[result.index] = result
+            while (due := self._early.pop(self._next, None)) is not None:
+                self._next += 1
+                self._results.append(due)
+        else:
+            self._results.append(result)
+        if result.error is not None or not self._refusals.accepted:
+            self._consider(result)
+        self._wake_consumer()
+
+    def _consider(self, result: OrderResult) -> None:
+        """Stop the batch where every further order would fail the same way."""
+        again = self._refusals.stop_after(result)
+        error = result.error
+        if isinstance(error, AuthenticationError):
+            self._fail(BatchStoppedError(f"the batch was stopped: {error.message}"))
+        elif again:
+            self._fail(
+                BatchStoppedError(
+                    f"the batch was stopped: {REFUSALS} refusals in a row and nothing accepted, so "
+                    "it is probably the address, the workflow or the account and not the orders. "
+                    f"The last: {error}"
+                )
+            )
+        elif isinstance(error, NotSentError) and error.attempts and self._sender.pacer.in_outage:
+            self._fail(
+                BatchStoppedError(
+                    f"the batch was stopped: {self._sender.transport.host} could not be reached "
+                    f"until the retries ran out. The last: {error.message}"
+                )
+            )
+
+    def _source_failed(self, error: Exception) -> None:
+        failure = SourceError(
+            f"the source of the orders raised {type(error).__name__} after {self._read} orders; "
+            "what had been read has its results"
+        )
+        failure.__cause__ = error
+        if self._failure is None:
+            self._failure = failure
+        if self.stopped is None:
+            self.stopped = failure.message
+        # Those that wait for a slot or for a retry go on: they were read, and nothing is wrong.
+        self._end_reading()
+
+    def _fail(self, failure: BatchStoppedError) -> None:
+        if self._failure is None:
+            self._failure = failure
+        self.stop(failure.message)
+
+    def _end_reading(self) -> None:
+        self._no_more = True
+        while self._paused:
+            self._resume(self._paused.popleft())
+
+    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not worker.cancelled() and (error := worker.exception()) is not None:
+            # Not an order's error, those are results: a fault of the program or of a `key`.
+            if not isinstance(self._failure, Exception) or isinstance(
+                self._failure, BatchStoppedError | SourceError
+            ):
+                self._failure = error
+            self.stop(f"a worker failed: {type(error).__name__}")
+        if not self._workers:
+            self._wake_consumer()
+
+    def _wake_consumer(self) -> None:
+        if self._consumer is not None:
+            self._resume(self._consumer)
+
+    def _wake_paused(self) -> None:
+        while self._paused and self._read - self._delivered < self._window:
+            waiter = self._paused.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    @staticmethod
+    def _resume(waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    async def _close_source(self) -> None:
+        """Close a generator now rather than when it is collected: it may hold a file."""
+        if inspect.isasyncgen(self._iterator):
+            await self._iterator.aclose()
+        elif inspect.isgenerator(self._iterator):
+            self._iterator.close()

@@ -1,0 +1,234 @@
+"""`EverlyticClient`: the settings, the session's life, and the ways to send."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterable, Iterable, Mapping
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import aiohttp
+
+from everlytic_async._pacer import Halt, Pacer
+from everlytic_async._sender import AnyOrder, KeyOf, Sender
+from everlytic_async._transport import Transport
+from everlytic_async.batch import OrderStream
+from everlytic_async.errors import BatchStoppedError, ConfigurationError, SourceError
+from everlytic_async.orders import Order
+from everlytic_async.outcomes import BatchReport, OrderResult, Receipt
+from everlytic_async.policies import Delivery, Pacing, RetryPolicy, Timeouts
+
+__all__ = ["EverlyticClient"]
+
+_ENVIRONMENT = {
+    "base_url": "EVERLYTIC_BASE_URL",
+    "store_hash": "EVERLYTIC_STORE_HASH",
+    "customer_hash": "EVERLYTIC_CUSTOMER_HASH",
+}
+# How long calls in flight may go on when the client is closed, in seconds.
+_GRACE_S = 2.0
+
+
+class EverlyticClient:
+    """Sends order-notification triggers to one store of one Everlytic install.
+
+    Use it as ``async with EverlyticClient(...) as client``, or `start` it and `aclose` it. It may
+    be shared by any number of tasks of one event loop: its bounds hold for all of them together.
+
+    Args:
+        base_url: The address of the install, such as ``https://shop.everlytic.net``; a path
+            prefix, a trailing slash or the endpoint's own path may follow.
+        store_hash: The store's hash, from the store's page in Everlytic.
+        customer_hash: The customer's hash, from the same page.
+        delivery: Whether an attempt that may have been processed is repeated. By default never.
+        retry: When an attempt that may be repeated is repeated.
+        pacing: How many at once, and how fast.
+        timeouts: How long one attempt may take.
+        session: A session of yours to use, with its connector and proxy; it is never closed here.
+            By default the client has its own. Its middlewares are passed by, for one might repeat
+            a POST; its cookie jar is not: give it an `aiohttp.DummyCookieJar`.
+        allow_http: Whether ``http://`` is accepted for a host other than this machine.
+
+    Raises:
+        ConfigurationError: when a setting is missing or wrong; it names the setting.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        store_hash: str,
+        customer_hash: str,
+        delivery: Delivery = Delivery.AT_MOST_ONCE,
+        retry: RetryPolicy = RetryPolicy(),
+        pacing: Pacing = Pacing(),
+        timeouts: Timeouts = Timeouts(),
+        session: aiohttp.ClientSession | None = None,
+        allow_http: bool = False,
+    ) -> None:
+        try:
+            delivery = Delivery(delivery)
+        except ValueError:
+            known = " or ".join(member.value for member in Delivery)
+            raise ConfigurationError(f"delivery must be {known}, got {delivery!r}") from None
+        for name, given, kind in (
+            ("retry", retry, RetryPolicy),
+            ("pacing", pacing, Pacing),
+            ("timeouts", timeouts, Timeouts),
+        ):
+            if not isinstance(given, kind):
+                raise ConfigurationError(
+                    f"{name} must be a {kind.__name__}, got a {type(given).__name__}"
+                )
+        self._transport = Transport(
+            base_url,
+            store_hash=store_hash,
+            customer_hash=customer_hash,
+            timeouts=timeouts,
+            session=session,
+            allow_http=allow_http,
+            user_agent=f"everlytic-async/{version('everlytic-async')}",
+        )
+        self._concurrency = pacing.max_concurrency
+        self._pacer = Pacer(pacing, retry)
+        self._sender = Sender(self._transport, self._pacer, delivery, retry)
+        self._halt = Halt()
+        self._open = False
+
+    @classmethod
+    def from_env(cls, **settings: Any) -> Self:
+        """A client with its address and hashes from the environment.
+
+        Reads ``EVERLYTIC_BASE_URL``, ``EVERLYTIC_STORE_HASH`` and ``EVERLYTIC_CUSTOMER_HASH``.
+
+        Args:
+            settings: Any other argument of `EverlyticClient`.
+
+        Raises:
+            ConfigurationError: when one of them is missing; it names all that are.
+        """
+        missing = [name for name in _ENVIRONMENT.values() if not os.environ.get(name, "").strip()]
+        if missing:
+            raise ConfigurationError(
+                f"set {', '.join(missing)} in the environment: the address of the install, and the "
+                "hashes from the store's page in Everlytic"
+            )
+        address: dict[str, Any] = {key: os.environ[name] for key, name in _ENVIRONMENT.items()}
+        return cls(**address, **settings)
+
+    def __repr__(self) -> str:
+        return f"<EverlyticClient {self._transport.host}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an EverlyticClient holds secrets and can't be pickled: make one there")
+
+    async def start(self) -> Self:
+        """Open the session. ``async with`` does it."""
+        if self._open or self._halt.reason is not None:
+            raise RuntimeError("a client is started once")
+        await self._transport.open()
+        self._open = True
+        return self
+
+    async def aclose(self) -> None:
+        """Close the session. Calls that wait end as not sent; those in flight get a short grace."""
+        self._open = False
+        self._halt.halt("the client was closed")
+        await self._pacer.drained(_GRACE_S)
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def send_order(self, order: Order | Mapping[str, Any]) -> Receipt:
+        """Send one order, and wait for what becomes of it.
+
+        Args:
+            order: The order, or a mapping with its fields as the documentation names them.
+
+        Raises:
+            InvalidOrderError: it is no valid order; nothing was sent.
+            RejectedError: the endpoint refuses it.
+            ThrottledError, NotSentError: surely not processed, after the retries.
+            UnknownOutcomeError: it may have been processed.
+        """
+        self._check_open()
+        return await self._sender.send(order, self._halt)
+
+    def stream_orders(
+        self,
+        orders: Iterable[AnyOrder] | AsyncIterable[AnyOrder],
+        *,
+        ordered: bool = False,
+        key: KeyOf | None = None,
+    ) -> OrderStream:
+        """Send many orders, and yield one result for each as they come.
+
+        ``async with client.stream_orders(orders) as results: async for result in results: ...``
+
+        Args:
+            orders: Any iterable or async iterable of orders or mappings. It is read lazily, no
+                further ahead than there are free slots and results that wait for you. An
+                `InvalidOrderError` in the place of an order becomes its result.
+            ordered: Yield the results in the order of the input rather than as they complete.
+            key: Names an order, given as it came; by default its order id and workflow id, else a
+                digest of its body.
+
+        Raises:
+            SourceError: by the iteration, at its end, when the iterable raised.
+            BatchStoppedError: by the iteration, at its end, when it had been no use to go on.
+        """
+        self._check_open()
+        if isinstance(orders, Mapping | str | bytes | Order) or not isinstance(
+            orders, Iterable | AsyncIterable
+        ):
+            raise TypeError("orders must be an iterable or an async iterable of orders")
+        return OrderStream(
+            orders,
+            sender=self._sender,
+            halt=Halt(self._halt),
+            concurrency=self._concurrency,
+            ordered=ordered,
+            key_of=key,
+        )
+
+    async def send_orders(
+        self,
+        orders: Iterable[AnyOrder] | AsyncIterable[AnyOrder],
+        *,
+        ordered: bool = False,
+        key: KeyOf | None = None,
+    ) -> BatchReport:
+        """Send many orders, and collect the results. The arguments are those of `stream_orders`.
+
+        Raises:
+            SourceError: when the iterable raised, with the report so far as ``report``.
+            BatchStoppedError: when it had been no use to go on, with the report as ``report``.
+        """
+        began = time.monotonic()
+        results: list[OrderResult] = []
+        async with self.stream_orders(orders, ordered=ordered, key=key) as stream:
+            try:
+                async for result in stream:
+                    results.append(result)  # noqa: PERF401 - kept when the iteration raises
+            except (BatchStoppedError, SourceError) as error:
+                report = BatchReport(tuple(results), time.monotonic() - began, stream.stopped)
+                raise type(error)(error.message, report) from error.__cause__
+        return BatchReport(tuple(results), time.monotonic() - began, stream.stopped)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise ConfigurationError(
+                "the client is not open: use `async with EverlyticClient(...) as client`, or "
+                "`await client.start()`"
+            )

@@ -1,0 +1,179 @@
+"""Every error that this package raises, in one tree; the class is the verdict.
+
+::
+
+    EverlyticError
+    ├── ConfigurationError          a setting is missing or wrong; nothing was sent
+    ├── InvalidOrderError           the order failed validation here; nothing was sent
+    ├── RejectedError               the endpoint answered that it refuses this order
+    │   └── AuthenticationError     401: the store hash or the customer hash is wrong
+    ├── ThrottledError              429, 503, 408: not processed, and the retries ran out
+    ├── NotSentError                never connected, or cut before the body had left
+    ├── UnknownOutcomeError         the trigger may have been processed
+    │   ├── ServerError             a 5xx other than 503
+    │   ├── ResponseTimeoutError    the body had left, no answer came in time
+    │   ├── ConnectionLostError     the body had left, the connection ended
+    │   └── UnexpectedResponseError a 2xx that is HTML: a login page or a proxy answered
+    ├── BatchStoppedError           a batch ended early: going on would fail the same way
+    └── SourceError                 the caller's iterable of orders raised
+
+Errors carry plain values only: never a request, its headers, or a hash; and no value of an order.
+All their arguments go to ``Exception.__init__``, so that they survive pickling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from everlytic_async.outcomes import BatchReport
+
+__all__ = [
+    "AuthenticationError",
+    "BatchStoppedError",
+    "ConfigurationError",
+    "ConnectionLostError",
+    "EverlyticError",
+    "InvalidOrderError",
+    "NotSentError",
+    "RejectedError",
+    "ResponseTimeoutError",
+    "ServerError",
+    "SourceError",
+    "ThrottledError",
+    "UnexpectedResponseError",
+    "UnknownOutcomeError",
+]
+
+
+class EverlyticError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        message: What happened and what to do next, for a person to read.
+        attempts: How many POSTs were begun for the order before this error was final.
+        may_have_been_processed: Whether the endpoint may have acted on the order. True only for
+            `UnknownOutcomeError` and below.
+    """
+
+    may_have_been_processed: ClassVar[bool] = False
+    attempts: int = 0
+
+    def __init__(self, message: str, *details: object) -> None:
+        super().__init__(message, *details)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ConfigurationError(EverlyticError, ValueError):
+    """A setting is missing or wrong. Raised before anything is sent."""
+
+
+class InvalidOrderError(EverlyticError, ValueError):
+    """The order can't be a valid trigger; nothing left this process.
+
+    Attributes:
+        faults: Every fault of the order at once, each beginning with the path of its field, such as
+            ``products[2].product_price: expected a number, got text``. No values of the order.
+        line: The line or row of the input that it came from, counted from 1, where known.
+    """
+
+    def __init__(self, faults: Iterable[str], line: int | None = None) -> None:
+        self.faults = tuple(faults)
+        self.line = line
+        message = "; ".join(self.faults)
+        super().__init__(message if line is None else f"line {line}: {message}")
+        self.args = (self.faults, line)
+
+
+class _StatusError(EverlyticError):
+    """An error that may come from an answer, and then knows its status."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message, status)
+        self.status = status
+
+
+class RejectedError(_StatusError):
+    """The endpoint answered that it refuses this order. It was not processed.
+
+    Attributes:
+        status: The HTTP status of the answer. A 2xx means that the body held an error word.
+    """
+
+
+class AuthenticationError(RejectedError):
+    """401: the store hash or the customer hash is wrong. Every other order would fail likewise."""
+
+
+class ThrottledError(EverlyticError):
+    """The endpoint was busy (429, 503 or 408) until the retries ran out. Not processed.
+
+    Attributes:
+        status: The HTTP status of the last answer.
+        retry_after_s: How long the endpoint asked to wait, in seconds; None if it did not say.
+    """
+
+    def __init__(
+        self, message: str, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, status, retry_after_s)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class NotSentError(EverlyticError):
+    """No connection, or it was cut before the body had left: surely not processed."""
+
+
+class UnknownOutcomeError(_StatusError):
+    """The trigger may have been processed: nobody knows. Sending it again may notify twice.
+
+    Attributes:
+        status: The HTTP status of the answer, where there was one.
+    """
+
+    may_have_been_processed = True
+
+
+class ServerError(UnknownOutcomeError):
+    """A 5xx other than 503: the server failed at an unknown point of its work."""
+
+
+class ResponseTimeoutError(UnknownOutcomeError):
+    """The whole body had left, and no complete answer came in time."""
+
+
+class ConnectionLostError(UnknownOutcomeError):
+    """The whole body had left, and the connection ended before a complete answer."""
+
+
+class UnexpectedResponseError(UnknownOutcomeError):
+    """An answer that this endpoint would not give, such as an HTML page. The address is suspect."""
+
+
+class BatchStoppedError(EverlyticError):
+    """A batch ended early because every further order would have failed the same way.
+
+    Attributes:
+        report: What was known by then, when it was raised by `send_orders`; else None.
+    """
+
+    def __init__(self, message: str, report: BatchReport | None = None) -> None:
+        super().__init__(message, report)
+        self.report = report
+
+
+class SourceError(EverlyticError):
+    """The caller's iterable raised (see ``__cause__``). What had been read has its results.
+
+    Attributes:
+        report: What was known by then, when it was raised by `send_orders`; else None.
+    """
+
+    def __init__(self, message: str, report: BatchReport | None = None) -> None:
+        super().__init__(message, report)
+        self.report = report

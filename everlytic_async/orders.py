@@ -1,0 +1,385 @@
+"""`Order` and `Product`: what a trigger says, and what makes it valid.
+
+The fields and their types are those of the endpoint's documentation (``order_id`` in lower case, as
+in its sample). Validity is checked once, at birth, and every fault is reported together.
+Values are never coerced: ``None`` is not the text "None", ``True`` is not 1, ``"abc"`` is no list.
+Faults name fields and types, never values, for a value may be a customer's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from operator import attrgetter
+from typing import Any, Self, TypeVar
+
+import attrs
+
+from everlytic_async.errors import InvalidOrderError
+
+__all__ = ["Order", "Product"]
+
+# Scheme, host (a name or a bracketed IPv6 address), port, then anything that is not white space.
+_URL = re.compile(
+    r"https?://"
+    r"(?:[^\s/?#\[\]@\\]*@)?"
+    r"(?:\[[0-9a-f:.]+\]|[^\s/?#\[\]@\\:<>\"^`{|}\x00-\x20\x7f]+)"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+    r"(?:[/?#][^\s\x00-\x20\x7f]*)?",
+    re.IGNORECASE,
+)
+# What nearly every URL looks like, decided in a fifth of the time.
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?:/[!-~]*)?")
+_MAX_PORT = 65_535
+_NUMBERS = (int, float, Decimal)
+_MAX_INTEGER = 2**63 - 1
+_MAX_BITS = 3_321  # 1,000 decimal digits
+_MAX_NAME = 64
+# Past this exponent plain notation is mostly zeros; the number is then written with its exponent.
+_PLAIN_EXPONENT = 64
+
+
+def plain(number: float | Decimal) -> str:
+    """Write a finite number in decimal digits: exact for int and Decimal, the shortest for float.
+
+    >>> plain(Decimal("10.10")), plain(0.1), plain(Decimal("1E+3"))
+    ('10.10', '0.1', '1000')
+    """
+    if isinstance(number, int):
+        return int.__repr__(number)
+    exact = number if isinstance(number, Decimal) else Decimal(float.__repr__(number))
+    exponent = exact.as_tuple().exponent
+    if isinstance(exponent, int) and abs(exponent) <= _PLAIN_EXPONENT:
+        return format(exact, "f")
+    return str(exact)
+
+
+def _kind(value: object) -> str:
+    """Name a value's type in the reader's words, without the value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case str():
+            return "text"
+        case int() | float() | Decimal():
+            return "a number"
+        case Mapping():
+            return "an object"
+        case list() | tuple():
+            return "a list"
+        case _:
+            return f"a {type(value).__name__}"
+
+
+# Each check takes a value that is set and returns its fault, or None. The common case comes first:
+# a bulk send runs these millions of times.
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, str):
+        if value.isascii() or _is_unicode(value):
+            return None
+        return "holds a lone surrogate, which is not a character"
+    return f"expected text, got {_kind(value)}"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _number(value: Any) -> str | None:
+    kind = type(value)
+    if kind is float or kind is Decimal:
+        return None if math.isfinite(value) else "expected a number, got NaN or an infinity"
+    if kind is int:
+        # Python refuses to write longer integers, and no shop has them.
+        return None if value.bit_length() <= _MAX_BITS else "is a number of over 1,000 digits"
+    if isinstance(value, _NUMBERS) and kind is not bool:
+        return _number(next(base(value) for base in _NUMBERS if isinstance(value, base)))
+    return f"expected a number, got {_kind(value)}"
+
+
+def _text_or_number(value: Any) -> str | None:
+    if isinstance(value, str):
+        return _text(value)
+    fault = _number(value)
+    return fault and fault.replace("expected a number, got", "expected text or a number, got")
+
+
+def _identifier(value: Any) -> str | None:
+    fault = _text(value)
+    return "is blank" if fault is None and not value.strip() else fault
+
+
+def _unique_id(value: Any) -> str | None:
+    # Shops number their customers, so an integer is taken as its digits.
+    return _number(value) if type(value) is int else _identifier(value)
+
+
+def _amount(value: Any) -> str | None:
+    return _text_or_number(value)
+
+
+def _order_id(value: Any) -> str | None:
+    return _identifier(value) if isinstance(value, str) else _text_or_number(value)
+
+
+def _email(value: Any) -> str | None:
+    fault = _identifier(value)
+    return "expected an e-mail address, found no @" if fault is None and "@" not in value else fault
+
+
+def _url(value: Any) -> str | None:
+    if type(value) is str and _PLAIN_URL.fullmatch(value) is not None:
+        return None
+    fault = _text(value)
+    if fault is not None:
+        return fault
+    match = _URL.fullmatch(value)
+    if match is None or (match["port"] is not None and int(match["port"]) > _MAX_PORT):
+        return "expected a whole URL, from http:// or https:// on and without spaces"
+    return None
+
+
+def _workflow(value: Any) -> str | None:
+    if type(value) is not int:
+        return f"expected an integer above 0, got {_kind(value)}"
+    return None if 0 < value <= _MAX_INTEGER else "expected an integer above 0"
+
+
+_Check = Callable[[Any], str | None]
+
+_PRODUCT_CHECKS: Mapping[str, _Check] = {
+    "product_name": _text,
+    "product_description": _text,
+    "product_price": _number,
+    "product_quantity": _number,
+    "product_sku": _text_or_number,
+    "product_line_total": _number,
+    "product_special_price": _number,
+    "product_url": _url,
+}
+_ORDER_CHECKS: Mapping[str, _Check] = {
+    "contact_email": _email,
+    "contact_unique_id": _unique_id,
+    "order_link_url": _url,
+    "order_id": _order_id,
+    "sub_total": _amount,
+    "shipping_fee": _amount,
+    "taxes": _amount,
+    "total": _amount,
+    "discount": _amount,
+    "checkout_url": _url,
+    "workflow_id": _workflow,
+}
+
+
+class _Fields:
+    """The fields of a model: how each is checked, and which are text on the wire."""
+
+    __slots__ = ("names", "rules", "values_of")
+
+    def __init__(self, checks: Mapping[str, _Check], *others: str) -> None:
+        # What the documentation's table calls a string, and shops hold as a number too.
+        as_text = (_unique_id, _order_id, _amount)
+        self.rules = tuple((name, check, check in as_text) for name, check in checks.items())
+        self.values_of = attrgetter(*checks)
+        self.names = frozenset({*checks, *others})
+
+
+_PRODUCT = _Fields(_PRODUCT_CHECKS, "product_gallery")
+_ORDER = _Fields(_ORDER_CHECKS, "products")
+
+
+@attrs.frozen(kw_only=True)
+class Product:
+    """One line of an order. No field is required; what is not set is left out of the trigger.
+
+    Raises:
+        InvalidOrderError: with every fault, when a field does not hold what it says below.
+
+    Attributes:
+        product_name: Text.
+        product_description: Text.
+        product_price: A number; a Decimal reaches the endpoint digit by digit.
+        product_quantity: A number; shops sell 1.5 metres.
+        product_sku: Text or a number; it keeps the type that it was given.
+        product_line_total: A number.
+        product_special_price: A number.
+        product_url: An http or https URL.
+        product_gallery: A list of http or https URLs.
+    """
+
+    product_name: str | None = None
+    product_description: str | None = None
+    product_price: float | Decimal | None = None
+    product_quantity: float | Decimal | None = None
+    product_sku: str | float | Decimal | None = None
+    product_line_total: float | Decimal | None = None
+    product_special_price: float | Decimal | None = None
+    product_url: str | None = None
+    product_gallery: Sequence[str] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        faults = _faults(self, _PRODUCT)
+        gallery: Any = self.product_gallery
+        if gallery is not None:
+            if isinstance(gallery, list | tuple):
+                object.__setattr__(self, "product_gallery", tuple(gallery))
+                faults.extend(
+                    f"product_gallery[{place}]: {fault}"
+                    for place, url in enumerate(gallery)
+                    if (fault := _url(url)) is not None
+                )
+            else:
+                faults.append(f"product_gallery: expected a list, got {_kind(gallery)}")
+        if faults:
+            raise InvalidOrderError(faults)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
+        """Build a product from parsed JSON, strictly: an unknown key is a fault; null is not set.
+
+        Raises:
+            InvalidOrderError: with every fault at once.
+        """
+        return _build(cls, mapping, _PRODUCT.names, "product")
+
+
+@attrs.frozen(kw_only=True, repr=False)
+class Order:
+    """One order-notification trigger: who bought, and what.
+
+    At least one of the contact identifiers, and at least one product, are required. What the
+    documentation calls a string may be given as str, int or Decimal, or as a float, which is
+    written in its shortest decimal form. Totals are not checked against each other: real shops'
+    don't add up. What is not set (None) is left out of the trigger.
+
+    Raises:
+        InvalidOrderError: with every fault, each with the path of its field.
+
+    Attributes:
+        contact_email: The customer's e-mail address.
+        contact_unique_id: The customer's unique id; an int is taken as its digits.
+        products: A list of `Product`, or of mappings with a product's fields.
+        order_link_url: The order's page at the store.
+        order_id: The order's id at the store.
+        sub_total: The order's value before fees, taxes and discount.
+        shipping_fee: The shipping fee.
+        taxes: The taxes.
+        total: The total.
+        discount: The discount.
+        checkout_url: The store's checkout page that shows the cart.
+        workflow_id: The workflow to trigger, an integer above 0; where it is not set, the
+            endpoint's choice.
+    """
+
+    contact_email: str | None = None
+    contact_unique_id: str | int | None = None
+    order_link_url: str | None = None
+    order_id: str | float | Decimal | None = None
+    sub_total: str | float | Decimal | None = None
+    shipping_fee: str | float | Decimal | None = None
+    taxes: str | float | Decimal | None = None
+    total: str | float | Decimal | None = None
+    discount: str | float | Decimal | None = None
+    products: Sequence[Product | Mapping[str, Any]] = ()
+    checkout_url: str | None = None
+    workflow_id: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        faults = _faults(self, _ORDER)
+        if self.contact_email is None and self.contact_unique_id is None:
+            faults.append("contact_email or contact_unique_id: one of the two is required")
+        object.__setattr__(self, "products", _products(self.products, faults))
+        if faults:
+            raise InvalidOrderError(faults)
+
+    def __repr__(self) -> str:
+        # Whose order it is, and what they bought, is a customer's data; the shop's number is not.
+        return (
+            f"<Order order_id={self.order_id!r} workflow_id={self.workflow_id!r} "
+            f"products={len(self.products)}>"
+        )
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
+        """Build an order from parsed JSON, strictly: an unknown key is a fault; null is not set.
+
+        Raises:
+            InvalidOrderError: with every fault at once.
+        """
+        return _build(cls, mapping, _ORDER.names, "order")
+
+
+def _faults(model: Any, fields: _Fields) -> list[str]:
+    """Check every field that is set; write as text what is text on the wire."""
+    faults: list[str] = []
+    for rule, value in zip(fields.rules, fields.values_of(model), strict=False):
+        if value is None:
+            continue
+        name, check, as_text = rule
+        fault = check(value)
+        if fault is not None:
+            faults.append(f"{name}: {fault}")
+        elif as_text and not isinstance(value, str):
+            object.__setattr__(model, name, plain(value))
+    return faults
+
+
+def _products(given: Any, faults: list[str]) -> tuple[Product, ...]:
+    """The products as models; their faults join the order's, under their paths."""
+    if given is None or given == ():
+        faults.append("products: at least one is required")
+        return ()
+    if not isinstance(given, list | tuple):
+        faults.append(f"products: expected a list, got {_kind(given)}")
+        return ()
+    if not given:
+        faults.append("products: at least one is required")
+    products = []
+    for place, product in enumerate(given):
+        if isinstance(product, Product):
+            products.append(product)
+            continue
+        path = f"products[{place}]"
+        try:
+            products.append(_build(Product, product, _PRODUCT.names, path))
+        except InvalidOrderError as error:
+            faults.extend(
+                fault if fault.startswith(path) else f"{path}.{fault}" for fault in error.faults
+            )
+    return tuple(products)
+
+
+_Model = TypeVar("_Model")
+
+
+def _build(cls: Callable[..., _Model], mapping: Any, known: frozenset[str], path: str) -> _Model:
+    if type(mapping) is not dict and not isinstance(mapping, Mapping):
+        raise InvalidOrderError([f"{path}: expected an object, got {_kind(mapping)}"])
+    if mapping.keys() <= known:
+        return cls(**mapping)
+    # The name of an unknown key is shown only where it can't be a value gone astray.
+    faults = [
+        f"{key}: no such field" if _is_name(key) else f"{path}: has a key that is no field's name"
+        for key in mapping
+        if key not in known
+    ]
+    try:
+        cls(**{key: value for key, value in mapping.items() if key in known})
+    except InvalidOrderError as error:
+        faults.extend(error.faults)
+    raise InvalidOrderError(faults)
+
+
+def _is_name(key: object) -> bool:
+    return isinstance(key, str) and len(key) <= _MAX_NAME and key.isidentifier() and key.isascii()
