@@ -23,7 +23,7 @@ from everlytic_async.policies import Delivery, RetryPolicy
 _SAFE = (NotSentError, ThrottledError)
 
 
-def may_repeat(error: BaseException | None, delivery: Delivery) -> bool:
+def may_repeat(error: object, delivery: Delivery) -> bool:
     """Whether the attempt that ended so may be repeated: the promise not to notify twice."""
     if isinstance(error, _SAFE):
         return True

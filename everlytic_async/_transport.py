@@ -256,7 +256,7 @@ class Transport:
         """
         session = self._own or self._given
         if session is None or session.closed:
-            raise ConfigurationError("the client's session is closed: nothing was sent")
+            raise NotSentError(f"the order was not sent to {self.host}: the session is closed")
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         tracker = aiohttp.UploadTracker()

@@ -190,10 +190,9 @@ class OrderStream:
     async def _work_async(self, source: Any) -> None:
         while not self._no_more:
             async with self._reading:
-                while self._read - self._delivered >= self._window and not self._no_more:
+                if self._read - self._delivered >= self._window:
                     await self._room()
-                if self._no_more:
-                    return
+                    continue
                 try:
                     given = await anext(source, _END)
                 except Exception as error:  # noqa: BLE001 - whatever a caller's iterable raises
@@ -242,7 +241,7 @@ class OrderStream:
                     f"The last: {error}"
                 )
             )
-        elif isinstance(error, NotSentError) and error.attempts and self._sender.pacer.in_outage:
+        elif isinstance(error, NotSentError) and self._sender.pacer.in_outage:
             self._fail(
                 BatchStoppedError(
                     f"the batch was stopped: {self._sender.transport.host} could not be reached "
