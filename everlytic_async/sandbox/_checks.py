@@ -1,0 +1,188 @@
+"""What the endpoint's documentation asks of a request, as pure functions.
+
+The tables below are the documentation's own ("Order notification", its two property tables and
+its sample), read strictly: a field that it does not name, or a type that it does not give, is
+refused, so that a mistake shows here and not in a customer's mailbox. Answers name the field that
+is wrong and never repeat its value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from itertools import islice
+from typing import Any, NoReturn
+
+import attrs
+import orjson
+from multidict import CIMultiDictProxy
+
+#: The endpoint, below the address of the install.
+PATH = "/servlet/e-commerce/orders"
+_STORE_HASH_HEADER = "x-ev-store-hash"
+_CUSTOMER_HASH_HEADER = "x-ev-customer-hash"
+
+_MAX_FAULTS = 10
+_MAX_NAME = 60
+
+
+class RefusedError(Exception):
+    """A request that is not as documented.
+
+    Attributes:
+        status: The HTTP status to answer with.
+        payload: The JSON value to answer with.
+    """
+
+    def __init__(self, status: int, payload: object) -> None:
+        super().__init__(status, payload)
+        self.status = status
+        self.payload = payload
+
+
+@attrs.frozen
+class _Kind:
+    """A documented type: its name, and whether a parsed JSON value is of it."""
+
+    expected: str
+    accepts: Callable[[Any], bool]
+
+
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in {int, Decimal}  # to Python, true and false are integers
+
+
+_STRING = _Kind("a string", _is_string)
+_NUMBER = _Kind("a number", _is_number)
+_STRING_OR_NUMBER = _Kind(
+    "a string or a number", lambda value: _is_string(value) or _is_number(value)
+)
+_POSITIVE_INTEGER = _Kind(
+    "an integer above 0",
+    lambda value: type(value) is int and value > 0,
+)
+_STRINGS = _Kind(
+    "an array of strings",
+    lambda value: isinstance(value, list) and all(map(_is_string, value)),
+)
+_NON_EMPTY_ARRAY = _Kind(
+    "a non-empty array of objects", lambda value: isinstance(value, list) and bool(value)
+)
+
+_IDENTIFIERS = ("contact_email", "contact_unique_id")
+_ORDER: Mapping[str, _Kind] = {
+    **dict.fromkeys(_IDENTIFIERS, _STRING),
+    "order_link_url": _STRING,
+    "order_id": _STRING_OR_NUMBER,  # the table says string, the sample sends 34
+    "sub_total": _STRING,
+    "shipping_fee": _STRING,
+    "taxes": _STRING,
+    "total": _STRING,
+    "discount": _STRING,
+    "products": _NON_EMPTY_ARRAY,
+    "checkout_url": _STRING,
+    "workflow_id": _POSITIVE_INTEGER,
+}
+# The documentation has no table for a product: these are the types of its sample.
+_PRODUCT: Mapping[str, _Kind] = {
+    "product_name": _STRING,
+    "product_description": _STRING,
+    "product_price": _NUMBER,
+    "product_quantity": _NUMBER,
+    "product_sku": _STRING_OR_NUMBER,  # the sample sends 412; a shop's are text
+    "product_line_total": _NUMBER,
+    "product_special_price": _NUMBER,
+    "product_url": _STRING,
+    "product_gallery": _STRINGS,
+}
+
+
+def error(message: str) -> dict[str, str]:
+    """The body of a refusal, in the envelope of the vendor's endpoints."""
+    return {"status": "error", "message": message}
+
+
+def check_headers(
+    headers: CIMultiDictProxy[str], content_type: str, *, store_hash: str, customer_hash: str
+) -> None:
+    """Check the two hashes, each given exactly once, and that the body is declared as JSON.
+
+    Args:
+        headers: The request's headers.
+        content_type: Its media type, in lower case and without parameters.
+        store_hash: The hash that the store header must hold.
+        customer_hash: The hash that the customer header must hold.
+
+    Raises:
+        RefusedError: 401 with the bare JSON string that the vendor's endpoints answer; 415.
+    """
+    if headers.getall(_STORE_HASH_HEADER, []) != [store_hash] or headers.getall(
+        _CUSTOMER_HASH_HEADER, []
+    ) != [customer_hash]:
+        raise RefusedError(401, "Invalid credentials.")
+    if content_type != "application/json":
+        raise RefusedError(415, error("Content-Type: expected application/json"))
+
+
+def check_body(body: bytes) -> dict[str, Any]:
+    """Parse an order and check it against the documentation's tables.
+
+    Returns:
+        The order as it was sent: integers as int, every other number as an exact Decimal.
+
+    Raises:
+        RefusedError: 400, with a message that names the (first ten) fields that are wrong.
+    """
+    order = _parse(body)
+    if not isinstance(order, dict):
+        _refuse("body: expected a JSON object")
+    if faults := list(islice(_faults_of_order(order), _MAX_FAULTS)):
+        _refuse("; ".join(faults))
+    return order
+
+
+def _refuse(message: str) -> NoReturn:
+    raise RefusedError(400, error(message))
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        # orjson refuses what is no JSON: NaN, a byte-order mark, bad UTF-8, lone surrogates. But
+        # it reads numbers as floats, where json reads them digit by digit.
+        orjson.loads(body)
+        return json.loads(body, parse_float=Decimal)
+    except (ValueError, RecursionError):
+        # Raised outside of the handler: the parser's error holds the body.
+        pass
+    _refuse("body: expected JSON in UTF-8")
+
+
+def _faults_of_order(order: Mapping[str, Any]) -> Iterator[str]:
+    if not any(_is_string(order.get(name)) and order[name].strip() for name in _IDENTIFIERS):
+        yield f"{' or '.join(_IDENTIFIERS)}: missing"
+    if "products" not in order:
+        yield "products: missing"
+    yield from _faults_of_fields(order, _ORDER, "")
+    products = order.get("products")
+    for index, product in enumerate(products if isinstance(products, list) else []):
+        where = f"products[{index}]"
+        if isinstance(product, dict):
+            yield from _faults_of_fields(product, _PRODUCT, f"{where}.")
+        else:
+            yield f"{where}: expected an object"
+
+
+def _faults_of_fields(
+    given: Mapping[str, Any], documented: Mapping[str, _Kind], prefix: str
+) -> Iterator[str]:
+    for name, value in given.items():
+        kind = documented.get(name)
+        if kind is None:
+            yield f"{prefix}{name[:_MAX_NAME]}: not a documented field"
+        elif not kind.accepts(value):
+            yield f"{prefix}{name}: expected {kind.expected}"

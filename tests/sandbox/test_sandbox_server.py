@@ -1,0 +1,277 @@
+"""The sandbox as a server: its address, its memory, its counters, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import re
+
+import aiohttp
+import pytest
+
+from everlytic_async.sandbox import Faults, Sandbox
+
+# ---------------------------------------------------------------------------------- address
+
+
+async def test_it_listens_on_loopback_at_a_free_port(shop, sample):
+    async with Sandbox() as one, Sandbox() as other:
+        assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+", one.base_url)
+        assert one.base_url != other.base_url
+        assert (await shop.post(one, sample)).status == 200
+        assert (one.processed, other.processed) == (1, 0)
+
+
+@pytest.mark.parametrize("prefix", ["/mailer", "mailer/", "/a b/{c}"])
+async def test_it_serves_below_a_path_prefix_only(shop, sample, prefix):
+    async with Sandbox(path_prefix=prefix) as sandbox:
+        assert not sandbox.base_url.endswith("/")
+        assert (await shop.post(sandbox, sample)).status == 200
+        outside = f"{sandbox.base_url.rsplit(':', 1)[0]}"
+        assert outside == "http://127.0.0.1"
+        port = int(sandbox.base_url.split(":")[2].split("/")[0])
+        url = f"http://127.0.0.1:{port}/servlet/e-commerce/orders"
+        async with shop.session.post(url) as response:
+            assert response.status == 404
+
+
+def test_it_has_no_address_before_its_start():
+    with pytest.raises(RuntimeError, match="async with Sandbox"):
+        _ = Sandbox().base_url
+
+
+async def test_a_port_in_use_is_an_error_and_leaves_nothing_open():
+    async with Sandbox() as first:
+        port = int(first.base_url.rsplit(":", 1)[1])
+        second = Sandbox(port=port)
+        with pytest.raises(OSError, match=str(port)):
+            await second.start()
+    await second.start()
+    assert second.base_url == first.base_url
+    await second.close()
+
+
+async def test_it_cannot_be_started_twice_at_once():
+    async with Sandbox() as sandbox:
+        with pytest.raises(RuntimeError, match="started already"):
+            await sandbox.start()
+
+
+async def test_it_starts_again_at_the_same_address_with_its_counters(shop, sample):
+    sandbox = Sandbox()
+    async with sandbox:
+        before = sandbox.base_url
+        await shop.post(sandbox, sample)
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await shop.post(sandbox, sample)
+    async with sandbox:
+        assert sandbox.base_url == before
+        assert (await shop.post(sandbox, sample)).status == 200
+
+    assert (sandbox.requests, sandbox.processed) == (2, 2)
+
+
+# ----------------------------------------------------------------------------------- hashes
+
+
+def test_the_hashes_by_default_have_the_shapes_of_real_ones():
+    sandbox = Sandbox()
+
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", sandbox.store_hash)
+    assert re.fullmatch(r"[0-9A-Za-z]{16}", sandbox.customer_hash)
+
+
+async def test_hashes_may_be_given_and_are_those_asked_for(shop, sample):
+    async with Sandbox(store_hash="mine", customer_hash="ours") as sandbox:
+        assert (await shop.post(sandbox, sample)).status == 200
+        theirs = {"x-ev-store-hash": Sandbox().store_hash}
+        assert (await shop.post(sandbox, sample, headers=theirs)).status == 401
+
+
+@pytest.mark.parametrize("name", ["store_hash", "customer_hash"])
+def test_a_blank_hash_is_refused(name):
+    with pytest.raises(ValueError, match="must not be blank"):
+        Sandbox(**{name: " "})
+
+
+async def test_neither_hash_nor_the_customer_shows_in_repr_or_log(shop, sample, caplog):
+    caplog.set_level(logging.DEBUG)
+    async with Sandbox() as sandbox:
+        await shop.post(sandbox, sample)
+        await shop.post(sandbox, data=b"{user@example.com")
+        await shop.post(sandbox, sample, headers={"x-ev-store-hash": "wrong"})
+        shown = f"{sandbox!r} {sandbox} {caplog.text}"
+
+        assert sandbox.base_url in shown
+        for secret in (sandbox.store_hash, sandbox.customer_hash, "user@example.com"):
+            assert secret not in shown
+
+
+# ---------------------------------------------------------------------- memory and counters
+
+
+async def test_duplicates_are_counted_by_order_id_beyond_the_first(shop, sample):
+    async with Sandbox() as sandbox:
+        for order_id in ["a", "b", "a", 34, "34", "a", "c"]:
+            await shop.post(sandbox, sample | {"order_id": order_id})
+        del sample["order_id"]
+        await shop.post(sandbox, sample)
+        await shop.post(sandbox, sample)
+
+        assert sandbox.duplicates == {"a": 2, "34": 1}
+        assert sandbox.processed == 9
+
+
+async def test_a_refused_order_is_no_duplicate(shop, sample):
+    async with Sandbox() as sandbox:
+        await shop.post(sandbox, sample)
+        await shop.post(sandbox, sample | {"products": []})
+
+        assert sandbox.duplicates == {}
+        assert sandbox.statuses == {200: 1, 400: 1}
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(None, "abcde"), (2, "de"), (0, "")])
+async def test_it_remembers_the_last_orders_and_counts_them_all(shop, sample, keep, kept):
+    async with Sandbox(keep=keep) as sandbox:
+        for order_id in "abcde":
+            await shop.post(sandbox, sample | {"order_id": order_id})
+        await shop.post(sandbox, sample | {"order_id": "a", "products": []})
+
+        assert [order["order_id"] for order in sandbox.received] == list(kept)
+        assert (sandbox.requests, sandbox.processed) == (6, 5)
+
+
+def test_a_negative_keep_is_refused():
+    with pytest.raises(ValueError, match="keep must be None or at least 0, not -1"):
+        Sandbox(keep=-1)
+
+
+async def test_what_was_received_cannot_be_changed_from_outside(shop, sample):
+    async with Sandbox() as sandbox:
+        await shop.post(sandbox, sample)
+        sandbox.received.clear()
+
+        assert len(sandbox.received) == 1
+
+
+async def test_it_counts_what_is_in_flight_and_the_peak(shop, until):
+    async with Sandbox() as sandbox:
+        gate = asyncio.Event()
+
+        async def slow_body():
+            yield b"{"
+            await gate.wait()
+            yield b"}"
+
+        posts = [asyncio.create_task(shop.post(sandbox, data=slow_body())) for _ in range(5)]
+        await until(lambda: sandbox.in_flight == 5)
+        gate.set()
+        answers = await asyncio.gather(*posts)
+
+        assert {answer.status for answer in answers} == {400}
+        assert (sandbox.in_flight, sandbox.peak_in_flight, sandbox.requests) == (0, 5, 5)
+
+
+async def test_an_upload_cut_short_is_neither_processed_nor_logged_as_an_error(caplog, until):
+    async with Sandbox() as sandbox:
+        port = int(sandbox.base_url.rsplit(":", 1)[1])
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"POST /servlet/e-commerce/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"
+        )
+        await until(lambda: sandbox.in_flight == 1)
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: sandbox.in_flight == 0)
+
+        assert (sandbox.requests, sandbox.processed) == (1, 0)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+# -------------------------------------------------------------------------------------- end
+
+
+async def test_closing_breaks_off_what_is_under_way_and_leaves_no_task(shop, sample, until):
+    before = asyncio.all_tasks()
+    sandbox = Sandbox(faults=Faults(latency_s=3_600))
+    await sandbox.start()
+    posts = [asyncio.create_task(shop.post(sandbox, sample)) for _ in range(20)]
+    await until(lambda: sandbox.in_flight == 20)
+    async with asyncio.timeout(10):
+        await sandbox.close()
+        ends = await asyncio.gather(*posts, return_exceptions=True)
+
+    assert {type(end) for end in ends} == {aiohttp.ServerDisconnectedError}
+    assert (sandbox.in_flight, sandbox.processed) == (0, 0)
+    assert asyncio.all_tasks() == before
+
+
+async def test_closing_ends_the_handler_of_a_client_that_has_left(sample, until):
+    before = asyncio.all_tasks()
+    sandbox = Sandbox(faults=Faults(latency_s=3_600))
+    await sandbox.start()
+    async with aiohttp.ClientSession() as session:
+        post = asyncio.create_task(
+            session.post(f"{sandbox.base_url}/servlet/e-commerce/orders", json=sample)
+        )
+        await until(lambda: sandbox.in_flight == 1)
+        post.cancel()
+        await asyncio.wait([post])
+    for _ in range(10):  # the server hears of it, and goes on all the same
+        await asyncio.sleep(0)
+    assert sandbox.in_flight == 1
+    async with asyncio.timeout(10):
+        await sandbox.close()
+
+    assert sandbox.in_flight == 0
+    assert asyncio.all_tasks() == before
+
+
+async def test_idle_connections_are_closed_at_the_end(sample, shop):
+    async with Sandbox() as sandbox:
+        port = int(sandbox.base_url.rsplit(":", 1)[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"404" in await reader.readline()
+    async with asyncio.timeout(10):
+        assert (await reader.read()).endswith(b"}")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_closing_twice_or_before_the_start_does_nothing():
+    sandbox = Sandbox()
+    await sandbox.close()
+    async with sandbox:
+        await sandbox.close()
+    await sandbox.close()
+
+    assert sandbox.requests == 0
+
+
+async def test_cancellation_travels_through_the_context_and_closes_it(shop, sample):
+    entered = asyncio.Event()
+    sandbox = Sandbox()
+
+    async def run():
+        async with sandbox:
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(run())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await shop.post(sandbox, sample)
+
+
+def test_every_argument_is_documented():
+    documented = inspect.getdoc(Sandbox)
+
+    assert documented is not None
+    for name in inspect.signature(Sandbox).parameters:
+        assert f"    {name}: " in documented
