@@ -15,12 +15,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from everlytic_async._adaptive import LimitFinder
+from everlytic_async.events import CoolDown, Hub, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 
 # A late timer is made good by going faster for as long as this, never by a burst.
 _CATCH_UP_S = 0.02
-# Jitter on top of a cool-down, as a share of it, so that several processes don't resume as one.
-_COOL_DOWN_JITTER = 0.05
+# Jitter on top of a Retry-After, as a share of it, so that several processes don't resume as one.
+_COOL_DOWN_JITTER = 0.02
+# With adaptive pacing the rate falls as well, so that a throttle without a Retry-After needs no
+# more than this share of the backoff.
+_ADAPTIVE_SHARE = 0.25
 _BUDGET = 500.0
 _RETRY_COST = 5.0
 _REFUND = 1.0
@@ -52,7 +57,7 @@ class Halt:
     def __init__(self, parent: Halt | None = None) -> None:
         #: Why; None as long as waiting is worth while.
         self.reason: str | None = None
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: set[asyncio.Future[float]] = set()
         self._children: weakref.WeakSet[Halt] = weakref.WeakSet()
         if parent is not None:
             self.reason = parent.reason
@@ -69,8 +74,8 @@ class Halt:
         for child in tuple(self._children):
             child.halt(reason)
 
-    async def wait(self, waiter: asyncio.Future[None]) -> None:
-        """Wait for the future, or for the halt.
+    async def wait(self, waiter: asyncio.Future[float]) -> float:
+        """Wait for the future, or for the halt; the future's result.
 
         Raises:
             HaltedError: when halted before, or meanwhile.
@@ -79,7 +84,7 @@ class Halt:
             raise HaltedError(self.reason)
         self._waiters.add(waiter)
         try:
-            await waiter
+            return await waiter
         finally:
             self._waiters.discard(waiter)
 
@@ -114,56 +119,72 @@ class Pacer:
         pacing: Pacing,
         retry: RetryPolicy,
         *,
+        hub: Hub | None = None,
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater = _loop_call_later,
         rng: random.Random | None = None,
     ) -> None:
-        self._limit = pacing.max_concurrency
+        self._slots = pacing.max_concurrency
+        self._max_rate = pacing.max_rate
+        self._finder = LimitFinder() if pacing.adaptive else None
         self._retry = retry
+        self._hub = hub or Hub()
         self._clock = clock
         self._call_later = call_later
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[asyncio.Future[float]] = deque()
         self._timer: Timer | None = None
+        #: Whether a clock has to be asked before anybody is admitted.
+        self._timed = pacing.max_rate is not None
         self._resume_at = -math.inf
+        self._next_at = -math.inf
+        # The admissions of the last second's worth: over any second, at most the rate plus one.
+        self._admissions: deque[float] = deque(maxlen=1 + int(pacing.max_rate or 0))
         self._throttles = 0  # in a row, a burst of refusals counted once
         self._outage_began: float | None = None
         self._probes = 0
         self._reached = False  # ever, by this client
-        self._rate = pacing.max_rate
-        self._next_at = -math.inf
-        # The grant times of the last second's worth: "over any second, at most the rate plus one".
-        self._grants: deque[float] = deque(maxlen=1 + int(self._rate or 0))
-        self._drained: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[float] | None = None
         self.in_flight = 0
         self.budget = RetryBudget()
 
     # ------------------------------------------------------------------------------- admission
 
-    def try_admit(self) -> bool:
-        """Take a slot if one is free right now and nobody waits before us."""
-        if self._waiters or self.in_flight >= self._limit:
-            return False
-        if (self._rate is not None or self._resume_at > 0.0) and self._delay() > 0:
-            return False
-        self._admit()
-        return True
+    def try_admit(self) -> float | None:
+        """Take a slot if one is free right now and nobody waits before us.
 
-    async def admit(self, halt: Halt) -> None:
+        Returns:
+            When it was taken, by the clock; None where it was not.
+        """
+        if self._waiters or self.in_flight >= self._slots:
+            return None
+        finder = self._finder
+        if finder is not None and self.in_flight >= finder.window:
+            return None
+        now = self._clock()
+        if self._timed and self._due() > now:
+            return None
+        return self._admit(now, now)
+
+    async def admit(self, halt: Halt) -> float:
         """Wait for a slot and the time to use it. Every admission is followed by a `release`.
+
+        Returns:
+            When it was taken, by the clock.
 
         Raises:
             HaltedError: when there is no use in waiting any longer.
         """
         if halt.reason is not None:
             raise HaltedError(halt.reason)
-        if self.try_admit():
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        admitted_at = self.try_admit()
+        if admitted_at is not None:
+            return admitted_at
+        waiter: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._serve()
         try:
-            await halt.wait(waiter)
+            return await halt.wait(waiter)
         except BaseException:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.release()  # admitted and cancelled in the same moment
@@ -177,7 +198,7 @@ class Pacer:
         if self._waiters:
             self._serve()
         if self._drained is not None and self.in_flight == 0 and not self._drained.done():
-            self._drained.set_result(None)
+            self._drained.set_result(self._clock())
 
     async def drained(self, timeout_s: float) -> None:
         """Wait until nothing is in flight, but no longer than this."""
@@ -191,11 +212,11 @@ class Pacer:
         Raises:
             HaltedError: when there is no use in waiting any longer.
         """
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
         def wake() -> None:
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(self._clock())
 
         timer = self._call_later(seconds, wake)
         try:
@@ -203,47 +224,57 @@ class Pacer:
         finally:
             timer.cancel()
 
-    def _admit(self, *, queued: bool = False) -> None:
+    def _admit(self, now: float, earliest: float) -> float:
         self.in_flight += 1
-        if self._rate is not None:
-            now = self._clock()
-            self._grants.append(now)
-            # Lateness of the timer is made good, idleness is not.
-            earliest = now - _CATCH_UP_S if queued else now
-            self._next_at = max(self._next_at, earliest) + 1.0 / self._rate
+        if self._finder is not None:
+            self._finder.admitted(now)
+        if self._timed:
+            rate = self.rate(now)
+            if rate is not None:
+                self._next_at = max(self._next_at, earliest) + 1.0 / rate
+            if self._max_rate is not None:
+                self._admissions.append(now)
+        return now
 
-    def _delay(self) -> float:
-        """Seconds until the next admission is due, slots aside."""
-        now = self._clock()
-        due = self._resume_at
+    def _due(self) -> float:
+        """When the next admission is due, slots aside."""
         if self._outage_began is not None and self.in_flight > 0:
             return math.inf  # one probe at a time: its end serves the next
-        if self._rate is not None:
-            due = max(due, self._next_at)
-            if len(self._grants) == self._grants.maxlen:
-                due = max(due, self._grants[0] + 1.0)
-        return due - now
+        due = max(self._resume_at, self._next_at)
+        if len(self._admissions) == self._admissions.maxlen:
+            due = max(due, self._admissions[0] + 1.0)
+        return due
 
     def _serve(self) -> None:
         """Admit those whose time has come; set the timer for the next."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        bound = self._slots if self._finder is None else min(self._slots, self._finder.window)
         while self._waiters:
             if self._waiters[0].done():  # halted or cancelled
                 self._waiters.popleft()
                 continue
-            if self.in_flight >= self._limit:
+            if self.in_flight >= bound:
                 return  # a release serves the next
-            delay = self._delay()
-            if delay > 0:
-                if delay < math.inf:
-                    self._timer = self._call_later(delay, self._serve)
+            now = self._clock()
+            due = self._due() if self._timed else now
+            if due > now:
+                if due < math.inf:
+                    self._timer = self._call_later(due - now, self._serve)
                 return
-            self._admit(queued=True)
-            self._waiters.popleft().set_result(None)
+            # Lateness of the timer is made good, idleness and a cool-down are not.
+            earliest = max(now - _CATCH_UP_S, self._resume_at)
+            self._waiters.popleft().set_result(self._admit(now, earliest))
 
     # ---------------------------------------------------------------------------- what is learnt
+
+    def rate(self, now: float | None = None) -> float | None:
+        """Orders per second that may begin at present; None where nothing bounds them."""
+        rate = math.inf if self._max_rate is None else self._max_rate
+        if self._finder is not None and self._finder.bounded:
+            rate = min(rate, self._finder.rate(self._clock() if now is None else now))
+        return rate if rate < math.inf else None
 
     def cool_down_s(self) -> float:
         """Seconds until the shared cool-down ends; 0 when there is none."""
@@ -265,28 +296,52 @@ class Pacer:
         self.budget.refund()
         self._throttles = 0
         self.answered()
+        if self._finder is not None and not self._finder.bounded:
+            self._finder.accepted(self._clock())
 
     def answered(self) -> None:
         """An attempt was answered: the endpoint can be reached."""
         self._reached = True
         if self._outage_began is not None:
+            now = self._clock()
+            self._hub.tell(OutageEnded(at=now, lasted_s=now - self._outage_began))
             self._outage_began = None
-            self._resume_at = -math.inf
+            self._resume_at = now
             self._serve()
 
-    def throttled(self, retry_after_s: float | None) -> None:
-        """An attempt was answered with 429, 503 or 408: everybody pauses."""
+    def throttled(
+        self, admitted_at: float, status: int | None, retry_after_s: float | None
+    ) -> None:
+        """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls.
+
+        Args:
+            admitted_at: When the attempt was admitted.
+            status: What it was answered with.
+            retry_after_s: What the endpoint asked for; None for the backoff instead.
+        """
         self.answered()
         now = self._clock()
-        if retry_after_s is None:
-            if now < self._resume_at:
-                return  # one of the same burst
-            self._throttles += 1
-            pause = self.backoff_s(self._throttles)
-        else:
+        paused = now < self._resume_at
+        if retry_after_s is not None:
             pause = min(retry_after_s, self._retry.retry_after_cap_s)
             pause *= 1.0 + self._rng.uniform(0.0, _COOL_DOWN_JITTER)
-        self._resume_at = max(self._resume_at, now + pause)
+        elif paused:
+            pause = 0.0  # one of the same burst
+        else:
+            self._throttles += 1
+            pause = self.backoff_s(self._throttles)
+            if self._finder is not None:
+                pause *= _ADAPTIVE_SHARE
+        resume_at = max(self._resume_at, now + pause)
+        later, self._resume_at = resume_at > self._resume_at, resume_at
+        self._timed = True
+        if self._finder is not None and self._finder.refused(admitted_at, now, resume_at):
+            self._next_at = resume_at
+            rate, limit = self._finder.rate(resume_at), self._finder.limit
+            self._hub.tell(RateChanged(at=now, rate=rate, limit=limit))
+        if later and not paused:
+            reason = f"the endpoint answered {status}"
+            self._hub.tell(CoolDown(at=now, wait_s=pause, status=status, reason=reason))
 
     def unreachable(self, reason: str) -> None:
         """An attempt did not reach the endpoint: everybody pauses, and one at a time probes.
@@ -298,10 +353,13 @@ class Pacer:
         if self._outage_began is None:
             self._outage_began = now
             self._probes = 0
+        self._timed = True
         if now < self._resume_at:
             return  # one of the same burst
         self._probes += 1
-        self._resume_at = now + self.backoff_s(self._probes)
+        pause = self.backoff_s(self._probes)
+        self._resume_at = now + pause
+        self._hub.tell(CoolDown(at=now, wait_s=pause, status=None, reason=reason))
         too_long = now - self._outage_began >= self._retry.deadline_s
         if too_long or (self._probes >= self._retry.attempts and not self._reached):
             waiters, self._waiters = self._waiters, deque()

@@ -6,6 +6,7 @@ order's attempts says about it.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import attrs
 
 from everlytic_async._pacer import Halt, HaltedError, Pacer
 from everlytic_async._retry import may_repeat, repeat
-from everlytic_async._transport import Transport
+from everlytic_async._transport import NOT_SENT, Transport
 from everlytic_async._wire import encode, judge, order_key
 from everlytic_async.errors import (
     EverlyticError,
@@ -24,6 +25,7 @@ from everlytic_async.errors import (
     ThrottledError,
     UnknownOutcomeError,
 )
+from everlytic_async.events import AttemptEnded, AttemptStarted, BackingOff, Hub, OrderEnded
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt
 from everlytic_async.policies import Delivery, RetryPolicy
@@ -69,14 +71,17 @@ def _name_of_invalid(given: AnyOrder) -> str | None:
 class _Course:
     """The attempts of one order so far."""
 
-    __slots__ = ("ambiguous", "attempts", "began", "body", "halt", "order")
+    __slots__ = ("ambiguous", "attempts", "began", "body", "halt", "order", "told_as")
 
-    def __init__(self, order: Order, body: bytes, halt: Halt, began: float) -> None:
+    def __init__(self, order: Order, body: bytes, halt: Halt, told_as: str | None) -> None:
         self.order = order
         self.body = body
         self.halt = halt
-        self.began = began
+        #: What events call the order; None where nobody listens.
+        self.told_as = told_as
         self.attempts = 0
+        #: When the first attempt was admitted: the deadline runs from it, not from the queue.
+        self.began = 0.0
         #: The last attempt that may have been processed.
         self.ambiguous: UnknownOutcomeError | None = None
 
@@ -89,6 +94,7 @@ class Sender:
     pacer: Pacer
     delivery: Delivery
     retry: RetryPolicy
+    hub: Hub
     clock: Callable[[], float] = time.monotonic
 
     async def send(self, given: AnyOrder, halt: Halt) -> Receipt:
@@ -97,87 +103,104 @@ class Sender:
         Raises:
             EverlyticError: its class is the verdict.
         """
-        order = as_order(given)
-        course = _Course(order, encode(order), halt, self.clock())
-        verdict = await self._deliver(course)
-        if isinstance(verdict, EverlyticError):
-            verdict.attempts = course.attempts
-            raise verdict
-        return verdict
+        result = await self.result(0, given, None, halt)
+        if result.receipt is not None:
+            return result.receipt
+        assert result.error is not None  # noqa: S101 - what is not sent says why
+        raise result.error
 
     async def result(
         self, index: int, given: AnyOrder, key_of: KeyOf | None, halt: Halt
     ) -> OrderResult:
-        """Deliver one order of many: whatever comes of it is its result."""
+        """Deliver one order: whatever comes of it is its result."""
         began = self.clock()
         try:
             order = as_order(given)
         except InvalidOrderError as error:
-            name = _name_of_invalid(given) if key_of is None else key_of(given)
-            return OrderResult(index, name, given, Outcome.INVALID, error=error)
+            key = _name_of_invalid(given) if key_of is None else key_of(given)
+            result = OrderResult(index, key, given, Outcome.INVALID, None, error)
+            if self.hub.listening:
+                self._tell_end(result, key if key_of is None else _veiled(key))
+            return result
         body = encode(order)
         key = order_key(order, body) if key_of is None else key_of(given)
-        course = _Course(order, body, halt, began)
+        told_as = None
+        if self.hub.listening:
+            told_as = key if key_of is None else _veiled(key)
+        course = _Course(order, body, halt, told_as)
         verdict = await self._deliver(course)
         attempts = course.attempts
         elapsed_s = self.clock() - began
-        if verdict.__class__ is Receipt:
-            risk = course.ambiguous is not None
-            return OrderResult(
+        risk = course.ambiguous is not None and course.ambiguous is not verdict
+        if isinstance(verdict, Receipt):
+            result = OrderResult(
                 index, key, given, Outcome.SENT, verdict, None, attempts, elapsed_s, risk
             )
-        assert isinstance(verdict, EverlyticError)  # noqa: S101 - the other half of the union
-        verdict.attempts = attempts
-        risk = course.ambiguous is not None and course.ambiguous is not verdict
-        return OrderResult(
-            index, key, given, outcome_of(verdict), None, verdict, attempts, elapsed_s, risk
-        )
+        else:
+            verdict.attempts = attempts
+            result = OrderResult(
+                index, key, given, outcome_of(verdict), None, verdict, attempts, elapsed_s, risk
+            )
+        if told_as is not None:
+            self._tell_end(result, told_as)
+        return result
 
     async def _deliver(self, course: _Course) -> Receipt | EverlyticError:
         try:
             verdict = await self._attempt(course)
-            if verdict.__class__ is Receipt or not may_repeat(verdict, self.delivery):
+            if isinstance(verdict, Receipt) or not may_repeat(verdict, self.delivery):
                 return verdict
-            assert isinstance(verdict, EverlyticError)  # noqa: S101 - the other half of the union
-
-            async def again() -> Receipt:
-                answer = await self._attempt(course)
-                if isinstance(answer, EverlyticError):
-                    raise answer
-                return answer
-
-            try:
-                return await repeat(
-                    verdict,
-                    again,
-                    policy=self.retry,
-                    delivery=self.delivery,
-                    pacer=self.pacer,
-                    halt=course.halt,
-                    began=course.began,
-                    clock=self.clock,
-                )
-            except EverlyticError as error:
-                last = error
+            last = await self._repeat(course, verdict)
         except HaltedError as halted:
             last = NotSentError(f"the order was not sent: {halted}")
-        return self._whole(course, last)
-
-    def _whole(self, course: _Course, last: EverlyticError) -> EverlyticError:
-        """What all attempts together say: one that may have been processed is not unsaid."""
-        earlier = course.ambiguous
-        if earlier is None or isinstance(last, UnknownOutcomeError):
+        if isinstance(last, Receipt):
             return last
-        return type(earlier)(f"{earlier.message}; a later attempt: {last.message}", earlier.status)
+        return _whole(course, last)
+
+    async def _repeat(self, course: _Course, first: EverlyticError) -> Receipt | EverlyticError:
+        async def again() -> Receipt:
+            verdict = await self._attempt(course)
+            if isinstance(verdict, EverlyticError):
+                raise verdict
+            return verdict
+
+        def backing_off(error: EverlyticError, wait_s: float) -> None:
+            if course.told_as is not None:
+                self.hub.tell(
+                    BackingOff(
+                        at=self.clock(),
+                        key=course.told_as,
+                        attempt=course.attempts,
+                        wait_s=wait_s,
+                        error=error,
+                    )
+                )
+
+        try:
+            return await repeat(
+                first,
+                again,
+                policy=self.retry,
+                delivery=self.delivery,
+                pacer=self.pacer,
+                halt=course.halt,
+                began=course.began,
+                clock=self.clock,
+                backing_off=backing_off,
+            )
+        except EverlyticError as error:
+            return error
 
     async def _attempt(self, course: _Course) -> Receipt | EverlyticError:
         pacer = self.pacer
-        if not pacer.try_admit():
-            await pacer.admit(course.halt)
+        admitted_at = pacer.try_admit()
+        if admitted_at is None:
+            admitted_at = await pacer.admit(course.halt)
         if course.attempts == 0:
-            # The deadline runs from the first attempt, not from the queue for it.
-            course.began = self.clock()
+            course.began = admitted_at
         course.attempts += 1
+        if course.told_as is not None:
+            self._tell_start(course, admitted_at)
         verdict: Receipt | EverlyticError
         try:
             try:
@@ -194,19 +217,79 @@ class Sender:
                     hide=(course.order.contact_email, course.order.contact_unique_id),
                 )
             # Before the slot is given back: who gets it next must know what was learnt.
-            self._learn(verdict)
+            self._learn(verdict, admitted_at)
         finally:
             pacer.release()
         if isinstance(verdict, UnknownOutcomeError):
             course.ambiguous = verdict
+        if course.told_as is not None:
+            self._tell_attempt(course, verdict, admitted_at)
         return verdict
 
-    def _learn(self, verdict: Receipt | EverlyticError) -> None:
-        if verdict.__class__ is Receipt:
+    def _learn(self, verdict: Receipt | EverlyticError, admitted_at: float) -> None:
+        if isinstance(verdict, Receipt):
             self.pacer.accepted()
         elif isinstance(verdict, ThrottledError):
-            self.pacer.throttled(verdict.retry_after_s)
+            self.pacer.throttled(admitted_at, verdict.status, verdict.retry_after_s)
         elif isinstance(verdict, NotSentError):
-            self.pacer.unreachable(verdict.message)
+            self.pacer.unreachable(verdict.message.removeprefix(NOT_SENT))
         else:
             self.pacer.answered()
+
+    # -------------------------------------------------------------------------------- telling
+
+    def _tell_start(self, course: _Course, admitted_at: float) -> None:
+        assert course.told_as is not None  # noqa: S101 - asked before
+        self.hub.tell(
+            AttemptStarted(
+                at=admitted_at,
+                key=course.told_as,
+                attempt=course.attempts,
+                in_flight=self.pacer.in_flight,
+            )
+        )
+
+    def _tell_attempt(
+        self, course: _Course, verdict: Receipt | EverlyticError, admitted_at: float
+    ) -> None:
+        assert course.told_as is not None  # noqa: S101 - asked before
+        now = self.clock()
+        self.hub.tell(
+            AttemptEnded(
+                at=now,
+                key=course.told_as,
+                attempt=course.attempts,
+                outcome=Outcome.SENT if isinstance(verdict, Receipt) else outcome_of(verdict),
+                status=getattr(verdict, "status", None),
+                error=None if isinstance(verdict, Receipt) else verdict,
+                elapsed_s=now - admitted_at,
+            )
+        )
+
+    def _tell_end(self, result: OrderResult, told_as: str | None) -> None:
+        self.hub.tell(
+            OrderEnded(
+                at=self.clock(),
+                key=told_as,
+                outcome=result.outcome,
+                attempts=result.attempts,
+                elapsed_s=result.elapsed_s,
+                duplicate_risk=result.duplicate_risk,
+                error=result.error,
+            )
+        )
+
+
+def _veiled(key: str | None) -> str | None:
+    """A caller's own key as events show it: it may be anything, a customer's address too."""
+    if key is None:
+        return None
+    return f"sha256:{hashlib.sha256(str(key).encode('utf-8', 'replace')).hexdigest()[:12]}"
+
+
+def _whole(course: _Course, last: EverlyticError) -> EverlyticError:
+    """What all attempts together say: one that may have been processed is not unsaid."""
+    earlier = course.ambiguous
+    if earlier is None or isinstance(last, UnknownOutcomeError):
+        return last
+    return type(earlier)(f"{earlier.message}; a later attempt: {last.message}", earlier.status)

@@ -43,6 +43,9 @@ _KEEPALIVE_S = 4
 _WATCH_S = 0.25
 _MAX_PORT = 65_535
 
+#: How the message of every `NotSentError` of an attempt begins; the host and the cause follow.
+NOT_SENT = "the order was not sent to "
+
 #: What aiohttp may raise, in the words of a person who must mend it. The first class that fits
 #: counts. Whether the order left is not told by the class: the upload tracker knows.
 CAUSES: tuple[tuple[type[BaseException], str], ...] = (
@@ -256,7 +259,7 @@ class Transport:
         """
         session = self._own or self._given
         if session is None or session.closed:
-            raise NotSentError(f"the order was not sent to {self.host}: the session is closed")
+            raise NotSentError(f"{NOT_SENT}{self.host}: the session is closed")
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         tracker = aiohttp.UploadTracker()
@@ -297,10 +300,7 @@ class Transport:
         finally:
             self._attempts.discard(attempt)
             if response is not None:
-                if response.content.at_eof():
-                    response.release()
-                else:
-                    response.close()
+                _let_go(response)
         if response is not None and not 200 <= response.status < 300:  # noqa: PLR2004
             # The status is the verdict; only the message was cut short.
             return self._answer(response, bytes(received))
@@ -321,7 +321,7 @@ class Transport:
         for secret in self._secrets:
             if secret in body:
                 body = body.replace(secret, b"[hash]")
-        if "Location" in headers:
+        if 300 <= response.status < 400 and "Location" in headers:  # noqa: PLR2004
             where = headers["Location"]
             for secret in self._secrets:
                 where = where.replace(secret.decode(), "[hash]")
@@ -338,7 +338,7 @@ class Transport:
         if isinstance(error, OSError) and error.strerror and error.errno:
             why = f"{why} ({error.strerror})"
         if not attempt.left():
-            return NotSentError(f"the order was not sent to {self.host}: {why}")
+            return NotSentError(f"{NOT_SENT}{self.host}: {why}")
         told = f"the order was sent to {self.host}, but {why}: it may have been processed"
         if isinstance(error, TimeoutError):
             return ResponseTimeoutError(told)
@@ -363,6 +363,14 @@ class Transport:
         if self._attempts:
             loop = asyncio.get_running_loop()
             self._watch = loop.call_later(self._watch_s, self._look)
+
+
+def _let_go(response: aiohttp.ClientResponse) -> None:
+    """Give the connection back where the answer was read to its end, else close it."""
+    if response.content.at_eof():
+        response.release()
+    else:
+        response.close()
 
 
 def _decompress(body: bytes) -> bytes:

@@ -75,9 +75,13 @@ _ERROR_WORDS = frozenset(
     }
 )
 _MAX_MESSAGE = 300
-_HTML = re.compile(rb"\s*<(?:!doctype|html|head|body|title|meta|script|!--)", re.IGNORECASE)
+_HTML = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype|html|head|body|title|meta|script|!--)", re.IGNORECASE
+)
 _BOM = b"\xef\xbb\xbf"
 _MAX_RETRY_AFTER_S = 1e9  # finite, and longer than anybody waits
+# A name of the customer as short as this is hidden only where it stands alone: id 7 is not in 175.
+_SHORT = 3
 _LOOKS_LIKE_A_PAIR = re.compile(r"@[0-9]*$")
 _SECONDS = re.compile(r"\s*\+?([0-9]+(?:\.[0-9]*)?)\s*")
 
@@ -86,8 +90,8 @@ _SECONDS = re.compile(r"\s*\+?([0-9]+(?:\.[0-9]*)?)\s*")
 
 
 def _exact(value: object) -> orjson.Fragment:
-    """Write, digit by digit, a number that orjson would refuse."""
-    if isinstance(value, Decimal | int):
+    """Write, digit by digit, a number that orjson would refuse: exact, huge, or a subclass."""
+    if isinstance(value, Decimal | int | float):
         return orjson.Fragment(plain(value))
     raise TypeError(f"not a value of an order: {type(value).__name__}")
 
@@ -120,7 +124,7 @@ def encode(order: Order) -> bytes:
         # The one thing a valid order may hold that orjson refuses without asking `default`.
         for product in wire["products"]:
             product.update(
-                {name: _exact(value) for name, value in product.items() if type(value) is int}
+                {name: _exact(value) for name, value in product.items() if isinstance(value, int)}
             )
         return orjson.dumps(wire, default=_exact)
 
@@ -165,8 +169,10 @@ def judge(
     """
     if _OK <= status < 300:  # noqa: PLR2004
         return _judge_success(status, headers, body, attempts, elapsed_s, hide)
-    parsed = _parse(body)
-    said = _said(parsed, hide)
+    # A page's own words are for a browser.
+    is_page = _is_html(body)
+    said = "" if is_page else _said(_parse(body), hide)
+    page = ": it answered with an HTML page, the address is probably wrong" if is_page else ""
     if status in _THROTTLED:
         wait_s = retry_after_s(headers.get("Retry-After"), wall_clock)
         asked = "" if wait_s is None else f" and asked to wait {wait_s:g} s"
@@ -176,18 +182,15 @@ def judge(
     if status == _UNAUTHORIZED:
         return AuthenticationError(
             "the endpoint refused the hashes (401): check the store hash and the customer hash "
-            f"against the store's page in Everlytic{said}",
+            f"against the store's page in Everlytic{page or said}",
             status,
         )
     if 300 <= status < 400:  # noqa: PLR2004
         return RejectedError(
-            f"the endpoint redirected ({status}) to {_host(headers.get('Location'))}: not "
+            f"the endpoint redirected ({status}) to {_host(headers.get('Location'), hide)}: not "
             "followed, for the hashes would go along; set base_url to the address of the install",
             status,
         )
-    page = (
-        ": it answered with an HTML page, the address is probably wrong" if _is_html(body) else ""
-    )
     if 400 <= status < 500:  # noqa: PLR2004
         return RejectedError(f"the endpoint refused the order ({status}){page or said}", status)
     if 500 <= status < 600:  # noqa: PLR2004
@@ -264,16 +267,26 @@ def _is_html(body: bytes) -> bool:
 
 def _said(parsed: Any, hide: Iterable[str | int | None]) -> str:
     """The endpoint's own words, as the end of a sentence; nothing where it had none."""
-    words = _message(parsed)
-    clean = "".join(char if char.isprintable() else " " for char in words[: 4 * _MAX_MESSAGE])
-    clean = " ".join(clean.split())
+    words = _for_a_message(_message(parsed), hide)
+    return f": {words}" if words else ""
+
+
+def _for_a_message(words: str, hide: Iterable[str | int | None]) -> str:
+    """What a server said, fit for a terminal: one short line that does not name the customer."""
+    line = _line(words)
     for value in hide:
-        if value is not None:
-            name = rf"(?<!\w){re.escape(str(value))}(?!\w)"
-            clean = re.sub(name, "[the contact]", clean, flags=re.IGNORECASE)
-    if len(clean) > _MAX_MESSAGE:
-        clean = f"{clean[:_MAX_MESSAGE]}..."
-    return f": {clean}" if clean else ""
+        name = "" if value is None else _line(str(value))
+        if name:
+            pattern = re.escape(name)
+            if len(name) <= _SHORT:
+                pattern = rf"(?<!\w){pattern}(?!\w)"
+            line = re.sub(pattern, "[the contact]", line, flags=re.IGNORECASE)
+    # Cut last, so that no piece of a name is left at the cut.
+    return line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]}..."
+
+
+def _line(text: str) -> str:
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def _message(parsed: Any) -> str:
@@ -292,10 +305,10 @@ def _message(parsed: Any) -> str:
     return "; ".join(place for place in places if isinstance(place, str) and place.strip())
 
 
-def _host(location: str | None) -> str:
+def _host(location: str | None, hide: Iterable[str | int | None]) -> str:
     """Where a redirect points, no further than the host: a path or query may hold anything."""
     try:
         host = urlsplit(location or "").hostname
     except ValueError:
         host = None
-    return host or "another path of the same host"
+    return _for_a_message(host or "", hide) or "another path of the same host"

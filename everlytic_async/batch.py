@@ -22,6 +22,7 @@ from everlytic_async.errors import (
     RejectedError,
     SourceError,
 )
+from everlytic_async.events import BatchEnded, BatchStarted
 from everlytic_async.outcomes import OrderResult, Outcome
 
 __all__ = ["OrderStream"]
@@ -95,6 +96,8 @@ class OrderStream:
         self._consumer: asyncio.Future[None] | None = None
         self._paused: deque[asyncio.Future[None]] = deque()
         self._refusals = _Refusals()
+        self._counts = dict.fromkeys(Outcome, 0)
+        self._began = 0.0
         self._failure: BaseException | None = None
         #: Why the batch ended before its input did; None where it did not.
         self.stopped: str | None = None
@@ -110,6 +113,8 @@ class OrderStream:
         else:
             self._iterator = iter(self._source)
             work = self._work
+        self._began = self._sender.clock()
+        self._sender.hub.tell(BatchStarted(at=self._began))
         for _ in range(self._concurrency):
             worker = asyncio.create_task(work(self._iterator))
             self._workers.add(worker)
@@ -216,6 +221,7 @@ class OrderStream:
                 self._paused.remove(waiter)
 
     def _put(self, result: OrderResult) -> None:
+        self._counts[result.outcome] += 1
         if self._ordered:
             self._early[result.index] = result
             while (due := self._early.pop(self._next, None)) is not None:
@@ -282,6 +288,15 @@ class OrderStream:
                 self._failure = error
             self.stop(f"a worker failed: {type(error).__name__}")
         if not self._workers:
+            now = self._sender.clock()
+            self._sender.hub.tell(
+                BatchEnded(
+                    at=now,
+                    counts=dict(self._counts),
+                    elapsed_s=now - self._began,
+                    stopped=self.stopped,
+                )
+            )
             self._wake_consumer()
 
     def _wake_consumer(self) -> None:

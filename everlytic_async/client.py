@@ -7,18 +7,20 @@ import time
 from collections.abc import AsyncIterable, Iterable, Mapping
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, NoReturn, Self
-
-import aiohttp
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._sender import AnyOrder, KeyOf, Sender
 from everlytic_async._transport import Transport
 from everlytic_async.batch import OrderStream
 from everlytic_async.errors import BatchStoppedError, ConfigurationError, SourceError
+from everlytic_async.events import Hook, Hub, as_hooks
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, OrderResult, Receipt
 from everlytic_async.policies import Delivery, Pacing, RetryPolicy, Timeouts
+
+if TYPE_CHECKING:
+    import aiohttp
 
 __all__ = ["EverlyticClient"]
 
@@ -49,6 +51,7 @@ class EverlyticClient:
         session: A session of yours to use, with its connector and proxy; it is never closed here.
             By default the client has its own. Its middlewares are passed by, for one might repeat
             a POST; its cookie jar is not: give it an `aiohttp.DummyCookieJar`.
+        on_event: A callable that hears what happens (see `everlytic_async.events`), or several.
         allow_http: Whether ``http://`` is accepted for a host other than this machine.
 
     Raises:
@@ -66,6 +69,7 @@ class EverlyticClient:
         pacing: Pacing = Pacing(),
         timeouts: Timeouts = Timeouts(),
         session: aiohttp.ClientSession | None = None,
+        on_event: Hook | Iterable[Hook] | None = None,
         allow_http: bool = False,
     ) -> None:
         try:
@@ -92,8 +96,9 @@ class EverlyticClient:
             user_agent=f"everlytic-async/{version('everlytic-async')}",
         )
         self._concurrency = pacing.max_concurrency
-        self._pacer = Pacer(pacing, retry)
-        self._sender = Sender(self._transport, self._pacer, delivery, retry)
+        self._hub = Hub(as_hooks(on_event))
+        self._pacer = Pacer(pacing, retry, hub=self._hub)
+        self._sender = Sender(self._transport, self._pacer, delivery, retry, self._hub)
         self._halt = Halt()
         self._open = False
 
