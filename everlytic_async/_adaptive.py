@@ -8,7 +8,7 @@ unknowns, however rough the rates were at which they were met:
 1. **Slow start**: 16 in flight, doubling as answers come, no bound on the rate. An endpoint without
    a limit never sees more of this module.
 2. The first refusal tells the burst, for it was met in no time. After the pause that it asks for,
-   the rate starts low and doubles every 0.2 s: the **search**.
+   the rate starts low and doubles every 0.3 s: the **search**.
 3. The next refusal tells the limit: the rate at which the bucket, full at the last refusal, is
    full again now. From then on the rate is **held** just under it and creeps up until a refusal
    tells the limit anew, the more exactly the longer it had been held. How soon it creeps past the
@@ -37,7 +37,7 @@ _NO_WINDOW = 1 << 30
 # The search begins as if the burst were a tenth of a second's worth, and never lower than this.
 _SEARCH_PER_BURST = 10.0
 _SEARCH_FROM = 25.0
-_SEARCH_DOUBLES_S = 0.2
+_SEARCH_DOUBLES_S = 0.3
 _CUT = 0.7
 _RETURN_S = 1.0
 # After the estimate was passed without a refusal, the rate grows by e**2 in each further period.
@@ -52,9 +52,11 @@ _MAX_PROBE_S = 60.0
 _MIN_PAUSE_S = 0.02
 # So many refusals in a row, each after fewer orders than this, are looked at together: are they a
 # limit's, or chance?
-_SHORT_RUN = 100
+_SHORT_RUN = 40
 _RUNS = 5
 _STEADY = 2.0
+# How far the rate may run ahead of what is served, where refusals come at random.
+_AHEAD = 10.0
 # Enough orders for an estimate to within 0.1 %; older ones are forgotten.
 _REMEMBERED = 4096
 _BISECTIONS = 30
@@ -79,6 +81,11 @@ class _ShortRuns:
     def __init__(self) -> None:
         self._runs: deque[_Run] = deque(maxlen=_RUNS)
         self._share: float | None = None  # of refusals, when they were first taken for chance
+
+    @property
+    def most_served(self) -> float:
+        """The best of them, in orders per second."""
+        return max(run.served for run in self._runs)
 
     def refused_too(self) -> None:
         """Another one of the same burst was refused."""
@@ -116,15 +123,22 @@ class LimitFinder:
     def __init__(self) -> None:
         #: How many may be in flight, besides the caller's own bound.
         self.window = _INITIAL_WINDOW
-        #: The estimate in orders per second; None until the second refusal.
+        #: The estimate in orders per second; None until there were two refusals.
         self.limit: float | None = None
         #: Whether a refusal has been seen, so that `rate` has a bound.
         self.bounded = False
-        self._admitted: deque[float] = deque(maxlen=_REMEMBERED)
+        #: Whether `plan` has something to say once the pause is over.
+        self.refusal_pending = False
+        # When each accepted attempt was admitted, which tells what went before what, and when its
+        # answer was heard, which is nearer to the limiter's clock: connections are made in between.
+        self._accepted: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
         self._grown_at = -math.inf
         self._searching = False
-        self._refused_at: float | None = None  # when the last burst of refusals was first heard of
-        self._full_at: float | None = None  # when the order was admitted that met it
+        self._heard_at = -math.inf  # when the last burst of refusals was first heard of
+        self._full_at: float | None = None  # when the last of that burst was heard of
+        self._full_with = -math.inf  # when the last of that burst was admitted
+        self._full_before: float | None = None  # the same of the burst before
+        self._rate_then = math.inf
         self._resume_at = -math.inf
         self._burst: Callable[[float], float] = lambda _limit: 1.0
         self._base = math.inf  # the rate right after the pause
@@ -133,19 +147,59 @@ class LimitFinder:
         self._cut = False
         self._runs = _ShortRuns()
 
-    def admitted(self, now: float) -> None:
-        """An attempt begins."""
-        self._admitted.append(now)
-
-    def accepted(self, now: float) -> None:
-        """An attempt was accepted."""
+    def accepted(self, admitted_at: float, now: float) -> None:
+        """An attempt that was admitted then was accepted."""
+        self._accepted.append((admitted_at, now))
         if not self.bounded and now - self._grown_at > _DOUBLE_WINDOW_S:
             self._grown_at = now
             self.window = min(_NO_WINDOW, self.window * 2)
 
+    def refused(self, admitted_at: float, now: float, resume_at: float) -> None:
+        """An attempt that was admitted then was refused; everybody pauses until `resume_at`.
+
+        What it says is worked out by `plan` after the pause, when the answers to those that were in
+        flight with it are known.
+        """
+        if self._full_at is not None and admitted_at <= self._heard_at:
+            # Of the same burst: the bucket was still full.
+            self._full_at = now
+            self._full_with = max(self._full_with, admitted_at)
+            self._resume_at = max(self._resume_at, resume_at)
+            self._runs.refused_too()
+            return
+        self._rate_then = self.rate(now)
+        self._resume_at = resume_at
+        self._full_before, self._full_at = self._full_at, now
+        self._full_with = admitted_at
+        self._heard_at = now
+        self.bounded = self.refusal_pending = True
+
+    def plan(self) -> None:
+        """Work out how fast to go on, once the pause is over."""
+        self.refusal_pending = False
+        full_at, full_before = self._full_at, self._full_before
+        assert full_at is not None  # noqa: S101 - there was a refusal
+        accepted, self._accepted = self._accepted, deque(maxlen=_REMEMBERED)
+        served = []
+        for admitted_at, heard_at in accepted:
+            if admitted_at <= self._full_with:
+                served.append(min(heard_at, full_at))
+            else:
+                self._accepted.append((admitted_at, heard_at))
+        if full_before is None:
+            self._begin_search(served, full_at)
+            return
+        if len(served) == _REMEMBERED:
+            full_before = served[0]  # what came before is forgotten
+        estimate = self._estimate(served, full_before, full_at)
+        if estimate is not None or not self._searching:
+            self._hold(estimate, len(served), full_at - full_before)
+        else:
+            self._base = max(_MIN_RATE, self._rate_then * _CUT)
+
     def rate(self, now: float) -> float:
         """Orders per second that may begin now."""
-        if not self.bounded:
+        if self._base == math.inf:
             return math.inf
         elapsed = max(0.0, now - self._resume_at)
         if self._searching:
@@ -161,87 +215,62 @@ class LimitFinder:
             return base * (1.0 + error * periods)
         return base * (1.0 + error) * math.exp(min(_GROWTH * (periods - 1.0), 64.0))
 
-    def refused(self, admitted_at: float, now: float, resume_at: float) -> bool:
-        """An attempt that began at `admitted_at` was refused; everybody pauses until `resume_at`.
-
-        Returns:
-            Whether it was the first of its burst. Others say nothing new: they were under way.
-        """
-        if self._refused_at is not None and admitted_at <= self._refused_at:
-            self._resume_at = max(self._resume_at, resume_at)
-            self._runs.refused_too()
-            return False
-        rate = self.rate(now)
-        before = [moment for moment in self._admitted if moment < admitted_at]
-        self._admitted.clear()
-        full_before, self._full_at = self._full_at, admitted_at
-        self._refused_at = now
-        self._resume_at = resume_at
-        if not self.bounded:
-            self._begin_search(before, admitted_at)
-        else:
-            assert full_before is not None  # noqa: S101 - there was a first refusal
-            self._estimate(before, full_before, admitted_at, rate)
-            served = len(before) / max(admitted_at - full_before, 0.001)
-            self._plan(len(before), served, rate, resume_at - now)
-        return True
-
-    def _begin_search(self, before: list[float], full_at: float) -> None:
-        count = len(before)
-        began = before[0] if before else full_at
-        self._burst = lambda limit: max(1.0, _level(before, full_at, limit, began, 0.0))
-        so_far = count / max(full_at - began, 0.001)
-        self._base = max(_SEARCH_FROM, min(_SEARCH_PER_BURST * count, so_far / 2.0))
-        self._searching = self.bounded = True
+    def _begin_search(self, served: list[float], full_at: float) -> None:
+        began = served[0] if served else full_at
+        self._burst = lambda limit: max(1.0, _level(served, full_at, limit, began, 0.0))
+        so_far = len(served) / max(full_at - began, 0.001)
+        self._base = max(_SEARCH_FROM, min(_SEARCH_PER_BURST * len(served), so_far / 2.0))
+        self._searching = True
         self.window = _NO_WINDOW
 
-    def _estimate(
-        self, before: list[float], full_before: float, full_at: float, rate: float
-    ) -> None:
-        """The limit at which the bucket, full at the last refusal, is full again at this one."""
-        burst = self._burst
-        if len(before) == _REMEMBERED:
-            full_before = before[0]  # what came before is forgotten
+    def _estimate(self, served: list[float], full_before: float, full_at: float) -> float | None:
+        """The limit at which the bucket, full at the last refusal, was full again at this one.
+
+        None where there is none: too few orders, or another limit than then.
+        """
 
         def surplus(limit: float) -> float:
-            full = burst(limit)
-            return _level(before, full_at, limit, full_before, full) - full
+            full = self._burst(limit)
+            return _level(served, full_at, limit, full_before, full) - full
 
-        low, high = _MIN_RATE, 2.0 * max(rate, 1.0)
-        self._previous = self.limit
-        # One refusal does not tell more than this: it may be chance.
-        floor = _MIN_RATE if self._searching else max(_MIN_RATE, rate * _CUT)
+        low, high = _MIN_RATE, 2.0 * max(self._rate_then, 1.0)
         if not surplus(low) > 0.0 >= surplus(high):
-            measured = len(before) / max(full_at - full_before, 0.001)
-            self.limit = max(floor, min(rate, measured) * _CUT)
-            return
+            return None
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2.0
             if surplus(middle) > 0.0:
                 low = middle
             else:
                 high = middle
-        self.limit = max(floor, min(low, rate))
+        return low
 
-    def _plan(self, count: int, served: float, rate: float, pause_s: float) -> None:
-        """How to go on from the new estimate."""
-        limit, previous = self.limit, self._previous
-        assert limit is not None  # noqa: S101 - set just before
+    def _hold(self, estimate: float | None, count: int, lasted_s: float) -> None:
+        """Hold the new estimate; or, where it was met too early, fall below it and return."""
+        rate, previous = self._rate_then, self.limit
+        served = count / max(lasted_s, 0.001)
+        limit = min(rate, served) * _CUT if estimate is None else min(rate, estimate)
+        if not self._searching:
+            # One refusal that comes early may be chance: it does not tell more than this.
+            limit = max(limit, rate * _CUT)
+        self.limit = limit = max(_MIN_RATE, limit)
         self._searching = False
+        # Below what was thought to be the limit, and by more than that was unsure.
+        below = previous is not None and max(rate, limit) < previous * (1.0 - 2.0 * self._error)
         self._error = min(_MAX_ERROR, max(_MIN_ERROR, _ERROR_ORDERS / max(count, 1)))
-        below = previous is not None and rate < 0.995 * previous
         at_random = self._runs.at_random(_Run(served, count))
         self._cut = below and not at_random
         self.window = _INITIAL_WINDOW if at_random else _NO_WINDOW
         if at_random:
-            self.limit = self._base = max(rate, limit) / _CUT
+            # Slower is no remedy: go on as fast as before, and faster, so long as more is served.
+            most = _AHEAD * self._runs.most_served
+            self.limit = limit = self._base = max(limit, min(rate / _CUT, most))
             self._error = _MAX_ERROR
-        elif below:
+        elif self._cut:
             self._base = limit * _CUT
             self._error = _MAX_ERROR
         else:
             self._base = limit * (1.0 - self._error / 2.0)
-        worth_s = max(pause_s, _MIN_PAUSE_S) / self._error
+        worth_s = max(self._resume_at - self._heard_at, _MIN_PAUSE_S) / self._error
         self._probe_s = min(_MAX_PROBE_S, max(_MIN_PROBE_S, worth_s))
 
 

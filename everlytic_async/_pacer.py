@@ -141,6 +141,7 @@ class Pacer:
         # The admissions of the last second's worth: over any second, at most the rate plus one.
         self._admissions: deque[float] = deque(maxlen=1 + int(pacing.max_rate or 0))
         self._throttles = 0  # in a row, a burst of refusals counted once
+        self._throttled_at = -math.inf  # when the last burst was first heard of
         self._outage_began: float | None = None
         self._probes = 0
         self._reached = False  # ever, by this client
@@ -226,9 +227,10 @@ class Pacer:
 
     def _admit(self, now: float, earliest: float) -> float:
         self.in_flight += 1
-        if self._finder is not None:
-            self._finder.admitted(now)
         if self._timed:
+            if self._finder is not None and self._finder.refusal_pending:
+                self._finder.plan()
+                self._hub.tell(RateChanged(at=now, rate=self.rate(now), limit=self._finder.limit))
             rate = self.rate(now)
             if rate is not None:
                 self._next_at = max(self._next_at, earliest) + 1.0 / rate
@@ -291,13 +293,13 @@ class Pacer:
         ceiling = min(policy.cap_s, policy.base_s * 2.0 ** min(attempt - 1, 64))
         return self._rng.uniform(0.0, ceiling)
 
-    def accepted(self) -> None:
-        """An attempt was accepted."""
+    def accepted(self, admitted_at: float) -> None:
+        """An attempt that was admitted then was accepted."""
         self.budget.refund()
         self._throttles = 0
         self.answered()
-        if self._finder is not None and not self._finder.bounded:
-            self._finder.accepted(self._clock())
+        if self._finder is not None:
+            self._finder.accepted(admitted_at, self._clock())
 
     def answered(self) -> None:
         """An attempt was answered: the endpoint can be reached."""
@@ -321,25 +323,26 @@ class Pacer:
         """
         self.answered()
         now = self._clock()
-        paused = now < self._resume_at
+        # Of a burst that was in flight together, the first one speaks for all; the others can only
+        # ask for a longer pause.
+        first = admitted_at > self._throttled_at
         if retry_after_s is not None:
             pause = min(retry_after_s, self._retry.retry_after_cap_s)
             pause *= 1.0 + self._rng.uniform(0.0, _COOL_DOWN_JITTER)
-        elif paused:
-            pause = 0.0  # one of the same burst
-        else:
+        elif first:
             self._throttles += 1
             pause = self.backoff_s(self._throttles)
             if self._finder is not None:
                 pause *= _ADAPTIVE_SHARE
-        resume_at = max(self._resume_at, now + pause)
-        later, self._resume_at = resume_at > self._resume_at, resume_at
+        else:
+            pause = 0.0
+        self._resume_at = max(self._resume_at, now + pause)
+        self._next_at = max(self._next_at, self._resume_at)
         self._timed = True
-        if self._finder is not None and self._finder.refused(admitted_at, now, resume_at):
-            self._next_at = resume_at
-            rate, limit = self._finder.rate(resume_at), self._finder.limit
-            self._hub.tell(RateChanged(at=now, rate=rate, limit=limit))
-        if later and not paused:
+        if self._finder is not None:
+            self._finder.refused(admitted_at, now, self._resume_at)
+        if first:
+            self._throttled_at = now
             reason = f"the endpoint answered {status}"
             self._hub.tell(CoolDown(at=now, wait_s=pause, status=status, reason=reason))
 

@@ -71,7 +71,16 @@ def _name_of_invalid(given: AnyOrder) -> str | None:
 class _Course:
     """The attempts of one order so far."""
 
-    __slots__ = ("ambiguous", "attempts", "began", "body", "halt", "order", "told_as")
+    __slots__ = (
+        "ambiguous",
+        "attempts",
+        "began",
+        "body",
+        "halt",
+        "order",
+        "perhaps_processed",
+        "told_as",
+    )
 
     def __init__(self, order: Order, body: bytes, halt: Halt, told_as: str | None) -> None:
         self.order = order
@@ -84,6 +93,8 @@ class _Course:
         self.began = 0.0
         #: The last attempt that may have been processed.
         self.ambiguous: UnknownOutcomeError | None = None
+        #: How many attempts were, or may have been, processed.
+        self.perhaps_processed = 0
 
 
 @attrs.frozen(eq=False)
@@ -117,13 +128,14 @@ class Sender:
         try:
             order = as_order(given)
         except InvalidOrderError as error:
-            key = _name_of_invalid(given) if key_of is None else key_of(given)
-            result = OrderResult(index, key, given, Outcome.INVALID, None, error)
-            if self.hub.listening:
-                self._tell_end(result, key if key_of is None else _veiled(key))
-            return result
+            return self._invalid(index, given, key_of, error)
         body = encode(order)
-        key = order_key(order, body) if key_of is None else key_of(given)
+        try:
+            key = order_key(order, body) if key_of is None else key_of(given)
+        except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
+            fault = InvalidOrderError([f"key: the given function raised {type(error).__name__}"])
+            fault.__cause__ = error
+            return self._invalid(index, given, None, fault)
         told_as = None
         if self.hub.listening:
             told_as = key if key_of is None else _veiled(key)
@@ -131,7 +143,7 @@ class Sender:
         verdict = await self._deliver(course)
         attempts = course.attempts
         elapsed_s = self.clock() - began
-        risk = course.ambiguous is not None and course.ambiguous is not verdict
+        risk = course.perhaps_processed > 1
         if isinstance(verdict, Receipt):
             result = OrderResult(
                 index, key, given, Outcome.SENT, verdict, None, attempts, elapsed_s, risk
@@ -143,6 +155,20 @@ class Sender:
             )
         if told_as is not None:
             self._tell_end(result, told_as)
+        return result
+
+    def _invalid(
+        self, index: int, given: AnyOrder, key_of: KeyOf | None, error: InvalidOrderError
+    ) -> OrderResult:
+        key = _name_of_invalid(given)
+        if key_of is not None:
+            try:
+                key = key_of(given)
+            except Exception:  # noqa: BLE001 - what is missing may be just what it looks for
+                key = None
+        result = OrderResult(index, key, given, Outcome.INVALID, None, error)
+        if self.hub.listening:
+            self._tell_end(result, key if key_of is None else _veiled(key))
         return result
 
     async def _deliver(self, course: _Course) -> Receipt | EverlyticError:
@@ -222,13 +248,16 @@ class Sender:
             pacer.release()
         if isinstance(verdict, UnknownOutcomeError):
             course.ambiguous = verdict
+            course.perhaps_processed += 1
+        elif isinstance(verdict, Receipt):
+            course.perhaps_processed += 1
         if course.told_as is not None:
             self._tell_attempt(course, verdict, admitted_at)
         return verdict
 
     def _learn(self, verdict: Receipt | EverlyticError, admitted_at: float) -> None:
         if isinstance(verdict, Receipt):
-            self.pacer.accepted()
+            self.pacer.accepted(admitted_at)
         elif isinstance(verdict, ThrottledError):
             self.pacer.throttled(admitted_at, verdict.status, verdict.retry_after_s)
         elif isinstance(verdict, NotSentError):

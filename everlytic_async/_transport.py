@@ -175,10 +175,10 @@ class _Attempt:
 
     def left(self) -> bool:
         """Whether the whole body may have reached the endpoint."""
+        if self.tracker.bytes_written >= self.size:
+            return True  # even if the upload counts as broken off: it was cut right at its end
         upload = self.tracker.upload_complete
-        if not upload.done():
-            return self.tracker.bytes_written >= self.size
-        return not upload.cancelled() and upload.exception() is None
+        return upload.done() and not upload.cancelled() and upload.exception() is None
 
 
 class Transport:
@@ -242,7 +242,9 @@ class Transport:
             )
 
     async def close(self) -> None:
-        """Close the session, unless it is the caller's."""
+        """End what is in flight; close the session, unless it is the caller's."""
+        for attempt in self._attempts:
+            _expire(attempt)
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -289,7 +291,7 @@ class Transport:
                 await self._read(response, received, attempt)
         except asyncio.CancelledError:
             # As in asyncio.timeout(): it was ours only if nobody else asks for it too.
-            if not attempt.expired or task.uncancel() > attempt.cancelling:
+            if not attempt.expired or task.cancelling() > attempt.cancelling + 1:
                 raise
             cause = self._explain(attempt, None)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -299,6 +301,8 @@ class Transport:
             return self._answer(response, bytes(received))
         finally:
             self._attempts.discard(attempt)
+            if attempt.expired:
+                task.uncancel()
             if response is not None:
                 _let_go(response)
         if response is not None and not 200 <= response.status < 300:  # noqa: PLR2004
@@ -351,18 +355,22 @@ class Transport:
         now = self._clock()
         total_s, read_s = self._timeouts.total_s, self._timeouts.read_s
         for attempt in self._attempts:
-            if attempt.expired:
-                continue
             if attempt.progress is None and attempt.left():
                 attempt.progress = now
             silent = attempt.progress is not None and now - attempt.progress >= read_s
             if silent or now - attempt.began >= total_s:
-                attempt.expired = True
-                attempt.task.cancel()
+                _expire(attempt)
         self._watch = None
         if self._attempts:
             loop = asyncio.get_running_loop()
             self._watch = loop.call_later(self._watch_s, self._look)
+
+
+def _expire(attempt: _Attempt) -> None:
+    """Cancel an attempt that has no time left."""
+    if not attempt.expired:
+        attempt.expired = True
+        attempt.task.cancel()
 
 
 def _let_go(response: aiohttp.ClientResponse) -> None:

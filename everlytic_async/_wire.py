@@ -286,7 +286,10 @@ def _for_a_message(words: str, hide: Iterable[str | int | None]) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    line = " ".join(text.split())
+    if line.isprintable():
+        return line
+    return " ".join("".join(char if char.isprintable() else " " for char in line).split())
 
 
 def _message(parsed: Any) -> str:

@@ -86,7 +86,9 @@ class OrderStream:
         self._key_of = key_of
         self._iterator: Iterator[AnyOrder] | AsyncIterator[AnyOrder] | None = None
         self._reading = asyncio.Lock()
+        self._reader: asyncio.Task[None] | None = None  # who waits for an async source
         self._workers: set[asyncio.Task[None]] = set()
+        self._leaving = False
         self._read = 0
         self._delivered = 0
         self._no_more = False  # reading has ended, for whatever reason
@@ -125,6 +127,11 @@ class OrderStream:
         return self
 
     async def __anext__(self) -> OrderResult:
+        if self._iterator is None:
+            raise RuntimeError(
+                "a stream of orders must be entered: "
+                "`async with client.stream_orders(...) as results`"
+            )
         while not self._results:
             if not self._workers:
                 failure, self._failure = self._failure, None
@@ -159,30 +166,28 @@ class OrderStream:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._no_more = True
+        self._leaving = True
         try:
             if self._workers:
                 self.stop("the batch was left before its end")
-                self._window = self._read + len(self._workers)  # nobody waits for a reader now
                 await asyncio.wait(self._workers, timeout=_GRACE_S)
         finally:
-            workers = tuple(self._workers)
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            await self._close_source()
+            try:
+                await self._end_workers()
+            finally:
+                await self._close_source()
 
     # --------------------------------------------------------------------------------- workers
 
     async def _work(self, source: Any) -> None:
         sender, key_of, halt = self._sender, self._key_of, self._halt
-        while not self._no_more:
+        while self._goes_on():
             if self._read - self._delivered >= self._window:
                 await self._room()
                 continue
             try:
                 given = next(source, _END)
-            except Exception as error:  # noqa: BLE001 - whatever a caller's iterable raises
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of the caller's
                 self._source_failed(error)
                 return
             if given is _END:
@@ -193,22 +198,47 @@ class OrderStream:
             self._put(await sender.result(index, given, key_of, halt))
 
     async def _work_async(self, source: Any) -> None:
-        while not self._no_more:
+        while True:
             async with self._reading:
+                if not self._goes_on():  # asked again, for we waited for our turn to read
+                    return
                 if self._read - self._delivered >= self._window:
                     await self._room()
                     continue
-                try:
-                    given = await anext(source, _END)
-                except Exception as error:  # noqa: BLE001 - whatever a caller's iterable raises
-                    self._source_failed(error)
-                    return
+                given = await self._next_of(source)
                 if given is _END:
                     self._end_reading()
                     return
                 index = self._read
                 self._read += 1
             self._put(await self._sender.result(index, given, self._key_of, self._halt))
+
+    def _goes_on(self) -> bool:
+        """Whether there may be more to read."""
+        if self._halt.reason is not None and self.stopped is None:
+            # Not by stop(): all that is read from now on would end as not sent.
+            self._fail(BatchStoppedError(f"the batch was stopped: {self._halt.reason}"))
+        return not self._no_more
+
+    async def _next_of(self, source: Any) -> Any:
+        """The next order of an async source, or `_END` where there is none to come."""
+        reader = self._reader = asyncio.current_task()
+        assert reader is not None  # noqa: S101 - a coroutine runs in a task
+        try:
+            return await anext(source, _END)
+        except asyncio.CancelledError as error:
+            if self._reader is None and reader.cancelling() == 1:
+                return _END  # cancelled by _end_reading(), and by nobody else
+            if reader.cancelling():
+                raise
+            self._source_failed(error)  # it came from within the source
+        except Exception as error:  # noqa: BLE001 - whatever a caller's iterable raises
+            self._source_failed(error)
+        finally:
+            if self._reader is None:
+                reader.uncancel()
+            self._reader = None
+        return _END
 
     async def _room(self) -> None:
         """Wait until the reader has taken a result, or reading has ended."""
@@ -255,7 +285,7 @@ class OrderStream:
                 )
             )
 
-    def _source_failed(self, error: Exception) -> None:
+    def _source_failed(self, error: BaseException) -> None:
         failure = SourceError(
             f"the source of the orders raised {type(error).__name__} after {self._read} orders; "
             "what had been read has its results"
@@ -269,18 +299,30 @@ class OrderStream:
         self._end_reading()
 
     def _fail(self, failure: BatchStoppedError) -> None:
-        if self._failure is None:
+        if self.stopped is None:
             self._failure = failure
         self.stop(failure.message)
 
     def _end_reading(self) -> None:
         self._no_more = True
+        # A source may keep its reader waiting for as long as it likes: a queue, a broker.
+        if self._reader is not None and self._reader is not asyncio.current_task():
+            reader, self._reader = self._reader, None
+            reader.cancel()
         while self._paused:
             self._resume(self._paused.popleft())
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
-        if not worker.cancelled() and (error := worker.exception()) is not None:
+        if worker.cancelled():
+            if not self._leaving:
+                self._fail(
+                    BatchStoppedError(
+                        "the batch was stopped: one of its tasks was cancelled from outside; what "
+                        "became of the order that it was sending is not known"
+                    )
+                )
+        elif (error := worker.exception()) is not None:
             # Not an order's error, those are results: a fault of the program or of a `key`.
             if not isinstance(self._failure, Exception) or isinstance(
                 self._failure, BatchStoppedError | SourceError
@@ -314,6 +356,19 @@ class OrderStream:
     def _resume(waiter: asyncio.Future[None]) -> None:
         if not waiter.done():
             waiter.set_result(None)
+
+    async def _end_workers(self) -> None:
+        """Cancel the workers that are left and see them end, however often we are cancelled."""
+        cancelled: asyncio.CancelledError | None = None
+        while self._workers:
+            for worker in self._workers:
+                worker.cancel()
+            try:
+                await asyncio.wait(self._workers)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     async def _close_source(self) -> None:
         """Close a generator now rather than when it is collected: it may hold a file."""

@@ -141,8 +141,10 @@ class EverlyticClient:
         """Close the session. Calls that wait end as not sent; those in flight get a short grace."""
         self._open = False
         self._halt.halt("the client was closed")
-        await self._pacer.drained(_GRACE_S)
-        await self._transport.close()
+        try:
+            await self._pacer.drained(_GRACE_S)
+        finally:
+            await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -187,7 +189,7 @@ class EverlyticClient:
                 `InvalidOrderError` in the place of an order becomes its result.
             ordered: Yield the results in the order of the input rather than as they complete.
             key: Names an order, given as it came; by default its order id and workflow id, else a
-                digest of its body.
+                digest of its body. An order for which it raises is INVALID.
 
         Raises:
             SourceError: by the iteration, at its end, when the iterable raised.

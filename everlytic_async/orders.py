@@ -21,17 +21,19 @@ from everlytic_async.errors import InvalidOrderError
 
 __all__ = ["Order", "Product"]
 
-# Scheme, host (a name or a bracketed IPv6 address), port, then anything that is not white space.
+# Scheme, host (a bracketed IPv6 address, or a name that is not dots and hyphens only), port, then
+# anything but white space and control characters. No re.IGNORECASE: it takes U+017F for an "s".
 _URL = re.compile(
-    r"https?://"
-    r"(?:[^\s/?#\[\]@\\]*@)?"
-    r"(?:\[[0-9a-f:.]+\]|[^\s/?#\[\]@\\:<>\"^`{|}\x00-\x20\x7f]+)"
+    r"[Hh][Tt][Tt][Pp][Ss]?://"
+    r"(?:[^\s/?#\[\]@\\\x00-\x20\x7f-\x9f]*@)?"
+    r"(?:\[[0-9A-Fa-f:.]+\]"
+    r"|[.-]*[^\s/?#\[\]@\\:<>\"^`{|}\x00-\x20\x7f-\x9f.-]"
+    r"[^\s/?#\[\]@\\:<>\"^`{|}\x00-\x20\x7f-\x9f]*)"
     r"(?::(?P<port>[0-9]{1,5}))?"
-    r"(?:[/?#][^\s\x00-\x20\x7f]*)?",
-    re.IGNORECASE,
+    r"(?:[/?#][^\s\x00-\x20\x7f-\x9f]*)?"
 )
 # What nearly every URL looks like, decided in a fifth of the time.
-_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?:/[!-~]*)?")
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?:/[!-~]*)?")
 _MAX_PORT = 65_535
 _NUMBERS = (int, float, Decimal)
 _MAX_INTEGER = 2**63 - 1
@@ -97,8 +99,11 @@ def _is_unicode(text: str) -> bool:
 
 def _number(value: Any) -> str | None:
     kind = type(value)
-    if kind is float or kind is Decimal:
+    if kind is float:
         return None if math.isfinite(value) else "expected a number, got NaN or an infinity"
+    if kind is Decimal:
+        # Not math.isfinite(): as a float, 1E+400 is infinite, and a signaling NaN raises.
+        return None if value.is_finite() else "expected a number, got NaN or an infinity"
     if kind is int:
         # Python refuses to write longer integers, and no shop has them.
         return None if value.bit_length() <= _MAX_BITS else "is a number of over 1,000 digits"
@@ -337,14 +342,12 @@ def _faults(model: Any, fields: _Fields) -> list[str]:
 
 def _products(given: Any, faults: list[str]) -> tuple[Product, ...]:
     """The products as models; their faults join the order's, under their paths."""
-    if given is None or given == ():
-        faults.append("products: at least one is required")
-        return ()
-    if not isinstance(given, list | tuple):
+    if given is not None and not isinstance(given, list | tuple):
         faults.append(f"products: expected a list, got {_kind(given)}")
         return ()
     if not given:
         faults.append("products: at least one is required")
+        return ()
     products = []
     for place, product in enumerate(given):
         if isinstance(product, Product):

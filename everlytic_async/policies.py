@@ -7,7 +7,7 @@ that names the field.
 from __future__ import annotations
 
 import enum
-import math
+import sys
 from typing import Any
 
 import attrs
@@ -31,7 +31,10 @@ def _name(instance: Any, attribute: attrs.Attribute[Any]) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    # By comparison: math.isfinite() raises for an integer that no float can hold.
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def _seconds(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
