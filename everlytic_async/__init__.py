@@ -81,6 +81,8 @@ if TYPE_CHECKING:
         Timeouts as Timeouts,
     )
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "batch": ("OrderStream",),
     "client": ("EverlyticClient",),

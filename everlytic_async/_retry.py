@@ -7,8 +7,7 @@ is no status code in this module.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-
-import tenacity
+from typing import TYPE_CHECKING
 
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async.errors import (
@@ -19,6 +18,9 @@ from everlytic_async.errors import (
 )
 from everlytic_async.outcomes import Receipt
 from everlytic_async.policies import Delivery, RetryPolicy
+
+if TYPE_CHECKING:
+    import tenacity
 
 _SAFE = (NotSentError, ThrottledError)
 
@@ -59,6 +61,9 @@ async def repeat(
         EverlyticError: the last attempt's, when there is no further one.
         HaltedError: when halted while sleeping or waiting.
     """
+    # Loaded by the first retry: it takes longer to import than the rest of the package's own.
+    import tenacity  # noqa: PLC0415
+
     ended: EverlyticError | None = first
 
     async def one() -> Receipt:

@@ -72,7 +72,7 @@ CAUSES: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Answer:
     """What came back for one POST.
 
@@ -285,7 +285,8 @@ class Transport:
             )
             content = response.content
             if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
-                received += content.read_nowait()  # a short answer, whole in one packet: the rule
+                # A short answer, whole in one packet: the rule.
+                received += content.read_nowait()
             else:
                 attempt.progress = self._clock()
                 await self._read(response, received, attempt)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterable, Iterable, Mapping
-from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from everlytic_async import __version__
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._sender import AnyOrder, KeyOf, Sender
 from everlytic_async._transport import Transport
@@ -93,7 +93,7 @@ class EverlyticClient:
             timeouts=timeouts,
             session=session,
             allow_http=allow_http,
-            user_agent=f"everlytic-async/{version('everlytic-async')}",
+            user_agent=f"everlytic-async/{__version__}",
         )
         self._concurrency = pacing.max_concurrency
         self._hub = Hub(as_hooks(on_event))

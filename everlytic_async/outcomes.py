@@ -34,7 +34,8 @@ class Outcome(enum.StrEnum):
     SKIPPED = "skipped"
 
 
-@attrs.frozen
+# Without slots a frozen class is made in half the time: attrs then writes to its __dict__ at once.
+@attrs.frozen(slots=False)
 class Receipt:
     """The endpoint's acceptance of one trigger.
 
@@ -51,7 +52,7 @@ class Receipt:
     elapsed_s: float = 0.0
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class OrderResult:
     """The one result of one order that was read.
 

@@ -1,0 +1,101 @@
+"""What the measured processes share: the orders, the answer that they check, the loop they run in.
+
+It imports no more than the standard library, so that a process that is measured holds nothing that
+its contestant did not ask for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+#: Where the orders go, below a server's address.
+PATH = "/servlet/e-commerce/orders"
+#: Made-up hashes, of the shape of real ones.
+STORE_HASH = "5a4db0c5-0000-4000-8000-000000000000"
+CUSTOMER_HASH = "SandboxCustomer1"
+HEADERS = {"x-ev-store-hash": STORE_HASH, "x-ev-customer-hash": CUSTOMER_HASH}
+#: What the endpoint answers; everybody checks it, for every order.
+SUCCESS = {"status": "success"}
+
+_Result = TypeVar("_Result")
+
+
+class WrongAnswerError(Exception):
+    """An order was not accepted where every order is: the figures would be worth nothing."""
+
+
+def order(number: int) -> dict[str, Any]:
+    """The documentation's own example, with a number of its own and the totals set."""
+    return {
+        "contact_email": f"user{number}@example.com",
+        "order_id": str(number),
+        "order_link_url": f"https://store.example.com/order_url/{number}",
+        "sub_total": "100.10",
+        "shipping_fee": "12.50",
+        "taxes": "15.00",
+        "total": "127.60",
+        "products": [
+            {
+                "product_name": "Mop Head - Cotton, 24 Oz",
+                "product_description": "Mandatory coherent internet solution",
+                "product_price": 21,
+                "product_quantity": 4,
+                "product_sku": 412,
+                "product_line_total": 100043.22,
+                "product_special_price": 71,
+                "product_url": "https://bbb.example.org/risus.xml",
+                "product_gallery": [
+                    "https://images.example.com/400x1300/?rap",
+                    "https://images.example.com/400x300/?rap",
+                ],
+            }
+        ],
+    }
+
+
+def orders(count: int) -> Iterator[dict[str, Any]]:
+    """So many different orders, made as they are asked for."""
+    return (order(number) for number in range(count))
+
+
+def check(status: int, body: object) -> None:
+    """Make sure that an order was accepted.
+
+    Raises:
+        WrongAnswerError: it was not.
+    """
+    if status != 200 or body != SUCCESS:
+        raise WrongAnswerError(f"expected 200 and {SUCCESS}, got {status} and {body!r:.200}")
+
+
+def run(main: Coroutine[Any, Any, _Result], *, uvloop: bool = False) -> _Result:
+    """Run a coroutine in asyncio's own loop, or in uvloop's."""
+    factory = importlib.import_module("uvloop").new_event_loop if uvloop else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+class Meter:
+    """CPU of the whole process, all its threads, and time, from its making on."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self._cpu = time.process_time()
+        self._wall = time.perf_counter()
+
+    def read(self) -> dict[str, float]:
+        """Seconds of CPU and of time since."""
+        wall_s = time.perf_counter() - self._wall
+        return {"cpu_s": time.process_time() - self._cpu, "wall_s": wall_s}
+
+
+def child(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Be a measured process: the settings come as JSON in the argument, the figures go out so."""
+    print(json.dumps(work(json.loads(sys.argv[1]))), flush=True)

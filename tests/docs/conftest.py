@@ -1,0 +1,61 @@
+"""A sandbox for the programs that the documentation shows, and the environment that they run in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from documentation import DOCS
+
+from everlytic_async.sandbox import Sandbox
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    """One for all pages, in a thread of its own: the programs are processes of their own."""
+    box = Sandbox(keep=0)
+    started, stop = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        async with box:
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert started.wait(timeout=30), "the sandbox did not start"
+        yield box
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Where a page's programs run: it holds what a checkout's reader has at hand."""
+    shutil.copytree(DOCS / "examples", tmp_path / "docs" / "examples")
+    return tmp_path
+
+
+@pytest.fixture
+def environment(sandbox: Sandbox, tmp_path: Path) -> dict[str, str]:
+    """What a reader has set: the address and the hashes; and a terminal of a known width."""
+    return {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "HOME": str(tmp_path),
+        "LANG": "C.UTF-8",
+        "COLUMNS": "80",
+        "PYTHONWARNINGS": "error",
+        "EVERLYTIC_BASE_URL": sandbox.base_url,
+        "EVERLYTIC_STORE_HASH": sandbox.store_hash,
+        "EVERLYTIC_CUSTOMER_HASH": sandbox.customer_hash,
+    }

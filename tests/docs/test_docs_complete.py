@@ -1,0 +1,78 @@
+"""The documentation names all that there is: public names, outcomes, errors, settings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+from documentation import DOCS, PAGES, README, ROOT
+
+import everlytic_async
+from everlytic_async import EverlyticClient, Outcome, Pacing, RetryPolicy, Timeouts, errors, sandbox
+
+_DIRECTIVE = re.compile(r"^\.\. auto(?:class|exception):: ([\w.]+)", re.MULTILINE)
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[\w-]+)?\)")
+_VARIABLE = re.compile(r"\bEVERLYTIC_[A-Z_]*[A-Z]\b")
+
+
+def _text(page: str) -> str:
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    documented = _DIRECTIVE.findall(_text("reference/python.md"))
+    public = {
+        *everlytic_async.__all__,
+        *(f"everlytic_async.sandbox.{name}" for name in sandbox.__all__),
+    }
+    assert sorted(public) == sorted(documented)
+
+
+@pytest.mark.parametrize("page", ["explanation/guarantees.md", "how-to/on-call.md"])
+def test_every_outcome_is_explained(page: str) -> None:
+    missing = [outcome.name for outcome in Outcome if f"`{outcome.name}`" not in _text(page)]
+    assert not missing
+
+
+def test_every_error_is_explained_to_the_engineer_on_call() -> None:
+    rows = re.findall(r"^\| `(\w+Error)`", _text("how-to/on-call.md"), re.MULTILINE)
+    assert {*errors.__all__} - {"EverlyticError"} == {*rows}
+
+
+def test_every_argument_of_the_client_is_listed() -> None:
+    section = _text("reference/settings.md").split("## Client\n")[1].split("\n###")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    address = {"base_url", "store_hash", "customer_hash"}  # from the environment
+    arguments = inspect.signature(EverlyticClient).parameters
+    assert [name for name in arguments if name not in address] == rows
+
+
+@pytest.mark.parametrize("policy", [RetryPolicy, Pacing, Timeouts])
+def test_every_field_of_a_policy_is_listed_with_its_default(policy: type) -> None:
+    section = _text("reference/settings.md").split(f"### {policy.__name__}\n")[1].split("\n#")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE)
+    assert [(field.name, str(field.default)) for field in attrs.fields(policy)] == rows
+
+
+def test_every_environment_variable_is_listed_and_no_other() -> None:
+    package = Path(everlytic_async.__file__).parent
+    read = {
+        name for module in package.rglob("*.py") for name in _VARIABLE.findall(module.read_text())
+    }
+    listed = {*_VARIABLE.findall(_text("reference/settings.md"))}
+    assert read == listed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    links = _LINK.findall(page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).is_file()]
+    assert not missing
+
+
+def test_readme_leads_to_every_page() -> None:
+    linked = {(ROOT / link).resolve() for link in _LINK.findall(README.read_text(encoding="utf-8"))}
+    assert {*PAGES} - {README, DOCS / "index.md"} <= linked

@@ -1,0 +1,95 @@
+"""The README's quick start works where a stranger runs it: in a fresh copy of the tracked files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from documentation import ROOT, difference, quick_start
+
+# What a checkout may hold beside the tracked files; only asked where git can't tell.
+_LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "_build", "dist", "build")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what a fresh clone holds, with the changes of the work tree."""
+    copy = tmp_path / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if listed.returncode != 0:  # an unpacked sdist
+        shutil.copytree(ROOT, copy, ignore=_LEFTOVERS)
+        return copy
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+def test_quick_start_has_exactly_two_commands_of_one_line() -> None:
+    commands = quick_start()
+    assert len(commands) == 2
+    assert all("\n" not in command and command.strip() for command in commands)
+
+
+@pytest.mark.install
+def test_first_command_sends_the_example_orders_on_a_fresh_machine(
+    checkout: Path, tmp_path: Path
+) -> None:
+    # What pip is told (its cache, its index) stays; what this test run has does not.
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "http_proxy", "https_proxy")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name in kept or name.upper() in kept or name.startswith("PIP_")
+    }
+    orders = (checkout / "docs/examples/orders.jsonl").read_text("utf-8").splitlines()
+
+    done = subprocess.run(
+        ["bash", "-c", quick_start()[0]],
+        cwd=checkout,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(orders) >= 25
+    assert done.stdout.startswith(f"{len(orders)} orders from ")
+    assert difference(quick_start("text")[0], done.stdout) is None
+
+
+def test_ci_runs_the_second_command_as_the_readme_has_it(tmp_path: Path) -> None:
+    fake = 'printf "%s " the tests of && basename "$PWD"'
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (tmp_path / "README.md").write_text(readme.replace(quick_start()[1], fake), encoding="utf-8")
+
+    done = subprocess.run(
+        [tmp_path / ".ci/run", "tests"], capture_output=True, encoding="utf-8", check=True, cwd="/"
+    )
+
+    assert f"the README's own: {fake}" in done.stdout
+    assert f"\nthe tests of {tmp_path.name}\n" in done.stdout
+
+
+def test_ci_fails_when_the_second_command_fails_or_is_missing(tmp_path: Path) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    for quick in ("```bash\ntrue\n```\n```bash\nfalse\n```\n", "```bash\ntrue\n```\n"):
+        (tmp_path / "README.md").write_text(f"## Quick start\n{quick}## Next\n```bash\ntrue\n```\n")
+        done = subprocess.run([tmp_path / ".ci/run", "tests"], capture_output=True, check=False)
+        assert done.returncode == 1
