@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from everlytic_async._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from everlytic_async.batch import OrderStream as OrderStream
     from everlytic_async.client import EverlyticClient as EverlyticClient
@@ -80,8 +82,6 @@ if TYPE_CHECKING:
     from everlytic_async.policies import (
         Timeouts as Timeouts,
     )
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "batch": ("OrderStream",),

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from everlytic_async import __version__
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._sender import AnyOrder, KeyOf, Sender
 from everlytic_async._transport import Transport
+from everlytic_async._version import __version__
 from everlytic_async.batch import OrderStream
 from everlytic_async.errors import BatchStoppedError, ConfigurationError, SourceError
 from everlytic_async.events import Hook, Hub, as_hooks

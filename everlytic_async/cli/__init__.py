@@ -1,0 +1,34 @@
+"""The command ``everlytic-async``: arguments in, text out.
+
+``_commands`` declares the commands and their help, and is all that ``--help`` loads. What a
+command does is imported when it runs: ``_send``, ``_check``, ``_sandbox``. They share ``_settings``
+(who is asking), ``_input`` (the orders, and where each came from), ``_results`` (a line for each),
+``_tally`` (what became of them), ``_screen`` (what is shown), ``_signals`` and ``_exit`` (how it
+ends).
+
+Nothing else of the package imports click, rich or typed-settings: they are the extra ``cli``.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command with the arguments of the process, and exit."""
+    # Looked for rather than imported: --help needs only the first two.
+    if any(find_spec(name) is None for name in ("click", "rich_click", "rich", "typed_settings")):
+        sys.stderr.write(
+            "The command needs more packages than the library. Install them:\n"
+            "  pip install 'everlytic-async[cli]'\n"
+        )
+        sys.exit(2)
+    try:
+        from everlytic_async.cli._commands import run  # noqa: PLC0415 - after the look
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)

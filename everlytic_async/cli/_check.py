@@ -1,0 +1,93 @@
+"""``check``, and ``send --dry-run``: read and validate every order, and send nothing."""
+
+from __future__ import annotations
+
+import time
+
+from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._input import Input
+from everlytic_async.cli._results import Results
+from everlytic_async.cli._screen import Bar, outcome_lines, reason_lines, screen, show
+from everlytic_async.cli._tally import Tally
+from everlytic_async.errors import InvalidOrderError
+from everlytic_async.outcomes import Outcome
+
+__all__ = ["check", "examine", "no_orders"]
+
+
+def examine(source: Input, results: Results, *, progress: bool, would_go_to: str) -> int:
+    """Validate every order of the input, show what was found, and return the exit code.
+
+    Args:
+        source: The orders.
+        results: Where a line for each goes: ``invalid``, or ``not_sent`` for those that are valid.
+        progress: Whether a progress bar may be shown.
+        would_go_to: What to say of the valid ones.
+    """
+    began = time.monotonic()
+    tally = Tally()
+    bar = Bar(
+        "Checking",
+        good=Outcome.NOT_SENT,
+        names=("valid", "invalid"),
+        length_known=source.share_read() is not None,
+        wanted=progress,
+    )
+    code: int | None = None
+    ended_early = ""
+    bar.start()
+    try:
+        _examine(source, results, tally, bar)
+    except KeyboardInterrupt:
+        code = Exit.INTERRUPTED
+        ended_early = f"Interrupted after line {source.last_line:,}: the rest was not read."
+    except OSError as error:
+        code = Exit.USAGE
+        ended_early = f"Error: {source.shown} can't be read further: {error.strerror}"
+    finally:
+        bar.stop(tally, source.share_read())
+    results.close()
+    seconds = time.monotonic() - began
+    out = screen(stderr=results.is_stdout)
+    show(out, [f"{tally.total:,} orders read from {source.shown} in {seconds:.1f} s"])
+    show(out, outcome_lines(tally, valid=would_go_to))
+    show(out, reason_lines(tally))
+    for fault in (ended_early, results.fault):
+        if fault:
+            say(fault)
+    if code is None and not tally.total:
+        say(no_orders(source))
+    if code is None:
+        code = Exit.FAILED if tally.counts[Outcome.INVALID] or results.fault else Exit.OK
+    return code
+
+
+def no_orders(source: Input) -> str:
+    """What to say of an input without an order."""
+    return f"There is no order in {source.shown}: nothing to do."
+
+
+def _examine(source: Input, results: Results, tally: Tally, bar: Bar) -> None:
+    for index, (line, order) in enumerate(source.numbered()):
+        error = order if isinstance(order, InvalidOrderError) else None
+        outcome = Outcome.NOT_SENT if error is None else Outcome.INVALID
+        tally.add(outcome, line, error)
+        results.write(
+            index=index,
+            line=line,
+            key=None,
+            outcome=outcome,
+            error=error or "nothing was sent: it was a dry run",
+        )
+        if bar.is_shown:
+            bar.draw(tally, source.share_read())
+
+
+def check(file: str, *, progress: bool) -> int:
+    """Validate the orders of a file, and return the exit code.
+
+    Raises:
+        ConfigurationError: when it can't be opened.
+    """
+    with Input(file) as source, Results(None, source=file) as results:
+        return examine(source, results, progress=progress, would_go_to="ready to be sent")

@@ -1,0 +1,87 @@
+"""How a command ends: its exit code, and an error in words rather than as a traceback."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn, ParamSpec
+
+import click
+
+from everlytic_async.errors import ConfigurationError
+
+__all__ = ["Exit", "guarded", "say", "silence"]
+
+_P = ParamSpec("_P")
+
+
+class Exit(enum.IntEnum):
+    """What a script may learn from the exit code."""
+
+    #: Every order was sent (`send`) or is valid (`check`).
+    OK = 0
+    #: Some orders were not.
+    FAILED = 1
+    #: Wrong usage or settings, or input that can't be opened: nothing was sent.
+    USAGE = 2
+    #: Ctrl-C.
+    INTERRUPTED = 128 + signal.SIGINT
+    #: SIGTERM.
+    TERMINATED = 128 + signal.SIGTERM
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal, on stderr: stdout is for what was asked for."""
+    click.echo(message, err=True)
+
+
+def silence(fd: int) -> None:
+    """Let what is still written to a broken pipe go nowhere."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, fd)
+    os.close(devnull)
+
+
+def guarded(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
+    """Make a command exit with the code that it returns, and tell its errors in a line.
+
+    The command's ``debug`` adds the traceback.
+    """
+
+    @functools.wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> NoReturn:
+        debug = bool(kwargs.pop("debug"))
+        try:
+            code = command(*args, **kwargs)
+        except click.ClickException:
+            raise
+        except KeyboardInterrupt:
+            say("Interrupted.")
+            code = Exit.INTERRUPTED
+        except BrokenPipeError:
+            silence(sys.stdout.fileno())
+            code = Exit.FAILED
+        except ConfigurationError as error:
+            _show(error, debug=debug)
+            say(f"Error: {error}")
+            code = Exit.USAGE
+        except Exception as error:  # noqa: BLE001 - told, and with --debug shown in full
+            _show(error, debug=debug)
+            # Not its message: that of an error which nobody foresaw may hold anything.
+            what = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+            hint = "" if debug else " Run it again with --debug to see where."
+            say(f"Error: an unexpected {type(error).__name__}{what}.{hint}")
+            code = Exit.FAILED
+        sys.exit(code)
+
+    return run
+
+
+def _show(error: BaseException, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)

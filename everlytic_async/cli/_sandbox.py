@@ -1,0 +1,94 @@
+"""``sandbox``: the stand-in for the endpoint as a server of its own, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+
+from rich.live import Live
+from rich.text import Text
+
+from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._screen import screen, show
+from everlytic_async.cli._signals import Signals
+from everlytic_async.errors import ConfigurationError
+from everlytic_async.sandbox import Faults, Sandbox
+
+__all__ = ["serve"]
+
+_REFRESH_S = 0.2
+
+
+def serve(*, host: str, port: int, faults: dict[str, float | int | None], progress: bool) -> int:
+    """Serve until the first Ctrl-C or SIGTERM, and show the counts.
+
+    Args:
+        host: The address to listen at.
+        port: The port; 0 takes a free one.
+        faults: The fields of `Faults`.
+        progress: Whether the counts may be shown while it runs.
+
+    Raises:
+        ConfigurationError: when it can't listen there, or the faults make no sense.
+    """
+    try:
+        sandbox = Sandbox(host=host, port=port, keep=0, faults=Faults(**faults))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    return asyncio.run(_serve(sandbox, f"{host}:{port}", progress=progress))
+
+
+async def _serve(sandbox: Sandbox, where: str, *, progress: bool) -> int:
+    try:
+        await sandbox.start()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the sandbox can't listen at {where}: {error.strerror}. `--port 0` takes a free port"
+        ) from error
+    try:
+        ended = asyncio.Event()
+        with Signals(ended.set, ended.set).heard():
+            _introduce(sandbox)
+            await _until(ended, sandbox, progress=progress)
+    finally:
+        await sandbox.close()
+    show(screen(), [_counts(sandbox)])
+    return Exit.OK
+
+
+def _introduce(sandbox: Sandbox) -> None:
+    settings = {
+        "EVERLYTIC_BASE_URL": sandbox.base_url,
+        "EVERLYTIC_STORE_HASH": sandbox.store_hash,
+        "EVERLYTIC_CUSTOMER_HASH": sandbox.customer_hash,
+    }
+    say("A stand-in for the endpoint: nobody gets an e-mail. Ctrl-C ends it. In another terminal:")
+    say("")
+    show(screen(), [f"export {name}={shlex.quote(value)}" for name, value in settings.items()])
+    say("")
+
+
+async def _until(ended: asyncio.Event, sandbox: Sandbox, *, progress: bool) -> None:
+    console = screen(stderr=True)
+    if not (progress and console.is_terminal):
+        await ended.wait()
+        return
+    with Live(_counts(sandbox), console=console, auto_refresh=False, transient=True) as live:
+        while not ended.is_set():
+            live.update(_counts(sandbox), refresh=True)
+            try:
+                async with asyncio.timeout(_REFRESH_S):
+                    await ended.wait()
+            except TimeoutError:
+                continue
+
+
+def _counts(sandbox: Sandbox) -> Text:
+    answers = ", ".join(
+        f"{count:,} with {status}" for status, count in sorted(sandbox.statuses.items())
+    )
+    return Text(
+        f"{sandbox.requests:,} requests, {sandbox.processed:,} orders processed, "
+        f"{sum(sandbox.duplicates.values()):,} of them again; "
+        f"answered: {answers or 'none'}; dropped: {sandbox.dropped:,}"
+    )

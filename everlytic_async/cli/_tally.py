@@ -1,0 +1,101 @@
+"""What became of the orders: a count for each outcome, and for the failures the reasons.
+
+However many orders there are, it stays small: the reasons that differ are bounded, and so are the
+examples of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import attrs
+
+from everlytic_async.errors import EverlyticError, InvalidOrderError
+from everlytic_async.outcomes import Outcome
+
+__all__ = ["Reason", "Tally"]
+
+_EXAMPLES = 5
+_REASONS = 12
+_OTHER = "other reasons: see --results"
+# What differs from order to order, while the reason is the same.
+_PLACE = re.compile(r"\[[0-9]+\]|, column [0-9]+")
+
+
+@attrs.define
+class Reason:
+    """Why orders have an outcome.
+
+    Attributes:
+        count: How many of them.
+        lines: The lines of the first few of them.
+    """
+
+    count: int = 0
+    lines: list[int] = attrs.Factory(list)
+
+    def add(self, line: int) -> None:
+        """Count one more order."""
+        self.count += 1
+        if len(self.lines) < _EXAMPLES:
+            self.lines.append(line)
+
+    @property
+    def where(self) -> str:
+        """The lines, in words."""
+        lines = sorted(self.lines)
+        more = self.count - len(lines)
+        if self.count == 1:
+            return f"line {lines[0]}"
+        shown = ", ".join(map(str, lines))
+        return f"lines {shown} and {more:,} more" if more else f"lines {shown}"
+
+
+class Tally:
+    """Counts as results come.
+
+    Attributes:
+        counts: How many orders had each outcome.
+        reasons: By outcome, why: the text, and how many.
+        at_risk: How many orders may have been processed more than once.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[Outcome] = Counter()
+        self.reasons: dict[Outcome, dict[str, Reason]] = {}
+        self.at_risk = 0
+
+    def add(
+        self,
+        outcome: Outcome,
+        line: int,
+        error: EverlyticError | str | None = None,
+        *,
+        duplicate_risk: bool = False,
+    ) -> None:
+        """Count one order: one with several faults counts for each of them."""
+        self.counts[outcome] += 1
+        self.at_risk += duplicate_risk
+        if error is None:
+            return
+        faults = error.faults if isinstance(error, InvalidOrderError) else (str(error),)
+        reasons = self.reasons.setdefault(outcome, {})
+        # One order with two faulty products has the fault once.
+        for text in dict.fromkeys(_general(fault) for fault in faults):
+            known = text in reasons or len(reasons) < _REASONS
+            reasons.setdefault(text if known else _OTHER, Reason()).add(line)
+
+    @property
+    def total(self) -> int:
+        """How many orders there were."""
+        return self.counts.total()
+
+    @property
+    def is_all_well(self) -> bool:
+        """Whether nothing is left to do: every order was sent, now or before."""
+        return self.total == self.counts[Outcome.SENT] + self.counts[Outcome.SKIPPED]
+
+
+def _general(fault: str) -> str:
+    return _PLACE.sub(lambda place: "[…]" if place[0].startswith("[") else "", fault)

@@ -1,0 +1,250 @@
+"""The import law: data flows one way, imports point down, and each library has one importer.
+
+The two tables below are the law. What they name is what stands in ``everlytic_async/``: a module
+``x.py`` or a package ``x/`` is ``x``, and inside of a package the law asks for nothing but that
+private modules stay private. Imports for type checkers alone are free.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import everlytic_async
+
+ROOT = Path(everlytic_async.__file__).parent
+PACKAGE = everlytic_async.__name__
+
+#: From the bottom up: a module imports from the layers below its own, never from beside or above.
+LAYERS = (
+    {"_version", "errors"},
+    {"orders", "outcomes", "policies"},
+    {"_adaptive", "_wire", "events"},
+    {"_pacer", "_transport"},
+    {"_retry"},
+    {"_sender"},
+    {"batch"},
+    {"client"},
+    {"sandbox", "sources"},
+    {"cli"},
+    {"__main__"},
+)
+#: Those that may import less of the package than lies below them.
+ONLY: dict[str, set[str]] = {
+    "__init__": {"_version"},  # it names modules as text, and loads them when they are asked for
+    "__main__": {"cli"},
+    "_adaptive": set(),
+    "sandbox": set(),  # so that a mistake of the encoder can't cancel itself
+    "sources": {"errors", "orders"},
+}
+#: Which modules import a library, or a part of one. attrs is for all.
+IMPORTERS: dict[str, set[str]] = {
+    "aiohttp": {"_transport"},
+    "aiohttp.web": {"sandbox"},
+    "cattrs": {"_wire"},
+    "click": {"cli"},
+    "multidict": {"_transport", "sandbox"},
+    "orjson": {"_wire", "sandbox"},
+    "rich": {"cli"},
+    "rich_click": {"cli"},
+    "tenacity": {"_retry"},
+    "typed_settings": {"cli"},
+    "yarl": {"_transport", "sandbox"},
+}
+FOR_ALL = {"attrs", *sys.stdlib_module_names}
+
+
+def place_of(name: str) -> int:
+    return next(place for place, layer in enumerate(LAYERS) if name in layer)
+
+
+def units() -> set[str]:
+    """What stands in the package: modules, and packages as one."""
+    return {
+        path.stem if path.is_file() else path.name
+        for path in ROOT.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+
+
+def sources() -> dict[str, str]:
+    """The text of every module, by its dotted name; a package's own is ``name.__init__``."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text("utf-8")
+        for path in sorted(ROOT.rglob("*.py"))
+    }
+
+
+def is_for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def imported(module: str, source: str) -> Iterator[str]:
+    """The full dotted name of whatever a module imports, at any depth."""
+    package = f"{PACKAGE}.{module}".rpartition(".")[0]
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and is_for_type_checkers(node):
+            pending += node.orelse
+            continue
+        pending += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            absolute = importlib.util.resolve_name(base, package)
+            yield from (f"{absolute}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args:
+            function, name = ast.unparse(node.func).rpartition(".")[2], node.args[0]
+            if function in ("import_module", "__import__") and isinstance(name, ast.Constant):
+                yield str(name.value)
+
+
+def breaches(module: str, source: str) -> Iterator[str]:
+    """Where a module, named as in `sources`, breaks the law."""
+    for name in imported(module, source):
+        if name.partition(".")[0] == PACKAGE:
+            yield from within(module, name)
+        else:
+            yield from without(module, name)
+
+
+def within(module: str, name: str) -> Iterator[str]:
+    """The breaches of one import of the package itself."""
+    unit = module.partition(".")[0]
+    parts = name.split(".")
+    if len(parts) == 1 or parts[1] == "*":
+        yield f"{module} imports the whole package: import what you need from its module"
+        return
+    if parts[1] in everlytic_async.__all__:  # by its public path
+        parts = f"{getattr(everlytic_async, parts[1]).__module__}.{parts[1]}".split(".")
+    private = next((place for place, part in enumerate(parts) if part.startswith("_")), None)
+    if private is not None and parts[:private] != f"{PACKAGE}.{module}".split(".")[:-1]:
+        yield f"{module} imports {name}: what begins with _ is for its siblings only"
+    other = parts[1]
+    if other == unit:
+        return
+    if unit in ONLY and other not in ONLY[unit]:
+        allowed = ", ".join(sorted(ONLY[unit])) or "nothing"
+        yield f"{module} imports {name}: of the package it may import {allowed}"
+    elif unit not in ONLY and place_of(other) >= place_of(unit):
+        yield f"{module} imports {name}: imports point down, and {other} is not below {unit}"
+
+
+def without(module: str, name: str) -> Iterator[str]:
+    """The breaches of one import of a library."""
+    if name.partition(".")[0] in FOR_ALL:
+        return
+    parts = name.split(".")
+    prefixes = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    importers = set().union(*(IMPORTERS.get(prefix, set()) for prefix in prefixes))
+    if module.partition(".")[0] not in importers:
+        allowed = (
+            " and ".join(sorted(importers)) or "nobody (IMPORTERS in the test may be extended)"
+        )
+        yield f"{module} imports {name}: {allowed} may"
+
+
+def test_every_module_has_its_place_in_the_law() -> None:
+    placed = {name for layer in LAYERS for name in layer} | {"__init__"}
+    new, gone = sorted(units() - placed), sorted(placed - units())
+    assert new == [], (
+        f"{', '.join(new)}: give each new module a place in LAYERS, above all that it imports and "
+        "below all that import it; where it may import less than that, list what in ONLY"
+    )
+    assert gone == [], f"{', '.join(gone)}: gone from the package, so take it out of LAYERS"
+
+
+def test_every_module_has_one_place() -> None:
+    assert sum(map(len, LAYERS)) == len(set().union(*LAYERS))
+
+
+@pytest.mark.parametrize(("module", "source"), sources().items(), ids=sources())
+def test_a_module_keeps_the_law(module: str, source: str) -> None:
+    assert list(breaches(module, source)) == []
+
+
+def test_every_library_of_the_law_is_imported_where_the_law_says() -> None:
+    found = {
+        (module.partition(".")[0], name)
+        for module in sources()
+        for name in imported(module, sources()[module])
+    }
+    for library, importers in IMPORTERS.items():
+        users = {unit for unit, name in found if f"{name}.".startswith(f"{library}.")}
+        assert importers <= users, f"{library}: take out who no longer imports it"
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("orders", "from everlytic_async.errors import InvalidOrderError"),
+        ("orders", "import attrs, re, os.path"),
+        ("client", "from everlytic_async import Order"),
+        ("client", "from everlytic_async._wire import encode"),
+        ("client", "from ._wire import encode"),
+        ("client", "if TYPE_CHECKING:\n    import aiohttp"),
+        ("client", "if typing.TYPE_CHECKING:\n    from everlytic_async.cli import main"),
+        ("_transport", "import aiohttp"),
+        ("_transport", "from aiohttp import web, ClientSession"),
+        ("sandbox._server", "from aiohttp import web"),
+        ("sandbox._server", "from aiohttp.web import Application"),
+        ("sandbox._server", "from everlytic_async.sandbox._checks import check_body"),
+        ("sandbox._server", "from . import _checks"),
+        ("cli.__init__", "from everlytic_async.cli._commands import run"),
+        ("cli._send", "from everlytic_async import EverlyticClient\nimport rich.progress"),
+        ("cli._send", "from everlytic_async.sandbox import Sandbox"),
+        ("__main__", "from everlytic_async.cli import main"),
+    ],
+)
+def test_what_is_lawful_is_let_through(module: str, source: str) -> None:
+    assert list(breaches(module, source)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "told"),
+    [
+        ("errors", "from everlytic_async.outcomes import BatchReport", "is not below"),
+        ("errors", "def f():\n    from .outcomes import BatchReport", "is not below"),
+        ("errors", "if TYPE_CHECKING:\n    pass\nelse:\n    from . import cli", "is not below"),
+        ("orders", "from everlytic_async.policies import Pacing", "is not below"),
+        ("orders", "from everlytic_async import Pacing", "is not below"),
+        ("orders", "from everlytic_async import client", "is not below"),
+        ("orders", "import everlytic_async._wire as wire", "is not below"),
+        ("batch", "try:\n    from everlytic_async.client import X\nexcept A: pass", "is not below"),
+        ("batch", "import_module('everlytic_async.client')", "is not below"),
+        ("batch", "import everlytic_async", "the whole package"),
+        ("batch", "from everlytic_async import *", "the whole package"),
+        ("_retry", "from everlytic_async._sender import Sender", "is not below"),
+        ("__init__", "from everlytic_async.orders import Order", "it may import _version"),
+        ("_adaptive", "from everlytic_async.policies import Pacing", "it may import nothing"),
+        ("sandbox._checks", "from everlytic_async.errors import X", "it may import nothing"),
+        ("sandbox._checks", "from ..orders import Order", "it may import nothing"),
+        ("sandbox._checks", "from .. import _wire", "for its siblings only"),
+        ("sources.__init__", "from everlytic_async.policies import X", "may import errors, orders"),
+        ("client", "from everlytic_async.sandbox import Sandbox", "is not below"),
+        ("cli._send", "from everlytic_async._sender import Sender", "for its siblings only"),
+        ("client", "from everlytic_async.sandbox._checks import X", "for its siblings only"),
+        ("__main__", "from everlytic_async.client import X", "it may import cli"),
+        ("client", "import aiohttp", "_transport may"),
+        ("client", "from aiohttp.client import ClientSession", "_transport may"),
+        ("client", "from aiohttp import web", "_transport and sandbox may"),
+        ("sandbox._server", "import aiohttp", "_transport may"),
+        ("sandbox._server", "from aiohttp import ClientSession", "_transport may"),
+        ("orders", "import cattrs", "_wire may"),
+        ("_sender", "from cattrs.preconf.orjson import make_converter", "_wire may"),
+        ("_sender", "import tenacity.asyncio", "_retry may"),
+        ("client", "import importlib\nimportlib.import_module('click')", "cli may"),
+        ("client", "import rich", "cli may"),
+        ("client", "import typed_settings", "cli may"),
+        ("batch", "import numpy", "nobody"),
+    ],
+)
+def test_what_breaks_the_law_is_found(module: str, source: str, told: str) -> None:
+    assert told in "\n".join(breaches(module, source))
