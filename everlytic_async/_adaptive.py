@@ -34,8 +34,8 @@ _INITIAL_WINDOW = 16
 # shorter, all that a larger window would bring is more refusals at once.
 _DOUBLE_WINDOW_S = 0.02
 _NO_WINDOW = 1 << 30
-# The search begins as if the burst were a tenth of a second's worth, and never lower than this.
-_SEARCH_PER_BURST = 10.0
+# The search begins as if the burst were a twelfth of a second's worth, and never lower than this.
+_SEARCH_PER_BURST = 12.0
 _SEARCH_FROM = 25.0
 _SEARCH_DOUBLES_S = 0.3
 _CUT = 0.7
@@ -43,8 +43,8 @@ _RETURN_S = 1.0
 # After the estimate was passed without a refusal, the rate grows by e**2 in each further period.
 _GROWTH = 2.0
 _MIN_RATE = 0.5
-# How far off an estimate from n orders may be: a bucket's level is known to one order or two.
-_ERROR_ORDERS = 1.5
+# How far off an estimate from n orders may be: a bucket's level is known to an order.
+_ERROR_ORDERS = 1.0
 _MIN_ERROR = 0.004
 _MAX_ERROR = 0.1
 _MIN_PROBE_S = 1.0

@@ -22,7 +22,7 @@ from everlytic_async.policies import Pacing, RetryPolicy
 # A late timer is made good by going faster for as long as this, never by a burst.
 _CATCH_UP_S = 0.02
 # Jitter on top of a Retry-After, as a share of it, so that several processes don't resume as one.
-_COOL_DOWN_JITTER = 0.02
+_COOL_DOWN_JITTER = 0.01
 # With adaptive pacing the rate falls as well, so that a throttle without a Retry-After needs no
 # more than this share of the backoff.
 _ADAPTIVE_SHARE = 0.25

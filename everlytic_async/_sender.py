@@ -44,6 +44,9 @@ _OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (
 )
 
 
+_MAX_ID_BITS = 64
+
+
 def outcome_of(error: EverlyticError) -> Outcome:
     """The outcome that an order's error stands for."""
     return next(outcome for kind, outcome in _OUTCOMES if isinstance(error, kind))
@@ -63,9 +66,12 @@ def as_order(given: AnyOrder) -> Order:
 
 
 def _name_of_invalid(given: AnyOrder) -> str | None:
+    """The order id of what is no valid order, where it has one that can be written."""
     order_id = given.get("order_id") if isinstance(given, Mapping) else None
-    named = isinstance(order_id, str | int) and not isinstance(order_id, bool)
-    return str(order_id) if named else None
+    if isinstance(order_id, int) and not isinstance(order_id, bool):
+        # Python refuses to write longer integers.
+        return str(order_id) if order_id.bit_length() <= _MAX_ID_BITS else None
+    return order_id if isinstance(order_id, str) else None
 
 
 class _Course:
@@ -219,7 +225,7 @@ class Sender:
 
     async def _attempt(self, course: _Course) -> Receipt | EverlyticError:
         pacer = self.pacer
-        admitted_at = pacer.try_admit()
+        admitted_at = None if course.halt.reason is not None else pacer.try_admit()
         if admitted_at is None:
             admitted_at = await pacer.admit(course.halt)
         if course.attempts == 0:

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from html import escape
 from typing import NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import attrs
@@ -42,6 +44,8 @@ _KEEPALIVE_S = 4
 # How much later than asked a read or total time-out may be noticed: a tenth, and at most this.
 _WATCH_S = 0.25
 _MAX_PORT = 65_535
+# A shorter piece of a hash tells nothing.
+_MIN_PIECE = 4
 
 #: How the message of every `NotSentError` of an attempt begins; the host and the cause follow.
 NOT_SENT = "the order was not sent to "
@@ -205,7 +209,8 @@ class Transport:
         #: Where the orders go, for messages: host, and port where it is not the scheme's own.
         self.host = urlsplit(url).netloc
         # Longest first, in case that one is a part of the other.
-        self._secrets = tuple(sorted((s.encode() for s in secrets), key=len, reverse=True))
+        spellings = {spelling.encode() for secret in secrets for spelling in _spellings(secret)}
+        self._secrets = tuple(sorted(spellings, key=len, reverse=True))
         self._headers = CIMultiDict(
             {
                 STORE_HASH_HEADER: secrets[0],
@@ -326,12 +331,22 @@ class Transport:
         for secret in self._secrets:
             if secret in body:
                 body = body.replace(secret, b"[hash]")
+        if len(body) >= MAX_BODY_BYTES or not response.content.at_eof():
+            body = self._without_a_piece(body)
         if 300 <= response.status < 400 and "Location" in headers:  # noqa: PLR2004
             where = headers["Location"]
             for secret in self._secrets:
                 where = where.replace(secret.decode(), "[hash]")
             headers = {"Location": where}
         return Answer(response.status, headers, body)
+
+    def _without_a_piece(self, body: bytes) -> bytes:
+        """Drop from the end of a body that was cut what may be the beginning of a hash."""
+        for secret in self._secrets:
+            for size in range(len(secret) - 1, _MIN_PIECE - 1, -1):
+                if body.endswith(secret[:size]):
+                    return body[:-size]
+        return body
 
     def _explain(self, attempt: _Attempt, error: BaseException | None) -> EverlyticError:
         """The verdict on an attempt that ended without a complete answer."""
@@ -365,6 +380,12 @@ class Transport:
         if self._attempts:
             loop = asyncio.get_running_loop()
             self._watch = loop.call_later(self._watch_s, self._look)
+
+
+def _spellings(secret: str) -> set[str]:
+    """How a server may repeat a hash: as it is, in JSON (PHP's escapes slashes), a URL or HTML."""
+    in_json = json.dumps(secret)[1:-1]
+    return {secret, in_json, in_json.replace("/", "\\/"), quote(secret, safe=""), escape(secret)}
 
 
 def _expire(attempt: _Attempt) -> None:
