@@ -79,7 +79,7 @@ async def repeat(
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = error_of(state)
-        if isinstance(error, _SAFE):
+        if isinstance(error, _SAFE) and not getattr(error, "connected", False):
             # The pause is everybody's: the pacer holds it, with its jitter.
             return pacer.cool_down_s()
         return pacer.backoff_s(state.attempt_number)

@@ -266,7 +266,7 @@ class Sender:
             self.pacer.accepted(admitted_at)
         elif isinstance(verdict, ThrottledError):
             self.pacer.throttled(admitted_at, verdict.status, verdict.retry_after_s)
-        elif isinstance(verdict, NotSentError):
+        elif isinstance(verdict, NotSentError) and not verdict.connected:
             self.pacer.unreachable(verdict.message.removeprefix(NOT_SENT))
         else:
             self.pacer.answered()

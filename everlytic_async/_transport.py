@@ -156,6 +156,26 @@ def _check_hash(name: str, value: object) -> str:
     return value
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Never reuses a connection at which something waits that nobody had asked for.
+
+    aiohttp would take it for the answer to the next order, which so would count as sent unread.
+    """
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[aiohttp.tracing.Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the name is aiohttp's
+    ) -> aiohttp.connector.Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                return connection
+            connection.close()
+
+
 class _Attempt:
     """One POST under way, as the watch sees it."""
 
@@ -242,8 +262,9 @@ class Transport:
         if self._given is None:
             self._own = aiohttp.ClientSession(
                 # The pacer bounds how many are in flight: a second bound would be a second queue.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+                connector=_Connector(limit=0, keepalive_timeout=_KEEPALIVE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._headers,  # once for all requests
             )
 
     async def close(self) -> None:
@@ -280,7 +301,7 @@ class Transport:
             response = await session.post(
                 self._url,
                 data=body,
-                headers=self._headers,
+                headers=None if self._own is not None else self._headers,
                 allow_redirects=False,
                 timeout=self._timeout,
                 raise_for_status=False,
@@ -358,7 +379,9 @@ class Transport:
         if isinstance(error, OSError) and error.strerror and error.errno:
             why = f"{why} ({error.strerror})"
         if not attempt.left():
-            return NotSentError(f"{NOT_SENT}{self.host}: {why}")
+            failure = NotSentError(f"{NOT_SENT}{self.host}: {why}")
+            failure.connected = _connection_stood(attempt, error)
+            return failure
         told = f"the order was sent to {self.host}, but {why}: it may have been processed"
         if isinstance(error, TimeoutError):
             return ResponseTimeoutError(told)
@@ -393,6 +416,15 @@ def _expire(attempt: _Attempt) -> None:
     if not attempt.expired:
         attempt.expired = True
         attempt.task.cancel()
+
+
+def _connection_stood(attempt: _Attempt, error: BaseException) -> bool:
+    """Whether the order was under way already when it was cut."""
+    if isinstance(error, TimeoutError):
+        return attempt.tracker.bytes_written > 0
+    return isinstance(
+        error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError
+    ) and not isinstance(error, aiohttp.ClientConnectorError)
 
 
 def _let_go(response: aiohttp.ClientResponse) -> None:

@@ -126,7 +126,14 @@ class ThrottledError(EverlyticError):
 
 
 class NotSentError(EverlyticError):
-    """No connection, or it was cut before the body had left: surely not processed."""
+    """No connection, or it was cut before the body had left: surely not processed.
+
+    Attributes:
+        connected: Whether a connection stood, so that the endpoint can be reached: it was cut while
+            the order was on its way.
+    """
+
+    connected: bool = False
 
 
 class UnknownOutcomeError(_StatusError):
