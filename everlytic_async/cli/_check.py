@@ -7,7 +7,7 @@ import time
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import Input
 from everlytic_async.cli._results import Results
-from everlytic_async.cli._screen import Bar, outcome_lines, reason_lines, screen, show
+from everlytic_async.cli._screen import Bar, orders, outcome_lines, reason_lines, screen, show
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.outcomes import Outcome
@@ -49,7 +49,7 @@ def examine(source: Input, results: Results, *, progress: bool, would_go_to: str
     results.close()
     seconds = time.monotonic() - began
     out = screen(stderr=results.is_stdout)
-    show(out, [f"{tally.total:,} orders read from {source.shown} in {seconds:.1f} s"])
+    show(out, [f"{orders(tally.total)} read from {source.shown} in {seconds:.1f} s"])
     show(out, outcome_lines(tally, valid=would_go_to))
     show(out, reason_lines(tally))
     for fault in (ended_early, results.fault):
@@ -89,5 +89,5 @@ def check(file: str, *, progress: bool) -> int:
     Raises:
         ConfigurationError: when it can't be opened.
     """
-    with Input(file) as source, Results(None, source=file) as results:
+    with Input(file) as source, Results(None, source) as results:
         return examine(source, results, progress=progress, would_go_to="ready to be sent")

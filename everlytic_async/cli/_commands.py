@@ -204,7 +204,7 @@ def app() -> None:
     metavar="N",
     default=4,
     show_default=True,
-    help="How often an order that was surely not processed is tried again.",
+    help="How often an order is tried again, where --delivery allows it.",
 )
 @click.option(
     "--workflow-id",

@@ -14,6 +14,7 @@ import stat
 import threading
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
@@ -91,6 +92,16 @@ class Input:
     def is_terminal(self) -> bool:
         """Whether a person types the orders."""
         return self._file.isatty()
+
+    def is_file(self, path: Path) -> bool:
+        """Whether it is read from that very file.
+
+        Raises:
+            OSError: when there is no such file.
+        """
+        return self._size is not None and os.path.samestat(
+            path.stat(), os.fstat(self._file.fileno())
+        )
 
     def share_read(self) -> float | None:
         """How much of the input was read, from 0 to 1; None where its length is not known."""

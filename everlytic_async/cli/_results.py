@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from everlytic_async.cli._input import Input
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.outcomes import Outcome
 
@@ -21,13 +22,13 @@ class Results:
 
     Args:
         name: A path, whose file is replaced; ``-`` for the standard output; None for no file.
-        source: The path of the input, which must be another file.
+        source: The input, which must be another file.
 
     Raises:
         ConfigurationError: when it can't be opened.
     """
 
-    def __init__(self, name: str | None, *, source: str) -> None:
+    def __init__(self, name: str | None, source: Input) -> None:
         self._closing = ExitStack()
         self._file: IO[str] | None = None
         #: Whether the standard output is taken by the results.
@@ -41,7 +42,7 @@ class Results:
             return
         path = Path(name)
         try:
-            if source != "-" and path.exists() and path.samefile(source):
+            if path.exists() and source.is_file(path):
                 raise ConfigurationError("--results names the file that holds the orders")
             # Line by line to the system: a process that is killed has its results on the disk.
             file = path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")

@@ -26,7 +26,7 @@ from everlytic_async.cli._exit import silence
 from everlytic_async.cli._tally import Tally
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["Bar", "flush", "outcome_lines", "reason_lines", "screen", "show"]
+__all__ = ["Bar", "flush", "orders", "outcome_lines", "reason_lines", "screen", "show"]
 
 #: What an outcome means for whoever has to act on it.
 _MEANING: Mapping[Outcome, tuple[str, str]] = {
@@ -60,6 +60,11 @@ def show(console: Console, lines: Iterable[Text | str]) -> None:
         console.file.flush()
     except BrokenPipeError:
         silence(console.file.fileno())
+
+
+def orders(count: int) -> str:
+    """So many orders, in words."""
+    return "1 order" if count == 1 else f"{count:,} orders"
 
 
 def outcome_lines(tally: Tally, *, valid: str | None = None) -> Iterable[Text]:

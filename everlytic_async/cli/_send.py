@@ -28,7 +28,15 @@ from everlytic_async.cli._check import examine, no_orders
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import Input
 from everlytic_async.cli._results import Results
-from everlytic_async.cli._screen import Bar, flush, outcome_lines, reason_lines, screen, show
+from everlytic_async.cli._screen import (
+    Bar,
+    flush,
+    orders,
+    outcome_lines,
+    reason_lines,
+    screen,
+    show,
+)
 from everlytic_async.cli._settings import Account, load_account
 from everlytic_async.cli._signals import Signals
 from everlytic_async.cli._tally import Tally
@@ -72,7 +80,7 @@ def send(options: Options) -> int:
 
 
 def _dry_run(options: Options) -> int:
-    with _opened(options) as source, _results(options) as results:
+    with _opened(options) as source, Results(options.results, source) as results:
         return examine(
             source,
             results,
@@ -87,10 +95,6 @@ def _opened(options: Options) -> Iterator[Input]:
         if source.is_terminal:
             say("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
         yield source
-
-
-def _results(options: Options) -> Results:
-    return Results(options.results, source=options.file)
 
 
 async def _send(options: Options, account: Account | None, source: Input) -> int:
@@ -110,7 +114,7 @@ async def _send(options: Options, account: Account | None, source: Input) -> int
             allow_http=options.allow_http,
         )
         # Last of all: an earlier file of results is not replaced before everything else is right.
-        results = closing.enter_context(_results(options))
+        results = closing.enter_context(Results(options.results, source))
         await closing.enter_async_context(client)
         host = urlsplit(account.base_url.strip()).netloc
         run = _Run(source, results, sandbox, host, progress=options.progress)
@@ -238,7 +242,8 @@ class _Run:
         seconds = time.monotonic() - self._began
         total = self._tally.total
         rate = f", {total / seconds:,.0f}/s" if seconds >= 1 else ""
-        yield f"{total:,} orders from {self._source.shown} to {self._host} in {seconds:.1f} s{rate}"
+        source, host = self._source.shown, self._host
+        yield f"{orders(total)} from {source} to {host} in {seconds:.1f} s{rate}"
         yield from outcome_lines(self._tally)
         yield from reason_lines(self._tally)
         if self._sandbox is not None:
@@ -263,6 +268,8 @@ class _Run:
             say(f"Nothing after line {source.last_line:,} of {source.shown} was read.")
         if self._signals.received is not None:
             return 128 + self._signals.received
+        if isinstance(ended_early, SourceError) and not source.read:
+            return Exit.USAGE  # as where it could not be opened
         if ended_early is not None or self._results.fault is not None:
             return Exit.FAILED
         if not self._tally.total:

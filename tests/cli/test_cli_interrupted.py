@@ -1,0 +1,130 @@
+"""Ctrl-C and SIGTERM: real signals to a real process, timed by what the sandbox has received."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from command_line import Program, box, ended, lines_of, order, results_in
+
+from everlytic_async.sandbox import Sandbox
+
+Write = Callable[..., Path]
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+ORDERS = 2000
+
+
+async def interrupt(process: asyncio.subprocess.Process, number: int = signal.SIGINT) -> None:
+    """Send a signal, and wait until the program says that it has heard."""
+    assert process.stderr is not None
+    process.send_signal(number)
+    async with asyncio.timeout(30):
+        told = await process.stderr.readline()
+    assert told.startswith(b"Interrupted: ")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+async def test_the_first_signal_lets_what_is_in_flight_finish(
+    program: Program, orders_file: Write, until: Until, number: int, code: int
+) -> None:
+    path = orders_file(*map(order, range(ORDERS)))
+    async with box(latency_s=0.5) as sandbox:
+        process = await program.pointed_at(sandbox).start(
+            "send", "--concurrency", "4", "--results", "r.jsonl", path
+        )
+        await until(lambda: sandbox.in_flight == 4 and sandbox.processed >= 4)
+        await interrupt(process, number)
+        run = await ended(process)
+    assert run.code == code
+    results = results_in(program.directory / "r.jsonl")
+    outcomes = Counter(result["outcome"] for result in results)
+    # What the server processed is what was told, and everything that was read is told of.
+    assert outcomes["sent"] == sandbox.processed == sandbox.requests
+    assert set(outcomes) <= {"sent", "not_sent"}
+    assert list(range(len(results))) == [result["index"] for result in results]
+    assert len(results) < ORDERS
+    assert f"Nothing after line {len(results)} of {path} was read." in run.err
+    assert f"{len(results)} orders from {path}" in run.out
+
+
+async def test_a_second_ctrl_c_leaves_at_once(
+    program: Program, orders_file: Write, until: Until
+) -> None:
+    path = orders_file(*map(order, range(ORDERS)))
+    async with box(latency_s=300) as sandbox:
+        process = await program.pointed_at(sandbox).start(
+            "send", "--concurrency", "4", "--results", "r.jsonl", path
+        )
+        await until(lambda: sandbox.in_flight > 0)
+        await interrupt(process)
+        process.send_signal(signal.SIGINT)
+        run = await ended(process)  # in less than the latency
+    assert run.code == 130
+    assert sandbox.processed == 0
+    results = results_in(program.directory / "r.jsonl")
+    assert list(range(len(results))) == [result["index"] for result in results]
+    unknown = [result for result in results if result["outcome"] == "unknown"]
+    assert len(unknown) >= sandbox.requests > 0
+    assert {result["error"] for result in unknown} == {
+        "the command was left while the order was under way"
+    }
+    assert "unknown" in run.out
+    assert "may have been processed" in run.out
+
+
+async def test_ctrl_c_ends_the_wait_for_a_pipe(
+    program: Program, sandbox: Sandbox, until: Until
+) -> None:
+    process = await program.pointed_at(sandbox).start("send", "-", stdin=asyncio.subprocess.PIPE)
+    assert process.stdin is not None
+    # Half an order is on its way when it is interrupted.
+    process.stdin.write((lines_of(order(1), order(2)) + '{"order_id":').encode())
+    await until(lambda: sandbox.processed == 2)
+    await interrupt(process)
+    async with asyncio.timeout(30):
+        assert await process.wait() == 130  # with the input still open
+    process.stdin.close()
+    run = await ended(process)
+    assert "2 orders from standard input" in run.out
+    assert "Nothing after line 2 of standard input was read." in run.err
+    assert "invalid" not in run.out
+
+
+async def test_a_signal_that_the_starter_ignores_is_ignored(
+    program: Program, orders_file: Write, until: Until
+) -> None:
+    path = orders_file(*map(order, range(8)))
+    async with box(latency_s=0.2) as sandbox:
+        process = await program.pointed_at(sandbox).start(
+            "send", "--concurrency", "2", path, preexec_fn=_ignore_ctrl_c
+        )
+        await until(lambda: sandbox.in_flight == 2)
+        process.send_signal(signal.SIGINT)  # as Ctrl-C reaches what a script runs with `&`
+        run = await ended(process)
+    assert (run.code, run.err) == (0, "")
+    assert sandbox.processed == 8
+
+
+def _ignore_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+async def test_ctrl_c_while_checking_tells_what_was_found_so_far(program: Program) -> None:
+    process = await program.start("check", "-", stdin=asyncio.subprocess.PIPE)
+    assert process.stdin is not None
+    # More than any buffer on the way holds: when the last byte is gone, the first lines were read.
+    process.stdin.write(lines_of(*map(order, range(20_000))).encode())
+    await process.stdin.drain()
+    process.send_signal(signal.SIGINT)
+    run = await ended(process)
+    assert run.code == 130
+    assert "orders read from standard input" in run.out
+    assert "the rest was not read" in run.err
+    assert "Traceback" not in run.err

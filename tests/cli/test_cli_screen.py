@@ -1,0 +1,281 @@
+"""What is shown where: the bar on a terminal only, the help, and errors in a line."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import sys
+import termios
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pytest
+from command_line import Program, box, ended, order
+
+import everlytic_async
+from everlytic_async.cli._commands import app
+from everlytic_async.cli._exit import guarded
+from everlytic_async.cli._tally import Tally
+from everlytic_async.outcomes import Outcome
+
+Write = Callable[..., Path]
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+class Terminal:
+    """A pseudo-terminal, and all that was written to it."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = pty.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
+        self.text = ""
+        asyncio.get_running_loop().add_reader(self._ours, self._read)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._ours, 65536)
+        except OSError:  # the other end is closed: EIO
+            data = b""
+        if data:
+            self.text += data.decode()
+        else:
+            asyncio.get_running_loop().remove_reader(self._ours)
+
+    @property
+    def plain(self) -> str:
+        """The text without colours and cursor movements."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.text)
+
+    def close(self) -> None:
+        """Close both ends."""
+        asyncio.get_running_loop().remove_reader(self._ours)
+        os.close(self._ours)
+        os.close(self.theirs)
+
+
+async def test_a_terminal_shows_a_bar_while_it_goes_on(
+    program: Program, orders_file: Write, until: Until
+) -> None:
+    path = orders_file(*map(order, range(100)), "nonsense")
+    terminal = Terminal()
+    async with box(latency_s=0.1) as sandbox:
+        process = await (
+            program.pointed_at(sandbox)
+            .told(TERM="xterm-256color")
+            .start(
+                "send", "--concurrency", "4", path, stdout=terminal.theirs, stderr=terminal.theirs
+            )
+        )
+        await until(lambda: re.search(r"[1-9][0-9]* sent", terminal.plain) is not None)
+        assert sandbox.processed < 100
+        run = await ended(process)
+        await until(lambda: "Why invalid" in terminal.plain)
+    terminal.close()
+    assert run.code == 1
+    assert f"Sending to {sandbox.base_url.removeprefix('http://')}" in terminal.plain
+    assert re.search(r"100 sent +1 failed +[0-9]+/s +0:00:[0-9]+ left 0:00:00", terminal.plain)
+    assert "\x1b[" in terminal.text
+    assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]  # the cursor is back
+
+
+async def test_ctrl_c_on_a_terminal_leaves_it_in_order(
+    program: Program, orders_file: Write, until: Until
+) -> None:
+    path = orders_file(*map(order, range(2000)))
+    terminal = Terminal()
+    async with box(latency_s=300) as sandbox:
+        process = await (
+            program.pointed_at(sandbox)
+            .told(TERM="xterm-256color")
+            .start("send", path, stdout=terminal.theirs, stderr=terminal.theirs)
+        )
+        await until(lambda: sandbox.in_flight > 0)
+        process.send_signal(signal.SIGINT)
+        await until(lambda: "Interrupted: " in terminal.plain)
+        process.send_signal(signal.SIGINT)
+        run = await ended(process)
+        await until(lambda: "was read." in terminal.plain)
+    terminal.close()
+    assert run.code == 130
+    assert "Finishing" in terminal.plain
+    assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]
+
+
+@pytest.mark.parametrize("options", [[], ["--no-progress"]], ids=["a pipe", "--no-progress"])
+async def test_there_is_no_bar_and_no_colour_elsewhere(
+    program: Program, orders_file: Write, until: Until, options: list[str]
+) -> None:
+    path = orders_file(*map(order, range(20)))
+    terminal = Terminal()
+    async with box(latency_s=0.05) as sandbox:
+        here = program.pointed_at(sandbox).told(TERM="xterm-256color")
+        process = await here.start(
+            "send",
+            *options,
+            path,
+            stderr=terminal.theirs if options else asyncio.subprocess.PIPE,
+        )
+        run = await ended(process)
+    terminal.close()
+    assert run.code == 0
+    assert (run.err, terminal.text) == ("", "")
+    assert "\x1b" not in run.out
+
+
+async def test_the_sandbox_counts_on_a_terminal(program: Program, until: Until) -> None:
+    terminal = Terminal()
+    process = await program.told(TERM="xterm-256color").start("sandbox", stderr=terminal.theirs)
+    await until(lambda: "0 requests, 0 orders processed" in terminal.plain)
+    process.send_signal(signal.SIGINT)
+    run = await ended(process)
+    terminal.close()
+    assert run.code == 0
+
+
+# ------------------------------------------------------------------------------------- the help
+
+
+def commands() -> dict[str, click.Command]:
+    return {"": app, **app.commands}
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_option_has_help(name: str) -> None:
+    command = commands()[name]
+    context = click.Context(command)
+    options = [param for param in command.get_params(context) if isinstance(param, click.Option)]
+    assert options
+    assert [option.name for option in options if not option.help] == []
+
+
+@pytest.mark.parametrize("name", commands())
+async def test_help_lists_every_option_and_teaches(program: Program, name: str) -> None:
+    run = await program.run(*filter(None, [name]), "--help")
+    assert (run.code, run.err) == (0, "")
+    for param in commands()[name].get_params(click.Context(commands()[name])):
+        for option in param.opts if isinstance(param, click.Option) else ():
+            assert option in run.out
+    assert "everlytic-async" in run.out
+    if name:
+        assert "Examples:" in run.out
+        assert "Exit codes:" in run.out
+    if name in ("", "send"):
+        for variable in ("EVERLYTIC_BASE_URL", "EVERLYTIC_STORE_HASH", "EVERLYTIC_CUSTOMER_HASH"):
+            assert variable in run.out
+    if not name:
+        assert re.findall(r"^│ ([a-z]+) ", run.out, re.MULTILINE) == ["send", "check", "sandbox"]
+
+
+async def test_help_loads_nothing_that_it_does_not_need(program: Program) -> None:
+    script = (
+        "import sys\nsys.argv = ['everlytic-async', '--help']\n"
+        "from everlytic_async.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'aiohttp', 'asyncio', 'attrs', 'typed_settings', 'rich.progress'}\n"
+        "own = {f'everlytic_async.{name}' for name in ('client', 'orders', 'sandbox', 'sources')}\n"
+        "print(sorted((heavy | own) & set(sys.modules)), file=sys.stderr)\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        env=program.environment,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    run = await ended(process)
+    assert run.err == "[]\n"
+
+
+async def test_the_version_is_told(program: Program) -> None:
+    run = await program.run("--version")
+    assert (run.code, run.out, run.err) == (
+        0,
+        f"everlytic-async {version('everlytic-async')}\n",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["send"],
+        ["send", "--rate", "nan", "--sandbox", "/dev/null"],
+        ["send", "--delivery", "twice", "x"],
+        ["sent", "x"],
+        ["check", "--sandbox", "x"],
+        ["sandbox", "--port", "99999"],
+    ],
+    ids=" ".join,
+)
+async def test_wrong_usage_is_told_with_exit_code_2(program: Program, arguments: list[str]) -> None:
+    run = await program.run(*arguments)
+    assert (run.code, run.out) == (2, "")
+    assert "Error" in run.err
+    assert "Traceback" not in run.err
+
+
+# ----------------------------------------------------------------------------------- the errors
+
+
+async def test_without_the_extra_it_says_what_to_install(program: Program) -> None:
+    package = Path(everlytic_async.__file__).parent
+    (program.directory / "everlytic_async").symlink_to(package)
+    process = await asyncio.create_subprocess_exec(
+        # -S: no site-packages, and so nothing but the standard library and the package itself.
+        *(sys.executable, "-S", "-m", "everlytic_async", "--help"),
+        cwd=program.directory,
+        env=program.environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    run = await ended(process)
+    assert (run.code, run.out) == (2, "")
+    assert "pip install 'everlytic-async[cli]'" in run.err
+    assert "Traceback" not in run.err
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_that_nobody_foresaw_is_a_line_and_a_traceback_only_for_debug(
+    capsys: pytest.CaptureFixture[str], debug: bool
+) -> None:
+    @guarded
+    def command() -> int:
+        raise KeyError("ann@example.com")
+
+    with pytest.raises(SystemExit) as left:
+        command(debug=debug)  # type: ignore[call-arg]
+    assert left.value.code == 1
+    err = capsys.readouterr().err
+    assert "Error: an unexpected KeyError." in err
+    assert ("--debug" in err) is not debug
+    assert ("Traceback" in err) is debug
+    assert ("ann@example.com" in err) is debug
+
+
+# ---------------------------------------------------------------------------------- the summary
+
+
+def test_a_tally_stays_small_whatever_the_reasons() -> None:
+    tally = Tally()
+    for line in range(1, 10_001):
+        tally.add(Outcome.REJECTED, line, f"order {line} is unknown")
+    reasons = tally.reasons[Outcome.REJECTED]
+    assert len(reasons) < 20
+    assert sum(reason.count for reason in reasons.values()) == tally.total == 10_000
+    assert max(len(reason.lines) for reason in reasons.values()) < 10
+    assert "see --results" in list(reasons)[-1]
+
+
+def test_examples_of_a_reason_are_in_the_order_of_the_lines() -> None:
+    tally = Tally()
+    for line in (30, 10, 20):
+        tally.add(Outcome.UNKNOWN, line, "lost")
+    assert tally.reasons[Outcome.UNKNOWN]["lost"].where == "lines 10, 20, 30"
