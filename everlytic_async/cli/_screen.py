@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -38,6 +40,8 @@ _MEANING: Mapping[Outcome, tuple[str, str]] = {
     Outcome.SKIPPED: ("cyan", "sent before, or perhaps: not sent again"),
 }
 _REFRESH_S = 0.1
+# What "at present" means for the rate, in seconds.
+_PRESENT_S = 3.0
 
 
 class _Console(Console):
@@ -110,11 +114,19 @@ def reason_lines(tally: Tally) -> Iterable[Text]:
 
 
 class _Rate(ProgressColumn):
-    """Orders per second, of all that have a result."""
+    """Orders per second that get a result at present: over the last few seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: deque[tuple[float, int]] = deque()
 
     def render(self, task: Task) -> Text:
-        seconds = task.elapsed or 0.0
-        rate = task.fields["orders"] / seconds if seconds else 0.0
+        now, orders = task.elapsed or 0.0, task.fields["orders"]
+        while len(self._seen) > 1 and now - self._seen[0][0] > _PRESENT_S:
+            self._seen.popleft()
+        began, before = self._seen[0] if self._seen else (0.0, 0)
+        self._seen.append((now, orders))
+        rate = (orders - before) / (now - began) if now > began else 0.0
         return Text(f"{rate:,.0f}/s", style="progress.data.speed")
 
 
@@ -142,13 +154,16 @@ class Bar:
             _Rate(),
             TimeElapsedColumn(),
             *((TextColumn("left"), TimeRemainingColumn()) if length_known else ()),
+            TextColumn("[yellow]{task.fields[note]}"),
             console=console,
             auto_refresh=False,  # no thread: whoever does the work refreshes
             redirect_stdout=False,
             redirect_stderr=False,
             disable=not (wanted and console.is_terminal),
         )
-        self._task: TaskID = self._progress.add_task(title, total=None, good=0, bad=0, orders=0)
+        self._task: TaskID = self._progress.add_task(
+            title, total=None, good=0, bad=0, orders=0, note=""
+        )
         self._shown_at = -_REFRESH_S
 
     @property
@@ -168,17 +183,18 @@ class Bar:
         """Tell something without breaking the bar."""
         self._progress.console.print(message)
 
-    def draw(self, tally: Tally, share: float | None) -> None:
+    def draw(self, tally: Tally, share: float | None, note: str = "") -> None:
         """Show how far it has come, no more often than makes sense.
 
         Args:
             tally: The results so far.
             share: How much of the input was read, from 0 to 1; None where that is not known.
+            note: What there is to say of it at present, such as why it waits.
         """
         now = time.monotonic()
         if self.is_shown and now - self._shown_at >= _REFRESH_S:
             self._shown_at = now
-            self._update(tally, share)
+            self._update(tally, share, note)
 
     def stop(self, tally: Tally, share: float | None) -> None:
         """Show the end, and let the terminal go."""
@@ -186,7 +202,7 @@ class Bar:
             self._update(tally, share)
             self._progress.stop()
 
-    def _update(self, tally: Tally, share: float | None) -> None:
+    def _update(self, tally: Tally, share: float | None, note: str = "") -> None:
         good = tally.counts[self._good]
         self._progress.update(
             self._task,
@@ -195,6 +211,7 @@ class Bar:
             good=good,
             bad=tally.total - good,
             orders=tally.total,
+            note=escape(note),
             refresh=True,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -27,6 +28,7 @@ from everlytic_async import (
 from everlytic_async.cli._check import examine, no_orders
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import Input
+from everlytic_async.cli._pace import Pace
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import (
     Bar,
@@ -104,6 +106,7 @@ async def _send(options: Options, account: Account | None, source: Input) -> int
         if account is None:
             sandbox = await closing.enter_async_context(Sandbox(keep=0))
             account = Account(sandbox.base_url, sandbox.store_hash, sandbox.customer_hash)
+        pace = Pace()
         client = EverlyticClient(
             account.base_url,
             store_hash=account.store_hash,
@@ -111,13 +114,15 @@ async def _send(options: Options, account: Account | None, source: Input) -> int
             delivery=Delivery(options.delivery.replace("-", "_")),
             retry=RetryPolicy(attempts=options.retries + 1),
             pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
+            # Nobody else looks at it, and a hook is told of every attempt.
+            on_event=pace if options.progress and sys.stderr.isatty() else None,
             allow_http=options.allow_http,
         )
         # Last of all: an earlier file of results is not replaced before everything else is right.
         results = closing.enter_context(Results(options.results, source))
         await closing.enter_async_context(client)
         host = urlsplit(account.base_url.strip()).netloc
-        run = _Run(source, results, sandbox, host, progress=options.progress)
+        run = _Run(source, results, sandbox, host, pace, progress=options.progress)
         return await run.to_the_end(client.stream_orders(source.orders()))
 
 
@@ -130,9 +135,11 @@ class _Run:
         results: Results,
         sandbox: Sandbox | None,
         host: str,
+        pace: Pace,
         *,
         progress: bool,
     ) -> None:
+        self._pace = pace
         self._source = source
         self._results = results
         self._sandbox = sandbox
@@ -221,7 +228,7 @@ class _Run:
 
         def tick() -> None:
             nonlocal timer
-            self._bar.draw(self._tally, self._source.share_read())
+            self._bar.draw(self._tally, self._source.share_read(), self._pace.note)
             timer = loop.call_later(_TICK_S, tick)
 
         if self._bar.is_shown:
