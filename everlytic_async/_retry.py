@@ -79,7 +79,8 @@ async def repeat(
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = error_of(state)
-        if isinstance(error, _SAFE) and not getattr(error, "connected", False):
+        was_cut = isinstance(error, NotSentError) and error.connected  # this one order's trouble
+        if isinstance(error, _SAFE) and not was_cut:
             # The pause is everybody's: the pacer holds it, with its jitter.
             return pacer.cool_down_s()
         return pacer.backoff_s(state.attempt_number)

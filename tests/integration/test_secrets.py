@@ -1,0 +1,311 @@
+"""Neither hash is shown, logged, kept or sent on, even where the server repeats both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+import pytest
+
+from everlytic_async import (
+    BatchStoppedError,
+    EverlyticClient,
+    EverlyticError,
+    OrderResult,
+    Outcome,
+    Pacing,
+    Receipt,
+    SourceError,
+    Timeouts,
+)
+from everlytic_async.events import Event
+from support.delivery import QUICK, order, orders
+from support.servers import Connection, RawServer, Script, unused_port
+
+#: As the vendor's are, and with what a server would escape.
+HASHES = {
+    "usual": ("6361437b-7adf-402c-b4b0-9e4a3a1e5d85", "7URV2nrUrSHswsrE"),
+    "odd": ('St0re/h+sh"<x>&=', "Cust0mer/h\\sh%20"),
+}
+
+
+@pytest.fixture(params=sorted(HASHES))
+def hashes(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return HASHES[request.param]
+
+
+class Traces:
+    """All that was left behind, as text, to be searched for the hashes."""
+
+    def __init__(self, hashes: tuple[str, str], caplog: pytest.LogCaptureFixture) -> None:
+        self._hashes = hashes
+        self._caplog = caplog
+        self.texts: list[str] = []
+
+    def add(self, *objects: object) -> None:
+        """Keep what can be seen of some objects."""
+        for value in objects:
+            self.texts += [repr(value), str(value)]
+            if isinstance(value, EverlyticError):
+                self.texts.append(repr(vars(value)))
+                self.texts += traceback.format_exception(value)
+            if isinstance(value, EverlyticError | OrderResult | Receipt):
+                self.texts.append(pickle.dumps(value).decode("latin-1"))
+            if isinstance(value, OrderResult | Receipt):
+                self.texts.append(repr(attrs.asdict(value, recurse=False)))
+            if isinstance(value, Receipt):
+                self.texts.append(repr(value.body))
+            if isinstance(value, OrderResult):
+                self.add(value.error, value.receipt)
+
+    def hold_no_hash(self) -> None:
+        """Search, the log of every library included."""
+        formatter = logging.Formatter("%(name)s %(message)s")
+        texts = [*self.texts, *map(formatter.format, self._caplog.records)]
+        texts += [repr(record.args) for record in self._caplog.records]
+        assert len(texts) > 10
+        for text in texts:
+            for secret in self._hashes:
+                assert secret not in text
+                assert repr(secret)[1:-1] not in text
+                assert json.dumps(secret)[1:-1] not in text
+
+
+@pytest.fixture
+def traces(hashes: tuple[str, str], caplog: pytest.LogCaptureFixture) -> Iterator[Traces]:
+    with caplog.at_level(logging.DEBUG):
+        yield Traces(hashes, caplog)
+
+
+def told_everything(
+    url: str, hashes: tuple[str, str], traces: Traces, **settings: Any
+) -> EverlyticClient:
+    """A client that a listener and asyncio's debug mode watch."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0  # every step of every task is logged
+
+    def listen(event: Event) -> None:
+        traces.add(event, *attrs.asdict(event, recurse=False).values())
+
+    store_hash, customer_hash = hashes
+    return EverlyticClient(
+        url,
+        store_hash=store_hash,
+        customer_hash=customer_hash,
+        retry=QUICK,
+        pacing=Pacing(adaptive=False),
+        on_event=listen,
+        **settings,
+    )
+
+
+def repeating(status: int, write: Callable[[str, str], str], *headers: str) -> Script:
+    """A server that repeats both hashes in its body and headers, as `write` puts them."""
+
+    async def script(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            lines = connection.server.heads[-1].decode().split("\r\n")
+            given = {
+                name.lower(): value
+                for name, _, value in (line.partition(": ") for line in lines[1:])
+            }
+            hashes = (given["x-ev-store-hash"], given["x-ev-customer-hash"])
+            filled = [
+                line.replace("STORE", hashes[0]).replace("CUSTOMER", hashes[1])
+                for line in (*headers, "X-Both: STORE CUSTOMER", "Set-Cookie: a=CUSTOMER")
+            ]
+            await connection.answer(status, write(*hashes).encode(), *filled)
+
+    return script
+
+
+def as_json(store_hash: str, customer_hash: str) -> str:
+    return json.dumps({"status": "error", "message": f"bad {store_hash} or {customer_hash}"})
+
+
+def as_php_json(store_hash: str, customer_hash: str) -> str:
+    return as_json(store_hash, customer_hash).replace("/", "\\/")
+
+
+def as_success(store_hash: str, customer_hash: str) -> str:
+    return json.dumps({"status": "success", "data": {store_hash: [customer_hash]}})
+
+
+def as_text(store_hash: str, customer_hash: str) -> str:
+    return f"{store_hash}{customer_hash}"
+
+
+def as_html(store_hash: str, customer_hash: str) -> str:
+    return f"<html>{store_hash} {customer_hash}</html>"
+
+
+def cut_within(store_hash: str, customer_hash: str) -> str:
+    """So long that the limit of what is read cuts a hash."""
+    return "x" * (64 * 1024 - len(store_hash) + 1) + store_hash + customer_hash
+
+
+def cut_within_the_other(store_hash: str, customer_hash: str) -> str:
+    return "x" * (64 * 1024 - 7) + customer_hash
+
+
+@pytest.mark.parametrize(
+    "write",
+    [as_json, as_php_json, as_success, as_text, as_html, cut_within, cut_within_the_other],
+)
+@pytest.mark.parametrize("status", [200, 302, 401, 403, 429, 500])
+async def test_a_server_that_repeats_the_hashes_does_not_get_them_shown(
+    traces: Traces,
+    hashes: tuple[str, str],
+    status: int,
+    write: Callable[[str, str], str],
+) -> None:
+    script = repeating(
+        status, write, "Retry-After: 0", "Location: https://x.example/STORE/CUSTOMER"
+    )
+    async with (
+        RawServer(script) as server,
+        told_everything(server.url, hashes, traces) as client,
+        client.stream_orders([order(1)]) as stream,
+    ):
+        traces.add(client, stream, client._transport, client._sender, client._pacer)
+        try:
+            traces.add(*[result async for result in stream])
+        except BatchStoppedError as error:
+            traces.add(error)
+        try:
+            traces.add(await client.send_order(order(2)))
+        except EverlyticError as error:
+            traces.add(error)
+
+    assert len(server.bodies) >= 2
+    traces.hold_no_hash()
+
+
+async def test_a_redirect_to_the_hashes_themselves(traces: Traces, hashes: tuple[str, str]) -> None:
+    if quote(hashes[0], safe="") != hashes[0]:
+        pytest.skip("no host can be called that")
+    script = repeating(307, as_text, "Location: https://CUSTOMER.STORE.example/")
+    async with RawServer(script) as server, told_everything(server.url, hashes, traces) as client:
+        with pytest.raises(EverlyticError) as caught:
+            await client.send_order(order(1))
+    traces.add(caught.value)
+
+    traces.hold_no_hash()
+    assert hashes[1].lower() not in caught.value.message  # hosts are shown in lower case
+
+
+async def lose(connection: Connection) -> None:
+    await connection.request()
+
+
+async def keep_silent(connection: Connection) -> None:
+    await connection.request()
+    await connection.closed()
+
+
+async def what_comes_of(
+    client: EverlyticClient, source: Any, traces: Traces, **options: Any
+) -> None:
+    """Send a batch, and keep all that can be seen of it."""
+    try:
+        report = await client.send_orders(source, **options)
+    except (BatchStoppedError, SourceError) as error:
+        traces.add(error, error.report, *(error.report.results if error.report else ()))
+    else:
+        traces.add(report, *report.results)
+
+
+@pytest.mark.parametrize("end", ["refused", "tls", "lost", "silent"])
+async def test_no_failure_of_the_network_shows_a_hash(
+    traces: Traces, hashes: tuple[str, str], end: str
+) -> None:
+    timeouts = Timeouts(connect_s=0.1, read_s=0.1)
+    async with RawServer(keep_silent if end == "silent" else lose) as server:
+        url = f"http://localhost:{await unused_port()}" if end == "refused" else server.url
+        url = url.replace("http:", "https:") if end == "tls" else url
+        async with told_everything(url, hashes, traces, timeouts=timeouts) as client:
+            await what_comes_of(client, orders(3), traces)
+
+    traces.hold_no_hash()
+
+
+async def test_no_failure_of_the_callers_code_shows_a_hash(
+    traces: Traces, hashes: tuple[str, str]
+) -> None:
+    def source() -> Iterator[Any]:
+        yield from orders(3)
+        raise ValueError("broken")
+
+    async with (
+        RawServer(repeating(200, as_success)) as server,
+        told_everything(server.url, hashes, traces) as client,
+    ):
+        await what_comes_of(client, source(), traces)
+        await what_comes_of(client, orders(3), traces, key=lambda given: given["no such"])
+
+    traces.hold_no_hash()
+
+
+async def test_cancellation_shows_no_hash(traces: Traces, hashes: tuple[str, str]) -> None:
+    async with (
+        RawServer(keep_silent) as server,
+        told_everything(server.url, hashes, traces) as client,
+    ):
+        send = asyncio.create_task(client.send_order(order(1)))
+        while not server.bodies:  # noqa: ASYNC110 - a counter, no event
+            await asyncio.sleep(0)
+        traces.add(send, client)
+        send.cancel()
+        with pytest.raises(asyncio.CancelledError) as cancelled:
+            await send
+        traces.texts += traceback.format_exception(cancelled.value)
+
+    traces.hold_no_hash()
+
+
+async def test_the_hashes_are_hidden_and_not_the_rest_of_the_answer(
+    hashes: tuple[str, str], traces: Traces
+) -> None:
+    async with (
+        RawServer(repeating(200, as_success)) as server,
+        told_everything(server.url, hashes, traces) as client,
+    ):
+        receipt = await client.send_order(order(1))
+
+    assert receipt.body == {"status": "success", "data": {"[hash]": ["[hash]"]}}
+
+
+async def test_what_holds_the_hashes_refuses_to_be_pickled(hashes: tuple[str, str]) -> None:
+    client = EverlyticClient("https://x.example", store_hash=hashes[0], customer_hash=hashes[1])
+    for holder in (client, client._transport, client._sender):
+        with pytest.raises(TypeError, match="pickle"):
+            pickle.dumps(holder)
+
+
+async def test_results_errors_and_reports_survive_pickling(hashes: tuple[str, str]) -> None:
+    async with (
+        RawServer(repeating(422, as_json)) as server,
+        EverlyticClient(server.url, store_hash=hashes[0], customer_hash=hashes[1]) as client,
+    ):
+        report = await client.send_orders([order(1), {}])
+        with pytest.raises(BatchStoppedError) as caught:
+            await client.send_orders(orders(40))
+
+    for value in (report, *report.results):
+        again = pickle.loads(pickle.dumps(value))
+        assert repr(value) == repr(again)
+    stopped = pickle.loads(pickle.dumps(caught.value))
+    assert stopped.message == caught.value.message
+    assert len(stopped.report.results) >= 20
+    rejected = next(result for result in report.results if result.outcome is Outcome.REJECTED)
+    assert rejected.error is not None
+    assert pickle.loads(pickle.dumps(rejected.error)).attempts == rejected.error.attempts == 1

@@ -1,0 +1,988 @@
+"""One POST against servers of every kind: what surely happened to it, and what never may."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import inspect
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import aiohttp
+import pytest
+import trustme
+
+from everlytic_async import (
+    ConfigurationError,
+    ConnectionLostError,
+    NotSentError,
+    ResponseTimeoutError,
+    Timeouts,
+    UnexpectedResponseError,
+    UnknownOutcomeError,
+)
+from everlytic_async import _transport as module
+from everlytic_async._transport import Transport, endpoint_url
+from support.clock import FakeClock
+from support.delivery import CUSTOMER_HASH, STORE_HASH
+from support.servers import SUCCESS, Connection, RawServer, Script, answer, unused_port
+
+PATH = "/servlet/e-commerce/orders"
+BODY = b'{"contact_email":"user@example.com"}'
+#: More than the sockets of both sides hold.
+LARGE = b'{"contact_email":"' + b"x" * 16_000_000 + b'"}'
+LIMIT = 64 * 1024
+
+large_bodies = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+
+
+@asynccontextmanager
+async def a_transport(
+    url: str,
+    *,
+    session: aiohttp.ClientSession | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    allow_http: bool = False,
+    **timeouts: float,
+) -> AsyncIterator[Transport]:
+    transport = Transport(
+        url,
+        store_hash=STORE_HASH,
+        customer_hash=CUSTOMER_HASH,
+        timeouts=Timeouts(**{"connect_s": 5, "read_s": 5, "total_s": 5, **timeouts}),
+        session=session,
+        allow_http=allow_http,
+        clock=clock,
+    )
+    await transport.open()
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a counter: servers and transports have no events for everything."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0)
+
+
+async def accept_all(connection: Connection) -> None:
+    while True:
+        await connection.request()
+        await connection.answer()
+
+
+async def never_answer(connection: Connection) -> None:
+    await connection.request()
+    await connection.closed()
+
+
+def once(data: bytes, then: Callable[[Connection], Awaitable[None]] | None = None) -> Script:
+    """Read a request, send some bytes, and close, or do what comes then."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(data)
+        if then is not None:
+            await then(connection)
+
+    return script
+
+
+# ------------------------------------------------------------------------------------ the request
+
+
+async def test_a_post_is_as_documented() -> None:
+    async with RawServer(accept_all) as server, a_transport(server.url) as transport:
+        got = await transport.post(BODY)
+
+        lines = server.heads[0].decode().rstrip().split("\r\n")
+        headers = [line.split(": ", 1) for line in lines[1:]]
+        names = [name.lower() for name, _ in headers]
+        given = {name.lower(): value for name, value in headers}
+        assert lines[0] == f"POST {PATH} HTTP/1.1"
+        assert server.bodies == [BODY]
+        assert given["x-ev-store-hash"] == STORE_HASH
+        assert given["x-ev-customer-hash"] == CUSTOMER_HASH
+        assert given["content-type"] == "application/json"
+        assert given["content-length"] == str(len(BODY))
+        assert len(names) == len(set(names))
+        assert (got.status, got.body) == (200, SUCCESS)
+
+
+async def test_connections_are_kept_and_used_again() -> None:
+    async with RawServer(accept_all) as server, a_transport(server.url) as transport:
+        for _ in range(5):
+            await transport.post(BODY)
+
+        assert len(server.bodies) == 5
+        assert server.connections == 1
+
+
+async def test_idle_connections_are_closed_before_a_server_would() -> None:
+    # Apache's KeepAliveTimeout is 5 s, the shortest of the common servers'.
+    async with a_transport("https://shop.example") as transport:
+        own: Any = transport._own
+        assert own.connector._keepalive_timeout < 5
+
+
+async def test_cookies_are_not_kept() -> None:
+    async def set_cookie(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.answer(200, SUCCESS, "Set-Cookie: JSESSIONID=abc; Path=/")
+
+    async with RawServer(set_cookie) as server, a_transport(server.url) as transport:
+        await transport.post(BODY)
+        await transport.post(BODY)
+
+        assert len(server.heads) == 2
+        assert b"cookie" not in b"".join(server.heads).lower()
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
+async def test_a_redirect_is_not_followed(status: int) -> None:
+    async with RawServer(accept_all) as elsewhere:
+        redirect = answer(status, b"", f"Location: {elsewhere.url}/x", "X-Other: 1")
+        async with RawServer(once(redirect)) as server, a_transport(server.url) as transport:
+            got = await transport.post(BODY)
+
+            assert got.status == status
+            assert dict(got.headers) == {"Location": f"{elsewhere.url}/x"}
+            assert server.connections == 1
+        assert elsewhere.connections == 0
+
+
+# ----------------------------------------------------------------------- surely not processed
+
+
+async def the_fault_of(transport: Transport, kind: type[NotSentError] = NotSentError) -> str:
+    with pytest.raises(kind) as caught:
+        await transport.post(BODY)
+    assert type(caught.value) is kind
+    assert not caught.value.may_have_been_processed
+    assert caught.value.__context__ is None  # aiohttp's errors hold the request's headers
+    assert transport.host in caught.value.message
+    return caught.value.message
+
+
+async def test_a_refused_connection_is_not_sent() -> None:
+    async with a_transport(f"http://127.0.0.1:{await unused_port()}") as transport:
+        assert "refused" in await the_fault_of(transport)
+
+
+async def test_an_unknown_host_is_not_sent() -> None:
+    async with a_transport("https://shop.invalid") as transport:
+        assert "name could not be resolved" in await the_fault_of(transport)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def tls(authority: trustme.CA) -> ssl.SSLContext:
+    """Of a server whose certificate is for ``localhost``, by an authority nobody knows."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+async def trusting(authority: trustme.CA) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session that knows the authority."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    connector = aiohttp.TCPConnector(ssl=context)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield session
+
+
+async def test_a_certificate_of_an_unknown_authority_is_not_trusted(tls: ssl.SSLContext) -> None:
+    async with RawServer(accept_all, tls=tls) as server, a_transport(server.url) as transport:
+        assert "certificate is not valid" in await the_fault_of(transport)
+        assert server.heads == []
+
+
+async def test_a_certificate_of_another_host_is_not_trusted(
+    tls: ssl.SSLContext, trusting: aiohttp.ClientSession
+) -> None:
+    async with RawServer(accept_all, tls=tls) as server:
+        url = server.url.replace("localhost", "127.0.0.1")
+        async with a_transport(url, session=trusting) as transport:
+            assert "certificate is not valid" in await the_fault_of(transport)
+        assert server.heads == []
+
+
+async def test_a_post_over_tls(tls: ssl.SSLContext, trusting: aiohttp.ClientSession) -> None:
+    async with (
+        RawServer(accept_all, tls=tls) as server,
+        a_transport(server.url, session=trusting) as transport,
+    ):
+        assert (await transport.post(BODY)).status == 200
+        assert server.bodies == [BODY]
+
+
+async def test_a_server_that_does_not_speak_tls_is_not_sent_anything() -> None:
+    seen = []
+
+    async def plain(connection: Connection) -> None:
+        seen.append(await connection._reader.read(3))
+        await connection.answer(400, b"speak HTTP")
+
+    async with RawServer(plain) as server:
+        async with a_transport(server.url.replace("http:", "https:")) as transport:
+            assert "TLS handshake failed" in await the_fault_of(transport)
+        assert seen == [b"\x16\x03\x01"]  # the handshake's first bytes, and no order
+
+
+async def test_a_tls_handshake_that_hangs_is_a_connect_time_out() -> None:
+    async with RawServer(lambda connection: connection.closed()) as server:
+        url = server.url.replace("http:", "https:")
+        async with a_transport(url, connect_s=0.15) as transport:
+            assert "did not stand in time" in await the_fault_of(transport)
+
+
+@pytest.fixture
+def full_backlog() -> Iterator[int]:
+    """The port of a socket that listens and never accepts, its queue full."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        try:
+            for one in waiting:
+                one.settimeout(0)  # not to wait here
+                one.connect_ex(listening.getsockname())
+            yield listening.getsockname()[1]
+        finally:
+            for one in waiting:
+                one.close()
+
+
+async def test_a_connection_that_does_not_come_about_is_a_connect_time_out(
+    full_backlog: int,
+) -> None:
+    async with a_transport(f"http://127.0.0.1:{full_backlog}", connect_s=0.15) as transport:
+        assert "did not stand in time" in await the_fault_of(transport)
+
+
+async def test_the_whole_attempt_bounds_the_connecting_too(full_backlog: int) -> None:
+    async with a_transport(f"http://127.0.0.1:{full_backlog}", total_s=0.15) as transport:
+        assert "in time" in await the_fault_of(transport)
+
+
+async def test_waiting_for_a_place_in_a_callers_pool_is_not_sent() -> None:
+    async with RawServer(never_answer) as server:
+        connector = aiohttp.TCPConnector(limit=1)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            a_transport(server.url, session=session) as patient,
+            a_transport(server.url, session=session, total_s=0.15) as transport,
+        ):
+            first = asyncio.create_task(patient.post(BODY))
+            await until(lambda: server.bodies)
+            assert "in time" in await the_fault_of(transport)
+            assert len(server.heads) == 1
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_a_closed_session_is_not_sent() -> None:
+    async with a_transport("http://localhost:9") as transport:
+        await transport.close()
+        assert "session is closed" in await the_fault_of(transport)
+
+
+@large_bodies
+@pytest.mark.parametrize("end", [Connection.reset, lambda _: None], ids=["reset", "close"])
+async def test_a_connection_cut_before_the_body_had_left_is_not_sent(
+    end: Callable[[Connection], None],
+) -> None:
+    async def cut(connection: Connection) -> None:
+        await connection.head()
+        end(connection)
+
+    async with RawServer(cut) as server, a_transport(server.url) as transport:
+        with pytest.raises(NotSentError):
+            await transport.post(LARGE)
+        assert server.bodies == []
+
+
+@large_bodies
+async def test_an_upload_that_stalls_is_not_sent() -> None:
+    ended = asyncio.Event()
+
+    async def take_the_head_only(connection: Connection) -> None:
+        await connection.head()
+        await ended.wait()
+
+    async with (
+        RawServer(take_the_head_only) as server,
+        a_transport(server.url, total_s=0.15) as transport,
+    ):
+        with pytest.raises(NotSentError):
+            await transport.post(LARGE)
+        ended.set()
+
+
+# ------------------------------------------------------------------- it may have been processed
+
+
+async def reset(connection: Connection) -> None:
+    connection.reset()
+
+
+@pytest.mark.parametrize(
+    ("data", "then"),
+    [
+        (b"", None),
+        (b"", reset),
+        (b"HTTP/1.1 200", None),
+        (b"HTTP/1.1 102 Processing\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", reset),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", None),
+    ],
+)
+async def test_a_connection_lost_after_the_body_had_left_is_unknown(
+    data: bytes, then: Callable[[Connection], Awaitable[None]] | None
+) -> None:
+    async with RawServer(once(data, then)) as server, a_transport(server.url) as transport:
+        with pytest.raises(ConnectionLostError) as caught:
+            await transport.post(BODY)
+
+        assert server.bodies == [BODY]
+        assert caught.value.may_have_been_processed
+        assert caught.value.__context__ is None
+        assert transport.host in caught.value.message
+
+
+@large_bodies
+async def test_a_large_body_read_to_its_end_is_unknown() -> None:
+    async with RawServer(once(b"", reset)) as server, a_transport(server.url) as transport:
+        with pytest.raises(ConnectionLostError):
+            await transport.post(LARGE)
+
+        assert [len(body) for body in server.bodies] == [len(LARGE)]
+
+
+async def test_a_kept_connection_that_the_server_closes_is_unknown_and_not_tried_again() -> None:
+    async def answer_once(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer()
+        await connection.request()  # and close: the race that keep-alive has
+
+    async with RawServer(answer_once) as server, a_transport(server.url) as transport:
+        await transport.post(BODY)
+        with pytest.raises(ConnectionLostError):
+            await transport.post(BODY)
+
+        assert len(server.bodies) == 2
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\x01\x02 no HTTP \r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/9.9 200 OK\r\n\r\n",
+        b"HTTP/1.1 99999 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 20_000 + b"\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n",
+    ],
+)
+async def test_an_answer_that_is_not_http_is_unknown(data: bytes) -> None:
+    async with RawServer(once(data)) as server, a_transport(server.url) as transport:
+        with pytest.raises(UnexpectedResponseError, match="not HTTP") as caught:
+            await transport.post(BODY)
+
+        assert caught.value.__context__ is None
+        assert len(server.bodies) == 1
+
+
+async def test_no_answer_in_time_is_unknown() -> None:
+    async with RawServer(never_answer) as server, a_transport(server.url, read_s=0.1) as transport:
+        with pytest.raises(ResponseTimeoutError, match="did not answer in time"):
+            await transport.post(BODY)
+
+        assert server.bodies == [BODY]
+
+
+@pytest.mark.parametrize(("read_s", "total_s"), [(0.1, 5), (5, 0.1)])
+async def test_no_whole_answer_in_time_is_unknown(read_s: float, total_s: float) -> None:
+    part = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"
+    async with (
+        RawServer(once(part, Connection.closed)) as server,
+        a_transport(server.url, read_s=read_s, total_s=total_s) as transport,
+    ):
+        with pytest.raises(ResponseTimeoutError):
+            await transport.post(BODY)
+
+        assert server.bodies == [BODY]
+
+
+@pytest.mark.parametrize("status", [401, 422, 429, 500, 503])
+@pytest.mark.parametrize("then", [None, Connection.closed], ids=["lost", "silent"])
+async def test_the_status_is_the_verdict_where_only_the_message_was_cut_short(
+    status: int, then: Callable[[Connection], Awaitable[None]] | None
+) -> None:
+    part = f"HTTP/1.1 {status} No\r\nRetry-After: 7\r\nContent-Length: 50\r\n\r\nbusy".encode()
+    async with (
+        RawServer(once(part, then)) as server,
+        a_transport(server.url, read_s=0.1) as transport,
+    ):
+        got = await transport.post(BODY)
+
+    assert (got.status, got.body, got.headers["Retry-After"]) == (status, b"busy", "7")
+
+
+async def test_an_answer_that_comes_before_the_upload_is_over_counts() -> None:
+    # As nginx does with a body that is too large for it.
+    async def too_large(connection: Connection) -> None:
+        await connection.head()
+        await connection.answer(413, b"too large", "Connection: close")
+        await connection.closed()
+
+    async with RawServer(too_large) as server, a_transport(server.url) as transport:
+        assert (await transport.post(BODY)).status == 413
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool) -> None:
+    # All bytes are with the kernel, but the writing was cancelled before it could say so.
+    upload: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    if finished:
+        upload.set_exception(aiohttp.UploadAbortedError("cut"))
+        upload.exception()
+    tracker = SimpleNamespace(bytes_written=10, upload_complete=upload)
+    task = cast("asyncio.Task[object]", asyncio.current_task())
+    attempt = module._Attempt(task, cast("aiohttp.UploadTracker", tracker), 10, 0.0)
+
+    assert attempt.left()
+    tracker.bytes_written = 9
+    assert not attempt.left()
+
+
+# ----------------------------------------------------------------------------- how much is read
+
+
+async def test_no_more_than_64_kib_of_an_answer_are_read() -> None:
+    sent = 0
+    left = asyncio.Event()
+
+    async def without_end(connection: Connection) -> None:
+        nonlocal sent
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+        try:
+            while True:
+                await connection.send(b"x" * 65_536)
+                sent += 65_536
+        finally:
+            left.set()
+
+    connector = aiohttp.TCPConnector(limit=1)
+    async with (
+        RawServer(without_end) as server,
+        aiohttp.ClientSession(connector=connector) as session,
+        a_transport(server.url, session=session) as transport,
+    ):
+        got = await transport.post(BODY)
+        async with asyncio.timeout(10):
+            await left.wait()  # the connection is closed, not read to its end
+        assert len(got.body) == LIMIT
+        assert sent < 64_000_000
+
+        await transport.post(BODY)  # its place in the pool is free again
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("size", [LIMIT - 1, LIMIT, LIMIT + 1, 10 * LIMIT])
+async def test_a_long_answer_is_cut_at_64_kib(size: int) -> None:
+    async def long(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.answer(200, b"x" * size)
+
+    async with RawServer(long) as server, a_transport(server.url) as transport:
+        for _ in range(3):
+            assert await transport.post(BODY) is not None
+            got = await transport.post(BODY)
+            assert len(got.body) == min(size, LIMIT)
+
+
+async def test_an_answer_that_ends_with_the_connection_is_read_to_its_end() -> None:
+    async def slowly(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        for part in (b'{"sta', b'tus":"su', b'ccess"}'):
+            await connection.send(part)
+            await asyncio.sleep(0)
+
+    async with RawServer(slowly) as server, a_transport(server.url) as transport:
+        assert (await transport.post(BODY)).body == SUCCESS
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_a_compressed_answer_is_read_though_none_was_asked_for(coding: str) -> None:
+    packed = gzip.compress(SUCCESS) if coding == "gzip" else zlib.compress(SUCCESS)
+    script = once(answer(200, packed, f"Content-Encoding: {coding}"))
+    async with RawServer(script) as server, a_transport(server.url) as transport:
+        assert (await transport.post(BODY)).body == SUCCESS
+        assert b"accept-encoding: identity" in server.heads[0].lower()
+
+
+async def test_a_compressed_answer_does_not_unfold_without_bounds() -> None:
+    bomb = gzip.compress(b"x" * 20_000_000)
+    script = once(answer(200, bomb, "Content-Encoding: gzip"))
+    async with RawServer(script) as server, a_transport(server.url) as transport:
+        assert len((await transport.post(BODY)).body) <= LIMIT
+
+
+# -------------------------------------------------------------------------------- the time-outs
+
+
+async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
+    clock = FakeClock()
+    go_on = asyncio.Semaphore(0)
+
+    async def in_pieces(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+        for _ in range(3):
+            await go_on.acquire()
+            await connection.send(b"x")
+
+    def progress() -> float | None:
+        (attempt,) = transport._attempts
+        return attempt.progress
+
+    async with (
+        RawServer(in_pieces) as server,
+        a_transport(server.url, clock=clock, read_s=30, total_s=1_000) as transport,
+    ):
+        post = asyncio.create_task(transport.post(BODY))
+        await until(lambda: server.bodies)
+        await until(lambda: transport._attempts and progress() is not None)
+        for _ in range(2):
+            clock.now += 29
+            transport._look()
+            go_on.release()
+            await until(lambda: progress() == clock.now)
+        clock.now += 29
+        transport._look()
+        go_on.release()
+
+        assert (await post).body == b"xxx"
+
+
+async def test_silence_is_not_counted_before_the_body_had_left() -> None:
+    # Connecting has a time-out of its own, and an upload may take as long as the attempt may.
+    clock = FakeClock()
+    async with RawServer(lambda connection: connection.closed()) as server:
+        url = server.url.replace("http:", "https:")
+        async with a_transport(url, clock=clock, read_s=30, total_s=100) as transport:
+            post = asyncio.create_task(transport.post(BODY))
+            await until(lambda: server.connections)
+            clock.now += 99
+            transport._look()
+            await asyncio.sleep(0)
+            assert not post.done()
+            clock.now += 1
+            transport._look()
+            with pytest.raises(NotSentError):
+                await post
+
+
+async def test_many_attempts_run_out_of_time_each_at_its_own() -> None:
+    clock = FakeClock()
+    async with (
+        RawServer(never_answer) as server,
+        a_transport(server.url, clock=clock, read_s=1_000, total_s=60) as transport,
+    ):
+        posts = []
+        for _ in range(4):
+            posts.append(asyncio.create_task(transport.post(BODY)))
+            await until(lambda: len(server.bodies) == len(posts))
+            clock.now += 10
+        ended = []
+        for _ in range(4):
+            ended.append(sum(post.done() for post in posts))
+            clock.now += 10
+            transport._look()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        clock.now += 10
+        transport._look()
+        errors = await asyncio.gather(*posts, return_exceptions=True)
+
+        assert {type(error) for error in errors} == {ResponseTimeoutError}
+        assert ended == [0, 0, 1, 2]
+
+
+async def test_nothing_looks_at_the_clock_where_nothing_is_in_flight() -> None:
+    async with RawServer(accept_all) as server, a_transport(server.url) as transport:
+        await transport.post(BODY)
+        assert transport._attempts == set()
+        transport._look()
+        assert transport._watch is None
+
+
+async def test_a_time_out_leaves_no_request_to_cancel_behind() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    async with RawServer(never_answer) as server, a_transport(server.url, read_s=0.1) as transport:
+        with pytest.raises(ResponseTimeoutError):
+            await transport.post(BODY)
+
+        assert task.cancelling() == 0
+        async with asyncio.timeout(10):
+            await asyncio.sleep(0)
+
+
+async def test_a_time_out_within_a_task_that_cleans_up_after_its_cancellation() -> None:
+    async def last_words(transport: Transport) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            with pytest.raises(ResponseTimeoutError):
+                await transport.post(BODY)
+            return task.cancelling()
+        raise AssertionError
+
+    async with RawServer(never_answer) as server, a_transport(server.url, read_s=0.1) as transport:
+        task = asyncio.create_task(last_words(transport))
+        await asyncio.sleep(0)
+        task.cancel()
+
+        assert await task == 1
+
+
+async def test_a_time_out_that_a_session_turns_into_another_error_leaves_nothing_behind() -> None:
+    async def hide(*_: object) -> None:
+        raise aiohttp.ClientConnectionError("something else")
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_exception.append(hide)
+    task = asyncio.current_task()
+    assert task is not None
+    async with (
+        RawServer(never_answer) as server,
+        aiohttp.ClientSession(trace_configs=[tracing]) as session,
+        a_transport(server.url, session=session, read_s=0.1) as transport,
+    ):
+        with pytest.raises(UnknownOutcomeError):
+            await transport.post(BODY)
+
+        assert task.cancelling() == 0
+
+
+# ---------------------------------------------------------------------------------- cancellation
+
+
+async def begun(server: RawServer, transport: Transport) -> asyncio.Task[Any]:
+    task = asyncio.create_task(transport.post(BODY))
+    await until(lambda: server.bodies)
+    return task
+
+
+async def test_cancellation_from_outside_travels_on() -> None:
+    async with RawServer(never_answer) as server, a_transport(server.url) as transport:
+        task = await begun(server, transport)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert task.cancelled()
+        assert transport._attempts == set()
+
+
+@pytest.mark.parametrize("first", ["outside", "time-out"])
+async def test_cancellation_that_coincides_with_a_time_out_travels_on(first: str) -> None:
+    clock = FakeClock()
+    async with (
+        RawServer(never_answer) as server,
+        a_transport(server.url, clock=clock) as transport,
+    ):
+        task = await begun(server, transport)
+        if first == "outside":
+            task.cancel()
+        clock.now += 1_000
+        transport._look()
+        if first == "time-out":
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert task.cancelled()
+
+
+async def test_a_callers_own_time_out_around_the_post_is_the_callers() -> None:
+    async with RawServer(never_answer) as server, a_transport(server.url) as transport:
+        with pytest.raises(TimeoutError):  # and none of ours
+            async with asyncio.timeout(0.05):
+                await transport.post(BODY)
+
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+
+async def test_an_attempt_expires_once_however_often_it_is_looked_at() -> None:
+    clock = FakeClock()
+    async with RawServer(never_answer) as server, a_transport(server.url, clock=clock) as transport:
+        task = await begun(server, transport)
+        clock.now += 1_000
+        for _ in range(3):
+            transport._look()
+        with pytest.raises(ResponseTimeoutError):
+            await task
+
+        assert task.cancelling() == 0
+
+
+async def test_closing_ends_what_is_in_flight_on_a_callers_session_too() -> None:
+    async with (
+        RawServer(never_answer) as server,
+        aiohttp.ClientSession() as session,
+        a_transport(server.url, session=session) as transport,
+    ):
+        task = await begun(server, transport)
+        await transport.close()
+        with pytest.raises(UnknownOutcomeError):
+            await asyncio.wait_for(task, 10)
+
+        assert not session.closed
+
+
+async def test_closing_ends_what_is_in_flight_on_the_transports_own_session() -> None:
+    async with RawServer(never_answer) as server, a_transport(server.url) as transport:
+        task = await begun(server, transport)
+        await transport.close()
+        with pytest.raises(UnknownOutcomeError):
+            await asyncio.wait_for(task, 10)
+
+
+# ---------------------------------------------------------------------------- a caller's session
+
+
+async def test_a_callers_session_is_used_and_never_closed() -> None:
+    async with (
+        RawServer(accept_all) as server,
+        aiohttp.ClientSession(headers={"X-Of-The-Caller": "1"}) as session,
+    ):
+        async with a_transport(server.url, session=session) as transport:
+            await transport.post(BODY)
+
+        assert not session.closed
+        assert b"X-Of-The-Caller: 1" in server.heads[0]
+
+
+async def test_a_sessions_raise_for_status_does_not_change_a_verdict() -> None:
+    async with (
+        RawServer(once(answer(422, b"no"))) as server,
+        aiohttp.ClientSession(raise_for_status=True) as session,
+        a_transport(server.url, session=session) as transport,
+    ):
+        assert (await transport.post(BODY)).status == 422
+
+
+async def test_a_sessions_time_outs_do_not_change_a_verdict() -> None:
+    gate = asyncio.Event()
+
+    async def after_a_while(connection: Connection) -> None:
+        await connection.request()
+        await gate.wait()
+        await connection.answer()
+
+    hasty = aiohttp.ClientTimeout(total=0.01, sock_read=0.01)
+    async with (
+        RawServer(after_a_while) as server,
+        aiohttp.ClientSession(timeout=hasty) as session,
+        a_transport(server.url, session=session) as transport,
+    ):
+        task = await begun(server, transport)
+        asyncio.get_running_loop().call_later(0.1, gate.set)  # when the session's have passed
+
+        assert (await task).status == 200
+
+
+async def test_a_sessions_middlewares_do_not_repeat_a_post() -> None:
+    async def twice(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        (await handler(request)).release()
+        return await handler(request)
+
+    async with (
+        RawServer(accept_all) as server,
+        aiohttp.ClientSession(middlewares=(twice,)) as session,
+        a_transport(server.url, session=session) as transport,
+    ):
+        assert (await transport.post(BODY)).status == 200
+        assert len(server.bodies) == 1
+
+
+# ---------------------------------------------------------------------------------- the address
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("https://shop.example", f"https://shop.example{PATH}"),
+        ("https://shop.example/", f"https://shop.example{PATH}"),
+        ("  https://shop.example\n", f"https://shop.example{PATH}"),
+        ("https://shop.example:8443", f"https://shop.example:8443{PATH}"),
+        ("https://shop.example/mailer", f"https://shop.example/mailer{PATH}"),
+        ("https://shop.example/mailer/", f"https://shop.example/mailer{PATH}"),
+        ("https://shop.example/a/b//", f"https://shop.example/a/b{PATH}"),
+        (f"https://shop.example{PATH}", f"https://shop.example{PATH}"),
+        (f"https://shop.example{PATH}/", f"https://shop.example{PATH}"),
+        (f"https://shop.example/mailer{PATH}", f"https://shop.example/mailer{PATH}"),
+        ("HTTPS://shop.example", f"https://shop.example{PATH}"),
+        ("https://[::1]:8443/x", f"https://[::1]:8443/x{PATH}"),
+        ("http://localhost:8080", f"http://localhost:8080{PATH}"),
+        ("http://shop.localhost", f"http://shop.localhost{PATH}"),
+        ("http://127.0.0.1", f"http://127.0.0.1{PATH}"),
+        ("http://127.8.9.10", f"http://127.8.9.10{PATH}"),
+        ("http://[::1]:80", f"http://[::1]:80{PATH}"),
+    ],
+)
+def test_the_address_of_an_install_becomes_the_endpoints(given: str, used: str) -> None:
+    assert endpoint_url(given) == used
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        3,
+        b"https://shop.example",
+        "",
+        "   ",
+        "shop.example",
+        "//shop.example",
+        "https://",
+        "https:///path",
+        "ftp://shop.example",
+        "https://user:pass@shop.example",
+        "https://user@shop.example",
+        "https://shop.example?x=1",
+        "https://shop.example#x",
+        "https://shop.example:0",
+        "https://shop.example:99999",
+        "https://shop.example:port",
+        "https://shop .example",
+        "https://shop.example/a\nb",
+        "https://shop.example/\x00",
+        "https://[::1",
+    ],
+)
+def test_an_address_that_cannot_be_is_refused(given: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"base_url \(EVERLYTIC_BASE_URL\)"):
+        endpoint_url(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "http://shop.example",
+        "http://10.0.0.1",
+        "http://localhost.example",
+        "http://127.0.0.1.example",
+        "http://notlocalhost",
+        "http://[::2]",
+        "http://0.0.0.0",
+    ],
+)
+def test_http_is_for_loopback_or_where_it_is_allowed(given: str) -> None:
+    with pytest.raises(ConfigurationError, match="allow_http"):
+        endpoint_url(given)
+    assert endpoint_url(given, allow_http=True) == f"{given}{PATH}"
+
+
+@pytest.mark.parametrize("name", ["store_hash", "customer_hash"])
+@pytest.mark.parametrize(
+    "value",
+    [None, "", "  ", 5, b"bytes", "top secret", "top\r\nsecret: 1", "top\x00secret", "töpsecret"],
+)
+def test_a_hash_that_no_header_can_hold_is_refused_without_being_shown(
+    name: str, value: object
+) -> None:
+    hashes: dict[str, Any] = {"store_hash": STORE_HASH, "customer_hash": CUSTOMER_HASH, name: value}
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        Transport("https://shop.example", timeouts=Timeouts(), **hashes)
+
+    assert name.upper() in caught.value.message
+    assert "secret" not in repr(caught.value)
+
+
+async def test_white_space_around_a_hash_is_not_sent() -> None:
+    async with RawServer(accept_all) as server:
+        transport = Transport(
+            server.url,
+            store_hash=f" {STORE_HASH}\n",
+            customer_hash=f"{CUSTOMER_HASH}\t",
+            timeouts=Timeouts(),
+        )
+        await transport.open()
+        await transport.post(BODY)
+        await transport.close()
+
+        assert f"x-ev-store-hash: {STORE_HASH}\r\n".encode() in server.heads[0]
+        assert f"x-ev-customer-hash: {CUSTOMER_HASH}\r\n".encode() in server.heads[0]
+
+
+# --------------------------------------------------------------------------------- aiohttp's errors
+
+
+def _errors_of_aiohttp() -> list[type[BaseException]]:
+    """All that an HTTP request may raise: what the namespace shows, and what derives from it."""
+    found = {
+        value
+        for value in vars(aiohttp).values()
+        if inspect.isclass(value) and issubclass(value, aiohttp.ClientError)
+    }
+    todo = [aiohttp.ClientError]
+    while todo:
+        children = todo.pop().__subclasses__()
+        of_aiohttp = [child for child in children if child.__module__.startswith("aiohttp.")]
+        todo.extend(of_aiohttp)
+        found.update(of_aiohttp)
+    websocket = ("WSServerHandshakeError", "WSMessageTypeError")
+    return sorted(
+        (error for error in found if error.__name__ not in websocket),
+        key=lambda error: error.__name__,
+    )
+
+
+@pytest.mark.parametrize("error", _errors_of_aiohttp(), ids=lambda error: error.__name__)
+def test_every_error_of_aiohttp_has_its_words(error: type[BaseException]) -> None:
+    fitting = [cause for cause, _ in module.CAUSES if issubclass(error, cause)]
+
+    assert fitting
+    if error is not aiohttp.ClientError:
+        assert fitting[0] is not aiohttp.ClientError, f"{error.__name__} has the catch-all's only"
+
+
+def test_no_words_are_hidden_behind_those_of_a_wider_class() -> None:
+    for place, (cause, _) in enumerate(module.CAUSES):
+        wider = [earlier for earlier, _ in module.CAUSES[:place] if issubclass(cause, earlier)]
+        assert wider == []

@@ -1,0 +1,185 @@
+"""Servers that misbehave on purpose: raw sockets on loopback, one script for every connection."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)\r\n", re.IGNORECASE)
+SUCCESS = b'{"status":"success"}'
+
+
+class Connection:
+    """One connection as the server sees it."""
+
+    def __init__(
+        self, server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.server = server
+        self.number = server.connections
+        self._reader = reader
+        self._writer = writer
+
+    async def head(self) -> bytes:
+        """Read a request's head, and nothing of its body."""
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        self.server.heads.append(head)
+        return head
+
+    async def request(self) -> bytes:
+        """Read a whole request; its body."""
+        head = await self.head()
+        length = _LENGTH.search(head)
+        assert length is not None
+        body = await self._reader.readexactly(int(length[1]))
+        self.server.bodies.append(body)
+        return body
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def answer(self, status: int = 200, body: bytes = SUCCESS, *headers: str) -> None:
+        """Send a whole answer."""
+        await self.send(answer(status, body, *headers))
+
+    def reset(self) -> None:
+        """End the connection with a TCP reset."""
+        sock = self._writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
+
+    async def closed(self) -> None:
+        """Wait until the client closes the connection, whatever it sends before."""
+        try:
+            while await self._reader.read(65_536):
+                pass
+        except ConnectionError:
+            pass  # closed hard: data of ours was still unread
+
+
+def answer(status: int = 200, body: bytes = SUCCESS, *headers: str) -> bytes:
+    """The bytes of an answer with its length."""
+    lines = [f"HTTP/1.1 {status} Reason", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+Script = Callable[[Connection], Awaitable[None]]
+
+
+class RawServer:
+    """Runs a script for every connection; the connection ends with its script.
+
+    Attributes:
+        connections: How many there were.
+        heads: Every request's head, as it came.
+        bodies: Every request's body that was read to its end.
+    """
+
+    def __init__(self, script: Script, *, tls: ssl.SSLContext | None = None) -> None:
+        self._script = script
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._handlers: set[asyncio.Task[None]] = set()
+        self.connections = 0
+        self.heads: list[bytes] = []
+        self.bodies: list[bytes] = []
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        return f"http{'s' if self._tls else ''}://localhost:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", 0, ssl=self._tls, backlog=256
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for handler in self._handlers:
+            handler.cancel()
+        await asyncio.gather(*self._handlers, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._handlers.add(handler)
+        self.connections += 1
+        try:
+            await self._script(Connection(self, reader, writer))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client has left
+        except asyncio.CancelledError:
+            if not self._is_closing():
+                raise
+        finally:
+            self._handlers.discard(handler)
+            writer.close()
+
+    def _is_closing(self) -> bool:
+        return self._server is None or not self._server.is_serving()
+
+
+async def unused_port() -> int:
+    """A port of loopback at which nobody listens."""
+    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+    port: int = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    return port
+
+
+class QuickServer(asyncio.Protocol):
+    """Accepts every order as fast as may be; for numbers of them. One object is one connection."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._transport: asyncio.Transport | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls) -> AsyncIterator[str]:
+        """Its address, as long as it runs."""
+        server = await asyncio.get_running_loop().create_server(cls, "127.0.0.1", 0)
+        async with server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (end := self._received.find(b"\r\n\r\n") + 4) > 3:
+            length = _LENGTH.search(self._received[:end])
+            assert length is not None
+            if len(self._received) < end + int(length[1]):
+                return
+            self._received = self._received[end + int(length[1]) :]
+            assert self._transport is not None
+            self._transport.write(_ACCEPTED)
+
+
+_ACCEPTED = answer()
