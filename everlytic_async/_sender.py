@@ -146,9 +146,14 @@ class Sender:
         if self.hub.listening:
             told_as = key if key_of is None else _veiled(key)
         course = _Course(order, body, halt, told_as)
-        verdict = await self._deliver(course)
-        attempts = course.attempts
-        elapsed_s = self.clock() - began
+        verdict: Receipt | EverlyticError
+        try:
+            verdict = await self._attempt(course)
+            if not isinstance(verdict, Receipt) and may_repeat(verdict, self.delivery):
+                verdict = _whole(course, await self._repeat(course, verdict))
+        except HaltedError as halted:
+            verdict = _whole(course, NotSentError(f"the order was not sent: {halted}"))
+        attempts, elapsed_s = course.attempts, self.clock() - began
         risk = course.perhaps_processed > 1
         if isinstance(verdict, Receipt):
             result = OrderResult(
@@ -176,18 +181,6 @@ class Sender:
         if self.hub.listening:
             self._tell_end(result, key if key_of is None else _veiled(key))
         return result
-
-    async def _deliver(self, course: _Course) -> Receipt | EverlyticError:
-        try:
-            verdict = await self._attempt(course)
-            if isinstance(verdict, Receipt) or not may_repeat(verdict, self.delivery):
-                return verdict
-            last = await self._repeat(course, verdict)
-        except HaltedError as halted:
-            last = NotSentError(f"the order was not sent: {halted}")
-        if isinstance(last, Receipt):
-            return last
-        return _whole(course, last)
 
     async def _repeat(self, course: _Course, first: EverlyticError) -> Receipt | EverlyticError:
         async def again() -> Receipt:
@@ -322,9 +315,9 @@ def _veiled(key: str | None) -> str | None:
     return f"sha256:{hashlib.sha256(str(key).encode('utf-8', 'replace')).hexdigest()[:12]}"
 
 
-def _whole(course: _Course, last: EverlyticError) -> EverlyticError:
+def _whole(course: _Course, last: Receipt | EverlyticError) -> Receipt | EverlyticError:
     """What all attempts together say: one that may have been processed is not unsaid."""
     earlier = course.ambiguous
-    if earlier is None or isinstance(last, UnknownOutcomeError):
+    if earlier is None or isinstance(last, Receipt | UnknownOutcomeError):
         return last
     return type(earlier)(f"{earlier.message}; a later attempt: {last.message}", earlier.status)

@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from operator import attrgetter
 from typing import Any, Self, TypeVar
 
 import attrs
@@ -33,10 +32,12 @@ _URL = re.compile(
     r"(?:[/?#][^\s\x00-\x20\x7f-\x9f]*)?"
 )
 # What nearly every URL looks like, decided in a fifth of the time.
-_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?:/[!-~]*)?")
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?:/[!-~]*)?").fullmatch
 _MAX_PORT = 65_535
 _NUMBERS = (int, float, Decimal)
+_LISTS = (list, tuple)
 _MAX_INTEGER = 2**63 - 1
+_PLAIN_INTEGERS = range(-_MAX_INTEGER, _MAX_INTEGER)
 _MAX_BITS = 3_321  # 1,000 decimal digits
 _MAX_NAME = 64
 # Past this exponent plain notation is mostly zeros; the number is then written with its exponent.
@@ -113,6 +114,8 @@ def _number(value: Any) -> str | None:
 
 
 def _text_or_number(value: Any) -> str | None:
+    if type(value) is int and value in _PLAIN_INTEGERS:
+        return None
     if isinstance(value, str):
         return _text(value)
     fault = _number(value)
@@ -138,13 +141,13 @@ def _order_id(value: Any) -> str | None:
 
 
 def _email(value: Any) -> str | None:
+    if type(value) is str and value.isascii() and "@" in value:
+        return None
     fault = _identifier(value)
     return "expected an e-mail address, found no @" if fault is None and "@" not in value else fault
 
 
 def _url(value: Any) -> str | None:
-    if type(value) is str and _PLAIN_URL.fullmatch(value) is not None:
-        return None
     fault = _text(value)
     if fault is not None:
         return fault
@@ -190,19 +193,34 @@ _ORDER_CHECKS: Mapping[str, _Check] = {
 class _Fields:
     """The fields of a model: how each is checked, and which are text on the wire."""
 
-    __slots__ = ("names", "rules", "unset", "values_of")
+    __slots__ = (
+        "identifiers",
+        "names",
+        "numbers",
+        "others",
+        "rules",
+        "texts",
+        "unset",
+        "urls",
+    )
 
     def __init__(self, checks: Mapping[str, _Check], **others: object) -> None:
         # What the documentation's table calls a string, and shops hold as a number too.
         as_text = (_unique_id, _order_id, _amount)
-        # A text in ASCII needs no further look.
-        any_text = (_text, _amount, _text_or_number)
-        self.rules = tuple(
-            (name, check, check in as_text, check in any_text) for name, check in checks.items()
-        )
-        self.values_of = attrgetter(*checks)
+        self.rules = tuple((name, check, check in as_text) for name, check in checks.items())
         self.unset = {**dict.fromkeys(checks), **others}
         self.names = frozenset(self.unset)
+
+        def named(*kinds: _Check) -> tuple[str, ...]:
+            return tuple(name for name, check in checks.items() if check in kinds)
+
+        # For `_are_usual`.
+        self.texts = named(_text, _amount)
+        self.identifiers = named(_unique_id, _order_id)
+        self.numbers = named(_number)
+        self.urls = named(_url)
+        grouped = {*self.texts, *self.identifiers, *self.numbers, *self.urls}
+        self.others = tuple((name, check) for name, check in checks.items() if name not in grouped)
 
 
 _PRODUCT = _Fields(_PRODUCT_CHECKS, product_gallery=None)
@@ -240,12 +258,15 @@ class Product:
     product_gallery: Sequence[str] | None = None
 
     def __attrs_post_init__(self) -> None:
-        faults = _faults(self, _PRODUCT)
+        values = self.__dict__  # a frozen model's one way to write what it was given anew
+        faults = [] if _are_usual(values, _PRODUCT) else _faults(values, _PRODUCT)
         gallery: Any = self.product_gallery
         if gallery is not None:
-            if isinstance(gallery, list | tuple):
-                object.__setattr__(self, "product_gallery", tuple(gallery))
+            if isinstance(gallery, _LISTS):
+                values["product_gallery"] = tuple(gallery)
                 for place, url in enumerate(gallery):
+                    if type(url) is str and _PLAIN_URL(url):
+                        continue
                     if (fault := _url(url)) is not None:
                         faults.append(f"product_gallery[{place}]: {fault}")
             else:
@@ -305,10 +326,11 @@ class Order:
     workflow_id: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        faults = _faults(self, _ORDER)
+        values = self.__dict__  # a frozen model's one way to write what it was given anew
+        faults = [] if _are_usual(values, _ORDER) else _faults(values, _ORDER)
         if self.contact_email is None and self.contact_unique_id is None:
             faults.append("contact_email or contact_unique_id: one of the two is required")
-        object.__setattr__(self, "products", _products(self.products, faults))
+        values["products"] = _products(self.products, faults)
         if faults:
             raise InvalidOrderError(faults)
 
@@ -329,26 +351,72 @@ class Order:
         return _build(cls, mapping, _ORDER, "order")
 
 
-def _faults(model: Any, fields: _Fields) -> list[str]:
+def _are_usual(values: Mapping[str, Any], fields: _Fields) -> bool:
+    """Whether all fields hold what they hold in nearly every order: plain types, in ASCII.
+
+    It takes half the time of the checks one by one, and lets nothing pass that they would not, nor
+    what they would write anew.
+    """
+    if not (_usual_texts(values, fields) and _usual_numbers(values, fields)):
+        return False
+    for name in fields.urls:
+        value = values[name]
+        if value is not None and (type(value) is not str or not _PLAIN_URL(value)):
+            return False
+    for name, check in fields.others:
+        value = values[name]
+        if value is not None and check(value) is not None:
+            return False
+    return True
+
+
+def _usual_texts(values: Mapping[str, Any], fields: _Fields) -> bool:
+    for name in fields.texts:
+        value = values[name]
+        if value is not None and (type(value) is not str or not value.isascii()):
+            return False
+    for name in fields.identifiers:
+        value = values[name]
+        if value is not None and (
+            type(value) is not str or not value.isascii() or not value.strip()
+        ):
+            return False
+    return True
+
+
+def _usual_numbers(values: Mapping[str, Any], fields: _Fields) -> bool:
+    for name in fields.numbers:
+        value = values[name]
+        kind = type(value)
+        if kind is float:
+            if not math.isfinite(value):
+                return False
+        elif kind is Decimal:
+            if not value.is_finite():
+                return False
+        elif value is not None and (kind is not int or value not in _PLAIN_INTEGERS):
+            return False
+    return True
+
+
+def _faults(values: dict[str, Any], fields: _Fields) -> list[str]:
     """Check every field that is set; write as text what is text on the wire."""
     faults: list[str] = []
-    for rule, value in zip(fields.rules, fields.values_of(model), strict=False):
+    for name, check, as_text in fields.rules:
+        value = values[name]
         if value is None:
-            continue
-        name, check, as_text, any_text = rule
-        if any_text and type(value) is str and value.isascii():
             continue
         fault = check(value)
         if fault is not None:
             faults.append(f"{name}: {fault}")
         elif as_text and not isinstance(value, str):
-            object.__setattr__(model, name, plain(value))
+            values[name] = plain(value)
     return faults
 
 
 def _products(given: Any, faults: list[str]) -> tuple[Product, ...]:
     """The products as models; their faults join the order's, under their paths."""
-    if given is not None and not isinstance(given, list | tuple):
+    if given is not None and not isinstance(given, _LISTS):
         faults.append(f"products: expected a list, got {_kind(given)}")
         return ()
     if not given:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 import pickle
+import string
 import traceback
 from collections import UserDict
 from collections.abc import Mapping
@@ -13,13 +14,20 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
+import order_strategies
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from order_strategies import DECIMALS, FLOATS, INTEGERS, ORDERS, WITH_ALL_DIGITS
+from order_strategies import (
+    DECIMALS,
+    FLOATS,
+    INTEGERS,
+    ORDERS,
+    WITH_ALL_DIGITS,
+)
 
 from everlytic_async.errors import InvalidOrderError
-from everlytic_async.orders import Order, Product, plain
+from everlytic_async.orders import _ORDER, _PRODUCT, Order, Product, _are_usual, _faults, plain
 
 NAN = float("nan")
 INFINITY = float("inf")
@@ -851,3 +859,49 @@ def test_an_everyday_number_is_written_without_an_exponent(exponent: int) -> Non
 def test_a_number_with_a_huge_exponent_is_not_written_out() -> None:
     assert plain(Decimal("1.5E+999999999")) == "1.5E+999999999"
     assert plain(Decimal("1.5E-999999999")) == "1.5E-999999999"
+
+
+class Text(str):
+    __slots__ = ()
+
+
+ANY_VALUE: st.SearchStrategy[Any] = (
+    st.sampled_from(
+        [
+            *("", " ", "\t\n", "@", "a@b", " @", "\ud800", "\u017f", "0", Text("a"), Text(" ")),
+            *(
+                "http://",
+                "https://a",
+                "https://a:99999/",
+                "http://a b/",
+                "http://-",
+                "http://a/\x7f",
+            ),
+            *(True, 0, -1, 2**63, -(2**63) - 1, 10**1_001, b"", [], {}, object()),
+            *(float("nan"), float("-inf"), Decimal("sNaN"), Decimal("Infinity"), Decimal("1E+400")),
+        ]
+    )
+    | order_strategies.TEXTS
+    | order_strategies.EMAILS
+    | order_strategies.URLS
+    | order_strategies.NUMBERS
+    | st.text(st.characters(max_codepoint=0x17F), max_size=12)
+    | st.text(string.printable, max_size=8).map("https://{}".format)
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [(fields, name) for fields in (_ORDER, _PRODUCT) for name, *_ in fields.rules],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+@settings(max_examples=50)
+@given(value=ANY_VALUE)
+def test_what_passes_as_usual_passes_every_check_and_stays_as_it_is(
+    fields: Any, name: str, value: Any
+) -> None:
+    values = {**fields.unset, name: value}
+    if _are_usual(values, fields):
+        kept = dict(values)
+        assert _faults(values, fields) == []
+        assert values == kept
