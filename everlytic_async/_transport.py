@@ -24,6 +24,8 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 import attrs
+from aiohttp import hdrs
+from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -44,6 +46,9 @@ _KEEPALIVE_S = 4
 # How much later than asked a read or total time-out may be noticed: a tenth, and at most this.
 _WATCH_S = 0.25
 _MAX_PORT = 65_535
+_JSON = "application/json"
+# Half of what aiohttp writes without waiting for the connection.
+_LARGE_BYTES = 32 * 1024
 # A shorter piece of a hash tells nothing.
 _MIN_PIECE = 4
 
@@ -176,10 +181,44 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()
 
 
+class _LargeBody(aiohttp.Payload):
+    """A body that knows the connection that it is written to.
+
+    A connection that is only closed still sends what the event loop holds for it: an order given up
+    on its way would reach the endpoint after all. aiohttp takes what is shorter as sent at once.
+    """
+
+    _autoclose = True  # there is nothing to close
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body, content_type=_JSON)
+        self._size = len(body)
+        self.to: asyncio.Transport | None = None
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The body as text."""
+        body: bytes = self._value
+        return body.decode(encoding, errors)
+
+    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
+        """Write it, and take note of where to."""
+        if isinstance(writer, StreamWriter):
+            self.to = writer.transport
+        await writer.write(self._value)
+
+    async def write_with_length(
+        self,
+        writer: aiohttp.abc.AbstractStreamWriter,
+        content_length: int | None,  # noqa: ARG002 - what was announced is its length
+    ) -> None:
+        """Write it."""
+        await self.write(writer)
+
+
 class _Attempt:
     """One POST under way, as the watch sees it."""
 
-    __slots__ = ("began", "cancelling", "expired", "progress", "size", "task", "tracker")
+    __slots__ = ("began", "body", "cancelling", "expired", "progress", "size", "task", "tracker")
 
     def __init__(
         self,
@@ -187,9 +226,11 @@ class _Attempt:
         tracker: aiohttp.UploadTracker,
         size: int,
         began: float,
+        body: _LargeBody | None = None,
     ) -> None:
         self.task = task
         self.tracker = tracker
+        self.body = body
         self.size = size
         self.began = began
         #: When the endpoint last had its turn; None until the body is on its way.
@@ -203,6 +244,11 @@ class _Attempt:
             return True  # even if the upload counts as broken off: it was cut right at its end
         upload = self.tracker.upload_complete
         return upload.done() and not upload.cancelled() and upload.exception() is None
+
+    def cut(self) -> None:
+        """See to it that a body which has not left in full never does."""
+        if self.body is not None and self.body.to is not None and not self.left():
+            self.body.to.abort()
 
 
 class Transport:
@@ -235,8 +281,8 @@ class Transport:
             {
                 STORE_HASH_HEADER: secrets[0],
                 CUSTOMER_HASH_HEADER: secrets[1],
-                "Content-Type": "application/json",
-                "Accept": "application/json",
+                "Content-Type": _JSON,
+                "Accept": _JSON,
                 "Accept-Encoding": "identity",
                 "User-Agent": user_agent,
             }
@@ -250,6 +296,7 @@ class Transport:
         self._watch: asyncio.TimerHandle | None = None
         self._given = session
         self._own: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # None is the running one
 
     def __repr__(self) -> str:
         return f"<Transport {self.host}>"
@@ -259,6 +306,7 @@ class Transport:
 
     async def open(self) -> None:
         """Make the session, unless the caller's is used."""
+        self._loop = asyncio.get_running_loop()
         if self._given is None:
             self._own = aiohttp.ClientSession(
                 # The pacer bounds how many are in flight: a second bound would be a second queue.
@@ -288,19 +336,21 @@ class Transport:
         session = self._own or self._given
         if session is None or session.closed:
             raise NotSentError(f"{NOT_SENT}{self.host}: the session is closed")
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         tracker = aiohttp.UploadTracker()
-        attempt = _Attempt(task, tracker, len(body), self._clock())
+        size = len(body)
+        large = _LargeBody(body) if size > _LARGE_BYTES else None
+        attempt = _Attempt(task, tracker, size, self._clock(), large)
         self._attempts.add(attempt)
         if self._watch is None:
             self._watch = task.get_loop().call_later(self._watch_s, self._look)
         response: aiohttp.ClientResponse | None = None
-        received = bytearray()
+        received: bytes | bytearray = b""
         try:
             response = await session.post(
                 self._url,
-                data=body,
+                data=body if large is None else large,
                 headers=None if self._own is not None else self._headers,
                 allow_redirects=False,
                 timeout=self._timeout,
@@ -312,12 +362,14 @@ class Transport:
             content = response.content
             if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
                 # A short answer, whole in one packet: the rule.
-                received += content.read_nowait()
+                received = content.read_nowait()
             else:
                 attempt.progress = self._clock()
+                received = bytearray()
                 await self._read(response, received, attempt)
         except asyncio.CancelledError:
             # As in asyncio.timeout(): it was ours only if nobody else asks for it too.
+            attempt.cut()
             if not attempt.expired or task.cancelling() > attempt.cancelling + 1:
                 raise
             cause = self._explain(attempt, None)
@@ -347,15 +399,15 @@ class Transport:
 
     def _answer(self, response: aiohttp.ClientResponse, body: bytes) -> Answer:
         headers: Mapping[str, str] = response.headers
-        if "Content-Encoding" in headers:
+        if hdrs.CONTENT_ENCODING in headers:
             body = _decompress(body)
         for secret in self._secrets:
             if secret in body:
                 body = body.replace(secret, b"[hash]")
         if len(body) >= MAX_BODY_BYTES or not response.content.at_eof():
             body = self._without_a_piece(body)
-        if 300 <= response.status < 400 and "Location" in headers:  # noqa: PLR2004
-            where = headers["Location"]
+        if 300 <= response.status < 400 and hdrs.LOCATION in headers:  # noqa: PLR2004
+            where = headers[hdrs.LOCATION]
             for secret in self._secrets:
                 where = where.replace(secret.decode(), "[hash]")
             headers = {"Location": where}
@@ -415,6 +467,7 @@ def _expire(attempt: _Attempt) -> None:
     """Cancel an attempt that has no time left."""
     if not attempt.expired:
         attempt.expired = True
+        attempt.cut()
         attempt.task.cancel()
 
 

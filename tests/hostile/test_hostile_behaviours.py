@@ -1,0 +1,101 @@
+"""Every misbehaviour by itself: the verdict, the requests, the message."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import pytest
+from behaviours import BEHAVIOURS, PLAYS, Behaviour
+from hostile_client import IMPATIENT, PATIENT, client_of, small_session
+from hostile_server import HostileServer, order_for
+
+from everlytic_async import BatchStoppedError, Delivery, OrderResult, Outcome, Pacing
+
+SLOW = [behaviour for behaviour in BEHAVIOURS.values() if behaviour.slow]
+QUICK = [behaviour for behaviour in BEHAVIOURS.values() if not behaviour.slow]
+
+
+def check(
+    behaviour: Behaviour, delivery: Delivery, server: HostileServer, result: OrderResult
+) -> None:
+    """What has to come of it has come of it, and nothing else."""
+    which = 0 if delivery is Delivery.AT_MOST_ONCE else 1
+    number = int(result.order["order_id"])
+    expected = behaviour.outcome[which]
+    told = (behaviour.name, result)
+    assert (result.outcome, result.attempts) == (expected, behaviour.posts[which]), told
+    assert server.requests[number] == behaviour.posts[which], told
+    assert result.duplicate_risk == (behaviour.risk and delivery is Delivery.AT_LEAST_ONCE), told
+    if expected is Outcome.SENT:
+        assert result.error is None, told
+        assert result.receipt is not None, told
+        assert server.processed[number] >= 1, told
+    else:
+        assert behaviour.error is not None, told
+        assert type(result.error) is behaviour.error, told
+        assert result.error.may_have_been_processed == (expected is Outcome.UNKNOWN), told
+        for words in behaviour.says:
+            assert words.format(host=server.host) in result.error.message, told
+        assert "example.com" not in result.error.message, told
+    if expected not in (Outcome.SENT, Outcome.UNKNOWN):
+        assert server.processed[number] == 0, told
+    if delivery is Delivery.AT_MOST_ONCE:
+        assert server.processed[number] <= 1, told
+    if behaviour.most_sent is not None:
+        assert server.sent[behaviour.name] <= behaviour.most_sent, told
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+@pytest.mark.parametrize("behaviour", QUICK, ids=[behaviour.name for behaviour in QUICK])
+async def test_every_misbehaviour_has_its_verdict_its_requests_and_its_words(
+    behaviour: Behaviour, delivery: Delivery
+) -> None:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(HostileServer(PLAYS))
+        session = await stack.enter_async_context(small_session()) if behaviour.large else None
+        client = await stack.enter_async_context(
+            client_of(server, delivery=delivery, session=session, timeouts=PATIENT)
+        )
+        if behaviour.second:
+            await client.send_order(order_for("success", 0))
+        given = [order_for(behaviour.name, 1, large=behaviour.large)]
+        if behaviour.stops:
+            with pytest.raises(BatchStoppedError) as caught:
+                await client.send_orders(given)
+            report = caught.value.report
+            assert report is not None
+        else:
+            report = await client.send_orders(given)
+
+    (result,) = report.results
+    check(behaviour, delivery, server, result)
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+async def test_every_misbehaviour_that_takes_long_ends_with_the_clients_patience(
+    delivery: Delivery,
+) -> None:
+    # All at once, for each takes as long as the client has patience.
+    given = [
+        order_for(behaviour.name, number, large=behaviour.large)
+        for number, behaviour in enumerate(SLOW, 1)
+    ]
+    async with (
+        HostileServer(PLAYS) as server,
+        small_session() as session,
+        client_of(
+            server,
+            delivery=delivery,
+            session=session,
+            timeouts=IMPATIENT,
+            pacing=Pacing(max_concurrency=len(SLOW), adaptive=False),
+        ) as client,
+    ):
+        report = await client.send_orders(given, ordered=True)
+
+    for behaviour, result in zip(SLOW, report.results, strict=True):
+        check(behaviour, delivery, server, result)
+
+
+def test_there_are_misbehaviours_enough() -> None:
+    assert len(BEHAVIOURS) >= 40

@@ -1,0 +1,197 @@
+"""What befalls a connection befalls every order alike: surely not sent, until the order has left.
+
+So these are not in the mix: each of them is an outage, which stops a batch.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+import attrs
+import pytest
+import trustme
+from behaviours import ATTEMPTS
+from hostile_client import PATIENT, client_at
+from hostile_server import order_for
+
+from everlytic_async import (
+    BatchStoppedError,
+    ConnectionLostError,
+    Delivery,
+    NotSentError,
+    Outcome,
+    Timeouts,
+)
+from support.servers import Connection, RawServer, Script, unused_port
+
+YESTERDAY = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+HELLO = b"\x16\x03\x01"
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@asynccontextmanager
+async def trusting(authority: trustme.CA) -> AsyncIterator[aiohttp.ClientSession]:
+    """A caller's session that trusts the authority, and nobody else."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    connector = aiohttp.TCPConnector(ssl=context)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield session
+
+
+def as_server(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    return context
+
+
+# ----------------------------------------------------------------------- before the order may leave
+
+
+def _after_hello(data: bytes = b"", end: Callable[[Connection], None] | None = None) -> Script:
+    """Take the beginning of the handshake, say this, and end the connection."""
+
+    async def script(connection: Connection) -> None:
+        assert await connection._reader.readexactly(3) == HELLO
+        if data:
+            await connection.send(data)
+        if end is not None:
+            end(connection)
+
+    return script
+
+
+async def _hang(connection: Connection) -> None:
+    await connection.closed()
+
+
+@attrs.frozen
+class Broken:
+    """A handshake that comes to nothing, and what is said of it."""
+
+    script: Script
+    says: str
+    hangs: bool = False
+
+
+HANDSHAKES = {
+    "closed": Broken(_after_hello(), "could not be reached"),
+    "reset": Broken(_after_hello(end=Connection.reset), "could not be reached"),
+    "half-an-answer": Broken(_after_hello(b"\x16\x03\x03\x00\x7a\x02"), "could not be reached"),
+    "alert": Broken(_after_hello(b"\x15\x03\x03\x00\x02\x02\x28"), "the TLS handshake failed"),
+    "garbage": Broken(_after_hello(b"\x00" * 500), "the TLS handshake failed"),
+    "plain-http": Broken(_after_hello(b"HTTP/1.1 400 No\r\n\r\n"), "the TLS handshake failed"),
+    "hangs": Broken(_hang, "the connection did not stand in time", hangs=True),
+}
+
+
+async def the_fault(
+    url: str,
+    delivery: Delivery,
+    session: aiohttp.ClientSession | None = None,
+    timeouts: Timeouts = PATIENT,
+) -> str:
+    """What is said of an order that could not be sent to there."""
+    host = url.partition("//")[2]
+    async with client_at(url, delivery=delivery, session=session, timeouts=timeouts) as client:
+        with pytest.raises(BatchStoppedError) as caught:
+            await client.send_orders([order_for("success", 1)])
+    assert f"{host} could not be reached" in caught.value.message
+    assert caught.value.report is not None
+    (result,) = caught.value.report.results
+    assert (result.outcome, result.attempts) == (Outcome.NOT_SENT, ATTEMPTS)
+    assert not result.duplicate_risk
+    assert type(result.error) is NotSentError
+    assert result.error.message.startswith(f"the order was not sent to {host}: ")
+    return result.error.message
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+async def test_a_refused_connection_is_tried_again_and_given_up(delivery: Delivery) -> None:
+    told = await the_fault(f"http://localhost:{await unused_port()}", delivery)
+    assert "the connection was refused" in told
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+@pytest.mark.parametrize("broken", HANDSHAKES.values(), ids=HANDSHAKES.keys())
+async def test_tls_that_ends_in_the_middle_of_its_handshake(
+    broken: Broken, delivery: Delivery
+) -> None:
+    timeouts = Timeouts(connect_s=0.1) if broken.hangs else PATIENT
+    async with RawServer(broken.script) as server:
+        url = server.url.replace("http:", "https:")
+        assert broken.says in await the_fault(url, delivery, timeouts=timeouts)
+        assert server.connections == ATTEMPTS
+        assert server.heads == []
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+@pytest.mark.parametrize("wrong", ["another name", "expired", "another authority"])
+async def test_a_certificate_that_is_not_the_endpoints(
+    wrong: str, delivery: Delivery, authority: trustme.CA
+) -> None:
+    if wrong == "another name":
+        certificate = authority.issue_cert("shop.example")
+    elif wrong == "expired":
+        certificate = authority.issue_cert("localhost", not_after=YESTERDAY)
+    else:
+        certificate = trustme.CA().issue_cert("localhost")
+    async with (
+        RawServer(_hang, tls=as_server(certificate)) as server,
+        trusting(authority) as session,
+    ):
+        assert "its certificate is not valid" in await the_fault(server.url, delivery, session)
+        assert server.heads == []
+
+
+# -------------------------------------------------------------------------- once the order has left
+
+
+async def _reset_unanswered(connection: Connection) -> None:
+    await connection.request()
+    connection.reset()
+
+
+async def _reset_within_the_answer(connection: Connection) -> None:
+    await connection.request()
+    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{")
+    connection.reset()
+
+
+async def _hang_up_within_the_answer(connection: Connection) -> None:
+    await connection.request()
+    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{")
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+@pytest.mark.parametrize(
+    "script", [_reset_unanswered, _reset_within_the_answer, _hang_up_within_the_answer]
+)
+async def test_tls_that_ends_after_the_order_had_left(
+    script: Script, delivery: Delivery, authority: trustme.CA
+) -> None:
+    certificate = authority.issue_cert("localhost")
+    async with (
+        RawServer(script, tls=as_server(certificate)) as server,
+        trusting(authority) as session,
+        client_at(server.url, delivery=delivery, session=session, timeouts=PATIENT) as client,
+    ):
+        host = server.url.removeprefix("https://")
+        report = await client.send_orders([order_for("success", 1)])
+
+    (result,) = report.results
+    posts = 1 if delivery is Delivery.AT_MOST_ONCE else ATTEMPTS
+    assert result.outcome is Outcome.UNKNOWN
+    assert result.attempts == len(server.bodies) == posts
+    assert result.duplicate_risk == (posts > 1)
+    assert type(result.error) is ConnectionLostError
+    assert f"was sent to {host}" in result.error.message
+    assert "may have been processed" in result.error.message

@@ -1,0 +1,324 @@
+"""All misbehaviours at once: no order lost, none twice, nothing let out, and the memory bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import pickle
+import random
+import resource
+import traceback
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from behaviours import BEHAVIOURS, PLAYS
+from hostile_client import CUSTOMER_HASH, PATIENT, QUICK, STORE_HASH, client_of, small_session
+from hostile_server import HostileServer, order_for
+
+from everlytic_async import (
+    BatchStoppedError,
+    Delivery,
+    OrderResult,
+    Outcome,
+    Pacing,
+    SourceError,
+    Timeouts,
+)
+from everlytic_async.events import Event, OrderEnded
+
+STATM = Path("/proc/self/statm")
+#: All but those that stop a batch, or do their harm to whatever order comes next.
+NAMES = [name for name, each in BEHAVIOURS.items() if not (each.stops or each.spoils)]
+#: Few of these are enough: each keeps a sender, or every sender, waiting.
+LONG = [name for name in NAMES if BEHAVIOURS[name].slow or BEHAVIOURS[name].pauses]
+SHORT = [name for name in NAMES if name not in LONG]
+ORDERS = 2_000
+AT_ONCE = 64
+MEGABYTE = 1 << 20
+#: Of the process: results, events and log are kept here. One body of 100 MB as bytes and as text,
+#: or one gzip bomb, is over it.
+MOST_MEMORY = 90 * MEGABYTE
+#: Of objects alone, where few of those are in flight at once that bring much.
+MOST_OBJECTS = 16 * MEGABYTE
+#: Patient enough for a machine that has other work: only what is meant to be slow is too slow.
+TIMEOUTS = Timeouts(connect_s=10, read_s=1.5, total_s=3)
+#: Nor does everybody wait for long where one is asked to.
+TWICE = attrs.evolve(QUICK, attempts=2, retry_after_cap_s=0.1)
+
+
+def orders(count: int, *, seed: int, long: bool = True) -> Iterator[dict[str, Any]]:
+    """Orders for every misbehaviour; the first is accepted, so that refusals stop nothing."""
+    yield order_for("success", 0)
+    # What takes long comes first, for the others to go on meanwhile.
+    names = [*LONG] if long else []
+    rest = (SHORT * (count // len(SHORT) + 1))[: count - 1 - len(names)]
+    random.Random(seed).shuffle(rest)
+    for number, name in enumerate([*names, *rest], 1):
+        yield order_for(name, number, large=BEHAVIOURS[name].large)
+
+
+def name_of(order: Any) -> str:
+    name: str = order["contact_email"].split(".")[0]
+    return name
+
+
+def possible(name: str, delivery: Delivery) -> set[Outcome]:
+    """What may come of it: also what it is at first, for the retry budget may be used up."""
+    behaviour = BEHAVIOURS[name]
+    at_most_once, at_least_once = behaviour.outcome
+    if delivery is Delivery.AT_LEAST_ONCE:
+        outcomes = {at_most_once, at_least_once}
+    else:
+        outcomes = {at_most_once}
+    if behaviour.posts[0] > 1 and at_most_once is Outcome.SENT:
+        outcomes.add(Outcome.NOT_SENT)
+    if behaviour.second:
+        outcomes.add(Outcome.SENT)
+    return outcomes
+
+
+def told(results: list[OrderResult], events: list[Event]) -> Iterator[str]:
+    """All that a user may come to see."""
+    for event in events:
+        yield repr(event)
+    for result in results:
+        yield repr(result)
+        yield pickle.dumps(result).decode("latin-1")
+        if result.error is not None:
+            yield str(result.error)
+            yield repr(result.error.__dict__)
+            yield "".join(traceback.format_exception(result.error))
+        if result.receipt is not None:
+            yield repr(result.receipt.body)
+
+
+class Memory:
+    """The most memory that this process holds, as the events come."""
+
+    def __init__(self) -> None:
+        self.before = self.most = resident_bytes()
+
+    def look(self, _event: Event) -> None:
+        self.most = max(self.most, resident_bytes())
+
+    @property
+    def grown(self) -> int:
+        return self.most - self.before
+
+
+def resident_bytes() -> int:
+    """The memory of this process where it can be told, else nothing."""
+    if not STATM.exists():
+        return 0
+    return int(STATM.read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+async def test_every_order_of_the_mix_has_its_one_result_and_nothing_gets_out(
+    delivery: Delivery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    events: list[Event] = []
+    gc.collect()
+    memory = Memory()
+    async with (
+        HostileServer(PLAYS) as server,
+        small_session() as session,
+        client_of(
+            server,
+            delivery=delivery,
+            session=session,
+            pacing=Pacing(max_concurrency=AT_ONCE, adaptive=False),
+            retry=TWICE,
+            timeouts=TIMEOUTS,
+            on_event=[events.append, memory.look],
+        ) as client,
+    ):
+        report = await client.send_orders(orders(ORDERS, seed=7))
+
+    results = list(report.results)
+    assert sorted(result.index for result in results) == list(range(ORDERS))
+    for result in results:
+        check(result, delivery, server)
+    assert {name_of(result.order) for result in results} == set(NAMES)
+    ended = Counter(event.key for event in events if isinstance(event, OrderEnded))
+    assert ended == Counter(str(number) for number in range(ORDERS))
+    assert memory.grown < MOST_MEMORY
+
+    logged = [caplog.text, *(repr(record.__dict__) for record in caplog.records)]
+    assert any("attempt" in text for text in logged)
+    for text in (*told(results, events), *logged):
+        assert STORE_HASH not in text
+        assert CUSTOMER_HASH not in text
+    assert not any("@example.com" in text for text in logged)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def check(result: OrderResult, delivery: Delivery, server: HostileServer) -> None:
+    """The result is a possible one, and the server agrees with it."""
+    name = name_of(result.order)
+    assert result.outcome in possible(name, delivery), (name, result)
+    assert server.requests[result.index] == result.attempts, (name, result)
+    processed = server.processed[result.index]
+    if result.outcome is Outcome.SENT:
+        assert processed >= 1, (name, result)
+    elif result.outcome is not Outcome.UNKNOWN:
+        assert processed == 0, (name, result)
+    assert processed <= 1 or result.duplicate_risk, (name, result)
+    if delivery is Delivery.AT_MOST_ONCE:
+        assert processed <= 1, (name, result)
+
+
+async def test_nothing_is_kept_of_an_order_whatever_is_answered() -> None:
+    # Not the large orders: orjson reserves eight times their size, and uses one eighth of it.
+    def small(seed: int) -> Iterator[dict[str, Any]]:
+        for order in orders(250, seed=seed, long=False):
+            if not BEHAVIOURS[name_of(order)].large:
+                yield order
+
+    async def stream(seed: int) -> None:
+        async with client.stream_orders(small(seed)) as results:
+            async for result in results:
+                assert result.outcome in Outcome
+
+    async with (
+        HostileServer(PLAYS) as server,
+        small_session() as session,
+        client_of(
+            server,
+            session=session,
+            pacing=Pacing(max_concurrency=AT_ONCE, adaptive=False),
+            timeouts=PATIENT,
+        ) as client,
+    ):
+        await stream(1)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            await stream(2)
+            server.forget()
+            gc.collect()
+            left, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+    assert peak < MOST_OBJECTS
+    assert left < 2 * MEGABYTE
+
+
+class Endings:
+    """The ways in which a batch may come to its end; each has its orders read up to a point."""
+
+    COUNT = 300
+
+    def __init__(self, server: HostileServer, client: Any) -> None:
+        self.server = server
+        self.client = client
+        self.read = 0
+
+    def source(self, *, fails_after: int | None = None) -> Iterator[dict[str, Any]]:
+        for order in orders(self.COUNT, seed=3, long=False):
+            if self.read == fails_after:
+                raise LookupError("the source is broken")
+            self.read += 1
+            yield order
+
+    async def normal(self) -> None:
+        await self.client.send_orders(self.source())
+        assert self.read == self.COUNT
+
+    async def early_break(self) -> None:
+        count = 0
+        async with self.client.stream_orders(self.source()) as results:
+            async for _ in results:
+                count += 1
+                if count == 100:
+                    break
+
+    async def cancelled(self) -> None:
+        enough = asyncio.Event()
+
+        async def work() -> None:
+            count = 0
+            async with self.client.stream_orders(self.source()) as results:
+                async for _ in results:
+                    count += 1
+                    if count == 100:
+                        enough.set()
+
+        task = asyncio.create_task(work())
+        await enough.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    async def stopped(self) -> None:
+        count = 0
+        async with self.client.stream_orders(self.source()) as results:
+            async for _ in results:
+                count += 1
+                if count == 100:
+                    results.stop("enough")
+        assert count == self.read
+
+    async def refused(self) -> None:
+        def wrong_at_last() -> Iterator[dict[str, Any]]:
+            for order in self.source():
+                yield order_for("401", self.read - 1) if self.read == 100 else order
+
+        with pytest.raises(BatchStoppedError, match="refused the hashes") as caught:
+            await self.client.send_orders(wrong_at_last())
+        assert caught.value.report is not None
+        assert len(caught.value.report.results) == self.read
+
+    async def source_error(self) -> None:
+        with pytest.raises(SourceError) as caught:
+            await self.client.send_orders(self.source(fails_after=200))
+        assert caught.value.report is not None
+        assert len(caught.value.report.results) == self.read == 200
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+@pytest.mark.parametrize(
+    "ending", ["normal", "early_break", "cancelled", "stopped", "refused", "source_error"]
+)
+async def test_after_any_ending_the_server_agrees_with_the_results(
+    ending: str, delivery: Delivery
+) -> None:
+    events: list[Event] = []
+    async with (
+        HostileServer(PLAYS) as server,
+        small_session() as session,
+        client_of(
+            server,
+            delivery=delivery,
+            session=session,
+            pacing=Pacing(max_concurrency=32, adaptive=False),
+            timeouts=PATIENT,
+            on_event=events.append,
+        ) as client,
+    ):
+        endings = Endings(server, client)
+        await getattr(endings, ending)()
+
+    ended = [event for event in events if isinstance(event, OrderEnded)]
+    outcomes = {int(event.key or ""): event.outcome for event in ended}
+    assert len(ended) == len(outcomes)
+    assert set(outcomes) == set(range(endings.read))  # all that was read, and nothing else
+    assert set(server.requests) <= set(outcomes)
+    assert endings.read == endings.COUNT or endings.read <= 210
+    of = {outcome: {n for n, o in outcomes.items() if o is outcome} for outcome in Outcome}
+    processed = set(server.processed)
+    assert of[Outcome.SENT] <= processed <= of[Outcome.SENT] | of[Outcome.UNKNOWN]
+    if delivery is Delivery.AT_MOST_ONCE:
+        total = server.processed.total()
+        sent, unknown = len(of[Outcome.SENT]), len(of[Outcome.UNKNOWN])
+        assert sent <= total <= sent + unknown
+    risky = {int(event.key or "") for event in ended if event.duplicate_risk}
+    assert {number for number, count in server.processed.items() if count > 1} <= risky
