@@ -12,6 +12,7 @@ Events name an order by its key, and hold no other value of it.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
@@ -190,13 +191,15 @@ def as_hooks(given: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
     """One hook, several, or none, as a tuple.
 
     Raises:
-        TypeError: when something is not callable.
+        TypeError: when something is not callable, or is a coroutine function: nobody would await it.
     """
     if given is None:
         return ()
     hooks = (given,) if callable(given) else tuple(given)
     if not all(callable(hook) for hook in hooks):
         raise TypeError("on_event must be a callable that takes an event, or several of them")
+    if any(inspect.iscoroutinefunction(hook) for hook in hooks):
+        raise TypeError("on_event must be a plain function, not `async def`: let it start a task")
     return hooks
 
 

@@ -1,0 +1,301 @@
+"""What events tell of a delivery is what happened at the server, and names no customer."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from everlytic_async import Delivery, Outcome, Pacing
+from everlytic_async.errors import NotSentError, ThrottledError
+from everlytic_async.events import (
+    AttemptEnded,
+    AttemptStarted,
+    BackingOff,
+    BatchEnded,
+    BatchStarted,
+    CoolDown,
+    Event,
+    OrderEnded,
+    OutageEnded,
+    RateChanged,
+)
+from everlytic_async.sandbox import Faults, Sandbox
+from support.delivery import TENACIOUS, order, orders, shop
+
+FAULTS = Faults(
+    seed=11,
+    throttled=0.04,
+    unavailable=0.03,
+    server_error=0.04,
+    dropped_before=0.03,
+    dropped_after=0.03,
+)
+
+
+class Story:
+    """All events of a run, by kind and by order."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    def __getitem__(self, kind: type[Event]) -> list[Any]:
+        return [event for event in self.events if type(event) is kind]
+
+    def by_order(self) -> dict[str, list[Any]]:
+        """The events that name an order, by its name."""
+        told: dict[str, list[Any]] = defaultdict(list)
+        for event in self.events:
+            if isinstance(event, AttemptStarted | AttemptEnded | BackingOff | OrderEnded):
+                assert event.key is not None
+                told[event.key].append(event)
+        return told
+
+
+def hold_together(course: list[Any]) -> None:
+    """The events of one order: a chain of attempts and pauses, and one end."""
+    kinds = [type(event) for event in course]
+    attempts = kinds.count(AttemptStarted)
+    one = [AttemptStarted, AttemptEnded]
+    pausing = [*one, BackingOff]
+    # The last attempt is not followed by another, unless the pause was cut short.
+    assert kinds in (
+        [*pausing * (attempts - 1), *one, OrderEnded],
+        [*pausing * attempts, OrderEnded],
+    )
+    numbers = [event.attempt for event in course if not isinstance(event, OrderEnded)]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == set(range(1, attempts + 1))
+    end = course[-1]
+    assert end.attempts == attempts
+    moments = [event.at for event in course]
+    assert moments == sorted(moments)
+    last = [event for event in course if isinstance(event, AttemptEnded)][-1]
+    assert (end.error is None) == (end.outcome is Outcome.SENT)
+    if end.outcome is Outcome.SENT:
+        assert last.outcome is Outcome.SENT
+        assert last.error is None
+    for event, following in itertools.pairwise(course):
+        if isinstance(event, BackingOff):
+            assert event.error is not None
+        if isinstance(event, BackingOff) and isinstance(following, AttemptStarted):
+            # What it was told to wait, it waited; but for what rounding may take away.
+            assert following.at - event.at >= event.wait_s - 0.001
+        if isinstance(event, AttemptEnded) and isinstance(following, BackingOff):
+            assert event.error is following.error
+
+
+@pytest.mark.parametrize("delivery", list(Delivery))
+async def test_events_tell_what_happened_at_the_server(delivery: Delivery) -> None:
+    story = Story()
+    pacing = Pacing(max_concurrency=8)
+    async with shop(Sandbox(faults=FAULTS), on_event=story, delivery=delivery, pacing=pacing) as (
+        sandbox,
+        client,
+    ):
+        report = await client.send_orders(orders(250))
+
+    assert len(story[AttemptStarted]) == len(story[AttemptEnded]) == sandbox.requests
+    assert sandbox.requests > 250
+    statuses = Counter(event.status for event in story[AttemptEnded])
+    assert statuses.pop(None) == sandbox.dropped > 0
+    assert statuses == sandbox.statuses
+    assert set(statuses) == {200, 429, 503, 500}
+
+    told = story.by_order()
+    assert set(told) == {str(number) for number in range(250)}
+    for course in told.values():
+        hold_together(course)
+    results = {result.key: result for result in report.results}
+    for end in story[OrderEnded]:
+        result = results[end.key]
+        assert (end.outcome, end.attempts, end.error, end.duplicate_risk, end.elapsed_s) == (
+            result.outcome,
+            result.attempts,
+            result.error,
+            result.duplicate_risk,
+            result.elapsed_s,
+        )
+    assert all(1 <= event.in_flight <= 8 for event in story[AttemptStarted])
+
+
+async def test_a_batch_is_told_from_its_begin_to_its_end() -> None:
+    story = Story()
+    async with shop(Sandbox(faults=FAULTS), on_event=story) as (_, client):
+        report = await client.send_orders([*orders(60), {"order_id": "bad"}])
+
+    assert isinstance(story.events[0], BatchStarted)
+    assert isinstance(story.events[-1], BatchEnded)
+    (ended,) = story[BatchEnded]
+    assert ended.counts == report.counts
+    told = Counter(event.outcome for event in story[OrderEnded])
+    assert told == {outcome: count for outcome, count in ended.counts.items() if count}
+    assert ended.counts[Outcome.INVALID] == 1
+    assert ended.stopped is None
+    assert 0 < ended.elapsed_s == ended.at - story.events[0].at
+
+
+async def test_throttling_is_told_before_the_attempt_that_met_it_and_the_rate_after() -> None:
+    story = Story()
+    async with shop(
+        Sandbox(faults=Faults(rate=500, burst=10)), on_event=story, retry=TENACIOUS
+    ) as (sandbox, client):
+        report = await client.send_orders(orders(150))
+
+    assert report.counts[Outcome.SENT] == 150
+    throttled = [event for event in story[AttemptEnded] if isinstance(event.error, ThrottledError)]
+    assert len(throttled) == sandbox.statuses[429]
+    cool_downs = story[CoolDown]
+    # One for each burst of refusals, however many were in flight.
+    assert 1 <= len(cool_downs) <= len(throttled)
+    assert {event.status for event in cool_downs} == {429}
+    first = story.events.index(cool_downs[0])
+    assert not any(
+        isinstance(event, AttemptEnded) and event.status == 429 for event in story.events[:first]
+    )
+    assert not any(isinstance(event, RateChanged) for event in story.events[:first])
+    # After each the rate is worked out anew, unless the batch was over by then.
+    assert len(cool_downs) - 1 <= len(story[RateChanged]) <= len(cool_downs)
+    assert all(event.rate is not None and event.rate > 0 for event in story[RateChanged])
+
+
+async def test_an_outage_is_told_from_its_first_pause_to_its_end() -> None:
+    story = Story()
+    sent, down = asyncio.Event(), asyncio.Event()
+
+    def follow(event: Event) -> None:
+        story(event)
+        if len(story[OrderEnded]) == 20:
+            sent.set()
+        if len(story[CoolDown]) == 3:
+            down.set()
+
+    async with shop(on_event=follow, retry=TENACIOUS) as (sandbox, client):
+
+        async def source() -> AsyncIterator[Mapping[str, Any]]:
+            for number in range(20):
+                yield order(number)
+            await sent.wait()
+            await sandbox.close()
+            for number in range(20, 30):
+                yield order(number)
+
+        async def repair() -> None:
+            await down.wait()
+            await sandbox.start()
+
+        report, _ = await asyncio.gather(client.send_orders(source()), repair())
+
+    assert report.counts[Outcome.SENT] == sandbox.processed == 30
+    reached = [event for event in story[AttemptEnded] if event.status is not None]
+    unreached = [event for event in story[AttemptEnded] if event.status is None]
+    assert len(reached) == sandbox.requests == 30
+    assert unreached
+    assert all(isinstance(event.error, NotSentError) for event in unreached)
+    (ended,) = story[OutageEnded]
+    pauses = story[CoolDown]
+    assert len(pauses) >= 3
+    assert {event.status for event in pauses} == {None}
+    assert pauses[0].at < ended.at == pytest.approx(pauses[0].at + ended.lasted_s)
+    assert all(event.at < ended.at for event in pauses)
+    for course in story.by_order().values():
+        hold_together(course)
+
+
+async def test_single_calls_are_told_as_batches_are() -> None:
+    story = Story()
+    async with shop(Sandbox(faults=FAULTS), on_event=story, delivery=Delivery.AT_LEAST_ONCE) as (
+        sandbox,
+        client,
+    ):
+        calls = (client.send_order(given) for given in orders(40))
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    told = story.by_order()
+    assert len(told) == len(story[OrderEnded]) == 40
+    assert len(story[AttemptEnded]) == sandbox.requests
+    for course in told.values():
+        hold_together(course)
+    assert not story[BatchStarted]
+
+
+async def test_a_hook_that_raises_costs_no_order(caplog: pytest.LogCaptureFixture) -> None:
+    story = Story()
+
+    def broken(event: Event) -> None:
+        raise RuntimeError(type(event).__name__)
+
+    with caplog.at_level(logging.CRITICAL, logger="everlytic_async"):
+        async with shop(Sandbox(faults=FAULTS), on_event=[broken, story]) as (sandbox, client):
+            report = await client.send_orders(orders(60))
+
+    assert len(report.results) == len(story[OrderEnded]) == 60
+    assert len(story[AttemptEnded]) == sandbox.requests
+
+
+async def test_without_a_listener_no_event_of_an_order_is_made(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[str] = []
+    for kind in (AttemptStarted, AttemptEnded, BackingOff, OrderEnded):
+        name = kind.__name__
+
+        def make(name: str = name, **_fields: object) -> Event:
+            made.append(name)
+            return Event(at=0.0)
+
+        monkeypatch.setattr(f"everlytic_async._sender.{name}", make)
+    faults = Faults(seed=1, throttled=0.1)
+    with caplog.at_level(logging.INFO, logger="everlytic_async"):
+        async with shop(Sandbox(faults=faults)) as (sandbox, client):
+            await client.send_orders(orders(30))
+    assert sandbox.statuses[429]
+    assert made == []
+
+    async with shop(Sandbox(faults=faults), on_event=lambda _: None) as (_, client):
+        await client.send_orders(orders(30))
+    assert set(made) == {"AttemptStarted", "AttemptEnded", "BackingOff", "OrderEnded"}
+
+
+async def test_neither_events_nor_the_log_name_a_customer_or_a_hash(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    story = Story()
+    given = [
+        *orders(80),
+        order(90, products="a secret product"),
+        order(91, sub_total="a secret sum"),
+        {"contact_email": "customer92@example.com"},
+        {"contact_email": "customer93@example", "products": [{}]},
+    ]
+    with caplog.at_level(logging.DEBUG):
+        async with shop(Sandbox(faults=FAULTS), on_event=story) as (sandbox, client):
+            await client.send_orders(given)
+            # A key of the caller's own may be just what must not be shown.
+            await client.send_orders(given, key=lambda order: str(order["contact_email"]))
+            await client.send_orders(given, key=lambda order: str(order["order_id"]))
+
+    texts = [*map(repr, story.events), *map(str, story.events)]
+    texts += [logging.Formatter().format(record) for record in caplog.records]
+    texts += [repr(record.args) for record in caplog.records]
+    texts += [str(getattr(event, "error", "")) for event in story.events]
+    assert len(story[OrderEnded]) == 3 * len(given)
+    assert len(caplog.records) > 3 * 80
+    for text in texts:
+        for secret in (
+            "customer",
+            "example.com",
+            "Mop",
+            "secret",
+            sandbox.store_hash,
+            sandbox.customer_hash,
+        ):
+            assert secret not in text

@@ -1,0 +1,747 @@
+"""OpenTelemetry: spans and metrics of real deliveries, by the SDK's in-memory exporters."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    Gauge,
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    Metric,
+    NumberDataPoint,
+    Sum,
+)
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
+from opentelemetry.semconv._incubating.metrics import http_metrics as experimental_metrics
+from opentelemetry.semconv.attributes import (
+    error_attributes,
+    exception_attributes,
+    http_attributes,
+    server_attributes,
+    url_attributes,
+)
+from opentelemetry.semconv.metrics import http_metrics
+
+from everlytic_async import (
+    BatchStoppedError,
+    ConfigurationError,
+    Delivery,
+    EverlyticClient,
+    EverlyticError,
+    InvalidOrderError,
+    Outcome,
+    Pacing,
+)
+from everlytic_async.errors import ConnectionLostError, NotSentError
+from everlytic_async.events import (
+    AttemptEnded,
+    AttemptStarted,
+    BatchEnded,
+    BatchStarted,
+    CoolDown,
+    Event,
+    OrderEnded,
+    OutageEnded,
+    RateChanged,
+)
+from everlytic_async.otel import OpenTelemetryHook
+from everlytic_async.sandbox import Faults, Sandbox
+from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, client_of, order, orders, shop
+from support.servers import Connection, RawServer, Script, unused_port
+
+ERROR, UNSET = trace.StatusCode.ERROR, trace.StatusCode.UNSET
+OrderAttributes = dict[str, object]
+
+
+class Telemetry:
+    """An SDK that keeps in memory what it is told."""
+
+    def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
+        self._exporter = InMemorySpanExporter()
+        self._reader = InMemoryMetricReader()
+        self._told: dict[str, Metric] = {}
+        self.tracers = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.meters = MeterProvider([self._reader], shutdown_on_exit=False)
+
+    def hook(self, base_url: str | None = None) -> OpenTelemetryHook:
+        return OpenTelemetryHook(base_url, tracer_provider=self.tracers, meter_provider=self.meters)
+
+    def close(self) -> None:
+        self.tracers.shutdown()
+        self.meters.shutdown()
+
+    def spans(self, name: str | None = None) -> list[ReadableSpan]:
+        """Those that have ended, in the order of their beginning."""
+        spans = [span for span in self._exporter.get_finished_spans() if name in (None, span.name)]
+        return sorted(spans, key=lambda span: span.start_time or 0)
+
+    @property
+    def orders(self) -> list[ReadableSpan]:
+        return self.spans("everlytic.send_order")
+
+    @property
+    def attempts(self) -> list[ReadableSpan]:
+        return self.spans("POST")
+
+    def metrics(self) -> dict[str, Metric]:
+        """Each as it was last told: older SDKs don't tell a gauge again that has not changed."""
+        data = self._reader.get_metrics_data()
+        if data is not None:
+            self._told |= {
+                metric.name: metric
+                for resource in data.resource_metrics
+                for scope in resource.scope_metrics
+                for metric in scope.metrics
+            }
+        return self._told
+
+    def points(self, name: str) -> list[tuple[dict[str, Any], Any]]:
+        """The attributes of each series of a metric, and its value or its histogram."""
+        metric = self.metrics().get(name)
+        if metric is None:
+            return []
+        return [
+            (
+                dict(point.attributes or {}),
+                point.value if isinstance(point, NumberDataPoint) else point,
+            )
+            for point in metric.data.data_points
+        ]
+
+    def total(self, name: str) -> float:
+        """The sum of a counter, or how often a histogram was told."""
+        return sum(
+            point.count if isinstance(point, HistogramDataPoint) else point
+            for _, point in self.points(name)
+        )
+
+    def everything(self) -> str:
+        """All that would leave the process, as text."""
+        spans = [span.to_json() for span in self.spans()]
+        return "\n".join([*spans, *(metric.to_json() for metric in self.metrics().values())])
+
+
+@pytest.fixture
+def telemetry() -> Iterator[Telemetry]:
+    telemetry = Telemetry()
+    yield telemetry
+    telemetry.close()
+
+
+def one(spans: list[ReadableSpan]) -> ReadableSpan:
+    (span,) = spans
+    return span
+
+
+def attributes(span: ReadableSpan) -> dict[str, object]:
+    return dict(span.attributes or {})
+
+
+def exceptions(span: ReadableSpan) -> list[tuple[str, dict[str, object]]]:
+    return [(event.name, dict(event.attributes or {})) for event in span.events]
+
+
+def seconds(span: ReadableSpan) -> float:
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return (span.end_time - span.start_time) / 1e9
+
+
+def answers(*statuses: int) -> Script:
+    """A server that answers so, one after the other; 0 hangs up instead."""
+    left = iter(statuses)
+
+    async def script(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            status = next(left)
+            if status == 0:
+                connection.reset()
+                return
+            await connection.answer(status)
+
+    return script
+
+
+def client_at(url: str, *hooks: Any, **settings: Any) -> EverlyticClient:
+    given: dict[str, Any] = {"retry": QUICK, "pacing": Pacing(adaptive=False), **settings}
+    return EverlyticClient(
+        url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, on_event=hooks, **given
+    )
+
+
+# ------------------------------------------------------------------------------------------- spans
+
+
+async def test_an_order_is_a_span_and_its_attempt_one_below(telemetry: Telemetry) -> None:
+    async with Sandbox() as sandbox:
+        hook = telemetry.hook(sandbox.base_url)
+        async with client_of(sandbox, on_event=hook) as client:
+            await client.send_order(order(7))
+    port = int(sandbox.base_url.rpartition(":")[2])
+
+    sent, attempt = one(telemetry.orders), one(telemetry.attempts)
+    assert attributes(sent) == {
+        "everlytic.order.key": "7",
+        "everlytic.outcome": "sent",
+        "everlytic.order.attempts": 1,
+        "everlytic.order.duplicate_risk": False,
+    }
+    assert attributes(attempt) == {
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "everlytic.outcome": "sent",
+        "server.address": "127.0.0.1",
+        "server.port": port,
+        "url.full": f"{sandbox.base_url}/servlet/e-commerce/orders",
+    }
+    assert sent.kind is trace.SpanKind.INTERNAL
+    assert attempt.kind is trace.SpanKind.CLIENT
+    assert sent.parent is None
+    assert sent.context is not None
+    assert attempt.parent is not None
+    assert attempt.parent.span_id == sent.context.span_id
+    for span in (sent, attempt):
+        assert span.status.status_code is UNSET
+        assert not span.events
+
+
+async def test_each_repetition_is_a_span_with_its_number_and_status(telemetry: Telemetry) -> None:
+    async with (
+        RawServer(answers(503, 429, 200)) as server,
+        client_at(server.url, telemetry.hook()) as client,
+    ):
+        await client.send_order(order(1))
+
+    assert attributes(one(telemetry.orders))["everlytic.order.attempts"] == 3
+    assert one(telemetry.orders).status.status_code is UNSET
+    told = [attributes(span) for span in telemetry.attempts]
+    assert [span.get("http.response.status_code") for span in told] == [503, 429, 200]
+    assert [span.get("http.request.resend_count") for span in told] == [None, 1, 2]
+    assert [span.get("error.type") for span in told] == ["503", "429", None]
+    assert [span.status.status_code for span in telemetry.attempts] == [ERROR, ERROR, UNSET]
+
+
+async def test_spans_have_the_times_of_what_they_tell(telemetry: Telemetry) -> None:
+    events: list[Event] = []
+    before = time.time_ns()
+    async with (
+        RawServer(answers(503, 200)) as server,
+        client_at(server.url, telemetry.hook(), events.append) as client,
+    ):
+        await client.send_order(order(1))
+    after = time.time_ns()
+
+    sent = one(telemetry.orders)
+    first, second = telemetry.attempts
+    assert sent.start_time is not None
+    # A wall clock may be set a little between two readings.
+    assert before - 50_000_000 <= sent.start_time
+    assert (sent.end_time or 0) <= after + 50_000_000
+    moments = [
+        moment for span in (first, second) for moment in (span.start_time or 0, span.end_time or 0)
+    ]
+    # Each number is rounded by itself.
+    chain = [sent.start_time - 2, *moments, (sent.end_time or 0) + 2]
+    assert chain == sorted(chain)
+    attempts = [event.elapsed_s for event in events if isinstance(event, AttemptEnded)]
+    whole = [event.elapsed_s for event in events if isinstance(event, OrderEnded)]
+    assert [seconds(first), seconds(second)] == pytest.approx(attempts, abs=1e-6)
+    assert [seconds(sent)] == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "error", "of_the_attempt"),
+    [
+        (422, "rejected", "RejectedError", "422"),
+        (302, "rejected", "RejectedError", "RejectedError"),
+        (401, "rejected", "AuthenticationError", "401"),
+        (500, "unknown", "ServerError", "500"),
+        (0, "unknown", "ConnectionLostError", "ConnectionLostError"),
+    ],
+)
+async def test_what_was_not_sent_has_the_class_and_the_message_of_its_error(
+    telemetry: Telemetry, status: int, outcome: str, error: str, of_the_attempt: str
+) -> None:
+    async with (
+        RawServer(answers(status)) as server,
+        client_at(server.url, telemetry.hook()) as client,
+    ):
+        with pytest.raises(EverlyticError) as caught:
+            await client.send_order(order(1))
+
+    message = str(caught.value)
+    sent, attempt = one(telemetry.orders), one(telemetry.attempts)
+    assert attributes(sent)["everlytic.outcome"] == outcome
+    assert attributes(sent)["error.type"] == error
+    assert attributes(attempt)["error.type"] == of_the_attempt
+    assert attributes(attempt).get("http.response.status_code", 0) == status
+    told = {"exception.type": f"everlytic_async.errors.{error}", "exception.message": message}
+    for span in (sent, attempt):
+        assert span.status.status_code is ERROR
+        assert span.status.description == message
+        assert exceptions(span) == [("exception", told)]
+
+
+async def test_an_endpoint_that_cannot_be_reached_has_attempts_without_a_status(
+    telemetry: Telemetry,
+) -> None:
+    async with client_at(f"http://localhost:{await unused_port()}", telemetry.hook()) as client:
+        with pytest.raises(NotSentError):
+            await client.send_order(order(1))
+
+    assert len(telemetry.attempts) == QUICK.attempts
+    for span in telemetry.attempts:
+        assert attributes(span)["error.type"] == "NotSentError"
+        assert "http.response.status_code" not in attributes(span)
+    cool_downs = telemetry.points("everlytic.cool_down.duration")
+    assert [dict(told) for told, _ in cool_downs] == [{}]
+
+
+async def test_an_invalid_order_is_a_span_without_an_attempt(telemetry: Telemetry) -> None:
+    async with shop(on_event=telemetry.hook()) as (_, client):
+        with pytest.raises(InvalidOrderError):
+            await client.send_order({"contact_email": "nobody"})
+
+    assert telemetry.attempts == []
+    told = attributes(one(telemetry.orders))
+    assert told["everlytic.outcome"] == "invalid"
+    assert told["everlytic.order.attempts"] == 0
+    assert "everlytic.order.key" not in told
+
+
+async def test_orders_are_below_the_span_that_is_current_where_they_are_sent(
+    telemetry: Telemetry,
+) -> None:
+    tracer = telemetry.tracers.get_tracer("test")
+    async with shop(on_event=telemetry.hook()) as (_, client):
+        with tracer.start_as_current_span("nightly"):
+            await client.send_orders(orders(5))
+        with tracer.start_as_current_span("checkout"):
+            await client.send_order(order(9))
+
+    above = {
+        span.context.span_id: span.name for span in telemetry.spans() if span.context is not None
+    }
+    found = Counter(above[span.parent.span_id] for span in telemetry.orders if span.parent)
+    assert found == {"nightly": 5, "checkout": 1}
+
+
+@pytest.mark.parametrize(
+    ("base_url", "address", "port", "url"),
+    [
+        ("https://shop.example", "shop.example", 443, "https://shop.example"),
+        ("https://shop.example:8443/mail/", "shop.example", 8443, "https://shop.example:8443/mail"),
+        ("http://shop.example", "shop.example", 80, "http://shop.example"),
+        (
+            "https://shop.example/servlet/e-commerce/orders",
+            "shop.example",
+            443,
+            "https://shop.example",
+        ),
+    ],
+)
+def test_the_server_is_told_by_the_address_of_the_install(
+    telemetry: Telemetry, base_url: str, address: str, port: int, url: str
+) -> None:
+    hook = telemetry.hook(base_url)
+    for event in ended("1"):
+        hook(event)
+
+    told = attributes(one(telemetry.attempts))
+    assert told["server.address"] == address
+    assert told["server.port"] == port
+    assert told["url.full"] == f"{url}/servlet/e-commerce/orders"
+
+
+def test_an_address_that_is_none_is_refused(telemetry: Telemetry) -> None:
+    with pytest.raises(ConfigurationError, match="base_url"):
+        telemetry.hook("shop.example")
+
+
+# ----------------------------------------------------------------------------------------- metrics
+
+
+async def test_metrics_tell_what_the_server_and_the_report_tell(telemetry: Telemetry) -> None:
+    faults = Faults(seed=5, throttled=0.05, unavailable=0.05, server_error=0.05, dropped_after=0.05)
+    given = [*orders(150), {"order_id": "x"}, {}]
+    async with Sandbox(faults=faults) as sandbox:
+        hook = telemetry.hook(sandbox.base_url)
+        async with client_of(sandbox, on_event=hook, delivery=Delivery.AT_LEAST_ONCE) as client:
+            report = await client.send_orders(given)
+
+    by_outcome: Counter[str] = Counter()
+    for told, count in telemetry.points("everlytic.orders"):
+        by_outcome[told["everlytic.outcome"]] += count
+    assert by_outcome == {outcome: n for outcome, n in report.counts.items() if n}
+    assert by_outcome["invalid"] == 2
+    assert telemetry.total("everlytic.order.duration") == len(given)
+
+    by_status: Counter[int] = Counter()
+    for told, histogram in telemetry.points("http.client.request.duration"):
+        by_status[told.get("http.response.status_code", 0)] += histogram.count
+    assert by_status == {**sandbox.statuses, 0: sandbox.dropped}
+    assert sum(by_status.values()) == sandbox.requests == len(telemetry.attempts)
+    assert set(by_status) == {0, 200, 429, 500, 503}
+    assert telemetry.total("http.client.active_requests") == 0
+    assert telemetry.total("everlytic.batch.duration") == 1
+
+
+async def test_the_requests_in_flight_are_told(telemetry: Telemetry) -> None:
+    told: list[tuple[float, int]] = []
+    async with Sandbox(faults=Faults(latency_s=0.02)) as sandbox:
+        hook = telemetry.hook()
+
+        def watch(event: Event) -> None:
+            if isinstance(event, AttemptStarted | AttemptEnded):
+                told.append((telemetry.total("http.client.active_requests"), sandbox.in_flight))
+
+        pacing = Pacing(max_concurrency=4)
+        async with client_of(sandbox, on_event=[hook, watch], pacing=pacing) as client:
+            await client.send_orders(orders(12))
+
+    assert max(active for active, _ in told) == 4
+    assert told[-1][0] == 0
+    assert all(0 <= active <= 4 for active, _ in told)
+
+
+async def test_after_a_cancelled_order_the_requests_in_flight_are_right_again(
+    telemetry: Telemetry,
+) -> None:
+    async with shop(Sandbox(faults=Faults(latency_s=0.05)), on_event=telemetry.hook()) as (
+        sandbox,
+        client,
+    ):
+        cancelled = asyncio.create_task(client.send_order(order(1)))
+        while sandbox.in_flight == 0:  # noqa: ASYNC110 - the sandbox has counters, no events
+            await asyncio.sleep(0.001)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        await client.send_order(order(2))
+
+    assert telemetry.total("http.client.active_requests") == 0
+
+
+async def test_cool_downs_the_rate_and_the_limit_are_told(telemetry: Telemetry) -> None:
+    rates: list[RateChanged] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, RateChanged):
+            rates.append(event)
+
+    def until_found() -> Iterator[OrderAttributes]:
+        for given in orders(3_000):
+            if any(event.limit is not None for event in rates):
+                return
+            yield given
+
+    async with Sandbox(faults=Faults(rate=400, burst=5)) as sandbox:
+        hook = telemetry.hook(sandbox.base_url)
+        async with client_of(sandbox, on_event=[hook, keep]) as client:
+            await client.send_orders(until_found())
+
+    found = [event.limit for event in rates if event.limit is not None]
+    ((at_server, rate),) = telemetry.points("everlytic.rate")
+    ((_, limit),) = telemetry.points("everlytic.rate_limit")
+    assert rate == rates[-1].rate
+    assert limit == found[-1]
+    assert set(at_server) == {"server.address", "server.port"}
+    ((told, pauses),) = telemetry.points("everlytic.cool_down.duration")
+    assert told["http.response.status_code"] == 429
+    assert 1 <= pauses.count <= sandbox.statuses[429]
+
+
+async def test_an_outage_is_measured(telemetry: Telemetry) -> None:
+    down = asyncio.Event()
+
+    def notice(event: Event) -> None:
+        if isinstance(event, CoolDown):
+            down.set()
+
+    async with shop(on_event=[telemetry.hook(), notice]) as (sandbox, client):
+        await client.send_order(order(1))
+        await sandbox.close()
+        waiting = asyncio.create_task(client.send_order(order(2)))
+        await down.wait()
+        await sandbox.start()
+        await waiting
+
+    ((_, outage),) = telemetry.points("everlytic.outage.duration")
+    assert outage.count == 1
+    assert outage.sum > 0
+
+
+async def test_a_batch_that_stopped_is_told_from_one_that_came_to_its_end(
+    telemetry: Telemetry,
+) -> None:
+    async with shop(on_event=telemetry.hook()) as (_, client):
+        await client.send_orders(orders(2))
+    async with shop(on_event=telemetry.hook(), customer_hash="wrong") as (_, client):
+        with pytest.raises(BatchStoppedError):
+            await client.send_orders(orders(2))
+
+    counts = {
+        told["everlytic.batch.stopped"]: histogram.count
+        for told, histogram in telemetry.points("everlytic.batch.duration")
+    }
+    assert counts == {False: 1, True: 1}
+
+
+def test_instruments_have_the_kinds_and_units_that_the_description_says(
+    telemetry: Telemetry,
+) -> None:
+    hook = telemetry.hook()
+    for event in (
+        *ended("1"),
+        CoolDown(at=0.0, wait_s=1.0, status=429, reason="busy"),
+        OutageEnded(at=0.0, lasted_s=3.0),
+        RateChanged(at=0.0, rate=99.0, limit=100.0),
+        BatchEnded(at=0.0, counts={}, elapsed_s=9.0, stopped=None),
+    ):
+        hook(event)
+    metrics = telemetry.metrics()
+
+    units = {name: metric.unit for name, metric in metrics.items()}
+    assert units == {
+        "everlytic.orders": "{order}",
+        "everlytic.order.duration": "s",
+        "http.client.request.duration": "s",
+        "http.client.active_requests": "{request}",
+        "everlytic.cool_down.duration": "s",
+        "everlytic.outage.duration": "s",
+        "everlytic.rate": "{order}/s",
+        "everlytic.rate_limit": "{order}/s",
+        "everlytic.batch.duration": "s",
+    }
+    orders_data, active = metrics["everlytic.orders"].data, metrics["http.client.active_requests"]
+    assert isinstance(orders_data, Sum)
+    assert orders_data.is_monotonic
+    assert isinstance(active.data, Sum)
+    assert not active.data.is_monotonic
+    assert isinstance(metrics["everlytic.rate"].data, Gauge)
+    # As the conventions advise, so that one dashboard fits all clients.
+    ((_, histogram),) = telemetry.points("http.client.request.duration")[:1]
+    assert histogram.explicit_bounds[:3] == (0.005, 0.01, 0.025)
+    assert histogram.explicit_bounds[-1] == 10
+
+
+async def test_names_that_are_not_our_own_are_those_of_the_conventions(
+    telemetry: Telemetry,
+) -> None:
+    known = {
+        value
+        for module in (
+            error_attributes,
+            exception_attributes,
+            http_attributes,
+            server_attributes,
+            url_attributes,
+            http_metrics,
+            experimental_metrics,
+        )
+        for value in vars(module).values()
+        if isinstance(value, str)
+    }
+    faults = Faults(seed=1, rate=200, burst=1, dropped_before=0.1)
+    async with Sandbox(faults=faults) as sandbox:
+        hook = telemetry.hook(sandbox.base_url)
+        async with client_of(sandbox, on_event=hook) as client:
+            await client.send_orders(orders(40))
+
+    used = {*telemetry.metrics()}
+    for name in telemetry.metrics():
+        used |= {key for told, _ in telemetry.points(name) for key in told}
+    for span in telemetry.spans():
+        used |= {*attributes(span)}
+        used |= {key for _, told in exceptions(span) for key in told}
+    assert {name for name in used if not name.startswith("everlytic.")} <= known
+    assert len(used) > 15
+
+
+# ------------------------------------------------------------------- what is kept, and what is not
+
+
+def ended(key: str, attempts: int = 1, outcome: Outcome = Outcome.SENT) -> list[Event]:
+    """The events of an order from its first attempt to its end."""
+    now = time.monotonic()
+    events: list[Event] = []
+    for attempt in range(1, attempts + 1):
+        events.append(AttemptStarted(at=now, key=key, attempt=attempt, in_flight=1))
+        events.append(
+            AttemptEnded(
+                at=now,
+                key=key,
+                attempt=attempt,
+                outcome=outcome,
+                status=200,
+                error=None,
+                elapsed_s=0.0,
+            )
+        )
+    events.append(
+        OrderEnded(
+            at=now,
+            key=key,
+            outcome=outcome,
+            attempts=attempts,
+            elapsed_s=0.0,
+            duplicate_risk=False,
+            error=None,
+        )
+    )
+    return events
+
+
+def test_nothing_is_kept_of_an_order_that_has_ended(telemetry: Telemetry) -> None:
+    hook = telemetry.hook()
+    for number in range(50):
+        for event in ended(str(number), attempts=1 + number % 3):
+            hook(event)
+
+    assert len(telemetry.orders) == 50
+    assert hook._unended == {}
+
+
+def test_orders_that_never_end_do_not_fill_the_memory(telemetry: Telemetry) -> None:
+    hook = telemetry.hook()
+    for number in range(12_000):
+        for event in ended(str(number))[:-1]:
+            hook(event)
+    assert len(hook._unended) == 10_000
+
+    hook(ended("11999")[-1])  # the newest are those that are remembered
+    hook(ended("0")[-1])
+    assert len(telemetry.orders) == 2
+    assert len(telemetry.attempts) == 1
+
+
+def test_an_order_that_goes_on_is_not_forgotten_before_one_that_does_not(
+    telemetry: Telemetry,
+) -> None:
+    hook = telemetry.hook()
+    long = ended("long", attempts=3)
+    for event in long[:2]:
+        hook(event)
+    for number in range(9_999):
+        for event in ended(str(number))[:-1]:
+            hook(event)
+    for event in long[2:4]:
+        hook(event)
+    for event in ended("one more")[:-1]:
+        hook(event)
+    for event in long[4:]:
+        hook(event)
+
+    assert len(telemetry.attempts) == 3
+
+
+def test_a_cancelled_order_leaves_nothing_to_the_next_of_its_name(telemetry: Telemetry) -> None:
+    hook = telemetry.hook()
+    for event in ended("7", attempts=3)[:-1]:
+        hook(event)
+    for event in ended("7", attempts=1):
+        hook(event)
+
+    assert len(telemetry.attempts) == 1
+
+
+def test_no_error_is_kept_while_its_order_goes_on(telemetry: Telemetry) -> None:
+    # Its traceback would hold on to the order.
+    hook = telemetry.hook()
+    error = ConnectionLostError("the connection broke")
+    _, attempt, _ = ended("7", outcome=Outcome.UNKNOWN)
+    assert isinstance(attempt, AttemptEnded)
+    hook(attrs.evolve(attempt, error=error))
+
+    (kept,) = hook._unended["7"].values()
+    assert error not in attrs.astuple(kept, recurse=False)
+    assert error not in (kept.exception or ())
+
+
+async def test_no_address_no_hash_and_nothing_of_an_order_leaves_the_process(
+    telemetry: Telemetry,
+) -> None:
+    def key_of(given: Mapping[str, Any]) -> str:
+        if given["order_id"] == "3":
+            raise KeyError(given["contact_email"])
+        return str(given["contact_email"])
+
+    faults = Faults(seed=2, throttled=0.1, server_error=0.1, dropped_after=0.1)
+    async with Sandbox(faults=faults) as sandbox:
+        hook = telemetry.hook(sandbox.base_url)
+        async with client_of(sandbox, on_event=hook) as client:
+            given = [*orders(40), order(41, sub_total="secret sum"), order(42, products="secret")]
+            await client.send_orders(given, key=key_of)
+            await client.send_orders(given)
+
+    assert len(telemetry.orders) == 84
+    left = telemetry.everything()
+    assert "ServerError" in left
+    for secret in (
+        "customer",
+        "example.com",
+        "Mop",
+        "secret",
+        "KeyError('",
+        "Traceback",
+        sandbox.store_hash,
+        sandbox.customer_hash,
+    ):
+        assert secret not in left
+
+
+async def test_what_is_not_sampled_has_metrics_and_no_spans() -> None:
+    telemetry = Telemetry(ALWAYS_OFF)
+    async with shop(on_event=telemetry.hook()) as (_, client):
+        await client.send_orders(orders(3))
+
+    assert telemetry.spans() == []
+    assert telemetry.total("everlytic.orders") == 3
+    telemetry.close()
+
+
+async def test_without_an_sdk_it_does_nothing_and_hurts_nothing() -> None:
+    async with shop(on_event=OpenTelemetryHook()) as (sandbox, client):
+        report = await client.send_orders(orders(3))
+
+    assert report.counts[Outcome.SENT] == sandbox.processed == 3
+
+
+def test_events_that_it_has_no_use_for_are_let_pass(telemetry: Telemetry) -> None:
+    hook: Callable[[Event], None] = telemetry.hook()
+    hook(BatchStarted(at=0.0))
+    hook(RateChanged(at=0.0, rate=None, limit=None))
+
+    assert telemetry.spans() == []
+    assert telemetry.metrics() == {}
+
+
+def test_it_needs_the_api_and_no_sdk() -> None:
+    program = (
+        "import sys, everlytic_async.otel\n"
+        "everlytic_async.otel.OpenTelemetryHook('https://shop.example')\n"
+        "print([name for name in sys.modules if name.startswith('opentelemetry.sdk')])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
