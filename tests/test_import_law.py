@@ -24,13 +24,13 @@ PACKAGE = everlytic_async.__name__
 LAYERS = (
     {"_version", "errors"},
     {"orders", "outcomes", "policies"},
-    {"_adaptive", "_wire", "events"},
+    {"_adaptive", "_wire", "events", "ledger"},
     {"_pacer", "_transport"},
     {"_retry"},
     {"_sender"},
     {"batch"},
     {"client"},
-    {"sandbox", "sources"},
+    {"otel", "sandbox", "sources"},
     {"cli"},
     {"__main__"},
 )
@@ -39,6 +39,8 @@ ONLY: dict[str, set[str]] = {
     "__init__": {"_version"},  # it names modules as text, and loads them when they are asked for
     "__main__": {"cli"},
     "_adaptive": set(),
+    "ledger": {"errors"},
+    "otel": {"_transport", "_version", "errors", "events"},
     "sandbox": set(),  # so that a mistake of the encoder can't cancel itself
     "sources": {"errors", "orders"},
 }
@@ -46,10 +48,14 @@ ONLY: dict[str, set[str]] = {
 IMPORTERS: dict[str, set[str]] = {
     "aiohttp": {"_transport"},
     "aiohttp.web": {"sandbox"},
+    "backports": {"sources"},
     "cattrs": {"_wire"},
     "click": {"cli"},
+    "compression": {"sources"},  # of the standard library, from 3.14 on
     "multidict": {"_transport", "sandbox"},
+    "opentelemetry": {"otel"},
     "orjson": {"_wire", "sandbox"},
+    "pyarrow": {"sources"},
     "rich": {"cli"},
     "rich_click": {"cli"},
     "tenacity": {"_retry"},

@@ -230,7 +230,7 @@ def test_importing_the_package_loads_no_other_and_does_nothing() -> None:
     assert told["deeds"] == []
 
 
-@pytest.mark.parametrize("module", ["", ".sandbox"])
+@pytest.mark.parametrize("module", ["", ".sandbox", ".sources"])
 def test_using_every_public_name_loads_no_extra_and_changes_nothing(module: str) -> None:
     told = watched(f"from everlytic_async{module} import *")
     assert set(told["loaded"]) & EXTRAS == set()

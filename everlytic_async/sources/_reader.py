@@ -1,0 +1,384 @@
+"""`Reader`: from an open input to orders, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from itertools import chain
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import attrs
+
+from everlytic_async.errors import ConfigurationError, InvalidOrderError
+from everlytic_async.orders import Order
+from everlytic_async.sources._csv import Rows
+from everlytic_async.sources._dates import Moment, bound, moment_of
+from everlytic_async.sources._detect import CONTAINERS, container_of
+from everlytic_async.sources._json import read_json
+from everlytic_async.sources._jsonl import read_json_lines
+from everlytic_async.sources._magento import MAGENTO
+from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, Mapped, normal
+from everlytic_async.sources._open import Content, Source, opened
+from everlytic_async.sources._parquet import Parquet
+from everlytic_async.sources._preset import Preset
+from everlytic_async.sources._records import BadRow, Item, Record
+from everlytic_async.sources._shopify import SHOPIFY
+from everlytic_async.sources._shopify_csv import SHOPIFY_CSV
+from everlytic_async.sources._woocommerce import WOOCOMMERCE
+
+__all__ = ["FORMATS", "REASONS", "Reader"]
+
+_PRESETS: Mapping[str, Preset] = {
+    preset.name: preset for preset in (WOOCOMMERCE, SHOPIFY, SHOPIFY_CSV, MAGENTO)
+}
+#: What ``format`` may be.
+FORMATS: tuple[str, ...] = (*CONTAINERS, *_PRESETS)
+#: What ``include`` may hold: why a shop's order is left out.
+REASONS: tuple[str, ...] = tuple(
+    dict.fromkeys(reason for preset in _PRESETS.values() for reason in preset.known_reasons)
+)
+
+#: More rows than an order has: a wrong column to group by fills no memory.
+_MAX_ROWS = 10_000
+_DUPLICATE = "duplicate row"
+_EARLY, _LATE = "before since", "not before until"
+
+_Numbered = tuple[int, Order | InvalidOrderError]
+
+
+class Reader(Iterator[Order | InvalidOrderError]):
+    """The orders of one input, read lazily, once. Made by `read_orders`.
+
+    Iterate over it, or hand it to `everlytic_async.EverlyticClient.stream_orders`. It opens the
+    file when the first order is asked for, and closes it at the end, by `close`, or by leaving a
+    ``with``.
+
+    Attributes:
+        format: What the input was found to be, one of `FORMATS`; None before the first order.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        format: str | None = None,  # noqa: A002 - the public name
+        *,
+        mapping: Mapping[str, Any] | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        include: Iterable[str] = (),
+    ) -> None:
+        if format is not None and format not in FORMATS:
+            raise ConfigurationError(
+                f"there is no format {format!r}: the known ones are {', '.join(FORMATS)}"
+            )
+        self._include = frozenset([include] if isinstance(include, str) else include)
+        for reason in sorted(self._include - {*REASONS, "all"}):
+            raise ConfigurationError(
+                f"include: there is no {reason!r}: the known ones are all, {', '.join(REASONS)}"
+            )
+        self._source = source
+        self._wanted = format
+        self._mapping = normal(mapping)
+        self._each = self._path_of_list(self._mapping.get("each"))
+        self._since, self._until = bound("since", since), bound("until", until)
+        self._preset = None if format is None else _PRESETS.get(format)
+        self._mapped: Mapped | None = None
+        self._skipped: dict[str, int] = {}
+        self.format: str | None = None
+        self._numbered = self._read()
+        self._orders = _without_lines(self._numbered)
+
+    @staticmethod
+    def _path_of_list(each: object) -> Sequence[str]:
+        if each is None:
+            return ()
+        if not isinstance(each, str) or not all(each.split(".")):
+            raise ConfigurationError("each: expected the path of the list of orders: data.orders")
+        return each.split(".")
+
+    # ----------------------------------------------------------------------------- for callers
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How many orders were left out so far, by reason.
+
+        The reasons are those of `REASONS`, ``before since`` and ``not before until``; and for the
+        rows of a Shopify CSV, ``duplicate row``.
+        """
+        return MappingProxyType(self._skipped)
+
+    @property
+    def never_set(self) -> frozenset[str]:
+        """The fields that the mapping names and no order had so far: a path may be mistaken."""
+        return frozenset() if self._mapped is None else frozenset(self._mapped.never_set)
+
+    def lines(self) -> Iterator[_Numbered]:
+        """Instead of the orders alone: each with its place in the input, counted from 1.
+
+        That is its line in JSON Lines and CSV (its first, where it has several), its row in
+        Parquet, and its place among the orders in a JSON document.
+        """
+        return self._numbered
+
+    def close(self) -> None:
+        """Close what was opened here, before the end."""
+        self._orders.close()
+        self._numbered.close()
+
+    def __iter__(self) -> Generator[Order | InvalidOrderError]:
+        # Not itself: a generator is quicker, and a stream of orders knows how to close one.
+        return self._orders
+
+    def __next__(self) -> Order | InvalidOrderError:
+        return next(self._orders)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --------------------------------------------------------------------------------- reading
+
+    def _read(self) -> Generator[_Numbered]:
+        # A generator, so that a file which nobody reads is not opened, and needs no closing.
+        with ExitStack() as stack:
+            content = stack.enter_context(opened(self._source))
+            if not content.first.strip():
+                return
+            container = self._container(content)
+            self.format = self._wanted or container
+            columns: Sequence[str] | None = None
+            items: Iterator[tuple[int, Item]]
+            match container:
+                case "jsonl":
+                    items = _items(read_json_lines(content.file, dict))
+                case "json":
+                    items = _items(read_json(content.file, self._each))
+                case "parquet":
+                    table = Parquet(content.file, stack)
+                    columns, items = table.columns, iter(table)
+                case _:
+                    rows = Rows(content.file, "\t" if container == "tsv" else None)
+                    columns, items = rows.columns, iter(rows)
+            yield from self._orders_of(items, columns)
+
+    def _container(self, content: Content) -> str:
+        preset = self._preset
+        container = container_of(content, None if preset else self._wanted)
+        if preset is not None and container != "parquet":
+            is_text = container in ("csv", "tsv")
+            if is_text != preset.in_rows:
+                kind = "CSV" if preset.in_rows else "JSON"
+                raise ConfigurationError(
+                    f"it is {container}, and {preset.name} is {kind}: give another format"
+                )
+        return container
+
+    @property
+    def _is_plain(self) -> bool:
+        return not self._mapping and self._since is None and self._until is None
+
+    def _orders_of(
+        self, items: Iterator[tuple[int, Item]], columns: Sequence[str] | None
+    ) -> Iterator[_Numbered]:
+        if columns is None:
+            # Of JSON the first order says what the fields are called.
+            for number, item in items:
+                if isinstance(item, BadRow):
+                    yield number, item.error
+                    continue
+                self._prepare(tuple(item), all_columns=False)
+                items = chain([(number, item)], items)
+                break
+            else:
+                return
+        else:
+            self._prepare(columns, all_columns=True)
+        mapped = self._mapped
+        if mapped is None:
+            for number, item in items:
+                yield number, item.error if isinstance(item, BadRow) else _order(item, number)
+        elif mapped.is_grouping:
+            yield from self._grouped(mapped, items)
+        else:
+            for number, item in items:
+                if isinstance(item, BadRow):
+                    yield number, item.error
+                else:
+                    yield from self._made(mapped, _Group(number, None, [item]))
+
+    def _prepare(self, columns: Sequence[str], *, all_columns: bool) -> None:
+        """Find out what the fields are called; leaves no `Mapped` where they are the wire's."""
+        known = frozenset(columns)
+        if self._wanted is None:
+            self._preset = next(
+                (
+                    preset
+                    for preset in _PRESETS.values()
+                    if preset.in_rows == all_columns and preset.keys <= known
+                ),
+                None,
+            )
+            if self._preset is not None:
+                self.format = self._preset.name
+        preset = self._preset
+        if preset is not None and all_columns and not preset.keys <= known:
+            missing = ", ".join(sorted(preset.keys - known))
+            raise ConfigurationError(f"it is no {preset.name}: it has no columns {missing}")
+        is_flat = "products" not in known and (
+            all_columns or any(name.startswith("product_") for name in known)
+        )
+        if preset is None and self._is_plain and not is_flat:
+            return
+        if preset is None and not self._mapping and all_columns:
+            _check_columns(columns)
+        self._mapped = Mapped(
+            self._mapping,
+            None if preset is None else preset.mapping,
+            columns,
+            all_columns=all_columns,
+        )
+        if (self._since is not None or self._until is not None) and not self._mapped.has_date:
+            raise ConfigurationError(
+                "since and until need the time of each order: name where it stands, such as with "
+                "--map date=created_at"
+            )
+
+    # ---------------------------------------------------------------------------------- orders
+
+    def _grouped(self, mapped: Mapped, items: Iterator[tuple[int, Item]]) -> Iterator[_Numbered]:
+        """Put consecutive rows of one order together."""
+        group: _Group | None = None
+        suspect: int | None = None
+        for number, item in items:
+            row = item.row if isinstance(item, BadRow) else item
+            key = None if row is None else mapped.key(row)
+            if row is None:
+                # Whose row it was can't be known: the orders before and after it may lack it.
+                if group is not None:
+                    group.suspect(number)
+                    yield from self._made(mapped, group)
+                assert isinstance(item, BadRow)  # noqa: S101 - it has no row
+                yield number, item.error
+                group, suspect = None, number
+                continue
+            if group is None or not self._continues(mapped, group, key, row):
+                if group is not None:
+                    yield from self._made(mapped, group)
+                group = _Group(number, key, [])
+                if suspect is not None:
+                    group.suspect(suspect)
+                    suspect = None
+            self._add(group, item, row, number)
+        if group is not None:
+            yield from self._made(mapped, group)
+
+    def _continues(self, mapped: Mapped, group: _Group, key: Any, row: Record) -> bool:
+        if key is not None:
+            return bool(key == group.key)
+        # Shopify leaves out what does not change. Elsewhere it takes a row without a contact.
+        return self._preset is not None or not mapped.has_contact(row)
+
+    def _add(self, group: _Group, item: Item, row: Record, number: int) -> None:
+        if isinstance(item, BadRow):
+            group.faults.extend(
+                fault if number == group.number else f"line {number} {fault}"
+                for fault in item.error.faults
+            )
+        elif len(group.rows) >= _MAX_ROWS:
+            group.fault(f"has more than {_MAX_ROWS:,} rows: is group_by the right column?")
+        elif self._preset is not None and self._preset.one_row_once and row in group.rows:
+            self._skip(_DUPLICATE)
+        else:
+            group.rows.append(row)
+
+    def _made(self, mapped: Mapped, group: _Group) -> Iterator[_Numbered]:
+        """The order of a group, its faults, or nothing where it is left out."""
+        number, rows = group.number, group.rows
+        if rows and self._is_left_out(rows[0]):
+            return
+        faults = list(group.faults)
+        if rows and not faults:
+            if self._since is not None or self._until is not None:
+                moment = moment_of(mapped.date(rows[0]))
+                if moment is None:
+                    faults.append("date: expected a time such as 2026-03-01T08:00:00")
+                elif self._since is not None and moment < self._since:
+                    self._skip(_EARLY)
+                    return
+                elif self._until is not None and moment >= self._until:
+                    self._skip(_LATE)
+                    return
+            order, found = mapped.order(rows)
+            faults += found
+            if not faults:
+                yield number, _order(order, number)
+                return
+        yield number, InvalidOrderError(faults, number)
+
+    def _is_left_out(self, record: Record) -> bool:
+        if self._preset is None or "all" in self._include:
+            return False
+        for reason in self._preset.reasons(record):
+            if reason not in self._include:
+                self._skip(reason)
+                return True
+        return False
+
+    def _skip(self, reason: str) -> None:
+        self._skipped[reason] = self._skipped.get(reason, 0) + 1
+
+
+@attrs.define
+class _Group:
+    """The rows of an order, as far as they are read."""
+
+    number: int
+    key: Any
+    rows: list[Record]
+    faults: list[str] = attrs.field(factory=list)
+
+    def fault(self, fault: str) -> None:
+        if fault not in self.faults:
+            self.faults.append(fault)
+
+    def suspect(self, number: int) -> None:
+        self.fault(f"line {number}, next to it, can't be read and may be a row of this order")
+
+
+def _order(mapping: Mapping[str, Any], number: int) -> Order | InvalidOrderError:
+    try:
+        return Order.from_mapping(mapping)
+    except InvalidOrderError as error:
+        return InvalidOrderError(error.faults, number)
+
+
+def _items(
+    found: Iterator[tuple[int, Record | InvalidOrderError]],
+) -> Iterator[tuple[int, Item]]:
+    for number, item in found:
+        yield number, BadRow(item) if isinstance(item, InvalidOrderError) else item
+
+
+def _check_columns(columns: Sequence[str]) -> None:
+    """Without a mapping, a column that is no field is a mistake, as a key is in JSON."""
+    others = [name for name in columns if name and name not in (*ORDER_FIELDS, *PRODUCT_FIELDS)]
+    if others:
+        raise ConfigurationError(
+            f"{len(others)} of its {len(columns)} columns are no fields of an order: say which "
+            "column is which field, such as with --map contact_email=Email; the others are then "
+            "left out"
+        )
+
+
+def _without_lines(numbered: Generator[_Numbered]) -> Generator[Order | InvalidOrderError]:
+    with closing(numbered):
+        for _line, order in numbered:
+            yield order

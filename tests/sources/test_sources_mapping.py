@@ -1,0 +1,276 @@
+"""Own columns: where each field comes from, in Python, in TOML and on the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import tomllib
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import attrs
+import pytest
+
+from everlytic_async import ConfigurationError, InvalidOrderError, Order
+from everlytic_async.sources import parse_mapping, read_orders
+
+RECORD: dict[str, Any] = {
+    "nr": "000017",
+    "id": 5842016673921,
+    "client": {"mail": "ann@example.com", "second": ""},
+    "created": "2026-03-01T10:00:00+02:00",
+    "sums": {"all": Decimal("10.10"), "none": None},
+    "lines": [
+        {
+            "what": "Mop & Co",
+            "cost": "5.05",
+            "n": 1,
+            "pics": [{"u": "https://a.example/1.jpg"}, {}],
+        },
+        {"what": "Soap", "cost": 5.05, "n": "1.5", "pics": []},
+    ],
+}
+
+
+def only(mapping: dict[str, Any], record: Any = RECORD) -> dict[str, Any]:
+    """What the mapping makes of one record."""
+    text = json.dumps(record, default=float)
+    (order,) = read_orders(io.StringIO(text), mapping=mapping)
+    assert isinstance(order, Order), order
+    return attrs.asdict(order, filter=lambda _field, value: value is not None)
+
+
+BASE: dict[str, Any] = {
+    "contact_email": "client.mail",
+    "products": {"each": "lines", "product_name": "what"},
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "where", "value"),
+    [
+        ("order_id", "nr", "000017"),
+        ("order_id", "id", "5842016673921"),
+        ("total", "sums.all", "10.1"),
+        ("total", "sums.none", None),
+        ("total", "sums.all.deeper", None),
+        ("order_id", "lines.1.what", "Soap"),
+        ("order_id", "lines.7.what", None),
+        ("contact_email", ["client.second", "none", "client.mail"], "ann@example.com"),
+        ("order_id", ["none", {"constant": "x"}], "x"),
+        ("workflow_id", 17, 17),
+        ("order_id", {"constant": "nr"}, "nr"),
+        ("order_id", {"path": "nr"}, "000017"),
+        ("order_id", lambda record: record["nr"].lstrip("0"), "17"),
+        ("order_link_url", "https://a.example/{nr}?m={client.mail}", "https://a.example/000017?m=ann%40example.com"),
+        ("order_link_url", "https://a.example/{contact_email}", "https://a.example/ann%40example.com"),
+        ("order_link_url", "https://a.example/{none}", None),
+        ("order_link_url", "https://a.example/{lines}", None),
+        ("order_id", "{nr}/{{x}}", "000017/{x}"),
+        ("order_link_url", ["none", "https://a.example/{nr}"], "https://a.example/000017"),
+    ],
+)  # fmt: skip
+def test_a_field_comes_from_where_the_mapping_says(field: str, where: Any, value: Any) -> None:
+    assert only({**BASE, field: where}).get(field) == value
+
+
+def test_products_come_from_a_list_of_the_order() -> None:
+    mapping = {
+        "contact_email": "client.mail",
+        "products": {
+            "each": "lines",
+            "product_name": "what",
+            "product_price": "cost",
+            "product_quantity": "n",
+            "product_gallery": "pics.u",
+            "product_url": "https://a.example/p?q={what}",
+            "product_sku": {"constant": 7},
+        },
+    }
+    first, second = only(mapping)["products"]
+    assert {key: value for key, value in first.items() if value is not None} == {
+        "product_name": "Mop & Co",
+        "product_price": Decimal("5.05"),
+        "product_quantity": 1,
+        "product_gallery": ("https://a.example/1.jpg",),
+        "product_url": "https://a.example/p?q=Mop%20%26%20Co",
+        "product_sku": 7,
+    }
+    assert second["product_quantity"] == Decimal("1.5")
+    assert "product_gallery" not in second
+
+
+def test_the_three_ways_to_say_it_say_the_same() -> None:
+    pairs = parse_mapping(
+        [
+            "contact_email=client.second|client.mail",
+            "order_id=nr",
+            "order_link_url=https://a.example/{nr}?a=b",
+            "workflow_id:=17",
+            "discount:=10.10",
+            'taxes:="none"',
+            "contact_unique_id=",
+            "products=lines",
+            "product_name=what",
+            "products.product_price=cost",
+            "date=created",
+        ]
+    )
+    table = tomllib.loads(
+        """
+        [map]
+        contact_email = ["client.second", "client.mail"]
+        order_id = "nr"
+        order_link_url = "https://a.example/{nr}?a=b"
+        workflow_id = 17
+        discount = 10.10
+        taxes = {constant = "none"}
+        date = "created"
+
+        [map.products]
+        each = "lines"
+        product_name = "what"
+        product_price = "cost"
+        """,
+        parse_float=Decimal,
+    )["map"]
+    expected = {
+        "contact_email": "ann@example.com",
+        "order_id": "000017",
+        "order_link_url": "https://a.example/000017?a=b",
+        "workflow_id": 17,
+        "discount": "10.10",
+        "taxes": "none",
+    }
+    for mapping in (pairs, table):
+        found = only(mapping)
+        assert {key: found[key] for key in found if key != "products"} == expected
+        assert [(p["product_name"], p["product_price"]) for p in found["products"]] == [
+            ("Mop & Co", Decimal("5.05")),
+            ("Soap", Decimal("5.05")),
+        ]
+
+
+def test_what_the_mapping_does_not_name_is_called_as_the_field_is() -> None:
+    record = {
+        "contact_email": "a@example.com",
+        "order_id": "1",
+        "note": 1,
+        "products": [{"name": "Mop"}],
+    }
+    found = only({"workflow_id": 17, "product_name": "name"}, record)
+    assert (found["contact_email"], found["order_id"], found["workflow_id"]) == (
+        "a@example.com",
+        "1",
+        17,
+    )
+    assert found["products"][0]["product_name"] == "Mop"
+
+
+def test_columns_of_a_csv_are_paths_dots_and_all() -> None:
+    text = "Order.No,E-Mail Address,Item,Qty\n000017,ann@example.com,Mop,2\n,,Soap,1.5\n"
+    mapping = parse_mapping(
+        [
+            "order_id=Order.No",
+            "contact_email=E-Mail Address",
+            "product_name=Item",
+            "product_quantity=Qty",
+        ]
+    )
+    (order,) = read_orders(io.StringIO(text), mapping=mapping)
+    assert isinstance(order, Order)
+    assert order.order_id == "000017"
+    assert [str(product.product_quantity) for product in order.products] == ["2", "1.5"]  # type: ignore[union-attr]
+
+
+def test_rows_may_be_grouped_by_another_column_or_not_at_all() -> None:
+    text = "basket,mail,item\n1,a@example.com,Mop\n1,a@example.com,Soap\n"
+    mapping: dict[str, Any] = {"contact_email": "mail", "product_name": "item"}
+    for group_by, orders in (({}, 2), ({"group_by": "basket"}, 1), ({"group_by": None}, 2)):
+        found = list(read_orders(io.StringIO(text), mapping={**mapping, **group_by}))
+        assert [type(order) for order in found] == [Order] * orders
+
+
+def test_rows_of_json_are_grouped_too() -> None:
+    rows = [
+        {"order_id": 1, "contact_email": "a@example.com", "product_name": "Mop"},
+        {"order_id": 1, "contact_email": "a@example.com", "product_name": "Soap"},
+        {"order_id": 2, "contact_email": "a@example.com", "product_name": "Mop"},
+    ]
+    for text in (json.dumps(rows), "\n".join(map(json.dumps, rows))):
+        found = list(read_orders(io.StringIO(text)))
+        assert [len(order.products) for order in found if isinstance(order, Order)] == [2, 1]
+
+
+def test_own_orders_have_a_date_where_the_mapping_says() -> None:
+    lines = "".join(
+        f'{{"contact_email": "a@example.com", "day": "2026-03-0{day}", "products": [{{}}]}}\n'
+        for day in (1, 2, 3)
+    )
+    reader = read_orders(
+        io.StringIO(lines), mapping={"date": "day"}, since=date(2026, 3, 2), until="2026-03-03"
+    )
+    assert [line for line, _order in reader.lines()] == [2]
+    assert reader.skipped == {"before since": 1, "not before until": 1}
+    with pytest.raises(ConfigurationError, match="since and until need the time of each order"):
+        list(read_orders(io.StringIO(lines), since="2026-03-02"))
+    with pytest.raises(ConfigurationError, match="until: expected a date or a time such as"):
+        read_orders(io.StringIO(lines), until="March")
+
+
+def test_a_path_that_no_order_has_is_told() -> None:
+    text = json.dumps([RECORD, RECORD], default=float)
+    reader = read_orders(
+        io.StringIO(text),
+        mapping={**BASE, "order_id": "number", "product_sku": "SKU", "total": None},
+    )
+    assert reader.never_set == frozenset()
+    assert len(list(reader)) == 2
+    assert reader.never_set == {"order_id", "product_sku"}
+
+
+def test_products_that_are_no_list_are_the_orders_fault() -> None:
+    for lines in (None, "Mop", {"a": 1}, [7], []):
+        text = json.dumps({**RECORD, "lines": lines}, default=float)
+        (found,) = read_orders(io.StringIO(text), mapping=BASE)
+        assert isinstance(found, InvalidOrderError)
+        assert found.faults[0].startswith("products")
+
+
+@pytest.mark.parametrize(
+    ("mapping", "told"),
+    [
+        ({"contact_mail": "x"}, "contact_mail is no field: did you mean contact_email"),
+        ({"products": {"contact_email": "x"}}, "products.contact_email is no field"),
+        ({"xyz": "x"}, "xyz is no field: the known ones are contact_email, "),
+        ([("order_id", "x")], "mapping: expected a table of fields"),
+        ({"contact_email": "mail", "order_id": "nr"}, "order_id: there is no column 'nr': did you"),
+        ({"contact_email": "mail", "order_id": ""}, "order_id: expected a path"),
+        ({"contact_email": "mail", "order_id": []}, "order_id: expected a path"),
+        ({"contact_email": "mail", "order_id": {"path": 7}}, "order_id: expected a path"),
+        ({"contact_email": "mail", "order_id": {"a": "b"}}, "a table in a mapping has one key of"),
+        ({"contact_email": "mail", "order_id": "{nr"}, "order_id: the template is broken"),
+        ({"contact_email": "mail", "order_id": "{nrs:>9}"}, "in braces of a template stands"),
+        ({"contact_email": "mail", "order_id": "{}"}, "in braces of a template stands"),
+        ({"contact_email": None, "contact_unique_id": None}, "leaves an order without a contact"),
+    ],
+)  # fmt: skip
+def test_a_mapping_that_can_not_be_meant_is_refused(mapping: Any, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        list(read_orders(io.StringIO("nrs,mail,item\n1,a@example.com,Mop\n"), mapping=mapping))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "told"),
+    [
+        (["contact_email"], "'contact_email': expected FIELD=PATH"),
+        (["contact_mail=x"], "contact_mail is no field: did you mean contact_email"),
+        (["order_id=a", "order_id=b"], "order_id: mapped more than once"),
+        (["workflow_id:=seventeen"], "workflow_id: after := comes JSON"),
+        (["workflow_id:=NaN"], "workflow_id: after := comes JSON"),
+    ],
+)
+def test_a_pair_that_can_not_be_meant_is_refused(pairs: list[str], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        parse_mapping(pairs)

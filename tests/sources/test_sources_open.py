@@ -1,0 +1,271 @@
+"""However an input comes: packed or not, from a path, a file or a pipe, and of any format."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backports import zstd
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from everlytic_async import ConfigurationError, EverlyticError, Order, SourceError
+from everlytic_async.sources import FORMATS, read_lines, read_orders
+
+DATA = Path(__file__).parent / "data"
+LINE = b'{"order_id": "000003", "contact_email": "ann@example.com", "products": [{}]}\n'
+CSV = b"order_id,contact_email,product_name\n000003,ann@example.com,Mop\n"
+INPUTS = {
+    "jsonl": LINE * 3,
+    "json": b"[" + b",\n".join([LINE] * 3) + b"]",
+    "csv": CSV,
+    "tsv": CSV.replace(b",", b"\t"),
+    "woocommerce": (DATA / "woocommerce.json").read_bytes(),
+    "shopify": (DATA / "shopify.json").read_bytes(),
+    "shopify-csv": (DATA / "shopify_orders.csv").read_bytes(),
+    "magento": (DATA / "magento.json").read_bytes(),
+}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".zst": zstd.compress,
+    "in pieces.gz": lambda data: gzip.compress(data[:50]) + gzip.compress(data[50:]),
+    "in pieces.zst": lambda data: zstd.compress(data[:50]) + zstd.compress(data[50:]),
+}
+
+
+def shown(found: Any) -> list[str]:
+    return [f"{line} {item!r}" for line, item in found]
+
+
+@pytest.fixture
+def pipe() -> Any:
+    """Makes a file that can't be read twice of bytes."""
+    opened: list[Any] = []
+
+    def make(data: bytes) -> io.BufferedReader:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdin is not None
+        process.stdin.write(data)
+        process.stdin.close()
+        opened.append(process)
+        assert isinstance(process.stdout, io.BufferedReader)
+        return process.stdout
+
+    yield make
+    for process in opened:
+        process.stdout.close()
+        process.wait()
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("format_", INPUTS)
+def test_the_format_is_found_however_it_is_packed(
+    format_: str, packer: str, tmp_path: Path
+) -> None:
+    expected = shown(read_orders(io.BytesIO(INPUTS[format_]), format_).lines())
+    packed = PACKERS[packer](INPUTS[format_])
+    path = tmp_path / f"orders{packer}"
+    path.write_bytes(packed)
+    assert any("<Order" in item for item in expected)
+    for source in (path, str(path), io.BytesIO(packed)):
+        reader = read_orders(source)
+        assert shown(reader.lines()) == expected
+        assert reader.format == format_
+
+
+@pytest.mark.parametrize("packer", ["", ".gz", ".zst"])
+def test_a_pipe_is_read_as_a_file_is(packer: str, pipe: Any) -> None:
+    for format_ in ("jsonl", "shopify", "shopify-csv"):
+        reader = read_orders(pipe(PACKERS[packer](INPUTS[format_])))
+        expected = shown(read_orders(io.BytesIO(INPUTS[format_])).lines())
+        assert shown(reader.lines()) == expected
+
+
+def test_the_orders_of_a_pipe_come_as_they_are_written() -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as file, open(writing, "wb", buffering=0) as end:  # noqa: PTH123
+        orders = read_orders(file)
+        for _ in range(3):
+            end.write(LINE)
+            assert isinstance(next(orders), Order)  # else it would wait for ever
+        end.close()
+        assert list(orders) == []
+
+
+@pytest.mark.parametrize("format_", INPUTS)
+def test_a_file_that_was_opened_as_text_is_read_too(format_: str, tmp_path: Path) -> None:
+    expected = shown(read_orders(io.BytesIO(INPUTS[format_]), format_).lines())
+    path = tmp_path / "orders"
+    path.write_bytes(INPUTS[format_])
+    with path.open(encoding="utf-8", newline="") as file:
+        assert shown(read_orders(file).lines()) == expected
+        assert not file.closed
+    assert shown(read_orders(io.StringIO(INPUTS[format_].decode(), newline="")).lines()) == expected
+
+
+def test_a_file_is_read_from_where_it_stands() -> None:
+    file = io.BytesIO(b"a line of the caller's\n" + LINE)
+    file.readline()
+    assert [line for line, _order in read_lines(file)] == [1]
+
+
+@pytest.mark.parametrize("packer", [".gz", ".zst"])
+@pytest.mark.parametrize("format_", ["jsonl", "json", "csv"])
+def test_what_was_cut_off_is_told_after_what_is_left(format_: str, packer: str) -> None:
+    whole = {
+        "jsonl": LINE * 40_000,
+        "json": b"[" + LINE + b"," + b",".join([LINE] * 40_000) + b"]",
+        "csv": CSV + b"".join(b"%d,a@example.com,Mop\n" % n for n in range(40_000)),
+    }[format_]
+    packed = PACKERS[packer](whole)
+    orders = read_orders(io.BytesIO(packed[: len(packed) // 2]))
+    name = packer.removeprefix(".").replace("gz", "gzip").replace("zst", "zstd")
+    read: list[type] = []
+    with pytest.raises(SourceError, match=f"the {name} file ends too early: it was cut off"):
+        read.extend(map(type, orders))
+    assert 0 < len(read) < 40_000
+    assert set(read) == {Order}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"\x1f\x8b" + b"nothing of the kind",
+        gzip.compress(LINE)[:-8] + b"12345678",
+        gzip.compress(LINE) + b"more",
+        b"\x28\xb5\x2f\xfd" + b"nothing of the kind" * 20,
+        zstd.compress(LINE) + b"more",
+    ],
+)
+def test_what_is_damaged_is_told(damaged: bytes) -> None:
+    with pytest.raises(SourceError, match=r"file is damaged|file ends too early"):
+        list(read_orders(io.BytesIO(damaged)))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (
+            b"PK\x03\x04...",
+            "it is a ZIP archive or an Excel workbook: unpack it, or save it as CSV",
+        ),
+        (b"\xd0\xcf\x11\xe0...", "it is an Excel workbook: save it as CSV in UTF-8"),
+        (b"BZh91AY", "it is packed with bzip2: unpack it"),
+        (gzip.compress(gzip.compress(LINE)), "it is packed twice: unpack it once"),
+        (b"<!doctype html>", "it is HTML or XML: export the orders as JSON or CSV"),
+        (LINE.decode().encode("utf-16"), "it is UTF-16: save the file as UTF-8"),
+        (CSV.decode().encode("utf-16-be"), "it is no text"),
+        (b"orders\nof mine\n", "its format can't be told: give it one of jsonl, json, csv"),
+        (os.urandom(0) + b"\x01\x00\x02", "it is no text: expected JSON, CSV or Parquet"),
+    ],
+)
+def test_what_is_none_of_them_is_named_and_what_to_do(data: bytes, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        list(read_orders(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "format_"),
+    [
+        ("a.jsonl", b"nonsense\n" + LINE, "jsonl"),
+        ("a.ndjson.gz", gzip.compress(b"nonsense\n" + LINE), "jsonl"),
+        ("A.CSV", b"contact_email\nann@example.com\n", "csv"),
+        ("a.tsv.zst", zstd.compress(b"contact_email\nann@example.com\n"), "tsv"),
+        ("a.json", LINE * 2, "jsonl"),
+        ("a.jsonl", b"[" + LINE + b"]", "json"),
+        ("a.txt", LINE, "jsonl"),
+        ("a", b'{\n"order_id": 1}', "json"),
+        ("a", b'{"order_id": 1,\n"total": "1"}', "json"),
+        ("a", b'{"order_id" 1}\n' + LINE, "jsonl"),
+        ("a", b'{"orders": [' + LINE.strip() * 1 + b"]}", "json"),
+    ],
+)
+def test_the_content_decides_and_where_it_can_not_the_name(
+    name: str, data: bytes, format_: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    reader = read_orders(tmp_path / name)
+    assert len(list(reader)) > 0
+    assert reader.format == format_
+
+
+def test_a_first_line_of_a_megabyte_is_a_document() -> None:
+    orders = b",".join([LINE.strip()] * 20_000)
+    assert len(orders) > 1024 * 1024
+    for document in (b'{"orders": [' + orders + b"]}", b"[" + orders + b"]"):
+        assert sum(1 for _ in read_orders(io.BytesIO(document))) == 20_000
+
+
+BEGINNINGS = [b"", b"[", b"{", b'{"a":', b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"PAR1", b"a,b\n"]
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from(BEGINNINGS),
+    st.binary(max_size=60) | st.text('[]{}",:1ae\n', max_size=40).map(str.encode),
+    st.sampled_from([None, *FORMATS]),
+    st.sampled_from([None, {"contact_email": "a"}, {"contact_email": "a", "order_id": "b"}]),
+)
+@example(b"", b"\xef\xbb\xbf", "csv", None)
+@example(b"PAR1", b"PAR1", None, None)
+def test_whatever_the_bytes_are_only_errors_of_this_package_come_out(
+    beginning: bytes, rest: bytes, format_: str | None, mapping: dict[str, Any] | None
+) -> None:
+    data = beginning + rest
+    for packed in (data, gzip.compress(data), gzip.compress(data)[:-3]):
+        try:
+            found = list(read_orders(io.BytesIO(packed), format_, mapping=mapping))
+        except EverlyticError as error:
+            assert isinstance(error, ConfigurationError | SourceError)  # noqa: PT017 - or none
+        else:
+            assert all(isinstance(item, Order | EverlyticError) for item in found)
+
+
+def test_reading_zstd_without_its_package_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "backports.zstd", None)
+    monkeypatch.delattr("backports.zstd", raising=False)
+    with pytest.raises(ConfigurationError, match=r"pip install 'everlytic-async\[sources\]'"):
+        list(read_orders(io.BytesIO(zstd.compress(LINE))))
+
+
+def test_reading_parquet_without_its_package_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'everlytic-async\[parquet\]'"):
+        list(read_orders(io.BytesIO(b"PAR1...")))
+
+
+def test_importing_the_readers_loads_no_extra() -> None:
+    script = (
+        "import sys; import everlytic_async.sources; print("
+        "{'pyarrow', 'backports.zstd', 'gzip'} & set(sys.modules) - {'gzip'})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.strip() == b"set()"
+
+
+def test_closing_before_the_end_closes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "orders.jsonl.gz"
+    path.write_bytes(gzip.compress(LINE * 1000))
+    with read_orders(path) as reader:  # a ResourceWarning is an error in these tests
+        next(reader)
+    assert list(reader) == []
+    file = io.BytesIO(path.read_bytes())
+    with read_orders(file) as reader:
+        next(reader)
+    assert not file.closed

@@ -1,0 +1,103 @@
+"""Parquet: typed rows, as whole orders or one for each product, with nothing lost of a value."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlytic_async import ConfigurationError, InvalidOrderError, Order, SourceError
+from everlytic_async.sources import read_orders
+
+pa: Any = pytest.importorskip("pyarrow")
+pq: Any = pytest.importorskip("pyarrow.parquet")
+
+
+def parquet(rows: list[dict[str, Any]], **types: Any) -> bytes:
+    table = pa.Table.from_pylist(rows)
+    for name, kind in types.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, table.column(name).cast(kind))
+    file = io.BytesIO()
+    pq.write_table(table, file, row_group_size=2)
+    return file.getvalue()
+
+
+ORDERS: list[dict[str, Any]] = [
+    {
+        "order_id": f"00000{n}",
+        "contact_unique_id": 5842016673921 + n,
+        "total": Decimal("10.10"),
+        "products": [
+            {"product_name": "Mop", "product_price": Decimal("5.0500"), "product_sku": None}
+        ],
+    }
+    for n in range(5)
+]
+
+
+def test_nested_rows_are_orders_with_all_their_digits(tmp_path: Path) -> None:
+    path = tmp_path / "orders"
+    path.write_bytes(parquet(ORDERS))
+    reader = read_orders(path)
+    found = list(reader.lines())
+    assert reader.format == "parquet"
+    assert [line for line, _order in found] == [1, 2, 3, 4, 5]
+    for order, given in zip((order for _line, order in found), ORDERS, strict=True):
+        assert isinstance(order, Order)
+        (product,) = order.products
+        assert (order.order_id, order.contact_unique_id, order.total) == (
+            given["order_id"],
+            str(given["contact_unique_id"]),
+            "10.10",
+        )
+        assert str(product.product_price) == "5.0500"  # type: ignore[union-attr]
+
+
+def test_a_row_for_each_product_is_grouped_and_dated() -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": "1", "mail": "a@example.com", "at": datetime(2026, 3, 1, tzinfo=UTC), "item": "Mop"},
+        {"id": "1", "mail": None, "at": None, "item": "Bucket"},
+        {"id": "2", "mail": "b@example.com", "at": datetime(2026, 3, 2, tzinfo=UTC), "item": "Mop"},
+        {"id": "3", "mail": "no address", "at": datetime(2026, 3, 2, tzinfo=UTC), "item": "Mop"},
+    ]
+    mapping = {"order_id": "id", "contact_email": "mail", "product_name": "item", "date": "at"}
+    reader = read_orders(io.BytesIO(parquet(rows)), mapping=mapping, until="2026-03-02")
+    ((line, order),) = reader.lines()
+    assert isinstance(order, Order)
+    assert (line, len(order.products)) == (1, 2)
+    assert reader.skipped == {"not before until": 2}
+    reader = read_orders(io.BytesIO(parquet(rows)), mapping=mapping)
+    assert [(line, type(item)) for line, item in reader.lines()] == [
+        (1, Order),
+        (3, Order),
+        (4, InvalidOrderError),
+    ]
+
+
+def test_packed_and_from_a_pipe_it_is_read_too() -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    data = parquet(ORDERS)
+    assert len(list(read_orders(Pipe(data)))) == 5
+    assert len(list(read_orders(io.BytesIO(gzip.compress(data)), "parquet"))) == 5
+
+
+@pytest.mark.parametrize("cut", [8, 100, -4])
+def test_a_damaged_file_is_told(cut: int) -> None:
+    with pytest.raises(SourceError, match="the Parquet file can't be read"):
+        list(read_orders(io.BytesIO(parquet(ORDERS)[:cut])))
+
+
+def test_what_is_not_parquet_is_told() -> None:
+    with pytest.raises(ConfigurationError, match="it is no Parquet file"):
+        list(read_orders(io.BytesIO(b"{}"), "parquet"))
+    with pytest.raises(ConfigurationError, match="it is Parquet, not csv"):
+        list(read_orders(io.BytesIO(parquet(ORDERS)), "csv"))

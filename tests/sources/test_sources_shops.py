@@ -1,0 +1,475 @@
+"""Shops' exports: what each becomes, what is left out, and the traps that real files hold."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from everlytic_async import ConfigurationError, InvalidOrderError, Order
+from everlytic_async.sources import REASONS, Reader, read_orders
+
+DATA = Path(__file__).parent / "data"
+EXPORTS = {
+    "woocommerce": "woocommerce.json",
+    "shopify": "shopify.json",
+    "shopify-csv": "shopify_orders.csv",
+    "magento": "magento.json",
+}
+
+
+def read(shop: str, **options: Any) -> tuple[Reader, dict[int, Order | InvalidOrderError]]:
+    reader = read_orders(DATA / EXPORTS[shop], **options)
+    return reader, dict(reader.lines())
+
+
+def wire(order: Order | InvalidOrderError) -> dict[str, Any]:
+    """What is set, with every digit."""
+    assert isinstance(order, Order), order
+    return attrs.asdict(order, filter=lambda _field, value: value is not None)
+
+
+def exactly(order: Order | InvalidOrderError, expected: dict[str, Any]) -> None:
+    # By their text: Decimal("5.00") equals Decimal("5").
+    found = wire(order)
+    assert {key: str(value) for key, value in found.items() if key != "products"} == {
+        key: str(value) for key, value in expected.items() if key != "products"
+    }
+    assert [
+        {key: (type(value), str(value)) for key, value in product.items()}
+        for product in found["products"]
+    ] == [
+        {key: (type(value), str(value)) for key, value in product.items()}
+        for product in expected["products"]
+    ]
+
+
+# ------------------------------------------------------------------------------ what they become
+
+
+def test_woocommerce_becomes_orders_by_its_table() -> None:
+    reader, found = read("woocommerce")
+    assert list(found) == [1, 2, 3, 10]
+    exactly(
+        found[1],
+        {
+            "contact_email": "ann@example.com",
+            "contact_unique_id": "26",
+            "order_id": "727",
+            "sub_total": "18.00",
+            "shipping_fee": "10.00",
+            "taxes": "1.35",
+            "total": "29.35",
+            "discount": "5.00",
+            "checkout_url": "https://shop.example/checkout/order-pay/727/"
+            "?pay_for_order=true&key=wc_order_58d2d042d1d",
+            "products": [
+                {
+                    "product_name": "Mop & Bucket \N{EN DASH} Large",
+                    "product_price": Decimal("2.75"),
+                    "product_quantity": 2,
+                    "product_sku": "000412",
+                    "product_line_total": Decimal("5.50"),
+                    "product_gallery": ("https://shop.example/wp-content/uploads/mop.jpg",),
+                },
+                {
+                    "product_name": "Rope by the metre",
+                    "product_price": Decimal("5.00"),
+                    "product_quantity": Decimal("1.5"),
+                    "product_line_total": Decimal("7.50"),
+                },
+            ],
+        },
+    )
+    assert reader.format == "woocommerce"
+
+
+def test_shopify_becomes_orders_by_its_table_in_the_shops_currency() -> None:
+    reader, found = read("shopify")
+    assert list(found) == [1, 2, 3]
+    exactly(
+        found[1],
+        {
+            "contact_email": "ann@example.com",
+            "contact_unique_id": "7207119292929",
+            "order_id": "#1001",
+            "order_link_url": "https://shop.example/548380009/orders/b1946ac92/authenticate?key=abc",
+            "sub_total": "597.00",
+            "shipping_fee": "79.56",
+            "taxes": "11.94",
+            "total": "688.50",
+            "discount": "10.00",
+            "products": [
+                {
+                    "product_name": "IPod Nano - green",
+                    "product_price": Decimal("199.10"),
+                    "product_quantity": 3,
+                    "product_sku": "IPOD2008GREEN",
+                    "product_line_total": Decimal("597.00"),
+                },
+                {
+                    "product_name": "Gift wrap",
+                    "product_price": Decimal("10.00"),
+                    "product_quantity": 1,
+                    "product_line_total": Decimal("10.00"),
+                },
+            ],
+        },
+    )
+    assert reader.format == "shopify"
+
+
+def test_a_shopify_csv_becomes_orders_by_its_table() -> None:
+    reader, found = read("shopify-csv")
+    # By the line that each begins in: notes have new lines.
+    assert list(found) == [2, 8, 10, 16]
+    exactly(
+        found[2],
+        {
+            "contact_email": "ann@example.com",
+            "order_id": "#1001",
+            "sub_total": "597.00",
+            "shipping_fee": "79.56",
+            "taxes": "11.94",
+            "total": "688.50",
+            "discount": "10.00",
+            "products": [
+                {
+                    "product_name": "IPod Nano - green",
+                    "product_price": Decimal("199.10"),
+                    "product_quantity": Decimal(3),
+                    "product_sku": "000412",
+                    "product_line_total": Decimal("597.30"),
+                },
+                {
+                    "product_name": "Gift wrap, red",
+                    "product_price": Decimal("10.00"),
+                    "product_quantity": Decimal(1),
+                    "product_line_total": Decimal("10.00"),
+                },
+                {
+                    "product_name": "Card",
+                    "product_price": Decimal("1.05"),
+                    "product_quantity": Decimal(2),
+                    "product_sku": "CARD",
+                    "product_line_total": Decimal("2.10"),
+                },
+            ],
+        },
+    )
+    assert reader.format == "shopify-csv"
+
+
+def test_magento_becomes_orders_by_its_table() -> None:
+    reader, found = read("magento")
+    assert list(found) == [1, 2, 3]
+    exactly(
+        found[1],
+        {
+            "contact_email": "ann@example.com",
+            "contact_unique_id": "2",
+            "order_id": "000000003",
+            "sub_total": "390.00",
+            "shipping_fee": "25.00",
+            "taxes": "8.40",
+            "total": "393.40",
+            "discount": "30.00",
+            "products": [
+                {
+                    "product_name": "Iris Workout Top",
+                    "product_price": Decimal("120.10"),
+                    "product_quantity": 2,
+                    "product_sku": "WS03-XS-Red",
+                    "product_line_total": Decimal("240.20"),
+                },
+                {
+                    "product_name": "Yoga strap",
+                    "product_price": Decimal("149.80"),
+                    "product_quantity": 1,
+                    "product_sku": "000241",
+                    "product_line_total": Decimal("149.80"),
+                },
+            ],
+        },
+    )
+    assert reader.format == "magento"
+
+
+# ---------------------------------------------------------------------------------------- guests
+
+
+@pytest.mark.parametrize(
+    ("shop", "place"), [("woocommerce", 3), ("shopify", 3), ("shopify-csv", 10), ("magento", 3)]
+)
+def test_who_has_no_address_is_an_invalid_order_and_not_left_out(shop: str, place: int) -> None:
+    _reader, found = read(shop)
+    error = found[place]
+    assert isinstance(error, InvalidOrderError)
+    assert (error.line, error.faults) == (
+        place,
+        ("contact_email or contact_unique_id: one of the two is required",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shop", "place", "contact"),
+    [
+        ("woocommerce", 2, {"contact_email": "guest@example.org"}),
+        (
+            "shopify",
+            2,
+            {"contact_email": "bea@example.org", "contact_unique_id": "7207119292930"},
+        ),
+        ("magento", 2, {"contact_email": "guest@example.org"}),
+    ],
+)
+def test_a_guest_has_no_id_and_an_empty_address_is_looked_for_elsewhere(
+    shop: str, place: int, contact: dict[str, str]
+) -> None:
+    found = wire(read(shop)[1][place])
+    assert {key: found[key] for key in found if key.startswith("contact")} == contact
+
+
+@pytest.mark.parametrize(
+    ("shop", "place", "total"),
+    [
+        ("woocommerce", 2, "0.00"),
+        ("shopify", 2, "0.00"),
+        ("shopify-csv", 8, "0.00"),
+        ("magento", 2, "0"),
+    ],
+)
+def test_a_total_of_zero_is_a_total(shop: str, place: int, total: str) -> None:
+    found = wire(read(shop)[1][place])
+    assert (found["total"], found["discount"]) == (total, total)
+
+
+# ----------------------------------------------------------------------------------- left out
+
+
+SKIPPED = {
+    "woocommerce": {
+        "cancelled": 1,
+        "refunded": 1,
+        "failed": 1,
+        "unpaid": 1,
+        "draft": 1,
+        "trash": 1,
+    },
+    "shopify": {"cancelled": 2, "refunded": 1, "voided": 1, "test": 1, "draft": 1},
+    "shopify-csv": {"duplicate row": 2, "cancelled": 1, "refunded": 1, "voided": 1, "test": 1},
+    "magento": {"cancelled": 1, "refunded": 1, "unpaid": 1, "fraud": 1},
+}
+
+
+@pytest.mark.parametrize("shop", EXPORTS)
+def test_what_nobody_wants_an_email_about_is_left_out_and_counted(shop: str) -> None:
+    reader, _found = read(shop)
+    assert reader.skipped == SKIPPED[shop]
+
+
+@pytest.mark.parametrize("shop", EXPORTS)
+def test_whoever_asks_for_all_gets_all(shop: str) -> None:
+    reader, found = read(shop, include="all")
+    left_out = {key: n for key, n in SKIPPED[shop].items() if key != "duplicate row"}
+    assert len(found) == len(read(shop)[1]) + sum(left_out.values())
+    assert left_out.keys() & reader.skipped.keys() == set()
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_each_reason_can_be_asked_for_by_itself(reason: str) -> None:
+    for shop, left_out in SKIPPED.items():
+        reader, found = read(shop, include=[reason])
+        # Shopify's #1008 is cancelled and refunded, so one of the two does not bring it back.
+        back = left_out.get(reason, 0) - (shop == "shopify" and reason == "cancelled")
+        assert len(found) == len(read(shop)[1]) + back
+        assert reason not in reader.skipped
+
+
+def test_a_reason_that_does_not_exist_is_refused_at_once() -> None:
+    with pytest.raises(ConfigurationError, match="there is no 'canceled': the known ones are all,"):
+        read_orders("never opened", include=["canceled"])
+
+
+# -------------------------------------------------------------------------------------- by date
+
+
+@pytest.mark.parametrize(
+    ("shop", "options", "places", "skipped"),
+    [
+        # 2026-03-31T22:30 in UTC, and 2026-04-01T00:30 in the shop.
+        ("woocommerce", {"since": "2026-04-01"}, [3, 10], {"before since": 2}),
+        ("woocommerce", {"since": "2026-04-01T00:30+02:00"}, [2, 3, 10], {"before since": 1}),
+        ("woocommerce", {"until": "2026-04-01"}, [1, 2], {"not before until": 2}),
+        # 2026-03-10T11:00 five hours west of Greenwich.
+        ("shopify", {"until": "2026-03-10T16:00:00Z"}, [], {"not before until": 3}),
+        ("shopify", {"until": "2026-03-10T16:00:01Z"}, [1], {"not before until": 2}),
+        # 2026-03-14 00:30:00 +0200.
+        ("shopify-csv", {"since": "2026-03-13", "until": "2026-03-14"}, [16], {"before since": 3}),
+        ("magento", {"since": "2026-03-06T10:00:00"}, [2, 3], {"before since": 1}),
+    ],
+)
+def test_orders_of_another_time_are_left_out_and_counted(
+    shop: str, options: dict[str, Any], places: list[int], skipped: dict[str, int]
+) -> None:
+    reader, found = read(shop, **options)
+    assert list(found) == places
+    assert {key: n for key, n in reader.skipped.items() if " " in key} == skipped | (
+        {"duplicate row": 2} if shop == "shopify-csv" else {}
+    )
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2026-03-01 10:00:00 +0200",
+        "2026-03-01 08:00:00 UTC",
+        "2026-03-01T08:00:00",
+        "2026-03-01T03:00:00-05:00",
+        "2026-03-01T08:00:00.000Z",
+    ],
+)
+def test_a_time_is_the_same_however_it_is_written(written: str) -> None:
+    order = json.loads((DATA / "woocommerce.json").read_text("utf-8"))[0]
+    text = json.dumps([{**order, "date_created_gmt": written}])
+    for since, count in (("2026-03-01T08:00Z", 1), ("2026-03-01T08:00:01Z", 0)):
+        assert len(list(read_orders(io.StringIO(text), since=since))) == count
+
+
+def test_an_order_without_a_date_is_invalid_when_the_date_decides() -> None:
+    order = json.loads((DATA / "woocommerce.json").read_text("utf-8"))[0]
+    order["date_created_gmt"] = "yesterday"
+    (found,) = read_orders(io.StringIO(json.dumps([order])), since="2026-01-01")
+    assert str(found) == "line 1: date: expected a time such as 2026-03-01T08:00:00"
+
+
+# --------------------------------------------------------------------------- how it is written
+
+
+def test_a_shops_orders_may_stand_on_lines(tmp_path: Path) -> None:
+    for shop in ("woocommerce", "shopify", "magento"):
+        document = json.loads((DATA / EXPORTS[shop]).read_text("utf-8"), parse_float=Decimal)
+        orders = document if isinstance(document, list) else next(iter(document.values()))
+        path = tmp_path / f"{shop}.jsonl"
+        path.write_text("\n".join(json.dumps(order, default=str) for order in orders), "utf-8")
+        reader = read_orders(path)
+        assert len(list(reader)) == len(read(shop)[1])
+        assert reader.format == shop
+
+
+@pytest.mark.parametrize("shop", ["woocommerce", "shopify", "magento"])
+def test_a_single_order_and_several_pages_are_read_too(shop: str) -> None:
+    text = (DATA / EXPORTS[shop]).read_text("utf-8")
+    document = json.loads(text)
+    first = (document if isinstance(document, list) else next(iter(document.values())))[0]
+    for single in (json.dumps(first), json.dumps(first, indent=2)):
+        reader = read_orders(io.StringIO(single))
+        (found,) = reader
+        assert isinstance(found, Order)
+        assert reader.format == shop
+    compact = json.dumps(document)
+    for pages in (f"{text}\n{text}", f"{compact}\n{compact}\n", compact + compact):
+        reader = read_orders(io.StringIO(pages))
+        assert len(list(reader)) == 2 * len(read(shop)[1])
+        assert sum(reader.skipped.values()) == 2 * sum(SKIPPED[shop].values())
+
+
+@pytest.mark.parametrize("shop", EXPORTS)
+def test_the_shop_may_be_named(shop: str) -> None:
+    assert read(shop, format=shop)[1].keys() == read(shop)[1].keys()
+
+
+@pytest.mark.parametrize(
+    ("shop", "named", "told"),
+    [
+        ("woocommerce", "shopify-csv", "it is json, and shopify-csv is CSV: give another format"),
+        ("shopify-csv", "shopify", "it is csv, and shopify is JSON: give another format"),
+    ],
+)
+def test_a_shop_that_it_can_not_be_is_refused(shop: str, named: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        read(shop, format=named)
+
+
+def test_a_csv_that_is_not_shopifys_is_refused_by_its_columns() -> None:
+    file = io.StringIO("Name,Email,Lineitem name\n#1,a@example.com,Mop\n")
+    with pytest.raises(ConfigurationError, match="no columns Lineitem price, Lineitem quantity"):
+        list(read_orders(file, "shopify-csv"))
+
+
+def test_a_mapping_adds_to_a_shops_and_replaces_parts_of_it() -> None:
+    mapping = {
+        "order_link_url": "https://shop.example/my-account/view-order/{id}/?n={order_id}",
+        "contact_unique_id": None,
+        "workflow_id": 17,
+        "product_description": "meta_data.0.value",
+    }
+    reader, found = read("woocommerce", mapping=mapping)
+    order = wire(found[1])
+    assert order["order_link_url"] == "https://shop.example/my-account/view-order/727/?n=727"
+    assert "contact_unique_id" not in order
+    assert (order["workflow_id"], order["total"]) == (17, "29.35")
+    assert order["products"][1]["product_name"] == "Rope by the metre"
+    assert reader.never_set == {"product_description"}
+
+
+def test_a_shopify_name_is_encoded_in_a_url() -> None:
+    mapping = {"order_link_url": "https://shop.example/orders/{order_id}"}
+    _reader, found = read("shopify-csv", mapping=mapping)
+    assert wire(found[2])["order_link_url"] == "https://shop.example/orders/%231001"
+
+
+# ------------------------------------------------------------------- Shopify's rows, one by one
+
+
+def shopify(*rows: dict[str, str], extra: tuple[str, ...] = ()) -> list[Order | InvalidOrderError]:
+    columns = ["Name", "Email", "Total", "Lineitem quantity", "Lineitem name", "Lineitem price"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*columns, *extra], restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    text.seek(0)
+    return list(read_orders(text))
+
+
+def item(name: str, **others: str) -> dict[str, str]:
+    return {"Lineitem quantity": "1", "Lineitem name": name, "Lineitem price": "1.00", **others}
+
+
+@pytest.mark.parametrize("email", ["", "ann@example.com", "Ann@Example.com"])
+@pytest.mark.parametrize("name", ["", "#1"])
+def test_a_further_row_may_repeat_the_name_and_the_address_or_not(name: str, email: str) -> None:
+    (order,) = shopify(
+        item("Mop", Name="#1", Email="ann@example.com", Total="2.00"),
+        item("Bucket", Name=name, Email=email),
+    )
+    found = wire(order)
+    assert (found["contact_email"], found["total"]) == ("ann@example.com", "2.00")
+    assert [product["product_name"] for product in found["products"]] == ["Mop", "Bucket"]
+
+
+def test_a_further_row_of_somebody_else_makes_the_order_invalid() -> None:
+    (error,) = shopify(
+        item("Mop", Name="#1", Email="ann@example.com"),
+        item("Bucket", Name="#1", Email="bea@example.com"),
+    )
+    assert str(error) == "line 2: contact_email: the rows of the order do not agree on it"
+
+
+def test_a_row_without_a_name_at_the_top_is_no_part_of_the_next_order() -> None:
+    lost, order = shopify(item("Lost"), item("Mop", Name="#1", Email="ann@example.com"))
+    assert isinstance(lost, InvalidOrderError)
+    assert [product["product_name"] for product in wire(order)["products"]] == ["Mop"]
+
+
+def test_further_columns_change_nothing() -> None:
+    row = item("Mop", Name="#1", Email="ann@example.com")
+    (plain,) = shopify(row)
+    (order,) = shopify({**row, "Tax 1 Name": "VAT", "Duties": ""}, extra=("Tax 1 Name", "Duties"))
+    assert wire(order) == wire(plain)
