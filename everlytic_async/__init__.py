@@ -33,6 +33,9 @@ if TYPE_CHECKING:
         InvalidOrderError as InvalidOrderError,
     )
     from everlytic_async.errors import (
+        LedgerError as LedgerError,
+    )
+    from everlytic_async.errors import (
         NotSentError as NotSentError,
     )
     from everlytic_async.errors import (
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
     )
     from everlytic_async.errors import (
         ServerError as ServerError,
+    )
+    from everlytic_async.errors import (
+        SkippedError as SkippedError,
     )
     from everlytic_async.errors import (
         SourceError as SourceError,
@@ -56,6 +62,8 @@ if TYPE_CHECKING:
     from everlytic_async.errors import (
         UnknownOutcomeError as UnknownOutcomeError,
     )
+    from everlytic_async.ledger import Ledger as Ledger
+    from everlytic_async.ledger import SqliteLedger as SqliteLedger
     from everlytic_async.orders import Order as Order
     from everlytic_async.orders import Product as Product
     from everlytic_async.outcomes import (
@@ -93,15 +101,18 @@ _HOMES = {
         "ConnectionLostError",
         "EverlyticError",
         "InvalidOrderError",
+        "LedgerError",
         "NotSentError",
         "RejectedError",
         "ResponseTimeoutError",
         "ServerError",
+        "SkippedError",
         "SourceError",
         "ThrottledError",
         "UnexpectedResponseError",
         "UnknownOutcomeError",
     ),
+    "ledger": ("Ledger", "SqliteLedger"),
     "orders": ("Order", "Product"),
     "outcomes": ("BatchReport", "OrderResult", "Outcome", "Receipt"),
     "policies": ("Delivery", "Pacing", "RetryPolicy", "Timeouts"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from everlytic_async._book import Book, digest_of
 from everlytic_async._pacer import Halt, HaltedError, Pacer
 from everlytic_async._retry import may_repeat, repeat
 from everlytic_async._transport import NOT_SENT, Transport
@@ -20,12 +21,15 @@ from everlytic_async._wire import encode, judge, order_key
 from everlytic_async.errors import (
     EverlyticError,
     InvalidOrderError,
+    LedgerError,
     NotSentError,
     RejectedError,
+    SkippedError,
     ThrottledError,
     UnknownOutcomeError,
 )
 from everlytic_async.events import AttemptEnded, AttemptStarted, BackingOff, Hub, OrderEnded
+from everlytic_async.ledger import State
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt
 from everlytic_async.policies import Delivery, RetryPolicy
@@ -41,6 +45,7 @@ _OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (
     (NotSentError, Outcome.NOT_SENT),
     (ThrottledError, Outcome.NOT_SENT),
     (UnknownOutcomeError, Outcome.UNKNOWN),
+    (SkippedError, Outcome.SKIPPED),
 )
 
 
@@ -74,26 +79,42 @@ def _name_of_invalid(given: AnyOrder) -> str | None:
     return order_id if isinstance(order_id, str) else None
 
 
-class _Course:
-    """The attempts of one order so far."""
+class Course:
+    """One order on its way: what it is, and its attempts so far."""
 
     __slots__ = (
         "ambiguous",
         "attempts",
         "began",
         "body",
-        "halt",
+        "digest",
+        "given",
+        "index",
+        "key",
         "order",
         "perhaps_processed",
+        "read_at",
         "told_as",
     )
 
-    def __init__(self, order: Order, body: bytes, halt: Halt, told_as: str | None) -> None:
+    def __init__(
+        self,
+        index: int,
+        given: AnyOrder,
+        order: Order,
+        body: bytes,
+        key: str,
+    ) -> None:
+        self.index = index
+        self.given = given
         self.order = order
         self.body = body
-        self.halt = halt
+        self.key = key
         #: What events call the order; None where nobody listens.
-        self.told_as = told_as
+        self.told_as: str | None = None
+        self.read_at = 0.0
+        #: A digest of the body, where a ledger asks for it.
+        self.digest = ""
         self.attempts = 0
         #: When the first attempt was admitted: the deadline runs from it, not from the queue.
         self.began = 0.0
@@ -101,6 +122,19 @@ class _Course:
         self.ambiguous: UnknownOutcomeError | None = None
         #: How many attempts were, or may have been, processed.
         self.perhaps_processed = 0
+
+    def cancelled(self, left: bool) -> None:
+        """Take note that an attempt was cancelled, and whether its body had left."""
+        if left:
+            self.perhaps_processed += 1
+            self.ambiguous = UnknownOutcomeError(
+                "the order was sent, but its sending was cancelled before the answer came: it may "
+                "have been processed"
+            )
+
+    def fate(self) -> EverlyticError:
+        """What is known of an order whose sending was cancelled."""
+        return self.ambiguous or NotSentError("the order was not sent: its sending was cancelled")
 
 
 @attrs.frozen(eq=False)
@@ -127,10 +161,24 @@ class Sender:
         raise result.error
 
     async def result(
-        self, index: int, given: AnyOrder, key_of: KeyOf | None, halt: Halt
+        self,
+        index: int,
+        given: AnyOrder,
+        key_of: KeyOf | None,
+        halt: Halt,
+        book: Book | None = None,
     ) -> OrderResult:
         """Deliver one order: whatever comes of it is its result."""
-        began = self.clock()
+        course = self.prepare(index, given, key_of)
+        if isinstance(course, OrderResult):
+            if book is not None:
+                await book.record(course, "")
+            return course
+        return await self.deliver(course, halt, book)
+
+    def prepare(self, index: int, given: AnyOrder, key_of: KeyOf | None) -> Course | OrderResult:
+        """Validate and encode one order; the result of one that is invalid."""
+        read_at = self.clock()
         try:
             order = as_order(given)
         except InvalidOrderError as error:
@@ -142,30 +190,59 @@ class Sender:
             fault = InvalidOrderError([f"key: the given function raised {type(error).__name__}"])
             fault.__cause__ = error
             return self._invalid(index, given, None, fault)
-        told_as = None
+        course = Course(index, given, order, body, key)
+        course.read_at = read_at
         if self.hub.listening:
-            told_as = key if key_of is None else _veiled(key)
-        course = _Course(order, body, halt, told_as)
-        verdict: Receipt | EverlyticError
+            course.told_as = key if key_of is None else _veiled(key)
+        return course
+
+    async def deliver(self, course: Course, halt: Halt, book: Book | None = None) -> OrderResult:
+        """Deliver an order that was prepared: whatever comes of it is its result."""
+        if book is not None:
+            course.digest = course.digest or digest_of(course.body)
+            try:
+                if await book.claim(course.key, course.digest):
+                    course.perhaps_processed = 1
+                    course.ambiguous = UnknownOutcomeError("it may have been processed before")
+            except SkippedError as skipped:
+                return self.end(course, skipped)
+            except LedgerError as error:
+                return self.end(course, NotSentError(f"the order was not sent: {error}"))
         try:
-            verdict = await self._attempt(course)
-            if not isinstance(verdict, Receipt) and may_repeat(verdict, self.delivery):
-                verdict = _whole(course, await self._repeat(course, verdict))
-        except HaltedError as halted:
-            verdict = _whole(course, NotSentError(f"the order was not sent: {halted}"))
-        attempts, elapsed_s = course.attempts, self.clock() - began
-        risk = course.perhaps_processed > 1
+            verdict = await self._send(course, halt)
+        except BaseException:
+            fate = course.fate()
+            if book is not None:
+                state = State(str(outcome_of(fate)))
+                book.abandon(course.key, course.digest, state, course.attempts)
+            self.end(course, fate)
+            raise
+        result = self.end(course, verdict)
+        if book is not None:
+            await book.record(result, course.digest)
+        return result
+
+    def end(self, course: Course, verdict: Receipt | EverlyticError) -> OrderResult:
+        """The result of an order."""
+        receipt, error, outcome = None, None, Outcome.SENT
         if isinstance(verdict, Receipt):
-            result = OrderResult(
-                index, key, given, Outcome.SENT, verdict, None, attempts, elapsed_s, risk
-            )
+            receipt = verdict
         else:
-            verdict.attempts = attempts
-            result = OrderResult(
-                index, key, given, outcome_of(verdict), None, verdict, attempts, elapsed_s, risk
-            )
-        if told_as is not None:
-            self._tell_end(result, told_as)
+            error, outcome = verdict, outcome_of(verdict)
+            error.attempts = course.attempts
+        result = OrderResult(
+            course.index,
+            course.key,
+            course.given,
+            outcome,
+            receipt,
+            error,
+            course.attempts,
+            self.clock() - course.read_at,
+            course.perhaps_processed > 1,
+        )
+        if course.told_as is not None:
+            self._tell_end(result, course.told_as)
         return result
 
     def _invalid(
@@ -182,9 +259,20 @@ class Sender:
             self._tell_end(result, key if key_of is None else _veiled(key))
         return result
 
-    async def _repeat(self, course: _Course, first: EverlyticError) -> Receipt | EverlyticError:
+    async def _send(self, course: Course, halt: Halt) -> Receipt | EverlyticError:
+        try:
+            verdict = await self._attempt(course, halt)
+            if not isinstance(verdict, Receipt) and may_repeat(verdict, self.delivery):
+                verdict = await self._repeat(course, halt, verdict)
+        except HaltedError as halted:
+            verdict = NotSentError(f"the order was not sent: {halted}")
+        return verdict if course.ambiguous is None else _whole(course.ambiguous, verdict)
+
+    async def _repeat(
+        self, course: Course, halt: Halt, first: EverlyticError
+    ) -> Receipt | EverlyticError:
         async def again() -> Receipt:
-            verdict = await self._attempt(course)
+            verdict = await self._attempt(course, halt)
             if isinstance(verdict, EverlyticError):
                 raise verdict
             return verdict
@@ -208,7 +296,7 @@ class Sender:
                 policy=self.retry,
                 delivery=self.delivery,
                 pacer=self.pacer,
-                halt=course.halt,
+                halt=halt,
                 began=course.began,
                 clock=self.clock,
                 backing_off=backing_off,
@@ -216,20 +304,20 @@ class Sender:
         except EverlyticError as error:
             return error
 
-    async def _attempt(self, course: _Course) -> Receipt | EverlyticError:
+    async def _attempt(self, course: Course, halt: Halt) -> Receipt | EverlyticError:
         pacer = self.pacer
-        admitted_at = None if course.halt.reason is not None else pacer.try_admit()
+        admitted_at = None if halt.reason is not None else pacer.try_admit()
         if admitted_at is None:
-            admitted_at = await pacer.admit(course.halt)
+            admitted_at = await pacer.admit(halt)
         if course.attempts == 0:
             course.began = admitted_at
         course.attempts += 1
-        if course.told_as is not None:
-            self._tell_start(course, admitted_at)
         verdict: Receipt | EverlyticError
         try:
+            if course.told_as is not None:
+                self._tell_start(course, admitted_at)
             try:
-                answer = await self.transport.post(course.body)
+                answer = await self.transport.post(course.body, course.cancelled)
             except EverlyticError as error:
                 verdict = error
             else:
@@ -243,6 +331,10 @@ class Sender:
                 )
             # Before the slot is given back: who gets it next must know what was learnt.
             self._learn(verdict, admitted_at)
+        except BaseException:
+            if course.told_as is not None:
+                self._tell_attempt(course, course.fate(), admitted_at)
+            raise
         finally:
             pacer.release()
         if isinstance(verdict, UnknownOutcomeError):
@@ -266,7 +358,7 @@ class Sender:
 
     # -------------------------------------------------------------------------------- telling
 
-    def _tell_start(self, course: _Course, admitted_at: float) -> None:
+    def _tell_start(self, course: Course, admitted_at: float) -> None:
         assert course.told_as is not None  # noqa: S101 - asked before
         self.hub.tell(
             AttemptStarted(
@@ -278,7 +370,7 @@ class Sender:
         )
 
     def _tell_attempt(
-        self, course: _Course, verdict: Receipt | EverlyticError, admitted_at: float
+        self, course: Course, verdict: Receipt | EverlyticError, admitted_at: float
     ) -> None:
         assert course.told_as is not None  # noqa: S101 - asked before
         now = self.clock()
@@ -315,9 +407,10 @@ def _veiled(key: str | None) -> str | None:
     return f"sha256:{hashlib.sha256(str(key).encode('utf-8', 'replace')).hexdigest()[:12]}"
 
 
-def _whole(course: _Course, last: Receipt | EverlyticError) -> Receipt | EverlyticError:
+def _whole(
+    earlier: UnknownOutcomeError, last: Receipt | EverlyticError
+) -> Receipt | EverlyticError:
     """What all attempts together say: one that may have been processed is not unsaid."""
-    earlier = course.ambiguous
-    if earlier is None or isinstance(last, Receipt | UnknownOutcomeError):
+    if isinstance(last, Receipt | UnknownOutcomeError):
         return last
     return type(earlier)(f"{earlier.message}; a later attempt: {last.message}", earlier.status)

@@ -13,6 +13,7 @@ time-out is aiohttp's, for it costs nothing on a connection that stands.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import json
 import time
@@ -218,7 +219,17 @@ class _LargeBody(aiohttp.Payload):
 class _Attempt:
     """One POST under way, as the watch sees it."""
 
-    __slots__ = ("began", "body", "cancelling", "expired", "progress", "size", "task", "tracker")
+    __slots__ = (
+        "began",
+        "body",
+        "cancelled",
+        "cancelling",
+        "expired",
+        "progress",
+        "size",
+        "task",
+        "tracker",
+    )
 
     def __init__(
         self,
@@ -227,8 +238,10 @@ class _Attempt:
         size: int,
         began: float,
         body: _LargeBody | None = None,
+        cancelled: Callable[[bool], None] | None = None,
     ) -> None:
         self.task = task
+        self.cancelled = cancelled
         self.tracker = tracker
         self.body = body
         self.size = size
@@ -244,6 +257,11 @@ class _Attempt:
             return True  # even if the upload counts as broken off: it was cut right at its end
         upload = self.tracker.upload_complete
         return upload.done() and not upload.cancelled() and upload.exception() is None
+
+    def tell_cancelled(self) -> None:
+        """Say whether it may have been processed, for there will be no verdict."""
+        if self.cancelled is not None:
+            self.cancelled(self.left())
 
     def cut(self) -> None:
         """See to it that a body which has not left in full never does."""
@@ -274,6 +292,8 @@ class Transport:
         self._url = URL(url)
         #: Where the orders go, for messages: host, and port where it is not the scheme's own.
         self.host = urlsplit(url).netloc
+        #: Stands for the endpoint and the store, and tells nothing of the hash.
+        self.scope = hashlib.sha256(f"{url}\0{secrets[0]}".encode()).hexdigest()[:32]
         # Longest first, in case that one is a part of the other.
         spellings = {spelling.encode() for secret in secrets for spelling in _spellings(secret)}
         self._secrets = tuple(sorted(spellings, key=len, reverse=True))
@@ -326,8 +346,12 @@ class Transport:
         if own is not None:
             await own.close()
 
-    async def post(self, body: bytes) -> Answer:
+    async def post(self, body: bytes, cancelled: Callable[[bool], None] | None = None) -> Answer:
         """Post one body and read the answer.
+
+        Args:
+            body: The JSON of an order.
+            cancelled: Told, when it is cancelled, whether the whole body may have left.
 
         Raises:
             NotSentError: when the body surely had not left in full.
@@ -341,7 +365,7 @@ class Transport:
         tracker = aiohttp.UploadTracker()
         size = len(body)
         large = _LargeBody(body) if size > _LARGE_BYTES else None
-        attempt = _Attempt(task, tracker, size, self._clock(), large)
+        attempt = _Attempt(task, tracker, size, self._clock(), large, cancelled)
         self._attempts.add(attempt)
         if self._watch is None:
             self._watch = task.get_loop().call_later(self._watch_s, self._look)
@@ -371,6 +395,7 @@ class Transport:
             # As in asyncio.timeout(): it was ours only if nobody else asks for it too.
             attempt.cut()
             if not attempt.expired or task.cancelling() > attempt.cancelling + 1:
+                attempt.tell_cancelled()
                 raise
             cause = self._explain(attempt, None)
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -9,26 +9,39 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+)
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
+from everlytic_async._book import Book, digest_of
 from everlytic_async._pacer import Halt
-from everlytic_async._sender import AnyOrder, KeyOf, Sender
+from everlytic_async._sender import AnyOrder, Course, KeyOf, Sender
 from everlytic_async.errors import (
     AuthenticationError,
     BatchStoppedError,
+    LedgerError,
     NotSentError,
     RejectedError,
     SourceError,
 )
 from everlytic_async.events import BatchEnded, BatchStarted
+from everlytic_async.ledger import Ledger, Terms
 from everlytic_async.outcomes import OrderResult, Outcome
 
 __all__ = ["OrderStream"]
 
 #: So many refusals in a row, with the same status and none accepted yet, stop a batch.
 REFUSALS = 20
+# So many orders at least are looked up in a ledger at once: what is known needs no slot.
+_LOOK_UP = 128
 # How long what is in flight may go on after `async with` was left early, in seconds.
 _GRACE_S = 2.0
 _END: Any = object()
@@ -52,7 +65,7 @@ class _Refusals:
             self.run = self.run + 1 if result.error.status == self.status else 1
             self.status = result.error.status
             return self.run >= REFUSALS and not self.accepted
-        elif result.outcome is not Outcome.INVALID:
+        elif result.outcome not in (Outcome.INVALID, Outcome.SKIPPED):
             self.run = 0
         return False
 
@@ -76,12 +89,19 @@ class OrderStream:
         concurrency: int,
         ordered: bool,
         key_of: KeyOf | None,
+        ledger: Ledger | None = None,
+        terms: Terms | None = None,
     ) -> None:
         self._source = orders
         self._sender = sender
         self._halt = halt
         self._concurrency = concurrency
         self._window = 2 * concurrency
+        self._ledger = ledger
+        self._terms = terms or Terms()
+        self._closing = AsyncExitStack()  # what is open for as long as the workers work
+        self._book: Book | None = None
+        self._prepared: deque[Course] = deque()  # read and looked up, in turn to be sent
         self._ordered = ordered
         self._key_of = key_of
         self._iterator: Iterator[AnyOrder] | AsyncIterator[AnyOrder] | None = None
@@ -109,12 +129,19 @@ class OrderStream:
     async def __aenter__(self) -> Self:
         if self._iterator is not None:
             raise RuntimeError("a stream of orders is entered once")
-        if isinstance(self._source, AsyncIterable):
-            self._iterator = aiter(self._source)
-            work = self._work_async
-        else:
-            self._iterator = iter(self._source)
-            work = self._work
+        if self._ledger is not None:
+            transport = self._sender.transport
+            session = self._ledger.session(transport.scope, transport.host)
+            self._book = Book(
+                await self._closing.enter_async_context(session),
+                self._terms,
+                own_keys=self._key_of is not None,
+            )
+        try:
+            work = self._begin()
+        except BaseException:
+            await self._closing.aclose()
+            raise
         self._began = self._sender.clock()
         self._sender.hub.tell(BatchStarted(at=self._began))
         for _ in range(self._concurrency):
@@ -122,6 +149,18 @@ class OrderStream:
             self._workers.add(worker)
             worker.add_done_callback(self._worker_ended)
         return self
+
+    def _begin(self) -> Callable[[Any], Coroutine[Any, Any, None]]:
+        """Begin to iterate over the source; how its orders are worked off."""
+        if isinstance(self._source, AsyncIterable):
+            # One by one: nobody knows when the next one comes.
+            self._iterator = aiter(self._source)
+            return self._work_async
+        self._iterator = iter(self._source)
+        if self._book is None:
+            return self._work
+        self._window = max(self._window, _LOOK_UP)
+        return self._work_known
 
     def __aiter__(self) -> Self:
         return self
@@ -175,7 +214,10 @@ class OrderStream:
             try:
                 await self._end_workers()
             finally:
-                await self._close_source()
+                try:
+                    await self._closing.aclose()
+                finally:
+                    await self._close_source()
 
     # --------------------------------------------------------------------------------- workers
 
@@ -197,6 +239,62 @@ class OrderStream:
             self._read += 1
             self._put(await sender.result(index, given, key_of, halt))
 
+    async def _work_known(self, source: Any) -> None:
+        """With a ledger: a look-up for many at once first, so that what is known costs little."""
+        while True:
+            if self._prepared:
+                course = self._prepared.popleft()
+                self._put(await self._sender.deliver(course, self._halt, self._book))
+                continue
+            async with self._reading:
+                if self._prepared:
+                    continue
+                if not self._goes_on():
+                    return
+                if self._read - self._delivered >= self._window:
+                    await self._room()
+                    continue
+                await self._look_up(self._take(source))
+
+    def _take(self, source: Any) -> list[Course | OrderResult]:
+        """Read and prepare as many orders as there is room for."""
+        taken = []
+        while self._read - self._delivered < self._window:
+            try:
+                given = next(source, _END)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of the caller's
+                self._source_failed(error)
+                break
+            if given is _END:
+                self._end_reading()
+                break
+            taken.append(self._sender.prepare(self._read, given, self._key_of))
+            self._read += 1
+        return taken
+
+    async def _look_up(self, taken: list[Course | OrderResult]) -> None:
+        """Hand out what has its result already; the rest is to be sent."""
+        book, sender = self._book, self._sender
+        assert book is not None  # noqa: S101 - there is a ledger
+        courses = [course for course in taken if isinstance(course, Course)]
+        for course in courses:
+            course.digest = digest_of(course.body)
+        try:
+            skipped = await book.known([(course.key, course.digest) for course in courses])
+        except LedgerError as error:
+            for course in courses:
+                self._put(sender.end(course, NotSentError(f"the order was not sent: {error}")))
+            courses, skipped = [], {}
+        for place, course in enumerate(courses):
+            if place in skipped:
+                self._put(sender.end(course, skipped[place]))
+            else:
+                self._prepared.append(course)
+        for result in taken:
+            if isinstance(result, OrderResult):
+                await book.record(result, "")
+                self._put(result)
+
     async def _work_async(self, source: Any) -> None:
         while True:
             async with self._reading:
@@ -211,7 +309,7 @@ class OrderStream:
                     return
                 index = self._read
                 self._read += 1
-            self._put(await self._sender.result(index, given, self._key_of, self._halt))
+            self._put(await self._sender.result(index, given, self._key_of, self._halt, self._book))
 
     def _goes_on(self) -> bool:
         """Whether there may be more to read."""
@@ -261,6 +359,8 @@ class OrderStream:
             self._results.append(result)
         if result.error is not None or not self._refusals.accepted:
             self._consider(result)
+        if self._book is not None and self._book.failure is not None:
+            self._fail(BatchStoppedError(f"the batch was stopped: {self._book.failure}"))
         self._wake_consumer()
 
     def _consider(self, result: OrderResult) -> None:

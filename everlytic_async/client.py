@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from everlytic_async._book import terms_of
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._sender import AnyOrder, KeyOf, Sender
 from everlytic_async._transport import Transport
@@ -15,8 +16,9 @@ from everlytic_async._version import __version__
 from everlytic_async.batch import OrderStream
 from everlytic_async.errors import BatchStoppedError, ConfigurationError, SourceError
 from everlytic_async.events import Hook, Hub, as_hooks
+from everlytic_async.ledger import Ledger
 from everlytic_async.orders import Order
-from everlytic_async.outcomes import BatchReport, OrderResult, Receipt
+from everlytic_async.outcomes import BatchReport, OrderResult, Outcome, Receipt
 from everlytic_async.policies import Delivery, Pacing, RetryPolicy, Timeouts
 
 if TYPE_CHECKING:
@@ -177,7 +179,9 @@ class EverlyticClient:
         orders: Iterable[AnyOrder] | AsyncIterable[AnyOrder],
         *,
         ordered: bool = False,
+        ledger: Ledger | None = None,
         key: KeyOf | None = None,
+        resend: Collection[Outcome] = (),
     ) -> OrderStream:
         """Send many orders, and yield one result for each as they come.
 
@@ -188,10 +192,17 @@ class EverlyticClient:
                 further ahead than there are free slots and results that wait for you. An
                 `InvalidOrderError` in the place of an order becomes its result.
             ordered: Yield the results in the order of the input rather than as they complete.
+            ledger: Where it is kept what became of every order, such as a `SqliteLedger`: what it
+                says was sent, or may have been, is SKIPPED. Between two orders with the same key
+                one is sent. It is opened on entering the stream and closed on leaving it.
             key: Names an order, given as it came; by default its order id and workflow id, else a
                 digest of its body. An order for which it raises is INVALID.
+            resend: What the ledger says of orders that are to be sent again even so:
+                `Outcome.UNKNOWN`, `Outcome.REJECTED`. With AT_LEAST_ONCE, UNKNOWN always is.
 
         Raises:
+            ConfigurationError: when `resend` names an outcome that must not be sent again.
+            LedgerError: on entering, when the ledger can't be used.
             SourceError: by the iteration, at its end, when the iterable raised.
             BatchStoppedError: by the iteration, at its end, when it had been no use to go on.
         """
@@ -207,6 +218,8 @@ class EverlyticClient:
             concurrency=self._concurrency,
             ordered=ordered,
             key_of=key,
+            ledger=ledger,
+            terms=terms_of(self._sender.delivery, resend),
         )
 
     async def send_orders(
@@ -214,7 +227,9 @@ class EverlyticClient:
         orders: Iterable[AnyOrder] | AsyncIterable[AnyOrder],
         *,
         ordered: bool = False,
+        ledger: Ledger | None = None,
         key: KeyOf | None = None,
+        resend: Collection[Outcome] = (),
     ) -> BatchReport:
         """Send many orders, and collect the results. The arguments are those of `stream_orders`.
 
@@ -224,7 +239,10 @@ class EverlyticClient:
         """
         began = time.monotonic()
         results: list[OrderResult] = []
-        async with self.stream_orders(orders, ordered=ordered, key=key) as stream:
+        stream_of = self.stream_orders(
+            orders, ordered=ordered, ledger=ledger, key=key, resend=resend
+        )
+        async with stream_of as stream:
             try:
                 async for result in stream:
                     results.append(result)  # noqa: PERF401 - kept when the iteration raises

@@ -14,6 +14,8 @@
     │   ├── ResponseTimeoutError    the body had left, no answer came in time
     │   ├── ConnectionLostError     the body had left, the connection ended
     │   └── UnexpectedResponseError a 2xx that is HTML: a login page or a proxy answered
+    ├── SkippedError                the ledger says that it was sent, or may have been, before
+    ├── LedgerError                 the ledger can't be read or written
     ├── BatchStoppedError           a batch ended early: going on would fail the same way
     └── SourceError                 the caller's iterable of orders raised
 
@@ -36,10 +38,12 @@ __all__ = [
     "ConnectionLostError",
     "EverlyticError",
     "InvalidOrderError",
+    "LedgerError",
     "NotSentError",
     "RejectedError",
     "ResponseTimeoutError",
     "ServerError",
+    "SkippedError",
     "SourceError",
     "ThrottledError",
     "UnexpectedResponseError",
@@ -160,6 +164,25 @@ class ConnectionLostError(UnknownOutcomeError):
 
 class UnexpectedResponseError(UnknownOutcomeError):
     """An answer that this endpoint would not give, such as an HTML page. The address is suspect."""
+
+
+class SkippedError(EverlyticError):
+    """The ledger knows the order, so it was not sent now.
+
+    Attributes:
+        state: What the ledger knows of it, a value of `everlytic_async.ledger.State`.
+        other_body: Whether it is another order under the same key: its body differs from the one
+            that the ledger knows.
+    """
+
+    def __init__(self, message: str, state: str | None = None, other_body: bool = False) -> None:
+        super().__init__(message, state, other_body)
+        self.state = state
+        self.other_body = other_body
+
+
+class LedgerError(EverlyticError):
+    """The ledger can't be read or written. What it has no record of was not sent."""
 
 
 class BatchStoppedError(EverlyticError):

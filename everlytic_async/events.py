@@ -191,7 +191,7 @@ def as_hooks(given: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
     """One hook, several, or none, as a tuple.
 
     Raises:
-        TypeError: when something is not callable, or is a coroutine function: nobody would await it.
+        TypeError: when something can't be called, or is `async def`: nobody would await it.
     """
     if given is None:
         return ()

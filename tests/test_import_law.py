@@ -25,7 +25,7 @@ LAYERS = (
     {"_version", "errors"},
     {"orders", "outcomes", "policies"},
     {"_adaptive", "_wire", "events", "ledger"},
-    {"_pacer", "_transport"},
+    {"_book", "_pacer", "_transport"},
     {"_retry"},
     {"_sender"},
     {"batch"},

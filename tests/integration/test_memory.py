@@ -50,7 +50,7 @@ async def test_memory_stays_flat_from_the_10_000th_order_to_the_last(
     # Without the network, which is next, this is a matter of seconds.
     accepted = Answer(200, {}, b'{"status":"success"}')
 
-    async def post(_body: bytes) -> Answer:
+    async def post(_body: bytes, _cancelled: object) -> Answer:
         await asyncio.sleep(0)
         return accepted
 

@@ -147,7 +147,11 @@ class ScriptedTransport:
         self.in_flight = 0
         self.peak_in_flight = 0
 
-    async def post(self, body: bytes) -> Answer:
+    async def post(
+        self,
+        body: bytes,
+        cancelled: object = None,  # noqa: ARG002 - it is only asked of a real one
+    ) -> Answer:
         self.bodies.append(body)
         self.times.append(self._clock())
         self.in_flight += 1

@@ -1,0 +1,148 @@
+"""How a stream uses a ledger: a claim before an order's first POST, its outcome after the last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+
+from everlytic_async.errors import ConfigurationError, LedgerError, SkippedError
+from everlytic_async.ledger import Entry, LedgerSession, State, Terms, stored_key
+from everlytic_async.outcomes import OrderResult, Outcome
+from everlytic_async.policies import Delivery
+
+_RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
+_WHY_SKIPPED: dict[State, str] = {
+    State.SENT: "the ledger says that it was sent before",
+    State.IN_FLIGHT: "the ledger says that it is being sent, by this run or by another process",
+    State.UNKNOWN: "the ledger says that it may have been sent before: find out, or resend unknown",
+    State.REJECTED: "the ledger says that the endpoint refused it before, and it has not changed: "
+    "mend it, or resend rejected",
+}
+
+
+def terms_of(delivery: Delivery, resend: Collection[Outcome]) -> Terms:
+    """What may be sent again.
+
+    Raises:
+        ConfigurationError: when an outcome is to be sent again that never may be.
+    """
+    outcomes = [resend] if isinstance(resend, str) else list(resend)
+    if not all(outcome in _RESENDABLE for outcome in outcomes):
+        known = " or ".join(f"{outcome}" for outcome in _RESENDABLE)
+        raise ConfigurationError(f"resend takes outcomes that may be sent again: {known}")
+    again = {State(str(outcome)) for outcome in outcomes}
+    if delivery is Delivery.AT_LEAST_ONCE:
+        again.add(State.UNKNOWN)
+    return Terms(frozenset(again))
+
+
+def digest_of(body: bytes) -> str:
+    """What tells whether two bodies are the same, and nothing else of them."""
+    return hashlib.sha256(body).hexdigest()[:32]
+
+
+class Book:
+    """A ledger in use by one stream.
+
+    Attributes:
+        failure: Why the ledger can't be used any more; None as long as it can.
+    """
+
+    __slots__ = ("_own_keys", "_session", "_terms", "failure")
+
+    def __init__(self, session: LedgerSession, terms: Terms, *, own_keys: bool) -> None:
+        self._session = session
+        self._terms = terms
+        self._own_keys = own_keys
+        self.failure: LedgerError | None = None
+
+    async def known(self, orders: Sequence[tuple[str, str]]) -> Mapping[int, SkippedError]:
+        """Which of these orders, each a key and a digest of its body, are not to be sent.
+
+        It is a forecast: only a claim is binding.
+
+        Returns:
+            By their places in the sequence, why.
+
+        Raises:
+            LedgerError: when the ledger can't be read.
+        """
+        stored = [stored_key(key, own=self._own_keys) for key, _ in orders]
+        try:
+            entries = await self._session.look_up(stored)
+        except LedgerError as error:
+            self.failure = self.failure or error
+            raise
+        skipped = {}
+        for place, (key, (_, body)) in enumerate(zip(stored, orders, strict=True)):
+            entry = entries.get(key)
+            if entry is not None and not self._terms.grant(entry, body):
+                skipped[place] = _skipped(entry, body)
+        return skipped
+
+    async def claim(self, key: str, body: str) -> bool:
+        """Take an order up, so that nobody else sends it.
+
+        Returns:
+            Whether it may have been processed before.
+
+        Raises:
+            SkippedError: it is not to be sent.
+            LedgerError: the intent could not be recorded: it must not be sent.
+        """
+        try:
+            granted, entry = await self._session.claim(
+                stored_key(key, own=self._own_keys), body, self._terms
+            )
+        except LedgerError as error:
+            self.failure = self.failure or error
+            raise
+        if not granted:
+            assert entry is not None  # noqa: S101 - of what nothing is known may be sent
+            raise _skipped(entry, body)
+        return entry is not None and entry.state is State.UNKNOWN
+
+    async def record(self, result: OrderResult, body: str) -> None:
+        """Record what became of an order. Where that fails, `failure` says so."""
+        if result.key is None:
+            return  # what has no name can't be found again
+        try:
+            await self._session.record(
+                self._entry(
+                    result.key,
+                    State(str(result.outcome)),
+                    body,
+                    attempts=result.attempts,
+                    status=getattr(result.error or result.receipt, "status", None),
+                    reason=None if result.error is None else str(result.error),
+                )
+            )
+        except LedgerError as error:
+            self.failure = self.failure or error
+
+    def abandon(self, key: str, body: str, state: State, attempts: int) -> None:
+        """Record, without waiting, what is known of an order whose sending was cancelled."""
+        self._session.record(
+            self._entry(key, state, body, attempts=attempts, status=None, reason="it was cancelled")
+        )
+
+    def _entry(
+        self,
+        key: str,
+        state: State,
+        body: str,
+        *,
+        attempts: int,
+        status: int | None,
+        reason: str | None,
+    ) -> Entry:
+        stored = stored_key(key, own=self._own_keys)
+        return Entry(stored, state, body, attempts, status, reason)
+
+
+def _skipped(entry: Entry, body: str) -> SkippedError:
+    other_body = bool(entry.body) and entry.body != body
+    why = _WHY_SKIPPED.get(entry.state, f"the ledger says: {entry.state}")
+    if other_body:
+        why = f"{why}; and what it says has changed since"
+    return SkippedError(why, str(entry.state), other_body=other_body)

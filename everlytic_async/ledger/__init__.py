@@ -1,0 +1,35 @@
+"""What became of every order, kept where it survives: so that a second run takes up only the rest.
+
+``_protocol``: what a ledger is, and the one rule on what may be sent again. ``_sqlite_file``: a
+ledger in an SQLite file, all of its SQL. ``_sqlite``: the same for the event loop, with commits in
+groups.
+
+The intent to send an order is committed before its POST begins, and its outcome after. What was in
+flight when a process was killed is ``unknown`` to the next.
+"""
+
+from __future__ import annotations
+
+from everlytic_async.ledger._protocol import (
+    Entry,
+    Ledger,
+    LedgerSession,
+    State,
+    Terms,
+    stored_key,
+)
+from everlytic_async.ledger._sqlite import SqliteLedger
+from everlytic_async.ledger._sqlite_file import Durability, LedgerFile, Overview
+
+__all__ = [
+    "Durability",
+    "Entry",
+    "Ledger",
+    "LedgerFile",
+    "LedgerSession",
+    "Overview",
+    "SqliteLedger",
+    "State",
+    "Terms",
+    "stored_key",
+]

@@ -1,0 +1,143 @@
+"""What a ledger is, what it knows of an order, and what may be sent again."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import attrs
+
+__all__ = ["Entry", "Ledger", "LedgerSession", "State", "Terms", "stored_key"]
+
+# What a shop calls an order, and what this package makes of it where there is no order id.
+_PLAIN_KEY = re.compile(r"[\w#./:+-]{1,100}(?:@[0-9]{0,19})?")
+
+
+class State(enum.StrEnum):
+    """What a ledger knows of an order."""
+
+    #: Its POST may have begun, and its outcome is not recorded yet.
+    IN_FLIGHT = "in_flight"
+    #: The endpoint accepted it. It is never sent again.
+    SENT = "sent"
+    #: The endpoint refused it. It is sent again once it has another body, or when asked for.
+    REJECTED = "rejected"
+    #: It was no valid order. It is sent once it is one.
+    INVALID = "invalid"
+    #: Surely not processed. It is sent again.
+    NOT_SENT = "not_sent"
+    #: It may have been processed. It is sent again AT_LEAST_ONCE, or when asked for.
+    UNKNOWN = "unknown"
+
+
+@attrs.frozen
+class Entry:
+    """What a ledger knows of one order.
+
+    Attributes:
+        key: As it is stored; see `stored_key`.
+        state: What is known.
+        body: A digest of the trigger's body; empty for what was no valid order.
+        attempts: How many POSTs were begun for it in the last run that took it.
+        status: The HTTP status of the last answer, where there was one.
+        reason: Why it is not sent, in the words of its error.
+        at: When the state was recorded, in seconds since the epoch.
+    """
+
+    key: str
+    state: State
+    body: str = ""
+    attempts: int = 0
+    status: int | None = None
+    reason: str | None = None
+    at: float = 0.0
+
+
+@attrs.frozen
+class Terms:
+    """What may be sent again: the one rule on it, for every ledger.
+
+    Attributes:
+        again: Entries in these states may be sent again, besides those that surely were not
+            processed.
+    """
+
+    again: frozenset[State] = frozenset()
+
+    def grant(self, entry: Entry | None, body: str) -> bool:
+        """Whether an order with this digest of its body may be sent, given what is known of it."""
+        if entry is None or entry.state in (State.NOT_SENT, State.INVALID):
+            return True
+        if entry.state in self.again:
+            return True
+        # Once mended it is another order to the endpoint.
+        return entry.state is State.REJECTED and entry.body != body
+
+
+class LedgerSession(Protocol):
+    """A ledger in use by one stream of orders, for one endpoint and store."""
+
+    async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
+        """What is known of these orders; those of which nothing is known are left out.
+
+        Raises:
+            LedgerError: when the ledger can't be read.
+        """
+
+    async def claim(self, key: str, body: str, terms: Terms) -> tuple[bool, Entry | None]:
+        """Take an order up to send it: at most one claimant gets it, of any process.
+
+        When this returns, the intent to send is on record. A claim whose waiting was cancelled is
+        given back.
+
+        Returns:
+            Whether it may be sent now; and what was known of it before.
+
+        Raises:
+            LedgerError: when the intent can't be recorded: the order must not be sent.
+        """
+
+    def record(self, entry: Entry) -> Awaitable[None]:
+        """Record what became of an order; it is recorded whether or not this is awaited.
+
+        The outcome INVALID is recorded only where nothing but that, or NOT_SENT, is known.
+
+        Raises:
+            LedgerError: when it can't be recorded; to the next run the order is UNKNOWN.
+        """
+
+
+class Ledger(Protocol):
+    """Where it is kept what became of every order."""
+
+    def session(self, scope: str, host: str) -> AbstractAsyncContextManager[LedgerSession]:
+        """Use the ledger for one endpoint and store.
+
+        Leaving it waits until all is recorded.
+
+        Args:
+            scope: A digest that stands for the endpoint and the store.
+            host: The endpoint's host, for people who look at the ledger.
+
+        Raises:
+            LedgerError: on entering, when the ledger can't be used.
+        """
+
+
+def stored_key(key: str, *, own: bool = False) -> str:
+    """The key of an order as a ledger keeps it.
+
+    An order's number is kept as it is. A caller's own key may be anything, a customer's address
+    too, and an order id may look like one: those are kept as a digest.
+
+    Args:
+        key: The key, as in `OrderResult.key`.
+        own: Whether a caller's own function made it.
+    """
+    if key.startswith("sha256:") or (not own and _PLAIN_KEY.fullmatch(key) is not None):
+        return key
+    return f"sha256:{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:32]}"

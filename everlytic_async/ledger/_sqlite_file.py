@@ -1,0 +1,509 @@
+"""A ledger in an SQLite file: all of its SQL, and nothing of the event loop.
+
+The file is in WAL mode. Whoever writes takes the write lock first (``BEGIN IMMEDIATE``), so that
+claims are atomic between processes. A process that may send holds an exclusive lock on a small file
+beside the ledger for as long as it lives: the system frees the lock however the process ends, and
+whoever comes next finds out so that what that process had in flight is unknown.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import attrs
+
+from everlytic_async.errors import LedgerError
+from everlytic_async.ledger._protocol import Entry, State, Terms
+
+__all__ = ["Durability", "LedgerFile", "Overview"]
+
+#: "EVLA", so that `file` and we know whose file it is.
+_APPLICATION_ID = 0x45564C41
+_CODES: dict[State, int] = {
+    State.IN_FLIGHT: 1,
+    State.SENT: 2,
+    State.REJECTED: 3,
+    State.INVALID: 4,
+    State.NOT_SENT: 5,
+    State.UNKNOWN: 6,
+}
+_STATES = {code: state for state, code in _CODES.items()}
+_MIGRATIONS: tuple[str, ...] = (
+    # 1: what 0.1 began with.
+    """
+    CREATE TABLE scopes (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,  -- a digest of the endpoint and the store hash
+        host TEXT NOT NULL
+    );
+    CREATE TABLE runs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        token TEXT NOT NULL UNIQUE,  -- names the file that a living process holds locked
+        began REAL NOT NULL,
+        ended REAL
+    );
+    CREATE TABLE orders (
+        scope INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        body TEXT NOT NULL,  -- a digest
+        state INTEGER NOT NULL,
+        run INTEGER,
+        attempts INTEGER NOT NULL,
+        status INTEGER,
+        reason TEXT,
+        at REAL NOT NULL,
+        PRIMARY KEY (scope, key)
+    ) WITHOUT ROWID;
+    """,
+)
+_DIED = "the process that was sending it ended before the outcome was recorded"
+
+# One statement for all that a group has to write, and one for all that it has to know: a step of
+# SQLite gives up the interpreter's lock, and getting it back costs more than a row does.
+_WRITE = """
+    INSERT INTO orders (scope, key, body, state, run, attempts, status, reason, at)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+           json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+           json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]')
+    FROM json_each(?) WHERE true
+    ON CONFLICT (scope, key) DO UPDATE SET
+        body = excluded.body, state = excluded.state, run = excluded.run,
+        attempts = excluded.attempts, status = excluded.status, reason = excluded.reason,
+        at = excluded.at
+"""
+_COLUMNS = "orders.key, orders.state, body, attempts, status, reason, at"
+_READ = f"""
+    SELECT {_COLUMNS}
+    FROM json_each(?) AS wanted
+    CROSS JOIN orders ON orders.scope = ? AND orders.key = wanted.value
+"""  # noqa: S608 - a constant
+
+
+class Durability(enum.StrEnum):
+    """What a recorded intent or outcome survives."""
+
+    #: The death of the process, by SIGKILL too, but perhaps not a loss of power.
+    PROCESS = "process"
+    #: A loss of power as well: each group of commits waits for the disk.
+    POWER = "power"
+
+
+@attrs.frozen
+class Overview:
+    """What a ledger holds.
+
+    Attributes:
+        counts: How many orders are in each state.
+        first_at: When the oldest entry was recorded last, in seconds since the epoch; None if none.
+        last_at: When the newest was.
+        hosts: The endpoints' hosts.
+        running: How many processes use it to send at this moment.
+        other_version: Whether it was written by a later version of this package.
+    """
+
+    counts: Mapping[State, int]
+    first_at: float | None
+    last_at: float | None
+    hosts: tuple[str, ...]
+    running: int
+
+
+@attrs.frozen
+class Claim:
+    """A request to take up an order. The answer: whether it may be sent, and what was known."""
+
+    scope: int
+    key: str
+    body: str
+    terms: Terms
+
+
+@attrs.frozen
+class Record:
+    """A request to record what became of an order. The answer: None."""
+
+    scope: int
+    entry: Entry
+
+
+@attrs.frozen
+class LookUp:
+    """A request for what is known. The answer: a mapping of those keys that are known."""
+
+    scope: int
+    keys: Sequence[str]
+
+
+Request = Claim | Record | LookUp
+
+
+class LedgerFile:
+    """A ledger file, open. Its methods block: use it from one thread at a time.
+
+    For looking at a ledger and for marking entries; `everlytic_async.SqliteLedger` sends with it.
+
+    Args:
+        path: Where it lies. It is made where there is none, unless ``must_exist``.
+        durability: What a commit survives.
+        must_exist: Refuse to make a new one.
+        wait_s: How long to wait for another process that writes, in seconds.
+        clock: Seconds since the epoch.
+
+    Raises:
+        LedgerError: when it can't be used: it is locked, read-only, damaged, another program's, of
+            a later version, or can't be made.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = Durability.PROCESS,
+        must_exist: bool = False,
+        wait_s: float = 5.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = Path(path)
+        self._clock = clock
+        self._run: int | None = None
+        self._run_lock: sqlite3.Connection | None = None
+        if must_exist and not self.path.is_file():
+            raise LedgerError(f"there is no ledger at {str(self.path)!r}")
+        try:
+            # Not autocommit's own transactions: each group begins and commits its own.
+            self._connection = sqlite3.connect(
+                self.path, timeout=wait_s, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.Error as error:
+            raise self._fault("opened", error) from error
+        try:
+            with self._clear_errors("opened"):
+                self._prepare(durability)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<LedgerFile {str(self.path)!r}>"
+
+    def close(self) -> None:
+        """Close the file. What this process had in flight is unknown from now on."""
+        try:
+            if self._run is not None:
+                with suppress(LedgerError):  # then the next one finds out by the lock
+                    self._bury(self._run)
+        finally:
+            lock, self._run_lock = self._run_lock, None
+            if lock is not None:
+                lock.close()
+                self._lock_path(self._token).unlink(missing_ok=True)
+            self._connection.close()
+
+    # ---------------------------------------------------------------------------------- to send
+
+    def begin_run(self) -> None:
+        """Be a process that sends, once: and find out what those that died had in flight."""
+        if self._run is None:
+            self._token = secrets.token_hex(8)
+            with self._clear_errors("written"):
+                self._run_lock = sqlite3.connect(
+                    self._lock_path(self._token), isolation_level=None, check_same_thread=False
+                )
+                self._run_lock.execute("BEGIN EXCLUSIVE")
+            with self._transaction():
+                self._run = self._connection.execute(
+                    "INSERT INTO runs (token, began) VALUES (?, ?)", (self._token, self._clock())
+                ).lastrowid
+        with self._clear_errors("read"):
+            others = self._connection.execute(
+                "SELECT id, token FROM runs WHERE ended IS NULL AND id != ?", (self._run,)
+            ).fetchall()
+        for run, token in others:
+            if not self._lives(token):
+                self._bury(run)
+                self._lock_path(token).unlink(missing_ok=True)
+
+    def scope(self, name: str, host: str) -> int:
+        """The number of an endpoint and store."""
+        with self._transaction():
+            self._connection.execute(
+                "INSERT INTO scopes (name, host) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, host)
+            )
+            row = self._connection.execute("SELECT id FROM scopes WHERE name = ?", (name,))
+            number: int = row.fetchone()[0]
+        return number
+
+    def answer(self, requests: Iterable[Request]) -> list[Any]:
+        """Do what is asked for, all in one transaction, in turn; the answers in the same order.
+
+        Raises:
+            LedgerError: when it can't be done: then nothing of it was.
+        """
+        requests = tuple(requests)
+        if all(isinstance(request, LookUp) for request in requests):
+            with self._clear_errors("read"):
+                return self._answers(requests, {})
+        written: dict[tuple[int, str], tuple[Entry, int | None]] = {}
+        with self._transaction():
+            answers = self._answers(requests, written)
+            self._connection.execute(_WRITE, (self._as_json(written),))
+        return answers
+
+    def _answers(
+        self,
+        requests: Sequence[Request],
+        written: dict[tuple[int, str], tuple[Entry, int | None]],
+    ) -> list[Any]:
+        known = self._known(requests)
+        now = self._clock()
+        answers: list[Any] = []
+        for request in requests:
+            if isinstance(request, Claim):
+                place = request.scope, request.key
+                entry = known.get(place)
+                granted = request.terms.grant(entry, request.body)
+                if granted:
+                    intent = Entry(request.key, State.IN_FLIGHT, request.body, at=now)
+                    known[place] = intent
+                    written[place] = intent, self._run
+                answers.append((granted, entry))
+            elif isinstance(request, Record):
+                place = request.scope, request.entry.key
+                entry = known.get(place)
+                harmless = entry is None or entry.state in (State.INVALID, State.NOT_SENT)
+                if request.entry.state is not State.INVALID or harmless:
+                    known[place] = request.entry
+                    written[place] = attrs.evolve(request.entry, at=now), None
+                answers.append(None)
+            else:
+                found = ((key, known.get((request.scope, key))) for key in request.keys)
+                answers.append({key: entry for key, entry in found if entry is not None})
+        return answers
+
+    def _known(self, requests: Sequence[Request]) -> dict[tuple[int, str], Entry]:
+        wanted: dict[int, set[str]] = {}
+        for request in requests:
+            keys = wanted.setdefault(request.scope, set())
+            if isinstance(request, Claim):
+                keys.add(request.key)
+            elif isinstance(request, LookUp):
+                keys.update(request.keys)
+            elif request.entry.state is State.INVALID:
+                keys.add(request.entry.key)
+        known = {}
+        for scope, keys in wanted.items():
+            if keys:
+                for row in self._connection.execute(_READ, (json.dumps(list(keys)), scope)):
+                    entry = _entry(row)
+                    known[scope, entry.key] = entry
+        return known
+
+    @staticmethod
+    def _as_json(written: Mapping[tuple[int, str], tuple[Entry, int | None]]) -> str:
+        return json.dumps(
+            [
+                (
+                    scope,
+                    entry.key,
+                    entry.body,
+                    _CODES[entry.state],
+                    run,
+                    entry.attempts,
+                    entry.status,
+                    entry.reason,
+                    entry.at,
+                )
+                for (scope, _), (entry, run) in written.items()
+            ]
+        )
+
+    # ------------------------------------------------------------------------------- to look at
+
+    def overview(self) -> Overview:
+        """What it holds, in figures."""
+        with self._clear_errors("read"):
+            counts = dict.fromkeys(State, 0)
+            for code, count in self._connection.execute(
+                "SELECT state, count(*) FROM orders GROUP BY state"
+            ):
+                counts[_STATES[code]] = count
+            first_at, last_at = self._connection.execute(
+                "SELECT min(at), max(at) FROM orders"
+            ).fetchone()
+            hosts = self._connection.execute("SELECT DISTINCT host FROM scopes ORDER BY host")
+            runs = self._connection.execute("SELECT token FROM runs WHERE ended IS NULL").fetchall()
+            return Overview(
+                counts=MappingProxyType(counts),
+                first_at=first_at,
+                last_at=last_at,
+                hosts=tuple(host for (host,) in hosts),
+                running=sum(self._lives(token) for (token,) in runs),
+            )
+
+    def entries(self, states: Iterable[State] = State) -> Iterator[tuple[str, Entry]]:
+        """Every entry in one of these states with its endpoint's host, by key."""
+        codes = json.dumps([_CODES[state] for state in states])
+        with self._clear_errors("read"):
+            for host, *row in self._connection.execute(
+                f"SELECT scopes.host, {_COLUMNS} FROM orders JOIN scopes ON scopes.id = scope "  # noqa: S608 - constants
+                "WHERE state IN (SELECT value FROM json_each(?)) ORDER BY scope, key",
+                (codes,),
+            ):
+                yield host, _entry(row)
+
+    def resolve(self, to: State, keys: Sequence[str] | None = None) -> tuple[int, tuple[str, ...]]:
+        """Mark unknown orders as what somebody has found out.
+
+        What is in flight in a process that lives is left alone; what a dead one left is unknown.
+
+        Args:
+            to: `State.SENT`, or `State.NOT_SENT` for what is to be sent again.
+            keys: As they are stored; None for all that are unknown.
+
+        Returns:
+            How many were marked; and those of the keys that are not unknown.
+        """
+        if to not in (State.SENT, State.NOT_SENT):
+            raise ValueError("an unknown order is resolved as sent, or as not sent")
+        with self._transaction():
+            rows = self._connection.execute("SELECT id, token FROM runs WHERE ended IS NULL")
+            for run, token in rows.fetchall():
+                if run != self._run and not self._lives(token):
+                    self._bury_within(run)
+            mark = (_CODES[to], f"marked as {to} by hand", self._clock(), _CODES[State.UNKNOWN])
+            statement = "UPDATE orders SET state = ?, reason = ?, at = ? WHERE state = ?"
+            if keys is None:
+                return self._connection.execute(statement, mark).rowcount, ()
+            missing = []
+            count = 0
+            for key in keys:
+                marked = self._connection.execute(f"{statement} AND key = ?", (*mark, key)).rowcount
+                count += marked
+                if not marked:
+                    missing.append(key)
+            return count, tuple(missing)
+
+    # --------------------------------------------------------------------------------- the file
+
+    def _prepare(self, durability: Durability) -> None:
+        connection = self._connection
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if application != _APPLICATION_ID and (application or tables):
+            raise LedgerError(
+                f"{str(self.path)!r} is a database of another program: give the ledger a file of "
+                "its own"
+            )
+        if version > len(_MIGRATIONS):
+            raise LedgerError(
+                f"the ledger {str(self.path)!r} was written by a later version of everlytic-async: "
+                "install that version or a newer one"
+            )
+        (damage,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if damage != "ok":
+            raise LedgerError(
+                f"the ledger {str(self.path)!r} is damaged: restore it from a copy, or save what "
+                "can be saved with sqlite3's .recover"
+            )
+        connection.execute("PRAGMA journal_mode = WAL")
+        full = durability is Durability.POWER
+        connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+        with self._transaction():  # it proves that it can be written, too
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            for step in _MIGRATIONS[version:]:
+                for statement in step.split(";"):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._clear_errors("written"):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _clear_errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._fault(what, error) from error
+
+    def _fault(self, what: str, error: sqlite3.Error) -> LedgerError:
+        said = str(error)
+        hints = {
+            "locked": "another process holds it: wait for that to end",
+            "readonly": "it is read-only: it has to be written before anything is sent",
+            "not a database": "it is no ledger: give the ledger a file of its own",
+            "malformed": "it is damaged: restore it from a copy",
+            "full": "the disk is full",
+            "unable to open": "its directory does not exist, or may not be written to",
+        }
+        why = next((hint for word, hint in hints.items() if word in said), said)
+        return LedgerError(f"the ledger {str(self.path)!r} can't be {what}: {why}")
+
+    # --------------------------------------------------------------------------------- the dead
+
+    def _lock_path(self, token: str) -> Path:
+        return self.path.with_name(f"{self.path.name}-run-{token}")
+
+    def _lives(self, token: str) -> bool:
+        """Whether the process of that run still holds its lock."""
+        path = self._lock_path(token)
+        if not path.exists():
+            return False
+        with closing(sqlite3.connect(path, timeout=0.0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError as error:
+                if "locked" in str(error):
+                    return True
+                raise
+            return False
+
+    def _bury(self, run: int) -> None:
+        with self._transaction():
+            self._bury_within(run)
+
+    def _bury_within(self, run: int) -> None:
+        """What a run that has ended left in flight is unknown."""
+        now = self._clock()
+        self._connection.execute(
+            "UPDATE orders SET state = ?, reason = ?, run = NULL, at = ? "
+            "WHERE state = ? AND run = ?",
+            (_CODES[State.UNKNOWN], _DIED, now, _CODES[State.IN_FLIGHT], run),
+        )
+        self._connection.execute("UPDATE runs SET ended = ? WHERE id = ?", (now, run))
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    key, code, body, attempts, status, reason, at = row
+    return Entry(key, _STATES[code], body, attempts, status, reason, at)
