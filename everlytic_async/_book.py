@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 
 from everlytic_async.errors import ConfigurationError, LedgerError, SkippedError
 from everlytic_async.ledger import Entry, LedgerSession, State, Terms, stored_key
@@ -11,6 +14,8 @@ from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import Delivery
 
 _RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
+# What an endpoint says may name anybody, not only the order's contact.
+_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+")
 _WHY_SKIPPED: dict[State, str] = {
     State.SENT: "the ledger says that it was sent before",
     State.IN_FLIGHT: "the ledger says that it is being sent, by this run or by another process",
@@ -38,7 +43,7 @@ def terms_of(delivery: Delivery, resend: Collection[Outcome]) -> Terms:
 
 def digest_of(body: bytes) -> str:
     """What tells whether two bodies are the same, and nothing else of them."""
-    return hashlib.sha256(body).hexdigest()[:32]
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
 
 
 class Book:
@@ -48,12 +53,14 @@ class Book:
         failure: Why the ledger can't be used any more; None as long as it can.
     """
 
-    __slots__ = ("_own_keys", "_session", "_terms", "failure")
+    __slots__ = ("_ended", "_own_keys", "_session", "_terms", "failure")
 
     def __init__(self, session: LedgerSession, terms: Terms, *, own_keys: bool) -> None:
         self._session = session
         self._terms = terms
         self._own_keys = own_keys
+        # What may be sent again, but came to that in this very stream: once is enough.
+        self._ended: set[str] = set()
         self.failure: LedgerError | None = None
 
     async def known(self, orders: Sequence[tuple[str, str]]) -> Mapping[int, SkippedError]:
@@ -71,7 +78,7 @@ class Book:
         try:
             entries = await self._session.look_up(stored)
         except LedgerError as error:
-            self.failure = self.failure or error
+            self._fail(error)
             raise
         skipped = {}
         for place, (key, (_, body)) in enumerate(zip(stored, orders, strict=True)):
@@ -90,41 +97,61 @@ class Book:
             SkippedError: it is not to be sent.
             LedgerError: the intent could not be recorded: it must not be sent.
         """
+        if self.failure is not None:
+            # Each try may wait for a lock, and none would change the end.
+            raise LedgerError(self.failure.message)
+        stored = stored_key(key, own=self._own_keys)
+        terms = Terms() if stored in self._ended else self._terms
         try:
-            granted, entry = await self._session.claim(
-                stored_key(key, own=self._own_keys), body, self._terms
-            )
+            granted, entry = await self._session.claim(stored, body, terms)
         except LedgerError as error:
-            self.failure = self.failure or error
+            self._fail(error)
             raise
         if not granted:
             assert entry is not None  # noqa: S101 - of what nothing is known may be sent
             raise _skipped(entry, body)
         return entry is not None and entry.state is State.UNKNOWN
 
-    async def record(self, result: OrderResult, body: str) -> None:
-        """Record what became of an order. Where that fails, `failure` says so."""
+    def record(self, result: OrderResult, body: str) -> asyncio.Future[None] | None:
+        """Begin to record what became of an order.
+
+        Returns:
+            When it is recorded; `failure` is set before, where it can't be. None where there is
+            nothing to record: what has no name can't be found again.
+        """
         if result.key is None:
-            return  # what has no name can't be found again
-        try:
-            await self._session.record(
-                self._entry(
-                    result.key,
-                    State(str(result.outcome)),
-                    body,
-                    attempts=result.attempts,
-                    status=getattr(result.error or result.receipt, "status", None),
-                    reason=None if result.error is None else str(result.error),
-                )
-            )
-        except LedgerError as error:
-            self.failure = self.failure or error
+            return None
+        entry = self._entry(
+            result.key,
+            State(str(result.outcome)),
+            body,
+            attempts=result.attempts,
+            status=getattr(result.error or result.receipt, "status", None),
+            reason=None if result.error is None else str(result.error),
+        )
+        if entry.state in self._terms.again:
+            self._ended.add(entry.key)
+        recording = asyncio.ensure_future(self._session.record(entry))
+        recording.add_done_callback(self._recorded)
+        return recording
+
+    def _recorded(self, recording: asyncio.Future[None]) -> None:
+        error = None if recording.cancelled() else recording.exception()
+        if isinstance(error, LedgerError):
+            self._fail(error)
+        elif error is not None:
+            self._fail(LedgerError(f"the ledger raised {type(error).__name__}"))
 
     def abandon(self, key: str, body: str, state: State, attempts: int) -> None:
         """Record, without waiting, what is known of an order whose sending was cancelled."""
-        self._session.record(
-            self._entry(key, state, body, attempts=attempts, status=None, reason="it was cancelled")
+        entry = self._entry(
+            key, state, body, attempts=attempts, status=None, reason="it was cancelled"
         )
+        with suppress(LedgerError):  # it is closed: whoever comes next finds out
+            self._session.record(entry)
+
+    def _fail(self, error: LedgerError) -> None:
+        self.failure = self.failure or error
 
     def _entry(
         self,
@@ -137,6 +164,8 @@ class Book:
         reason: str | None,
     ) -> Entry:
         stored = stored_key(key, own=self._own_keys)
+        if reason is not None:
+            reason = _ADDRESS.sub("[an address]", reason)
         return Entry(stored, state, body, attempts, status, reason)
 
 

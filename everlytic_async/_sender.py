@@ -40,12 +40,12 @@ AnyOrder = Order | Mapping[str, Any] | InvalidOrderError
 KeyOf = Callable[[Any], str]
 
 _OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (
+    (SkippedError, Outcome.SKIPPED),
     (InvalidOrderError, Outcome.INVALID),
     (RejectedError, Outcome.REJECTED),
     (NotSentError, Outcome.NOT_SENT),
     (ThrottledError, Outcome.NOT_SENT),
     (UnknownOutcomeError, Outcome.UNKNOWN),
-    (SkippedError, Outcome.SKIPPED),
 )
 
 
@@ -54,7 +54,10 @@ _MAX_ID_BITS = 64
 
 def outcome_of(error: EverlyticError) -> Outcome:
     """The outcome that an order's error stands for."""
-    return next(outcome for kind, outcome in _OUTCOMES if isinstance(error, kind))
+    for kind, outcome in _OUTCOMES:
+        if isinstance(error, kind):
+            return outcome
+    raise TypeError(f"{type(error).__name__} is no order's error")
 
 
 def as_order(given: AnyOrder) -> Order:
@@ -87,6 +90,7 @@ class Course:
         "attempts",
         "began",
         "body",
+        "claimed",
         "digest",
         "given",
         "index",
@@ -115,6 +119,8 @@ class Course:
         self.read_at = 0.0
         #: A digest of the body, where a ledger asks for it.
         self.digest = ""
+        #: Whether it was claimed from a ledger, which is to hear of its outcome.
+        self.claimed = False
         self.attempts = 0
         #: When the first attempt was admitted: the deadline runs from it, not from the queue.
         self.began = 0.0
@@ -161,20 +167,13 @@ class Sender:
         raise result.error
 
     async def result(
-        self,
-        index: int,
-        given: AnyOrder,
-        key_of: KeyOf | None,
-        halt: Halt,
-        book: Book | None = None,
+        self, index: int, given: AnyOrder, key_of: KeyOf | None, halt: Halt
     ) -> OrderResult:
         """Deliver one order: whatever comes of it is its result."""
         course = self.prepare(index, given, key_of)
         if isinstance(course, OrderResult):
-            if book is not None:
-                await book.record(course, "")
             return course
-        return await self.deliver(course, halt, book)
+        return await self.deliver(course, halt)
 
     def prepare(self, index: int, given: AnyOrder, key_of: KeyOf | None) -> Course | OrderResult:
         """Validate and encode one order; the result of one that is invalid."""
@@ -185,7 +184,7 @@ class Sender:
             return self._invalid(index, given, key_of, error)
         body = encode(order)
         try:
-            key = order_key(order, body) if key_of is None else key_of(given)
+            key = order_key(order, body) if key_of is None else _named(key_of, given)
         except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
             fault = InvalidOrderError([f"key: the given function raised {type(error).__name__}"])
             fault.__cause__ = error
@@ -197,7 +196,10 @@ class Sender:
         return course
 
     async def deliver(self, course: Course, halt: Halt, book: Book | None = None) -> OrderResult:
-        """Deliver an order that was prepared: whatever comes of it is its result."""
+        """Deliver an order that was prepared: whatever comes of it is its result.
+
+        With a book, only what was claimed is sent; its outcome is for the caller to record.
+        """
         if book is not None:
             course.digest = course.digest or digest_of(course.body)
             try:
@@ -208,6 +210,7 @@ class Sender:
                 return self.end(course, skipped)
             except LedgerError as error:
                 return self.end(course, NotSentError(f"the order was not sent: {error}"))
+            course.claimed = True
         try:
             verdict = await self._send(course, halt)
         except BaseException:
@@ -217,10 +220,7 @@ class Sender:
                 book.abandon(course.key, course.digest, state, course.attempts)
             self.end(course, fate)
             raise
-        result = self.end(course, verdict)
-        if book is not None:
-            await book.record(result, course.digest)
-        return result
+        return self.end(course, verdict)
 
     def end(self, course: Course, verdict: Receipt | EverlyticError) -> OrderResult:
         """The result of an order."""
@@ -251,7 +251,7 @@ class Sender:
         key = _name_of_invalid(given)
         if key_of is not None:
             try:
-                key = key_of(given)
+                key = _named(key_of, given)
             except Exception:  # noqa: BLE001 - what is missing may be just what it looks for
                 key = None
         result = OrderResult(index, key, given, Outcome.INVALID, None, error)
@@ -398,6 +398,15 @@ class Sender:
                 error=result.error,
             )
         )
+
+
+def _named(key_of: KeyOf, given: AnyOrder) -> str:
+    key: object = key_of(given)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return str(key)  # a shop's number
+    if not isinstance(key, str):
+        raise TypeError("a key is text")
+    return key
 
 
 def _veiled(key: str | None) -> str | None:

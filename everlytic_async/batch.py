@@ -16,6 +16,7 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Iterator,
+    Mapping,
 )
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -30,6 +31,7 @@ from everlytic_async.errors import (
     LedgerError,
     NotSentError,
     RejectedError,
+    SkippedError,
     SourceError,
 )
 from everlytic_async.events import BatchEnded, BatchStarted
@@ -40,8 +42,10 @@ __all__ = ["OrderStream"]
 
 #: So many refusals in a row, with the same status and none accepted yet, stop a batch.
 REFUSALS = 20
-# So many orders at least are looked up in a ledger at once: what is known needs no slot.
+# So many orders are looked up in a ledger at once: what is known needs no slot. Meanwhile the next
+# ones are read.
 _LOOK_UP = 128
+_LOOK_UPS = 2
 # How long what is in flight may go on after `async with` was left early, in seconds.
 _GRACE_S = 2.0
 _END: Any = object()
@@ -65,7 +69,7 @@ class _Refusals:
             self.run = self.run + 1 if result.error.status == self.status else 1
             self.status = result.error.status
             return self.run >= REFUSALS and not self.accepted
-        elif result.outcome not in (Outcome.INVALID, Outcome.SKIPPED):
+        elif result.outcome is not Outcome.INVALID:
             self.run = 0
         return False
 
@@ -106,6 +110,10 @@ class OrderStream:
         self._key_of = key_of
         self._iterator: Iterator[AnyOrder] | AsyncIterator[AnyOrder] | None = None
         self._reading = asyncio.Lock()
+        self._looking = asyncio.Semaphore(_LOOK_UPS)
+        self._asking = 0  # how many look-ups are under way
+        self._knows_some = True  # whether the ledger is likely to know the next orders
+        self._recording = 0  # how many results wait until they are recorded
         self._reader: asyncio.Task[None] | None = None  # who waits for an async source
         self._workers: set[asyncio.Task[None]] = set()
         self._leaving = False
@@ -159,7 +167,7 @@ class OrderStream:
         self._iterator = iter(self._source)
         if self._book is None:
             return self._work
-        self._window = max(self._window, _LOOK_UP)
+        self._window = max(self._window, _LOOK_UPS * _LOOK_UP)
         return self._work_known
 
     def __aiter__(self) -> Self:
@@ -172,7 +180,7 @@ class OrderStream:
                 "`async with client.stream_orders(...) as results`"
             )
         while not self._results:
-            if not self._workers:
+            if not self._workers and not self._recording:
                 failure, self._failure = self._failure, None
                 if failure is not None:
                     raise failure
@@ -243,23 +251,29 @@ class OrderStream:
         """With a ledger: a look-up for many at once first, so that what is known costs little."""
         while True:
             if self._prepared:
-                course = self._prepared.popleft()
-                self._put(await self._sender.deliver(course, self._halt, self._book))
+                await self._deliver(self._prepared.popleft())
                 continue
-            async with self._reading:
+            async with self._looking:
                 if self._prepared:
                     continue
-                if not self._goes_on():
+                more = self._goes_on()
+                if not more and not self._asking:
                     return
-                if self._read - self._delivered >= self._window:
+                if not more or self._read - self._delivered >= self._window:
                     await self._room()
                     continue
-                await self._look_up(self._take(source))
+                self._asking += 1
+                try:
+                    await self._look_up(self._take(source))
+                finally:
+                    self._asking -= 1
+                    if self._no_more:
+                        self._wake_all()
 
     def _take(self, source: Any) -> list[Course | OrderResult]:
-        """Read and prepare as many orders as there is room for."""
-        taken = []
-        while self._read - self._delivered < self._window:
+        """Read and prepare as many orders as are looked up at once, and there is room for."""
+        taken: list[Course | OrderResult] = []
+        while len(taken) < _LOOK_UP and self._read - self._delivered < self._window:
             try:
                 given = next(source, _END)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of the caller's
@@ -277,23 +291,62 @@ class OrderStream:
         book, sender = self._book, self._sender
         assert book is not None  # noqa: S101 - there is a ledger
         courses = [course for course in taken if isinstance(course, Course)]
+        if not self._knows_some:
+            # What is known comes in runs: here the claims alone will do, until one is refused.
+            self._prepared.extend(courses)
+            courses = []
         for course in courses:
             course.digest = digest_of(course.body)
         try:
-            skipped = await book.known([(course.key, course.digest) for course in courses])
+            skipped: Mapping[int, SkippedError] = {}
+            if courses:
+                skipped = await book.known([(course.key, course.digest) for course in courses])
+                self._knows_some = bool(skipped)
         except LedgerError as error:
             for course in courses:
                 self._put(sender.end(course, NotSentError(f"the order was not sent: {error}")))
             courses, skipped = [], {}
+        except asyncio.CancelledError:
+            # This worker alone, perhaps: what it has read is the others' then.
+            self._prepared.extend(courses)
+            courses, skipped = [], {}
+            raise
+        finally:
+            for result in taken:
+                if isinstance(result, OrderResult):
+                    self._record(result, "")
         for place, course in enumerate(courses):
             if place in skipped:
                 self._put(sender.end(course, skipped[place]))
             else:
                 self._prepared.append(course)
-        for result in taken:
-            if isinstance(result, OrderResult):
-                await book.record(result, "")
-                self._put(result)
+
+    async def _deliver(self, course: Course) -> None:
+        result = await self._sender.deliver(course, self._halt, self._book)
+        if result.outcome is Outcome.SKIPPED:
+            self._knows_some = True
+        if course.claimed:
+            self._record(result, course.digest)
+        else:
+            self._put(result)
+
+    def _record(self, result: OrderResult, digest: str) -> None:
+        """Hand out a result once it is recorded. Meanwhile its worker may go on.
+
+        The next claim of the worker goes into the same commit, so that no more orders than there
+        are workers are in flight by the ledger.
+        """
+        recording = None if self._book is None else self._book.record(result, digest)
+        if recording is None:
+            self._put(result)
+            return
+        self._recording += 1
+        recording.add_done_callback(lambda _: self._recorded(result))
+
+    def _recorded(self, result: OrderResult) -> None:
+        self._recording -= 1
+        self._put(result)
+        self._end_if_done()
 
     async def _work_async(self, source: Any) -> None:
         while True:
@@ -309,7 +362,11 @@ class OrderStream:
                     return
                 index = self._read
                 self._read += 1
-            self._put(await self._sender.result(index, given, self._key_of, self._halt, self._book))
+            course = self._sender.prepare(index, given, self._key_of)
+            if isinstance(course, Course):
+                await self._deliver(course)
+            else:
+                self._record(course, "")
 
     def _goes_on(self) -> bool:
         """Whether there may be more to read."""
@@ -357,7 +414,9 @@ class OrderStream:
                 self._results.append(due)
         else:
             self._results.append(result)
-        if result.error is not None or not self._refusals.accepted:
+        if result.outcome is not Outcome.SKIPPED and (
+            result.error is not None or not self._refusals.accepted
+        ):
             self._consider(result)
         if self._book is not None and self._book.failure is not None:
             self._fail(BatchStoppedError(f"the batch was stopped: {self._book.failure}"))
@@ -409,8 +468,7 @@ class OrderStream:
         if self._reader is not None and self._reader is not asyncio.current_task():
             reader, self._reader = self._reader, None
             reader.cancel()
-        while self._paused:
-            self._resume(self._paused.popleft())
+        self._wake_all()
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
@@ -429,17 +487,21 @@ class OrderStream:
             ):
                 self._failure = error
             self.stop(f"a worker failed: {type(error).__name__}")
-        if not self._workers:
-            now = self._sender.clock()
-            self._sender.hub.tell(
-                BatchEnded(
-                    at=now,
-                    counts=dict(self._counts),
-                    elapsed_s=now - self._began,
-                    stopped=self.stopped,
-                )
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._workers or self._recording:
+            return
+        now = self._sender.clock()
+        self._sender.hub.tell(
+            BatchEnded(
+                at=now,
+                counts=dict(self._counts),
+                elapsed_s=now - self._began,
+                stopped=self.stopped,
             )
-            self._wake_consumer()
+        )
+        self._wake_consumer()
 
     def _wake_consumer(self) -> None:
         if self._consumer is not None:
@@ -451,6 +513,10 @@ class OrderStream:
             if not waiter.done():
                 waiter.set_result(None)
                 return
+
+    def _wake_all(self) -> None:
+        while self._paused:
+            self._resume(self._paused.popleft())
 
     @staticmethod
     def _resume(waiter: asyncio.Future[None]) -> None:

@@ -247,3 +247,22 @@ def test_the_contestants_keep_the_order_of_the_table_however_they_are_asked_for(
     known: Sequence[str] = ("one", "two", "three")
     assert chosen("three, one", known) == ["one", "three"]
     assert chosen(None, known) == list(known)
+
+
+def test_ledger_measures_with_and_without_one_and_a_resume(tmp_path):
+    figures = figures_of(
+        tmp_path,
+        "benchmarks.ledger",
+        *("--orders", "200", "--rounds", "1", "--backfill", "300", "--concurrency", "8"),
+    )
+    assert {kind: len(runs) for kind, runs in figures["runs"].items()} == {
+        "none": 1,
+        "process": 1,
+        "power": 1,
+    }
+    assert min(run["per_s"] for runs in figures["runs"].values() for run in runs) > 0
+    assert figures["ledger_bytes"] > 0
+    assert targets(figures) == [
+        "throughput with / without a ledger",
+        "orders a second that a resume skips",
+    ]

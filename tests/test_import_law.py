@@ -52,9 +52,11 @@ IMPORTERS: dict[str, set[str]] = {
     "cattrs": {"_wire"},
     "click": {"cli"},
     "compression": {"sources"},  # of the standard library, from 3.14 on
+    "jinja2": {"cli"},
     "multidict": {"_transport", "sandbox"},
     "opentelemetry": {"otel"},
     "orjson": {"_wire", "sandbox"},
+    "plotly": {"cli"},
     "pyarrow": {"sources"},
     "rich": {"cli"},
     "rich_click": {"cli"},

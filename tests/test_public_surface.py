@@ -54,8 +54,10 @@ PUBLIC = {
 }
 EXTRAS = {
     "click",
+    "jinja2",
     "nats",
     "opentelemetry",
+    "plotly",
     "pyarrow",
     "rich",
     "rich_click",

@@ -15,6 +15,7 @@ __all__ = ["Entry", "Ledger", "LedgerSession", "State", "Terms", "stored_key"]
 
 # What a shop calls an order, and what this package makes of it where there is no order id.
 _PLAIN_KEY = re.compile(r"[\w#./:+-]{1,100}(?:@[0-9]{0,19})?")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{32}")
 
 
 class State(enum.StrEnum):
@@ -34,7 +35,8 @@ class State(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
-@attrs.frozen
+# Without slots a frozen class is made in half the time.
+@attrs.frozen(slots=False)
 class Entry:
     """What a ledger knows of one order.
 
@@ -138,6 +140,6 @@ def stored_key(key: str, *, own: bool = False) -> str:
         key: The key, as in `OrderResult.key`.
         own: Whether a caller's own function made it.
     """
-    if key.startswith("sha256:") or (not own and _PLAIN_KEY.fullmatch(key) is not None):
+    if _DIGEST.fullmatch(key) or (not own and _PLAIN_KEY.fullmatch(key)):
         return key
-    return f"sha256:{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:32]}"
+    return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
 import attrs
 
+from everlytic_async.errors import LedgerError
 from everlytic_async.ledger._protocol import Entry, LedgerSession, State, Terms
 from everlytic_async.ledger._sqlite_file import (
     Claim,
@@ -28,6 +29,13 @@ from everlytic_async.ledger._sqlite_file import (
 )
 
 __all__ = ["SqliteLedger"]
+
+
+# Under load a group begins no sooner than this after the one before: a commit costs as much as
+# twenty orders do. Where nothing else goes on it begins at once.
+_GROUP_S = 0.0
+# To be asked for so as to know when all that was asked for before is done.
+_NOTHING = LookUp(0, ())
 
 
 class SqliteLedger:
@@ -53,23 +61,34 @@ class SqliteLedger:
         self._path = os.fspath(path)
         self._durability = Durability(durability)
         self._wait_s = wait_s
-        self._users = 0
-        self._turn = asyncio.Lock()  # one opens or closes at a time
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._users = 0  # who opens it is one already, who closes it is none any more
         self._file: LedgerFile | None = None
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """What belongs to one event loop."""
+        self._opening = asyncio.Lock()  # one at a time
         self._thread: ThreadPoolExecutor | None = None
         self._waiting: list[tuple[Request, asyncio.Future[Any]]] = []
-        self._due = False  # whether the next group is to begin soon
+        self._next: asyncio.Handle | None = None  # begins the next group
+        self._next_at = 0.0  # by the loop's clock: not before
         self._busy = False  # whether one is being committed
-        self._idle: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None  # for those who wait until none is
 
     def __repr__(self) -> str:
         return f"<SqliteLedger {self._path!r}>"
 
     async def __aenter__(self) -> Self:
-        async with self._turn:
-            if self._users == 0:
-                await self._open()
-            self._users += 1
+        self._be_of(asyncio.get_running_loop())
+        self._users += 1
+        try:
+            async with self._opening:
+                if self._file is None:
+                    await self._open()
+        except BaseException:
+            await self._leave()
+            raise
         return self
 
     async def __aexit__(
@@ -78,20 +97,7 @@ class SqliteLedger:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._users -= 1
-        # However often we are cancelled meanwhile: a thread that is left behind holds the file.
-        closing = asyncio.ensure_future(self._close_unless_used())
-        cancelled: asyncio.CancelledError | None = None
-        while not closing.done():
-            try:
-                await asyncio.shield(closing)
-            except asyncio.CancelledError as error:
-                if closing.cancelled():
-                    raise
-                cancelled = error
-        closing.result()
-        if cancelled is not None:
-            raise cancelled
+        await self._leave()
 
     @asynccontextmanager
     async def session(self, scope: str, host: str) -> AsyncIterator[LedgerSession]:
@@ -103,6 +109,28 @@ class SqliteLedger:
                 self._thread, file.scope, scope, host
             )
             yield _Session(self, number)
+
+    def _be_of(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to this event loop, unless another one uses it.
+
+        Raises:
+            RuntimeError: another one does; perhaps that of the process that this one was forked of.
+        """
+        if self._loop is loop:
+            return
+        if self._loop is not None and (self._users or self._file is not None):
+            if not self._loop.is_closed():
+                raise RuntimeError(
+                    "an open ledger belongs to one event loop of one process: make another "
+                    "SqliteLedger for this one; they may share the file"
+                )
+            if self._thread is not None and self._file is not None:
+                # That loop was closed in the midst: nobody sends any more, nobody will close it.
+                self._thread.submit(self._file.close)
+                self._thread.shutdown(wait=False)
+            self._file, self._users = None, 0
+        self._loop = loop
+        self._begin_anew()
 
     async def _open(self) -> None:
         thread = ThreadPoolExecutor(1, thread_name_prefix="everlytic_async-ledger")
@@ -116,53 +144,76 @@ class SqliteLedger:
                 raise
             return file
 
-        opening = asyncio.get_running_loop().run_in_executor(thread, opened)
+        opening = thread.submit(opened)
         try:
-            self._file = await asyncio.shield(opening)
+            self._file = await asyncio.wrap_future(opening)
         except BaseException:
-            # Not before it is known: it may have been opened after we were cancelled.
-            opening.add_done_callback(_close_after_all)
+            # It may yet be opened after we were cancelled; the loop may be gone by then.
+            thread.submit(_close_after_all, opening)
             thread.shutdown(wait=False)
             raise
         self._thread = thread
 
-    async def _close_unless_used(self) -> None:
-        async with self._turn:
-            while self._busy or self._waiting:
-                self._idle = asyncio.get_running_loop().create_future()
-                await self._idle
-            if self._users or self._file is None:
-                return
-            file, self._file = self._file, None
-            thread, self._thread = self._thread, None
-            assert thread is not None  # noqa: S101 - it is there as long as the file is
-            try:
-                await asyncio.get_running_loop().run_in_executor(thread, file.close)
-            finally:
-                thread.shutdown()
+    async def _leave(self) -> None:
+        """Wait until all that was asked for is recorded; the last one to leave closes the file."""
+        self._users -= 1
+        cancelled: asyncio.CancelledError | None = None
+
+        async def end_of(future: asyncio.Future[Any]) -> None:
+            # However often we are cancelled meanwhile: a thread that is left behind holds the file.
+            nonlocal cancelled
+            while not future.done():
+                try:
+                    await asyncio.wait([future])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+
+        if self._users and self._file is not None:
+            await end_of(self._ask(_NOTHING))  # those who stay may have more and more to ask for
+        while not self._users and (self._busy or self._waiting):
+            self._idle = self._idle or asyncio.get_running_loop().create_future()
+            await end_of(self._idle)
+        file, thread = self._file, self._thread
+        if not self._users and file is not None and thread is not None:
+            self._file = self._thread = None
+            closing = asyncio.get_running_loop().run_in_executor(thread, file.close)
+            await end_of(closing)
+            thread.shutdown()
+            closing.result()
+        if cancelled is not None:
+            raise cancelled
 
     def _ask(self, request: Request) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        answer = loop.create_future()
+        if self._file is None:
+            raise LedgerError(f"the ledger {self._path!r} is not open")
+        answer = asyncio.get_running_loop().create_future()
         self._waiting.append((request, answer))
-        if not self._busy and not self._due:
-            self._due = True
-            loop.call_soon(self._commit)  # with all that is asked for in the same turn
+        if not self._busy and self._next is None:
+            self._schedule()
         return answer
 
+    def _schedule(self) -> None:
+        loop = asyncio.get_running_loop()
+        wait_s = self._next_at - loop.time()
+        if wait_s > 0:
+            self._next = loop.call_later(wait_s, self._commit)
+        else:
+            self._next = loop.call_soon(self._commit)  # with all that is asked for in this turn
+
     def _commit(self) -> None:
-        self._due = False
+        loop = asyncio.get_running_loop()
+        self._next = None
+        self._next_at = loop.time() + _GROUP_S
         group, self._waiting = self._waiting, []
         assert self._file is not None  # noqa: S101 - who asks uses it
         self._busy = True
-        asyncio.get_running_loop().run_in_executor(
+        loop.run_in_executor(
             self._thread, self._file.answer, [request for request, _ in group]
         ).add_done_callback(lambda done: self._committed(group, done))
 
     def _committed(
         self, group: list[tuple[Request, asyncio.Future[Any]]], done: asyncio.Future[list[Any]]
     ) -> None:
-        self._busy = False
         error = done.exception()
         for place, (request, answer) in enumerate(group):
             if error is not None:
@@ -171,17 +222,22 @@ class SqliteLedger:
                     answer.exception()  # who does not wait for it finds out by the next request
             elif not answer.done():
                 answer.set_result(done.result()[place])
-            elif isinstance(request, Claim) and done.result()[place][0]:
-                self._give_back(request, done.result()[place][1])
+            elif isinstance(request, Claim):
+                self._give_back(request, *done.result()[place])
+        self._busy = False
         if self._waiting:
-            self._commit()
-        elif self._idle is not None and not self._idle.done():
+            self._schedule()
+        elif self._idle is not None:
             self._idle.set_result(None)
+            self._idle = None
 
-    def _give_back(self, claim: Claim, before: Entry | None) -> None:
-        """Who had claimed it was cancelled before it was told: nothing was sent."""
-        entry = before or Entry(claim.key, State.NOT_SENT, claim.body, reason="cancelled")
-        self._ask(Record(claim.scope, entry))
+    def _give_back(self, claim: Claim, granted: bool, before: Entry | None) -> None:
+        """Who had claimed it was cancelled before it could make use of that: nothing was sent."""
+        if not granted:
+            return
+        if before is None or before.state is State.INVALID:  # it is a valid one by now
+            before = Entry(claim.key, State.NOT_SENT, claim.body, reason="it was cancelled")
+        self._ask(Record(claim.scope, before))
 
 
 @attrs.frozen(eq=False)
@@ -196,15 +252,21 @@ class _Session:
         return found
 
     async def claim(self, key: str, body: str, terms: Terms) -> tuple[bool, Entry | None]:
-        answer: tuple[bool, Entry | None] = await self._ledger._ask(  # noqa: SLF001 - its other half
-            Claim(self._scope, key, body, terms)
-        )
-        return answer
+        claim = Claim(self._scope, key, body, terms)
+        asked = self._ledger._ask(claim)  # noqa: SLF001 - its other half
+        try:
+            granted, before = await asked
+        except asyncio.CancelledError:
+            if not asked.cancelled() and asked.exception() is None:
+                # The answer came in the same turn of the loop.
+                self._ledger._give_back(claim, *asked.result())  # noqa: SLF001 - its other half
+            raise
+        return granted, before
 
     def record(self, entry: Entry) -> Awaitable[None]:
         return self._ledger._ask(Record(self._scope, entry))  # noqa: SLF001 - its other half
 
 
-def _close_after_all(opening: asyncio.Future[LedgerFile]) -> None:
+def _close_after_all(opening: Future[LedgerFile]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()

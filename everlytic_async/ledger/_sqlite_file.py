@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import json
 import os
+import re
 import secrets
 import sqlite3
 import time
@@ -66,16 +67,15 @@ _MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     """,
 )
+_TOKEN = re.compile(r"[0-9a-f]{16}")
 _DIED = "the process that was sending it ended before the outcome was recorded"
 
-# One statement for all that a group has to write, and one for all that it has to know: a step of
-# SQLite gives up the interpreter's lock, and getting it back costs more than a row does.
+# One statement for all that a group has to know, and one for all rows that differ in nothing but
+# key and body, as intents do, and nearly all outcomes: a step of SQLite gives up the interpreter's
+# lock, and getting it back costs more than a row does.
 _WRITE = """
     INSERT INTO orders (scope, key, body, state, run, attempts, status, reason, at)
-    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-           json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-           json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]')
-    FROM json_each(?) WHERE true
+    SELECT ?, key, value, ?, ?, ?, ?, ?, ? FROM json_each(?) WHERE true
     ON CONFLICT (scope, key) DO UPDATE SET
         body = excluded.body, state = excluded.state, run = excluded.run,
         attempts = excluded.attempts, status = excluded.status, reason = excluded.reason,
@@ -108,7 +108,6 @@ class Overview:
         last_at: When the newest was.
         hosts: The endpoints' hosts.
         running: How many processes use it to send at this moment.
-        other_version: Whether it was written by a later version of this package.
     """
 
     counts: Mapping[State, int]
@@ -173,8 +172,10 @@ class LedgerFile:
         wait_s: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = Path(path)
+        # Absolute: the directory may be left, and to SQLite a name such as ":memory:" is no file.
+        self.path = Path(path).absolute()
         self._clock = clock
+        self._token = secrets.token_hex(8)  # names this process' lock
         self._run: int | None = None
         self._run_lock: sqlite3.Connection | None = None
         if must_exist and not self.path.is_file():
@@ -211,7 +212,8 @@ class LedgerFile:
         """Close the file. What this process had in flight is unknown from now on."""
         try:
             if self._run is not None:
-                with suppress(LedgerError):  # then the next one finds out by the lock
+                # Where it can't be written, the next one finds out by the lock.
+                with suppress(LedgerError), self._transaction():
                     self._bury(self._run)
         finally:
             lock, self._run_lock = self._run_lock, None
@@ -224,25 +226,20 @@ class LedgerFile:
 
     def begin_run(self) -> None:
         """Be a process that sends, once: and find out what those that died had in flight."""
-        if self._run is None:
-            self._token = secrets.token_hex(8)
-            with self._clear_errors("written"):
-                self._run_lock = sqlite3.connect(
-                    self._lock_path(self._token), isolation_level=None, check_same_thread=False
-                )
-                self._run_lock.execute("BEGIN EXCLUSIVE")
-            with self._transaction():
-                self._run = self._connection.execute(
-                    "INSERT INTO runs (token, began) VALUES (?, ?)", (self._token, self._clock())
-                ).lastrowid
-        with self._clear_errors("read"):
-            others = self._connection.execute(
-                "SELECT id, token FROM runs WHERE ended IS NULL AND id != ?", (self._run,)
-            ).fetchall()
-        for run, token in others:
-            if not self._lives(token):
-                self._bury(run)
-                self._lock_path(token).unlink(missing_ok=True)
+        if self._run is not None:
+            return
+        # All in one transaction: nobody takes a lock file for a dead one's before it is locked.
+        with self._transaction():
+            self._run_lock = sqlite3.connect(
+                self._lock_path(self._token), isolation_level=None, check_same_thread=False
+            )
+            self._run_lock.execute("PRAGMA journal_mode = MEMORY")  # no second file
+            self._run_lock.execute("BEGIN EXCLUSIVE")
+            run = self._connection.execute(
+                "INSERT INTO runs (token, began) VALUES (?, ?)", (self._token, self._clock())
+            ).lastrowid
+            self._bury_the_dead()
+        self._run = run
 
     def scope(self, name: str, host: str) -> int:
         """The number of an endpoint and store."""
@@ -261,13 +258,14 @@ class LedgerFile:
             LedgerError: when it can't be done: then nothing of it was.
         """
         requests = tuple(requests)
-        if all(isinstance(request, LookUp) for request in requests):
+        look_ups = [request for request in requests if isinstance(request, LookUp)]
+        if len(look_ups) == len(requests):
             with self._clear_errors("read"):
-                return self._answers(requests, {})
+                return [self._read(request.scope, request.keys) for request in look_ups]
         written: dict[tuple[int, str], tuple[Entry, int | None]] = {}
         with self._transaction():
             answers = self._answers(requests, written)
-            self._connection.execute(_WRITE, (self._as_json(written),))
+            self._write(written)
         return answers
 
     def _answers(
@@ -313,30 +311,26 @@ class LedgerFile:
                 keys.add(request.entry.key)
         known = {}
         for scope, keys in wanted.items():
-            if keys:
-                for row in self._connection.execute(_READ, (json.dumps(list(keys)), scope)):
-                    entry = _entry(row)
-                    known[scope, entry.key] = entry
+            for key, entry in self._read(scope, keys).items():
+                known[scope, key] = entry
         return known
 
-    @staticmethod
-    def _as_json(written: Mapping[tuple[int, str], tuple[Entry, int | None]]) -> str:
-        return json.dumps(
-            [
-                (
-                    scope,
-                    entry.key,
-                    entry.body,
-                    _CODES[entry.state],
-                    run,
-                    entry.attempts,
-                    entry.status,
-                    entry.reason,
-                    entry.at,
-                )
-                for (scope, _), (entry, run) in written.items()
-            ]
-        )
+    def _read(self, scope: int, keys: Iterable[str]) -> dict[str, Entry]:
+        rows = self._connection.execute(_READ, (json.dumps(list(keys)), scope))
+        return {row[0]: _entry(row) for row in rows}
+
+    def _write(self, written: Mapping[tuple[int, str], tuple[Entry, int | None]]) -> None:
+        bodies: dict[tuple[Any, ...], dict[str, str]] = {}
+        for (scope, key), (entry, run) in written.items():
+            reason = entry.reason
+            if reason is not None:
+                # Half a character would make the whole row unreadable.
+                reason = reason.encode("utf-8", "replace").decode()
+            code = _CODES[entry.state]
+            shared = scope, code, run, entry.attempts, entry.status, reason, entry.at
+            bodies.setdefault(shared, {})[key] = entry.body
+        for shared, of_keys in bodies.items():
+            self._connection.execute(_WRITE, (*shared, json.dumps(of_keys)))
 
     # ------------------------------------------------------------------------------- to look at
 
@@ -387,10 +381,7 @@ class LedgerFile:
         if to not in (State.SENT, State.NOT_SENT):
             raise ValueError("an unknown order is resolved as sent, or as not sent")
         with self._transaction():
-            rows = self._connection.execute("SELECT id, token FROM runs WHERE ended IS NULL")
-            for run, token in rows.fetchall():
-                if run != self._run and not self._lives(token):
-                    self._bury_within(run)
+            self._bury_the_dead()
             mark = (_CODES[to], f"marked as {to} by hand", self._clock(), _CODES[State.UNKNOWN])
             statement = "UPDATE orders SET state = ?, reason = ?, at = ? WHERE state = ?"
             if keys is None:
@@ -408,18 +399,14 @@ class LedgerFile:
 
     def _prepare(self, durability: Durability) -> None:
         connection = self._connection
+        connection.execute("BEGIN")  # both of one moment: somebody may be making it
         (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        connection.execute("COMMIT")
         if application != _APPLICATION_ID and (application or tables):
             raise LedgerError(
                 f"{str(self.path)!r} is a database of another program: give the ledger a file of "
                 "its own"
-            )
-        if version > len(_MIGRATIONS):
-            raise LedgerError(
-                f"the ledger {str(self.path)!r} was written by a later version of everlytic-async: "
-                "install that version or a newer one"
             )
         (damage,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if damage != "ok":
@@ -428,10 +415,15 @@ class LedgerFile:
                 "can be saved with sqlite3's .recover"
             )
         connection.execute("PRAGMA journal_mode = WAL")
-        full = durability is Durability.POWER
+        full = Durability(durability) is Durability.POWER
         connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
         with self._transaction():  # it proves that it can be written, too
             (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > len(_MIGRATIONS):
+                raise LedgerError(
+                    f"the ledger {str(self.path)!r} was written by a later version of "
+                    "everlytic-async: install that version or a newer one"
+                )
             for step in _MIGRATIONS[version:]:
                 for statement in step.split(";"):
                     connection.execute(statement)
@@ -465,7 +457,7 @@ class LedgerFile:
             "not a database": "it is no ledger: give the ledger a file of its own",
             "malformed": "it is damaged: restore it from a copy",
             "full": "the disk is full",
-            "unable to open": "its directory does not exist, or may not be written to",
+            "unable to open": "it is no file, or its directory is missing or read-only",
         }
         why = next((hint for word, hint in hints.items() if word in said), said)
         return LedgerError(f"the ledger {str(self.path)!r} can't be {what}: {why}")
@@ -478,23 +470,32 @@ class LedgerFile:
     def _lives(self, token: str) -> bool:
         """Whether the process of that run still holds its lock."""
         path = self._lock_path(token)
-        if not path.exists():
-            return False
-        with closing(sqlite3.connect(path, timeout=0.0, isolation_level=None)) as connection:
-            try:
-                connection.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError as error:
-                if "locked" in str(error):
-                    return True
+        # Not written to, so that it is not made, and two who look don't see each other's lock.
+        look = f"{path.as_uri()}?mode=ro"
+        try:
+            with closing(sqlite3.connect(look, timeout=0.0, uri=True)) as connection:
+                connection.execute("PRAGMA schema_version")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                return True
+            if path.exists():
                 raise
-            return False
+        return False
+
+    def _bury_the_dead(self) -> None:
+        """Within a transaction: find out what those that died had in flight, and tidy up."""
+        rows = self._connection.execute("SELECT id, token FROM runs WHERE ended IS NULL")
+        for run, token in rows.fetchall():
+            if not self._lives(token):
+                self._bury(run)
+        with suppress(OSError):  # what is left behind does no harm
+            for path in self.path.parent.iterdir():
+                name, _, token = path.name.rpartition("-run-")
+                if name == self.path.name and _TOKEN.fullmatch(token) and not self._lives(token):
+                    path.unlink()
 
     def _bury(self, run: int) -> None:
-        with self._transaction():
-            self._bury_within(run)
-
-    def _bury_within(self, run: int) -> None:
-        """What a run that has ended left in flight is unknown."""
+        """Within a transaction: what a run that has ended left in flight is unknown."""
         now = self._clock()
         self._connection.execute(
             "UPDATE orders SET state = ?, reason = ?, run = NULL, at = ? "
