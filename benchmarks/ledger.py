@@ -117,7 +117,9 @@ def _short_runs(
 
 
 def _long_runs(file: Path, *, orders: int, concurrency: int) -> tuple[Run, Run]:
-    marks = tuple(sorted({mark for mark in (_FROM, orders // 2, orders) if mark >= _FROM}))
+    marks = tuple(
+        sorted({mark for mark in (_FROM, orders // 2, orders) if _FROM <= mark <= orders})
+    )
     with service("benchmarks.server") as server:
         tell(f"filling a ledger with {orders:,} orders")
         first = _run(server.url, orders=orders, concurrency=concurrency, ledger=file, marks=marks)
