@@ -14,9 +14,16 @@ unknowns, however rough the rates were at which they were met:
    tells the limit anew, the more exactly the longer it had been held. How soon it creeps past the
    estimate is a bargain: a probe costs a pause, and is worth what may lie idle.
 
-A refusal *below* the limit means that others share it or that it fell: the rate is cut to 0.7 and
-returns within a second to what was measured, as CUBIC does (RFC 9438, "fast convergence"). Where
-cutting does not help, for refusals come at random, it is not cut any further.
+An estimate *below* the one before means that others share the limit or that it fell: the rate
+follows, by no more than to 0.7 of itself at once. Where it goes on so, others share it; if each
+refusal then costs a long pause, the rate is cut to 0.7 and rises steadily, by its root a second:
+less for its size the higher it is, so that shares converge (Bansal and Balakrishnan, "Binomial
+Congestion Control Algorithms"). Where cutting does not help, for refusals come at random, the rate
+is not cut any further, as long as being faster pays.
+
+Where the search is refused with as many in flight as the slow start was, and earlier than a bucket
+would have been full, it is their number that is limited. Then that many are held in flight, a
+**window**, and the rate has no bound.
 
 Chosen by measurement against AIMD and botocore's CUBIC, see ``docs/explanation/pacing.md``.
 """
@@ -39,7 +46,6 @@ _SEARCH_PER_BURST = 12.0
 _SEARCH_FROM = 25.0
 _SEARCH_DOUBLES_S = 0.3
 _CUT = 0.7
-_RETURN_S = 1.0
 # After the estimate was passed without a refusal, the rate grows by e**2 in each further period.
 _GROWTH = 2.0
 _MIN_RATE = 0.5
@@ -50,11 +56,37 @@ _MAX_ERROR = 0.1
 _MIN_PROBE_S = 1.0
 _MAX_PROBE_S = 60.0
 _MIN_PAUSE_S = 0.02
+# After so many refusals in a row below the estimate, others are thought to share the limit. Then,
+# where each costs as long a pause as this, the rate rises steadily by this times its own root a
+# second (and a pause), until two estimates agree so far.
+_SHARED = 2
+_LONG_PAUSE_S = 0.5
+_ADD = 0.3
+_AGREE = 0.01
+# Refused with this many in flight or more, and about as many each time: their number is limited.
+_MIN_AT_ONCE = 6
+_ALIKE = 1.2
+# A rate that doubles every 0.3 s overruns a bucket's limit by this many times its burst, a second.
+_OVERRUN = 3.0
+# Refused so often in a row though no wider window was tried: it is not their number either.
+_STRIKES = 2
+# Refused with fewer than this share of the window in flight: it was not their number.
+_FEWER = 0.7
 # So many refusals in a row, each after fewer orders than this, are looked at together: are they a
 # limit's, or chance?
 _SHORT_RUN = 40
 _RUNS = 5
+# Where the pauses take more than one part in so many of the time, longer runs count as well.
+_SELDOM = 10.0
+# Refusals at random are no more than this share: a limit's become more as the rate rises.
+_RARE = 0.08
 _STEADY = 2.0
+# Being slower by this is no remedy either, before it is thought to be chance.
+_SLOWED = 0.35
+# ... and the slowest runs not be longer by this than the fastest.
+_LONGER = 2.0
+# Being faster is to be rewarded by this much more that is served.
+_PAYS = 1.2
 # How far the rate may run ahead of what is served, where refusals come at random.
 _AHEAD = 10.0
 # Enough orders for an estimate to within 0.1 %; older ones are forgotten.
@@ -68,6 +100,8 @@ class _Run:
 
     served: float  # orders per second, the pause included
     accepted: int
+    rate: float  # orders per second that were sent at the end of it
+    short: bool
     refused: int = 1
 
 
@@ -75,17 +109,40 @@ class _ShortRuns:
     """Tells a limit's refusals from refusals at random, which no slowness remedies.
 
     Behind a limit, what is served a second between two refusals is about the same at every rate;
-    where refusals come at random it follows the rate, and their share stays the same.
+    where refusals come at random it follows the rate, and their share stays the same. Several
+    clients that overrun one limit together look like chance too, until they are slower.
     """
 
     def __init__(self) -> None:
         self._runs: deque[_Run] = deque(maxlen=_RUNS)
         self._share: float | None = None  # of refusals, when they were first taken for chance
+        self._mean = 0.0  # orders per second that were served then
+        self._since = 0  # runs ago
 
     @property
     def most_served(self) -> float:
         """The best of them, in orders per second."""
         return max(run.served for run in self._runs)
+
+    @property
+    def fastest(self) -> float:
+        """The highest rate of them, in orders per second."""
+        return max(run.rate for run in self._runs)
+
+    def _slower_is_no_remedy(self) -> bool:
+        by_rate = sorted(self._runs, key=lambda run: run.rate)
+        slow = sum(run.accepted for run in by_rate[:2])
+        fast = sum(run.accepted for run in by_rate[-2:])
+        served = [run.served for run in by_rate]
+        return (
+            by_rate[0].rate <= _SLOWED * by_rate[-1].rate
+            and slow <= _LONGER * max(fast, 1)
+            and max(served) > _STEADY * min(served)
+        )
+
+    def _mean_served(self) -> float:
+        lasted_s = sum(run.accepted / run.served for run in self._runs if run.accepted)
+        return sum(run.accepted for run in self._runs) / max(lasted_s, 0.001)
 
     def refused_too(self) -> None:
         """Another one of the same burst was refused."""
@@ -95,7 +152,7 @@ class _ShortRuns:
     def at_random(self, run: _Run) -> bool:
         """Take in one more run; whether they look like chance."""
         runs = self._runs
-        if run.accepted >= _SHORT_RUN:
+        if not run.short:
             runs.clear()
             self._share = None
             return False
@@ -105,12 +162,16 @@ class _ShortRuns:
         refused = sum(run.refused for run in runs)
         share = refused / (refused + sum(run.accepted for run in runs))
         if self._share is None:
-            served = [run.served for run in runs]
-            if max(served) <= _STEADY * min(served):
+            if share > _RARE or not self._slower_is_no_remedy():
                 return False
             self._share = share
-        elif share > 2.0 * self._share:
-            # Going faster made it worse: a limit after all.
+            self._mean = self._mean_served()
+            self._since = 0
+            return True
+        self._since += 1
+        worse = share > max(_RARE, 2.0 * self._share)
+        if worse or (self._since >= _RUNS and self._mean_served() < _PAYS * self._mean):
+            # Going faster made it worse, or no better: a limit after all.
             runs.clear()
             self._share = None
             return False
@@ -138,19 +199,32 @@ class LimitFinder:
         self._full_at: float | None = None  # when the last of that burst was heard of
         self._full_with = -math.inf  # when the last of that burst was admitted
         self._full_before: float | None = None  # the same of the burst before
+        self._counted_to = -math.inf  # those admitted so far were counted in an estimate
+        self._refusal_took = 0.0
+        self._refused_with = -math.inf  # when the first of the last burst was admitted
         self._rate_then = math.inf
         self._resume_at = -math.inf
         self._burst: Callable[[float], float] = lambda _limit: 1.0
         self._base = math.inf  # the rate right after the pause
         self._error = _MAX_ERROR
         self._probe_s = _MIN_PROBE_S
-        self._cut = False
         self._runs = _ShortRuns()
+        self._below = 0  # refusals in a row below what was thought to be the limit
+        self._shared = False
+        # How many that were accepted were in flight with the last refusal, and with the one before.
+        self._with_last = 0
+        self._with_before = 0
+        self._windowed = False  # whether a window is held, and not a rate
+        self._widen_at = math.inf
+        self._wider_by = 1
+        self._strikes = 0  # refusals in a row with no more in flight than before
 
     def accepted(self, admitted_at: float, now: float) -> None:
         """An attempt that was admitted then was accepted."""
         self._accepted.append((admitted_at, now))
-        if not self.bounded and now - self._grown_at > _DOUBLE_WINDOW_S:
+        if now >= self._widen_at:
+            self._widen(now)
+        elif not self.bounded and now - self._grown_at > _DOUBLE_WINDOW_S:
             self._grown_at = now
             self.window = min(_NO_WINDOW, self.window * 2)
 
@@ -170,32 +244,47 @@ class LimitFinder:
         self._rate_then = self.rate(now)
         self._resume_at = resume_at
         self._full_before, self._full_at = self._full_at, now
-        self._full_with = admitted_at
+        self._full_with = self._refused_with = admitted_at
         self._heard_at = now
+        self._refusal_took = now - admitted_at
         self.bounded = self.refusal_pending = True
 
-    def plan(self) -> None:
-        """Work out how fast to go on, once the pause is over."""
+    def plan(self, in_flight: int) -> None:
+        """Work out how fast to go on, once the pause is over and so many are still in flight."""
         self.refusal_pending = False
         full_at, full_before = self._full_at, self._full_before
         assert full_at is not None  # noqa: S101 - there was a refusal
         accepted, self._accepted = self._accepted, deque(maxlen=_REMEMBERED)
+        began = accepted[0][0] if accepted else full_at
+        # What an answer takes longer than a refusal, it was past the limiter already.
+        lag = max(0.0, _median(heard - begun for begun, heard in accepted) - self._refusal_took)
+        at_once = in_flight
         served = []
         for admitted_at, heard_at in accepted:
-            if admitted_at <= self._full_with:
-                served.append(min(heard_at, full_at))
-            else:
+            # A refusal takes the network's time only: those answered later were in service then.
+            at_once += admitted_at <= self._refused_with and heard_at > self._heard_at
+            if admitted_at > self._full_with:
                 self._accepted.append((admitted_at, heard_at))
+            elif admitted_at > self._counted_to:
+                served.append(min(heard_at - lag, full_at))
+        served += [full_at] * in_flight  # they will be accepted
+        self._counted_to = self._full_with
+        self._with_before, self._with_last = self._with_last, at_once
         if full_before is None:
-            self._begin_search(served, full_at)
+            self._begin_search(served, full_at, began)
+            return
+        if self._windowed:
+            self._narrow()
             return
         if len(served) == _REMEMBERED:
             full_before = served[0]  # what came before is forgotten
         estimate = self._estimate(served, full_before, full_at)
-        if estimate is not None or not self._searching:
+        if self._searching and self._at_once_is_limited(estimate):
+            self._hold_window()
+        elif estimate is not None or not self._searching or self._base <= _SEARCH_FROM:
             self._hold(estimate, len(served), full_at - full_before)
         else:
-            self._base = max(_MIN_RATE, self._rate_then * _CUT)
+            self._base = max(_SEARCH_FROM, self._base / 2.0)
 
     def rate(self, now: float) -> float:
         """Orders per second that may begin now."""
@@ -205,23 +294,80 @@ class LimitFinder:
         if self._searching:
             return self._base * math.exp2(min(elapsed / _SEARCH_DOUBLES_S, 64.0))
         base, error = self._base, 1.5 * self._error
-        if self._cut:
-            assert self.limit is not None  # noqa: S101 - a cut follows an estimate
-            if elapsed < _RETURN_S:
-                return self.limit - (self.limit - base) * (1.0 - elapsed / _RETURN_S) ** 3
-            base, elapsed = self.limit, elapsed - _RETURN_S
+        if self._shared:
+            return base + _ADD * math.sqrt(base) * elapsed / self._worth_s()
         periods = elapsed / self._probe_s
         if periods < 1.0:
             return base * (1.0 + error * periods)
         return base * (1.0 + error) * math.exp(min(_GROWTH * (periods - 1.0), 64.0))
 
-    def _begin_search(self, served: list[float], full_at: float) -> None:
-        began = served[0] if served else full_at
+    def _begin_search(self, served: list[float], full_at: float, began: float) -> None:
         self._burst = lambda limit: max(1.0, _level(served, full_at, limit, began, 0.0))
         so_far = len(served) / max(full_at - began, 0.001)
         self._base = max(_SEARCH_FROM, min(_SEARCH_PER_BURST * len(served), so_far / 2.0))
         self._searching = True
         self.window = _NO_WINDOW
+
+    def _at_once_is_limited(self, estimate: float | None) -> bool:
+        """Whether it is rather a limit on concurrent requests that was met in the search.
+
+        Then as many as before were in flight; and a bucket that explains the refusal as well would
+        have been overrun by more than the search overruns one.
+        """
+        fewer, more = sorted((self._with_before, self._with_last))
+        if self._strikes >= _STRIKES or fewer < _MIN_AT_ONCE or more > fewer * _ALIKE + 1:
+            return False
+        overrun = _OVERRUN * self._with_before
+        return estimate is None or self._rate_then > estimate + overrun
+
+    def _hold_window(self) -> None:
+        """Hold as many in flight as were never refused, however many a second that makes."""
+        self._windowed, self._searching = True, False
+        self._base, self._error = math.inf, _MAX_ERROR
+        self.window = max(1, min(self._with_before, self._with_last) - 1)
+        self._probe_s = min(_MAX_PROBE_S, max(_MIN_PROBE_S, self._worth_s() * self.window))
+        self._let_settle()
+
+    def _widen(self, now: float) -> None:
+        """Try a wider window, and a still wider one if nothing comes of it."""
+        self.window = min(_NO_WINDOW, self.window + self._wider_by)
+        self._wider_by = min(_NO_WINDOW, 2 * self._wider_by)
+        self._widen_at = now + self._probe_s
+
+    def _narrow(self) -> None:
+        """Hold fewer in flight; back to the search, where it is not their number."""
+        self._strikes = self._strikes + 1 if self._wider_by == 1 else 0
+        if self._strikes >= _STRIKES or self._with_last < _FEWER * self.window - 1:
+            self._windowed, self._searching = False, True
+            self.window, self._widen_at = _NO_WINDOW, math.inf
+            self.limit = None
+            self._base = _SEARCH_FROM
+            self._error = _MAX_ERROR
+            return
+        self.window = max(1, min(self.window, self._with_last) - 1)
+        self._probe_s = min(_MAX_PROBE_S, 2.0 * self._probe_s)
+        self._let_settle()
+
+    def _let_settle(self) -> None:
+        self._wider_by = 1
+        self._widen_at = self._resume_at + self._probe_s
+
+    def _worth_s(self) -> float:
+        """What a probe costs: the pause that it brings about."""
+        return max(self._resume_at - self._heard_at, _MIN_PAUSE_S)
+
+    def _share(self, limit: float, previous: float | None, *, at_random: bool) -> None:
+        """Whether others seem to take their part of the limit, so that shares have to be found."""
+        if previous is None or limit >= previous * (1.0 - _AGREE):
+            self._below = 0
+        elif limit > _CUT * self._rate_then:  # otherwise it is on its way down to what it fell to
+            self._below += 1
+        if at_random or self._worth_s() < _LONG_PAUSE_S:
+            self._shared = False
+        elif not self._shared:
+            self._shared = self._below >= _SHARED
+        elif previous is not None and abs(limit - previous) <= _AGREE * previous:
+            self._shared = False
 
     def _estimate(self, served: list[float], full_before: float, full_at: float) -> float | None:
         """The limit at which the bucket, full at the last refusal, was full again at this one.
@@ -245,7 +391,7 @@ class LimitFinder:
         return low
 
     def _hold(self, estimate: float | None, count: int, lasted_s: float) -> None:
-        """Hold the new estimate; or, where it was met too early, fall below it and return."""
+        """Hold the new estimate, or find out what it is that bounds instead."""
         rate, previous = self._rate_then, self.limit
         served = count / max(lasted_s, 0.001)
         limit = min(rate, served) * _CUT if estimate is None else min(rate, estimate)
@@ -254,24 +400,27 @@ class LimitFinder:
             limit = max(limit, rate * _CUT)
         self.limit = limit = max(_MIN_RATE, limit)
         self._searching = False
-        # Below what was thought to be the limit, and by more than that was unsure.
-        below = previous is not None and max(rate, limit) < previous * (1.0 - 2.0 * self._error)
         self._error = min(_MAX_ERROR, max(_MIN_ERROR, _ERROR_ORDERS / max(count, 1)))
-        at_random = self._runs.at_random(_Run(served, count))
-        self._cut = below and not at_random
+        few = _SHORT_RUN if lasted_s > _SELDOM * self._worth_s() else 5 * _SHORT_RUN
+        at_random = self._runs.at_random(_Run(served, count, rate, short=count < few))
+        self._share(limit, previous, at_random=at_random)
         self.window = _INITIAL_WINDOW if at_random else _NO_WINDOW
         if at_random:
             # Slower is no remedy: go on as fast as before, and faster, so long as more is served.
             most = _AHEAD * self._runs.most_served
-            self.limit = limit = self._base = max(limit, min(rate / _CUT, most))
+            self.limit = limit = self._base = max(limit, min(self._runs.fastest / _CUT, most))
             self._error = _MAX_ERROR
-        elif self._cut:
-            self._base = limit * _CUT
-            self._error = _MAX_ERROR
+        elif self._shared:
+            self._base = max(_MIN_RATE, rate * _CUT)
         else:
             self._base = limit * (1.0 - self._error / 2.0)
-        worth_s = max(self._resume_at - self._heard_at, _MIN_PAUSE_S) / self._error
+        worth_s = self._worth_s() / self._error
         self._probe_s = min(_MAX_PROBE_S, max(_MIN_PROBE_S, worth_s))
+
+
+def _median(seconds: Iterable[float]) -> float:
+    ordered = sorted(seconds)
+    return ordered[len(ordered) // 2] if ordered else 0.0
 
 
 def _level(moments: Iterable[float], at: float, limit: float, since: float, level: float) -> float:

@@ -229,7 +229,7 @@ class Pacer:
         self.in_flight += 1
         if self._timed:
             if self._finder is not None and self._finder.refusal_pending:
-                self._finder.plan()
+                self._finder.plan(self.in_flight - 1)
                 self._hub.tell(RateChanged(at=now, rate=self.rate(now), limit=self._finder.limit))
             rate = self.rate(now)
             if rate is not None:

@@ -1,0 +1,248 @@
+"""Endpoints with a limit, and clients that are kept busy against them, in simulated time.
+
+A discrete-event simulation of `Pacer`s that share one limiter: no event loop, nobody sleeps, and
+the same seed gives the same run.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+
+from everlytic_async._pacer import Pacer
+from everlytic_async.events import Hub, RateChanged
+from everlytic_async.policies import Pacing, RetryPolicy
+
+
+class Limiter(Protocol):
+    """Decides on requests; what passes leaves it some time later."""
+
+    def admit(self, now: float) -> bool:
+        """Whether the request that comes now passes."""
+
+    def done(self) -> None:
+        """One that had passed has been served."""
+
+
+class NoLimit:
+    """Everything passes."""
+
+    def admit(self, now: float) -> bool:  # noqa: ARG002 - as the others
+        return True
+
+    def done(self) -> None:
+        pass
+
+
+@attrs.define
+class LeakyBucket(NoLimit):
+    """As nginx's ``limit_req zone=... burst=... nodelay``; the rate may change meanwhile."""
+
+    rate: float
+    burst: int
+    _excess: float = 0.0
+    _last: float | None = None
+
+    def admit(self, now: float) -> bool:
+        excess = 0.0
+        if self._last is not None:
+            excess = max(0.0, self._excess - self.rate * (now - self._last) + 1.0)
+        if excess > self.burst:
+            return False
+        self._excess, self._last = excess, now
+        return True
+
+
+@attrs.define
+class TokenBucket(NoLimit):
+    """A token a request, `rate` new ones a second, at most `burst` of them saved up."""
+
+    rate: float
+    burst: int
+    _tokens: float = attrs.field(init=False)
+    _last: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        self._tokens = self.burst
+
+    def admit(self, now: float) -> bool:
+        self._tokens = min(self.burst, self._tokens + self.rate * (now - self._last))
+        self._last = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+@attrs.define
+class ConcurrencyLimit:
+    """So many requests may be under way at a time."""
+
+    limit: int
+    _serving: int = 0
+
+    def admit(self, now: float) -> bool:  # noqa: ARG002 - as the others
+        if self._serving >= self.limit:
+            return False
+        self._serving += 1
+        return True
+
+    def done(self) -> None:
+        self._serving -= 1
+
+
+@attrs.define
+class Chance(NoLimit):
+    """Refuses this share of what comes, whatever the rate."""
+
+    share: float
+    rng: random.Random
+
+    def admit(self, now: float) -> bool:  # noqa: ARG002 - as the others
+        return self.rng.random() >= self.share
+
+
+@attrs.define
+class Told:
+    """What one client was told, as moments."""
+
+    accepted: list[float] = attrs.Factory(list)
+    refused: list[float] = attrs.Factory(list)
+    changes: list[RateChanged] = attrs.Factory(list)
+
+
+class Simulation:
+    """Clients with always more to send, and one endpoint.
+
+    Args:
+        limiter: The endpoint's.
+        clients: How many, each with a `Pacer` of its own.
+        slots: How many POSTs each may have in flight.
+        network_s: One way; the answer takes as long again.
+        service_s: What is let through is answered this much later.
+        retry_after_s: What each refusal asks for, if anything.
+        max_rate: Given to each client.
+        adaptive: Given to each client.
+        seed: Of the jitter of the pauses and of the network.
+    """
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        *,
+        clients: int = 1,
+        slots: int = 64,
+        network_s: float = 0.002,
+        service_s: float = 0.001,
+        retry_after_s: float | None = None,
+        max_rate: float | None = None,
+        adaptive: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.now = 0.0
+        self.limiter = limiter
+        self.network_s = network_s
+        self.service_s = service_s
+        self.retry_after_s = retry_after_s
+        self.told = [Told() for _ in range(clients)]
+        self._rng = random.Random(seed)
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._wakes: list[float | None] = [None] * clients
+        self.pacers = [
+            Pacer(
+                Pacing(max_concurrency=slots, max_rate=max_rate, adaptive=adaptive),
+                RetryPolicy(),
+                hub=Hub((self._listener(told),)),
+                clock=lambda: self.now,
+                rng=random.Random(seed * 1_000 + number),
+            )
+            for number, told in enumerate(self.told)
+        ]
+        for client in range(clients):
+            # Nobody starts two processes in the same millisecond.
+            self._at(self._rng.uniform(0.0, 0.05) if client else 0.0, self._sender(client))
+
+    def run(self, seconds: float) -> None:
+        """Let the time pass."""
+        end = self.now + seconds
+        while self._queue and self._queue[0][0] <= end:
+            self.now, _, happen = heapq.heappop(self._queue)
+            happen()
+        self.now = end
+
+    def accepted(self, since: float, client: int | None = None) -> int:
+        """How many were accepted since then, of one client or of all."""
+        told = self.told if client is None else [self.told[client]]
+        return sum(moment >= since for one in told for moment in one.accepted)
+
+    def served(self, since: float, client: int | None = None) -> float:
+        """The same, a second."""
+        return self.accepted(since, client) / (self.now - since)
+
+    def refused(self, since: float = 0.0) -> int:
+        """How many were refused since then."""
+        return sum(moment >= since for one in self.told for moment in one.refused)
+
+    # ------------------------------------------------------------------------ how it goes
+
+    @staticmethod
+    def _listener(told: Told) -> Callable[[object], None]:
+        def hear(event: object) -> None:
+            if isinstance(event, RateChanged):
+                told.changes.append(event)
+
+        return hear
+
+    def _at(self, when: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (when, next(self._numbers), happen))
+
+    def _sender(self, client: int) -> Callable[[], None]:
+        return lambda: self._send(client)
+
+    def _send(self, client: int) -> None:
+        """Begin as many as may begin now, and come back when the next one may."""
+        pacer = self.pacers[client]
+        while (admitted_at := pacer.try_admit()) is not None:
+            self._begin(client, admitted_at)
+        finder = pacer._finder
+        bound = pacer._slots if finder is None else min(pacer._slots, finder.window)
+        due = pacer._due()
+        if pacer.in_flight < bound and self._wakes[client] != due:
+            self._wakes[client] = due
+            self._at(due, self._sender(client))
+
+    def _begin(self, client: int, admitted_at: float) -> None:
+        def arrive() -> None:
+            passes = self.limiter.admit(self.now)
+            service_s = 0.0
+            if passes and self.service_s:
+                service_s = self.service_s * self._rng.uniform(0.9, 1.1)
+            self._at(self.now + service_s, lambda: self._answer(client, admitted_at, passes))
+
+        self._at(self.now + self._way(), arrive)
+
+    def _answer(self, client: int, admitted_at: float, passed: bool) -> None:
+        if passed:
+            self.limiter.done()
+
+        def hear() -> None:
+            pacer, told = self.pacers[client], self.told[client]
+            if passed:
+                told.accepted.append(self.now)
+                pacer.accepted(admitted_at)
+            else:
+                told.refused.append(self.now)
+                pacer.throttled(admitted_at, 429, self.retry_after_s)
+            pacer.release()
+            self._send(client)
+
+        self._at(self.now + self._way(), hear)
+
+    def _way(self) -> float:
+        return self.network_s * self._rng.uniform(0.8, 1.2)

@@ -1,0 +1,459 @@
+"""The limit finder behind the pacer, in simulated time, against limits of several kinds.
+
+The bounds are what ten seeds and more came to, with a margin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+import statistics
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from limited_endpoints import (
+    Chance,
+    ConcurrencyLimit,
+    LeakyBucket,
+    NoLimit,
+    Simulation,
+    TokenBucket,
+)
+
+from everlytic_async._adaptive import LimitFinder
+from everlytic_async.policies import Pacing
+from support.delivery import a_rig, an_answer, orders
+
+ROUND = [(*pair, 0) for pair in itertools.product([100.0, 400.0, 1_000.0], [1, 20, 100])]
+_RNG = random.Random(20)
+#: Nobody tuned anything to these.
+ODD = [(_RNG.uniform(100, 1_000), _RNG.randint(1, 100), seed) for seed in range(1, 7)]
+
+
+def refused_share(simulation: Simulation, since: float = 0.0) -> float:
+    refused = simulation.refused(since)
+    return refused / (refused + simulation.accepted(since))
+
+
+def lowest_share(simulation: Simulation, since: float) -> float:
+    """What the one with the least came to, as a share of what would be fair."""
+    clients = range(len(simulation.pacers))
+    lowest = min(simulation.served(since, client) for client in clients)
+    return lowest * len(clients) / simulation.served(since)
+
+
+# ---------------------------------------------------------------------------- one limit, one client
+
+
+@pytest.mark.parametrize(("rate", "burst", "seed"), [*ROUND, *ODD])
+def test_a_rate_limit_is_found_and_held(rate: float, burst: int, seed: int) -> None:
+    simulation = Simulation(LeakyBucket(rate, burst), seed=seed)
+    simulation.run(20)
+
+    # With a burst of 1 each early answer of a network that is not even is a refusal.
+    assert simulation.served(since=5) >= (0.95 if burst >= 10 else 0.65) * rate
+    assert refused_share(simulation) <= 0.02
+
+
+@pytest.mark.parametrize(("rate", "burst", "seed"), [*ROUND, *ODD])
+def test_a_rate_limit_that_asks_for_a_second_is_probed_seldom(
+    rate: float, burst: int, seed: int
+) -> None:
+    simulation = Simulation(LeakyBucket(rate, burst), retry_after_s=1.0, seed=seed)
+    simulation.run(20)
+
+    assert simulation.served(since=5) >= (0.88 if burst >= 10 else 0.6) * rate
+    assert refused_share(simulation) <= 0.02
+    since = [change.at for change in simulation.told[0].changes]
+    assert len(since) <= 6  # a pause each
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 1.0])
+@pytest.mark.parametrize(("rate", "tokens"), [(100.0, 21), (400.0, 2), (400.0, 21), (1_000.0, 101)])
+def test_a_token_bucket_is_found_and_held(
+    rate: float, tokens: int, retry_after_s: float | None
+) -> None:
+    simulation = Simulation(TokenBucket(rate, tokens), retry_after_s=retry_after_s)
+    simulation.run(20)
+
+    assert simulation.served(since=5) >= 0.88 * rate
+    assert refused_share(simulation) <= 0.02
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("limit", "service_s"), [(4, 0.02), (20, 0.05), (32, 0.05)])
+def test_a_limit_on_concurrent_requests_is_used(limit: int, service_s: float, seed: int) -> None:
+    simulation = Simulation(ConcurrencyLimit(limit), service_s=service_s, seed=seed)
+    simulation.run(20)
+
+    assert simulation.served(since=5) >= 0.6 * limit / service_s
+    assert refused_share(simulation) <= 0.04
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("limit", "service_s"), [(16, 0.05), (20, 0.05), (32, 0.05), (10, 0.2), (40, 0.3)]
+)
+def test_a_limit_on_concurrent_requests_that_asks_for_a_second_is_used_soon(
+    limit: int, service_s: float, seed: int
+) -> None:
+    simulation = Simulation(
+        ConcurrencyLimit(limit), service_s=service_s, retry_after_s=1.0, seed=seed
+    )
+    simulation.run(20)
+
+    assert simulation.served(since=5) >= 0.75 * limit / service_s
+    assert refused_share(simulation) <= 0.02
+    assert simulation.pacers[0].rate() is None  # it is a window
+
+
+def test_a_limit_on_concurrent_requests_that_rises_is_found_again() -> None:
+    limiter = ConcurrencyLimit(16)
+    simulation = Simulation(limiter, service_s=0.05, retry_after_s=1.0)
+    simulation.run(20)
+    limiter.limit = 32
+    simulation.run(90)
+
+    assert simulation.served(since=simulation.now - 15) >= 0.7 * 32 / 0.05
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("burst", [20, 40])
+def test_a_rate_limit_in_front_of_a_slow_endpoint_is_not_taken_for_one_on_concurrency_for_good(
+    burst: int, seed: int
+) -> None:
+    simulation = Simulation(LeakyBucket(400, burst), service_s=0.05, retry_after_s=1.0, seed=seed)
+    simulation.run(20)
+
+    assert simulation.served(since=5) >= 0.7 * 400
+    assert refused_share(simulation) <= 0.01
+
+
+@pytest.mark.parametrize("rate", [100.0, 400.0, 1_000.0])
+def test_the_limit_that_is_told_is_that_of_the_endpoint(rate: float) -> None:
+    simulation = Simulation(LeakyBucket(rate, 20))
+    simulation.run(20)
+
+    last = simulation.told[0].changes[-1]
+    assert last.limit == pytest.approx(rate, rel=0.02)
+    assert last.rate == pytest.approx(rate, rel=0.03)
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 1.0])
+def test_a_rate_that_was_given_and_is_allowed_is_never_refused(
+    retry_after_s: float | None,
+) -> None:
+    simulation = Simulation(LeakyBucket(400, 20), max_rate=400, retry_after_s=retry_after_s)
+    simulation.run(20)
+
+    assert simulation.refused() == 0
+    assert simulation.served(since=1) >= 0.99 * 400
+
+
+# ----------------------------------------------------------------------------------------- no limit
+
+
+@pytest.mark.parametrize("network_s", [0.001, 0.025, 0.2])
+def test_nothing_is_slowed_down_where_nothing_is_refused(network_s: float) -> None:
+    simulation = Simulation(NoLimit(), network_s=network_s)
+    free = Simulation(NoLimit(), network_s=network_s, adaptive=False)
+    seconds = 1_000 * network_s
+    simulation.run(seconds)
+    free.run(seconds)
+    # The window has doubled to what may be in flight.
+    since = 0.1 * seconds
+
+    assert simulation.pacers[0].rate() is None
+    assert simulation.told[0].changes == []
+    assert simulation.accepted(since) >= 0.99 * free.accepted(since)
+
+
+# ---------------------------------------------------------------------------------- a limit changes
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "retry_after_s", "seconds"),
+    [
+        (100.0, 200.0, None, 60),
+        (400.0, 800.0, None, 45),
+        (100.0, 500.0, None, 90),
+        (200.0, 400.0, 1.0, 150),  # a probe may take a minute to come: it costs everybody a second
+    ],
+)
+def test_a_limit_that_rises_is_found_again(
+    before: float, after: float, retry_after_s: float | None, seconds: float
+) -> None:
+    bucket = LeakyBucket(before, 20)
+    simulation = Simulation(bucket, retry_after_s=retry_after_s)
+    simulation.run(15)
+    assert simulation.served(since=5) <= 1.1 * before
+    bucket.rate = after
+    simulation.run(seconds)
+
+    assert simulation.served(since=simulation.now - 15) >= 0.93 * after
+    assert refused_share(simulation) <= 0.02
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 1.0])
+@pytest.mark.parametrize(("before", "after"), [(400.0, 200.0), (800.0, 400.0), (1_000.0, 200.0)])
+def test_a_limit_that_falls_is_followed(
+    before: float, after: float, retry_after_s: float | None
+) -> None:
+    bucket = LeakyBucket(before, 20)
+    simulation = Simulation(bucket, retry_after_s=retry_after_s)
+    simulation.run(15)
+    bucket.rate = after
+    simulation.run(20)
+
+    assert simulation.served(since=25) >= 0.93 * after
+    assert refused_share(simulation, since=15) <= 0.02
+
+
+# ------------------------------------------------------------------- several clients, and by chance
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("clients", [2, 4])
+def test_clients_that_share_a_limit_come_to_half_a_fair_share_each(clients: int, seed: int) -> None:
+    simulation = Simulation(LeakyBucket(400, 20), clients=clients, slots=32, seed=seed)
+    simulation.run(90)
+
+    assert simulation.served(since=20) >= 0.95 * 400
+    assert lowest_share(simulation, since=20) >= 0.5
+    assert refused_share(simulation) <= 0.02
+
+
+@pytest.mark.parametrize(("rate", "share"), [(100.0, 0.12), (200.0, 0.05)])
+def test_clients_with_little_each_are_seldom_refused(rate: float, share: float) -> None:
+    simulation = Simulation(LeakyBucket(rate, 20), clients=4, slots=32)
+    simulation.run(60)
+
+    assert simulation.served(since=20) >= 0.95 * rate
+    assert lowest_share(simulation, since=20) >= 0.5
+    assert refused_share(simulation) <= share
+
+
+@pytest.mark.parametrize("clients", [2, 4])
+def test_clients_that_share_a_limit_that_asks_for_a_second_use_it_up(clients: int) -> None:
+    shares = []
+    for seed in range(4):
+        simulation = Simulation(
+            LeakyBucket(400, 20), clients=clients, slots=32, retry_after_s=1.0, seed=seed
+        )
+        simulation.run(120)
+        shares.append(lowest_share(simulation, since=60))
+        assert simulation.served(since=60) >= 0.85 * 400
+        assert refused_share(simulation) <= 0.01
+
+    # Who of them is refused is chance: it takes minutes until that has evened out.
+    assert statistics.mean(shares) >= 0.45
+
+
+def after_chance(retry_after_s: float | None, seed: int) -> float:
+    """What is served where 5 % are refused at random, next to a client that only pauses."""
+
+    def served(*, adaptive: bool) -> float:
+        simulation = Simulation(
+            Chance(0.05, random.Random(seed)),
+            slots=32,
+            network_s=0.01,
+            service_s=0.03,
+            retry_after_s=retry_after_s,
+            adaptive=adaptive,
+            seed=seed,
+        )
+        simulation.run(120)
+        return simulation.served(since=20)
+
+    return served(adaptive=True) / served(adaptive=False)
+
+
+@pytest.mark.parametrize(("retry_after_s", "mean", "least"), [(None, 0.8, 0.1), (1.0, 0.25, 0.05)])
+def test_refusals_at_random_do_not_bring_the_sending_to_a_halt(
+    retry_after_s: float | None, mean: float, least: float
+) -> None:
+    shares = [after_chance(retry_after_s, seed) for seed in range(8)]
+
+    assert statistics.mean(shares) >= mean
+    assert min(shares) >= least
+
+
+# ---------------------------------------------------------------------- with tasks, as in real life
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 1])
+async def test_a_stream_of_orders_finds_the_limit_and_loses_none(
+    retry_after_s: int | None,
+) -> None:
+    bucket = LeakyBucket(400, 20)
+    asked = {} if retry_after_s is None else {"Retry_After": str(retry_after_s)}
+    refused = 0
+
+    async def endpoint(_body: bytes) -> object:
+        nonlocal refused
+        passes = bucket.admit(rig.clock())
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        rig.clock.call_later(0.005, lambda: arrived.set_result(None))
+        await arrived
+        if passes:
+            return an_answer()
+        refused += 1
+        return an_answer(429, b"", **asked)
+
+    rig = a_rig(endpoint, pacing=Pacing(max_concurrency=32))  # type: ignore[arg-type]
+
+    async def send() -> int:
+        sent = 0
+        async with rig.stream(orders(2_400), concurrency=32) as results:
+            async for result in results:
+                sent += result.outcome == "sent"
+        return sent
+
+    began = rig.clock.now
+    assert await rig.clock.run(send()) == 2_400
+    assert refused <= 0.03 * 2_400
+    # The limit, and the pauses and the search at the beginning.
+    assert rig.clock.now - began <= 2_400 / 400 * 1.15 + 2 * (retry_after_s or 0) + 1
+
+
+# ----------------------------------------------------------------------------------- the arithmetic
+
+
+def test_before_a_refusal_there_is_no_bound_and_the_window_doubles_with_the_round_trips() -> None:
+    finder = LimitFinder()
+    windows: list[int] = []
+    for turn in range(6):
+        now = 1.0 + turn * 0.1
+        for _ in range(16):  # all of one round trip
+            finder.accepted(now - 0.1, now)
+        windows.append(finder.window)
+
+    assert windows == [32, 64, 128, 256, 512, 1_024]
+    assert finder.rate(99.0) == math.inf
+    assert (finder.bounded, finder.limit) == (False, None)
+
+
+def test_a_burst_of_refusals_is_one() -> None:
+    def after(refusals: int) -> tuple[float, ...]:
+        finder = LimitFinder()
+        for number in range(30):
+            finder.accepted(1.0 + number * 0.001, 1.05 + number * 0.001)
+        for number in range(refusals):
+            finder.refused(1.03, 1.08 + number * 0.000_1, 1.2)
+        finder.plan(0)
+        return tuple(finder.rate(1.2 + 0.1 * step) for step in range(5))
+
+    assert after(12) == pytest.approx(after(1), rel=0.05)
+
+
+def test_after_the_first_refusal_the_rate_is_sought_from_below() -> None:
+    finder = LimitFinder()
+    for _ in range(40):
+        finder.accepted(1.0, 1.05)
+    finder.refused(1.0, 1.06, 1.2)
+    pending = [finder.refusal_pending]
+    finder.plan(0)
+    pending.append(finder.refusal_pending)
+
+    assert pending == [True, False]
+    assert finder.rate(1.5) == pytest.approx(2 * finder.rate(1.2))
+    assert finder.rate(1.8) == pytest.approx(4 * finder.rate(1.2))
+
+
+def a_search_that_ended(*, pause_s: float, orders: int) -> LimitFinder:
+    """Refused after a burst of ten, and again after so many orders at 400 a second."""
+    finder = LimitFinder()
+    for _ in range(10):
+        finder.accepted(1.0, 1.005)
+    finder.refused(1.0, 1.004, 1.1)
+    finder.plan(0)
+    for number in range(orders):
+        finder.accepted(1.1 + number / 400, 1.105 + number / 400)
+    ended = 1.1 + orders / 400
+    finder.refused(ended, ended + 0.005, ended + pause_s)
+    finder.plan(0)
+    return finder
+
+
+def test_the_search_begins_as_if_the_burst_were_a_twelfth_of_a_second() -> None:
+    finder = LimitFinder()
+    for _ in range(30):
+        finder.accepted(1.0, 1.005)
+    finder.refused(1.0, 1.005, 1.2)
+    finder.plan(0)
+
+    assert finder.rate(1.2) == pytest.approx(12 * 30)
+
+
+def test_what_a_probe_may_cost_a_second_for_waits_no_longer_than_a_minute() -> None:
+    finder = a_search_that_ended(pause_s=100.0, orders=400)
+    resumed = 1.1 + 1.0 + 100.0
+    held = finder.rate(resumed)
+    assert finder.limit is not None
+
+    assert finder.rate(resumed + 55) <= 1.01 * finder.limit
+    assert finder.rate(resumed + 60) == pytest.approx(held, rel=0.02)
+    assert finder.rate(resumed + 120) >= 5 * held
+
+
+def test_one_refusal_that_comes_early_cuts_the_rate_to_no_less_than_seven_tenths() -> None:
+    finder = a_search_that_ended(pause_s=0.1, orders=400)
+    resumed = 1.1 + 1.0 + 0.1
+    held = finder.rate(resumed)
+    for number in range(3):
+        finder.accepted(resumed + number / 400, resumed + 0.005 + number / 400)
+    finder.refused(resumed + 0.01, resumed + 0.015, resumed + 0.1)
+    finder.plan(0)
+
+    assert finder.limit == pytest.approx(0.7 * held, rel=0.02)
+
+
+Happening = tuple[str, float, int, float]
+
+
+@settings(max_examples=150)
+@given(
+    happenings=st.lists(
+        st.tuples(
+            st.sampled_from(["begun", "begun", "accepted", "accepted", "refused"]),
+            st.sampled_from([0.0, 1e-9, 0.001, 0.02, 0.3, 5.0, 86_400.0]) | st.floats(0.0, 10.0),
+            st.integers(0, 40),  # how many; and of those in flight, which
+            st.sampled_from([0.0, 0.01, 1.0, 120.0]) | st.floats(0.0, 120.0),  # the pause
+        ),
+        max_size=60,
+    ),
+)
+def test_the_rate_is_a_rate_whatever_happens(happenings: list[Happening]) -> None:
+    finder = LimitFinder()
+    in_flight: list[float] = []
+    now = 1_000.0
+    for what, later, number, pause in happenings:
+        now += later
+        if what == "begun":
+            if finder.refusal_pending:  # as the pacer does before it lets one go
+                finder.plan(0)
+            in_flight += [now] * number
+        for _ in range(number if what == "accepted" else what == "refused"):
+            if in_flight:
+                admitted_at = in_flight.pop(number % len(in_flight))
+                if what == "accepted":
+                    finder.accepted(admitted_at, now)
+                else:
+                    finder.refused(admitted_at, now, now + pause)
+        for moment in moments_after(now):
+            rate = finder.rate(moment)
+            assert rate >= 0.3  # and no NaN
+            # Without a bound on the rate there is one on the number in flight.
+            free = not finder.bounded or finder.refusal_pending
+            assert rate < math.inf or free or finder.window < 1 << 30
+        assert finder.window >= 1
+        assert finder.limit is None or 0.0 < finder.limit < math.inf
+
+
+def moments_after(now: float) -> Iterator[float]:
+    """Some, from long before to long after: a clock that is asked late, or never before."""
+    yield from (now + seconds for seconds in (-200.0, 0.0, 0.01, 1.0, 60.0, 1e5))
