@@ -10,6 +10,9 @@ flight when a process was killed is ``unknown`` to the next.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from everlytic_async.ledger._protocol import (
     Entry,
     Ledger,
@@ -18,8 +21,10 @@ from everlytic_async.ledger._protocol import (
     Terms,
     stored_key,
 )
-from everlytic_async.ledger._sqlite import SqliteLedger
-from everlytic_async.ledger._sqlite_file import Durability, LedgerFile, Overview
+
+if TYPE_CHECKING:
+    from everlytic_async.ledger._sqlite import SqliteLedger
+    from everlytic_async.ledger._sqlite_file import Durability, LedgerFile, Overview
 
 __all__ = [
     "Durability",
@@ -33,3 +38,20 @@ __all__ = [
     "Terms",
     "stored_key",
 ]
+
+# A client that keeps no ledger need not wait for SQLite.
+_HOME_OF = {
+    "Durability": "_sqlite_file",
+    "LedgerFile": "_sqlite_file",
+    "Overview": "_sqlite_file",
+    "SqliteLedger": "_sqlite",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

@@ -42,7 +42,8 @@ class SqliteLedger:
     """A ledger in one SQLite file; any number of streams and processes on a machine may share it.
 
     Hand it to `EverlyticClient.stream_orders`, which opens and closes it. With ``async with``
-    around it, it stays open from one stream to the next.
+    around it, it stays open from one stream to the next. While it is open it belongs to one event
+    loop; others, and forked processes, make their own for the same file.
 
     Args:
         path: Where it lies, on a disk of this machine: SQLite's locks don't hold on network drives.

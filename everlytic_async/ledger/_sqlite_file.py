@@ -68,6 +68,8 @@ _MIGRATIONS: tuple[str, ...] = (
     """,
 )
 _TOKEN = re.compile(r"[0-9a-f]{16}")
+# How long to wait before what SQLite does not wait for is tried again, in seconds.
+_AGAIN_S = 0.005
 _DIED = "the process that was sending it ended before the outcome was recorded"
 
 # One statement for all that a group has to know, and one for all rows that differ in nothing but
@@ -175,6 +177,7 @@ class LedgerFile:
         # Absolute: the directory may be left, and to SQLite a name such as ":memory:" is no file.
         self.path = Path(path).absolute()
         self._clock = clock
+        self._wait_s = wait_s
         self._token = secrets.token_hex(8)  # names this process' lock
         self._run: int | None = None
         self._run_lock: sqlite3.Connection | None = None
@@ -414,7 +417,7 @@ class LedgerFile:
                 f"the ledger {str(self.path)!r} is damaged: restore it from a copy, or save what "
                 "can be saved with sqlite3's .recover"
             )
-        connection.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead()
         full = Durability(durability) is Durability.POWER
         connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
         with self._transaction():  # it proves that it can be written, too
@@ -429,6 +432,19 @@ class LedgerFile:
                     connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    def _write_ahead(self) -> None:
+        until = time.monotonic() + self._wait_s
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                # Here SQLite does not wait by itself: several may be making the file at once.
+                if "locked" not in str(error) or time.monotonic() >= until:
+                    raise
+                time.sleep(_AGAIN_S)
+            else:
+                return
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

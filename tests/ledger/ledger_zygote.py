@@ -1,0 +1,159 @@
+"""A process that forks others that send orders with a ledger, so that none need be started anew.
+
+It reads a line of JSON for each: what `_send` takes. It writes the child's process id, what the
+child tells of its end (an empty line where it could not), and its status as of `os.waitpid`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from everlytic_async import (
+    BatchStoppedError,
+    Delivery,
+    EverlyticClient,
+    LedgerError,
+    Pacing,
+    SqliteLedger,
+)
+from everlytic_async.sandbox import Sandbox
+from support.delivery import CUSTOMER_HASH, STORE_HASH, TENACIOUS, orders
+
+NOBODY = 65_534
+
+
+def sandbox_of(**settings: Any) -> Sandbox:
+    """A sandbox whose hashes the processes know."""
+    return Sandbox(store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, **settings)
+
+
+async def _send(
+    *,
+    url: str,
+    ledger: str,
+    count: int,
+    delivery: str = Delivery.AT_MOST_ONCE,
+    concurrency: int = 8,
+    file_size: int | None = None,
+    unprivileged: bool = False,
+) -> dict[str, Any]:
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))  # as a full disk
+    if unprivileged and os.geteuid() == 0:
+        os.setuid(NOBODY)  # for root nothing is read-only
+    ends: dict[str, list[str]] = {}
+    error = None
+    async with EverlyticClient(
+        url,
+        store_hash=STORE_HASH,
+        customer_hash=CUSTOMER_HASH,
+        delivery=Delivery(delivery),
+        retry=TENACIOUS,
+        pacing=Pacing(max_concurrency=concurrency, adaptive=False),
+    ) as client:
+        try:
+            async with client.stream_orders(
+                orders(count), ledger=SqliteLedger(ledger, wait_s=5.0)
+            ) as results:
+                async for result in results:
+                    ends.setdefault(result.outcome, []).append(str(result.key))
+        except (BatchStoppedError, LedgerError) as raised:
+            error = f"{type(raised).__name__}: {raised}"
+    left = [path.name for path in Path(ledger).parent.glob("*-run-*")]
+    return {"ends": ends, "error": error, "left": left}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(read)
+            with os.fdopen(write, "w") as told:
+                told.write(json.dumps(asyncio.run(_send(**json.loads(line)))))
+            os._exit(0)
+        os.close(write)
+        print(pid, flush=True)  # noqa: T201 - to whoever started it
+        with os.fdopen(read) as told:
+            said = told.read()
+        _, status = os.waitpid(pid, 0)
+        print(said)  # noqa: T201
+        print(status, flush=True)  # noqa: T201
+
+
+@attrs.frozen
+class End:
+    """How a process ended.
+
+    Attributes:
+        status: As of `os.waitpid`: 0, or the signal's number.
+        ends: The keys by outcome.
+        error: What the batch raised.
+        left: Lock files that there were then.
+    """
+
+    status: int
+    ends: dict[str, list[str]] = attrs.field(factory=dict)
+    error: str | None = None
+    left: list[str] = attrs.field(factory=list)
+
+
+class Zygote:
+    """The process, for the tests."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls) -> AsyncIterator[Zygote]:
+        tests = Path(__file__).parent.parent
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            __file__,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=2**24,  # a line tells of every order
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])},
+        )
+        try:
+            yield cls(process)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            await process.wait()
+
+    async def begin(self, sandbox: Sandbox, ledger: Path, count: int, **settings: Any) -> int:
+        """Start to send; the process id."""
+        given = {"url": sandbox.base_url, "ledger": str(ledger), "count": count, **settings}
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{json.dumps(given)}\n".encode())
+        return int(await self._line())
+
+    async def end(self) -> End:
+        """Wait until it has ended."""
+        said = await self._line()
+        return End(int(await self._line()), **(json.loads(said) if said.strip() else {}))
+
+    async def send(self, sandbox: Sandbox, ledger: Path, count: int, **settings: Any) -> End:
+        """Send to the end."""
+        await self.begin(sandbox, ledger, count, **settings)
+        return await self.end()
+
+    async def _line(self) -> str:
+        assert self._process.stdout is not None
+        return (await self._process.stdout.readline()).decode()
+
+
+if __name__ == "__main__":
+    main()

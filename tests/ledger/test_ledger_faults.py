@@ -1,0 +1,234 @@
+"""A ledger that can't be used: a clear error before anything is sent, or a clean stop midway."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from ledger_shop import Shop, states_of
+from ledger_zygote import Zygote, sandbox_of
+
+from everlytic_async import BatchStoppedError, LedgerError, OrderResult, Outcome, SqliteLedger
+from everlytic_async.ledger import LedgerFile, State
+from support.delivery import orders, streamed
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "orders.ledger"
+
+
+# ----------------------------------------------------------------------- before anything is sent
+
+
+def foreign(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE customers (name)")
+
+
+def text(path: Path) -> None:
+    path.write_text("order_id,contact_email\n" * 1_000)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"), [(foreign, "another program"), (text, "it is no ledger")]
+)
+async def test_nothing_is_sent_without_a_ledger_that_can_be_used(
+    path: Path, make: Callable[[Path], None], says: str
+) -> None:
+    make(path)
+    server = Shop()
+    read = 0
+
+    def counted() -> Iterator[dict[str, object]]:
+        nonlocal read
+        for order in orders(10):
+            read += 1
+            yield order
+
+    async with server.client() as client:
+        with pytest.raises(LedgerError, match=says):
+            await client.send_orders(counted(), ledger=SqliteLedger(path))
+        assert (await client.send_orders(orders(1))).counts[Outcome.SENT] == 1  # it goes on
+
+    assert read == 0
+    assert server.posts == {"0": 1}
+
+
+@pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+async def test_a_ledger_that_is_locked_stops_it_before_it_begins(path: Path, lock: str) -> None:
+    LedgerFile(path).close()
+    server = Shop()
+    async with server.client() as client:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute(lock)
+            with pytest.raises(LedgerError, match="another process holds it"):
+                await client.send_orders(orders(10), ledger=SqliteLedger(path, wait_s=0.02))
+        assert not server.posts
+        report = await client.send_orders(orders(10), ledger=SqliteLedger(path, wait_s=0.02))
+    assert report.counts[Outcome.SENT] == 10
+
+
+@contextmanager
+def unwritable(directory: Path, what: str) -> Iterator[Path]:
+    """A ledger in a directory, one of which may not be written."""
+    ledger = directory / "orders.ledger"
+    LedgerFile(ledger).close()
+    directory.chmod(0o777 if what == "file" else 0o555)
+    ledger.chmod(0o444 if what == "file" else 0o666)
+    try:
+        yield ledger
+    finally:
+        directory.chmod(0o700)
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+async def test_what_may_not_be_written_stops_it_before_it_begins(what: str) -> None:
+    # Not of pytest's, which only its owner may enter.
+    with TemporaryDirectory() as directory, unwritable(Path(directory), what) as ledger:
+        async with sandbox_of() as sandbox, Zygote.running() as zygote:
+            end = await zygote.send(sandbox, ledger, 10, unprivileged=True)
+        assert sandbox.requests == 0
+
+    assert end.error is not None
+    assert end.error.startswith("LedgerError: the ledger ")
+    assert "read-only" in end.error
+    assert end.left == []
+
+
+# -------------------------------------------------------------------------------------- midway
+
+
+def states_to_the_next(path: Path) -> dict[str, State]:
+    """The states once the next run has found out what was left in flight."""
+    with LedgerFile(path) as file:
+        file.begin_run()
+    return states_of(path)
+
+
+class Told:
+    """What a run told until the ledger failed it."""
+
+    def __init__(self) -> None:
+        self.results: list[OrderResult] = []
+        self.error: BatchStoppedError | None = None
+
+    async def run(self, server: Shop, ledger: SqliteLedger, source: Any, **settings: int) -> None:
+        async with (
+            server.client(**settings) as client,
+            client.stream_orders(source, ledger=ledger) as stream,
+        ):
+            try:
+                async for result in stream:
+                    self.results.append(result)
+            except BatchStoppedError as error:
+                self.error = error
+
+    def of(self, outcome: Outcome) -> set[str]:
+        return {str(result.key) for result in self.results if result.outcome is outcome}
+
+    def is_true(self, server: Shop, states: dict[str, State]) -> None:
+        """Nothing was sent without an intent on record, and the results tell what was."""
+        assert sorted(result.index for result in self.results) == list(range(len(self.results)))
+        assert set(server.posts) == self.of(Outcome.SENT)
+        assert all(count == 1 for count in server.posts.values())
+        perhaps = {key for key, state in states.items() if state in (State.SENT, State.UNKNOWN)}
+        assert set(server.posts) <= perhaps
+        assert {key for key, state in states.items() if state is State.SENT} <= set(server.posts)
+        assert State.IN_FLIGHT not in states.values()
+
+
+async def kept_waiting(count: int) -> AsyncIterator[dict[str, object]]:
+    async for order in streamed(orders(count)):
+        yield order
+
+
+@pytest.mark.parametrize("kind", [orders, kept_waiting])
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_a_lock_midway_stops_it_cleanly(
+    path: Path, kind: Callable[[int], object], concurrency: int
+) -> None:
+    server, told, again = Shop(), Told(), Told()
+    async with server.open():
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+
+            def arrived(order_id: str) -> None:
+                if order_id == "20":
+                    other.execute("PRAGMA busy_timeout = 5000")
+                    other.execute("BEGIN IMMEDIATE")
+
+            server.on_order = arrived
+            # Were each order that is left to wait for the lock, it would take a minute.
+            ledger = SqliteLedger(path, wait_s=0.2)
+            async with asyncio.timeout(10):
+                await told.run(server, ledger, kind(400), concurrency=concurrency)
+        assert told.error is not None
+        assert "another process holds it" in str(told.error)
+        told.is_true(server, states_to_the_next(path))
+        assert 20 <= len(server.posts) < 400
+
+        server.on_order = lambda _order_id: None
+        await again.run(server, SqliteLedger(path), orders(400))
+    assert again.error is None
+    assert all(count == 1 for count in server.posts.values())
+    states = states_of(path)
+    assert len(states) == 400
+    assert set(states.values()) <= {State.SENT, State.UNKNOWN}
+
+
+async def test_a_full_disk_midway_stops_it_cleanly(path: Path) -> None:
+    server, told = Shop(), Told()
+    async with SqliteLedger(path) as ledger:
+        assert ledger._file is not None
+        connection = ledger._file._connection
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+        await told.run(server, ledger, orders(2_000))
+    assert told.error is not None
+    assert "the disk is full" in str(told.error)
+    assert 0 < len(server.posts) < 2_000
+    told.is_true(server, states_to_the_next(path))
+
+
+async def test_a_file_that_may_not_grow_stops_it_cleanly(path: Path) -> None:
+    async with sandbox_of() as sandbox, Zygote.running() as zygote:
+        end = await zygote.send(sandbox, path, 1_500, file_size=100_000)
+        assert end.status == 0
+        assert end.error is not None
+        assert end.error.startswith("BatchStoppedError: the batch was stopped: the ledger")
+        sent = {str(order["order_id"]) for order in sandbox.received}
+        assert sent == set(end.ends["sent"])
+        assert 0 < len(sent) < 1_500
+        states = states_to_the_next(path)
+        perhaps = {key for key, state in states.items() if state in (State.SENT, State.UNKNOWN)}
+        assert sent <= perhaps
+        assert not sandbox.duplicates
+        end = await zygote.send(sandbox, path, 1_500)
+
+    assert end.error is None
+    assert not sandbox.duplicates
+    assert sandbox.processed + len(perhaps - sent) == 1_500
+
+
+async def test_a_file_that_is_damaged_midway_stops_it_cleanly(path: Path) -> None:
+    server, told = Shop(), Told()
+    async with SqliteLedger(path) as ledger:
+        assert ledger._file is not None
+        connection = ledger._file._connection
+
+        def arrived(order_id: str) -> None:
+            if order_id == "20":
+                connection.execute("DROP TABLE orders")
+
+        server.on_order = arrived
+        await told.run(server, ledger, orders(400), concurrency=4)
+    assert told.error is not None
+    assert "no such table" in str(told.error)
+    assert len(server.posts) < 400
+    assert set(server.posts) == told.of(Outcome.SENT)

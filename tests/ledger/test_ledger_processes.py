@@ -1,0 +1,145 @@
+"""Several processes on one ledger, and processes that are killed: what arrived is counted here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from ledger_shop import states_of
+from ledger_zygote import Zygote, sandbox_of
+
+from everlytic_async import Delivery, Outcome, Pacing, SqliteLedger
+from everlytic_async.ledger import LedgerFile, State
+from everlytic_async.sandbox import Faults, Sandbox
+from support.delivery import client_of, ids_of, orders
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "orders.ledger"
+
+
+# ----------------------------------------------------------------------------------- at once
+
+
+async def test_two_processes_share_a_ledger(path: Path) -> None:
+    async with sandbox_of() as sandbox, Zygote.running() as one, Zygote.running() as other:
+        ends = await asyncio.gather(
+            *(zygote.send(sandbox, path, 500, concurrency=32) for zygote in (one, other))
+        )
+
+    assert [(end.status, end.error) for end in ends] == [(0, None)] * 2
+    assert sandbox.processed == sandbox.requests == 500
+    assert not sandbox.duplicates
+    assert states_of(path) == {str(number): State.SENT for number in range(500)}
+    sent = [set(end.ends.get("sent", ())) for end in ends]
+    assert not sent[0] & sent[1]
+    for end in ends:
+        assert len(end.ends.get("sent", ())) + len(end.ends.get("skipped", ())) == 500
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_two_streams_share_a_ledger(path: Path, *, shared: bool) -> None:
+    ledger = SqliteLedger(path)
+    ledgers = [ledger, ledger if shared else SqliteLedger(path)]
+    async with sandbox_of() as sandbox, client_of(sandbox) as client:
+        reports = await asyncio.gather(
+            *(client.send_orders(orders(500), ledger=ledger) for ledger in ledgers)
+        )
+
+    assert sandbox.processed == sandbox.requests == 500
+    assert not sandbox.duplicates
+    counts = Counter(result.outcome for report in reports for result in report.results)
+    assert counts == {Outcome.SENT: 500, Outcome.SKIPPED: 500}
+    assert states_of(path) == {str(number): State.SENT for number in range(500)}
+
+
+# ------------------------------------------------------------------------------------ killed
+
+CONCURRENCY = 8
+
+
+async def _kill(zygote: Zygote, pid: int, sandbox: Sandbox, rng: random.Random) -> int:
+    """Kill it at an instant, most often while it sends; its status."""
+    if rng.random() < 0.8:
+        begun = sandbox.requests
+        while sandbox.requests == begun:  # noqa: ASYNC110 - the sandbox counts, it does not call
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(rng.uniform(0, 0.1))
+    os.kill(pid, signal.SIGKILL)
+    return (await zygote.end()).status
+
+
+async def _settled(sandbox: Sandbox) -> None:
+    """What a killed process had sent is processed."""
+    while sandbox.in_flight:  # noqa: ASYNC110 - the sandbox counts, it does not call
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
+async def test_killed_at_any_instant_and_resumed(
+    path: Path, delivery: Delivery, kills: int
+) -> None:
+    rng = random.Random(kills)
+    count = 200 * kills
+    settings = {"delivery": delivery.value, "concurrency": CONCURRENCY}
+    at_stake: Counter[str] = Counter()  # how often an order was in flight at a kill
+    faults = Faults(latency_s=0.004, latency_jitter_s=0.004)
+    async with sandbox_of(faults=faults) as sandbox, Zygote.running() as zygote:
+        for _ in range(kills):
+            pid = await zygote.begin(sandbox, path, count, **settings)
+            assert await _kill(zygote, pid, sandbox, rng) == signal.SIGKILL
+            with LedgerFile(path) as file:
+                left = [entry.key for _, entry in file.entries([State.IN_FLIGHT])]
+                assert len(left) <= CONCURRENCY
+                at_stake.update(left)
+                if rng.random() < 0.5:  # else it is the next process that finds out
+                    unknown = file.overview().counts[State.UNKNOWN]
+                    file.begin_run()
+                    now_unknown = file.overview().counts
+                    assert now_unknown[State.IN_FLIGHT] == 0
+                    assert now_unknown[State.UNKNOWN] == unknown + len(left)
+        await _settled(sandbox)
+        end = await zygote.send(sandbox, path, count, **settings)
+
+    assert (end.status, end.error, end.left) == (0, None, [])
+    assert at_stake  # it was killed while it sent
+    states = states_of(path)
+    assert len(states) == count
+    processed = set(ids_of(sandbox.received))
+    unknown_keys = {key for key, state in states.items() if state is State.UNKNOWN}
+    assert set(states.values()) <= {State.SENT, State.UNKNOWN}
+    if delivery is Delivery.AT_MOST_ONCE:
+        assert not sandbox.duplicates
+        assert unknown_keys == set(at_stake)
+        assert {key for key in states if key not in unknown_keys} <= processed
+    else:
+        assert not unknown_keys
+        assert len(processed) == count
+        assert all(times <= at_stake[key] for key, times in sandbox.duplicates.items())
+
+
+async def test_what_a_killed_process_left_is_sent_again_at_the_callers_word(path: Path) -> None:
+    async with (
+        sandbox_of(faults=Faults(latency_s=0.05)) as sandbox,
+        Zygote.running() as zygote,
+        client_of(sandbox, pacing=Pacing(adaptive=False)) as client,
+    ):
+        pid = await zygote.begin(sandbox, path, 100)
+        assert await _kill(zygote, pid, sandbox, random.Random(3)) == signal.SIGKILL
+        await _settled(sandbox)
+        first = await client.send_orders(orders(100), ledger=SqliteLedger(path))
+        again = await client.send_orders(
+            orders(100), ledger=SqliteLedger(path), resend=[Outcome.UNKNOWN]
+        )
+
+    assert first.counts[Outcome.SENT] + first.counts[Outcome.SKIPPED] == 100
+    assert 1 <= again.counts[Outcome.SENT] <= CONCURRENCY
+    assert all(result.duplicate_risk for result in again.results if result.outcome is Outcome.SENT)
+    assert set(states_of(path).values()) == {State.SENT}

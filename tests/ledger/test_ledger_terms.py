@@ -1,0 +1,128 @@
+"""What may be sent again, as a table; and under what name a ledger keeps an order."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from everlytic_async import ConfigurationError, Delivery, Outcome
+from everlytic_async._book import terms_of
+from everlytic_async._wire import encode, order_key
+from everlytic_async.ledger import Entry, State, Terms, stored_key
+from everlytic_async.orders import Order
+
+NOBODY: frozenset[State] = frozenset()
+UNKNOWN = frozenset({State.UNKNOWN})
+REJECTED = frozenset({State.REJECTED})
+BOTH = UNKNOWN | REJECTED
+
+# state, what is sent again besides, whether the same body is granted, whether another one is
+TABLE = [
+    (None, NOBODY, True, True),
+    (State.IN_FLIGHT, NOBODY, False, False),
+    (State.IN_FLIGHT, BOTH, False, False),
+    (State.SENT, NOBODY, False, False),
+    (State.SENT, BOTH, False, False),
+    (State.REJECTED, NOBODY, False, True),
+    (State.REJECTED, UNKNOWN, False, True),
+    (State.REJECTED, REJECTED, True, True),
+    (State.INVALID, NOBODY, True, True),
+    (State.NOT_SENT, NOBODY, True, True),
+    (State.UNKNOWN, NOBODY, False, False),
+    (State.UNKNOWN, REJECTED, False, False),
+    (State.UNKNOWN, UNKNOWN, True, True),
+]
+
+
+@pytest.mark.parametrize(("state", "again", "same", "other"), TABLE)
+def test_what_may_be_sent_again(
+    *, state: State | None, again: frozenset[State], same: bool, other: bool
+) -> None:
+    entry = None if state is None else Entry("1", state, "body")
+    terms = Terms(again)
+
+    assert terms.grant(entry, "body") is same
+    assert terms.grant(entry, "other") is other
+
+
+@pytest.mark.parametrize("state", State)
+def test_the_table_has_a_row_for_every_state(state: State) -> None:
+    assert state in {row[0] for row in TABLE}
+
+
+@pytest.mark.parametrize(
+    ("delivery", "resend", "again"),
+    [
+        (Delivery.AT_MOST_ONCE, [], NOBODY),
+        (Delivery.AT_LEAST_ONCE, [], UNKNOWN),
+        (Delivery.AT_MOST_ONCE, [Outcome.UNKNOWN], UNKNOWN),
+        (Delivery.AT_MOST_ONCE, Outcome.REJECTED, REJECTED),
+        (Delivery.AT_MOST_ONCE, "rejected", REJECTED),
+        (Delivery.AT_LEAST_ONCE, {Outcome.REJECTED}, BOTH),
+    ],
+)
+def test_the_terms_of_a_stream(
+    delivery: Delivery, resend: list[Outcome], again: frozenset[State]
+) -> None:
+    assert terms_of(delivery, resend).again == again
+
+
+@pytest.mark.parametrize("outcome", ["sent", "skipped", "invalid", "not_sent", "all", 3])
+def test_what_never_is_sent_again_can_not_be_asked_for(outcome: str) -> None:
+    with pytest.raises(ConfigurationError, match="unknown or rejected"):
+        terms_of(Delivery.AT_MOST_ONCE, [outcome])  # type: ignore[list-item]
+
+
+# ------------------------------------------------------------------------------------------- keys
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{32}")
+NAMES = st.one_of(
+    st.text(),
+    st.text(st.characters(codec=None, categories=["Cs", "L", "N"])),
+    st.emails(),
+    st.emails().map("sha256:{}".format),
+    st.builds("{}@{}".format, st.text(max_size=5), st.text(max_size=5)),
+)
+
+
+@given(name=NAMES, own=st.booleans())
+@example(name="sha256:jane@shop.example", own=False)
+@example(name="sha256:jane@shop.example", own=True)
+@example(name="jane@shop.example\n", own=False)
+@example(name="12@3\n", own=False)
+def test_what_is_stored_is_a_number_or_a_digest(*, name: str, own: bool) -> None:
+    key = stored_key(name, own=own)
+
+    assert re.search(r"@(?![0-9]*\Z)", key) is None
+    assert stored_key(key, own=own) == key
+    assert DIGEST.fullmatch(key) or (key == name and not own and len(key) <= 120)
+    assert re.search(r"\s", key) is None
+    key.encode()  # no half characters
+
+
+@given(st.lists(NAMES, min_size=2, max_size=2, unique=True))
+@example(["a\udc80", "a\udc81"])
+@example(["a?", "a\udc81"])
+def test_two_names_are_two_keys(names: list[str]) -> None:
+    assert stored_key(names[0], own=True) != stored_key(names[1], own=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["1001", "1001@32", "#1001", "WC-2024/17", "1001@", "0000003", "gid://shopify/Order/9"]
+)
+def test_a_shops_numbers_are_kept_as_they_are(name: str) -> None:
+    assert stored_key(name) == name
+    assert DIGEST.fullmatch(stored_key(name, own=True))
+
+
+@pytest.mark.parametrize("fields", [{"order_id": "9"}, {"order_id": "9", "workflow_id": 4}, {}])
+def test_what_names_an_order_without_a_key_of_ones_own_is_kept(fields: dict[str, object]) -> None:
+    order = Order.from_mapping(
+        {"contact_email": "jane@shop.example", "products": [{"product_name": "Mop"}], **fields}
+    )
+    key = order_key(order, encode(order))
+
+    assert stored_key(key) == key
