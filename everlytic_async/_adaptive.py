@@ -68,8 +68,6 @@ _MIN_AT_ONCE = 6
 _ALIKE = 1.2
 # A rate that doubles every 0.3 s overruns a bucket's limit by this many times its burst, a second.
 _OVERRUN = 3.0
-# Refused so often in a row though no wider window was tried: it is not their number either.
-_STRIKES = 2
 # Refused with fewer than this share of the window in flight: it was not their number.
 _FEWER = 0.7
 # So many refusals in a row, each after fewer orders than this, are looked at together: are they a
@@ -217,14 +215,14 @@ class LimitFinder:
         self._windowed = False  # whether a window is held, and not a rate
         self._widen_at = math.inf
         self._wider_by = 1
-        self._strikes = 0  # refusals in a row with no more in flight than before
 
     def accepted(self, admitted_at: float, now: float) -> None:
         """An attempt that was admitted then was accepted."""
         self._accepted.append((admitted_at, now))
-        if now >= self._widen_at:
-            self._widen(now)
-        elif not self.bounded and now - self._grown_at > _DOUBLE_WINDOW_S:
+        if self.bounded:
+            if now >= self._widen_at:
+                self._widen(now)
+        elif now - self._grown_at > _DOUBLE_WINDOW_S:
             self._grown_at = now
             self.window = min(_NO_WINDOW, self.window * 2)
 
@@ -315,7 +313,7 @@ class LimitFinder:
         have been overrun by more than the search overruns one.
         """
         fewer, more = sorted((self._with_before, self._with_last))
-        if self._strikes >= _STRIKES or fewer < _MIN_AT_ONCE or more > fewer * _ALIKE + 1:
+        if fewer < _MIN_AT_ONCE or more > fewer * _ALIKE + 1:
             return False
         overrun = _OVERRUN * self._with_before
         return estimate is None or self._rate_then > estimate + overrun
@@ -336,8 +334,7 @@ class LimitFinder:
 
     def _narrow(self) -> None:
         """Hold fewer in flight; back to the search, where it is not their number."""
-        self._strikes = self._strikes + 1 if self._wider_by == 1 else 0
-        if self._strikes >= _STRIKES or self._with_last < _FEWER * self.window - 1:
+        if self._with_last < _FEWER * self.window - 1:
             self._windowed, self._searching = False, True
             self.window, self._widen_at = _NO_WINDOW, math.inf
             self.limit = None

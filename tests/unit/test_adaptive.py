@@ -123,9 +123,7 @@ def test_a_limit_on_concurrent_requests_that_rises_is_found_again() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("burst", [20, 40])
-def test_a_rate_limit_in_front_of_a_slow_endpoint_is_not_taken_for_one_on_concurrency_for_good(
-    burst: int, seed: int
-) -> None:
+def test_a_rate_limit_in_front_of_a_slow_endpoint_is_held_as_well(burst: int, seed: int) -> None:
     simulation = Simulation(LeakyBucket(400, burst), service_s=0.05, retry_after_s=1.0, seed=seed)
     simulation.run(20)
 
@@ -251,6 +249,15 @@ def test_clients_that_share_a_limit_that_asks_for_a_second_use_it_up(clients: in
 
     # Who of them is refused is chance: it takes minutes until that has evened out.
     assert statistics.mean(shares) >= 0.45
+
+
+def test_clients_that_share_a_limit_do_not_take_each_others_refusals_for_chance() -> None:
+    for seed in range(10):
+        simulation = Simulation(
+            LeakyBucket(200, 20), clients=4, slots=32, retry_after_s=1.0, seed=seed
+        )
+        simulation.run(90)
+        assert simulation.served(since=60) >= 0.8 * 200
 
 
 def after_chance(retry_after_s: float | None, seed: int) -> float:
