@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from ledger_zygote import Zygote
 
 from everlytic_async import batch
 
@@ -47,6 +48,13 @@ def nothing_left_open() -> Iterator[None]:
     """What was not closed warns when it is collected, and a warning is an error."""
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    """A process that forks those that send."""
+    with Zygote.running() as zygote:
+        yield zygote
 
 
 def _lock_files(directory: Path) -> list[str]:

@@ -10,9 +10,10 @@ import asyncio
 import json
 import os
 import resource
+import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,33 +112,29 @@ class End:
 class Zygote:
     """The process, for the tests."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     @classmethod
-    @asynccontextmanager
-    async def running(cls) -> AsyncIterator[Zygote]:
+    @contextmanager
+    def running(cls) -> Iterator[Zygote]:
         tests = Path(__file__).parent.parent
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            __file__,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=2**24,  # a line tells of every order
+        with subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])},
-        )
-        try:
+        ) as process:
             yield cls(process)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            await process.wait()
+            # Leaving it closes its input, and it ends.
 
     async def begin(self, sandbox: Sandbox, ledger: Path, count: int, **settings: Any) -> int:
         """Start to send; the process id."""
         given = {"url": sandbox.base_url, "ledger": str(ledger), "count": count, **settings}
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{json.dumps(given)}\n".encode())
+        self._process.stdin.write(f"{json.dumps(given)}\n")
+        self._process.stdin.flush()
         return int(await self._line())
 
     async def end(self) -> End:
@@ -152,7 +149,7 @@ class Zygote:
 
     async def _line(self) -> str:
         assert self._process.stdout is not None
-        return (await self._process.stdout.readline()).decode()
+        return await asyncio.to_thread(self._process.stdout.readline)
 
 
 if __name__ == "__main__":

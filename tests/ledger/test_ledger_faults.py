@@ -89,10 +89,10 @@ def unwritable(directory: Path, what: str) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("what", ["file", "directory"])
-async def test_what_may_not_be_written_stops_it_before_it_begins(what: str) -> None:
+async def test_what_may_not_be_written_stops_it_before_it_begins(zygote: Zygote, what: str) -> None:
     # Not of pytest's, which only its owner may enter.
     with TemporaryDirectory() as directory, unwritable(Path(directory), what) as ledger:
-        async with sandbox_of() as sandbox, Zygote.running() as zygote:
+        async with sandbox_of() as sandbox:
             end = await zygote.send(sandbox, ledger, 10, unprivileged=True)
         assert sandbox.requests == 0
 
@@ -196,8 +196,8 @@ async def test_a_full_disk_midway_stops_it_cleanly(path: Path) -> None:
     told.is_true(server, states_to_the_next(path))
 
 
-async def test_a_file_that_may_not_grow_stops_it_cleanly(path: Path) -> None:
-    async with sandbox_of() as sandbox, Zygote.running() as zygote:
+async def test_a_file_that_may_not_grow_stops_it_cleanly(path: Path, zygote: Zygote) -> None:
+    async with sandbox_of() as sandbox:
         end = await zygote.send(sandbox, path, 1_500, file_size=100_000)
         assert end.status == 0
         assert end.error is not None

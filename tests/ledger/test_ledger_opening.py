@@ -94,6 +94,29 @@ async def test_who_enters_while_another_leaves_finds_one_file_open(path: Path) -
     assert not list(path.parent.glob("*-run-*"))
 
 
+async def test_who_enters_while_the_last_one_still_waits_finds_it_open(
+    path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = SqliteLedger(path)
+
+    async def first() -> None:
+        async with session_of(ledger) as session:
+            hold.on(monkeypatch, "answer")
+            session.record(Entry("1", State.SENT))
+
+    leaving = asyncio.ensure_future(first())
+    await hold.reach()
+    file = ledger._file
+    entering = asyncio.ensure_future(ledger.__aenter__())
+    await asyncio.sleep(0)
+    hold.go_on.set()
+    await asyncio.gather(leaving, entering)
+    assert file is not None
+    assert ledger._file is file
+    await ledger.__aexit__(None, None, None)
+    assert states_of(path) == {"1": State.SENT}
+
+
 async def test_leaving_does_not_wait_for_those_who_stay(path: Path) -> None:
     ledger = SqliteLedger(path)
     asking, enough = asyncio.Event(), asyncio.Event()

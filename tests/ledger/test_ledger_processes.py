@@ -27,11 +27,12 @@ def path(tmp_path: Path) -> Path:
 # ----------------------------------------------------------------------------------- at once
 
 
-async def test_two_processes_share_a_ledger(path: Path) -> None:
-    async with sandbox_of() as sandbox, Zygote.running() as one, Zygote.running() as other:
-        ends = await asyncio.gather(
-            *(zygote.send(sandbox, path, 500, concurrency=32) for zygote in (one, other))
-        )
+async def test_two_processes_share_a_ledger(path: Path, zygote: Zygote) -> None:
+    with Zygote.running() as other:
+        async with sandbox_of() as sandbox:
+            ends = await asyncio.gather(
+                *(each.send(sandbox, path, 500, concurrency=32) for each in (zygote, other))
+            )
 
     assert [(end.status, end.error) for end in ends] == [(0, None)] * 2
     assert sandbox.processed == sandbox.requests == 500
@@ -84,14 +85,14 @@ async def _settled(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("delivery", Delivery)
 @pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
 async def test_killed_at_any_instant_and_resumed(
-    path: Path, delivery: Delivery, kills: int
+    path: Path, zygote: Zygote, delivery: Delivery, kills: int
 ) -> None:
     rng = random.Random(kills)
     count = 200 * kills
     settings = {"delivery": delivery.value, "concurrency": CONCURRENCY}
     at_stake: Counter[str] = Counter()  # how often an order was in flight at a kill
     faults = Faults(latency_s=0.004, latency_jitter_s=0.004)
-    async with sandbox_of(faults=faults) as sandbox, Zygote.running() as zygote:
+    async with sandbox_of(faults=faults) as sandbox:
         for _ in range(kills):
             pid = await zygote.begin(sandbox, path, count, **settings)
             assert await _kill(zygote, pid, sandbox, rng) == signal.SIGKILL
@@ -125,10 +126,11 @@ async def test_killed_at_any_instant_and_resumed(
         assert all(times <= at_stake[key] for key, times in sandbox.duplicates.items())
 
 
-async def test_what_a_killed_process_left_is_sent_again_at_the_callers_word(path: Path) -> None:
+async def test_what_a_killed_process_left_is_sent_again_at_the_callers_word(
+    path: Path, zygote: Zygote
+) -> None:
     async with (
         sandbox_of(faults=Faults(latency_s=0.05)) as sandbox,
-        Zygote.running() as zygote,
         client_of(sandbox, pacing=Pacing(adaptive=False)) as client,
     ):
         pid = await zygote.begin(sandbox, path, 100)

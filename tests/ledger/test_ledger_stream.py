@@ -30,6 +30,7 @@ from everlytic_async import (
     SourceError,
     SqliteLedger,
 )
+from everlytic_async._book import Book
 from everlytic_async.ledger import Durability, LedgerFile, State, stored_key
 from support.delivery import CUSTOMER_HASH, STORE_HASH, order, orders, shop, streamed
 
@@ -133,7 +134,9 @@ async def test_what_another_one_has_in_flight_is_skipped(path: Path) -> None:
         await asyncio.gather(sending, return_exceptions=True)
 
     assert server.posts == {"1": 1}
-    assert states_of(path) == {"1": State.UNKNOWN}
+    (entry,) = entries_of(path).values()
+    assert (entry.state, entry.attempts) == (State.UNKNOWN, 1)
+    assert entry.reason == "it was cancelled"
 
 
 @pytest.mark.parametrize("fate", ["refuse", "throttle", "lose"])
@@ -489,7 +492,7 @@ class Ending:
             if result.outcome is Outcome.NOT_SENT:
                 assert states.get(result.key, State.NOT_SENT) is State.NOT_SENT
             elif result.outcome is not SKIPPED:
-                assert states[result.key] == result.outcome
+                assert states[result.key] == State(result.outcome.value)
         agree(states, server)
 
 
@@ -581,26 +584,26 @@ async def test_what_still_waits_for_its_turn_when_it_is_cancelled_was_not_sent(p
     assert list(states.values()).count(State.NOT_SENT) >= 3
 
 
-async def test_a_worker_that_is_cancelled_leaves_its_look_up_to_the_others(path: Path) -> None:
-    asked = asyncio.Event()
-    server = Shop()
+async def test_a_worker_that_is_cancelled_leaves_its_look_up_to_the_others(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = Book.known
+    cancelled: list[int] = []
+
+    async def known(book: Book, given: Any) -> Any:
+        if not cancelled:
+            worker = asyncio.current_task()
+            assert worker is not None
+            cancelled.append(len(given))
+            worker.cancel()
+        return await look_up(book, given)
+
+    monkeypatch.setattr(Book, "known", known)
     told = Ending()
-
-    class Slow(SqliteLedger):
-        def _schedule(self) -> None:
-            asked.set()
-            super()._schedule()
-
+    server = Shop()
     async with server.client(4) as client:
-        stream = client.stream_orders(told.source(20), ledger=Slow(path), ordered=True)
-        async with stream:
-            await asked.wait()
-            next(iter(stream._workers)).cancel()
-            try:
-                async for result in stream:
-                    told.results.append(result)
-            except BatchStoppedError as error:
-                told.error = error
+        await told.run(client, told.source(400), path, ordered=True)
+    assert cancelled
     assert "cancelled from outside" in str(told.error)
     told.agrees_with(path, server, whole=True)
 
@@ -621,7 +624,7 @@ async def test_a_worker_that_is_cancelled_leaves_its_look_up_to_the_others(path:
     delivery=st.sampled_from(Delivery),
     resend=st.sampled_from([(), (Outcome.REJECTED,)]),
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_there_is_one_result_for_every_order_read(
     *,
     numbers: list[int | None],
@@ -679,12 +682,7 @@ def test_there_is_one_result_for_every_order_read(
             assert state in (State.REJECTED, State.NOT_SENT)
 
 
-async def nothing_to_read() -> AsyncIterator[Any]:
-    for never in ():
-        yield never
-
-
-@pytest.mark.parametrize("source", [[], nothing_to_read()])
+@pytest.mark.parametrize("source", [[], streamed([])])
 async def test_nothing_to_send_is_nothing_on_record(path: Path, source: Any) -> None:
     async with shop() as (_, client):
         report = await report_of(client, source, path)
