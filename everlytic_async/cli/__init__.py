@@ -1,10 +1,11 @@
 """The command ``everlytic-async``: arguments in, text out.
 
 ``_commands`` declares the commands and their help, and is all that ``--help`` loads. What a
-command does is imported when it runs: ``_send``, ``_check``, ``_sandbox``. They share ``_settings``
-(who is asking), ``_input`` (the orders, and where each came from), ``_results`` (a line for each),
-``_tally`` (what became of them), ``_screen`` (what is shown), ``_signals`` and ``_exit`` (how it
-ends).
+command does is imported when it runs: ``_send``, ``_check``, ``_ledger``, ``_sandbox``. They share
+``_settings`` (who is asking), ``_input`` (the orders, and where each came from), ``_earlier`` (what
+an earlier run wrote of them), ``_plan`` (the question before a backfill), ``_results`` (a line for
+each), ``_report`` (a page on all), ``_tally`` (what became of them), ``_screen`` and ``_pace``
+(what is shown), ``_signals`` and ``_exit`` (how it ends).
 
 Nothing else of the package imports click, rich or typed-settings: they are the extra ``cli``.
 """

@@ -5,14 +5,21 @@ from __future__ import annotations
 import time
 
 from everlytic_async.cli._exit import Exit, say
-from everlytic_async.cli._input import Input
+from everlytic_async.cli._input import Input, Reading
 from everlytic_async.cli._results import Results
-from everlytic_async.cli._screen import Bar, orders, outcome_lines, reason_lines, screen, show
+from everlytic_async.cli._screen import (
+    Bar,
+    orders,
+    outcome_lines,
+    reason_lines,
+    screen,
+    show,
+)
 from everlytic_async.cli._tally import Tally
-from everlytic_async.errors import InvalidOrderError
+from everlytic_async.errors import ConfigurationError, InvalidOrderError, SourceError
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["check", "examine", "no_orders"]
+__all__ = ["check", "examine", "no_orders", "say_never_set"]
 
 
 def examine(source: Input, results: Results, *, progress: bool, would_go_to: str) -> int:
@@ -28,8 +35,7 @@ def examine(source: Input, results: Results, *, progress: bool, would_go_to: str
     tally = Tally()
     bar = Bar(
         "Checking",
-        good=Outcome.NOT_SENT,
-        names=("valid", "invalid"),
+        names={Outcome.NOT_SENT: "valid", Outcome.INVALID: "invalid"},
         length_known=source.share_read() is not None,
         wanted=progress,
     )
@@ -40,18 +46,21 @@ def examine(source: Input, results: Results, *, progress: bool, would_go_to: str
         _examine(source, results, tally, bar)
     except KeyboardInterrupt:
         code = Exit.INTERRUPTED
-        ended_early = f"Interrupted after line {source.last_line:,}: the rest was not read."
-    except OSError as error:
+        ended_early = (
+            f"Interrupted after {source.place} {source.last_line:,}: the rest was not read."
+        )
+    except (OSError, ConfigurationError, SourceError) as error:
         code = Exit.USAGE
-        ended_early = f"Error: {source.shown} can't be read further: {error.strerror}"
+        ended_early = f"Error: {source.fault(error)}"
     finally:
         bar.stop(tally, source.share_read())
     results.close()
     seconds = time.monotonic() - began
     out = screen(stderr=results.is_stdout)
     show(out, [f"{orders(tally.total)} read from {source.shown} in {seconds:.1f} s"])
-    show(out, outcome_lines(tally, valid=would_go_to))
-    show(out, reason_lines(tally))
+    show(out, outcome_lines(tally, source.left_out, valid=would_go_to))
+    show(out, reason_lines(tally, source.place))
+    say_never_set(source)
     for fault in (ended_early, results.fault):
         if fault:
             say(fault)
@@ -64,7 +73,18 @@ def examine(source: Input, results: Results, *, progress: bool, would_go_to: str
 
 def no_orders(source: Input) -> str:
     """What to say of an input without an order."""
+    if source.left_out or source.wanted is not None:
+        return f"All orders of {source.shown} are left out: nothing to do."
     return f"There is no order in {source.shown}: nothing to do."
+
+
+def say_never_set(source: Input) -> None:
+    """Warn of what is mapped from where nothing is."""
+    if source.read and source.never_set:
+        say(
+            f"Warning: no order has {', '.join(sorted(source.never_set))}, which the mapping takes "
+            "from where nothing is. Is it spelled as in the input?"
+        )
 
 
 def _examine(source: Input, results: Results, tally: Tally, bar: Bar) -> None:
@@ -83,11 +103,11 @@ def _examine(source: Input, results: Results, tally: Tally, bar: Bar) -> None:
             bar.draw(tally, source.share_read())
 
 
-def check(file: str, *, progress: bool) -> int:
+def check(file: str, reading: Reading, *, progress: bool) -> int:
     """Validate the orders of a file, and return the exit code.
 
     Raises:
         ConfigurationError: when it can't be opened.
     """
-    with Input(file) as source, Results(None, source) as results:
+    with Input(file, reading) as source, Results(None, source) as results:
         return examine(source, results, progress=progress, would_go_to="ready to be sent")

@@ -13,7 +13,8 @@ from everlytic_async.cli._exit import guarded
 
 __all__ = ["app", "run"]
 
-_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+_Command = Callable[..., Any]
+_Decorator = Callable[[_Command], _Command]
 
 _EXIT_CODES = """\
 Exit codes:
@@ -26,7 +27,7 @@ Exit codes:
 _MAIN_HELP = """\
 Send orders to Everlytic's order-notification workflows, safely and at the endpoint's pace.
 
-Try it without an account; the file holds an order, as JSON, on each line:
+Try it without an account, with orders as JSON, CSV or Parquet, or as a shop exports them:
     everlytic-async send --sandbox orders.jsonl
 
 Then look for mistakes, and send to your own install:
@@ -34,22 +35,39 @@ Then look for mistakes, and send to your own install:
     export EVERLYTIC_BASE_URL=https://YOUR-INSTALL
     export EVERLYTIC_STORE_HASH=...
     export EVERLYTIC_CUSTOMER_HASH=...
-    everlytic-async send --limit 10 --results results.jsonl orders.jsonl
+    everlytic-async send --limit 10 --ledger orders.ledger orders.jsonl
+    everlytic-async send --ledger orders.ledger orders.jsonl
 """
 
-_SEND_HELP = """\
+_FILE_HELP = """\
+FILE holds orders as JSON Lines, JSON, CSV, TSV or Parquet, plain or packed with gzip or zstd, with
+the endpoint's names for its fields; or it is an export of WooCommerce, Shopify or Magento. `-` is
+the standard input. What it is shows by its content; --format says it outright, and --map, or a
+table [mapping] in the TOML file, what other columns mean.
+"""
+
+_SEND_HELP = (
+    """\
 Send the orders of FILE: one trigger each, so that each puts a customer into a workflow.
 
-FILE is JSON Lines in UTF-8: one order, a JSON object, on each line. `-` is the standard input.
-A line that is no valid order is reported with its number, and the rest is sent. An attempt that may
-have been processed is not repeated, unless `--delivery at-least-once` allows it.
+{file}
+What is no valid order is reported with its line, and the rest is sent. An attempt that may have
+been processed is not repeated, unless `--delivery at-least-once` allows it.
 
 Examples:
     everlytic-async send --sandbox orders.jsonl    nobody gets an e-mail
-    everlytic-async send --dry-run orders.jsonl    read all, send nothing
-    everlytic-async send --limit 10 orders.jsonl   begin with a few
-    everlytic-async send --rate 20 --results results.jsonl orders.jsonl
+    everlytic-async send --dry-run orders.csv      read all, send nothing
+    everlytic-async send --limit 10 orders.csv.gz  begin with a few
+    everlytic-async send --map order_id=Nr --map contact_email=Mail till.csv
+    everlytic-async send --rate 20 --results results.jsonl orders.json
     export-orders | everlytic-async send -
+
+With a ledger, a run that was interrupted, even killed, is taken up by running it again: what was
+sent, or may have been, is skipped.
+    everlytic-async send --ledger orders.ledger orders.jsonl
+
+On a terminal, before more than 1,000 orders go to a real address, it says what it is about to do,
+and asks.
 
 The address and the hashes come from the environment, never from arguments:
     EVERLYTIC_BASE_URL       the install, such as https://shop.everlytic.net
@@ -62,38 +80,48 @@ or, where the environment has none, from a TOML file:
     store_hash = "..."
     customer_hash = "..."
 
+    [mapping]
+    order_id = "Nr"
+
 Ctrl-C ends the reading, lets what is in flight finish, and shows the summary; a second one leaves
 at once. SIGTERM does the same.
 
-""" + _EXIT_CODES.format(
-    good="every order was sent (or FILE holds none at all)",
-    bad="some orders were not sent; the summary says why",
-    none="nothing was sent",
-    terminated="; 143 by SIGTERM",
+""".replace("{file}", _FILE_HELP.rstrip())
+    + _EXIT_CODES.format(
+        good="every order was sent, now or before (or FILE holds none at all)",
+        bad="some orders were not sent; the summary says why",
+        none="nothing was sent",
+        terminated="; 143 by SIGTERM",
+    )
 )
 
-_CHECK_HELP = """\
+_CHECK_HELP = (
+    """\
 Validate the orders of FILE, and send nothing. No account is needed.
 
-FILE is JSON Lines in UTF-8: one order, a JSON object, on each line. `-` is the standard input.
+{file}
 Every fault is shown with the path of its field, how often it is there, and the first lines that
 have it.
 
 Examples:
     everlytic-async check orders.jsonl
+    everlytic-async check --format woocommerce --include cancelled orders.json.gz
+    everlytic-async check --map contact_email=Mail --map product_name=Item till.csv
     export-orders | everlytic-async check -
 
-An order:
+An order in JSON:
     {"contact_email": "a@example.com", "products": [{"product_name": "Mop"}]}
 
 It needs contact_email or contact_unique_id, and at least one product. A null counts as not
 set; a field that is not known is a fault.
 
-""" + _EXIT_CODES.format(
-    good="every order is valid (or FILE holds none at all)",
-    bad="some are not",
-    none="not all was checked",
-    terminated="",
+""".replace("{file}", _FILE_HELP.rstrip())
+    + _EXIT_CODES.format(
+        good="every order is valid (or FILE holds none at all)",
+        bad="some are not",
+        none="not all was checked",
+        terminated="",
+    )
 )
 
 _SANDBOX_HELP = """\
@@ -116,11 +144,84 @@ Exit codes:
     2    wrong usage, or it can't listen there
 """
 
+_LEDGER_HELP = """\
+Look into a ledger, the file that `send --ledger` keeps, and tell it what you found out.
 
-class _Delivery(click.Choice[str]):
+It knows what became of every order: its key, state, attempts, the status of the last answer, why it
+was not sent, and when. It holds no e-mail address, no order and no hash.
+
+Examples:
+    everlytic-async ledger status orders.ledger
+    everlytic-async ledger export --state unknown orders.ledger
+    everlytic-async ledger resolve orders.ledger --sent 1001 1002
+
+Exit codes:
+    0    done
+    1    some orders were left alone (`resolve`)
+    2    wrong usage, or no ledger that can be used
+"""
+
+_STATUS_HELP = """\
+Show how many orders of the ledger FILE are in which state, since when, how fast it went, to which
+hosts, and how many processes are sending with it now.
+
+It may be asked at any time, also while orders are being sent: to see how far a backfill has come
+that runs elsewhere, or what a run that was killed has left.
+
+Examples:
+    everlytic-async ledger status orders.ledger
+
+Exit codes:
+    0    shown
+    2    wrong usage, or no ledger that can be used
+"""
+
+_EXPORT_HELP = """\
+Write a line for each order that the ledger FILE knows, with host, key, state, attempts, status,
+reason, and when that was recorded (in UTC).
+
+To compare with what Everlytic, or the shop, says of them: the unknown ones above all, for only a
+person can find out whether their e-mails went out.
+
+Examples:
+    everlytic-async ledger export orders.ledger
+    everlytic-async ledger export --format csv --output orders.csv orders.ledger
+    everlytic-async ledger export --state unknown --state rejected orders.ledger
+
+Exit codes:
+    0    written
+    2    wrong usage, no ledger that can be used, or the output can't be written
+"""
+
+_RESOLVE_HELP = """\
+Tell the ledger FILE what became of unknown orders: that they were sent, or that they are to be sent
+again.
+
+An order is unknown where its answer was lost, or the process was killed while it was under way. It
+is not sent again by itself, for its customer may have been notified. Look in Everlytic which of
+them triggered the workflow; then mark those as sent, and the others to be sent again: the next
+`send --ledger` sends them. Without a look, --send-again may notify customers twice, and --sent may
+leave some out.
+
+KEY is the order's key as results and exports have it: 1001, or 1001@32 in workflow 32. Orders that
+are not unknown are left alone.
+
+Examples:
+    everlytic-async ledger resolve orders.ledger --sent 1001 1002
+    everlytic-async ledger resolve orders.ledger --send-again --keys-from missing.txt
+    everlytic-async ledger resolve orders.ledger --sent --all
+
+Exit codes:
+    0    all that was named was marked
+    1    some were left alone, for they are not unknown
+    2    wrong usage, or no ledger that can be used
+"""
+
+
+class _Names(click.Choice[str]):
     """Takes the library's spelling too."""
 
-    name = "delivery"
+    name = "name"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(str(value).replace("_", "-"), param, ctx)
@@ -135,11 +236,70 @@ _PROGRESS = click.option(
 )
 _SHARE = click.FloatRange(0, 1)
 _SECONDS = click.FloatRange(min=0)
+_CONFIG = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="The TOML file with the settings. Without it: ./everlytic.toml, else everlytic.toml in "
+    "everlytic-async in your directory for settings (~/.config on Linux).",
+)
+_READING = (
+    click.option(
+        "--format",
+        metavar="NAME",
+        help="What FILE is: jsonl, json, csv, tsv or parquet, with the endpoint's names or those "
+        "of the mapping; or a shop's export: woocommerce, shopify, shopify-csv or magento. Without "
+        "it, its content shows.",
+    ),
+    click.option(
+        "--map",
+        "maps",
+        multiple=True,
+        metavar="FIELD=PATH",
+        help="Where a field comes from: a column, or a path such as billing.email; PATH|PATH is "
+        "the first that is set; a text with {path} in it is a template; FIELD:=17 a constant; "
+        "FIELD= is not set. products=PATH leads to the list of products, date=PATH to the time of "
+        "the order. Once for each field; it comes before the table [mapping] of the TOML file.",
+    ),
+    click.option(
+        "--since",
+        metavar="TIME",
+        help="Leave out orders before that time: 2026-03-01, or 2026-03-01T08:00+02:00. Without "
+        "an offset it is UTC.",
+    ),
+    click.option("--until", metavar="TIME", help="Leave out orders at that time or after it."),
+    click.option(
+        "--include",
+        multiple=True,
+        metavar="REASON",
+        help="Take in orders of a shop's export that are left out otherwise: cancelled, refunded, "
+        "failed, unpaid, draft, trash, voided, test, fraud; or all. "
+        "May be given several times.",
+    ),
+)
+_READING_PANEL = click.option_panel(
+    "How to read FILE", options=["--format", "--map", "--since", "--until", "--include"]
+)
+
+
+def _readable(command: _Command) -> _Command:
+    """Give a command the options on how its input is read."""
+    for option in reversed(_READING):
+        command = option(command)
+    return command
+
+
+def _reading(options: dict[str, Any]) -> Any:
+    """What they say."""
+    from everlytic_async.cli._input import Reading  # noqa: PLC0415 - not for --help
+
+    names = ("format", "maps", "since", "until", "include")
+    return Reading.of(config=options["config"], **{name: options.pop(name) for name in names})
 
 
 @click.group(help=_MAIN_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="everlytic-async", message="%(prog)s %(version)s")
-@click.command_panel("Commands", commands=["send", "check", "sandbox"])
+@click.command_panel("Commands", commands=["send", "check", "ledger", "sandbox"])
 @click.rich_config(
     {
         "padding_helptext_first_line": (0, 0, 1, 0),
@@ -153,13 +313,19 @@ def app() -> None:
 
 @app.command(help=_SEND_HELP)
 @click.option_panel("To try it out", options=["--sandbox", "--dry-run", "--limit"])
+@_READING_PANEL
 @click.option_panel(
     "How to send",
     options=["--concurrency", "--rate", "--delivery", "--retries", "--workflow-id"],
 )
+@click.option_panel(
+    "What was sent before",
+    options=["--ledger", "--resend", "--durability", "--only", "--from-results"],
+)
 @click.option_panel("Settings and results", options=["--results", "--config", "--allow-http"])
-@click.option_panel("More", options=["--progress", "--debug", "--help"])
+@click.option_panel("More", options=["--yes", "--progress", "--debug", "--help"])
 @_FILE
+@_readable
 @click.option(
     "--sandbox",
     is_flag=True,
@@ -192,7 +358,7 @@ def app() -> None:
 )
 @click.option(
     "--delivery",
-    type=_Delivery(["at-most-once", "at-least-once"]),
+    type=_Names(["at-most-once", "at-least-once"]),
     default="at-most-once",
     show_default=True,
     help="After an answer that was lost: never send the order again, or do, and perhaps notify "
@@ -221,16 +387,50 @@ def app() -> None:
     "goes to the standard error.",
 )
 @click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False),
+    "--ledger",
+    type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="The TOML file with the settings. Without it: ./everlytic.toml, else everlytic.toml in "
-    "everlytic-async in your directory for settings (~/.config on Linux).",
+    help="Keep what becomes of every order in this file, and skip what it says was sent, or may "
+    "have been: so a run that was interrupted is taken up by running it again. It is made where "
+    "there is none; keep it on a disk of this machine.",
 )
+@click.option(
+    "--resend",
+    type=click.Choice(["unknown", "rejected"]),
+    multiple=True,
+    help="Send again what the ledger, or --from-results, says is unknown: its customer may then "
+    "be notified twice. Or what the ledger says was rejected, though it has not changed. May be "
+    "given twice.",
+)
+@click.option(
+    "--durability",
+    type=click.Choice(["process", "power"]),
+    help="What the ledger survives: the death of the process (the default), or also a loss of "
+    "power, which costs a wait for the disk with each group of orders.",
+)
+@click.option(
+    "--only",
+    type=click.Choice(["failed"]),
+    help="Send only the orders of FILE that failed in an earlier run, and may be sent again: "
+    "not_sent; invalid and rejected, which you have mended in their places. unknown only with "
+    "--resend unknown. For runs without a ledger.",
+)
+@click.option(
+    "--from-results",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="For --only: what that run wrote with --results. It must be of this very input.",
+)
+@_CONFIG
 @click.option(
     "--allow-http",
     is_flag=True,
     help="Allow an http:// address: anybody on the way can then read the hashes and the orders.",
+)
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Don't ask before more than 1,000 orders go to a real address.",
 )
 @_PROGRESS
 @_DEBUG
@@ -238,18 +438,101 @@ def app() -> None:
 def send(**options: Any) -> int:
     from everlytic_async.cli._send import Options, send  # noqa: PLC0415 - not for --help
 
-    return send(Options(**options))
+    return send(Options(reading=_reading(options), **options))
 
 
 @app.command(help=_CHECK_HELP)
+@_READING_PANEL
+@click.option_panel("More", options=["--config", "--progress", "--debug", "--help"])
 @_FILE
+@_readable
+@_CONFIG
 @_PROGRESS
 @_DEBUG
 @guarded
-def check(file: str, *, progress: bool) -> int:
+def check(file: str, *, progress: bool, **options: Any) -> int:
     from everlytic_async.cli._check import check  # noqa: PLC0415 - not for --help
 
-    return check(file, progress=progress)
+    return check(file, _reading(options), progress=progress)
+
+
+@app.group(help=_LEDGER_HELP)
+@click.command_panel("Commands", commands=["status", "export", "resolve"])
+def ledger() -> None:
+    pass
+
+
+_LEDGER_FILE = click.argument("file", metavar="FILE", type=click.Path())
+
+
+@ledger.command(help=_STATUS_HELP)
+@_LEDGER_FILE
+@_DEBUG
+@guarded
+def status(file: str) -> int:
+    from everlytic_async.cli._ledger import status  # noqa: PLC0415 - not for --help
+
+    return status(file)
+
+
+@ledger.command(help=_EXPORT_HELP)
+@_LEDGER_FILE
+@click.option(
+    "--format",
+    type=click.Choice(["jsonl", "csv"]),
+    default="jsonl",
+    show_default=True,
+    help="JSON Lines, or CSV with a line of column names.",
+)
+@click.option(
+    "--state",
+    "states",
+    type=_Names(["in-flight", "sent", "rejected", "invalid", "not-sent", "unknown"]),
+    multiple=True,
+    help="Only orders in this state. May be given several times.",
+)
+@click.option(
+    "--output",
+    type=click.Path(allow_dash=True, dir_okay=False),
+    metavar="FILE",
+    default="-",
+    help="Where to write; the file is replaced. By default, and with `-`, the standard output.",
+)
+@_DEBUG
+@guarded
+def export(**options: Any) -> int:
+    from everlytic_async.cli._ledger import export  # noqa: PLC0415 - not for --help
+
+    return export(**options)
+
+
+@ledger.command(help=_RESOLVE_HELP)
+@click.option_panel("What you found out", options=["--sent", "--send-again"])
+@click.option_panel("Of which orders", options=["--all", "--keys-from", "--own-key"])
+@click.option_panel("More", options=["--debug", "--help"])
+@_LEDGER_FILE
+@click.argument("keys", metavar="[KEY]...", nargs=-1)
+@click.option("--sent", "was_sent", is_flag=True, help="They were sent: never send them again.")
+@click.option("--send-again", is_flag=True, help="They were not: the next run sends them.")
+@click.option("--all", "to_all", is_flag=True, help="All that are unknown.")
+@click.option(
+    "--keys-from",
+    type=click.Path(allow_dash=True, dir_okay=False),
+    metavar="FILE",
+    help="Those whose keys stand in a text file, one on each line. `-` is the standard input.",
+)
+@click.option(
+    "--own-key",
+    is_flag=True,
+    help="The keys are those that a `key=` function of yours gave, in Python: the ledger keeps "
+    "them as digests.",
+)
+@_DEBUG
+@guarded
+def resolve(**options: Any) -> int:
+    from everlytic_async.cli._ledger import resolve  # noqa: PLC0415 - not for --help
+
+    return resolve(**options)
 
 
 def _fault(name: str, kind: click.ParamType[Any], help: str, **more: Any) -> _Decorator:  # noqa: A002

@@ -13,7 +13,7 @@ from typing import NoReturn, ParamSpec
 
 import click
 
-from everlytic_async.errors import ConfigurationError
+from everlytic_async.errors import ConfigurationError, LedgerError
 
 __all__ = ["Exit", "guarded", "say", "silence"]
 
@@ -66,7 +66,7 @@ def guarded(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
         except BrokenPipeError:
             silence(sys.stdout.fileno())
             code = Exit.FAILED
-        except ConfigurationError as error:
+        except (ConfigurationError, LedgerError) as error:
             _show(error, debug=debug)
             say(f"Error: {error}")
             code = Exit.USAGE

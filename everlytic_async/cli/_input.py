@@ -12,26 +12,75 @@ import os
 import select
 import stat
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import attrs
 import click
 
-from everlytic_async.errors import ConfigurationError, InvalidOrderError
+from everlytic_async.cli._settings import load_mapping
+from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.orders import Order
-from everlytic_async.sources import read_lines
+from everlytic_async.sources import Reader, parse_mapping, read_orders
 
-__all__ = ["Input"]
+__all__ = ["Input", "Item", "Numbered", "Reading", "printable"]
 
-_Item = Order | InvalidOrderError
-_Numbered = tuple[int, _Item]
+Item = Order | InvalidOrderError
+#: An order, and where it stands in the input: see `Input.place`.
+Numbered = tuple[int, Item]
 
 # How many orders the thread may be ahead of the sending.
 _AHEAD = 64
+# What the number of an order counts, by the format; of JSON, orders.
+_PLACES = {
+    **dict.fromkeys(("jsonl", "csv", "tsv", "shopify-csv"), "line"),
+    "parquet": "row",
+}
+
+
+@attrs.frozen
+class Reading:
+    """How an input is read: the arguments of `everlytic_async.sources.read_orders`.
+
+    Attributes:
+        mapped_by: The file that holds a part of the mapping; None where there is none.
+    """
+
+    format: str | None = None
+    mapping: Mapping[str, Any] = attrs.Factory(dict)
+    since: str | None = None
+    until: str | None = None
+    include: tuple[str, ...] = ()
+    mapped_by: Path | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        maps: Iterable[str] = (),
+        config: str | None = None,
+        **others: Any,
+    ) -> Reading:
+        """As the options of a command say.
+
+        Args:
+            maps: Texts of the form ``FIELD=PATH``. They come before what the file says.
+            config: The file of settings, for its table ``[mapping]``.
+            others: As the attributes are called.
+
+        Raises:
+            ConfigurationError: when a text, or the file, is wrong.
+        """
+        mapping, path = load_mapping(config)
+        given = parse_mapping(maps)
+        table = mapping.get("products")
+        if isinstance(table, Mapping) and "products" in given:
+            # It says where the products are, and nothing of their fields.
+            given["products"] = {**table, "each": given["products"]}
+        return cls(mapping={**mapping, **given}, mapped_by=path, **others)
 
 
 class Input:
@@ -39,26 +88,35 @@ class Input:
 
     Args:
         name: A path, or ``-`` for the standard input.
+        reading: How it is read.
         limit: Read no more orders than this, valid or not; None for all of them.
         workflow_id: The workflow of those orders that name none.
 
     Raises:
-        ConfigurationError: when it can't be opened.
+        ConfigurationError: when it can't be opened, or can't be read so.
 
     Attributes:
         shown: Its name, fit for a terminal.
         limit: As given.
+        wanted: Tells by its number whether an order is to be read; None for all of them.
         lines: The line of each order that was handed out and not `settled`, by its index from 0.
         read: How many orders were handed out.
-        last_line: The line of the last one.
+        last_line: The line of the last one, or what the format has instead: see `place`.
         ended: Whether everything that was to be read was.
     """
 
     def __init__(
-        self, name: str, *, limit: int | None = None, workflow_id: int | None = None
+        self,
+        name: str,
+        reading: Reading | None = None,
+        *,
+        limit: int | None = None,
+        workflow_id: int | None = None,
     ) -> None:
-        self.shown = "standard input" if name == "-" else _printable(name)
+        self.shown = "standard input" if name == "-" else printable(name)
         self.limit = limit
+        self.wanted: Callable[[int], bool] | None = None
+        self._reading = reading or Reading()
         self._workflow_id = workflow_id
         self.lines: dict[int, int] = {}
         self.read = 0
@@ -70,6 +128,22 @@ class Input:
             self._file = self._open(name)
         except OSError as error:
             raise ConfigurationError(f"{self.shown} can't be read: {error.strerror}") from error
+        try:
+            self._reader = self._new_reader()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _new_reader(self) -> Reader:
+        how = self._reading
+        return read_orders(
+            self._file,
+            how.format,
+            mapping=how.mapping,
+            since=how.since,
+            until=how.until,
+            include=how.include,
+        )
 
     def _open(self, name: str) -> IO[bytes]:
         # Not sys.stdin: its lock would be waited for when the process ends.
@@ -93,6 +167,42 @@ class Input:
         """Whether a person types the orders."""
         return self._file.isatty()
 
+    @property
+    def can_be_read_twice(self) -> bool:
+        """Whether `ahead` is possible."""
+        return self._size is not None
+
+    @property
+    def place(self) -> str:
+        """What the number of an order counts: lines, or what the format has instead."""
+        return "line" if self._reader.format is None else _PLACES.get(self._reader.format, "order")
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """How many orders were left out so far, by reason; none of them was handed out."""
+        return self._reader.skipped
+
+    @property
+    def never_set(self) -> frozenset[str]:
+        """The fields that are mapped, and no order had so far."""
+        return self._reader.never_set
+
+    @property
+    def mapped_by(self) -> str | None:
+        """The file that says how columns are mapped, fit for a terminal."""
+        path = self._reading.mapped_by
+        return None if path is None else printable(os.fspath(path))
+
+    def fault(self, error: BaseException | None) -> str | None:
+        """What to say of an error that the reading ended with; None where it is of another kind."""
+        match error:
+            case OSError():
+                return f"{self.shown} can't be read further: {error.strerror}"
+            case EverlyticError():
+                return f"{self.shown}: {error}"
+            case _:
+                return None
+
     def is_file(self, path: Path) -> bool:
         """Whether it is read from that very file.
 
@@ -113,14 +223,32 @@ class Input:
             shares.append(self.read / self.limit)
         return max(shares, default=None)
 
-    def numbered(self) -> Iterator[_Numbered]:
+    def ahead(self) -> Generator[Numbered]:
+        """Every order with its line, in a pass of its own: it is at its beginning again after it.
+
+        Neither `limit` nor `wanted` counts here. `place` and `left_out` are those of the pass as
+        long as it lasts.
+
+        Raises:
+            ConfigurationError: when not all of it can be read.
+        """
+        try:
+            yield from self._in_workflow()
+        except (OSError, EverlyticError) as error:
+            raise ConfigurationError(f"{self.fault(error)}") from error
+        finally:
+            self._reader.close()
+            self._file.seek(self._begin)
+            self._reader = self._new_reader()
+
+    def numbered(self) -> Iterator[Numbered]:
         """Every order with its line: the plain way, for whoever does nothing meanwhile."""
         for numbered in self._numbered():
             self._take(numbered)
             yield numbered
         self.ended = True
 
-    def orders(self) -> Iterator[_Item] | AsyncIterator[_Item]:
+    def orders(self) -> Iterator[Item] | AsyncIterator[Item]:
         """Every order, for a stream of them; `lines` knows their lines."""
         return self._now() if self._waiting is None else self._as_they_come()
 
@@ -137,6 +265,7 @@ class Input:
             self._waiting.interrupt()
         if self._pump is not None:
             self._pump.stop()
+        self._reader.close()
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -150,33 +279,40 @@ class Input:
     ) -> None:
         self.close()
 
-    def _numbered(self) -> Iterator[_Numbered]:
-        for line, order in islice(read_lines(self._file), self.limit):
-            if (
-                self._workflow_id is not None
-                and isinstance(order, Order)
-                and order.workflow_id is None
-            ):
-                yield line, attrs.evolve(order, workflow_id=self._workflow_id)
-            else:
-                yield line, order
+    def _numbered(self) -> Iterator[Numbered]:
+        wanted = self.wanted
+        found = self._in_workflow()
+        if wanted is not None:
+            found = (numbered for numbered in found if wanted(numbered[0]))
+        return islice(found, self.limit)
 
-    def _take(self, numbered: _Numbered) -> _Item:
+    def _in_workflow(self) -> Iterator[Numbered]:
+        if self._workflow_id is None:
+            return self._reader.lines()
+        return map(self._with_workflow, self._reader.lines())
+
+    def _with_workflow(self, numbered: Numbered) -> Numbered:
+        line, order = numbered
+        if isinstance(order, Order) and order.workflow_id is None:
+            return line, attrs.evolve(order, workflow_id=self._workflow_id)
+        return numbered
+
+    def _take(self, numbered: Numbered) -> Item:
         self.last_line, order = numbered
         self.read += 1
         return order
 
-    def _hand_out(self, numbered: _Numbered) -> _Item:
+    def _hand_out(self, numbered: Numbered) -> Item:
         # As a stream counts them: from 0, in the order of reading.
         self.lines[self.read] = numbered[0]
         return self._take(numbered)
 
-    def _now(self) -> Iterator[_Item]:
+    def _now(self) -> Iterator[Item]:
         for numbered in self._numbered():
             yield self._hand_out(numbered)
         self.ended = True
 
-    async def _as_they_come(self) -> AsyncIterator[_Item]:
+    async def _as_they_come(self) -> AsyncIterator[Item]:
         self._pump = _Pump(self._numbered())
         async for numbered in self._pump:
             yield self._hand_out(numbered)
@@ -219,10 +355,10 @@ class _Interruptible(io.RawIOBase):
 class _Pump:
     """Runs an iterator in a thread, a little ahead of the event loop that takes its items."""
 
-    def __init__(self, source: Iterator[_Numbered]) -> None:
+    def __init__(self, source: Iterator[Numbered]) -> None:
         self._source = source
         self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[_Numbered | BaseException | None] = asyncio.Queue()
+        self._items: asyncio.Queue[Numbered | BaseException | None] = asyncio.Queue()
         self._room = threading.Semaphore(_AHEAD)
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="everlytic-input", daemon=True)
@@ -241,7 +377,7 @@ class _Pump:
         finally:
             self._put(end)
 
-    def _put(self, item: _Numbered | BaseException | None) -> None:
+    def _put(self, item: Numbered | BaseException | None) -> None:
         self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
     def stop(self) -> None:
@@ -253,7 +389,7 @@ class _Pump:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> _Numbered:
+    async def __anext__(self) -> Numbered:
         item = await self._items.get()
         if item is None:
             raise StopAsyncIteration
@@ -263,6 +399,7 @@ class _Pump:
         return item
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """A file's name, fit for a terminal."""
     shown = click.format_filename(name)
     return "".join(char if char.isprintable() else "?" for char in shown)

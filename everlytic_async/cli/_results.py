@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -23,12 +24,15 @@ class Results:
     Args:
         name: A path, whose file is replaced; ``-`` for the standard output; None for no file.
         source: The input, which must be another file.
+        keep: Other files that it must not replace, by the options that name them.
 
     Raises:
         ConfigurationError: when it can't be opened.
     """
 
-    def __init__(self, name: str | None, source: Input) -> None:
+    def __init__(
+        self, name: str | None, source: Input, *, keep: Mapping[str, str] | None = None
+    ) -> None:
         self._closing = ExitStack()
         self._file: IO[str] | None = None
         #: Whether the standard output is taken by the results.
@@ -44,6 +48,9 @@ class Results:
         try:
             if path.exists() and source.is_file(path):
                 raise ConfigurationError("--results names the file that holds the orders")
+            for option, other in (keep or {}).items():
+                if path.exists() and Path(other).exists() and path.samefile(other):
+                    raise ConfigurationError(f"--results names the same file as {option}")
             # Line by line to the system: a process that is killed has its results on the disk.
             file = path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
         except OSError as error:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,15 +21,25 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
 from everlytic_async.cli._exit import silence
 from everlytic_async.cli._tally import Tally
 from everlytic_async.outcomes import Outcome
+from everlytic_async.sources import REASONS
 
-__all__ = ["Bar", "flush", "orders", "outcome_lines", "reason_lines", "screen", "show"]
+__all__ = [
+    "NAMES",
+    "Bar",
+    "flush",
+    "lasting",
+    "orders",
+    "outcome_lines",
+    "reason_lines",
+    "screen",
+    "show",
+]
 
 #: What an outcome means for whoever has to act on it.
 _MEANING: Mapping[Outcome, tuple[str, str]] = {
@@ -39,9 +50,13 @@ _MEANING: Mapping[Outcome, tuple[str, str]] = {
     Outcome.UNKNOWN: ("magenta", "may have been processed: to send them again may notify twice"),
     Outcome.SKIPPED: ("cyan", "sent before, or perhaps: not sent again"),
 }
+#: What outcomes are called, in the order in which they are shown.
+NAMES: Mapping[Outcome, str] = {outcome: outcome.replace("_", " ") for outcome in _MEANING}
 _REFRESH_S = 0.1
-# What "at present" means for the rate, in seconds.
+# What "at present" means for the rate; and how far back the time that is left looks, in seconds.
 _PRESENT_S = 3.0
+_LATELY_S = 30.0
+_BAR_WIDTH = 24
 
 
 class _Console(Console):
@@ -71,22 +86,38 @@ def orders(count: int) -> str:
     return "1 order" if count == 1 else f"{count:,} orders"
 
 
-def outcome_lines(tally: Tally, *, valid: str | None = None) -> Iterable[Text]:
+def lasting(seconds: float) -> str:
+    """A duration in words: its two largest units."""
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (unit == "s" and not parts):
+            parts.append("1 day" if (count, unit) == (1, "days") else f"{count:,} {unit}")
+        elif parts:
+            break
+    return " ".join(parts[:2])
+
+
+def outcome_lines(
+    tally: Tally, left_out: Mapping[str, int], *, valid: str | None = None
+) -> Iterable[Text]:
     """A line for each outcome that was: its count, and what it means.
 
     Args:
         tally: The counts.
+        left_out: How many orders were left out of the input, by reason.
         valid: Where nothing is sent on purpose: what to say of those that could be.
     """
     meanings = _MEANING
-    names = {outcome: outcome.replace("_", " ") for outcome in Outcome}
+    names = dict(NAMES)
     if valid is not None:
         names[Outcome.NOT_SENT] = "valid"
         meanings = {
             Outcome.NOT_SENT: ("green", valid),
             Outcome.INVALID: ("yellow", "can't be sent: mend them first"),
         }
-    width = len(f"{max(tally.counts.values(), default=0):,}")
+    width = len(f"{max(*tally.counts.values(), sum(left_out.values()), 0):,}")
     for outcome, (style, meaning) in meanings.items():
         if count := tally.counts[outcome]:
             yield Text.assemble(
@@ -97,37 +128,110 @@ def outcome_lines(tally: Tally, *, valid: str | None = None) -> Iterable[Text]:
             )
     if tally.at_risk:
         yield Text(f"  {tally.at_risk:,} of them may have been processed more than once", "magenta")
+    if tally.other_body:
+        yield Text(
+            f"  {tally.other_body:,} of those skipped have changed since the ledger's record of "
+            "them, and were not sent as they are now",
+            "cyan",
+        )
+    if left_out:
+        why = sorted(left_out.items(), key=lambda item: -item[1])
+        hint = "; --include takes them in" if any(reason in REASONS for reason, _ in why) else ""
+        yield Text.assemble(
+            "  left out",
+            (f"  {sum(left_out.values()):>{width},}", "bold"),
+            (f"  {', '.join(f'{count:,} {reason}' for reason, count in why)}{hint}", "dim"),
+        )
 
 
-def reason_lines(tally: Tally) -> Iterable[Text]:
-    """The reasons of the failures, the most frequent first, with the lines they came from."""
+def reason_lines(tally: Tally, place: str) -> Iterable[Text]:
+    """The reasons of the failures, the most frequent first, with the lines they came from.
+
+    Args:
+        tally: What became of the orders.
+        place: What the input has in place of lines.
+    """
     for outcome, (style, _meaning) in _MEANING.items():
         reasons = tally.reasons.get(outcome)
         if reasons is None:
             continue
         yield Text()
-        yield Text.assemble("Why ", (outcome.replace("_", " "), style), ":")
+        yield Text.assemble("Why ", (NAMES[outcome], style), ":")
         for text, reason in sorted(reasons.items(), key=lambda item: -item[1].count):
             yield Text.assemble(
-                (f"  {reason.count:,} x ", "bold"), text, (f"  ({reason.where})", "dim")
+                (f"  {reason.count:,} x ", "bold"), text, (f"  ({reason.where(place)})", "dim")
             )
 
 
+class _Lately:
+    """Orders per second, over the last few seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def rate(self, now: float, count: int) -> float:
+        """The rate, where there have been so many orders by now."""
+        while len(self._seen) > 1 and now - self._seen[0][0] > self._seconds:
+            self._seen.popleft()
+        self._seen.append((now, count))
+        began, before = self._seen[0]
+        return (count - before) / (now - began) if now > began else 0.0
+
+
+class _Counts(ProgressColumn):
+    """How many orders have each outcome: the first is always there, the others once there are."""
+
+    def __init__(self, names: Mapping[Outcome, str]) -> None:
+        super().__init__()
+        self._names = names
+        self._first = next(iter(names))
+
+    def render(self, task: Task) -> Text:
+        counts = task.fields["tally"].counts
+        parts: list[Text] = []
+        for outcome, name in self._names.items():
+            style = "green" if outcome is self._first else _MEANING[outcome][0]
+            if counts[outcome] or outcome is self._first:
+                parts.append(Text.assemble((f"{counts[outcome]:,}", style), f" {name}"))
+        return Text("  ").join(parts)
+
+
 class _Rate(ProgressColumn):
-    """Orders per second that get a result at present: over the last few seconds."""
+    """Orders per second that get a result at present, but for those that are skipped."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: deque[tuple[float, int]] = deque()
+        self._lately = _Lately(_PRESENT_S)
 
     def render(self, task: Task) -> Text:
-        now, orders = task.elapsed or 0.0, task.fields["orders"]
-        while len(self._seen) > 1 and now - self._seen[0][0] > _PRESENT_S:
-            self._seen.popleft()
-        began, before = self._seen[0] if self._seen else (0.0, 0)
-        self._seen.append((now, orders))
-        rate = (orders - before) / (now - began) if now > began else 0.0
+        rate = self._lately.rate(task.elapsed or 0.0, task.fields["tally"].worked)
         return Text(f"{rate:,.0f}/s", style="progress.data.speed")
+
+
+class _Left(ProgressColumn):
+    """The time that is left, if nothing of the rest is skipped: to skip costs hardly any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lately = _Lately(_LATELY_S)
+        self._seen = (0, 0)
+
+    def render(self, task: Task) -> Text:
+        tally, share = task.fields["tally"], task.completed
+        total, worked = self._seen
+        if tally.total > total and tally.worked == worked:
+            self._lately = _Lately(_LATELY_S)  # what is skipped tells nothing of the rest
+        self._seen = tally.total, tally.worked
+        rate = self._lately.rate(task.elapsed or 0.0, tally.worked)
+        left = tally.total * (1 - share) / share if share else None
+        if left == 0:
+            shown = str(timedelta())
+        elif left is None or not rate:
+            shown = "-:--:--"
+        else:
+            shown = str(timedelta(seconds=round(left / rate)))
+        return Text(f"left {shown}", style="progress.remaining")
 
 
 class Bar:
@@ -135,35 +239,38 @@ class Bar:
 
     Args:
         title: What goes on.
-        good: The outcome that is no failure.
-        names: What to call those with that outcome, and all others.
+        names: What the outcomes are called; the first is the one that is hoped for.
         length_known: Whether the time that is left can be told.
         wanted: Whether it may be shown at all.
+        passing: Whether it disappears at its end.
     """
 
     def __init__(
-        self, title: str, *, good: Outcome, names: tuple[str, str], length_known: bool, wanted: bool
+        self,
+        title: str,
+        *,
+        names: Mapping[Outcome, str],
+        length_known: bool,
+        wanted: bool,
+        passing: bool = False,
     ) -> None:
         console = screen(stderr=True)
-        self._good = good
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn(f"[green]{{task.fields[good]:,}}[/] {names[0]}"),
-            TextColumn(f"[red]{{task.fields[bad]:,}}[/] {names[1]}"),
+            BarColumn(_BAR_WIDTH),
+            _Counts(names),
             _Rate(),
             TimeElapsedColumn(),
-            *((TextColumn("left"), TimeRemainingColumn()) if length_known else ()),
+            *((_Left(),) if length_known else ()),
             TextColumn("[yellow]{task.fields[note]}"),
             console=console,
+            transient=passing,
             auto_refresh=False,  # no thread: whoever does the work refreshes
             redirect_stdout=False,
             redirect_stderr=False,
             disable=not (wanted and console.is_terminal),
         )
-        self._task: TaskID = self._progress.add_task(
-            title, total=None, good=0, bad=0, orders=0, note=""
-        )
+        self._task: TaskID = self._progress.add_task(title, total=None, tally=Tally(), note="")
         self._shown_at = -_REFRESH_S
 
     @property
@@ -203,14 +310,11 @@ class Bar:
             self._progress.stop()
 
     def _update(self, tally: Tally, share: float | None, note: str = "") -> None:
-        good = tally.counts[self._good]
         self._progress.update(
             self._task,
             total=None if share is None else 1.0,
             completed=share or 0.0,
-            good=good,
-            bad=tally.total - good,
-            orders=tally.total,
+            tally=tally,
             note=escape(note),
             refresh=True,
         )

@@ -7,7 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
+from itertools import islice
 from typing import NoReturn
 from urllib.parse import urlsplit
 
@@ -16,8 +17,10 @@ from rich.text import Text
 
 from everlytic_async import (
     BatchStoppedError,
+    ConfigurationError,
     Delivery,
     EverlyticClient,
+    EverlyticError,
     OrderResult,
     OrderStream,
     Outcome,
@@ -25,12 +28,15 @@ from everlytic_async import (
     RetryPolicy,
     SourceError,
 )
-from everlytic_async.cli._check import examine, no_orders
+from everlytic_async.cli._check import examine, no_orders, say_never_set
+from everlytic_async.cli._earlier import Earlier
 from everlytic_async.cli._exit import Exit, say
-from everlytic_async.cli._input import Input
+from everlytic_async.cli._input import Input, Reading, printable
 from everlytic_async.cli._pace import Pace
+from everlytic_async.cli._plan import MANY, Count, Plan
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import (
+    NAMES,
     Bar,
     flush,
     orders,
@@ -42,6 +48,7 @@ from everlytic_async.cli._screen import (
 from everlytic_async.cli._settings import Account, load_account
 from everlytic_async.cli._signals import Signals
 from everlytic_async.cli._tally import Tally
+from everlytic_async.ledger import Durability, SqliteLedger, State
 from everlytic_async.sandbox import Sandbox
 
 __all__ = ["Options", "send"]
@@ -54,6 +61,7 @@ class Options:
     """The options of ``send``, as they were given."""
 
     file: str
+    reading: Reading
     sandbox: bool
     dry_run: bool
     limit: int | None
@@ -63,9 +71,37 @@ class Options:
     retries: int
     workflow_id: int | None
     results: str | None
+    ledger: str | None
+    resend: tuple[str, ...]
+    durability: str | None
+    only: str | None
+    from_results: str | None
     config: str | None
     allow_http: bool
+    yes: bool
     progress: bool
+
+    def check(self) -> None:
+        """See that they make sense together.
+
+        Raises:
+            ConfigurationError: when they don't.
+        """
+        if (self.only is None) != (self.from_results is None):
+            raise ConfigurationError("--only and --from-results go together")
+        if self.resend and self.ledger is None and self.only is None:
+            raise ConfigurationError(
+                "--resend is about what a ledger, or an earlier run's results, say of an order: "
+                "give --ledger, or --only failed --from-results"
+            )
+        if self.durability is not None and self.ledger is None:
+            raise ConfigurationError("--durability is about the ledger: give --ledger")
+        if self.ledger is not None and self.sandbox:
+            raise ConfigurationError(
+                "--sandbox is a stand-in that ends with this run: a ledger would remember orders "
+                "that nobody got. To try a ledger, run `everlytic-async sandbox` in another "
+                "terminal"
+            )
 
 
 def send(options: Options) -> int:
@@ -73,57 +109,140 @@ def send(options: Options) -> int:
 
     Raises:
         ConfigurationError: before anything is sent.
+        LedgerError: before anything is sent.
     """
+    options.check()
     if options.dry_run:
         return _dry_run(options)
     account = None if options.sandbox else load_account(options.config)
     with _opened(options) as source:
+        if account is not None:
+            _client(options, account, None)  # complains, before anybody is asked
+        if not _is_wanted(options, account, source):
+            say("Nothing was sent.")
+            return Exit.USAGE
         return asyncio.run(_send(options, account, source))
 
 
 def _dry_run(options: Options) -> int:
-    with _opened(options) as source, Results(options.results, source) as results:
-        return examine(
-            source,
-            results,
-            progress=options.progress,
-            would_go_to="would be sent; this was a dry run, and nothing was",
-        )
+    with _opened(options) as source:
+        _only_some(options, source)
+        with Results(options.results, source, keep=_files_of(options)) as results:
+            return examine(
+                source,
+                results,
+                progress=options.progress,
+                would_go_to="would be sent; this was a dry run, and nothing was"
+                + ("" if options.ledger is None else " (nor was the ledger asked)"),
+            )
 
 
 @contextmanager
 def _opened(options: Options) -> Iterator[Input]:
-    with Input(options.file, limit=options.limit, workflow_id=options.workflow_id) as source:
+    with Input(
+        options.file, options.reading, limit=options.limit, workflow_id=options.workflow_id
+    ) as source:
         if source.is_terminal:
             say("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
         yield source
 
 
+def _files_of(options: Options) -> dict[str, str]:
+    """The files that belong to a run, besides its input, by their options."""
+    files = {"--from-results": options.from_results, "--ledger": options.ledger}
+    return {option: name for option, name in files.items() if name is not None}
+
+
+def _is_wanted(options: Options, account: Account | None, source: Input) -> bool:
+    """Show what is about to be done and ask, where that makes sense."""
+    count = _only_some(options, source)
+    if account is None or options.yes or not sys.stderr.isatty() or source.is_terminal:
+        return True
+    if count is None and source.can_be_read_twice and (source.limit or MANY + 1) > MANY:
+        with closing(source.ahead()) as ahead:
+            first = (order for _line, order in islice(ahead, source.limit))
+            count = Count().of(first, source, progress=options.progress)
+    plan = Plan(
+        source=source.shown,
+        host=_host(account),
+        count=count,
+        limit=options.limit,
+        workflow_id=options.workflow_id,
+        rate=options.rate,
+        concurrency=options.concurrency,
+        ledger=options.ledger,
+        results=options.results,
+    )
+    return not plan.is_large or plan.confirmed()
+
+
+def _only_some(options: Options, source: Input) -> Count | None:
+    """Have the input leave out what is not to be sent again, and count the rest of it."""
+    if options.from_results is None:
+        return None
+    if not source.can_be_read_twice:
+        raise ConfigurationError(
+            f"--from-results reads the orders twice, to see that they belong together: "
+            f"{source.shown} can't be. Save the orders to a file first"
+        )
+    earlier = Earlier(options.from_results, unknown_again="unknown" in options.resend)
+    count = Count().of(earlier.check(source), source, progress=options.progress)
+    source.wanted = earlier.wants
+    left = [f"{earlier.counts[outcome]:,} {NAMES[outcome]}" for outcome in NAMES]
+    left = [text for text in left if not text.startswith("0 ")]
+    if earlier.without:
+        left.append(f"{earlier.without:,} without a result")
+    say(
+        f"{orders(count.orders + count.invalid)} of {source.shown} failed in {earlier.shown}, and "
+        f"may be sent again; left alone: {', '.join(left) or 'none'}."
+    )
+    return count
+
+
+def _host(account: Account) -> str:
+    host: str = urlsplit(account.base_url.strip()).netloc
+    return host
+
+
+def _client(options: Options, account: Account, pace: Pace | None) -> EverlyticClient:
+    return EverlyticClient(
+        account.base_url,
+        store_hash=account.store_hash,
+        customer_hash=account.customer_hash,
+        delivery=Delivery(options.delivery.replace("-", "_")),
+        retry=RetryPolicy(attempts=options.retries + 1),
+        pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
+        on_event=pace,
+        allow_http=options.allow_http,
+    )
+
+
 async def _send(options: Options, account: Account | None, source: Input) -> int:
-    async with AsyncExitStack() as closing:
-        closing.callback(source.close)  # while the loop runs: its thread tells the loop things
+    async with AsyncExitStack() as stack:
+        stack.callback(source.close)  # while the loop runs: its thread tells the loop things
         sandbox = None
         if account is None:
-            sandbox = await closing.enter_async_context(Sandbox(keep=0))
+            sandbox = await stack.enter_async_context(Sandbox(keep=0))
             account = Account(sandbox.base_url, sandbox.store_hash, sandbox.customer_hash)
         pace = Pace()
-        client = EverlyticClient(
-            account.base_url,
-            store_hash=account.store_hash,
-            customer_hash=account.customer_hash,
-            delivery=Delivery(options.delivery.replace("-", "_")),
-            retry=RetryPolicy(attempts=options.retries + 1),
-            pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
-            # Nobody else looks at it, and a hook is told of every attempt.
-            on_event=pace if options.progress and sys.stderr.isatty() else None,
-            allow_http=options.allow_http,
-        )
+        # Nobody else looks at it, and a hook is told of every attempt.
+        heard = pace if options.progress and sys.stderr.isatty() else None
+        client = _client(options, account, heard)
+        ledger = None
+        if options.ledger is not None:
+            durability = Durability(options.durability or Durability.PROCESS)
+            ledger = SqliteLedger(options.ledger, durability=durability)
+            await stack.enter_async_context(ledger)
         # Last of all: an earlier file of results is not replaced before everything else is right.
-        results = closing.enter_context(Results(options.results, source))
-        await closing.enter_async_context(client)
-        host = urlsplit(account.base_url.strip()).netloc
-        run = _Run(source, results, sandbox, host, pace, progress=options.progress)
-        return await run.to_the_end(client.stream_orders(source.orders()))
+        results = stack.enter_context(Results(options.results, source, keep=_files_of(options)))
+        await stack.enter_async_context(client)
+        run = _Run(source, results, sandbox, _host(account), pace, options)
+        stream = client.stream_orders(
+            source.orders(),
+            ledger=ledger,
+            resend=() if ledger is None else [Outcome(name) for name in options.resend],
+        )
+        return await run.to_the_end(stream)
 
 
 class _Run:
@@ -136,9 +255,9 @@ class _Run:
         sandbox: Sandbox | None,
         host: str,
         pace: Pace,
-        *,
-        progress: bool,
+        options: Options,
     ) -> None:
+        self._options = options
         self._pace = pace
         self._source = source
         self._results = results
@@ -147,10 +266,9 @@ class _Run:
         self._tally = Tally()
         self._bar = Bar(
             f"Sending to {self._host}",
-            good=Outcome.SENT,
-            names=("sent", "failed"),
+            names=NAMES,
             length_known=source.share_read() is not None,
-            wanted=progress,
+            wanted=options.progress,
         )
         self._stream: OrderStream | None = None
         self._signals = Signals(self._drain, self._leave)
@@ -176,11 +294,9 @@ class _Run:
         return self._end(ended_early)
 
     def _take(self, result: OrderResult) -> None:
-        line = self._source.settled(result.index)
-        self._tally.add(result.outcome, line, result.error, duplicate_risk=result.duplicate_risk)
-        written = self._results.write(
+        told = self._tell(
             index=result.index,
-            line=line,
+            line=self._source.settled(result.index),
             key=result.key,
             outcome=result.outcome,
             attempts=result.attempts,
@@ -188,9 +304,32 @@ class _Run:
             duplicate_risk=result.duplicate_risk,
         )
         assert self._stream is not None  # noqa: S101 - results come from it
-        if not written:
+        if not told:
             # Nothing goes out of which no trace can be kept.
             self._stream.stop("the results can't be written")
+
+    def _tell(
+        self,
+        *,
+        index: int,
+        line: int,
+        key: str | None,
+        outcome: Outcome,
+        attempts: int = 0,
+        error: EverlyticError | str | None = None,
+        duplicate_risk: bool = False,
+    ) -> bool:
+        """Tell a result to all that listen; False where no trace of it can be kept."""
+        self._tally.add(outcome, line, error, duplicate_risk=duplicate_risk)
+        return self._results.write(
+            index=index,
+            line=line,
+            key=key,
+            outcome=outcome,
+            attempts=attempts,
+            error=error,
+            duplicate_risk=duplicate_risk,
+        )
 
     # ------------------------------------------------------------------------------ signals
 
@@ -206,12 +345,11 @@ class _Run:
     def _leave(self) -> NoReturn:
         """End the process now: what is in flight may be processed or not."""
         self._stop_bar()
+        why = "the command was left while the order was under way"
+        if self._options.ledger is not None:
+            why = f"{why}; the ledger knows whether it had begun"
         for index, line in tuple(self._source.lines.items()):
-            why = "the command was left while the order was under way"
-            self._tally.add(Outcome.UNKNOWN, line, why)
-            self._results.write(
-                index=index, line=line, key=None, outcome=Outcome.UNKNOWN, error=why
-            )
+            self._tell(index=index, line=line, key=None, outcome=Outcome.UNKNOWN, error=why)
         self._results.close()
         self._summarise()
         code = self._end(None)
@@ -251,8 +389,8 @@ class _Run:
         rate = f", {total / seconds:,.0f}/s" if seconds >= 1 else ""
         source, host = self._source.shown, self._host
         yield f"{orders(total)} from {source} to {host} in {seconds:.1f} s{rate}"
-        yield from outcome_lines(self._tally)
-        yield from reason_lines(self._tally)
+        yield from outcome_lines(self._tally, self._source.left_out)
+        yield from reason_lines(self._tally, self._source.place)
         if self._sandbox is not None:
             yield ""
             yield f"The sandbox processed {self._sandbox.processed:,}, and nobody gets an e-mail."
@@ -262,17 +400,26 @@ class _Run:
     def _end(self, ended_early: BatchStoppedError | SourceError | None) -> int:
         """Say why it ended where that is not plain; return the exit code."""
         source = self._source
+        say_never_set(source)
         if isinstance(ended_early, SourceError):
-            cause = ended_early.__cause__
-            if not isinstance(cause, OSError):
+            fault = source.fault(ended_early.__cause__)
+            if fault is None:
                 raise ended_early
-            say(f"Error: {source.shown} can't be read further: {cause.strerror}")
+            say(f"Error: {fault}")
         elif ended_early is not None:
             say(f"Error: {ended_early}")
         if self._results.fault is not None:
             say(f"Error: {self._results.fault}")
         if not source.ended and source.read:
-            say(f"Nothing after line {source.last_line:,} of {source.shown} was read.")
+            say(f"Nothing after {source.place} {source.last_line:,} of {source.shown} was read.")
+        code = self._code(ended_early)
+        if source.read:
+            for hint in self._hints(code):
+                say(hint)
+        return code
+
+    def _code(self, ended_early: BatchStoppedError | SourceError | None) -> int:
+        source = self._source
         if self._signals.received is not None:
             return 128 + self._signals.received
         if isinstance(ended_early, SourceError) and not source.read:
@@ -282,3 +429,13 @@ class _Run:
         if not self._tally.total:
             say(no_orders(source))
         return Exit.OK if self._tally.is_all_well else Exit.FAILED
+
+    def _hints(self, code: int) -> Iterator[str]:
+        """What to do next, where a ledger knows what is left to do."""
+        if self._options.ledger is None:
+            return
+        ledger = printable(self._options.ledger)
+        if code != Exit.OK:
+            yield "To take up the rest, run it again with the same ledger."
+        if self._tally.counts[Outcome.UNKNOWN] or self._tally.skipped[State.UNKNOWN]:
+            yield f"Some are unknown: everlytic-async ledger export --state unknown {ledger}"

@@ -1,13 +1,15 @@
 """Whose orders they are: the address and the hashes, from the environment or a TOML file.
 
 Never from the argument list, which every user of the machine can read. What the settings hold is
-checked by the client; here is only where they come from.
+checked by the client; here is only where they come from. The file may hold a mapping of columns,
+too, which the readers check.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ import typed_settings
 
 from everlytic_async.errors import ConfigurationError
 
-__all__ = ["Account", "load_account"]
+__all__ = ["Account", "load_account", "load_mapping"]
 
 _FILE = "everlytic.toml"
-_TABLE = "everlytic"
+_TABLE, _MAPPING = "everlytic", "mapping"
 _PREFIX = "EVERLYTIC_"
 
 
@@ -54,12 +56,26 @@ def load_account(config: str | None) -> Account:
         Account,
         [
             # Not its FileLoader: a `!` in a path means something to it.
-            typed_settings.loaders.DictLoader({} if path is None else _read(path)),
+            typed_settings.loaders.DictLoader({} if path is None else _account_in(path)),
             typed_settings.EnvLoader(_PREFIX),
         ],
     )
     _check(account)
     return account
+
+
+def load_mapping(config: str | None) -> tuple[dict[str, Any], Path | None]:
+    """Load what the same file says of the columns of the input, in its table ``[mapping]``.
+
+    Returns:
+        The table, and the file that it stands in; an empty one, and None, where there is none.
+
+    Raises:
+        ConfigurationError: when the file can't be read, or is none.
+    """
+    path = _find(config)
+    table = None if path is None else _read(path).get(_MAPPING)
+    return ({}, None) if table is None else (table, path)
 
 
 def _places() -> tuple[Path, Path]:
@@ -72,9 +88,11 @@ def _find(config: str | None) -> Path | None:
     return next((path for path in _places() if path.is_file()), None)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of a file of settings."""
     try:
-        document = tomllib.loads(path.read_text("utf-8-sig"))
+        # A constant of a mapping may be a price: no floats.
+        document = tomllib.loads(path.read_text("utf-8-sig"), parse_float=Decimal)
     except OSError as error:
         raise ConfigurationError(
             f"the settings in {path} can't be read: {error.strerror}"
@@ -82,9 +100,21 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         # Not its message: it may quote the line, and so a hash.
         raise ConfigurationError(f"{path} is not a TOML file in UTF-8") from error
-    table = document.get(_TABLE)
-    if not isinstance(table, dict):
-        raise ConfigurationError(f"{path} has no table [{_TABLE}] to hold the settings")
+    tables = {name: document[name] for name in (_TABLE, _MAPPING) if name in document}
+    if not tables or not all(isinstance(table, dict) for table in tables.values()):
+        raise ConfigurationError(
+            f"{path} has no table [{_TABLE}] to hold the settings, and no table [{_MAPPING}]"
+        )
+    if len(tables) < len(document):
+        others = ", ".join(sorted(document.keys() - tables.keys()))
+        raise ConfigurationError(
+            f"{path} has more than the tables [{_TABLE}] and [{_MAPPING}]: {others}"
+        )
+    return tables
+
+
+def _account_in(path: Path) -> dict[str, Any]:
+    table = _read(path).get(_TABLE, {})
     known = [field.name for field in attrs.fields(Account)]
     unknown = sorted(key for key in table if key not in known)
     if unknown:

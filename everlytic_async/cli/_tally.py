@@ -11,7 +11,7 @@ from collections import Counter
 
 import attrs
 
-from everlytic_async.errors import EverlyticError, InvalidOrderError
+from everlytic_async.errors import EverlyticError, InvalidOrderError, SkippedError
 from everlytic_async.outcomes import Outcome
 
 __all__ = ["Reason", "Tally"]
@@ -20,7 +20,8 @@ _EXAMPLES = 5
 _REASONS = 12
 _OTHER = "other reasons: see --results"
 # What differs from order to order, while the reason is the same.
-_PLACE = re.compile(r"\[[0-9]+\]|, column [0-9]+")
+_PLACE = re.compile(r"\[[0-9]+\]|, column [0-9]+|\bline [0-9]+")
+_ANY_PLACE = {"[": "[…]", ",": "", "l": "line …"}
 
 
 @attrs.define
@@ -41,15 +42,14 @@ class Reason:
         if len(self.lines) < _EXAMPLES:
             self.lines.append(line)
 
-    @property
-    def where(self) -> str:
-        """The lines, in words."""
+    def where(self, place: str) -> str:
+        """The lines, in words; `place` is what the input has in place of them."""
         lines = sorted(self.lines)
         more = self.count - len(lines)
         if self.count == 1:
-            return f"line {lines[0]}"
+            return f"{place} {lines[0]}"
         shown = ", ".join(map(str, lines))
-        return f"lines {shown} and {more:,} more" if more else f"lines {shown}"
+        return f"{place}s {shown} and {more:,} more" if more else f"{place}s {shown}"
 
 
 class Tally:
@@ -59,12 +59,16 @@ class Tally:
         counts: How many orders had each outcome.
         reasons: By outcome, why: the text, and how many.
         at_risk: How many orders may have been processed more than once.
+        skipped: What the ledger knows of those skipped, and how many they are.
+        other_body: How many were skipped although they are not what the ledger knows any more.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[Outcome] = Counter()
         self.reasons: dict[Outcome, dict[str, Reason]] = {}
         self.at_risk = 0
+        self.skipped: Counter[str] = Counter()
+        self.other_body = 0
 
     def add(
         self,
@@ -77,6 +81,9 @@ class Tally:
         """Count one order: one with several faults counts for each of them."""
         self.counts[outcome] += 1
         self.at_risk += duplicate_risk
+        if isinstance(error, SkippedError):
+            self.skipped[str(error.state)] += 1
+            self.other_body += error.other_body
         if error is None:
             return
         faults = error.faults if isinstance(error, InvalidOrderError) else (str(error),)
@@ -92,10 +99,15 @@ class Tally:
         return self.counts.total()
 
     @property
+    def worked(self) -> int:
+        """How many of them took more than a look into the ledger."""
+        return self.total - self.counts[Outcome.SKIPPED]
+
+    @property
     def is_all_well(self) -> bool:
         """Whether nothing is left to do: every order was sent, now or before."""
         return self.total == self.counts[Outcome.SENT] + self.counts[Outcome.SKIPPED]
 
 
 def _general(fault: str) -> str:
-    return _PLACE.sub(lambda place: "[…]" if place[0].startswith("[") else "", fault)
+    return _PLACE.sub(lambda place: _ANY_PLACE[place[0][0]], fault)

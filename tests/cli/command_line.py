@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
+from everlytic_async.cli._commands import app
 from everlytic_async.sandbox import Faults, Sandbox
 
 #: Made up, and looked for in everything that the program writes.
@@ -75,6 +76,22 @@ class Program:
         streams = {} if stdin is None else {"stdin": asyncio.subprocess.PIPE}
         process = await self.start(*arguments, **streams)
         return await ended(process, stdin)
+
+
+@attrs.frozen
+class Here:
+    """Runs a command that sends nothing in the test's own process: it is so much quicker."""
+
+    directory: Path
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: str | Path) -> Ended:
+        """Run it to its end."""
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            app([str(argument) for argument in arguments], prog_name="everlytic-async")
+        told = self.capsys.readouterr()
+        return Ended(int(left.value.code or 0), told.out, told.err)
 
 
 async def ended(process: asyncio.subprocess.Process, stdin: bytes | None = None) -> Ended:

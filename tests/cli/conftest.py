@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import CUSTOMER_HASH, STORE_HASH, TIMEOUT_S, Program, lines_of
+from command_line import CUSTOMER_HASH, STORE_HASH, TIMEOUT_S, Here, Program, lines_of
 
 from everlytic_async.sandbox import Sandbox
 
@@ -23,6 +23,19 @@ def program(tmp_path: Path) -> Program:
         "COLUMNS": "100",
     }
     return Program(tmp_path, environment)
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Here:
+    for name in tuple(os.environ):
+        if name.startswith("EVERLYTIC_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+    return Here(tmp_path, capsys)
 
 
 @pytest.fixture

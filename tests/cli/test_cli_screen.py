@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
-import pty
 import re
 import signal
-import struct
 import sys
-import termios
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from command_line import Program, box, ended, order
+from command_terminal import Terminal
 
 import everlytic_async
 from everlytic_async.cli._commands import app
@@ -27,37 +23,6 @@ from everlytic_async.outcomes import Outcome
 
 Write = Callable[..., Path]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
-
-
-class Terminal:
-    """A pseudo-terminal, and all that was written to it."""
-
-    def __init__(self) -> None:
-        self._ours, self.theirs = pty.openpty()
-        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
-        self.text = ""
-        asyncio.get_running_loop().add_reader(self._ours, self._read)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._ours, 65536)
-        except OSError:  # the other end is closed: EIO
-            data = b""
-        if data:
-            self.text += data.decode()
-        else:
-            asyncio.get_running_loop().remove_reader(self._ours)
-
-    @property
-    def plain(self) -> str:
-        """The text without colours and cursor movements."""
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.text)
-
-    def close(self) -> None:
-        """Close both ends."""
-        asyncio.get_running_loop().remove_reader(self._ours)
-        os.close(self._ours)
-        os.close(self.theirs)
 
 
 async def test_a_terminal_shows_a_bar_while_it_goes_on(
@@ -80,7 +45,7 @@ async def test_a_terminal_shows_a_bar_while_it_goes_on(
     terminal.close()
     assert run.code == 1
     assert f"Sending to {sandbox.base_url.removeprefix('http://')}" in terminal.plain
-    assert re.search(r"100 sent +1 failed +[0-9]+/s +0:00:[0-9]+ left 0:00:00", terminal.plain)
+    assert re.search(r"100 sent +1 invalid +[0-9]+/s +0:00:[0-9]+ left 0:00:00", terminal.plain)
     assert "\x1b[" in terminal.text
     assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]  # the cursor is back
 
@@ -143,7 +108,15 @@ async def test_the_sandbox_counts_on_a_terminal(program: Program, until: Until) 
 
 
 def commands() -> dict[str, click.Command]:
-    return {"": app, **app.commands}
+    groups = {
+        name: command for name, command in app.commands.items() if hasattr(command, "commands")
+    }
+    inner = {
+        f"{name} {own}": command
+        for name, group in groups.items()
+        for own, command in group.commands.items()
+    }
+    return {"": app, **app.commands, **inner}
 
 
 @pytest.mark.parametrize("name", commands())
@@ -157,7 +130,7 @@ def test_every_option_has_help(name: str) -> None:
 
 @pytest.mark.parametrize("name", commands())
 async def test_help_lists_every_option_and_teaches(program: Program, name: str) -> None:
-    run = await program.run(*filter(None, [name]), "--help")
+    run = await program.run(*name.split(), "--help")
     assert (run.code, run.err) == (0, "")
     for param in commands()[name].get_params(click.Context(commands()[name])):
         for option in param.opts if isinstance(param, click.Option) else ():
@@ -170,7 +143,12 @@ async def test_help_lists_every_option_and_teaches(program: Program, name: str) 
         for variable in ("EVERLYTIC_BASE_URL", "EVERLYTIC_STORE_HASH", "EVERLYTIC_CUSTOMER_HASH"):
             assert variable in run.out
     if not name:
-        assert re.findall(r"^│ ([a-z]+) ", run.out, re.MULTILINE) == ["send", "check", "sandbox"]
+        assert re.findall(r"^│ ([a-z]+) ", run.out, re.MULTILINE) == [
+            "send",
+            "check",
+            "ledger",
+            "sandbox",
+        ]
 
 
 async def test_help_loads_nothing_that_it_does_not_need(program: Program) -> None:
@@ -211,6 +189,10 @@ async def test_the_version_is_told(program: Program) -> None:
         ["send", "--delivery", "twice", "x"],
         ["sent", "x"],
         ["check", "--sandbox", "x"],
+        ["send", "--resend", "sent", "x"],
+        ["send", "--only", "unknown", "--from-results", "r", "x"],
+        ["ledger", "state", "x"],
+        ["ledger", "export", "--state", "lost", "x"],
         ["sandbox", "--port", "99999"],
     ],
     ids=" ".join,
@@ -278,4 +260,4 @@ def test_examples_of_a_reason_are_in_the_order_of_the_lines() -> None:
     tally = Tally()
     for line in (30, 10, 20):
         tally.add(Outcome.UNKNOWN, line, "lost")
-    assert tally.reasons[Outcome.UNKNOWN]["lost"].where == "lines 10, 20, 30"
+    assert tally.reasons[Outcome.UNKNOWN]["lost"].where("line") == "lines 10, 20, 30"

@@ -1,0 +1,204 @@
+"""``ledger``: what a ledger knows, in figures or order by order; and what somebody found out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from rich.text import Text
+
+from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._input import printable
+from everlytic_async.cli._screen import lasting, orders, screen, show
+from everlytic_async.errors import ConfigurationError
+from everlytic_async.ledger import Entry, LedgerFile, Overview, State, stored_key
+
+__all__ = ["export", "resolve", "status"]
+
+#: What a state means for whoever has to act on it.
+_MEANING = {
+    State.SENT: ("green", "accepted by the endpoint: never sent again"),
+    State.IN_FLIGHT: ("cyan", "being sent"),
+    State.UNKNOWN: ("magenta", "may have been processed: find out, then `ledger resolve`"),
+    State.NOT_SENT: ("yellow", "surely not processed: the next run sends them"),
+    State.REJECTED: ("red", "refused by the endpoint: the next run sends those that are mended"),
+    State.INVALID: ("yellow", "not valid: the next run sends those that are mended"),
+}
+_DIED = (
+    "of a run that has ended without telling their outcomes: unknown to the next run, and "
+    "`ledger resolve` can mark them"
+)
+_COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at")
+_SHOWN_KEYS = 5
+
+
+# --------------------------------------------------------------------------------------- status
+
+
+def status(file: str) -> int:
+    """Show what a ledger holds, and return the exit code.
+
+    Raises:
+        LedgerError: when it can't be read.
+    """
+    with LedgerFile(file, must_exist=True) as ledger:
+        show(screen(), _figures(printable(file), ledger.overview()))
+    return Exit.OK
+
+
+def _figures(shown: str, overview: Overview) -> Iterator[Text | str]:
+    counts, total = overview.counts, sum(overview.counts.values())
+    hosts = f" for {', '.join(overview.hosts)}" if overview.hosts else ""
+    yield f"{shown} knows of {orders(total)}{hosts}"
+    width = len(f"{max(counts.values()):,}")
+    for state, (style, meaning) in _MEANING.items():
+        if counts[state]:
+            left_behind = state is State.IN_FLIGHT and not overview.running
+            yield Text.assemble(
+                "  ",
+                (f"{_words(state):<9}", style),
+                (f"  {counts[state]:>{width},}", "bold"),
+                (f"  {_DIED if left_behind else meaning}", "dim"),
+            )
+    if overview.first_at is not None and overview.last_at is not None:
+        took_s = overview.last_at - overview.first_at
+        rate = f", {total / took_s:,.1f}/s with all pauses" if took_s >= 1 else ""
+        yield (
+            f"Recorded from {_time(overview.first_at)} to {_time(overview.last_at)}: "
+            f"{lasting(took_s)}{rate}"
+        )
+    match overview.running:
+        case 0:
+            yield "No process is sending with it now."
+        case 1:
+            yield "1 process is sending with it now."
+        case running:
+            yield f"{running} processes are sending with it now."
+
+
+def _words(state: State) -> str:
+    return state.replace("_", " ")
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().isoformat(" ", "seconds")
+
+
+# --------------------------------------------------------------------------------------- export
+
+
+def export(file: str, *, output: str, format: str, states: Sequence[str]) -> int:  # noqa: A002 - as the option
+    """Write what a ledger knows of each order, and return the exit code.
+
+    Raises:
+        ConfigurationError: when the output can't be written.
+        LedgerError: when the ledger can't be read.
+    """
+    wanted = [State(name.replace("-", "_")) for name in states] or list(State)
+    with LedgerFile(file, must_exist=True) as ledger:
+        rows = (_row(host, entry) for host, entry in ledger.entries(wanted))
+        try:
+            with _opened(output, keep=Path(file)) as out:
+                _write(rows, out, format)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise ConfigurationError(
+                f"{printable(output)} can't be written: {error.strerror}"
+            ) from error
+    return Exit.OK
+
+
+@contextmanager
+def _opened(output: str, keep: Path) -> Iterator[IO[str]]:
+    if output == "-":
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    path = Path(output)
+    if path.exists() and path.samefile(keep):
+        raise ConfigurationError("--output names the ledger itself")
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        yield file
+
+
+def _row(host: str, entry: Entry) -> dict[str, Any]:
+    at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="milliseconds")
+    values = (host, entry.key, str(entry.state), entry.attempts, entry.status, entry.reason, at)
+    return dict(zip(_COLUMNS, values, strict=True))
+
+
+def _write(rows: Iterable[dict[str, Any]], out: IO[str], format: str) -> None:  # noqa: A002 - as the option
+    if format == "csv":
+        table = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    else:
+        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    out.flush()
+
+
+# -------------------------------------------------------------------------------------- resolve
+
+
+def resolve(
+    file: str,
+    keys: Sequence[str],
+    *,
+    to_all: bool,
+    keys_from: str | None,
+    was_sent: bool,
+    send_again: bool,
+    own_key: bool,
+) -> int:
+    """Mark unknown orders as what somebody found out, and return the exit code.
+
+    Raises:
+        ConfigurationError: when it is not said which orders, or as what.
+        LedgerError: when the ledger can't be written.
+    """
+    if was_sent == send_again:
+        raise ConfigurationError("say what you found out: either --sent or --send-again")
+    if [bool(keys), to_all, keys_from is not None].count(True) != 1:
+        raise ConfigurationError("say which orders: keys, or --keys-from FILE, or --all")
+    names: dict[str, str] | None = None if to_all else {}
+    if names is not None:
+        for key in keys if keys_from is None else _keys_in(keys_from):
+            names.setdefault(stored_key(key, own=own_key), key)
+        if not names:
+            raise ConfigurationError(f"there is no key in {printable(str(keys_from))}")
+    with LedgerFile(file, must_exist=True) as ledger:
+        count, missing = ledger.resolve(
+            State.SENT if was_sent else State.NOT_SENT, None if names is None else list(names)
+        )
+    done = "sent: they are not sent again" if was_sent else "not sent: the next run sends them"
+    show(screen(), [f"{orders(count)} marked as {done}."])
+    if names is None or not missing:
+        return Exit.OK
+    shown = ", ".join(printable(names[key]) for key in missing[:_SHOWN_KEYS])
+    more = len(missing) - _SHOWN_KEYS
+    say(
+        f"{orders(len(missing))} left alone, for the ledger has none of that name that is "
+        f"unknown: {shown}{f' and {more:,} more' if more > 0 else ''}"
+    )
+    return Exit.FAILED
+
+
+def _keys_in(name: str) -> list[str]:
+    """The keys in a text file, one on each line."""
+    try:
+        if name == "-":
+            lines = sys.stdin.read().splitlines()
+        else:
+            lines = Path(name).read_text("utf-8-sig").splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"{printable(name)} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{printable(name)} is not UTF-8") from error
+    return [line.strip() for line in lines if line.strip()]
