@@ -26,6 +26,7 @@ _COOL_DOWN_JITTER = 0.01
 # With adaptive pacing the rate falls as well, so that a throttle without a Retry-After needs no
 # more than this share of the backoff.
 _ADAPTIVE_SHARE = 0.25
+_MAX_RATE = 1_000_000  # more than this no machine sends
 _BUDGET = 500.0
 _RETRY_COST = 5.0
 _REFUND = 1.0
@@ -139,7 +140,7 @@ class Pacer:
         self._resume_at = -math.inf
         self._next_at = -math.inf
         # The admissions of the last second's worth: over any second, at most the rate plus one.
-        self._admissions: deque[float] = deque(maxlen=1 + int(pacing.max_rate or 0))
+        self._admissions: deque[float] = deque(maxlen=1 + int(min(pacing.max_rate or 0, _MAX_RATE)))
         self._throttles = 0  # in a row, a burst of refusals counted once
         self._throttled_at = -math.inf  # when the last burst was first heard of
         self._outage_began: float | None = None

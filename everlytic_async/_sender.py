@@ -182,6 +182,10 @@ class Sender:
             order = as_order(given)
         except InvalidOrderError as error:
             return self._invalid(index, given, key_of, error)
+        except Exception as error:  # noqa: BLE001 - a mapping of the caller's, lazy perhaps
+            fault = InvalidOrderError([f"order: reading it raised {type(error).__name__}"])
+            fault.__cause__ = error
+            return OrderResult(index, None, given, Outcome.INVALID, None, fault)
         body = encode(order)
         try:
             key = order_key(order, body) if key_of is None else _named(key_of, given)

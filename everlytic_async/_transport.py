@@ -47,6 +47,7 @@ _KEEPALIVE_S = 4
 # How much later than asked a read or total time-out may be noticed: a tenth, and at most this.
 _WATCH_S = 0.25
 _MAX_PORT = 65_535
+_MAX_LABEL = 63
 _JSON = "application/json"
 # Half of what aiohttp writes without waiting for the connection.
 _LARGE_BYTES = 32 * 1024
@@ -79,6 +80,12 @@ CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (aiohttp.ClientError, "the request failed"),
     (TimeoutError, "it did not answer in time"),
     (OSError, "the connection broke"),
+)
+# These come before a connection stands, whatever the tracker was told.
+_NEVER_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
 )
 
 
@@ -134,7 +141,15 @@ def endpoint_url(base_url: object, *, allow_http: bool = False) -> str:
             "and the orders; if that is meant, set allow_http=True"
         )
     prefix = parts.path.rstrip("/").removesuffix(PATH).rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{prefix}{PATH}"
+    url = f"{parts.scheme}://{parts.netloc}{prefix}{PATH}"
+    try:
+        URL(url)
+    except ValueError as error:
+        raise ConfigurationError(f"{where} is not a URL") from error
+    # RFC 1035, 2.3.4: a name's parts have 1 to 63 characters.
+    if not all(0 < len(part) <= _MAX_LABEL for part in host.removesuffix(".").split(".")):
+        raise ConfigurationError(f"{where} names a host that can't exist")
+    return url
 
 
 def _is_loopback(host: str) -> bool:
@@ -256,6 +271,8 @@ class _Attempt:
         if self.tracker.bytes_written >= self.size:
             return True  # even if the upload counts as broken off: it was cut right at its end
         upload = self.tracker.upload_complete
+        if not upload.done() and self.tracker.attempts == 0:
+            return True  # it was never told: a session that knows no trackers
         return upload.done() and not upload.cancelled() and upload.exception() is None
 
     def tell_cancelled(self) -> None:
@@ -284,6 +301,14 @@ class Transport:
         user_agent: str = "everlytic_async",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if not isinstance(allow_http, bool):
+            raise ConfigurationError(
+                f"allow_http must be True or False, got a {type(allow_http).__name__}"
+            )
+        if session is not None and not isinstance(session, aiohttp.ClientSession):
+            raise ConfigurationError(
+                f"session must be an aiohttp.ClientSession, got a {type(session).__name__}"
+            )
         url = endpoint_url(base_url, allow_http=allow_http)
         secrets = (
             _check_hash("store_hash", store_hash),
@@ -327,6 +352,8 @@ class Transport:
     async def open(self) -> None:
         """Make the session, unless the caller's is used."""
         self._loop = asyncio.get_running_loop()
+        if self._given is not None and self._given.closed:
+            raise ConfigurationError("session is closed: give the client one that is open")
         if self._given is None:
             self._own = aiohttp.ClientSession(
                 # The pacer bounds how many are in flight: a second bound would be a second queue.
@@ -455,7 +482,7 @@ class Transport:
         )
         if isinstance(error, OSError) and error.strerror and error.errno:
             why = f"{why} ({error.strerror})"
-        if not attempt.left():
+        if isinstance(error, _NEVER_CONNECTED) or not attempt.left():
             failure = NotSentError(f"{NOT_SENT}{self.host}: {why}")
             failure.connected = _connection_stood(attempt, error)
             return failure

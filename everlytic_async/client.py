@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import AsyncIterable, Collection, Iterable, Mapping
@@ -111,18 +112,20 @@ class EverlyticClient:
         Reads ``EVERLYTIC_BASE_URL``, ``EVERLYTIC_STORE_HASH`` and ``EVERLYTIC_CUSTOMER_HASH``.
 
         Args:
-            settings: Any other argument of `EverlyticClient`.
+            settings: Any other argument of `EverlyticClient`; one of those three goes before the
+                environment's.
 
         Raises:
             ConfigurationError: when one of them is missing; it names all that are.
         """
-        missing = [name for name in _ENVIRONMENT.values() if not os.environ.get(name, "").strip()]
+        wanted = {key: name for key, name in _ENVIRONMENT.items() if key not in settings}
+        missing = [name for name in wanted.values() if not os.environ.get(name, "").strip()]
         if missing:
             raise ConfigurationError(
                 f"set {', '.join(missing)} in the environment: the address of the install, and the "
                 "hashes from the store's page in Everlytic"
             )
-        address: dict[str, Any] = {key: os.environ[name] for key, name in _ENVIRONMENT.items()}
+        address: dict[str, Any] = {key: os.environ[name] for key, name in wanted.items()}
         return cls(**address, **settings)
 
     def __repr__(self) -> str:
@@ -211,6 +214,11 @@ class EverlyticClient:
             orders, Iterable | AsyncIterable
         ):
             raise TypeError("orders must be an iterable or an async iterable of orders")
+        given: object = key  # whatever the annotation says
+        if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
+            raise TypeError("key must be a plain function that takes an order, as it was given")
+        if ledger is not None and not callable(getattr(ledger, "session", None)):
+            raise TypeError("ledger must be a ledger, such as SqliteLedger(path)")
         return OrderStream(
             orders,
             sender=self._sender,

@@ -195,10 +195,15 @@ def as_hooks(given: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
     """
     if given is None:
         return ()
+    if not callable(given) and not isinstance(given, Iterable):
+        raise TypeError("on_event must be a callable that takes an event, or several of them")
     hooks = (given,) if callable(given) else tuple(given)
     if not all(callable(hook) for hook in hooks):
         raise TypeError("on_event must be a callable that takes an event, or several of them")
-    if any(inspect.iscoroutinefunction(hook) for hook in hooks):
+    if any(
+        inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
+        for hook in hooks
+    ):
         raise TypeError("on_event must be a plain function, not `async def`: let it start a task")
     return hooks
 

@@ -469,7 +469,7 @@ async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool
     if finished:
         upload.set_exception(aiohttp.UploadAbortedError("cut"))
         upload.exception()
-    tracker = SimpleNamespace(bytes_written=10, upload_complete=upload)
+    tracker = SimpleNamespace(attempts=1, bytes_written=10, upload_complete=upload)
     task = cast("asyncio.Task[object]", asyncio.current_task())
     attempt = module._Attempt(task, cast("aiohttp.UploadTracker", tracker), 10, 0.0)
 
