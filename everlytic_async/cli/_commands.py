@@ -322,7 +322,9 @@ def app() -> None:
     "What was sent before",
     options=["--ledger", "--resend", "--durability", "--only", "--from-results"],
 )
-@click.option_panel("Settings and results", options=["--results", "--config", "--allow-http"])
+@click.option_panel(
+    "Settings and results", options=["--results", "--report", "--config", "--allow-http"]
+)
 @click.option_panel("More", options=["--yes", "--progress", "--debug", "--help"])
 @_FILE
 @_readable
@@ -377,6 +379,12 @@ def app() -> None:
     type=click.IntRange(min=1),
     metavar="N",
     help="The workflow to trigger for the orders that name none.",
+)
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write a page (HTML) on the run to look at when it has ended. Needs the extra `report`.",
 )
 @click.option(
     "--results",

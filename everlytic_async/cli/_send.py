@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing, contextmanager
 from itertools import islice
 from typing import NoReturn
@@ -34,6 +34,7 @@ from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import Input, Reading, printable
 from everlytic_async.cli._pace import Pace
 from everlytic_async.cli._plan import MANY, Count, Plan
+from everlytic_async.cli._report import Facts, Report
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import (
     NAMES,
@@ -48,6 +49,7 @@ from everlytic_async.cli._screen import (
 from everlytic_async.cli._settings import Account, load_account
 from everlytic_async.cli._signals import Signals
 from everlytic_async.cli._tally import Tally
+from everlytic_async.events import Hook
 from everlytic_async.ledger import Durability, SqliteLedger, State
 from everlytic_async.sandbox import Sandbox
 
@@ -71,6 +73,7 @@ class Options:
     retries: int
     workflow_id: int | None
     results: str | None
+    report: str | None
     ledger: str | None
     resend: tuple[str, ...]
     durability: str | None
@@ -117,7 +120,7 @@ def send(options: Options) -> int:
     account = None if options.sandbox else load_account(options.config)
     with _opened(options) as source:
         if account is not None:
-            _client(options, account, None)  # complains, before anybody is asked
+            _client(options, account, ())  # complains, before anybody is asked
         if not _is_wanted(options, account, source):
             say("Nothing was sent.")
             return Exit.USAGE
@@ -204,7 +207,7 @@ def _host(account: Account) -> str:
     return host
 
 
-def _client(options: Options, account: Account, pace: Pace | None) -> EverlyticClient:
+def _client(options: Options, account: Account, hooks: Sequence[Hook]) -> EverlyticClient:
     return EverlyticClient(
         account.base_url,
         store_hash=account.store_hash,
@@ -212,7 +215,7 @@ def _client(options: Options, account: Account, pace: Pace | None) -> EverlyticC
         delivery=Delivery(options.delivery.replace("-", "_")),
         retry=RetryPolicy(attempts=options.retries + 1),
         pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
-        on_event=pace,
+        on_event=hooks,
         allow_http=options.allow_http,
     )
 
@@ -225,9 +228,12 @@ async def _send(options: Options, account: Account | None, source: Input) -> int
             sandbox = await stack.enter_async_context(Sandbox(keep=0))
             account = Account(sandbox.base_url, sandbox.store_hash, sandbox.customer_hash)
         pace = Pace()
-        # Nobody else looks at it, and a hook is told of every attempt.
-        heard = pace if options.progress and sys.stderr.isatty() else None
-        client = _client(options, account, heard)
+        report = _report(options, account, source, sandbox)
+        # A hook is told of every attempt: none is given that nobody looks at.
+        hooks: list[Hook] = [pace] if options.progress and sys.stderr.isatty() else []
+        if report is not None:
+            hooks.append(report.hear)
+        client = _client(options, account, hooks)
         ledger = None
         if options.ledger is not None:
             durability = Durability(options.durability or Durability.PROCESS)
@@ -236,13 +242,34 @@ async def _send(options: Options, account: Account | None, source: Input) -> int
         # Last of all: an earlier file of results is not replaced before everything else is right.
         results = stack.enter_context(Results(options.results, source, keep=_files_of(options)))
         await stack.enter_async_context(client)
-        run = _Run(source, results, sandbox, _host(account), pace, options)
+        run = _Run(source, results, sandbox, _host(account), pace, options, report=report)
         stream = client.stream_orders(
             source.orders(),
             ledger=ledger,
             resend=() if ledger is None else [Outcome(name) for name in options.resend],
         )
         return await run.to_the_end(stream)
+
+
+def _report(
+    options: Options, account: Account, source: Input, sandbox: Sandbox | None
+) -> Report | None:
+    if options.report is None:
+        return None
+    facts = Facts(
+        source=source.shown,
+        host=f"the sandbox at {_host(account)}" if sandbox else _host(account),
+        workflow_id=options.workflow_id,
+        delivery=Delivery(options.delivery.replace("-", "_")),
+        rate=options.rate,
+        concurrency=options.concurrency,
+        ledger=options.ledger,
+        results=options.results,
+        sandbox=sandbox is not None,
+        place=source.place,
+    )
+    files = options.file, options.results, options.config, *_files_of(options).values()
+    return Report(options.report, facts, keep=files)
 
 
 class _Run:
@@ -256,11 +283,14 @@ class _Run:
         host: str,
         pace: Pace,
         options: Options,
+        *,
+        report: Report | None,
     ) -> None:
         self._options = options
         self._pace = pace
         self._source = source
         self._results = results
+        self._report = report
         self._sandbox = sandbox
         self._host = f"the sandbox at {host}" if sandbox else host
         self._tally = Tally()
@@ -321,6 +351,15 @@ class _Run:
     ) -> bool:
         """Tell a result to all that listen; False where no trace of it can be kept."""
         self._tally.add(outcome, line, error, duplicate_risk=duplicate_risk)
+        if self._report is not None:
+            self._report.add(
+                line=line,
+                key=key,
+                outcome=outcome,
+                attempts=attempts,
+                error=error,
+                duplicate_risk=duplicate_risk,
+            )
         return self._results.write(
             index=index,
             line=line,
@@ -410,6 +449,7 @@ class _Run:
             say(f"Error: {ended_early}")
         if self._results.fault is not None:
             say(f"Error: {self._results.fault}")
+        self._finish_report()
         if not source.ended and source.read:
             say(f"Nothing after {source.place} {source.last_line:,} of {source.shown} was read.")
         code = self._code(ended_early)
@@ -418,6 +458,16 @@ class _Run:
                 say(hint)
         return code
 
+    def _finish_report(self) -> None:
+        if self._report is None:
+            return
+        stopped = None if self._stream is None else self._stream.stopped
+        self._report.finish(stopped, time.monotonic() - self._began)
+        if self._report.fault is not None:
+            say(f"Error: {self._report.fault}")
+        else:
+            say(f"Report: {printable(str(self._options.report))}")
+
     def _code(self, ended_early: BatchStoppedError | SourceError | None) -> int:
         source = self._source
         if self._signals.received is not None:
@@ -425,6 +475,8 @@ class _Run:
         if isinstance(ended_early, SourceError) and not source.read:
             return Exit.USAGE  # as where it could not be opened
         if ended_early is not None or self._results.fault is not None:
+            return Exit.FAILED
+        if self._report is not None and self._report.fault is not None:
             return Exit.FAILED
         if not self._tally.total:
             say(no_orders(source))

@@ -741,3 +741,24 @@ def test_it_is_dark_where_the_reader_wants_it_dark(
     Run(path).page()
     browse(path, f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={shot}")
     assert first_pixel(shot.read_bytes()) == paper
+
+
+def test_send_writes_the_report_of_its_run(tmp_path: Path) -> None:
+    (tmp_path / "orders.jsonl").write_text(
+        '{"order_id": "1", "contact_email": "a@example.com", "products": [{}]}\n{}\n'
+    )
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "everlytic_async", "send", "--sandbox"),
+            *("--report", "run.html", "orders.jsonl"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "Report: run.html" in ended.stderr
+    page = (tmp_path / "run.html").read_text()
+    assert "orders.jsonl" in page
+    assert "a@example.com" not in page

@@ -172,6 +172,65 @@ async def test_the_wire_as_a_mock_sees_it(monkeypatch: pytest.MonkeyPatch) -> No
     assert request.kwargs["headers"]["x-ev-customer-hash"] == CUSTOMER_HASH
 
 
+async def test_an_upload_that_nobody_watched_may_have_left() -> None:
+    # A session that knows no upload trackers, as a mock does not.
+    with aioresponses.aioresponses() as mocked:
+        mocked.post(
+            "https://shop.example/servlet/e-commerce/orders",
+            exception=aiohttp.ServerDisconnectedError(),
+            repeat=True,
+        )
+        async with a_client() as client:
+            with pytest.raises(UnknownOutcomeError) as caught:
+                await client.send_order(order(1))
+    assert caught.value.attempts == 1
+
+
+async def test_a_session_that_is_closed_is_refused_at_once() -> None:
+    session = aiohttp.ClientSession()
+    await session.close()
+    with pytest.raises(ConfigurationError, match="session is closed"):
+        await a_client(session=session).start()
+
+
+@pytest.mark.parametrize(
+    "setting", [{"allow_http": "no"}, {"session": "x"}], ids=["allow_http", "session"]
+)
+def test_a_setting_of_the_wrong_kind_is_named(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(setting))):
+        a_client(**setting)
+
+
+@pytest.mark.parametrize("host", ["a..b", ".", "a" * 64, "h\\x"])
+def test_a_host_that_cannot_exist_is_a_wrong_setting(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="base_url"):
+        EverlyticClient(f"https://{host}", store_hash="a", customer_hash="b")
+
+
+async def test_a_mapping_that_cannot_be_read_is_an_invalid_order() -> None:
+    class Lazy(dict[str, Any]):
+        def keys(self) -> Any:
+            raise RuntimeError("the database is gone")
+
+    async with a_client() as client:
+        report = await client.send_orders([Lazy()])
+    (result,) = report.results
+    assert result.outcome is Outcome.INVALID
+    assert str(result.error) == "order: reading it raised RuntimeError"
+
+
+async def test_a_key_that_is_no_plain_function_is_refused() -> None:
+    async def key(_: object) -> str:
+        return "1"
+
+    async with a_client() as client:
+        for wrong in ("order_id", 5, key):
+            with pytest.raises(TypeError, match="key must be"):
+                client.stream_orders([], key=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="ledger must be"):
+            client.stream_orders([], ledger="orders.ledger")  # type: ignore[arg-type]
+
+
 # ----------------------------------------------------------------- the bounds of the whole client
 
 
