@@ -493,7 +493,7 @@ def test_what_a_living_process_has_in_flight_is_not_marked(path: Path) -> None:
     assert states == {"1": State.IN_FLIGHT, "2": State.SENT}
 
 
-@pytest.mark.parametrize("to", set(State) - {State.SENT, State.NOT_SENT})
+@pytest.mark.parametrize("to", sorted({*State} - {State.SENT, State.NOT_SENT}))
 def test_nothing_else_can_be_found_out_of_an_unknown_order(path: Path, to: State) -> None:
     with LedgerFile(path) as file, pytest.raises(ValueError, match="as sent, or as not sent"):
         file.resolve(to)
