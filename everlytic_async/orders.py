@@ -34,6 +34,9 @@ _URL = re.compile(
 # What nearly every URL looks like, decided in a fifth of the time.
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?:/[!-~]*)?").fullmatch
 _MAX_PORT = 65_535
+# None of it stands in an address: with a line's end it may become a header, with a blank a name.
+_BLANK = re.compile(r"[\s\x00-\x20\x7f-\x9f]")
+_BLANK_IN_EMAIL = "expected an e-mail address alone, found white space or a control character in it"
 _NUMBERS = (int, float, Decimal)
 _LISTS = (list, tuple)
 _MAX_INTEGER = 2**63 - 1
@@ -142,9 +145,14 @@ def _order_id(value: Any) -> str | None:
 
 def _email(value: Any) -> str | None:
     if type(value) is str and value.isascii() and "@" in value:
-        return None
+        # In ASCII what is printable and no blank is neither white space nor a control character.
+        return None if value.isprintable() and " " not in value else _BLANK_IN_EMAIL
     fault = _identifier(value)
-    return "expected an e-mail address, found no @" if fault is None and "@" not in value else fault
+    if fault is not None:
+        return fault
+    if "@" not in value:
+        return "expected an e-mail address, found no @"
+    return _BLANK_IN_EMAIL if _BLANK.search(value) else None
 
 
 def _url(value: Any) -> str | None:

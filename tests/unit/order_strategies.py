@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from decimal import Decimal
 from typing import Any
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 TEXTS = st.text(max_size=30)  # without lone surrogates, with every other character
 IDENTIFIERS = TEXTS.filter(lambda text: text.strip() != "")
-EMAILS = st.emails() | st.builds("{}@{}".format, TEXTS, TEXTS)
+# White space and control characters are no part of an address.
+_SOLID = st.text(max_size=30).map(lambda text: re.sub(r"[\s\x00-\x20\x7f-\x9f]", "", text))
+EMAILS = st.emails() | st.builds("{}@{}".format, _SOLID, _SOLID)
 URLS = st.builds(
     "{}://{}{}".format,
     st.sampled_from(["http", "https", "HTTPS"]),
