@@ -138,7 +138,7 @@ def endpoint_url(base_url: object, *, allow_http: bool = False) -> str:
     if parts.scheme == "http" and not allow_http and not _is_loopback(host):
         raise ConfigurationError(
             f"{where} must begin with https://: over http:// anybody on the way reads the hashes "
-            "and the orders; if that is meant, set allow_http=True"
+            "and the orders; if that is meant, set allow_http=True, or give --allow-http"
         )
     prefix = parts.path.rstrip("/").removesuffix(PATH).rstrip("/")
     url = f"{parts.scheme}://{parts.netloc}{prefix}{PATH}"

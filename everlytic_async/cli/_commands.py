@@ -376,7 +376,7 @@ def app() -> None:
 )
 @click.option(
     "--workflow-id",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 2**63 - 1),
     metavar="N",
     help="The workflow to trigger for the orders that name none.",
 )

@@ -15,7 +15,7 @@ import click
 
 from everlytic_async.errors import ConfigurationError, LedgerError
 
-__all__ = ["Exit", "guarded", "say", "silence"]
+__all__ = ["Exit", "MidwayError", "OutputError", "guarded", "say", "silence"]
 
 _P = ParamSpec("_P")
 
@@ -33,6 +33,17 @@ class Exit(enum.IntEnum):
     INTERRUPTED = 128 + signal.SIGINT
     #: SIGTERM.
     TERMINATED = 128 + signal.SIGTERM
+
+
+class OutputError(Exception):
+    """The standard output, or error, can't be written: a full disk."""
+
+
+class MidwayError(Exception):
+    """What nobody foresaw, once orders may have left (see ``__cause__``).
+
+    It says what is true of them: to run the command again, as it was, may be wrong then.
+    """
 
 
 def say(message: str) -> None:
@@ -72,14 +83,22 @@ def guarded(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
             code = Exit.USAGE
         except Exception as error:  # noqa: BLE001 - told, and with --debug shown in full
             _show(error, debug=debug)
-            # Not its message: that of an error which nobody foresaw may hold anything.
-            what = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
-            hint = "" if debug else " Run it again with --debug to see where."
-            say(f"Error: an unexpected {type(error).__name__}{what}.{hint}")
+            say(f"Error: {_in_words(error, debug=debug)}")
             code = Exit.FAILED
         sys.exit(code)
 
     return run
+
+
+def _in_words(error: Exception, *, debug: bool) -> str:
+    if isinstance(error, OutputError):
+        return str(error)
+    hint = "" if debug else " Run it again with --debug to see where."
+    if isinstance(error, MidwayError) and isinstance(error.__cause__, Exception):
+        error, hint = error.__cause__, f" {error}"
+    # Not its message: that of an error which nobody foresaw may hold anything.
+    what = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+    return f"an unexpected {type(error).__name__}{what}.{hint}"
 
 
 def _show(error: BaseException, *, debug: bool) -> None:

@@ -34,11 +34,10 @@ Numbered = tuple[int, Item]
 
 # How many orders the thread may be ahead of the sending.
 _AHEAD = 64
-# What the number of an order counts, by the format; of JSON, orders.
-_PLACES = {
-    **dict.fromkeys(("jsonl", "csv", "tsv", "shopify-csv"), "line"),
-    "parquet": "row",
-}
+# What the number of an order counts, by how the input is written, and not by whose export it is:
+# a shop's may be an order on each line, too.
+# "Order 120" would be taken for the order's own number.
+_PLACES = {"json": "record", "parquet": "row"}
 
 
 @attrs.frozen
@@ -175,7 +174,7 @@ class Input:
     @property
     def place(self) -> str:
         """What the number of an order counts: lines, or what the format has instead."""
-        return "line" if self._reader.format is None else _PLACES.get(self._reader.format, "order")
+        return _PLACES.get(self._reader.container or "", "line")
 
     @property
     def left_out(self) -> Mapping[str, int]:

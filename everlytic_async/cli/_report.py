@@ -23,6 +23,7 @@ from typing import Any
 
 import attrs
 
+from everlytic_async.cli._screen import lasting
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import ConfigurationError, EverlyticError, SkippedError
 from everlytic_async.events import (
@@ -52,8 +53,6 @@ _DRAWN_S = 1.0
 _TIME_STEP = 1.05
 _LOG_STEP = math.log(_TIME_STEP)
 _SHORTEST_S, _LONGEST_S = 1e-4, 1e5
-
-_MINUTE_S, _HOUR_S = 60, 3600
 
 #: By outcome, as the page shows them: a colour and what it means. Colour-blind readers tell the
 #: colours apart, and each stands out from white and from black (see the tests).
@@ -88,7 +87,6 @@ class Facts:
         ledger: The ledger's file; None without one.
         results: The file of the results; None without one.
         sandbox: Whether nobody gets an e-mail.
-        place: What the number of an order counts: lines, or what the format has instead.
     """
 
     source: str
@@ -100,7 +98,6 @@ class Facts:
     ledger: str | None = None
     results: str | None = None
     sandbox: bool = False
-    place: str = "line"
 
 
 class Report:
@@ -188,14 +185,16 @@ class Report:
             case BatchStarted():
                 self._timeline.begin(event.at)
 
-    def finish(self, stopped: str | None, elapsed_s: float) -> None:
+    def finish(self, stopped: str | None, elapsed_s: float, *, place: str = "line") -> None:
         """Write the page. What goes wrong is told by `fault`: the orders have gone their way.
 
         Args:
             stopped: Why the run ended before its input did; None where it did not.
             elapsed_s: How long it took.
+            place: What the number of an order counts: lines, or what the format has instead, which
+                is known once some of it was read.
         """
-        page = self._page(stopped, elapsed_s)
+        page = self._page(stopped, elapsed_s, place)
         part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
             try:
@@ -208,7 +207,7 @@ class Report:
         except OSError as failure:
             self.fault = f"the report can't be written to {str(self._path)!r}: {failure.strerror}"
 
-    def _page(self, stopped: str | None, elapsed_s: float) -> str:
+    def _page(self, stopped: str | None, elapsed_s: float, place: str) -> str:
         ended = self._now()
         picture = self._timeline.picture(ended - timedelta(seconds=elapsed_s), elapsed_s)
         figures = {}
@@ -220,13 +219,14 @@ class Report:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.filters["duration"] = _duration
+        environment.filters["duration"] = lasting
         environment.filters["figure"] = _figure
         environment.filters["quote"] = shlex.quote
         template = resources.files(__package__).joinpath("_report.html.j2").read_text("utf-8")
         counts, total = self._tally.counts, self._tally.total
         page: str = environment.from_string(template).render(
             facts=self._facts,
+            place=place,
             stopped=stopped,
             elapsed_s=elapsed_s,
             began=(ended - timedelta(seconds=elapsed_s)).isoformat(" ", "seconds"),
@@ -713,21 +713,6 @@ def _percent(count: int, total: int) -> str:
     if percent < 0.01:  # noqa: PLR2004 - the last digit shown
         return "< 0.01 %"
     return f"{min(percent, 99.99):.2f} %"
-
-
-def _duration(seconds: float) -> str:
-    """In words, to about three digits."""
-    if seconds < _MINUTE_S:
-        seconds = float(f"{seconds:.3g}")
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < _MINUTE_S:
-        return f"{seconds:.3g} s"
-    whole = round(seconds)
-    if whole < _HOUR_S:
-        return f"{whole // _MINUTE_S} min {whole % _MINUTE_S:02} s"
-    minutes = round(seconds / _MINUTE_S)
-    return f"{minutes // 60:,} h {minutes % 60:02} min"
 
 
 def _figure(number: float) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from everlytic_async.cli._exit import silence
 from everlytic_async.cli._input import Input
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.outcomes import Outcome
@@ -86,8 +87,12 @@ class Results:
         }
         try:
             self._file.write(json.dumps(result, ensure_ascii=False) + "\n")
+            if self.is_stdout:
+                self._file.flush()  # a pipe is not line by line of itself
         except OSError as failure:
             self.fault = f"the results can't be written any more: {failure.strerror}"
+            if self.is_stdout:
+                silence(self._file.fileno())  # what is still buffered would fail again
             return False
         return True
 

@@ -5,6 +5,7 @@ Colours, and the bar, are for terminals only: rich sees to that.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
@@ -24,7 +25,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from everlytic_async.cli._exit import silence
+from everlytic_async.cli._exit import OutputError, silence
 from everlytic_async.cli._tally import Tally
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sources import REASONS
@@ -57,6 +58,13 @@ _REFRESH_S = 0.1
 _PRESENT_S = 3.0
 _LATELY_S = 30.0
 _BAR_WIDTH = 24
+# Of a duration: the smaller unit shown, in seconds; its name; how many make the larger one, and its
+# name; from how many on both are too small.
+_SCALES = (
+    (1, "s", 60, "min", 3_600),
+    (60, "min", 60, "h", 1_440),
+    (3_600, "h", 24, "days", math.inf),
+)
 
 
 class _Console(Console):
@@ -72,13 +80,21 @@ def screen(*, stderr: bool = False) -> Console:
 
 
 def show(console: Console, lines: Iterable[Text | str]) -> None:
-    """Print lines, and flush."""
-    for line in lines:
-        console.print(line)
+    """Print lines, and flush.
+
+    Raises:
+        OutputError: when they can't be written, though somebody would read them.
+    """
     try:
+        for line in lines:
+            console.print(line)
         console.file.flush()
     except BrokenPipeError:
         silence(console.file.fileno())
+    except OSError as error:
+        silence(console.file.fileno())  # what is still buffered would fail again, at the exit
+        which = "error" if console.stderr else "output"
+        raise OutputError(f"the standard {which} can't be written: {error.strerror}") from error
 
 
 def orders(count: int) -> str:
@@ -87,16 +103,15 @@ def orders(count: int) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """A duration in words: its two largest units."""
-    left = round(seconds)
-    parts: list[str] = []
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or (unit == "s" and not parts):
-            parts.append("1 day" if (count, unit) == (1, "days") else f"{count:,} {unit}")
-        elif parts:
-            break
-    return " ".join(parts[:2])
+    """A duration in words, to about three digits; from a minute on in its two largest units."""
+    rounded = float(f"{seconds:.3g}")
+    if rounded < 60:  # noqa: PLR2004 - a minute
+        return f"{rounded * 1000:.3g} ms" if 0 < rounded < 1 else f"{rounded:.3g} s"
+    fitting = (scale for scale in _SCALES if round(seconds / scale[0]) < scale[-1])
+    size, unit, ratio, larger, _most = next(fitting)
+    many, few = divmod(round(seconds / size), ratio)
+    name = "day" if (many, larger) == (1, "days") else larger
+    return f"{many:,} {name}" + (f" {few} {unit}" if few else "")
 
 
 def outcome_lines(
@@ -325,5 +340,5 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:  # nobody is left to be told
             silence(stream.fileno())

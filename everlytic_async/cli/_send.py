@@ -21,6 +21,7 @@ from everlytic_async import (
     Delivery,
     EverlyticClient,
     EverlyticError,
+    LedgerError,
     OrderResult,
     OrderStream,
     Outcome,
@@ -30,7 +31,7 @@ from everlytic_async import (
 )
 from everlytic_async.cli._check import examine, no_orders, say_never_set
 from everlytic_async.cli._earlier import Earlier
-from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._exit import Exit, MidwayError, OutputError, say
 from everlytic_async.cli._input import Input, Reading, printable
 from everlytic_async.cli._pace import Pace
 from everlytic_async.cli._plan import MANY, Count, Plan
@@ -266,7 +267,6 @@ def _report(
         ledger=options.ledger,
         results=options.results,
         sandbox=sandbox is not None,
-        place=source.place,
     )
     files = options.file, options.results, options.config, *_files_of(options).values()
     return Report(options.report, facts, keep=files)
@@ -303,9 +303,40 @@ class _Run:
         self._stream: OrderStream | None = None
         self._signals = Signals(self._drain, self._leave)
         self._began = time.monotonic()
+        self._unshown: OutputError | None = None  # why the summary is not where it should be
 
     async def to_the_end(self, stream: OrderStream) -> int:
-        """Take every result; return the exit code."""
+        """Take every result; return the exit code.
+
+        Raises:
+            MidwayError: for what nobody foresaw, with orders under way.
+        """
+        try:
+            return await self._to_the_end(stream)
+        except (BrokenPipeError, LedgerError):
+            raise
+        except Exception as error:
+            if self._sandbox is not None or not self._source.read:
+                raise
+            raise MidwayError(self._what_is_true()) from error
+
+    def _what_is_true(self) -> str:
+        """What to do after an error that nobody foresaw: never to send all of it once more."""
+        options = self._options
+        if options.ledger is not None:
+            return (
+                f"Orders may have been sent before it, and {printable(options.ledger)} knows which:"
+                " run it again with the same ledger."
+            )
+        where = f"of {self._source.shown} may have been sent before it"
+        if options.results in (None, "-"):
+            return f"Orders {where}: to send all of it again may notify customers twice."
+        return (
+            f"Orders {where}, and {printable(options.results)} says which: to send all of it again "
+            "may notify customers twice."
+        )
+
+    async def _to_the_end(self, stream: OrderStream) -> int:
         ended_early: BatchStoppedError | SourceError | None = None
         self._stream = stream
         self._bar.start()
@@ -420,7 +451,13 @@ class _Run:
         self._bar.stop(self._tally, self._source.share_read())
 
     def _summarise(self) -> None:
-        show(screen(stderr=self._results.is_stdout), self._summary())
+        lines = list(self._summary())
+        try:
+            show(screen(stderr=self._results.is_stdout), lines)
+        except OutputError as error:
+            self._unshown = error
+            if not self._results.is_stdout:
+                show(screen(stderr=True), lines)
 
     def _summary(self) -> Iterator[Text | str]:
         seconds = time.monotonic() - self._began
@@ -440,6 +477,8 @@ class _Run:
         """Say why it ended where that is not plain; return the exit code."""
         source = self._source
         say_never_set(source)
+        if self._unshown is not None:
+            say(f"Error: {self._unshown}. The orders are as the summary above says.")
         if isinstance(ended_early, SourceError):
             fault = source.fault(ended_early.__cause__)
             if fault is None:
@@ -462,7 +501,7 @@ class _Run:
         if self._report is None:
             return
         stopped = None if self._stream is None else self._stream.stopped
-        self._report.finish(stopped, time.monotonic() - self._began)
+        self._report.finish(stopped, time.monotonic() - self._began, place=self._source.place)
         if self._report.fault is not None:
             say(f"Error: {self._report.fault}")
         else:
@@ -474,9 +513,8 @@ class _Run:
             return 128 + self._signals.received
         if isinstance(ended_early, SourceError) and not source.read:
             return Exit.USAGE  # as where it could not be opened
-        if ended_early is not None or self._results.fault is not None:
-            return Exit.FAILED
-        if self._report is not None and self._report.fault is not None:
+        faults = [self._results.fault, self._unshown, self._report and self._report.fault]
+        if ended_early is not None or any(faults):
             return Exit.FAILED
         if not self._tally.total:
             say(no_orders(source))
@@ -487,7 +525,10 @@ class _Run:
         if self._options.ledger is None:
             return
         ledger = printable(self._options.ledger)
-        if code != Exit.OK:
+        counts = self._tally.counts
+        if code != Exit.OK and (counts[Outcome.NOT_SENT] or not self._source.ended):
             yield "To take up the rest, run it again with the same ledger."
-        if self._tally.counts[Outcome.UNKNOWN] or self._tally.skipped[State.UNKNOWN]:
+        elif counts[Outcome.INVALID] or counts[Outcome.REJECTED]:
+            yield "Once they are mended, run it again with the same ledger: it sends only those."
+        if counts[Outcome.UNKNOWN] or self._tally.skipped[State.UNKNOWN]:
             yield f"Some are unknown: everlytic-async ledger export --state unknown {ledger}"

@@ -56,6 +56,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     Attributes:
         format: What the input was found to be, one of `FORMATS`; None before the first order.
+        container: How it is written, whosever export it is: ``jsonl``, ``json``, ``csv``, ``tsv``
+            or ``parquet``; None before the first order.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._mapped: Mapped | None = None
         self._skipped: dict[str, int] = {}
         self.format: str | None = None
+        self.container: str | None = None
         self._numbered = self._read()
         self._orders = _without_lines(self._numbered)
 
@@ -152,7 +155,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
             content = stack.enter_context(opened(self._source))
             if not content.first.strip():
                 return
-            container = self._container(content)
+            self.container = container = self._container(content)
             self.format = self._wanted or container
             columns: Sequence[str] | None = None
             items: Iterator[tuple[int, Item]]

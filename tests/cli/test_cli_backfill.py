@@ -77,7 +77,7 @@ async def test_a_backfill_is_told_in_advance_and_asked_about(
         f"About to send 1,001 orders from {path}:",
         f"  to        {sandbox.base_url.removeprefix('http://')}",
         "  workflow  32",
-        "  rate      at most 5,000/s, 32 at once: 0 s or more",
+        "  rate      at most 5,000/s, 32 at once: 200 ms or more",
         "  ledger    l, which is new",
         "  results   none (--results)",
     ):
@@ -217,16 +217,25 @@ def test_a_plan_says_what_the_ledger_knows(tmp_path: Path) -> None:
     ("seconds", "words"),
     [
         (0, "0 s"),
-        (59.6, "1 min"),
+        (0.0123, "12.3 ms"),
+        (0.9999, "1 s"),
+        (12.34, "12.3 s"),
+        (59.6, "59.6 s"),
+        (59.96, "1 min"),
         (61, "1 min 1 s"),
+        (515, "8 min 35 s"),
+        (3_599.6, "1 h"),
         (3600, "1 h"),
         (3601, "1 h"),
-        (11 * 3600 + 59 * 60 + 59, "11 h 59 min"),
-        (86_400, "1 day"),
-        (200_000, "2 days 7 h"),
+        (11 * 3600 + 58 * 60 + 59, "11 h 59 min"),
+        (86_400 - 31, "23 h 59 min"),
+        (86_400 - 29, "1 day"),
+        (90_061, "1 day 1 h"),
+        (200_000, "2 days 8 h"),
+        (365 * 86_400, "365 days"),
     ],
 )
-def test_durations_are_told_in_two_units(seconds: float, words: str) -> None:
+def test_durations_are_told_to_three_digits_or_in_two_units(seconds: float, words: str) -> None:
     assert lasting(seconds) == words
 
 

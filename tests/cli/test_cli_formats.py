@@ -221,7 +221,67 @@ def test_a_field_that_is_never_set_is_warned_of(here: Here) -> None:
 
 def test_orders_of_a_document_are_told_by_their_place(here: Here) -> None:
     saved("o.json", json.dumps([order(1), {}, order(3)], indent=2))
-    assert "(order 2)" in here("check", "o.json").out
+    assert "(record 2)" in here("check", "o.json").out
+
+
+@pytest.mark.parametrize(
+    ("shop", "name", "told"),
+    [
+        ("woocommerce", "o.jsonl", "lines 2, 4"),
+        ("woocommerce", "o.json", "records 2, 3"),
+        ("woocommerce", "o.jsonl.gz", "lines 2, 4"),
+        ("shopify", "o.jsonl", "lines 2, 4"),
+        ("magento", "o.jsonl", "lines 2, 4"),
+        ("shopify-csv", "o.csv", "lines 4, 5"),
+        ("shopify-csv", "o.parquet", "rows 2, 3"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "send"])
+def test_orders_of_a_shops_export_are_told_by_where_they_stand_in_the_file(
+    here: Here, shop: str, name: str, told: str, command: str
+) -> None:
+    """An export may be written in several ways: it is not the shop that says what is counted."""
+    columns = ("Name", "Email", "Lineitem name", "Lineitem quantity", "Lineitem price")
+    rows = [
+        dict(zip(columns, cells, strict=True))
+        for cells in (
+            ("#1", "ann@example.com", "Mop\nred", "1", "21.00"),
+            ("#2", "", "Mop", "1", "21.00"),
+            ("#3", "", "Mop", "1", "21.00"),
+        )
+    ]
+    given: dict[str, dict[str, object]] = {
+        "woocommerce": {**woocommerce(1), "billing": {"email": None}},
+        "shopify": {"id": 1, "name": "#1", "line_items": [{"title": "Mop", "name": "Mop"}]},
+        "magento": {"entity_id": 1, "increment_id": "1", "items": [{"sku": "1", "name": "Mop"}]},
+    }
+    match name.split(".", 1)[1]:
+        case "csv":
+            table = [columns, *(row.values() for row in rows)]
+            saved(name, "".join(",".join(f'"{cell}"' for cell in row) + "\n" for row in table))
+        case "parquet":
+            parquet.write_table(pa.Table.from_pylist(rows), name)
+        case "json":
+            saved(name, json.dumps([woocommerce(7), given[shop], given[shop]], indent=1))
+        case kind:
+            good = {"woocommerce": woocommerce(7)}.get(
+                shop, {**given[shop], "email": "a@example.com", "customer_email": "a@example.com"}
+            )
+            lines = lines_of(good, given[shop], "", given[shop])
+            saved(name, gzip.compress(lines.encode()) if kind == "jsonl.gz" else lines)
+    dry = ["--dry-run"] if command == "send" else []
+    run = here(command, *dry, "--format", shop, name)
+    assert f"one of the two is required  ({told})" in run.out
+
+
+async def test_the_report_tells_orders_by_where_they_stand_in_the_file(
+    program: Program, sandbox: Sandbox
+) -> None:
+    (program.directory / "o.json").write_text(json.dumps([order(1), {}, order(3)], indent=2))
+    await program.pointed_at(sandbox).run("send", "--report", "run.html", "o.json")
+    page = (program.directory / "run.html").read_text("utf-8")
+    assert "record 2" in page
+    assert "line 2" not in page
 
 
 def test_rows_of_parquet_are_rows(here: Here) -> None:

@@ -478,20 +478,19 @@ def test_a_share_is_all_only_where_it_is_all(count: int, total: int, shown: str)
         assert _report._percent(count, total) == shown
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (0.0123, "12.3 ms"),
-        (0.9999, "1 s"),
-        (12.34, "12.3 s"),
-        (59.96, "1 min 00 s"),
-        (515, "8 min 35 s"),
-        (3_599.6, "1 h 00 min"),
-        (90_061, "25 h 01 min"),
-    ],
-)
-def test_a_duration_is_told_in_words(seconds: float, shown: str) -> None:
-    assert _report._duration(seconds) == shown
+def test_what_an_earlier_run_has_left_to_decide_counts_as_something_to_do(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run.html")
+    for _ in range(3):
+        run.order(Outcome.SKIPPED, error=SkippedError("it may have been sent", "unknown"))
+    run.order(Outcome.SENT)
+    text = Page(run.page()).text
+    assert "3 orders of 4 need somebody to act, all of an earlier run." in text
+    assert "everlytic-async ledger export --state unknown 'back fill.ledger' lists them" in text
+    run = Run(tmp_path / "more.html")
+    run.order(Outcome.SKIPPED, error=SkippedError("it may have been sent", "unknown"))
+    run.order(Outcome.INVALID)
+    text = Page(run.page()).text
+    assert "2 orders of 2 need somebody to act, 1 of an earlier run." in text
 
 
 # ------------------------------------------------------------------------------------- the page
@@ -499,7 +498,7 @@ def test_a_duration_is_told_in_words(seconds: float, shown: str) -> None:
 
 def test_nothing_of_an_order_or_of_the_endpoint_can_end_up_as_markup(tmp_path: Path) -> None:
     evil = "</script><img src=x onerror=alert(1)>"
-    facts = Facts(source=evil, host=evil, ledger=evil, results=evil, place=evil)
+    facts = Facts(source=evil, host=evil, ledger=evil, results=evil)
     run = Run(tmp_path / "run.html", facts)
     harmless = [tag for tag, _ in Page(busy(tmp_path / "other.html").page()).tags]
     for outcome in Outcome:

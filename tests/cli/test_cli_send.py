@@ -8,9 +8,10 @@ import os
 import pty
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import IO
 
 import pytest
 from aiohttp import web
@@ -22,6 +23,13 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "orders.jsonl"
 
 Write = Callable[..., Path]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+@pytest.fixture
+def dev_full() -> Iterator[IO[bytes]]:
+    """What is always full, to write to."""
+    with Path("/dev/full").open("wb") as full:
+        yield full
 
 
 # ----------------------------------------------------------------------------------- all is well
@@ -277,6 +285,18 @@ async def test_the_workflow_is_that_of_the_order_else_that_of_the_option(
     }
 
 
+@pytest.mark.parametrize("workflow", ["0", "-1", str(2**63), "32.0"])
+async def test_what_is_no_workflow_is_refused_before_anything_is_read(
+    program: Program, sandbox: Sandbox, orders_file: Write, workflow: str
+) -> None:
+    path = orders_file(order(1))
+    run = await program.pointed_at(sandbox).run("send", "--workflow-id", workflow, path)
+    assert (run.code, run.out) == (2, "")
+    assert "--workflow-id" in run.err
+    run = await program.run("send", "--dry-run", "--workflow-id", str(2**63 - 1), path)
+    assert run.code == 0
+
+
 # ---------------------------------------------------------------------------------------- faults
 
 
@@ -405,6 +425,93 @@ async def test_nothing_more_is_sent_once_results_cannot_be_written(
     assert sent is not None
     assert int(sent[1]) == sandbox.processed
     assert int(total[1]) < 300
+
+
+@pytest.mark.parametrize("results", [[], ["--results", "r.jsonl"]], ids=["plain", "results"])
+async def test_a_summary_that_cannot_be_written_is_told_and_invites_nobody_to_send_again(
+    program: Program, sandbox: Sandbox, orders_file: Write, results: list[str], dev_full: IO[bytes]
+) -> None:
+    path = orders_file(*map(order, range(20)))
+    run = await ended(
+        await program.pointed_at(sandbox).start("send", *results, path, stdout=dev_full)
+    )
+    assert sandbox.processed == 20
+    assert run.code == 1
+    # What became of the orders is told all the same.
+    assert run.err.startswith(f"20 orders from {path} to 127.0.0.1:")
+    assert "  sent      20  accepted by the endpoint\n" in run.err
+    assert run.err.endswith(
+        "Error: the standard output can't be written: No space left on device. The orders are as "
+        "the summary above says.\n"
+    )
+    assert "again" not in run.err
+
+
+async def test_results_on_a_full_standard_output_end_it_at_once(
+    program: Program, sandbox: Sandbox, orders_file: Write, dev_full: IO[bytes]
+) -> None:
+    path = orders_file(*map(order, range(3000)))
+    run = await ended(
+        await program.pointed_at(sandbox).start("send", "--results", "-", path, stdout=dev_full)
+    )
+    assert run.code == 1
+    assert "Error: the results can't be written any more: No space left on device" in run.err
+    assert "Exception ignored" not in run.err
+    assert sandbox.processed < 200
+
+
+async def test_results_go_down_a_pipe_as_they_come(
+    program: Program, sandbox: Sandbox, orders_file: Write
+) -> None:
+    process = await program.pointed_at(sandbox).start(
+        "send", "--results", "-", "-", stdin=asyncio.subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(lines_of(order(1)).encode())
+    async with asyncio.timeout(30):
+        line = await process.stdout.readline()  # with the input still open
+    process.stdin.close()
+    assert json.loads(line)["key"] == "1"
+    assert (await ended(process)).code == 0
+
+
+@pytest.mark.parametrize("command", ["check", "send"])
+async def test_what_a_check_found_and_cannot_write_is_told(
+    program: Program, orders_file: Write, command: str, dev_full: IO[bytes]
+) -> None:
+    dry = ["--dry-run"] if command == "send" else []
+    run = await ended(await program.start(command, *dry, orders_file(order(1)), stdout=dev_full))
+    assert run.code == 1
+    assert run.err == "Error: the standard output can't be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "to send all of it again may notify customers twice."),
+        (["--results", "r.jsonl"], "and r.jsonl says which: to send all of it again may notify"),
+        (["--ledger", "l"], "and l knows which: run it again with the same ledger."),
+        (["--sandbox"], "Run it again with --debug to see where."),
+    ],
+    ids=["plain", "results", "ledger", "sandbox"],
+)
+async def test_an_error_that_nobody_foresaw_invites_nobody_to_send_again(
+    program: Program, sandbox: Sandbox, orders_file: Write, options: list[str], told: str
+) -> None:
+    (program.directory / "sitecustomize.py").write_text(
+        "import everlytic_async.cli._send as module\n"
+        "def broken(*_): raise RuntimeError('ann@example.com')\n"
+        "module.reason_lines = broken\n"  # for the summary, when all were sent
+    )
+    here = program.pointed_at(sandbox).told(PYTHONPATH=str(program.directory))
+    run = await here.run("send", *options, orders_file(*map(order, range(20))))
+    assert sandbox.processed == (0 if "--sandbox" in options else 20)
+    assert run.code == 1
+    assert run.err.startswith("Error: an unexpected RuntimeError. ")
+    assert told in run.err
+    assert ("--debug" in run.err) == ("--sandbox" in options)
+    assert "ann@" not in run.err
 
 
 @pytest.mark.parametrize("command", ["send", "check"])

@@ -123,6 +123,7 @@ async def test_plain_http_is_for_this_machine_unless_allowed(
     allowed = await here.run("send", "--allow-http", "--retries", "0", orders_file(order(1)))
     assert refused.code == 2
     assert "must begin with https://" in refused.err
+    assert "--allow-http" in refused.err
     assert allowed.code == 1
     assert "shop.invalid" in allowed.out
 
