@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import re
+import selectors
 import sys
 from importlib.util import find_spec
 from typing import Any, cast
@@ -123,8 +124,17 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--latency-ms", type=float, default=0.0, help="before each answer")
     given = parser.parse_args()
-    uvloop = find_spec("uvloop") is not None
-    run(serve(given.host, given.port, given.latency_ms / 1000), uvloop=uvloop)
+    serving = serve(given.host, given.port, given.latency_ms / 1000)
+    if given.latency_ms:
+        # epoll and uvloop wait for whole milliseconds, and so answer late; select does not.
+        with asyncio.Runner(loop_factory=_exact_loop) as runner:
+            runner.run(serving)
+    else:
+        run(serving, uvloop=find_spec("uvloop") is not None)
+
+
+def _exact_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 if __name__ == "__main__":

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from everlytic_async.errors import ConfigurationError, LedgerError, SkippedError
 from everlytic_async.ledger import Entry, LedgerSession, State, Terms, stored_key
 from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import Delivery
 
+_STATES: Mapping[Outcome, State] = {
+    outcome: State(str(outcome)) for outcome in Outcome if outcome is not Outcome.SKIPPED
+}
 _RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
 # What an endpoint says may name anybody, not only the order's contact.
 _ADDRESS = re.compile(r"[^\s@]+@[^\s@]+")
@@ -44,6 +48,11 @@ def terms_of(delivery: Delivery, resend: Collection[Outcome]) -> Terms:
 def digest_of(body: bytes) -> str:
     """What tells whether two bodies are the same, and nothing else of them."""
     return hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
+def without_addresses(text: str) -> str:
+    """What an endpoint said, without whomever it names by an address."""
+    return _ADDRESS.sub("[an address]", text)
 
 
 class Book:
@@ -112,35 +121,45 @@ class Book:
             raise _skipped(entry, body)
         return entry is not None and entry.state is State.UNKNOWN
 
-    def record(self, result: OrderResult, body: str) -> asyncio.Future[None] | None:
-        """Begin to record what became of an order.
+    def record(self, result: OrderResult, body: str, then: Callable[[OrderResult], None]) -> None:
+        """Record what became of an order, without waiting.
 
-        Returns:
-            When it is recorded; `failure` is set before, where it can't be. None where there is
-            nothing to record: what has no name can't be found again.
+        Args:
+            result: What became of it.
+            body: A digest of its body.
+            then: Is called with the result once it is recorded; `failure` is set before, where it
+                can't be. At once where there is nothing to record: what has no name can't be found
+                again.
         """
         if result.key is None:
-            return None
+            then(result)
+            return
+        known = result.error or result.receipt
         entry = self._entry(
             result.key,
-            State(str(result.outcome)),
+            _STATES[result.outcome],
             body,
             attempts=result.attempts,
-            status=getattr(result.error or result.receipt, "status", None),
+            status=getattr(known, "status", None),
             reason=None if result.error is None else str(result.error),
         )
         if entry.state in self._terms.again:
             self._ended.add(entry.key)
         recording = asyncio.ensure_future(self._session.record(entry))
-        recording.add_done_callback(self._recorded)
-        return recording
+        recording.add_done_callback(partial(self._recorded, result, then))
 
-    def _recorded(self, recording: asyncio.Future[None]) -> None:
+    def _recorded(
+        self,
+        result: OrderResult,
+        then: Callable[[OrderResult], None],
+        recording: asyncio.Future[None],
+    ) -> None:
         error = None if recording.cancelled() else recording.exception()
         if isinstance(error, LedgerError):
             self._fail(error)
         elif error is not None:
             self._fail(LedgerError(f"the ledger raised {type(error).__name__}"))
+        then(result)
 
     def abandon(self, key: str, body: str, state: State, attempts: int) -> None:
         """Record, without waiting, what is known of an order whose sending was cancelled."""
@@ -165,7 +184,7 @@ class Book:
     ) -> Entry:
         stored = stored_key(key, own=self._own_keys)
         if reason is not None:
-            reason = _ADDRESS.sub("[an address]", reason)
+            reason = without_addresses(reason)
         return Entry(stored, state, body, attempts, status, reason)
 
 

@@ -46,6 +46,7 @@ REFUSALS = 20
 # ones are read.
 _LOOK_UP = 128
 _LOOK_UPS = 2
+_NEXT = 4
 # How long what is in flight may go on after `async with` was left early, in seconds.
 _GRACE_S = 2.0
 _END: Any = object()
@@ -160,11 +161,15 @@ class OrderStream:
 
     def _begin(self) -> Callable[[Any], Coroutine[Any, Any, None]]:
         """Begin to iterate over the source; how its orders are worked off."""
-        if isinstance(self._source, AsyncIterable):
-            # One by one: nobody knows when the next one comes.
-            self._iterator = aiter(self._source)
-            return self._work_async
-        self._iterator = iter(self._source)
+        try:
+            if isinstance(self._source, AsyncIterable):
+                # One by one: nobody knows when the next one comes.
+                self._iterator = aiter(self._source)
+                return self._work_async
+            self._iterator = iter(self._source)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of the caller's
+            self._source_failed(error)
+            self._iterator = iter(())  # not asked: reading has ended
         if self._book is None:
             return self._work
         self._window = max(self._window, _LOOK_UPS * _LOOK_UP)
@@ -273,7 +278,9 @@ class OrderStream:
     def _take(self, source: Any) -> list[Course | OrderResult]:
         """Read and prepare as many orders as are looked up at once, and there is room for."""
         taken: list[Course | OrderResult] = []
-        while len(taken) < _LOOK_UP and self._read - self._delivered < self._window:
+        # Those that are to be sent are prepared when their turn is near.
+        most = _LOOK_UP if self._knows_some else _NEXT
+        while len(taken) < most and self._read - self._delivered < self._window:
             try:
                 given = next(source, _END)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of the caller's
@@ -336,12 +343,11 @@ class OrderStream:
         The next claim of the worker goes into the same commit, so that no more orders than there
         are workers are in flight by the ledger.
         """
-        recording = None if self._book is None else self._book.record(result, digest)
-        if recording is None:
+        if self._book is None:
             self._put(result)
             return
         self._recording += 1
-        recording.add_done_callback(lambda _: self._recorded(result))
+        self._book.record(result, digest, self._recorded)
 
     def _recorded(self, result: OrderResult) -> None:
         self._recording -= 1

@@ -140,6 +140,6 @@ def stored_key(key: str, *, own: bool = False) -> str:
         key: The key, as in `OrderResult.key`.
         own: Whether a caller's own function made it.
     """
-    if _DIGEST.fullmatch(key) or (not own and _PLAIN_KEY.fullmatch(key)):
+    if (not own and _PLAIN_KEY.fullmatch(key)) or _DIGEST.fullmatch(key):
         return key
     return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"

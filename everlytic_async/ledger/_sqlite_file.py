@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import os
 import re
 import secrets
@@ -70,6 +71,9 @@ _MIGRATIONS: tuple[str, ...] = (
 _TOKEN = re.compile(r"[0-9a-f]{16}")
 # How long to wait before what SQLite does not wait for is tried again, in seconds.
 _AGAIN_S = 0.005
+# Whoever claims what another has in flight looks no more often than this whether that one lives, in
+# seconds.
+_BURY_S = 1.0
 _DIED = "the process that was sending it ended before the outcome was recorded"
 
 # One statement for all that a group has to know, and one for all rows that differ in nothing but
@@ -145,7 +149,15 @@ class LookUp:
     keys: Sequence[str]
 
 
-Request = Claim | Record | LookUp
+@attrs.frozen
+class Scope:
+    """A request to use an endpoint and store. The answer: its number."""
+
+    name: str
+    host: str
+
+
+Request = Claim | Record | LookUp | Scope
 
 
 class LedgerFile:
@@ -181,6 +193,7 @@ class LedgerFile:
         self._token = secrets.token_hex(8)  # names this process' lock
         self._run: int | None = None
         self._run_lock: sqlite3.Connection | None = None
+        self._buried_at = -math.inf  # when we last looked who has died, monotonic
         if must_exist and not self.path.is_file():
             raise LedgerError(f"there is no ledger at {str(self.path)!r}")
         try:
@@ -246,12 +259,7 @@ class LedgerFile:
 
     def scope(self, name: str, host: str) -> int:
         """The number of an endpoint and store."""
-        with self._transaction():
-            self._connection.execute(
-                "INSERT INTO scopes (name, host) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, host)
-            )
-            row = self._connection.execute("SELECT id FROM scopes WHERE name = ?", (name,))
-            number: int = row.fetchone()[0]
+        number: int = self.answer([Scope(name, host)])[0]
         return number
 
     def answer(self, requests: Iterable[Request]) -> list[Any]:
@@ -265,25 +273,49 @@ class LedgerFile:
         if len(look_ups) == len(requests):
             with self._clear_errors("read"):
                 return [self._read(request.scope, request.keys) for request in look_ups]
-        written: dict[tuple[int, str], tuple[Entry, int | None]] = {}
         with self._transaction():
-            answers = self._answers(requests, written)
-            self._write(written)
-        return answers
+            return self._answers(requests)
 
-    def _answers(
-        self,
-        requests: Sequence[Request],
-        written: dict[tuple[int, str], tuple[Entry, int | None]],
-    ) -> list[Any]:
+    def answer_at_once(self, requests: Iterable[Request]) -> list[Any] | None:
+        """The same, but None where another process holds the file: it waits for nobody.
+
+        Raises:
+            LedgerError: when it can't be done: then nothing of it was.
+        """
+        self._connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            return self.answer(requests)
+        except LedgerError as error:
+            # The low byte: what follows says why it is locked.
+            if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                return None
+            raise
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {round(self._wait_s * 1000)}")
+
+    def leave_checkpoints(self) -> None:
+        """Make commits write to the log alone, and wait for no disk: `checkpoint` does the rest."""
+        self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+
+    def checkpoint(self) -> None:
+        """Write what is in the log to where it belongs. It may wait for the disk."""
+        # As with SQLite's own: what fails now stays in the log, and the next one takes it up.
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _answers(self, requests: Sequence[Request]) -> list[Any]:
         known = self._known(requests)
+        if self._is_time_to_bury(requests, known):
+            self._bury_the_dead()
+            known = self._known(requests)
+        written: dict[tuple[int, str], tuple[Entry, int | None]] = {}
         now = self._clock()
         answers: list[Any] = []
         for request in requests:
             if isinstance(request, Claim):
                 place = request.scope, request.key
                 entry = known.get(place)
-                granted = request.terms.grant(entry, request.body)
+                granted = entry is None or request.terms.grant(entry, request.body)
                 if granted:
                     intent = Entry(request.key, State.IN_FLIGHT, request.body, at=now)
                     known[place] = intent
@@ -291,27 +323,45 @@ class LedgerFile:
                 answers.append((granted, entry))
             elif isinstance(request, Record):
                 place = request.scope, request.entry.key
-                entry = known.get(place)
-                harmless = entry is None or entry.state in (State.INVALID, State.NOT_SENT)
-                if request.entry.state is not State.INVALID or harmless:
+                if request.entry.state is not State.INVALID or _harmless(known.get(place)):
                     known[place] = request.entry
-                    written[place] = attrs.evolve(request.entry, at=now), None
+                    written[place] = request.entry, None
                 answers.append(None)
-            else:
+            elif isinstance(request, LookUp):
                 found = ((key, known.get((request.scope, key))) for key in request.keys)
                 answers.append({key: entry for key, entry in found if entry is not None})
+            else:
+                answers.append(self._number_of(request))
+        self._write(written, now)
         return answers
+
+    def _is_time_to_bury(
+        self, requests: Sequence[Request], known: Mapping[tuple[int, str], Entry]
+    ) -> bool:
+        """Whether an order is claimed whose process may have died since this one began.
+
+        A worker that runs for months would else never hear of it.
+        """
+        now = time.monotonic()
+        if now - self._buried_at < _BURY_S or not any(
+            entry.state is State.IN_FLIGHT
+            for request in requests
+            if isinstance(request, Claim)
+            and (entry := known.get((request.scope, request.key))) is not None
+        ):
+            return False
+        self._buried_at = now
+        return True
 
     def _known(self, requests: Sequence[Request]) -> dict[tuple[int, str], Entry]:
         wanted: dict[int, set[str]] = {}
         for request in requests:
-            keys = wanted.setdefault(request.scope, set())
             if isinstance(request, Claim):
-                keys.add(request.key)
+                wanted.setdefault(request.scope, set()).add(request.key)
             elif isinstance(request, LookUp):
-                keys.update(request.keys)
-            elif request.entry.state is State.INVALID:
-                keys.add(request.entry.key)
+                wanted.setdefault(request.scope, set()).update(request.keys)
+            elif isinstance(request, Record) and request.entry.state is State.INVALID:
+                wanted.setdefault(request.scope, set()).add(request.entry.key)
         known = {}
         for scope, keys in wanted.items():
             for key, entry in self._read(scope, keys).items():
@@ -322,18 +372,28 @@ class LedgerFile:
         rows = self._connection.execute(_READ, (json.dumps(list(keys)), scope))
         return {row[0]: _entry(row) for row in rows}
 
-    def _write(self, written: Mapping[tuple[int, str], tuple[Entry, int | None]]) -> None:
+    def _write(
+        self, written: Mapping[tuple[int, str], tuple[Entry, int | None]], now: float
+    ) -> None:
         bodies: dict[tuple[Any, ...], dict[str, str]] = {}
         for (scope, key), (entry, run) in written.items():
             reason = entry.reason
             if reason is not None:
                 # Half a character would make the whole row unreadable.
                 reason = reason.encode("utf-8", "replace").decode()
-            code = _CODES[entry.state]
-            shared = scope, code, run, entry.attempts, entry.status, reason, entry.at
+            shared = scope, _CODES[entry.state], run, entry.attempts, entry.status, reason
             bodies.setdefault(shared, {})[key] = entry.body
         for shared, of_keys in bodies.items():
-            self._connection.execute(_WRITE, (*shared, json.dumps(of_keys)))
+            self._connection.execute(_WRITE, (*shared, now, json.dumps(of_keys)))
+
+    def _number_of(self, request: Scope) -> int:
+        self._connection.execute(
+            "INSERT INTO scopes (name, host) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (request.name, request.host),
+        )
+        row = self._connection.execute("SELECT id FROM scopes WHERE name = ?", (request.name,))
+        number: int = row.fetchone()[0]
+        return number
 
     # ------------------------------------------------------------------------------- to look at
 
@@ -519,6 +579,11 @@ class LedgerFile:
             (_CODES[State.UNKNOWN], _DIED, now, _CODES[State.IN_FLIGHT], run),
         )
         self._connection.execute("UPDATE runs SET ended = ? WHERE id = ?", (now, run))
+
+
+def _harmless(entry: Entry | None) -> bool:
+    """Whether nothing is known of it that INVALID must not cover."""
+    return entry is None or entry.state in (State.INVALID, State.NOT_SENT)
 
 
 def _entry(row: Sequence[Any]) -> Entry:

@@ -12,6 +12,7 @@ import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from everlytic_async import (
     Pacing,
     RetryPolicy,
     SourceError,
+    SqliteLedger,
 )
 from everlytic_async import batch as module
 from everlytic_async._pacer import Halt
@@ -630,6 +632,35 @@ async def test_a_cancellation_that_comes_from_within_the_source_is_its_error(kin
 
     assert caught.value.report is not None
     assert caught.value.report.counts[Outcome.SENT] == 3
+
+
+@both_kinds
+@pytest.mark.parametrize("with_ledger", [False, True])
+async def test_a_source_that_cannot_even_be_begun_has_raised(
+    kind: str, tmp_path: Path, *, with_ledger: bool
+) -> None:
+    broken = ValueError("no such table: ann@example.com")
+
+    class Unread:
+        def __iter__(self) -> Any:
+            raise broken
+
+    class AsyncUnread:
+        def __aiter__(self) -> Any:
+            raise broken
+
+    source: Any = Unread() if kind == "sync" else AsyncUnread()
+    ledger = SqliteLedger(tmp_path / "l") if with_ledger else None
+    async with asyncio.timeout(20), shop() as (sandbox, client):
+        with pytest.raises(SourceError, match="ValueError after 0 orders") as caught:
+            await client.send_orders(source, ledger=ledger)
+
+    assert caught.value.__cause__ is broken
+    assert "ann" not in caught.value.message
+    assert caught.value.report is not None
+    assert caught.value.report.results == ()
+    assert caught.value.report.stopped == caught.value.message
+    assert sandbox.requests == 0
 
 
 # ------------------------------------------------------------------------------ the batch stops

@@ -13,6 +13,9 @@ import pytest
 from ledger_zygote import Zygote
 
 from everlytic_async import batch
+from support.nats_servers import nats_cluster, nats_server, nats_url
+
+__all__ = ["nats_cluster", "nats_server", "nats_url"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:

@@ -1,17 +1,25 @@
-"""An endpoint that does with each order what a test says, and what a ledger's file holds."""
+"""An endpoint that does with each order what a test says, and what a ledger holds."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import secrets
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
-from everlytic_async import EverlyticClient, Pacing
-from everlytic_async.ledger import Entry, LedgerFile, State
+import attrs
+import nats
+from nats.aio.client import Client
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError
+
+from everlytic_async import EverlyticClient, Pacing, SqliteLedger
+from everlytic_async.ledger import Entry, Ledger, LedgerFile, NatsLedger, State
 from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH
 from support.servers import Connection, RawServer
 
@@ -90,21 +98,104 @@ class Shop:
                 self.url = ""
 
 
-def entries_of(path: Path) -> dict[str, Entry]:
+@attrs.frozen
+class BucketPlace:
+    """Where a ledger lies in NATS."""
+
+    url: str
+    bucket: str
+
+    def __str__(self) -> str:
+        return f"{self.url}/{self.bucket}"
+
+
+Place = Path | BucketPlace
+
+
+def a_bucket(url: str) -> BucketPlace:
+    """A place in a server that many tests share."""
+    return BucketPlace(url, f"test_{secrets.token_hex(8)}")
+
+
+def ledger_at(place: Place) -> Ledger:
+    """A ledger of the kind that lies at such a place."""
+    if isinstance(place, BucketPlace):
+        return NatsLedger(place.url, place.bucket)
+    return SqliteLedger(place)
+
+
+def entries_of(place: Place) -> dict[str, Entry]:
     """What a ledger holds, by key; nothing where there is none. It is not changed."""
-    if not path.exists():
+    if isinstance(place, BucketPlace):
+        return {entry.key: entry for entry in _at_once(place)}
+    if not place.exists():
         return {}
-    with LedgerFile(path, must_exist=True) as file:
+    with LedgerFile(place, must_exist=True) as file:
         return {entry.key: entry for _, entry in file.entries()}
 
 
-def states_of(path: Path) -> dict[str, State]:
+def states_of(place: Place) -> dict[str, State]:
     """The states, by key."""
-    return {key: entry.state for key, entry in entries_of(path).items()}
+    return {key: entry.state for key, entry in entries_of(place).items()}
 
 
-def peek(path: Path, key: str) -> int | None:
-    """The code of an order's state, as whoever opens the file at this moment finds it."""
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+def peek(place: Place, key: str) -> int | None:
+    """The code of an order's state, as whoever looks at this moment finds it."""
+    if isinstance(place, BucketPlace):
+        state = states_of(place).get(key)
+        return None if state is None else CODES[state]
+    with closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as connection:
         row = connection.execute("SELECT state FROM orders WHERE key = ?", (key,)).fetchone()
     return None if row is None else int(row[0])
+
+
+#: As an SQLite ledger writes them.
+CODES = {
+    State.IN_FLIGHT: 1,
+    State.SENT: 2,
+    State.REJECTED: 3,
+    State.INVALID: 4,
+    State.NOT_SENT: 5,
+    State.UNKNOWN: 6,
+}
+
+
+def _at_once(place: BucketPlace) -> list[Entry]:
+    """The same as `stored_in`, for who may not wait: in a loop and a thread of its own."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, stored_in(place)).result()
+
+
+async def stored_in(place: BucketPlace) -> list[Entry]:
+    """All entries, as the next run would find them; read from the buckets themselves."""
+    connection = await nats.connect(place.url)
+    try:
+        runs = set(await _all_of(connection, f"{place.bucket}_runs"))
+        values = (await _all_of(connection, place.bucket)).values()
+    finally:
+        await connection.close()
+    entries = []
+    for value in values:
+        known = json.loads(value)
+        run = known.pop("write").partition(".")[0]
+        state = State(known.pop("state"))
+        if state is State.IN_FLIGHT and run not in runs:
+            state, known["reason"] = State.UNKNOWN, "it ended before"
+        entries.append(Entry(**known, state=state))
+    return entries
+
+
+async def _all_of(connection: Client, bucket: str) -> dict[str, bytes]:
+    stream = connection.jetstream()
+    try:
+        values = await stream.key_value(bucket)
+    except BucketNotFoundError:
+        return {}
+    found = {}
+    prefix = f"$KV.{bucket}."
+    info = await stream.stream_info(f"KV_{bucket}", subjects_filter=f"{prefix}>")
+    for subject in info.state.subjects or {}:
+        key = subject.removeprefix(prefix)
+        with suppress(KeyNotFoundError):  # it is deleted
+            found[key] = (await values.get(key)).value or b""
+    return found

@@ -27,6 +27,7 @@ from everlytic_async import (
     Pacing,
     SqliteLedger,
 )
+from everlytic_async.ledger import Ledger, NatsLedger
 from everlytic_async.sandbox import Sandbox
 from support.delivery import CUSTOMER_HASH, STORE_HASH, TENACIOUS, orders
 
@@ -38,6 +39,14 @@ def sandbox_of(**settings: Any) -> Sandbox:
     return Sandbox(store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, **settings)
 
 
+def _ledger_of(place: str, heartbeat_s: float) -> Ledger:
+    """By the path of a file, or the address of a server and a bucket after it."""
+    if not place.startswith("nats://"):
+        return SqliteLedger(place, wait_s=5.0)
+    url, _, bucket = place.rpartition("/")
+    return NatsLedger(url, bucket, heartbeat_s=heartbeat_s)
+
+
 async def _send(
     *,
     url: str,
@@ -47,6 +56,7 @@ async def _send(
     concurrency: int = 8,
     file_size: int | None = None,
     unprivileged: bool = False,
+    heartbeat_s: float = 60.0,
 ) -> dict[str, Any]:
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))  # as a full disk
@@ -64,7 +74,7 @@ async def _send(
     ) as client:
         try:
             async with client.stream_orders(
-                orders(count), ledger=SqliteLedger(ledger, wait_s=5.0)
+                orders(count), ledger=_ledger_of(ledger, heartbeat_s)
             ) as results:
                 async for result in results:
                     ends.setdefault(result.outcome, []).append(str(result.key))
@@ -129,7 +139,7 @@ class Zygote:
             yield cls(process)
             # Leaving it closes its input, and it ends.
 
-    async def begin(self, sandbox: Sandbox, ledger: Path, count: int, **settings: Any) -> int:
+    async def begin(self, sandbox: Sandbox, ledger: Path | str, count: int, **settings: Any) -> int:
         """Start to send; the process id."""
         given = {"url": sandbox.base_url, "ledger": str(ledger), "count": count, **settings}
         assert self._process.stdin is not None
@@ -142,7 +152,7 @@ class Zygote:
         said = await self._line()
         return End(int(await self._line()), **(json.loads(said) if said.strip() else {}))
 
-    async def send(self, sandbox: Sandbox, ledger: Path, count: int, **settings: Any) -> End:
+    async def send(self, sandbox: Sandbox, ledger: Path | str, count: int, **settings: Any) -> End:
         """Send to the end."""
         await self.begin(sandbox, ledger, count, **settings)
         return await self.end()

@@ -255,7 +255,7 @@ def test_an_overview_tells_what_there_is(path: Path) -> None:
         State.IN_FLIGHT: 0,
         State.SENT: 4,
     }
-    assert (full.first_at, full.last_at) == (100.0, 103.0)
+    assert (full.first_at, full.last_at) == (103.0, 106.0)
     assert full.hosts == ("a.ex", "b.example")
     assert {field.name for field in attrs.fields(Overview)} == {
         "counts",

@@ -46,6 +46,8 @@ class Hold:
             return method(file, *args)
 
         monkeypatch.setattr(LedgerFile, name, held)
+        if name == "answer":  # by the thread then: as if another process held the file
+            monkeypatch.setattr(LedgerFile, "answer_at_once", lambda *_: None)
 
     async def reach(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self.reached.wait, 10)
@@ -218,7 +220,7 @@ async def test_what_is_recorded_without_waiting_is_recorded(path: Path) -> None:
 # --------------------------------------------------------------------------- cancelled in the midst
 
 
-@pytest.mark.parametrize("method", ["begin_run", "_prepare", "scope"])
+@pytest.mark.parametrize("method", ["begin_run", "_prepare", "answer"])
 async def test_cancelled_while_it_opens_it_is_closed_once_it_is_open(
     path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
