@@ -32,7 +32,8 @@ python_maximum_signature_line_length = 88
 # Other projects' names: their documentation is not fetched, so that a build needs no network.
 nitpick_ignore_regex = [
     (r"py:.*", r"(aiohttp|asyncio|collections|contextlib|datetime|decimal|enum|os)\..*"),
-    (r"py:.*", r"(opentelemetry|types|typing)\..*"),
+    (r"py:.*", r"(nats|opentelemetry|ssl|types|typing)\..*"),
+    (r"py:.*", r"everlytic_async\..*\._nats_bucket\.Bucket"),
     (r"py:.*", r"(Any|Self|Decimal|Iterable|AsyncIterable|Mapping|Sequence|TracebackType)"),
 ]
 

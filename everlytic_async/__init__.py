@@ -39,6 +39,9 @@ if TYPE_CHECKING:
         NotSentError as NotSentError,
     )
     from everlytic_async.errors import (
+        QueueError as QueueError,
+    )
+    from everlytic_async.errors import (
         RejectedError as RejectedError,
     )
     from everlytic_async.errors import (
@@ -103,6 +106,7 @@ _HOMES = {
         "InvalidOrderError",
         "LedgerError",
         "NotSentError",
+        "QueueError",
         "RejectedError",
         "ResponseTimeoutError",
         "ServerError",

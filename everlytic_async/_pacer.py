@@ -347,6 +347,23 @@ class Pacer:
             reason = f"the endpoint answered {status}"
             self._hub.tell(CoolDown(at=now, wait_s=pause, status=status, reason=reason))
 
+    def pause(self, seconds: float, reason: str) -> None:
+        """Pause everybody, as a cool-down does, because of what is known from elsewhere.
+
+        It says nothing of this client's own rate: that is learnt from its own answers alone. Where
+        a cool-down lasts longer it does nothing, and it is no longer than the longest Retry-After
+        that is obeyed.
+        """
+        now = self._clock()
+        pause = min(seconds, self._retry.retry_after_cap_s)
+        pause *= 1.0 + self._rng.uniform(0.0, _COOL_DOWN_JITTER)
+        if now + pause <= self._resume_at:
+            return
+        self._resume_at = now + pause
+        self._next_at = max(self._next_at, self._resume_at)
+        self._timed = True
+        self._hub.tell(CoolDown(at=now, wait_s=pause, status=None, reason=reason))
+
     def unreachable(self, reason: str) -> None:
         """An attempt did not reach the endpoint: everybody pauses, and one at a time probes.
 

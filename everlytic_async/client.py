@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import time
 from collections.abc import AsyncIterable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -16,7 +18,7 @@ from everlytic_async._transport import Transport
 from everlytic_async._version import __version__
 from everlytic_async.batch import OrderStream
 from everlytic_async.errors import BatchStoppedError, ConfigurationError, SourceError
-from everlytic_async.events import Hook, Hub, as_hooks
+from everlytic_async.events import Event, Hook, Hub, as_hooks
 from everlytic_async.ledger import Ledger
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, OrderResult, Outcome, Receipt
@@ -258,6 +260,47 @@ class EverlyticClient:
                 report = BatchReport(tuple(results), time.monotonic() - began, stream.stopped)
                 raise type(error)(error.message, report) from error.__cause__
         return BatchReport(tuple(results), time.monotonic() - began, stream.stopped)
+
+    @property
+    def delivery(self) -> Delivery:
+        """Whether an attempt that may have been processed is repeated."""
+        return self._sender.delivery
+
+    @property
+    def max_concurrency(self) -> int:
+        """How many POSTs may be in flight at once: the setting of its `Pacing`."""
+        return self._concurrency
+
+    def pause(self, seconds: float, *, reason: str = "it was asked for") -> None:
+        """Let no attempt begin for a while, because of what is known from elsewhere.
+
+        Say, that another process of the same store was throttled. What is in flight goes on. It
+        never shortens a cool-down that there is, and is cut to ``retry.retry_after_cap_s``. The
+        hooks hear of it as a `CoolDown` without a status.
+
+        Args:
+            seconds: For how long, above 0.
+            reason: Why, for the log and the hooks.
+
+        Raises:
+            ValueError: the seconds are no finite number above 0.
+        """
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"seconds must be a finite number above 0, got {seconds!r}")
+        self._pacer.pause(seconds, reason)
+
+    def hearing(self, hook: Hook, only: type[Event] = Event) -> AbstractContextManager[None]:
+        """Let one more hook hear the events while this context manager is open.
+
+        Args:
+            hook: As ``on_event``.
+            only: The class of event that it hears: by default all. Where no hook hears of single
+                attempts and orders, no such events are made.
+
+        Raises:
+            TypeError: on entering, when the hook can't be called or is `async def`.
+        """
+        return self._hub.hearing(hook, only)
 
     def _check_open(self) -> None:
         if not self._open:

