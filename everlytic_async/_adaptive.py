@@ -5,7 +5,7 @@ refuses when ``burst`` orders stand in it (nginx's ``limit_req``, token buckets)
 says one thing exactly: *the bucket was full*. Two refusals give two equations, and those give both
 unknowns, however rough the rates were at which they were met:
 
-1. **Slow start**: 16 in flight, doubling as answers come, no bound on the rate. An endpoint without
+1. **Slow start**: 16 in flight, more as answers come, no bound on the rate. An endpoint without
    a limit never sees more of this module.
 2. The first refusal tells the burst, for it was met in no time. After the pause that it asks for,
    the rate starts low and doubles every 0.3 s: the **search**.
@@ -37,9 +37,12 @@ from collections.abc import Callable, Iterable
 import attrs
 
 _INITIAL_WINDOW = 16
-# The window doubles once in a round trip, but not more often than this: where the round trip is
-# shorter, all that a larger window would bring is more refusals at once.
+# The window grows once in a round trip, but not more often than this: where the round trip is
+# shorter, all that a larger window would bring is more refusals at once. It doubles for each such
+# time that the round trip took, and so does not fall behind where it is long, but grows to no more
+# than so many times itself.
 _DOUBLE_WINDOW_S = 0.02
+_MOST_GROWTH = 4.0
 _NO_WINDOW = 1 << 30
 # The search begins as if the burst were a twelfth of a second's worth, and never lower than this.
 _SEARCH_PER_BURST = 12.0
@@ -188,17 +191,16 @@ class LimitFinder:
         self.bounded = False
         #: Whether `plan` has something to say once the pause is over.
         self.refusal_pending = False
-        # When each accepted attempt was admitted, which tells what went before what, and when its
-        # answer was heard, which is nearer to the limiter's clock: connections are made in between.
-        self._accepted: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
+        # When each accepted attempt was admitted, when it had left, which but for the network is
+        # the limiter's time (connections are made before, the endpoint works after), and when its
+        # answer was heard.
+        self._accepted: deque[tuple[float, float, float]] = deque(maxlen=_REMEMBERED)
         self._grown_at = -math.inf
         self._searching = False
         self._heard_at = -math.inf  # when the last burst of refusals was first heard of
-        self._full_at: float | None = None  # when the last of that burst was heard of
-        self._full_with = -math.inf  # when the last of that burst was admitted
+        self._full_at: float | None = None  # when the last of that burst had left
         self._full_before: float | None = None  # the same of the burst before
-        self._counted_to = -math.inf  # those admitted so far were counted in an estimate
-        self._refusal_took = 0.0
+        self._counted_to = -math.inf  # those that left so far were counted in an estimate
         self._refused_with = -math.inf  # when the first of the last burst was admitted
         self._rate_then = math.inf
         self._resume_at = -math.inf
@@ -216,35 +218,39 @@ class LimitFinder:
         self._widen_at = math.inf
         self._wider_by = 1
 
-    def accepted(self, admitted_at: float, now: float) -> None:
-        """An attempt that was admitted then was accepted."""
-        self._accepted.append((admitted_at, now))
+    def accepted(self, admitted_at: float, left_at: float | None, now: float) -> None:
+        """An attempt that was admitted, and had left, at these times was accepted."""
+        self._accepted.append((admitted_at, admitted_at if left_at is None else left_at, now))
         if self.bounded:
             if now >= self._widen_at:
                 self._widen(now)
         elif now - self._grown_at > _DOUBLE_WINDOW_S:
             self._grown_at = now
-            self.window = min(_NO_WINDOW, self.window * 2)
+            growth = math.exp2(min((now - admitted_at) / _DOUBLE_WINDOW_S, 64.0))
+            grown = self.window * min(_MOST_GROWTH, max(2.0, growth))
+            self.window = min(_NO_WINDOW, round(grown))
 
-    def refused(self, admitted_at: float, now: float, resume_at: float) -> None:
-        """An attempt that was admitted then was refused; everybody pauses until `resume_at`.
+    def refused(
+        self, admitted_at: float, left_at: float | None, now: float, resume_at: float
+    ) -> None:
+        """An attempt was refused; everybody pauses until `resume_at`.
 
         What it says is worked out by `plan` after the pause, when the answers to those that were in
         flight with it are known.
         """
+        if left_at is None:
+            left_at = admitted_at
         if self._full_at is not None and admitted_at <= self._heard_at:
             # Of the same burst: the bucket was still full.
-            self._full_at = now
-            self._full_with = max(self._full_with, admitted_at)
+            self._full_at = max(self._full_at, left_at)
             self._resume_at = max(self._resume_at, resume_at)
             self._runs.refused_too()
             return
         self._rate_then = self.rate(now)
         self._resume_at = resume_at
-        self._full_before, self._full_at = self._full_at, now
-        self._full_with = self._refused_with = admitted_at
+        self._full_before, self._full_at = self._full_at, left_at
+        self._refused_with = admitted_at
         self._heard_at = now
-        self._refusal_took = now - admitted_at
         self.bounded = self.refusal_pending = True
 
     def plan(self, in_flight: int) -> None:
@@ -253,23 +259,22 @@ class LimitFinder:
         full_at, full_before = self._full_at, self._full_before
         assert full_at is not None  # noqa: S101 - there was a refusal
         accepted, self._accepted = self._accepted, deque(maxlen=_REMEMBERED)
-        began = accepted[0][0] if accepted else full_at
-        # What an answer takes longer than a refusal, it was past the limiter already.
-        lag = max(0.0, _median(heard - begun for begun, heard in accepted) - self._refusal_took)
         at_once = in_flight
         served = []
-        for admitted_at, heard_at in accepted:
+        for attempt in accepted:
+            admitted_at, left_at, heard_at = attempt
             # A refusal takes the network's time only: those answered later were in service then.
             at_once += admitted_at <= self._refused_with and heard_at > self._heard_at
-            if admitted_at > self._full_with:
-                self._accepted.append((admitted_at, heard_at))
-            elif admitted_at > self._counted_to:
-                served.append(min(heard_at - lag, full_at))
+            if left_at > full_at:
+                self._accepted.append(attempt)
+            elif left_at > self._counted_to:
+                served.append(left_at)
+        served.sort()
         served += [full_at] * in_flight  # they will be accepted
-        self._counted_to = self._full_with
+        self._counted_to = full_at
         self._with_before, self._with_last = self._with_last, at_once
         if full_before is None:
-            self._begin_search(served, full_at, began)
+            self._begin_search(served, full_at)
             return
         if self._windowed:
             self._narrow()
@@ -299,7 +304,8 @@ class LimitFinder:
             return base * (1.0 + error * periods)
         return base * (1.0 + error) * math.exp(min(_GROWTH * (periods - 1.0), 64.0))
 
-    def _begin_search(self, served: list[float], full_at: float, began: float) -> None:
+    def _begin_search(self, served: list[float], full_at: float) -> None:
+        began = served[0] if served else full_at
         self._burst = lambda limit: max(1.0, _level(served, full_at, limit, began, 0.0))
         so_far = len(served) / max(full_at - began, 0.001)
         self._base = max(_SEARCH_FROM, min(_SEARCH_PER_BURST * len(served), so_far / 2.0))
@@ -413,11 +419,6 @@ class LimitFinder:
             self._base = limit * (1.0 - self._error / 2.0)
         worth_s = self._worth_s() / self._error
         self._probe_s = min(_MAX_PROBE_S, max(_MIN_PROBE_S, worth_s))
-
-
-def _median(seconds: Iterable[float]) -> float:
-    ordered = sorted(seconds)
-    return ordered[len(ordered) // 2] if ordered else 0.0
 
 
 def _level(moments: Iterable[float], at: float, limit: float, since: float, level: float) -> float:

@@ -144,6 +144,7 @@ class Pacer:
         self._throttles = 0  # in a row, a burst of refusals counted once
         self._throttled_at = -math.inf  # when the last burst was first heard of
         self._outage_began: float | None = None
+        self._unreachable_at = -math.inf  # when an attempt was last seen not to get there
         self._probes = 0
         self._reached = False  # ever, by this client
         self._drained: asyncio.Future[float] | None = None
@@ -288,19 +289,29 @@ class Pacer:
         """Whether the endpoint can't be reached, as far as is known."""
         return self._outage_began is not None
 
+    @property
+    def waits_for_return(self) -> bool:
+        """Whether there is an outage of an endpoint that had been reached: it may well come back."""
+        return self.in_outage and self._reached
+
     def backoff_s(self, attempt: int) -> float:
         """The pause after the n-th attempt in a row, from 1: exponential, with full jitter."""
         policy = self._retry
         ceiling = min(policy.cap_s, policy.base_s * 2.0 ** min(attempt - 1, 64))
         return self._rng.uniform(0.0, ceiling)
 
-    def accepted(self, admitted_at: float) -> None:
-        """An attempt that was admitted then was accepted."""
+    def accepted(self, admitted_at: float, left_at: float | None = None) -> None:
+        """An attempt was accepted.
+
+        Args:
+            admitted_at: When the attempt was admitted.
+            left_at: When its body had left; None where that is not known.
+        """
         self.budget.refund()
         self._throttles = 0
         self.answered()
         if self._finder is not None:
-            self._finder.accepted(admitted_at, self._clock())
+            self._finder.accepted(admitted_at, left_at, self._clock())
 
     def answered(self) -> None:
         """An attempt was answered: the endpoint can be reached."""
@@ -313,7 +324,11 @@ class Pacer:
             self._serve()
 
     def throttled(
-        self, admitted_at: float, status: int | None, retry_after_s: float | None
+        self,
+        admitted_at: float,
+        status: int | None,
+        retry_after_s: float | None,
+        left_at: float | None = None,
     ) -> None:
         """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls.
 
@@ -321,6 +336,7 @@ class Pacer:
             admitted_at: When the attempt was admitted.
             status: What it was answered with.
             retry_after_s: What the endpoint asked for; None for the backoff instead.
+            left_at: When its body had left; None where that is not known.
         """
         self.answered()
         now = self._clock()
@@ -341,7 +357,7 @@ class Pacer:
         self._next_at = max(self._next_at, self._resume_at)
         self._timed = True
         if self._finder is not None:
-            self._finder.refused(admitted_at, now, self._resume_at)
+            self._finder.refused(admitted_at, left_at, now, self._resume_at)
         if first:
             self._throttled_at = now
             reason = f"the endpoint answered {status}"
@@ -371,7 +387,10 @@ class Pacer:
         probes as the policy allows attempts, where the endpoint was never reached at all.
         """
         now = self._clock()
-        if self._outage_began is None:
+        idle = now - self._unreachable_at > self._retry.deadline_s
+        self._unreachable_at = now
+        if self._outage_began is None or idle:
+            # Where nobody tried for so long, nobody knows whether it is still the same outage.
             self._outage_began = now
             self._probes = 0
         self._timed = True

@@ -85,13 +85,19 @@ async def repeat(
             return pacer.cool_down_s()
         return pacer.backoff_s(state.attempt_number)
 
+    def probed(error: BaseException | None) -> bool:
+        # A probe of an outage is everybody's: the deadline bounds it, and not whose turn it was. An
+        # outage so costs a lone order no more than one among many.
+        unreachable = isinstance(error, NotSentError) and not error.connected
+        return unreachable and policy.attempts > 1 and pacer.waits_for_return
+
     def stop(state: tenacity.RetryCallState) -> bool:
         error = error_of(state)
         if isinstance(error, ThrottledError) and (
             (error.retry_after_s or 0.0) > policy.retry_after_cap_s
         ):
             return True
-        if state.attempt_number >= policy.attempts:
+        if state.attempt_number >= policy.attempts and not probed(error):
             return True
         if clock() - began + state.upcoming_sleep >= policy.deadline_s:
             return True

@@ -317,6 +317,7 @@ class Sender:
             course.began = admitted_at
         course.attempts += 1
         verdict: Receipt | EverlyticError
+        left_at: float | None = None
         try:
             if course.told_as is not None:
                 self._tell_start(course, admitted_at)
@@ -325,6 +326,7 @@ class Sender:
             except EverlyticError as error:
                 verdict = error
             else:
+                left_at = answer.left_at
                 verdict = judge(
                     answer.status,
                     answer.headers,
@@ -334,7 +336,7 @@ class Sender:
                     hide=(course.order.contact_email, course.order.contact_unique_id),
                 )
             # Before the slot is given back: who gets it next must know what was learnt.
-            self._learn(verdict, admitted_at)
+            self._learn(verdict, admitted_at, left_at)
         except BaseException:
             if course.told_as is not None:
                 self._tell_attempt(course, course.fate(), admitted_at)
@@ -350,11 +352,13 @@ class Sender:
             self._tell_attempt(course, verdict, admitted_at)
         return verdict
 
-    def _learn(self, verdict: Receipt | EverlyticError, admitted_at: float) -> None:
+    def _learn(
+        self, verdict: Receipt | EverlyticError, admitted_at: float, left_at: float | None
+    ) -> None:
         if isinstance(verdict, Receipt):
-            self.pacer.accepted(admitted_at)
+            self.pacer.accepted(admitted_at, left_at)
         elif isinstance(verdict, ThrottledError):
-            self.pacer.throttled(admitted_at, verdict.status, verdict.retry_after_s)
+            self.pacer.throttled(admitted_at, verdict.status, verdict.retry_after_s, left_at)
         elif isinstance(verdict, NotSentError) and not verdict.connected:
             self.pacer.unreachable(verdict.message.removeprefix(NOT_SENT))
         else:

@@ -49,8 +49,6 @@ _WATCH_S = 0.25
 _MAX_PORT = 65_535
 _MAX_LABEL = 63
 _JSON = "application/json"
-# Half of what aiohttp writes without waiting for the connection.
-_LARGE_BYTES = 32 * 1024
 # A shorter piece of a hash tells nothing.
 _MIN_PIECE = 4
 
@@ -97,11 +95,13 @@ class Answer:
         status: The HTTP status.
         headers: The answer's headers; of a redirect only where to, without the hashes.
         body: The body, decompressed, cut at `MAX_BODY_BYTES`, without the hashes.
+        left_at: When the order had left, by the transport's clock.
     """
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
+    left_at: float | None = None
 
 
 def endpoint_url(base_url: object, *, allow_http: bool = False) -> str:
@@ -197,18 +197,21 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()
 
 
-class _LargeBody(aiohttp.Payload):
-    """A body that knows the connection that it is written to.
+class _Body(aiohttp.Payload):
+    """A body that knows when it is written, and the connection that it is written to.
 
-    A connection that is only closed still sends what the event loop holds for it: an order given up
-    on its way would reach the endpoint after all. aiohttp takes what is shorter as sent at once.
+    When it leaves is a limiter's time, but for the network: connections are made before. And a
+    connection that is only closed still sends what the event loop holds for it: an order given up
+    on its way would reach the endpoint after all.
     """
 
     _autoclose = True  # there is nothing to close
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, clock: Callable[[], float]) -> None:
         super().__init__(body, content_type=_JSON)
         self._size = len(body)
+        self._clock = clock
+        self.left_at: float | None = None
         self.to: asyncio.Transport | None = None
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -217,7 +220,8 @@ class _LargeBody(aiohttp.Payload):
         return body.decode(encoding, errors)
 
     async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
-        """Write it, and take note of where to."""
+        """Write it, and take note of when and where to."""
+        self.left_at = self._clock()
         if isinstance(writer, StreamWriter):
             self.to = writer.transport
         await writer.write(self._value)
@@ -250,9 +254,9 @@ class _Attempt:
         self,
         task: asyncio.Task[object],
         tracker: aiohttp.UploadTracker,
+        body: _Body,
         size: int,
         began: float,
-        body: _LargeBody | None = None,
         cancelled: Callable[[bool], None] | None = None,
     ) -> None:
         self.task = task
@@ -282,7 +286,7 @@ class _Attempt:
 
     def cut(self) -> None:
         """See to it that a body which has not left in full never does."""
-        if self.body is not None and self.body.to is not None and not self.left():
+        if self.body.to is not None and not self.left():
             self.body.to.abort()
 
 
@@ -390,9 +394,8 @@ class Transport:
         task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         tracker = aiohttp.UploadTracker()
-        size = len(body)
-        large = _LargeBody(body) if size > _LARGE_BYTES else None
-        attempt = _Attempt(task, tracker, size, self._clock(), large, cancelled)
+        payload = _Body(body, self._clock)
+        attempt = _Attempt(task, tracker, payload, len(body), self._clock(), cancelled)
         self._attempts.add(attempt)
         if self._watch is None:
             self._watch = task.get_loop().call_later(self._watch_s, self._look)
@@ -401,7 +404,7 @@ class Transport:
         try:
             response = await session.post(
                 self._url,
-                data=body if large is None else large,
+                data=payload,
                 headers=None if self._own is not None else self._headers,
                 allow_redirects=False,
                 timeout=self._timeout,
@@ -429,7 +432,7 @@ class Transport:
             # ValueError: aiohttp's parsers let one through for some malformed answers.
             cause = self._explain(attempt, error)
         else:
-            return self._answer(response, bytes(received))
+            return self._answer(response, bytes(received), attempt)
         finally:
             self._attempts.discard(attempt)
             if attempt.expired:
@@ -438,7 +441,7 @@ class Transport:
                 _let_go(response)
         if response is not None and not 200 <= response.status < 300:  # noqa: PLR2004
             # The status is the verdict; only the message was cut short.
-            return self._answer(response, bytes(received))
+            return self._answer(response, bytes(received), attempt)
         raise cause
 
     async def _read(
@@ -449,7 +452,7 @@ class Transport:
             received += await content.read(MAX_BODY_BYTES - len(received))
             attempt.progress = self._clock()
 
-    def _answer(self, response: aiohttp.ClientResponse, body: bytes) -> Answer:
+    def _answer(self, response: aiohttp.ClientResponse, body: bytes, attempt: _Attempt) -> Answer:
         headers: Mapping[str, str] = response.headers
         if hdrs.CONTENT_ENCODING in headers:
             body = _decompress(body)
@@ -463,7 +466,7 @@ class Transport:
             for secret in self._secrets:
                 where = where.replace(secret.decode(), "[hash]")
             headers = {"Location": where}
-        return Answer(response.status, headers, body)
+        return Answer(response.status, headers, body, attempt.body.left_at)
 
     def _without_a_piece(self, body: bytes) -> bytes:
         """Drop from the end of a body that was cut what may be the beginning of a hash."""

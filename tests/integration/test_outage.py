@@ -168,21 +168,22 @@ async def test_connections_refused_for_a_while_pause_everybody_and_cost_no_order
     assert len(started(events)) <= 400 + AT_ONCE * len(ends) + len(probes)
 
 
+@pytest.mark.parametrize("at_once", [1, 32])
 @pytest.mark.parametrize("seed", range(5))
 async def test_ten_seconds_of_outage_cost_no_order_with_the_policy_as_it_is_by_default(
-    seed: int,
+    seed: int, at_once: int
 ) -> None:
     def endpoint(_body: bytes) -> Any:
         clock.now += 0.001
         down = began <= clock.now < began + 10
         return ENDS["unreachable" if down else "accepted"]()
 
-    rig = a_rig(endpoint, seed=seed)
+    rig = a_rig(endpoint, seed=seed, pacing=Pacing(max_concurrency=at_once))
     clock = rig.clock
     began = clock.now + 0.1
 
     async def read() -> list[OrderResult]:
-        async with rig.stream(orders(300), concurrency=32) as stream:
+        async with rig.stream(orders(300), concurrency=at_once) as stream:
             return [result async for result in stream]
 
     results = await clock.run(read())

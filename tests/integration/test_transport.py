@@ -471,11 +471,41 @@ async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool
         upload.exception()
     tracker = SimpleNamespace(attempts=1, bytes_written=10, upload_complete=upload)
     task = cast("asyncio.Task[object]", asyncio.current_task())
-    attempt = module._Attempt(task, cast("aiohttp.UploadTracker", tracker), 10, 0.0)
+    body = module._Body(BODY, lambda: 0.0)
+    attempt = module._Attempt(task, cast("aiohttp.UploadTracker", tracker), body, 10, 0.0)
 
     assert attempt.left()
     tracker.bytes_written = 9
     assert not attempt.left()
+
+
+@pytest.mark.parametrize("slow", ["connection", "answer"])
+async def test_it_tells_when_the_order_left(slow: str) -> None:
+    clock = FakeClock()
+    began = clock.now
+
+    class SlowConnector(aiohttp.TCPConnector):
+        async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+            if slow == "connection":
+                clock.now += 3
+            return await super().connect(*args, **kwargs)
+
+    async def slow_answer(connection: Connection) -> None:
+        await connection.request()
+        if slow == "answer":
+            clock.now += 3
+        await connection.answer()
+
+    async with (
+        RawServer(slow_answer) as server,
+        aiohttp.ClientSession(connector=SlowConnector()) as session,
+        a_transport(
+            server.url, session=session, clock=lambda: clock.now, read_s=99, total_s=99
+        ) as transport,
+    ):
+        got = await transport.post(BODY)
+
+    assert got.left_at == began + (3 if slow == "connection" else 0)
 
 
 # ----------------------------------------------------------------------------- how much is read

@@ -330,27 +330,71 @@ async def test_a_stream_of_orders_finds_the_limit_and_loses_none(
 # ----------------------------------------------------------------------------------- the arithmetic
 
 
-def test_before_a_refusal_there_is_no_bound_and_the_window_doubles_with_the_round_trips() -> None:
+@pytest.mark.parametrize(
+    ("round_trip_s", "windows"),
+    [
+        (0.021, [33, 68, 141]),
+        (0.03, [45, 127, 359]),
+        (0.05, [64, 256, 1_024]),
+        (2.0, [64, 256, 1_024]),
+    ],
+)
+def test_before_a_refusal_there_is_no_bound_and_the_window_grows_with_the_round_trips(
+    round_trip_s: float, windows: list[int]
+) -> None:
     finder = LimitFinder()
-    windows: list[int] = []
-    for turn in range(6):
-        now = 1.0 + turn * 0.1
+    now, seen = 1.0, list[int]()
+    for _ in windows:
+        now += round_trip_s
         for _ in range(16):  # all of one round trip
-            finder.accepted(now - 0.1, now)
-        windows.append(finder.window)
+            finder.accepted(now - round_trip_s, None, now)
+        seen.append(finder.window)
 
-    assert windows == [32, 64, 128, 256, 512, 1_024]
+    assert seen == windows
     assert finder.rate(99.0) == math.inf
     assert (finder.bounded, finder.limit) == (False, None)
+
+
+def test_where_answers_come_at_once_the_window_doubles_once_in_20_ms() -> None:
+    finder = LimitFinder()
+    for step in range(40):
+        now = 1.0 + step * 0.001
+        finder.accepted(now - 0.001, None, now)
+
+    assert finder.window == 64  # the first answer's, and another's after more than 20 ms
+
+
+@pytest.mark.parametrize("connected_in_s", [0.0, 0.01, 0.05])
+def test_what_connections_take_to_be_made_is_no_time_of_the_limiter(connected_in_s: float) -> None:
+    bucket = LeakyBucket(rate=400.0, burst=20)
+    finder = LimitFinder()
+
+    def send(at: float, takes_s: float = 0.0) -> bool:
+        passes = bucket.admit(at + takes_s)
+        if passes:
+            finder.accepted(at, at + takes_s, at + takes_s + 0.002)
+        else:
+            finder.refused(at, at + takes_s, at + takes_s + 0.002, at + 1.0)
+        return passes
+
+    # Each of the first has to make its connection; those of the search find it made.
+    assert [send(1.0 + number * 0.000_2, connected_in_s) for number in range(30)].count(False) == 7
+    finder.plan(0)
+    now = 3.0
+    while send(now):
+        now += 1 / 500
+    finder.plan(0)
+
+    assert finder.limit == pytest.approx(400, rel=0.02)
 
 
 def test_a_burst_of_refusals_is_one() -> None:
     def after(refusals: int) -> tuple[float, ...]:
         finder = LimitFinder()
         for number in range(30):
-            finder.accepted(1.0 + number * 0.001, 1.05 + number * 0.001)
+            finder.accepted(1.0 + number * 0.001, None, 1.05 + number * 0.001)
         for number in range(refusals):
-            finder.refused(1.03, 1.08 + number * 0.000_1, 1.2)
+            finder.refused(1.03, None, 1.08 + number * 0.000_1, 1.2)
         finder.plan(0)
         return tuple(finder.rate(1.2 + 0.1 * step) for step in range(5))
 
@@ -360,8 +404,8 @@ def test_a_burst_of_refusals_is_one() -> None:
 def test_after_the_first_refusal_the_rate_is_sought_from_below() -> None:
     finder = LimitFinder()
     for _ in range(40):
-        finder.accepted(1.0, 1.05)
-    finder.refused(1.0, 1.06, 1.2)
+        finder.accepted(1.0, None, 1.05)
+    finder.refused(1.0, None, 1.06, 1.2)
     pending = [finder.refusal_pending]
     finder.plan(0)
     pending.append(finder.refusal_pending)
@@ -375,13 +419,13 @@ def a_search_that_ended(*, pause_s: float, orders: int) -> LimitFinder:
     """Refused after a burst of ten, and again after so many orders at 400 a second."""
     finder = LimitFinder()
     for _ in range(10):
-        finder.accepted(1.0, 1.005)
-    finder.refused(1.0, 1.004, 1.1)
+        finder.accepted(1.0, None, 1.005)
+    finder.refused(1.0, None, 1.004, 1.1)
     finder.plan(0)
     for number in range(orders):
-        finder.accepted(1.1 + number / 400, 1.105 + number / 400)
+        finder.accepted(1.1 + number / 400, None, 1.105 + number / 400)
     ended = 1.1 + orders / 400
-    finder.refused(ended, ended + 0.005, ended + pause_s)
+    finder.refused(ended, None, ended + 0.005, ended + pause_s)
     finder.plan(0)
     return finder
 
@@ -389,8 +433,8 @@ def a_search_that_ended(*, pause_s: float, orders: int) -> LimitFinder:
 def test_the_search_begins_as_if_the_burst_were_a_twelfth_of_a_second() -> None:
     finder = LimitFinder()
     for _ in range(30):
-        finder.accepted(1.0, 1.005)
-    finder.refused(1.0, 1.005, 1.2)
+        finder.accepted(1.0, None, 1.005)
+    finder.refused(1.0, None, 1.005, 1.2)
     finder.plan(0)
 
     assert finder.rate(1.2) == pytest.approx(12 * 30)
@@ -412,8 +456,8 @@ def test_one_refusal_that_comes_early_cuts_the_rate_to_no_less_than_seven_tenths
     resumed = 1.1 + 1.0 + 0.1
     held = finder.rate(resumed)
     for number in range(3):
-        finder.accepted(resumed + number / 400, resumed + 0.005 + number / 400)
-    finder.refused(resumed + 0.01, resumed + 0.015, resumed + 0.1)
+        finder.accepted(resumed + number / 400, None, resumed + 0.005 + number / 400)
+    finder.refused(resumed + 0.01, None, resumed + 0.015, resumed + 0.1)
     finder.plan(0)
 
     assert finder.limit == pytest.approx(0.7 * held, rel=0.02)
@@ -448,9 +492,9 @@ def test_the_rate_is_a_rate_whatever_happens(happenings: list[Happening]) -> Non
             if in_flight:
                 admitted_at = in_flight.pop(number % len(in_flight))
                 if what == "accepted":
-                    finder.accepted(admitted_at, now)
+                    finder.accepted(admitted_at, None, now)
                 else:
-                    finder.refused(admitted_at, now, now + pause)
+                    finder.refused(admitted_at, None, now, now + pause)
         for moment in moments_after(now):
             rate = finder.rate(moment)
             assert rate >= 0.3  # and no NaN

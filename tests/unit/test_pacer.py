@@ -505,6 +505,30 @@ async def test_any_answer_ends_an_outage_for_everybody_at_once(clock: FakeClock)
     assert [clock.now - began] == [event.lasted_s for event in ended]
 
 
+async def test_an_outage_that_nobody_looked_at_for_long_begins_anew(clock: FakeClock) -> None:
+    retry = RetryPolicy(base_s=1, cap_s=1, deadline_s=60)
+    pacer = a_pacer(clock, max_concurrency=1, retry=retry)
+    pacer.accepted(clock.now)
+    queue = Queue(pacer)
+    await queue.join(1)
+    await fail_to_connect(pacer)
+    await clock.advance(3_600)  # a service at night
+
+    await queue.join(2)
+    await fail_to_connect(pacer)
+    assert not queue.halted
+    await clock.advance(61)
+    await fail_to_connect(pacer)
+    await queue.join(1)
+    assert not queue.halted  # that was a break of more than a minute, too
+    for _ in range(3):
+        await clock.advance(30)
+        if pacer.in_flight:
+            await fail_to_connect(pacer)
+    assert set(queue.halted.values()) <= {"refused"}
+    await queue.leave()
+
+
 async def test_an_endpoint_never_reached_is_given_up_after_the_policys_attempts(
     clock: FakeClock,
 ) -> None:
