@@ -291,7 +291,7 @@ class Pacer:
 
     @property
     def waits_for_return(self) -> bool:
-        """Whether there is an outage of an endpoint that had been reached: it may well come back."""
+        """Whether there is an outage of an endpoint that had been reached: it may come back."""
         return self.in_outage and self._reached
 
     def backoff_s(self, attempt: int) -> float:

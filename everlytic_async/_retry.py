@@ -32,6 +32,16 @@ def may_repeat(error: object, delivery: Delivery) -> bool:
     return delivery is Delivery.AT_LEAST_ONCE and isinstance(error, UnknownOutcomeError)
 
 
+def _probed(error: BaseException | None, policy: RetryPolicy, pacer: Pacer) -> bool:
+    """Whether the attempt was but a probe of an outage, which is everybody's.
+
+    The deadline bounds those, and not whose turn it was: an outage so costs a lone order no more
+    than one among many.
+    """
+    unreachable = isinstance(error, NotSentError) and not error.connected
+    return unreachable and policy.attempts > 1 and pacer.waits_for_return
+
+
 async def repeat(
     first: EverlyticError,
     attempt: Callable[[], Awaitable[Receipt]],
@@ -85,19 +95,13 @@ async def repeat(
             return pacer.cool_down_s()
         return pacer.backoff_s(state.attempt_number)
 
-    def probed(error: BaseException | None) -> bool:
-        # A probe of an outage is everybody's: the deadline bounds it, and not whose turn it was. An
-        # outage so costs a lone order no more than one among many.
-        unreachable = isinstance(error, NotSentError) and not error.connected
-        return unreachable and policy.attempts > 1 and pacer.waits_for_return
-
     def stop(state: tenacity.RetryCallState) -> bool:
         error = error_of(state)
         if isinstance(error, ThrottledError) and (
             (error.retry_after_s or 0.0) > policy.retry_after_cap_s
         ):
             return True
-        if state.attempt_number >= policy.attempts and not probed(error):
+        if state.attempt_number >= policy.attempts and not _probed(error, policy, pacer):
             return True
         if clock() - began + state.upcoming_sleep >= policy.deadline_s:
             return True

@@ -74,8 +74,8 @@ class RetryPolicy:
     backoff with full jitter. A pause that would end after the deadline is not begun.
     """
 
-    #: How many POSTs an order may cost at most, the first included. 1 means no retry. Where an
-    #: endpoint that had been reached can't be reached, its probing is bounded by the deadline alone.
+    #: How many POSTs an order may cost at most, the first included. 1 means no retry. Probes
+    #: of an outage, of an endpoint that had been reached, are bounded by the deadline instead.
     attempts: int = attrs.field(default=5, validator=_count)
     #: The upper end of the first pause, in seconds.
     base_s: float = attrs.field(default=0.5, validator=_seconds)
