@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from everlytic_async._adaptive import LimitFinder
@@ -46,8 +47,17 @@ def _loop_call_later(delay_s: float, callback: Callable[[], None]) -> Timer:
     return asyncio.get_running_loop().call_later(delay_s, callback)
 
 
+class LateError(Exception):
+    """Waiting was given up: the turn had not come in time."""
+
+
 class HaltedError(Exception):
     """Waiting was given up: the batch stopped, the client closed, or the outage lasts too long."""
+
+
+def _too_late(waiter: asyncio.Future[float]) -> None:
+    if not waiter.done():
+        waiter.set_exception(LateError())
 
 
 class Halt:
@@ -169,14 +179,19 @@ class Pacer:
             return None
         return self._admit(now, now)
 
-    async def admit(self, halt: Halt) -> float:
+    async def admit(self, halt: Halt, until: float | None = None) -> float:
         """Wait for a slot and the time to use it. Every admission is followed by a `release`.
+
+        Args:
+            halt: Ends the waiting.
+            until: When to give up, by the clock.
 
         Returns:
             When it was taken, by the clock.
 
         Raises:
             HaltedError: when there is no use in waiting any longer.
+            LateError: its turn had not come by then.
         """
         if halt.reason is not None:
             raise HaltedError(halt.reason)
@@ -186,6 +201,9 @@ class Pacer:
         waiter: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._serve()
+        timer = None
+        if until is not None:
+            timer = self._call_later(max(0.0, until - self._clock()), partial(_too_late, waiter))
         try:
             return await halt.wait(waiter)
         except BaseException:
@@ -194,6 +212,9 @@ class Pacer:
             elif waiter in self._waiters:
                 self._waiters.remove(waiter)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def release(self) -> None:
         """Give the slot back."""

@@ -42,6 +42,25 @@ def _probed(error: BaseException | None, policy: RetryPolicy, pacer: Pacer) -> b
     return unreachable and policy.attempts > 1 and pacer.waits_for_return
 
 
+def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None
+
+
+def _over_the_cap(error: ThrottledError, policy: RetryPolicy) -> bool:
+    return (error.retry_after_s or 0.0) > policy.retry_after_cap_s
+
+
+def _not_waited_for(error: ThrottledError, policy: RetryPolicy) -> ThrottledError:
+    """The same error, which says so where it asked for too long a wait."""
+    if not _over_the_cap(error, policy):
+        return error
+    return ThrottledError(
+        f"{error.message}; longer than retry_after_cap_s ({policy.retry_after_cap_s:g} s) allows",
+        error.status,
+        error.retry_after_s,
+    )
+
+
 async def repeat(
     first: EverlyticError,
     attempt: Callable[[], Awaitable[Receipt]],
@@ -84,11 +103,8 @@ async def repeat(
             raise error
         return await attempt()
 
-    def error_of(state: tenacity.RetryCallState) -> BaseException | None:
-        return state.outcome.exception() if state.outcome is not None else None
-
     def wait(state: tenacity.RetryCallState) -> float:
-        error = error_of(state)
+        error = _error_of(state)
         was_cut = isinstance(error, NotSentError) and error.connected  # this one order's trouble
         if isinstance(error, _SAFE) and not was_cut:
             # The pause is everybody's: the pacer holds it, with its jitter.
@@ -96,10 +112,8 @@ async def repeat(
         return pacer.backoff_s(state.attempt_number)
 
     def stop(state: tenacity.RetryCallState) -> bool:
-        error = error_of(state)
-        if isinstance(error, ThrottledError) and (
-            (error.retry_after_s or 0.0) > policy.retry_after_cap_s
-        ):
+        error = _error_of(state)
+        if isinstance(error, ThrottledError) and _over_the_cap(error, policy):
             return True
         if state.attempt_number >= policy.attempts and not _probed(error, policy, pacer):
             return True
@@ -108,7 +122,7 @@ async def repeat(
         return not pacer.budget.take()
 
     def before_sleep(state: tenacity.RetryCallState) -> None:
-        error = error_of(state)
+        error = _error_of(state)
         if backing_off is not None and isinstance(error, EverlyticError):
             backing_off(error, state.upcoming_sleep)
 
@@ -120,4 +134,7 @@ async def repeat(
         before_sleep=before_sleep,
         reraise=True,
     )
-    return await retrying(one)
+    try:
+        return await retrying(one)
+    except ThrottledError as error:
+        raise _not_waited_for(error, policy) from None

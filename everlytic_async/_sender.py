@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from everlytic_async._book import Book, digest_of
-from everlytic_async._pacer import Halt, HaltedError, Pacer
+from everlytic_async._pacer import Halt, HaltedError, LateError, Pacer
 from everlytic_async._retry import may_repeat, repeat
 from everlytic_async._transport import NOT_SENT, Transport
 from everlytic_async._wire import encode, judge, order_key
@@ -275,9 +275,16 @@ class Sender:
     async def _repeat(
         self, course: Course, halt: Halt, first: EverlyticError
     ) -> Receipt | EverlyticError:
+        last = first
+
         async def again() -> Receipt:
-            verdict = await self._attempt(course, halt)
+            nonlocal last
+            try:
+                verdict = await self._attempt(course, halt, course.began + self.retry.deadline_s)
+            except LateError:
+                raise last from None  # the deadline came before its turn
             if isinstance(verdict, EverlyticError):
+                last = verdict
                 raise verdict
             return verdict
 
@@ -308,11 +315,13 @@ class Sender:
         except EverlyticError as error:
             return error
 
-    async def _attempt(self, course: Course, halt: Halt) -> Receipt | EverlyticError:
+    async def _attempt(
+        self, course: Course, halt: Halt, until: float | None = None
+    ) -> Receipt | EverlyticError:
         pacer = self.pacer
         admitted_at = None if halt.reason is not None else pacer.try_admit()
         if admitted_at is None:
-            admitted_at = await pacer.admit(halt)
+            admitted_at = await pacer.admit(halt, until)
         if course.attempts == 0:
             course.began = admitted_at
         course.attempts += 1

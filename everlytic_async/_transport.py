@@ -19,8 +19,9 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from html import escape
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -49,6 +50,8 @@ _WATCH_S = 0.25
 _MAX_PORT = 65_535
 _MAX_LABEL = 63
 _JSON = "application/json"
+# Half of what aiohttp writes without waiting for the connection.
+_LARGE_BYTES = 32 * 1024
 # A shorter piece of a hash tells nothing.
 _MIN_PIECE = 4
 
@@ -95,7 +98,8 @@ class Answer:
         status: The HTTP status.
         headers: The answer's headers; of a redirect only where to, without the hashes.
         body: The body, decompressed, cut at `MAX_BODY_BYTES`, without the hashes.
-        left_at: When the order had left, by the transport's clock.
+        left_at: When the order left, by the transport's clock; None where that is not known: with
+            a session of the caller's.
     """
 
     status: int
@@ -181,7 +185,13 @@ class _Connector(aiohttp.TCPConnector):
     """Never reuses a connection at which something waits that nobody had asked for.
 
     aiohttp would take it for the answer to the next order, which so would count as sent unread.
+    It also tells the attempt when its connection stood: what is written then is at a limiter but
+    for the network's time, while making the connection may have taken much longer.
     """
+
+    def __init__(self, clock: Callable[[], float], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._clock = clock
 
     async def connect(
         self,
@@ -193,25 +203,25 @@ class _Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             if protocol is None or not protocol.should_close:
+                attempt = _CONNECTING.get(None)
+                if attempt is not None:
+                    attempt.left_at = self._clock()
                 return connection
             connection.close()
 
 
-class _Body(aiohttp.Payload):
-    """A body that knows when it is written, and the connection that it is written to.
+class _LargeBody(aiohttp.Payload):
+    """A body that knows the connection that it is written to.
 
-    When it leaves is a limiter's time, but for the network: connections are made before. And a
-    connection that is only closed still sends what the event loop holds for it: an order given up
-    on its way would reach the endpoint after all.
+    A connection that is only closed still sends what the event loop holds for it: an order given up
+    on its way would reach the endpoint after all. aiohttp takes what is shorter as sent at once.
     """
 
     _autoclose = True  # there is nothing to close
 
-    def __init__(self, body: bytes, clock: Callable[[], float]) -> None:
+    def __init__(self, body: bytes) -> None:
         super().__init__(body, content_type=_JSON)
         self._size = len(body)
-        self._clock = clock
-        self.left_at: float | None = None
         self.to: asyncio.Transport | None = None
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -220,8 +230,7 @@ class _Body(aiohttp.Payload):
         return body.decode(encoding, errors)
 
     async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
-        """Write it, and take note of when and where to."""
-        self.left_at = self._clock()
+        """Write it, and take note of where to."""
         if isinstance(writer, StreamWriter):
             self.to = writer.transport
         await writer.write(self._value)
@@ -244,6 +253,7 @@ class _Attempt:
         "cancelled",
         "cancelling",
         "expired",
+        "left_at",
         "progress",
         "size",
         "task",
@@ -254,9 +264,9 @@ class _Attempt:
         self,
         task: asyncio.Task[object],
         tracker: aiohttp.UploadTracker,
-        body: _Body,
         size: int,
         began: float,
+        body: _LargeBody | None = None,
         cancelled: Callable[[bool], None] | None = None,
     ) -> None:
         self.task = task
@@ -265,6 +275,8 @@ class _Attempt:
         self.body = body
         self.size = size
         self.began = began
+        #: When its connection stood, and it left; None until then, or where that is not told.
+        self.left_at: float | None = None
         #: When the endpoint last had its turn; None until the body is on its way.
         self.progress: float | None = None
         self.cancelling = task.cancelling()
@@ -286,8 +298,11 @@ class _Attempt:
 
     def cut(self) -> None:
         """See to it that a body which has not left in full never does."""
-        if self.body.to is not None and not self.left():
+        if self.body is not None and self.body.to is not None and not self.left():
             self.body.to.abort()
+
+
+_CONNECTING: ContextVar[_Attempt] = ContextVar("connecting")
 
 
 class Transport:
@@ -361,7 +376,7 @@ class Transport:
         if self._given is None:
             self._own = aiohttp.ClientSession(
                 # The pacer bounds how many are in flight: a second bound would be a second queue.
-                connector=_Connector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+                connector=_Connector(self._clock, limit=0, keepalive_timeout=_KEEPALIVE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers,  # once for all requests
             )
@@ -394,9 +409,11 @@ class Transport:
         task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         tracker = aiohttp.UploadTracker()
-        payload = _Body(body, self._clock)
-        attempt = _Attempt(task, tracker, payload, len(body), self._clock(), cancelled)
+        size = len(body)
+        large = _LargeBody(body) if size > _LARGE_BYTES else None
+        attempt = _Attempt(task, tracker, size, self._clock(), large, cancelled)
         self._attempts.add(attempt)
+        token = _CONNECTING.set(attempt)
         if self._watch is None:
             self._watch = task.get_loop().call_later(self._watch_s, self._look)
         response: aiohttp.ClientResponse | None = None
@@ -404,7 +421,7 @@ class Transport:
         try:
             response = await session.post(
                 self._url,
-                data=payload,
+                data=body if large is None else large,
                 headers=None if self._own is not None else self._headers,
                 allow_redirects=False,
                 timeout=self._timeout,
@@ -434,6 +451,7 @@ class Transport:
         else:
             return self._answer(response, bytes(received), attempt)
         finally:
+            _CONNECTING.reset(token)
             self._attempts.discard(attempt)
             if attempt.expired:
                 task.uncancel()
@@ -466,7 +484,7 @@ class Transport:
             for secret in self._secrets:
                 where = where.replace(secret.decode(), "[hash]")
             headers = {"Location": where}
-        return Answer(response.status, headers, body, attempt.body.left_at)
+        return Answer(response.status, headers, body, attempt.left_at)
 
     def _without_a_piece(self, body: bytes) -> bytes:
         """Drop from the end of a body that was cut what may be the beginning of a hash."""

@@ -75,11 +75,14 @@ _ERROR_WORDS = frozenset(
     }
 )
 _MAX_MESSAGE = 300
+_SAID_ALREADY = frozenset({"status", "result", "code"})  # nothing beyond the verdict itself
 _HTML = re.compile(
     rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype|html|head|body|title|meta|script|!--)", re.IGNORECASE
 )
 _BOM = b"\xef\xbb\xbf"
 _MAX_RETRY_AFTER_S = 1e9  # finite, and longer than anybody waits
+# An object that was cut, or is broken further on, still says what it is about at its beginning.
+_BEGINS_WITH_A_WORD = re.compile(r'\{\s*"(status|result)"\s*:\s*"([^"\\]{1,40})"')
 # A name of the customer as short as this is hidden only where it stands alone: id 7 is not in 175.
 _SHORT = 3
 _LOOKS_LIKE_A_PAIR = re.compile(r"@[0-9]*$")
@@ -171,11 +174,11 @@ def judge(
         return _judge_success(status, headers, body, attempts, elapsed_s, hide)
     # A page's own words are for a browser.
     is_page = _is_html(body)
-    said = "" if is_page else _said(_parse(body), hide)
+    said = "" if is_page else _said(_parse(body), body, hide)
     page = ": it answered with an HTML page, the address is probably wrong" if is_page else ""
     if status in _THROTTLED:
         wait_s = retry_after_s(headers.get("Retry-After"), wall_clock)
-        asked = "" if wait_s is None else f" and asked to wait {wait_s:g} s"
+        asked = "" if wait_s is None else f" and asked to wait {_digits(wait_s)} s"
         return ThrottledError(
             f"the endpoint was too busy: it answered {status}{asked}{said}", status, wait_s
         )
@@ -209,16 +212,14 @@ def _judge_success(
     hide: Iterable[str | int | None],
 ) -> Receipt | EverlyticError:
     parsed = _parse(body)
-    if isinstance(parsed, dict):
-        for name in ("status", "result"):
-            word = parsed.get(name)
-            if isinstance(word, str) and word.strip().lower() in _ERROR_WORDS:
-                return RejectedError(
-                    f"the endpoint answered {status} with {name} {word.strip().lower()!r}"
-                    f"{_said(parsed, hide)}",
-                    status,
-                )
-    elif isinstance(parsed, str) and (
+    for name, word in _words(parsed):
+        if isinstance(word, str) and word.strip().lower() in _ERROR_WORDS:
+            return RejectedError(
+                f"the endpoint answered {status} with {name} {word.strip().lower()!r}"
+                f"{_said(parsed, body, hide)}",
+                status,
+            )
+    if isinstance(parsed, str) and (
         _is_html(body) or ("<" in parsed and "html" in headers.get("Content-Type", "").lower())
     ):
         return UnexpectedResponseError(
@@ -246,6 +247,11 @@ def retry_after_s(value: str | None, wall_clock: Callable[[], float] = time.time
     return min(max(0.0, moment - wall_clock()), _MAX_RETRY_AFTER_S)
 
 
+def _digits(seconds: float) -> str:
+    """All of them: 1234567, and 0.5."""
+    return f"{seconds:.3f}".rstrip("0").removesuffix(".")
+
+
 def _parse(body: bytes) -> Any:
     """The parsed JSON, else the text, else None for an empty body."""
     try:
@@ -256,18 +262,29 @@ def _parse(body: bytes) -> Any:
     if not text:
         return None
     try:
-        return json.loads(text)
+        return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return text
+
+
+def _words(parsed: Any) -> Iterable[tuple[str, Any]]:
+    """What the answer says of itself, by name."""
+    if isinstance(parsed, dict):
+        return [(name, parsed.get(name)) for name in ("status", "result")]
+    begin = _BEGINS_WITH_A_WORD.match(parsed) if isinstance(parsed, str) else None
+    return [] if begin is None else [(begin[1], begin[2])]
 
 
 def _is_html(body: bytes) -> bool:
     return _HTML.match(body.removeprefix(_BOM)) is not None
 
 
-def _said(parsed: Any, hide: Iterable[str | int | None]) -> str:
+def _said(parsed: Any, body: bytes, hide: Iterable[str | int | None]) -> str:
     """The endpoint's own words, as the end of a sentence; nothing where it had none."""
-    words = _for_a_message(_message(parsed), hide)
+    words = _message(parsed)
+    if not words and parsed and not (isinstance(parsed, dict) and parsed.keys() <= _SAID_ALREADY):
+        words = body.removeprefix(_BOM).decode("utf-8", "replace")
+    words = _for_a_message(words, hide)
     return f": {words}" if words else ""
 
 

@@ -703,13 +703,13 @@ _throttled("429-retry-after-negative", _busy(429, "Retry-After: -5"), "answered 
 _throttled(
     "429-retry-after-huge",
     _busy(429, f"Retry-After: {'9' * 400}"),
-    "asked to wait 1e+09 s",
+    "asked to wait 1000000000 s",
     posts=1,
 )
 _throttled(
     "429-retry-after-year-9999",
     _busy(429, "Retry-After: Fri, 31 Dec 9999 23:59:59 GMT"),
-    "asked to wait 1e+09 s",
+    "asked to wait 1000000000 s",
     posts=1,
 )
 _throttled(

@@ -34,7 +34,7 @@ from everlytic_async import (
     UnknownOutcomeError,
 )
 from everlytic_async._pacer import Halt
-from everlytic_async.events import AttemptEnded, BackingOff
+from everlytic_async.events import AttemptEnded, AttemptStarted, BackingOff, OrderEnded
 from everlytic_async.sandbox import Faults, Sandbox
 from support.delivery import (
     ENDS,
@@ -290,6 +290,31 @@ async def test_the_deadline_runs_from_the_first_attempt_not_from_the_queue() -> 
     assert second.elapsed_s >= 100
 
 
+@pytest.mark.parametrize("adaptive", [True, False])
+async def test_no_order_waits_for_its_next_turn_beyond_the_deadline(*, adaptive: bool) -> None:
+    rig = a_rig(
+        lambda _body: ENDS["throttled"](),
+        retry=RetryPolicy(attempts=1_000, deadline_s=3),
+        pacing=Pacing(max_concurrency=8, max_rate=1, adaptive=adaptive),
+    )
+
+    async def read() -> list[OrderResult]:
+        async with rig.stream(orders(8), concurrency=8) as stream:
+            return [result async for result in stream]
+
+    results = await rig.clock.run(read())
+
+    assert [result.outcome for result in results] == [Outcome.NOT_SENT] * 8
+    assert {type(result.error) for result in results} == {ThrottledError}
+    began: dict[str | None, float] = {}
+    for event in rig.events:
+        if isinstance(event, AttemptStarted):
+            began.setdefault(event.key, event.at)
+        elif isinstance(event, OrderEnded):
+            assert event.at - began[event.key] <= 3
+    assert rig.pacer.in_flight == 0
+
+
 # ------------------------------------------------------------------------------------ Retry-After
 
 
@@ -333,7 +358,8 @@ async def test_a_retry_after_over_the_cap_ends_the_order_with_the_figure_in_the_
     assert result.attempts == 1
     assert isinstance(result.error, ThrottledError)
     assert (result.error.status, result.error.retry_after_s) == (429, 61)
-    assert "61 s" in result.error.message
+    assert "asked to wait 61 s" in result.error.message
+    assert result.error.message.endswith("longer than retry_after_cap_s (60 s) allows")
     assert rig.clock.now == began
 
 

@@ -471,8 +471,7 @@ async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool
         upload.exception()
     tracker = SimpleNamespace(attempts=1, bytes_written=10, upload_complete=upload)
     task = cast("asyncio.Task[object]", asyncio.current_task())
-    body = module._Body(BODY, lambda: 0.0)
-    attempt = module._Attempt(task, cast("aiohttp.UploadTracker", tracker), body, 10, 0.0)
+    attempt = module._Attempt(task, cast("aiohttp.UploadTracker", tracker), 10, 0.0)
 
     assert attempt.left()
     tracker.bytes_written = 9
@@ -480,15 +479,15 @@ async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool
 
 
 @pytest.mark.parametrize("slow", ["connection", "answer"])
-async def test_it_tells_when_the_order_left(slow: str) -> None:
+async def test_it_tells_when_the_order_left(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
     clock = FakeClock()
     began = clock.now
+    connect = aiohttp.TCPConnector.connect
 
-    class SlowConnector(aiohttp.TCPConnector):
-        async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
-            if slow == "connection":
-                clock.now += 3
-            return await super().connect(*args, **kwargs)
+    async def slow_connect(*given: Any) -> aiohttp.connector.Connection:
+        if slow == "connection":
+            clock.now += 3
+        return await connect(*given)
 
     async def slow_answer(connection: Connection) -> None:
         await connection.request()
@@ -496,16 +495,23 @@ async def test_it_tells_when_the_order_left(slow: str) -> None:
             clock.now += 3
         await connection.answer()
 
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", slow_connect)
     async with (
         RawServer(slow_answer) as server,
-        aiohttp.ClientSession(connector=SlowConnector()) as session,
-        a_transport(
-            server.url, session=session, clock=lambda: clock.now, read_s=99, total_s=99
-        ) as transport,
+        a_transport(server.url, clock=lambda: clock.now, read_s=99, total_s=99) as transport,
     ):
         got = await transport.post(BODY)
 
     assert got.left_at == began + (3 if slow == "connection" else 0)
+
+
+async def test_with_a_session_of_the_callers_it_does_not_know_when_the_order_left() -> None:
+    async with (
+        RawServer(accept_all) as server,
+        aiohttp.ClientSession() as session,
+        a_transport(server.url, session=session) as transport,
+    ):
+        assert (await transport.post(BODY)).left_at is None
 
 
 # ----------------------------------------------------------------------------- how much is read

@@ -421,7 +421,7 @@ SHAPES = {
     "bare number": Shape(JSON_TYPE, b"10.10", 10.1),
     "bare null": Shape(JSON_TYPE, b"null", None),
     "bare true": Shape(JSON_TYPE, b"true", True),  # noqa: FBT003 - as parsed
-    "list": Shape(JSON_TYPE, b'["a"]', ["a"]),
+    "list": Shape(JSON_TYPE, b'["a"]', ["a"], '["a"]'),
     "text": Shape({"Content-Type": "text/plain"}, b"  OK\n", "OK", "OK"),
     "text as HTML's type": Shape(HTML_TYPE, b"Order received", "Order received", "Order received"),
     "text with a less-than": Shape({"Content-Type": "text/plain"}, b"1 < 2", "1 < 2", "1 < 2"),
@@ -445,6 +445,27 @@ SHAPES = {
     "deep": Shape(JSON_TYPE, DEEP, DEEP.decode(), "[" * 300 + "..."),
     "huge": Shape(JSON_TYPE, HUGE, json.loads(HUGE)),
     "cut off": Shape(JSON_TYPE, HUGE[:-5], HUGE[:-5].decode(), '{"status":"success","data":"xxx'),
+    "an error cut off": Shape(
+        JSON_TYPE,
+        HUGE[:-5].replace(b"success", b"error", 1),
+        RejectedError,
+        '{"status":"error","data',
+    ),
+    "an error that breaks off": Shape(
+        JSON_TYPE, b'{ "result": "failed", "message": ', RejectedError, '{ "result": "failed"'
+    ),
+    "an error with a raw control character": Shape(
+        JSON_TYPE, b'{"status":"error","message":"No\x1b[31m\nway"}', RejectedError, "No [31m way"
+    ),
+    "an object in an unknown place": Shape(
+        JSON_TYPE,
+        b'{"errors": ["No such workflow."]}',
+        {"errors": ["No such workflow."]},
+        '{"errors": ["No such workflow."]}',
+    ),
+    "an error in an unknown place": Shape(
+        JSON_TYPE, b'{"status":"error","detail":"No."}', RejectedError, '"detail":"No."'
+    ),
     "long words": Shape(
         JSON_TYPE, b'"' + b"word " * 5_000 + b'"', "word " * 5_000, ("word " * 61)[:300] + "..."
     ),
@@ -695,6 +716,7 @@ def test_no_retry_after_whatever_it_says_raises_or_asks_for_ever(value: str) -> 
         (http_date(90), 90.0, "and asked to wait 90 s"),
         (http_date(-90), 0.0, "and asked to wait 0 s"),
         ("0.5", 0.5, "and asked to wait 0.5 s"),
+        ("12345678", 12_345_678.0, "and asked to wait 12345678 s"),
         ("garbage", None, ""),
         (None, None, ""),
     ],
