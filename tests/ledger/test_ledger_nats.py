@@ -312,7 +312,7 @@ async def test_a_claim_that_is_cancelled_as_its_answer_comes_is_given_back(
 async def test_what_was_not_acknowledged_is_tried_again(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_nats_bucket, "_ANSWER_S", 0.05)
+    monkeypatch.setattr(_nats_bucket, "_ANSWER_S", 0.2)
     place = a_bucket(nats_server.url)
     tries = 0
     update = KeyValue.update
@@ -343,12 +343,12 @@ async def test_what_was_not_acknowledged_is_tried_again(
 
 async def test_what_could_not_be_claimed_was_not_sent(nats_server: NatsServer) -> None:
     place = a_bucket(nats_server.url)
-    async with session(place, patience_s=0.3) as one:
+    async with session(place, patience_s=1.5) as one:
         await one.claim("2", "body", KNOWN)
         with stopped(nats_server):
             with pytest.raises(LedgerError, match="can't be written"):
                 await one.record(Entry("2", State.SENT, "body"))
-            with pytest.raises(LedgerError, match=r"for 0\.3 seconds no ack"):
+            with pytest.raises(LedgerError, match=r"for 1\.5 seconds no ack"):
                 await one.claim("1", "body", KNOWN)
             with pytest.raises(LedgerError, match="can't be read"):
                 await one.look_up(["1"])
@@ -369,7 +369,7 @@ async def test_what_the_server_never_had_is_recorded_late(
     async def lost(_self: KeyValue, *_args: Any, **_settings: Any) -> int:
         raise nats.errors.TimeoutError
 
-    async with session(place, patience_s=0.2) as one:
+    async with session(place, patience_s=1.0) as one:
         await one.claim("1", "body", KNOWN)
         with monkeypatch.context() as away:
             away.setattr(KeyValue, "update", lost)
@@ -407,7 +407,7 @@ async def test_without_a_server_it_is_not_opened() -> None:
     server = Shop()
     async with server.client() as client:
         with pytest.raises(LedgerError, match="no NATS server could be reached") as raised:
-            await client.send_orders(orders(3), ledger=NatsLedger(url, patience_s=0.2))
+            await client.send_orders(orders(3), ledger=NatsLedger(url, patience_s=1.0))
     assert "Sesame" not in str(raised.value)
     assert not server.posts
 
