@@ -2,7 +2,9 @@
 
 SCENARIO is what limits. `rate`, the default: so many requests a second, with a burst. `latency`:
 nothing but how long an answer takes, so what does pacing cost? `connections`: so many requests at
-the same time. `matrix`: `rate`, over many limits and bursts.
+the same time. `matrix`: `rate`, over many limits and bursts. `all`: what is promised, one after the
+other: `rate` without and with a Retry-After of a second, for short and for long, by four processes,
+and `latency`.
 
 The limiter is nginx where it is installed (limit_req with nodelay, limit_conn; status 429), else
 the package's sandbox. Every sender meets a limiter that was just started. "Of the limit" is orders
@@ -48,7 +50,7 @@ _NAMES = {
     "tenacity_jitter": "tenacity, jitter",
     "tenacity_retry_after": "tenacity, Retry-After",
 }
-_DEFAULT_LATENCY_MS = {"rate": 0.0, "latency": 50.0, "connections": 50.0, "matrix": 0.0}
+_DEFAULT_LATENCY_MS = {"latency": 50.0, "connections": 50.0}
 _LONG = 24_000  # orders, from which on more is promised where each refusal costs a second
 
 
@@ -92,6 +94,21 @@ class Setting:
     def duration_s(self) -> float | None:
         """How long several processes send; None: until every order is sent."""
         return None if self.processes == 1 else self.orders / self.per_s
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """A table's worth: who sends against what.
+
+    Attributes:
+        scenario: Which it is, `all` aside.
+        base: What limits; with `matrix`, before limit and burst are varied.
+        rows: A sender, what limits it, and what came of it.
+    """
+
+    scenario: str
+    base: Setting
+    rows: list[tuple[str, Setting, list[Run]]]
 
 
 @attrs.frozen(kw_only=True)
@@ -220,6 +237,19 @@ def _least_share(runs: Sequence[Run]) -> float:
     return median(min(run.shares) for run in runs)
 
 
+def _where(scenario: str, setting: Setting) -> str:
+    """What tells one measurement of a sender from its others."""
+    if scenario == "matrix":
+        return f" at {setting.limit}/s, burst {setting.burst}"
+    if scenario == "latency":
+        return f" at {setting.latency_s * 1000:g} ms"
+    if setting.processes > 1:
+        return f", {setting.processes} processes"
+    if setting.retry_after is not None:
+        return f", Retry-After: {setting.retry_after}, {setting.orders:,} orders"
+    return ""
+
+
 def _targets(scenario: str, sender: str, setting: Setting, runs: Sequence[Run]) -> list[Target]:
     """What is promised for a sender of ours, with what came out; medians over the rounds."""
     share, refused, least = 100 * _of(runs, "share"), 100 * _of(runs, "refused"), None
@@ -240,9 +270,7 @@ def _targets(scenario: str, sender: str, setting: Setting, runs: Sequence[Run]) 
         bounds = (97.0, 1.0)
     if bounds is None:
         return []
-    what = _NAMES[sender]
-    if scenario == "matrix":
-        what += f" at {setting.limit}/s, burst {setting.burst}"
+    what = f"{_NAMES[sender]}{_where(scenario, setting)}"
     targets = [Target(f"{what}: of the limit", share, bounds[0], at_most=False, unit=" %")]
     if bounds[1] is not None:
         targets.append(Target(f"{what}: refused", refused, bounds[1], at_most=True, unit=" %"))
@@ -331,9 +359,32 @@ def _cells(
     ]
 
 
+def _parts(
+    scenario: str, base: Setting, senders: list[str]
+) -> list[tuple[str, Setting, list[str]]]:
+    """What is to be measured, one table for each."""
+    if scenario != "all":
+        return [(scenario, base, senders)]
+    busy = attrs.evolve(base, retry_after=1)
+    ours = [sender for sender in senders if sender == "adaptive"]
+    slow = attrs.evolve(
+        base, limit=None, latency_s=_DEFAULT_LATENCY_MS["latency"] / 1000, orders=4 * base.orders
+    )
+    parts = [
+        ("rate", base, senders),
+        ("rate", busy, senders),
+        ("rate", attrs.evolve(busy, orders=4 * base.orders), ours),
+        ("rate", attrs.evolve(base, processes=4), ours),
+        ("latency", slow, [sender for sender in senders if sender != "max_rate"]),
+    ]
+    return [part for part in parts if part[2]]
+
+
 @click.command(help=__doc__)
 @click.argument(
-    "scenario", type=click.Choice(["rate", "latency", "connections", "matrix"]), default="rate"
+    "scenario",
+    type=click.Choice(["rate", "latency", "connections", "matrix", "all"]),
+    default="rate",
 )
 @click.option("--limit", type=click.IntRange(1), default=400, show_default=True, help="A second.")
 @click.option("--burst", type=click.IntRange(0), default=20, show_default=True)
@@ -403,16 +454,15 @@ def main(
         only = "adaptive"
     senders = chosen(only, list(_NAMES))
     notes = []
-    if retry_after is None and only is None:
-        # Without the header it is the same as the one before.
-        senders.remove("tenacity_retry_after")
-        notes.append("Left out, for no Retry-After is sent: tenacity, Retry-After")
-    latency_ms = _DEFAULT_LATENCY_MS[scenario] if latency_ms is None else latency_ms
+    if only is None and (retry_after is None or scenario == "all"):
+        notes.append("Left out where no Retry-After is sent: tenacity, Retry-After")
+    if latency_ms is None:
+        latency_ms = _DEFAULT_LATENCY_MS.get(scenario, 0.0)
     if scenario in ("latency", "connections") and latency_ms == 0:
         raise click.BadParameter("must be above 0 where it limits", param_hint="--latency-ms")
     base = Setting(
         backend=_backend(backend),
-        limit=limit if scenario in ("rate", "matrix") else None,
+        limit=limit if scenario in ("rate", "matrix", "all") else None,
         burst=burst,
         connections=connections if scenario == "connections" else None,
         retry_after=retry_after,
@@ -422,33 +472,52 @@ def main(
         processes=processes,
         attempts=attempts,
     )
-    rows = [
-        (sender, cell, list[Run]())
-        for cell in _cells(base, scenario, limits, bursts, seconds)
-        for sender in senders
+    parts = [
+        Part(
+            scenario=name,
+            base=setting,
+            rows=[
+                (sender, cell, list[Run]())
+                for cell in _cells(setting, name, limits, bursts, seconds)
+                for sender in some
+                # Without the header it is the same as the one before.
+                if sender != "tenacity_retry_after" or only or cell.retry_after is not None
+            ],
+        )
+        for name, setting, some in _parts(scenario, base, senders)
     ]
     for number in range(rounds):
-        for sender, cell, runs in rows:
-            tell(f"round {number + 1} of {rounds}: {_NAMES[sender]}, {cell.per_s:,.0f}/s at best")
-            runs.append(_once(sender, cell))
+        for part in parts:
+            for sender, cell, runs in part.rows:
+                tell(
+                    f"round {number + 1} of {rounds}: {_NAMES[sender]}, {cell.per_s:,.0f}/s at best"
+                )
+                runs.append(_once(sender, cell))
     done_telling()
     finish(
         [
             _table(
-                _title(scenario, base, rounds),
-                rows,
-                matrix=scenario == "matrix",
-                several=processes > 1,
+                _title(part.scenario, part.base, rounds),
+                part.rows,
+                matrix=part.scenario == "matrix",
+                several=part.base.processes > 1,
             )
+            for part in parts
         ],
         notes,
-        [target for row in rows for target in _targets(scenario, *row)],
+        [target for part in parts for row in part.rows for target in _targets(part.scenario, *row)],
         figures={
             "benchmark": "pacing",
             "scenario": scenario,
             "runs": [
-                {"sender": sender, "setting": attrs.asdict(cell), **attrs.asdict(run)}
-                for sender, cell, runs in rows
+                {
+                    "scenario": part.scenario,
+                    "sender": sender,
+                    "setting": attrs.asdict(cell),
+                    **attrs.asdict(run),
+                }
+                for part in parts
+                for sender, cell, runs in part.rows
                 for run in runs
             ],
         },

@@ -191,6 +191,9 @@ class LimitFinder:
         self.limit: float | None = None
         #: Whether a refusal has been seen, so that `rate` has a bound.
         self.bounded = False
+        #: How late a sender may be and make it good at once, in seconds: what comes then fills no
+        #: more than half of an empty bucket.
+        self.slack_s = math.inf
         #: Whether `plan` has something to say once the pause is over.
         self.refusal_pending = False
         # When each accepted attempt was admitted, when it had left, which but for the network is
@@ -319,6 +322,10 @@ class LimitFinder:
         self._base = max(_SEARCH_FROM, min(_SEARCH_PER_BURST * len(served), so_far / 2.0))
         self._searching = True
         self.window = _NO_WINDOW
+        self._limit_slack(self._base)
+
+    def _limit_slack(self, limit: float) -> None:
+        self.slack_s = (self._burst(limit) - 1.0) / 2.0 / limit
 
     def _at_once_is_limited(self, estimate: float | None) -> bool:
         """Whether it is rather a limit on concurrent requests that was met in the search.
@@ -410,6 +417,7 @@ class LimitFinder:
             # One refusal that comes early may be chance: it does not tell more than this.
             limit = max(limit, rate * _CUT)
         self.limit = limit = max(_MIN_RATE, limit)
+        self._limit_slack(limit)
         self._searching = False
         self._error = min(_MAX_ERROR, max(_MIN_ERROR, _ERROR_ORDERS / max(count, 1)))
         few = _SHORT_RUN if lasted_s > _SELDOM * self._worth_s() else 5 * _SHORT_RUN

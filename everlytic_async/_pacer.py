@@ -20,7 +20,8 @@ from everlytic_async._adaptive import LimitFinder
 from everlytic_async.events import CoolDown, Hub, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 
-# A late timer is made good by going faster for as long as this, never by a burst.
+# A late timer is made good by going faster for as long as this, never by a burst; by less of it
+# where a limiter is known to take less at once.
 _CATCH_UP_S = 0.02
 # Jitter on top of a Retry-After, as a share of it, so that several processes don't resume as one.
 _COOL_DOWN_JITTER = 0.01
@@ -289,7 +290,10 @@ class Pacer:
                     self._timer = self._call_later(due - now, self._serve)
                 return
             # Lateness of the timer is made good, idleness and a cool-down are not.
-            earliest = max(now - _CATCH_UP_S, self._resume_at)
+            catch_up_s = _CATCH_UP_S
+            if self._finder is not None and self._finder.slack_s < catch_up_s:
+                catch_up_s = self._finder.slack_s
+            earliest = max(now - catch_up_s, self._resume_at)
             self._waiters.popleft().set_result(self._admit(now, earliest))
 
     # ---------------------------------------------------------------------------- what is learnt

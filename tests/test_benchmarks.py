@@ -148,9 +148,9 @@ def test_pacing_counts_refusals_at_the_limiter_and_loses_sight_of_no_order(tmp_p
         assert sum(process["sent"] for process in one["processes"]) == 100 - one["lost"]
         assert one["refused"] == one["refusals"] / 100
     assert targets(figures) == [
-        "ours, max_rate given: of the limit",
-        "ours, max_rate given: refused",
-        "ours, max_rate given: orders lost",
+        "ours, max_rate given, Retry-After: 0, 100 orders: of the limit",
+        "ours, max_rate given, Retry-After: 0, 100 orders: refused",
+        "ours, max_rate given, Retry-After: 0, 100 orders: orders lost",
     ]
 
 
@@ -203,6 +203,29 @@ def test_pacing_matrix_crosses_limits_and_bursts(tmp_path):
     )
     cells = [(run["setting"]["limit"], run["setting"]["burst"]) for run in figures["runs"]]
     assert cells == [(200, 0), (200, 9), (400, 0), (400, 9)]
+
+
+def test_pacing_measures_in_one_run_all_that_is_promised(tmp_path):
+    figures = figures_of(
+        tmp_path,
+        "benchmarks.pacing",
+        *("all", "--limit", "400", "--orders", "100", "--only", "max_rate,adaptive"),
+        *("--backend", "sandbox"),
+    )
+    measured = [
+        (run["scenario"], run["sender"], run["setting"]["orders"], run["setting"]["processes"])
+        for run in figures["runs"]
+    ]
+    assert measured == [
+        ("rate", "adaptive", 100, 1),
+        ("rate", "max_rate", 100, 1),
+        ("rate", "adaptive", 100, 1),
+        ("rate", "max_rate", 100, 1),
+        ("rate", "adaptive", 400, 1),
+        ("rate", "adaptive", 100, 4),
+        ("latency", "adaptive", 400, 1),
+    ]
+    assert len(targets(figures)) == len(set(targets(figures)))
 
 
 def test_terminated_in_the_middle_it_takes_all_its_processes_along():
