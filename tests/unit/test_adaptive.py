@@ -440,6 +440,15 @@ def test_the_search_begins_as_if_the_burst_were_a_twelfth_of_a_second() -> None:
     assert finder.rate(1.2) == pytest.approx(12 * 30)
 
 
+def test_what_is_late_may_fill_half_of_the_bucket_at_once() -> None:
+    finder = LimitFinder()
+    assert finder.slack_s == math.inf
+    finder = a_search_that_ended(pause_s=0.1, orders=400)
+    assert finder.limit is not None
+
+    assert finder.slack_s == pytest.approx((10 - 1) / 2 / finder.limit, rel=0.1)
+
+
 def test_what_a_probe_may_cost_a_second_for_waits_no_longer_than_a_minute() -> None:
     finder = a_search_that_ended(pause_s=100.0, orders=400)
     resumed = 1.1 + 1.0 + 100.0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -276,6 +278,23 @@ def test_the_rate_is_reached_though_timers_are_late(rate: float, late_s: float, 
         assert 0.98 * rate <= reached <= 1.02 * rate
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize(("slack_s", "at_once"), [(math.inf, 4), (0.004, 2), (0.0, 1)])
+async def test_lateness_is_made_good_as_far_as_the_limiter_takes_it_at_once(
+    slack_s: float, at_once: int
+) -> None:
+    clock = FakeClock(lateness=lambda: 0.01)
+    pacer = a_pacer(clock, adaptive=True, max_concurrency=100, max_rate=400)
+    assert pacer._finder is not None
+    pacer._finder.slack_s = slack_s
+    queue = Queue(pacer)
+    await queue.join(60)
+    await clock.advance(1)
+
+    moments = Counter(queue.admitted_at.values())
+    assert max(moments.values()) == at_once
+    await queue.leave()
 
 
 async def test_admissions_are_spread_evenly_over_the_second(clock: FakeClock) -> None:
