@@ -50,7 +50,7 @@ INSIDERS = {"worker"}
 #: Which modules import a library, or a part of one. attrs is for all.
 IMPORTERS: dict[str, set[str]] = {
     "aiohttp": {"_transport"},
-    "aiohttp.web": {"sandbox"},
+    "aiohttp.web": {"sandbox", "worker"},
     "backports": {"sources"},
     "cattrs": {"_wire"},
     "click": {"cli"},
@@ -61,6 +61,7 @@ IMPORTERS: dict[str, set[str]] = {
     "opentelemetry": {"otel"},
     "orjson": {"_wire", "sandbox"},
     "plotly": {"cli"},
+    "prometheus_client": {"worker"},
     "pyarrow": {"sources"},
     "rich": {"cli"},
     "rich_click": {"cli"},
@@ -215,6 +216,7 @@ def test_every_library_of_the_law_is_imported_where_the_law_says() -> None:
         ("cli._send", "from everlytic_async import EverlyticClient\nimport rich.progress"),
         ("cli._send", "from everlytic_async.sandbox import Sandbox"),
         ("worker._worker", "from everlytic_async._wire import encode\nimport nats.errors"),
+        ("worker._health", "from aiohttp import web"),
         ("__main__", "from everlytic_async.cli import main"),
     ],
 )
@@ -252,7 +254,7 @@ def test_what_is_lawful_is_let_through(module: str, source: str) -> None:
         ("__main__", "from everlytic_async.client import X", "it may import cli"),
         ("client", "import aiohttp", "_transport may"),
         ("client", "from aiohttp.client import ClientSession", "_transport may"),
-        ("client", "from aiohttp import web", "_transport and sandbox may"),
+        ("client", "from aiohttp import web", "_transport and sandbox and worker may"),
         ("sandbox._server", "import aiohttp", "_transport may"),
         ("sandbox._server", "from aiohttp import ClientSession", "_transport may"),
         ("orders", "import cattrs", "_wire may"),

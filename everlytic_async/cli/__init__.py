@@ -1,7 +1,8 @@
 """The command ``everlytic-async``: arguments in, text out.
 
 ``_commands`` declares the commands and their help, and is all that ``--help`` loads. What a
-command does is imported when it runs: ``_send``, ``_check``, ``_ledger``, ``_sandbox``. They share
+command does is imported when it runs: ``_send``, ``_check``, ``_ledger``, ``_sandbox``,
+``_enqueue``, ``_worker``, ``_queue``. They share ``_nats`` (where a queue is),
 ``_settings`` (who is asking), ``_input`` (the orders, and where each came from), ``_earlier`` (what
 an earlier run wrote of them), ``_plan`` (the question before a backfill), ``_results`` (a line for
 each), ``_report`` (a page on all), ``_tally`` (what became of them), ``_screen`` and ``_pace``

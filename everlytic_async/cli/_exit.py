@@ -13,7 +13,7 @@ from typing import NoReturn, ParamSpec
 
 import click
 
-from everlytic_async.errors import ConfigurationError, LedgerError
+from everlytic_async.errors import ConfigurationError, LedgerError, QueueError
 
 __all__ = ["Exit", "MidwayError", "OutputError", "guarded", "say", "silence"]
 
@@ -77,7 +77,7 @@ def guarded(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
         except BrokenPipeError:
             silence(sys.stdout.fileno())
             code = Exit.FAILED
-        except (ConfigurationError, LedgerError) as error:
+        except (ConfigurationError, LedgerError, QueueError) as error:
             _show(error, debug=debug)
             say(f"Error: {error}")
             code = Exit.USAGE

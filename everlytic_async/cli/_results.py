@@ -66,7 +66,7 @@ class Results:
         index: int,
         line: int,
         key: str | None,
-        outcome: Outcome,
+        outcome: Outcome | str,
         attempts: int = 0,
         error: EverlyticError | str | None = None,
         duplicate_risk: bool = False,

@@ -115,7 +115,11 @@ def lasting(seconds: float) -> str:
 
 
 def outcome_lines(
-    tally: Tally, left_out: Mapping[str, int], *, valid: str | None = None
+    tally: Tally,
+    left_out: Mapping[str, int],
+    *,
+    valid: str | None = None,
+    said_as: Mapping[Outcome, tuple[str, str, str]] | None = None,
 ) -> Iterable[Text]:
     """A line for each outcome that was: its count, and what it means.
 
@@ -123,21 +127,27 @@ def outcome_lines(
         tally: The counts.
         left_out: How many orders were left out of the input, by reason.
         valid: Where nothing is sent on purpose: what to say of those that could be.
+        said_as: Where orders are not sent but queued: what an outcome is called then, its style,
+            and what it means.
     """
     meanings = _MEANING
     names = dict(NAMES)
+    if said_as is not None:
+        names = {outcome: name for outcome, (name, _style, _meaning) in said_as.items()}
+        meanings = {outcome: (style, said) for outcome, (_name, style, said) in said_as.items()}
     if valid is not None:
         names[Outcome.NOT_SENT] = "valid"
         meanings = {
             Outcome.NOT_SENT: ("green", valid),
             Outcome.INVALID: ("yellow", "can't be sent: mend them first"),
         }
+    name_width = max(8, *map(len, names.values()))
     width = len(f"{max(*tally.counts.values(), sum(left_out.values()), 0):,}")
     for outcome, (style, meaning) in meanings.items():
         if count := tally.counts[outcome]:
             yield Text.assemble(
                 "  ",
-                (f"{names[outcome]:<8}", style),
+                (f"{names[outcome]:<{name_width}}", style),
                 (f"  {count:>{width},}", "bold"),
                 (f"  {meaning}", "dim"),
             )
@@ -159,19 +169,20 @@ def outcome_lines(
         )
 
 
-def reason_lines(tally: Tally, place: str) -> Iterable[Text]:
+def reason_lines(tally: Tally, place: str, names: Mapping[Outcome, str] = NAMES) -> Iterable[Text]:
     """The reasons of the failures, the most frequent first, with the lines they came from.
 
     Args:
         tally: What became of the orders.
         place: What the input has in place of lines.
+        names: What the outcomes are called.
     """
     for outcome, (style, _meaning) in _MEANING.items():
         reasons = tally.reasons.get(outcome)
         if reasons is None:
             continue
         yield Text()
-        yield Text.assemble("Why ", (NAMES[outcome], style), ":")
+        yield Text.assemble("Why ", (names[outcome], style), ":")
         for text, reason in sorted(reasons.items(), key=lambda item: -item[1].count):
             yield Text.assemble(
                 (f"  {reason.count:,} x ", "bold"), text, (f"  ({reason.where(place)})", "dim")

@@ -8,8 +8,9 @@ again goes to a stream of dead letters with the reason, for a person to decide.
 ``_messages``: names, settings, and what an order looks like as a message; pure functions.
 ``_queue``: the streams, and what is done with them. ``_pull``: taking orders. ``_worker``: the
 worker; ``_ledger``: its ledger as its stream sees it; ``_pace``: how the workers of a store pause
-together. ``_calls``: how the NATS client is called. ``_health``: what is served to monitors.
-``_server``: a private NATS server. Needs the extra ``nats``; ``_health`` needs ``metrics`` too.
+together; ``_presence``: who of them is there. ``_calls``: how the NATS client is called.
+``_health``: what is served to monitors; ``_metrics``: the figures among that. ``_server``: a
+private NATS server. Needs the extra ``nats``; ``_metrics`` needs ``metrics`` too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from everlytic_async.worker._health import HealthServer
     from everlytic_async.worker._messages import QueueSettings
+    from everlytic_async.worker._presence import PresentWorker
     from everlytic_async.worker._pull import QueuedOrder
     from everlytic_async.worker._queue import (
         DeadLetter,
@@ -31,8 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DeadLetter",
+    "HealthServer",
     "NatsServer",
     "OrderQueue",
+    "PresentWorker",
     "Published",
     "QueueSettings",
     "QueueStatus",
@@ -44,8 +49,10 @@ __all__ = [
 # Nobody loads the NATS client who only looks here.
 _HOME_OF = {
     "DeadLetter": "_queue",
+    "HealthServer": "_health",
     "NatsServer": "_server",
     "OrderQueue": "_queue",
+    "PresentWorker": "_presence",
     "Published": "_queue",
     "QueueSettings": "_messages",
     "QueueStatus": "_queue",

@@ -147,6 +147,11 @@ class QueueSettings:
         return f"{self.subject}.pace.{self.store}"
 
     @property
+    def workers_subject(self) -> str:
+        """Where the store's workers are asked for, and answer."""
+        return f"{self.subject}.workers.{self.store}"
+
+    @property
     def consumer(self) -> str:
         """The durable consumer that the store's workers share."""
         return f"worker-{self.store}"

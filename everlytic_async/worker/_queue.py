@@ -42,6 +42,7 @@ from everlytic_async.worker._messages import (
     said,
     too_large,
 )
+from everlytic_async.worker._presence import PresentWorker, workers_at
 from everlytic_async.worker._pull import Puller, QueuedOrder
 
 __all__ = ["DeadLetter", "OrderQueue", "Published", "QueueStatus"]
@@ -628,6 +629,38 @@ class OrderQueue:
             dead=(dead.state.subjects or {}).get(settings.dead_subject, 0),
             bytes=orders.state.bytes,
         )
+
+    async def workers(self, wait_s: float = 0.5) -> list[PresentWorker]:
+        """The workers of this store that answer.
+
+        Args:
+            wait_s: How long to wait for their answers, in seconds. Where there are none, the server
+                says so at once.
+
+        Raises:
+            QueueError: nobody can be asked.
+        """
+        return await workers_at(self.connection, self.settings.workers_subject, wait_s)
+
+    async def stores(self) -> list[str]:
+        """All stores that have an order or a dead letter in these streams, whoever serves them.
+
+        Raises:
+            QueueError: the server does not answer.
+        """
+        settings = self.settings
+        jetstream = self._jetstream
+        found: set[str] = set()
+        for stream, kind in ((settings.orders_stream, "orders"), (settings.dead_stream, "dead")):
+            first = f"{settings.subject}.{kind}."
+            info = await self._persist(
+                lambda stream=stream, first=first: jetstream.stream_info(  # type: ignore[misc]
+                    stream, subjects_filter=f"{first}*"
+                ),
+                "the stores of the queue are not known",
+            )
+            found |= {name.removeprefix(first) for name in info.state.subjects or ()}
+        return sorted(found)
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """The dead letters of this store, from the oldest on.

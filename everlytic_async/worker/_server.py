@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,6 +41,15 @@ _PORT_AGAIN_S = 10.0
 _LEFT_S = 5.0
 _AGAIN_S = 0.05
 _IN_USE = "address already in use"
+# In the directory: where the server listens, for other processes of this machine.
+_ADDRESS = "address"
+# How often it is looked whether another process's server has ended, in seconds.
+_LOOK_S = 0.5
+_LOGGER = logging.getLogger("everlytic_async.worker")
+
+
+class _TakenError(ConfigurationError):
+    """Another nats-server uses the directory."""
 
 
 class NatsServer:
@@ -87,6 +97,7 @@ class NatsServer:
         self._config = dict(config or {})
         self._executable = executable
         self._start_s = start_s
+        self._left_s = _LEFT_S
         self._pid: int | None = None
         self._process: asyncio.subprocess.Process | None = None
 
@@ -105,6 +116,84 @@ class NatsServer:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def shared(
+        cls, directory: str | os.PathLike[str], *, port: int = 0, start_s: float = 60.0
+    ) -> AsyncIterator[str]:
+        """The address of the server of a directory, for all processes of this machine that ask so.
+
+        It is the one that runs there, else one that is started for as long as the context lasts.
+        When the process that started it ends, one of the others starts it again at the same port,
+        within a second or so. Not on Windows: there each process would start one.
+
+        Args:
+            directory: As of `NatsServer`.
+            port: Where it listens if it is started here; 0 takes a free one.
+            start_s: How long it may take until it is ready, in seconds.
+
+        Raises:
+            ConfigurationError, QueueError: as of `NatsServer`.
+        """
+        server = cls(directory, port=port, start_s=start_s)
+        server._left_s = 0.0
+        successor = None
+        try:
+            if await server._joined_or_started():
+                successor = asyncio.create_task(server._succeed())
+            yield server.url
+        finally:
+            try:
+                if successor is not None:
+                    await _cancelled(successor)
+            finally:
+                await server.close()
+
+    async def _joined_or_started(self) -> bool:
+        """Whether there is a server of another process, which is now ready; else ours is."""
+        until = time.monotonic() + self._start_s
+        while True:
+            try:
+                await self.start()
+            except _TakenError:
+                # Its owner has just begun, or is about to end, where there is none.
+                port = await self._listening()
+                if port is not None:
+                    self._port = port
+                    return True
+                if time.monotonic() >= until:
+                    raise
+            else:
+                return False
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _listening(self) -> int | None:
+        """The port at which another process's server listens; None where it does not yet."""
+        try:
+            port = int((self.directory / _ADDRESS).read_text("ascii").rpartition(":")[2])
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except (OSError, ValueError):
+            return None
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return port
+
+    async def _succeed(self) -> None:
+        """Once the server of the other process has ended, start it here, at the same port."""
+        self._wanted_port = 0  # it is known by now: a port that is in use a while is waited for
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                await self.start()
+            except _TakenError:
+                continue
+            except (ConfigurationError, QueueError) as error:
+                _LOGGER.warning("the nats-server has ended, and can't be started here: %s", error)
+            else:
+                _LOGGER.warning("the nats-server had ended with its process: it runs here now")
+                return
 
     @property
     def url(self) -> str:
@@ -151,6 +240,7 @@ class NatsServer:
         """End it and wait until it has ended, whoever cancels meanwhile. Once closed: nothing."""
         process, self._process, self._pid = self._process, None, None
         if process is not None:
+            (self.directory / _ADDRESS).unlink(missing_ok=True)
             await _ended(process)
 
     async def _start(self) -> None:
@@ -158,6 +248,7 @@ class NatsServer:
         log = self.directory / _LOG
         lock = await self._take()
         try:
+            (self.directory / _ADDRESS).unlink(missing_ok=True)  # of one that was killed
             said_before = log.stat().st_size if log.exists() else 0
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -182,6 +273,8 @@ class NatsServer:
         self._pid = told["pid"]
         self._port = int(told["ports"]["nats"][0].rpartition(":")[2])
         self._process = process
+        # Without the token: whoever is to come in knows it.
+        (self.directory / _ADDRESS).write_text(f"nats://127.0.0.1:{self._port}\n", "ascii")
 
     async def _take(self) -> int | None:
         """Take the directory for the server alone; what holds it, for the server to inherit."""
@@ -194,14 +287,14 @@ class NatsServer:
             raise ConfigurationError(
                 f"{str(self.directory)!r} can't be the directory of a nats-server: {error.strerror}"
             ) from error
-        until = time.monotonic() + _LEFT_S
+        until = time.monotonic() + self._left_s
         try:
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
                     if time.monotonic() >= until:
-                        raise ConfigurationError(
+                        raise _TakenError(
                             f"another nats-server uses {str(self.directory)!r}: connect to that "
                             "one, or give this one a directory of its own"
                         ) from error
@@ -241,6 +334,21 @@ class NatsServer:
             ) from error
         told: dict[str, Any] = json.loads(line) if line else {}
         return told
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel it, and wait until it has ended, however often we are cancelled: it is ours."""
+    cancelled: asyncio.CancelledError | None = None
+    task.cancel()
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    if not task.cancelled():
+        task.result()  # an error that nobody foresaw
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:

@@ -51,6 +51,7 @@ from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import Delivery
 from everlytic_async.worker._ledger import Name, NamedLedger
 from everlytic_async.worker._pace import SharedPace
+from everlytic_async.worker._presence import Presence
 from everlytic_async.worker._pull import QueuedOrder
 from everlytic_async.worker._queue import OrderQueue
 
@@ -210,6 +211,16 @@ class Worker:
         return f"<Worker of {self._queue.settings.store!r}, {len(self._held)} orders in hand>"
 
     @property
+    def client(self) -> EverlyticClient:
+        """What it sends by."""
+        return self._client
+
+    @property
+    def queue(self) -> OrderQueue:
+        """Where its orders come from."""
+        return self._queue
+
+    @property
     def status(self) -> WorkerStatus:
         """How it is at this moment."""
         return WorkerStatus(
@@ -251,6 +262,7 @@ class Worker:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 await stack.enter_async_context(self._sharing())
+                await stack.enter_async_context(self._present())
                 await stack.enter_async_context(self._kept_alive())
                 stack.push_async_callback(self._end)
                 while not self._stopping.is_set():
@@ -290,6 +302,19 @@ class Worker:
         subject = self._queue.settings.pace_subject
         async with SharedPace(self._client, self._queue.connection, subject):
             yield
+
+    def _present(self) -> Presence:
+        subject = self._queue.settings.workers_subject
+        return Presence(self._queue.connection, subject, self._figures)
+
+    def _figures(self) -> dict[str, Any]:
+        """What is told to who asks for the workers."""
+        return {
+            "in_hand": len(self._held),
+            "sent": self._counts[Outcome.SENT],
+            "stopping": self._stopping.is_set(),
+            "problem": self._problem,
+        }
 
     @contextlib.asynccontextmanager
     async def _kept_alive(self) -> AsyncIterator[None]:
