@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
-from everlytic_async.errors import ConfigurationError, LedgerError, SkippedError
+from everlytic_async.errors import (
+    ConfigurationError,
+    LedgerError,
+    SkippedError,
+    without_addresses,
+)
 from everlytic_async.ledger import Entry, LedgerSession, State, Terms, stored_key
 from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import Delivery
@@ -18,8 +22,6 @@ _STATES: Mapping[Outcome, State] = {
     outcome: State(str(outcome)) for outcome in Outcome if outcome is not Outcome.SKIPPED
 }
 _RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
-# What an endpoint says may name anybody, not only the order's contact.
-_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+")
 _WHY_SKIPPED: dict[State, str] = {
     State.SENT: "the ledger says that it was sent before",
     State.IN_FLIGHT: "the ledger says that it is being sent, by this run or by another process",
@@ -48,11 +50,6 @@ def terms_of(delivery: Delivery, resend: Collection[Outcome]) -> Terms:
 def digest_of(body: bytes) -> str:
     """What tells whether two bodies are the same, and nothing else of them."""
     return hashlib.blake2b(body, digest_size=16).hexdigest()
-
-
-def without_addresses(text: str) -> str:
-    """What an endpoint said, without whomever it names by an address."""
-    return _ADDRESS.sub("[an address]", text)
 
 
 class Book:

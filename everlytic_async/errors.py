@@ -26,6 +26,7 @@ All their arguments go to ``Exception.__init__``, so that they survive pickling.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -51,6 +52,14 @@ __all__ = [
     "UnexpectedResponseError",
     "UnknownOutcomeError",
 ]
+
+# What an endpoint says may name anybody, not only the order's contact.
+_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+")
+
+
+def without_addresses(text: str) -> str:
+    """What an endpoint said, without whomever it names by an address: for logs and records."""
+    return _ADDRESS.sub("[an address]", text)
 
 
 class EverlyticError(Exception):

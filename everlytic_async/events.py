@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 import attrs
 
-from everlytic_async.errors import EverlyticError
+from everlytic_async.errors import EverlyticError, without_addresses
 from everlytic_async.outcomes import Outcome
 
 __all__ = [
@@ -269,7 +269,7 @@ def _log(event: Event) -> None:
                 event.outcome,
                 event.status,
                 event.elapsed_s,
-                f": {event.error}" if event.error is not None else "",
+                f": {without_addresses(str(event.error))}" if event.error is not None else "",
             )
         case BackingOff():
             _LOGGER.debug(
@@ -290,6 +290,6 @@ def _log(event: Event) -> None:
             counts = ", ".join(f"{count} {name}" for name, count in event.counts.items() if count)
             _LOGGER.info("a batch ended after %.1f s: %s", event.elapsed_s, counts or "no orders")
             if event.stopped is not None:
-                _LOGGER.warning("the batch ended early: %s", event.stopped)
+                _LOGGER.warning("the batch ended early: %s", without_addresses(event.stopped))
         case _:
             pass

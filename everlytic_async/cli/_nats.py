@@ -138,10 +138,8 @@ def _load(loader: typed_settings.loaders.Loader) -> dict[str, Any]:
 
 def _check(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        several = name == "url" and isinstance(value, list) and value
-        if not all(isinstance(each, str) and each.strip() for each in value if several) or (
-            not several and not (isinstance(value, str) and value.strip())
-        ):
+        texts = value if name == "url" and isinstance(value, list) and value else [value]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ConfigurationError(f"{name} of the settings of NATS must be text, and not blank")
 
 

@@ -141,7 +141,7 @@ def outcome_lines(
             Outcome.NOT_SENT: ("green", valid),
             Outcome.INVALID: ("yellow", "can't be sent: mend them first"),
         }
-    name_width = max(8, *map(len, names.values()))
+    name_width = max([8, *(len(names[outcome]) for outcome in meanings if tally.counts[outcome])])
     width = len(f"{max(*tally.counts.values(), sum(left_out.values()), 0):,}")
     for outcome, (style, meaning) in meanings.items():
         if count := tally.counts[outcome]:

@@ -20,7 +20,12 @@ from everlytic_async.cli._screen import NAMES, orders, screen, show
 from everlytic_async.cli._settings import Account, load_stores
 from everlytic_async.cli._signals import Signals
 from everlytic_async.client import EverlyticClient
-from everlytic_async.errors import AuthenticationError, ConfigurationError, QueueError
+from everlytic_async.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    QueueError,
+    without_addresses,
+)
 from everlytic_async.ledger import Durability, SqliteLedger
 from everlytic_async.policies import Delivery, Pacing, RetryPolicy
 from everlytic_async.worker import OrderQueue, QueueSettings, Worker
@@ -176,7 +181,8 @@ class _Run:
                 await stack.enter_async_context(client)
                 self._workers[name] = Worker(client, queue, ledger, grace_s=options.grace)
             if options.health is not None:
-                await stack.enter_async_context(self._health(options.health))
+                health = await stack.enter_async_context(self._health(options.health))
+                _LOGGER.info("health is served at %s", health.url)
             if self._signals.received is not None:  # before there was anything to stop
                 self._drain()
             await self._work()
@@ -208,7 +214,7 @@ class _Run:
             _LOGGER.error(  # noqa: TRY400 - it is told in full
                 "no more orders of this store are taken: %s. They are back in the queue: set the "
                 "right hashes, and start a worker again",
-                error,
+                without_addresses(str(error)),
             )
 
     async def _report(self) -> None:

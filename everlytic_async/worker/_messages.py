@@ -31,9 +31,8 @@ from typing import Any, NoReturn
 
 import attrs
 
-from everlytic_async._book import without_addresses
 from everlytic_async._wire import encode, order_key
-from everlytic_async.errors import ConfigurationError, InvalidOrderError
+from everlytic_async.errors import ConfigurationError, InvalidOrderError, without_addresses
 from everlytic_async.ledger import stored_key
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome

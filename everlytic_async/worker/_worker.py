@@ -44,6 +44,7 @@ from everlytic_async.errors import (
     QueueError,
     SkippedError,
     SourceError,
+    without_addresses,
 )
 from everlytic_async.ledger import Ledger, State, stored_key
 from everlytic_async.orders import Order
@@ -397,8 +398,9 @@ class Worker:
         ceiling = min(_PAUSE_CAP_S, _PAUSE_BASE_S * 2.0 ** min(self._troubles, _MAX_DOUBLINGS))
         self._troubles += 1
         pause_s = ceiling * self._rng.uniform(0.5, 1.0)
-        self._problem = str(error)
-        _LOGGER.warning("no orders are taken for %.1f s: %s", pause_s, error)
+        # What an endpoint said is in it, and that may name a customer.
+        self._problem = without_addresses(str(error))
+        _LOGGER.warning("no orders are taken for %.1f s: %s", pause_s, self._problem)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()

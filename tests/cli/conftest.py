@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 from command_line import CUSTOMER_HASH, STORE_HASH, TIMEOUT_S, Here, Program, lines_of
+from command_queue import Queue
 
 from everlytic_async.sandbox import Sandbox
+from support.nats_servers import nats_url
+
+__all__ = ["nats_url"]
 
 
 @pytest.fixture
@@ -42,6 +46,12 @@ def here(
 async def sandbox() -> AsyncIterator[Sandbox]:
     async with Sandbox(store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH) as box:
         yield box
+
+
+@pytest.fixture
+def queue(nats_url: str) -> Queue:
+    """A queue with nothing in it, on a real NATS server."""
+    return Queue(nats_url)
 
 
 @pytest.fixture

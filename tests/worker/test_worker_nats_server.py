@@ -305,3 +305,55 @@ async def test_its_end_is_seen_though_it_is_cancelled(data: Path) -> None:
         closing.cancel()
     assert closing.cancelled()
     assert not is_alive(pid)
+
+
+# ----------------------------------------------------------------- one for all of a machine
+
+
+async def test_who_asks_for_the_server_of_a_directory_gets_the_one_that_runs(data: Path) -> None:
+    async with NatsServer.shared(data) as url, NatsServer.shared(data) as again:
+        assert url == again
+        async with connected(url) as connection:
+            await connection.flush()
+    assert not (data / "address").exists()
+    async with NatsServer.shared(data) as other, connected(other) as connection:
+        await connection.flush()
+
+
+async def test_when_its_owner_ends_another_one_starts_it_at_the_same_port(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_server, "_LOOK_S", 0.02)
+    owner = NatsServer(data)
+    await owner.start()
+    async with NatsServer.shared(data) as url:
+        assert url == owner.url
+        async with connected(url) as connection:
+            await connection.jetstream().add_stream(name="kept", subjects=["kept"])
+            await kill(owner)
+            await until(lambda: connection.jetstream(timeout=1).stream_info("kept"), "its data")
+    async with NatsServer.shared(data) as url, connected(url) as connection:
+        await connection.jetstream().stream_info("kept")
+
+
+@pytest.fixture
+def left_behind(data: Path) -> None:
+    data.mkdir()
+    (data / "address").write_text("nats://127.0.0.1:1\n")
+
+
+async def test_an_address_that_was_left_behind_leads_nobody_astray(
+    data: Path, left_behind: None
+) -> None:
+    async with NatsServer.shared(data) as url, connected(url) as connection:
+        await connection.flush()
+
+
+async def test_a_directory_that_another_uses_without_an_address_is_told(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with NatsServer(data):
+        (data / "address").unlink()
+        with pytest.raises(ConfigurationError, match="another nats-server uses"):
+            async with NatsServer.shared(data, start_s=0.1):
+                pass

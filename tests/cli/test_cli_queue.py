@@ -1,0 +1,106 @@
+"""``queue``: what is in it, what is dead and why, and putting back what was chosen."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from command_line import Here, order
+from command_queue import Queue, now
+
+from everlytic_async.outcomes import Outcome
+
+UNKNOWN = (order(1), Outcome.UNKNOWN, "the answer to jane@example.com was lost")
+REJECTED = (order(2), Outcome.REJECTED, "status 422")
+INVALID = (order(3), Outcome.INVALID, "products: too few")
+
+
+@pytest.fixture
+def at_hand(here: Here, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    monkeypatch.setenv("EVERLYTIC_NATS_URL", queue.url)
+    (here.directory / "everlytic.toml").write_text(queue.toml())
+    return queue
+
+
+def lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_status_of_an_empty_queue(here: Here, at_hand: Queue) -> None:
+    run = here("queue", "status")
+    assert (run.code, run.err) == (0, "")
+    assert lines(run.out) == [
+        "default: 0 orders not done with",
+        "waiting 0",
+        "in hand 0",
+        "dead 0",
+        "workers 0 0 waiting for an order",
+    ]
+
+
+def test_status_shows_stores_that_nobody_serves(here: Here, at_hand: Queue) -> None:
+    now(at_hand.publish([order(1), order(2)], "forgotten"))
+    now(at_hand.bury(UNKNOWN, store="shop"))
+    run = here("queue", "status", "--json")
+    found = {each["store"]: each for each in map(json.loads, run.out.splitlines())}
+    assert list(found) == ["forgotten", "shop"]
+    assert (found["forgotten"]["waiting"], found["forgotten"]["dead"]) == (2, 0)
+    assert (found["shop"]["depth"], found["shop"]["dead"]) == (0, 1)
+    one = here("queue", "status", "--store", "shop")
+    assert "forgotten" not in one.out
+    assert "dead 1 a person has to decide: everlytic-async queue dead" in lines(one.out)
+
+
+def test_dead_letters_are_shown_with_their_reasons(here: Here, at_hand: Queue) -> None:
+    now(at_hand.bury(UNKNOWN, REJECTED, INVALID))
+    run = here("queue", "dead")
+    first, second, third = lines(run.out)
+    assert first.startswith("1 ")
+    assert "unknown 1 the answer to [an address] was lost (1 attempt)" in first
+    assert "jane@example.com" not in run.out
+    assert "rejected 2 status 422" in second
+    assert "invalid 3 products: too few" in third
+    rows = here("queue", "dead", "--format", "jsonl", "--outcome", "rejected").out.splitlines()
+    (row,) = map(json.loads, rows)
+    assert (row["store"], row["number"], row["key"]) == ("default", 2, "2")
+
+
+def test_dead_orders_can_be_written_to_be_mended(here: Here, at_hand: Queue) -> None:
+    now(at_hand.bury(INVALID, UNKNOWN))
+    run = here("queue", "dead", "--format", "orders", "--outcome", "invalid")
+    (line,) = run.out.splitlines()
+    assert json.loads(line) == order(3)
+
+
+def test_none_are_told(here: Here, at_hand: Queue) -> None:
+    assert here("queue", "dead").out == "default has no dead letters.\n"
+
+
+def test_chosen_ones_are_put_back(here: Here, at_hand: Queue) -> None:
+    now(at_hand.bury(UNKNOWN, REJECTED, INVALID))
+    run = here("queue", "redrive", "2", "9", "3", "3")
+    assert run.code == 1
+    assert run.out == "2 orders put back: a worker sends them now.\n"
+    assert "default has no dead letter 9\n" in run.err
+    assert [letter.number for letter in now(at_hand.dead())] == [1]
+    assert now(at_hand.depth()) == 2
+
+
+def test_all_of_an_outcome_are_put_back_or_deleted(here: Here, at_hand: Queue) -> None:
+    now(at_hand.bury(UNKNOWN, REJECTED, INVALID))
+    assert here("queue", "redrive", "--all", "--outcome", "rejected").code == 0
+    assert here("queue", "drop", "--all", "--outcome", "invalid").code == 0
+    assert [letter.outcome for letter in now(at_hand.dead())] == [Outcome.UNKNOWN]
+    assert now(at_hand.depth()) == 1
+    assert here("queue", "drop", "--all").out == "1 order deleted: nobody sends them.\n"
+    assert now(at_hand.dead()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["1", "--all"], ["1", "--outcome", "unknown"]], ids=" ".join
+)
+def test_it_must_be_said_which(here: Here, at_hand: Queue, arguments: list[str]) -> None:
+    for command in ("redrive", "drop"):
+        run = here("queue", command, *arguments)
+        assert run.code == 2
+        assert run.err.startswith("Error: ")
