@@ -51,6 +51,7 @@ class Names(click.Choice[str]):
     name = "name"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Take ``at_most_once`` for ``at-most-once``."""
         return super().convert(str(value).replace("_", "-"), param, ctx)
 
 

@@ -197,7 +197,7 @@ def redrive(
     async def work(queue: OrderQueue, selection: Sequence[int]) -> int:
         return await queue.redrive(selection)
 
-    return _run(_with_chosen(options, chosen, work, "put back: a worker sends them now"))
+    return _run(_with_chosen(options, chosen, work, "put back, for a worker to send"))
 
 
 def drop(options: Options, numbers: Sequence[int], *, to_all: bool, outcomes: Sequence[str]) -> int:
@@ -212,7 +212,7 @@ def drop(options: Options, numbers: Sequence[int], *, to_all: bool, outcomes: Se
     async def work(queue: OrderQueue, selection: Sequence[int]) -> int:
         return await queue.drop(selection)
 
-    return _run(_with_chosen(options, chosen, work, "deleted: nobody sends them"))
+    return _run(_with_chosen(options, chosen, work, "deleted: nobody sends what is deleted"))
 
 
 @attrs.frozen

@@ -80,7 +80,7 @@ def test_chosen_ones_are_put_back(here: Here, at_hand: Queue) -> None:
     now(at_hand.bury(UNKNOWN, REJECTED, INVALID))
     run = here("queue", "redrive", "2", "9", "3", "3")
     assert run.code == 1
-    assert run.out == "2 orders put back: a worker sends them now.\n"
+    assert run.out == "2 orders put back, for a worker to send.\n"
     assert "default has no dead letter 9\n" in run.err
     assert [letter.number for letter in now(at_hand.dead())] == [1]
     assert now(at_hand.depth()) == 2
@@ -92,7 +92,7 @@ def test_all_of_an_outcome_are_put_back_or_deleted(here: Here, at_hand: Queue) -
     assert here("queue", "drop", "--all", "--outcome", "invalid").code == 0
     assert [letter.outcome for letter in now(at_hand.dead())] == [Outcome.UNKNOWN]
     assert now(at_hand.depth()) == 1
-    assert here("queue", "drop", "--all").out == "1 order deleted: nobody sends them.\n"
+    assert here("queue", "drop", "--all").out == "1 order deleted: nobody sends what is deleted.\n"
     assert now(at_hand.dead()) == []
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -40,10 +42,16 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """Where a page's programs run: it holds what a checkout's reader has at hand."""
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """Where a page's programs run: it holds what a checkout's reader has at hand.
+
+    What a page starts in the background, and writes the process id of to a file, ends with it.
+    """
     shutil.copytree(DOCS / "examples", tmp_path / "docs" / "examples")
-    return tmp_path
+    yield tmp_path
+    for path in tmp_path.glob("*.pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(path.read_text()), signal.SIGKILL)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from everlytic_async import (
     sandbox,
     worker,
 )
+from everlytic_async.cli._queue_commands import enqueue
 
 _DIRECTIVE = re.compile(r"^\.\. auto(?:class|exception):: ([\w.]+)", re.MULTILINE)
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[\w-]+)?\)")
@@ -71,6 +72,33 @@ def test_every_field_of_a_policy_is_listed_with_its_default(policy: type) -> Non
     section = _text("reference/settings.md").split(f"### {policy.__name__}\n")[1].split("\n#")[0]
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE)
     assert [(field.name, str(field.default)) for field in attrs.fields(policy)] == rows
+
+
+def test_every_setting_of_a_queue_is_listed_with_its_default() -> None:
+    section = _text("reference/settings.md").split("## Queue\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `?([\w-]+)`? \|", section, re.MULTILINE)
+    fields = [field for field in attrs.fields(worker.QueueSettings) if field.name != "store"]
+    assert [(field.name, str(field.default).removesuffix(".0")) for field in fields] == rows
+
+
+def test_every_figure_for_prometheus_is_listed() -> None:
+    section = _text("how-to/observe.md").split("## Prometheus\n")[1].split("\n## ")[0]
+    source = (Path(worker.__file__).parent / "_metrics.py").read_text()
+    made = {*re.findall(r'"(everlytic_[a-z_]+)"', source)}
+    assert len(made) == 7
+    assert {name for name in made if f"`{name}`" not in section} == {
+        name for name in made if f"`{name}_total`" in section
+    }
+    for name in ("waiting", "_in_hand", "_redelivered", "_dead"):
+        assert name in section
+
+
+def test_every_option_of_a_queue_is_among_its_settings() -> None:
+    section = _text("reference/settings.md")
+    options = {option for parameter in enqueue.params for option in parameter.opts}
+    given = {option for option in options if "nats" in option or option == "--embedded"}
+    assert len(given) == 8
+    assert {option for option in given if f"`{option}`" not in section} == set()
 
 
 def test_every_environment_variable_is_listed_and_no_other() -> None:
