@@ -289,3 +289,35 @@ def test_ledger_measures_with_and_without_one_and_a_resume(tmp_path):
         "throughput with / without a ledger",
         "orders a second that a resume skips",
     ]
+
+
+def workers(tmp_path: Path, part: str) -> dict:
+    return figures_of(
+        tmp_path,
+        "benchmarks.workers",
+        *("--only", part, "--orders", "20", "--fast-orders", "60", "--rounds", "1"),
+        *("--latency-ms", "5", "--concurrency", "4"),
+    )
+
+
+def runs_of(part: dict) -> list[dict]:
+    runs = [run for row in part.values() for run in row]
+    for run in runs:
+        assert min(run["per_s"], run["worker_us"], run["endpoint_us"], run["queue_bytes"]) > 0
+        assert sum(run["shares"]) == pytest.approx(run["workers"])
+    return runs
+
+
+def test_workers_measures_one_and_two(tmp_path):
+    figures = workers(tmp_path, "latency")
+    assert targets(figures) == ["2 workers / 1, with latency"]
+    assert [run["workers"] for run in runs_of(figures["latency"])] == [1, 2]
+
+
+@pytest.mark.slow
+def test_workers_measures_where_the_time_goes(tmp_path):
+    figures = workers(tmp_path, "minimal")
+    runs = runs_of(figures["minimal"])
+    assert [run["workers"] for run in runs] == [1, 2, 1, 2]
+    assert [run["ledger_bytes"] > 0 for run in runs] == [True, True, False, False]
+    assert list(figures["alone"]) == ["none", "process"]

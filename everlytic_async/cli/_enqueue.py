@@ -77,7 +77,10 @@ def enqueue(options: Options) -> int:
         if source.is_terminal:
             say("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
 
+        left: int | None = None
+
         async def run() -> int:
+            nonlocal left
             async with AsyncExitStack() as stack:
                 stack.callback(
                     source.close
@@ -86,13 +89,26 @@ def enqueue(options: Options) -> int:
                 queue = await stack.enter_async_context(OrderQueue(settings=settings, **where))
                 # Last of all: an earlier file is not replaced before everything else is right.
                 results = stack.enter_context(Results(options.results, source))
-                return await _Run(source, results, queue, options).to_the_end()
+                running = _Run(source, results, queue, options)
+                try:
+                    return await running.to_the_end()
+                finally:
+                    left = running.left
 
-        return asyncio.run(run())
+        try:
+            return asyncio.run(run())
+        except asyncio.CancelledError:
+            if left is None:
+                raise
+            return left
 
 
 class _Run:
-    """One enqueueing, from the first order to the summary."""
+    """One enqueueing, from the first order to the summary.
+
+    Attributes:
+        left: The exit code, where it was left at once by a second signal.
+    """
 
     def __init__(
         self, source: Input, results: Results, queue: OrderQueue, options: Options
@@ -109,28 +125,32 @@ class _Run:
             wanted=options.progress,
         )
         self._stopped = asyncio.Event()
+        self._leaving = False
         self._signals = Signals(self._drain, self._leave)
         self._began = time.monotonic()
         self._task = asyncio.current_task()
         self._fault: Exception | None = None  # why the reading ended early
         self._refusal: QueueError | None = None
+        self.left: int | None = None
 
     async def to_the_end(self) -> int:
-        """Queue every order; return the exit code."""
+        """Queue every order, and tell what became of them; return the exit code."""
         self._bar.start()
         try:
             with self._signals.heard(), self._ticking():
                 await self._publish()
         except asyncio.CancelledError:
-            if self._signals.received is None:
-                raise
-            # Left at once: to queue the same again is safe.
-            for index, line in tuple(self._source.lines.items()):
-                self._tell(index, line, Outcome.NOT_SENT, error="the command was left meanwhile")
-        finally:
+            if self._leaving:
+                # To queue the same again is safe.
+                for index, line in tuple(self._source.lines.items()):
+                    self._tell(
+                        index, line, Outcome.NOT_SENT, error="the command was left meanwhile"
+                    )
+                self.left = self._end()
+            raise
+        except BaseException:
             self._bar.stop(self._tally, self._source.share_read())
-        self._results.close()
-        show(screen(stderr=self._results.is_stdout), self._summary())
+            raise
         return self._end()
 
     async def _publish(self) -> None:
@@ -197,6 +217,7 @@ class _Run:
         self._bar.say("Interrupted: no more orders are read. Again to leave at once.")
 
     def _leave(self) -> None:
+        self._leaving = True
         if self._task is not None:
             self._task.cancel()
 
@@ -234,8 +255,11 @@ class _Run:
         yield from reason_lines(self._tally, self._source.place, _NAMES)
 
     def _end(self) -> int:
-        """Say why it ended where that is not plain; return the exit code."""
+        """Show the summary, and why it ended where that is not plain; return the exit code."""
         source = self._source
+        self._bar.stop(self._tally, source.share_read())
+        self._results.close()
+        show(screen(stderr=self._results.is_stdout), self._summary())
         say_never_set(source)
         fault = None if self._fault is None else source.fault(self._fault)
         for told in (fault, self._refusal, self._results.fault):

@@ -91,7 +91,7 @@ def work(options: Options) -> int:
     except asyncio.CancelledError:
         if run.left is None:
             raise
-        # The second signal: what was in flight is unknown, and the ledger knows.
+        # By the second signal: what was in flight is unknown, and the ledger knows.
         return 128 + run.left
 
 
@@ -160,6 +160,7 @@ class _Run:
         self._workers: dict[str, Worker] = {}
         self._signals = Signals(self._drain, self._leave)
         self._task: asyncio.Task[object] | None = None
+        self._working = False
         self._failed = False
         self.left: int | None = None
 
@@ -177,14 +178,15 @@ class _Run:
                 await stack.enter_async_context(ledger)
             where = await stack.enter_async_context(reached(nats, patience_s=_PATIENCE_S))
             for name, (client, settings) in self._stores.items():
+                _STORE.set(name)  # for what the connection has to say
                 queue = await stack.enter_async_context(OrderQueue(settings=settings, **where))
                 await stack.enter_async_context(client)
                 self._workers[name] = Worker(client, queue, ledger, grace_s=options.grace)
+            _STORE.set("-")
             if options.health is not None:
                 health = await stack.enter_async_context(self._health(options.health))
                 _LOGGER.info("health is served at %s", health.url)
-            if self._signals.received is not None:  # before there was anything to stop
-                self._drain()
+            self._working = True
             await self._work()
         show(screen(), self._summary())
         return Exit.FAILED if self._failed else Exit.OK
@@ -254,11 +256,15 @@ class _Run:
     # ------------------------------------------------------------------------------ signals
 
     def _drain(self) -> None:
+        if not self._working:
+            self._leave()  # it still connects: no order was taken
+            return
         say(
             "Stopping: no more orders are taken; waiting for those in flight, "
             f"{self._options.grace:g} s at most. Again to leave at once."
         )
-        for worker in self._workers.values():
+        for name, worker in self._workers.items():
+            _STORE.set(name)
             worker.stop()
 
     def _leave(self) -> None:

@@ -41,9 +41,10 @@ class Queue:
         ]
         return "\n".join(["[queue]", *names, *lines, ""])
 
-    def settings(self, store: str = "default") -> QueueSettings:
+    def settings(self, store: str = "default", **more: Any) -> QueueSettings:
         """The same for the library."""
         return QueueSettings(
+            **more,
             store=store,
             subject=self.name,
             orders_stream=f"{self.name}_orders",
@@ -51,9 +52,9 @@ class Queue:
             max_bytes=16 * 1024**2,
         )
 
-    def opened(self, store: str = "default") -> OrderQueue:
-        """It, to be opened by the test."""
-        return OrderQueue(self.url, self.settings(store), patience_s=10)
+    def opened(self, store: str = "default", **more: Any) -> OrderQueue:
+        """It, to be opened by the test: who comes first makes it."""
+        return OrderQueue(self.url, self.settings(store, **more), patience_s=10)
 
     async def publish(self, orders: Iterable[Any], store: str = "default") -> None:
         """Put orders into it."""

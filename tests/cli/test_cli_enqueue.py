@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import Here, Program, ended, lines_of, order, results_in
 from command_queue import Queue, line_of, now
+from command_terminal import Terminal
 
 from everlytic_async.cli import _nats
 from everlytic_async.worker import NatsServer
@@ -115,6 +116,47 @@ async def test_ctrl_c_ends_the_reading_of_a_pipe_and_what_was_read_is_stored(
     assert "2 orders from standard input" in run.out
     assert "Nothing after line 2 of standard input was read." in run.err
     assert await queue.depth() == 2
+
+
+async def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
+    program: Program, queue: Queue, orders_file: Write
+) -> None:
+    here = queue.at_hand(program)
+    async with queue.opened(max_messages=3):
+        pass
+    process = await here.start(
+        "enqueue", "--results", "r.jsonl", orders_file(*map(order, range(9)))
+    )
+    async with asyncio.timeout(30):
+        while await queue.depth() < 3:  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    await line_of(process, "Interrupted: no more orders are read.")
+    process.send_signal(signal.SIGINT)
+    run = await ended(process)
+    assert run.code == 130
+    assert "Traceback" not in run.err
+    outcomes = [result["outcome"] for result in results_in(program.directory / "r.jsonl")]
+    assert outcomes == ["queued"] * 3 + ["not_queued"] * 6
+    assert "not queued  6" in run.out
+    assert "Run it again to queue the rest" in run.err
+
+
+async def test_progress_is_shown_on_a_terminal(
+    program: Program, queue: Queue, orders_file: Write
+) -> None:
+    terminal = Terminal()
+    try:
+        process = await queue.at_hand(program).start(
+            "enqueue", orders_file(*map(order, range(50))), stderr=terminal.theirs
+        )
+        run = await ended(process)
+        terminal.drain()
+    finally:
+        terminal.close()
+    assert run.code == 0
+    assert "Queueing for default" in terminal.plain
+    assert "50 queued" in terminal.plain
 
 
 # ------------------------------------------------------------------------------ who may come in

@@ -150,6 +150,14 @@ async def test_the_health_of_a_worker_is_served(
     assert (await ended(process)).code == 0
 
 
+async def test_a_signal_while_it_connects_is_obeyed(program: Program, sandbox: Sandbox) -> None:
+    process = await program.pointed_at(sandbox).start("worker", "--nats", "nats://127.0.0.1:1")
+    await line_of(process, "Connect call failed")
+    process.terminate()
+    run = await ended(process)  # in less than its patience
+    assert (run.code, run.out) == (143, "")
+
+
 @pytest.mark.parametrize("where", ["9090", "localhost:http", ":70000"])
 def test_a_wrong_address_for_health_is_told(here: Here, where: str) -> None:
     run = here("worker", "--health", where)
