@@ -8,7 +8,8 @@ First an endpoint that takes its time and has no limit: the slots are the bound,
 have twice as many. Then the minimal server, where CPU is the bound: how fast it goes, and in which
 process the time goes. All of them share this machine with the endpoint and the NATS server, so that
 a second worker can bring no more there than the cores leave to it. Beside them runs the client
-alone, without a queue, with a ledger and without one.
+alone, without a queue, with a ledger and without one. Last comes what the NATS server's memory
+holds for each id within its window for duplicates.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from benchmarks._common import (
     done_telling,
     finish,
     json_option,
+    measure,
     paired,
     service,
     start,
@@ -42,7 +44,7 @@ from benchmarks._common import (
 )
 
 _MB = 1_000_000
-_PARTS = ("latency", "minimal")
+_PARTS = ("latency", "minimal", "window")
 _LEDGERS = {"nats": "the ledger in NATS", "file": "the ledger in an SQLite file"}
 _ALONE = {"none": "no queue, no ledger", "process": "no queue, the ledger in an SQLite file"}
 
@@ -207,7 +209,14 @@ def _workers(count: int) -> str:
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--latency-ms", type=click.FloatRange(0), default=100.0, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--only", help="latency or minimal.")
+@click.option(
+    "--ids",
+    type=click.IntRange(1),
+    default=200_000,
+    show_default=True,
+    help="Within the window for duplicates.",
+)
+@click.option("--only", help="Some of: latency, minimal, window.")
 @json_option
 def main(
     *,
@@ -216,6 +225,7 @@ def main(
     rounds: int,
     latency_ms: float,
     concurrency: int,
+    ids: int,
     only: str | None,
     json_path: Path | None,
 ) -> None:
@@ -274,6 +284,13 @@ def main(
             )
             figures["minimal"] = {key: [attrs.asdict(r) for r in row] for key, row in runs.items()}
             figures["alone"] = alone
+        if "window" in parts:
+            tell(f"{ids:,} ids within the window")
+            figures["window"] = measure("benchmarks._window_child", {"ids": ids})
+            notes.append(
+                f"An id within the window for duplicates: {figures['window']['bytes_per_id']:,.0f} "
+                "bytes of the NATS server's memory"
+            )
     done_telling()
     figures["settings"] = {
         "orders": orders,
@@ -281,6 +298,7 @@ def main(
         "rounds": rounds,
         "latency_ms": latency_ms,
         "concurrency": concurrency,
+        "ids": ids,
     }
     finish(tables, notes, targets, figures=figures, json_path=json_path)
 

@@ -296,7 +296,7 @@ def workers(tmp_path: Path, part: str) -> dict:
         tmp_path,
         "benchmarks.workers",
         *("--only", part, "--orders", "20", "--fast-orders", "60", "--rounds", "1"),
-        *("--latency-ms", "5", "--concurrency", "4"),
+        *("--latency-ms", "5", "--concurrency", "4", "--ids", "5000"),
     )
 
 
@@ -316,7 +316,8 @@ def test_workers_measures_one_and_two(tmp_path):
 
 @pytest.mark.slow
 def test_workers_measures_where_the_time_goes(tmp_path):
-    figures = workers(tmp_path, "minimal")
+    figures = workers(tmp_path, "minimal,window")
+    assert isinstance(figures["window"]["bytes_per_id"], float)
     runs = runs_of(figures["minimal"])
     assert [run["workers"] for run in runs] == [1, 2, 1, 2]
     assert [run["ledger_bytes"] > 0 for run in runs] == [True, True, False, False]
