@@ -7,6 +7,7 @@ every user of the machine can read those.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import ssl
@@ -48,6 +49,8 @@ _OF_CONTEXT = {
 }
 _OF_NO_MATTER = {"description", "color_scheme", "name"}
 _CONTEXT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+# What asyncio warns of at the end of each TLS connection of the NATS client; it means nothing.
+_NO_NEWS = "returning true from eof_received() has no effect when using ssl"
 # An answer that takes longer than this is none, in seconds; a worker is more patient.
 _PATIENCE_S = 10.0
 
@@ -213,6 +216,7 @@ async def reached(nats: Nats, *, patience_s: float = _PATIENCE_S) -> AsyncIterat
         ConfigurationError: a file can't be used.
         QueueError: a private server does not start.
     """
+    logging.getLogger("asyncio").addFilter(_is_news)
     arguments: dict[str, Any] = {
         "user_credentials": _readable(nats.credentials),
         "nkeys_seed": _readable(nats.nkey),
@@ -228,6 +232,10 @@ async def reached(nats: Nats, *, patience_s: float = _PATIENCE_S) -> AsyncIterat
         return
     urls = nats.url if isinstance(nats.url, list) else (nats.url or _DEFAULT_URL).split(",")
     yield {"servers": [url.strip() for url in urls], **arguments}
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.msg != _NO_NEWS
 
 
 def _readable(path: str | None) -> str | None:

@@ -8,7 +8,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import nkeys
 import pytest
+import trustme
 from command_line import Here, Program, ended, lines_of, order, results_in
 from command_queue import Queue, line_of, now
 from command_terminal import Terminal
@@ -193,6 +195,27 @@ async def test_a_token_is_taken_from_where_nobody_else_reads_it(
         run = await program.told(**told).run("enqueue", "--debug", orders_file(order(1)))
     assert (run.code, run.err) == (0, "")
     assert TOKEN not in run.out
+
+
+async def test_a_certificate_and_an_nkey_are_named_by_their_paths(
+    program: Program, orders_file: Write, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate = authority.issue_cert("127.0.0.1")
+    files = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
+    certificate.private_key_pem.write_to_path(files["key_file"])
+    certificate.cert_chain_pems[0].write_to_path(files["cert_file"])
+    seed = nkeys.encode_seed(bytes(32), nkeys.PREFIX_BYTE_USER)
+    await asyncio.to_thread((tmp_path / "user.nk").write_bytes, seed)
+    user = nkeys.from_seed(bytearray(seed)).public_key.decode()
+    config = {"tls": files, "authorization": {"users": [{"nkey": user}]}}
+    async with NatsServer(tmp_path / "data", config=config) as server:
+        run = await program.run(
+            *("enqueue", "--nats", server.url, "--nats-tls-ca", "ca.pem"),
+            *("--nats-nkey", "user.nk", orders_file(order(1))),
+        )
+    assert (run.code, run.err) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,43 @@ async def test_killed_stopped_and_restarted_no_order_is_lost_or_sent_twice(
     assert figures["dead"] <= CONCURRENCY * WORKERS
 
 
+async def test_what_a_worker_that_hangs_has_in_hand_is_not_sent_again(
+    nats_url: str, own_settings: Settings
+) -> None:
+    settings = own_settings(ack_wait_s=0.5)
+    sandbox = Sandbox(
+        store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, faults=Faults(latency_s=0.02)
+    )
+    async with sandbox, OrderQueue(nats_url, settings) as queue:
+        given: dict[str, Any] = {
+            "servers": [nats_url],
+            "settings": attrs.asdict(settings),
+            "url": sandbox.base_url,
+            "ledger": None,
+            "concurrency": CONCURRENCY,
+            "heartbeat_s": 60.0,
+        }
+        async with worker_process(**given) as hanging, worker_process(**given) as other:
+            async for each in queue.publish_many(orders(300)):
+                assert each.stored
+            await until(lambda: sandbox.processed > 60)
+            hanging.send_signal(signal.SIGSTOP)
+
+            async def is_given_to_the_other() -> bool:
+                status = await queue.status()
+                return status.waiting == 0 and 0 < status.redelivered == status.in_hand
+
+            try:
+                await until(is_given_to_the_other)
+            finally:
+                hanging.send_signal(signal.SIGCONT)
+            await emptied(queue)
+            assert other.returncode is None
+        assert await dead_of(queue) == []
+    assert not sandbox.duplicates
+    assert sandbox.processed == 300
+
+
 @pytest.mark.parametrize("count", [300, pytest.param(5_000, marks=pytest.mark.slow)])
 async def test_so_it_is_in_a_cluster_whose_leader_is_killed(
     nats_cluster: NatsCluster, own_settings: Settings, count: int
