@@ -85,6 +85,9 @@ TOML file:
     [worker.stores.shop-b]
     ...
 
+--concurrency and --rate hold for each store of this worker. Without a rate, workers find the
+endpoint's limit by themselves, and share it, if not always evenly; with one, give each its part.
+
 Examples:
     everlytic-async worker --embedded queue
     everlytic-async worker --nats nats://queue.example:4222 --store shop-a
@@ -95,10 +98,11 @@ SIGTERM or Ctrl-C ends the taking, lets what is in flight finish within --grace,
 rest. A second one breaks off what is in flight: its orders are unknown, and the ledger knows it.
 
 Exit codes:
-    0    it was told to end, and did; or with --exit-when-empty the queue is empty
-    1    the endpoint refused the hashes of a store; or an error that nobody foresaw
-    2    wrong usage or settings, or no queue or ledger that can be used: no order was taken
-    130  left at once by a second Ctrl-C; 143 by a second SIGTERM
+    0    it was told to end, and did; or the queue is empty (--exit-when-empty)
+    1    the endpoint refused the hashes of a store; or an unforeseen error
+    2    wrong usage or settings, or no queue or ledger that can be used
+    130  left by a second Ctrl-C, or by the first one while it connected
+    143  the same by SIGTERM
 """.replace("{nats}", _NATS_HELP)
 
 _QUEUE_HELP = """\

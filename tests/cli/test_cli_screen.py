@@ -148,6 +148,9 @@ async def test_help_lists_every_option_and_teaches(program: Program, name: str) 
             "check",
             "ledger",
             "sandbox",
+            "enqueue",
+            "worker",
+            "queue",
         ]
 
 
