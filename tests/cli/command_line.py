@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -37,6 +39,7 @@ class Program:
 
     directory: Path
     environment: dict[str, str]
+    started: list[asyncio.subprocess.Process] = attrs.field(factory=list)
 
     def told(self, **more: str) -> Program:
         """The same with more in its environment."""
@@ -52,7 +55,7 @@ class Program:
 
     async def start(self, *arguments: str | Path, **streams: Any) -> asyncio.subprocess.Process:
         """Start it; what is not said about its streams is a pipe, or nothing for the input."""
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-X",
             "faulthandler",
@@ -70,6 +73,15 @@ class Program:
                 **streams,
             },
         )
+        self.started.append(process)
+        return process
+
+    def kill_all(self) -> None:
+        """End what a test that failed has left: a worker would go on for ever."""
+        for process in self.started:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
 
     async def run(self, *arguments: str | Path, stdin: bytes | None = None) -> Ended:
         """Run it to its end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ __all__ = ["nats_url"]
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Program:
+def program(tmp_path: Path) -> Iterator[Program]:
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path / "home"),
         "LANG": "C.UTF-8",
         "COLUMNS": "100",
     }
-    return Program(tmp_path, environment)
+    program = Program(tmp_path, environment)
+    yield program
+    program.kill_all()
 
 
 @pytest.fixture
