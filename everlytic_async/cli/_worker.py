@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import attrs
 from rich.text import Text
 
-from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._exit import Exit, say, silence
 from everlytic_async.cli._nats import load_nats, load_queue, reached
 from everlytic_async.cli._screen import NAMES, orders, screen, show
 from everlytic_async.cli._settings import Account, load_stores
@@ -259,13 +259,16 @@ class _Run:
         if not self._working:
             self._leave()  # it still connects: no order was taken
             return
-        say(
-            "Stopping: no more orders are taken; waiting for those in flight, "
-            f"{self._options.grace:g} s at most. Again to leave at once."
-        )
         for name, worker in self._workers.items():
             _STORE.set(name)
             worker.stop()
+        try:
+            say(
+                "Stopping: no more orders are taken; waiting for those in flight, "
+                f"{self._options.grace:g} s at most. Again to leave at once."
+            )
+        except OSError:  # whoever read the log has gone
+            silence(sys.stderr.fileno())
 
     def _leave(self) -> None:
         self.left = self._signals.received

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import urllib.request
@@ -53,6 +54,22 @@ async def test_the_first_signal_ends_what_is_in_flight_and_leaves_the_rest_in_th
         assert "Stopping: no more orders are taken" in run.err
         assert await queue.depth() == 30 - sandbox.processed
     assert await queue.dead() == []
+
+
+async def test_it_obeys_although_nobody_reads_its_log_any_more(
+    program: Program, queue: Queue, sandbox: Sandbox, until: Until
+) -> None:
+    await queue.publish([order(1)])
+    reading, writing = os.pipe()
+    try:
+        process = await queue.at_hand(program).pointed_at(sandbox).start("worker", stderr=writing)
+    finally:
+        os.close(writing)
+    await until(lambda: sandbox.processed == 1)
+    os.close(reading)
+    process.terminate()
+    run = await ended(process)
+    assert (run.code, run.out.partition(";")[0]) == (0, "default: 1 sent")
 
 
 async def test_a_second_signal_breaks_off_what_is_in_flight_and_the_next_worker_knows(
