@@ -23,7 +23,8 @@ is not cut any further, as long as being faster pays.
 
 Where the search is refused with as many in flight as the slow start was, and earlier than a bucket
 would have been full, it is their number that is limited. Then that many are held in flight, a
-**window**, and the rate has no bound.
+**window**, and the rate has no bound. Where such a window is refused again although it was narrowed
+in between, it was a rate after all.
 
 Chosen by measurement against AIMD and botocore's CUBIC, see ``docs/explanation/pacing.md``.
 """
@@ -31,6 +32,7 @@ Chosen by measurement against AIMD and botocore's CUBIC, see ``docs/explanation/
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -73,6 +75,8 @@ _ALIKE = 1.2
 _OVERRUN = 3.0
 # Refused with fewer than this share of the window in flight: it was not their number.
 _FEWER = 0.7
+# Nor was it, where so many in a row are refused at a number that had been narrowed and not widened.
+_UNASKED = 2
 # So many refusals in a row, each after fewer orders than this, are looked at together: are they a
 # limit's, or chance?
 _SHORT_RUN = 40
@@ -196,17 +200,16 @@ class LimitFinder:
         self.slack_s = math.inf
         #: Whether `plan` has something to say once the pause is over.
         self.refusal_pending = False
-        # When each accepted attempt was admitted, when it had left, which but for the network is
-        # the limiter's time (connections are made before, the endpoint works after), and when its
-        # answer was heard.
-        self._accepted: deque[tuple[float, float, float]] = deque(maxlen=_REMEMBERED)
+        # When each accepted attempt had left, which but for the network is the limiter's time
+        # (connections are made before, the endpoint works after), and when its answer was heard.
+        self._accepted: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
         self._grown_at = -math.inf
         self._searching = False
         self._heard_at = -math.inf  # when the last burst of refusals was first heard of
         self._full_at: float | None = None  # when the last of that burst had left
         self._full_before: float | None = None  # the same of the burst before
         self._counted_to = -math.inf  # those that left so far were counted in an estimate
-        self._refused_with = -math.inf  # when the first of the last burst was admitted
+        self._refused_with = -math.inf  # when the first of the last burst had left
         self._rate_then = math.inf
         self._resume_at = -math.inf
         self._burst: Callable[[float], float] = lambda _limit: 1.0
@@ -222,10 +225,12 @@ class LimitFinder:
         self._windowed = False  # whether a window is held, and not a rate
         self._widen_at = math.inf
         self._wider_by = 1
+        self._unasked = 0  # refusals in a row at a window that had not been widened
+        self._is_rate = False  # for certain
 
     def accepted(self, admitted_at: float, left_at: float | None, now: float) -> None:
         """An attempt that was admitted, and had left, at these times was accepted."""
-        self._accepted.append((admitted_at, admitted_at if left_at is None else left_at, now))
+        self._accepted.append((admitted_at if left_at is None else left_at, now))
         if self.bounded:
             if now >= self._widen_at:
                 self._widen(now)
@@ -254,7 +259,7 @@ class LimitFinder:
         self._rate_then = self.rate(now)
         self._resume_at = resume_at
         self._full_before, self._full_at = self._full_at, left_at
-        self._refused_with = admitted_at
+        self._refused_with = left_at
         self._heard_at = now
         self.bounded = self.refusal_pending = True
 
@@ -266,12 +271,11 @@ class LimitFinder:
         accepted, self._accepted = self._accepted, deque(maxlen=_REMEMBERED)
         at_once = in_flight
         served = []
-        for attempt in accepted:
-            admitted_at, left_at, heard_at = attempt
+        for left_at, heard_at in accepted:
             # A refusal takes the network's time only: those answered later were in service then.
-            at_once += admitted_at <= self._refused_with and heard_at > self._heard_at
+            at_once += left_at <= self._refused_with and heard_at > self._heard_at
             if left_at > full_at:
-                self._accepted.append(attempt)
+                self._accepted.append((left_at, heard_at))
             elif left_at > self._counted_to:
                 served.append(left_at)
         served.sort()
@@ -281,7 +285,7 @@ class LimitFinder:
         if full_before is None:
             self._begin_search(served, full_at)
             return
-        if self._windowed:
+        if self._windowed and not self._is_rate_after_all(accepted):
             self._narrow()
             return
         if len(served) == _REMEMBERED:
@@ -333,6 +337,8 @@ class LimitFinder:
         Then as many as before were in flight; and a bucket that explains the refusal as well would
         have been overrun by more than the search overruns one.
         """
+        if self._is_rate:
+            return False
         fewer, more = sorted((self._with_before, self._with_last))
         if fewer < _MIN_AT_ONCE or more > fewer * _ALIKE + 1:
             return False
@@ -352,6 +358,22 @@ class LimitFinder:
         self.window = min(_NO_WINDOW, self.window + self._wider_by)
         self._wider_by = min(_NO_WINDOW, 2 * self._wider_by)
         self._widen_at = now + self._probe_s
+
+    def _is_rate_after_all(self, accepted: Iterable[tuple[float, float]]) -> bool:
+        """Whether a number at once can't explain it: the same one was let through before.
+
+        A bucket before a slow endpoint looks like a limit on their number at first, for a window
+        that is full makes a rate; but it refuses again and again until that is below its own.
+        """
+        self._unasked = self._unasked + 1 if self._wider_by == 1 else 0
+        if self._unasked < _UNASKED or self._with_last < _FEWER * self.window - 1:
+            return False
+        self._is_rate, self._windowed, self._searching = True, False, True
+        answered_in = statistics.median(heard - left for left, heard in accepted or [(0, 1)])
+        self._rate_then = self.window / max(answered_in, 0.001)
+        self._base = _SEARCH_FROM
+        self.window, self._widen_at = _NO_WINDOW, math.inf
+        return True
 
     def _narrow(self) -> None:
         """Hold fewer in flight; back to the search, where it is not their number."""

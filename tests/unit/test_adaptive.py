@@ -225,6 +225,26 @@ def test_clients_that_share_a_limit_come_to_half_a_fair_share_each(clients: int,
     assert refused_share(simulation) <= 0.02
 
 
+@pytest.mark.parametrize("service_s", [0.05, 0.2])
+def test_a_shared_rate_before_a_slow_endpoint_is_not_taken_for_a_number_at_once(
+    service_s: float,
+) -> None:
+    # A window's share of a rate never changes: who was first would keep what it has.
+    shares = []
+    for seed in range(4):
+        simulation = Simulation(
+            LeakyBucket(400, 20), clients=4, slots=128, service_s=service_s, seed=seed
+        )
+        simulation.run(20)
+        since = simulation.now
+        simulation.run(30)
+        assert simulation.served(since) >= 0.9 * 400
+        shares.append(lowest_share(simulation, since))
+
+    assert statistics.median(shares) >= 0.5
+    assert min(shares) >= 0.25
+
+
 @pytest.mark.parametrize(("rate", "share"), [(100.0, 0.12), (200.0, 0.05)])
 def test_clients_with_little_each_are_seldom_refused(rate: float, share: float) -> None:
     simulation = Simulation(LeakyBucket(rate, 20), clients=4, slots=32)
