@@ -30,7 +30,7 @@ from everlytic_async.errors import (
 )
 from everlytic_async.events import AttemptEnded, AttemptStarted, BackingOff, Hub, OrderEnded
 from everlytic_async.ledger import State
-from everlytic_async.orders import Order
+from everlytic_async.orders import Order, order_id_of
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt
 from everlytic_async.policies import Delivery, RetryPolicy
 
@@ -47,9 +47,6 @@ _OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (
     (ThrottledError, Outcome.NOT_SENT),
     (UnknownOutcomeError, Outcome.UNKNOWN),
 )
-
-
-_MAX_ID_BITS = 64
 
 
 def outcome_of(error: EverlyticError) -> Outcome:
@@ -71,15 +68,6 @@ def as_order(given: AnyOrder) -> Order:
     if isinstance(given, InvalidOrderError):
         raise given
     return Order.from_mapping(given)
-
-
-def _name_of_invalid(given: AnyOrder) -> str | None:
-    """The order id of what is no valid order, where it has one that can be written."""
-    order_id = given.get("order_id") if isinstance(given, Mapping) else None
-    if isinstance(order_id, int) and not isinstance(order_id, bool):
-        # Python refuses to write longer integers.
-        return str(order_id) if order_id.bit_length() <= _MAX_ID_BITS else None
-    return order_id if isinstance(order_id, str) else None
 
 
 class Course:
@@ -190,7 +178,10 @@ class Sender:
         try:
             key = order_key(order, body) if key_of is None else _named(key_of, given)
         except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
-            fault = InvalidOrderError([f"key: the given function raised {type(error).__name__}"])
+            fault = InvalidOrderError(
+                [f"key: the given function raised {type(error).__name__}"],
+                order_id=order_id_of(given),
+            )
             fault.__cause__ = error
             return self._invalid(index, given, None, fault)
         course = Course(index, given, order, body, key)
@@ -252,7 +243,7 @@ class Sender:
     def _invalid(
         self, index: int, given: AnyOrder, key_of: KeyOf | None, error: InvalidOrderError
     ) -> OrderResult:
-        key = _name_of_invalid(given)
+        key = error.order_id
         if key_of is not None:
             try:
                 key = _named(key_of, given)

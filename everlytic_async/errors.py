@@ -94,11 +94,16 @@ class InvalidOrderError(EverlyticError, ValueError):
         faults: Every fault of the order at once, each beginning with the path of its field, such as
             ``products[2].product_price: expected a number, got text``. No values of the order.
         line: The line or row of the input that it came from, counted from 1, where known.
+        order_id: The order's id at the store, where it has one that can be written. It stands in no
+            message and no `repr`: of an invalid order it may be anything.
     """
 
-    def __init__(self, faults: Iterable[str], line: int | None = None) -> None:
+    def __init__(
+        self, faults: Iterable[str], line: int | None = None, order_id: str | None = None
+    ) -> None:
         self.faults = tuple(faults)
         self.line = line
+        self.order_id = order_id  # not in `args`: pickling takes it along all the same
         message = "; ".join(self.faults)
         super().__init__(message if line is None else f"line {line}: {message}")
         self.args = (self.faults, line)

@@ -42,6 +42,7 @@ _LISTS = (list, tuple)
 _MAX_INTEGER = 2**63 - 1
 _PLAIN_INTEGERS = range(-_MAX_INTEGER, _MAX_INTEGER)
 _MAX_BITS = 3_321  # 1,000 decimal digits
+_MAX_ID_BITS = 64
 _MAX_NAME = 64
 # Past this exponent plain notation is mostly zeros; the number is then written with its exponent.
 _PLAIN_EXPONENT = 64
@@ -354,9 +355,22 @@ class Order:
         """Build an order from parsed JSON, strictly: an unknown key is a fault; null is not set.
 
         Raises:
-            InvalidOrderError: with every fault at once.
+            InvalidOrderError: with every fault at once, and the order's id where it has one.
         """
-        return _build(cls, mapping, _ORDER, "order")
+        try:
+            return _build(cls, mapping, _ORDER, "order")
+        except InvalidOrderError as error:
+            error.order_id = order_id_of(mapping)
+            raise
+
+
+def order_id_of(given: object) -> str | None:
+    """The order id of what is no valid order, where it has one that can be written."""
+    order_id = given.get("order_id") if isinstance(given, Mapping) else None
+    if isinstance(order_id, int) and not isinstance(order_id, bool):
+        # Python refuses to write longer integers.
+        return str(order_id) if order_id.bit_length() <= _MAX_ID_BITS else None
+    return order_id if isinstance(order_id, str) else None
 
 
 def _are_usual(values: Mapping[str, Any], fields: _Fields) -> bool:

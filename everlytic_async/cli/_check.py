@@ -95,7 +95,7 @@ def _examine(source: Input, results: Results, tally: Tally, bar: Bar) -> None:
         results.write(
             index=index,
             line=line,
-            key=None,
+            key=None if error is None else error.order_id,
             outcome=outcome,
             error=error or "nothing was sent: it was a dry run",
         )

@@ -90,7 +90,7 @@ def read_json_lines(
             try:
                 made: _Made | InvalidOrderError = make(_parse(line, is_first=number == 1))
             except InvalidOrderError as error:
-                made = InvalidOrderError(error.faults, number)
+                made = InvalidOrderError(error.faults, number, error.order_id)
             except FaultError as error:
                 made = InvalidOrderError([str(error)], number)
             yield number, made

@@ -11,7 +11,7 @@ from typing import Any, Self
 import attrs
 
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
-from everlytic_async.orders import Order
+from everlytic_async.orders import Order, order_id_of
 from everlytic_async.sources._csv import Rows
 from everlytic_async.sources._dates import Moment, bound, moment_of
 from everlytic_async.sources._detect import CONTAINERS, container_of
@@ -308,6 +308,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         if rows and self._is_left_out(rows[0]):
             return
         faults = list(group.faults)
+        order: Mapping[str, Any] = {}
         if rows and not faults:
             if self._since is not None or self._until is not None:
                 moment = moment_of(mapped.date(rows[0]))
@@ -324,7 +325,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
             if not faults:
                 yield number, _order(order, number)
                 return
-        yield number, InvalidOrderError(faults, number)
+        yield number, InvalidOrderError(faults, number, order_id_of(order))
 
     def _is_left_out(self, record: Record) -> bool:
         if self._preset is None or "all" in self._include:
@@ -360,7 +361,7 @@ def _order(mapping: Mapping[str, Any], number: int) -> Order | InvalidOrderError
     try:
         return Order.from_mapping(mapping)
     except InvalidOrderError as error:
-        return InvalidOrderError(error.faults, number)
+        return InvalidOrderError(error.faults, number, error.order_id)
 
 
 def _items(

@@ -157,6 +157,17 @@ async def test_a_result_has_these_fields(
     }
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["sent", "dry run"])
+async def test_an_invalid_order_is_named_where_it_has_an_id(
+    program: Program, sandbox: Sandbox, orders_file: Write, more: list[str]
+) -> None:
+    path = orders_file(order(77, contact_email=None), '{"order_id": 78}', "nonsense", "{}")
+    run = await program.pointed_at(sandbox).run("send", *more, "--results", "r.jsonl", path)
+    assert run.code == 1
+    keys = [result["key"] for result in results_in(program.directory / "r.jsonl")]
+    assert keys == ["77", "78", None, None]
+
+
 async def test_results_on_the_standard_output_have_it_for_themselves(
     program: Program, sandbox: Sandbox, orders_file: Write
 ) -> None:

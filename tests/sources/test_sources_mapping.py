@@ -274,3 +274,45 @@ def test_a_mapping_that_can_not_be_meant_is_refused(mapping: Any, told: str) -> 
 def test_a_pair_that_can_not_be_meant_is_refused(pairs: list[str], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         parse_mapping(pairs)
+
+
+# ------------------------------------------------------------------- what an invalid order is called
+
+
+@pytest.mark.parametrize(
+    ("format_", "text", "mapping"),
+    [
+        ("jsonl", '{"order_id": 77, "products": []}', None),
+        ("json", '[{"order_id": "77", "products": []}]', None),
+        ("csv", "order_id,contact_email,product_name\n77,ann,Mop\n", None),
+        ("csv", "Nr,Mail,Item\n77,ann,Mop\n", {"order_id": "Nr", "contact_email": "Mail"}),
+        ("jsonl", '{"nr": 77, "client": {"mail": "ann"}, "lines": []}', {**BASE, "order_id": "nr"}),
+    ],
+)
+def test_an_invalid_order_has_its_id(format_: str, text: str, mapping: Any) -> None:
+    (found,) = read_orders(io.StringIO(text), format_, mapping=mapping)
+    assert isinstance(found, InvalidOrderError)
+    assert found.order_id == "77"
+    assert found.line is not None
+
+
+def test_an_invalid_order_has_its_id_also_where_its_mapping_finds_the_fault() -> None:
+    rows = "order_id,contact_email,product_name\n77,ann@example.com,Mop\n77,bob@example.com,Mop\n"
+    (found,) = read_orders(io.StringIO(rows), "csv")
+    assert isinstance(found, InvalidOrderError)
+    assert found.faults == ("contact_email: the rows of the order do not agree on it",)
+    assert found.order_id == "77"
+
+
+@pytest.mark.parametrize(
+    ("format_", "text"),
+    [
+        ("jsonl", "nonsense"),
+        ("jsonl", '{"order_id": 77, "order_id": 78}'),
+        ("csv", "order_id,contact_email,product_name\n77,ann@example.com\n"),
+    ],
+)
+def test_what_can_not_be_read_has_no_id(format_: str, text: str) -> None:
+    (found,) = read_orders(io.StringIO(text), format_)
+    assert isinstance(found, InvalidOrderError)
+    assert found.order_id is None

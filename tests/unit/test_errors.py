@@ -172,6 +172,14 @@ def test_an_error_survives_pickling_and_copying_whole(
             assert clone.args == error.args
 
 
+def test_an_invalid_order_has_its_id_after_pickling_and_shows_it_nowhere() -> None:
+    error = InvalidOrderError(FAULTS, 7, "Q77x")
+    for clone in (error, *clones(error)):
+        assert (clone.order_id, clone.line) == ("Q77x", 7)
+        assert "Q77x" not in f"{clone} {clone!r} {clone.args}"
+    assert InvalidOrderError(FAULTS).order_id is None
+
+
 def test_the_report_on_an_error_survives_pickling() -> None:
     clone = pickle.loads(pickle.dumps(BatchStoppedError("m", REPORT)))
     assert [result.outcome for result in clone.report.results] == [Outcome.SENT, Outcome.INVALID]

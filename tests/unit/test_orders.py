@@ -657,6 +657,35 @@ def test_an_unknown_key_that_may_be_a_value_is_not_repeated(key: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("order_id", "told"),
+    [
+        ("77", "77"),
+        (77, "77"),
+        (2**64 - 1, str(2**64 - 1)),
+        (2**64, None),
+        (10**5000, None),
+        (True, None),
+        (None, None),
+        (NAN, None),
+        ([77], None),
+    ],
+    ids=lambda value: str(value)[:20] if not isinstance(value, int) else hex(value)[:20],
+)
+def test_an_invalid_order_is_named_by_its_id_where_that_can_be_written(
+    order_id: Any, told: str | None
+) -> None:
+    with pytest.raises(InvalidOrderError) as caught:
+        Order.from_mapping({"order_id": order_id, "products": []})
+    assert caught.value.order_id == told
+
+
+def test_what_is_no_order_has_no_id() -> None:
+    with pytest.raises(InvalidOrderError) as caught:
+        Order.from_mapping("77")  # type: ignore[arg-type]
+    assert caught.value.order_id is None
+
+
 def test_an_argument_that_is_no_field_is_a_type_error() -> None:
     fields: dict[str, Any] = {"contact_email": "a@b.c", "products": [{}], "price": 1}
     with pytest.raises(TypeError, match="price"):
