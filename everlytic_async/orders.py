@@ -37,13 +37,14 @@ _MAX_PORT = 65_535
 # None of it stands in an address: with a line's end it may become a header, with a blank a name.
 _BLANK = re.compile(r"[\s\x00-\x20\x7f-\x9f]")
 _BLANK_IN_EMAIL = "expected an e-mail address alone, found white space or a control character in it"
+# With a letter in it, which a phone number has not.
+_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9 ._\[\]/-]{1,40}")
 _NUMBERS = (int, float, Decimal)
 _LISTS = (list, tuple)
 _MAX_INTEGER = 2**63 - 1
 _PLAIN_INTEGERS = range(-_MAX_INTEGER, _MAX_INTEGER)
 _MAX_BITS = 3_321  # 1,000 decimal digits
 _MAX_ID_BITS = 64
-_MAX_NAME = 64
 # Past this exponent plain notation is mostly zeros; the number is then written with its exponent.
 _PLAIN_EXPONENT = 64
 
@@ -72,6 +73,8 @@ def _kind(value: object) -> str:
             return "true or false"
         case str():
             return "text"
+        case float() if not math.isfinite(value):
+            return "NaN or an infinity"
         case int() | float() | Decimal():
             return "a number"
         case Mapping():
@@ -373,6 +376,14 @@ def order_id_of(given: object) -> str | None:
     return order_id if isinstance(order_id, str) else None
 
 
+def is_name(key: object) -> bool:
+    """Whether a key looks like the name of a field or a column, and so may be shown.
+
+    It may be anything, where a value has gone astray: an address, a phone number.
+    """
+    return isinstance(key, str) and _NAME.fullmatch(key) is not None
+
+
 def _are_usual(values: Mapping[str, Any], fields: _Fields) -> bool:
     """Whether all fields hold what they hold in nearly every order: plain types, in ASCII.
 
@@ -468,9 +479,8 @@ def _build(cls: type[_Model], mapping: Any, fields: _Fields, path: str) -> _Mode
     known = fields.names
     if mapping.keys() <= known:
         return _made(cls, mapping, fields)
-    # The name of an unknown key is shown only where it can't be a value gone astray.
     faults = [
-        f"{key}: no such field" if _is_name(key) else f"{path}: has a key that is no field's name"
+        f"{key}: no such field" if is_name(key) else f"{path}: has a key that is no field's name"
         for key in mapping
         if key not in known
     ]
@@ -489,7 +499,3 @@ def _made(cls: type[_Model], known: Mapping[str, Any], fields: _Fields) -> _Mode
     values.update(known)
     model.__attrs_post_init__()
     return model
-
-
-def _is_name(key: object) -> bool:
-    return isinstance(key, str) and len(key) <= _MAX_NAME and key.isidentifier() and key.isascii()

@@ -1,7 +1,8 @@
 """JSON Lines: one order on each line. See https://jsonlines.org.
 
-Strict, since Python's `json` is lax where it matters: a key that is given twice, NaN and infinities
-are faults of the line. Faults name what is wrong and where, never a value: it may be a customer's.
+Strict, since Python's `json` is lax where it matters: a key that is given twice is a fault of the
+line, and NaN or an infinity one of its field. Faults name what is wrong and where, never a value:
+it may be a customer's.
 """
 
 from __future__ import annotations
@@ -9,20 +10,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any, TypeVar
 
 import attrs
 
 from everlytic_async.errors import InvalidOrderError
-from everlytic_async.orders import Order, Product
+from everlytic_async.orders import Order, Product, is_name
 from everlytic_async.sources._open import BOM, MAX_LINE_BYTES
 
-__all__ = ["DECODER", "FaultError", "fault_of", "read_json_lines"]
+__all__ = ["DECODER", "FaultError", "fault_of", "not_numbers", "read_json_lines"]
 
 _Made = TypeVar("_Made")
 
 _TOO_LONG = f"is longer than {MAX_LINE_BYTES:,} bytes"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_NESTED = (dict, list)
 _FIELDS = frozenset(field.name for model in (Order, Product) for field in attrs.fields(model))
 
 
@@ -40,12 +42,30 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _constant(_name: str) -> NoReturn:
-    raise FaultError("holds NaN or an infinity, which is no JSON number")
+#: Exact and strict: what can't be kept raises. A float is NaN or an infinity, and nothing else is:
+#: an `Order` has it for a fault, beside its others; where there is none, see `not_numbers`.
+DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=float, object_pairs_hook=_object)
 
 
-#: Exact and strict: what JSON forbids and what can't be kept raises.
-DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_constant, object_pairs_hook=_object)
+def not_numbers(record: dict[str, Any]) -> list[str]:
+    """The faults of what is no JSON number, wherever it stands in an object of `DECODER`."""
+    faults: list[str] = []
+    pending: list[tuple[str, Any]] = [("", record)]
+    for path, outer in pending:  # it grows meanwhile
+        for key, inner in outer.items() if isinstance(outer, dict) else enumerate(outer):
+            kind = type(inner)
+            if kind in _NESTED:
+                pending.append((_below(path, key), inner))
+            elif kind is float:
+                faults.append(f"{_below(path, key)}: holds NaN or an infinity")
+    return faults
+
+
+def _below(path: str, key: str | int) -> str:
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    name = key if is_name(key) else "…"
+    return f"{path}.{name}" if path else name
 
 
 def fault_of(error: Exception) -> str:

@@ -18,7 +18,7 @@ import attrs
 
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.orders import Order, Product
-from everlytic_async.sources._jsonl import DECODER
+from everlytic_async.sources._jsonl import DECODER, not_numbers
 from everlytic_async.sources._records import Record
 
 __all__ = ["ORDER_FIELDS", "PRODUCT_FIELDS", "Mapped", "normal", "number_of", "parse_mapping"]
@@ -74,6 +74,8 @@ def parse_mapping(pairs: Iterable[str]) -> dict[str, Any]:
 def _constant(field: str, text: str) -> Any:
     try:
         value = DECODER.decode(text)
+        if not_numbers({field: value}):
+            raise ValueError  # noqa: TRY301 - as what is no JSON at all
     except (ValueError, ArithmeticError, RecursionError):
         raise ConfigurationError(
             f'{field}: after := comes JSON, such as 17 or "text" in its quotes'

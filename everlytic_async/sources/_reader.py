@@ -16,7 +16,7 @@ from everlytic_async.sources._csv import Rows
 from everlytic_async.sources._dates import Moment, bound, moment_of
 from everlytic_async.sources._detect import CONTAINERS, container_of
 from everlytic_async.sources._json import read_json
-from everlytic_async.sources._jsonl import read_json_lines
+from everlytic_async.sources._jsonl import not_numbers, read_json_lines
 from everlytic_async.sources._magento import MAGENTO
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, Mapped, normal
 from everlytic_async.sources._open import Content, Source, opened
@@ -205,17 +205,15 @@ class Reader(Iterator[Order | InvalidOrderError]):
         else:
             self._prepare(columns, all_columns=True)
         mapped = self._mapped
+        if mapped is not None and columns is None:
+            items = map(_all_numbers, items)
         if mapped is None:
             for number, item in items:
                 yield number, item.error if isinstance(item, BadRow) else _order(item, number)
         elif mapped.is_grouping:
             yield from self._grouped(mapped, items)
         else:
-            for number, item in items:
-                if isinstance(item, BadRow):
-                    yield number, item.error
-                else:
-                    yield from self._made(mapped, _Group(number, None, [item]))
+            yield from self._alone(mapped, items)
 
     def _prepare(self, columns: Sequence[str], *, all_columns: bool) -> None:
         """Find out what the fields are called; leaves no `Mapped` where they are the wire's."""
@@ -255,6 +253,14 @@ class Reader(Iterator[Order | InvalidOrderError]):
             )
 
     # ---------------------------------------------------------------------------------- orders
+
+    def _alone(self, mapped: Mapped, items: Iterator[tuple[int, Item]]) -> Iterator[_Numbered]:
+        """Take each for an order."""
+        for number, item in items:
+            if isinstance(item, BadRow):
+                yield number, item.error
+            else:
+                yield from self._made(mapped, _Group(number, None, [item]))
 
     def _grouped(self, mapped: Mapped, items: Iterator[tuple[int, Item]]) -> Iterator[_Numbered]:
         """Put consecutive rows of one order together."""
@@ -369,6 +375,13 @@ def _items(
 ) -> Iterator[tuple[int, Item]]:
     for number, item in found:
         yield number, BadRow(item) if isinstance(item, InvalidOrderError) else item
+
+
+def _all_numbers(numbered: tuple[int, Item]) -> tuple[int, Item]:
+    """The same; what is no number is a fault, lest a mapping make a text or a sum of it."""
+    number, item = numbered
+    faults = [] if isinstance(item, BadRow) else not_numbers(item)
+    return (number, BadRow(InvalidOrderError(faults, number))) if faults else numbered
 
 
 def _check_columns(columns: Sequence[str]) -> None:

@@ -133,8 +133,15 @@ def test_numbers_keep_their_digits_and_their_kind() -> None:
         (b"[]", "is no order: expected one JSON object on each line"),
         (b'"text"', "is no order: expected one JSON object on each line"),
         (b"null", "is no order: expected one JSON object on each line"),
-        (b'{"total": NaN}', "holds NaN or an infinity, which is no JSON number"),
-        (b'{"total": -Infinity}', "holds NaN or an infinity, which is no JSON number"),
+        (
+            VALID[:-1] + b', "total": NaN}',
+            "total: expected text or a number, got NaN or an infinity",
+        ),
+        (
+            VALID[:-1] + b', "contact_unique_id": -Infinity}',
+            "contact_unique_id: expected text, got NaN or an infinity",
+        ),
+        (b"NaN", "is no order: expected one JSON object on each line"),
         (b'{"total": 1, "total": 2}', "total: given more than once in one object"),
         (
             b'{"products": [{"product_sku": 1, "product_sku": 1}]}',
@@ -166,6 +173,18 @@ def test_every_fault_of_an_order_is_told_at_once() -> None:
         "total",
         "products",
     ]
+
+
+def test_what_is_no_number_hides_no_other_fault() -> None:
+    ((_number, found),) = read(
+        b'{"contact_email": "ann", "taxes": NaN, "products": [{"product_price": Infinity}]}'
+    )
+    assert isinstance(found, InvalidOrderError)
+    assert found.faults == (
+        "contact_email: expected an e-mail address, found no @",
+        "taxes: expected text or a number, got NaN or an infinity",
+        "products[0].product_price: expected a number, got NaN or an infinity",
+    )
 
 
 @given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=8, max_size=12))

@@ -276,7 +276,7 @@ def test_a_pair_that_can_not_be_meant_is_refused(pairs: list[str], told: str) ->
         parse_mapping(pairs)
 
 
-# ------------------------------------------------------------------- what an invalid order is called
+# ---------------------------------------------------------------- what an invalid order is called
 
 
 @pytest.mark.parametrize(
@@ -316,3 +316,44 @@ def test_what_can_not_be_read_has_no_id(format_: str, text: str) -> None:
     (found,) = read_orders(io.StringIO(text), format_)
     assert isinstance(found, InvalidOrderError)
     assert found.order_id is None
+
+
+# ------------------------------------------------------------------------------- what is no number
+
+
+@pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize(
+    ("text", "mapping", "fault"),
+    [
+        ('{"m": "a@b", "p": "x", "nr": BAD}', {"order_id": "nr"}, "nr"),
+        # A text and a sum would hide it, and of a group it would hide who belongs to it.
+        ('{"m": "a@b", "p": "x", "nr": BAD}', {"order_id": "R{nr}"}, "nr"),
+        ('{"m": "a@b", "p": "x", "nr": BAD}', {"order_id": lambda row: str(row["nr"])}, "nr"),
+        ('{"m": "a@b", "p": "x", "nr": BAD}', {"group_by": "nr"}, "nr"),
+        ('{"m": "a@b", "p": "x", "a": {"ann@b": [1, {"c": BAD}]}}', {}, "a.…[1].c"),
+    ],
+)
+def test_what_is_no_number_is_never_mapped(
+    bad: str, text: str, mapping: dict[str, Any], fault: str
+) -> None:
+    mapping = {"contact_email": "m", "product_name": "p", **mapping}
+    lines = [text.replace("BAD", number) for number in ("1", bad, "2")]
+    found = list(read_orders(io.StringIO("\n".join(lines)), "jsonl", mapping=mapping))
+    (told,) = (item for item in found if isinstance(item, InvalidOrderError) and item.line == 2)
+    assert told.faults == (f"{fault}: holds NaN or an infinity",)
+
+
+def test_what_is_no_number_is_no_part_of_a_sum() -> None:
+    order = (
+        '{"number": "1", "billing": {"email": "a@b"}, "total": "2", "line_items": ['
+        '{"name": "a", "subtotal": "1"}, {"name": "b", "subtotal": NaN}]}'
+    )
+    (found,) = read_orders(io.StringIO(order))
+    assert isinstance(found, InvalidOrderError)
+    assert found.faults == ("line_items[1].subtotal: holds NaN or an infinity",)
+
+
+@pytest.mark.parametrize("constant", ["NaN", "[1, -Infinity]"])
+def test_a_constant_is_a_number_or_none(constant: str) -> None:
+    with pytest.raises(ConfigurationError, match="after := comes JSON"):
+        parse_mapping([f"total:={constant}"])

@@ -645,8 +645,22 @@ def test_an_unknown_key_is_a_fault_that_names_it() -> None:
 
 
 @pytest.mark.parametrize(
+    "key", ["Order ID", "billing-name", "items[0].price", "a/b", "2nd line", "_x", "x" * 40]
+)
+def test_an_unknown_key_that_looks_like_a_columns_name_is_named(key: str) -> None:
+    given_ = {"contact_email": "a@b.c", "products": [{key: 1}], key: 1}
+    assert faults_of(Order.from_mapping, given_) == (
+        f"{key}: no such field",
+        f"products[0].{key}: no such field",
+    )
+
+
+@pytest.mark.parametrize(
     "key",
-    ["jo@example.com", "27 82 555 0100", "Jöran", "x" * 65, "", "\x1b[31m", SURROGATE, 5, None],
+    [
+        *("jo@example.com", "jo at example@com", "27 82 555 0100", "0800/55", "Jöran", "x" * 41),
+        *("", " ", "a\nb", "a: b", "\x1b[31m", SURROGATE, 5, None),
+    ],
     ids=ascii,
 )
 def test_an_unknown_key_that_may_be_a_value_is_not_repeated(key: Any) -> None:
