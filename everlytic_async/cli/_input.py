@@ -121,6 +121,9 @@ class Input:
         self.read = 0
         self.last_line = 0
         self.ended = False
+        # A share of the file and the orders that had come of it, now and a piece before.
+        self._latest: tuple[float | None, int] = (None, 0)
+        self._piece: tuple[float | None, int] = (None, 0)
         self._waiting: _Interruptible | None = None
         self._pump: _Pump | None = None
         try:
@@ -214,13 +217,41 @@ class Input:
 
     def share_read(self) -> float | None:
         """How much of the input was read, from 0 to 1; None where its length is not known."""
-        shares = []
-        if self._size is not None:
-            done = self._file.tell() - self._begin
-            shares.append(min(1.0, done / self._size) if self._size else 1.0)
+        shares = [share for share in (self._share_of_file(),) if share is not None]
         if self.limit is not None:
             shares.append(self.read / self.limit)
         return max(shares, default=None)
+
+    def share_done(self, finished: int) -> float | None:
+        """How much of the input is done where so many orders are, from 0 to 1; None if unknown.
+
+        Orders are read before it is their turn, many at once where they are few: what was read
+        tells how many there are, and nothing of how long they take. Ask for it time and again.
+        """
+        count = self._expected()
+        if count is None:
+            return None
+        return min(1.0, finished / count) if count else 1.0
+
+    def _expected(self) -> float | None:
+        """How many orders there are to read, as far as it can be told by now."""
+        if self.ended:
+            return self.read
+        share = self._share_of_file()
+        if share != self._latest[0]:
+            # A file is read in pieces. What has come of one is known when the next is read.
+            self._piece = self._latest
+        self._latest = share, self.read
+        found = [] if self.limit is None else [float(self.limit)]
+        if self._piece[0]:
+            found.append(max(self.read, self._piece[1] / self._piece[0]))
+        return min(found, default=None)
+
+    def _share_of_file(self) -> float | None:
+        if self._size is None:
+            return None
+        done = self._file.tell() - self._begin
+        return min(1.0, done / self._size) if self._size else 1.0
 
     def ahead(self) -> Generator[Numbered]:
         """Every order with its line, in a pass of its own: it is at its beginning again after it.

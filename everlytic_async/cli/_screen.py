@@ -321,7 +321,7 @@ class Bar:
 
         Args:
             tally: The results so far.
-            share: How much of the input was read, from 0 to 1; None where that is not known.
+            share: How much of the input is done, from 0 to 1; None where that is not known.
             note: What there is to say of it at present, such as why it waits.
         """
         now = time.monotonic()

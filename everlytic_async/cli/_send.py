@@ -436,7 +436,7 @@ class _Run:
 
         def tick() -> None:
             nonlocal timer
-            self._bar.draw(self._tally, self._source.share_read(), self._pace.note)
+            self._bar.draw(self._tally, self._share_done(), self._pace.note)
             timer = loop.call_later(_TICK_S, tick)
 
         if self._bar.is_shown:
@@ -448,7 +448,10 @@ class _Run:
                 timer.cancel()
 
     def _stop_bar(self) -> None:
-        self._bar.stop(self._tally, self._source.share_read())
+        self._bar.stop(self._tally, self._share_done())
+
+    def _share_done(self) -> float | None:
+        return self._source.share_done(self._tally.total)
 
     def _summarise(self) -> None:
         lines = list(self._summary())

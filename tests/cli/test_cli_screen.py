@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import sys
@@ -12,12 +13,13 @@ from pathlib import Path
 
 import click
 import pytest
-from command_line import Program, box, ended, order
+from command_line import Program, box, ended, lines_of, order
 from command_terminal import Terminal
 
 import everlytic_async
 from everlytic_async.cli._commands import app
 from everlytic_async.cli._exit import guarded
+from everlytic_async.cli._input import Input
 from everlytic_async.cli._tally import Tally
 from everlytic_async.outcomes import Outcome
 
@@ -48,6 +50,63 @@ async def test_a_terminal_shows_a_bar_while_it_goes_on(
     assert re.search(r"100 sent +1 invalid +[0-9]+/s +0:00:[0-9]+ left 0:00:00", terminal.plain)
     assert "\x1b[" in terminal.text
     assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]  # the cursor is back
+
+
+async def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
+    program: Program, orders_file: Write, until: Until
+) -> None:
+    # So few are all read at once.
+    path = orders_file(*map(order, range(12)))
+    terminal = Terminal()
+    async with box() as sandbox:
+        process = await (
+            program.pointed_at(sandbox)
+            .told(TERM="xterm-256color")
+            .start("send", "--rate", "4", path, stdout=terminal.theirs, stderr=terminal.theirs)
+        )
+        await until(lambda: re.search("12 sent .* left 0:00:00", terminal.plain) is not None)
+        run = await ended(process)
+    terminal.close()
+    assert run.code == 0
+    shown = re.findall(r"([0-9]+) sent +[0-9]+/s +0:00:[0-9]+ left ([0-9:-]+)", terminal.plain)
+    left = {int(sent): left for sent, left in shown}
+    assert left[12] == "0:00:00"
+    assert left[4] in ("0:00:01", "0:00:02")
+    assert {left[sent] for sent in range(2, 10) if sent in left} & {"0:00:00"} == set()
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "json"])
+def test_how_much_is_done_is_told_by_what_is_finished(tmp_path: Path, format_: str) -> None:
+    given = [order(number) for number in range(4000)]
+    path = tmp_path / "orders"
+    path.write_text(lines_of(*given) if format_ == "jsonl" else json.dumps(given))
+    with Input(str(path)) as source:
+        shares = []
+        for number, _order in enumerate(source.orders()):  # type: ignore[arg-type]
+            # Read 1,000 ahead of what is finished.
+            shares.append(source.share_done(max(0, number - 1000)))
+        assert shares[0] is None
+        known = [(n, share) for n, share in enumerate(shares) if share]
+        assert known[0][0] < 1100
+        for number, share in known:
+            assert share == pytest.approx((number - 1000) / 4000, rel=0.02)
+        assert source.share_done(3000) == 3000 / 4000
+        assert source.share_done(4000) == 1
+
+
+def test_how_much_is_done_of_some_or_of_none(tmp_path: Path) -> None:
+    path = tmp_path / "orders.jsonl"
+    path.write_text(lines_of(*map(order, range(100))))
+    with Input(str(path), limit=10) as source:
+        orders = iter(source.orders())  # type: ignore[arg-type]
+        assert source.share_done(0) == 0
+        next(orders)
+        assert source.share_done(1) == 1 / 10
+    path.write_text("")
+    with Input(str(path)) as source:
+        assert source.share_done(0) is None
+        assert list(source.orders()) == []  # type: ignore[arg-type]
+        assert source.share_done(0) == 1
 
 
 async def test_ctrl_c_on_a_terminal_leaves_it_in_order(
