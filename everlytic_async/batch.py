@@ -28,11 +28,13 @@ from everlytic_async._sender import AnyOrder, Course, KeyOf, Sender
 from everlytic_async.errors import (
     AuthenticationError,
     BatchStoppedError,
+    EverlyticError,
     LedgerError,
     NotSentError,
     RejectedError,
     SkippedError,
     SourceError,
+    UnknownOutcomeError,
 )
 from everlytic_async.events import BatchEnded, BatchStarted
 from everlytic_async.ledger import Ledger, Terms
@@ -73,6 +75,17 @@ class _Refusals:
         elif result.outcome is not Outcome.INVALID:
             self.run = 0
         return False
+
+
+def _fate(course: Course, reason: str) -> EverlyticError:
+    """What is known of an order that is left as it is."""
+    if course.ambiguous is not None:
+        return course.ambiguous
+    if course.attempts == 0:
+        return NotSentError(f"the order was not sent: {reason}")
+    return UnknownOutcomeError(
+        f"{reason} while the order was under way: it may have been processed"
+    )
 
 
 class OrderStream:
@@ -121,6 +134,8 @@ class OrderStream:
         self._read = 0
         self._delivered = 0
         self._no_more = False  # reading has ended, for whatever reason
+        # By index: each that was read and not taken, as far as it has come.
+        self._open: dict[int, Course | OrderResult] = {}
         self._results: deque[OrderResult] = deque()
         self._early: dict[int, OrderResult] = {}  # finished before their turn, when ordered
         self._next = 0  # whose turn it is, when ordered
@@ -199,7 +214,9 @@ class OrderStream:
                 self._consumer = None
         self._delivered += 1
         self._wake_paused()
-        return self._results.popleft()
+        result = self._results.popleft()
+        del self._open[result.index]
+        return result
 
     def stop(self, reason: str) -> None:
         """End the reading. What is in flight finishes; what waits is NOT_SENT; iteration goes on.
@@ -211,6 +228,20 @@ class OrderStream:
             self.stopped = reason
         self._end_reading()
         self._halt.halt(reason)
+
+    def unfinished(self, reason: str) -> list[OrderResult]:
+        """For each order that was read and whose result was not taken: what is known at present.
+
+        For a process that ends at once, and has no time to leave ``async with``: nothing may be
+        sent after it.
+
+        Args:
+            reason: For the errors of those without a result: "the process was left".
+        """
+        return [
+            self._sender.end(found, _fate(found, reason)) if isinstance(found, Course) else found
+            for _index, found in sorted(self._open.items())
+        ]
 
     async def __aexit__(
         self,
@@ -235,7 +266,6 @@ class OrderStream:
     # --------------------------------------------------------------------------------- workers
 
     async def _work(self, source: Any) -> None:
-        sender, key_of, halt = self._sender, self._key_of, self._halt
         while self._goes_on():
             if self._read - self._delivered >= self._window:
                 await self._room()
@@ -248,9 +278,11 @@ class OrderStream:
             if given is _END:
                 self._end_reading()
                 return
-            index = self._read
-            self._read += 1
-            self._put(await sender.result(index, given, key_of, halt))
+            course = self._prepare(given)
+            if isinstance(course, Course):
+                await self._deliver(course)
+            else:
+                self._put(course)
 
     async def _work_known(self, source: Any) -> None:
         """With a ledger: a look-up for many at once first, so that what is known costs little."""
@@ -289,9 +321,14 @@ class OrderStream:
             if given is _END:
                 self._end_reading()
                 break
-            taken.append(self._sender.prepare(self._read, given, self._key_of))
-            self._read += 1
+            taken.append(self._prepare(given))
         return taken
+
+    def _prepare(self, given: AnyOrder) -> Course | OrderResult:
+        index = self._read
+        self._read += 1
+        course = self._open[index] = self._sender.prepare(index, given, self._key_of)
+        return course
 
     async def _look_up(self, taken: list[Course | OrderResult]) -> None:
         """Hand out what has its result already; the rest is to be sent."""
@@ -346,6 +383,7 @@ class OrderStream:
         if self._book is None:
             self._put(result)
             return
+        self._open[result.index] = result
         self._recording += 1
         self._book.record(result, digest, self._recorded)
 
@@ -366,9 +404,7 @@ class OrderStream:
                 if given is _END:
                     self._end_reading()
                     return
-                index = self._read
-                self._read += 1
-            course = self._sender.prepare(index, given, self._key_of)
+                course = self._prepare(given)
             if isinstance(course, Course):
                 await self._deliver(course)
             else:
@@ -412,6 +448,7 @@ class OrderStream:
                 self._paused.remove(waiter)
 
     def _put(self, result: OrderResult) -> None:
+        self._open[result.index] = result
         self._counts[result.outcome] += 1
         if self._ordered:
             self._early[result.index] = result

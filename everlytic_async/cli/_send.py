@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing, contextmanager
 from itertools import islice
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import attrs
@@ -20,7 +20,6 @@ from everlytic_async import (
     ConfigurationError,
     Delivery,
     EverlyticClient,
-    EverlyticError,
     LedgerError,
     OrderResult,
     OrderStream,
@@ -355,51 +354,24 @@ class _Run:
         return self._end(ended_early)
 
     def _take(self, result: OrderResult) -> None:
-        told = self._tell(
-            index=result.index,
-            line=self._source.settled(result.index),
-            key=result.key,
-            outcome=result.outcome,
-            attempts=result.attempts,
-            error=result.error,
-            duplicate_risk=result.duplicate_risk,
-        )
+        """Tell a result to all that listen."""
+        line = self._source.settled(result.index)
+        risk = result.duplicate_risk
+        self._tally.add(result.outcome, line, result.error, duplicate_risk=risk)
+        told: dict[str, Any] = {
+            "line": line,
+            "key": result.key,
+            "outcome": result.outcome,
+            "attempts": result.attempts,
+            "error": result.error,
+            "duplicate_risk": risk,
+        }
+        if self._report is not None:
+            self._report.add(**told)
         assert self._stream is not None  # noqa: S101 - results come from it
-        if not told:
+        if not self._results.write(index=result.index, **told):
             # Nothing goes out of which no trace can be kept.
             self._stream.stop("the results can't be written")
-
-    def _tell(
-        self,
-        *,
-        index: int,
-        line: int,
-        key: str | None,
-        outcome: Outcome,
-        attempts: int = 0,
-        error: EverlyticError | str | None = None,
-        duplicate_risk: bool = False,
-    ) -> bool:
-        """Tell a result to all that listen; False where no trace of it can be kept."""
-        self._tally.add(outcome, line, error, duplicate_risk=duplicate_risk)
-        if self._report is not None:
-            self._report.add(
-                line=line,
-                key=key,
-                outcome=outcome,
-                attempts=attempts,
-                error=error,
-                duplicate_risk=duplicate_risk,
-            )
-        return self._results.write(
-            index=index,
-            line=line,
-            key=key,
-            outcome=outcome,
-            attempts=attempts,
-            error=error,
-            duplicate_risk=duplicate_risk,
-        )
 
     # ------------------------------------------------------------------------------ signals
 
@@ -415,11 +387,9 @@ class _Run:
     def _leave(self) -> NoReturn:
         """End the process now: what is in flight may be processed or not."""
         self._stop_bar()
-        why = "the command was left while the order was under way"
-        if self._options.ledger is not None:
-            why = f"{why}; the ledger knows whether it had begun"
-        for index, line in tuple(self._source.lines.items()):
-            self._tell(index=index, line=line, key=None, outcome=Outcome.UNKNOWN, error=why)
+        assert self._stream is not None  # noqa: S101 - signals are heard once it is there
+        for result in self._stream.unfinished("the command was left"):
+            self._take(result)
         self._results.close()
         self._summarise()
         code = self._end(None)

@@ -73,8 +73,12 @@ async def test_a_second_ctrl_c_leaves_at_once(
     unknown = [result for result in results if result["outcome"] == "unknown"]
     assert len(unknown) >= sandbox.requests > 0
     assert {result["error"] for result in unknown} == {
-        "the command was left while the order was under way"
+        "the command was left while the order was under way: it may have been processed"
     }
+    # Each is named, and its POST had begun.
+    assert [result["key"] for result in results] == [str(n) for n in range(len(results))]
+    assert {result["attempts"] for result in unknown} == {1}
+    assert {result["attempts"] for result in results if result not in unknown} <= {0}
     assert "unknown" in run.out
     assert "may have been processed" in run.out
 

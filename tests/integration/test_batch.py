@@ -425,6 +425,55 @@ async def test_results_come_as_they_complete() -> None:
     assert reading.indexes == [2, 0, 3, 1]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_what_is_unfinished_is_told_as_far_as_it_is_known(asynchronous: bool) -> None:
+    gate = Gate()
+    source: Any = Source([*orders(3), {"order_id": "bad"}, *orders(5)])
+    source = AsyncSource(source) if asynchronous else source
+    rig = a_rig(gate, pacing=Pacing(max_concurrency=2, adaptive=False))
+    async with rig.stream(source, concurrency=4, ordered=True) as stream:
+        await settle()
+        await gate.answer(1)  # out of its turn
+        results = stream.unfinished("the process was left")
+        told = [(result.key, result.outcome, result.attempts) for result in results]
+        assert told[:4] == [
+            ("0", Outcome.UNKNOWN, 1),
+            ("1", Outcome.SENT, 1),
+            ("2", Outcome.UNKNOWN, 1),
+            ("bad", Outcome.INVALID, 0),
+        ]
+        assert {(outcome, attempts) for _key, outcome, attempts in told[4:]} == {
+            (Outcome.NOT_SENT, 0)
+        }
+        assert [result.index for result in results] == list(range(len(results)))
+        assert str(results[0].error) == (
+            "the process was left while the order was under way: it may have been processed"
+        )
+        assert results[0].error is not None
+        assert results[0].error.attempts == 1
+        assert str(results[-1].error) == "the order was not sent: the process was left"
+
+
+async def test_a_result_that_was_taken_is_not_unfinished() -> None:
+    async with a_rig(ALWAYS).stream(orders(20), concurrency=2) as stream:
+        async for result in stream:
+            assert result.index not in [left.index for left in stream.unfinished("x")]
+        assert stream.unfinished("x") == []
+
+
+async def test_a_claimed_order_is_unfinished_as_any_other(tmp_path: Path) -> None:
+    async with Sandbox(faults=Faults(latency_s=300)) as sandbox, client_of(sandbox) as client:
+        ledger = SqliteLedger(tmp_path / "l")
+        async with client.stream_orders(orders(3), ledger=ledger) as stream:
+            async with asyncio.timeout(30):
+                while sandbox.in_flight < 3:  # noqa: ASYNC110 - the sandbox has counters only
+                    await asyncio.sleep(0.005)
+            left = stream.unfinished("the process was left")
+    assert [(result.key, result.outcome, result.attempts) for result in left] == [
+        (str(number), Outcome.UNKNOWN, 1) for number in range(3)
+    ]
+
+
 async def test_ordered_results_wait_for_their_turn() -> None:
     gate = Gate()
     reading = Reading(a_rig(gate).stream(orders(4), concurrency=4, ordered=True))
