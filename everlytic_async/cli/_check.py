@@ -21,6 +21,9 @@ from everlytic_async.outcomes import Outcome
 
 __all__ = ["check", "examine", "no_orders", "say_never_set"]
 
+# Who checks wants to see what there is to mend, all of it if possible.
+_REASONS = 100
+
 
 def examine(source: Input, results: Results, *, progress: bool, would_go_to: str) -> int:
     """Validate every order of the input, show what was found, and return the exit code.
@@ -32,7 +35,7 @@ def examine(source: Input, results: Results, *, progress: bool, would_go_to: str
         would_go_to: What to say of the valid ones.
     """
     began = time.monotonic()
-    tally = Tally()
+    tally = Tally(_REASONS)
     bar = Bar(
         "Checking",
         names={Outcome.NOT_SENT: "valid", Outcome.INVALID: "invalid"},
@@ -97,17 +100,23 @@ def _examine(source: Input, results: Results, tally: Tally, bar: Bar) -> None:
             line=line,
             key=None if error is None else error.order_id,
             outcome=outcome,
-            error=error or "nothing was sent: it was a dry run",
+            error=error or "nothing was sent: it was only checked",
         )
         if bar.is_shown:
             bar.draw(tally, source.share_read())
 
 
-def check(file: str, reading: Reading, *, progress: bool) -> int:
+def check(file: str, reading: Reading, *, results: str | None, progress: bool) -> int:
     """Validate the orders of a file, and return the exit code.
 
+    Args:
+        file: Its name.
+        reading: How it is read.
+        results: Where a line for each order goes; None for nowhere.
+        progress: Whether a progress bar may be shown.
+
     Raises:
-        ConfigurationError: when it can't be opened.
+        ConfigurationError: when one of the files can't be opened.
     """
-    with Input(file, reading) as source, Results(None, source) as results:
-        return examine(source, results, progress=progress, would_go_to="ready to be sent")
+    with Input(file, reading) as source, Results(results, source) as written:
+        return examine(source, written, progress=progress, would_go_to="ready to be sent")

@@ -107,12 +107,13 @@ Validate the orders of FILE, and send nothing. No account is needed.
 
 {file}
 Every fault is shown with the path of its field, how often it is there, and the first lines that
-have it.
+have it; of more than 100 that differ, the others are counted, and --results has them all.
 
 Examples:
     everlytic-async check orders.jsonl
     everlytic-async check --format woocommerce --include cancelled orders.json.gz
     everlytic-async check --map contact_email=Mail --map product_name=Item till.csv
+    everlytic-async check --results faults.jsonl orders.csv
     export-orders | everlytic-async check -
 
 An order in JSON:
@@ -340,17 +341,24 @@ def send(**options: Any) -> int:
 
 @app.command(help=_CHECK_HELP)
 @READING_PANEL
-@click.option_panel("More", options=["--config", "--progress", "--debug", "--help"])
+@click.option_panel("More", options=["--results", "--config", "--progress", "--debug", "--help"])
 @FILE
 @readable
+@click.option(
+    "--results",
+    type=click.Path(allow_dash=True, dir_okay=False),
+    metavar="FILE",
+    help="Write a line of JSON for each order, as `send` does: its outcome is invalid, with all "
+    "its faults, or not_sent. The file is replaced. `-` is the standard output.",
+)
 @CONFIG
 @PROGRESS
 @DEBUG
 @guarded
-def check(file: str, *, progress: bool, **options: Any) -> int:
+def check(file: str, *, results: str | None, progress: bool, **options: Any) -> int:
     from everlytic_async.cli._check import check  # noqa: PLC0415 - not for --help
 
-    return check(file, reading(options), progress=progress)
+    return check(file, reading(options), results=results, progress=progress)
 
 
 @app.group(help=_LEDGER_HELP)

@@ -18,7 +18,7 @@ __all__ = ["Reason", "Tally"]
 
 _EXAMPLES = 5
 _REASONS = 12
-_OTHER = "other reasons: see --results"
+_OTHER = "other reasons: --results FILE has them all"
 # What differs from order to order, while the reason is the same.
 _PLACE = re.compile(r"\[[0-9]+\]|, column [0-9]+|\bline [0-9]+")
 _ANY_PLACE = {"[": "[…]", ",": "", "l": "line …"}
@@ -55,6 +55,9 @@ class Reason:
 class Tally:
     """Counts as results come.
 
+    Args:
+        most: Keep so many reasons for an outcome apart; the others are counted as one.
+
     Attributes:
         counts: How many orders had each outcome.
         reasons: By outcome, why: the text, and how many.
@@ -63,7 +66,8 @@ class Tally:
         other_body: How many were skipped although they are not what the ledger knows any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _REASONS) -> None:
+        self._most = most
         self.counts: Counter[Outcome] = Counter()
         self.reasons: dict[Outcome, dict[str, Reason]] = {}
         self.at_risk = 0
@@ -88,10 +92,15 @@ class Tally:
             return
         faults = error.faults if isinstance(error, InvalidOrderError) else (str(error),)
         reasons = self.reasons.setdefault(outcome, {})
-        # One order with two faulty products has the fault once.
-        for text in dict.fromkeys(_general(fault) for fault in faults):
-            known = text in reasons or len(reasons) < _REASONS
-            reasons.setdefault(text if known else _OTHER, Reason()).add(line)
+        texts = set()
+        for fault in faults:
+            text = _general(fault)
+            if text not in reasons and len(reasons) >= self._most:
+                text = _OTHER
+            # One order with two faulty products has the fault once.
+            if text not in texts:
+                texts.add(text)
+                reasons.setdefault(text, Reason()).add(line)
 
     @property
     def total(self) -> int:

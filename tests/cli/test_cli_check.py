@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from command_line import Program, lines_of, order
+import pytest
+from command_line import Program, lines_of, order, results_in
 
 Write = Callable[..., Path]
 
@@ -36,6 +37,33 @@ async def test_faults_are_counted_with_their_lines(program: Program, orders_file
         "(lines 100, 200, 300, 400, 500 and 25 more)\n" in run.out
     )
     assert "one of the two is required  (line 3001)\n" in run.out
+
+
+@pytest.mark.parametrize(("differing", "others"), [(100, 0), (103, 3)])
+async def test_every_reason_is_shown_and_the_results_have_what_is_too_much(
+    program: Program, orders_file: Write, differing: int, others: int
+) -> None:
+    path = orders_file(*(order(line, **{f"odd_{line}": 1}) for line in range(1, differing + 1)))
+    run = await program.run("check", "--results", "r.jsonl", path)
+    assert (run.code, run.err) == (1, "")
+    assert len(re.findall(r"  1 x odd_[0-9]+: no such field", run.out)) == 100
+    told = f"  {others} x other reasons: --results FILE has them all  (lines 101, 102, 103)\n"
+    assert (told in run.out) is bool(others)
+    results = results_in(program.directory / "r.jsonl")
+    assert [result["error"] for result in results] == [
+        f"odd_{line}: no such field" for line in range(1, differing + 1)
+    ]
+    assert {result["outcome"] for result in results} == {"invalid"}
+
+
+async def test_the_results_of_a_check_never_replace_the_orders(
+    program: Program, orders_file: Write
+) -> None:
+    path = orders_file(order(1))
+    run = await program.run("check", "--results", path, path)
+    assert (run.code, run.out) == (2, "")
+    assert "--results names the file that holds the orders" in run.err
+    assert path.read_text() == lines_of(order(1))
 
 
 async def test_a_pipe_is_checked(program: Program) -> None:

@@ -21,6 +21,7 @@ from everlytic_async.cli._commands import app
 from everlytic_async.cli._exit import guarded
 from everlytic_async.cli._input import Input
 from everlytic_async.cli._tally import Tally
+from everlytic_async.errors import InvalidOrderError
 from everlytic_async.outcomes import Outcome
 
 Write = Callable[..., Path]
@@ -315,7 +316,19 @@ def test_a_tally_stays_small_whatever_the_reasons() -> None:
     assert len(reasons) < 20
     assert sum(reason.count for reason in reasons.values()) == tally.total == 10_000
     assert max(len(reason.lines) for reason in reasons.values()) < 10
-    assert "see --results" in list(reasons)[-1]
+    assert "--results" in list(reasons)[-1]
+
+
+def test_an_order_is_counted_once_for_a_reason_also_among_the_others() -> None:
+    tally = Tally(2)
+    tally.add(Outcome.INVALID, 1, InvalidOrderError(["a: x", "b: x", "c: x", "d: x"]))
+    tally.add(Outcome.INVALID, 2, InvalidOrderError(["b: x", "d: x", "e: x"]))
+    tally.add(Outcome.INVALID, 3, InvalidOrderError(["p[0]: x", "p[1]: x"]))
+    found = {
+        text.partition(":")[0]: (reason.count, reason.lines)
+        for text, reason in tally.reasons[Outcome.INVALID].items()
+    }
+    assert found == {"a": (1, [1]), "b": (2, [1, 2]), "other reasons": (3, [1, 2, 3])}
 
 
 def test_examples_of_a_reason_are_in_the_order_of_the_lines() -> None:
