@@ -39,6 +39,7 @@ from everlytic_async.errors import (
     NotSentError,
     ResponseTimeoutError,
     UnexpectedResponseError,
+    UnknownOutcomeError,
 )
 from everlytic_async.policies import Timeouts
 
@@ -252,6 +253,7 @@ class _Attempt:
         "body",
         "cancelled",
         "cancelling",
+        "closed",
         "expired",
         "left_at",
         "progress",
@@ -281,6 +283,8 @@ class _Attempt:
         self.progress: float | None = None
         self.cancelling = task.cancelling()
         self.expired = False
+        #: Whether that was not for want of time, but because the client was closed.
+        self.closed = False
 
     def left(self) -> bool:
         """Whether the whole body may have reached the endpoint."""
@@ -384,7 +388,7 @@ class Transport:
     async def close(self) -> None:
         """End what is in flight; close the session, unless it is the caller's."""
         for attempt in self._attempts:
-            _expire(attempt)
+            _expire(attempt, closed=True)
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -496,11 +500,14 @@ class Transport:
 
     def _explain(self, attempt: _Attempt, error: BaseException | None) -> EverlyticError:
         """The verdict on an attempt that ended without a complete answer."""
+        closed = error is None and attempt.closed
         if error is None:
             error = TimeoutError()
         why = next(
             (why for cause, why in CAUSES if isinstance(error, cause)), "the answer was malformed"
         )
+        if closed:
+            why = "the client was closed while it was in flight"
         if isinstance(error, OSError) and error.strerror and error.errno:
             why = f"{why} ({error.strerror})"
         if isinstance(error, _NEVER_CONNECTED) or not attempt.left():
@@ -508,6 +515,8 @@ class Transport:
             failure.connected = _connection_stood(attempt, error)
             return failure
         told = f"the order was sent to {self.host}, but {why}: it may have been processed"
+        if closed:
+            return UnknownOutcomeError(told)
         if isinstance(error, TimeoutError):
             return ResponseTimeoutError(told)
         if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
@@ -536,10 +545,10 @@ def _spellings(secret: str) -> set[str]:
     return {secret, in_json, in_json.replace("/", "\\/"), quote(secret, safe=""), escape(secret)}
 
 
-def _expire(attempt: _Attempt) -> None:
-    """Cancel an attempt that has no time left."""
+def _expire(attempt: _Attempt, *, closed: bool = False) -> None:
+    """Cancel an attempt that has no time left, or whose client is closed."""
     if not attempt.expired:
-        attempt.expired = True
+        attempt.expired, attempt.closed = True, closed
         attempt.cut()
         attempt.task.cancel()
 

@@ -101,7 +101,10 @@ class EverlyticClient:
             user_agent=f"everlytic-async/{__version__}",
         )
         self._concurrency = pacing.max_concurrency
-        self._hub = Hub(as_hooks(on_event))
+        try:
+            self._hub = Hub(as_hooks(on_event))
+        except TypeError as error:
+            raise ConfigurationError(str(error)) from error
         self._pacer = Pacer(pacing, retry, hub=self._hub)
         self._sender = Sender(self._transport, self._pacer, delivery, retry, self._hub)
         self._halt = Halt()

@@ -56,6 +56,8 @@ async def test_what_was_given_up_under_way_does_not_arrive_afterwards(given_up: 
             assert sending.cancelled()
         else:
             assert isinstance(sending.exception(), NotSentError)
+            was_closed = "the client was closed while it was" in str(sending.exception())
+            assert was_closed is (given_up == "client closed")
         late.go_on.set()
         await late.ended.wait()
         await client.aclose()

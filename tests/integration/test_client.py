@@ -194,7 +194,9 @@ async def test_a_session_that_is_closed_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"allow_http": "no"}, {"session": "x"}], ids=["allow_http", "session"]
+    "setting",
+    [{"allow_http": "no"}, {"session": "x"}, {"on_event": 5}, {"on_event": [print, 5]}],
+    ids=["allow_http", "session", "on_event", "one of several"],
 )
 def test_a_setting_of_the_wrong_kind_is_named(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(setting))):
@@ -374,8 +376,10 @@ async def test_what_does_not_finish_within_the_grace_is_unknown(
         async with a_client(server.url, session=None if own_session else session) as client:
             send = asyncio.create_task(client.send_order(order(1)))
             await until(lambda: server.bodies)
-        with pytest.raises(UnknownOutcomeError):
+        with pytest.raises(UnknownOutcomeError) as caught:
             await asyncio.wait_for(send, 10)
+        assert type(caught.value) is UnknownOutcomeError
+        assert "the client was closed while it was in flight: it may have" in str(caught.value)
         assert not session.closed
 
 
