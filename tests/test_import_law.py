@@ -59,7 +59,7 @@ IMPORTERS: dict[str, set[str]] = {
     "multidict": {"_transport", "sandbox"},
     "nats": {"ledger", "worker"},
     "opentelemetry": {"otel"},
-    "orjson": {"_wire", "sandbox"},
+    "orjson": {"_wire"},
     "plotly": {"cli"},
     "prometheus_client": {"worker"},
     "pyarrow": {"sources"},

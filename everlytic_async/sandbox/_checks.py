@@ -15,7 +15,6 @@ from itertools import islice
 from typing import Any, NoReturn
 
 import attrs
-import orjson
 from multidict import CIMultiDictProxy
 
 #: The endpoint, below the address of the install.
@@ -152,14 +151,22 @@ def _refuse(message: str) -> NoReturn:
 
 def _parse(body: bytes) -> Any:
     try:
-        # orjson refuses what is no JSON: NaN, a byte-order mark, bad UTF-8, lone surrogates. But
-        # it reads numbers as floats, where json reads them digit by digit.
-        orjson.loads(body)
-        return json.loads(body, parse_float=Decimal)
-    except (ValueError, RecursionError):
+        # As text, for of bytes json takes a byte-order mark, and UTF-16. Not by orjson, which
+        # makes numbers into floats, and refuses what no float can hold.
+        value = json.loads(body.decode(), parse_float=Decimal, parse_constant=_no_number)
+        if b"\\u" in body:
+            # Half of a pair stands for no character. An error, where there is one.
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+    except (ValueError, ArithmeticError, RecursionError):
         # Raised outside of the handler: the parser's error holds the body.
         pass
+    else:
+        return value
     _refuse("body: expected JSON in UTF-8")
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _faults_of_order(order: Mapping[str, Any]) -> Iterator[str]:

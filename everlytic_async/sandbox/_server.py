@@ -24,6 +24,8 @@ _MAX_BODY_BYTES = 16 * 1024 * 1024
 #: Answers that are being written when the sandbox closes get so many seconds.
 _SHUTDOWN_TIMEOUT_S = 0.2
 
+_MAX_PORT = 65_535
+
 _FAILURES: Mapping[int, str] = {
     429: "Too many requests.",
     500: "Internal server error.",
@@ -34,6 +36,16 @@ _FAILS_BEFORE: Mapping[Fate, int] = {
     Fate.UNAVAILABLE: 503,
     Fate.FAILED_BEFORE: 500,
 }
+
+
+def _check(name: str, value: object, kind: type, what: str) -> None:
+    """See that an argument is of a type, of which no boolean is here.
+
+    Raises:
+        TypeError: when it is not.
+    """
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {what}, not a {type(value).__name__}")
 
 
 class Sandbox:
@@ -64,7 +76,8 @@ class Sandbox:
         peak_in_flight: The most there ever were at the same time.
 
     Raises:
-        ValueError: A hash is blank, or `keep` is negative.
+        TypeError: An argument is of the wrong type.
+        ValueError: A hash or the host is blank, there is no such port, or `keep` is negative.
     """
 
     def __init__(
@@ -78,10 +91,20 @@ class Sandbox:
         faults: Faults = Faults(),  # noqa: B008 - frozen
         keep: int | None = None,
     ) -> None:
-        if not store_hash.strip() or not customer_hash.strip():
-            raise ValueError("store_hash and customer_hash must not be blank")
-        if keep is not None and keep < 0:
-            raise ValueError(f"keep must be None or at least 0, not {keep}")
+        texts = {"host": host, "store_hash": store_hash, "customer_hash": customer_hash}
+        for name, text in (*texts.items(), ("path_prefix", path_prefix)):
+            _check(name, text, str, "text")
+        _check("port", port, int, "an integer")
+        _check("faults", faults, Faults, "a Faults")
+        for name, text in texts.items():
+            if not text.strip():
+                raise ValueError(f"{name} must not be blank")
+        if not 0 <= port <= _MAX_PORT:
+            raise ValueError(f"port must be from 0 to {_MAX_PORT}, not {port}")
+        if keep is not None:
+            _check("keep", keep, int, "None or an integer")
+            if keep < 0:
+                raise ValueError(f"keep must be None or at least 0, not {keep}")
         self.store_hash = store_hash
         self.customer_hash = customer_hash
         self.faults = faults

@@ -54,6 +54,20 @@ async def test_numbers_are_remembered_digit_by_digit(sandbox, shop):
     assert product["product_quantity"] == 12345678901234567890
 
 
+async def test_a_number_that_no_float_can_hold_is_a_number(sandbox, shop):
+    body = b'{"contact_email":"a@b.c","products":[{"product_line_total":1e400}]}'
+
+    assert (await shop.post(sandbox, data=body)).status == 200
+    assert sandbox.received[0]["products"] == [{"product_line_total": Decimal("1e400")}]
+
+
+async def test_an_escaped_pair_is_a_character(sandbox, shop):
+    body = b'{"contact_email":"a@b.c","products":[{"product_name":"\\ud83c\\udf89 \\\\ud800"}]}'
+
+    assert (await shop.post(sandbox, data=body)).status == 200
+    assert sandbox.received[0]["products"] == [{"product_name": "\U0001f389 \\ud800"}]
+
+
 @pytest.mark.parametrize("name", ["x-ev-store-hash", "x-ev-customer-hash"])
 @pytest.mark.parametrize("value", [None, "", "wrong"])
 async def test_a_missing_or_wrong_hash_is_unauthorized(sandbox, shop, sample, name, value):
@@ -97,7 +111,15 @@ async def test_a_charset_beside_the_content_type_is_accepted(sandbox, shop, samp
         b'{"contact_email":',
         b'{"contact_email":"a@b.c","products":[{"product_price":NaN}]}',
         b'{"contact_email":"a@b.c","products":[{"product_price":Infinity}]}',
+        b'{"contact_email":"a@b.c","products":[{"product_price":-Infinity}]}',
+        b'{"contact_email":"a@b.c","products":[{"product_price":1e99999999999999999999}]}',
+        b'{"contact_email":"a@b.c","products":[{"product_price":1.}]}',
+        b'{"contact_email":"a@b.c","products":[{"product_price":01}]}',
+        b'{"contact_email":"a@b.c","products":[{"product_name":"\x01"}]}',
+        '{"contact_email":"a@b.c","products":[{}]}'.encode("utf-16"),
         b'{"contact_email":"\\ud800","products":[{}]}',
+        b'{"contact_email":"a@b.c","products":[{}],"\\udc00":1}',
+        b'{"contact_email":"\xed\xa0\x80","products":[{}]}',
         b'{"contact_email":"\xe9","products":[{}]}',
         b'\xef\xbb\xbf{"contact_email":"a@b.c","products":[{}]}',
         b"[" * 1_010 + b"]" * 1_010,

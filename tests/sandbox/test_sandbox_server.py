@@ -95,6 +95,31 @@ def test_a_blank_hash_is_refused(name):
         Sandbox(**{name: " "})
 
 
+@pytest.mark.parametrize(
+    ("wrong", "kind", "told"),
+    [
+        ({"host": 5}, TypeError, "host must be text, not a int"),
+        ({"host": None}, TypeError, "host must be text, not a NoneType"),
+        ({"host": " "}, ValueError, "host must not be blank"),
+        ({"port": "x"}, TypeError, "port must be an integer, not a str"),
+        ({"port": 80.0}, TypeError, "port must be an integer, not a float"),
+        ({"port": True}, TypeError, "port must be an integer, not a bool"),
+        ({"port": -1}, ValueError, "port must be from 0 to 65535, not -1"),
+        ({"port": 65536}, ValueError, "port must be from 0 to 65535, not 65536"),
+        ({"path_prefix": None}, TypeError, "path_prefix must be text, not a NoneType"),
+        ({"store_hash": None}, TypeError, "store_hash must be text, not a NoneType"),
+        ({"customer_hash": b"x"}, TypeError, "customer_hash must be text, not a bytes"),
+        ({"faults": {}}, TypeError, "faults must be a Faults, not a dict"),
+        ({"keep": "x"}, TypeError, "keep must be None or an integer, not a str"),
+        ({"keep": True}, TypeError, "keep must be None or an integer, not a bool"),
+    ],
+    ids=repr,
+)
+def test_a_wrong_argument_is_named(wrong, kind, told):
+    with pytest.raises(kind, match=f"^{told}$"):
+        Sandbox(**wrong)
+
+
 async def test_neither_hash_nor_the_customer_shows_in_repr_or_log(shop, sample, caplog):
     caplog.set_level(logging.DEBUG)
     async with Sandbox() as sandbox:
