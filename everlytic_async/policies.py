@@ -17,6 +17,10 @@ from everlytic_async.errors import ConfigurationError
 __all__ = ["Delivery", "Pacing", "RetryPolicy", "Timeouts"]
 
 
+# From one address to one address and port.
+_MAX_CONNECTIONS = 65_535
+
+
 class Delivery(enum.StrEnum):
     """What to do after an attempt that may have been processed."""
 
@@ -48,6 +52,15 @@ def _count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> Non
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(
             f"{_name(instance, attribute)} must be a whole number of at least 1, got {value!r}"
+        )
+
+
+def _connections(instance: Any, attribute: attrs.Attribute[Any], value: int) -> None:
+    if value > _MAX_CONNECTIONS:
+        raise ConfigurationError(
+            f"{_name(instance, attribute)} must be at most {_MAX_CONNECTIONS:,}, got {value!r}: "
+            "each POST in flight has a connection, and no address takes more of them than there "
+            "are ports"
         )
 
 
@@ -91,8 +104,8 @@ class RetryPolicy:
 class Pacing:
     """How hard the endpoint may be worked. Both bounds hold for the client as a whole."""
 
-    #: How many POSTs may be in flight at once.
-    max_concurrency: int = attrs.field(default=32, validator=_count)
+    #: How many POSTs may be in flight at once: at most 65,535, for each has a connection.
+    max_concurrency: int = attrs.field(default=32, validator=[_count, _connections])
     #: Orders per second, spread evenly; None for no bound of yours.
     max_rate: float | None = attrs.field(default=None, validator=_rate)
     #: Find the endpoint's own limit and hold it: fall when it throttles, creep up on success.

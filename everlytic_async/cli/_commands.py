@@ -20,11 +20,13 @@ from everlytic_async.cli._options import (
     FILE,
     FILE_HELP,
     LIMIT,
+    PER_SECOND,
     PROGRESS,
     READING_PANEL,
     WORKFLOW,
     Decorator,
     Names,
+    Number,
     readable,
     reading,
     sendable,
@@ -224,8 +226,8 @@ Exit codes:
     2    wrong usage, or no ledger that can be used
 """
 
-_SHARE = click.FloatRange(0, 1)
-_SECONDS = click.FloatRange(min=0)
+_SHARE = Number(0, 1)
+_SECONDS = Number(min=0)
 
 
 @click.group(help=_MAIN_HELP, context_settings={"help_option_names": ["-h", "--help"]})
@@ -481,7 +483,7 @@ def _fault(name: str, kind: click.ParamType[Any], help: str, **more: Any) -> Dec
 @_fault("--dropped-after", _SHARE, "Share not answered, but processed.", default=0.0)
 @_fault(
     "--rate",
-    click.FloatRange(min=0, min_open=True),
+    PER_SECOND,
     "Orders per second; what is over is answered 429.",
 )
 @_fault("--burst", click.IntRange(min=0), "How many may run ahead of the rate.", default=1)

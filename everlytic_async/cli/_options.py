@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +16,14 @@ __all__ = [
     "FILE",
     "FILE_HELP",
     "LIMIT",
+    "PER_SECOND",
     "PROGRESS",
     "READING_PANEL",
     "WORKFLOW",
     "Command",
     "Decorator",
     "Names",
+    "Number",
     "readable",
     "reading",
     "sendable",
@@ -55,6 +58,34 @@ class Names(click.Choice[str]):
         return super().convert(str(value).replace("_", "-"), param, ctx)
 
 
+class Number(click.FloatRange):
+    """Takes no NaN, which is in every range, and no infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is not finite."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class _Connections(click.IntRange):
+    """Says why there is an upper end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number > _MAX_CONNECTIONS:
+            self.fail(
+                f"{value} is more than {_MAX_CONNECTIONS}: each order in flight has a connection, "
+                "and no address takes more of them than there are ports.",
+                param,
+                ctx,
+            )
+        return number
+
+
+_MAX_CONNECTIONS = 65_535
+PER_SECOND = Number(min=0, min_open=True)
 FILE = click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 PROGRESS = click.option(
@@ -126,7 +157,7 @@ def reading(options: dict[str, Any]) -> Any:
 _SENDING = (
     click.option(
         "--concurrency",
-        type=click.IntRange(min=1),
+        type=_Connections(min=1),
         metavar="N",
         default=32,
         show_default=True,
@@ -134,7 +165,7 @@ _SENDING = (
     ),
     click.option(
         "--rate",
-        type=click.FloatRange(min=0, min_open=True),
+        type=PER_SECOND,
         metavar="N",
         help="The most orders per second, evenly spread. Without it, the endpoint's limit is "
         "found.",

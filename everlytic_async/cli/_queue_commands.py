@@ -20,6 +20,7 @@ from everlytic_async.cli._options import (
     READING_PANEL,
     WORKFLOW,
     Command,
+    Number,
     readable,
     reading,
     sendable,
@@ -351,7 +352,7 @@ def enqueue(**options: Any) -> int:
 @sendable
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="SECONDS",
     default=25.0,
     show_default=True,

@@ -249,6 +249,10 @@ async def test_the_version_is_told(program: Program) -> None:
     [
         ["send"],
         ["send", "--rate", "nan", "--sandbox", "/dev/null"],
+        ["send", "--rate", "inf", "--sandbox", "/dev/null"],
+        ["send", "--concurrency", "65536", "--sandbox", "/dev/null"],
+        ["sandbox", "--rate", "inf"],
+        ["sandbox", "--throttled", "nan"],
         ["send", "--delivery", "twice", "x"],
         ["sent", "x"],
         ["check", "--sandbox", "x"],
@@ -265,6 +269,10 @@ async def test_wrong_usage_is_told_with_exit_code_2(program: Program, arguments:
     assert (run.code, run.out) == (2, "")
     assert "Error" in run.err
     assert "Traceback" not in run.err
+    if {"--rate", "--concurrency", "--throttled"}.intersection(arguments):
+        assert f"'{arguments[1]}'" in run.err
+    if "--concurrency" in arguments:
+        assert "than there are ports" in re.sub(r"[ │\n]+", " ", run.err)
 
 
 # ----------------------------------------------------------------------------------- the errors

@@ -121,6 +121,13 @@ def test_any_count_from_1_is_kept(policy: type[Any], name: str, value: int) -> N
     assert getattr(policy(**{name: value}), name) == value
 
 
+def test_there_are_no_more_connections_than_ports() -> None:
+    assert Pacing(max_concurrency=65_535).max_concurrency == 65_535
+    told = refusal(Pacing, "max_concurrency", 65_536)
+    assert told.startswith("Pacing.max_concurrency must be at most 65,535, got 65536: ")
+    assert "ports" in told
+
+
 def test_no_bound_on_the_rate_and_no_adaptation_can_be_chosen() -> None:
     assert attrs.asdict(Pacing(max_rate=None, adaptive=False)) == {
         "max_concurrency": 32,
