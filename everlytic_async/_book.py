@@ -10,6 +10,7 @@ from functools import partial
 
 from everlytic_async.errors import (
     ConfigurationError,
+    InvalidOrderError,
     LedgerError,
     SkippedError,
     without_addresses,
@@ -126,9 +127,10 @@ class Book:
             body: A digest of its body.
             then: Is called with the result once it is recorded; `failure` is set before, where it
                 can't be. At once where there is nothing to record: what has no name can't be found
-                again.
+                again, nor can what its reader could not build, for its workflow is a part of its
+                key, and not known.
         """
-        if result.key is None:
+        if result.key is None or isinstance(result.order, InvalidOrderError):
             then(result)
             return
         known = result.error or result.receipt

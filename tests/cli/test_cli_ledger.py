@@ -54,6 +54,21 @@ def states(path: Path) -> dict[str, State]:
 # ---------------------------------------------------------------------------------- send --ledger
 
 
+async def test_an_order_that_could_not_be_read_leaves_nothing_behind(
+    program: Program, sandbox: Sandbox, orders_file: Write
+) -> None:
+    here = program.pointed_at(sandbox)
+    send = ("send", "--ledger", "l", "--workflow-id", "32", "--results", "r.jsonl")
+    await here.run(*send, orders_file(order(77, contact_email=None)))
+    (result,) = results_in(program.directory / "r.jsonl")
+    assert (result["key"], result["outcome"]) == ("77", "invalid")
+    run = await here.run(*send, orders_file(order(77)))
+    assert run.code == 0
+    exported = await here.run("ledger", "export", "l")
+    # It has another key by now: what was recorded before would be there for good.
+    assert [json.loads(line)["key"] for line in exported.out.splitlines()] == ["77@32"]
+
+
 async def test_a_second_run_skips_what_was_sent_and_that_is_no_failure(
     program: Program, sandbox: Sandbox, orders_file: Write
 ) -> None:
