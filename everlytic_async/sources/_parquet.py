@@ -48,7 +48,9 @@ class Parquet:
             file = copy
         self._faults = (pyarrow.ArrowException, OSError, ValueError, ArithmeticError)
         try:
-            self._file: Any = parquet.ParquetFile(file)
+            # Read ahead, all of the file would be in memory; and its threads, which read our file
+            # and so need Python, now and then abort the process as it ends.
+            self._file: Any = parquet.ParquetFile(file, pre_buffer=False)
             self.columns: Sequence[str] = self._file.schema_arrow.names
         except self._faults as error:
             raise _damaged(error) from None

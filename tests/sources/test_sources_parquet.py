@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import secrets
+import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -101,3 +103,30 @@ def test_what_is_not_parquet_is_told() -> None:
         list(read_orders(io.BytesIO(b"{}"), "parquet"))
     with pytest.raises(ConfigurationError, match="it is Parquet, not csv"):
         list(read_orders(io.BytesIO(parquet(ORDERS)), "csv"))
+
+
+class Watched(io.BytesIO):
+    """Tells how much was read of it, and by whom."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.bytes_read = 0
+        self.readers: set[int] = set()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self.bytes_read += len(found)
+        self.readers.add(threading.get_ident())
+        return found
+
+
+def test_it_is_read_as_it_is_needed_and_by_no_other_thread() -> None:
+    # A thread that still reads when Python ends aborts the process, its orders sent or not.
+    links = (f"https://shop.example/{secrets.token_hex(500)}" for _ in range(2000))
+    table = pa.Table.from_pylist([{**ORDERS[0], "order_link_url": link} for link in links])
+    written = io.BytesIO()
+    pq.write_table(table, written, row_group_size=100, write_statistics=False)
+    file = Watched(written.getvalue())
+    next(read_orders(file))
+    assert file.bytes_read < len(written.getvalue()) / 2
+    assert file.readers == {threading.get_ident()}
