@@ -168,7 +168,7 @@ class LedgerFile:
     Args:
         path: Where it lies. It is made where there is none, unless ``must_exist``.
         durability: What a commit survives.
-        must_exist: Refuse to make a new one.
+        must_exist: Refuse to make a new one. Nor need it be writable, then, to be looked at.
         wait_s: How long to wait for another process that writes, in seconds.
         clock: Seconds since the epoch.
 
@@ -205,7 +205,7 @@ class LedgerFile:
             raise self._fault("opened", error) from error
         try:
             with self._clear_errors("opened"):
-                self._prepare(durability)
+                self._prepare(durability, only_look=must_exist)
         except BaseException:
             self._connection.close()
             raise
@@ -460,7 +460,7 @@ class LedgerFile:
 
     # --------------------------------------------------------------------------------- the file
 
-    def _prepare(self, durability: Durability) -> None:
+    def _prepare(self, durability: Durability, *, only_look: bool) -> None:
         connection = self._connection
         connection.execute("BEGIN")  # both of one moment: somebody may be making it
         (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -480,8 +480,10 @@ class LedgerFile:
         self._write_ahead()
         full = Durability(durability) is Durability.POWER
         connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+        if only_look and self._version() == len(_MIGRATIONS):
+            return  # when the disk is full, or somebody holds it, is just when one wants to look
         with self._transaction():  # it proves that it can be written, too
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            version = self._version()
             if version > len(_MIGRATIONS):
                 raise LedgerError(
                     f"the ledger {str(self.path)!r} was written by a later version of "
@@ -492,6 +494,10 @@ class LedgerFile:
                     connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    def _version(self) -> int:
+        version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        return version
 
     def _write_ahead(self) -> None:
         until = time.monotonic() + self._wait_s

@@ -151,6 +151,17 @@ def test_a_ledger_that_somebody_holds_is_waited_for_and_then_refused(path: Path,
             LedgerFile(path, wait_s=0.01)
 
 
+def test_to_look_at_a_ledger_nothing_is_written(path: Path) -> None:
+    filled(path, State.SENT)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with LedgerFile(path, must_exist=True, wait_s=0.01) as file:
+            assert file.overview().counts[State.SENT] == 1
+            assert [entry.key for _, entry in file.entries()] == ["sent"]
+            with pytest.raises(LedgerError, match="another process holds it"):
+                file.resolve(State.SENT)
+
+
 @pytest.mark.parametrize("wait_s", [0.0, 10.0])
 def test_who_makes_the_same_file_is_waited_for(path: Path, wait_s: float) -> None:
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
