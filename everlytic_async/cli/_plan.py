@@ -55,6 +55,7 @@ class Count:
         How far that has come is shown.
         """
         tally = Tally()
+        left_out = source.left_out  # of this pass: it grows, and is there when the pass has ended
         names = {Outcome.NOT_SENT: "orders", Outcome.INVALID: "invalid"}
         bar = Bar("Counting", names=names, length_known=True, wanted=progress, passing=True)
         bar.start()
@@ -69,9 +70,11 @@ class Count:
                 else:
                     self.invalid += 1
                     tally.add(Outcome.INVALID, 0)
-                self.left_out = sum(source.left_out.values())
+                self.left_out = sum(left_out.values())
                 if bar.is_shown:
                     bar.draw(tally, source.share_read())
+            if tally.total != source.limit:
+                self.left_out = sum(left_out.values())  # with those after the last order
         finally:
             bar.stop(tally, None)
         return self

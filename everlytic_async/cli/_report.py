@@ -19,6 +19,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from importlib import import_module, resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -185,7 +186,14 @@ class Report:
             case BatchStarted():
                 self._timeline.begin(event.at)
 
-    def finish(self, stopped: str | None, elapsed_s: float, *, place: str = "line") -> None:
+    def finish(
+        self,
+        stopped: str | None,
+        elapsed_s: float,
+        *,
+        place: str = "line",
+        left_out: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         """Write the page. What goes wrong is told by `fault`: the orders have gone their way.
 
         Args:
@@ -193,8 +201,9 @@ class Report:
             elapsed_s: How long it took.
             place: What the number of an order counts: lines, or what the format has instead, which
                 is known once some of it was read.
+            left_out: How many orders of the input were left out, by reason.
         """
-        page = self._page(stopped, elapsed_s, place)
+        page = self._page(stopped, elapsed_s, place, left_out)
         part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
             try:
@@ -207,7 +216,9 @@ class Report:
         except OSError as failure:
             self.fault = f"the report can't be written to {str(self._path)!r}: {failure.strerror}"
 
-    def _page(self, stopped: str | None, elapsed_s: float, place: str) -> str:
+    def _page(
+        self, stopped: str | None, elapsed_s: float, place: str, left_out: Mapping[str, int]
+    ) -> str:
         ended = self._now()
         picture = self._timeline.picture(ended - timedelta(seconds=elapsed_s), elapsed_s)
         figures = {}
@@ -232,6 +243,7 @@ class Report:
             began=(ended - timedelta(seconds=elapsed_s)).isoformat(" ", "seconds"),
             ended=ended.isoformat(" ", "seconds"),
             total=total,
+            left_out=sorted(left_out.items(), key=lambda item: -item[1]),
             counts={outcome.value: counts[outcome] for outcome in Outcome},
             failed=sum(counts[outcome] for outcome in _FAILURES),
             at_risk=self._tally.at_risk,

@@ -474,7 +474,12 @@ class _Run:
         if self._report is None:
             return
         stopped = None if self._stream is None else self._stream.stopped
-        self._report.finish(stopped, time.monotonic() - self._began, place=self._source.place)
+        self._report.finish(
+            stopped,
+            time.monotonic() - self._began,
+            place=self._source.place,
+            left_out=self._source.left_out,
+        )
         if self._report.fault is not None:
             say(f"Error: {self._report.fault}")
         else:

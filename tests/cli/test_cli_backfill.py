@@ -7,6 +7,8 @@ import os
 import signal
 import termios
 from collections.abc import Awaitable, Callable
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from command_line import Ended, Here, Program, box, ended, lines_of, order, resu
 from command_terminal import Terminal
 from rich.progress import Progress
 
+from everlytic_async.cli._input import Input, Reading
 from everlytic_async.cli._plan import Count, Plan
 from everlytic_async.cli._screen import _Left, lasting
 from everlytic_async.cli._tally import Tally
@@ -200,6 +203,19 @@ def test_a_plan_says_what_is_not_sent() -> None:
     assert "About to send 2,000 orders (and not 3 not valid, 1,200 left out) from o.jsonl:" in (
         plan(count=count).lines()
     )
+
+
+@pytest.mark.parametrize(("limit", "left_out"), [(None, 2), (2, 1), (1, 0)])
+def test_what_is_left_out_is_counted_to_the_end(
+    orders_file: Write, limit: int | None, left_out: int
+) -> None:
+    days = ["2026-03-02", "2026-03-01", "2026-03-02", "2026-03-01"]
+    path = orders_file(*(order(number, checkout_url=day) for number, day in enumerate(days)))
+    reading = Reading(mapping={"checkout_url": None, "date": "checkout_url"}, since="2026-03-02")
+    with Input(str(path), reading, limit=limit) as source, closing(source.ahead()) as ahead:
+        found = (item for _line, item in islice(ahead, limit))
+        count = Count().of(found, source, progress=False)
+    assert (count.orders, count.left_out) == (min(limit or 2, 2), left_out)
 
 
 def test_a_plan_says_what_the_ledger_knows(tmp_path: Path) -> None:

@@ -116,8 +116,8 @@ class Run:
             duplicate_risk=duplicate_risk,
         )
 
-    def page(self, stopped: str | None = None) -> str:
-        self.report.finish(stopped, self.clock.now - 1_000.0)
+    def page(self, stopped: str | None = None, **left_out: int) -> str:
+        self.report.finish(stopped, self.clock.now - 1_000.0, left_out=left_out)
         assert self.report.fault is None
         return self.path.read_text("utf-8")
 
@@ -452,6 +452,16 @@ def test_a_run_without_orders_says_so(tmp_path: Path) -> None:
     assert "The input held no orders." in page.text
     assert "Nothing happened that could be drawn." in page.text
     assert "plotly" not in source[source.index("<body>") :]
+
+
+def test_what_was_left_out_of_the_input_is_counted(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run.html")
+    text = Page(run.page(refunded=2, cancelled=1_400)).text
+    assert "All orders of the input were left out." in text
+    assert "Left out 1,400 cancelled, 2 refunded" in text
+    run.order(Outcome.SENT)
+    assert "Left out 1 test" in Page(run.page(test=1)).text
+    assert "Left out" not in Page(run.page()).text
 
 
 def test_a_run_of_one_order_is_not_drawn_and_says_the_rest(tmp_path: Path) -> None:
