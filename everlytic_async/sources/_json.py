@@ -24,7 +24,7 @@ MAX_ORDER_CHARS = 16 * 1024 * 1024
 
 _PIECE = 64 * 1024
 # Where the orders are in an object that wraps them: Shopify's, Magento's, and what others use.
-_WRAPPERS = frozenset({"orders", "items", "data", "results", "records", "rows"})
+_WRAPPERS = frozenset({"orders", "draft_orders", "items", "data", "results", "records", "rows"})
 # An object with one of these is an order itself: Magento's have their products under "items".
 _OF_AN_ORDER = frozenset(
     {"contact_email", "contact_unique_id", "order_id", "id", "entity_id", "increment_id"}

@@ -282,6 +282,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 if group is not None:
                     yield from self._made(mapped, group)
                 group = _Group(number, key, [])
+                if key is None and self._preset is not None:
+                    group.fault("belongs to an order that does not stand above it: is it cut off?")
                 if suspect is not None:
                     group.suspect(suspect)
                     suspect = None

@@ -19,9 +19,10 @@ date                    ``Created at``
 ======================  ========================================================================
 
 An order has a row for each product; what is the order's stands in the first. A row without a
-``Name`` belongs to the order above it. Rows of an order that are alike in every cell count once,
-and are counted as ``duplicate row``. The file has the shop's currency only. Left out: cancelled
-(``Cancelled at``), refunded and voided (``Financial Status``), test (paid by the bogus gateway).
+``Name`` belongs to the order above it, and where there is none, it is invalid. Rows of an order
+that are alike in every cell count once, and are counted as ``duplicate row``. The file has the
+shop's currency only. Left out: cancelled (``Cancelled at``), refunded and voided (``Financial
+Status``), test (paid by the bogus gateway).
 """
 
 from __future__ import annotations

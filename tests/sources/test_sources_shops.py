@@ -274,6 +274,15 @@ def test_what_nobody_wants_an_email_about_is_left_out_and_counted(shop: str) -> 
     assert reader.skipped == SKIPPED[shop]
 
 
+def test_shopifys_answer_of_drafts_is_read_as_that_of_orders() -> None:
+    first = json.loads((DATA / EXPORTS["shopify"]).read_text("utf-8"))["orders"][0]
+    draft = {**first, "invoice_sent_at": None}
+    document = {"draft_orders": [{**draft, "status": "open"}, {**draft, "status": "completed"}]}
+    reader = read_orders(io.StringIO(json.dumps(document)))
+    assert [wire(found)["order_id"] for found in reader] == [first["name"]]
+    assert (reader.format, dict(reader.skipped)) == ("shopify", {"draft": 1})
+
+
 @pytest.mark.parametrize("shop", EXPORTS)
 def test_whoever_asks_for_all_gets_all(shop: str) -> None:
     reader, found = read(shop, include="all")
@@ -466,6 +475,14 @@ def test_a_row_without_a_name_at_the_top_is_no_part_of_the_next_order() -> None:
     lost, order = shopify(item("Lost"), item("Mop", Name="#1", Email="ann@example.com"))
     assert isinstance(lost, InvalidOrderError)
     assert [product["product_name"] for product in wire(order)["products"]] == ["Mop"]
+
+
+def test_a_row_without_a_name_at_the_top_is_no_order_whoever_it_is_of() -> None:
+    # The second half of a file that was split: its first order was sent with the first.
+    (lost, _order) = shopify(
+        item("Bucket", Email="ann@example.com"), item("Mop", Name="#2", Email="bea@example.com")
+    )
+    assert str(lost) == ("line 2: belongs to an order that does not stand above it: is it cut off?")
 
 
 def test_further_columns_change_nothing() -> None:
