@@ -415,7 +415,7 @@ def export(**options: Any) -> int:
 
 @ledger.command(help=_RESOLVE_HELP)
 @click.option_panel("What you found out", options=["--sent", "--send-again"])
-@click.option_panel("Of which orders", options=["--all", "--keys-from", "--own-key"])
+@click.option_panel("Of which orders", options=["--all", "--keys-from", "--own-key", "--host"])
 @click.option_panel("More", options=["--debug", "--help"])
 @_LEDGER_FILE
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
@@ -433,6 +433,12 @@ def export(**options: Any) -> int:
     is_flag=True,
     help="The keys are those that a `key=` function of yours gave, in Python: the ledger keeps "
     "them as digests.",
+)
+@click.option(
+    "--host",
+    metavar="HOST",
+    help="Only those sent to this host, as `ledger export` shows it. For a ledger that serves "
+    "several: a key that names orders of two is refused without it.",
 )
 @DEBUG
 @guarded

@@ -156,6 +156,7 @@ def resolve(
     was_sent: bool,
     send_again: bool,
     own_key: bool,
+    host: str | None,
 ) -> int:
     """Mark unknown orders as what somebody found out, and return the exit code.
 
@@ -175,7 +176,9 @@ def resolve(
             raise ConfigurationError(f"there is no key in {printable(str(keys_from))}")
     with LedgerFile(file, must_exist=True) as ledger:
         count, missing = ledger.resolve(
-            State.SENT if was_sent else State.NOT_SENT, None if names is None else list(names)
+            State.SENT if was_sent else State.NOT_SENT,
+            None if names is None else list(names),
+            host=host,
         )
     done = "sent: they are not sent again" if was_sent else "not sent: the next run sends them"
     show(screen(), [f"{orders(count)} marked as {done}."])

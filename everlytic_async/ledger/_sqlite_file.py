@@ -429,7 +429,9 @@ class LedgerFile:
             ):
                 yield host, _entry(row)
 
-    def resolve(self, to: State, keys: Sequence[str] | None = None) -> tuple[int, tuple[str, ...]]:
+    def resolve(
+        self, to: State, keys: Sequence[str] | None = None, *, host: str | None = None
+    ) -> tuple[int, tuple[str, ...]]:
         """Mark unknown orders as what somebody has found out.
 
         What is in flight in a process that lives is left alone; what a dead one left is unknown.
@@ -437,22 +439,36 @@ class LedgerFile:
         Args:
             to: `State.SENT`, or `State.NOT_SENT` for what is to be sent again.
             keys: As they are stored; None for all that are unknown.
+            host: Only orders of this host's; None for all hosts.
 
         Returns:
             How many were marked; and those of the keys that are not unknown.
+
+        Raises:
+            LedgerError: when the ledger can't be written, or a key names unknown orders of several
+                endpoints or stores: then nothing was marked.
         """
         if to not in (State.SENT, State.NOT_SENT):
             raise ValueError("an unknown order is resolved as sent, or as not sent")
         with self._transaction():
             self._bury_the_dead()
-            mark = (_CODES[to], f"marked as {to} by hand", self._clock(), _CODES[State.UNKNOWN])
             statement = "UPDATE orders SET state = ?, reason = ?, at = ? WHERE state = ?"
+            mark = [_CODES[to], f"marked as {to} by hand", self._clock(), _CODES[State.UNKNOWN]]
+            if host is not None:
+                statement += " AND scope IN (SELECT id FROM scopes WHERE host = ?)"
+                mark.append(host)
             if keys is None:
                 return self._connection.execute(statement, mark).rowcount, ()
             missing = []
             count = 0
             for key in keys:
                 marked = self._connection.execute(f"{statement} AND key = ?", (*mark, key)).rowcount
+                if marked > 1:
+                    # What somebody found out of one store's order says nothing of the other's.
+                    raise LedgerError(
+                        f"nothing was marked: {key} names unknown orders of {marked} endpoints or "
+                        "stores; say whose are meant by their host, or keep a ledger for each store"
+                    )
                 count += marked
                 if not marked:
                     missing.append(key)

@@ -334,6 +334,15 @@ def test_all_that_are_unknown_are_marked_and_nothing_else(here: Here, ledger: Pa
     }
 
 
+def test_a_host_says_whose_orders_are_meant(here: Here, ledger: Path) -> None:
+    before = states(ledger)
+    run = here("ledger", "resolve", "--sent", "--all", "--host", "another.example", ledger)
+    assert (run.code, run.out[:15]) == (0, "0 orders marked")
+    assert states(ledger) == before
+    run = here("ledger", "resolve", ledger, "--sent", "2001", "--host", "shop.example")
+    assert (run.code, run.out[:14]) == (0, "1 order marked")
+
+
 def test_keys_come_from_a_file(here: Here, ledger: Path) -> None:
     Path("keys.txt").write_text("\ufeff2001\n\n 2002@32 \r\n", encoding="utf-8")
     run = here("ledger", "resolve", "--sent", "--keys-from", "keys.txt", ledger)

@@ -492,6 +492,25 @@ def test_unknown_orders_are_marked_by_key(path: Path) -> None:
     assert missing == ("sent", "never heard of")
 
 
+def test_a_key_of_two_stores_marks_none_until_it_is_said_whose(path: Path) -> None:
+    with LedgerFile(path) as file:
+        for host in ("shop.example", "other.example"):
+            scope = file.scope(f"a digest of {host}", host)
+            file.answer(Record(scope, Entry(key, State.UNKNOWN)) for key in ("1", host))
+
+        def unknown() -> list[tuple[str, str]]:
+            return [(host, entry.key) for host, entry in file.entries([State.UNKNOWN])]
+
+        before = unknown()
+        with pytest.raises(LedgerError, match="nothing was marked: 1 names unknown orders of 2 "):
+            file.resolve(State.SENT, ["shop.example", "1"])
+        assert unknown() == before
+        assert file.resolve(State.SENT, ["1"], host="other.example") == (1, ())
+        assert file.resolve(State.SENT, ["1"]) == (1, ())
+        assert file.resolve(State.NOT_SENT, host="shop.example") == (1, ())
+        assert unknown() == [("other.example", "other.example")]
+
+
 def test_what_a_living_process_has_in_flight_is_not_marked(path: Path) -> None:
     with in_flight(path, "1") as lives:
         die(in_flight(path, "2"))
