@@ -187,7 +187,8 @@ class LedgerFile:
         clock: Callable[[], float] = time.time,
     ) -> None:
         # Absolute: the directory may be left, and to SQLite a name such as ":memory:" is no file.
-        self.path = Path(path).absolute()
+        # Without links: whoever opens it by one has to find the locks of the others.
+        self.path = Path(os.path.realpath(path))
         self._clock = clock
         self._wait_s = wait_s
         self._token = secrets.token_hex(8)  # names this process' lock
@@ -205,7 +206,7 @@ class LedgerFile:
             raise self._fault("opened", error) from error
         try:
             with self._clear_errors("opened"):
-                self._prepare(durability, only_look=must_exist)
+                self._prepare(durability, must_exist)
         except BaseException:
             self._connection.close()
             raise
@@ -476,7 +477,7 @@ class LedgerFile:
 
     # --------------------------------------------------------------------------------- the file
 
-    def _prepare(self, durability: Durability, *, only_look: bool) -> None:
+    def _prepare(self, durability: Durability, only_look: bool) -> None:
         connection = self._connection
         connection.execute("BEGIN")  # both of one moment: somebody may be making it
         (application,) = connection.execute("PRAGMA application_id").fetchone()

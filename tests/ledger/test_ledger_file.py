@@ -426,6 +426,23 @@ def test_what_is_in_flight_at_the_close_is_unknown(path: Path) -> None:
     assert entry.reason is not None
 
 
+def test_who_opens_it_by_a_link_sees_that_the_others_live(path: Path) -> None:
+    link = path.parent / "elsewhere" / "link"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with in_flight(path, "1"), LedgerFile(link) as file:
+        file.begin_run()
+        assert file.overview().running == 2
+        assert file.overview().counts[State.IN_FLIGHT] == 1
+    assert [found.name for found in link.parent.iterdir()] == ["link"]
+
+
+def test_a_link_that_leads_nowhere_is_told(path: Path) -> None:
+    path.symlink_to(path)
+    with pytest.raises(LedgerError, match="can't be opened"):
+        LedgerFile(path)
+
+
 def test_a_lock_file_that_nobody_holds_is_swept_and_nothing_else(path: Path) -> None:
     stray = path.with_name(f"{path.name}-run-0123456789abcdef")
     kept = [
