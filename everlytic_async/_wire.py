@@ -174,7 +174,7 @@ def judge(
         return _judge_success(status, headers, body, attempts, elapsed_s, hide)
     # A page's own words are for a browser.
     is_page = _is_html(body)
-    said = "" if is_page else _said(_parse(body), body, hide)
+    said = "" if is_page else _said(_parse(body), hide)
     page = ": it answered with an HTML page, the address is probably wrong" if is_page else ""
     if status in _THROTTLED:
         wait_s = retry_after_s(headers.get("Retry-After"), wall_clock)
@@ -216,7 +216,7 @@ def _judge_success(
         if isinstance(word, str) and word.strip().lower() in _ERROR_WORDS:
             return RejectedError(
                 f"the endpoint answered {status} with {name} {word.strip().lower()!r}"
-                f"{_said(parsed, body, hide)}",
+                f"{_said(parsed, hide)}",
                 status,
             )
     if isinstance(parsed, str) and (
@@ -279,13 +279,23 @@ def _is_html(body: bytes) -> bool:
     return _HTML.match(body.removeprefix(_BOM)) is not None
 
 
-def _said(parsed: Any, body: bytes, hide: Iterable[str | int | None]) -> str:
+def _said(parsed: Any, hide: Iterable[str | int | None]) -> str:
     """The endpoint's own words, as the end of a sentence; nothing where it had none."""
     words = _message(parsed)
     if not words and parsed and not (isinstance(parsed, dict) and parsed.keys() <= _SAID_ALREADY):
-        words = body.removeprefix(_BOM).decode("utf-8", "replace")
+        words = _as_text(parsed)
+        names = [str(name) for name in hide if name is not None]
+        hide = [*names, *(_as_text(name)[1:-1] for name in names)]
     words = _for_a_message(words, hide)
     return f": {words}" if words else ""
+
+
+def _as_text(parsed: Any) -> str:
+    """JSON, with each letter as itself: an escaped one would not be known for the customer's."""
+    try:
+        return json.dumps(parsed, ensure_ascii=False)
+    except RecursionError:
+        return ""
 
 
 def _for_a_message(words: str, hide: Iterable[str | int | None]) -> str:

@@ -463,8 +463,14 @@ SHAPES = {
         {"errors": ["No such workflow."]},
         '{"errors": ["No such workflow."]}',
     ),
+    "an unknown place with escapes": Shape(
+        JSON_TYPE,
+        b'{"errors":["caf\\u00e9 \\/ closed"]}',
+        {"errors": ["caf\u00e9 / closed"]},
+        '{"errors": ["caf\u00e9 / closed"]}',
+    ),
     "an error in an unknown place": Shape(
-        JSON_TYPE, b'{"status":"error","detail":"No."}', RejectedError, '"detail":"No."'
+        JSON_TYPE, b'{"status":"error","detail":"No."}', RejectedError, '"detail": "No."'
     ),
     "long words": Shape(
         JSON_TYPE, b'"' + b"word " * 5_000 + b'"', "word " * 5_000, ("word " * 61)[:300] + "..."
@@ -746,6 +752,9 @@ _PLACES: tuple[Callable[[str], bytes], ...] = (
     lambda text: json.dumps({"status": "error", "error": text}).encode(),
     # Cut off, so that it is no longer JSON but text.
     lambda text: json.dumps({"message": text})[:-1].encode(),
+    # In no known place, and escaped further than need be.
+    lambda text: json.dumps({"errors": {text: [text]}}).encode(),
+    lambda text: json.dumps({"errors": [text]}).replace("@", "\\u0040").encode(),
 )
 _STATUSES = st.sampled_from([200, 302, 400, 401, 403, 429, 500, 503])
 
@@ -760,6 +769,8 @@ _STATUSES = st.sampled_from([200, 302, 400, 401, 403, 429, 500, 503])
 )
 @example(400, "jo@example.com", _PLACES[6], "Bad contact:\n", "", str)
 @example(400, "jo@example.com", _PLACES[0], "x", "x", str)
+@example(400, '"jo"@example.com', _PLACES[7], "", "", str)
+@example(400, "jo@example.com", _PLACES[8], "", "", str)
 def test_no_message_holds_the_customers_email(
     status: int,
     email: str,
@@ -772,6 +783,11 @@ def test_no_message_holds_the_customers_email(
     headers = {"Location": f"https://{shown}/{shown}"}
     verdict = judge(status, headers, place(f"{before}{shown}{after} {shown}"), hide=(email, None))
     assert email.lower() not in f"{verdict} {verdict!r}".lower()
+
+
+@pytest.mark.parametrize("depth", [200, 500, 1_000, 1_020])
+def test_an_answer_however_deep_has_a_verdict(depth: int) -> None:
+    assert isinstance(judge(400, {}, b"[" * depth + b"]" * depth), RejectedError)
 
 
 @given(
