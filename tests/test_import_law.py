@@ -22,7 +22,7 @@ PACKAGE = everlytic_async.__name__
 
 #: From the bottom up: a module imports from the layers below its own, never from beside or above.
 LAYERS = (
-    {"_version", "errors"},
+    {"_nats", "_version", "errors"},
     {"orders", "outcomes", "policies"},
     {"_adaptive", "_wire", "events", "ledger"},
     {"_book", "_pacer", "_transport"},
@@ -39,14 +39,14 @@ ONLY: dict[str, set[str]] = {
     "__init__": {"_version"},  # it names modules as text, and loads them when they are asked for
     "__main__": {"cli"},
     "_adaptive": set(),
-    "ledger": {"errors"},
+    "ledger": {"_nats", "errors"},
     "otel": {"_transport", "_version", "errors", "events"},
     "sandbox": set(),  # so that a mistake of the encoder can't cancel itself
     "sources": {"errors", "orders"},
 }
 #: Packages that may import the private modules of the top level: parts of the core that are too
 #: large for one module. For all others what begins with _ is closed.
-INSIDERS = {"worker"}
+INSIDERS = {"ledger", "worker"}
 #: Which modules import a library, or a part of one. attrs is for all.
 IMPORTERS: dict[str, set[str]] = {
     "aiohttp": {"_transport"},
@@ -57,7 +57,7 @@ IMPORTERS: dict[str, set[str]] = {
     "compression": {"sources"},  # of the standard library, from 3.14 on
     "jinja2": {"cli"},
     "multidict": {"_transport", "sandbox"},
-    "nats": {"ledger", "worker"},
+    "nats": {"_nats", "ledger", "worker"},
     "opentelemetry": {"otel"},
     "orjson": {"_wire"},
     "plotly": {"cli"},

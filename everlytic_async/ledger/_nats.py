@@ -12,22 +12,15 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import attrs
 import nats.errors
 from nats.aio.client import Client
 
+from everlytic_async._nats import apart, disconnect, ended, options_of, said, to_end
 from everlytic_async.errors import ConfigurationError, LedgerError
-from everlytic_async.ledger._nats_bucket import (
-    Bucket,
-    apart,
-    digest,
-    disconnect,
-    ended,
-    said,
-    to_end,
-)
+from everlytic_async.ledger._nats_bucket import Bucket, digest
 from everlytic_async.ledger._protocol import Entry, LedgerSession, Terms
 
 __all__ = ["NatsLedger"]
@@ -107,16 +100,15 @@ class NatsLedger:
         self._heartbeat_s = heartbeat_s
         self._patience_s = patience_s
         self._given = servers if isinstance(servers, Client) else None
-        self._options: dict[str, Any] = {
-            "user_credentials": None if user_credentials is None else os.fspath(user_credentials),
-            "nkeys_seed": None if nkeys_seed is None else os.fspath(nkeys_seed),
-            "user": user,
-            "password": password,
-            "token": token,
-            "tls": tls,
-        }
-        if not isinstance(servers, Client):
-            self._options["servers"] = [servers] if isinstance(servers, str) else list(servers)
+        self._options = options_of(
+            servers,
+            user_credentials=user_credentials,
+            nkeys_seed=nkeys_seed,
+            user=user,
+            password=password,
+            token=token,
+            tls=tls,
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._users = 0  # who opens it is one already, who closes it is none any more
         self._opening = asyncio.Lock()  # one at a time
@@ -218,9 +210,7 @@ class NatsLedger:
             await asyncio.wait(ends, timeout=self._patience_s, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             # Cut off in the midst of it, nats-py would leave its socket open.
-            await to_end(asyncio.wait({connecting}, timeout=_FINISH_S))
-            await to_end(ended(connecting))
-            await to_end(disconnect(connection))
+            await to_end(_given_up(connecting, connection))
             raise
         finally:
             waiting.cancel()
@@ -243,14 +233,21 @@ class NatsLedger:
         if bucket is None:
             return
         # However often we are cancelled meanwhile: what was sent must be on record.
-        cancelled = await to_end(bucket.settled())
+        await to_end(self._let_go(bucket))
+
+    async def _let_go(self, bucket: Bucket) -> None:
+        await bucket.settled()
         if not self._users and self._open is bucket:
             self._open = None
-            cancelled = await to_end(bucket.closed()) or cancelled
+            await bucket.closed()
             if bucket.connection is not self._given:
-                cancelled = await to_end(disconnect(bucket.connection)) or cancelled
-        if cancelled is not None:
-            raise cancelled
+                await disconnect(bucket.connection)
+
+
+async def _given_up(connecting: asyncio.Future[None], connection: Client) -> None:
+    await asyncio.wait({connecting}, timeout=_FINISH_S)
+    await ended(connecting)
+    await disconnect(connection)
 
 
 @attrs.frozen(eq=False)

@@ -31,10 +31,11 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 from nats.js.kv import KeyValue
 
+from everlytic_async._nats import ended, said
 from everlytic_async.errors import LedgerError
 from everlytic_async.ledger._protocol import Entry, State, Terms
 
-__all__ = ["Bucket", "apart", "digest", "disconnect", "ended", "said", "to_end"]
+__all__ = ["Bucket", "digest"]
 
 _T = TypeVar("_T")
 _DIED = "the process that was sending it ended before the outcome was recorded"
@@ -43,8 +44,6 @@ _ANSWER_S = 5.0
 # Between two tries of the same, in seconds.
 _TRY_BASE_S = 0.05
 _TRY_CAP_S = 1.0
-# A task that was cancelled and goes on is cancelled again after this, in seconds.
-_CANCEL_S = 0.1
 # So many entries are asked for at once.
 _LOOK_UP = 256
 # So often in the life of a heartbeat it is renewed; nothing is claimed after so much of its life.
@@ -380,69 +379,9 @@ class Bucket:
         return await _persist(self._name, what, patience_s, attempt)
 
 
-async def apart(work: Coroutine[Any, Any, _T]) -> _T:
-    """Do it in a task of its own, so that a cancellation reaches whoever asked for it.
-
-    nats-py waits by `asyncio.wait_for`, and before Python 3.12 that may swallow a cancellation.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    finally:
-        if not task.done():
-            await to_end(ended(task))
-
-
-async def ended(task: asyncio.Future[Any]) -> None:
-    """Cancel a task until it has ended; see `apart` for why once may not be enough."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=_CANCEL_S)
-
-
-async def disconnect(connection: Client) -> None:
-    """Close a connection."""
-    try:
-        await connection.close()
-    except OSError:
-        # It was lost with something left to be written: nats-py stops there, and leaves its tasks.
-        for subscription in connection._subs.values():  # noqa: SLF001 - nobody else can
-            task = getattr(subscription, "_wait_for_msgs_task", None)
-            if isinstance(task, asyncio.Task):
-                await ended(task)
-
-
-async def to_end(work: Coroutine[Any, Any, Any]) -> asyncio.CancelledError | None:
-    """Do it to its end, however often we are cancelled; the last cancellation, to be raised."""
-    cancelled = None
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    return cancelled
-
-
 def digest(text: str) -> str:
     """What stands for a text in a subject."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def said(error: BaseException | None) -> str:
-    """An error in words that hold no address, for that may hold a password."""
-    if error is None:
-        return "no answer"
-    if isinstance(error, nats.js.errors.APIError) and error.description:
-        return error.description
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).removeprefix("nats: ") if _plain(error) else type(error).__name__
-
-
-def _plain(error: BaseException) -> bool:
-    return isinstance(error, nats.errors.Error) and "//" not in str(error) and str(error) != ""
 
 
 def _place(scope: str, key: str) -> str:

@@ -8,7 +8,7 @@ again goes to a stream of dead letters with the reason, for a person to decide.
 ``_messages``: names, settings, and what an order looks like as a message; pure functions.
 ``_queue``: the streams, and what is done with them. ``_pull``: taking orders. ``_worker``: the
 worker; ``_ledger``: its ledger as its stream sees it; ``_pace``: how the workers of a store pause
-together; ``_presence``: who of them is there. ``_calls``: how the NATS client is called.
+together; ``_presence``: who of them is there.
 ``_health``: what is served to monitors; ``_metrics``: the figures among that. ``_server``: a
 private NATS server. Needs the extra ``nats``; ``_metrics`` needs ``metrics`` too.
 """

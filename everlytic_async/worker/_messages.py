@@ -353,10 +353,3 @@ def _float(text: str) -> float:
     except ValueError:
         return 0.0
     return value if math.isfinite(value) else 0.0
-
-
-def said(error: BaseException | None) -> str:
-    """An error in a few words; NATS's own often have none but their class and a description."""
-    if error is None:
-        return "no answer"
-    return str(getattr(error, "description", None) or str(error) or type(error).__name__)

@@ -22,9 +22,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from everlytic_async._nats import said
 from everlytic_async.client import EverlyticClient
 from everlytic_async.events import CoolDown, Event
-from everlytic_async.worker._messages import said
 
 _LOGGER = logging.getLogger("everlytic_async.worker")
 # Those by which an endpoint asks everybody to pause. A 408 is about one request.

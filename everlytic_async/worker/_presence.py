@@ -23,8 +23,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from everlytic_async._nats import said
 from everlytic_async.errors import QueueError
-from everlytic_async.worker._messages import said
 
 __all__ = ["PresentWorker"]
 

@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from everlytic_async._nats import said
 from everlytic_async.errors import InvalidOrderError, QueueError
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
@@ -29,7 +30,6 @@ from everlytic_async.worker._messages import (
     as_order,
     own_key,
     resend_of,
-    said,
 )
 
 __all__ = ["QueuedOrder"]

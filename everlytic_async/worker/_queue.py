@@ -8,6 +8,7 @@ as long as it takes; what can't be done meanwhile is a `QueueError`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -25,11 +26,11 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 
+from everlytic_async._nats import apart, disconnect, ended, options_of, said, to_end
 from everlytic_async._sender import AnyOrder
 from everlytic_async._sender import as_order as order_of
 from everlytic_async.errors import ConfigurationError, InvalidOrderError, QueueError
 from everlytic_async.outcomes import Outcome
-from everlytic_async.worker._calls import apart, disconnect, ended, to_end
 from everlytic_async.worker._messages import (
     LEFT_OUT,
     Message,
@@ -39,7 +40,6 @@ from everlytic_async.worker._messages import (
     as_redriven,
     own_key,
     read_dead,
-    said,
     too_large,
 )
 from everlytic_async.worker._presence import PresentWorker, workers_at
@@ -66,6 +66,8 @@ _HEADERS_BYTES = 2048
 _NO_SUCH_MESSAGE = 10057
 # How many pulls may wait at the server: one for each worker.
 _MAX_WAITING = 16_384
+# What is left to be written when a connection is closed may take so long, in seconds.
+_FLUSH_S = 2
 # How JetStream writes that there is no bound.
 _NO_BOUND = -1
 # What a server answers while it starts or elects a leader, and what it is worth asking again.
@@ -221,16 +223,15 @@ class OrderQueue:
             )
         self.settings = settings
         self._given = servers if isinstance(servers, Client) else None
-        self._options: dict[str, Any] = {
-            "user_credentials": None if user_credentials is None else os.fspath(user_credentials),
-            "nkeys_seed": None if nkeys_seed is None else os.fspath(nkeys_seed),
-            "user": user,
-            "password": password,
-            "token": token,
-            "tls": tls,
-        }
-        if not isinstance(servers, Client):
-            self._options["servers"] = [servers] if isinstance(servers, str) else list(servers)
+        self._options = options_of(
+            servers,
+            user_credentials=user_credentials,
+            nkeys_seed=nkeys_seed,
+            user=user,
+            password=password,
+            token=token,
+            tls=tls,
+        )
         self._patience_s = patience_s
         self._connection: Client | None = None
         self._rng = random.Random()  # noqa: S311 - jitter is no secret
@@ -330,14 +331,14 @@ class OrderQueue:
     async def _leave(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None and connection is not self._given:
-            await to_end(disconnect(connection))
+            await to_end(_closed(connection))
 
     async def _on_error(self, error: Exception) -> None:
         # While a server is away, every try to connect comes here with the same words.
         repeated = said(error) == said(self._last_error)
         self._last_error = error
         _LOGGER.log(logging.DEBUG if repeated else logging.WARNING, "NATS: %s", said(error))
-        if _REFUSED in said(error).lower() and self._refused and not self._refused.done():
+        if _REFUSED in str(error).lower() and self._refused and not self._refused.done():
             self._refused.set_result(error)  # no use in trying it again
 
     async def _on_disconnected(self) -> None:
@@ -776,6 +777,16 @@ class OrderQueue:
                 raise
 
         return await self._persist(delete, f"dead letter {number} can't be deleted")
+
+
+async def _closed(connection: Client) -> None:
+    if connection.is_connected:
+        # Acknowledgements mostly; if that fails they are repeated later. The first ping overtakes
+        # what the client has not written yet.
+        with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
+            await connection.flush(timeout=_FLUSH_S)
+            await connection.flush(timeout=_FLUSH_S)
+    await disconnect(connection)
 
 
 async def _given_up(connecting: asyncio.Future[None], connection: Client) -> None:

@@ -8,8 +8,8 @@ import pytest
 from nats.aio.client import Client
 
 from everlytic_async import QueueError
+from everlytic_async._nats import apart, disconnect
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
-from everlytic_async.worker._calls import apart, disconnect
 from support.nats_servers import kill
 
 
@@ -83,3 +83,13 @@ async def test_a_connection_that_is_lost_with_something_to_write_is_closed(
 
 async def test_what_was_never_connected_can_be_closed() -> None:
     await disconnect(Client())
+
+
+@pytest.mark.parametrize("port", ["s3cret", "4222s3cret", "99999"])
+async def test_a_password_in_an_address_that_is_wrong_is_not_repeated(port: str) -> None:
+    queue = OrderQueue(f"nats://shop:s3cret@127.0.0.1:{port}", patience_s=0.5)
+    with pytest.raises(QueueError) as caught:
+        async with queue:
+            pass
+
+    assert "s3cret" not in f"{caught.value} {caught.value!r}"

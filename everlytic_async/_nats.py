@@ -1,4 +1,4 @@
-"""Calls of the NATS client that end when they are cancelled, and that leave nothing behind.
+"""How the NATS client is called: so that its calls end when cancelled, and leave nothing behind.
 
 nats-py waits by `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in
 the same moment as the answer; and its closing stops in the middle where the connection is lost.
@@ -7,18 +7,42 @@ the same moment as the answer; and its closing stops in the middle where the con
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Coroutine
+import os
+import ssl
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import nats.errors
+import nats.js.errors
 from nats.aio.client import Client
 
 _T = TypeVar("_T")
 # A task that was cancelled and goes on is cancelled again after this, in seconds.
 _CANCEL_S = 0.1
-# What is left to be written when a connection is closed may take so long, in seconds.
-_FLUSH_S = 2
+
+
+def options_of(
+    servers: str | Sequence[str] | Client,
+    *,
+    user_credentials: str | os.PathLike[str] | None,
+    nkeys_seed: str | os.PathLike[str] | None,
+    user: str | None,
+    password: str | None,
+    token: str | None,
+    tls: ssl.SSLContext | None,
+) -> dict[str, Any]:
+    """What `Client.connect` is told of where the servers are, and who we are."""
+    options: dict[str, Any] = {
+        "user_credentials": None if user_credentials is None else os.fspath(user_credentials),
+        "nkeys_seed": None if nkeys_seed is None else os.fspath(nkeys_seed),
+        "user": user,
+        "password": password,
+        "token": token,
+        "tls": tls,
+    }
+    if not isinstance(servers, Client):
+        options["servers"] = [servers] if isinstance(servers, str) else list(servers)
+    return options
 
 
 async def apart(work: Awaitable[_T]) -> _T:
@@ -32,7 +56,7 @@ async def apart(work: Awaitable[_T]) -> _T:
 
 
 async def ended(task: asyncio.Future[Any]) -> None:
-    """Cancel a task until it has ended."""
+    """Cancel a task until it has ended: the client may swallow the first time."""
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=_CANCEL_S)
@@ -53,13 +77,7 @@ async def to_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def disconnect(connection: Client) -> None:
-    """Write what is left to be written, and close a connection."""
-    if connection.is_connected:
-        # Acknowledgements mostly; if that fails they are repeated later. The first ping overtakes
-        # what the client has not written yet.
-        with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
-            await connection.flush(timeout=_FLUSH_S)
-            await connection.flush(timeout=_FLUSH_S)
+    """Close a connection, in whatever state it is."""
     try:
         await connection.close()
     except AssertionError:
@@ -70,3 +88,18 @@ async def disconnect(connection: Client) -> None:
             task = getattr(subscription, "_wait_for_msgs_task", None)
             if isinstance(task, asyncio.Task):
                 await ended(task)
+
+
+def said(error: BaseException | None) -> str:
+    """An error in words that hold no address, for that may hold a password."""
+    if error is None:
+        return "no answer"
+    if isinstance(error, nats.js.errors.APIError) and error.description:
+        return error.description
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).removeprefix("nats: ") if _plain(error) else type(error).__name__
+
+
+def _plain(error: BaseException) -> bool:
+    return isinstance(error, nats.errors.Error) and "//" not in str(error) and str(error) != ""
