@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack
 
 import attrs
 from rich.text import Text
@@ -31,7 +31,6 @@ from everlytic_async.worker import OrderQueue, Published
 
 __all__ = ["Options", "enqueue"]
 
-_TICK_S = 0.1
 #: What becomes of an order here, by the outcome that it is counted as: what it is called, how it
 #: is shown, and what it means for whoever has to act on it.
 _SAID_AS: Mapping[Outcome, tuple[str, str, str]] = {
@@ -137,7 +136,7 @@ class _Run:
         """Queue every order, and tell what became of them; return the exit code."""
         self._bar.start()
         try:
-            with self._signals.heard(), self._ticking():
+            with self._signals.heard(), self._moving():
                 await self._publish()
         except asyncio.CancelledError:
             if self._leaving:
@@ -149,7 +148,7 @@ class _Run:
                 self.left = self._end()
             raise
         except BaseException:
-            self._bar.stop(self._tally, self._source.share_read())
+            self._bar.stop(self._tally, self._share_done())
             raise
         return self._end()
 
@@ -161,7 +160,7 @@ class _Run:
         except QueueError as error:
             self._refusal = error
         finally:
-            await published.aclose()  # type: ignore[attr-defined]
+            await published.aclose()
 
     async def _orders(self) -> AsyncIterator[Item]:
         """The orders until told to stop; what the reading ends with is kept, not raised."""
@@ -223,25 +222,14 @@ class _Run:
 
     # ------------------------------------------------------------------------------- screen
 
-    @contextmanager
-    def _ticking(self) -> Iterator[None]:
-        """Keep the bar moving, also while nothing comes."""
-        loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle | None = None
+    def _moving(self) -> AbstractContextManager[None]:
+        def note() -> str:
+            return "" if self._queue.connected else "waits for the NATS server"
 
-        def tick() -> None:
-            nonlocal timer
-            note = "" if self._queue.connected else "waits for the NATS server"
-            self._bar.draw(self._tally, self._source.share_read(), note)
-            timer = loop.call_later(_TICK_S, tick)
+        return self._bar.moving(self._tally, self._share_done, note)
 
-        if self._bar.is_shown:
-            tick()
-        try:
-            yield
-        finally:
-            if timer is not None:
-                timer.cancel()
+    def _share_done(self) -> float | None:
+        return self._source.share_done(self._tally.total)
 
     def _summary(self) -> Iterator[Text | str]:
         seconds = time.monotonic() - self._began
@@ -257,7 +245,7 @@ class _Run:
     def _end(self) -> int:
         """Show the summary, and why it ended where that is not plain; return the exit code."""
         source = self._source
-        self._bar.stop(self._tally, source.share_read())
+        self._bar.stop(self._tally, self._share_done())
         self._results.close()
         show(screen(stderr=self._results.is_stdout), self._summary())
         say_never_set(source)

@@ -5,11 +5,13 @@ Colours, and the bar, are for terminals only: rich sees to that.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
@@ -328,6 +330,27 @@ class Bar:
         if self.is_shown and now - self._shown_at >= _REFRESH_S:
             self._shown_at = now
             self._update(tally, share, note)
+
+    @contextmanager
+    def moving(
+        self, tally: Tally, share: Callable[[], float | None], note: Callable[[], str]
+    ) -> Iterator[None]:
+        """Keep drawing while the context lasts, on the running loop, also while nothing comes."""
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+
+        def tick() -> None:
+            nonlocal timer
+            self.draw(tally, share(), note())
+            timer = loop.call_later(_REFRESH_S, tick)
+
+        if self.is_shown:
+            tick()
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def stop(self, tally: Tally, share: float | None) -> None:
         """Show the end, and let the terminal go."""

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, closing, contextmanager
 from itertools import islice
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -54,8 +54,6 @@ from everlytic_async.ledger import Durability, SqliteLedger, State
 from everlytic_async.sandbox import Sandbox
 
 __all__ = ["Options", "send"]
-
-_TICK_S = 0.1
 
 
 @attrs.frozen(kw_only=True)
@@ -340,7 +338,7 @@ class _Run:
         self._stream = stream
         self._bar.start()
         try:
-            with self._signals.heard(), self._ticking():
+            with self._signals.heard(), self._moving():
                 async with stream:
                     try:
                         async for result in stream:
@@ -398,24 +396,8 @@ class _Run:
 
     # ------------------------------------------------------------------------------- screen
 
-    @contextmanager
-    def _ticking(self) -> Iterator[None]:
-        """Keep the bar moving, also while nothing comes."""
-        loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle | None = None
-
-        def tick() -> None:
-            nonlocal timer
-            self._bar.draw(self._tally, self._share_done(), self._pace.note)
-            timer = loop.call_later(_TICK_S, tick)
-
-        if self._bar.is_shown:
-            tick()
-        try:
-            yield
-        finally:
-            if timer is not None:
-                timer.cancel()
+    def _moving(self) -> AbstractContextManager[None]:
+        return self._bar.moving(self._tally, self._share_done, lambda: self._pace.note)
 
     def _stop_bar(self) -> None:
         self._bar.stop(self._tally, self._share_done())

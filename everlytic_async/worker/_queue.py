@@ -15,7 +15,15 @@ import random
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Sequence,
+)
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -481,7 +489,7 @@ class OrderQueue:
         orders: Iterable[AnyOrder] | AsyncIterable[AnyOrder],
         *,
         in_flight: int = 256,
-    ) -> AsyncIterator[Published]:
+    ) -> AsyncGenerator[Published]:
         """Put many orders into the queue; yields what became of each, in their order.
 
         Orders are read as fast as they are acknowledged, so many at most ahead of it. After the

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import nats.errors
 import pytest
 from nats.aio.client import Client
 
 from everlytic_async import QueueError
-from everlytic_async._nats import apart, disconnect
+from everlytic_async._nats import apart, disconnect, said
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 from support.nats_servers import kill
 
@@ -93,3 +94,17 @@ async def test_a_password_in_an_address_that_is_wrong_is_not_repeated(port: str)
             pass
 
     assert "s3cret" not in f"{caught.value} {caught.value!r}"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("Port could not be cast to integer value as 's3cret'"), "ValueError"),
+        (nats.errors.Error("nats: can't reach nats://shop:s3cret@host"), "Error"),
+        (nats.errors.NoServersError(), "no servers available for connection"),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+        (None, "no answer"),
+    ],
+)
+def test_an_error_is_told_without_an_address(error: Exception | None, words: str) -> None:
+    assert said(error) == words
