@@ -209,7 +209,7 @@ def test_pacing_measures_in_one_run_all_that_is_promised(tmp_path):
     figures = figures_of(
         tmp_path,
         "benchmarks.pacing",
-        *("all", "--limit", "400", "--orders", "100", "--only", "max_rate,adaptive"),
+        *("all", "--limit", "400", "--orders", "20", "--only", "max_rate,adaptive"),
         *("--backend", "sandbox"),
     )
     measured = [
@@ -217,13 +217,13 @@ def test_pacing_measures_in_one_run_all_that_is_promised(tmp_path):
         for run in figures["runs"]
     ]
     assert measured == [
-        ("rate", "adaptive", 100, 1),
-        ("rate", "max_rate", 100, 1),
-        ("rate", "adaptive", 100, 1),
-        ("rate", "max_rate", 100, 1),
-        ("rate", "adaptive", 400, 1),
-        ("rate", "adaptive", 100, 4),
-        ("latency", "adaptive", 400, 1),
+        ("rate", "adaptive", 20, 1),
+        ("rate", "max_rate", 20, 1),
+        ("rate", "adaptive", 20, 1),
+        ("rate", "max_rate", 20, 1),
+        ("rate", "adaptive", 80, 1),
+        ("rate", "adaptive", 20, 4),
+        ("latency", "adaptive", 80, 1),
     ]
     assert len(targets(figures)) == len(set(targets(figures)))
 
