@@ -127,6 +127,28 @@ async def test_connections_are_kept_and_used_again() -> None:
         assert server.connections == 1
 
 
+async def test_no_more_room_is_made_for_an_answer_than_is_read_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    receive = socket.socket.recv
+
+    async with RawServer(accept_all) as server, a_transport(server.url) as transport:
+
+        def recv(self: socket.socket, size: int, flags: int = 0) -> bytes:
+            # The event loop has a pair of its own, and the server's end is in this process too.
+            if self.family != socket.AF_UNIX and self.getsockname()[1] != server.port:
+                asked.append(size)
+            return receive(self, size, flags)
+
+        monkeypatch.setattr(socket.socket, "recv", recv)
+        for _ in range(3):
+            await transport.post(BODY)
+
+    assert asked
+    assert set(asked) == {LIMIT}
+
+
 async def test_idle_connections_are_closed_before_a_server_would() -> None:
     # Apache's KeepAliveTimeout is 5 s, the shortest of the common servers'.
     async with a_transport("https://shop.example") as transport:
