@@ -189,7 +189,7 @@ class Book:
 
 def _skipped(entry: Entry, body: str) -> SkippedError:
     other_body = bool(entry.body) and entry.body != body
-    why = _WHY_SKIPPED.get(entry.state, f"the ledger says: {entry.state}")
+    why = _WHY_SKIPPED.get(entry.state) or f"the ledger says: {entry.state}"
     if other_body:
         why = f"{why}; and what it says has changed since"
     return SkippedError(why, str(entry.state), other_body=other_body)

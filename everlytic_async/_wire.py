@@ -37,7 +37,7 @@ import attrs
 import orjson
 from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn, override
-from cattrs.preconf.orjson import OrjsonConverter, make_converter
+from cattrs.preconf.orjson import make_converter
 
 from everlytic_async.errors import (
     AuthenticationError,
@@ -99,28 +99,26 @@ def _exact(value: object) -> orjson.Fragment:
     raise TypeError(f"not a value of an order: {type(value).__name__}")
 
 
-def _converter() -> OrjsonConverter:
+def _to_wire() -> Callable[[Order], dict[str, Any]]:
+    """Make what writes an order as the JSON object that goes out, with nothing unset in it."""
     converter = make_converter()
-    # The models hold only what JSON holds (and Decimals), so that their values go out as they are.
-    for model in (Product, Order):
-        as_is: Any = {
-            field.name: override(unstruct_hook=identity)
-            for field in attrs.fields(model)
-            if field.name != "products"
-        }
-        converter.register_unstructure_hook(
-            model,
-            make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True, **as_is),
-        )
-    return converter
+
+    def writer(model: type, **hooks: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
+        # The models hold only what JSON holds (and Decimals): their values go out as they are.
+        names = (field.name for field in attrs.fields(model))
+        overrides: Any = {name: override(unstruct_hook=hooks.get(name, identity)) for name in names}
+        return make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True, **overrides)
+
+    product = writer(Product)
+    return writer(Order, products=lambda products: [product(one) for one in products])
 
 
-_CONVERTER = _converter()
+_ORDER_TO_WIRE = _to_wire()
 
 
 def encode(order: Order) -> bytes:
     """The JSON body of a trigger: documented names, nothing unset, exact digits."""
-    wire = _CONVERTER.unstructure(order)
+    wire = _ORDER_TO_WIRE(order)
     try:
         return orjson.dumps(wire, default=_exact)
     except orjson.JSONEncodeError:

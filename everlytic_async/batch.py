@@ -46,7 +46,7 @@ __all__ = ["OrderStream"]
 REFUSALS = 20
 # So many orders are looked up in a ledger at once: what is known needs no slot. Meanwhile the next
 # ones are read.
-_LOOK_UP = 128
+_LOOK_UP = 32
 _LOOK_UPS = 2
 _NEXT = 4
 # How long what is in flight may go on after `async with` was left early, in seconds.

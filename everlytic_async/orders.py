@@ -420,14 +420,16 @@ def _usual_texts(values: Mapping[str, Any], fields: _Fields) -> bool:
 def _usual_numbers(values: Mapping[str, Any], fields: _Fields) -> bool:
     for name in fields.numbers:
         value = values[name]
+        if value is None:
+            continue
         kind = type(value)
-        if kind is float:
+        if kind is int:
+            if value not in _PLAIN_INTEGERS:
+                return False
+        elif kind is float:
             if not math.isfinite(value):
                 return False
-        elif kind is Decimal:
-            if not value.is_finite():
-                return False
-        elif value is not None and (kind is not int or value not in _PLAIN_INTEGERS):
+        elif kind is not Decimal or not value.is_finite():
             return False
     return True
 
@@ -495,7 +497,7 @@ def _made(cls: type[_Model], known: Mapping[str, Any], fields: _Fields) -> _Mode
     """What ``cls(**known)`` makes, by the same checks, in less time: a bulk send makes millions."""
     model = object.__new__(cls)
     values = model.__dict__
-    values.update(fields.unset)
-    values.update(known)
+    values |= fields.unset
+    values |= known
     model.__attrs_post_init__()
     return model

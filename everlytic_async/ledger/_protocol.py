@@ -35,6 +35,9 @@ class State(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
+_SURELY_NOT_PROCESSED = frozenset({State.NOT_SENT, State.INVALID})
+
+
 # Without slots a frozen class is made in half the time.
 @attrs.frozen(slots=False)
 class Entry:
@@ -72,9 +75,7 @@ class Terms:
 
     def grant(self, entry: Entry | None, body: str) -> bool:
         """Whether an order with this digest of its body may be sent, given what is known of it."""
-        if entry is None or entry.state in (State.NOT_SENT, State.INVALID):
-            return True
-        if entry.state in self.again:
+        if entry is None or entry.state in _SURELY_NOT_PROCESSED or entry.state in self.again:
             return True
         # Once mended it is another order to the endpoint.
         return entry.state is State.REJECTED and entry.body != body

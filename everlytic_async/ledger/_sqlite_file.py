@@ -190,7 +190,7 @@ class LedgerFile:
         # Without links: whoever opens it by one has to find the locks of the others.
         self.path = Path(os.path.realpath(path))
         self._clock = clock
-        self._wait_s = wait_s
+        self._wait_s = self._waits_s = wait_s  # what was asked for, and what SQLite was last told
         self._token = secrets.token_hex(8)  # names this process' lock
         self._run: int | None = None
         self._run_lock: sqlite3.Connection | None = None
@@ -229,6 +229,7 @@ class LedgerFile:
         """Close the file. What this process had in flight is unknown from now on."""
         try:
             if self._run is not None:
+                self._wait_for_others(self._wait_s)
                 # Where it can't be written, the next one finds out by the lock.
                 with suppress(LedgerError), self._transaction():
                     self._bury(self._run)
@@ -269,7 +270,10 @@ class LedgerFile:
         Raises:
             LedgerError: when it can't be done: then nothing of it was.
         """
-        requests = tuple(requests)
+        self._wait_for_others(self._wait_s)
+        return self._answer(tuple(requests))
+
+    def _answer(self, requests: Sequence[Request]) -> list[Any]:
         look_ups = [request for request in requests if isinstance(request, LookUp)]
         if len(look_ups) == len(requests):
             with self._clear_errors("read"):
@@ -283,16 +287,19 @@ class LedgerFile:
         Raises:
             LedgerError: when it can't be done: then nothing of it was.
         """
-        self._connection.execute("PRAGMA busy_timeout = 0")
+        self._wait_for_others(0.0)
         try:
-            return self.answer(requests)
+            return self._answer(tuple(requests))
         except LedgerError as error:
             # The low byte: what follows says why it is locked.
             if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                 return None
             raise
-        finally:
-            self._connection.execute(f"PRAGMA busy_timeout = {round(self._wait_s * 1000)}")
+
+    def _wait_for_others(self, seconds: float) -> None:
+        if seconds != self._waits_s:
+            self._connection.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+            self._waits_s = seconds
 
     def leave_checkpoints(self) -> None:
         """Make commits write to the log alone, and wait for no disk: `checkpoint` does the rest."""

@@ -16,7 +16,8 @@ import pytest
 from ledger_shop import entries_of, states_of
 
 from everlytic_async import LedgerError, SqliteLedger
-from everlytic_async.ledger import Entry, LedgerFile, LedgerSession, State, Terms
+from everlytic_async.ledger import Durability, Entry, LedgerFile, LedgerSession, State, Terms
+from everlytic_async.ledger._sqlite_file import LookUp
 
 KNOWN = Terms()
 
@@ -187,12 +188,12 @@ async def test_a_claim_that_is_cancelled_is_given_back(
             await session.record(Entry("1", before, "an earlier body"))
         if when == "committing":
             hold.on(monkeypatch, "answer")
-        first = asyncio.ensure_future(session.look_up(["1"]))
+        first = ledger._ask(LookUp(0, ["1"]))
         claiming = asyncio.ensure_future(session.claim("1", "body", terms))
         await asyncio.sleep(0)
-        (_, looked_up), (_, _) = ledger._waiting  # both are of one group
+        assert len(ledger._waiting) == 2  # both are of one group
         if when == "answered":  # both answers come in one turn: the cancel between them
-            looked_up.add_done_callback(lambda _: claiming.cancel())
+            first.add_done_callback(lambda _: claiming.cancel())
         elif when == "committing":
             await hold.reach()
             claiming.cancel()
@@ -207,6 +208,37 @@ async def test_a_claim_that_is_cancelled_is_given_back(
     assert entry.state is after
     if before not in (None, State.INVALID):
         assert entry.body == "an earlier body"
+
+
+async def test_others_have_their_turn_however_much_is_looked_up(path: Path) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with claimed(SqliteLedger(path), "1") as session:
+        counting = asyncio.ensure_future(count())
+        for _ in range(50):
+            assert set(await session.look_up(["1", "2"])) == {"1"}
+        counting.cancel()
+    assert turns >= 50
+
+
+async def test_it_is_looked_up_while_a_group_is_committed(
+    path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with claimed(SqliteLedger(path, durability=Durability.POWER), "1") as session:
+        hold.on(monkeypatch, "_answer")
+        recording = asyncio.ensure_future(session.record(Entry("1", State.SENT)))
+        await hold.reach()
+        looking = asyncio.ensure_future(session.look_up(["1"]))
+        await asyncio.sleep(0)
+        hold.go_on.set()
+        assert (await looking)["1"].state is State.SENT
+        await recording
 
 
 async def test_what_is_recorded_without_waiting_is_recorded(path: Path) -> None:
