@@ -230,12 +230,15 @@ async def test_others_have_their_turn_however_much_is_looked_up(path: Path) -> N
 async def test_it_is_looked_up_while_a_group_is_committed(
     path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with claimed(SqliteLedger(path, durability=Durability.POWER), "1") as session:
+    ledger = SqliteLedger(path, durability=Durability.POWER)
+    async with claimed(ledger, "1") as session:
         hold.on(monkeypatch, "_answer")
         recording = asyncio.ensure_future(session.record(Entry("1", State.SENT)))
         await hold.reach()
         looking = asyncio.ensure_future(session.look_up(["1"]))
-        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert ledger._waiting  # its turn comes once that is done
         hold.go_on.set()
         assert (await looking)["1"].state is State.SENT
         await recording
