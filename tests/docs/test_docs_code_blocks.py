@@ -98,7 +98,8 @@ class _Reader:
         )
 
     def _python(self, source: str) -> str | None:
-        done = self._run(sys.executable, "-X", "dev", "-W", "error", "-c", source)
+        # Not `-X dev`: asyncio would report each step that a busy machine takes a while for.
+        done = self._run(sys.executable, "-X", "faulthandler", "-W", "error", "-c", source)
         self.printed = done.stdout
         return f"it ended with {done.returncode}:\n{done.stdout}" if done.returncode else None
 
