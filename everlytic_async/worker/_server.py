@@ -43,6 +43,10 @@ _AGAIN_S = 0.05
 _IN_USE = "address already in use"
 # In the directory: where the server listens, for other processes of this machine.
 _ADDRESS = "address"
+# And where it listened last. Whoever had joined it waits for the next one there, no matter which
+# process starts that.
+_LAST_PORT = "last-port"
+_PORTS = range(1024, 65_536)
 # How often it is looked whether another process's server has ended, in seconds.
 _LOOK_S = 0.5
 _LOGGER = logging.getLogger("everlytic_async.worker")
@@ -130,7 +134,8 @@ class NatsServer:
 
         Args:
             directory: As of `NatsServer`.
-            port: Where it listens if it is started here; 0 takes a free one.
+            port: Where it listens if it is started here; 0 takes the one that it had last, or a
+                free one.
             start_s: How long it may take until it is ready, in seconds.
 
         Raises:
@@ -153,9 +158,16 @@ class NatsServer:
     async def _joined_or_started(self) -> bool:
         """Whether there is a server of another process, which is now ready; else ours is."""
         until = time.monotonic() + self._start_s
+        last_port = 0 if self._wanted_port else self._last_port()
         while True:
+            self._port = self._wanted_port or last_port
             try:
-                await self.start()
+                await (self._start() if last_port else self.start())
+            except QueueError:
+                if not last_port:
+                    raise
+                last_port = 0  # it may be another program's by now
+                continue
             except _TakenError:
                 # Its owner has just begun, or is about to end, where there is none.
                 port = await self._listening()
@@ -167,6 +179,14 @@ class NatsServer:
             else:
                 return False
             await asyncio.sleep(_AGAIN_S)
+
+    def _last_port(self) -> int:
+        """The port at which the directory's server listened last; 0 where that is not known."""
+        try:
+            port = int((self.directory / _LAST_PORT).read_text("ascii"))
+        except (OSError, ValueError):
+            return 0
+        return port if port in _PORTS else 0
 
     async def _listening(self) -> int | None:
         """The port at which another process's server listens; None where it does not yet."""
@@ -275,6 +295,7 @@ class NatsServer:
         self._process = process
         # Without the token: whoever is to come in knows it.
         (self.directory / _ADDRESS).write_text(f"nats://127.0.0.1:{self._port}\n", "ascii")
+        (self.directory / _LAST_PORT).write_text(f"{self._port}\n", "ascii")
 
     async def _take(self) -> int | None:
         """Take the directory for the server alone; what holds it, for the server to inherit."""

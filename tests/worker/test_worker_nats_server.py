@@ -336,6 +336,40 @@ async def test_when_its_owner_ends_another_one_starts_it_at_the_same_port(
         await connection.jetstream().stream_info("kept")
 
 
+async def test_who_had_joined_finds_it_again_also_where_a_newcomer_starts_it(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_server, "_LOOK_S", 60.0)  # the newcomer is first
+    owner = NatsServer(data)
+    await owner.start()
+    async with NatsServer.shared(data) as url, connected(url) as connection:
+        await kill(owner)
+        async with NatsServer.shared(data) as newcomers:
+            assert newcomers == url
+            await until(connection.jetstream(timeout=1).account_info, "the server")
+
+
+@pytest.fixture(params=["", "many", "0", "70000", "1"])
+def senseless(request: pytest.FixtureRequest, data: Path) -> None:
+    data.mkdir()
+    (data / "last-port").write_text(request.param)
+
+
+async def test_a_last_port_that_makes_no_sense_is_not_taken(data: Path, senseless: None) -> None:
+    async with NatsServer.shared(data) as url, connected(url) as connection:
+        await connection.flush()
+    assert int((data / "last-port").read_text()) == int(url.rpartition(":")[2])
+
+
+async def test_a_last_port_that_is_another_programs_by_now_is_left_to_it(data: Path) -> None:
+    async with NatsServer.shared(data) as url:
+        port = int(url.rpartition(":")[2])
+    another = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
+    async with another, NatsServer.shared(data) as other, connected(other) as connection:
+        assert other != url
+        await connection.flush()
+
+
 @pytest.fixture
 def left_behind(data: Path) -> None:
     data.mkdir()
