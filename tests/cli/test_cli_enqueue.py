@@ -126,21 +126,22 @@ async def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
     here = queue.at_hand(program)
     async with queue.opened(max_messages=3):
         pass
-    process = await here.start(
-        "enqueue", "--results", "r.jsonl", orders_file(*map(order, range(9)))
-    )
+    process = await here.start("enqueue", "--results", "-", orders_file(*map(order, range(9))))
+    assert process.stdout is not None
     async with asyncio.timeout(30):
-        while await queue.depth() < 3:  # noqa: ASYNC110 - the server tells nobody
-            await asyncio.sleep(0.02)
+        acknowledged = [json.loads(await process.stdout.readline()) for _ in range(3)]
     process.send_signal(signal.SIGINT)
     await line_of(process, "Interrupted: no more orders are read.")
     process.send_signal(signal.SIGINT)
     run = await ended(process)
     assert run.code == 130
     assert "Traceback" not in run.err
-    outcomes = [result["outcome"] for result in results_in(program.directory / "r.jsonl")]
+    results = acknowledged + [json.loads(line) for line in run.out.splitlines()]
+    assert [result["index"] for result in results] == list(range(9))
+    outcomes = [result["outcome"] for result in results]
     assert outcomes == ["queued"] * 3 + ["not_queued"] * 6
-    assert "not queued  6" in run.out
+    assert await queue.depth() == 3
+    assert "not queued  6" in run.err
     assert "Run it again to queue the rest" in run.err
 
 
