@@ -53,10 +53,6 @@ _MAX_LABEL = 63
 _JSON = "application/json"
 # Half of what aiohttp writes without waiting for the connection.
 _LARGE_BYTES = 32 * 1024
-# What a connection receives at once. asyncio makes room for 256 KiB for each answer of 150 bytes,
-# which the C library gets from the kernel and gives back each time: a seventh of an order's CPU
-# (``python -m benchmarks.throughput``). This much comes from its heap.
-_RECEIVE_BYTES = 64 * 1024
 # A shorter piece of a hash tells nothing.
 _MIN_PIECE = 4
 
@@ -212,10 +208,12 @@ class _Connector(aiohttp.TCPConnector):
                 attempt = _CONNECTING.get(None)
                 if attempt is not None:
                     attempt.left_at = self._clock()
-                # Of asyncio's own transports for plain sockets; others have no such attribute.
+                # asyncio's transports for plain sockets (others have no such attribute) make room
+                # for 256 KiB for each answer of 150 bytes. The C library gets that from the kernel
+                # and gives it back each time, a fifth of an order's CPU; this it has on its heap.
                 transport: Any = connection.transport
-                if getattr(transport, "max_size", 0) > _RECEIVE_BYTES:
-                    transport.max_size = _RECEIVE_BYTES
+                if getattr(transport, "max_size", 0) > MAX_BODY_BYTES:
+                    transport.max_size = MAX_BODY_BYTES
                 return connection
             connection.close()
 

@@ -45,7 +45,8 @@ __all__ = ["OrderStream"]
 #: So many refusals in a row, with the same status and none accepted yet, stop a batch.
 REFUSALS = 20
 # So many orders are looked up in a ledger at once: what is known needs no slot. Meanwhile the next
-# ones are read.
+# ones are read. Few enough for Python's collector, which looks anew at what is alive whenever some
+# hundred objects more are.
 _LOOK_UP = 32
 _LOOK_UPS = 2
 _NEXT = 4

@@ -2,8 +2,9 @@
 
 The POSTs of a group wait for one commit. What survives the process is written to the system's own
 memory, which takes less time than to hand it to a thread and back: the loop does that itself, once
-every two milliseconds at most. Whatever may have to wait, for the disk or for another process, is
-done by a thread, and what is asked for meanwhile goes into the next group.
+every two milliseconds at most. Look-ups, which write nothing, it answers at once. Whatever may have
+to wait, for the disk or for another process, is done by a thread, and what is asked for meanwhile
+goes into the next group.
 """
 
 from __future__ import annotations

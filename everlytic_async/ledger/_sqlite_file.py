@@ -190,7 +190,7 @@ class LedgerFile:
         # Without links: whoever opens it by one has to find the locks of the others.
         self.path = Path(os.path.realpath(path))
         self._clock = clock
-        self._wait_s = self._waits_s = wait_s  # what was asked for, and what SQLite was last told
+        self._wait_s = self._told_wait_s = wait_s  # what is asked for; what SQLite was told last
         self._token = secrets.token_hex(8)  # names this process' lock
         self._run: int | None = None
         self._run_lock: sqlite3.Connection | None = None
@@ -271,9 +271,9 @@ class LedgerFile:
             LedgerError: when it can't be done: then nothing of it was.
         """
         self._wait_for_others(self._wait_s)
-        return self._answer(tuple(requests))
+        return self._do(tuple(requests))
 
-    def _answer(self, requests: Sequence[Request]) -> list[Any]:
+    def _do(self, requests: Sequence[Request]) -> list[Any]:
         look_ups = [request for request in requests if isinstance(request, LookUp)]
         if len(look_ups) == len(requests):
             with self._clear_errors("read"):
@@ -289,7 +289,7 @@ class LedgerFile:
         """
         self._wait_for_others(0.0)
         try:
-            return self._answer(tuple(requests))
+            return self._do(tuple(requests))
         except LedgerError as error:
             # The low byte: what follows says why it is locked.
             if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
@@ -297,9 +297,9 @@ class LedgerFile:
             raise
 
     def _wait_for_others(self, seconds: float) -> None:
-        if seconds != self._waits_s:
+        if seconds != self._told_wait_s:
             self._connection.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
-            self._waits_s = seconds
+            self._told_wait_s = seconds
 
     def leave_checkpoints(self) -> None:
         """Make commits write to the log alone, and wait for no disk: `checkpoint` does the rest."""

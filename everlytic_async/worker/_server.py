@@ -158,15 +158,17 @@ class NatsServer:
     async def _joined_or_started(self) -> bool:
         """Whether there is a server of another process, which is now ready; else ours is."""
         until = time.monotonic() + self._start_s
-        last_port = 0 if self._wanted_port else self._last_port()
+        as_last = not self._wanted_port
         while True:
+            # Each time anew: one that has ended meanwhile had been joined by others, perhaps.
+            last_port = self._last_port() if as_last else 0
             self._port = self._wanted_port or last_port
             try:
                 await (self._start() if last_port else self.start())
-            except QueueError:
-                if not last_port:
+            except QueueError as error:
+                if not last_port or _IN_USE not in str(error):
                     raise
-                last_port = 0  # it may be another program's by now
+                as_last = False  # that port is another program's by now
                 continue
             except _TakenError:
                 # Its owner has just begun, or is about to end, where there is none.
@@ -293,9 +295,10 @@ class NatsServer:
         self._pid = told["pid"]
         self._port = int(told["ports"]["nats"][0].rpartition(":")[2])
         self._process = process
+        # First the port: who joins by the address counts on it.
+        (self.directory / _LAST_PORT).write_text(f"{self._port}\n", "ascii")
         # Without the token: whoever is to come in knows it.
         (self.directory / _ADDRESS).write_text(f"nats://127.0.0.1:{self._port}\n", "ascii")
-        (self.directory / _LAST_PORT).write_text(f"{self._port}\n", "ascii")
 
     async def _take(self) -> int | None:
         """Take the directory for the server alone; what holds it, for the server to inherit."""

@@ -232,7 +232,7 @@ async def test_it_is_looked_up_while_a_group_is_committed(
 ) -> None:
     ledger = SqliteLedger(path, durability=Durability.POWER)
     async with claimed(ledger, "1") as session:
-        hold.on(monkeypatch, "_answer")
+        hold.on(monkeypatch, "_do")
         recording = asyncio.ensure_future(session.record(Entry("1", State.SENT)))
         await hold.reach()
         looking = asyncio.ensure_future(session.look_up(["1"]))

@@ -405,13 +405,13 @@ async def test_the_orders_of_a_group_wait_for_one_commit(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[int] = []
-    answer = LedgerFile._answer
+    answer = LedgerFile._do
 
     def counted(self: LedgerFile, requests: Any) -> Any:
         groups.append(len(requests := list(requests)))
         return answer(self, requests)
 
-    monkeypatch.setattr(LedgerFile, "_answer", counted)
+    monkeypatch.setattr(LedgerFile, "_do", counted)
     async with shop() as (sandbox, client):
         report = await report_of(client, orders(512), path)
 
@@ -425,14 +425,14 @@ async def test_invalid_orders_wait_for_one_commit(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups = 0
-    answer = LedgerFile._answer
+    answer = LedgerFile._do
 
     def counted(self: LedgerFile, requests: Any) -> Any:
         nonlocal groups
         groups += 1
         return answer(self, requests)
 
-    monkeypatch.setattr(LedgerFile, "_answer", counted)
+    monkeypatch.setattr(LedgerFile, "_do", counted)
     async with shop() as (_, client):
         report = await report_of(client, ({"order_id": str(n)} for n in range(300)), path)
 

@@ -349,6 +349,30 @@ async def test_who_had_joined_finds_it_again_also_where_a_newcomer_starts_it(
             await until(connection.jetstream(timeout=1).account_info, "the server")
 
 
+async def test_who_waits_for_the_first_one_to_be_ready_takes_over_its_port(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = asyncio.Event()
+    listening = NatsServer._listening
+
+    async def looks(server: NatsServer) -> int | None:
+        looked.set()
+        return await listening(server)
+
+    monkeypatch.setattr(NatsServer, "_listening", looks)
+    owner = NatsServer(data)
+    await owner.start()
+    for name in ("address", "last-port"):  # as long as it is not ready
+        (data / name).unlink()
+    shared = NatsServer.shared(data)
+    entering = asyncio.ensure_future(shared.__aenter__())
+    await looked.wait()
+    (data / "last-port").write_text(owner.url.rpartition(":")[2])
+    await kill(owner)
+    assert await entering == owner.url
+    await shared.__aexit__(None, None, None)
+
+
 @pytest.fixture(params=["", "many", "0", "70000", "1"])
 def senseless(request: pytest.FixtureRequest, data: Path) -> None:
     data.mkdir()
