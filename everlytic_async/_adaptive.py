@@ -10,7 +10,7 @@ unknowns, however rough the rates were at which they were met:
 2. The first refusal tells the burst, for it was met in no time. After the pause that it asks for,
    the rate starts low and doubles every 0.3 s: the **search**.
 3. The next refusal tells the limit: the rate at which the bucket, full at the last refusal, is
-   full again now. From then on the rate is **held** just under it and creeps up until a refusal
+   full again now. From then on the rate is **held** there and creeps up until a refusal
    tells the limit anew, the more exactly the longer it had been held. How soon it creeps past the
    estimate is a bargain: a probe costs a pause, and is worth what may lie idle.
 
@@ -34,7 +34,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
@@ -97,8 +97,6 @@ _AHEAD = 10.0
 # Enough orders for an estimate to within 0.1 %; older ones are forgotten.
 _REMEMBERED = 4096
 _BISECTIONS = 30
-# By how many orders a bucket that many met at once was fuller than one met in the search.
-_LESS_FULL = 0.25
 
 
 @attrs.define
@@ -315,13 +313,7 @@ class LimitFinder:
 
     def _begin_search(self, served: list[float], full_at: float) -> None:
         began = served[0] if served else full_at
-        # An order is refused for which there is less than its own room. Of many that come at once
-        # the refused one finds any part of it, half on average; in the search, where they come one
-        # by one and hardly faster than the bucket leaks, nearly all. Half of that difference is
-        # counted: an estimate that is a little low costs less than one more pause.
-        self._burst = lambda limit: max(
-            1.0, _level(served, full_at, limit, began, 0.0) - _LESS_FULL
-        )
+        self._burst = lambda limit: max(1.0, _full(served, full_at, limit, began, 0.0))
         so_far = len(served) / max(full_at - began, 0.001)
         self._base = max(_SEARCH_FROM, min(_SEARCH_PER_BURST * len(served), so_far / 2.0))
         self._searching = True
@@ -417,7 +409,7 @@ class LimitFinder:
 
         def surplus(limit: float) -> float:
             full = self._burst(limit)
-            return _level(served, full_at, limit, full_before, full) - full
+            return _full(served, full_at, limit, full_before, full) - full
 
         low, high = _MIN_RATE, 2.0 * max(self._rate_then, 1.0)
         if not surplus(low) > 0.0 >= surplus(high):
@@ -454,7 +446,7 @@ class LimitFinder:
         elif self._shared:
             self._base = max(_MIN_RATE, rate * _CUT)
         else:
-            self._base = limit * (1.0 - self._error / 2.0)
+            self._base = limit
         worth_s = self._worth_s() / self._error
         self._probe_s = min(_MAX_PROBE_S, max(_MIN_PROBE_S, worth_s))
 
@@ -465,3 +457,14 @@ def _level(moments: Iterable[float], at: float, limit: float, since: float, leve
         level = max(0.0, level - limit * (moment - since)) + 1.0
         since = moment
     return max(0.0, level - limit * (at - since))
+
+
+def _full(moments: Sequence[float], at: float, limit: float, since: float, level: float) -> float:
+    """The level from which on the bucket refuses, as one shows that was refused at this time.
+
+    It was no higher than the last one that was accepted found it, and is lower than what the
+    refused one found: halfway, for want of knowing more.
+    """
+    found = _level(moments, at, limit, since, level)
+    last = moments[-1] if moments else since
+    return found - max(0.0, 1.0 - limit * (at - last)) / 2.0

@@ -29,6 +29,13 @@ _COOL_DOWN_JITTER = 0.01
 # more than this share of the backoff.
 _ADAPTIVE_SHARE = 0.25
 _MAX_RATE = 1_000_000  # more than this no machine sends
+# At a quarter more than what so many slots can send at the shortest latency seen, and never further
+# apart than it takes to work off an order and its answer. What is due within the slack goes at once
+# and needs no timer, for those have no more than milliseconds.
+_SPREAD_GAIN = 1.25
+_SPREAD_S = 0.0006
+_SPREAD_SLACK_S = 0.0005
+_SPREAD_LATE_S = 0.002
 _BUDGET = 500.0
 _RETRY_COST = 5.0
 _REFUND = 1.0
@@ -123,6 +130,35 @@ class RetryBudget:
             self.tokens = min(_BUDGET, self.tokens + _REFUND)
 
 
+class _Spread:
+    """Takes asunder those that would begin together, as TCP's pacing does with packets.
+
+    Orders that were answered together would otherwise be sent together again, and wait for one
+    another at both ends for as long as a batch lasts.
+    """
+
+    __slots__ = ("_least_s", "due")
+
+    def __init__(self) -> None:
+        #: When the next may begin without being in the way of those before.
+        self.due = -math.inf
+        self._least_s = math.inf  # the shortest latency seen; nothing is spread before the first
+
+    def holds(self, now: float) -> bool:
+        """Whether the next has to wait."""
+        return self.due > now + _SPREAD_SLACK_S
+
+    def begun(self, since: float, at_once: int) -> None:
+        """One begins that was free to since then, where so many may be in flight."""
+        if self._least_s < math.inf:
+            gap_s = min(_SPREAD_S, self._least_s / (_SPREAD_GAIN * at_once))
+            self.due = max(self.due, since) + gap_s
+
+    def answered(self, after_s: float) -> None:
+        """One was accepted so long after it had begun."""
+        self._least_s = min(self._least_s, after_s)
+
+
 class Pacer:
     """Admits attempts, in turn, as fast as is allowed and no faster."""
 
@@ -146,10 +182,11 @@ class Pacer:
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._waiters: deque[asyncio.Future[float]] = deque()
         self._timer: Timer | None = None
-        #: Whether a clock has to be asked before anybody is admitted.
+        #: Whether there is more than the spread to wait for.
         self._timed = pacing.max_rate is not None
         self._resume_at = -math.inf
         self._next_at = -math.inf
+        self._spread = _Spread()
         # The admissions of the last second's worth: over any second, at most the rate plus one.
         self._admissions: deque[float] = deque(maxlen=1 + int(min(pacing.max_rate or 0, _MAX_RATE)))
         self._throttles = 0  # in a row, a burst of refusals counted once
@@ -170,15 +207,12 @@ class Pacer:
         Returns:
             When it was taken, by the clock; None where it was not.
         """
-        if self._waiters or self.in_flight >= self._slots:
-            return None
-        finder = self._finder
-        if finder is not None and self.in_flight >= finder.window:
+        if self._waiters or self.in_flight >= self._most_in_flight():
             return None
         now = self._clock()
-        if self._timed and self._due() > now:
+        if self._due(now) > now:
             return None
-        return self._admit(now, now)
+        return self._admit(now, now, now)
 
     async def admit(self, halt: Halt, until: float | None = None) -> float:
         """Wait for a slot and the time to use it. Every admission is followed by a `release`.
@@ -249,8 +283,13 @@ class Pacer:
         finally:
             timer.cancel()
 
-    def _admit(self, now: float, earliest: float) -> float:
+    def _most_in_flight(self) -> int:
+        finder = self._finder
+        return self._slots if finder is None else min(self._slots, finder.window)
+
+    def _admit(self, now: float, earliest: float, spread_from: float) -> float:
         self.in_flight += 1
+        rate = None
         if self._timed:
             if self._finder is not None and self._finder.refusal_pending:
                 self._finder.plan(self.in_flight - 1)
@@ -260,23 +299,32 @@ class Pacer:
                 self._next_at = max(self._next_at, earliest) + 1.0 / rate
             if self._max_rate is not None:
                 self._admissions.append(now)
+        if rate is None:
+            self._spread.begun(spread_from, self._most_in_flight())
         return now
 
-    def _due(self) -> float:
+    def _due(self, now: float) -> float:
         """When the next admission is due, slots aside."""
+        due = self._spread.due if self._spread.holds(now) else -math.inf
+        if not self._timed:
+            return due
         if self._outage_began is not None and self.in_flight > 0:
             return math.inf  # one probe at a time: its end serves the next
-        due = max(self._resume_at, self._next_at)
+        due = max(due, self._resume_at, self._next_at)
         if len(self._admissions) == self._admissions.maxlen:
             due = max(due, self._admissions[0] + 1.0)
         return due
 
-    def _serve(self) -> None:
-        """Admit those whose time has come; set the timer for the next."""
+    def _on_time(self) -> None:
+        # Those that it was set for began to wait before, and keep their times.
+        self._serve(_SPREAD_LATE_S)
+
+    def _serve(self, late_s: float = 0.0) -> None:
+        """Admit those whose time has come, perhaps so long ago; set the timer for the next."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        bound = self._slots if self._finder is None else min(self._slots, self._finder.window)
+        bound = self._most_in_flight()
         while self._waiters:
             if self._waiters[0].done():  # halted or cancelled
                 self._waiters.popleft()
@@ -284,17 +332,17 @@ class Pacer:
             if self.in_flight >= bound:
                 return  # a release serves the next
             now = self._clock()
-            due = self._due() if self._timed else now
+            due = self._due(now)
             if due > now:
                 if due < math.inf:
-                    self._timer = self._call_later(due - now, self._serve)
+                    self._timer = self._call_later(due - now, self._on_time)
                 return
             # Lateness of the timer is made good, idleness and a cool-down are not.
             catch_up_s = _CATCH_UP_S
             if self._finder is not None and self._finder.slack_s < catch_up_s:
                 catch_up_s = self._finder.slack_s
             earliest = max(now - catch_up_s, self._resume_at)
-            self._waiters.popleft().set_result(self._admit(now, earliest))
+            self._waiters.popleft().set_result(self._admit(now, earliest, now - late_s))
 
     # ---------------------------------------------------------------------------- what is learnt
 
@@ -335,8 +383,10 @@ class Pacer:
         self.budget.refund()
         self._throttles = 0
         self.answered()
+        now = self._clock()
+        self._spread.answered(now - admitted_at)
         if self._finder is not None:
-            self._finder.accepted(admitted_at, left_at, self._clock())
+            self._finder.accepted(admitted_at, left_at, now)
 
     def answered(self) -> None:
         """An attempt was answered: the endpoint can be reached."""

@@ -212,7 +212,7 @@ class Simulation:
             self._begin(client, admitted_at)
         finder = pacer._finder
         bound = pacer._slots if finder is None else min(pacer._slots, finder.window)
-        due = pacer._due()
+        due = pacer._due(self.now)
         if pacer.in_flight < bound and self._wakes[client] != due:
             self._wakes[client] = due
             self._at(due, self._sender(client))

@@ -173,6 +173,85 @@ async def test_one_halted_in_the_moment_of_admission_goes_on(clock: FakeClock) -
     assert pacer.in_flight == 0
 
 
+# --------------------------------------------------------------------- those that come together
+
+
+async def a_pacer_that_was_answered(clock: FakeClock, after_s: float, **pacing: Any) -> Pacer:
+    pacer = a_pacer(clock, **pacing)
+    admitted_at = pacer.try_admit()
+    assert admitted_at is not None
+    await clock.advance(after_s)
+    pacer.accepted(admitted_at)
+    pacer.release()
+    return pacer
+
+
+async def test_before_the_first_answer_all_may_begin_together(clock: FakeClock) -> None:
+    queue = Queue(a_pacer(clock, max_concurrency=64))
+    await queue.join(64)
+
+    assert len(queue.admitted) == 64
+
+
+async def test_who_would_begin_together_is_taken_asunder(clock: FakeClock) -> None:
+    pacer = await a_pacer_that_was_answered(clock, 0.05, max_concurrency=64)
+    began = clock.now
+    queue = Queue(pacer)
+    await queue.join(64)
+    assert queue.admitted == [0]
+    await clock.advance(0.05)
+
+    # 64 that take 50 ms: 1,280 a second, and a quarter more; 0.6 ms apart, hence.
+    after = [moment - began for moment in queue.admitted_at.values()]
+    assert queue.admitted == list(range(64))
+    assert after == [pytest.approx(0.0006 * place, abs=0.0006) for place in range(64)]
+
+
+async def test_a_timer_that_is_late_makes_nobody_later_than_his_turn() -> None:
+    clock = FakeClock(lateness=lambda: 0.001)
+    pacer = await a_pacer_that_was_answered(clock, 0.05, max_concurrency=64)
+    began = clock.now
+    queue = Queue(pacer)
+    await queue.join(64)
+    await clock.advance(0.05)
+
+    assert queue.admitted_at[63] - began == pytest.approx(0.0006 * 63, abs=0.0016)
+
+
+async def test_a_pause_in_between_is_not_made_up_for_by_beginning_together(
+    clock: FakeClock,
+) -> None:
+    pacer = await a_pacer_that_was_answered(clock, 0.05, max_concurrency=64)
+    await clock.advance(10)
+    queue = Queue(pacer)
+    await queue.join(64)
+
+    assert queue.admitted == [0]
+    await queue.leave()
+
+
+async def test_where_answers_come_at_once_nobody_waits(clock: FakeClock) -> None:
+    # 64 in a thousandth of a second: there the event loop is what takes time, and never idle.
+    pacer = await a_pacer_that_was_answered(clock, 0.0005, max_concurrency=64)
+    queue = Queue(pacer)
+    await queue.join(64)
+
+    assert len(queue.admitted) == 64
+
+
+async def test_the_shortest_answer_tells_how_far_apart(clock: FakeClock) -> None:
+    pacer = await a_pacer_that_was_answered(clock, 0.0005, max_concurrency=64)
+    admitted_at = pacer.try_admit()
+    assert admitted_at is not None
+    await clock.advance(2.0)  # the endpoint was slow once
+    pacer.accepted(admitted_at)
+    pacer.release()
+    queue = Queue(pacer)
+    await queue.join(64)
+
+    assert len(queue.admitted) == 64
+
+
 # ---------------------------------------------------------------------------------- the rate bound
 
 
