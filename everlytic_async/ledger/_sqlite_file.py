@@ -87,6 +87,12 @@ _WRITE = """
         attempts = excluded.attempts, status = excluded.status, reason = excluded.reason,
         at = excluded.at
 """
+# Claims of orders of which nothing is known, as most are: they need not be read first.
+_CLAIM = """
+    INSERT INTO orders (scope, key, body, state, run, attempts, at)
+    SELECT ?, key, value, ?, ?, 0, ? FROM json_each(?) WHERE true
+    ON CONFLICT DO NOTHING
+"""
 _COLUMNS = "orders.key, orders.state, body, attempts, status, reason, at"
 _READ = f"""
     SELECT {_COLUMNS}
@@ -312,12 +318,49 @@ class LedgerFile:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _answers(self, requests: Sequence[Request]) -> list[Any]:
+        now = self._clock()
+        answers = self._of_new_orders(requests, now)
+        return self._of_any_orders(requests, now) if answers is None else answers
+
+    def _of_new_orders(self, requests: Sequence[Request], now: float) -> list[Any] | None:
+        """The answers where every order that is claimed is new and none is named twice.
+
+        None where it is not so, or can't be known: then nothing was written.
+        """
+        named: set[tuple[int, str]] = set()
+        claimed: dict[int, dict[str, str]] = {}
+        recorded: dict[tuple[int, str], tuple[Entry, int | None]] = {}
+        answers: list[Any] = []
+        for request in requests:
+            if isinstance(request, Claim):
+                place = request.scope, request.key
+                claimed.setdefault(request.scope, {})[request.key] = request.body
+                answers.append((True, None))
+            elif isinstance(request, Record) and request.entry.state is not State.INVALID:
+                place = request.scope, request.entry.key
+                recorded[place] = request.entry, None
+                answers.append(None)
+            else:
+                return None
+            if place in named:
+                return None
+            named.add(place)
+        if claimed:
+            self._connection.execute("SAVEPOINT claims")
+        for scope, bodies in claimed.items():
+            intents = scope, _CODES[State.IN_FLIGHT], self._run, now, json.dumps(bodies)
+            if self._connection.execute(_CLAIM, intents).rowcount < len(bodies):
+                self._connection.execute("ROLLBACK TO claims")
+                return None
+        self._write(recorded, now)
+        return answers
+
+    def _of_any_orders(self, requests: Sequence[Request], now: float) -> list[Any]:
         known = self._known(requests)
         if self._is_time_to_bury(requests, known):
             self._bury_the_dead()
             known = self._known(requests)
         written: dict[tuple[int, str], tuple[Entry, int | None]] = {}
-        now = self._clock()
         answers: list[Any] = []
         for request in requests:
             if isinstance(request, Claim):

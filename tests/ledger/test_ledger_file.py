@@ -7,14 +7,17 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from everlytic_async import LedgerError
 from everlytic_async.ledger import Durability, Entry, LedgerFile, Overview, State, Terms
-from everlytic_async.ledger._sqlite_file import _MIGRATIONS, Claim, LookUp, Record
+from everlytic_async.ledger._sqlite_file import _MIGRATIONS, Claim, LookUp, Record, Request
 
 KNOWN = Terms()
 
@@ -359,6 +362,37 @@ def test_a_group_is_answered_in_turn(path: Path) -> None:
     assert answers[2][1].state is State.IN_FLIGHT
     assert answers[6]["1"].state is State.IN_FLIGHT
     assert stored["1"].body == "other"
+
+
+_SCOPES, _KEYS, _BODIES = st.sampled_from([1, 2]), st.sampled_from("abcd"), st.sampled_from("xy")
+_TERMS = st.sampled_from([Terms(), Terms(frozenset({State.UNKNOWN, State.REJECTED}))])
+_CLAIMS = st.builds(Claim, _SCOPES, _KEYS, _BODIES, _TERMS)
+_RECORDS = st.builds(
+    Record, _SCOPES, st.builds(Entry, _KEYS, st.sampled_from(list(State)[1:]), _BODIES)
+)
+_LOOK_UPS = st.builds(LookUp, _SCOPES, st.lists(_KEYS))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.lists(_CLAIMS | _RECORDS, max_size=6) | st.lists(_CLAIMS | _RECORDS | _LOOK_UPS))
+)
+def test_a_group_is_answered_as_its_requests_would_be_alone(groups: list[list[Request]]) -> None:
+    with TemporaryDirectory() as directory:
+        stored, answered = [], []
+        for name, parts in [
+            ("as groups", groups),
+            ("one by one", [[request] for group in groups for request in group]),
+        ]:
+            with LedgerFile(Path(directory, name), clock=lambda: 0.0) as file:
+                file.begin_run()
+                file.scope("one", "one.example")
+                file.scope("two", "two.example")
+                answered.append([answer for part in parts for answer in file.answer(part)])
+                stored.append(list(file.entries()))
+
+    assert stored[0] == stored[1]
+    assert answered[0] == answered[1]
 
 
 @pytest.mark.parametrize("state", State)
