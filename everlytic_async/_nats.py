@@ -98,6 +98,9 @@ def said(error: BaseException | None) -> str:
         return error.description
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, nats.errors.SlowConsumerError):
+        # Its own words hold an object's address, and a subject that may be another each time.
+        return "messages came faster than they were taken, and some were dropped (slow consumer)"
     return str(error).removeprefix("nats: ") if _plain(error) else type(error).__name__
 
 

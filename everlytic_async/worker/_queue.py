@@ -52,6 +52,7 @@ from everlytic_async.worker._messages import (
 )
 from everlytic_async.worker._presence import PresentWorker, workers_at
 from everlytic_async.worker._pull import Puller, QueuedOrder
+from everlytic_async.worker._standstill import Standstill
 
 __all__ = ["DeadLetter", "OrderQueue", "Published", "QueueStatus"]
 
@@ -68,6 +69,13 @@ _REFUSED = "authorization violation"
 _RECONNECT_S = 0.25
 # A connection that is lost without a word is found out by pings, this often, in seconds.
 _PING_S = 10
+# What the server's log calls a slow consumer; whom it cuts off it does not tell why.
+_CUT_OFF = (
+    " after this process had stood still for {:.1f} s: the server cuts off who does not read"
+    " (a slow consumer)"
+)
+# An error that comes over and over is told this often, in seconds.
+_AGAIN_S = 60.0
 # What is left to headers of the server's max_payload; those of a dead letter are the longest.
 _HEADERS_BYTES = 2048
 # JetStream's number for the deletion of what is not there.
@@ -244,6 +252,8 @@ class OrderQueue:
         self._connection: Client | None = None
         self._rng = random.Random()  # noqa: S311 - jitter is no secret
         self._last_error: BaseException | None = None
+        self._told, self._told_at = "", 0.0  # of an error: its words, and when they were logged
+        self._standstill = Standstill()
         self._refused: asyncio.Future[Exception] | None = None  # while connecting: by the server
         self._puller: Puller | None = None
 
@@ -328,6 +338,7 @@ class OrderQueue:
         else:
             error = connecting.exception()
             if error is None:
+                self._standstill.watch()
                 return connection
         await to_end(disconnect(connection))
         if isinstance(error, ImportError):
@@ -338,23 +349,33 @@ class OrderQueue:
 
     async def _leave(self) -> None:
         connection, self._connection = self._connection, None
+        self._standstill.close()
         if connection is not None and connection is not self._given:
             await to_end(_closed(connection))
 
     async def _on_error(self, error: Exception) -> None:
-        # While a server is away, every try to connect comes here with the same words.
-        repeated = said(error) == said(self._last_error)
+        words = said(error)
+        if isinstance(error, nats.errors.SlowConsumerError):
+            words += f": an order comes again after {self.settings.ack_wait_s:g} s"
+        # While a server is away, every try to connect comes here with the same words; so does every
+        # message that the client drops.
+        now = time.monotonic()
+        repeated = words == self._told and now - self._told_at < _AGAIN_S
         self._last_error = error
-        _LOGGER.log(logging.DEBUG if repeated else logging.WARNING, "NATS: %s", said(error))
+        if not repeated:
+            self._told, self._told_at = words, now
+        _LOGGER.log(logging.DEBUG if repeated else logging.WARNING, "NATS: %s", words)
         if _REFUSED in str(error).lower() and self._refused and not self._refused.done():
             self._refused.set_result(error)  # no use in trying it again
 
     async def _on_disconnected(self) -> None:
         if self._connection is not None and not self._connection.is_closed:
-            _LOGGER.warning("NATS: the connection was lost; trying to get it back")
+            still_s = self._standstill.just_ended()
+            why = "" if still_s is None else _CUT_OFF.format(still_s)
+            _LOGGER.warning("NATS: the connection was lost%s; trying to get it back", why)
 
     async def _on_reconnected(self) -> None:
-        self._last_error = None
+        self._last_error, self._told = None, ""
         _LOGGER.warning("NATS: the connection is back")
 
     async def _on_closed(self) -> None:
