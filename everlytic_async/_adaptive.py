@@ -94,9 +94,44 @@ _LONGER = 2.0
 _PAYS = 1.2
 # How far the rate may run ahead of what is served, where refusals come at random.
 _AHEAD = 10.0
-# Enough orders for an estimate to within 0.1 %; older ones are forgotten.
-_REMEMBERED = 4096
+# So many orders are remembered one by one, and those before in as many lumps at most, each of this
+# many at first.
+_REMEMBERED = 2048
+_LUMP = 16
 _BISECTIONS = 30
+
+_Moment = tuple[float, int]  # when so many orders had left
+
+
+class _Departures:
+    """When the orders that were accepted had left: all of them, in a bounded room.
+
+    What a bucket held long ago is of no account once it was empty; where it never was, their sum
+    tells. So the older ones are put together in lumps, the larger the more there are.
+    """
+
+    def __init__(self) -> None:
+        #: When each of the last had left, which but for the network is the limiter's time
+        #: (connections are made before, the endpoint works after), and when its answer was heard.
+        self.last: deque[tuple[float, float]] = deque()
+        self._lumps: list[_Moment] = []
+
+    def add(self, left_at: float, heard_at: float) -> None:
+        """One more was accepted."""
+        if len(self.last) == _REMEMBERED:
+            lump = [self.last.popleft()[0] for _ in range(_LUMP)]
+            self._lumps.append((max(lump), _LUMP))
+            if len(self._lumps) == _REMEMBERED:
+                pairs = zip(self._lumps[::2], self._lumps[1::2], strict=True)
+                self._lumps = [(later, some + more) for (_, some), (later, more) in pairs]
+        self.last.append((left_at, heard_at))
+
+    def between(self, since: float, until: float) -> list[_Moment]:
+        """Those that left later than the one moment and no later than the other, in order."""
+        lumps = [lump for lump in self._lumps if since < lump[0]]
+        return lumps + [
+            (left, 1) for left in sorted(left for left, _ in self.last) if since < left <= until
+        ]
 
 
 @attrs.define
@@ -198,9 +233,7 @@ class LimitFinder:
         self.slack_s = math.inf
         #: Whether `plan` has something to say once the pause is over.
         self.refusal_pending = False
-        # When each accepted attempt had left, which but for the network is the limiter's time
-        # (connections are made before, the endpoint works after), and when its answer was heard.
-        self._accepted: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
+        self._accepted = _Departures()
         self._grown_at = -math.inf
         self._searching = False
         self._heard_at = -math.inf  # when the last burst of refusals was first heard of
@@ -228,7 +261,7 @@ class LimitFinder:
 
     def accepted(self, admitted_at: float, left_at: float | None, now: float) -> None:
         """An attempt that was admitted, and had left, at these times was accepted."""
-        self._accepted.append((admitted_at if left_at is None else left_at, now))
+        self._accepted.add(admitted_at if left_at is None else left_at, now)
         if self.bounded:
             if now >= self._widen_at:
                 self._widen(now)
@@ -266,33 +299,28 @@ class LimitFinder:
         self.refusal_pending = False
         full_at, full_before = self._full_at, self._full_before
         assert full_at is not None  # noqa: S101 - there was a refusal
-        accepted, self._accepted = self._accepted, deque(maxlen=_REMEMBERED)
+        accepted, self._accepted = self._accepted, _Departures()
         at_once = in_flight
-        served = []
-        for left_at, heard_at in accepted:
+        for left_at, heard_at in accepted.last:
             # A refusal takes the network's time only: those answered later were in service then.
             at_once += left_at <= self._refused_with and heard_at > self._heard_at
             if left_at > full_at:
-                self._accepted.append((left_at, heard_at))
-            elif left_at > self._counted_to:
-                served.append(left_at)
-        served.sort()
-        served += [full_at] * in_flight  # they will be accepted
+                self._accepted.add(left_at, heard_at)
+        served = accepted.between(self._counted_to, full_at)
+        served += [(full_at, 1)] * in_flight  # they will be accepted
         self._counted_to = full_at
         self._with_before, self._with_last = self._with_last, at_once
         if full_before is None:
             self._begin_search(served, full_at)
             return
-        if self._windowed and not self._is_rate_after_all(accepted):
+        if self._windowed and not self._is_rate_after_all(accepted.last):
             self._narrow()
             return
-        if len(served) == _REMEMBERED:
-            full_before = served[0]  # what came before is forgotten
         estimate = self._estimate(served, full_before, full_at)
         if self._searching and self._at_once_is_limited(estimate):
             self._hold_window()
         elif estimate is not None or not self._searching or self._base <= _SEARCH_FROM:
-            self._hold(estimate, len(served), full_at - full_before)
+            self._hold(estimate, _count(served), full_at - full_before)
         else:
             self._base = max(_SEARCH_FROM, self._base / 2.0)
 
@@ -311,11 +339,12 @@ class LimitFinder:
             return base * (1.0 + error * periods)
         return base * (1.0 + error) * math.exp(min(_GROWTH * (periods - 1.0), 64.0))
 
-    def _begin_search(self, served: list[float], full_at: float) -> None:
-        began = served[0] if served else full_at
+    def _begin_search(self, served: list[_Moment], full_at: float) -> None:
+        began = served[0][0] if served else full_at
+        count = _count(served)
         self._burst = lambda limit: max(1.0, _full(served, full_at, limit, began, 0.0))
-        so_far = len(served) / max(full_at - began, 0.001)
-        self._base = max(_SEARCH_FROM, min(_SEARCH_PER_BURST * len(served), so_far / 2.0))
+        so_far = count / max(full_at - began, 0.001)
+        self._base = max(_SEARCH_FROM, min(_SEARCH_PER_BURST * count, so_far / 2.0))
         self._searching = True
         self.window = _NO_WINDOW
         self._limit_slack(self._base)
@@ -401,7 +430,7 @@ class LimitFinder:
         elif previous is not None and abs(limit - previous) <= _AGREE * previous:
             self._shared = False
 
-    def _estimate(self, served: list[float], full_before: float, full_at: float) -> float | None:
+    def _estimate(self, served: list[_Moment], full_before: float, full_at: float) -> float | None:
         """The limit at which the bucket, full at the last refusal, was full again at this one.
 
         None where there is none: too few orders, or another limit than then.
@@ -432,6 +461,9 @@ class LimitFinder:
             limit = max(limit, rate * _CUT)
         self.limit = limit = max(_MIN_RATE, limit)
         self._limit_slack(limit)
+        # What comes unevenly fills the bucket for moments, also below the limit, which is not seen:
+        # what the search finds is rather too low by itself.
+        margin = 0.0 if self._searching else 0.5
         self._searching = False
         self._error = min(_MAX_ERROR, max(_MIN_ERROR, _ERROR_ORDERS / max(count, 1)))
         few = _SHORT_RUN if lasted_s > _SELDOM * self._worth_s() else 5 * _SHORT_RUN
@@ -446,25 +478,34 @@ class LimitFinder:
         elif self._shared:
             self._base = max(_MIN_RATE, rate * _CUT)
         else:
-            self._base = limit
+            self._base = limit * (1.0 - margin * self._error)
         worth_s = self._worth_s() / self._error
         self._probe_s = min(_MAX_PROBE_S, max(_MIN_PROBE_S, worth_s))
 
 
-def _level(moments: Iterable[float], at: float, limit: float, since: float, level: float) -> float:
-    """How many orders stand in the bucket at a time, when they came at these moments."""
-    for moment in moments:
-        level = max(0.0, level - limit * (moment - since)) + 1.0
+def _count(moments: Iterable[_Moment]) -> int:
+    return sum(count for _, count in moments)
+
+
+def _level(
+    moments: Iterable[_Moment], at: float, limit: float, since: float, level: float
+) -> float:
+    """How many orders stand in the bucket at a time, when they came by these moments.
+
+    Each adds one to what has not leaked yet; those of a lump had come evenly since the one before.
+    """
+    for moment, count in moments:
+        level = max(1.0, level + count - limit * (moment - since))
         since = moment
     return max(0.0, level - limit * (at - since))
 
 
-def _full(moments: Sequence[float], at: float, limit: float, since: float, level: float) -> float:
+def _full(moments: Sequence[_Moment], at: float, limit: float, since: float, level: float) -> float:
     """The level from which on the bucket refuses, as one shows that was refused at this time.
 
     It was no higher than the last one that was accepted found it, and is lower than what the
     refused one found: halfway, for want of knowing more.
     """
     found = _level(moments, at, limit, since, level)
-    last = moments[-1] if moments else since
+    last = moments[-1][0] if moments else since
     return found - max(0.0, 1.0 - limit * (at - last)) / 2.0
