@@ -10,7 +10,7 @@ unknowns, however rough the rates were at which they were met:
 2. The first refusal tells the burst, for it was met in no time. After the pause that it asks for,
    the rate starts low and doubles every 0.3 s: the **search**.
 3. The next refusal tells the limit: the rate at which the bucket, full at the last refusal, is
-   full again now. From then on the rate is **held** there and creeps up until a refusal
+   full again now. The rate is **held** there, later just under it, and creeps up until a refusal
    tells the limit anew, the more exactly the longer it had been held. How soon it creeps past the
    estimate is a bargain: a probe costs a pause, and is worth what may lie idle.
 
@@ -35,6 +35,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 
 import attrs
 
@@ -110,28 +111,36 @@ class _Departures:
     tells. So the older ones are put together in lumps, the larger the more there are.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, last: Iterable[tuple[float, float]] = (), lumps: Iterable[_Moment] = ()
+    ) -> None:
         #: When each of the last had left, which but for the network is the limiter's time
         #: (connections are made before, the endpoint works after), and when its answer was heard.
-        self.last: deque[tuple[float, float]] = deque()
-        self._lumps: list[_Moment] = []
+        self.last = list(last)
+        self._lumps = list(lumps)
 
     def add(self, left_at: float, heard_at: float) -> None:
         """One more was accepted."""
-        if len(self.last) == _REMEMBERED:
-            lump = [self.last.popleft()[0] for _ in range(_LUMP)]
-            self._lumps.append((max(lump), _LUMP))
-            if len(self._lumps) == _REMEMBERED:
-                pairs = zip(self._lumps[::2], self._lumps[1::2], strict=True)
-                self._lumps = [(later, some + more) for (_, some), (later, more) in pairs]
         self.last.append((left_at, heard_at))
+        if len(self.last) == 2 * _REMEMBERED:
+            self.last.sort()  # they come as they are answered
+            left = [left for left, _ in self.last[:_REMEMBERED]]
+            del self.last[:_REMEMBERED]
+            self._lumps += [(moment, _LUMP) for moment in left[_LUMP - 1 :: _LUMP]]
+            if len(self._lumps) > _REMEMBERED:
+                self._lumps = _in_pairs(self._lumps)
 
     def between(self, since: float, until: float) -> list[_Moment]:
         """Those that left later than the one moment and no later than the other, in order."""
-        lumps = [lump for lump in self._lumps if since < lump[0]]
-        return lumps + [
-            (left, 1) for left in sorted(left for left, _ in self.last) if since < left <= until
-        ]
+        moments = self._lumps + [(left, 1) for left, _ in self.last]
+        return sorted(moment for moment in moments if since < moment[0] <= until)
+
+    def after(self, moment: float) -> _Departures:
+        """Those that left later."""
+        return _Departures(
+            (one for one in self.last if one[0] > moment),
+            (lump for lump in self._lumps if lump[0] > moment),
+        )
 
 
 @attrs.define
@@ -299,13 +308,12 @@ class LimitFinder:
         self.refusal_pending = False
         full_at, full_before = self._full_at, self._full_before
         assert full_at is not None  # noqa: S101 - there was a refusal
-        accepted, self._accepted = self._accepted, _Departures()
-        at_once = in_flight
-        for left_at, heard_at in accepted.last:
-            # A refusal takes the network's time only: those answered later were in service then.
-            at_once += left_at <= self._refused_with and heard_at > self._heard_at
-            if left_at > full_at:
-                self._accepted.add(left_at, heard_at)
+        accepted, self._accepted = self._accepted, self._accepted.after(full_at)
+        # A refusal takes the network's time only: those answered later were in service then.
+        at_once = in_flight + sum(
+            left_at <= self._refused_with and heard_at > self._heard_at
+            for left_at, heard_at in accepted.last
+        )
         served = accepted.between(self._counted_to, full_at)
         served += [(full_at, 1)] * in_flight  # they will be accepted
         self._counted_to = full_at
@@ -317,6 +325,13 @@ class LimitFinder:
             self._narrow()
             return
         estimate = self._estimate(served, full_before, full_at)
+        if estimate is not None and not self._emptied(served, full_before, estimate):
+            # It would be a bucket so large that it is never empty: the first refusal, which told
+            # its size, may have been that of a limit that was not there before. What went through
+            # of late tells the limit all the same.
+            served = served[-_REMEMBERED:]
+            full_before = served[0][0]
+            estimate = self._estimate(served, full_before, full_at)
         if self._searching and self._at_once_is_limited(estimate):
             self._hold_window()
         elif estimate is not None or not self._searching or self._base <= _SEARCH_FROM:
@@ -451,6 +466,18 @@ class LimitFinder:
                 high = middle
         return low
 
+    def _emptied(self, served: list[_Moment], full_before: float, limit: float) -> bool:
+        """Whether the bucket, full at the last refusal, was empty since; or it is not long ago."""
+        if len(served) <= _REMEMBERED:
+            return True
+        level, since = self._burst(limit), full_before
+        for moment, count in served:
+            level += count - limit * (moment - since)
+            if level <= 1.0:
+                return True
+            since = moment
+        return False
+
     def _hold(self, estimate: float | None, count: int, lasted_s: float) -> None:
         """Hold the new estimate, or find out what it is that bounds instead."""
         rate, previous = self._rate_then, self.limit
@@ -461,8 +488,8 @@ class LimitFinder:
             limit = max(limit, rate * _CUT)
         self.limit = limit = max(_MIN_RATE, limit)
         self._limit_slack(limit)
-        # What comes unevenly fills the bucket for moments, also below the limit, which is not seen:
-        # what the search finds is rather too low by itself.
+        # What the search finds is a little too low by itself: on their way orders bunch, and fill
+        # the bucket by more than the moments of their leaving tell.
         margin = 0.0 if self._searching else 0.5
         self._searching = False
         self._error = min(_MAX_ERROR, max(_MIN_ERROR, _ERROR_ORDERS / max(count, 1)))
@@ -481,6 +508,11 @@ class LimitFinder:
             self._base = limit * (1.0 - margin * self._error)
         worth_s = self._worth_s() / self._error
         self._probe_s = min(_MAX_PROBE_S, max(_MIN_PROBE_S, worth_s))
+
+
+def _in_pairs(lumps: Sequence[_Moment]) -> list[_Moment]:
+    pairs = zip_longest(lumps[::2], lumps[1::2], fillvalue=(-math.inf, 0))
+    return [(max(one, other), some + more) for (one, some), (other, more) in pairs]
 
 
 def _count(moments: Iterable[_Moment]) -> int:

@@ -324,12 +324,11 @@ class Pacer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        bound = self._most_in_flight()
         while self._waiters:
             if self._waiters[0].done():  # halted or cancelled
                 self._waiters.popleft()
                 continue
-            if self.in_flight >= bound:
+            if self.in_flight >= self._most_in_flight():
                 return  # a release serves the next
             now = self._clock()
             due = self._due(now)
@@ -342,7 +341,8 @@ class Pacer:
             if self._finder is not None and self._finder.slack_s < catch_up_s:
                 catch_up_s = self._finder.slack_s
             earliest = max(now - catch_up_s, self._resume_at)
-            self._waiters.popleft().set_result(self._admit(now, earliest, now - late_s))
+            spread_from = max(now - late_s, self._resume_at)
+            self._waiters.popleft().set_result(self._admit(now, earliest, spread_from))
 
     # ---------------------------------------------------------------------------- what is learnt
 

@@ -71,8 +71,8 @@ _RECONNECT_S = 0.25
 _PING_S = 10
 # What the server's log calls a slow consumer; whom it cuts off it does not tell why.
 _CUT_OFF = (
-    " after this process had stood still for {:.1f} s: the server cuts off who does not read"
-    " (a slow consumer)"
+    " after this process had stood still for {:.1f} s, perhaps for that: the server cuts off who"
+    " does not read (a slow consumer)"
 )
 # An error that comes over and over is told this often, in seconds.
 _AGAIN_S = 60.0
@@ -355,7 +355,7 @@ class OrderQueue:
 
     async def _on_error(self, error: Exception) -> None:
         words = said(error)
-        if isinstance(error, nats.errors.SlowConsumerError):
+        if isinstance(error, nats.errors.SlowConsumerError) and self._puller is not None:
             words += f": an order comes again after {self.settings.ack_wait_s:g} s"
         # While a server is away, every try to connect comes here with the same words; so does every
         # message that the client drops.

@@ -144,15 +144,55 @@ def test_a_limit_that_was_held_for_long_is_known_exactly(rate: float, burst: int
     assert limits == [pytest.approx(rate, rel=0.0015)] * len(limits)
 
 
+def as_they_are_answered(count: int, slow_s: float) -> list[tuple[float, float]]:
+    """When orders left, 400 a second, and were answered: every other hundred after this long."""
+    times = [
+        (number / 400, number / 400 + (slow_s if number // 100 % 2 else 0.05))
+        for number in range(count)
+    ]
+    return sorted(times, key=lambda left_and_heard: left_and_heard[1])
+
+
 def test_what_is_remembered_of_a_sending_without_a_limit_takes_a_bounded_room() -> None:
     departures = _Departures()
-    for number in range(300_000):
-        departures.add(float(number), number + 0.5)
+    for left_at, heard_at in as_they_are_answered(300_000, slow_s=0.6):
+        departures.add(left_at, heard_at)
 
     remembered = departures.between(-1.0, 300_000.0)
-    assert len(remembered) <= 2 * _REMEMBERED
+    assert len(remembered) <= 3 * _REMEMBERED
     assert sum(count for _, count in remembered) == 300_000
-    assert [moment for moment, _ in remembered] == sorted(moment for moment, _ in remembered)
+
+
+@pytest.mark.parametrize("slow_s", [0.05, 0.2, 0.6, 2.0])
+@pytest.mark.parametrize(("since", "until"), [(-1.0, 100.0), (7.0, 33.0), (49.0, 50.0)])
+def test_what_is_remembered_is_in_order_however_late_the_answers(
+    slow_s: float, since: float, until: float
+) -> None:
+    departures = _Departures()
+    for left_at, heard_at in as_they_are_answered(20_000, slow_s):
+        departures.add(left_at, heard_at)
+
+    remembered = departures.between(since, until)
+    begin, end = max(0.0, since), min(50.0, until)
+    assert remembered == sorted(remembered)
+    for (moment, _), count in zip(
+        remembered, itertools.accumulate(count for _, count in remembered), strict=True
+    ):
+        assert count == pytest.approx(400 * (moment - begin), abs=17)
+    later = sum(count for _, count in departures.after(until).between(-1.0, 100.0))
+    assert later == pytest.approx(400 * (50.0 - end), abs=17)
+
+
+@pytest.mark.parametrize("before_s", [20, 120])
+def test_a_limit_that_was_not_there_before_is_used_as_well(before_s: float) -> None:
+    # The first refusal says nothing of its burst, for it was not met in no time.
+    bucket = LeakyBucket(1e9, 20)
+    simulation = Simulation(bucket, slots=2, retry_after_s=1.0)
+    simulation.run(before_s)
+    bucket.rate = 200.0
+    simulation.run(400)
+
+    assert simulation.served(since=simulation.now - 150) >= 0.93 * 200
 
 
 @pytest.mark.parametrize("rate", [100.0, 400.0, 1_000.0])

@@ -252,6 +252,39 @@ async def test_the_shortest_answer_tells_how_far_apart(clock: FakeClock) -> None
     assert len(queue.admitted) == 64
 
 
+async def test_after_a_pause_they_do_not_begin_together_either(clock: FakeClock) -> None:
+    pacer = await a_pacer_that_was_answered(clock, 0.05, max_concurrency=64)
+    pacer.pause(1.0, "another worker was refused")
+    queue = Queue(pacer)
+    await queue.join(64)
+    clock.ring_next()
+    await settle()
+
+    assert queue.admitted == [0]
+    await queue.leave()
+
+
+async def test_who_is_admitted_first_after_a_pause_may_narrow_the_window(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pacer = a_pacer(clock, adaptive=True, max_concurrency=64)
+    finder = pacer._finder
+    assert finder is not None
+    finder.window, finder.refusal_pending = 64, True
+
+    def plan(_in_flight: int) -> None:
+        finder.window, finder.refusal_pending = 3, False
+
+    monkeypatch.setattr(finder, "plan", plan)
+    pacer.pause(1.0, "another worker was refused")
+    queue = Queue(pacer)
+    await queue.join(10)
+    await clock.advance(2.0)
+
+    assert queue.admitted == [0, 1, 2]
+    await queue.leave()
+
+
 # ---------------------------------------------------------------------------------- the rate bound
 
 

@@ -146,8 +146,8 @@ async def test_a_worker_that_stood_still_and_is_cut_off_goes_on(
     said = told(caplog)
     why, *_ = [each for each in said if LOST in each]
     assert re.fullmatch(
-        rf"{LOST} after this process had stood still for \d+\.\d s: the server cuts off who does "
-        r"not read \(a slow consumer\); trying to get it back",
+        rf"{LOST} after this process had stood still for \d+\.\d s, perhaps for that: the server "
+        r"cuts off who does not read \(a slow consumer\); trying to get it back",
         why,
     )
     assert BACK in said
