@@ -321,9 +321,12 @@ class LimitFinder:
         if full_before is None:
             self._begin_search(served, full_at)
             return
-        if self._windowed and not self._is_rate_after_all(accepted.last):
-            self._narrow()
-            return
+        if self._windowed:
+            if not self._is_rate_after_all(accepted.last):
+                self._narrow()
+                return
+            if self._rate_then < _SEARCH_FROM:
+                return  # narrowed to less than the search begins with: it tells nothing of a share
         estimate = self._estimate(served, full_before, full_at)
         if estimate is not None and not self._emptied(served, full_before, estimate):
             # It would be a bucket so large that it is never empty: the first refusal, which told

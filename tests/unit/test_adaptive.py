@@ -295,7 +295,7 @@ def test_a_shared_rate_before_a_slow_endpoint_is_not_taken_for_a_number_at_once(
 ) -> None:
     # A window's share of a rate never changes: who was first would keep what it has.
     shares = []
-    for seed in range(6):
+    for seed in range(4):
         simulation = Simulation(
             LeakyBucket(400, 20), clients=4, slots=128, service_s=service_s, seed=seed
         )
@@ -306,7 +306,7 @@ def test_a_shared_rate_before_a_slow_endpoint_is_not_taken_for_a_number_at_once(
         shares.append(lowest_share(simulation, since))
 
     assert statistics.median(shares) >= 0.5
-    assert sorted(shares)[1] >= 0.25  # of sixty runs, one or two leave somebody with an eighth
+    assert min(shares) >= 0.25
 
 
 @pytest.mark.parametrize(("rate", "share"), [(100.0, 0.12), (200.0, 0.05)])

@@ -85,7 +85,7 @@ def keep_little_unread(connection: Client) -> None:
 
 
 def stand_still(until_so: Callable[[], object]) -> None:
-    """Block this thread, and so the event loop, until it is so."""
+    """Block this thread, and so the event loop, until it is so: that is what is tried here."""
     ends = time.monotonic() + LIMIT_S
     while not until_so():
         assert time.monotonic() < ends, f"not within {LIMIT_S:g} s"
@@ -131,9 +131,10 @@ async def test_a_worker_that_stood_still_and_is_cut_off_goes_on(
             cut, come = f"cid:{queue.connection.client_id}", queue.connection.stats["in_bytes"]
             await stream.resume_consumer(*consumer)
             # First comes the one that is waited for, then as many as there are free slots: the
-            # second is here, the rest on the way.
+            # second is here, the rest on the way. No event tells of bytes, and a poll that sleeps
+            # would let the rest be read as well: so each turn of the loop looks.
             async with asyncio.timeout(LIMIT_S):
-                while queue.connection.stats["in_bytes"] < come + 2 * LARGE_BYTES:  # noqa: ASYNC110 - not a turn later
+                while queue.connection.stats["in_bytes"] < come + 2 * LARGE_BYTES:  # noqa: ASYNC110 - see above
                     await asyncio.sleep(0)
             stand_still(lambda: cut in cuts(server))
             shop.answers.set()
