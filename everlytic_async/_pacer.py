@@ -207,10 +207,10 @@ class Pacer:
         Returns:
             When it was taken, by the clock; None where it was not.
         """
-        if self._waiters or self.in_flight >= self._most_in_flight():
+        if self._waiters:
             return None
-        now = self._clock()
-        if self._due(now) > now:
+        now = self._now()
+        if self.in_flight >= self._most_in_flight() or self._due(now) > now:
             return None
         return self._admit(now, now, now)
 
@@ -291,9 +291,6 @@ class Pacer:
         self.in_flight += 1
         rate = None
         if self._timed:
-            if self._finder is not None and self._finder.refusal_pending:
-                self._finder.plan(self.in_flight - 1)
-                self._hub.tell(RateChanged(at=now, rate=self.rate(now), limit=self._finder.limit))
             rate = self.rate(now)
             if rate is not None:
                 self._next_at = max(self._next_at, earliest) + 1.0 / rate
@@ -301,6 +298,19 @@ class Pacer:
                 self._admissions.append(now)
         if rate is None:
             self._spread.begun(spread_from, self._most_in_flight())
+        return now
+
+    def _now(self) -> float:
+        """The clock; once a pause is over, after what its refusal tells has been worked out.
+
+        That takes milliseconds, for which nobody is to be thought late.
+        """
+        now = self._clock()
+        finder = self._finder
+        if finder is not None and finder.refusal_pending and now >= self._resume_at:
+            finder.plan(self.in_flight)
+            now = self._clock()
+            self._hub.tell(RateChanged(at=now, rate=self.rate(now), limit=finder.limit))
         return now
 
     def _due(self, now: float) -> float:
@@ -328,9 +338,9 @@ class Pacer:
             if self._waiters[0].done():  # halted or cancelled
                 self._waiters.popleft()
                 continue
+            now = self._now()
             if self.in_flight >= self._most_in_flight():
                 return  # a release serves the next
-            now = self._clock()
             due = self._due(now)
             if due > now:
                 if due < math.inf:

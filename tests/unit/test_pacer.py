@@ -409,6 +409,31 @@ async def test_lateness_is_made_good_as_far_as_the_limiter_takes_it_at_once(
     await queue.leave()
 
 
+async def test_the_time_that_planning_takes_is_nobodys_lateness(clock: FakeClock) -> None:
+    pacer = a_pacer(clock, adaptive=True, max_concurrency=100)
+    finder = pacer._finder
+    assert finder is not None
+    plan, took_s = finder.plan, 0.07
+
+    def slow(in_flight: int) -> None:
+        clock.now += took_s
+        plan(in_flight)
+
+    finder.plan = slow  # type: ignore[method-assign]
+    pacer.throttled(clock.now, 429, 1.0)
+    queue = Queue(pacer)
+    await queue.join(3)
+    await clock.advance(3)
+
+    first, second, third = queue.admitted_at.values()
+    assert first >= 1_001.0 + took_s
+    rate = finder.rate(first)
+    assert 1.0 / rate < took_s
+    assert second - first == pytest.approx(1.0 / rate)
+    assert 0.0 < third - second < second - first
+    await queue.leave()
+
+
 async def test_admissions_are_spread_evenly_over_the_second(clock: FakeClock) -> None:
     pacer = a_pacer(clock, max_concurrency=50, max_rate=10)
     moments = await grants(clock, pacer, count=30, senders=30, holds=lambda: 0.0)
