@@ -100,6 +100,8 @@ _AHEAD = 10.0
 _REMEMBERED = 2048
 _LUMP = 16
 _BISECTIONS = 30
+# What a refusal tells of the burst, it tells to half an order more or less.
+_HALF = 0.5
 
 _Moment = tuple[float, int]  # when so many orders had left
 
@@ -238,7 +240,7 @@ class LimitFinder:
         #: Whether a refusal has been seen, so that `rate` has a bound.
         self.bounded = False
         #: How late a sender may be and make it good at once, in seconds: what comes then fills no
-        #: more than half of an empty bucket.
+        #: more than half of an empty bucket, and the network's unevenness may fill the rest.
         self.slack_s = math.inf
         #: Whether `plan` has something to say once the pause is over.
         self.refusal_pending = False
@@ -360,7 +362,7 @@ class LimitFinder:
     def _begin_search(self, served: list[_Moment], full_at: float) -> None:
         began = served[0][0] if served else full_at
         count = _count(served)
-        self._burst = lambda limit: max(1.0, _full(served, full_at, limit, began, 0.0))
+        self._burst = lambda limit: _full(served, full_at, limit, began, 0.0)
         so_far = count / max(full_at - began, 0.001)
         self._base = max(_SEARCH_FROM, min(_SEARCH_PER_BURST * count, so_far / 2.0))
         self._searching = True
@@ -368,7 +370,10 @@ class LimitFinder:
         self._limit_slack(self._base)
 
     def _limit_slack(self, limit: float) -> None:
-        self.slack_s = (self._burst(limit) - 1.0) / 2.0 / limit
+        self.slack_s = max(0.0, self._burst(limit) - _HALF) / 2.0 / limit
+
+    def _capacity(self, limit: float) -> float:
+        return max(1.0, self._burst(limit))
 
     def _at_once_is_limited(self, estimate: float | None) -> bool:
         """Whether it is rather a limit on concurrent requests that was met in the search.
@@ -455,7 +460,7 @@ class LimitFinder:
         """
 
         def surplus(limit: float) -> float:
-            full = self._burst(limit)
+            full = self._capacity(limit)
             return _full(served, full_at, limit, full_before, full) - full
 
         low, high = _MIN_RATE, 2.0 * max(self._rate_then, 1.0)
@@ -473,7 +478,7 @@ class LimitFinder:
         """Whether the bucket, full at the last refusal, was empty since; or it is not long ago."""
         if len(served) <= _REMEMBERED:
             return True
-        level, since = self._burst(limit), full_before
+        level, since = self._capacity(limit), full_before
         for moment, count in served:
             level += count - limit * (moment - since)
             if level <= 1.0:
@@ -543,4 +548,4 @@ def _full(moments: Sequence[_Moment], at: float, limit: float, since: float, lev
     """
     found = _level(moments, at, limit, since, level)
     last = moments[-1][0] if moments else since
-    return found - max(0.0, 1.0 - limit * (at - last)) / 2.0
+    return found - _HALF * max(0.0, 1.0 - limit * (at - last))
