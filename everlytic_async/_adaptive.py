@@ -47,9 +47,11 @@ _INITIAL_WINDOW = 16
 _DOUBLE_WINDOW_S = 0.02
 _MOST_GROWTH = 4.0
 _NO_WINDOW = 1 << 30
-# The search begins as if the burst were a twelfth of a second's worth, and never lower than this.
+# The search begins as if the burst were a twelfth of a second's worth, and never lower than this;
+# or than the other, where a refusal costs no more than a short pause.
 _SEARCH_PER_BURST = 12.0
 _SEARCH_FROM = 25.0
+_CHEAP_SEARCH_FROM = 100.0
 _SEARCH_DOUBLES_S = 0.3
 _CUT = 0.7
 # After the estimate was passed without a refusal, the rate grows by e**2 in each further period.
@@ -364,7 +366,8 @@ class LimitFinder:
         count = _count(served)
         self._burst = lambda limit: _full(served, full_at, limit, began, 0.0)
         so_far = count / max(full_at - began, 0.001)
-        self._base = max(_SEARCH_FROM, min(_SEARCH_PER_BURST * count, so_far / 2.0))
+        least = _SEARCH_FROM if self._worth_s() >= _LONG_PAUSE_S else _CHEAP_SEARCH_FROM
+        self._base = max(least, min(_SEARCH_PER_BURST * count, so_far / 2.0))
         self._searching = True
         self.window = _NO_WINDOW
         self._limit_slack(self._base)

@@ -524,6 +524,34 @@ def test_the_search_begins_as_if_the_burst_were_a_twelfth_of_a_second() -> None:
     assert finder.rate(1.2) == pytest.approx(12 * 30)
 
 
+@pytest.mark.parametrize(("pause_s", "least"), [(0.1, 100), (1.0, 25)])
+def test_the_search_begins_no_lower_than_a_pause_is_worth(pause_s: float, least: float) -> None:
+    finder = LimitFinder()
+    for _ in range(2):
+        finder.accepted(1.0, None, 1.005)
+    finder.refused(1.0, None, 1.005, 1.005 + pause_s)
+    finder.plan(0)
+
+    assert finder.rate(1.005 + pause_s) == pytest.approx(least)
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 0.0])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_burst_is_told_by_all_that_left_before_the_refusal_was_heard_of(
+    seed: int, retry_after_s: float | None
+) -> None:
+    simulation = Simulation(
+        LeakyBucket(400, 20), network_s=0.02, retry_after_s=retry_after_s, seed=seed
+    )
+    finder = simulation.pacers[0]._finder
+    assert finder is not None
+    while finder.rate(simulation.now) == math.inf:
+        simulation.run(0.01)
+
+    # What comes unevenly makes it look a little larger; what nobody waited for, more than twice.
+    assert 20 <= finder._burst(400) <= 24
+
+
 def test_what_is_late_may_fill_half_of_the_bucket_at_once() -> None:
     finder = LimitFinder()
     assert finder.slack_s == math.inf
