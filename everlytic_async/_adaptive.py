@@ -102,6 +102,9 @@ _AHEAD = 10.0
 _REMEMBERED = 2048
 _LUMP = 16
 _BISECTIONS = 30
+# When an order came is known to this, in seconds: there is the network, and there are limiters
+# whose clock tells milliseconds.
+_UNSURE_S = 0.0005
 # What a refusal tells of the burst, it tells to half an order more or less.
 _HALF = 0.5
 
@@ -332,7 +335,7 @@ class LimitFinder:
             if self._rate_then < _SEARCH_FROM:
                 return  # narrowed to less than the search begins with: it tells nothing of a share
         estimate = self._estimate(served, full_before, full_at)
-        if estimate is not None and not self._emptied(served, full_before, estimate):
+        if estimate is not None and self._forgot(served, full_before, estimate):
             # It would be a bucket so large that it is never empty: the first refusal, which told
             # its size, may have been that of a limit that was not there before. What went through
             # of late tells the limit all the same.
@@ -342,7 +345,10 @@ class LimitFinder:
         if self._searching and self._at_once_is_limited(estimate):
             self._hold_window()
         elif estimate is not None or not self._searching or self._base <= _SEARCH_FROM:
-            self._hold(estimate, _count(served), full_at - full_before)
+            uncertain = 0.0
+            if estimate is not None:
+                estimate, uncertain = self._weighed(estimate, served, full_before, full_at)
+            self._hold(estimate, _count(served), full_at - full_before, uncertain)
         else:
             self._base = max(_SEARCH_FROM, self._base / 2.0)
 
@@ -477,19 +483,46 @@ class LimitFinder:
                 high = middle
         return low
 
-    def _emptied(self, served: list[_Moment], full_before: float, limit: float) -> bool:
-        """Whether the bucket, full at the last refusal, was empty since; or it is not long ago."""
-        if len(served) <= _REMEMBERED:
-            return True
-        level, since = self._capacity(limit), full_before
+    def _busy_since(self, served: list[_Moment], full_before: float, limit: float) -> float:
+        """When the bucket, full at the last refusal, was empty for the last time."""
+        level, last, since = self._capacity(limit), full_before, full_before
         for moment, count in served:
-            level += count - limit * (moment - since)
+            level += count - limit * (moment - last)
             if level <= 1.0:
-                return True
-            since = moment
-        return False
+                level, since = 1.0, moment
+            last = moment
+        return since
 
-    def _hold(self, estimate: float | None, count: int, lasted_s: float) -> None:
+    def _forgot(self, served: list[_Moment], full_before: float, limit: float) -> bool:
+        """Whether the bucket would have been full long ago, and never empty since."""
+        if len(served) <= _REMEMBERED:
+            return False
+        return self._busy_since(served, full_before, limit) == full_before
+
+    def _weighed(
+        self, estimate: float, served: list[_Moment], full_before: float, full_at: float
+    ) -> tuple[float, float]:
+        """The limit by an estimate, and how uncertain it is by that, as a share of itself.
+
+        Each moment is uncertain by a little, and so is the level of the bucket. Where it takes
+        hardly more than that to fill it, a refusal tells of the limit only by the time for which
+        it had not been empty. So where the limit that is held explains the refusal as well, the
+        estimate counts for as much as it is the more certain of the two.
+        """
+        if self._capacity(estimate) > 1.0 + 2.0 * _unsure(estimate):
+            return estimate, 0.0
+        busy_s = full_at - self._busy_since(served, full_before, estimate)
+        uncertain = _unsure(estimate) / max(estimate * busy_s, 0.001)
+        held = self.limit
+        if held is None or self._searching:
+            return estimate, uncertain
+        full = self._capacity(held)
+        if _full(served, full_at, held, full_before, full) < full - _unsure(held):
+            return estimate, uncertain
+        weight = self._error**2 / (self._error**2 + uncertain**2)
+        return held + weight * (estimate - held), 0.0
+
+    def _hold(self, estimate: float | None, count: int, lasted_s: float, uncertain: float) -> None:
         """Hold the new estimate, or find out what it is that bounds instead."""
         rate, previous = self._rate_then, self.limit
         served = count / max(lasted_s, 0.001)
@@ -503,7 +536,8 @@ class LimitFinder:
         # the bucket by more than the moments of their leaving tell.
         margin = 0.0 if self._searching else 0.5
         self._searching = False
-        self._error = min(_MAX_ERROR, max(_MIN_ERROR, _ERROR_ORDERS / max(count, 1)))
+        error = max(_MIN_ERROR, _ERROR_ORDERS / max(count, 1), uncertain)
+        self._error = min(_MAX_ERROR, error)
         few = _SHORT_RUN if lasted_s > _SELDOM * self._worth_s() else 5 * _SHORT_RUN
         at_random = self._runs.at_random(_Run(served, count, rate, short=count < few))
         self._share(limit, previous, at_random=at_random)
@@ -519,6 +553,11 @@ class LimitFinder:
             self._base = limit * (1.0 - margin * self._error)
         worth_s = self._worth_s() / self._error
         self._probe_s = min(_MAX_PROBE_S, max(_MIN_PROBE_S, worth_s))
+
+
+def _unsure(limit: float) -> float:
+    """How uncertain the level of a bucket is, in orders."""
+    return _HALF + _UNSURE_S * limit
 
 
 def _in_pairs(lumps: Sequence[_Moment]) -> list[_Moment]:
