@@ -14,6 +14,9 @@ unknowns, however rough the rates were at which they were met:
    tells the limit anew, the more exactly the longer it had been held. How soon it creeps past the
    estimate is a bargain: a probe costs a pause, and is worth what may lie idle.
 
+Of a bucket that holds hardly more than what is uncertain of a moment, an order that comes a little
+early is refused at any rate. There the estimate and the limit that is held are weighed.
+
 An estimate *below* the one before means that others share the limit or that it fell: the rate
 follows, by no more than to 0.7 of itself at once. Where it goes on so, others share it; if each
 refusal then costs a long pause, the rate is cut to 0.7 and rises steadily, by its root a second:
@@ -104,7 +107,7 @@ _LUMP = 16
 _BISECTIONS = 30
 # When an order came is known to this, in seconds: there is the network, and there are limiters
 # whose clock tells milliseconds.
-_UNSURE_S = 0.0005
+_UNSURE_S = 0.001
 # What a refusal tells of the burst, it tells to half an order more or less.
 _HALF = 0.5
 

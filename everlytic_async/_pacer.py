@@ -23,6 +23,11 @@ from everlytic_async.policies import Pacing, RetryPolicy
 # A late timer is made good by going faster for as long as this, never by a burst; by less of it
 # where a limiter is known to take less at once.
 _CATCH_UP_S = 0.02
+# An event loop's timers know milliseconds, and are late by one on an average day. Where less than
+# this can be made good, the last of them is waited for awake: the loop goes round.
+_GRAIN_S = 0.0011
+_AWAKE_S = 0.0007
+_AT_ONCE_S = 1e-6
 # Jitter on top of a Retry-After, as a share of it, so that several processes don't resume as one.
 _COOL_DOWN_JITTER = 0.01
 # With adaptive pacing the rate falls as well, so that a throttle without a Retry-After needs no
@@ -342,14 +347,17 @@ class Pacer:
             if self.in_flight >= self._most_in_flight():
                 return  # a release serves the next
             due = self._due(now)
-            if due > now:
-                if due < math.inf:
-                    self._timer = self._call_later(due - now, self._on_time)
-                return
-            # Lateness of the timer is made good, idleness and a cool-down are not.
             catch_up_s = _CATCH_UP_S
             if self._finder is not None and self._finder.slack_s < catch_up_s:
                 catch_up_s = self._finder.slack_s
+            if due > now:
+                if due < math.inf:
+                    wait_s = due - now
+                    if catch_up_s < _AWAKE_S:
+                        wait_s = max(_AT_ONCE_S, wait_s - _GRAIN_S)
+                    self._timer = self._call_later(wait_s, self._on_time)
+                return
+            # Lateness of the timer is made good, idleness and a cool-down are not.
             earliest = max(now - catch_up_s, self._resume_at)
             spread_from = max(now - late_s, self._resume_at)
             self._waiters.popleft().set_result(self._admit(now, earliest, spread_from))

@@ -41,14 +41,20 @@ class NoLimit:
 
 @attrs.define
 class LeakyBucket(NoLimit):
-    """As nginx's ``limit_req zone=... burst=... nodelay``; the rate may change meanwhile."""
+    """As nginx's ``limit_req zone=... burst=... nodelay``; the rate may change meanwhile.
+
+    Its clock tells multiples of `grain_s`, where that is not 0: nginx's tells milliseconds.
+    """
 
     rate: float
     burst: int
+    grain_s: float = 0.0
     _excess: float = 0.0
     _last: float | None = None
 
     def admit(self, now: float) -> bool:
+        if self.grain_s:
+            now -= now % self.grain_s
         excess = 0.0
         if self._last is not None:
             excess = max(0.0, self._excess - self.rate * (now - self._last) + 1.0)

@@ -59,6 +59,17 @@ def test_a_rate_limit_is_found_and_held(rate: float, burst: int, seed: int) -> N
     assert refused_share(simulation) <= 0.02
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("rate", [100.0, 400.0, 700.0])
+def test_a_bucket_that_hardly_holds_any_is_used_nearly_as_well(rate: float, seed: int) -> None:
+    bucket = LeakyBucket(rate, 1, grain_s=0.001)
+    simulation = Simulation(bucket, network_s=0.0005, seed=seed)
+    simulation.run(20)
+
+    assert simulation.served(since=5) >= 0.975 * rate
+    assert refused_share(simulation, since=1) <= 0.005
+
+
 @pytest.mark.parametrize(("rate", "burst", "seed"), [*ROUND, *ODD])
 def test_a_rate_limit_that_asks_for_a_second_is_probed_seldom(
     rate: float, burst: int, seed: int
@@ -261,11 +272,14 @@ def test_a_limit_that_rises_is_found_again(
 
 
 @pytest.mark.parametrize("retry_after_s", [None, 1.0])
-@pytest.mark.parametrize(("before", "after"), [(400.0, 200.0), (800.0, 400.0), (1_000.0, 200.0)])
+@pytest.mark.parametrize(
+    ("before", "after", "burst"),
+    [(400.0, 200.0, 20), (800.0, 400.0, 20), (1_000.0, 200.0, 20), (400.0, 200.0, 2)],
+)
 def test_a_limit_that_falls_is_followed(
-    before: float, after: float, retry_after_s: float | None
+    before: float, after: float, burst: int, retry_after_s: float | None
 ) -> None:
-    bucket = LeakyBucket(before, 20)
+    bucket = LeakyBucket(before, burst)
     simulation = Simulation(bucket, retry_after_s=retry_after_s)
     simulation.run(15)
     bucket.rate = after
@@ -499,10 +513,10 @@ def test_after_the_first_refusal_the_rate_is_sought_from_below() -> None:
     assert finder.rate(1.8) == pytest.approx(4 * finder.rate(1.2))
 
 
-def a_search_that_ended(*, pause_s: float, orders: int) -> LimitFinder:
-    """Refused after a burst of ten, and again after so many orders at 400 a second."""
+def a_search_that_ended(*, pause_s: float, orders: int, burst: int = 10) -> LimitFinder:
+    """Refused after a burst, and again after so many orders at 400 a second."""
     finder = LimitFinder()
-    for _ in range(10):
+    for _ in range(burst):
         finder.accepted(1.0, None, 1.005)
     finder.refused(1.0, None, 1.004, 1.1)
     finder.plan(0)
@@ -572,16 +586,29 @@ def test_what_a_probe_may_cost_a_second_for_waits_no_longer_than_a_minute() -> N
     assert finder.rate(resumed + 120) >= 5 * held
 
 
-def test_one_refusal_that_comes_early_cuts_the_rate_to_no_less_than_seven_tenths() -> None:
-    finder = a_search_that_ended(pause_s=0.1, orders=400)
+def refused_early(finder: LimitFinder) -> float:
+    """Three orders after the pause at 400 a second, and then one that is 2.5 ms early."""
     resumed = 1.1 + 1.0 + 0.1
     held = finder.rate(resumed)
     for number in range(3):
         finder.accepted(resumed + number / 400, None, resumed + 0.005 + number / 400)
-    finder.refused(resumed + 0.01, None, resumed + 0.015, resumed + 0.1)
+    finder.refused(resumed + 0.005, None, resumed + 0.015, resumed + 0.1)
     finder.plan(0)
+    return held
+
+
+def test_one_refusal_that_comes_early_cuts_the_rate_to_no_less_than_seven_tenths() -> None:
+    finder = a_search_that_ended(pause_s=0.1, orders=400)
+    held = refused_early(finder)
 
     assert finder.limit == pytest.approx(0.7 * held, rel=0.02)
+
+
+def test_one_early_order_is_no_other_limit_where_the_bucket_holds_hardly_more() -> None:
+    finder = a_search_that_ended(pause_s=0.1, orders=400, burst=1)
+    held = refused_early(finder)
+
+    assert finder.limit == pytest.approx(held, rel=0.02)
 
 
 Happening = tuple[str, float, int, float]

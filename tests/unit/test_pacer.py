@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 import random
+import statistics
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from everlytic_async._pacer import Halt, HaltedError, Pacer, RetryBudget
 from everlytic_async.events import CoolDown, Event, Hub, OutageEnded
 from everlytic_async.policies import Pacing, RetryPolicy
-from support.clock import FakeClock, settle
+from support.clock import Alarm, FakeClock, settle
 
 ENOUGH_S = 1_000.0
 PATIENT = RetryPolicy(attempts=50, deadline_s=1e6)
@@ -409,6 +410,42 @@ async def test_lateness_is_made_good_as_far_as_the_limiter_takes_it_at_once(
     await queue.leave()
 
 
+class MillisecondClock(FakeClock):
+    """Its timers ring at whole milliseconds, as an event loop's, but for those due at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_once = 0
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Alarm:
+        if delay_s <= 1e-5:
+            self.at_once += 1
+        else:
+            delay_s = math.ceil(delay_s * 1_000) / 1_000
+        return super().call_later(delay_s, callback)
+
+
+@pytest.mark.parametrize(("slack_s", "awake"), [(0.005, False), (0.0004, True), (0.0, True)])
+async def test_where_lateness_cant_be_made_good_the_last_millisecond_is_waited_for_awake(
+    slack_s: float, awake: bool
+) -> None:
+    clock = MillisecondClock()
+    pacer = a_pacer(clock, adaptive=True, max_concurrency=100, max_rate=300)
+    assert pacer._finder is not None
+    pacer._finder.slack_s = slack_s
+    queue = Queue(pacer)
+    await queue.join(31)
+    await clock.advance(1)
+
+    moments = list(queue.admitted_at.values())
+    gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    assert statistics.mean(gaps) == pytest.approx(1 / 300, rel=0.02)
+    assert (clock.at_once > 0) is awake
+    # Where it is waited for awake nobody is late; else the timers' milliseconds show.
+    assert (max(gaps) < 1 / 300 + 1e-5) is awake
+    await queue.leave()
+
+
 async def test_the_time_that_planning_takes_is_nobodys_lateness(clock: FakeClock) -> None:
     pacer = a_pacer(clock, adaptive=True, max_concurrency=100)
     finder = pacer._finder
@@ -429,7 +466,7 @@ async def test_the_time_that_planning_takes_is_nobodys_lateness(clock: FakeClock
     assert first >= 1_001.0 + took_s
     rate = finder.rate(first)
     assert 1.0 / rate < took_s
-    assert second - first == pytest.approx(1.0 / rate)
+    assert second - first == pytest.approx(1.0 / rate, abs=1e-5)
     assert 0.0 < third - second < second - first
     await queue.leave()
 
