@@ -250,6 +250,8 @@ class LimitFinder:
         #: How late a sender may be and make it good at once, in seconds: what comes then fills no
         #: more than half of an empty bucket, and the network's unevenness may fill the rest.
         self.slack_s = math.inf
+        #: Whether a refusal has told the burst.
+        self.measured = False
         #: Whether `plan` has something to say once the pause is over.
         self.refusal_pending = False
         self._accepted = _Departures()
@@ -377,7 +379,7 @@ class LimitFinder:
         so_far = count / max(full_at - began, 0.001)
         least = _SEARCH_FROM if self._worth_s() >= _LONG_PAUSE_S else _CHEAP_SEARCH_FROM
         self._base = max(least, min(_SEARCH_PER_BURST * count, so_far / 2.0))
-        self._searching = True
+        self._searching = self.measured = True
         self.window = _NO_WINDOW
         self._limit_slack(self._base)
 
@@ -512,7 +514,7 @@ class LimitFinder:
         it had not been empty. So where the limit that is held explains the refusal as well, the
         estimate counts for as much as it is the more certain of the two.
         """
-        if self._capacity(estimate) > 1.0 + 2.0 * _unsure(estimate):
+        if self._capacity(estimate) > 1.0 + _unsure(estimate):
             return estimate, 0.0
         busy_s = full_at - self._busy_since(served, full_before, estimate)
         uncertain = _unsure(estimate) / max(estimate * busy_s, 0.001)

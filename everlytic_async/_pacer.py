@@ -446,8 +446,8 @@ class Pacer:
                 pause *= _ADAPTIVE_SHARE
         else:
             pause = 0.0
-        if self._finder is not None:
-            # What those that have left by now are answered counts, and is to be heard before.
+        if self._finder is not None and not self._finder.measured:
+            # The burst is told by all that have left by now: their answers are to be heard before.
             pause = max(pause, min(now - admitted_at, _ADAPTIVE_SHARE * self._retry.base_s))
         self._resume_at = max(self._resume_at, now + pause)
         self._next_at = max(self._next_at, self._resume_at)

@@ -285,7 +285,9 @@ def test_a_limit_that_falls_is_followed(
     bucket.rate = after
     simulation.run(20)
 
-    assert simulation.served(since=25) >= 0.93 * after
+    # Each step down costs a pause, and with a small burst there are more of them.
+    least = 0.93 if burst >= 10 or retry_after_s is None else 0.85
+    assert simulation.served(since=25) >= least * after
     assert refused_share(simulation, since=15) <= 0.02
 
 
