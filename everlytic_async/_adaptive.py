@@ -375,7 +375,8 @@ class LimitFinder:
     def _begin_search(self, served: list[_Moment], full_at: float) -> None:
         began = served[0][0] if served else full_at
         count = _count(served)
-        self._burst = lambda limit: _full(served, full_at, limit, began, 0.0)
+        if served:  # else it may be chance as well, and tells of no burst
+            self._burst = lambda limit: _full(served, full_at, limit, began, 0.0)
         so_far = count / max(full_at - began, 0.001)
         least = _SEARCH_FROM if self._worth_s() >= _LONG_PAUSE_S else _CHEAP_SEARCH_FROM
         self._base = max(least, min(_SEARCH_PER_BURST * count, so_far / 2.0))

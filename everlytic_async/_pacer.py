@@ -24,7 +24,8 @@ from everlytic_async.policies import Pacing, RetryPolicy
 # where a limiter is known to take less at once.
 _CATCH_UP_S = 0.02
 # An event loop's timers know milliseconds, and are late by one on an average day. Where less than
-# this can be made good, the last of them is waited for awake: the loop goes round.
+# this can be made good, the last of them is waited for awake: the loop goes round. What is due in
+# a microsecond is due at the next round; no sooner, so that a clock that is handed in goes on.
 _GRAIN_S = 0.0011
 _AWAKE_S = 0.0007
 _AT_ONCE_S = 1e-6
@@ -57,7 +58,9 @@ CallLater = Callable[[float, Callable[[], None]], Timer]
 
 
 def _loop_call_later(delay_s: float, callback: Callable[[], None]) -> Timer:
-    return asyncio.get_running_loop().call_later(delay_s, callback)
+    loop = asyncio.get_running_loop()
+    # Any time that is not over when the loop comes to look is a millisecond to it.
+    return loop.call_soon(callback) if delay_s <= _AT_ONCE_S else loop.call_later(delay_s, callback)
 
 
 class LateError(Exception):
@@ -340,10 +343,12 @@ class Pacer:
             self._timer.cancel()
             self._timer = None
         while self._waiters:
+            now = self._now()  # hooks may be told of something by it, and halt who waits
+            if not self._waiters:
+                return
             if self._waiters[0].done():  # halted or cancelled
                 self._waiters.popleft()
                 continue
-            now = self._now()
             if self.in_flight >= self._most_in_flight():
                 return  # a release serves the next
             due = self._due(now)
@@ -447,7 +452,8 @@ class Pacer:
         else:
             pause = 0.0
         if self._finder is not None and not self._finder.measured:
-            # The burst is told by all that have left by now: their answers are to be heard before.
+            # The burst is told by all that have left by now: their answers are to be heard before,
+            # where that takes no longer than the longest pause would be.
             pause = max(pause, min(now - admitted_at, _ADAPTIVE_SHARE * self._retry.base_s))
         self._resume_at = max(self._resume_at, now + pause)
         self._next_at = max(self._next_at, self._resume_at)

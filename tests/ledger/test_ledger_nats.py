@@ -50,10 +50,10 @@ def stopped(server: NatsServer) -> Iterator[None]:
     """The server answers nothing meanwhile, and does afterwards what it was asked for."""
     assert server.pid is not None
     os.kill(server.pid, signal.SIGSTOP)
-    # The signal is only under way yet: a thread that runs may still answer a request.
-    while _states_of_threads(server.pid) - {"T"}:
-        time.sleep(0.0005)
     try:
+        # The signal is only under way yet: a thread that runs may still answer a request.
+        while _states_of_threads(server.pid) - {"T", "Z"}:
+            time.sleep(0.0005)
         yield
     finally:
         os.kill(server.pid, signal.SIGCONT)

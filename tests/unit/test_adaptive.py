@@ -540,6 +540,14 @@ def test_the_search_begins_as_if_the_burst_were_a_twelfth_of_a_second() -> None:
     assert finder.rate(1.2) == pytest.approx(12 * 30)
 
 
+def test_the_refusal_of_the_first_order_tells_of_no_burst() -> None:
+    finder = LimitFinder()
+    finder.refused(1.0, None, 1.005, 1.1)
+    finder.plan(0)
+
+    assert finder.slack_s > 0.0
+
+
 @pytest.mark.parametrize(("pause_s", "least"), [(0.1, 100), (1.0, 25)])
 def test_the_search_begins_no_lower_than_a_pause_is_worth(pause_s: float, least: float) -> None:
     finder = LimitFinder()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlytic_async._pacer import Halt, HaltedError, Pacer, RetryBudget
-from everlytic_async.events import CoolDown, Event, Hub, OutageEnded
+from everlytic_async.events import CoolDown, Event, Hub, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 from support.clock import Alarm, FakeClock, settle
 
@@ -411,7 +411,7 @@ async def test_lateness_is_made_good_as_far_as_the_limiter_takes_it_at_once(
 
 
 class MillisecondClock(FakeClock):
-    """Its timers ring at whole milliseconds, as an event loop's, but for those due at once."""
+    """Its timers take whole milliseconds, as an event loop's, but for those due at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -446,6 +446,46 @@ async def test_where_lateness_cant_be_made_good_the_last_millisecond_is_waited_f
     await queue.leave()
 
 
+async def test_awake_means_that_the_event_loop_never_sleeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    selector = loop._selector  # type: ignore[attr-defined]
+    select, timeouts = selector.select, []
+
+    def watched(timeout: float | None = None) -> Any:
+        timeouts.append(timeout)
+        return select(timeout)
+
+    monkeypatch.setattr(selector, "select", watched)
+    pacer = Pacer(Pacing(max_rate=300), RetryPolicy())
+    assert pacer._finder is not None
+    pacer._finder.slack_s = 0.0
+    for _ in range(20):
+        await pacer.admit(Halt())
+        pacer.release()
+
+    # It sleeps until a millisecond before each, and from then on goes round and round.
+    assert timeouts.count(0) > 100
+    assert not [each for each in timeouts if each is None or 0 < each < 1e-5]
+
+
+async def test_a_hook_that_halts_when_a_rate_is_told_leaves_no_slot_taken(clock: FakeClock) -> None:
+    halt = Halt()
+    hub = Hub((lambda event: halt.halt("enough") if isinstance(event, RateChanged) else None,))
+    pacer = a_pacer(clock, adaptive=True, max_concurrency=1, hub=hub)
+    pacer.throttled(clock.now, 429, 1.0)
+    queue, others = Queue(pacer, halt), Queue(pacer)
+    await queue.join(2)
+    await others.join(1)
+    await clock.advance(3)
+
+    assert queue.halted == {0: "enough", 1: "enough"}
+    assert others.admitted == [0]
+    assert pacer.in_flight == 1
+    await others.leave()
+
+
 async def test_the_time_that_planning_takes_is_nobodys_lateness(clock: FakeClock) -> None:
     pacer = a_pacer(clock, adaptive=True, max_concurrency=100)
     finder = pacer._finder
@@ -455,6 +495,7 @@ async def test_the_time_that_planning_takes_is_nobodys_lateness(clock: FakeClock
     def slow(in_flight: int) -> None:
         clock.now += took_s
         plan(in_flight)
+        finder.slack_s = 0.0  # what may be made good is another rule's
 
     finder.plan = slow  # type: ignore[method-assign]
     pacer.throttled(clock.now, 429, 1.0)
