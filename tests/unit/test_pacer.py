@@ -393,21 +393,27 @@ def test_the_rate_is_reached_though_timers_are_late(rate: float, late_s: float, 
     asyncio.run(check())
 
 
+async def admitted_with(
+    slack_s: float, clock: FakeClock, *, senders: int, rate: float
+) -> list[float]:
+    """When so many were admitted, within a second, where so much lateness is made good."""
+    pacer = a_pacer(clock, adaptive=True, max_concurrency=100, max_rate=rate)
+    assert pacer._finder is not None
+    pacer._finder.slack_s = slack_s
+    queue = Queue(pacer)
+    await queue.join(senders)
+    await clock.advance(1)
+    await queue.leave()
+    return list(queue.admitted_at.values())
+
+
 @pytest.mark.parametrize(("slack_s", "at_once"), [(math.inf, 4), (0.004, 2), (0.0, 1)])
 async def test_lateness_is_made_good_as_far_as_the_limiter_takes_it_at_once(
     slack_s: float, at_once: int
 ) -> None:
     clock = FakeClock(lateness=lambda: 0.01)
-    pacer = a_pacer(clock, adaptive=True, max_concurrency=100, max_rate=400)
-    assert pacer._finder is not None
-    pacer._finder.slack_s = slack_s
-    queue = Queue(pacer)
-    await queue.join(60)
-    await clock.advance(1)
-
-    moments = Counter(queue.admitted_at.values())
+    moments = Counter(await admitted_with(slack_s, clock, senders=60, rate=400))
     assert max(moments.values()) == at_once
-    await queue.leave()
 
 
 class MillisecondClock(FakeClock):
@@ -430,20 +436,12 @@ async def test_where_lateness_cant_be_made_good_the_last_millisecond_is_waited_f
     slack_s: float, awake: bool
 ) -> None:
     clock = MillisecondClock()
-    pacer = a_pacer(clock, adaptive=True, max_concurrency=100, max_rate=300)
-    assert pacer._finder is not None
-    pacer._finder.slack_s = slack_s
-    queue = Queue(pacer)
-    await queue.join(31)
-    await clock.advance(1)
-
-    moments = list(queue.admitted_at.values())
+    moments = await admitted_with(slack_s, clock, senders=31, rate=300)
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert statistics.mean(gaps) == pytest.approx(1 / 300, rel=0.02)
     assert (clock.at_once > 0) is awake
     # Where it is waited for awake nobody is late; else the timers' milliseconds show.
     assert (max(gaps) < 1 / 300 + 1e-5) is awake
-    await queue.leave()
 
 
 async def test_awake_means_that_the_event_loop_never_sleeps(
@@ -486,7 +484,9 @@ async def test_a_hook_that_halts_when_a_rate_is_told_leaves_no_slot_taken(clock:
     await others.leave()
 
 
-async def test_the_time_that_planning_takes_is_nobodys_lateness(clock: FakeClock) -> None:
+async def test_the_time_that_planning_takes_is_nobodys_lateness(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pacer = a_pacer(clock, adaptive=True, max_concurrency=100)
     finder = pacer._finder
     assert finder is not None
@@ -497,7 +497,7 @@ async def test_the_time_that_planning_takes_is_nobodys_lateness(clock: FakeClock
         plan(in_flight)
         finder.slack_s = 0.0  # what may be made good is another rule's
 
-    finder.plan = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(finder, "plan", slow)
     pacer.throttled(clock.now, 429, 1.0)
     queue = Queue(pacer)
     await queue.join(3)
