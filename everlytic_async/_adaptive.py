@@ -17,12 +17,12 @@ unknowns, however rough the rates were at which they were met:
 Of a bucket that holds hardly more than what is uncertain of a moment, an order that comes a little
 early is refused at any rate. There the estimate and the limit that is held are weighed.
 
-An estimate *below* the one before means that others share the limit or that it fell: the rate
-follows, by no more than to 0.7 of itself at once. Where it goes on so, others share it; if each
-refusal then costs a long pause, the rate is cut to 0.7 and rises steadily, by its root a second:
-less for its size the higher it is, so that shares converge (Bansal and Balakrishnan, "Binomial
-Congestion Control Algorithms"). Where cutting does not help, for refusals come at random, the rate
-is not cut any further, as long as being faster pays.
+An estimate *below* the one before means that it fell or that others share the limit. The rate
+follows, by no more than to 0.7 of itself at once. As long as there are more signs of others than
+against them, each refusal costs a fifth of the rate, and in between its root rises steadily: it
+gains less for its size the higher it is, so that shares converge (Bansal and Balakrishnan,
+"Binomial Congestion Control Algorithms"). Where cutting does not help, for refusals come at random,
+the rate is not cut any further, as long as being faster pays.
 
 Where the search is refused with as many in flight as the slow start was, and earlier than a bucket
 would have been full, it is their number that is limited. Then that many are held in flight, a
@@ -57,6 +57,9 @@ _SEARCH_FROM = 25.0
 _CHEAP_SEARCH_FROM = 100.0
 _SEARCH_DOUBLES_S = 0.3
 _CUT = 0.7
+# A search that came to fewer orders than this tells nothing of the limit where it can begin lower:
+# it may be others that filled the bucket.
+_FEW = 8
 # After the estimate was passed without a refusal, the rate grows by e**2 in each further period.
 _GROWTH = 2.0
 _MIN_RATE = 0.5
@@ -67,13 +70,20 @@ _MAX_ERROR = 0.1
 _MIN_PROBE_S = 1.0
 _MAX_PROBE_S = 60.0
 _MIN_PAUSE_S = 0.02
-# After so many refusals in a row below the estimate, others are thought to share the limit. Then,
-# where each costs as long a pause as this, the rate rises steadily by this times its own root a
-# second (and a pause), until two estimates agree so far.
-_SHARED = 2
-_LONG_PAUSE_S = 0.5
-_ADD = 0.3
+# An estimate that is lower than the one before by more than this is a sign of others that share the
+# limit; one that agrees is a sign against. No more than so many are remembered, so that it is
+# noticed when the others are gone.
 _AGREE = 0.01
+_MOST_SIGNS = 3
+# One alone is no sign yet where yielding for nothing would cost long pauses, or where the bucket
+# holds hardly more than what is uncertain.
+_SIGNS_IF_DEAR = 2
+_LONG_PAUSE_S = 0.5
+# A client that shares yields this part of its rate at each refusal, and the root of the rate rises
+# by so much in each pause's time, no pause being thought shorter than this.
+_YIELD = 0.2
+_ROOT_RISES = 0.15
+_SHARED_PAUSE_S = 0.1
 # Refused with this many in flight or more, and about as many each time: their number is limited.
 _MIN_AT_ONCE = 6
 _ALIKE = 1.2
@@ -179,6 +189,11 @@ class _ShortRuns:
         self._since = 0  # runs ago
 
     @property
+    def many(self) -> bool:
+        """Whether so many came one after the other that they may be chance."""
+        return len(self._runs) == _RUNS
+
+    @property
     def most_served(self) -> float:
         """The best of them, in orders per second."""
         return max(run.served for run in self._runs)
@@ -269,7 +284,7 @@ class LimitFinder:
         self._error = _MAX_ERROR
         self._probe_s = _MIN_PROBE_S
         self._runs = _ShortRuns()
-        self._below = 0  # refusals in a row below what was thought to be the limit
+        self._signs = 0  # of others that share the limit
         self._shared = False
         # How many that were accepted were in flight with the last refusal, and with the one before.
         self._with_last = 0
@@ -349,13 +364,13 @@ class LimitFinder:
             estimate = self._estimate(served, full_before, full_at)
         if self._searching and self._at_once_is_limited(estimate):
             self._hold_window()
-        elif estimate is not None or not self._searching or self._base <= _SEARCH_FROM:
+        elif self._may_begin_lower() and (estimate is None or _count(served) < _FEW):
+            self._base = max(_SEARCH_FROM, self._base / 2.0)
+        else:
             uncertain = 0.0
             if estimate is not None:
                 estimate, uncertain = self._weighed(estimate, served, full_before, full_at)
             self._hold(estimate, _count(served), full_at - full_before, uncertain)
-        else:
-            self._base = max(_SEARCH_FROM, self._base / 2.0)
 
     def rate(self, now: float) -> float:
         """Orders per second that may begin now."""
@@ -366,7 +381,8 @@ class LimitFinder:
             return self._base * math.exp2(min(elapsed / _SEARCH_DOUBLES_S, 64.0))
         base, error = self._base, 1.5 * self._error
         if self._shared:
-            return base + _ADD * math.sqrt(base) * elapsed / self._worth_s()
+            pauses = elapsed / max(self._worth_s(), _SHARED_PAUSE_S)
+            return (math.sqrt(base) + _ROOT_RISES * pauses) ** 2
         periods = elapsed / self._probe_s
         if periods < 1.0:
             return base * (1.0 + error * periods)
@@ -389,6 +405,13 @@ class LimitFinder:
 
     def _capacity(self, limit: float) -> float:
         return max(1.0, self._burst(limit))
+
+    def _may_begin_lower(self) -> bool:
+        return self._searching and self._base > _SEARCH_FROM
+
+    def _hardly_a_bucket(self, limit: float) -> bool:
+        """Whether it holds no more than what is uncertain of its level."""
+        return self._capacity(limit) <= 1.0 + _unsure(limit)
 
     def _at_once_is_limited(self, estimate: float | None) -> bool:
         """Whether it is rather a limit on concurrent requests that was met in the search.
@@ -457,16 +480,19 @@ class LimitFinder:
 
     def _share(self, limit: float, previous: float | None, *, at_random: bool) -> None:
         """Whether others seem to take their part of the limit, so that shares have to be found."""
-        if previous is None or limit >= previous * (1.0 - _AGREE):
-            self._below = 0
-        elif limit > _CUT * self._rate_then:  # otherwise it is on its way down to what it fell to
-            self._below += 1
-        if at_random or self._worth_s() < _LONG_PAUSE_S:
-            self._shared = False
-        elif not self._shared:
-            self._shared = self._below >= _SHARED
-        elif previous is not None and abs(limit - previous) <= _AGREE * previous:
-            self._shared = False
+        if at_random or previous is None:
+            self._signs = 0
+        elif limit < previous * (1.0 - _AGREE):
+            if limit > _CUT * self._rate_then:  # else it is on its way down to what it fell to
+                self._signs = min(_MOST_SIGNS, self._signs + 1)
+        elif limit <= previous * (1.0 + _AGREE):
+            self._signs = max(0, self._signs - 1)
+        dear = self._worth_s() >= _LONG_PAUSE_S
+        enough = _SIGNS_IF_DEAR if dear or self._hardly_a_bucket(limit) else 1
+        # Refusals at random give such signs as well. What tells the two apart is how a much slower
+        # client fares, and only one that follows its estimates becomes much slower.
+        perhaps_chance = not dear and self._runs.many
+        self._shared = self._signs >= (1 if self._shared else enough) and not perhaps_chance
 
     def _estimate(self, served: list[_Moment], full_before: float, full_at: float) -> float | None:
         """The limit at which the bucket, full at the last refusal, was full again at this one.
@@ -515,7 +541,7 @@ class LimitFinder:
         it had not been empty. So where the limit that is held explains the refusal as well, the
         estimate counts for as much as it is the more certain of the two.
         """
-        if self._capacity(estimate) > 1.0 + _unsure(estimate):
+        if not self._hardly_a_bucket(estimate):
             return estimate, 0.0
         busy_s = full_at - self._busy_since(served, full_before, estimate)
         uncertain = _unsure(estimate) / max(estimate * busy_s, 0.001)
@@ -536,6 +562,8 @@ class LimitFinder:
         if not self._searching:
             # One refusal that comes early may be chance: it does not tell more than this.
             limit = max(limit, rate * _CUT)
+        elif estimate is None:
+            limit = max(limit, self._base / 2.0)
         self.limit = limit = max(_MIN_RATE, limit)
         self._limit_slack(limit)
         # What the search finds is a little too low by itself: on their way orders bunch, and fill
@@ -554,7 +582,7 @@ class LimitFinder:
             self.limit = limit = self._base = max(limit, min(self._runs.fastest / _CUT, most))
             self._error = _MAX_ERROR
         elif self._shared:
-            self._base = max(_MIN_RATE, rate * _CUT)
+            self._base = max(_MIN_RATE, rate * (1.0 - _YIELD))
         else:
             self._base = limit * (1.0 - margin * self._error)
         worth_s = self._worth_s() / self._error

@@ -182,6 +182,11 @@ class Simulation:
             happen()
         self.now = end
 
+    def leave(self, *clients: int) -> None:
+        """These have nothing more to send."""
+        for client in clients:
+            self.pacers[client]._slots = 0
+
     def accepted(self, since: float, client: int | None = None) -> int:
         """How many were accepted since then, of one client or of all."""
         told = self.told if client is None else [self.told[client]]

@@ -305,6 +305,56 @@ def test_clients_that_share_a_limit_come_to_half_a_fair_share_each(clients: int,
     assert refused_share(simulation) <= 0.02
 
 
+@pytest.mark.parametrize(("rate", "least"), [(400.0, 0.5), (1_000.0, 0.45)])
+def test_clients_that_begin_together_share_evenly_within_seconds(rate: float, least: float) -> None:
+    shares = []
+    for seed in range(16):
+        bucket = LeakyBucket(rate, 20, grain_s=0.001)
+        simulation = Simulation(bucket, clients=4, network_s=0.0005, seed=seed)
+        simulation.run(15)
+        assert simulation.served(since=0) >= 0.95 * rate
+        shares.append(lowest_share(simulation, since=0))
+
+    assert statistics.median(shares) >= 0.75
+    assert min(shares) >= least
+
+
+def test_no_client_that_begins_with_others_is_left_with_next_to_nothing() -> None:
+    # A refusal that finds nothing accepted tells that it was too fast, not that there is no room.
+    shares = []
+    for seed in range(16):
+        bucket = LeakyBucket(100, 20, grain_s=0.001)
+        simulation = Simulation(bucket, clients=4, network_s=0.0005, seed=seed)
+        simulation.run(15)
+        shares.append(lowest_share(simulation, since=0))
+
+    assert min(shares) >= 0.35
+
+
+@pytest.mark.parametrize("rate", [100.0, 400.0, 1_000.0])
+def test_what_others_leave_is_taken_within_seconds(rate: float) -> None:
+    for seed in range(4):
+        bucket = LeakyBucket(rate, 20, grain_s=0.001)
+        simulation = Simulation(bucket, clients=4, network_s=0.0005, seed=seed)
+        simulation.run(20)
+        simulation.leave(1, 2, 3)
+        simulation.run(20)
+
+        assert simulation.served(since=30) >= 0.85 * rate
+
+
+def test_who_is_alone_again_yields_no_longer() -> None:
+    for seed in range(4):
+        bucket = LeakyBucket(400, 20, grain_s=0.001)
+        simulation = Simulation(bucket, clients=4, network_s=0.0005, seed=seed)
+        simulation.run(60)
+        simulation.leave(1, 2, 3)
+        simulation.run(30)
+
+        assert simulation.served(since=70) >= 0.985 * 400
+        assert simulation.refused(since=70) <= 8
+
+
 @pytest.mark.parametrize("service_s", [0.05, 0.2])
 def test_a_shared_rate_before_a_slow_endpoint_is_not_taken_for_a_number_at_once(
     service_s: float,
