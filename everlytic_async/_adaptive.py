@@ -258,7 +258,7 @@ class LimitFinder:
     def __init__(self) -> None:
         #: How many may be in flight, besides the caller's own bound.
         self.window = _INITIAL_WINDOW
-        #: The estimate in orders per second; None until there were two refusals.
+        #: The estimate in orders per second; None until refusals have told it.
         self.limit: float | None = None
         #: Whether a refusal has been seen, so that `rate` has a bound.
         self.bounded = False

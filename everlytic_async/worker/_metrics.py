@@ -52,7 +52,7 @@ class Metrics(Collector):
         )
         self._limit = Gauge(
             "everlytic_limit_orders_per_second",
-            "What the endpoint is found to allow; absent until there was a refusal.",
+            "What the endpoint is found to allow; absent until it is found.",
             ("store",),
             registry=self._registry,
         )
