@@ -15,7 +15,9 @@ unknowns, however rough the rates were at which they were met:
    estimate is a bargain: a probe costs a pause, and is worth what may lie idle.
 
 Of a bucket that holds hardly more than what is uncertain of a moment, an order that comes a little
-early is refused at any rate. There the estimate and the limit that is held are weighed.
+early is refused at any rate. There the estimate and the limit that is held are weighed. And where
+such a bucket is **tight**, empty within some milliseconds, what a refusal tells is as much chance
+as limit, but a pause need be no longer than that. There each refusal just skims a little off.
 
 An estimate *below* the one before means that it fell or that others share the limit. The rate
 follows, by no more than to 0.7 of itself at once. As long as there are more signs of others than
@@ -60,6 +62,17 @@ _CUT = 0.7
 # A search that came to fewer orders than this tells nothing of the limit where it can begin lower:
 # it may be others that filled the bucket.
 _FEW = 8
+# A bucket that is empty in no more than this is tight: whatever makes some orders come together, a
+# moment's pause of the limiter itself, fills it. There a refusal takes this part off the rate at
+# which it came, and so many orders bring it back; never further down than to this share of what was
+# last measured, for a limit that has fallen refuses sooner and is measured anew.
+_TIGHT_S = 0.0042
+_SKIM = 0.02
+_SKIM_ORDERS = 300
+_SKIM_PERIOD_S = 0.2
+_LEAST_SKIMMED = 0.8
+# Where less than this of the rate was served, it was not the rate that was refused.
+_USED = 0.7
 # After the estimate was passed without a refusal, the rate grows by e**2 in each further period.
 _GROWTH = 2.0
 _MIN_RATE = 0.5
@@ -284,6 +297,8 @@ class LimitFinder:
         self._error = _MAX_ERROR
         self._probe_s = _MIN_PROBE_S
         self._runs = _ShortRuns()
+        self._skims = False  # whether the rate follows the refusals of a tight bucket
+        self._skimmed_to = 0.0  # the least that it comes to by that
         self._signs = 0  # of others that share the limit
         self._shared = False
         # How many that were accepted were in flight with the last refusal, and with the one before.
@@ -380,6 +395,8 @@ class LimitFinder:
         if self._searching:
             return self._base * math.exp2(min(elapsed / _SEARCH_DOUBLES_S, 64.0))
         base, error = self._base, 1.5 * self._error
+        if self._skims:
+            return base * (1.0 + _SKIM * (elapsed / self._probe_s) ** 2)
         if self._shared:
             pauses = elapsed / max(self._worth_s(), _SHARED_PAUSE_S)
             return (math.sqrt(base) + _ROOT_RISES * pauses) ** 2
@@ -409,8 +426,28 @@ class LimitFinder:
     def _may_begin_lower(self) -> bool:
         return self._searching and self._base > _SEARCH_FROM
 
+    @property
+    def tight_for_s(self) -> float | None:
+        """How long a bucket that is soon empty takes for it; None where it is another's."""
+        limit = self.limit
+        if limit is None or self._windowed or not self._is_tight(limit):
+            return None
+        return self._capacity(limit) / limit
+
+    def _is_tight(self, limit: float) -> bool:
+        return self._capacity(limit) <= _TIGHT_S * limit and self._worth_s() < _LONG_PAUSE_S
+
+    def _may_skim(self, rate: float, served: float, count: int) -> bool:
+        """Whether a refusal after so many orders tells of a tight bucket, and of nothing else."""
+        return (
+            self._is_tight(rate)
+            and not (self._searching or self._shared or self._runs.many)
+            and (count < _SHORT_RUN or served >= _USED * rate)
+        )
+
     def _hardly_a_bucket(self, limit: float) -> bool:
         """Whether it holds no more than what is uncertain of its level."""
+        limit = max(limit, self.limit or 0.0)
         return self._capacity(limit) <= 1.0 + _unsure(limit)
 
     def _at_once_is_limited(self, estimate: float | None) -> bool:
@@ -480,7 +517,7 @@ class LimitFinder:
 
     def _share(self, limit: float, previous: float | None, *, at_random: bool) -> None:
         """Whether others seem to take their part of the limit, so that shares have to be found."""
-        if at_random or previous is None:
+        if at_random or previous is None or self._skims:
             self._signs = 0
         elif limit < previous * (1.0 - _AGREE):
             if limit > _CUT * self._rate_then:  # else it is on its way down to what it fell to
@@ -564,6 +601,11 @@ class LimitFinder:
             limit = max(limit, rate * _CUT)
         elif estimate is None:
             limit = max(limit, self._base / 2.0)
+        self._skims = self._may_skim(rate, served, count)
+        if self._skims:
+            limit = max(self._skimmed_to, rate * (1.0 - _SKIM))
+        else:
+            self._skimmed_to = _LEAST_SKIMMED * limit
         self.limit = limit = max(_MIN_RATE, limit)
         self._limit_slack(limit)
         # What the search finds is a little too low by itself: on their way orders bunch, and fill
@@ -577,10 +619,15 @@ class LimitFinder:
         self._share(limit, previous, at_random=at_random)
         self.window = _INITIAL_WINDOW if at_random else _NO_WINDOW
         if at_random:
+            self._skims = False
             # Slower is no remedy: go on as fast as before, and faster, so long as more is served.
             most = _AHEAD * self._runs.most_served
             self.limit = limit = self._base = max(limit, min(self._runs.fastest / _CUT, most))
             self._error = _MAX_ERROR
+        elif self._skims:
+            self._base = limit
+            self._probe_s = max(_SKIM_PERIOD_S, _SKIM_ORDERS / limit)
+            return
         elif self._shared:
             self._base = max(_MIN_RATE, rate * (1.0 - _YIELD))
         else:

@@ -34,6 +34,8 @@ _COOL_DOWN_JITTER = 0.01
 # With adaptive pacing the rate falls as well, so that a throttle without a Retry-After needs no
 # more than this share of the backoff.
 _ADAPTIVE_SHARE = 0.25
+# ... and no more than such a multiple of the time in which a bucket that is tight is empty.
+_TIGHT_PAUSES = 2.5
 _MAX_RATE = 1_000_000  # more than this no machine sends
 # At a quarter more than what so many slots can send at the shortest latency seen, and never further
 # apart than it takes to work off an order and its answer. What is due within the slack goes at once
@@ -396,6 +398,13 @@ class Pacer:
         ceiling = min(policy.cap_s, policy.base_s * 2.0 ** min(attempt - 1, 64))
         return self._rng.uniform(0.0, ceiling)
 
+    def _adaptive_share(self, finder: LimitFinder) -> float:
+        """How much of the backoff is paused for."""
+        tight_for_s, base_s = finder.tight_for_s, self._retry.base_s
+        if tight_for_s is None or not base_s:
+            return _ADAPTIVE_SHARE
+        return min(_ADAPTIVE_SHARE, _TIGHT_PAUSES * tight_for_s / base_s)
+
     def accepted(self, admitted_at: float, left_at: float | None = None) -> None:
         """An attempt was accepted.
 
@@ -448,7 +457,7 @@ class Pacer:
             self._throttles += 1
             pause = self.backoff_s(self._throttles)
             if self._finder is not None:
-                pause *= _ADAPTIVE_SHARE
+                pause *= self._adaptive_share(self._finder)
         else:
             pause = 0.0
         if self._finder is not None and not self._finder.measured:

@@ -43,16 +43,19 @@ class NoLimit:
 class LeakyBucket(NoLimit):
     """As nginx's ``limit_req zone=... burst=... nodelay``; the rate may change meanwhile.
 
-    Its clock tells multiples of `grain_s`, where that is not 0: nginx's tells milliseconds.
+    Its clock tells multiples of `grain_s`, where that is not 0: nginx's tells milliseconds. At each
+    full second it stands still for `stalls_s`: what comes meanwhile comes to it at once.
     """
 
     rate: float
     burst: int
     grain_s: float = 0.0
+    stalls_s: float = 0.0
     _excess: float = 0.0
     _last: float | None = None
 
     def admit(self, now: float) -> bool:
+        now = max(now, now // 1.0 + self.stalls_s)
         if self.grain_s:
             now -= now % self.grain_s
         excess = 0.0

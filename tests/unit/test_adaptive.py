@@ -70,6 +70,19 @@ def test_a_bucket_that_hardly_holds_any_is_used_nearly_as_well(rate: float, seed
     assert refused_share(simulation, since=1) <= 0.005
 
 
+@pytest.mark.parametrize("rate", [700.0, 1_000.0])
+def test_what_fills_a_tight_bucket_by_chance_costs_hardly_any_of_its_rate(rate: float) -> None:
+    shares = []
+    for seed in range(8):
+        bucket = LeakyBucket(rate, 1, grain_s=0.001, stalls_s=0.005)
+        simulation = Simulation(bucket, network_s=0.0005, seed=seed)
+        simulation.run(20)
+        shares.append(simulation.served(since=5) / rate)
+        assert refused_share(simulation, since=1) <= 0.01
+
+    assert min(shares) >= 0.9
+
+
 @pytest.mark.parametrize(("rate", "burst", "seed"), [*ROUND, *ODD])
 def test_a_rate_limit_that_asks_for_a_second_is_probed_seldom(
     rate: float, burst: int, seed: int
