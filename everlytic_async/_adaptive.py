@@ -64,13 +64,12 @@ _CUT = 0.7
 _FEW = 8
 # A bucket that is empty in no more than this is tight: whatever makes some orders come together, a
 # moment's pause of the limiter itself, fills it. There a refusal takes this part off the rate at
-# which it came, and so many orders bring it back; never further down than to this share of what was
-# last measured, for a limit that has fallen refuses sooner and is measured anew.
+# which it came, and so many orders bring it back. A limit that has fallen refuses sooner, and is
+# measured anew.
 _TIGHT_S = 0.0042
 _SKIM = 0.02
 _SKIM_ORDERS = 300
 _SKIM_PERIOD_S = 0.2
-_LEAST_SKIMMED = 0.8
 # Where less than this of the rate was served, it was not the rate that was refused.
 _USED = 0.7
 # After the estimate was passed without a refusal, the rate grows by e**2 in each further period.
@@ -298,7 +297,6 @@ class LimitFinder:
         self._probe_s = _MIN_PROBE_S
         self._runs = _ShortRuns()
         self._skims = False  # whether the rate follows the refusals of a tight bucket
-        self._skimmed_to = 0.0  # the least that it comes to by that
         self._signs = 0  # of others that share the limit
         self._shared = False
         # How many that were accepted were in flight with the last refusal, and with the one before.
@@ -603,9 +601,7 @@ class LimitFinder:
             limit = max(limit, self._base / 2.0)
         self._skims = self._may_skim(rate, served, count)
         if self._skims:
-            limit = max(self._skimmed_to, rate * (1.0 - _SKIM))
-        else:
-            self._skimmed_to = _LEAST_SKIMMED * limit
+            limit = rate * (1.0 - _SKIM)
         self.limit = limit = max(_MIN_RATE, limit)
         self._limit_slack(limit)
         # What the search finds is a little too low by itself: on their way orders bunch, and fill
