@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -125,10 +126,16 @@ async def test_what_a_worker_that_hangs_has_in_hand_is_not_sent_again(
             "heartbeat_s": 60.0,
         }
         async with worker_process(**given) as hanging, worker_process(**given) as other:
-            async for each in queue.publish_many(orders(300)):
-                assert each.stored
+
+            async def publish() -> None:
+                async for each in queue.publish_many(orders(300)):
+                    assert each.stored
+
+            # Stopped while orders still come, it is certain to have some in hand.
+            publishing = asyncio.create_task(publish())
             await until(lambda: sandbox.processed > 60)
             hanging.send_signal(signal.SIGSTOP)
+            await publishing
 
             async def is_given_to_the_other() -> bool:
                 status = await queue.status()
