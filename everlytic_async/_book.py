@@ -53,6 +53,15 @@ def digest_of(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=16).hexdigest()
 
 
+async def any_sent(session: LedgerSession) -> bool:
+    """Whether the ledger knows of any order that the endpoint and store accepted.
+
+    A ledger that cannot tell (one of the caller's own) knows of none.
+    """
+    ask = getattr(session, "any_sent", None)
+    return False if ask is None else bool(await ask())
+
+
 class Book:
     """A ledger in use by one stream.
 
@@ -60,9 +69,17 @@ class Book:
         failure: Why the ledger can't be used any more; None as long as it can.
     """
 
-    __slots__ = ("_ended", "_own_keys", "_session", "_terms", "failure")
+    __slots__ = ("_any_accepted", "_ended", "_own_keys", "_session", "_terms", "failure")
 
-    def __init__(self, session: LedgerSession, terms: Terms, *, own_keys: bool) -> None:
+    def __init__(
+        self,
+        session: LedgerSession,
+        terms: Terms,
+        *,
+        own_keys: bool,
+        any_accepted: Callable[[], bool],
+    ) -> None:
+        self._any_accepted = any_accepted
         self._session = session
         self._terms = terms
         self._own_keys = own_keys
@@ -134,9 +151,12 @@ class Book:
             then(result)
             return
         known = result.error or result.receipt
+        state = _STATES[result.outcome]
+        if state is State.REJECTED and not self._any_accepted():
+            state = State.NOT_SENT  # perhaps the account's or the address's fault, not the order's
         entry = self._entry(
             result.key,
-            _STATES[result.outcome],
+            state,
             body,
             attempts=result.attempts,
             status=getattr(known, "status", None),

@@ -17,6 +17,8 @@ from functools import partial
 from typing import Protocol
 
 from everlytic_async._adaptive import LimitFinder
+from everlytic_async._trouble import Trouble
+from everlytic_async.errors import EverlyticError
 from everlytic_async.events import CoolDown, Hub, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 
@@ -201,10 +203,9 @@ class Pacer:
         self._admissions: deque[float] = deque(maxlen=1 + int(min(pacing.max_rate or 0, _MAX_RATE)))
         self._throttles = 0  # in a row, a burst of refusals counted once
         self._throttled_at = -math.inf  # when the last burst was first heard of
-        self._outage_began: float | None = None
-        self._unreachable_at = -math.inf  # when an attempt was last seen not to get there
-        self._probes = 0
-        self._reached = False  # ever, by this client
+        self.trouble = Trouble(retry)
+        #: Whether the endpoint ever accepted an order of this client.
+        self.accepted_any = False
         self._drained: asyncio.Future[float] | None = None
         self.in_flight = 0
         self.budget = RetryBudget()
@@ -220,6 +221,8 @@ class Pacer:
         if self._waiters:
             return None
         now = self._now()
+        if self.trouble.probing:
+            self.trouble.forget_if_idle(now)
         if self.in_flight >= self._most_in_flight() or self._due(now) > now:
             return None
         return self._admit(now, now, now)
@@ -243,6 +246,8 @@ class Pacer:
         admitted_at = self.try_admit()
         if admitted_at is not None:
             return admitted_at
+        if self.trouble.gave_up is not None:
+            raise HaltedError(self.trouble.gave_up)
         waiter: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._serve()
@@ -328,7 +333,7 @@ class Pacer:
         due = self._spread.due if self._spread.holds(now) else -math.inf
         if not self._timed:
             return due
-        if self._outage_began is not None and self.in_flight > 0:
+        if self.trouble.probing and self.in_flight > 0:
             return math.inf  # one probe at a time: its end serves the next
         due = max(due, self._resume_at, self._next_at)
         if len(self._admissions) == self._admissions.maxlen:
@@ -382,16 +387,6 @@ class Pacer:
         """Seconds until the shared cool-down ends; 0 when there is none."""
         return max(0.0, self._resume_at - self._clock())
 
-    @property
-    def in_outage(self) -> bool:
-        """Whether the endpoint can't be reached, as far as is known."""
-        return self._outage_began is not None
-
-    @property
-    def waits_for_return(self) -> bool:
-        """Whether there is an outage of an endpoint that had been reached: it may come back."""
-        return self.in_outage and self._reached
-
     def backoff_s(self, attempt: int) -> float:
         """The pause after the n-th attempt in a row, from 1: exponential, with full jitter."""
         policy = self._retry
@@ -414,19 +409,23 @@ class Pacer:
         """
         self.budget.refund()
         self._throttles = 0
-        self.answered()
+        self.accepted_any = True
+        self.refused(admitted_at)
         now = self._clock()
         self._spread.answered(now - admitted_at)
         if self._finder is not None:
             self._finder.accepted(admitted_at, left_at, now)
 
-    def answered(self) -> None:
-        """An attempt was answered: the endpoint can be reached."""
-        self._reached = True
-        if self._outage_began is not None:
+    def refused(self, admitted_at: float) -> None:
+        """An order was refused (or accepted): the endpoint is not in trouble.
+
+        Args:
+            admitted_at: When the attempt was admitted.
+        """
+        started_at = self.trouble.answered(admitted_at)
+        if started_at is not None:
             now = self._clock()
-            self._hub.tell(OutageEnded(at=now, lasted_s=now - self._outage_began))
-            self._outage_began = None
+            self._hub.tell(OutageEnded(at=now, lasted_s=now - started_at))
             self._resume_at = now
             self._serve()
 
@@ -445,7 +444,6 @@ class Pacer:
             retry_after_s: What the endpoint asked for; None for the backoff instead.
             left_at: When its body had left; None where that is not known.
         """
-        self.answered()
         now = self._clock()
         # Of a burst that was in flight together, the first one speaks for all; the others can only
         # ask for a longer pause.
@@ -469,10 +467,17 @@ class Pacer:
         self._timed = True
         if self._finder is not None:
             self._finder.refused(admitted_at, left_at, now, self._resume_at)
+        reason = f"the endpoint answered {status}"
         if first:
             self._throttled_at = now
-            reason = f"the endpoint answered {status}"
             self._hub.tell(CoolDown(at=now, wait_s=pause, status=status, reason=reason))
+        if retry_after_s is not None and retry_after_s > self._retry.retry_after_cap_s:
+            self.trouble.quota_used_up(
+                now, f"{reason} and asked to wait {retry_after_s:.0f} s: a quota is used up"
+            )
+            self._give_up()
+        else:
+            self.trouble.throttled(admitted_at)
 
     def pause(self, seconds: float, reason: str) -> None:
         """Pause everybody, as a cool-down does, because of what is known from elsewhere.
@@ -491,29 +496,28 @@ class Pacer:
         self._timed = True
         self._hub.tell(CoolDown(at=now, wait_s=pause, status=None, reason=reason))
 
-    def unreachable(self, reason: str) -> None:
-        """An attempt did not reach the endpoint: everybody pauses, and one at a time probes.
+    def failed(self, admitted_at: float, error: EverlyticError) -> None:
+        """An attempt ended in none of the foreseen answers; see `Trouble`.
 
-        An outage longer than the policy's deadline ends the waiting of all who wait; so do as many
-        probes as the policy allows attempts, where the endpoint was never reached at all.
+        Args:
+            admitted_at: When the attempt was admitted.
+            error: How it ended.
         """
         now = self._clock()
-        idle = now - self._unreachable_at > self._retry.deadline_s
-        self._unreachable_at = now
-        if self._outage_began is None or idle:
-            # Where nobody tried for so long, nobody knows whether it is still the same outage.
-            self._outage_began = now
-            self._probes = 0
+        if not self.trouble.failed(now, admitted_at, error):
+            return
         self._timed = True
-        if now < self._resume_at:
-            return  # one of the same burst
-        self._probes += 1
-        pause = self.backoff_s(self._probes)
-        self._resume_at = now + pause
-        self._hub.tell(CoolDown(at=now, wait_s=pause, status=None, reason=reason))
-        too_long = now - self._outage_began >= self._retry.deadline_s
-        if too_long or (self._probes >= self._retry.attempts and not self._reached):
-            waiters, self._waiters = self._waiters, deque()
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_exception(HaltedError(reason))
+        pause = self.backoff_s(self.trouble.pauses)
+        self._resume_at = max(self._resume_at, now + pause)
+        status = getattr(error, "status", None)
+        self._hub.tell(CoolDown(at=now, wait_s=pause, status=status, reason=error.message))
+        if self.trouble.gave_up is not None:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Let all who wait fail at once."""
+        assert self.trouble.gave_up is not None  # noqa: S101 - asked before
+        waiters, self._waiters = self._waiters, deque()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(HaltedError(self.trouble.gave_up))

@@ -7,6 +7,7 @@ is no status code in this module.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from everlytic_async._pacer import Halt, Pacer
@@ -22,6 +23,12 @@ from everlytic_async.policies import Delivery, RetryPolicy
 if TYPE_CHECKING:
     import tenacity
 
+
+def load() -> None:
+    """Import tenacity now: when an order fails, there may be no file descriptor left for it."""
+    import_module("tenacity")
+
+
 _SAFE = (NotSentError, ThrottledError)
 
 
@@ -32,27 +39,25 @@ def may_repeat(error: object, delivery: Delivery) -> bool:
     return delivery is Delivery.AT_LEAST_ONCE and isinstance(error, UnknownOutcomeError)
 
 
-def _probed(error: BaseException | None, policy: RetryPolicy, pacer: Pacer) -> bool:
-    """Whether the attempt was but a probe of an outage, which is everybody's.
+def _is_free(error: BaseException | None, policy: RetryPolicy, pacer: Pacer) -> bool:
+    """Whether the attempt was a probe that surely was not processed: those are everybody's.
 
-    The deadline bounds those, and not whose turn it was: an outage so costs a lone order no more
-    than one among many.
+    The deadline bounds them, and not whose turn it was: trouble of an endpoint that had answered
+    before then costs a lone order no more than one among many.
     """
-    unreachable = isinstance(error, NotSentError) and not error.connected
-    return unreachable and policy.attempts > 1 and pacer.waits_for_return
+    trouble = pacer.trouble
+    if not isinstance(error, NotSentError) or policy.attempts == 1:
+        return False
+    return trouble.probing and trouble.ever_answered
 
 
 def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
 
 
-def _over_the_cap(error: ThrottledError, policy: RetryPolicy) -> bool:
-    return (error.retry_after_s or 0.0) > policy.retry_after_cap_s
-
-
-def _not_waited_for(error: ThrottledError, policy: RetryPolicy) -> ThrottledError:
-    """The same error, which says so where it asked for too long a wait."""
-    if not _over_the_cap(error, policy):
+def _add_cap_note(error: ThrottledError, policy: RetryPolicy) -> ThrottledError:
+    """The same error, which says so if it asked for a pause that is too long to wait for."""
+    if (error.retry_after_s or 0.0) <= policy.retry_after_cap_s:
         return error
     return ThrottledError(
         f"{error.message}; longer than retry_after_cap_s ({policy.retry_after_cap_s:g} s) allows",
@@ -69,9 +74,9 @@ async def repeat(
     delivery: Delivery,
     pacer: Pacer,
     halt: Halt,
-    began: float,
+    deadline: float,
     clock: Callable[[], float],
-    backing_off: Callable[[EverlyticError, float], None] | None = None,
+    on_backoff: Callable[[EverlyticError, float], None] | None = None,
 ) -> Receipt:
     """Go on after a first attempt that failed, until success or the policy's end.
 
@@ -82,15 +87,15 @@ async def repeat(
         delivery: Which errors may be repeated.
         pacer: Knows the shared cool-down and the retry budget, and sleeps.
         halt: Ends the sleeping.
-        began: When the first attempt began, by the clock.
+        deadline: When to stop trying, by the clock.
         clock: Monotonic seconds.
-        backing_off: Hears of each pause before it begins: the error, and its seconds.
+        on_backoff: Called before each pause with the error and the seconds.
 
     Raises:
         EverlyticError: the last attempt's, when there is no further one.
         HaltedError: when halted while sleeping or waiting.
     """
-    # Loaded by the first retry: it takes longer to import than the rest of the package's own.
+    # Imported by `load`, when the client starts: it takes longer to import than the whole package.
     import tenacity  # noqa: PLC0415
 
     ended: EverlyticError | None = first
@@ -105,26 +110,26 @@ async def repeat(
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = _error_of(state)
-        was_cut = isinstance(error, NotSentError) and error.connected  # this one order's trouble
-        if isinstance(error, _SAFE) and not was_cut:
-            # The pause is everybody's: the pacer holds it, with its jitter.
-            return pacer.cool_down_s()
-        return pacer.backoff_s(state.attempt_number)
+        # A pause of everybody's is held by the pacer, with its jitter.
+        shared_s = pacer.cool_down_s()
+        if isinstance(error, ThrottledError):
+            return shared_s
+        return max(shared_s, pacer.backoff_s(state.attempt_number))
 
     def stop(state: tenacity.RetryCallState) -> bool:
         error = _error_of(state)
-        if isinstance(error, ThrottledError) and _over_the_cap(error, policy):
+        if pacer.trouble.gave_up is not None:
             return True
-        if state.attempt_number >= policy.attempts and not _probed(error, policy, pacer):
+        if state.attempt_number >= policy.attempts and not _is_free(error, policy, pacer):
             return True
-        if clock() - began + state.upcoming_sleep >= policy.deadline_s:
+        if clock() + state.upcoming_sleep >= deadline:
             return True
         return not pacer.budget.take()
 
     def before_sleep(state: tenacity.RetryCallState) -> None:
         error = _error_of(state)
-        if backing_off is not None and isinstance(error, EverlyticError):
-            backing_off(error, state.upcoming_sleep)
+        if on_backoff is not None and isinstance(error, EverlyticError):
+            on_backoff(error, state.upcoming_sleep)
 
     retrying = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(lambda error: may_repeat(error, delivery)),
@@ -137,4 +142,4 @@ async def repeat(
     try:
         return await retrying(one)
     except ThrottledError as error:
-        raise _not_waited_for(error, policy) from None
+        raise _add_cap_note(error, policy) from None

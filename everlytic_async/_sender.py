@@ -6,7 +6,9 @@ order's attempts says about it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,9 +18,10 @@ import attrs
 from everlytic_async._book import Book, digest_of
 from everlytic_async._pacer import Halt, HaltedError, LateError, Pacer
 from everlytic_async._retry import may_repeat, repeat
-from everlytic_async._transport import NOT_SENT, Transport
+from everlytic_async._transport import Transport
 from everlytic_async._wire import encode, judge, order_key
 from everlytic_async.errors import (
+    AuthenticationError,
     EverlyticError,
     InvalidOrderError,
     LedgerError,
@@ -34,6 +37,8 @@ from everlytic_async.orders import Order, order_id_of
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt
 from everlytic_async.policies import Delivery, RetryPolicy
 
+_LOGGER = logging.getLogger("everlytic_async")
+
 #: What may be handed in as an order: a model, or a mapping with its fields. An `InvalidOrderError`
 #: stands for an order that its reader could not build.
 AnyOrder = Order | Mapping[str, Any] | InvalidOrderError
@@ -42,6 +47,7 @@ KeyOf = Callable[[Any], str]
 _OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (
     (SkippedError, Outcome.SKIPPED),
     (InvalidOrderError, Outcome.INVALID),
+    (AuthenticationError, Outcome.NOT_SENT),  # the account's fault, not the order's
     (RejectedError, Outcome.REJECTED),
     (NotSentError, Outcome.NOT_SENT),
     (ThrottledError, Outcome.NOT_SENT),
@@ -70,65 +76,83 @@ def as_order(given: AnyOrder) -> Order:
     return Order.from_mapping(given)
 
 
-class Course:
-    """One order on its way: what it is, and its attempts so far."""
+class Job:
+    """One order on its way: what it is, and what is known of its attempts so far."""
 
     __slots__ = (
-        "ambiguous",
         "attempts",
-        "began",
         "body",
         "claimed",
         "digest",
-        "given",
+        "event_key",
+        "in_attempt",
         "index",
         "key",
+        "last_failure",
+        "last_unknown",
         "order",
-        "perhaps_processed",
-        "read_at",
-        "told_as",
+        "possible_deliveries",
+        "raw",
+        "received_at",
+        "started_at",
+        "unforeseen",
     )
 
-    def __init__(
-        self,
-        index: int,
-        given: AnyOrder,
-        order: Order,
-        body: bytes,
-        key: str,
-    ) -> None:
+    def __init__(self, index: int, raw: AnyOrder, order: Order, body: bytes, key: str) -> None:
         self.index = index
-        self.given = given
+        self.raw = raw
         self.order = order
         self.body = body
         self.key = key
-        #: What events call the order; None where nobody listens.
-        self.told_as: str | None = None
-        self.read_at = 0.0
+        #: How events name the order; None where nobody listens.
+        self.event_key: str | None = None
+        self.received_at = 0.0
         #: A digest of the body, where a ledger asks for it.
         self.digest = ""
-        #: Whether it was claimed from a ledger, which is to hear of its outcome.
+        #: Whether it was claimed from a ledger, which then has to record its outcome.
         self.claimed = False
         self.attempts = 0
-        #: When the first attempt was admitted: the deadline runs from it, not from the queue.
-        self.began = 0.0
+        #: When the first attempt was admitted: the retry deadline runs from then.
+        self.started_at = 0.0
+        #: Whether an attempt is under way at present.
+        self.in_attempt = False
+        #: How the last attempt failed.
+        self.last_failure: EverlyticError | None = None
         #: The last attempt that may have been processed.
-        self.ambiguous: UnknownOutcomeError | None = None
+        self.last_unknown: UnknownOutcomeError | None = None
         #: How many attempts were, or may have been, processed.
-        self.perhaps_processed = 0
+        self.possible_deliveries = 0
+        #: A fault of the program that ended the sending.
+        self.unforeseen: Exception | None = None
 
-    def cancelled(self, left: bool) -> None:
-        """Take note that an attempt was cancelled, and whether its body had left."""
-        if left:
-            self.perhaps_processed += 1
-            self.ambiguous = UnknownOutcomeError(
+    def mark_cancelled(self, body_sent: bool) -> None:
+        """Note that the attempt was cancelled, and whether its whole body may have been sent."""
+        self.in_attempt = False
+        if body_sent:
+            self.possible_deliveries += 1
+            self.last_unknown = UnknownOutcomeError(
                 "the order was sent, but its sending was cancelled before the answer came: it may "
                 "have been processed"
             )
 
-    def fate(self) -> EverlyticError:
-        """What is known of an order whose sending was cancelled."""
-        return self.ambiguous or NotSentError("the order was not sent: its sending was cancelled")
+    def abandoned_error(self, reason: str) -> EverlyticError:
+        """What is known of the order if nothing more is done for it.
+
+        Args:
+            reason: Why nothing more is done: "the process was left".
+        """
+        if self.last_unknown is not None:
+            return self.last_unknown
+        if self.in_attempt:
+            return UnknownOutcomeError(
+                f"{reason} while the order was under way: it may have been processed"
+            )
+        last = self.last_failure
+        if isinstance(last, ThrottledError):
+            return ThrottledError(f"{reason}. The last: {last}", last.status, last.retry_after_s)
+        if last is not None:
+            return NotSentError(f"the order was not sent: {reason}. The last: {last}")
+        return NotSentError(f"the order was not sent: {reason}")
 
 
 @attrs.frozen(eq=False)
@@ -142,103 +166,167 @@ class Sender:
     hub: Hub
     clock: Callable[[], float] = time.monotonic
 
-    async def send(self, given: AnyOrder, halt: Halt) -> Receipt:
-        """Deliver one order.
+    async def send(
+        self,
+        raw: AnyOrder,
+        halt: Halt,
+        *,
+        key_of: KeyOf | None = None,
+        book: Book | None = None,
+        deadline_s: float | None = None,
+    ) -> Receipt:
+        """Deliver one order, and record its outcome where there is a ledger.
+
+        Args:
+            raw: The order.
+            halt: Ends the waiting.
+            key_of: Names the order.
+            book: The ledger.
+            deadline_s: Seconds for the whole call; None to bound only the waiting, by the policy.
 
         Raises:
             EverlyticError: its class is the verdict.
         """
-        result = await self.result(0, given, None, halt)
+        result = await self._result_by(raw, halt, key_of, book, deadline_s)
         if result.receipt is not None:
             return result.receipt
         assert result.error is not None  # noqa: S101 - what is not sent says why
         raise result.error
 
+    async def _result_by(
+        self,
+        raw: AnyOrder,
+        halt: Halt,
+        key_of: KeyOf | None,
+        book: Book | None,
+        deadline_s: float | None,
+    ) -> OrderResult:
+        job = self.prepare(0, raw, key_of)
+        digest = ""
+        if isinstance(job, OrderResult):
+            result = job
+        else:
+            wait_until = self.clock() + (deadline_s or self.retry.deadline_s)
+            try:
+                async with asyncio.timeout(deadline_s) as scope:
+                    result = await self.deliver(job, halt, book, wait_until)
+            except TimeoutError:
+                if not scope.expired():
+                    raise
+                reason = f"its deadline of {deadline_s:g} s passed"
+                return self._result_of(job, job.abandoned_error(reason))
+            digest = job.digest
+        if book is not None and (isinstance(job, OrderResult) or job.claimed):
+            recorded = asyncio.Event()
+            book.record(result, digest, lambda _result: recorded.set())
+            await recorded.wait()
+            if book.failure is not None:
+                # The order has its outcome. To the next call it is "in flight", so that it is not
+                # sent twice.
+                _LOGGER.warning("the outcome of an order was not recorded: %s", book.failure)
+        return result
+
     async def result(
-        self, index: int, given: AnyOrder, key_of: KeyOf | None, halt: Halt
+        self, index: int, raw: AnyOrder, key_of: KeyOf | None, halt: Halt
     ) -> OrderResult:
         """Deliver one order: whatever comes of it is its result."""
-        course = self.prepare(index, given, key_of)
-        if isinstance(course, OrderResult):
-            return course
-        return await self.deliver(course, halt)
+        job = self.prepare(index, raw, key_of)
+        if isinstance(job, OrderResult):
+            return job
+        return await self.deliver(job, halt)
 
-    def prepare(self, index: int, given: AnyOrder, key_of: KeyOf | None) -> Course | OrderResult:
+    def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
         """Validate and encode one order; the result of one that is invalid."""
-        read_at = self.clock()
+        received_at = self.clock()
         try:
-            order = as_order(given)
+            order = as_order(raw)
         except InvalidOrderError as error:
-            return self._invalid(index, given, key_of, error)
+            return self._invalid(index, raw, key_of, error)
         except Exception as error:  # noqa: BLE001 - a mapping of the caller's, lazy perhaps
             fault = InvalidOrderError([f"order: reading it raised {type(error).__name__}"])
             fault.__cause__ = error
-            return OrderResult(index, None, given, Outcome.INVALID, None, fault)
+            return OrderResult(index, None, raw, Outcome.INVALID, None, fault)
         body = encode(order)
         try:
-            key = order_key(order, body) if key_of is None else _named(key_of, given)
+            key = order_key(order, body) if key_of is None else _call_key_function(key_of, raw)
         except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
             fault = InvalidOrderError(
                 [f"key: the given function raised {type(error).__name__}"],
-                order_id=order_id_of(given),
+                order_id=order_id_of(raw),
             )
             fault.__cause__ = error
-            return self._invalid(index, given, None, fault)
-        course = Course(index, given, order, body, key)
-        course.read_at = read_at
+            return self._invalid(index, raw, None, fault)
+        job = Job(index, raw, order, body, key)
+        job.received_at = received_at
         if self.hub.listening:
-            course.told_as = key if key_of is None else _veiled(key)
-        return course
+            job.event_key = key if key_of is None else _hash_key(key)
+        return job
 
-    async def deliver(self, course: Course, halt: Halt, book: Book | None = None) -> OrderResult:
+    async def deliver(
+        self, job: Job, halt: Halt, book: Book | None = None, wait_until: float | None = None
+    ) -> OrderResult:
         """Deliver an order that was prepared: whatever comes of it is its result.
 
-        With a book, only what was claimed is sent; its outcome is for the caller to record.
+        Args:
+            job: The order.
+            halt: Ends the waiting.
+            book: The ledger: what it does not let us claim is not sent. Its outcome is for the
+                caller to record.
+            wait_until: When to stop waiting for a turn, by the clock.
         """
         if book is not None:
-            course.digest = course.digest or digest_of(course.body)
+            job.digest = job.digest or digest_of(job.body)
             try:
-                if await book.claim(course.key, course.digest):
-                    course.perhaps_processed = 1
-                    course.ambiguous = UnknownOutcomeError("it may have been processed before")
+                if await book.claim(job.key, job.digest):
+                    job.possible_deliveries = 1
+                    job.last_unknown = UnknownOutcomeError("it may have been processed before")
             except SkippedError as skipped:
-                return self.end(course, skipped)
+                return self.end(job, skipped)
             except LedgerError as error:
-                return self.end(course, NotSentError(f"the order was not sent: {error}"))
-            course.claimed = True
+                return self.end(job, NotSentError(f"the order was not sent: {error}"))
+            job.claimed = True
+        verdict: Receipt | EverlyticError
         try:
-            verdict = await self._send(course, halt)
+            verdict = await self._send(job, halt, wait_until)
+        except Exception as error:  # noqa: BLE001 - what is not foreseen gets the careful verdict
+            verdict = job.abandoned_error(
+                f"an error that was not foreseen ({type(error).__name__})"
+            )
+            verdict.__cause__ = job.unforeseen = error
         except BaseException:
-            fate = course.fate()
+            known = job.abandoned_error("its sending was cancelled")
             if book is not None:
-                state = State(str(outcome_of(fate)))
-                book.abandon(course.key, course.digest, state, course.attempts)
-            self.end(course, fate)
+                state = State(str(outcome_of(known)))
+                book.abandon(job.key, job.digest, state, job.attempts)
+            self.end(job, known)
             raise
-        return self.end(course, verdict)
+        return self.end(job, verdict)
 
-    def end(self, course: Course, verdict: Receipt | EverlyticError) -> OrderResult:
-        """The result of an order."""
+    def end(self, job: Job, verdict: Receipt | EverlyticError) -> OrderResult:
+        """The result of an order, of which the hooks are notified."""
+        result = self._result_of(job, verdict)
+        if job.event_key is not None:
+            self._tell_end(result, job.event_key)
+        return result
+
+    def _result_of(self, job: Job, verdict: Receipt | EverlyticError) -> OrderResult:
         receipt, error, outcome = None, None, Outcome.SENT
         if isinstance(verdict, Receipt):
             receipt = verdict
         else:
             error, outcome = verdict, outcome_of(verdict)
-            error.attempts = course.attempts
-        result = OrderResult(
-            course.index,
-            course.key,
-            course.given,
+            error.attempts = job.attempts
+        return OrderResult(
+            job.index,
+            job.key,
+            job.raw,
             outcome,
             receipt,
             error,
-            course.attempts,
-            self.clock() - course.read_at,
-            course.perhaps_processed > 1,
+            job.attempts,
+            self.clock() - job.received_at,
+            job.possible_deliveries > 1,
         )
-        if course.told_as is not None:
-            self._tell_end(result, course.told_as)
-        return result
 
     def _invalid(
         self, index: int, given: AnyOrder, key_of: KeyOf | None, error: InvalidOrderError
@@ -246,32 +334,39 @@ class Sender:
         key = error.order_id
         if key_of is not None:
             try:
-                key = _named(key_of, given)
+                key = _call_key_function(key_of, given)
             except Exception:  # noqa: BLE001 - what is missing may be just what it looks for
                 key = None
         result = OrderResult(index, key, given, Outcome.INVALID, None, error)
         if self.hub.listening:
-            self._tell_end(result, key if key_of is None else _veiled(key))
+            self._tell_end(result, key if key_of is None else _hash_key(key))
         return result
 
-    async def _send(self, course: Course, halt: Halt) -> Receipt | EverlyticError:
+    async def _send(
+        self, job: Job, halt: Halt, wait_until: float | None
+    ) -> Receipt | EverlyticError:
         try:
-            verdict = await self._attempt(course, halt)
+            verdict = await self._attempt(job, halt, wait_until)
             if not isinstance(verdict, Receipt) and may_repeat(verdict, self.delivery):
-                verdict = await self._repeat(course, halt, verdict)
+                verdict = await self._retry(job, halt, verdict, wait_until)
+        except LateError:
+            verdict = NotSentError("the order was not sent: its turn had not come by its deadline")
         except HaltedError as halted:
             verdict = NotSentError(f"the order was not sent: {halted}")
-        return verdict if course.ambiguous is None else _whole(course.ambiguous, verdict)
+        return verdict if job.last_unknown is None else _combine(job.last_unknown, verdict)
 
-    async def _repeat(
-        self, course: Course, halt: Halt, first: EverlyticError
+    async def _retry(
+        self, job: Job, halt: Halt, first: EverlyticError, wait_until: float | None
     ) -> Receipt | EverlyticError:
         last = first
+        deadline = job.started_at + self.retry.deadline_s
+        if wait_until is not None:
+            deadline = min(deadline, wait_until)
 
-        async def again() -> Receipt:
+        async def attempt_again() -> Receipt:
             nonlocal last
             try:
-                verdict = await self._attempt(course, halt, course.began + self.retry.deadline_s)
+                verdict = await self._attempt(job, halt, deadline)
             except LateError:
                 raise last from None  # the deadline came before its turn
             if isinstance(verdict, EverlyticError):
@@ -279,13 +374,13 @@ class Sender:
                 raise verdict
             return verdict
 
-        def backing_off(error: EverlyticError, wait_s: float) -> None:
-            if course.told_as is not None:
+        def on_backoff(error: EverlyticError, wait_s: float) -> None:
+            if job.event_key is not None:
                 self.hub.tell(
                     BackingOff(
                         at=self.clock(),
-                        key=course.told_as,
-                        attempt=course.attempts,
+                        key=job.event_key,
+                        attempt=job.attempts,
                         wait_s=wait_s,
                         error=error,
                     )
@@ -294,35 +389,36 @@ class Sender:
         try:
             return await repeat(
                 first,
-                again,
+                attempt_again,
                 policy=self.retry,
                 delivery=self.delivery,
                 pacer=self.pacer,
                 halt=halt,
-                began=course.began,
+                deadline=deadline,
                 clock=self.clock,
-                backing_off=backing_off,
+                on_backoff=on_backoff,
             )
         except EverlyticError as error:
             return error
 
     async def _attempt(
-        self, course: Course, halt: Halt, until: float | None = None
+        self, job: Job, halt: Halt, wait_until: float | None = None
     ) -> Receipt | EverlyticError:
         pacer = self.pacer
         admitted_at = None if halt.reason is not None else pacer.try_admit()
         if admitted_at is None:
-            admitted_at = await pacer.admit(halt, until)
-        if course.attempts == 0:
-            course.began = admitted_at
-        course.attempts += 1
+            admitted_at = await pacer.admit(halt, wait_until)
+        if job.attempts == 0:
+            job.started_at = admitted_at
+        job.attempts += 1
+        job.in_attempt = True
         verdict: Receipt | EverlyticError
         left_at: float | None = None
         try:
-            if course.told_as is not None:
-                self._tell_start(course, admitted_at)
+            if job.event_key is not None:
+                self._tell_start(job, admitted_at)
             try:
-                answer = await self.transport.post(course.body, course.cancelled)
+                answer = await self.transport.post(job.body, job.mark_cancelled)
             except EverlyticError as error:
                 verdict = error
             else:
@@ -331,62 +427,66 @@ class Sender:
                     answer.status,
                     answer.headers,
                     answer.body,
-                    attempts=course.attempts,
-                    elapsed_s=self.clock() - course.began,
-                    hide=(course.order.contact_email, course.order.contact_unique_id),
+                    attempts=job.attempts,
+                    elapsed_s=self.clock() - job.started_at,
+                    hide=(job.order.contact_email, job.order.contact_unique_id),
                 )
+            job.in_attempt = False
             # Before the slot is given back: who gets it next must know what was learnt.
-            self._learn(verdict, admitted_at, left_at)
+            self._update_pacer(verdict, admitted_at, left_at)
         except BaseException:
-            if course.told_as is not None:
-                self._tell_attempt(course, course.fate(), admitted_at)
+            if job.event_key is not None:
+                known = job.abandoned_error("its sending was cancelled")
+                self._tell_attempt(job, known, admitted_at)
             raise
         finally:
             pacer.release()
         if isinstance(verdict, UnknownOutcomeError):
-            course.ambiguous = verdict
-            course.perhaps_processed += 1
+            job.last_unknown = verdict
+            job.possible_deliveries += 1
         elif isinstance(verdict, Receipt):
-            course.perhaps_processed += 1
-        if course.told_as is not None:
-            self._tell_attempt(course, verdict, admitted_at)
+            job.possible_deliveries += 1
+        else:
+            job.last_failure = verdict
+        if job.event_key is not None:
+            self._tell_attempt(job, verdict, admitted_at)
         return verdict
 
-    def _learn(
+    def _update_pacer(
         self, verdict: Receipt | EverlyticError, admitted_at: float, left_at: float | None
     ) -> None:
         if isinstance(verdict, Receipt):
             self.pacer.accepted(admitted_at, left_at)
         elif isinstance(verdict, ThrottledError):
             self.pacer.throttled(admitted_at, verdict.status, verdict.retry_after_s, left_at)
-        elif isinstance(verdict, NotSentError) and not verdict.connected:
-            self.pacer.unreachable(verdict.message.removeprefix(NOT_SENT))
+        elif isinstance(verdict, RejectedError):
+            self.pacer.refused(admitted_at)
         else:
-            self.pacer.answered()
+            self.pacer.failed(admitted_at, verdict)
 
     # -------------------------------------------------------------------------------- telling
 
-    def _tell_start(self, course: Course, admitted_at: float) -> None:
-        assert course.told_as is not None  # noqa: S101 - asked before
+    def _tell_start(self, job: Job, admitted_at: float) -> None:
+        assert job.event_key is not None  # noqa: S101 - asked before
         self.hub.tell(
             AttemptStarted(
                 at=admitted_at,
-                key=course.told_as,
-                attempt=course.attempts,
+                key=job.event_key,
+                attempt=job.attempts,
                 in_flight=self.pacer.in_flight,
             )
         )
 
     def _tell_attempt(
-        self, course: Course, verdict: Receipt | EverlyticError, admitted_at: float
+        self, job: Job, verdict: Receipt | EverlyticError, admitted_at: float
     ) -> None:
-        assert course.told_as is not None  # noqa: S101 - asked before
+        assert job.event_key is not None  # noqa: S101 - asked before
         now = self.clock()
         self.hub.tell(
             AttemptEnded(
                 at=now,
-                key=course.told_as,
-                attempt=course.attempts,
+                key=job.event_key,
+                attempt=job.attempts,
                 outcome=Outcome.SENT if isinstance(verdict, Receipt) else outcome_of(verdict),
                 status=getattr(verdict, "status", None),
                 error=None if isinstance(verdict, Receipt) else verdict,
@@ -394,11 +494,11 @@ class Sender:
             )
         )
 
-    def _tell_end(self, result: OrderResult, told_as: str | None) -> None:
+    def _tell_end(self, result: OrderResult, event_key: str | None) -> None:
         self.hub.tell(
             OrderEnded(
                 at=self.clock(),
-                key=told_as,
+                key=event_key,
                 outcome=result.outcome,
                 attempts=result.attempts,
                 elapsed_s=result.elapsed_s,
@@ -408,7 +508,7 @@ class Sender:
         )
 
 
-def _named(key_of: KeyOf, given: AnyOrder) -> str:
+def _call_key_function(key_of: KeyOf, given: AnyOrder) -> str:
     key: object = key_of(given)
     if isinstance(key, int) and not isinstance(key, bool):
         return str(key)  # a shop's number
@@ -417,14 +517,14 @@ def _named(key_of: KeyOf, given: AnyOrder) -> str:
     return key
 
 
-def _veiled(key: str | None) -> str | None:
+def _hash_key(key: str | None) -> str | None:
     """A caller's own key as events show it: it may be anything, a customer's address too."""
     if key is None:
         return None
     return f"sha256:{hashlib.sha256(str(key).encode('utf-8', 'replace')).hexdigest()[:12]}"
 
 
-def _whole(
+def _combine(
     earlier: UnknownOutcomeError, last: Receipt | EverlyticError
 ) -> Receipt | EverlyticError:
     """What all attempts together say: one that may have been processed is not unsaid."""

@@ -18,32 +18,27 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from everlytic_async._book import Book, digest_of
+from everlytic_async._book import Book, any_sent, digest_of
 from everlytic_async._pacer import Halt
-from everlytic_async._sender import AnyOrder, Course, KeyOf, Sender
+from everlytic_async._sender import AnyOrder, Job, KeyOf, Sender
+from everlytic_async._stop_rules import StopRules
 from everlytic_async.errors import (
-    AuthenticationError,
     BatchStoppedError,
-    EverlyticError,
     LedgerError,
     NotSentError,
-    RejectedError,
     SkippedError,
     SourceError,
-    UnknownOutcomeError,
 )
 from everlytic_async.events import BatchEnded, BatchStarted
-from everlytic_async.ledger import Ledger, Terms
+from everlytic_async.ledger import LedgerSession, Terms
 from everlytic_async.outcomes import OrderResult, Outcome
 
 __all__ = ["OrderStream"]
 
-#: So many refusals in a row, with the same status and none accepted yet, stop a batch.
-REFUSALS = 20
 # So many orders are looked up in a ledger at once: what is known needs no slot. Meanwhile the next
 # ones are read. Few enough for Python's collector, which looks anew at what is alive whenever some
 # hundred objects more are.
@@ -53,40 +48,6 @@ _NEXT = 4
 # How long what is in flight may go on after `async with` was left early, in seconds.
 _GRACE_S = 2.0
 _END: Any = object()
-
-
-class _Refusals:
-    """Finds out that it is not the orders that are wrong."""
-
-    __slots__ = ("accepted", "run", "status")
-
-    def __init__(self) -> None:
-        self.accepted = False
-        self.run = 0
-        self.status: int | None = None
-
-    def stop_after(self, result: OrderResult) -> bool:
-        """Whether the batch has come to a run of equal refusals."""
-        if result.outcome is Outcome.SENT:
-            self.accepted = True
-        elif isinstance(result.error, RejectedError):
-            self.run = self.run + 1 if result.error.status == self.status else 1
-            self.status = result.error.status
-            return self.run >= REFUSALS and not self.accepted
-        elif result.outcome is not Outcome.INVALID:
-            self.run = 0
-        return False
-
-
-def _fate(course: Course, reason: str) -> EverlyticError:
-    """What is known of an order that is left as it is."""
-    if course.ambiguous is not None:
-        return course.ambiguous
-    if course.attempts == 0:
-        return NotSentError(f"the order was not sent: {reason}")
-    return UnknownOutcomeError(
-        f"{reason} while the order was under way: it may have been processed"
-    )
 
 
 class OrderStream:
@@ -108,7 +69,7 @@ class OrderStream:
         concurrency: int,
         ordered: bool,
         key_of: KeyOf | None,
-        ledger: Ledger | None = None,
+        open_ledger: Callable[[], AbstractAsyncContextManager[LedgerSession]] | None = None,
         terms: Terms | None = None,
     ) -> None:
         self._source = orders
@@ -116,11 +77,12 @@ class OrderStream:
         self._halt = halt
         self._concurrency = concurrency
         self._window = 2 * concurrency
-        self._ledger = ledger
+        self._open_ledger = open_ledger
         self._terms = terms or Terms()
         self._closing = AsyncExitStack()  # what is open for as long as the workers work
         self._book: Book | None = None
-        self._prepared: deque[Course] = deque()  # read and looked up, in turn to be sent
+        self._any_sent = False  # before, by the ledger
+        self._prepared: deque[Job] = deque()  # read and looked up, in turn to be sent
         self._ordered = ordered
         self._key_of = key_of
         self._iterator: Iterator[AnyOrder] | AsyncIterator[AnyOrder] | None = None
@@ -136,13 +98,18 @@ class OrderStream:
         self._delivered = 0
         self._no_more = False  # reading has ended, for whatever reason
         # By index: each that was read and not taken, as far as it has come.
-        self._open: dict[int, Course | OrderResult] = {}
+        self._open: dict[int, Job | OrderResult] = {}
         self._results: deque[OrderResult] = deque()
         self._early: dict[int, OrderResult] = {}  # finished before their turn, when ordered
         self._next = 0  # whose turn it is, when ordered
         self._consumer: asyncio.Future[None] | None = None
         self._paused: deque[asyncio.Future[None]] = deque()
-        self._refusals = _Refusals()
+        self._stop_rules = StopRules(
+            sender.pacer,
+            sender.transport.host,
+            sender.retry.stop_after_refusals,
+            self._any_accepted,
+        )
         self._counts = dict.fromkeys(Outcome, 0)
         self._began = 0.0
         self._failure: BaseException | None = None
@@ -154,13 +121,18 @@ class OrderStream:
     async def __aenter__(self) -> Self:
         if self._iterator is not None:
             raise RuntimeError("a stream of orders is entered once")
-        if self._ledger is not None:
-            transport = self._sender.transport
-            session = self._ledger.session(transport.scope, transport.host)
+        if self._open_ledger is not None:
+            session = await self._closing.enter_async_context(self._open_ledger())
+            try:
+                self._any_sent = await any_sent(session)
+            except BaseException:
+                await self._closing.aclose()
+                raise
             self._book = Book(
-                await self._closing.enter_async_context(session),
+                session,
                 self._terms,
                 own_keys=self._key_of is not None,
+                any_accepted=self._any_accepted,
             )
         try:
             work = self._begin()
@@ -240,7 +212,9 @@ class OrderStream:
             reason: For the errors of those without a result: "the process was left".
         """
         return [
-            self._sender.end(found, _fate(found, reason)) if isinstance(found, Course) else found
+            self._sender.end(found, found.abandoned_error(reason))
+            if isinstance(found, Job)
+            else found
             for _index, found in sorted(self._open.items())
         ]
 
@@ -279,11 +253,11 @@ class OrderStream:
             if given is _END:
                 self._end_reading()
                 return
-            course = self._prepare(given)
-            if isinstance(course, Course):
-                await self._deliver(course)
+            job = self._prepare(given)
+            if isinstance(job, Job):
+                await self._deliver(job)
             else:
-                self._put(course)
+                self._put(job)
 
     async def _work_known(self, source: Any) -> None:
         """With a ledger: a look-up for many at once first, so that what is known costs little."""
@@ -308,9 +282,9 @@ class OrderStream:
                     if self._no_more:
                         self._wake_all()
 
-    def _take(self, source: Any) -> list[Course | OrderResult]:
+    def _take(self, source: Any) -> list[Job | OrderResult]:
         """Read and prepare as many orders as are looked up at once, and there is room for."""
-        taken: list[Course | OrderResult] = []
+        taken: list[Job | OrderResult] = []
         # Those that are to be sent are prepared when their turn is near.
         most = _LOOK_UP if self._knows_some else _NEXT
         while len(taken) < most and self._read - self._delivered < self._window:
@@ -325,53 +299,55 @@ class OrderStream:
             taken.append(self._prepare(given))
         return taken
 
-    def _prepare(self, given: AnyOrder) -> Course | OrderResult:
+    def _prepare(self, given: AnyOrder) -> Job | OrderResult:
         index = self._read
         self._read += 1
-        course = self._open[index] = self._sender.prepare(index, given, self._key_of)
-        return course
+        job = self._open[index] = self._sender.prepare(index, given, self._key_of)
+        return job
 
-    async def _look_up(self, taken: list[Course | OrderResult]) -> None:
+    async def _look_up(self, taken: list[Job | OrderResult]) -> None:
         """Hand out what has its result already; the rest is to be sent."""
         book, sender = self._book, self._sender
         assert book is not None  # noqa: S101 - there is a ledger
-        courses = [course for course in taken if isinstance(course, Course)]
+        jobs = [job for job in taken if isinstance(job, Job)]
         if not self._knows_some:
             # What is known comes in runs: here the claims alone will do, until one is refused.
-            self._prepared.extend(courses)
-            courses = []
-        for course in courses:
-            course.digest = digest_of(course.body)
+            self._prepared.extend(jobs)
+            jobs = []
+        for job in jobs:
+            job.digest = digest_of(job.body)
         try:
             skipped: Mapping[int, SkippedError] = {}
-            if courses:
-                skipped = await book.known([(course.key, course.digest) for course in courses])
+            if jobs:
+                skipped = await book.known([(job.key, job.digest) for job in jobs])
                 self._knows_some = bool(skipped)
         except LedgerError as error:
-            for course in courses:
-                self._put(sender.end(course, NotSentError(f"the order was not sent: {error}")))
-            courses, skipped = [], {}
+            for job in jobs:
+                self._put(sender.end(job, NotSentError(f"the order was not sent: {error}")))
+            jobs, skipped = [], {}
         except asyncio.CancelledError:
             # This worker alone, perhaps: what it has read is the others' then.
-            self._prepared.extend(courses)
-            courses, skipped = [], {}
+            self._prepared.extend(jobs)
+            jobs, skipped = [], {}
             raise
         finally:
             for result in taken:
                 if isinstance(result, OrderResult):
                     self._record(result, "")
-        for place, course in enumerate(courses):
+        for place, job in enumerate(jobs):
             if place in skipped:
-                self._put(sender.end(course, skipped[place]))
+                self._put(sender.end(job, skipped[place]))
             else:
-                self._prepared.append(course)
+                self._prepared.append(job)
 
-    async def _deliver(self, course: Course) -> None:
-        result = await self._sender.deliver(course, self._halt, self._book)
+    async def _deliver(self, job: Job) -> None:
+        result = await self._sender.deliver(job, self._halt, self._book)
+        if job.unforeseen is not None:
+            self._fail_unforeseen(job.unforeseen)
         if result.outcome is Outcome.SKIPPED:
             self._knows_some = True
-        if course.claimed:
-            self._record(result, course.digest)
+        if job.claimed:
+            self._record(result, job.digest)
         else:
             self._put(result)
 
@@ -405,11 +381,11 @@ class OrderStream:
                 if given is _END:
                     self._end_reading()
                     return
-                course = self._prepare(given)
-            if isinstance(course, Course):
-                await self._deliver(course)
+                job = self._prepare(given)
+            if isinstance(job, Job):
+                await self._deliver(job)
             else:
-                self._record(course, "")
+                self._record(job, "")
 
     def _goes_on(self) -> bool:
         """Whether there may be more to read."""
@@ -458,35 +434,15 @@ class OrderStream:
                 self._results.append(due)
         else:
             self._results.append(result)
-        if result.outcome is not Outcome.SKIPPED and (
-            result.error is not None or not self._refusals.accepted
-        ):
-            self._consider(result)
+        if result.error is not None and (reason := self._stop_rules.reason_to_stop(result)):
+            self._fail(BatchStoppedError(f"the batch was stopped: {reason}"))
         if self._book is not None and self._book.failure is not None:
             self._fail(BatchStoppedError(f"the batch was stopped: {self._book.failure}"))
         self._wake_consumer()
 
-    def _consider(self, result: OrderResult) -> None:
-        """Stop the batch where every further order would fail the same way."""
-        again = self._refusals.stop_after(result)
-        error = result.error
-        if isinstance(error, AuthenticationError):
-            self._fail(BatchStoppedError(f"the batch was stopped: {error.message}"))
-        elif again:
-            self._fail(
-                BatchStoppedError(
-                    f"the batch was stopped: {REFUSALS} refusals in a row and nothing accepted, so "
-                    "it is probably the address, the workflow or the account and not the orders. "
-                    f"The last: {error}"
-                )
-            )
-        elif isinstance(error, NotSentError) and self._sender.pacer.in_outage:
-            self._fail(
-                BatchStoppedError(
-                    f"the batch was stopped: {self._sender.transport.host} could not be reached "
-                    f"until the retries ran out. The last: {error.message}"
-                )
-            )
+    def _any_accepted(self) -> bool:
+        """Whether the endpoint and store are known to have accepted any order."""
+        return self._any_sent or self._sender.pacer.accepted_any
 
     def _source_failed(self, error: BaseException) -> None:
         failure = SourceError(
@@ -505,6 +461,14 @@ class OrderStream:
         if self.stopped is None:
             self._failure = failure
         self.stop(failure.message)
+
+    def _fail_unforeseen(self, error: BaseException) -> None:
+        """Stop for a fault of the program: what went wrong is the cause of the batch's error."""
+        failure = BatchStoppedError(
+            f"the batch was stopped by an error that was not foreseen: {type(error).__name__}"
+        )
+        failure.__cause__ = error
+        self._fail(failure)
 
     def _end_reading(self) -> None:
         self._no_more = True
@@ -525,12 +489,7 @@ class OrderStream:
                     )
                 )
         elif (error := worker.exception()) is not None:
-            # Not an order's error, those are results: a fault of the program or of a `key`.
-            if not isinstance(self._failure, Exception) or isinstance(
-                self._failure, BatchStoppedError | SourceError
-            ):
-                self._failure = error
-            self.stop(f"a worker failed: {type(error).__name__}")
+            self._fail_unforeseen(error)
         self._end_if_done()
 
     def _end_if_done(self) -> None:

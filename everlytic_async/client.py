@@ -6,20 +6,27 @@ import inspect
 import math
 import os
 import time
-from collections.abc import AsyncIterable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    nullcontext,
+)
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from everlytic_async._book import terms_of
+from everlytic_async._book import Book, any_sent, terms_of
 from everlytic_async._pacer import Halt, Pacer
+from everlytic_async._retry import load as load_tenacity
 from everlytic_async._sender import AnyOrder, KeyOf, Sender
 from everlytic_async._transport import Transport
 from everlytic_async._version import __version__
 from everlytic_async.batch import OrderStream
 from everlytic_async.errors import BatchStoppedError, ConfigurationError, SourceError
 from everlytic_async.events import Event, Hook, Hub, as_hooks
-from everlytic_async.ledger import Ledger
+from everlytic_async.ledger import Ledger, LedgerSession
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, OrderResult, Outcome, Receipt
 from everlytic_async.policies import Delivery, Pacing, RetryPolicy, Timeouts
@@ -53,6 +60,9 @@ class EverlyticClient:
         retry: When an attempt that may be repeated is repeated.
         pacing: How many at once, and how fast.
         timeouts: How long one attempt may take.
+        ledger: The memory of all calls of this client, such as a `SqliteLedger`: an order that it
+            knows as sent, or as possibly sent, is not sent again. It is opened by `start` and
+            closed by `aclose`. By default there is none.
         session: A session of yours to use, with its connector and proxy; it is never closed here.
             By default the client has its own. Its middlewares are passed by, for one might repeat
             a POST; its cookie jar is not: give it an `aiohttp.DummyCookieJar`.
@@ -73,6 +83,7 @@ class EverlyticClient:
         retry: RetryPolicy = RetryPolicy(),
         pacing: Pacing = Pacing(),
         timeouts: Timeouts = Timeouts(),
+        ledger: Ledger | None = None,
         session: aiohttp.ClientSession | None = None,
         on_event: Hook | Iterable[Hook] | None = None,
         allow_http: bool = False,
@@ -91,6 +102,7 @@ class EverlyticClient:
                 raise ConfigurationError(
                     f"{name} must be a {kind.__name__}, got a {type(given).__name__}"
                 )
+        _check_ledger(ledger)
         self._transport = Transport(
             base_url,
             store_hash=store_hash,
@@ -109,6 +121,10 @@ class EverlyticClient:
         self._sender = Sender(self._transport, self._pacer, delivery, retry, self._hub)
         self._halt = Halt()
         self._open = False
+        self._ledger = ledger
+        self._ledger_session: LedgerSession | None = None
+        self._any_sent = False  # before, by the ledger
+        self._closing = AsyncExitStack()  # closes the ledger
 
     @classmethod
     def from_env(cls, **settings: Any) -> Self:
@@ -143,9 +159,23 @@ class EverlyticClient:
         """Open the session. ``async with`` does it."""
         if self._open or self._halt.reason is not None:
             raise RuntimeError("a client is started once")
-        await self._transport.open()
+        load_tenacity()
+        if self._ledger is not None:
+            self._ledger_session = await self._closing.enter_async_context(
+                self._open_ledger(self._ledger)
+            )
+        try:
+            if self._ledger_session is not None:
+                self._any_sent = await any_sent(self._ledger_session)
+            await self._transport.open()
+        except BaseException:
+            await self._closing.aclose()
+            raise
         self._open = True
         return self
+
+    def _open_ledger(self, ledger: Ledger) -> AbstractAsyncContextManager[LedgerSession]:
+        return ledger.session(self._transport.scope, self._transport.host)
 
     async def aclose(self) -> None:
         """Close the session. Calls that wait end as not sent; those in flight get a short grace."""
@@ -154,7 +184,11 @@ class EverlyticClient:
         try:
             await self._pacer.drained(_GRACE_S)
         finally:
-            await self._transport.close()
+            try:
+                await self._transport.close()
+            finally:
+                self._ledger_session = None
+                await self._closing.aclose()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -167,20 +201,58 @@ class EverlyticClient:
     ) -> None:
         await self.aclose()
 
-    async def send_order(self, order: Order | Mapping[str, Any]) -> Receipt:
-        """Send one order, and wait for what becomes of it.
+    async def send_order(
+        self,
+        order: Order | Mapping[str, Any],
+        *,
+        key: str | KeyOf | None = None,
+        resend: Collection[Outcome] = (),
+        deadline_s: float | None = None,
+    ) -> Receipt:
+        """Send one order and wait for its outcome.
 
         Args:
             order: The order, or a mapping with its fields as the documentation names them.
+            key: The order's idempotency key, or a function that takes the order and returns it. By
+                default its order id and workflow id, else a digest of its body.
+            resend: Outcomes on record in the client's ledger that may be sent again:
+                `Outcome.UNKNOWN`, `Outcome.REJECTED`. With AT_LEAST_ONCE, UNKNOWN always is.
+            deadline_s: Seconds for the whole call, from now: waiting for the ledger and for its
+                turn, attempts and pauses included. Unlike an `asyncio.timeout` around the call, it
+                ends with what is known of the order. By default the retry policy's ``deadline_s``
+                bounds the waiting, and an attempt that has started may finish.
 
         Raises:
-            InvalidOrderError: it is no valid order; nothing was sent.
+            InvalidOrderError: it is not a valid order; nothing was sent.
+            SkippedError: the ledger knows it as sent, or as possibly sent; its ``state`` says
+                which. Nothing was sent now.
             RejectedError: the endpoint refuses it.
-            ThrottledError, NotSentError: surely not processed, after the retries.
+            ThrottledError, NotSentError: surely not processed, after the retries or at the
+                deadline, or because the ledger could not record the intent to send it.
             UnknownOutcomeError: it may have been processed.
+            ConfigurationError: the client is not open, or an argument is wrong.
         """
         self._check_open()
-        return await self._sender.send(order, self._halt)
+        if deadline_s is not None and not 0 < deadline_s < math.inf:
+            raise ConfigurationError(
+                f"deadline_s must be a number of seconds above 0, got {deadline_s!r}"
+            )
+        book = self._book(key is not None, resend)
+        key_of = _constant(key) if isinstance(key, str) else _check_key(key)
+        return await self._sender.send(
+            order, self._halt, key_of=key_of, book=book, deadline_s=deadline_s
+        )
+
+    def _book(self, own_keys: bool, resend: Collection[Outcome]) -> Book | None:
+        terms = terms_of(self._sender.delivery, resend)
+        if self._ledger_session is None:
+            return None
+        return Book(
+            self._ledger_session,
+            terms,
+            own_keys=own_keys,
+            any_accepted=lambda: self._any_sent or self._pacer.accepted_any,
+        )
 
     def stream_orders(
         self,
@@ -202,7 +274,8 @@ class EverlyticClient:
             ordered: Yield the results in the order of the input rather than as they complete.
             ledger: Where it is kept what became of every order, such as a `SqliteLedger`: what it
                 says was sent, or may have been, is SKIPPED. Between two orders with the same key
-                one is sent. It is opened on entering the stream and closed on leaving it.
+                one is sent. It is opened on entering the stream and closed on leaving it. By
+                default the client's ledger, where it has one.
             key: Names an order, given as it came; by default its order id and workflow id, else a
                 digest of its body. An order for which it raises is INVALID.
             resend: What the ledger says of orders that are to be sent again even so:
@@ -219,19 +292,21 @@ class EverlyticClient:
             orders, Iterable | AsyncIterable
         ):
             raise TypeError("orders must be an iterable or an async iterable of orders")
-        given: object = key  # whatever the annotation says
-        if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
-            raise TypeError("key must be a plain function that takes an order, as it was given")
-        if ledger is not None and not callable(getattr(ledger, "session", None)):
-            raise TypeError("ledger must be a ledger, such as SqliteLedger(path)")
+        _check_ledger(ledger)
+        open_ledger: Callable[[], AbstractAsyncContextManager[LedgerSession]] | None = None
+        if ledger is not None:
+            open_ledger = partial(self._open_ledger, ledger)
+        elif self._ledger_session is not None:
+            session = self._ledger_session
+            open_ledger = lambda: nullcontext(session)  # noqa: E731
         return OrderStream(
             orders,
             sender=self._sender,
             halt=Halt(self._halt),
             concurrency=self._concurrency,
             ordered=ordered,
-            key_of=key,
-            ledger=ledger,
+            key_of=_check_key(key),
+            open_ledger=open_ledger,
             terms=terms_of(self._sender.delivery, resend),
         )
 
@@ -248,7 +323,8 @@ class EverlyticClient:
 
         Raises:
             SourceError: when the iterable raised, with the report so far as ``report``.
-            BatchStoppedError: when it had been no use to go on, with the report as ``report``.
+            BatchStoppedError: when the batch ended early for any other reason, with the report so
+                far as ``report``; of an error that was not foreseen, that is the cause.
         """
         began = time.monotonic()
         results: list[OrderResult] = []
@@ -311,3 +387,18 @@ class EverlyticClient:
                 "the client is not open: use `async with EverlyticClient(...) as client`, or "
                 "`await client.start()`"
             )
+
+
+def _check_ledger(ledger: object) -> None:
+    if ledger is not None and not callable(getattr(ledger, "session", None)):
+        raise ConfigurationError("ledger must be a ledger, such as SqliteLedger(path)")
+
+
+def _check_key(key: Any) -> KeyOf | None:
+    if key is not None and (not callable(key) or inspect.iscoroutinefunction(key)):
+        raise TypeError("key must be a plain function that takes an order and returns its key")
+    return key  # type: ignore[no-any-return]
+
+
+def _constant(key: str) -> KeyOf:
+    return lambda _order: key

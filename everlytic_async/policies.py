@@ -55,6 +55,14 @@ def _count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> Non
         )
 
 
+def _optional_count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ConfigurationError(
+            f"{_name(instance, attribute)} must be None or a whole number of at least 1, "
+            f"got {value!r}"
+        )
+
+
 def _connections(instance: Any, attribute: attrs.Attribute[Any], value: int) -> None:
     if value > _MAX_CONNECTIONS:
         raise ConfigurationError(
@@ -96,8 +104,12 @@ class RetryPolicy:
     cap_s: float = attrs.field(default=30, validator=_seconds)
     #: An order that is not delivered this many seconds after its first attempt began is given up.
     deadline_s: float = attrs.field(default=120, validator=_seconds)
-    #: A Retry-After of more seconds than this ends the order instead of waiting for it.
+    #: A Retry-After of more seconds than this means that a quota is used up: nobody waits for it,
+    #: and a batch stops.
     retry_after_cap_s: float = attrs.field(default=120, validator=_seconds)
+    #: A batch stops after this many equal refusals in a row if no order of the endpoint and store
+    #: was ever accepted: it is the address, the workflow or the account. None never stops for it.
+    stop_after_refusals: int | None = attrs.field(default=20, validator=_optional_count)
 
 
 @attrs.frozen(kw_only=True)

@@ -20,7 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlytic_async import (
+    AuthenticationError,
     BatchReport,
+    AuthenticationError,
     BatchStoppedError,
     Delivery,
     EverlyticClient,
@@ -726,7 +728,8 @@ async def test_wrong_hashes_stop_the_batch() -> None:
     assert report is not None
     assert sandbox.requests <= 16
     assert source.read == len(report.results) <= 2 * 8
-    assert report.counts[Outcome.REJECTED] == sandbox.requests
+    assert all(isinstance(r.error, AuthenticationError) or r.attempts == 0 for r in report.results)
+    assert report.counts[Outcome.NOT_SENT] == len(report.results)
     assert report.counts[Outcome.REJECTED] + report.counts[Outcome.NOT_SENT] == source.read
     assert report.stopped == caught.value.message
 
@@ -768,7 +771,7 @@ async def test_a_source_that_will_not_be_interrupted_has_its_last_order_told_of(
     await asyncio.wait_for(reading.task, 10)
 
     assert reading.indexes == [0, 1]
-    assert reading.outcomes == [Outcome.REJECTED, Outcome.NOT_SENT]
+    assert reading.outcomes == [Outcome.NOT_SENT, Outcome.NOT_SENT]
     assert isinstance(reading.error, BatchStoppedError)
 
 

@@ -229,7 +229,7 @@ async def test_a_key_that_is_no_plain_function_is_refused() -> None:
         for wrong in ("order_id", 5, key):
             with pytest.raises(TypeError, match="key must be"):
                 client.stream_orders([], key=wrong)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="ledger must be"):
+        with pytest.raises(ConfigurationError, match="ledger must be"):
             client.stream_orders([], ledger="orders.ledger")  # type: ignore[arg-type]
 
 

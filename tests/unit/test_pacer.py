@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlytic_async._pacer import Halt, HaltedError, Pacer, RetryBudget
+from everlytic_async.errors import NotSentError
 from everlytic_async.events import CoolDown, Event, Hub, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 from support.clock import Alarm, FakeClock, settle
@@ -675,92 +676,115 @@ async def test_the_rate_holds_after_a_cool_down(clock: FakeClock) -> None:
     assert moments[-1] - moments[0] >= 29 * 0.1 - 0.021
 
 
-# ----------------------------------------------------------------------------------- an outage
+# ------------------------------------------------------------------------------------- trouble
+
+REFUSED = NotSentError("the order was not sent: refused")
 
 
-async def fail_to_connect(pacer: Pacer) -> None:
-    pacer.unreachable("refused")
+async def fail(pacer: Pacer, admitted_at: float) -> None:
+    pacer.failed(admitted_at, REFUSED)
     pacer.release()
     await settle()
 
 
-def was_in_outage(pacer: Pacer) -> bool:
-    return pacer.in_outage
+async def fail_those_in_flight(queue: Queue, pacer: Pacer) -> None:
+    for number in queue.admitted[-pacer.in_flight :]:
+        await fail(pacer, queue.admitted_at[number])
 
 
-async def test_in_an_outage_one_at_a_time_probes(clock: FakeClock) -> None:
+async def test_in_trouble_one_attempt_at_a_time_probes(clock: FakeClock) -> None:
     pacer = a_pacer(clock, max_concurrency=8, retry=PATIENT)
     queue = Queue(pacer)
-    await queue.join(12)
+    await queue.join(20)
     assert len(queue.admitted) == 8
-    for _ in range(8):  # all that were in flight find out
-        await fail_to_connect(pacer)
+    await fail_those_in_flight(queue, pacer)
+    # Four failures are not trouble yet: four more were admitted, and fail as well.
+    assert len(queue.admitted) == 12
+    await fail_those_in_flight(queue, pacer)
     assert pacer.in_flight == 0
 
     for probes in range(1, 4):
         await clock.advance(ENOUGH_S)
         assert pacer.in_flight == 1
-        assert 8 + probes == len(queue.admitted)
-        await fail_to_connect(pacer)
+        assert 12 + probes == len(queue.admitted)
+        await fail_those_in_flight(queue, pacer)
         assert pacer.in_flight == 0  # the next one waits for its pause
     await queue.leave()
 
 
-async def test_no_probe_begins_while_an_attempt_from_before_is_in_flight(clock: FakeClock) -> None:
-    pacer = a_pacer(clock, max_concurrency=2, retry=PATIENT)
+async def test_no_probe_starts_while_an_attempt_from_before_is_in_flight(clock: FakeClock) -> None:
+    pacer = a_pacer(clock, max_concurrency=6, retry=PATIENT)
     queue = Queue(pacer)
-    await queue.join(3)
-    await fail_to_connect(pacer)
+    await queue.join(11)
+    for number in range(5):
+        await fail(pacer, queue.admitted_at[number])
     await clock.advance(ENOUGH_S)
-    assert queue.admitted == [0, 1]
-    await fail_to_connect(pacer)
+    assert len(queue.admitted) == 10
+    for number in range(5, 10):
+        await fail(pacer, queue.admitted_at[number])
     await clock.advance(ENOUGH_S)
 
-    assert queue.admitted == [0, 1, 2]
+    assert len(queue.admitted) == 11
 
 
-async def test_any_answer_ends_an_outage_for_everybody_at_once(clock: FakeClock) -> None:
-    told: list[Event] = []
-    pacer = a_pacer(clock, max_concurrency=4, hub=Hub((told.append,)))
+async def test_an_answered_probe_ends_the_trouble_for_everybody_at_once(clock: FakeClock) -> None:
+    events: list[Event] = []
+    pacer = a_pacer(clock, max_concurrency=5, hub=Hub((events.append,)))
     queue = Queue(pacer)
-    await queue.join(6)
-    for _ in range(4):
-        await fail_to_connect(pacer)
-    assert was_in_outage(pacer)
-    began = clock.now
+    await queue.join(11)
+    started_at = clock.now
+    for number in range(5):
+        await fail(pacer, queue.admitted_at[number])
+    # An order from before the trouble tells nothing about now.
+    pacer.accepted(queue.admitted_at[5] - 1)
+    pacer.release()
+    assert pacer.trouble.probing
+    for number in range(6, 9):
+        await fail(pacer, queue.admitted_at[number])
     await clock.advance(40)
     assert pacer.in_flight == 1
 
-    pacer.answered()
+    pacer.refused(clock.now)
     await settle()
-    assert not was_in_outage(pacer)
+    assert not pacer.trouble.probing
     assert pacer.in_flight == 2  # no clock had to move
-    ended = [event for event in told if isinstance(event, OutageEnded)]
-    assert [clock.now - began] == [event.lasted_s for event in ended]
+    ended = [event for event in events if isinstance(event, OutageEnded)]
+    assert [clock.now - started_at] == [event.lasted_s for event in ended]
 
 
-async def test_an_outage_that_nobody_looked_at_for_long_begins_anew(clock: FakeClock) -> None:
-    retry = RetryPolicy(base_s=1, cap_s=1, deadline_s=60)
-    pacer = a_pacer(clock, max_concurrency=1, retry=retry)
+async def test_once_given_up_one_call_a_pause_probes_and_the_others_fail_at_once(
+    clock: FakeClock,
+) -> None:
+    retry = RetryPolicy(attempts=2, base_s=1, cap_s=1, deadline_s=60)
+    pacer = a_pacer(clock, max_concurrency=8, retry=retry)
     pacer.accepted(clock.now)
     queue = Queue(pacer)
-    await queue.join(1)
-    await fail_to_connect(pacer)
-    await clock.advance(3_600)  # a service at night
+    await queue.join(1_000)
+    started_at = clock.now
+    while not queue.tasks[-1].done():
+        assert clock.now - started_at < 62
+        await fail_those_in_flight(queue, pacer)
+        if pacer.in_flight == 0 and not queue.tasks[-1].done():
+            clock.ring_next()
+            await settle()
 
-    await queue.join(2)
-    await fail_to_connect(pacer)
-    assert not queue.halted
-    await clock.advance(61)
-    await fail_to_connect(pacer)
-    await queue.join(1)
-    assert not queue.halted  # that was a break of more than a minute, too
+    assert clock.now - started_at >= 60
+    assert len(queue.admitted) > 20  # it went on probing
+    assert "for 60 s" in queue.halted[999]
+
     for _ in range(3):
-        await clock.advance(30)
-        if pacer.in_flight:
-            await fail_to_connect(pacer)
-    assert set(queue.halted.values()) <= {"refused"}
-    await queue.leave()
+        later = Queue(pacer)
+        await later.join(4)
+        assert len(later.halted) == 4  # in the pause
+        await clock.advance(1.1)
+        probing = Queue(pacer)
+        await probing.join(4)
+        assert (len(probing.admitted), len(probing.halted)) == (1, 3)
+        await fail_those_in_flight(probing, pacer)
+    await clock.advance(61)  # nobody knows any more
+    fresh = Queue(pacer)
+    await fresh.join(4)
+    assert len(fresh.admitted) == 4
 
 
 async def test_an_endpoint_never_reached_is_given_up_after_the_policys_attempts(
@@ -768,36 +792,44 @@ async def test_an_endpoint_never_reached_is_given_up_after_the_policys_attempts(
 ) -> None:
     pacer = a_pacer(clock, max_concurrency=1, retry=RetryPolicy(attempts=3, deadline_s=1e6))
     queue = Queue(pacer)
-    await queue.join(9)
-    for _ in range(3):
+    await queue.join(12)
+    for _ in range(5 + 3):
         assert not queue.halted
-        await fail_to_connect(pacer)
+        await fail_those_in_flight(queue, pacer)
         await clock.advance(ENOUGH_S)
 
-    assert queue.admitted == [0, 1, 2]
-    assert queue.halted == dict.fromkeys(range(3, 9), "refused")
+    assert queue.admitted == list(range(8))
+    assert queue.halted == dict.fromkeys(
+        range(8, 12), "no order was accepted or refused in 8 attempts in a row"
+    )
     assert pacer.in_flight == 0
 
 
-async def test_an_endpoint_reached_before_is_given_up_after_the_policys_deadline(
+async def test_a_retry_after_over_the_cap_ends_the_waiting_and_says_how_long(
     clock: FakeClock,
 ) -> None:
-    retry = RetryPolicy(attempts=2, base_s=1, cap_s=1, deadline_s=60)
-    pacer = a_pacer(clock, max_concurrency=1, retry=retry)
-    pacer.accepted(clock.now)
+    pacer = a_pacer(clock, max_concurrency=2, retry=RetryPolicy(retry_after_cap_s=60))
     queue = Queue(pacer)
-    await queue.join(1_000)
-    began = clock.now
-    while not queue.tasks[-1].done():
-        assert clock.now - began < 62
-        await fail_to_connect(pacer)
-        if pacer.in_flight == 0 and not queue.tasks[-1].done():
-            clock.ring_next()
-            await settle()
+    await queue.join(5)
+    pacer.throttled(clock.now, 429, 3600.0)
+    pacer.release()
+    await settle()
+    assert len(queue.halted) == 3
+    assert "3600 s" in queue.halted[4]
+    pacer.throttled(clock.now, 429, 3600.0)
+    pacer.release()
 
-    assert clock.now - began >= 60
-    assert len(queue.admitted) > 20  # it went on probing
-    assert queue.halted[999] == "refused"
+    await clock.advance(61)
+    probing = Queue(pacer)
+    await probing.join(3)
+    assert (len(probing.admitted), len(probing.halted)) == (1, 2)
+    pacer.throttled(clock.now, 429, 1.0)  # a pause that can be waited for
+    pacer.release()
+    await clock.advance(1.1)
+    waiting = Queue(pacer)
+    await waiting.join(3)
+    assert (len(waiting.admitted), len(waiting.halted)) == (2, 0)
+    await waiting.leave()
 
 
 # -------------------------------------------------------------------------------------- halting
@@ -1006,8 +1038,8 @@ class Traffic:
 ENDS: dict[str, Callable[[Pacer, float, int], None]] = {
     "accept": lambda pacer, at, _: pacer.accepted(at),
     "throttle": lambda pacer, at, number: pacer.throttled(at, 429, [None, 1.0, 3.0][number % 3]),
-    "refuse": lambda pacer, _at, _: pacer.answered(),
-    "lose": lambda pacer, _at, _: pacer.unreachable("refused"),
+    "refuse": lambda pacer, at, _: pacer.refused(at),
+    "lose": lambda pacer, at, _: pacer.failed(at, REFUSED),
 }
 
 

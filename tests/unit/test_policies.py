@@ -24,6 +24,7 @@ DEFAULTS: dict[type[Any], dict[str, Any]] = {
         "cap_s": 30,
         "deadline_s": 120,
         "retry_after_cap_s": 120,
+        "stop_after_refusals": 20,
     },
     Pacing: {"max_concurrency": 32, "max_rate": None, "adaptive": True},
     Timeouts: {"connect_s": 10, "read_s": 30, "total_s": 60},
@@ -32,6 +33,7 @@ SECONDS = [
     *[(RetryPolicy, name) for name in ("base_s", "cap_s", "deadline_s", "retry_after_cap_s")],
     *[(Timeouts, name) for name in ("connect_s", "read_s", "total_s")],
 ]
+OPTIONAL_COUNTS = [(RetryPolicy, "stop_after_refusals")]
 COUNTS = [(RetryPolicy, "attempts"), (Pacing, "max_concurrency")]
 RATES = [(Pacing, "max_rate")]
 FLAGS = [(Pacing, "adaptive")]
@@ -46,7 +48,7 @@ def test_the_defaults_are_the_documented_ones(policy: type[Any]) -> None:
 
 
 def test_every_field_is_among_those_that_are_tested_here() -> None:
-    tested = [*SECONDS, *COUNTS, *RATES, *FLAGS]
+    tested = [*SECONDS, *COUNTS, *OPTIONAL_COUNTS, *RATES, *FLAGS]
     fields = [(policy, field.name) for policy in POLICIES for field in attrs.fields(policy)]
     assert sorted(tested, key=str) == sorted(fields, key=str)
 
@@ -77,6 +79,16 @@ def test_a_count_is_a_whole_number_of_at_least_1(
     assert refusal(policy, name, value) == (
         f"{policy.__name__}.{name} must be a whole number of at least 1, got {value!r}"
     )
+
+
+@pytest.mark.parametrize(("policy", "name"), OPTIONAL_COUNTS)
+def test_an_optional_count_is_none_or_a_whole_number_of_at_least_1(
+    policy: type[Any], name: str
+) -> None:
+    assert getattr(policy(**{name: None}), name) is None
+    assert getattr(policy(**{name: 1}), name) == 1
+    for value in [0, -1, 1.0, *NOT_NUMBERS]:
+        assert f"{name} must be None or a whole number" in refusal(policy, name, value)
 
 
 @pytest.mark.parametrize(("policy", "name"), RATES)

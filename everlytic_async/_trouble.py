@@ -1,0 +1,129 @@
+"""When an endpoint is in trouble, and when it is no longer worth waiting for it.
+
+Trouble is a run of attempts that ended in none of the foreseen answers: connections refused, and
+equally 5xx answers, lost connections and time-outs. An order that is accepted or refused ends it;
+a throttle (429, 408, a quick 503) neither ends it nor counts.
+
+After `RUN` such attempts in a row one attempt at a time probes, with growing pauses. The waiting
+ends when the trouble outlasts the retry policy, and at once when a quota is used up: from then on
+one call a pause probes, and all others fail at once.
+
+A pure state machine: the times are handed in, the pauses are the pacer's.
+"""
+
+from __future__ import annotations
+
+import math
+
+from everlytic_async.errors import EverlyticError
+from everlytic_async.policies import RetryPolicy
+
+#: So many attempts in a row that end unforeseen are trouble, rather than bad luck.
+RUN = 5
+
+
+class Trouble:
+    """What is known of the endpoint's trouble, for one client.
+
+    Attributes:
+        since: When the first attempt of the run failed, by the clock; None where there is no run.
+        probing: Whether one attempt at a time probes.
+        pauses: How many pauses there were so far in this run.
+        gave_up: Why waiting is no longer worthwhile; None as long as it is.
+        last: How the last attempt of the run failed.
+        ever_answered: Whether this client ever had an order accepted or refused.
+    """
+
+    __slots__ = (
+        "_failures",
+        "_last_at",
+        "_policy",
+        "_probing_since",
+        "ever_answered",
+        "gave_up",
+        "last",
+        "pauses",
+        "probing",
+        "since",
+    )
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self.ever_answered = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self.since: float | None = None
+        self.probing = False
+        self.pauses = 0
+        self.gave_up: str | None = None
+        self.last: EverlyticError | None = None
+        self._failures = 0
+        self._last_at = -math.inf
+        self._probing_since = math.inf
+
+    def failed(self, now: float, admitted_at: float, error: EverlyticError) -> bool:
+        """An attempt ended unforeseen.
+
+        Args:
+            now: The time.
+            admitted_at: When the attempt was admitted.
+            error: How it ended.
+
+        Returns:
+            Whether everybody pauses now.
+        """
+        self.forget_if_idle(now)
+        self._last_at = now
+        if self.since is None:
+            self.since = now
+        self.last = error
+        if self.probing:
+            if admitted_at < self._probing_since:
+                return False  # it was in flight before, and was no probe
+        else:
+            self._failures += 1
+            if self._failures < RUN:
+                return False
+            self.probing, self._probing_since = True, now
+        self.pauses += 1
+        probes = self.pauses - 1
+        lasted_s = now - self.since
+        if lasted_s >= self._policy.deadline_s:
+            self.gave_up = f"no order was accepted or refused for {lasted_s:.0f} s"
+        elif probes >= self._policy.attempts and not self.ever_answered:
+            self.gave_up = f"no order was accepted or refused in {RUN + probes} attempts in a row"
+        return True
+
+    def forget_if_idle(self, now: float) -> None:
+        """After so long without an attempt nobody knows whether it is still the same trouble."""
+        if now - self._last_at > self._policy.deadline_s:
+            self._clear()
+
+    def quota_used_up(self, now: float, reason: str) -> None:
+        """The endpoint asked for a pause that is too long to wait for."""
+        self._last_at = now
+        if not self.probing:
+            self.probing, self._probing_since = True, now
+        self.gave_up = reason
+
+    def throttled(self, admitted_at: float) -> None:
+        """A throttle with a pause that can be waited for: it ends nothing but a used-up quota."""
+        if self.since is None and admitted_at >= self._probing_since:
+            self._clear()
+
+    def answered(self, admitted_at: float) -> float | None:
+        """An order was accepted or refused.
+
+        Returns:
+            When the trouble that this ended had started, by the clock; None where it ended none.
+        """
+        self.ever_answered = True
+        if self.probing and admitted_at < self._probing_since:
+            return None  # it was sent before the trouble, and tells nothing about now
+        since, was_probing = self.since, self.probing
+        if since is None and not was_probing:
+            return None
+        started_at = since if since is not None else self._probing_since
+        self._clear()
+        return started_at if was_probing else None
