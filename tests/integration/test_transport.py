@@ -28,7 +28,8 @@ from everlytic_async import (
     UnknownOutcomeError,
 )
 from everlytic_async import _transport as module
-from everlytic_async._transport import Transport, endpoint_url
+from everlytic_async._endpoint import endpoint_url
+from everlytic_async._transport import Transport
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import SUCCESS, Connection, RawServer, Script, answer, unused_port
