@@ -269,6 +269,9 @@ class _Session:
             bucket.start(bucket.give_back(claiming, self._scope, key, body))
             raise
 
+    async def any_sent(self) -> bool:
+        return await apart(self._ledger.in_use.any_sent(self._scope))
+
     def record(self, entry: Entry) -> Awaitable[None]:
         bucket = self._ledger.in_use
         # Who is cancelled while it waits has not ended the recording.

@@ -46,6 +46,8 @@ _TRY_BASE_S = 0.05
 _TRY_CAP_S = 1.0
 # So many entries are asked for at once.
 _LOOK_UP = 256
+# So many entries are read at most to find one that was sent.
+_ANY_SENT = 200
 # So often in the life of a heartbeat it is renewed; nothing is claimed after so much of its life.
 _BEATS = 3
 _FRESH = 2 / 3
@@ -104,6 +106,7 @@ class Bucket:
         self.connection = connection
         self._name = name
         # Look-ups are a forecast, and any replica may answer them. A claim asks the leader.
+        self._stream = stream
         self._any_entries = _bucket(stream, name, direct=direct)
         self._entries = _bucket(stream, name, direct=False)
         self._runs = _bucket(stream, _runs_of(name), direct=False)
@@ -258,6 +261,35 @@ class Bucket:
         seen = {key: self._seen(each, lives=each.run in living) for key, each in found.items()}
         return {key: entry for key, entry in seen.items() if entry is not None}
 
+    async def any_sent(self, scope: str) -> bool:
+        """Whether an order was sent; see `LedgerSession.any_sent`.
+
+        It reads the entry written last, and then from the oldest on, `_ANY_SENT` in all.
+        """
+        found = await self._trying("read", partial(self._next, scope, None))
+        after = 0
+        for _ in range(_ANY_SENT):
+            if found is None:
+                return False
+            if found.entry is not None and found.entry.state is State.SENT:
+                return True
+            found = await self._trying("read", partial(self._next, scope, after + 1))
+            after = 0 if found is None else found.revision
+        return False
+
+    async def _next(self, scope: str, revision: int | None) -> _Stored | None:
+        """The first entry of a scope from a revision on; with None the last one."""
+        subject = f"$KV.{self._name}.{scope}.*"
+        try:
+            message = await self._stream.get_msg(
+                f"KV_{self._name}", revision, subject, next=revision is not None
+            )
+        except nats.js.errors.NotFoundError:
+            return None
+        if not message.data:  # a mark of a deletion
+            return _Stored(message.seq or 0)
+        return self._decoded(message.seq or 0, message.data)
+
     async def claim(
         self, scope: str, key: str, body: str, terms: Terms
     ) -> tuple[bool, Entry | None]:
@@ -361,8 +393,11 @@ class Bucket:
             found = await entries.get(place)
         except nats.js.errors.KeyNotFoundError as error:
             return _Stored(error.entry.revision if error.entry is not None else 0)
+        return self._decoded(found.revision or 0, found.value or b"")
+
+    def _decoded(self, revision: int, value: bytes) -> _Stored:
         try:
-            return _stored(found.revision or 0, found.value or b"")
+            return _stored(revision, value)
         except (ValueError, TypeError, KeyError) as error:
             raise LedgerError(
                 f"the bucket {self._name!r} holds what is no entry: give the ledger one of its own"

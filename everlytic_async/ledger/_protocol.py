@@ -113,6 +113,16 @@ class LedgerSession(Protocol):
             LedgerError: when it can't be recorded; to the next run the order is UNKNOWN.
         """
 
+    async def any_sent(self) -> bool:
+        """Whether the ledger knows an order that this endpoint and store accepted.
+
+        It tells an endpoint that has worked from one whose address or account may be wrong. The
+        search may be bounded: False says that none was found, not that there is none.
+
+        Raises:
+            LedgerError: when the ledger can't be read.
+        """
+
 
 class Ledger(Protocol):
     """Where it is kept what became of every order."""

@@ -156,6 +156,13 @@ class LookUp:
 
 
 @attrs.frozen
+class AnySent:
+    """A request for whether an order of this scope was sent. The answer: a bool."""
+
+    scope: int
+
+
+@attrs.frozen
 class Scope:
     """A request to use an endpoint and store. The answer: its number."""
 
@@ -163,7 +170,7 @@ class Scope:
     host: str
 
 
-Request = Claim | Record | LookUp | Scope
+Request = Claim | Record | LookUp | AnySent | Scope
 
 
 class LedgerFile:
@@ -280,10 +287,10 @@ class LedgerFile:
         return self._do(tuple(requests))
 
     def _do(self, requests: Sequence[Request]) -> list[Any]:
-        look_ups = [request for request in requests if isinstance(request, LookUp)]
-        if len(look_ups) == len(requests):
+        reads = [request for request in requests if isinstance(request, LookUp | AnySent)]
+        if len(reads) == len(requests):
             with self._clear_errors("read"):
-                return [self._read(request.scope, request.keys) for request in look_ups]
+                return [self._found(request) for request in reads]
         with self._transaction():
             return self._answers(requests)
 
@@ -381,6 +388,13 @@ class LedgerFile:
             elif isinstance(request, LookUp):
                 found = ((key, known.get((request.scope, key))) for key in request.keys)
                 answers.append({key: entry for key, entry in found if entry is not None})
+            elif isinstance(request, AnySent):
+                new = (
+                    entry.state
+                    for (scope, _), (entry, _) in written.items()
+                    if scope == request.scope
+                )
+                answers.append(State.SENT in new or self._any_sent(request.scope))
             else:
                 answers.append(self._number_of(request))
         self._write(written, now)
@@ -418,6 +432,20 @@ class LedgerFile:
             for key, entry in self._read(scope, keys).items():
                 known[scope, key] = entry
         return known
+
+    def _found(self, request: LookUp | AnySent) -> Any:
+        if isinstance(request, AnySent):
+            return self._any_sent(request.scope)
+        return self._read(request.scope, request.keys)
+
+    def _any_sent(self, scope: int) -> bool:
+        # Without an index of its own, which every order would pay for: nearly always one of the
+        # first rows is such an order, and nobody asks unless all is refused.
+        row = self._connection.execute(
+            "SELECT 1 FROM orders WHERE scope = ? AND state = ? LIMIT 1",
+            (scope, _CODES[State.SENT]),
+        ).fetchone()
+        return row is not None
 
     def _read(self, scope: int, keys: Iterable[str]) -> dict[str, Entry]:
         rows = self._connection.execute(_READ, (json.dumps(list(keys)), scope))
