@@ -13,7 +13,6 @@ time-out is aiohttp's, for it costs nothing on a connection that stands.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 import zlib
@@ -30,7 +29,7 @@ from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
-from everlytic_async._endpoint import endpoint_url
+from everlytic_async._endpoint import endpoint_url, ledger_scope
 from everlytic_async._wire import CUSTOMER_HASH_HEADER, MAX_BODY_BYTES, STORE_HASH_HEADER
 from everlytic_async.errors import (
     ConfigurationError,
@@ -289,7 +288,7 @@ class Transport:
         #: Where the orders go, for messages: host, and port where it is not the scheme's own.
         self.host = urlsplit(url).netloc
         #: Stands for the endpoint and the store, and tells nothing of the hash.
-        self.scope = hashlib.sha256(f"{url}\0{secrets[0]}".encode()).hexdigest()[:32]
+        self.scope = ledger_scope(base_url, url, secrets[0])
         # Longest first, in case that one is a part of the other.
         spellings = {spelling.encode() for secret in secrets for spelling in _spellings(secret)}
         self._secrets = tuple(sorted(spellings, key=len, reverse=True))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, Self
 
 import attrs
 
-__all__ = ["Entry", "Ledger", "LedgerSession", "State", "Terms", "stored_key"]
+__all__ = ["Entry", "Ledger", "LedgerSession", "ScopeName", "State", "Terms", "stored_key"]
 
 # What a shop calls an order, and what this package makes of it where there is no order id.
 _PLAIN_KEY = re.compile(r"[\w#./:+-]{1,100}(?:@[0-9]{0,19})?")
@@ -81,6 +81,40 @@ class Terms:
         return entry.state is State.REJECTED and entry.body != body
 
 
+class ScopeName(str):
+    """The name of a scope that also knows its names of earlier versions.
+
+    To a ledger without old entries it is a plain string.
+
+    Args:
+        name: A digest that stands for an endpoint and a store.
+        earlier: Returns the names that the scope may have had, given the hosts that a ledger has
+            noted.
+    """
+
+    __slots__ = ("_earlier",)
+    _earlier: Callable[[Iterable[str]], Collection[str]] | None
+
+    def __new__(
+        cls, name: str, earlier: Callable[[Iterable[str]], Collection[str]] | None = None
+    ) -> Self:
+        """Keep the function beside the name."""
+        self = super().__new__(cls, name)
+        self._earlier = earlier
+        return self
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)  # the function knows a secret
+
+    def earlier(self, hosts: Iterable[str] = ()) -> Collection[str]:
+        """The other names under which earlier versions may have kept this scope.
+
+        Args:
+            hosts: Hosts that a ledger has noted beside its scopes.
+        """
+        return () if self._earlier is None else self._earlier(hosts)
+
+
 class LedgerSession(Protocol):
     """A ledger in use by one stream of orders, for one endpoint and store."""
 
@@ -133,7 +167,8 @@ class Ledger(Protocol):
         Leaving it waits until all is recorded.
 
         Args:
-            scope: A digest that stands for the endpoint and the store.
+            scope: A digest that stands for the endpoint and the store. A `ScopeName` also knows
+                under which names earlier versions kept it.
             host: The endpoint's host, for people who look at the ledger.
 
         Raises:
