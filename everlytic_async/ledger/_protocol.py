@@ -36,6 +36,15 @@ class State(enum.StrEnum):
 
 
 _SURELY_NOT_PROCESSED = frozenset({State.NOT_SENT, State.INVALID})
+#: How much a state forbids. Where two entries of one order meet, the one that forbids more wins.
+RANKS: Mapping[State, int] = {
+    State.NOT_SENT: 0,
+    State.INVALID: 0,
+    State.REJECTED: 1,
+    State.UNKNOWN: 2,
+    State.IN_FLIGHT: 2,
+    State.SENT: 3,
+}
 
 
 # Without slots a frozen class is made in half the time.
@@ -60,6 +69,12 @@ class Entry:
     status: int | None = None
     reason: str | None = None
     at: float = 0.0
+
+
+def merged(*entries: Entry | None) -> Entry | None:
+    """What counts of several entries of one order: what forbids most, of those the latest."""
+    known = [entry for entry in entries if entry is not None]
+    return max(known, key=lambda entry: (RANKS[entry.state], entry.at), default=None)
 
 
 @attrs.frozen
