@@ -13,8 +13,6 @@ time-out is aiohttp's, for it costs nothing on a connection that stands.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import ipaddress
 import json
 import time
 import zlib
@@ -31,7 +29,8 @@ from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
-from everlytic_async._wire import CUSTOMER_HASH_HEADER, MAX_BODY_BYTES, PATH, STORE_HASH_HEADER
+from everlytic_async._endpoint import endpoint_url, ledger_scope
+from everlytic_async._wire import CUSTOMER_HASH_HEADER, MAX_BODY_BYTES, STORE_HASH_HEADER
 from everlytic_async.errors import (
     ConfigurationError,
     ConnectionLostError,
@@ -48,8 +47,6 @@ from everlytic_async.policies import Timeouts
 _KEEPALIVE_S = 4
 # How much later than asked a read or total time-out may be noticed: a tenth, and at most this.
 _WATCH_S = 0.25
-_MAX_PORT = 65_535
-_MAX_LABEL = 63
 _JSON = "application/json"
 # Half of what aiohttp writes without waiting for the connection.
 _LARGE_BYTES = 32 * 1024
@@ -107,63 +104,6 @@ class Answer:
     headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
     left_at: float | None = None
-
-
-def endpoint_url(base_url: object, *, allow_http: bool = False) -> str:
-    """The endpoint of an install, from its address with or without a path or the endpoint's own.
-
-    Raises:
-        ConfigurationError: when it is not the address of an install, or would send the hashes in
-            clear: ``http://`` is for loopback, or with ``allow_http``.
-    """
-    where = "base_url (EVERLYTIC_BASE_URL)"
-    if not isinstance(base_url, str) or not base_url.strip():
-        raise ConfigurationError(
-            f"{where} is missing: give the address of the install, such as "
-            "https://shop.everlytic.net"
-        )
-    try:
-        parts = urlsplit(base_url.strip())
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"{where} is not a URL") from error
-    if parts.scheme not in ("http", "https") or not host:
-        raise ConfigurationError(
-            f"{where} must be a whole URL that begins with https://, such as "
-            "https://shop.everlytic.net"
-        )
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ConfigurationError(
-            f"{where} must hold no user name, query or fragment: only the address of the install"
-        )
-    if any(char.isspace() or not char.isprintable() for char in base_url.strip()):
-        raise ConfigurationError(f"{where} holds a space or a control character")
-    if port is not None and not 0 < port <= _MAX_PORT:
-        raise ConfigurationError(f"{where} has a port that does not exist")
-    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
-        raise ConfigurationError(
-            f"{where} must begin with https://: over http:// anybody on the way reads the hashes "
-            "and the orders; if that is meant, set allow_http=True, or give --allow-http"
-        )
-    prefix = parts.path.rstrip("/").removesuffix(PATH).rstrip("/")
-    url = f"{parts.scheme}://{parts.netloc}{prefix}{PATH}"
-    try:
-        URL(url)
-    except ValueError as error:
-        raise ConfigurationError(f"{where} is not a URL") from error
-    # RFC 1035, 2.3.4: a name's parts have 1 to 63 characters.
-    if not all(0 < len(part) <= _MAX_LABEL for part in host.removesuffix(".").split(".")):
-        raise ConfigurationError(f"{where} names a host that can't exist")
-    return url
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_hash(name: str, value: object) -> str:
@@ -348,7 +288,7 @@ class Transport:
         #: Where the orders go, for messages: host, and port where it is not the scheme's own.
         self.host = urlsplit(url).netloc
         #: Stands for the endpoint and the store, and tells nothing of the hash.
-        self.scope = hashlib.sha256(f"{url}\0{secrets[0]}".encode()).hexdigest()[:32]
+        self.scope = ledger_scope(base_url, url, secrets[0])
         # Longest first, in case that one is a part of the other.
         spellings = {spelling.encode() for secret in secrets for spelling in _spellings(secret)}
         self._secrets = tuple(sorted(spellings, key=len, reverse=True))

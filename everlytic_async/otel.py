@@ -58,7 +58,7 @@ import attrs
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 
-from everlytic_async._transport import endpoint_url
+from everlytic_async._endpoint import endpoint_url
 from everlytic_async._version import __version__
 from everlytic_async.errors import EverlyticError
 from everlytic_async.events import (

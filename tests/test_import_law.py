@@ -25,6 +25,7 @@ LAYERS = (
     {"_nats", "_version", "errors"},
     {"orders", "outcomes", "policies"},
     {"_adaptive", "_wire", "events", "ledger"},
+    {"_endpoint"},
     {"_book", "_pacer", "_transport"},
     {"_retry"},
     {"_sender"},
@@ -40,7 +41,7 @@ ONLY: dict[str, set[str]] = {
     "__main__": {"cli"},
     "_adaptive": set(),
     "ledger": {"_nats", "errors"},
-    "otel": {"_transport", "_version", "errors", "events"},
+    "otel": {"_endpoint", "_version", "errors", "events"},
     "sandbox": set(),  # so that a mistake of the encoder can't cancel itself
     "sources": {"errors", "orders"},
 }
@@ -67,7 +68,7 @@ IMPORTERS: dict[str, set[str]] = {
     "rich_click": {"cli"},
     "tenacity": {"_retry"},
     "typed_settings": {"cli"},
-    "yarl": {"_transport", "sandbox"},
+    "yarl": {"_endpoint", "_transport", "sandbox"},
 }
 FOR_ALL = {"attrs", *sys.stdlib_module_names}
 

@@ -21,7 +21,7 @@ from nats.aio.client import Client
 from everlytic_async._nats import apart, disconnect, ended, options_of, said, to_end
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger._nats_bucket import Bucket, digest
-from everlytic_async.ledger._protocol import Entry, LedgerSession, Terms
+from everlytic_async.ledger._protocol import Entry, LedgerSession, ScopeName, Terms
 
 __all__ = ["NatsLedger"]
 
@@ -152,7 +152,13 @@ class NatsLedger:
             bucket = self._open
             assert bucket is not None  # noqa: S101 - it was opened
             await apart(bucket.serve(host))
-            yield _Session(self, scope if _SCOPE.fullmatch(scope) else digest(scope))
+            names = [scope]
+            if isinstance(scope, ScopeName):
+                # Its entries are found where earlier versions wrote them; nobody has to move them.
+                names += await apart(bucket.in_use(sorted(scope.earlier())))
+            yield _Session(
+                self, tuple(name if _SCOPE.fullmatch(name) else digest(name) for name in names)
+            )
 
     @property
     def in_use(self) -> Bucket:
@@ -255,24 +261,27 @@ class _Session:
     """A ledger for one endpoint and store."""
 
     _ledger: NatsLedger
-    _scope: str
+    _scopes: tuple[str, ...]  # its own, then those of earlier versions that hold entries
 
     async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
-        return await apart(self._ledger.in_use.look_up(self._scope, keys))
+        return await apart(self._ledger.in_use.look_up(self._scopes, keys))
 
     async def claim(self, key: str, body: str, terms: Terms) -> tuple[bool, Entry | None]:
         bucket = self._ledger.in_use
-        claiming = bucket.start(bucket.claim(self._scope, key, body, terms))
+        claiming = bucket.start(bucket.claim(self._scopes, key, body, terms))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            bucket.start(bucket.give_back(claiming, self._scope, key, body))
+            bucket.start(bucket.give_back(claiming, self._scopes[0], key, body))
             raise
+
+    async def any_sent(self) -> bool:
+        return await apart(self._ledger.in_use.any_sent(self._scopes))
 
     def record(self, entry: Entry) -> Awaitable[None]:
         bucket = self._ledger.in_use
         # Who is cancelled while it waits has not ended the recording.
-        recording = asyncio.shield(bucket.start(bucket.record(self._scope, entry)))
+        recording = asyncio.shield(bucket.start(bucket.record(self._scopes[0], entry)))
         recording.add_done_callback(_heard)
         return recording
 

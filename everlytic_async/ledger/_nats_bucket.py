@@ -33,7 +33,7 @@ from nats.js.kv import KeyValue
 
 from everlytic_async._nats import ended, said
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import Entry, State, Terms
+from everlytic_async.ledger._protocol import Entry, State, Terms, merged
 
 __all__ = ["Bucket", "digest"]
 
@@ -46,6 +46,8 @@ _TRY_BASE_S = 0.05
 _TRY_CAP_S = 1.0
 # So many entries are asked for at once.
 _LOOK_UP = 256
+# So many entries are read at most to find one that was sent.
+_ANY_SENT = 200
 # So often in the life of a heartbeat it is renewed; nothing is claimed after so much of its life.
 _BEATS = 3
 _FRESH = 2 / 3
@@ -104,6 +106,7 @@ class Bucket:
         self.connection = connection
         self._name = name
         # Look-ups are a forecast, and any replica may answer them. A claim asks the leader.
+        self._stream = stream
         self._any_entries = _bucket(stream, name, direct=direct)
         self._entries = _bucket(stream, name, direct=False)
         self._runs = _bucket(stream, _runs_of(name), direct=False)
@@ -244,32 +247,87 @@ class Bucket:
 
     # ------------------------------------------------------------------------------- the entries
 
-    async def look_up(self, scope: str, keys: Sequence[str]) -> Mapping[str, Entry]:
-        """What is known of these; see `LedgerSession.look_up`."""
-        found: dict[str, _Stored] = {}
-        for start in range(0, len(keys), _LOOK_UP):
-            some = keys[start : start + _LOOK_UP]
-            read = (partial(self._read, self._any_entries, _place(scope, key)) for key in some)
+    async def look_up(self, scopes: Sequence[str], keys: Sequence[str]) -> Mapping[str, Entry]:
+        """What is known of these in any of the scopes; see `LedgerSession.look_up`."""
+        places = [(key, _place(scope, key)) for scope in scopes for key in keys]
+        found: list[tuple[str, _Stored]] = []
+        for start in range(0, len(places), _LOOK_UP):
+            some = places[start : start + _LOOK_UP]
+            read = (partial(self._read, self._any_entries, place) for _, place in some)
             stored = await _all(self._trying("read", each) for each in read)
-            found.update(zip(some, stored, strict=True))
-        runs = {each.run for each in found.values() if _in_flight(each)}
+            found += zip((key for key, _ in some), stored, strict=True)
+        runs = {each.run for _, each in found if _in_flight(each)}
         lives = await _all(self._trying("read", partial(self._lives, run)) for run in runs)
         living = {run for run, is_so in zip(runs, lives, strict=True) if is_so}
-        seen = {key: self._seen(each, lives=each.run in living) for key, each in found.items()}
-        return {key: entry for key, entry in seen.items() if entry is not None}
+        known: dict[str, Entry] = {}
+        for key, each in found:
+            entry = merged(known.get(key), self._seen(each, lives=each.run in living))
+            if entry is not None:
+                known[key] = entry
+        return known
+
+    async def in_use(self, scopes: Sequence[str]) -> list[str]:
+        """Those of the scopes that hold entries."""
+        last = await _all(
+            self._trying("read", partial(self._next, scope, None)) for scope in scopes
+        )
+        return [scope for scope, each in zip(scopes, last, strict=True) if each is not None]
+
+    async def any_sent(self, scopes: Sequence[str]) -> bool:
+        """Whether an order was sent; see `LedgerSession.any_sent`.
+
+        It reads the entry written last, and then from the oldest on, `_ANY_SENT` in all.
+        """
+        return True in [await self._any_sent(scope) for scope in scopes]
+
+    async def _any_sent(self, scope: str) -> bool:
+        found = await self._trying("read", partial(self._next, scope, None))
+        after = 0
+        for _ in range(_ANY_SENT):
+            if found is None:
+                return False
+            if found.entry is not None and found.entry.state is State.SENT:
+                return True
+            found = await self._trying("read", partial(self._next, scope, after + 1))
+            after = 0 if found is None else found.revision
+        return False
+
+    async def _next(self, scope: str, revision: int | None) -> _Stored | None:
+        """The first entry of a scope from a revision on; with None the last one."""
+        subject = f"$KV.{self._name}.{scope}.*"
+        try:
+            message = await self._stream.get_msg(
+                f"KV_{self._name}", revision, subject, next=revision is not None
+            )
+        except nats.js.errors.NotFoundError:
+            return None
+        if not message.data:  # a mark of a deletion
+            return _Stored(message.seq or 0)
+        return self._decoded(message.seq or 0, message.data)
 
     async def claim(
-        self, scope: str, key: str, body: str, terms: Terms
+        self, scopes: Sequence[str], key: str, body: str, terms: Terms
     ) -> tuple[bool, Entry | None]:
-        """Take an order up; see `LedgerSession.claim`. It is not to be cancelled."""
+        """Claim an order; see `LedgerSession.claim`. It is not to be cancelled.
+
+        Args:
+            scopes: Where the claim is written; then where earlier versions may have written.
+            key: As it is stored.
+            body: A digest of the order's body.
+            terms: What may be sent again.
+        """
         loop = asyncio.get_running_loop()
         if loop.time() - self._beat_at > _FRESH * self._heartbeat_s:
             # Nobody may hold us for dead when we take it up.
             await self._trying("written", self._beat)
+        scope, *earlier = scopes
+        early = (await self.look_up(earlier, [key])).get(key) if earlier else None
+        if early is not None and not terms.grant(early, body):
+            return False, early
         place = _place(scope, key)
         write = self._name_write()
         value = _value(Entry(key, State.IN_FLIGHT, body, at=time.time()), write)
-        before: Entry | None = None
+        before: Entry | None = early
         replaces = 0
 
         async def attempt() -> _Stored | None:
@@ -282,7 +340,7 @@ class Bucket:
                 if found.write == write:  # that its acknowledgement was lost is all
                     return found
                 lives = not _in_flight(found) or await self._lives(found.run)
-                before, replaces = self._seen(found, lives=lives), found.revision
+                before, replaces = merged(early, self._seen(found, lives=lives)), found.revision
                 if not terms.grant(before, body):
                     return None
 
@@ -361,8 +419,11 @@ class Bucket:
             found = await entries.get(place)
         except nats.js.errors.KeyNotFoundError as error:
             return _Stored(error.entry.revision if error.entry is not None else 0)
+        return self._decoded(found.revision or 0, found.value or b"")
+
+    def _decoded(self, revision: int, value: bytes) -> _Stored:
         try:
-            return _stored(found.revision or 0, found.value or b"")
+            return _stored(revision, value)
         except (ValueError, TypeError, KeyError) as error:
             raise LedgerError(
                 f"the bucket {self._name!r} holds what is no entry: give the ledger one of its own"

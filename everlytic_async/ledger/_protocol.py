@@ -5,13 +5,13 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, Self
 
 import attrs
 
-__all__ = ["Entry", "Ledger", "LedgerSession", "State", "Terms", "stored_key"]
+__all__ = ["Entry", "Ledger", "LedgerSession", "ScopeName", "State", "Terms", "stored_key"]
 
 # What a shop calls an order, and what this package makes of it where there is no order id.
 _PLAIN_KEY = re.compile(r"[\w#./:+-]{1,100}(?:@[0-9]{0,19})?")
@@ -36,6 +36,15 @@ class State(enum.StrEnum):
 
 
 _SURELY_NOT_PROCESSED = frozenset({State.NOT_SENT, State.INVALID})
+#: How much a state forbids. Where two entries of one order meet, the one that forbids more wins.
+RANKS: Mapping[State, int] = {
+    State.NOT_SENT: 0,
+    State.INVALID: 0,
+    State.REJECTED: 1,
+    State.UNKNOWN: 2,
+    State.IN_FLIGHT: 2,
+    State.SENT: 3,
+}
 
 
 # Without slots a frozen class is made in half the time.
@@ -62,6 +71,12 @@ class Entry:
     at: float = 0.0
 
 
+def merged(*entries: Entry | None) -> Entry | None:
+    """What counts of several entries of one order: what forbids most, of those the latest."""
+    known = [entry for entry in entries if entry is not None]
+    return max(known, key=lambda entry: (RANKS[entry.state], entry.at), default=None)
+
+
 @attrs.frozen
 class Terms:
     """What may be sent again: the one rule on it, for every ledger.
@@ -79,6 +94,40 @@ class Terms:
             return True
         # Once mended it is another order to the endpoint.
         return entry.state is State.REJECTED and entry.body != body
+
+
+class ScopeName(str):
+    """The name of a scope that also knows its names of earlier versions.
+
+    To a ledger without old entries it is a plain string.
+
+    Args:
+        name: A digest that stands for an endpoint and a store.
+        earlier: Returns the names that the scope may have had, given the hosts that a ledger has
+            noted.
+    """
+
+    __slots__ = ("_earlier",)
+    _earlier: Callable[[Iterable[str]], Collection[str]] | None
+
+    def __new__(
+        cls, name: str, earlier: Callable[[Iterable[str]], Collection[str]] | None = None
+    ) -> Self:
+        """Keep the function beside the name."""
+        self = super().__new__(cls, name)
+        self._earlier = earlier
+        return self
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)  # the function knows a secret
+
+    def earlier(self, hosts: Iterable[str] = ()) -> Collection[str]:
+        """The other names under which earlier versions may have kept this scope.
+
+        Args:
+            hosts: Hosts that a ledger has noted beside its scopes.
+        """
+        return () if self._earlier is None else self._earlier(hosts)
 
 
 class LedgerSession(Protocol):
@@ -113,6 +162,16 @@ class LedgerSession(Protocol):
             LedgerError: when it can't be recorded; to the next run the order is UNKNOWN.
         """
 
+    async def any_sent(self) -> bool:
+        """Whether the ledger knows an order that this endpoint and store accepted.
+
+        It tells an endpoint that has worked from one whose address or account may be wrong. The
+        search may be bounded: False says that none was found, not that there is none.
+
+        Raises:
+            LedgerError: when the ledger can't be read.
+        """
+
 
 class Ledger(Protocol):
     """Where it is kept what became of every order."""
@@ -123,7 +182,8 @@ class Ledger(Protocol):
         Leaving it waits until all is recorded.
 
         Args:
-            scope: A digest that stands for the endpoint and the store.
+            scope: A digest that stands for the endpoint and the store. A `ScopeName` also knows
+                under which names earlier versions kept it.
             host: The endpoint's host, for people who look at the ledger.
 
         Raises:

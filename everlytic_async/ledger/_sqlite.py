@@ -23,6 +23,7 @@ import attrs
 from everlytic_async.errors import LedgerError
 from everlytic_async.ledger._protocol import Entry, LedgerSession, State, Terms
 from everlytic_async.ledger._sqlite_file import (
+    AnySent,
     Claim,
     Durability,
     LedgerFile,
@@ -318,6 +319,10 @@ class _Session:
 
     def record(self, entry: Entry) -> Awaitable[None]:
         return self._ledger._ask(Record(self._scope, entry))  # noqa: SLF001 - its other half
+
+    async def any_sent(self) -> bool:
+        found: bool = await self._ledger._ask(AnySent(self._scope))  # noqa: SLF001 - its other half
+        return found
 
 
 def _nothing_to_tell(done: asyncio.Future[None]) -> None:

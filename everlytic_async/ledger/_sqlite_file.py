@@ -25,7 +25,7 @@ from typing import Any, Self
 import attrs
 
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import Entry, State, Terms
+from everlytic_async.ledger._protocol import RANKS, Entry, ScopeName, State, Terms
 
 __all__ = ["Durability", "LedgerFile", "Overview"]
 
@@ -93,6 +93,17 @@ _CLAIM = """
     SELECT ?, key, value, ?, ?, 0, ? FROM json_each(?) WHERE true
     ON CONFLICT DO NOTHING
 """
+_RANKS = " ".join(f"WHEN {_CODES[state]} THEN {rank}" for state, rank in RANKS.items())
+_MERGE = f"""
+    INSERT INTO orders (scope, key, body, state, run, attempts, status, reason, at)
+    SELECT ?, key, body, state, run, attempts, status, reason, at FROM orders WHERE scope = ?
+    ON CONFLICT (scope, key) DO UPDATE SET
+        body = excluded.body, state = excluded.state, run = excluded.run,
+        attempts = excluded.attempts, status = excluded.status, reason = excluded.reason,
+        at = excluded.at
+    WHERE (CASE excluded.state {_RANKS} END, excluded.at)
+        > (CASE orders.state {_RANKS} END, orders.at)
+"""  # noqa: S608 - a constant
 _COLUMNS = "orders.key, orders.state, body, attempts, status, reason, at"
 _READ = f"""
     SELECT {_COLUMNS}
@@ -156,6 +167,13 @@ class LookUp:
 
 
 @attrs.frozen
+class AnySent:
+    """A request for whether an order of this scope was sent. The answer: a bool."""
+
+    scope: int
+
+
+@attrs.frozen
 class Scope:
     """A request to use an endpoint and store. The answer: its number."""
 
@@ -163,7 +181,7 @@ class Scope:
     host: str
 
 
-Request = Claim | Record | LookUp | Scope
+Request = Claim | Record | LookUp | AnySent | Scope
 
 
 class LedgerFile:
@@ -280,10 +298,10 @@ class LedgerFile:
         return self._do(tuple(requests))
 
     def _do(self, requests: Sequence[Request]) -> list[Any]:
-        look_ups = [request for request in requests if isinstance(request, LookUp)]
-        if len(look_ups) == len(requests):
+        reads = [request for request in requests if isinstance(request, LookUp | AnySent)]
+        if len(reads) == len(requests):
             with self._clear_errors("read"):
-                return [self._read(request.scope, request.keys) for request in look_ups]
+                return [self._found(request) for request in reads]
         with self._transaction():
             return self._answers(requests)
 
@@ -381,6 +399,13 @@ class LedgerFile:
             elif isinstance(request, LookUp):
                 found = ((key, known.get((request.scope, key))) for key in request.keys)
                 answers.append({key: entry for key, entry in found if entry is not None})
+            elif isinstance(request, AnySent):
+                new = (
+                    entry.state
+                    for (scope, _), (entry, _) in written.items()
+                    if scope == request.scope
+                )
+                answers.append(State.SENT in new or self._any_sent(request.scope))
             else:
                 answers.append(self._number_of(request))
         self._write(written, now)
@@ -419,6 +444,20 @@ class LedgerFile:
                 known[scope, key] = entry
         return known
 
+    def _found(self, request: LookUp | AnySent) -> Any:
+        if isinstance(request, AnySent):
+            return self._any_sent(request.scope)
+        return self._read(request.scope, request.keys)
+
+    def _any_sent(self, scope: int) -> bool:
+        # Without an index of its own, which every order would pay for: nearly always one of the
+        # first rows is such an order, and nobody asks unless all is refused.
+        row = self._connection.execute(
+            "SELECT 1 FROM orders WHERE scope = ? AND state = ? LIMIT 1",
+            (scope, _CODES[State.SENT]),
+        ).fetchone()
+        return row is not None
+
     def _read(self, scope: int, keys: Iterable[str]) -> dict[str, Entry]:
         rows = self._connection.execute(_READ, (json.dumps(list(keys)), scope))
         return {row[0]: _entry(row) for row in rows}
@@ -438,13 +477,46 @@ class LedgerFile:
             self._connection.execute(_WRITE, (*shared, now, json.dumps(of_keys)))
 
     def _number_of(self, request: Scope) -> int:
+        """Within a transaction: the number of a scope, with all that is known of it."""
+        scopes = self._connection.execute("SELECT id, name, host FROM scopes").fetchall()
+        numbers = {name: number for number, name, _ in scopes}
+        if isinstance(request.name, ScopeName) and numbers.keys() - {request.name}:
+            names = request.name.earlier({host for *_, host in scopes})
+            self._adopt(request, [numbers[name] for name in names if name in numbers])
         self._connection.execute(
             "INSERT INTO scopes (name, host) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            (request.name, request.host),
+            (str(request.name), request.host),
         )
-        row = self._connection.execute("SELECT id FROM scopes WHERE name = ?", (request.name,))
+        row = self._connection.execute("SELECT id FROM scopes WHERE name = ?", (str(request.name),))
         number: int = row.fetchone()[0]
         return number
+
+    def _adopt(self, request: Scope, earlier: Sequence[int]) -> None:
+        """Within a transaction: make one scope of those that earlier versions kept apart."""
+        if not earlier:
+            return
+        self._bury_the_dead()
+        (living,) = self._connection.execute(
+            "SELECT count(*) FROM orders "
+            "WHERE state = ? AND scope IN (SELECT value FROM json_each(?))",
+            (_CODES[State.IN_FLIGHT], json.dumps(earlier)),
+        ).fetchone()
+        if living:
+            raise LedgerError(
+                f"the ledger {str(self.path)!r} has {living} orders in flight in a process of an "
+                "earlier version of everlytic-async: wait for it to end, then start again"
+            )
+        name = str(request.name)
+        row = self._connection.execute("SELECT id FROM scopes WHERE name = ?", (name,)).fetchone()
+        number = earlier[0] if row is None else row[0]
+        for other in earlier:
+            if other != number:
+                self._connection.execute(_MERGE, (number, other))
+                self._connection.execute("DELETE FROM orders WHERE scope = ?", (other,))
+                self._connection.execute("DELETE FROM scopes WHERE id = ?", (other,))
+        self._connection.execute(
+            "UPDATE scopes SET name = ?, host = ? WHERE id = ?", (name, request.host, number)
+        )
 
     # ------------------------------------------------------------------------------- to look at
 

@@ -92,6 +92,9 @@ class _Session:
                 terms = Terms(terms.again | {State(str(outcome))})
         return await self._session.claim(name.key, body, terms)
 
+    async def any_sent(self) -> bool:
+        return await self._session.any_sent()
+
     def record(self, entry: Entry) -> Awaitable[None]:
         key = self._ledger.name_of(entry.key).key
         state = entry.state

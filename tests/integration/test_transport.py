@@ -28,7 +28,7 @@ from everlytic_async import (
     UnknownOutcomeError,
 )
 from everlytic_async import _transport as module
-from everlytic_async._transport import Transport, endpoint_url
+from everlytic_async._transport import Transport
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import SUCCESS, Connection, RawServer, Script, answer, unused_port
@@ -896,84 +896,6 @@ async def test_a_sessions_middlewares_do_not_repeat_a_post() -> None:
     ):
         assert (await transport.post(BODY)).status == 200
         assert len(server.bodies) == 1
-
-
-# ---------------------------------------------------------------------------------- the address
-
-
-@pytest.mark.parametrize(
-    ("given", "used"),
-    [
-        ("https://shop.example", f"https://shop.example{PATH}"),
-        ("https://shop.example/", f"https://shop.example{PATH}"),
-        ("  https://shop.example\n", f"https://shop.example{PATH}"),
-        ("https://shop.example:8443", f"https://shop.example:8443{PATH}"),
-        ("https://shop.example/mailer", f"https://shop.example/mailer{PATH}"),
-        ("https://shop.example/mailer/", f"https://shop.example/mailer{PATH}"),
-        ("https://shop.example/a/b//", f"https://shop.example/a/b{PATH}"),
-        (f"https://shop.example{PATH}", f"https://shop.example{PATH}"),
-        (f"https://shop.example{PATH}/", f"https://shop.example{PATH}"),
-        (f"https://shop.example/mailer{PATH}", f"https://shop.example/mailer{PATH}"),
-        ("HTTPS://shop.example", f"https://shop.example{PATH}"),
-        ("https://[::1]:8443/x", f"https://[::1]:8443/x{PATH}"),
-        ("http://localhost:8080", f"http://localhost:8080{PATH}"),
-        ("http://shop.localhost", f"http://shop.localhost{PATH}"),
-        ("http://127.0.0.1", f"http://127.0.0.1{PATH}"),
-        ("http://127.8.9.10", f"http://127.8.9.10{PATH}"),
-        ("http://[::1]:80", f"http://[::1]:80{PATH}"),
-    ],
-)
-def test_the_address_of_an_install_becomes_the_endpoints(given: str, used: str) -> None:
-    assert endpoint_url(given) == used
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        None,
-        3,
-        b"https://shop.example",
-        "",
-        "   ",
-        "shop.example",
-        "//shop.example",
-        "https://",
-        "https:///path",
-        "ftp://shop.example",
-        "https://user:pass@shop.example",
-        "https://user@shop.example",
-        "https://shop.example?x=1",
-        "https://shop.example#x",
-        "https://shop.example:0",
-        "https://shop.example:99999",
-        "https://shop.example:port",
-        "https://shop .example",
-        "https://shop.example/a\nb",
-        "https://shop.example/\x00",
-        "https://[::1",
-    ],
-)
-def test_an_address_that_cannot_be_is_refused(given: object) -> None:
-    with pytest.raises(ConfigurationError, match=r"base_url \(EVERLYTIC_BASE_URL\)"):
-        endpoint_url(given)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        "http://shop.example",
-        "http://10.0.0.1",
-        "http://localhost.example",
-        "http://127.0.0.1.example",
-        "http://notlocalhost",
-        "http://[::2]",
-        "http://0.0.0.0",
-    ],
-)
-def test_http_is_for_loopback_or_where_it_is_allowed(given: str) -> None:
-    with pytest.raises(ConfigurationError, match="allow_http"):
-        endpoint_url(given)
-    assert endpoint_url(given, allow_http=True) == f"{given}{PATH}"
 
 
 @pytest.mark.parametrize("name", ["store_hash", "customer_hash"])

@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 
 from everlytic_async import EverlyticClient, Pacing, SqliteLedger
-from everlytic_async.ledger import Entry, Ledger, LedgerFile, NatsLedger, State
+from everlytic_async.ledger import Entry, LedgerFile, NatsLedger, State
 from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH
 from support.servers import Connection, RawServer
 
@@ -117,7 +117,7 @@ def a_bucket(url: str) -> BucketPlace:
     return BucketPlace(url, f"test_{secrets.token_hex(8)}")
 
 
-def ledger_at(place: Place) -> Ledger:
+def ledger_at(place: Place) -> SqliteLedger | NatsLedger:
     """A ledger of the kind that lies at such a place."""
     if isinstance(place, BucketPlace):
         return NatsLedger(place.url, place.bucket)
