@@ -222,7 +222,7 @@ class Pacer:
             return None
         now = self._now()
         if self.trouble.probing:
-            self.trouble.forget_if_idle(now)
+            self.trouble.update(now)
         if self.in_flight >= self._most_in_flight() or self._due(now) > now:
             return None
         return self._admit(now, now, now)

@@ -73,7 +73,7 @@ class Trouble:
         Returns:
             Whether everybody pauses now.
         """
-        self.forget_if_idle(now)
+        self.update(now)
         self._last_at = now
         if self.since is None:
             self.since = now
@@ -88,17 +88,19 @@ class Trouble:
             self.probing, self._probing_since = True, now
         self.pauses += 1
         probes = self.pauses - 1
-        lasted_s = now - self.since
-        if lasted_s >= self._policy.deadline_s:
-            self.gave_up = f"no order was accepted or refused for {lasted_s:.0f} s"
-        elif probes >= self._policy.attempts and not self.ever_answered:
+        if self.gave_up is None and probes >= self._policy.attempts and not self.ever_answered:
             self.gave_up = f"no order was accepted or refused in {RUN + probes} attempts in a row"
         return True
 
-    def forget_if_idle(self, now: float) -> None:
-        """After so long without an attempt nobody knows whether it is still the same trouble."""
-        if now - self._last_at > self._policy.deadline_s:
-            self._clear()
+    def update(self, now: float) -> None:
+        """Forget the trouble, or give up, where the time for it has come."""
+        deadline_s = self._policy.deadline_s
+        if now - self._last_at > deadline_s:
+            self._clear()  # after so long nobody knows whether it is still the same trouble
+        elif self.probing and self.gave_up is None and self.since is not None:
+            lasted_s = now - self.since
+            if lasted_s >= deadline_s:
+                self.gave_up = f"no order was accepted or refused for {lasted_s:.0f} s"
 
     def quota_used_up(self, now: float, reason: str) -> None:
         """The endpoint asked for a pause that is too long to wait for."""
