@@ -12,6 +12,7 @@ from everlytic_async.errors import (
     ConfigurationError,
     InvalidOrderError,
     LedgerError,
+    RejectedError,
     SkippedError,
     without_addresses,
 )
@@ -152,8 +153,9 @@ class Book:
             return
         known = result.error or result.receipt
         state = _STATES[result.outcome]
-        if state is State.REJECTED and not self._any_accepted():
-            state = State.NOT_SENT  # perhaps the account's or the address's fault, not the order's
+        if isinstance(result.error, RejectedError) and not self._any_accepted():
+            result.error.before_any_acceptance = True
+            state = State.NOT_SENT
         entry = self._entry(
             result.key,
             state,

@@ -350,6 +350,18 @@ class EverlyticClient:
         """How many POSTs may be in flight at once: the setting of its `Pacing`."""
         return self._concurrency
 
+    @property
+    def trouble(self) -> str | None:
+        """Why no order can be delivered at present, for a health check; None where it is well.
+
+        It is set while the endpoint fails or can't be reached and one attempt at a time probes it,
+        and while a quota is used up.
+        """
+        trouble = self._pacer.trouble
+        if not trouble.probing:
+            return None
+        return trouble.gave_up or f"{self._transport.host}: {trouble.last}"
+
     def pause(self, seconds: float, *, reason: str = "it was asked for") -> None:
         """Let no attempt begin for a while, because of what is known from elsewhere.
 

@@ -122,7 +122,12 @@ class RejectedError(_StatusError):
 
     Attributes:
         status: The HTTP status of the answer. A 2xx means that the body held an error word.
+        before_any_acceptance: Whether the ledger, if there is one, knew of no order that this
+            endpoint and store accepted. Then the address, the workflow or the account may be at
+            fault, and the ledger keeps the order as not sent.
     """
+
+    before_any_acceptance: bool = False
 
 
 class AuthenticationError(RejectedError):

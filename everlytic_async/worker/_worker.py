@@ -6,7 +6,8 @@ what became of it                          what the queue is told, once it is in
 SENT; SKIPPED, for it was sent             ack: forget it
 NOT_SENT; SKIPPED, for another has it;     nak: deliver it again, later each time
 UNKNOWN with AT_LEAST_ONCE;
-401, for the hashes are wrong
+REJECTED before any order was accepted:
+the account or the address may be wrong
 INVALID; REJECTED; UNKNOWN                 to the dead letters; then ack
 SKIPPED, for it was rejected or is         the same: the worker that found it out may have died
 unknown                                    before it could write the dead letter
@@ -65,7 +66,7 @@ _WAIT_S = 5.0
 _KEEP_ALIVES = 3
 # Between two streams, when one ended early, in seconds: from the one to the other, doubling.
 _PAUSE_BASE_S = 0.5
-_PAUSE_CAP_S = 60.0
+_PAUSE_CAP_S = 300.0
 _MAX_DOUBLINGS = 16
 
 
@@ -92,7 +93,7 @@ def deed_of(result: OrderResult, delivery: Delivery) -> tuple[Deed, Outcome]:
         return Deed.NAK, Outcome.SKIPPED
     if outcome is Outcome.SENT:
         return Deed.ACK, outcome
-    if outcome is Outcome.NOT_SENT or isinstance(error, AuthenticationError):
+    if outcome is Outcome.NOT_SENT or getattr(error, "before_any_acceptance", False):
         return Deed.NAK, Outcome.NOT_SENT
     if outcome is Outcome.UNKNOWN and delivery is Delivery.AT_LEAST_ONCE:
         return Deed.NAK, outcome
@@ -228,7 +229,7 @@ class Worker:
             running=self._running,
             stopping=self._stopping.is_set(),
             connected=self._queue.connected,
-            problem=self._problem,
+            problem=self._problem or self._client.trouble,
             in_hand=len(self._held),
             counts=MappingProxyType(dict(self._counts)),
             acknowledged=self._acknowledged,
@@ -314,7 +315,7 @@ class Worker:
             "in_hand": len(self._held),
             "sent": self._counts[Outcome.SENT],
             "stopping": self._stopping.is_set(),
-            "problem": self._problem,
+            "problem": self._problem or self._client.trouble,
         }
 
     @contextlib.asynccontextmanager
@@ -411,7 +412,9 @@ class Worker:
         """The orders as they are pulled, no more than there are free slots."""
         troubles = 0
         while not self._stopping.is_set():
-            free = self._client.max_concurrency - len(self._held)
+            # In trouble one order at a time is enough to probe with.
+            at_once = self._client.max_concurrency if self._client.trouble is None else 1
+            free = at_once - len(self._held)
             if free <= 0:
                 self._freed.clear()
                 await self._freed.wait()
