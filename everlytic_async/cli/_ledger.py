@@ -19,7 +19,7 @@ from everlytic_async.cli._screen import lasting, orders, screen, show
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import Entry, LedgerFile, Overview, State, stored_keys
 
-__all__ = ["export", "resolve", "status"]
+__all__ = ["copy", "export", "resolve", "status"]
 
 #: What a state means for whoever has to act on it.
 _MEANING = {
@@ -142,6 +142,22 @@ def _write(rows: Iterable[dict[str, Any]], out: IO[str], format: str) -> None:  
     else:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     out.flush()
+
+
+# ----------------------------------------------------------------------------------------- copy
+
+
+def copy(source: str, target: str, *, accept_loss: bool) -> int:
+    """Make an independent ledger of another one, and return the exit code.
+
+    Raises:
+        LedgerError: when the one can't be read, or the other can't be made.
+    """
+    with LedgerFile(source, must_exist=True, linked=True, incomplete=accept_loss) as ledger:
+        ledger.copy_to(target)
+        count = sum(ledger.overview().counts.values())
+    show(screen(), [f"{orders(count)} copied to {printable(target)}"])
+    return Exit.OK
 
 
 # -------------------------------------------------------------------------------------- resolve
