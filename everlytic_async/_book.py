@@ -16,7 +16,15 @@ from everlytic_async.errors import (
     SkippedError,
     without_addresses,
 )
-from everlytic_async.ledger import Entry, LedgerSession, State, Terms, stored_key
+from everlytic_async.ledger import (
+    Entry,
+    LedgerSession,
+    State,
+    Terms,
+    merged,
+    stored_key,
+    stored_keys,
+)
 from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import Delivery
 
@@ -99,15 +107,15 @@ class Book:
         Raises:
             LedgerError: when the ledger can't be read.
         """
-        stored = [stored_key(key, own=self._own_keys) for key, _ in orders]
+        stored = [stored_keys(key, own=self._own_keys) for key, _ in orders]
         try:
-            entries = await self._session.look_up(stored)
+            entries = await self._session.look_up([key for keys in stored for key in keys])
         except LedgerError as error:
             self._fail(error)
             raise
         skipped = {}
-        for place, (key, (_, body)) in enumerate(zip(stored, orders, strict=True)):
-            entry = entries.get(key)
+        for place, (keys, (_, body)) in enumerate(zip(stored, orders, strict=True)):
+            entry = merged(*map(entries.get, keys))
             if entry is not None and not self._terms.grant(entry, body):
                 skipped[place] = _skipped(entry, body)
         return skipped
@@ -125,9 +133,14 @@ class Book:
         if self.failure is not None:
             # Each try may wait for a lock, and none would change the end.
             raise LedgerError(self.failure.message)
-        stored = stored_key(key, own=self._own_keys)
+        stored, *earlier = stored_keys(key, own=self._own_keys)
         terms = Terms() if stored in self._ended else self._terms
+        early = None
         try:
+            if earlier:
+                early = merged(*(await self._session.look_up(earlier)).values())
+                if early is not None and not terms.grant(early, body):
+                    raise _skipped(early, body)
             granted, entry = await self._session.claim(stored, body, terms)
         except LedgerError as error:
             self._fail(error)
@@ -135,7 +148,7 @@ class Book:
         if not granted:
             assert entry is not None  # noqa: S101 - of what nothing is known may be sent
             raise _skipped(entry, body)
-        return entry is not None and entry.state is State.UNKNOWN
+        return State.UNKNOWN in {known.state for known in (entry, early) if known is not None}
 
     def record(self, result: OrderResult, body: str, then: Callable[[OrderResult], None]) -> None:
         """Record what became of an order, without waiting.

@@ -141,7 +141,7 @@ def order_key(order: Order, body: bytes) -> str:
     name = str(order.order_id)
     if order.workflow_id is not None:
         return f"{name}@{order.workflow_id}"
-    return f"{name}@" if _LOOKS_LIKE_A_PAIR.search(name) else name
+    return f"{name}@" if _LOOKS_LIKE_A_PAIR.search(name.rstrip()) else name
 
 
 # ------------------------------------------------------------------------- answer to a verdict

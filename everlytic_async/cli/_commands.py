@@ -202,6 +202,27 @@ Exit codes:
     2    wrong usage, no ledger that can be used, or the output can't be written
 """
 
+_COPY_HELP = """\
+Copy the ledger SOURCE to a new file TARGET, also while it is in use.
+
+For a backup, and to make an independent ledger of one that has two names (hard links), which is
+refused otherwise. Copies made in other ways may lack what is in the log beside a ledger. The copy
+knows nothing of what is sent later: send with one of the two only. What is in flight is unknown in
+the copy.
+
+A ledger whose last records are lost is refused as well: orders that it does not know of may have
+been sent. With --accept-loss what is left is copied. First find out in Everlytic which orders were
+sent since the run that was interrupted: those would be sent again.
+
+Examples:
+    everlytic-async ledger copy orders.ledger backup.ledger
+    everlytic-async ledger copy --accept-loss orders.ledger rescued.ledger
+
+Exit codes:
+    0    copied
+    2    wrong usage, no ledger that can be used, or there is a file at TARGET
+"""
+
 _RESOLVE_HELP = """\
 Tell the ledger FILE what became of unknown orders: that they were sent, or that they are to be sent
 again.
@@ -364,7 +385,7 @@ def check(file: str, *, results: str | None, progress: bool, **options: Any) -> 
 
 
 @app.group(help=_LEDGER_HELP)
-@click.command_panel("Commands", commands=["status", "export", "resolve"])
+@click.command_panel("Commands", commands=["status", "export", "resolve", "copy"])
 def ledger() -> None:
     pass
 
@@ -446,6 +467,20 @@ def resolve(**options: Any) -> int:
     from everlytic_async.cli._ledger import resolve  # noqa: PLC0415 - not for --help
 
     return resolve(**options)
+
+
+@ledger.command(help=_COPY_HELP)
+@click.argument("source", type=click.Path())
+@click.argument("target", type=click.Path())
+@click.option(
+    "--accept-loss", is_flag=True, help="Copy what is left of a ledger that lost records."
+)
+@DEBUG
+@guarded
+def copy(**options: Any) -> int:
+    from everlytic_async.cli._ledger import copy  # noqa: PLC0415 - not for --help
+
+    return copy(**options)
 
 
 def _fault(name: str, kind: click.ParamType[Any], help: str, **more: Any) -> Decorator:  # noqa: A002
