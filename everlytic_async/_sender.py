@@ -16,7 +16,7 @@ import attrs
 from everlytic_async._book import Book, digest_of
 from everlytic_async._pacer import Halt, HaltedError, LateError, Pacer
 from everlytic_async._retry import may_repeat, repeat
-from everlytic_async._transport import NOT_SENT, Transport
+from everlytic_async._transport import NOT_SENT, SESSION_CLOSED, Transport
 from everlytic_async._wire import encode, judge, order_key
 from everlytic_async.errors import (
     EverlyticError,
@@ -325,6 +325,8 @@ class Sender:
                 answer = await self.transport.post(course.body, course.cancelled)
             except EverlyticError as error:
                 verdict = error
+                if self.transport.session_closed:
+                    halt.halt(SESSION_CLOSED)  # no further order can be sent
             else:
                 left_at = answer.left_at
                 verdict = judge(
@@ -355,6 +357,8 @@ class Sender:
     def _learn(
         self, verdict: Receipt | EverlyticError, admitted_at: float, left_at: float | None
     ) -> None:
+        if self.transport.session_closed:
+            return  # it says nothing about the endpoint
         if isinstance(verdict, Receipt):
             self.pacer.accepted(admitted_at, left_at)
         elif isinstance(verdict, ThrottledError):

@@ -127,7 +127,7 @@ class Answer:
 
     Attributes:
         status: The HTTP status.
-        headers: The answer's headers; of a redirect only where to, without the hashes.
+        headers: The answer's headers without the hashes; of a redirect only where to.
         body: The body, decompressed, cut at `MAX_BODY_BYTES`, without the hashes.
         left_at: When the order left, by the transport's clock; None where that is not known: with
             a session of the caller's.
@@ -511,6 +511,8 @@ class Transport:
         self._attempts: set[_Attempt] = set()
         self._watch: _Timer | None = None
         self._look_at = 0.0  # when the watch is due
+        self._raw_headers: object = None
+        self._clean_headers: Mapping[str, str] = {}
         self._reuse = _Reuse()
         #: Every connection that was answered, and when first.
         self._stood: WeakKeyDictionary[object, float] = WeakKeyDictionary()
@@ -732,7 +734,7 @@ class Transport:
             response.close()
 
     def _answer(self, response: aiohttp.ClientResponse, body: bytes, attempt: _Attempt) -> Answer:
-        headers: Mapping[str, str] = response.headers
+        headers = self._headers_of(response)
         if hdrs.CONTENT_ENCODING in headers:
             body = _decompress(body)
         for secret in self._secrets:
@@ -741,11 +743,26 @@ class Transport:
         if len(body) >= MAX_BODY_BYTES or not response.content.at_eof():
             body = self._without_a_piece(body)
         if 300 <= response.status < 400 and hdrs.LOCATION in headers:  # noqa: PLR2004
-            where = headers[hdrs.LOCATION]
-            for secret in self._secrets:
-                where = where.replace(secret.decode(), "[hash]")
-            headers = {"Location": where}
+            headers = {"Location": headers[hdrs.LOCATION]}
         return Answer(response.status, headers, body, attempt.left_at)
+
+    def _headers_of(self, response: aiohttp.ClientResponse) -> Mapping[str, str]:
+        """A response's headers without the hashes, as they can be pickled.
+
+        Most are equal to those before (a Date is the same for a second), and then are the same
+        object: a report of a million orders does not hold them a million times.
+        """
+        if response.raw_headers != self._raw_headers:
+            self._raw_headers = response.raw_headers
+            self._clean_headers = CIMultiDict(
+                (name, self._without_hashes(value)) for name, value in response.headers.items()
+            )
+        return self._clean_headers
+
+    def _without_hashes(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret.decode(), "[hash]")
+        return text
 
     def _without_a_piece(self, body: bytes) -> bytes:
         """Drop from the end of a body that was cut what may be the beginning of a hash."""
@@ -811,9 +828,7 @@ class Transport:
                 if isinstance(error, OSError) and error.strerror and error.errno:
                     return f"{why} ({error.strerror})"
                 return why
-        words = " ".join(str(error).split())
-        for secret in self._secrets:
-            words = words.replace(secret.decode(), "[hash]")
+        words = self._without_hashes(" ".join(str(error).split()))
         words = without_addresses(words)[:_MAX_WORDS]
         return f"{type(error).__name__} was raised{': ' if words else ''}{words}"
 

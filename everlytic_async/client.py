@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from everlytic_async._book import terms_of
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._sender import AnyOrder, KeyOf, Sender
-from everlytic_async._transport import Transport
+from everlytic_async._transport import SESSION_CLOSED, Transport
 from everlytic_async._version import __version__
 from everlytic_async.batch import OrderStream
 from everlytic_async.errors import BatchStoppedError, ConfigurationError, SourceError
@@ -56,6 +56,10 @@ class EverlyticClient:
         session: A session of yours to use, with its connector and proxy; it is never closed here.
             By default the client has its own. Its middlewares are passed by, for one might repeat
             a POST; its cookie jar is not: give it an `aiohttp.DummyCookieJar`.
+        proxy: The URL of an HTTP proxy, such as ``http://user:password@proxy.example:3128``. Orders
+            go through a tunnel (CONNECT), so the proxy sees neither the hashes nor the orders. For
+            an ``http://`` address there is no tunnel: that is refused unless the proxy runs on this
+            machine or `allow_http` is set. Proxies in the environment are not used.
         on_event: A callable that hears what happens (see `everlytic_async.events`), or several.
         allow_http: Whether ``http://`` is accepted for a host other than this machine.
 
@@ -74,6 +78,7 @@ class EverlyticClient:
         pacing: Pacing = Pacing(),
         timeouts: Timeouts = Timeouts(),
         session: aiohttp.ClientSession | None = None,
+        proxy: str | None = None,
         on_event: Hook | Iterable[Hook] | None = None,
         allow_http: bool = False,
     ) -> None:
@@ -97,6 +102,7 @@ class EverlyticClient:
             customer_hash=customer_hash,
             timeouts=timeouts,
             session=session,
+            proxy=proxy,
             allow_http=allow_http,
             user_agent=f"everlytic-async/{__version__}",
         )
@@ -311,3 +317,5 @@ class EverlyticClient:
                 "the client is not open: use `async with EverlyticClient(...) as client`, or "
                 "`await client.start()`"
             )
+        if self._transport.session_closed:
+            raise ConfigurationError(f"{SESSION_CLOSED}: make a client with one that is open")
