@@ -78,7 +78,7 @@ def endpoint_url(base_url: object, *, allow_http: bool = False) -> str:
     except ValueError as error:
         raise ConfigurationError(f"{_WHERE} is not a URL") from error
     # Judged by the host that is connected to, not by how it was written.
-    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+    if parts.scheme == "http" and not allow_http and not is_loopback(host):
         raise ConfigurationError(
             f"{_WHERE} must begin with https://: over http:// anybody on the way reads the hashes "
             "and the orders; if that is meant, set allow_http=True, or give --allow-http"
@@ -114,7 +114,7 @@ def _normal_host(host: str) -> str:
     raise ConfigurationError(f"{_WHERE} names a host that can't exist")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

@@ -225,7 +225,7 @@ def _judge_success(
             "base_url is probably not the address of the install",
             status,
         )
-    return Receipt(status, parsed, attempts, elapsed_s)
+    return Receipt(status, parsed, attempts, elapsed_s, headers)
 
 
 def retry_after_s(value: str | None, wall_clock: Callable[[], float] = time.time) -> float | None:

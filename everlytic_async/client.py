@@ -21,7 +21,7 @@ from everlytic_async._book import Book, any_sent, terms_of
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._sender import AnyOrder, KeyOf, Sender
-from everlytic_async._transport import Transport
+from everlytic_async._transport import SESSION_CLOSED, Transport
 from everlytic_async._version import __version__
 from everlytic_async.batch import OrderStream
 from everlytic_async.errors import BatchStoppedError, ConfigurationError, SourceError
@@ -66,6 +66,10 @@ class EverlyticClient:
         session: A session of yours to use, with its connector and proxy; it is never closed here.
             By default the client has its own. Its middlewares are passed by, for one might repeat
             a POST; its cookie jar is not: give it an `aiohttp.DummyCookieJar`.
+        proxy: The URL of an HTTP proxy, such as ``http://user:password@proxy.example:3128``. Orders
+            go through a tunnel (CONNECT), so the proxy sees neither the hashes nor the orders. For
+            an ``http://`` address there is no tunnel: that is refused unless the proxy runs on this
+            machine or `allow_http` is set. Proxies in the environment are not used.
         on_event: A callable that hears what happens (see `everlytic_async.events`), or several.
         allow_http: Whether ``http://`` is accepted for a host other than this machine.
 
@@ -85,6 +89,7 @@ class EverlyticClient:
         timeouts: Timeouts = Timeouts(),
         ledger: Ledger | None = None,
         session: aiohttp.ClientSession | None = None,
+        proxy: str | None = None,
         on_event: Hook | Iterable[Hook] | None = None,
         allow_http: bool = False,
     ) -> None:
@@ -109,6 +114,7 @@ class EverlyticClient:
             customer_hash=customer_hash,
             timeouts=timeouts,
             session=session,
+            proxy=proxy,
             allow_http=allow_http,
             user_agent=f"everlytic-async/{__version__}",
         )
@@ -399,6 +405,8 @@ class EverlyticClient:
                 "the client is not open: use `async with EverlyticClient(...) as client`, or "
                 "`await client.start()`"
             )
+        if self._transport.session_closed:
+            raise ConfigurationError(f"{SESSION_CLOSED}: make a client with one that is open")
 
 
 def _check_ledger(ledger: object) -> None:

@@ -59,6 +59,7 @@ async def a_transport(
         session=session,
         allow_http=allow_http,
         clock=clock,
+        **({"call_later": clock.call_later} if isinstance(clock, FakeClock) else {}),
     )
     await transport.open()
     try:
@@ -423,7 +424,7 @@ async def test_a_kept_connection_that_the_server_closes_is_unknown_and_not_tried
         b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 20_000 + b"\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n",
     ],
@@ -493,7 +494,8 @@ async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool
         upload.exception()
     tracker = SimpleNamespace(attempts=1, bytes_written=10, upload_complete=upload)
     task = cast("asyncio.Task[object]", asyncio.current_task())
-    attempt = module._Attempt(task, cast("aiohttp.UploadTracker", tracker), 10, 0.0)
+    attempt = module._Attempt(task, 10, 0.0)
+    attempt.tracker = cast("aiohttp.UploadTracker", tracker)
 
     assert attempt.left()
     tracker.bytes_written = 9
@@ -506,10 +508,10 @@ async def test_it_tells_when_the_order_left(monkeypatch: pytest.MonkeyPatch, slo
     began = clock.now
     connect = aiohttp.TCPConnector.connect
 
-    async def slow_connect(*given: Any) -> aiohttp.connector.Connection:
+    async def slow_connect(*args: Any, **named: Any) -> aiohttp.connector.Connection:
         if slow == "connection":
             clock.now += 3
-        return await connect(*given)
+        return await connect(*args, **named)
 
     async def slow_answer(connection: Connection) -> None:
         await connection.request()
@@ -527,13 +529,14 @@ async def test_it_tells_when_the_order_left(monkeypatch: pytest.MonkeyPatch, slo
     assert got.left_at == began + (3 if slow == "connection" else 0)
 
 
-async def test_with_a_session_of_the_callers_it_does_not_know_when_the_order_left() -> None:
+async def test_with_a_session_of_the_callers_it_tells_when_the_order_left_too() -> None:
+    clock = FakeClock()
     async with (
         RawServer(accept_all) as server,
         aiohttp.ClientSession() as session,
-        a_transport(server.url, session=session) as transport,
+        a_transport(server.url, session=session, clock=clock) as transport,
     ):
-        assert (await transport.post(BODY)).left_at is None
+        assert (await transport.post(BODY)).left_at == clock.now
 
 
 # ----------------------------------------------------------------------------- how much is read
@@ -638,12 +641,10 @@ async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
         await until(lambda: server.bodies)
         await until(lambda: transport._attempts and progress() is not None)
         for _ in range(2):
-            clock.now += 29
-            transport._look()
+            await clock.advance(29)
             go_on.release()
             await until(lambda: progress() == clock.now)
-        clock.now += 29
-        transport._look()
+        await clock.advance(29)
         go_on.release()
 
         assert (await post).body == b"xxx"
@@ -654,15 +655,14 @@ async def test_silence_is_not_counted_before_the_body_had_left() -> None:
     clock = FakeClock()
     async with RawServer(lambda connection: connection.closed()) as server:
         url = server.url.replace("http:", "https:")
-        async with a_transport(url, clock=clock, read_s=30, total_s=100) as transport:
+        async with a_transport(
+            url, clock=clock, read_s=30, connect_s=200, total_s=100
+        ) as transport:
             post = asyncio.create_task(transport.post(BODY))
             await until(lambda: server.connections)
-            clock.now += 99
-            transport._look()
-            await asyncio.sleep(0)
+            await clock.advance(99)
             assert not post.done()
-            clock.now += 1
-            transport._look()
+            await clock.advance(1.5)
             with pytest.raises(NotSentError):
                 await post
 
@@ -677,28 +677,28 @@ async def test_many_attempts_run_out_of_time_each_at_its_own() -> None:
         for _ in range(4):
             posts.append(asyncio.create_task(transport.post(BODY)))
             await until(lambda: len(server.bodies) == len(posts))
-            clock.now += 10
+            await clock.advance(10)
         ended = []
         for _ in range(4):
             ended.append(sum(post.done() for post in posts))
-            clock.now += 10
-            transport._look()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        clock.now += 10
-        transport._look()
+            await clock.advance(10)
+        await clock.advance(11)
         errors = await asyncio.gather(*posts, return_exceptions=True)
 
         assert {type(error) for error in errors} == {ResponseTimeoutError}
-        assert ended == [0, 0, 1, 2]
+        assert ended == [0, 0, 0, 1]
 
 
 async def test_nothing_looks_at_the_clock_where_nothing_is_in_flight() -> None:
-    async with RawServer(accept_all) as server, a_transport(server.url) as transport:
+    clock = FakeClock()
+    async with (
+        RawServer(accept_all) as server,
+        a_transport(server.url, clock=clock) as transport,
+    ):
         await transport.post(BODY)
-        assert transport._attempts == set()
-        transport._look()
-        assert transport._watch is None
+        assert clock.next_at is not None
+        await clock.advance(1)
+        assert clock.next_at is None
 
 
 async def test_a_time_out_leaves_no_request_to_cancel_behind() -> None:
@@ -782,8 +782,8 @@ async def test_cancellation_that_coincides_with_a_time_out_travels_on(first: str
         task = await begun(server, transport)
         if first == "outside":
             task.cancel()
-        clock.now += 1_000
-        transport._look()
+        while task.cancelling() < 1 + (first == "outside"):
+            clock.ring_next()
         if first == "time-out":
             task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -807,9 +807,8 @@ async def test_an_attempt_expires_once_however_often_it_is_looked_at() -> None:
     clock = FakeClock()
     async with RawServer(never_answer) as server, a_transport(server.url, clock=clock) as transport:
         task = await begun(server, transport)
-        clock.now += 1_000
-        for _ in range(3):
-            transport._look()
+        for _ in range(100):
+            clock.ring_next()
         with pytest.raises(ResponseTimeoutError):
             await task
 

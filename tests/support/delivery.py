@@ -138,6 +138,7 @@ class ScriptedTransport:
     """
 
     host = "shop.example"
+    session_closed = False
 
     def __init__(self, endpoint: Endpoint, clock: FakeClock) -> None:
         self._endpoint = endpoint
