@@ -221,6 +221,10 @@ class _Reader:
         for _order_id, host, workflow_id, is_here in found:
             self.elsewhere[host, workflow_id, is_here] += 1
 
+    async def any_sent(self) -> NoReturn:
+        """Asked by those who send."""
+        raise NotImplementedError
+
     async def claim(self, key: str, body: str, terms: Terms) -> NoReturn:
         """Nothing is claimed."""
         raise NotImplementedError

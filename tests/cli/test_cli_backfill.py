@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+import shlex
 import signal
+import sys
 import termios
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -23,6 +26,7 @@ from everlytic_async.cli._input import Input, Reading
 from everlytic_async.cli._plan import Count, Plan
 from everlytic_async.cli._screen import _Left, lasting
 from everlytic_async.cli._tally import Tally
+from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 
@@ -138,6 +142,82 @@ async def test_an_unknown_number_from_a_pipe_is_asked_about_at_the_terminal(
     assert (run.code, sandbox.processed) == (0, 2)
 
 
+async def test_a_question_is_asked_at_the_terminal_wherever_the_streams_go(
+    program: Program, sandbox: Sandbox, orders_file: Write, until: Until
+) -> None:
+    """As by ``2>&1 | tee log``, with the orders on the standard input."""
+    path = orders_file(*map(order, range(1001)))
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+    for answer, code in (("n\n", 2), ("y\n", 0)):
+        with path.open() as file:
+            run, said = await at_a_terminal(
+                program.pointed_at(sandbox),
+                until,
+                *("send", "-"),
+                answer=answer,
+                stdin=file,
+                **pipes,
+            )
+        assert (run.code, sandbox.processed) == (code, 0 if code else 1001)
+        assert "About to send 1,001 orders from standard input:" in said
+        assert QUESTION not in run.out + run.err
+
+
+@pytest.mark.parametrize(
+    ("where", "options"),
+    [
+        ("no terminal", []),
+        ("no terminal", ["--yes"]),
+        ("no terminal", ["--ledger", "l"]),
+        ("no terminal", ["--no-ledger"]),
+        ("background", []),
+    ],
+)
+async def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_made(
+    program: Program,
+    sandbox: Sandbox,
+    orders_file: Write,
+    where: str,
+    options: list[str],
+) -> None:
+    here = program.pointed_at(sandbox)
+    send = ("send", *options, orders_file(*map(order, range(1001))))
+    is_named = options in (["--ledger", "l"], ["--no-ledger"])
+    default = program.directory / "everlytic.ledger"
+    for made_before in (False, True):
+        if made_before:
+            LedgerFile(default).close()
+        if where == "no terminal":
+            run = await here.run(*send)
+        else:
+            # The shell is in the foreground of its terminal, and what it starts by `&` is not.
+            command = shlex.join([sys.executable, "-m", "everlytic_async", *map(str, send)])
+            terminal = Terminal()
+            process = await asyncio.create_subprocess_exec(
+                *("bash", "-c", f"set -m; {command} 2>err & wait $!"),
+                cwd=here.directory,
+                env=here.environment,
+                **dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs),
+                start_new_session=True,
+                preexec_fn=partial(own, terminal.theirs),
+            )
+            run = attrs.evolve(await ended(process), err=(here.directory / "err").read_text())
+            terminal.drain()
+            assert QUESTION not in terminal.plain
+            terminal.close()
+        if is_named or made_before:
+            assert run.code == 0
+            assert QUESTION not in run.err
+        else:
+            assert (run.code, sandbox.processed) == (2, 0)
+            assert run.err.startswith(f"Error: there is no ledger at {default}, and no terminal")
+            assert "--ledger FILE" in run.err
+            assert "--no-ledger" in run.err
+            assert not default.exists()
+    # The same file twice notifies twice only where that was asked for.
+    assert sandbox.processed == 1001 * (2 if options == ["--no-ledger"] else 1)
+
+
 async def test_ctrl_c_at_the_question_sends_nothing(
     program: Program, sandbox: Sandbox, orders_file: Write, until: Until
 ) -> None:
@@ -160,6 +240,49 @@ async def test_wrong_settings_are_told_before_the_question(
     here = program.pointed_at(sandbox).told(EVERLYTIC_BASE_URL="shop.example")
     run, said = await at_a_terminal(here, until, "send", path)
     assert run.code == 2
+    assert QUESTION not in said
+
+
+async def test_a_plan_counts_this_input_against_the_ledger(
+    program: Program, sandbox: Sandbox, orders_file: Write, until: Until
+) -> None:
+    """At this address, store and workflow: what was sent there is not about to be sent."""
+    here = program.pointed_at(sandbox)
+    path = orders_file(*map(order, range(1500)))
+
+    async def planned(*options: str, here: Program = here) -> str:
+        run, said = await at_a_terminal(here, until, "send", *options, path, answer="n\n")
+        assert run.code == 2
+        return said
+
+    assert "About to send 1,500 orders from " in await planned()
+    assert (
+        await here.run("send", "--ledger", "everlytic.ledger", "--limit", "100", path)
+    ).code == 0
+    said = await planned()
+    assert "About to send 1,400 orders (and not 100 sent before) from " in said
+    assert f"  ledger    {program.directory / 'everlytic.ledger'}\n" in said.replace("\r", "")
+    assert "note" not in said
+
+    # Another spelling of the address is the same; another workflow or store is not.
+    port = sandbox.base_url.rpartition(":")[2]
+    spelled = here.told(EVERLYTIC_BASE_URL=f"HTTP://127.0.0.1:{port}/servlet/e-commerce/orders/")
+    said = await planned(here=spelled)
+    assert "About to send 1,400 orders (and not 100 sent before) from " in said
+    host = f"127.0.0.1:{port}"
+    for options, other, where in (
+        (["--workflow-id", "7"], here, "in no named workflow"),
+        ([], here.told(EVERLYTIC_STORE_HASH="another"), f"to {host} in no named workflow"),
+    ):
+        said = await planned(*options, here=other)
+        assert "About to send 1,500 orders from " in said
+        note = f"the ledger knows 100 orders of these as sent, or perhaps sent, {where}"
+        assert f"  note      {note}" in said
+
+    # Where all were sent there is nothing to ask.
+    assert (await here.run("send", path)).code == 0
+    run, said = await at_a_terminal(here, until, "send", path)
+    assert (run.code, sandbox.processed) == (0, 1500)
     assert QUESTION not in said
 
 

@@ -11,7 +11,12 @@ import pytest
 from command_endpoint import Endpoint, serving
 from command_line import CUSTOMER_HASH, STORE_HASH, Ended, Here, order
 
+from everlytic_async import EverlyticClient
+from everlytic_async.cli._forecast import Forecast
+from everlytic_async.cli._input import Input
+from everlytic_async.cli._plan import Count
 from everlytic_async.ledger import LedgerFile, State
+from everlytic_async.outcomes import Outcome
 
 Write = Callable[..., Path]
 
@@ -242,3 +247,33 @@ def test_a_check_without_an_account_says_where_the_orders_went(
         "Note: the ledger knows 2 orders of these as sent, or perhaps sent, to "
         f"{endpoint.base_url.removeprefix('http://')} in workflow 7"
     ) in run.err
+
+
+@pytest.mark.parametrize(
+    ("resend", "sent", "known"),
+    [
+        ([], 2, {State.SENT: 1, State.UNKNOWN: 1, State.REJECTED: 1}),
+        ([Outcome.UNKNOWN], 3, {State.SENT: 1, State.REJECTED: 1}),
+        ([Outcome.UNKNOWN, Outcome.REJECTED], 4, {State.SENT: 1}),
+    ],
+)
+def test_a_count_tells_apart_what_the_ledger_knows(
+    here: Here,
+    endpoint: Endpoint,
+    orders_file: Write,
+    resend: list[Outcome],
+    sent: int,
+    known: dict[State, int],
+) -> None:
+    path = orders_file(*made("s1", "u1", "r1", "n1", "s2", "i1"))
+    options = ("--ledger", "l", "--retries", "0", "--concurrency", "1", "--limit", "4")
+    assert here("send", *options, path).code == 1
+    client = EverlyticClient(endpoint.base_url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH)
+    with Input(str(path)) as source, Forecast(Path("l"), client, resend) as forecast:
+        count = Count().of(forecast.tell(source.numbered()), source, progress=False)
+    assert (count.orders, dict(count.known), count.invalid) == (sent, known, 1)
+    # And so it comes.
+    endpoint.received.clear()
+    again = [word for outcome in resend for word in ("--resend", str(outcome))]
+    here("send", *options[:-2], *again, path)
+    assert len(endpoint.received) == sent
