@@ -155,14 +155,14 @@ READING_PANEL = click.option_panel(
 
 
 def command_line(context: click.Context) -> list[str]:
-    """The words that run this command again as it was run."""
+    """The words that run this command again as it was run, options in the order of their use."""
     words = context.command_path.split()
     arguments = []
-    for parameter in context.command.params:
-        name = str(parameter.name)
+    parameters = {parameter.name: parameter for parameter in context.command.params}
+    for name, value in context.params.items():
+        parameter = parameters[name]
         if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
-        value = context.params[name]
         if isinstance(parameter, click.Argument):
             arguments.append(str(value))
         elif isinstance(parameter, click.Option) and parameter.is_flag:
