@@ -12,6 +12,7 @@ import attrs
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._forecast import Forecast, LedgerChoice
 from everlytic_async.cli._input import Input, Numbered, printable
+from everlytic_async.cli._proxy import find_proxy, proxy_host
 from everlytic_async.cli._screen import Bar, lasting, orders
 from everlytic_async.cli._send_options import Options
 from everlytic_async.cli._settings import Account
@@ -239,9 +240,11 @@ def _plan(
             found = ((each, None) for each in ahead) if known is None else known.tell(ahead)
             count = Count().of(found, source, progress=options.progress)
             notes = [] if known is None else list(known.notes())
+    proxy = find_proxy(account.base_url)
+    by = "" if proxy is None else f", through the proxy {printable(proxy_host(proxy))}"
     return Plan(
         source=source.shown,
-        host=account.host,
+        host=account.host + by,
         account=account.origin,
         count=count,
         limit=options.limit,

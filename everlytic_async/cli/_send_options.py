@@ -17,6 +17,7 @@ from everlytic_async import (
 )
 from everlytic_async.cli._forecast import LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Reading, printable
+from everlytic_async.cli._proxy import find_proxy
 from everlytic_async.cli._results import APPEND_OPTION
 from everlytic_async.cli._settings import Account
 from everlytic_async.events import Hook
@@ -111,6 +112,7 @@ class Options:
             delivery=self.delivery_rule,
             retry=RetryPolicy(attempts=self.retries + 1),
             pacing=Pacing(max_concurrency=self.concurrency, max_rate=self.rate),
+            proxy=find_proxy(account.base_url),
             on_event=hooks,
             allow_http=self.allow_http,
         )
