@@ -489,7 +489,9 @@ class Transport:
                 # The pacer bounds how many are in flight: a second bound would be a second queue.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self._headers,  # once for all requests
+                # Once for all requests. Not with a proxy: aiohttp adds a session's headers to its
+                # CONNECT, which the proxy reads.
+                headers=None if self._proxy is not None else self._headers,
             )
 
     async def close(self) -> None:
@@ -587,7 +589,7 @@ class Transport:
         response = await session.post(
             self._url,
             data=_Body(body, attempt, self),
-            headers=None if self._own is not None else self._headers,
+            headers=self._headers if self._own is None or self._proxy is not None else None,
             allow_redirects=False,
             timeout=self._timeout,
             raise_for_status=False,

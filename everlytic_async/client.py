@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 import time
-from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -17,14 +17,20 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from everlytic_async._book import Book, any_sent, terms_of
+from everlytic_async._book import Book, any_sent, digest_of, terms_of
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._sender import AnyOrder, KeyOf, Sender
 from everlytic_async._transport import SESSION_CLOSED, Transport
 from everlytic_async._version import __version__
+from everlytic_async._wire import encode, order_key
 from everlytic_async.batch import OrderStream
-from everlytic_async.errors import BatchStoppedError, ConfigurationError, SourceError
+from everlytic_async.errors import (
+    BatchStoppedError,
+    ConfigurationError,
+    SkippedError,
+    SourceError,
+)
 from everlytic_async.events import Event, Hook, Hub, as_hooks
 from everlytic_async.ledger import Ledger, LedgerSession
 from everlytic_async.orders import Order
@@ -345,6 +351,39 @@ class EverlyticClient:
                 report = BatchReport(tuple(results), time.monotonic() - began, stream.stopped)
                 raise type(error)(error.message, report) from error.__cause__
         return BatchReport(tuple(results), time.monotonic() - began, stream.stopped)
+
+    async def forecast(
+        self, orders: Sequence[Order], *, ledger: Ledger, resend: Collection[Outcome] = ()
+    ) -> list[SkippedError | None]:
+        """What a ledger says of orders, if they were sent now. Nothing is sent or recorded.
+
+        It binds nobody: another process may send them meanwhile. The client need not be open.
+
+        Args:
+            orders: The orders, at most a few hundred: all are looked up at once.
+            ledger: As of `stream_orders`.
+            resend: As of `stream_orders`.
+
+        Returns:
+            For each order why it would be skipped; None where it would be sent.
+
+        Raises:
+            LedgerError: when the ledger can't be read.
+        """
+        bodies = [encode(order) for order in orders]
+        named = [
+            (order_key(order, body), digest_of(body))
+            for order, body in zip(orders, bodies, strict=True)
+        ]
+        async with self._open_ledger(ledger) as session:
+            book = Book(
+                session,
+                terms_of(self._sender.delivery, resend),
+                own_keys=False,
+                any_accepted=lambda: True,
+            )
+            skipped = await book.known(named)
+        return [skipped.get(place) for place in range(len(named))]
 
     @property
     def delivery(self) -> Delivery:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import printable
+from everlytic_async.cli._results import open_private
 from everlytic_async.cli._screen import lasting, orders, screen, show
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import Entry, LedgerFile, Overview, State, stored_keys
@@ -124,7 +125,9 @@ def _opened(output: str, keep: Path) -> Iterator[IO[str]]:
     path = Path(output)
     if path.exists() and path.samefile(keep):
         raise ConfigurationError("--output names the ledger itself")
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with open(
+        path, "w", encoding="utf-8", errors="backslashreplace", newline="", opener=open_private
+    ) as file:
         yield file
 
 

@@ -10,6 +10,7 @@ import rich_click as click
 from everlytic_async.cli._exit import guarded
 from everlytic_async.cli._options import (
     ALLOW_HTTP,
+    APPEND_RESULTS,
     CONFIG,
     DEBUG,
     EXIT_CODES,
@@ -283,6 +284,12 @@ def _needs_nats() -> None:
         )
 
 
+def _announce(config: str | None, *tables: str) -> None:
+    from everlytic_async.cli._settings import announce  # noqa: PLC0415 - not for --help
+
+    announce(config, *tables, "nats", "queue", "worker")
+
+
 _STORE = click.option(
     "--store",
     metavar="NAME",
@@ -297,7 +304,7 @@ _STORE = click.option(
 @click.option_panel("Which orders, and whose", options=["--store", "--limit", "--workflow-id"])
 @click.option_panel(
     "Settings, results and more",
-    options=["--results", "--config", "--progress", "--debug", "--help"],
+    options=["--results", "--append-results", "--config", "--progress", "--debug", "--help"],
 )
 @FILE
 @_queueing
@@ -310,9 +317,10 @@ _STORE = click.option(
     type=click.Path(allow_dash=True, dir_okay=False),
     metavar="FILE",
     help="Write a line of JSON for each order as `send --results` does; its outcome is queued, "
-    "known, invalid or not_queued. The file is replaced. `-` is the standard output; the summary "
-    "then goes to the standard error.",
+    "known, invalid or not_queued. A file that holds results already is refused. `-` is the "
+    "standard output; the summary then goes to the standard error.",
 )
+@APPEND_RESULTS
 @CONFIG
 @PROGRESS
 @DEBUG
@@ -321,6 +329,7 @@ def enqueue(**options: Any) -> int:
     _needs_nats()
     from everlytic_async.cli._enqueue import Options, enqueue  # noqa: PLC0415 - not for --help
 
+    _announce(options["config"], "mapping")
     return enqueue(Options(reading=reading(options), nats=_nats(options), **options))
 
 
@@ -391,6 +400,7 @@ def worker(**options: Any) -> int:
     _needs_nats()
     from everlytic_async.cli._worker import Options, work  # noqa: PLC0415 - not for --help
 
+    _announce(options["config"], "everlytic")
     return work(Options(nats=_nats(options), **options))
 
 
@@ -423,6 +433,7 @@ def _queue_options(options: dict[str, Any], stores: Any) -> Any:
     _needs_nats()
     from everlytic_async.cli._queue import Options  # noqa: PLC0415 - not for --help
 
+    _announce(options["config"])
     return Options(nats=_nats(options), stores=tuple(stores), config=options.pop("config"))
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from everlytic_async.cli._exit import Exit, say, silence
 from everlytic_async.cli._nats import load_nats, load_queue, reached
+from everlytic_async.cli._proxy import find_proxy
 from everlytic_async.cli._screen import NAMES, orders, screen, show
 from everlytic_async.cli._settings import Account, load_stores
 from everlytic_async.cli._signals import Signals
@@ -103,6 +104,7 @@ def _client(options: Options, account: Account) -> EverlyticClient:
         delivery=Delivery(options.delivery.replace("-", "_")),
         retry=RetryPolicy(attempts=options.retries + 1),
         pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
+        proxy=find_proxy(account.base_url),
         allow_http=options.allow_http,
     )
 

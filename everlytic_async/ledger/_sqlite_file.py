@@ -24,7 +24,7 @@ from typing import Any, Self
 import attrs
 
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import RANKS, Entry, ScopeName, State, Terms
+from everlytic_async.ledger._protocol import RANKS, Entry, ScopeName, State, Terms, merged
 from everlytic_async.ledger._sqlite_checks import (
     check_before_opening,
     check_names,
@@ -135,6 +135,20 @@ _READ = f"""
     FROM json_each(?) AS wanted
     CROSS JOIN orders ON orders.scope = ? AND orders.key = wanted.value
 """  # noqa: S608 - a constant
+# Orders of these ids under any scope and workflow: 1001, 1001@32. Two ranges of the primary key,
+# for every id that begins with the same digits would be in one.
+_FIND = f"""
+    SELECT wanted.value, scopes.host, orders.scope, {_COLUMNS}
+    FROM json_each(?) AS wanted
+    CROSS JOIN scopes
+    CROSS JOIN orders ON orders.scope = scopes.id AND orders.key = wanted.value
+    UNION ALL
+    SELECT wanted.value, scopes.host, orders.scope, {_COLUMNS}
+    FROM json_each(?) AS wanted
+    CROSS JOIN scopes
+    CROSS JOIN orders ON orders.scope = scopes.id
+        AND orders.key >= wanted.value || '@' AND orders.key < wanted.value || 'A'
+"""  # noqa: S608 - constants
 
 
 class Durability(enum.StrEnum):
@@ -640,6 +654,38 @@ class LedgerFile:
                 (codes,),
             ):
                 yield host, _entry(row)
+
+    def find_scopes(self, name: str) -> frozenset[int]:
+        """The numbers of an endpoint and store, that of a `ScopeName` in earlier versions too.
+
+        None where the ledger knows nothing of it.
+        """
+        with self._clear_errors("read"):
+            scopes = self._connection.execute("SELECT id, name, host FROM scopes").fetchall()
+        names = {str(name)}
+        if isinstance(name, ScopeName):
+            names.update(name.earlier({host for *_, host in scopes}))
+        return frozenset(number for number, found, _host in scopes if found in names)
+
+    def look_up(self, scopes: Iterable[int], keys: Sequence[str]) -> dict[str, Entry]:
+        """What is known of these orders in any of these scopes: what forbids most counts."""
+        known: dict[str, Entry] = {}
+        with self._clear_errors("read"):
+            for scope in scopes:
+                for key, entry in self._read(scope, keys).items():
+                    known[key] = merged(known.get(key), entry) or entry
+        return known
+
+    def find(self, order_ids: Iterable[str]) -> Iterator[tuple[str, str, int, Entry]]:
+        """Every entry of these orders, of any endpoint, store and workflow.
+
+        Yields:
+            The order id; the endpoint's host; the number of the endpoint and store; the entry.
+        """
+        wanted = json.dumps(list(order_ids))
+        with self._clear_errors("read"):
+            for order_id, host, scope, *row in self._connection.execute(_FIND, (wanted, wanted)):
+                yield order_id, host, scope, _entry(row)
 
     def resolve(
         self, to: State, keys: Sequence[str] | None = None, *, host: str | None = None
