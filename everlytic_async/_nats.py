@@ -82,8 +82,9 @@ async def disconnect(connection: Client) -> None:
         await connection.close()
     except AssertionError:
         pass  # it had not begun to connect
-    except OSError:
-        # It was lost with something left to be written: the client stops there.
+    except (OSError, TypeError):
+        # It was lost with something left to be written: the client stops there. From Python 3.12
+        # on a transport that is closed answers such a write with a TypeError.
         for subscription in connection._subs.values():  # noqa: SLF001 - nobody else can
             task = getattr(subscription, "_wait_for_msgs_task", None)
             if isinstance(task, asyncio.Task):
