@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._csv import delimiter_of
 from everlytic_async.sources._json import is_list_of_orders
-from everlytic_async.sources._jsonl import DECODER
 from everlytic_async.sources._open import MAX_LINE_BYTES, Content
 
 __all__ = ["CONTAINERS", "container_of"]
@@ -90,12 +90,12 @@ def _json_of(first: bytes) -> str:
         return "json"
     text = first.decode("utf-8", "replace").strip()
     try:
-        value, end = DECODER.raw_decode(text)
+        value, end = StrictDecoder().decode_start(text, 0)
     except json.JSONDecodeError as error:
         # An object goes on in the next line, or in the next megabyte.
         goes_on = error.pos >= len(text) or len(first) >= MAX_LINE_BYTES
         return "json" if goes_on else "jsonl"
-    except (ValueError, ArithmeticError, RecursionError):
+    except JsonFaultError:
         return "jsonl"
     is_list = isinstance(value, dict) and is_list_of_orders(value)
     return "json" if is_list or end < len(text) else "jsonl"

@@ -20,7 +20,7 @@ import attrs
 
 from everlytic_async.errors import ConfigurationError, SourceError
 
-__all__ = ["BOM", "MAX_LINE_BYTES", "Content", "Source", "install", "opened"]
+__all__ = ["BOM", "MAX_LINE_BYTES", "Content", "Source", "install", "opened", "skip_line"]
 
 Source = str | os.PathLike[str] | IO[bytes] | IO[str]
 
@@ -205,3 +205,9 @@ _UNPACKERS: dict[bytes, Callable[[IO[bytes]], _Unpacker]] = {_GZIP: _gzip, _ZSTD
 def install(what: str, extra: str) -> str:
     """What to say where the package of an extra is missing."""
     return f"to read {what}, install what it needs: pip install 'everlytic-async[{extra}]'"
+
+
+def skip_line(file: IO[bytes]) -> None:
+    """Read to the end of a line, a piece at a time."""
+    while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+        pass

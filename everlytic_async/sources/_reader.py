@@ -10,13 +10,14 @@ from typing import Any, Self
 
 import attrs
 
-from everlytic_async.errors import ConfigurationError, InvalidOrderError
+from everlytic_async._strict_json import StrictDecoder, non_finite_faults
+from everlytic_async.errors import MAX_FAULTS, ConfigurationError, InvalidOrderError
 from everlytic_async.orders import Order, order_id_of
 from everlytic_async.sources._csv import Rows
 from everlytic_async.sources._dates import Moment, bound, moment_of
 from everlytic_async.sources._detect import CONTAINERS, container_of
 from everlytic_async.sources._json import read_json
-from everlytic_async.sources._jsonl import not_numbers, read_json_lines
+from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._magento import MAGENTO
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, Mapped, normal
 from everlytic_async.sources._open import Content, Source, opened
@@ -39,8 +40,11 @@ REASONS: tuple[str, ...] = tuple(
     dict.fromkeys(reason for preset in _PRESETS.values() for reason in preset.known_reasons)
 )
 
-#: More rows than an order has: a wrong column to group by fills no memory.
+#: More rows than an order has, and more cells and text: a wrong column to group by, or a hostile
+#: file, fills no memory.
 _MAX_ROWS = 10_000
+_MAX_CELLS = 500_000
+_MAX_CHARS = 8 * 1024 * 1024
 _DUPLICATE = "duplicate row"
 _EARLY, _LATE = "before since", "not before until"
 
@@ -86,6 +90,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._since, self._until = bound("since", since), bound("until", until)
         self._preset = None if format is None else _PRESETS.get(format)
         self._mapped: Mapped | None = None
+        self._decoder = StrictDecoder()
         self._skipped: dict[str, int] = {}
         self.format: str | None = None
         self.container: str | None = None
@@ -161,9 +166,9 @@ class Reader(Iterator[Order | InvalidOrderError]):
             items: Iterator[tuple[int, Item]]
             match container:
                 case "jsonl":
-                    items = _items(read_json_lines(content.file, dict))
+                    items = _items(read_json_lines(content.file, self._decoder))
                 case "json":
-                    items = _items(read_json(content.file, self._each))
+                    items = _items(read_json(content.file, self._decoder, self._each))
                 case "parquet":
                     table = Parquet(content.file, stack)
                     columns, items = table.columns, iter(table)
@@ -206,7 +211,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
             self._prepare(columns, all_columns=True)
         mapped = self._mapped
         if mapped is not None and columns is None:
-            items = map(_all_numbers, items)
+            items = map(self._all_finite, items)
         if mapped is None:
             for number, item in items:
                 yield number, item.error if isinstance(item, BadRow) else _order(item, number)
@@ -252,6 +257,15 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 "--map date=created_at"
             )
 
+    def _all_finite(self, numbered: tuple[int, Item]) -> tuple[int, Item]:
+        """The same; NaN or an infinity is a fault, or a mapping could make a text or a sum of it."""
+        if not self._decoder.found_non_finite:
+            return numbered
+        self._decoder.found_non_finite = False
+        number, item = numbered
+        faults = [] if isinstance(item, BadRow) else non_finite_faults(item)
+        return (number, BadRow(InvalidOrderError(faults, number))) if faults else numbered
+
     # ---------------------------------------------------------------------------------- orders
 
     def _alone(self, mapped: Mapped, items: Iterator[tuple[int, Item]]) -> Iterator[_Numbered]:
@@ -268,7 +282,14 @@ class Reader(Iterator[Order | InvalidOrderError]):
         suspect: int | None = None
         for number, item in items:
             row = item.row if isinstance(item, BadRow) else item
-            key = None if row is None else mapped.key(row)
+            key: Any = None
+            continues = False
+            if row is not None:
+                try:
+                    key = mapped.key(row)
+                    continues = group is not None and self._continues(mapped, group, key, row)
+                except Exception as error:  # noqa: BLE001 - see `_unforeseen`
+                    item, row = BadRow(_unforeseen(error, number)), None
             if row is None:
                 # Whose row it was can't be known: the orders before and after it may lack it.
                 if group is not None:
@@ -278,10 +299,10 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 yield number, item.error
                 group, suspect = None, number
                 continue
-            if group is None or not self._continues(mapped, group, key, row):
+            if group is None or not continues:
                 if group is not None:
                     yield from self._made(mapped, group)
-                group = _Group(number, key, [])
+                group = _Group(number, key)
                 if key is None and self._preset is not None:
                     group.fault("belongs to an order that does not stand above it: is it cut off?")
                 if suspect is not None:
@@ -299,22 +320,26 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     def _add(self, group: _Group, item: Item, row: Record, number: int) -> None:
         if isinstance(item, BadRow):
-            group.faults.extend(
-                fault if number == group.number else f"line {number} {fault}"
-                for fault in item.error.faults
-            )
-        elif len(group.rows) >= _MAX_ROWS:
-            group.fault(f"has more than {_MAX_ROWS:,} rows: is group_by the right column?")
-        elif self._preset is not None and self._preset.one_row_once and row in group.rows:
+            for fault in item.error.faults:
+                group.fault(fault if number == group.number else f"line {number} {fault}")
+        elif self._preset is not None and self._preset.one_row_once and group.has(row):
             self._skip(_DUPLICATE)
         else:
-            group.rows.append(row)
+            group.add(row)
 
     def _made(self, mapped: Mapped, group: _Group) -> Iterator[_Numbered]:
         """The order of a group, its faults, or nothing where it is left out."""
+        try:
+            made = self._order_of(mapped, group)
+        except Exception as error:  # noqa: BLE001 - see `_unforeseen`
+            made = _unforeseen(error, group.number)
+        if made is not None:
+            yield group.number, made
+
+    def _order_of(self, mapped: Mapped, group: _Group) -> Order | InvalidOrderError | None:
         number, rows = group.number, group.rows
         if rows and self._is_left_out(rows[0]):
-            return
+            return None
         faults = list(group.faults)
         order: Mapping[str, Any] = {}
         if rows and not faults:
@@ -324,16 +349,15 @@ class Reader(Iterator[Order | InvalidOrderError]):
                     faults.append("date: expected a time such as 2026-03-01T08:00:00")
                 elif self._since is not None and moment < self._since:
                     self._skip(_EARLY)
-                    return
+                    return None
                 elif self._until is not None and moment >= self._until:
                     self._skip(_LATE)
-                    return
+                    return None
             order, found = mapped.order(rows)
             faults += found
             if not faults:
-                yield number, _order(order, number)
-                return
-        yield number, InvalidOrderError(faults, number, order_id_of(order))
+                return _order(order, number)
+        return InvalidOrderError(faults, number, order_id_of(order))
 
     def _is_left_out(self, record: Record) -> bool:
         if self._preset is None or "all" in self._include:
@@ -354,11 +378,40 @@ class _Group:
 
     number: int
     key: Any
-    rows: list[Record]
+    rows: list[Record] = attrs.field(factory=list)
     faults: list[str] = attrs.field(factory=list)
+    _seen: set[Any] = attrs.field(factory=set)
+    _cells: int = 0
+    _chars: int = 0
+
+    def add(self, row: Record) -> None:
+        """Add a row, unless there are too many."""
+        self._cells += len(row)
+        self._chars += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(self.rows) >= _MAX_ROWS:
+            self.fault(f"has more than {_MAX_ROWS:,} rows: is group_by the right column?")
+        elif self._cells > _MAX_CELLS or self._chars > _MAX_CHARS:
+            self.fault(
+                f"its rows have more than {_MAX_CELLS:,} cells or {_MAX_CHARS:,} characters: is "
+                "group_by the right column?"
+            )
+        elif not self.faults or not self.rows:
+            # With a fault it is no order: its first row says whether it is left out all the same.
+            self.rows.append(row)
+
+    def has(self, row: Record) -> bool:
+        """Whether there is a row like it, cell by cell."""
+        cells = tuple(row.values())
+        try:
+            known = cells in self._seen
+        except TypeError:  # of Parquet: a list in a cell
+            cells = (repr(cells),)
+            known = cells in self._seen
+        self._seen.add(cells)
+        return known
 
     def fault(self, fault: str) -> None:
-        if fault not in self.faults:
+        if fault not in self.faults and len(self.faults) <= MAX_FAULTS:
             self.faults.append(fault)
 
     def suspect(self, number: int) -> None:
@@ -369,7 +422,17 @@ def _order(mapping: Mapping[str, Any], number: int) -> Order | InvalidOrderError
     try:
         return Order.from_mapping(mapping)
     except InvalidOrderError as error:
-        return InvalidOrderError(error.faults, number, error.order_id)
+        return InvalidOrderError(error.args[0], number, error.order_id)
+    except Exception as error:  # noqa: BLE001 - see `_unforeseen`
+        return _unforeseen(error, number)
+
+
+def _unforeseen(error: Exception, number: int) -> InvalidOrderError:
+    """The fault of an order whose data made something raise: the rest of the file is read.
+
+    It does not hold the error's message: that may quote a value.
+    """
+    return InvalidOrderError([f"order: reading it raised {type(error).__name__}"], number)
 
 
 def _items(
@@ -377,13 +440,6 @@ def _items(
 ) -> Iterator[tuple[int, Item]]:
     for number, item in found:
         yield number, BadRow(item) if isinstance(item, InvalidOrderError) else item
-
-
-def _all_numbers(numbered: tuple[int, Item]) -> tuple[int, Item]:
-    """The same; what is no number is a fault, lest a mapping make a text or a sum of it."""
-    number, item = numbered
-    faults = [] if isinstance(item, BadRow) else not_numbers(item)
-    return (number, BadRow(InvalidOrderError(faults, number))) if faults else numbered
 
 
 def _check_columns(columns: Sequence[str]) -> None:
