@@ -439,17 +439,12 @@ def _are_usual(values: Mapping[str, Any], fields: _Fields) -> bool:
 def _usual_texts(values: Mapping[str, Any], fields: _Fields) -> bool:
     for name in fields.texts:
         value = values[name]
-        if value is not None and (
-            type(value) is not str or not value.isascii() or "\x00" in value
-        ):
+        if value is not None and (type(value) is not str or not value.isascii() or "\x00" in value):
             return False
     for name in fields.identifiers:
         value = values[name]
         if value is not None and (
-            type(value) is not str
-            or not value.isascii()
-            or not value.strip()
-            or "\x00" in value
+            type(value) is not str or not value.isascii() or not value.strip() or "\x00" in value
         ):
             return False
     return True

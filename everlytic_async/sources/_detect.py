@@ -74,8 +74,10 @@ def container_of(content: Content, wanted: str | None) -> str:
         return _json_of(first)
     if by_name is not None:
         return by_name
-    header = first.decode("utf-8", "replace")
-    delimiter = delimiter_of(header) if len(first) < MAX_LINE_BYTES else None
+    header = first.partition(b"\r")[0]  # of a file whose lines end with it, the first line
+    delimiter = None
+    if len(header) < MAX_LINE_BYTES:
+        delimiter = delimiter_of(header.decode("utf-8", "replace"))
     if delimiter is None:
         raise ConfigurationError(
             "its format can't be told: give it one of jsonl, json, csv, tsv, woocommerce, shopify, "

@@ -17,7 +17,7 @@ from typing import IO, Any, NoReturn
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import MAX_FAULTS, InvalidOrderError, SourceError
 
-__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "read_json"]
+__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json"]
 
 #: A longer order is none, so that a file whose quotes or brackets don't match fills no memory.
 #: Decoded, JSON takes up to 30 times its length: `{},{},{}` does.
@@ -41,11 +41,16 @@ _TOO_LONG = f"an order of over {MAX_ORDER_CHARS:,} characters"
 _Item = dict[str, Any] | InvalidOrderError
 
 
+def is_order(value: dict[str, Any]) -> bool:
+    """Whether an object has a key that only orders have."""
+    return any(key in value for key in _OF_AN_ORDER)
+
+
 def is_list_of_orders(value: dict[str, Any]) -> bool:
     """Whether an object is no order but wraps a list of them."""
-    return any(
-        key in _WRAPPERS and isinstance(value[key], list) for key in value
-    ) and not _OF_AN_ORDER.intersection(value)
+    return any(key in _WRAPPERS and isinstance(value[key], list) for key in value) and not is_order(
+        value
+    )
 
 
 def read_json(
@@ -117,7 +122,7 @@ class _Scan:
                 self._fail("expected a key in quotes")
             self._take(":")
             char = self.peek()
-            leads = key == each[0] if wanted else key in _WRAPPERS and not self._is_order(fields)
+            leads = key == each[0] if wanted else key in _WRAPPERS and not is_order(fields)
             if leads and char == "[" and len(each) <= 1:
                 wraps = True
                 yield from self.elements()
@@ -141,10 +146,6 @@ class _Scan:
         if not wraps and not wanted:
             self._count += 1
             yield self._count, InvalidOrderError(faults, self._count) if faults else fields
-
-    @staticmethod
-    def _is_order(fields: dict[str, Any]) -> bool:
-        return any(key in fields for key in _OF_AN_ORDER)
 
     def order(self) -> tuple[int, _Item]:
         """The value that begins here, as an order."""

@@ -33,6 +33,13 @@ _NUMBERS = frozenset(
 _CONTACTS = ("contact_email", "contact_unique_id")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _MAX_NUMBER_CHARS = 1_000
+_IDS = ("order_id", "contact_unique_id")
+# What spreadsheets write in place of 1234567890123.
+_SPOILT = re.compile(r"\s*[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}\s*")
+_SPOILT_FAULT = (
+    "is a number that a spreadsheet shortened, such as 1.23457E+12, and its digits are lost: export "
+    "it again, and don't save it from a spreadsheet, or format that column as text first"
+)
 _WORKFLOW = re.compile(r"\s*[0-9]{1,19}\s*", re.ASCII)
 _PLACE = re.compile(r"[0-9]{1,9}")
 _URL = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
@@ -255,6 +262,9 @@ class Mapped:
                 value = _set(field, get(row, order))
                 if value is None:
                     continue
+                if field in _IDS and isinstance(value, str) and _SPOILT.fullmatch(value):
+                    faults.append(f"{field}: {_SPOILT_FAULT}")
+                    break
                 if field not in order:
                     order[field] = value
                 elif field not in _CONTACTS:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from itertools import chain
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -12,15 +13,15 @@ import attrs
 
 from everlytic_async._strict_json import StrictDecoder, non_finite_faults
 from everlytic_async.errors import MAX_FAULTS, ConfigurationError, InvalidOrderError
-from everlytic_async.orders import Order, order_id_of
+from everlytic_async.orders import Order, is_name, order_id_of
 from everlytic_async.sources._csv import Rows
 from everlytic_async.sources._dates import Moment, bound, moment_of
 from everlytic_async.sources._detect import CONTAINERS, container_of
-from everlytic_async.sources._json import read_json
+from everlytic_async.sources._json import is_order, read_json
 from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._magento import MAGENTO
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, Mapped, normal
-from everlytic_async.sources._open import Content, Source, opened
+from everlytic_async.sources._open import Content, Source, opened, with_line_feeds
 from everlytic_async.sources._parquet import Parquet
 from everlytic_async.sources._preset import Preset
 from everlytic_async.sources._records import BadRow, Item, Record
@@ -45,6 +46,11 @@ REASONS: tuple[str, ...] = tuple(
 _MAX_ROWS = 10_000
 _MAX_CELLS = 500_000
 _MAX_CHARS = 8 * 1024 * 1024
+# So few are not weighed.
+_FEW_ROWS = 8
+# Under these keys a single order stands in an object of its own: Shopify's webhooks and REST API,
+# WordPress.com's.
+_WRAPPERS = ("order", "data", "draft_order")
 _DUPLICATE = "duplicate row"
 _EARLY, _LATE = "before since", "not before until"
 
@@ -163,6 +169,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
             self.container = container = self._container(content)
             self.format = self._wanted or container
             columns: Sequence[str] | None = None
+            repeated: frozenset[str] = frozenset()
             items: Iterator[tuple[int, Item]]
             match container:
                 case "jsonl":
@@ -173,9 +180,10 @@ class Reader(Iterator[Order | InvalidOrderError]):
                     table = Parquet(content.file, stack)
                     columns, items = table.columns, iter(table)
                 case _:
-                    rows = Rows(content.file, "\t" if container == "tsv" else None)
-                    columns, items = rows.columns, iter(rows)
-            yield from self._orders_of(items, columns)
+                    file = with_line_feeds(content, stack)
+                    rows = Rows(file, "\t" if container == "tsv" else None)
+                    columns, repeated, items = rows.columns, rows.repeated, iter(rows)
+            yield from self._orders_of(items, columns, repeated)
 
     def _container(self, content: Content) -> str:
         preset = self._preset
@@ -194,9 +202,13 @@ class Reader(Iterator[Order | InvalidOrderError]):
         return not self._mapping and self._since is None and self._until is None
 
     def _orders_of(
-        self, items: Iterator[tuple[int, Item]], columns: Sequence[str] | None
+        self,
+        items: Iterator[tuple[int, Item]],
+        columns: Sequence[str] | None,
+        repeated: frozenset[str],
     ) -> Iterator[_Numbered]:
         if columns is None:
+            items = map(self._unwrapped, items)
             # Of JSON the first order says what the fields are called.
             for number, item in items:
                 if isinstance(item, BadRow):
@@ -209,6 +221,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 return
         else:
             self._prepare(columns, all_columns=True)
+            self._check_repeated(repeated)
         mapped = self._mapped
         if mapped is not None and columns is None:
             items = map(self._all_finite, items)
@@ -257,14 +270,45 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 "--map date=created_at"
             )
 
+    def _unwrapped(self, numbered: tuple[int, Item]) -> tuple[int, Item]:
+        """The same; of an object that wraps one order, that order."""
+        number, item = numbered
+        if isinstance(item, BadRow) or len(item) != 1:
+            return numbered
+        ((key, inner),) = item.items()
+        is_wrapper = key in _WRAPPERS and isinstance(inner, dict) and is_order(inner)
+        # A mapping may have paths that begin with the wrapper.
+        if not is_wrapper or re.search(rf"['\"{{]{key}\.", repr(self._mapping)):
+            return numbered
+        return number, inner
+
     def _all_finite(self, numbered: tuple[int, Item]) -> tuple[int, Item]:
-        """The same; NaN or an infinity is a fault, or a mapping could make a text or a sum of it."""
+        """The same; NaN or an infinity is a fault: a mapping could make a text or a sum of it."""
         if not self._decoder.found_non_finite:
             return numbered
         self._decoder.found_non_finite = False
         number, item = numbered
         faults = [] if isinstance(item, BadRow) else non_finite_faults(item)
         return (number, BadRow(InvalidOrderError(faults, number))) if faults else numbered
+
+    def _check_repeated(self, repeated: frozenset[str]) -> None:
+        """Refuse columns that are there more than once, where one of them is used."""
+        if not repeated or self._mapped is None:
+            return
+        probe = _Probe()
+        with suppress(Exception):  # of a caller's function, which finds nothing in it
+            self._mapped.key(probe)
+            self._mapped.date(probe)
+            self._mapped.order([probe])
+            if self._preset is not None:
+                list(self._preset.reasons(probe))
+        used = sorted(repeated & probe.used)
+        if used:
+            names = ", ".join(repr(name) if is_name(name) else "one" for name in used)
+            raise ConfigurationError(
+                f"its header has more than one column {names}, and the orders need it: rename or "
+                "remove those that are not meant"
+            )
 
     # ---------------------------------------------------------------------------------- orders
 
@@ -281,22 +325,24 @@ class Reader(Iterator[Order | InvalidOrderError]):
         group: _Group | None = None
         suspect: int | None = None
         for number, item in items:
-            row = item.row if isinstance(item, BadRow) else item
+            row, error = (item.row, item.error) if isinstance(item, BadRow) else (item, None)
             key: Any = None
             continues = False
             if row is not None:
                 try:
                     key = mapped.key(row)
                     continues = group is not None and self._continues(mapped, group, key, row)
-                except Exception as error:  # noqa: BLE001 - see `_unforeseen`
-                    item, row = BadRow(_unforeseen(error, number)), None
+                except Exception as raised:  # noqa: BLE001 - see `_unforeseen`
+                    row, error = None, _unforeseen(raised, number)
+            if key is None and isinstance(item, BadRow) and item.is_partial:
+                row = None
             if row is None:
                 # Whose row it was can't be known: the orders before and after it may lack it.
                 if group is not None:
                     group.suspect(number)
                     yield from self._made(mapped, group)
-                assert isinstance(item, BadRow)  # noqa: S101 - it has no row
-                yield number, item.error
+                assert error is not None  # noqa: S101 - there is no row
+                yield number, error
                 group, suspect = None, number
                 continue
             if group is None or not continues:
@@ -308,7 +354,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 if suspect is not None:
                     group.suspect(suspect)
                     suspect = None
-            self._add(group, item, row, number)
+            self._add(group, row, error, number)
         if group is not None:
             yield from self._made(mapped, group)
 
@@ -318,9 +364,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
         # Shopify leaves out what does not change. Elsewhere it takes a row without a contact.
         return self._preset is not None or not mapped.has_contact(row)
 
-    def _add(self, group: _Group, item: Item, row: Record, number: int) -> None:
-        if isinstance(item, BadRow):
-            for fault in item.error.faults:
+    def _add(
+        self, group: _Group, row: Record, error: InvalidOrderError | None, number: int
+    ) -> None:
+        if error is not None:
+            for fault in error.faults:
                 group.fault(fault if number == group.number else f"line {number} {fault}")
         elif self._preset is not None and self._preset.one_row_once and group.has(row):
             self._skip(_DUPLICATE)
@@ -372,6 +420,26 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._skipped[reason] = self._skipped.get(reason, 0) + 1
 
 
+class _Probe(Record):
+    """A row that notes which of its columns are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: set[object] = set()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.used.add(key)
+        return default
+
+    def __contains__(self, key: object) -> bool:
+        self.used.add(key)
+        return False
+
+    def __missing__(self, key: Any) -> Any:
+        self.used.add(key)
+        raise KeyError(key)
+
+
 @attrs.define
 class _Group:
     """The rows of an order, as far as they are read."""
@@ -380,34 +448,35 @@ class _Group:
     key: Any
     rows: list[Record] = attrs.field(factory=list)
     faults: list[str] = attrs.field(factory=list)
-    _seen: set[Any] = attrs.field(factory=set)
-    _cells: int = 0
+    _seen: set[Any] | None = None
     _chars: int = 0
 
     def add(self, row: Record) -> None:
         """Add a row, unless there are too many."""
-        self._cells += len(row)
-        self._chars += sum(len(value) for value in row.values() if isinstance(value, str))
-        if len(self.rows) >= _MAX_ROWS:
-            self.fault(f"has more than {_MAX_ROWS:,} rows: is group_by the right column?")
-        elif self._cells > _MAX_CELLS or self._chars > _MAX_CHARS:
-            self.fault(
-                f"its rows have more than {_MAX_CELLS:,} cells or {_MAX_CHARS:,} characters: is "
-                "group_by the right column?"
-            )
-        elif not self.faults or not self.rows:
-            # With a fault it is no order: its first row says whether it is left out all the same.
+        count = len(self.rows)
+        if count >= _FEW_ROWS:
+            self._chars += sum(len(value) for value in row.values() if isinstance(value, str))
+            if count >= _MAX_ROWS:
+                self.fault(f"has more than {_MAX_ROWS:,} rows: is group_by the right column?")
+            elif count * len(row) > _MAX_CELLS or self._chars > _MAX_CHARS:
+                self.fault(
+                    f"its rows have more than {_MAX_CELLS:,} cells or {_MAX_CHARS:,} characters: "
+                    "is group_by the right column?"
+                )
+        # With a fault it is no order: its first row says whether it is left out all the same.
+        if not count or not self.faults:
             self.rows.append(row)
 
     def has(self, row: Record) -> bool:
         """Whether there is a row like it, cell by cell."""
-        cells = tuple(row.values())
-        try:
-            known = cells in self._seen
-        except TypeError:  # of Parquet: a list in a cell
-            cells = (repr(cells),)
-            known = cells in self._seen
-        self._seen.add(cells)
+        if not self.rows:
+            return False
+        if self._seen is None:
+            self._seen = {_cells(self.rows[0])}
+        cells = _cells(row)
+        known = cells in self._seen
+        if not self.faults:
+            self._seen.add(cells)
         return known
 
     def fault(self, fault: str) -> None:
@@ -416,6 +485,15 @@ class _Group:
 
     def suspect(self, number: int) -> None:
         self.fault(f"line {number}, next to it, can't be read and may be a row of this order")
+
+
+def _cells(row: Record) -> Any:
+    cells = tuple(row.values())
+    try:
+        hash(cells)
+    except TypeError:  # of Parquet: a list in a cell
+        return repr(cells)
+    return cells
 
 
 def _order(mapping: Mapping[str, Any], number: int) -> Order | InvalidOrderError:
