@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ __all__ = [
     "UnexpectedResponseError",
     "UnknownOutcomeError",
 ]
+
+#: How many faults of one order are named. A file can hold a million of them in a few kilobytes.
+MAX_FAULTS = 20
 
 # What an endpoint says may name anybody, not only the order's contact.
 _ADDRESS = re.compile(r"[^\s@]+@[^\s@]+")
@@ -91,8 +95,8 @@ class InvalidOrderError(EverlyticError, ValueError):
     """The order can't be a valid trigger; nothing left this process.
 
     Attributes:
-        faults: Every fault of the order at once, each beginning with the path of its field, such as
-            ``products[2].product_price: expected a number, got text``. No values of the order.
+        faults: The faults of the order, up to 20, each beginning with the path of its field, such
+            as ``products[2].product_price: expected a number, got text``. No values of the order.
         line: The line or row of the input that it came from, counted from 1, where known.
         order_id: The order's id at the store, where it has one that can be written. It stands in no
             message and no `repr`: of an invalid order it may be anything.
@@ -101,12 +105,16 @@ class InvalidOrderError(EverlyticError, ValueError):
     def __init__(
         self, faults: Iterable[str], line: int | None = None, order_id: str | None = None
     ) -> None:
-        self.faults = tuple(faults)
+        # One more than is shown stays in `args`: that there are more is known after pickling too.
+        named = tuple(islice(faults, MAX_FAULTS + 1))
+        self.faults = named[:MAX_FAULTS]
         self.line = line
         self.order_id = order_id  # not in `args`: pickling takes it along all the same
         message = "; ".join(self.faults)
+        if len(named) > MAX_FAULTS:
+            message += "; and more"
         super().__init__(message if line is None else f"line {line}: {message}")
-        self.args = (self.faults, line)
+        self.args = (named, line)
 
 
 class _StatusError(EverlyticError):
