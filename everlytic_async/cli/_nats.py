@@ -227,8 +227,9 @@ async def reached(nats: Nats, *, patience_s: float = _PATIENCE_S) -> AsyncIterat
         "patience_s": patience_s,
     }
     if nats.embedded is not None:
-        async with NatsServer.shared(nats.embedded) as url:
-            yield {"servers": url, **arguments}
+        async with NatsServer.shared(nats.embedded, token=nats.token) as url:
+            # The token of the server that runs is in the address, whoever started it.
+            yield {"servers": url, **arguments, "token": None}
         return
     urls = nats.url if isinstance(nats.url, list) else (nats.url or _DEFAULT_URL).split(",")
     yield {"servers": [url.strip() for url in urls], **arguments}
