@@ -126,6 +126,7 @@ class NatsLedger:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._users = 0  # who opens it is one already, who closes it is none any more
         self._opening = asyncio.Lock()  # one at a time
+        self._created: object = None  # of the bucket that was opened first: no other is its memory
         self._open: Bucket | None = None
 
     def __repr__(self) -> str:
@@ -194,7 +195,9 @@ class NatsLedger:
                 replicas=self._replicas,
                 heartbeat_s=self._heartbeat_s,
                 patience_s=self._patience_s,
+                created=self._created,
             )
+            self._created = self._open.created
         except BaseException:
             if connection is not self._given:
                 await to_end(disconnect(connection))

@@ -84,8 +84,7 @@ class NatsServer:
         directory: Where its data lie, and its log ``nats-server.log``: orders, so customers' data.
             It is made where there is none, for its owner alone. One server at a time uses it.
         port: The port to listen at; 0 takes a free one.
-        token: What a client must present; it is part of `url`, and kept in the directory in the
-            file ``token`` (0600), where `shared` finds it. None: nothing.
+        token: What a client must present; it is part of `url`. None: nothing.
         config: More of nats-server's configuration, laid over what is made here; see
             https://docs.nats.io/running-a-nats-service/configuration.
         executable: Another nats-server than the one that would be found.
@@ -116,7 +115,7 @@ class NatsServer:
         if token is not None:
             check_token(token)
         self._wanted_token = self._token = token
-        self._wants_token = token is not None
+        self._keeps_token = False
         self._config = dict(config or {})
         self._executable = executable
         self._start_s = start_s
@@ -173,7 +172,7 @@ class NatsServer:
             ConfigurationError, QueueError: as of `NatsServer`.
         """
         server = cls(directory, port=port, token=token, start_s=start_s)
-        server._wants_token = True
+        server._keeps_token = True
         try:
             claim_directory(server.directory)
         except OSError as error:
@@ -212,7 +211,7 @@ class NatsServer:
                 if port is not None:
                     self._port, self._token = port, read_token(self.directory)
                     # Should it be started here later: those who joined as we did must get in.
-                    self._wants_token = self._token is not None
+                    self._keeps_token = self._token is not None
                     return True
                 if time.monotonic() >= until:
                     raise
@@ -309,7 +308,7 @@ class NatsServer:
         lock = await self._take()
         try:
             (self.directory / _ADDRESS).unlink(missing_ok=True)  # of one that was killed
-            if self._wants_token:
+            if self._keeps_token:
                 self._token = keep_token(self.directory, self._wanted_token)
             said_before = log.stat().st_size if log.exists() else 0
             process = await asyncio.create_subprocess_exec(

@@ -401,11 +401,19 @@ async def test_who_asks_for_the_server_of_a_directory_gets_the_one_that_runs(dat
         await connection.flush()
 
 
+def owner_of(directory: Path) -> NatsServer:
+    """A server that others join by what lies in its directory, and that can be killed."""
+    directory.mkdir(mode=0o700)
+    (directory / "token").touch(0o600)
+    (directory / "token").write_text("Sesame")
+    return NatsServer(directory, token="Sesame")
+
+
 async def test_when_its_owner_ends_another_one_starts_it_at_the_same_port(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_server, "_LOOK_S", 0.02)
-    owner = NatsServer(data, token="Sesame")
+    owner = owner_of(data)
     await owner.start()
     async with NatsServer.shared(data) as url:
         assert url == owner.url
@@ -421,7 +429,7 @@ async def test_who_had_joined_finds_it_again_also_where_a_newcomer_starts_it(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_server, "_LOOK_S", 60.0)  # the newcomer is first
-    owner = NatsServer(data, token="Sesame")
+    owner = owner_of(data)
     await owner.start()
     async with NatsServer.shared(data) as url, connected(url) as connection:
         await kill(owner)
@@ -441,7 +449,7 @@ async def test_who_waits_for_the_first_one_to_be_ready_takes_over_its_port(
         return await listening(server)
 
     monkeypatch.setattr(NatsServer, "_listening", looks)
-    owner = NatsServer(data, token="Sesame")
+    owner = owner_of(data)
     await owner.start()
     for name in ("address", "last-port"):  # as long as it is not ready
         (data / name).unlink()
