@@ -33,7 +33,8 @@ from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
-from everlytic_async._endpoint import endpoint_url, is_loopback, ledger_scope
+from everlytic_async._endpoint import endpoint_url, ledger_scope
+from everlytic_async._hosts import is_loopback
 from everlytic_async._wire import CUSTOMER_HASH_HEADER, MAX_BODY_BYTES, STORE_HASH_HEADER
 from everlytic_async.errors import (
     ConfigurationError,

@@ -22,7 +22,8 @@ PACKAGE = everlytic_async.__name__
 
 #: From the bottom up: a module imports from the layers below its own, never from beside or above.
 LAYERS = (
-    {"_nats", "_version", "errors"},
+    {"_hosts", "_version", "errors"},
+    {"_nats"},
     {"orders", "outcomes", "policies"},
     {"_adaptive", "_strict_json", "_wire", "events", "ledger"},
     {"_endpoint"},

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack
+from typing import Any
 
 import attrs
 from rich.text import Text
@@ -52,7 +53,7 @@ class Options:
 
     file: str
     reading: Reading
-    nats: Mapping[str, str | None]
+    nats: Mapping[str, Any]
     store: str | None
     limit: int | None
     workflow_id: int | None

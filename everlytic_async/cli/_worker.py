@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -52,7 +52,7 @@ _STORE: ContextVar[str] = ContextVar("store", default="-")
 class Options:
     """The options of ``worker``, as they were given."""
 
-    nats: Mapping[str, str | None]
+    nats: Mapping[str, Any]
     stores: tuple[str, ...]
     ledger: str | None
     durability: str | None
@@ -219,6 +219,14 @@ class _Run:
                 "no more orders of this store are taken: %s. They are back in the queue: set the "
                 "right hashes, and start a worker again",
                 without_addresses(str(error)),
+            )
+        except QueueError as error:
+            # The workers of other stores may have credentials that are still good.
+            self._failed = True
+            _LOGGER.error(  # noqa: TRY400 - it is told in full
+                "no more orders of this store are taken: %s. Those in the queue stay there: renew "
+                "the credentials, and start a worker again",
+                error,
             )
 
     async def _report(self) -> None:
