@@ -235,8 +235,8 @@ class _Fields:
         "numbers",
         "others",
         "rules",
-        "trimmed",
         "texts",
+        "trimmed",
         "unset",
         "urls",
     )
