@@ -91,8 +91,12 @@ async def test_every_misbehaviour_that_takes_long_ends_with_the_clients_patience
             pacing=Pacing(max_concurrency=len(SLOW), adaptive=False),
         ) as client,
     ):
-        report = await client.send_orders(given, ordered=True)
+        # None of them ever answers, which is trouble.
+        with pytest.raises(BatchStoppedError) as caught:
+            await client.send_orders(given, ordered=True)
 
+    report = caught.value.report
+    assert report is not None
     for behaviour, result in zip(SLOW, report.results, strict=True):
         check(behaviour, delivery, server, result)
 
