@@ -368,18 +368,20 @@ class EverlyticClient:
             raise ValueError(f"seconds must be a finite number above 0, got {seconds!r}")
         self._pacer.pause(seconds, reason)
 
-    def hearing(self, hook: Hook, only: type[Event] = Event) -> AbstractContextManager[None]:
-        """Let one more hook hear the events while this context manager is open.
+    def subscribe(
+        self, hook: Hook, event_type: type[Event] = Event
+    ) -> AbstractContextManager[None]:
+        """Call one more hook with the events while this context manager is open.
 
         Args:
             hook: As ``on_event``.
-            only: The class of event that it hears: by default all. Where no hook hears of single
-                attempts and orders, no such events are made.
+            event_type: The class of events to pass to it, subclasses included; by default all.
+                Events of single attempts and orders are only made where a hook takes them.
 
         Raises:
             TypeError: on entering, when the hook can't be called or is `async def`.
         """
-        return self._hub.hearing(hook, only)
+        return self._hub.subscribe(hook, event_type)
 
     def _check_open(self) -> None:
         if not self._open:

@@ -186,6 +186,9 @@ class BatchEnded(Event):
     stopped: str | None
 
 
+# Made for every order or attempt, so only where a hook takes them.
+_PER_ORDER = (AttemptStarted, AttemptEnded, BackingOff, OrderEnded)
+
 Hook = Callable[[Event], None]
 
 
@@ -211,46 +214,56 @@ def as_hooks(given: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
 
 
 @attrs.frozen(eq=False)
-class _Added:
-    """A hook that came later, and the class of event that it hears."""
+class _Subscription:
+    """A hook added later, and the class of events that are passed to it."""
 
     hook: Hook
-    only: type[Event]
+    event_type: type[Event]
 
 
 class Hub:
     """Tells events to the hooks, and to the log."""
 
-    __slots__ = ("_added", "_hooks")
+    __slots__ = ("_hooks", "_subscriptions")
 
     def __init__(self, hooks: tuple[Hook, ...] = ()) -> None:
         self._hooks = hooks
-        self._added: tuple[_Added, ...] = ()  # those that came later
+        self._subscriptions: tuple[_Subscription, ...] = ()
 
     @property
     def listening(self) -> bool:
         """Whether anybody wants to hear of single attempts and orders: else make no such event."""
         if self._hooks or _LOGGER.isEnabledFor(logging.DEBUG):
             return True
-        return bool(self._added) and any(added.only is Event for added in self._added)
+        return bool(self._subscriptions) and any(
+            issubclass(made, subscription.event_type)
+            for subscription in self._subscriptions
+            for made in _PER_ORDER
+        )
 
     @contextmanager
-    def hearing(self, hook: Hook, only: type[Event] = Event) -> Iterator[None]:
-        """Tell a hook too, for as long as this is open, of events of this class alone."""
+    def subscribe(self, hook: Hook, event_type: type[Event] = Event) -> Iterator[None]:
+        """Pass events of this class to one more hook while this is open."""
         (hook,) = as_hooks(hook)
-        added = _Added(hook, only)
-        self._added = (*self._added, added)
+        subscription = _Subscription(hook, event_type)
+        self._subscriptions = (*self._subscriptions, subscription)
         try:
             yield
         finally:
-            self._added = tuple(other for other in self._added if other is not added)
+            self._subscriptions = tuple(
+                other for other in self._subscriptions if other is not subscription
+            )
 
     def tell(self, event: Event) -> None:
         """Tell an event to the log and to every hook."""
         _log(event)
         hooks = self._hooks
-        if self._added:
-            hooks += tuple(added.hook for added in self._added if isinstance(event, added.only))
+        if self._subscriptions:
+            hooks += tuple(
+                subscription.hook
+                for subscription in self._subscriptions
+                if isinstance(event, subscription.event_type)
+            )
         for hook in hooks:
             try:
                 hook(event)
