@@ -22,6 +22,7 @@ from everlytic_async._transport import Transport
 from everlytic_async._wire import encode, judge, order_key
 from everlytic_async.errors import (
     AuthenticationError,
+    ConfigurationError,
     EverlyticError,
     InvalidOrderError,
     LedgerError,
@@ -288,6 +289,8 @@ class Sender:
         verdict: Receipt | EverlyticError
         try:
             verdict = await self._send(job, halt, wait_until)
+        except ConfigurationError:
+            raise  # in a forked copy: the order and the ledger are the other process's
         except Exception as error:  # noqa: BLE001 - what is not foreseen gets the careful verdict
             verdict = job.abandoned_error(
                 f"an error that was not foreseen ({type(error).__name__})"
@@ -419,6 +422,8 @@ class Sender:
                 self._tell_start(job, admitted_at)
             try:
                 answer = await self.transport.post(job.body, job.mark_cancelled)
+            except ConfigurationError:
+                raise  # used in another process or event loop: it is not the order's error
             except EverlyticError as error:
                 verdict = error
             else:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -48,6 +49,19 @@ _KEEPALIVE_S = 4
 # How much later than asked a read or total time-out may be noticed: a tenth, and at most this.
 _WATCH_S = 0.25
 _JSON = "application/json"
+_NOT_STARTED = (
+    "the client is not started: use `async with EverlyticClient(...) as client`, or "
+    "`await client.start()`"
+)
+_CLOSED = "the client is closed and can't be used again: make a new one"
+_STARTED = "the client is started already: start it once, and share it"
+_OTHER_PROCESS = (
+    "the client was started in another process, before a fork: make and start one in each process"
+)
+_OTHER_LOOP = (
+    "the client was started in another event loop or thread: use it there, or make and start one "
+    "in this one (each `asyncio.run` has its own event loop)"
+)
 # Half of what aiohttp writes without waiting for the connection.
 _LARGE_BYTES = 32 * 1024
 # A shorter piece of a hash tells nothing.
@@ -311,7 +325,10 @@ class Transport:
         self._watch: asyncio.TimerHandle | None = None
         self._given = session
         self._own: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # None is the running one
+        # Where it was opened; None before.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid: int | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Transport {self.host}>"
@@ -319,11 +336,67 @@ class Transport:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a transport holds secrets and can't be pickled")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, in this process, and not closed."""
+        return self._pid == os.getpid() and not self._closed
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether a fork copied it here: its connections are the other process's."""
+        return self._pid is not None and self._pid != os.getpid()
+
+    def check_new(self) -> None:
+        """Check that it was neither opened nor closed.
+
+        Raises:
+            ConfigurationError: says what to do instead.
+        """
+        if self._closed:
+            raise ConfigurationError(_CLOSED)
+        if self._pid is not None:
+            raise ConfigurationError(_STARTED)
+
+    def check_open(self) -> None:
+        """Check that it is open, and that this is the process and the event loop that opened it.
+
+        Raises:
+            ConfigurationError: says what to do instead.
+        """
+        if self._closed:
+            raise ConfigurationError(_CLOSED)
+        if self._pid is None:
+            raise ConfigurationError(_NOT_STARTED)
+        self.check_place()
+
+    def check_place(self) -> None:
+        """Check that this is the process and the event loop that opened it.
+
+        Sockets are shared across a fork, and an event loop's parts belong to one thread: from
+        elsewhere one order's answer could be read as another's.
+
+        Raises:
+            ConfigurationError: says what to do instead.
+        """
+        if self._pid != os.getpid():
+            raise ConfigurationError(_OTHER_PROCESS)
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # plain code, in which nothing is sent
+        if running is not self._loop:
+            raise ConfigurationError(_OTHER_LOOP)
+
     async def open(self) -> None:
-        """Make the session, unless the caller's is used."""
-        self._loop = asyncio.get_running_loop()
+        """Make the session, unless the caller's is used.
+
+        Raises:
+            ConfigurationError: it was opened before, or the caller's session is closed.
+        """
+        self.check_new()
         if self._given is not None and self._given.closed:
             raise ConfigurationError("session is closed: give the client one that is open")
+        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
         if self._given is None:
             self._own = aiohttp.ClientSession(
                 # The pacer bounds how many are in flight: a second bound would be a second queue.
@@ -331,6 +404,16 @@ class Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers,  # once for all requests
             )
+
+    def begin_close(self) -> None:
+        """Let no call start from now on; those that run may go on until `close`.
+
+        Raises:
+            ConfigurationError: it was opened in another process or event loop.
+        """
+        if self._pid is not None and not self._closed:
+            self.check_place()
+        self._closed = True
 
     async def close(self) -> None:
         """End what is in flight; close the session, unless it is the caller's."""
@@ -353,7 +436,10 @@ class Transport:
         Raises:
             NotSentError: when the body surely had not left in full.
             UnknownOutcomeError: when it had, and no complete answer came.
+            ConfigurationError: when it was opened in another process or event loop.
         """
+        if self._pid is not None:
+            self.check_place()
         session = self._own or self._given
         if session is None or session.closed:
             raise NotSentError(f"{NOT_SENT}{self.host}: the session is closed")

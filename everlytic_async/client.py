@@ -120,7 +120,6 @@ class EverlyticClient:
         self._pacer = Pacer(pacing, retry, hub=self._hub)
         self._sender = Sender(self._transport, self._pacer, delivery, retry, self._hub)
         self._halt = Halt()
-        self._open = False
         self._ledger = ledger
         self._ledger_session: LedgerSession | None = None
         self._any_sent = False  # before, by the ledger
@@ -156,9 +155,13 @@ class EverlyticClient:
         raise TypeError("an EverlyticClient holds secrets and can't be pickled: make one there")
 
     async def start(self) -> Self:
-        """Open the session. ``async with`` does it."""
-        if self._open or self._halt.reason is not None:
-            raise RuntimeError("a client is started once")
+        """Open the session. ``async with`` does it.
+
+        Raises:
+            ConfigurationError: the client was started or closed before.
+            LedgerError: the ledger can't be used.
+        """
+        self._transport.check_new()
         load_tenacity()
         if self._ledger is not None:
             self._ledger_session = await self._closing.enter_async_context(
@@ -171,15 +174,22 @@ class EverlyticClient:
         except BaseException:
             await self._closing.aclose()
             raise
-        self._open = True
         return self
 
     def _open_ledger(self, ledger: Ledger) -> AbstractAsyncContextManager[LedgerSession]:
         return ledger.session(self._transport.scope, self._transport.host)
 
     async def aclose(self) -> None:
-        """Close the session. Calls that wait end as not sent; those in flight get a short grace."""
-        self._open = False
+        """Close the session. Calls that wait end as not sent; those in flight get a short grace.
+
+        In a process that was forked off it does nothing: the connections belong to the other one.
+
+        Raises:
+            ConfigurationError: the client was started in another event loop or thread.
+        """
+        if self._transport.is_inherited:
+            return
+        self._transport.begin_close()
         self._halt.halt("the client was closed")
         try:
             await self._pacer.drained(_GRACE_S)
@@ -230,9 +240,10 @@ class EverlyticClient:
             ThrottledError, NotSentError: surely not processed, after the retries or at the
                 deadline, or because the ledger could not record the intent to send it.
             UnknownOutcomeError: it may have been processed.
-            ConfigurationError: the client is not open, or an argument is wrong.
+            ConfigurationError: an argument is wrong; or the client is not open, or was started in
+                another process, event loop or thread.
         """
-        self._check_open()
+        self._transport.check_open()
         if deadline_s is not None and not 0 < deadline_s < math.inf:
             raise ConfigurationError(
                 f"deadline_s must be a number of seconds above 0, got {deadline_s!r}"
@@ -282,12 +293,13 @@ class EverlyticClient:
                 `Outcome.UNKNOWN`, `Outcome.REJECTED`. With AT_LEAST_ONCE, UNKNOWN always is.
 
         Raises:
-            ConfigurationError: when `resend` names an outcome that must not be sent again.
+            ConfigurationError: when `resend` names an outcome that must not be sent again, or as
+                for `send_order`; the latter also on entering, and by the iteration.
             LedgerError: on entering, when the ledger can't be used.
             SourceError: by the iteration, at its end, when the iterable raised.
             BatchStoppedError: by the iteration, at its end, when it had been no use to go on.
         """
-        self._check_open()
+        self._transport.check_open()
         if isinstance(orders, Mapping | str | bytes | Order) or not isinstance(
             orders, Iterable | AsyncIterable
         ):
@@ -341,6 +353,11 @@ class EverlyticClient:
         return BatchReport(tuple(results), time.monotonic() - began, stream.stopped)
 
     @property
+    def is_open(self) -> bool:
+        """Whether it was started, in this process, and not closed."""
+        return self._transport.is_open
+
+    @property
     def delivery(self) -> Delivery:
         """Whether an attempt that may have been processed is repeated."""
         return self._sender.delivery
@@ -382,13 +399,6 @@ class EverlyticClient:
             TypeError: on entering, when the hook can't be called or is `async def`.
         """
         return self._hub.subscribe(hook, event_type)
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise ConfigurationError(
-                "the client is not open: use `async with EverlyticClient(...) as client`, or "
-                "`await client.start()`"
-            )
 
 
 def _check_ledger(ledger: object) -> None:

@@ -138,6 +138,12 @@ class ScriptedTransport:
     """
 
     host = "shop.example"
+    is_inherited = False
+
+    def check_open(self) -> None:
+        """It is open anywhere."""
+
+    check_place = check_open
 
     def __init__(self, endpoint: Endpoint, clock: FakeClock) -> None:
         self._endpoint = endpoint
