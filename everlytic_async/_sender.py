@@ -28,6 +28,7 @@ from everlytic_async.errors import (
     LedgerError,
     NotSentError,
     RejectedError,
+    ServerError,
     SkippedError,
     ThrottledError,
     UnknownOutcomeError,
@@ -432,6 +433,7 @@ class Sender:
                     answer.status,
                     answer.headers,
                     answer.body,
+                    waited_s=answer.waited_s,
                     attempts=job.attempts,
                     elapsed_s=self.clock() - job.started_at,
                     hide=(job.order.contact_email, job.order.contact_unique_id),
@@ -468,6 +470,8 @@ class Sender:
             self.pacer.refused(admitted_at)
         else:
             self.pacer.failed(admitted_at, verdict)
+            if isinstance(verdict, ServerError) and verdict.retry_after_s:
+                self.pacer.pause(verdict.retry_after_s, f"the endpoint answered {verdict.status}")
 
     # -------------------------------------------------------------------------------- telling
 

@@ -112,12 +112,15 @@ class Answer:
         body: The body, decompressed, cut at `MAX_BODY_BYTES`, without the hashes.
         left_at: When the order left, by the transport's clock; None where that is not known: with
             a session of the caller's.
+        waited_s: Seconds from then to the answer's head; with a caller's session from the start of
+            the attempt, for no less is known.
     """
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
     left_at: float | None = None
+    waited_s: float = 0.0
 
 
 def _check_hash(name: str, value: object) -> str:
@@ -181,9 +184,12 @@ class _LargeBody(aiohttp.Payload):
 
     _autoclose = True  # there is nothing to close
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, clock: Callable[[], float]) -> None:
         super().__init__(body, content_type=_JSON)
         self._size = len(body)
+        self._clock = clock
+        #: When it was written, except for what the event loop may still hold; None until then.
+        self.written_at: float | None = None
         self.to: asyncio.Transport | None = None
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -196,6 +202,7 @@ class _LargeBody(aiohttp.Payload):
         if isinstance(writer, StreamWriter):
             self.to = writer.transport
         await writer.write(self._value)
+        self.written_at = self._clock()
 
     async def write_with_length(
         self,
@@ -210,6 +217,7 @@ class _Attempt:
     """One POST under way, as the watch sees it."""
 
     __slots__ = (
+        "answered_at",
         "began",
         "body",
         "cancelled",
@@ -238,6 +246,8 @@ class _Attempt:
         self.body = body
         self.size = size
         self.began = began
+        #: When the head of the answer had arrived.
+        self.answered_at = began
         #: When its connection stood, and it left; None until then, or where that is not told.
         self.left_at: float | None = None
         #: When the endpoint last had its turn; None until the body is on its way.
@@ -255,6 +265,14 @@ class _Attempt:
         if not upload.done() and self.tracker.attempts == 0:
             return True  # it was never told: a session that knows no trackers
         return upload.done() and not upload.cancelled() and upload.exception() is None
+
+    def waited_s(self) -> float:
+        """Seconds from the body being sent to the answer, rather too many than too few."""
+        sent_at = self.left_at if self.body is None else self.body.written_at
+        if sent_at is None:
+            # Either the answer came before the upload was over, or nobody knows when that was.
+            sent_at = self.began if self.left() else self.answered_at
+        return max(0.0, self.answered_at - sent_at)
 
     def tell_cancelled(self) -> None:
         """Say whether it may have been processed, for there will be no verdict."""
@@ -447,7 +465,7 @@ class Transport:
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         tracker = aiohttp.UploadTracker()
         size = len(body)
-        large = _LargeBody(body) if size > _LARGE_BYTES else None
+        large = _LargeBody(body, self._clock) if size > _LARGE_BYTES else None
         attempt = _Attempt(task, tracker, size, self._clock(), large, cancelled)
         self._attempts.add(attempt)
         token = _CONNECTING.set(attempt)
@@ -467,6 +485,7 @@ class Transport:
                 middlewares=(),  # one of a caller's session might repeat the POST
                 upload_tracker=tracker,
             )
+            attempt.answered_at = self._clock()
             content = response.content
             if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
                 # A short answer, whole in one packet: the rule.
@@ -521,7 +540,7 @@ class Transport:
             for secret in self._secrets:
                 where = where.replace(secret.decode(), "[hash]")
             headers = {"Location": where}
-        return Answer(response.status, headers, body, attempt.left_at)
+        return Answer(response.status, headers, body, attempt.left_at, attempt.waited_s())
 
     def _without_a_piece(self, body: bytes) -> bytes:
         """Drop from the end of a body that was cut what may be the beginning of a hash."""

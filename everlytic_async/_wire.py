@@ -9,9 +9,9 @@ answer                                                              verdict
 2xx, HTML (a login page, a proxy)                                   `UnexpectedResponseError`
 any other 2xx: JSON, text or empty                                  `Receipt`
 401                                                                 `AuthenticationError`
-408, 429, 503                                                       `ThrottledError`
+408, 429; 503 within 2 s of the body being sent                     `ThrottledError`
 any 3xx; any other 4xx                                              `RejectedError`
-any other 5xx                                                       `ServerError`
+any other 5xx; a later 503                                          `ServerError`
 anything else                                                       `UnexpectedResponseError`
 ==================================================================  ================================
 
@@ -60,7 +60,11 @@ MAX_BODY_BYTES = 64 * 1024
 
 _OK = 200
 _UNAUTHORIZED = 401
-_THROTTLED = frozenset({408, 429, 503})
+_UNAVAILABLE = 503
+_THROTTLED = frozenset({408, 429, _UNAVAILABLE})
+# A busy server refuses immediately. A 503 that took longer comes from a gateway that had passed the
+# order on and gave up waiting for the answer (Varnish does so after its first-byte time-out).
+_REFUSED_WITHIN_S = 2.0
 _ERROR_WORDS = frozenset(
     {
         "error",
@@ -152,6 +156,7 @@ def judge(
     headers: Mapping[str, str],
     body: bytes,
     *,
+    waited_s: float = 0.0,
     attempts: int = 1,
     elapsed_s: float = 0.0,
     hide: Iterable[str | int | None] = (),
@@ -163,10 +168,12 @@ def judge(
         status: The HTTP status.
         headers: The answer's headers; names are looked up as ``Retry-After`` is written here.
         body: The answer's body, up to `MAX_BODY_BYTES`.
+        waited_s: Seconds from the moment when the body had been sent to the answer.
         attempts: For the receipt: how many POSTs it took.
         elapsed_s: For the receipt: how long it took.
         hide: Who the customer is, not to be repeated in a message should the answer name them.
-        wall_clock: Seconds since the epoch, for a Retry-After that is a date.
+        wall_clock: Seconds since the epoch, for a Retry-After that is a date where the answer has
+            no date of its own.
     """
     if _OK <= status < 300:  # noqa: PLR2004
         return _judge_success(status, headers, body, attempts, elapsed_s, hide)
@@ -175,8 +182,15 @@ def judge(
     said = "" if is_page else _said(_parse(body), hide)
     page = ": it answered with an HTML page, the address is probably wrong" if is_page else ""
     if status in _THROTTLED:
-        wait_s = retry_after_s(headers.get("Retry-After"), wall_clock)
+        wait_s = retry_after_s(headers.get("Retry-After"), wall_clock, headers.get("Date"))
         asked = "" if wait_s is None else f" and asked to wait {_digits(wait_s)} s"
+        if status == _UNAVAILABLE and waited_s > _REFUSED_WITHIN_S:
+            return ServerError(
+                f"the endpoint answered {status} only after {waited_s:.1f} s{asked}: a gateway "
+                f"may have passed the order on, so it may have been processed{said}",
+                status,
+                wait_s,
+            )
         return ThrottledError(
             f"the endpoint was too busy: it answered {status}{asked}{said}", status, wait_s
         )
@@ -228,21 +242,37 @@ def _judge_success(
     return Receipt(status, parsed, attempts, elapsed_s)
 
 
-def retry_after_s(value: str | None, wall_clock: Callable[[], float] = time.time) -> float | None:
+def retry_after_s(
+    value: str | None, wall_clock: Callable[[], float] = time.time, date: str | None = None
+) -> float | None:
     """Seconds that a Retry-After header asks for; None where it is absent or makes no sense.
 
     Seconds or an HTTP-date (RFC 9110, 10.2.3); a date that has passed is 0.
+
+    Args:
+        value: The header's value.
+        wall_clock: Our clock: seconds since the epoch.
+        date: The answer's own ``Date``: by the same clock as the Retry-After, which ours need not
+            agree with.
     """
     if value is None:
         return None
     if (seconds := _SECONDS.fullmatch(value)) is not None:
         return min(float(seconds[1]), _MAX_RETRY_AFTER_S)
+    until = _epoch_s(value)
+    if until is None:
+        return None
+    now = None if date is None else _epoch_s(date)
+    return min(max(0.0, until - (wall_clock() if now is None else now)), _MAX_RETRY_AFTER_S)
+
+
+def _epoch_s(http_date: str) -> float | None:
+    """Seconds since the epoch; None where it is not a date."""
     try:
-        date = parsedate_to_datetime(value.strip())
-        moment = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+        date = parsedate_to_datetime(http_date.strip())
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
-    return min(max(0.0, moment - wall_clock()), _MAX_RETRY_AFTER_S)
 
 
 def _digits(seconds: float) -> str:

@@ -7,10 +7,10 @@
     ├── InvalidOrderError           the order failed validation here; nothing was sent
     ├── RejectedError               the endpoint answered that it refuses this order
     │   └── AuthenticationError     401: the store hash or the customer hash is wrong
-    ├── ThrottledError              429, 503, 408: not processed, and the retries ran out
+    ├── ThrottledError              429, 408, an immediate 503: not processed, no retries left
     ├── NotSentError                never connected, or cut before the body had left
     ├── UnknownOutcomeError         the trigger may have been processed
-    │   ├── ServerError             a 5xx other than 503
+    │   ├── ServerError             a 5xx; a 503 only where it came late
     │   ├── ResponseTimeoutError    the body had left, no answer came in time
     │   ├── ConnectionLostError     the body had left, the connection ended
     │   └── UnexpectedResponseError a 2xx that is HTML: a login page or a proxy answered
@@ -130,7 +130,7 @@ class AuthenticationError(RejectedError):
 
 
 class ThrottledError(EverlyticError):
-    """The endpoint was busy (429, 503 or 408) until the retries ran out. Not processed.
+    """The endpoint was busy until the retries ran out: 429, 408 or an immediate 503. Not processed.
 
     Attributes:
         status: The HTTP status of the last answer.
@@ -167,7 +167,21 @@ class UnknownOutcomeError(_StatusError):
 
 
 class ServerError(UnknownOutcomeError):
-    """A 5xx other than 503: the server failed at an unknown point of its work."""
+    """A 5xx: the server failed at an unknown point of its work.
+
+    A 503 only where it came late: a gateway had passed the order on and gave up waiting.
+
+    Attributes:
+        status: The HTTP status of the answer.
+        retry_after_s: How long a late 503 asked to wait, in seconds; None if it did not say.
+    """
+
+    def __init__(
+        self, message: str, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, status)
+        self.retry_after_s = retry_after_s
+        self.args = (message, status, retry_after_s)
 
 
 class ResponseTimeoutError(UnknownOutcomeError):

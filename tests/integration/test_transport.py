@@ -525,6 +525,62 @@ async def test_it_tells_when_the_order_left(monkeypatch: pytest.MonkeyPatch, slo
         got = await transport.post(BODY)
 
     assert got.left_at == began + (3 if slow == "connection" else 0)
+    assert got.waited_s == (3 if slow == "answer" else 0)
+
+
+@large_bodies
+@pytest.mark.parametrize("slow", ["upload", "answer", "nothing"])
+async def test_the_wait_for_the_answer_starts_when_a_large_body_was_sent(slow: str) -> None:
+    clock = FakeClock()
+
+    async def slowly(connection: Connection) -> None:
+        await connection.head()
+        if slow == "upload":
+            clock.now += 3
+        await connection.rest()
+        if slow == "answer":
+            clock.now += 3
+        await connection.answer(503, b"")
+
+    async with (
+        RawServer(slowly) as server,
+        a_transport(server.url, clock=clock, read_s=99, total_s=99) as transport,
+    ):
+        got = await transport.post(b"x" * 20_000_000)
+    assert got.waited_s == (3 if slow == "answer" else 0)
+
+
+@large_bodies
+async def test_an_answer_before_the_upload_is_over_was_not_waited_for() -> None:
+    clock = FakeClock()
+
+    async def at_once(connection: Connection) -> None:
+        await connection.head()
+        clock.now += 3
+        await connection.answer(503, b"busy", "Connection: close")
+        await connection.closed()
+
+    async with (
+        RawServer(at_once) as server,
+        a_transport(server.url, clock=clock, read_s=99, total_s=99) as transport,
+    ):
+        assert (await transport.post(b"x" * 20_000_000)).waited_s == 0
+
+
+async def test_with_a_callers_session_the_whole_attempt_was_waited_for() -> None:
+    clock = FakeClock()
+
+    async def slowly(connection: Connection) -> None:
+        await connection.request()
+        clock.now += 3
+        await connection.answer(503, b"")
+
+    async with (
+        RawServer(slowly) as server,
+        aiohttp.ClientSession() as session,
+        a_transport(server.url, session=session, clock=clock, read_s=99, total_s=99) as transport,
+    ):
+        assert (await transport.post(BODY)).waited_s == 3
 
 
 async def test_with_a_session_of_the_callers_it_does_not_know_when_the_order_left() -> None:

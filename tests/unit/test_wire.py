@@ -740,6 +740,44 @@ def test_a_throttled_answer_knows_how_long_it_was_asked_to_wait(
         assert "garbage" not in str(error)
 
 
+@pytest.mark.parametrize("minutes", [-10, 0, 10, 600])
+def test_a_date_is_compared_with_the_answers_own_date(minutes: int) -> None:
+    # The server's clock is wrong by so many minutes: both of its dates are.
+    wrong = 60 * minutes
+    headers = {"Retry-After": http_date(wrong + 90), "Date": http_date(wrong)}
+    for status in (429, 503):
+        error = judge(status, headers, b"", wall_clock=now)
+        assert isinstance(error, ThrottledError)
+        assert error.retry_after_s == 90.0
+
+
+@pytest.mark.parametrize("date", [None, "", "yesterday", "Sun, 31 Feb 2026 12:00:00 GMT"])
+def test_a_date_is_compared_with_our_clock_where_the_answer_has_none(date: str | None) -> None:
+    headers = {"Retry-After": http_date(90)} | ({} if date is None else {"Date": date})
+    error = judge(429, headers, b"", wall_clock=now)
+    assert isinstance(error, ThrottledError)
+    assert error.retry_after_s == 90.0
+
+
+# ---------------------------------------------------------------------------- a 503 that comes late
+
+
+@pytest.mark.parametrize("value", [None, "7", http_date(7)])
+@pytest.mark.parametrize("status", [408, 429, 503])
+@pytest.mark.parametrize("waited_s", [0.0, 0.1, 2.0, 2.001, 6.0, 59.0])
+def test_a_503_long_after_the_body_was_sent_may_have_been_processed(
+    status: int, waited_s: float, value: str | None
+) -> None:
+    headers = {} if value is None else {"Retry-After": value}
+    error = judge(status, headers, b"", waited_s=waited_s, wall_clock=now)
+    late = status == 503 and waited_s > 2
+    assert type(error) is (ServerError if late else ThrottledError)
+    assert error.may_have_been_processed is late
+    assert isinstance(error, ServerError | ThrottledError)
+    assert [error.status, error.retry_after_s] == [status, None if value is None else 7.0]
+    assert ("gateway" in error.message) is late
+
+
 # ----------------------------------------------------------------------- what no message may hold
 
 _WORDS = st.text(string.printable, max_size=20)
