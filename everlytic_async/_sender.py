@@ -189,7 +189,9 @@ class Sender:
         Raises:
             EverlyticError: its class is the verdict.
         """
-        result = await self._result_by(raw, halt, key_of, book, deadline_s)
+        sending = self._result_by(raw, halt, key_of, book, deadline_s)
+        del raw  # so that this frame doesn't show it
+        result = await sending
         if result.receipt is not None:
             return result.receipt
         assert result.error is not None  # noqa: S101 - what is not sent says why
@@ -204,6 +206,7 @@ class Sender:
         deadline_s: float | None,
     ) -> OrderResult:
         job = self.prepare(0, raw, key_of)
+        del raw  # so that this frame doesn't show it
         digest = ""
         if isinstance(job, OrderResult):
             result = job
@@ -335,6 +338,7 @@ class Sender:
     def _invalid(
         self, index: int, given: AnyOrder, key_of: KeyOf | None, error: InvalidOrderError
     ) -> OrderResult:
+        error.__traceback__ = None  # its frames hold the order
         key = error.order_id
         if key_of is not None:
             try:
@@ -416,28 +420,10 @@ class Sender:
             job.started_at = admitted_at
         job.attempts += 1
         job.in_attempt = True
-        verdict: Receipt | EverlyticError
-        left_at: float | None = None
         try:
             if job.event_key is not None:
                 self._tell_start(job, admitted_at)
-            try:
-                answer = await self.transport.post(job.body, job.mark_cancelled)
-            except ConfigurationError:
-                raise  # used in another process or event loop: it is not the order's error
-            except EverlyticError as error:
-                verdict = error
-            else:
-                left_at = answer.left_at
-                verdict = judge(
-                    answer.status,
-                    answer.headers,
-                    answer.body,
-                    waited_s=answer.waited_s,
-                    attempts=job.attempts,
-                    elapsed_s=self.clock() - job.started_at,
-                    hide=(job.order.contact_email, job.order.contact_unique_id),
-                )
+            verdict, left_at = await self._post(job)
             job.in_attempt = False
             # Before the slot is given back: who gets it next must know what was learnt.
             self._update_pacer(verdict, admitted_at, left_at)
@@ -458,6 +444,25 @@ class Sender:
         if job.event_key is not None:
             self._tell_attempt(job, verdict, admitted_at)
         return verdict
+
+    async def _post(self, job: Job) -> tuple[Receipt | EverlyticError, float | None]:
+        """The verdict on one POST, and when the order left, where that is known."""
+        try:
+            answer = await self.transport.post(job.body, job.mark_cancelled)
+        except ConfigurationError:
+            raise  # used in another process or event loop: it is not the order's error
+        except EverlyticError as error:
+            return error, None
+        verdict = judge(
+            answer.status,
+            answer.headers,
+            answer.body,
+            waited_s=answer.waited_s,
+            attempts=job.attempts,
+            elapsed_s=self.clock() - job.started_at,
+            hide=(job.order.contact_email, job.order.contact_unique_id),
+        )
+        return verdict, answer.left_at
 
     def _update_pacer(
         self, verdict: Receipt | EverlyticError, admitted_at: float, left_at: float | None

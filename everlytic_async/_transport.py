@@ -41,6 +41,7 @@ from everlytic_async.errors import (
     UnexpectedResponseError,
     UnknownOutcomeError,
 )
+from everlytic_async.ledger import ScopeName
 from everlytic_async.policies import Timeouts
 
 # Below the shortest that servers use (Apache's 5 s): a connection that the server closes while a
@@ -123,20 +124,76 @@ class Answer:
     waited_s: float = 0.0
 
 
-def _check_hash(name: str, value: object) -> str:
+class Hashes:
+    """Both hashes, wrapped so that no repr, log, pickle or traceback shows them.
+
+    Error trackers send the local variables of every frame away, so no function that may raise, or
+    that waits, keeps a hash in one: not even in a dict.
+    """
+
+    __slots__ = ("_customer", "_store")
+
+    def __init__(self, store_hash: object, customer_hash: object) -> None:
+        self._store = store_hash.strip() if isinstance(store_hash, str) else store_hash
+        self._customer = customer_hash.strip() if isinstance(customer_hash, str) else customer_hash
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("the hashes can't be pickled")
+
+    def check(self) -> None:
+        """Check that both can be the value of a header.
+
+        Raises:
+            ConfigurationError: says which one can't, and not what it is.
+        """
+        fault = _hash_fault("store_hash", self._store) or _hash_fault(
+            "customer_hash", self._customer
+        )
+        if fault:
+            raise ConfigurationError(fault)
+
+    def headers(self) -> dict[str, str]:
+        """The two headers."""
+        return {STORE_HASH_HEADER: str(self._store), CUSTOMER_HASH_HEADER: str(self._customer)}
+
+    def scope(self, base_url: str, url: str) -> ScopeName:
+        """What stands for the endpoint and the store in a ledger, and tells nothing of the hash."""
+        return ledger_scope(base_url, url, str(self._store))
+
+    def spellings(self) -> tuple[bytes, ...]:
+        """How a server may repeat them; longest first, in case that one is a part of another."""
+        found = {
+            spelling.encode()
+            for secret in (str(self._store), str(self._customer))
+            for spelling in _spellings(secret)
+        }
+        return tuple(sorted(found, key=len, reverse=True))
+
+
+def _hash_fault(name: str, value: object) -> str | None:
+    """What is wrong with a hash. It is returned, not raised: this frame holds the value."""
     where = f"{name} (EVERLYTIC_{name.upper()})"
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigurationError(
+    if not isinstance(value, str) or not value:
+        return (
             f"{where} is missing: copy it from the store's page in Everlytic, and set it there or "
             "pass it to EverlyticClient"
         )
-    value = value.strip()
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise ConfigurationError(
+        return (
             f"{where} holds a space, a control character or a letter outside of ASCII: copy it "
             "again from the store's page in Everlytic"
         )
-    return value
+    return None
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """The exception without its frames and without those it came from, to be raised again.
+
+    The HTTP library's frames hold the headers, and so the hashes. Raise it outside of the `except`
+    that caught it, which would chain it to itself; what the caller was handling is chained again.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -295,8 +352,7 @@ class Transport:
         self,
         base_url: str,
         *,
-        store_hash: str,
-        customer_hash: str,
+        hashes: Hashes,
         timeouts: Timeouts,
         session: aiohttp.ClientSession | None = None,
         allow_http: bool = False,
@@ -312,22 +368,16 @@ class Transport:
                 f"session must be an aiohttp.ClientSession, got a {type(session).__name__}"
             )
         url = endpoint_url(base_url, allow_http=allow_http)
-        secrets = (
-            _check_hash("store_hash", store_hash),
-            _check_hash("customer_hash", customer_hash),
-        )
+        hashes.check()
         self._url = URL(url)
         #: Where the orders go, for messages: host, and port where it is not the scheme's own.
         self.host = urlsplit(url).netloc
         #: Stands for the endpoint and the store, and tells nothing of the hash.
-        self.scope = ledger_scope(base_url, url, secrets[0])
-        # Longest first, in case that one is a part of the other.
-        spellings = {spelling.encode() for secret in secrets for spelling in _spellings(secret)}
-        self._secrets = tuple(sorted(spellings, key=len, reverse=True))
+        self.scope = hashes.scope(base_url, url)
+        self._secrets = hashes.spellings()
         self._headers = CIMultiDict(
             {
-                STORE_HASH_HEADER: secrets[0],
-                CUSTOMER_HASH_HEADER: secrets[1],
+                **hashes.headers(),
                 "Content-Type": _JSON,
                 "Accept": _JSON,
                 "Accept-Encoding": "identity",
@@ -458,6 +508,14 @@ class Transport:
         """
         if self._pid is not None:
             self.check_place()
+        try:
+            return await self._post(body, cancelled)
+        except BaseException as error:  # noqa: BLE001 - it is raised again
+            failure = without_frames(error)
+        del body, cancelled
+        raise failure
+
+    async def _post(self, body: bytes, cancelled: Callable[[bool], None] | None) -> Answer:
         session = self._own or self._given
         if session is None or session.closed:
             raise NotSentError(f"{NOT_SENT}{self.host}: the session is closed")

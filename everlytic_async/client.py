@@ -15,13 +15,13 @@ from contextlib import (
 )
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 from everlytic_async._book import Book, any_sent, terms_of
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._sender import AnyOrder, KeyOf, Sender
-from everlytic_async._transport import Transport
+from everlytic_async._transport import Hashes, Transport
 from everlytic_async._version import __version__
 from everlytic_async.batch import OrderStream
 from everlytic_async.errors import BatchStoppedError, ConfigurationError, SourceError
@@ -41,6 +41,24 @@ _ENVIRONMENT = {
     "store_hash": "EVERLYTIC_STORE_HASH",
     "customer_hash": "EVERLYTIC_CUSTOMER_HASH",
 }
+
+
+class ClientSettings(TypedDict, total=False):
+    """The arguments of `EverlyticClient`, by name."""
+
+    base_url: str
+    store_hash: str
+    customer_hash: str
+    delivery: Delivery
+    retry: RetryPolicy
+    pacing: Pacing
+    timeouts: Timeouts
+    ledger: Ledger | None
+    session: aiohttp.ClientSession | None
+    on_event: Hook | Iterable[Hook] | None
+    allow_http: bool
+
+
 # How long calls in flight may go on when the client is closed, in seconds.
 _GRACE_S = 2.0
 
@@ -88,6 +106,8 @@ class EverlyticClient:
         on_event: Hook | Iterable[Hook] | None = None,
         allow_http: bool = False,
     ) -> None:
+        hashes = Hashes(store_hash, customer_hash)
+        del store_hash, customer_hash  # so that this frame never shows them
         try:
             delivery = Delivery(delivery)
         except ValueError:
@@ -105,8 +125,7 @@ class EverlyticClient:
         _check_ledger(ledger)
         self._transport = Transport(
             base_url,
-            store_hash=store_hash,
-            customer_hash=customer_hash,
+            hashes=hashes,
             timeouts=timeouts,
             session=session,
             allow_http=allow_http,
@@ -126,7 +145,7 @@ class EverlyticClient:
         self._closing = AsyncExitStack()  # closes the ledger
 
     @classmethod
-    def from_env(cls, **settings: Any) -> Self:
+    def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
         """A client with its address and hashes from the environment.
 
         Reads ``EVERLYTIC_BASE_URL``, ``EVERLYTIC_STORE_HASH`` and ``EVERLYTIC_CUSTOMER_HASH``.
@@ -138,15 +157,7 @@ class EverlyticClient:
         Raises:
             ConfigurationError: when one of them is missing; it names all that are.
         """
-        wanted = {key: name for key, name in _ENVIRONMENT.items() if key not in settings}
-        missing = [name for name in wanted.values() if not os.environ.get(name, "").strip()]
-        if missing:
-            raise ConfigurationError(
-                f"set {', '.join(missing)} in the environment: the address of the install, and the "
-                "hashes from the store's page in Everlytic"
-            )
-        address: dict[str, Any] = {key: os.environ[name] for key, name in wanted.items()}
-        return cls(**address, **settings)
+        return cls(**_complete(cast("dict[str, Any]", settings)))
 
     def __repr__(self) -> str:
         return f"<EverlyticClient {self._transport.host}>"
@@ -250,9 +261,11 @@ class EverlyticClient:
             )
         book = self._book(key is not None, resend)
         key_of = _constant(key) if isinstance(key, str) else _check_key(key)
-        return await self._sender.send(
+        sending = self._sender.send(
             order, self._halt, key_of=key_of, book=book, deadline_s=deadline_s
         )
+        del order  # so that this frame doesn't show it
+        return await sending
 
     def _book(self, own_keys: bool, resend: Collection[Outcome]) -> Book | None:
         terms = terms_of(self._sender.delivery, resend)
@@ -343,6 +356,7 @@ class EverlyticClient:
         stream_of = self.stream_orders(
             orders, ordered=ordered, ledger=ledger, key=key, resend=resend
         )
+        del orders  # so that this frame doesn't show them
         async with stream_of as stream:
             try:
                 async for result in stream:
@@ -414,3 +428,24 @@ def _check_key(key: Any) -> KeyOf | None:
 
 def _constant(key: str) -> KeyOf:
     return lambda _order: key
+
+
+def _complete(settings: dict[str, Any]) -> dict[str, Any]:
+    """Move the settings into a new dict, completed from the environment.
+
+    The caller's is emptied, so that its frame shows no hash when the constructor raises.
+    """
+    missing = [
+        name
+        for key, name in _ENVIRONMENT.items()
+        if key not in settings and not os.environ.get(name, "").strip()
+    ]
+    if missing:
+        settings.clear()
+        raise ConfigurationError(
+            f"set {', '.join(missing)} in the environment: the address of the install, and the "
+            "hashes from the store's page in Everlytic"
+        )
+    complete = {key: os.environ.get(name) for key, name in _ENVIRONMENT.items()} | settings
+    settings.clear()
+    return complete

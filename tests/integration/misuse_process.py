@@ -56,7 +56,8 @@ async def try_all(*parts: Any) -> dict[str, str]:
 
 
 def report(found: dict[str, str]) -> None:
-    print(json.dumps(found), flush=True)
+    sys.stdout.write(json.dumps(found))
+    sys.stdout.flush()
 
 
 def in_a_child(work: Callable[[], None]) -> None:

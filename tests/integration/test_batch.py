@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from everlytic_async import (
     AuthenticationError,
     BatchReport,
-    AuthenticationError,
     BatchStoppedError,
     ConfigurationError,
     Delivery,

@@ -85,7 +85,7 @@ async def test_a_stream_of_a_closed_client_is_not_entered() -> None:
 async def test_a_stream_says_how_it_is_used() -> None:
     async with shop() as (sandbox, client):
         stream = client.stream_orders([order(1)])
-        with pytest.raises(ConfigurationError, match="async with client.stream_orders"):
+        with pytest.raises(ConfigurationError, match=r"async with client\.stream_orders"):
             await anext(stream)
         async with stream:
             with pytest.raises(ConfigurationError, match="once"):

@@ -28,7 +28,7 @@ from everlytic_async import (
     UnknownOutcomeError,
 )
 from everlytic_async import _transport as module
-from everlytic_async._transport import Transport
+from everlytic_async._transport import Hashes, Transport
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import SUCCESS, Connection, RawServer, Script, answer, unused_port
@@ -53,8 +53,7 @@ async def a_transport(
 ) -> AsyncIterator[Transport]:
     transport = Transport(
         url,
-        store_hash=STORE_HASH,
-        customer_hash=CUSTOMER_HASH,
+        hashes=Hashes(STORE_HASH, CUSTOMER_HASH),
         timeouts=Timeouts(**{"connect_s": 5, "read_s": 5, "total_s": 5, **timeouts}),
         session=session,
         allow_http=allow_http,
@@ -964,7 +963,7 @@ def test_a_hash_that_no_header_can_hold_is_refused_without_being_shown(
 ) -> None:
     hashes: dict[str, Any] = {"store_hash": STORE_HASH, "customer_hash": CUSTOMER_HASH, name: value}
     with pytest.raises(ConfigurationError, match=name) as caught:
-        Transport("https://shop.example", timeouts=Timeouts(), **hashes)
+        Transport("https://shop.example", timeouts=Timeouts(), hashes=Hashes(**hashes))
 
     assert name.upper() in caught.value.message
     assert "secret" not in repr(caught.value)
@@ -974,8 +973,7 @@ async def test_white_space_around_a_hash_is_not_sent() -> None:
     async with RawServer(accept_all) as server:
         transport = Transport(
             server.url,
-            store_hash=f" {STORE_HASH}\n",
-            customer_hash=f"{CUSTOMER_HASH}\t",
+            hashes=Hashes(f" {STORE_HASH}\n", f"{CUSTOMER_HASH}\t"),
             timeouts=Timeouts(),
         )
         await transport.open()
