@@ -458,6 +458,7 @@ class Sender:
             answer.headers,
             answer.body,
             waited_s=answer.waited_s,
+            undecodable=answer.undecodable,
             attempts=job.attempts,
             elapsed_s=self.clock() - job.started_at,
             hide=(job.order.contact_email, job.order.contact_unique_id),

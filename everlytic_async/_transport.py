@@ -16,7 +16,6 @@ import asyncio
 import json
 import os
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from html import escape
@@ -31,7 +30,12 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from everlytic_async._endpoint import endpoint_url, ledger_scope
-from everlytic_async._wire import CUSTOMER_HASH_HEADER, MAX_BODY_BYTES, STORE_HASH_HEADER
+from everlytic_async._wire import (
+    CUSTOMER_HASH_HEADER,
+    MAX_BODY_BYTES,
+    STORE_HASH_HEADER,
+    decode,
+)
 from everlytic_async.errors import (
     ConfigurationError,
     ConnectionLostError,
@@ -113,6 +117,7 @@ class Answer:
         body: The body, decompressed, cut at `MAX_BODY_BYTES`, without the hashes.
         left_at: When the order left, by the transport's clock; None where that is not known: with
             a session of the caller's.
+        undecodable: What of the body can't be decoded; None where all can.
         waited_s: Seconds from then to the answer's head; with a caller's session from the start of
             the attempt, for no less is known.
     """
@@ -122,6 +127,7 @@ class Answer:
     body: bytes = attrs.field(repr=False)
     left_at: float | None = None
     waited_s: float = 0.0
+    undecodable: str | None = None
 
 
 class Hashes:
@@ -586,19 +592,22 @@ class Transport:
 
     def _answer(self, response: aiohttp.ClientResponse, body: bytes, attempt: _Attempt) -> Answer:
         headers: Mapping[str, str] = response.headers
-        if hdrs.CONTENT_ENCODING in headers:
-            body = _decompress(body)
+        whole = len(body) < MAX_BODY_BYTES and response.content.at_eof()
+        coding = ", ".join(response.headers.getall(hdrs.CONTENT_ENCODING, ()))
+        body, undecodable = decode(body, coding, headers.get(hdrs.CONTENT_TYPE), whole=whole)
         for secret in self._secrets:
             if secret in body:
                 body = body.replace(secret, b"[hash]")
-        if len(body) >= MAX_BODY_BYTES or not response.content.at_eof():
+        if not whole or len(body) >= MAX_BODY_BYTES:
             body = self._without_a_piece(body)
         if 300 <= response.status < 400 and hdrs.LOCATION in headers:  # noqa: PLR2004
             where = headers[hdrs.LOCATION]
             for secret in self._secrets:
                 where = where.replace(secret.decode(), "[hash]")
             headers = {"Location": where}
-        return Answer(response.status, headers, body, attempt.left_at, attempt.waited_s())
+        return Answer(
+            response.status, headers, body, attempt.left_at, attempt.waited_s(), undecodable
+        )
 
     def _without_a_piece(self, body: bytes) -> bytes:
         """Drop from the end of a body that was cut what may be the beginning of a hash."""
@@ -678,13 +687,3 @@ def _let_go(response: aiohttp.ClientResponse) -> None:
         response.release()
     else:
         response.close()
-
-
-def _decompress(body: bytes) -> bytes:
-    """Undo gzip or deflate, no further than `MAX_BODY_BYTES`; other codings stay as they are."""
-    for window in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
-        try:
-            return zlib.decompressobj(window).decompress(body, MAX_BODY_BYTES)
-        except zlib.error:
-            continue
-    return body

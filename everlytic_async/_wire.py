@@ -7,6 +7,7 @@ answer                                                              verdict
 ==================================================================  ================================
 2xx, a JSON object whose ``status`` or ``result`` is an error word  `RejectedError`
 2xx, HTML (a login page, a proxy)                                   `UnexpectedResponseError`
+2xx, its content coding or charset can't be decoded                 `UnexpectedResponseError`
 any other 2xx: JSON, text or empty                                  `Receipt`
 401                                                                 `AuthenticationError`
 408, 429; 503 within 2 s of the body being sent                     `ThrottledError`
@@ -26,6 +27,7 @@ import hashlib
 import json
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
 from decimal import Decimal
@@ -84,6 +86,18 @@ _HTML = re.compile(
     rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype|html|head|body|title|meta|script|!--)", re.IGNORECASE
 )
 _BOM = b"\xef\xbb\xbf"
+# What zlib is told: for gzip, for deflate as RFC 9110 has it, and as some servers send it.
+_GZIP, _ZLIB, _DEFLATE = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
+_WINDOWS = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (_ZLIB, _DEFLATE)}
+# Some servers write the charset where the coding belongs.
+_NOT_CODED = frozenset({"", "identity", "utf-8"})
+_MAX_CODINGS = 5
+_CHARSET = re.compile(r"charset\s*=\s*\"?([\w.:+-]+)", re.IGNORECASE)
+_MAX_CHARSET = 40
+# Letters of ASCII are the same in these.
+_LIKE_ASCII = frozenset({"utf-8", "us-ascii", "iso-8859-1", "windows-1252"})
+# Not in a text in Latin-1, except for white space and the escape that begins a colour.
+_NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _MAX_RETRY_AFTER_S = 1e9  # finite, and longer than anybody waits
 # An object that was cut, or is broken further on, still says what it is about at its beginning.
 _BEGINS_WITH_A_WORD = re.compile(r'\{\s*"(status|result)"\s*:\s*"([^"\\]{1,40})"')
@@ -148,6 +162,127 @@ def order_key(order: Order, body: bytes) -> str:
     return f"{name}@" if _LOOKS_LIKE_A_PAIR.search(name) else name
 
 
+# ---------------------------------------------------------------------------- bytes to a text
+
+
+class _UndecodableError(Exception):
+    """Says what can't be decoded."""
+
+
+def decode(
+    body: bytes, coding: str | None, content_type: str | None, *, whole: bool = True
+) -> tuple[bytes, str | None]:
+    """A body as UTF-8, without its content codings: no further than `MAX_BODY_BYTES`.
+
+    Args:
+        body: As it came.
+        coding: The Content-Encoding.
+        content_type: The Content-Type, for its charset.
+        whole: Whether the body is all that was sent; else it may end anywhere.
+
+    Returns:
+        What could be read, and what can't be decoded: None where all can.
+    """
+    if not coding and b"\0" not in body and body.isascii():
+        charset = _declared(content_type)
+        if charset is None or charset in _LIKE_ASCII:
+            return body, None  # the rule
+    try:
+        if coding:
+            body, whole = _without_codings(body, coding, whole=whole)
+    except _UndecodableError as error:
+        return b"", str(error)
+    if not body:
+        return body, None
+    text, fault = _as_unicode(body, _declared(content_type), whole=whole)
+    return text.encode("utf-8", "replace"), fault
+
+
+def _without_codings(body: bytes, coding: str, *, whole: bool) -> tuple[bytes, bool]:
+    """Undo the codings, last first (RFC 9110, 8.4); whether the rest is whole."""
+    names = [name.strip().lower() for name in coding.split(",")]
+    if len(names) > _MAX_CODINGS:
+        raise _UndecodableError(f"{len(names)} content codings")
+    for name in reversed(names):
+        if name in _NOT_CODED or not body:
+            continue
+        fault = f"the content coding {_line(name)[:_MAX_CHARSET]!r}"
+        for window in _WINDOWS.get(name, ()):
+            try:
+                body, whole = _inflate(body, window, whole=whole)
+                break
+            except zlib.error:
+                continue
+        else:
+            raise _UndecodableError(fault)
+    return body, whole
+
+
+def _inflate(body: bytes, window: int, *, whole: bool) -> tuple[bytes, bool]:
+    """Undo one coding, no further than `MAX_BODY_BYTES`; whether the rest is whole.
+
+    Raises:
+        zlib.error: it is something else, or is cut short though it was whole.
+    """
+    inflated = b""
+    while len(inflated) < MAX_BODY_BYTES:
+        unpack = zlib.decompressobj(window)
+        inflated += unpack.decompress(body, MAX_BODY_BYTES - len(inflated))
+        if not unpack.eof:
+            if whole and len(inflated) < MAX_BODY_BYTES:
+                raise zlib.error("it ends too early")
+            return inflated, False
+        body = unpack.unused_data  # a gzip file may have several members
+        if not body:
+            return inflated, whole
+    return inflated, False
+
+
+def _declared(content_type: str | None) -> str | None:
+    found = _CHARSET.search(content_type) if content_type else None
+    return None if found is None else found[1].lower()
+
+
+def _as_unicode(body: bytes, declared: str | None, *, whole: bool) -> tuple[str, str | None]:
+    """The text, and which charset can't be decoded: None where it can."""
+    # A byte order mark, or the zeros between the letters of JSON (RFC 4627, 3), show UTF-16 and 32.
+    detected = json.detect_encoding(body)
+    charset = (declared or detected) if detected == "utf-8" else detected
+    fault = f"the charset {charset[:_MAX_CHARSET]!r}"
+    try:
+        text = _strictly(body, charset[: _MAX_CHARSET + 1], whole=whole)
+    except LookupError:
+        return "", fault
+    except ValueError:
+        guessed = declared is None and charset == "utf-8"
+        # Latin-1 was the default of HTTP, and any byte is a letter of it.
+        text = body.decode("latin-1") if guessed else body.decode("utf-8", "replace")
+        if isinstance(_parse(text.encode()), dict):
+            return text, None  # bytes outside of the charset don't hide the words around them
+        if guessed:
+            return text, "its charset" if _NO_TEXT.search(text) else None
+        return text, fault
+    if detected == "utf-8" != charset and _is_json_object(body):
+        return body.decode(), None  # it is not what was declared
+    return text, None
+
+
+def _is_json_object(body: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(body), dict)
+    except ValueError:
+        return False
+
+
+def _strictly(body: bytes, charset: str, *, whole: bool) -> str:
+    try:
+        return body.decode(charset)
+    except UnicodeDecodeError as error:
+        if whole or error.start < len(body) - 4:
+            raise
+        return body[: error.start].decode(charset)  # the cut went through a letter
+
+
 # ------------------------------------------------------------------------- answer to a verdict
 
 
@@ -157,6 +292,7 @@ def judge(
     body: bytes,
     *,
     waited_s: float = 0.0,
+    undecodable: str | None = None,
     attempts: int = 1,
     elapsed_s: float = 0.0,
     hide: Iterable[str | int | None] = (),
@@ -169,6 +305,7 @@ def judge(
         headers: The answer's headers; names are looked up as ``Retry-After`` is written here.
         body: The answer's body, up to `MAX_BODY_BYTES`.
         waited_s: Seconds from the moment when the body had been sent to the answer.
+        undecodable: Which coding or charset of the body can't be decoded; None where all can.
         attempts: For the receipt: how many POSTs it took.
         elapsed_s: For the receipt: how long it took.
         hide: Who the customer is, not to be repeated in a message should the answer name them.
@@ -176,7 +313,9 @@ def judge(
             no date of its own.
     """
     if _OK <= status < 300:  # noqa: PLR2004
-        return _judge_success(status, headers, body, attempts, elapsed_s, hide)
+        return _judge_success(
+            Receipt(status, _parse(body), attempts, elapsed_s), headers, body, undecodable, hide
+        )
     # A page's own words are for a browser.
     is_page = _is_html(body)
     said = "" if is_page else _said(_parse(body), hide)
@@ -216,14 +355,13 @@ def judge(
 
 
 def _judge_success(
-    status: int,
+    receipt: Receipt,
     headers: Mapping[str, str],
     body: bytes,
-    attempts: int,
-    elapsed_s: float,
+    undecodable: str | None,
     hide: Iterable[str | int | None],
 ) -> Receipt | EverlyticError:
-    parsed = _parse(body)
+    status, parsed = receipt.status, receipt.body
     for name, word in _words(parsed):
         if isinstance(word, str) and word.strip().lower() in _ERROR_WORDS:
             return RejectedError(
@@ -231,6 +369,12 @@ def _judge_success(
                 f"{_said(parsed, hide)}",
                 status,
             )
+    if undecodable is not None:
+        return UnexpectedResponseError(
+            f"the endpoint answered {status} in a form that can't be read ({undecodable}), so it "
+            "may have been processed: a proxy on the way may have changed the answer",
+            status,
+        )
     if isinstance(parsed, str) and (
         _is_html(body) or ("<" in parsed and "html" in headers.get("Content-Type", "").lower())
     ):
@@ -239,7 +383,7 @@ def _judge_success(
             "base_url is probably not the address of the install",
             status,
         )
-    return Receipt(status, parsed, attempts, elapsed_s)
+    return receipt
 
 
 def retry_after_s(
