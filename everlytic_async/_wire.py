@@ -23,6 +23,7 @@ Sources: the documentation shows no answer of this endpoint; the contact-sync en
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
@@ -94,6 +95,8 @@ _NOT_CODED = frozenset({"", "identity", "utf-8"})
 _MAX_CODINGS = 5
 _CHARSET = re.compile(r"charset\s*=\s*\"?([\w.:+-]+)", re.IGNORECASE)
 _MAX_CHARSET = 40
+# Codecs for Python's own use.
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
 # Letters of ASCII are the same in these.
 _LIKE_ASCII = frozenset({"utf-8", "us-ascii", "iso-8859-1", "windows-1252"})
 # Not in a text in Latin-1, except for white space and the escape that begins a colour.
@@ -275,6 +278,8 @@ def _is_json_object(body: bytes) -> bool:
 
 
 def _strictly(body: bytes, charset: str, *, whole: bool) -> str:
+    if codecs.lookup(charset).name in _NO_CHARSETS:
+        raise LookupError(charset)
     try:
         return body.decode(charset)
     except UnicodeDecodeError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import encodings.aliases
 import gzip
 import json
 import random
 import zlib
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from everlytic_async import (
     EverlyticError,
@@ -16,7 +19,7 @@ from everlytic_async import (
     UnexpectedResponseError,
 )
 from everlytic_async._transport import Hashes, Transport
-from everlytic_async._wire import MAX_BODY_BYTES, judge
+from everlytic_async._wire import MAX_BODY_BYTES, decode, judge
 from everlytic_async.policies import Timeouts
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import Connection, RawServer
@@ -232,3 +235,30 @@ async def test_a_hash_is_hidden_in_every_charset(charset: str) -> None:
     verdict = await verdict_on(body.encode(charset), f"Content-Type: a/b; charset={charset}")
     assert isinstance(verdict, RejectedError)
     assert verdict.message.endswith("wrong: [hash], [hash]")
+
+
+_CODINGS = st.lists(st.sampled_from(["gzip", "deflate", "identity", "br", ""]) | st.text()).map(
+    ", ".join
+)
+_CHARSETS = st.sampled_from(sorted(set(encodings.aliases.aliases.values()))) | st.text()
+
+
+@given(
+    st.binary() | st.text().map(str.encode) | st.binary().map(gzip.compress),
+    st.none() | _CODINGS,
+    st.none() | _CHARSETS.map("text/plain; charset={}".format),
+    st.booleans(),
+)
+@example(b"\\d", None, "text/plain; charset=unicode_escape", True)  # noqa: FBT003
+@example(b"xn--" + b"a" * 60_000, None, "text/plain; charset=idna", True)  # noqa: FBT003
+@example(b"\\", None, "text/plain; charset=undefined", True)  # noqa: FBT003
+def test_whatever_comes_is_decoded_or_named(
+    body: bytes, coding: str | None, content_type: str | None, whole: bool
+) -> None:
+    text, fault = decode(body, coding, content_type, whole=whole)
+    text.decode()
+    assert len(text) <= 3 * MAX_BODY_BYTES
+    verdict = judge(200, {}, text, undecodable=fault)
+    if fault is not None:
+        assert isinstance(verdict, UnexpectedResponseError | RejectedError)
+        assert verdict.message.isprintable()
