@@ -13,7 +13,6 @@ from everlytic_async.errors import (
     InvalidOrderError,
     LedgerError,
     SkippedError,
-    without_addresses,
 )
 from everlytic_async.ledger import Entry, LedgerSession, State, Terms, stored_key
 from everlytic_async.outcomes import OrderResult, Outcome
@@ -202,8 +201,6 @@ class Book:
         reason: str | None,
     ) -> Entry:
         stored = stored_key(key, own=self._own_keys)
-        if reason is not None:
-            reason = without_addresses(reason)
         return Entry(stored, state, body, attempts, status, reason)
 
 

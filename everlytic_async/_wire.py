@@ -28,6 +28,7 @@ import hashlib
 import json
 import re
 import time
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
@@ -49,6 +50,7 @@ from everlytic_async.errors import (
     ServerError,
     ThrottledError,
     UnexpectedResponseError,
+    redact_emails,
 )
 from everlytic_async.orders import Order, Product, plain
 from everlytic_async.outcomes import Receipt
@@ -476,7 +478,7 @@ def _as_text(parsed: Any) -> str:
 
 
 def _for_a_message(words: str, hide: Iterable[str | int | None]) -> str:
-    """What a server said, fit for a terminal: one short line that does not name the customer."""
+    """What a server said as one short line that names neither the customer nor anybody else."""
     line = _line(words)
     for value in hide:
         name = "" if value is None else _line(str(value))
@@ -485,15 +487,23 @@ def _for_a_message(words: str, hide: Iterable[str | int | None]) -> str:
             if len(name) <= _SHORT:
                 pattern = rf"(?<!\w){pattern}(?!\w)"
             line = re.sub(pattern, "[the contact]", line, flags=re.IGNORECASE)
+    line = redact_emails(line)
     # Cut last, so that no piece of a name is left at the cut.
     return line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]}..."
 
 
 def _line(text: str) -> str:
+    """Text as one line, without invisible characters: they would hide an address."""
     line = " ".join(text.split())
     if line.isprintable():
         return line
-    return " ".join("".join(char if char.isprintable() else " " for char in line).split())
+    return " ".join("".join(map(_visible, line)).split())
+
+
+def _visible(char: str) -> str:
+    if char.isprintable():
+        return char
+    return "" if unicodedata.category(char) == "Cf" else " "
 
 
 def _message(parsed: Any) -> str:

@@ -53,13 +53,31 @@ __all__ = [
     "UnknownOutcomeError",
 ]
 
-# What an endpoint says may name anybody, not only the order's contact.
-_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+")
+_WORD = re.compile(r"[^\s\"<>]+")
+# The sign between the two parts of an address: as it is, or as URLs, HTML and JSON write it.
+_AT = re.compile(
+    r"(?<=.)(?:[@\uff20]|%(?:25){0,3}40|&(?:#0{0,6}64|#x0{0,6}40|commat);|\\u(?:0040|ff20))(?=.)",
+    re.IGNORECASE,
+)
 
 
-def without_addresses(text: str) -> str:
-    """What an endpoint said, without whomever it names by an address: for logs and records."""
-    return _ADDRESS.sub("[an address]", text)
+def redact_emails(text: str) -> str:
+    """Text of the endpoint without e-mail addresses: it may name anybody, not only the contact.
+
+    It is used once, where the answer is judged, and for what others write: so no log, record or
+    screen has to.
+    """
+    return _WORD.sub(lambda word: "[an address]" if _AT.search(word[0]) else word[0], text)
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere as a log or a terminal may show it: each control character as ``?``.
+
+    They could move the cursor, set the clipboard, reverse what is read or forge a line of a log.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 class EverlyticError(Exception):

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 import attrs
 
-from everlytic_async.errors import EverlyticError, without_addresses
+from everlytic_async.errors import EverlyticError, printable
 from everlytic_async.outcomes import Outcome
 
 __all__ = [
@@ -39,6 +39,27 @@ __all__ = [
 _LOGGER = logging.getLogger("everlytic_async")
 # As the logging how-to asks of libraries: nothing is printed until an application configures it.
 _LOGGER.addHandler(logging.NullHandler())
+
+
+class _PrintableArguments(logging.Filter):
+    """Lets no order id, worker's name or server's words forge a line of a log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace control characters in what is logged."""
+        if isinstance(record.args, Mapping):
+            record.args = {name: _printable(value) for name, value in record.args.items()}
+        elif record.args:
+            record.args = tuple(map(_printable, record.args))
+        return True
+
+
+def _printable(value: object) -> object:
+    return printable(str(value)) if isinstance(value, str | BaseException) else value
+
+
+# A logger's filter sees only what is logged by its own name.
+for _name in ("everlytic_async", "everlytic_async.worker"):
+    logging.getLogger(_name).addFilter(_PrintableArguments())
 
 
 @attrs.frozen(kw_only=True)
@@ -282,7 +303,7 @@ def _log(event: Event) -> None:
                 event.outcome,
                 event.status,
                 event.elapsed_s,
-                f": {without_addresses(str(event.error))}" if event.error is not None else "",
+                f": {event.error}" if event.error is not None else "",
             )
         case BackingOff():
             _LOGGER.debug(
@@ -303,6 +324,6 @@ def _log(event: Event) -> None:
             counts = ", ".join(f"{count} {name}" for name, count in event.counts.items() if count)
             _LOGGER.info("a batch ended after %.1f s: %s", event.elapsed_s, counts or "no orders")
             if event.stopped is not None:
-                _LOGGER.warning("the batch ended early: %s", without_addresses(event.stopped))
+                _LOGGER.warning("the batch ended early: %s", event.stopped)
         case _:
             pass

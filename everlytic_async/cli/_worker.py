@@ -24,7 +24,7 @@ from everlytic_async.errors import (
     AuthenticationError,
     ConfigurationError,
     QueueError,
-    without_addresses,
+    redact_emails,
 )
 from everlytic_async.ledger import Durability, SqliteLedger
 from everlytic_async.policies import Delivery, Pacing, RetryPolicy
@@ -216,7 +216,7 @@ class _Run:
             _LOGGER.error(  # noqa: TRY400 - it is told in full
                 "no more orders of this store are taken: %s. They are back in the queue: set the "
                 "right hashes, and start a worker again",
-                without_addresses(str(error)),
+                redact_emails(str(error)),
             )
 
     async def _report(self) -> None:
