@@ -12,9 +12,18 @@ from everlytic_async.errors import (
     ConfigurationError,
     InvalidOrderError,
     LedgerError,
+    RejectedError,
     SkippedError,
 )
-from everlytic_async.ledger import Entry, LedgerSession, State, Terms, stored_key
+from everlytic_async.ledger import (
+    Entry,
+    LedgerSession,
+    State,
+    Terms,
+    merged,
+    stored_key,
+    stored_keys,
+)
 from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import Delivery
 
@@ -97,15 +106,15 @@ class Book:
         Raises:
             LedgerError: when the ledger can't be read.
         """
-        stored = [stored_key(key, own=self._own_keys) for key, _ in orders]
+        stored = [stored_keys(key, own=self._own_keys) for key, _ in orders]
         try:
-            entries = await self._session.look_up(stored)
+            entries = await self._session.look_up([key for keys in stored for key in keys])
         except LedgerError as error:
             self._fail(error)
             raise
         skipped = {}
-        for place, (key, (_, body)) in enumerate(zip(stored, orders, strict=True)):
-            entry = entries.get(key)
+        for place, (keys, (_, body)) in enumerate(zip(stored, orders, strict=True)):
+            entry = merged(*map(entries.get, keys))
             if entry is not None and not self._terms.grant(entry, body):
                 skipped[place] = _skipped(entry, body)
         return skipped
@@ -123,9 +132,14 @@ class Book:
         if self.failure is not None:
             # Each try may wait for a lock, and none would change the end.
             raise LedgerError(self.failure.message)
-        stored = stored_key(key, own=self._own_keys)
+        stored, *earlier = stored_keys(key, own=self._own_keys)
         terms = Terms() if stored in self._ended else self._terms
+        early = None
         try:
+            if earlier:
+                early = merged(*(await self._session.look_up(earlier)).values())
+                if early is not None and not terms.grant(early, body):
+                    raise _skipped(early, body)
             granted, entry = await self._session.claim(stored, body, terms)
         except LedgerError as error:
             self._fail(error)
@@ -133,7 +147,7 @@ class Book:
         if not granted:
             assert entry is not None  # noqa: S101 - of what nothing is known may be sent
             raise _skipped(entry, body)
-        return entry is not None and entry.state is State.UNKNOWN
+        return State.UNKNOWN in {known.state for known in (entry, early) if known is not None}
 
     def record(self, result: OrderResult, body: str, then: Callable[[OrderResult], None]) -> None:
         """Record what became of an order, without waiting.
@@ -151,8 +165,9 @@ class Book:
             return
         known = result.error or result.receipt
         state = _STATES[result.outcome]
-        if state is State.REJECTED and not self._any_accepted():
-            state = State.NOT_SENT  # perhaps the account's or the address's fault, not the order's
+        if isinstance(result.error, RejectedError) and not self._any_accepted():
+            result.error.before_any_acceptance = True
+            state = State.NOT_SENT
         entry = self._entry(
             result.key,
             state,

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from yarl import URL
 
+from everlytic_async._hosts import is_loopback
 from everlytic_async._wire import PATH
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import ScopeName
@@ -27,8 +28,6 @@ _MAX_LABEL = 63
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # A host whose last part is a number is an IPv4 address, as resolvers and browsers read it.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_IPV4_LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
-_IPV6_LOOPBACK = ipaddress.IPv6Address("::1")
 
 
 def endpoint_url(base_url: object, *, allow_http: bool = False) -> str:
@@ -78,7 +77,7 @@ def endpoint_url(base_url: object, *, allow_http: bool = False) -> str:
     except ValueError as error:
         raise ConfigurationError(f"{_WHERE} is not a URL") from error
     # Judged by the host that is connected to, not by how it was written.
-    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+    if parts.scheme == "http" and not allow_http and not is_loopback(host):
         raise ConfigurationError(
             f"{_WHERE} must begin with https://: over http:// anybody on the way reads the hashes "
             "and the orders; if that is meant, set allow_http=True, or give --allow-http"
@@ -112,16 +111,6 @@ def _normal_host(host: str) -> str:
     elif all(0 < len(label) <= _MAX_LABEL for label in labels):
         return name
     raise ConfigurationError(f"{_WHERE} names a host that can't exist")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address == _IPV6_LOOPBACK or (address.version == 4 and address in _IPV4_LOOPBACK)  # noqa: PLR2004
 
 
 # ----------------------------------------------------------------------------- in a ledger

@@ -2,6 +2,8 @@
 
 nats-py waits by `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in
 the same moment as the answer; and its closing stops in the middle where the connection is lost.
+It speaks TLS only with a server that asks for it, whatever the address says, and it closes for good
+when a server ends a connection with an error, such as revoked credentials: see `Connection`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -16,9 +19,125 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 
+from everlytic_async._hosts import is_loopback
+
 _T = TypeVar("_T")
 # A task that was cancelled and goes on is cancelled again after this, in seconds.
 _CANCEL_S = 0.1
+# What a server says to whoever it does not let in, or not any more.
+_REFUSALS = (
+    "authorization violation",
+    "authentication expired",
+    "authentication revoked",
+)
+# The one error of a server that does not end the connection.
+_PERMISSIONS = "permissions violation"
+
+
+class UnusableError(nats.errors.Error):
+    """This server, or these credentials, can't be used; nothing was sent."""
+
+
+class Connection(Client):
+    """A connection that never sends in clear what must not be, and that outlives a refusal.
+
+    Before it sends anything, credentials included, it checks whether the server offers TLS, at
+    every connect and reconnect. When the server ends it with an error, it reconnects and reads the
+    files of its credentials again.
+
+    Args:
+        options: The arguments of `Client.connect`: they tell whether TLS was asked for.
+        allow_plain: Whether a server that is not on this machine may be spoken to without TLS.
+        patience_s: It closes for good once it was refused for so long without a break, in seconds.
+    """
+
+    def __init__(self, options: dict[str, Any], *, allow_plain: bool, patience_s: float) -> None:
+        super().__init__()
+        schemes = {server.partition("://")[0].lower() for server in options.get("servers", ())}
+        self._wants_tls = options.get("tls") is not None or not schemes.isdisjoint(("tls", "wss"))
+        self._allow_plain = allow_plain
+        self._patience_s = patience_s
+        self._was_connected = False
+        self._refused_at: float | None = None
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except Exception as error:
+            if not self._was_connected:
+                raise
+            # A reconnect: nats-py would leave this socket open, and on an error that it does not
+            # expect stop trying without a word.
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]
+            if not isinstance(error, OSError | TimeoutError | nats.errors.Error):
+                error = UnusableError(f"nats: an unexpected {type(error).__name__}")
+            if not is_refusal(error):
+                raise error from None
+            now = time.monotonic()
+            self._refused_at = now if self._refused_at is None else self._refused_at
+            if now - self._refused_at >= self._patience_s:
+                raise nats.errors.NoServersError from error  # the client closes by that
+            raise error from None
+        self._was_connected, self._refused_at = True, None
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection:
+            self._check_tls(info)
+            self._check_credentials()
+        await super()._process_info(info, initial_connection)
+
+    def _check_tls(self, info: dict[str, Any]) -> None:
+        """Have the client speak TLS where it must: it does so with who requires it in its INFO."""
+        assert self._current_server is not None  # noqa: S101 - it sent this
+        scheme, host = self._current_server.uri.scheme, self._current_server.uri.hostname or ""
+        may_be_plain = not self._wants_tls and (self._allow_plain or is_loopback(host))
+        if scheme == "wss" or may_be_plain:
+            return
+        if scheme == "ws" or not (info.get("tls_required") or info.get("tls_available")):
+            why = (
+                "TLS was asked for, by the address or a certificate"
+                if self._wants_tls
+                else "anybody on the way could read the credentials and the orders. Set up TLS on "
+                "the server, or allow it: --allow-plain-nats, in Python allow_plain_nats=True"
+            )
+            raise UnusableError(
+                f"nats: the server does not offer TLS, so nothing was sent to it: {why}"
+            )
+        info["tls_required"] = True
+
+    def _check_credentials(self) -> None:
+        """Check the file that is about to be read: of a broken one nats-py seeks the end for ever.
+
+        It may be another one than at the last connect.
+        """
+        try:
+            if self._user_credentials is not None:
+                with open(str(self._user_credentials), "rb") as file:  # noqa: PTH123 - as nats-py
+                    held = file.read()
+                if not (b"BEGIN NATS USER JWT" in held and b"BEGIN USER NKEY SEED" in held):
+                    raise UnusableError("nats: the credentials file does not hold a JWT and a seed")
+            elif self._nkeys_seed is not None:
+                self._setup_nkeys_seed_connect()  # or it would present the last file's key
+        except OSError as error:
+            raise UnusableError(
+                f"nats: the credentials file can't be read: {error.strerror}"
+            ) from error
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Reconnect: nats-py would close for good."""
+        if _PERMISSIONS in err_msg.lower():  # that one leaves the connection open
+            await super()._process_err(err_msg)
+            return
+        error = nats.errors.Error(f"nats: {err_msg.strip()}")
+        await self._error_cb(error)
+        await self._process_op_err(error)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a server refuses us, or we it: to try it again at once would help nobody."""
+    words = str(error).lower()
+    return isinstance(error, UnusableError) or any(each in words for each in _REFUSALS)
 
 
 def options_of(
@@ -82,8 +201,9 @@ async def disconnect(connection: Client) -> None:
         await connection.close()
     except AssertionError:
         pass  # it had not begun to connect
-    except OSError:
-        # It was lost with something left to be written: the client stops there.
+    except (OSError, TypeError):
+        # It was lost with something left to be written: the client stops there. From Python 3.12
+        # on a transport that is closed answers such a write with a TypeError.
         for subscription in connection._subs.values():  # noqa: SLF001 - nobody else can
             task = getattr(subscription, "_wait_for_msgs_task", None)
             if isinstance(task, asyncio.Task):

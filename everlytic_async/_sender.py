@@ -18,7 +18,7 @@ import attrs
 from everlytic_async._book import Book, digest_of
 from everlytic_async._pacer import Halt, HaltedError, LateError, Pacer
 from everlytic_async._retry import may_repeat, repeat
-from everlytic_async._transport import Transport
+from everlytic_async._transport import SESSION_CLOSED, Transport
 from everlytic_async._wire import encode, judge, order_key
 from everlytic_async.errors import (
     AuthenticationError,
@@ -136,6 +136,16 @@ class Job:
                 "the order was sent, but its sending was cancelled before the answer came: it may "
                 "have been processed"
             )
+
+    def note(self, verdict: Receipt | EverlyticError) -> None:
+        """Note how an attempt ended."""
+        if isinstance(verdict, Receipt):
+            self.possible_deliveries += 1
+        elif isinstance(verdict, UnknownOutcomeError):
+            self.possible_deliveries += 1
+            self.last_unknown = verdict
+        else:
+            self.last_failure = verdict
 
     def abandoned_error(self, reason: str) -> EverlyticError:
         """What is known of the order if nothing more is done for it.
@@ -423,7 +433,7 @@ class Sender:
         try:
             if job.event_key is not None:
                 self._tell_start(job, admitted_at)
-            verdict, left_at = await self._post(job)
+            verdict, left_at = await self._post(job, halt)
             job.in_attempt = False
             # Before the slot is given back: who gets it next must know what was learnt.
             self._update_pacer(verdict, admitted_at, left_at)
@@ -434,24 +444,20 @@ class Sender:
             raise
         finally:
             pacer.release()
-        if isinstance(verdict, UnknownOutcomeError):
-            job.last_unknown = verdict
-            job.possible_deliveries += 1
-        elif isinstance(verdict, Receipt):
-            job.possible_deliveries += 1
-        else:
-            job.last_failure = verdict
+        job.note(verdict)
         if job.event_key is not None:
             self._tell_attempt(job, verdict, admitted_at)
         return verdict
 
-    async def _post(self, job: Job) -> tuple[Receipt | EverlyticError, float | None]:
-        """The verdict on one POST, and when the order left, where that is known."""
+    async def _post(self, job: Job, halt: Halt) -> tuple[Receipt | EverlyticError, float | None]:
+        """Make one POST: what it says, and when its body was sent, where that is known."""
         try:
             answer = await self.transport.post(job.body, job.mark_cancelled)
         except ConfigurationError:
             raise  # used in another process or event loop: it is not the order's error
         except EverlyticError as error:
+            if self.transport.session_closed:
+                halt.halt(SESSION_CLOSED)  # no further order can be sent
             return error, None
         verdict = judge(
             answer.status,
@@ -468,6 +474,8 @@ class Sender:
     def _update_pacer(
         self, verdict: Receipt | EverlyticError, admitted_at: float, left_at: float | None
     ) -> None:
+        if self.transport.session_closed:
+            return  # it says nothing about the endpoint
         if isinstance(verdict, Receipt):
             self.pacer.accepted(admitted_at, left_at)
         elif isinstance(verdict, ThrottledError):

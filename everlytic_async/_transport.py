@@ -13,14 +13,18 @@ time-out is aiohttp's, for it costs nothing on a connection that stands.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import math
 import os
+import select
+import socket
 import time
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from html import escape
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 from urllib.parse import quote, urlsplit
+from weakref import WeakKeyDictionary
 
 import aiohttp
 import attrs
@@ -30,6 +34,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from everlytic_async._endpoint import endpoint_url, ledger_scope
+from everlytic_async._hosts import is_loopback
 from everlytic_async._wire import (
     CUSTOMER_HASH_HEADER,
     MAX_BODY_BYTES,
@@ -44,6 +49,7 @@ from everlytic_async.errors import (
     ResponseTimeoutError,
     UnexpectedResponseError,
     UnknownOutcomeError,
+    redact_emails,
 )
 from everlytic_async.ledger import ScopeName
 from everlytic_async.policies import Timeouts
@@ -53,6 +59,20 @@ from everlytic_async.policies import Timeouts
 _KEEPALIVE_S = 4
 # How much later than asked a read or total time-out may be noticed: a tenth, and at most this.
 _WATCH_S = 0.25
+# How soon an attempt that was found out of time is looked at again.
+_CONFIRM_S = 0.01
+# A response's headers: the longest line, and how many. aiohttp's own bounds are 8,190 and 128.
+_MAX_HEADER_BYTES = 64 * 1024
+_MAX_HEADERS = 4096
+# After a loss, an answer on a reused connection proves something once the connection has stood for
+# so long: some servers close it a few milliseconds after an answer.
+_PROVEN_S = 0.02
+# How many orders go out on fresh connections after the second loss (twice as many after each
+# further one, but no more than the longest), and after how many answers on reused connections the
+# losses are forgotten.
+_REST = 32
+_LONGEST_REST = 8192
+_FORGET = 1000
 _JSON = "application/json"
 _NOT_STARTED = (
     "the client is not started: use `async with EverlyticClient(...) as client`, or "
@@ -67,11 +87,13 @@ _OTHER_LOOP = (
     "the client was started in another event loop or thread: use it there, or make and start one "
     "in this one (each `asyncio.run` has its own event loop)"
 )
-# Half of what aiohttp writes without waiting for the connection.
-_LARGE_BYTES = 32 * 1024
+# Of an error that was not foreseen, no more than this is repeated.
+_MAX_WORDS = 200
 # A shorter piece of a hash tells nothing.
 _MIN_PIECE = 4
 
+#: What is said where the caller's session was closed.
+SESSION_CLOSED = "the session that was given to the client is closed"
 #: How the message of every `NotSentError` of an attempt begins; the host and the cause follow.
 NOT_SENT = "the order was not sent to "
 
@@ -99,7 +121,16 @@ CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "it did not answer in time"),
     (OSError, "the connection broke"),
 )
-# These come before a connection stands, whatever the tracker was told.
+_FILES = "lower max_concurrency, or raise the limit (ulimit -n)"
+# Not the endpoint's fault: what it is, and what to do.
+_OWN_LIMITS = {
+    errno.EMFILE: f"this process has no file descriptors left: {_FILES}",
+    errno.ENFILE: f"this machine has no file descriptors left: {_FILES}",
+    errno.ENOMEM: "this machine has no memory left for a connection: lower max_concurrency",
+    errno.ENOBUFS: "this machine has no memory left for a connection: lower max_concurrency",
+    errno.EADDRNOTAVAIL: "this machine has no local port left for a connection: lower max_rate",
+}
+# These come before a connection stands: they tell where the upload tracker was told nothing.
 _NEVER_CONNECTED = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
@@ -113,7 +144,7 @@ class Answer:
 
     Attributes:
         status: The HTTP status.
-        headers: The answer's headers; of a redirect only where to, without the hashes.
+        headers: The answer's headers without the hashes; of a redirect only where to.
         body: The body, decompressed, cut at `MAX_BODY_BYTES`, without the hashes.
         left_at: When the order left, by the transport's clock; None where that is not known: with
             a session of the caller's.
@@ -130,24 +161,25 @@ class Answer:
     undecodable: str | None = None
 
 
-class Hashes:
-    """Both hashes, wrapped so that no repr, log, pickle or traceback shows them.
+class Secrets:
+    """Both hashes and the proxy, wrapped so that no repr, log, pickle or traceback shows them.
 
     Error trackers send the local variables of every frame away, so no function that may raise, or
     that waits, keeps a hash in one: not even in a dict.
     """
 
-    __slots__ = ("_customer", "_store")
+    __slots__ = ("_customer", "_proxy", "_store")
 
-    def __init__(self, store_hash: object, customer_hash: object) -> None:
+    def __init__(self, store_hash: object, customer_hash: object, proxy: object = None) -> None:
         self._store = store_hash.strip() if isinstance(store_hash, str) else store_hash
         self._customer = customer_hash.strip() if isinstance(customer_hash, str) else customer_hash
+        self._proxy = proxy.strip() if isinstance(proxy, str) else proxy
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("the hashes can't be pickled")
+        raise TypeError("secrets can't be pickled")
 
     def check(self) -> None:
-        """Check that both can be the value of a header.
+        """Check that both hashes can be the value of a header.
 
         Raises:
             ConfigurationError: says which one can't, and not what it is.
@@ -159,12 +191,23 @@ class Hashes:
             raise ConfigurationError(fault)
 
     def headers(self) -> dict[str, str]:
-        """The two headers."""
+        """The headers of the two hashes."""
         return {STORE_HASH_HEADER: str(self._store), CUSTOMER_HASH_HEADER: str(self._customer)}
 
     def scope(self, base_url: str, url: str) -> ScopeName:
         """What stands for the endpoint and the store in a ledger, and tells nothing of the hash."""
         return ledger_scope(base_url, url, str(self._store))
+
+    def proxy(self, url: URL, *, allow_http: bool) -> URL | None:
+        """The address of the proxy, with its user and password if there are any.
+
+        Raises:
+            ConfigurationError: when it can't be used for this endpoint.
+        """
+        fault = _proxy_fault(self._proxy, url, allow_http=allow_http)
+        if fault:
+            raise ConfigurationError(fault)
+        return None if self._proxy is None else URL(str(self._proxy))
 
     def spellings(self) -> tuple[bytes, ...]:
         """How a server may repeat them; longest first, in case that one is a part of another."""
@@ -202,58 +245,114 @@ def without_frames(error: BaseException) -> BaseException:
     return error.with_traceback(None)
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Never reuses a connection at which something waits that nobody had asked for.
+def _proxy_fault(value: object, url: URL, *, allow_http: bool) -> str | None:
+    """What is wrong with a proxy. It is returned, not raised: this frame holds the password."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return f"proxy must be a URL, got a {type(value).__name__}"
+    fault = "proxy must be a URL such as http://proxy.example:3128 or http://user:password@host"
+    try:
+        proxy = URL(value)
+        host, _ = proxy.host, proxy.port
+    except ValueError:
+        host = None
+    if host is None:
+        return fault
+    if proxy.scheme != "http":
+        return (
+            f"{fault}: other kinds (https, socks) need a session of your own with a connector "
+            "that knows them; pass it as `session`"
+        )
+    if proxy.path not in ("", "/") or proxy.query_string or proxy.fragment:
+        return f"{fault}, without a path, query or fragment"
+    if url.scheme == "http" and not allow_http and not is_loopback(host):
+        # Such a request goes through a proxy in clear.
+        return (
+            "proxy can't be used for an http:// base_url: the proxy would read the hashes and the "
+            "orders; use https://, or, if that is meant, set allow_http=True"
+        )
+    return None
 
-    aiohttp would take it for the answer to the next order, which so would count as sent unread.
-    It has asyncio make less room for what comes, and tells the attempt when its connection stood:
-    what is written then is at a limiter but for the network's time, while making the connection may
-    have taken much longer.
+
+class _Reuse:
+    """How many orders may be out on reused connections at once.
+
+    A server may close its connections soon after each answer without saying so; an order that is
+    written to such a connection is lost, and nobody knows whether it was processed. So one order at
+    a time tries a reused connection until one was answered. After a loss it is the same again, and
+    an answer proves something only once its connection has stood for a while. Each further loss
+    doubles the number of orders that first go out on fresh connections.
     """
 
-    def __init__(self, clock: Callable[[], float], **settings: Any) -> None:
-        super().__init__(**settings)
-        self._clock = clock
+    __slots__ = ("_answered", "_fresh", "_losses", "_out", "_window")
 
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[aiohttp.tracing.Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the name is aiohttp's
-    ) -> aiohttp.connector.Connection:
-        while True:
-            connection = await super().connect(req, traces, timeout)
-            protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
-                attempt = _CONNECTING.get(None)
-                if attempt is not None:
-                    attempt.left_at = self._clock()
-                # asyncio's transports for plain sockets (others have no such attribute) make room
-                # for 256 KiB for each answer of 150 bytes. The C library gets that from the kernel
-                # and gives it back each time, a fifth of an order's CPU; this it has on its heap.
-                transport: Any = connection.transport
-                if getattr(transport, "max_size", 0) > MAX_BODY_BYTES:
-                    transport.max_size = MAX_BODY_BYTES
-                return connection
-            connection.close()
+    def __init__(self) -> None:
+        self._window: float = 1
+        self._out = 0
+        self._losses = 0
+        self._fresh = 0  # answered on fresh connections since the last loss
+        self._answered = 0  # answered on reused connections since the last loss
+
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether a connection that was answered may be reused."""
+        return self._window > 0
+
+    def take(self) -> bool:
+        """Take a place; False where too many orders are out on reused connections."""
+        if self._out >= self._window:
+            return False
+        self._out += 1
+        return True
+
+    def give_back(self) -> None:
+        """Give the place back."""
+        self._out -= 1
+
+    def answered(self, stood_s: float | None) -> None:
+        """An order was answered, on a connection that was answered first so long ago, if ever."""
+        if stood_s is None:
+            self._fresh += 1
+            if not self._window and self._fresh >= self._rest():
+                self._window = 1
+            return
+        self._answered += 1
+        if not self._losses or stood_s >= _PROVEN_S:
+            self._window = math.inf
+        if self._losses and self._answered >= _FORGET:
+            self._losses = 0
+
+    def lost(self) -> None:
+        """An order was lost without an answer on a reused connection."""
+        if self._window == math.inf or self._out <= self._window:
+            self._losses += 1
+        self._fresh = self._answered = 0
+        self._window = 0 if self._rest() else 1
+
+    def _rest(self) -> int:
+        """How many orders go out on fresh connections before a reused one is tried again."""
+        return 0 if self._losses <= 1 else min(_REST << (self._losses - 2), _LONGEST_REST)
 
 
-class _LargeBody(aiohttp.Payload):
-    """A body that knows the connection that it is written to.
+class _Body(aiohttp.Payload):
+    """The body of one POST: the last to look at the connection before anything is written to it.
+
+    aiohttp writes the headers together with the beginning of the body, so nothing has left if this
+    raises. It is asked here and not when the connection is taken from the pool because aiohttp lets
+    the event loop turn in between, and because a caller's session has its own connector.
 
     A connection that is only closed still sends what the event loop holds for it: an order given up
-    on its way would reach the endpoint after all. aiohttp takes what is shorter as sent at once.
+    on its way would reach the endpoint after all. So the body knows what it is written to.
     """
 
     _autoclose = True  # there is nothing to close
 
-    def __init__(self, body: bytes, clock: Callable[[], float]) -> None:
+    def __init__(self, body: bytes, attempt: _Attempt, transport: Transport) -> None:
         super().__init__(body, content_type=_JSON)
         self._size = len(body)
-        self._clock = clock
-        #: When it was written, except for what the event loop may still hold; None until then.
-        self.written_at: float | None = None
-        self.to: asyncio.Transport | None = None
+        self._attempt = attempt
+        self._owner = transport
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The body as text."""
@@ -261,11 +360,12 @@ class _LargeBody(aiohttp.Payload):
         return body.decode(encoding, errors)
 
     async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
-        """Write it, and take note of where to."""
+        """Write it, unless the connection is of no use."""
         if isinstance(writer, StreamWriter):
-            self.to = writer.transport
+            await self._owner.check_connection(writer, self._attempt)
+        self._attempt.left_at = self._owner.now()
         await writer.write(self._value)
-        self.written_at = self._clock()
+        self._attempt.sent_at = self._owner.now()
 
     async def write_with_length(
         self,
@@ -276,62 +376,102 @@ class _LargeBody(aiohttp.Payload):
         await self.write(writer)
 
 
+class _Timer(Protocol):
+    def cancel(self) -> None:
+        """Don't call back."""
+
+
+CallLater = Callable[[float, Callable[[], None]], _Timer]
+
+
+def _loop_call_later(delay_s: float, callback: Callable[[], None]) -> _Timer:
+    return asyncio.get_running_loop().call_later(delay_s, callback)
+
+
+class _UnusableConnectionError(Exception):
+    """The connection is not to be written to; nothing has been."""
+
+
 class _Attempt:
     """One POST under way, as the watch sees it."""
 
     __slots__ = (
         "answered_at",
         "began",
-        "body",
         "cancelled",
         "cancelling",
         "closed",
+        "connection",
         "expired",
+        "late",
         "left_at",
         "progress",
+        "reused",
+        "sent_at",
         "size",
         "task",
+        "to",
         "tracker",
+        "tries",
+        "unusable",
     )
 
     def __init__(
         self,
         task: asyncio.Task[object],
-        tracker: aiohttp.UploadTracker,
         size: int,
         began: float,
-        body: _LargeBody | None = None,
         cancelled: Callable[[bool], None] | None = None,
     ) -> None:
         self.task = task
         self.cancelled = cancelled
-        self.tracker = tracker
-        self.body = body
         self.size = size
         self.began = began
-        #: When the head of the answer had arrived.
+        #: When the head of the response had arrived.
         self.answered_at = began
-        #: When its connection stood, and it left; None until then, or where that is not told.
-        self.left_at: float | None = None
         #: When the endpoint last had its turn; None until the body is on its way.
         self.progress: float | None = None
         self.cancelling = task.cancelling()
+        #: Whether the last look found it out of time.
+        self.late = False
         self.expired = False
         #: Whether that was not for want of time, but because the client was closed.
         self.closed = False
+        self.tries = 0
+        self.next_try()
+
+    def next_try(self) -> None:
+        """Forget a connection that nothing was written to."""
+        self.tries += 1
+        self.tracker = aiohttp.UploadTracker()  # one is for one request
+        #: aiohttp's protocol of the connection, and its transport once the order is written to it.
+        self.connection: object = None
+        self.to: asyncio.Transport | None = None
+        #: When it was written; None until then, or where the session does that in its own way.
+        self.left_at: float | None = None
+        #: When it was, except for what the event loop may still hold; None until then.
+        self.sent_at: float | None = None
+        #: Whether it holds a place among those on reused connections.
+        self.reused = False
+        #: Whether the connection was not written to because it had ended, or is not to be reused.
+        self.unusable = False
+
+    def tracked(self) -> bool:
+        """Whether the session told the upload tracker anything: a mocked one does not."""
+        return self.tracker.attempts > 0 or self.tracker.upload_complete.done()
 
     def left(self) -> bool:
         """Whether the whole body may have reached the endpoint."""
         if self.tracker.bytes_written >= self.size:
             return True  # even if the upload counts as broken off: it was cut right at its end
+        if not self.tracked():
+            return True
         upload = self.tracker.upload_complete
-        if not upload.done() and self.tracker.attempts == 0:
-            return True  # it was never told: a session that knows no trackers
         return upload.done() and not upload.cancelled() and upload.exception() is None
 
     def waited_s(self) -> float:
         """Seconds from the body being sent to the answer, rather too many than too few."""
-        sent_at = self.left_at if self.body is None else self.body.written_at
+        sent_at = self.sent_at
         if sent_at is None:
             # Either the answer came before the upload was over, or nobody knows when that was.
             sent_at = self.began if self.left() else self.answered_at
@@ -344,11 +484,12 @@ class _Attempt:
 
     def cut(self) -> None:
         """See to it that a body which has not left in full never does."""
-        if self.body is not None and self.body.to is not None and not self.left():
-            self.body.to.abort()
+        if self.to is not None and not self.left():
+            self.to.abort()
 
-
-_CONNECTING: ContextVar[_Attempt] = ContextVar("connecting")
+    def cancelled_from_outside(self) -> bool:
+        """Whether anybody but the watch has asked for its task to be cancelled."""
+        return self.task.cancelling() > self.cancelling + self.expired
 
 
 class Transport:
@@ -358,12 +499,13 @@ class Transport:
         self,
         base_url: str,
         *,
-        hashes: Hashes,
+        secrets: Secrets,
         timeouts: Timeouts,
         session: aiohttp.ClientSession | None = None,
         allow_http: bool = False,
         user_agent: str = "everlytic_async",
         clock: Callable[[], float] = time.monotonic,
+        call_later: CallLater = _loop_call_later,
     ) -> None:
         if not isinstance(allow_http, bool):
             raise ConfigurationError(
@@ -374,16 +516,17 @@ class Transport:
                 f"session must be an aiohttp.ClientSession, got a {type(session).__name__}"
             )
         url = endpoint_url(base_url, allow_http=allow_http)
-        hashes.check()
+        secrets.check()
         self._url = URL(url)
+        self._proxy = secrets.proxy(self._url, allow_http=allow_http)
         #: Where the orders go, for messages: host, and port where it is not the scheme's own.
         self.host = urlsplit(url).netloc
         #: Stands for the endpoint and the store, and tells nothing of the hash.
-        self.scope = hashes.scope(base_url, url)
-        self._secrets = hashes.spellings()
+        self.scope = secrets.scope(base_url, url)
+        self._secrets = secrets.spellings()
         self._headers = CIMultiDict(
             {
-                **hashes.headers(),
+                **secrets.headers(),
                 "Content-Type": _JSON,
                 "Accept": _JSON,
                 "Accept-Encoding": "identity",
@@ -391,12 +534,26 @@ class Transport:
             }
         )
         self._timeouts = timeouts
-        # total=None and no sock_read: the watch sees to them.
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect_s)
-        self._watch_s = min(_WATCH_S, timeouts.read_s / 10, timeouts.total_s / 10)
+        # The watch sees to the time-outs. Only connecting over a caller's session is left to
+        # aiohttp: waiting for a place in its pool is not part of it.
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=None if session is None else timeouts.connect_s
+        )
+        self._watch_s = min(
+            _WATCH_S, timeouts.connect_s / 10, timeouts.read_s / 10, timeouts.total_s / 10
+        )
         self._clock = clock
+        self._call_later = call_later
         self._attempts: set[_Attempt] = set()
-        self._watch: asyncio.TimerHandle | None = None
+        self._watch: _Timer | None = None
+        self._look_at = 0.0  # when the watch is due
+        self._raw_headers: object = None
+        self._clean_headers: Mapping[str, str] = {}
+        self._reuse = _Reuse()
+        #: Every connection that was answered, and when first.
+        self._stood: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        # Not on every system; without it an end that the loop has not read yet is not seen.
+        self._poll: Any = select.poll() if hasattr(select, "poll") else None
         self._given = session
         self._own: aiohttp.ClientSession | None = None
         # Where it was opened; None before.
@@ -409,6 +566,15 @@ class Transport:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a transport holds secrets and can't be pickled")
+
+    @property
+    def session_closed(self) -> bool:
+        """Whether the caller's session is closed: nothing can be sent any more."""
+        return self._given is not None and self._given.closed
+
+    def now(self) -> float:
+        """The time by its clock."""
+        return self._clock()
 
     @property
     def is_open(self) -> bool:
@@ -442,6 +608,8 @@ class Transport:
         if self._pid is None:
             raise ConfigurationError(_NOT_STARTED)
         self.check_place()
+        if self.session_closed:
+            raise ConfigurationError(f"{SESSION_CLOSED}: make a client with one that is open")
 
     def check_place(self) -> None:
         """Check that this is the process and the event loop that opened it.
@@ -469,14 +637,16 @@ class Transport:
         """
         self.check_new()
         if self._given is not None and self._given.closed:
-            raise ConfigurationError("session is closed: give the client one that is open")
+            raise ConfigurationError(f"{SESSION_CLOSED}: give the client one that is open")
         self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
         if self._given is None:
             self._own = aiohttp.ClientSession(
                 # The pacer bounds how many are in flight: a second bound would be a second queue.
-                connector=_Connector(self._clock, limit=0, keepalive_timeout=_KEEPALIVE_S),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self._headers,  # once for all requests
+                # Once for all requests. Not with a proxy: aiohttp adds a session's headers to its
+                # CONNECT, which the proxy reads.
+                headers=None if self._proxy is not None else self._headers,
             )
 
     def begin_close(self) -> None:
@@ -524,31 +694,39 @@ class Transport:
     async def _post(self, body: bytes, cancelled: Callable[[bool], None] | None) -> Answer:
         session = self._own or self._given
         if session is None or session.closed:
-            raise NotSentError(f"{NOT_SENT}{self.host}: the session is closed")
+            whose = SESSION_CLOSED if self.session_closed else "the client's session is closed"
+            raise NotSentError(f"{NOT_SENT}{self.host}: {whose}")
         task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        tracker = aiohttp.UploadTracker()
-        size = len(body)
-        large = _LargeBody(body, self._clock) if size > _LARGE_BYTES else None
-        attempt = _Attempt(task, tracker, size, self._clock(), large, cancelled)
+        attempt = _Attempt(task, len(body), self._clock(), cancelled)
         self._attempts.add(attempt)
-        token = _CONNECTING.set(attempt)
         if self._watch is None:
-            self._watch = task.get_loop().call_later(self._watch_s, self._look)
+            self._look_again_in(self._watch_s)
+        try:
+            end = await self._try(session, body, attempt)
+            while end is None:
+                attempt.next_try()
+                end = await self._try(session, body, attempt)
+        finally:
+            self._attempts.discard(attempt)
+            if attempt.expired:
+                task.uncancel()
+        if isinstance(end, Answer):
+            return end
+        raise end
+
+    async def _try(
+        self, session: aiohttp.ClientSession, body: bytes, attempt: _Attempt
+    ) -> Answer | EverlyticError | None:
+        """Post it over one connection; None where a reused one was of no use, and another may be.
+
+        Such a connection is closed, so that there are fewer of them with each try.
+        """
         response: aiohttp.ClientResponse | None = None
         received: bytes | bytearray = b""
+        failure: BaseException
         try:
-            response = await session.post(
-                self._url,
-                data=body if large is None else large,
-                headers=None if self._own is not None else self._headers,
-                allow_redirects=False,
-                timeout=self._timeout,
-                raise_for_status=False,
-                auto_decompress=False,
-                middlewares=(),  # one of a caller's session might repeat the POST
-                upload_tracker=tracker,
-            )
+            response = await self._send(session, body, attempt)
             attempt.answered_at = self._clock()
             content = response.content
             if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
@@ -558,29 +736,53 @@ class Transport:
                 attempt.progress = self._clock()
                 received = bytearray()
                 await self._read(response, received, attempt)
-        except asyncio.CancelledError:
-            # As in asyncio.timeout(): it was ours only if nobody else asks for it too.
+            answer = self._answer(response, bytes(received), attempt)
+        except BaseException as error:  # noqa: BLE001 - hooks and proxies raise what they like
             attempt.cut()
-            if not attempt.expired or task.cancelling() > attempt.cancelling + 1:
-                attempt.tell_cancelled()
-                raise
-            cause = self._explain(attempt, None)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            # ValueError: aiohttp's parsers let one through for some malformed answers.
-            cause = self._explain(attempt, error)
+            failure = self._end_of(attempt, error)
         else:
-            return self._answer(response, bytes(received), attempt)
+            self._answered(attempt)
+            return answer
         finally:
-            _CONNECTING.reset(token)
-            self._attempts.discard(attempt)
-            if attempt.expired:
-                task.uncancel()
+            if attempt.reused:
+                attempt.reused = False
+                self._reuse.give_back()
             if response is not None:
-                _let_go(response)
-        if response is not None and not 200 <= response.status < 300:  # noqa: PLR2004
+                self._let_go(response)
+        if not isinstance(failure, EverlyticError):
+            attempt.tell_cancelled()
+            raise failure.with_traceback(None)  # without aiohttp's frames: they hold the hashes
+        if response is not None and not attempt.unusable and not 200 <= response.status < 300:  # noqa: PLR2004
             # The status is the verdict; only the message was cut short.
             return self._answer(response, bytes(received), attempt)
-        raise cause
+        # A connection that was never answered is not followed by another one at once.
+        again = attempt.unusable and attempt.tries <= len(self._stood)
+        return None if again else failure
+
+    async def _send(
+        self, session: aiohttp.ClientSession, body: bytes, attempt: _Attempt
+    ) -> aiohttp.ClientResponse:
+        """Send the request and read the headers of the response."""
+        response = await session.post(
+            self._url,
+            data=_Body(body, attempt, self),
+            headers=self._headers if self._own is None or self._proxy is not None else None,
+            allow_redirects=False,
+            timeout=self._timeout,
+            raise_for_status=False,
+            auto_decompress=False,
+            max_field_size=_MAX_HEADER_BYTES,
+            max_headers=_MAX_HEADERS,
+            middlewares=(),  # one of a caller's session might repeat the POST
+            proxy=self._proxy,
+            upload_tracker=attempt.tracker,
+        )
+        if attempt.left_at is None and not attempt.left():
+            # It was there before the order was written: before Python 3.12 aiohttp reads first.
+            attempt.unusable = True
+            self._let_go(response)
+            raise _UnusableConnectionError
+        return response
 
     async def _read(
         self, response: aiohttp.ClientResponse, received: bytearray, attempt: _Attempt
@@ -590,8 +792,70 @@ class Transport:
             received += await content.read(MAX_BODY_BYTES - len(received))
             attempt.progress = self._clock()
 
+    async def check_connection(self, writer: StreamWriter, attempt: _Attempt) -> None:
+        """Look at a connection right before an order is written to it.
+
+        Raises:
+            _UnusableConnectionError: it has ended, or something waits there that nobody asked for
+                (aiohttp would take it for the answer to this order), or it must not be reused now.
+        """
+        protocol: Any = writer.protocol
+        to = writer.transport
+        attempt.connection = protocol
+        if to is None:
+            return  # aiohttp refuses to write
+        if self._is_readable(to):
+            # The end of a connection is in the kernel until the event loop has read it: in the next
+            # turn the loop asks for it, in the one after that it has handed it on.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        reused = protocol in self._stood
+        attempt.unusable = (
+            to.is_closing() or protocol.should_close or (reused and not self._reuse.take())
+        )
+        if attempt.unusable:
+            raise _UnusableConnectionError
+        if not reused and getattr(to, "max_size", 0) > MAX_BODY_BYTES:
+            # asyncio's transports for plain sockets (others have no such attribute) make room for
+            # 256 KiB for each answer of 150 bytes. The C library gets that from the kernel and
+            # gives it back each time, a fifth of an order's CPU; this it has on its heap.
+            setattr(to, "max_size", MAX_BODY_BYTES)  # noqa: B010 - not of every transport
+        attempt.reused = reused
+        attempt.to = to
+
+    def _is_readable(self, to: asyncio.Transport) -> bool:
+        """Whether the kernel holds something for a connection: data, or its end."""
+        sock = to.get_extra_info("socket")
+        descriptor = -1 if sock is None or self._poll is None else sock.fileno()
+        if descriptor < 0:
+            return False
+        self._poll.register(descriptor, select.POLLIN)
+        try:
+            return bool(self._poll.poll(0))
+        finally:
+            self._poll.unregister(descriptor)
+
+    def _answered(self, attempt: _Attempt) -> None:
+        """Take note of what an answer says about its connection."""
+        connection = attempt.connection
+        if connection is None:
+            return
+        since = self._stood.get(connection)
+        if since is None:
+            self._stood[connection] = self._clock()
+            self._reuse.answered(None)
+        else:
+            self._reuse.answered(self._clock() - since)
+
+    def _let_go(self, response: aiohttp.ClientResponse) -> None:
+        """Give the connection back where it can be used again, else close it."""
+        if response.content.at_eof() and self._reuse.worth_keeping:
+            response.release()
+        else:
+            response.close()
+
     def _answer(self, response: aiohttp.ClientResponse, body: bytes, attempt: _Attempt) -> Answer:
-        headers: Mapping[str, str] = response.headers
+        headers = self._headers_of(response)
         whole = len(body) < MAX_BODY_BYTES and response.content.at_eof()
         coding = ", ".join(response.headers.getall(hdrs.CONTENT_ENCODING, ()))
         body, undecodable = decode(body, coding, headers.get(hdrs.CONTENT_TYPE), whole=whole)
@@ -601,13 +865,28 @@ class Transport:
         if not whole or len(body) >= MAX_BODY_BYTES:
             body = self._without_a_piece(body)
         if 300 <= response.status < 400 and hdrs.LOCATION in headers:  # noqa: PLR2004
-            where = headers[hdrs.LOCATION]
-            for secret in self._secrets:
-                where = where.replace(secret.decode(), "[hash]")
-            headers = {"Location": where}
+            headers = {"Location": headers[hdrs.LOCATION]}
         return Answer(
             response.status, headers, body, attempt.left_at, attempt.waited_s(), undecodable
         )
+
+    def _headers_of(self, response: aiohttp.ClientResponse) -> Mapping[str, str]:
+        """A response's headers without the hashes, as they can be pickled.
+
+        Most are equal to those before (a Date is the same for a second), and then are the same
+        object: a report of a million orders does not hold them a million times.
+        """
+        if response.raw_headers != self._raw_headers:
+            self._raw_headers = response.raw_headers
+            self._clean_headers = CIMultiDict(
+                (name, self._without_hashes(value)) for name, value in response.headers.items()
+            )
+        return self._clean_headers
+
+    def _without_hashes(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret.decode(), "[hash]")
+        return text
 
     def _without_a_piece(self, body: bytes) -> bytes:
         """Drop from the end of a body that was cut what may be the beginning of a hash."""
@@ -617,22 +896,38 @@ class Transport:
                     return body[:-size]
         return body
 
+    def _end_of(self, attempt: _Attempt, error: BaseException) -> BaseException:
+        """The verdict on an attempt that ended so; a cancellation, or whatever else travels on."""
+        outside = attempt.cancelled_from_outside()
+        if isinstance(error, asyncio.CancelledError):
+            # As in asyncio.timeout(): it was ours only if nobody else asks for it too.
+            return error if outside or not attempt.expired else self._explain(attempt, None)
+        if not isinstance(error, Exception):
+            return error
+        # A hook of the session may raise something else in place of a cancellation.
+        return asyncio.CancelledError() if outside else self._explain(attempt, error)
+
     def _explain(self, attempt: _Attempt, error: BaseException | None) -> EverlyticError:
         """The verdict on an attempt that ended without a complete answer."""
         closed = error is None and attempt.closed
         if error is None:
-            error = TimeoutError()
-        why = next(
-            (why for cause, why in CAUSES if isinstance(error, cause)), "the answer was malformed"
-        )
+            connecting = self._own is not None and attempt.left_at is None
+            error = aiohttp.ConnectionTimeoutError() if connecting else TimeoutError()
+        why = self._cause(error, attempt)
         if closed:
             why = "the client was closed while it was in flight"
-        if isinstance(error, OSError) and error.strerror and error.errno:
-            why = f"{why} ({error.strerror})"
-        if isinstance(error, _NEVER_CONNECTED) or not attempt.left():
+        elif self.session_closed:
+            why = f"{SESSION_CLOSED} while it was in flight"
+        # The tracker knows better than the class: a hook of the session may raise anything.
+        never_left = (
+            not attempt.left() if attempt.tracked() else isinstance(error, _NEVER_CONNECTED)
+        )
+        if never_left:
             failure = NotSentError(f"{NOT_SENT}{self.host}: {why}")
             failure.connected = _connection_stood(attempt, error)
             return failure
+        if attempt.reused and isinstance(error, aiohttp.ClientConnectionError):
+            self._reuse.lost()
         told = f"the order was sent to {self.host}, but {why}: it may have been processed"
         if closed:
             return UnknownOutcomeError(told)
@@ -640,22 +935,84 @@ class Transport:
             return ResponseTimeoutError(told)
         if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
             return ConnectionLostError(told)
-        return UnexpectedResponseError(told)
+        if isinstance(error, aiohttp.ClientError | ValueError):
+            return UnexpectedResponseError(told)
+        return UnknownOutcomeError(told)
+
+    def _cause(self, error: BaseException, attempt: _Attempt) -> str:
+        """What happened, for a person: without the hashes, and without any address."""
+        if attempt.unusable:
+            return "the connection had ended, or was answered, before the order was written"
+        if (limit := _own_limit(error)) is not None:
+            return limit
+        for kind, why in CAUSES:
+            if isinstance(error, kind):
+                if isinstance(error, aiohttp.ClientHttpProxyError):
+                    return f"{why} ({error.status})"
+                if isinstance(error, OSError) and error.strerror and error.errno:
+                    return f"{why} ({error.strerror})"
+                return why
+        words = self._without_hashes(" ".join(str(error).split()))
+        words = redact_emails(words)[:_MAX_WORDS]
+        return f"{type(error).__name__} was raised{': ' if words else ''}{words}"
+
+    def _look_again_in(self, delay_s: float) -> None:
+        self._look_at = self._clock() + delay_s
+        self._watch = self._call_later(delay_s, self._look)
 
     def _look(self) -> None:
-        """Cancel every attempt that has run out of time; look again while there are any."""
+        """Cancel every attempt that has run out of time; look again while there are any.
+
+        An answer may have arrived that the event loop has not handed on yet. So an attempt ends
+        only if a second look, some turns later, finds it out of time as well; and time in which
+        the loop stood still (a frozen process, a blocking call) is nobody's silence.
+        """
         now = self._clock()
-        total_s, read_s = self._timeouts.total_s, self._timeouts.read_s
+        stood_still_s = now - self._look_at
+        if stood_still_s > self._watch_s:
+            for attempt in self._attempts:
+                attempt.began += stood_still_s
+                if attempt.progress is not None:
+                    attempt.progress += stood_still_s
+        again_in = self._watch_s
         for attempt in self._attempts:
             if attempt.progress is None and attempt.left():
                 attempt.progress = now
-            silent = attempt.progress is not None and now - attempt.progress >= read_s
-            if silent or now - attempt.began >= total_s:
+            if not self._is_out_of_time(attempt, now):
+                attempt.late = False
+            elif attempt.late:
                 _expire(attempt)
+            else:
+                attempt.late = True
+                again_in = min(again_in, _CONFIRM_S)
         self._watch = None
         if self._attempts:
-            loop = asyncio.get_running_loop()
-            self._watch = loop.call_later(self._watch_s, self._look)
+            self._look_again_in(again_in)
+
+    def _is_out_of_time(self, attempt: _Attempt, now: float) -> bool:
+        timeouts = self._timeouts
+        if attempt.progress is not None and now - attempt.progress >= timeouts.read_s:
+            return True
+        took_s = now - attempt.began
+        if self._own is not None and attempt.left_at is None and took_s >= timeouts.connect_s:
+            return True
+        return took_s >= timeouts.total_s
+
+
+def _own_limit(error: BaseException) -> str | None:
+    """What is said of a limit of this machine; None where it is not one."""
+    if not isinstance(error, OSError):
+        return None
+    number = error.errno
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        # A resolver that can't open its files says that there is no such name.
+        try:
+            socket.socket().close()
+        except OSError as found:
+            number = found.errno
+        else:
+            return None
+    return None if number is None else _OWN_LIMITS.get(number)
 
 
 def _spellings(secret: str) -> set[str]:
@@ -679,11 +1036,3 @@ def _connection_stood(attempt: _Attempt, error: BaseException) -> bool:
     return isinstance(
         error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError
     ) and not isinstance(error, aiohttp.ClientConnectorError)
-
-
-def _let_go(response: aiohttp.ClientResponse) -> None:
-    """Give the connection back where the answer was read to its end, else close it."""
-    if response.content.at_eof():
-        response.release()
-    else:
-        response.close()

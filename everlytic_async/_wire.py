@@ -164,7 +164,7 @@ def order_key(order: Order, body: bytes) -> str:
     name = str(order.order_id)
     if order.workflow_id is not None:
         return f"{name}@{order.workflow_id}"
-    return f"{name}@" if _LOOKS_LIKE_A_PAIR.search(name) else name
+    return f"{name}@" if _LOOKS_LIKE_A_PAIR.search(name.rstrip()) else name
 
 
 # ---------------------------------------------------------------------------- bytes to a text
@@ -321,7 +321,7 @@ def judge(
     """
     if _OK <= status < 300:  # noqa: PLR2004
         return _judge_success(
-            Receipt(status, _parse(body), attempts, elapsed_s), headers, body, undecodable, hide
+            Receipt(status, _parse(body), attempts, elapsed_s, headers), body, undecodable, hide
         )
     # A page's own words are for a browser.
     is_page = _is_html(body)
@@ -363,7 +363,6 @@ def judge(
 
 def _judge_success(
     receipt: Receipt,
-    headers: Mapping[str, str],
     body: bytes,
     undecodable: str | None,
     hide: Iterable[str | int | None],
@@ -383,7 +382,8 @@ def _judge_success(
             status,
         )
     if isinstance(parsed, str) and (
-        _is_html(body) or ("<" in parsed and "html" in headers.get("Content-Type", "").lower())
+        _is_html(body)
+        or ("<" in parsed and "html" in receipt.headers.get("Content-Type", "").lower())
     ):
         return UnexpectedResponseError(
             f"the endpoint answered {status} with an HTML page (a login page or a proxy?): "

@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 import time
-from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -17,14 +17,20 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
-from everlytic_async._book import Book, any_sent, terms_of
+from everlytic_async._book import Book, any_sent, digest_of, terms_of
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._sender import AnyOrder, KeyOf, Sender
-from everlytic_async._transport import Hashes, Transport
+from everlytic_async._transport import Secrets, Transport
 from everlytic_async._version import __version__
+from everlytic_async._wire import encode, order_key
 from everlytic_async.batch import OrderStream
-from everlytic_async.errors import BatchStoppedError, ConfigurationError, SourceError
+from everlytic_async.errors import (
+    BatchStoppedError,
+    ConfigurationError,
+    SkippedError,
+    SourceError,
+)
 from everlytic_async.events import Event, Hook, Hub, as_hooks
 from everlytic_async.ledger import Ledger, LedgerSession
 from everlytic_async.orders import Order
@@ -55,6 +61,7 @@ class ClientSettings(TypedDict, total=False):
     timeouts: Timeouts
     ledger: Ledger | None
     session: aiohttp.ClientSession | None
+    proxy: str | None
     on_event: Hook | Iterable[Hook] | None
     allow_http: bool
 
@@ -84,6 +91,10 @@ class EverlyticClient:
         session: A session of yours to use, with its connector and proxy; it is never closed here.
             By default the client has its own. Its middlewares are passed by, for one might repeat
             a POST; its cookie jar is not: give it an `aiohttp.DummyCookieJar`.
+        proxy: The URL of an HTTP proxy, such as ``http://user:password@proxy.example:3128``. Orders
+            go through a tunnel (CONNECT), so the proxy sees neither the hashes nor the orders. For
+            an ``http://`` address there is no tunnel: that is refused unless the proxy runs on this
+            machine or `allow_http` is set. Proxies in the environment are not used.
         on_event: A callable that hears what happens (see `everlytic_async.events`), or several.
         allow_http: Whether ``http://`` is accepted for a host other than this machine.
 
@@ -103,11 +114,12 @@ class EverlyticClient:
         timeouts: Timeouts = Timeouts(),
         ledger: Ledger | None = None,
         session: aiohttp.ClientSession | None = None,
+        proxy: str | None = None,
         on_event: Hook | Iterable[Hook] | None = None,
         allow_http: bool = False,
     ) -> None:
-        hashes = Hashes(store_hash, customer_hash)
-        del store_hash, customer_hash  # so that this frame never shows them
+        secrets = Secrets(store_hash, customer_hash, proxy)
+        del store_hash, customer_hash, proxy  # so that this frame never shows them
         try:
             delivery = Delivery(delivery)
         except ValueError:
@@ -125,7 +137,7 @@ class EverlyticClient:
         _check_ledger(ledger)
         self._transport = Transport(
             base_url,
-            hashes=hashes,
+            secrets=secrets,
             timeouts=timeouts,
             session=session,
             allow_http=allow_http,
@@ -366,6 +378,39 @@ class EverlyticClient:
                 raise type(error)(error.message, report) from error.__cause__
         return BatchReport(tuple(results), time.monotonic() - began, stream.stopped)
 
+    async def forecast(
+        self, orders: Sequence[Order], *, ledger: Ledger, resend: Collection[Outcome] = ()
+    ) -> list[SkippedError | None]:
+        """What a ledger says of orders, if they were sent now. Nothing is sent or recorded.
+
+        It binds nobody: another process may send them meanwhile. The client need not be open.
+
+        Args:
+            orders: The orders, at most a few hundred: all are looked up at once.
+            ledger: As of `stream_orders`.
+            resend: As of `stream_orders`.
+
+        Returns:
+            For each order why it would be skipped; None where it would be sent.
+
+        Raises:
+            LedgerError: when the ledger can't be read.
+        """
+        bodies = [encode(order) for order in orders]
+        named = [
+            (order_key(order, body), digest_of(body))
+            for order, body in zip(orders, bodies, strict=True)
+        ]
+        async with self._open_ledger(ledger) as session:
+            book = Book(
+                session,
+                terms_of(self._sender.delivery, resend),
+                own_keys=False,
+                any_accepted=lambda: True,
+            )
+            skipped = await book.known(named)
+        return [skipped.get(place) for place in range(len(named))]
+
     @property
     def is_open(self) -> bool:
         """Whether it was started, in this process, and not closed."""
@@ -380,6 +425,18 @@ class EverlyticClient:
     def max_concurrency(self) -> int:
         """How many POSTs may be in flight at once: the setting of its `Pacing`."""
         return self._concurrency
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no order can be delivered at present, for a health check; None where it is well.
+
+        It is set while the endpoint fails or can't be reached and one attempt at a time probes it,
+        and while a quota is used up.
+        """
+        trouble = self._pacer.trouble
+        if not trouble.probing:
+            return None
+        return trouble.gave_up or f"{self._transport.host}: {trouble.last}"
 
     def pause(self, seconds: float, *, reason: str = "it was asked for") -> None:
         """Let no attempt begin for a while, because of what is known from elsewhere.

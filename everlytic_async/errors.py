@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ __all__ = [
     "UnexpectedResponseError",
     "UnknownOutcomeError",
 ]
+
+#: How many faults of one order are named. A file can hold a million of them in a few kilobytes.
+MAX_FAULTS = 20
 
 _WORD = re.compile(r"[^\s\"<>]+")
 # The sign between the two parts of an address: as it is, or as URLs, HTML and JSON write it.
@@ -109,8 +113,8 @@ class InvalidOrderError(EverlyticError, ValueError):
     """The order can't be a valid trigger; nothing left this process.
 
     Attributes:
-        faults: Every fault of the order at once, each beginning with the path of its field, such as
-            ``products[2].product_price: expected a number, got text``. No values of the order.
+        faults: The faults of the order, up to 20, each beginning with the path of its field, such
+            as ``products[2].product_price: expected a number, got text``. No values of the order.
         line: The line or row of the input that it came from, counted from 1, where known.
         order_id: The order's id at the store, where it has one that can be written. It stands in no
             message and no `repr`: of an invalid order it may be anything.
@@ -119,12 +123,16 @@ class InvalidOrderError(EverlyticError, ValueError):
     def __init__(
         self, faults: Iterable[str], line: int | None = None, order_id: str | None = None
     ) -> None:
-        self.faults = tuple(faults)
+        # One more than is shown stays in `args`: that there are more is known after pickling too.
+        named = tuple(islice(faults, MAX_FAULTS + 1))
+        self.faults = named[:MAX_FAULTS]
         self.line = line
         self.order_id = order_id  # not in `args`: pickling takes it along all the same
         message = "; ".join(self.faults)
+        if len(named) > MAX_FAULTS:
+            message += "; and more"
         super().__init__(message if line is None else f"line {line}: {message}")
-        self.args = (self.faults, line)
+        self.args = (named, line)
 
 
 class _StatusError(EverlyticError):
@@ -140,7 +148,12 @@ class RejectedError(_StatusError):
 
     Attributes:
         status: The HTTP status of the answer. A 2xx means that the body held an error word.
+        before_any_acceptance: Whether the ledger, if there is one, knew of no order that this
+            endpoint and store accepted. Then the address, the workflow or the account may be at
+            fault, and the ledger keeps the order as not sent.
     """
+
+    before_any_acceptance: bool = False
 
 
 class AuthenticationError(RejectedError):

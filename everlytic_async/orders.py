@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from itertools import islice
 from typing import Any, Self, TypeVar
 
 import attrs
 
-from everlytic_async.errors import InvalidOrderError
+from everlytic_async.errors import MAX_FAULTS, InvalidOrderError
 
 __all__ = ["Order", "Product"]
 
@@ -34,16 +36,22 @@ _URL = re.compile(
 # What nearly every URL looks like, decided in a fifth of the time.
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?:/[!-~]*)?").fullmatch
 _MAX_PORT = 65_535
-# None of it stands in an address: with a line's end it may become a header, with a blank a name.
+# One valid e-mail address, by the pattern of the WHATWG HTML standard
+# (https://html.spec.whatwg.org/multipage/input.html#valid-e-mail-address), with letters outside of
+# ASCII in both parts. Two addresses, a name or <> around it do not match.
+_LABEL = r"[^\W_](?:(?:[^\W_]|-){0,61}[^\W_])?"
+_EMAIL = re.compile(rf"[\w.!#$%&'*+/=?^`{{|}}~-]+@{_LABEL}(?:\.{_LABEL})*").fullmatch
 _BLANK = re.compile(r"[\s\x00-\x20\x7f-\x9f]")
-_BLANK_IN_EMAIL = "expected an e-mail address alone, found white space or a control character in it"
 # With a letter in it, which a phone number has not.
 _NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9 ._\[\]/-]{1,40}")
 _NUMBERS = (int, float, Decimal)
 _LISTS = (list, tuple)
 _MAX_INTEGER = 2**63 - 1
 _PLAIN_INTEGERS = range(-_MAX_INTEGER, _MAX_INTEGER)
-_MAX_BITS = 3_321  # 1,000 decimal digits
+#: A longer number is a mistake or an attack: Python takes quadratic time for a longer integer, or
+#: refuses it.
+MAX_DIGITS = 1_000
+_MAX_BITS = 3_321  # the same in bits
 _MAX_ID_BITS = 64
 # Past this exponent plain notation is mostly zeros; the number is then written with its exponent.
 _PLAIN_EXPONENT = 64
@@ -90,6 +98,11 @@ def _kind(value: object) -> str:
 
 
 def _text(value: Any) -> str | None:
+    fault = _string(value)
+    return "holds a NUL character" if fault is None and "\x00" in value else fault
+
+
+def _string(value: Any) -> str | None:
     if isinstance(value, str):
         if value.isascii() or _is_unicode(value):
             return None
@@ -113,7 +126,6 @@ def _number(value: Any) -> str | None:
         # Not math.isfinite(): as a float, 1E+400 is infinite, and a signaling NaN raises.
         return None if value.is_finite() else "expected a number, got NaN or an infinity"
     if kind is int:
-        # Python refuses to write longer integers, and no shop has them.
         return None if value.bit_length() <= _MAX_BITS else "is a number of over 1,000 digits"
     if isinstance(value, _NUMBERS) and kind is not bool:
         return _number(next(base(value) for base in _NUMBERS if isinstance(value, base)))
@@ -148,19 +160,31 @@ def _order_id(value: Any) -> str | None:
 
 
 def _email(value: Any) -> str | None:
-    if type(value) is str and value.isascii() and "@" in value:
-        # In ASCII what is printable and no blank is neither white space nor a control character.
-        return None if value.isprintable() and " " not in value else _BLANK_IN_EMAIL
-    fault = _identifier(value)
-    if fault is not None:
+    fault = _string(value)
+    if fault is not None or _is_email(value):
         return fault
-    if "@" not in value:
+    address = value.strip()
+    if not address:
+        return "is blank"
+    if "@" not in address:
         return "expected an e-mail address, found no @"
-    return _BLANK_IN_EMAIL if _BLANK.search(value) else None
+    if _BLANK.search(address):
+        return "expected an e-mail address alone, found white space or a control character in it"
+    return "expected one valid e-mail address, such as ann@example.com"
+
+
+def _is_email(value: str) -> bool:
+    address = value.strip()
+    if _EMAIL(address):
+        return True
+    # Accents and vowel signs that are characters of their own belong to the letter before them.
+    return not address.isascii() and bool(
+        _EMAIL("".join(char for char in address if not unicodedata.category(char).startswith("M")))
+    )
 
 
 def _url(value: Any) -> str | None:
-    fault = _text(value)
+    fault = _string(value)
     if fault is not None:
         return fault
     match = _URL.fullmatch(value)
@@ -212,6 +236,7 @@ class _Fields:
         "others",
         "rules",
         "texts",
+        "trimmed",
         "unset",
         "urls",
     )
@@ -231,7 +256,8 @@ class _Fields:
         self.identifiers = named(_unique_id, _order_id)
         self.numbers = named(_number)
         self.urls = named(_url)
-        grouped = {*self.texts, *self.identifiers, *self.numbers, *self.urls}
+        self.trimmed = named(_email)
+        grouped = {*self.texts, *self.identifiers, *self.numbers, *self.urls, *self.trimmed}
         self.others = tuple((name, check) for name, check in checks.items() if name not in grouped)
 
 
@@ -277,6 +303,8 @@ class Product:
             if isinstance(gallery, _LISTS):
                 values["product_gallery"] = tuple(gallery)
                 for place, url in enumerate(gallery):
+                    if len(faults) > MAX_FAULTS:
+                        break
                     if type(url) is str and _PLAIN_URL(url):
                         continue
                     if (fault := _url(url)) is not None:
@@ -309,7 +337,8 @@ class Order:
         InvalidOrderError: with every fault, each with the path of its field.
 
     Attributes:
-        contact_email: The customer's e-mail address.
+        contact_email: The customer's e-mail address: one, valid by the pattern of the WHATWG HTML
+            standard, with letters outside of ASCII allowed in both parts. It is trimmed.
         contact_unique_id: The customer's unique id; an int is taken as its digits.
         products: A list of `Product`, or of mappings with a product's fields.
         order_link_url: The order's page at the store.
@@ -373,7 +402,7 @@ def order_id_of(given: object) -> str | None:
     if isinstance(order_id, int) and not isinstance(order_id, bool):
         # Python refuses to write longer integers.
         return str(order_id) if order_id.bit_length() <= _MAX_ID_BITS else None
-    return order_id if isinstance(order_id, str) else None
+    return order_id if isinstance(order_id, str) and _is_unicode(order_id) else None
 
 
 def is_name(key: object) -> bool:
@@ -396,6 +425,10 @@ def _are_usual(values: Mapping[str, Any], fields: _Fields) -> bool:
         value = values[name]
         if value is not None and (type(value) is not str or not _PLAIN_URL(value)):
             return False
+    for name in fields.trimmed:
+        value = values[name]
+        if value is not None and (type(value) is not str or not _EMAIL(value)):
+            return False
     for name, check in fields.others:
         value = values[name]
         if value is not None and check(value) is not None:
@@ -406,12 +439,12 @@ def _are_usual(values: Mapping[str, Any], fields: _Fields) -> bool:
 def _usual_texts(values: Mapping[str, Any], fields: _Fields) -> bool:
     for name in fields.texts:
         value = values[name]
-        if value is not None and (type(value) is not str or not value.isascii()):
+        if value is not None and (type(value) is not str or not value.isascii() or "\x00" in value):
             return False
     for name in fields.identifiers:
         value = values[name]
         if value is not None and (
-            type(value) is not str or not value.isascii() or not value.strip()
+            type(value) is not str or not value.isascii() or not value.strip() or "\x00" in value
         ):
             return False
     return True
@@ -446,6 +479,8 @@ def _faults(values: dict[str, Any], fields: _Fields) -> list[str]:
             faults.append(f"{name}: {fault}")
         elif as_text and not isinstance(value, str):
             values[name] = plain(value)
+        elif name in fields.trimmed:
+            values[name] = value.strip()
     return faults
 
 
@@ -459,6 +494,8 @@ def _products(given: Any, faults: list[str]) -> tuple[Product, ...]:
         return ()
     products = []
     for place, product in enumerate(given):
+        if len(faults) > MAX_FAULTS:
+            break
         if isinstance(product, Product):
             products.append(product)
             continue
@@ -467,7 +504,7 @@ def _products(given: Any, faults: list[str]) -> tuple[Product, ...]:
             products.append(_build(Product, product, _PRODUCT, path))
         except InvalidOrderError as error:
             faults.extend(
-                fault if fault.startswith(path) else f"{path}.{fault}" for fault in error.faults
+                fault if fault.startswith(path) else f"{path}.{fault}" for fault in error.args[0]
             )
     return tuple(products)
 
@@ -481,15 +518,15 @@ def _build(cls: type[_Model], mapping: Any, fields: _Fields, path: str) -> _Mode
     known = fields.names
     if mapping.keys() <= known:
         return _made(cls, mapping, fields)
+    others = islice((key for key in mapping if key not in known), MAX_FAULTS + 1)
     faults = [
         f"{key}: no such field" if is_name(key) else f"{path}: has a key that is no field's name"
-        for key in mapping
-        if key not in known
+        for key in others
     ]
     try:
         _made(cls, {key: value for key, value in mapping.items() if key in known}, fields)
     except InvalidOrderError as error:
-        faults.extend(error.faults)
+        faults.extend(error.args[0])
     raise InvalidOrderError(faults)
 
 

@@ -44,12 +44,15 @@ class Receipt:
         body: The answer: the parsed JSON, else the text, else None where it was empty.
         attempts: How many POSTs it took.
         elapsed_s: Seconds from the first attempt's begin to the answer, pauses included.
+        headers: The response's headers, looked up without regard to case; the hashes are not in
+            them. Two receipts are equal whatever their headers.
     """
 
     status: int
     body: Any = attrs.field(default=None, repr=False)
     attempts: int = 1
     elapsed_s: float = 0.0
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, eq=False)
 
 
 @attrs.frozen(slots=False)

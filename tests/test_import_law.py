@@ -22,12 +22,14 @@ PACKAGE = everlytic_async.__name__
 
 #: From the bottom up: a module imports from the layers below its own, never from beside or above.
 LAYERS = (
-    {"_nats", "_version", "errors"},
+    {"_hosts", "_version", "errors"},
+    {"_nats"},
     {"orders", "outcomes", "policies"},
-    {"_adaptive", "_wire", "events", "ledger"},
+    {"_adaptive", "_strict_json", "_wire", "events", "ledger"},
     {"_endpoint"},
+    {"_trouble"},
     {"_book", "_pacer", "_transport"},
-    {"_retry"},
+    {"_retry", "_stop_rules"},
     {"_sender"},
     {"batch"},
     {"client"},
@@ -43,11 +45,11 @@ ONLY: dict[str, set[str]] = {
     "ledger": {"_nats", "errors"},
     "otel": {"_endpoint", "_version", "errors", "events"},
     "sandbox": set(),  # so that a mistake of the encoder can't cancel itself
-    "sources": {"errors", "orders"},
+    "sources": {"_strict_json", "errors", "orders"},
 }
 #: Packages that may import the private modules of the top level: parts of the core that are too
 #: large for one module. For all others what begins with _ is closed.
-INSIDERS = {"ledger", "worker"}
+INSIDERS = {"ledger", "sources", "worker"}
 #: Which modules import a library, or a part of one. attrs is for all.
 IMPORTERS: dict[str, set[str]] = {
     "aiohttp": {"_transport"},
@@ -245,7 +247,11 @@ def test_what_is_lawful_is_let_through(module: str, source: str) -> None:
         ("sandbox._checks", "from everlytic_async.errors import X", "it may import nothing"),
         ("sandbox._checks", "from ..orders import Order", "it may import nothing"),
         ("sandbox._checks", "from .. import _wire", "for its siblings only"),
-        ("sources.__init__", "from everlytic_async.policies import X", "may import errors, orders"),
+        (
+            "sources.__init__",
+            "from everlytic_async.policies import X",
+            "_strict_json, errors, orders",
+        ),
         ("client", "from everlytic_async.sandbox import Sandbox", "is not below"),
         ("cli._send", "from everlytic_async._sender import Sender", "for its siblings only"),
         ("client", "from everlytic_async.sandbox._checks import X", "for its siblings only"),

@@ -3,11 +3,12 @@
 ``_commands`` and ``_queue_commands`` declare the commands and their help, with what is common to
 several in ``_options``; these are all that ``--help`` loads. What a command does is imported when
 it runs: ``_send``, ``_check``, ``_ledger``, ``_sandbox``, ``_enqueue``, ``_worker``, ``_queue``.
-They share ``_settings`` (who is asking), ``_nats`` (where a queue is), ``_input`` (the orders, and
-where each came from), ``_earlier`` (what an earlier run wrote of them), ``_plan`` (the question
-before a backfill), ``_results`` (a line for each), ``_report`` (a page on all), ``_tally`` (what
-became of them), ``_screen`` and ``_pace`` (what is shown), ``_signals`` and ``_exit`` (how it
-ends).
+They share ``_settings`` (whose orders they are), ``_proxy`` (the way they go), ``_nats`` (where a
+queue is), ``_input`` (the orders, and where each came from), ``_forecast`` (which ledger is used,
+and what it says of the input), ``_plan`` and ``_terminal`` (the question before a backfill),
+``_results`` (a line for each order), ``_report`` (a page on all), ``_tally`` (what became of them),
+``_next`` (the exit code, and what to do next), ``_screen`` and ``_pace`` (what is shown),
+``_signals`` and ``_exit`` (how it ends).
 
 Nothing else of the package imports click, rich or typed-settings: they are the extra ``cli``.
 """

@@ -14,12 +14,14 @@ import rich_click as click
 from everlytic_async.cli._exit import guarded
 from everlytic_async.cli._options import (
     ALLOW_HTTP,
+    APPEND_RESULTS,
     CONFIG,
     DEBUG,
     EXIT_CODES,
     FILE,
     FILE_HELP,
     LIMIT,
+    NO_LEDGER,
     PER_SECOND,
     PROGRESS,
     READING_PANEL,
@@ -27,6 +29,7 @@ from everlytic_async.cli._options import (
     Decorator,
     Names,
     Number,
+    command_line,
     readable,
     reading,
     sendable,
@@ -46,8 +49,8 @@ Then look for mistakes, and send to your own install:
     export EVERLYTIC_BASE_URL=https://YOUR-INSTALL
     export EVERLYTIC_STORE_HASH=...
     export EVERLYTIC_CUSTOMER_HASH=...
-    everlytic-async send --limit 10 --ledger orders.ledger orders.jsonl
-    everlytic-async send --ledger orders.ledger orders.jsonl
+    everlytic-async send --limit 10 orders.jsonl
+    everlytic-async send orders.jsonl
 
 Where one process is not enough, put them into a queue for workers:
     everlytic-async enqueue --embedded queue orders.jsonl
@@ -70,23 +73,26 @@ Examples:
     everlytic-async send --rate 20 --results results.jsonl orders.json
     export-orders | everlytic-async send -
 
-With a ledger, a run that was interrupted, even killed, is taken up by running it again: what was
-sent, or may have been, is skipped.
-    everlytic-async send --ledger orders.ledger orders.jsonl
+What was sent is remembered in a ledger, everlytic.ledger in the working directory unless --ledger
+or the settings name another. The same file sent again sends nothing twice, and a run that was
+interrupted, even killed, goes on when it is run again. Without a terminal (cron, a container) the
+ledger must exist, be named, or be declined with --no-ledger.
 
-On a terminal, before more than 1,000 orders go to a real address, it says what it is about to do,
-and asks.
+On a terminal, before more than 1,000 orders go to a real address, it shows how many of them the
+ledger knows and where the others go, and asks.
 
-The address and the hashes come from the environment, never from arguments:
+The address and both hashes come from one place together, never from arguments. A complete
+environment wins:
     EVERLYTIC_BASE_URL       the install, such as https://shop.everlytic.net
     EVERLYTIC_STORE_HASH     from the store's page in Everlytic
     EVERLYTIC_CUSTOMER_HASH  from the same page
 
-or, where the environment has none, from a TOML file:
+Else it is a TOML file (see --config):
     [everlytic]
     base_url = "https://shop.everlytic.net"
     store_hash = "..."
     customer_hash = "..."
+    ledger = "orders.ledger"
 
     [mapping]
     order_id = "Nr"
@@ -95,12 +101,14 @@ Ctrl-C ends the reading, lets what is in flight finish, and shows the summary; a
 at once. SIGTERM does the same.
 
 """.replace("{file}", FILE_HELP.rstrip())
-    + EXIT_CODES.format(
-        good="every order was sent, now or before (or FILE holds none at all)",
-        bad="some orders were not sent; the summary says why",
-        none="nothing was sent",
-        terminated="; 143 by SIGTERM",
-    )
+    + """\
+Exit codes:
+    0    every order was sent, now or before (or FILE holds none at all)
+    1    some orders were not sent: to run it again sends them
+    2    wrong usage or settings, or unreadable input
+    3    nothing more can be sent, but some orders need a person: invalid, rejected or unknown
+    130  interrupted by Ctrl-C; 143 by SIGTERM
+"""
 )
 
 _CHECK_HELP = (
@@ -117,6 +125,8 @@ Examples:
     everlytic-async check --map contact_email=Mail --map product_name=Item till.csv
     everlytic-async check --results faults.jsonl orders.csv
     export-orders | everlytic-async check -
+
+Where there is a ledger (see `send`), it is read, and what was sent before is told apart.
 
 An order in JSON:
     {"contact_email": "a@example.com", "products": [{"product_name": "Mop"}]}
@@ -154,7 +164,7 @@ Exit codes:
 """
 
 _LEDGER_HELP = """\
-Look into a ledger, the file that `send --ledger` keeps, and tell it what you found out.
+Look into a ledger, the file that `send` keeps, and tell it what you found out.
 
 It knows what became of every order: its key, state, attempts, the status of the last answer, why it
 was not sent, and when. It holds no e-mail address, no order and no hash.
@@ -202,6 +212,27 @@ Exit codes:
     2    wrong usage, no ledger that can be used, or the output can't be written
 """
 
+_COPY_HELP = """\
+Copy the ledger SOURCE to a new file TARGET, also while it is in use.
+
+For a backup, and to make an independent ledger of one that has two names (hard links), which is
+refused otherwise. Copies made in other ways may lack what is in the log beside a ledger. The copy
+knows nothing of what is sent later: send with one of the two only. What is in flight is unknown in
+the copy.
+
+A ledger whose last records are lost is refused as well: orders that it does not know of may have
+been sent. With --accept-loss what is left is copied. First find out in Everlytic which orders were
+sent since the run that was interrupted: those would be sent again.
+
+Examples:
+    everlytic-async ledger copy orders.ledger backup.ledger
+    everlytic-async ledger copy --accept-loss orders.ledger rescued.ledger
+
+Exit codes:
+    0    copied
+    2    wrong usage, no ledger that can be used, or there is a file at TARGET
+"""
+
 _RESOLVE_HELP = """\
 Tell the ledger FILE what became of unknown orders: that they were sent, or that they are to be sent
 again.
@@ -209,7 +240,7 @@ again.
 An order is unknown where its answer was lost, or the process was killed while it was under way. It
 is not sent again by itself, for its customer may have been notified. Look in Everlytic which of
 them triggered the workflow; then mark those as sent, and the others to be sent again: the next
-`send --ledger` sends them. Without a look, --send-again may notify customers twice, and --sent may
+`send` sends them. Without a look, --send-again may notify customers twice, and --sent may
 leave some out.
 
 KEY is the order's key as results and exports have it: 1001, or 1001@32 in workflow 32. Orders that
@@ -255,10 +286,11 @@ def app() -> None:
 )
 @click.option_panel(
     "What was sent before",
-    options=["--ledger", "--resend", "--durability", "--only", "--from-results"],
+    options=["--ledger", "--no-ledger", "--resend", "--durability"],
 )
 @click.option_panel(
-    "Settings and results", options=["--results", "--report", "--config", "--allow-http"]
+    "Settings and results",
+    options=["--results", "--append-results", "--report", "--config", "--allow-http"],
 )
 @click.option_panel("More", options=["--yes", "--progress", "--debug", "--help"])
 @FILE
@@ -287,43 +319,31 @@ def app() -> None:
     type=click.Path(allow_dash=True, dir_okay=False),
     metavar="FILE",
     help="Write a line of JSON for each order as it ends: index, line, key, outcome, attempts, "
-    "error, duplicate_risk. The file is replaced. `-` is the standard output; the summary then "
-    "goes to the standard error.",
+    "error, duplicate_risk. A file that holds results already is refused. `-` is the standard "
+    "output; the summary then goes to the standard error.",
 )
+@APPEND_RESULTS
 @click.option(
     "--ledger",
     type=click.Path(dir_okay=False),
     metavar="FILE",
     help="Keep what becomes of every order in this file, and skip what it says was sent, or may "
-    "have been: so a run that was interrupted is taken up by running it again. It is made where "
-    "there is none; keep it on a disk of this machine.",
+    "have been. It is made where there is none; keep it on a disk of this machine. Without this "
+    "option: `ledger` in the settings, else everlytic.ledger in the working directory.",
 )
+@NO_LEDGER
 @click.option(
     "--resend",
     type=click.Choice(["unknown", "rejected"]),
     multiple=True,
-    help="Send again what the ledger, or --from-results, says is unknown: its customer may then "
-    "be notified twice. Or what the ledger says was rejected, though it has not changed. May be "
-    "given twice.",
+    help="Send again what the ledger says is unknown: its customer may then be notified twice. Or "
+    "what it says was rejected, though it has not changed. May be given twice.",
 )
 @click.option(
     "--durability",
     type=click.Choice(["process", "power"]),
     help="What the ledger survives: the death of the process (the default), or also a loss of "
     "power, which costs a wait for the disk with each group of orders.",
-)
-@click.option(
-    "--only",
-    type=click.Choice(["failed"]),
-    help="Send only the orders of FILE that failed in an earlier run, and may be sent again: "
-    "not_sent; invalid and rejected, which you have mended in their places. unknown only with "
-    "--resend unknown. For runs without a ledger.",
-)
-@click.option(
-    "--from-results",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="For --only: what that run wrote with --results. It must be of this very input.",
 )
 @CONFIG
 @ALLOW_HTTP
@@ -335,36 +355,64 @@ def app() -> None:
 @PROGRESS
 @DEBUG
 @guarded
-def send(**options: Any) -> int:
-    from everlytic_async.cli._send import Options, send  # noqa: PLC0415 - not for --help
+@click.pass_context
+def send(context: click.Context, /, **options: Any) -> int:
+    from everlytic_async.cli._send import send  # noqa: PLC0415 - not for --help
+    from everlytic_async.cli._send_options import Options  # noqa: PLC0415
+    from everlytic_async.cli._settings import announce  # noqa: PLC0415
 
-    return send(Options(reading=reading(options), **options))
+    tables = ("mapping",) if options["sandbox"] else ("everlytic", "mapping")
+    announce(options["config"], *tables)
+    return send(Options(reading=reading(options), words=command_line(context), **options))
 
 
 @app.command(help=_CHECK_HELP)
 @READING_PANEL
-@click.option_panel("More", options=["--results", "--config", "--progress", "--debug", "--help"])
+@click.option_panel(
+    "More",
+    options=[
+        "--ledger",
+        "--no-ledger",
+        "--results",
+        "--append-results",
+        "--config",
+        "--progress",
+        "--debug",
+        "--help",
+    ],
+)
 @FILE
 @readable
+@click.option(
+    "--ledger",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="The ledger to compare with, as of `send`: it is read where it exists, and never made.",
+)
+@NO_LEDGER
 @click.option(
     "--results",
     type=click.Path(allow_dash=True, dir_okay=False),
     metavar="FILE",
     help="Write a line of JSON for each order, as `send` does: its outcome is invalid, with all "
-    "its faults, or not_sent. The file is replaced. `-` is the standard output.",
+    "its faults, skipped, for what the ledger knows, or not_sent. A file that holds results "
+    "already is refused. `-` is the standard output.",
 )
+@APPEND_RESULTS
 @CONFIG
 @PROGRESS
 @DEBUG
 @guarded
-def check(file: str, *, results: str | None, progress: bool, **options: Any) -> int:
+def check(file: str, **options: Any) -> int:
     from everlytic_async.cli._check import check  # noqa: PLC0415 - not for --help
+    from everlytic_async.cli._settings import announce  # noqa: PLC0415
 
-    return check(file, reading(options), results=results, progress=progress)
+    announce(options["config"], "everlytic", "mapping")
+    return check(file, reading(options), **options)
 
 
 @app.group(help=_LEDGER_HELP)
-@click.command_panel("Commands", commands=["status", "export", "resolve"])
+@click.command_panel("Commands", commands=["status", "export", "resolve", "copy"])
 def ledger() -> None:
     pass
 
@@ -446,6 +494,20 @@ def resolve(**options: Any) -> int:
     from everlytic_async.cli._ledger import resolve  # noqa: PLC0415 - not for --help
 
     return resolve(**options)
+
+
+@ledger.command(help=_COPY_HELP)
+@click.argument("source", type=click.Path())
+@click.argument("target", type=click.Path())
+@click.option(
+    "--accept-loss", is_flag=True, help="Copy what is left of a ledger that lost records."
+)
+@DEBUG
+@guarded
+def copy(**options: Any) -> int:
+    from everlytic_async.cli._ledger import copy  # noqa: PLC0415 - not for --help
+
+    return copy(**options)
 
 
 def _fault(name: str, kind: click.ParamType[Any], help: str, **more: Any) -> Decorator:  # noqa: A002

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack
+from typing import Any
 
 import attrs
 from rich.text import Text
@@ -52,11 +53,12 @@ class Options:
 
     file: str
     reading: Reading
-    nats: Mapping[str, str | None]
+    nats: Mapping[str, Any]
     store: str | None
     limit: int | None
     workflow_id: int | None
     results: str | None
+    append_results: bool
     config: str | None
     progress: bool
 
@@ -86,8 +88,9 @@ def enqueue(options: Options) -> int:
                 )  # while the loop runs: its thread tells the loop things
                 where = await stack.enter_async_context(reached(nats))
                 queue = await stack.enter_async_context(OrderQueue(settings=settings, **where))
-                # Last of all: an earlier file is not replaced before everything else is right.
-                results = stack.enter_context(Results(options.results, source))
+                results = stack.enter_context(
+                    Results(options.results, source, append=options.append_results)
+                )
                 running = _Run(source, results, queue, options)
                 try:
                     return await running.to_the_end()

@@ -23,12 +23,14 @@ _P = ParamSpec("_P")
 class Exit(enum.IntEnum):
     """What a script may learn from the exit code."""
 
-    #: Every order was sent (`send`) or is valid (`check`).
+    #: Every order was sent, now or before (`send`), or is valid (`check`).
     OK = 0
-    #: Some orders were not.
+    #: Some orders were not. To run `send` again sends what was surely not sent.
     FAILED = 1
-    #: Wrong usage or settings, or input that can't be opened: nothing was sent.
+    #: Wrong usage or settings, or input that can't be read.
     USAGE = 2
+    #: To run `send` again sends nothing more: a person has to act on the rest.
+    NEEDS_PERSON = 3
     #: Ctrl-C.
     INTERRUPTED = 128 + signal.SIGINT
     #: SIGTERM.
@@ -48,7 +50,10 @@ class MidwayError(Exception):
 
 def say(message: str) -> None:
     """Tell the person at the terminal, on stderr: stdout is for what was asked for."""
-    click.echo("\n".join(map(printable, message.split("\n"))), err=True)
+    try:
+        click.echo("\n".join(map(printable, message.split("\n"))), err=True)
+    except BrokenPipeError:  # whoever read it has gone, as `tee` has after Ctrl-C
+        silence(sys.stderr.fileno())
 
 
 def silence(fd: int) -> None:

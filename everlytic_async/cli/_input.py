@@ -12,7 +12,7 @@ import os
 import select
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -98,7 +98,6 @@ class Input:
     Attributes:
         shown: Its name, fit for a terminal.
         limit: As given.
-        wanted: Tells by its number whether an order is to be read; None for all of them.
         lines: The line of each order that was handed out and not `settled`, by its index from 0.
         read: How many orders were handed out.
         last_line: The line of the last one, or what the format has instead: see `place`.
@@ -115,7 +114,6 @@ class Input:
     ) -> None:
         self.shown = "standard input" if name == "-" else printable(name)
         self.limit = limit
-        self.wanted: Callable[[int], bool] | None = None
         self._reading = reading or Reading()
         self._workflow_id = workflow_id
         self.lines: dict[int, int] = {}
@@ -257,7 +255,7 @@ class Input:
     def ahead(self) -> Generator[Numbered]:
         """Every order with its line, in a pass of its own: it is at its beginning again after it.
 
-        Neither `limit` nor `wanted` counts here. `place` and `left_out` are those of the pass as
+        `limit` does not count here. `place` and `left_out` are those of the pass as
         long as it lasts.
 
         Raises:
@@ -311,11 +309,7 @@ class Input:
         self.close()
 
     def _numbered(self) -> Iterator[Numbered]:
-        wanted = self.wanted
-        found = self._in_workflow()
-        if wanted is not None:
-            found = (numbered for numbered in found if wanted(numbered[0]))
-        return islice(found, self.limit)
+        return islice(self._in_workflow(), self.limit)
 
     def _in_workflow(self) -> Iterator[Numbered]:
         if self._workflow_id is None:

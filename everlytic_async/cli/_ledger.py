@@ -15,11 +15,12 @@ from rich.text import Text
 
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import printable
+from everlytic_async.cli._results import open_private
 from everlytic_async.cli._screen import lasting, orders, screen, show
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.ledger import Entry, LedgerFile, Overview, State, stored_key
+from everlytic_async.ledger import Entry, LedgerFile, Overview, State, stored_keys
 
-__all__ = ["export", "resolve", "status"]
+__all__ = ["copy", "export", "resolve", "status"]
 
 #: What a state means for whoever has to act on it.
 _MEANING = {
@@ -124,7 +125,9 @@ def _opened(output: str, keep: Path) -> Iterator[IO[str]]:
     path = Path(output)
     if path.exists() and path.samefile(keep):
         raise ConfigurationError("--output names the ledger itself")
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with open(
+        path, "w", encoding="utf-8", errors="backslashreplace", newline="", opener=open_private
+    ) as file:
         yield file
 
 
@@ -142,6 +145,22 @@ def _write(rows: Iterable[dict[str, Any]], out: IO[str], format: str) -> None:  
     else:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     out.flush()
+
+
+# ----------------------------------------------------------------------------------------- copy
+
+
+def copy(source: str, target: str, *, accept_loss: bool) -> int:
+    """Make an independent ledger of another one, and return the exit code.
+
+    Raises:
+        LedgerError: when the one can't be read, or the other can't be made.
+    """
+    with LedgerFile(source, must_exist=True, linked=True, incomplete=accept_loss) as ledger:
+        ledger.copy_to(target)
+        count = sum(ledger.overview().counts.values())
+    show(screen(), [f"{orders(count)} copied to {printable(target)}"])
+    return Exit.OK
 
 
 # -------------------------------------------------------------------------------------- resolve
@@ -169,17 +188,19 @@ def resolve(
     if [bool(keys), to_all, keys_from is not None].count(True) != 1:
         raise ConfigurationError("say which orders: keys, or --keys-from FILE, or --all")
     names: dict[str, str] | None = None if to_all else {}
+    earlier: dict[str, Sequence[str]] = {}  # how earlier versions kept the same keys
     if names is not None:
         for key in keys if keys_from is None else _keys_in(keys_from):
-            names.setdefault(stored_key(key, own=own_key), key)
+            stored, *others = stored_keys(key, own=own_key)
+            names.setdefault(stored, key)
+            earlier[stored] = others
         if not names:
             raise ConfigurationError(f"there is no key in {printable(str(keys_from))}")
     with LedgerFile(file, must_exist=True) as ledger:
-        count, missing = ledger.resolve(
-            State.SENT if was_sent else State.NOT_SENT,
-            None if names is None else list(names),
-            host=host,
-        )
+        state = State.SENT if was_sent else State.NOT_SENT
+        count, missing = ledger.resolve(state, None if names is None else list(names), host=host)
+        found = {name for name in missing if ledger.resolve(state, earlier[name], host=host)[0]}
+        count, missing = count + len(found), tuple(name for name in missing if name not in found)
     done = "sent: they are not sent again" if was_sent else "not sent: the next run sends them"
     show(screen(), [f"{orders(count)} marked as {done}."])
     if names is None or not missing:

@@ -71,6 +71,8 @@ class Nats:
         tls_ca: The path of the certificates of those that may vouch for the server.
         tls_cert: The path of the certificate to show.
         tls_key: The path of its key.
+        allow_plain: Whether a server on another machine may be used without TLS. Only an option
+            says so: a settings file that is passed around must not.
     """
 
     # Any: typed-settings would turn a number into text, and repeat in its message what it can't.
@@ -85,12 +87,13 @@ class Nats:
     tls_ca: Any = None
     tls_cert: Any = None
     tls_key: Any = None
+    allow_plain: bool = False
 
 
-_FIELDS = [field.name for field in attrs.fields(Nats)]
+_FIELDS = [field.name for field in attrs.fields(Nats) if field.name != "allow_plain"]
 
 
-def load_nats(config: str | None, options: Mapping[str, str | None]) -> Nats:
+def load_nats(config: str | None, options: Mapping[str, Any]) -> Nats:
     """Load the settings: each from the options, else the environment, else the TOML file.
 
     Where the queue is, is one thing: who names an address puts aside the directory and the context
@@ -103,7 +106,7 @@ def load_nats(config: str | None, options: Mapping[str, str | None]) -> Nats:
     Raises:
         ConfigurationError: what is wrong with them.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: options[name] for name in _FIELDS if options.get(name) is not None}
     if "url" in given and _holds_secret(given["url"]):
         raise ConfigurationError(
             "--nats holds a password or a token, which every user of the machine can read there: "
@@ -131,12 +134,12 @@ def load_nats(config: str | None, options: Mapping[str, str | None]) -> Nats:
     _check(merged)
     if "context" in merged:
         merged = {**_context(merged["context"]), **merged}
-    return Nats(**merged)
+    return Nats(**merged, allow_plain=bool(options.get("allow_plain")))
 
 
 def _load(loader: typed_settings.loaders.Loader) -> dict[str, Any]:
     found = attrs.asdict(typed_settings.load_settings(Nats, [loader]))
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: found[name] for name in _FIELDS if found[name] is not None}
 
 
 def _check(values: Mapping[str, Any]) -> None:
@@ -224,11 +227,13 @@ async def reached(nats: Nats, *, patience_s: float = _PATIENCE_S) -> AsyncIterat
         "password": nats.password,
         "token": nats.token,
         "tls": _tls(nats),
+        "allow_plain_nats": nats.allow_plain,
         "patience_s": patience_s,
     }
     if nats.embedded is not None:
-        async with NatsServer.shared(nats.embedded) as url:
-            yield {"servers": url, **arguments}
+        async with NatsServer.shared(nats.embedded, token=nats.token) as url:
+            # The token of the server that runs is in the address, whoever started it.
+            yield {"servers": url, **arguments, "token": None}
         return
     urls = nats.url if isinstance(nats.url, list) else (nats.url or _DEFAULT_URL).split(",")
     yield {"servers": [url.strip() for url in urls], **arguments}

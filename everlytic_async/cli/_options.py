@@ -7,15 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import rich_click as click
+from click.core import ParameterSource
 
 __all__ = [
     "ALLOW_HTTP",
+    "APPEND_RESULTS",
     "CONFIG",
     "DEBUG",
     "EXIT_CODES",
     "FILE",
     "FILE_HELP",
     "LIMIT",
+    "NO_LEDGER",
     "PER_SECOND",
     "PROGRESS",
     "READING_PANEL",
@@ -24,6 +27,7 @@ __all__ = [
     "Decorator",
     "Names",
     "Number",
+    "command_line",
     "readable",
     "reading",
     "sendable",
@@ -95,10 +99,21 @@ PROGRESS = click.option(
 )
 CONFIG = click.option(
     "--config",
-    type=click.Path(exists=True, dir_okay=False),
+    type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="The TOML file with the settings. Without it: ./everlytic.toml, else everlytic.toml in "
-    "everlytic-async in your directory for settings (~/.config on Linux).",
+    help="The TOML file with the settings, and the only one that is read; `none` for no file. "
+    "Without it: everlytic-async/everlytic.toml in your directory for settings (~/.config on "
+    "Linux), else ./everlytic.toml. A complete account in the environment comes before all files.",
+)
+APPEND_RESULTS = click.option(
+    "--append-results",
+    is_flag=True,
+    help="Write behind what --results holds already, instead of refusing such a file.",
+)
+NO_LEDGER = click.option(
+    "--no-ledger",
+    is_flag=True,
+    help="Remember nothing and ask no ledger: the same orders sent again then notify again.",
 )
 _READING = (
     click.option(
@@ -137,6 +152,31 @@ _READING = (
 READING_PANEL = click.option_panel(
     "How to read FILE", options=["--format", "--map", "--since", "--until", "--include"]
 )
+
+
+def command_line(context: click.Context) -> list[str]:
+    """The words that run this command again as it was run, options in the order of their use."""
+    words = context.command_path.split()
+    arguments = []
+    parameters = {parameter.name: parameter for parameter in context.command.params}
+    for name, value in context.params.items():
+        parameter = parameters[name]
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        if isinstance(parameter, click.Argument):
+            arguments.append(str(value))
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            for each in value if parameter.multiple else [value]:
+                words += [parameter.opts[0], _plain(each)]
+    if any(argument.startswith("-") and argument != "-" for argument in arguments):
+        arguments.insert(0, "--")
+    return words + arguments
+
+
+def _plain(value: object) -> str:
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def readable(command: Command) -> Command:

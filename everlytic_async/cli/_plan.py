@@ -1,34 +1,41 @@
-"""Before a large backfill: what is about to be done, and the question whether to do it.
-
-Asked on a terminal only. The answer is read from the terminal itself, for the standard input may
-be the orders.
-"""
+"""Before a large backfill: what is about to be done, for the question whether to do it."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import IO
+from contextlib import ExitStack, closing
+from itertools import islice
 
 import attrs
 
-from everlytic_async.cli._exit import say
-from everlytic_async.cli._input import Input, Item, printable
+from everlytic_async import EverlyticClient
+from everlytic_async.cli._forecast import Forecast, LedgerChoice
+from everlytic_async.cli._input import Input, Numbered, printable
+from everlytic_async.cli._proxy import find_proxy, proxy_host
 from everlytic_async.cli._screen import Bar, lasting, orders
+from everlytic_async.cli._send_options import Options
+from everlytic_async.cli._settings import Account
 from everlytic_async.cli._tally import Tally
-from everlytic_async.ledger import LedgerFile, State
+from everlytic_async.cli._terminal import open_terminal
+from everlytic_async.errors import SkippedError
+from everlytic_async.ledger import State
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["MANY", "Count", "Plan"]
+__all__ = ["Count", "Plan", "is_wanted"]
 
-#: More orders than this are a backfill.
-MANY = 1000
+# More orders than this are a backfill.
+_MANY = 1000
 
 _WORKFLOWS = 5
+#: What the ledger has skipped, in words.
+_KNOWN = {
+    State.SENT: "sent before",
+    State.UNKNOWN: "unknown",
+    State.REJECTED: "rejected before",
+    State.IN_FLIGHT: "being sent by another process",
+}
 # What the endpoint takes is not known beforehand: what it would take at these rates, a second.
 _FOR_INSTANCE = (10, 100)
 
@@ -37,22 +44,36 @@ class Count:
     """How many orders there are to send, and to which workflows.
 
     Attributes:
-        orders: Those that are valid.
-        invalid: Those that are not.
+        orders: Those that will be sent.
+        known: By what the ledger says of them: those that it has skipped.
+        invalid: Those that are not valid.
         left_out: Those that are left out.
-        workflows: How many orders name which workflow; None for those that name none.
+        workflows: How many of those that will be sent name which workflow; None for those that
+            name none.
     """
 
     def __init__(self) -> None:
         self.orders = 0
+        self.known: Counter[State] = Counter()
         self.invalid = 0
         self.left_out = 0
         self.workflows: Counter[int | None] = Counter()
 
-    def of(self, found: Iterable[Item], source: Input, *, progress: bool) -> Count:
-        """Take all these orders of an input, and count them as far as its limit goes.
+    def of(
+        self,
+        found: Iterable[tuple[Numbered, SkippedError | None]],
+        source: Input,
+        *,
+        progress: bool,
+    ) -> Count:
+        """Take these orders of an input, and count them.
 
         How far that has come is shown.
+
+        Args:
+            found: The orders, as far as the input's limit goes, and why each would be skipped.
+            source: The input.
+            progress: Whether a progress bar may be shown.
         """
         tally = Tally()
         left_out = source.left_out  # of this pass: it grows, and is there when the pass has ended
@@ -60,10 +81,11 @@ class Count:
         bar = Bar("Counting", names=names, length_known=True, wanted=progress, passing=True)
         bar.start()
         try:
-            for order in found:
-                if tally.total == source.limit:
-                    continue
-                if isinstance(order, Order):
+            for (_line, order), skipped in found:
+                if skipped is not None:
+                    self.known[State(str(skipped.state))] += 1
+                    tally.add(Outcome.NOT_SENT, 0)
+                elif isinstance(order, Order):
                     self.orders += 1
                     self.workflows[order.workflow_id] += 1
                     tally.add(Outcome.NOT_SENT, 0)
@@ -86,46 +108,49 @@ class Plan:
 
     Attributes:
         source: The input's name, fit for a terminal.
-        host: Where the orders go.
+        host: Where the orders go, and by which way.
+        account: Where the address and the hashes come from.
         count: What was counted beforehand; None where that is not possible.
         limit: The most orders that are read; None for all.
         workflow_id: The workflow of the orders that name none.
         rate: The most orders per second; None for what the endpoint allows.
         concurrency: The most at once.
-        ledger: The ledger's path; None without one.
+        ledger: The ledger, in words; None without one.
+        notes: What else to know before.
         results: The path of the results; None without any.
     """
 
     source: str
     host: str
+    account: str
     count: Count | None
     limit: int | None
     workflow_id: int | None
     rate: float | None
     concurrency: int
     ledger: str | None
+    notes: tuple[str, ...] = ()
     results: str | None
 
     @property
     def is_large(self) -> bool:
         """Whether it may be a backfill."""
         if self.count is not None:
-            return self.count.orders > MANY
-        return self.limit is None or self.limit > MANY
+            return self.count.orders > _MANY
+        return self.limit is None or self.limit > _MANY
 
     def lines(self) -> Iterator[str]:
-        """The plan in words.
-
-        Raises:
-            LedgerError: when the ledger can't be used.
-        """
+        """The plan in words."""
         yield f"About to send {self._how_many()} from {self.source}:"
         yield f"  to        {self.host}"
+        yield f"  account   {self.account}"
         yield f"  workflow  {self._workflow()}"
         yield f"  rate      {self._pace()}"
         yield f"  ledger    {self._ledger()}"
         results = "none (--results)" if self.results is None else printable(self.results)
         yield f"  results   {results}"
+        for note in self.notes:
+            yield f"  note      {note}"
         yield "Each order puts a customer into a workflow, which may e-mail them."
 
     def _how_many(self) -> str:
@@ -135,6 +160,7 @@ class Plan:
         rest = [
             f"{number:,} {what}"
             for number, what in (
+                *((self.count.known[state], words) for state, words in _KNOWN.items()),
                 (self.count.invalid, "not valid"),
                 (self.count.left_out, "left out"),
             )
@@ -172,43 +198,60 @@ class Plan:
 
     def _ledger(self) -> str:
         if self.ledger is None:
-            return "none (--ledger): what is interrupted can't be taken up safely"
-        shown = printable(self.ledger)
-        if not os.path.exists(self.ledger):  # noqa: PTH110 - a name as it was given
-            return f"{shown}, which is new"
-        with LedgerFile(self.ledger, must_exist=True) as ledger:
-            counts = ledger.overview().counts
-        known = [
-            f"{counts[state]:,} {state}".replace("_", " ")
-            for state in (State.SENT, State.UNKNOWN, State.IN_FLIGHT)
-            if counts[state]
-        ]
-        return f"{shown}, which knows of {', '.join(known) or 'none'}: they are skipped"
+            return "none (--no-ledger): the same orders sent again notify again"
+        if self.count is None:
+            return f"{self.ledger}: what it knows is skipped, and could not be counted beforehand"
+        return self.ledger
 
-    def confirmed(self) -> bool:
-        """Show it and ask; True also where there is nobody to ask."""
-        if not sys.stderr.isatty():
+
+def is_wanted(
+    options: Options,
+    account: Account,
+    client: EverlyticClient,
+    ledger: LedgerChoice | None,
+    source: Input,
+) -> bool:
+    """Show what is about to be done and ask, where there is much to do and somebody to ask."""
+    if source.is_terminal:
+        return True
+    with open_terminal() as terminal:
+        if terminal is None:
             return True
-        with _terminal() as terminal:
-            if terminal is None:
-                return True
-            for line in self.lines():
-                say(line)
-            sys.stderr.write("Send them? [y/N] ")
-            sys.stderr.flush()
-            return terminal.readline().strip().lower() in ("y", "yes")
+        plan = _plan(options, account, client, ledger, source)
+        return not plan.is_large or terminal.confirm(plan.lines(), "Send them?")
 
 
-@contextmanager
-def _terminal() -> Iterator[IO[str] | None]:
-    """Where somebody answers; None where there is nobody."""
-    if sys.stdin is not None and sys.stdin.isatty():
-        yield sys.stdin
-        return
-    try:
-        terminal = open("/dev/tty", encoding="utf-8", errors="replace")  # noqa: PTH123, SIM115
-    except OSError:
-        yield None
-        return
-    with terminal:
-        yield terminal
+def _plan(
+    options: Options,
+    account: Account,
+    client: EverlyticClient,
+    ledger: LedgerChoice | None,
+    source: Input,
+) -> Plan:
+    """What is about to be done; the input is compared with the ledger where it may be large."""
+    count: Count | None = None
+    notes: list[str] = []
+    if source.can_be_read_twice and (source.limit or _MANY + 1) > _MANY:
+        with ExitStack() as stack:
+            ahead = islice(stack.enter_context(closing(source.ahead())), source.limit)
+            known = None
+            if ledger is not None and not ledger.is_new:
+                known = stack.enter_context(Forecast(ledger.path, client, options.resent()))
+            found = ((each, None) for each in ahead) if known is None else known.tell(ahead)
+            count = Count().of(found, source, progress=options.progress)
+            notes = [] if known is None else list(known.notes())
+    proxy = find_proxy(account.base_url)
+    by = "" if proxy is None else f", through the proxy {printable(proxy_host(proxy))}"
+    return Plan(
+        source=source.shown,
+        host=account.host + by,
+        account=account.origin,
+        count=count,
+        limit=options.limit,
+        workflow_id=options.workflow_id,
+        rate=options.rate,
+        concurrency=options.concurrency,
+        ledger=None if ledger is None else ledger.line,
+        notes=tuple(notes),
+        results=options.results,
+    )

@@ -31,7 +31,7 @@ _SHOWN_NUMBERS = 5
 class Options:
     """What all of these commands are given."""
 
-    nats: Mapping[str, str | None]
+    nats: Mapping[str, Any]
     stores: tuple[str, ...]
     config: str | None
 

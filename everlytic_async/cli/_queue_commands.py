@@ -10,6 +10,7 @@ import rich_click as click
 from everlytic_async.cli._exit import guarded
 from everlytic_async.cli._options import (
     ALLOW_HTTP,
+    APPEND_RESULTS,
     CONFIG,
     DEBUG,
     EXIT_CODES,
@@ -33,8 +34,12 @@ _NATS_HELP = """\
 The queue is on a NATS server with JetStream: at nats://127.0.0.1:4222, or where --nats, or
 EVERLYTIC_NATS_URL, or url in the table [nats] of the TOML file says. Or nobody need run one: with
 --embedded DIR a private one runs, for as long as any command of this machine that was given the
-same DIR. A password or a token comes from the environment (EVERLYTIC_NATS_USER,
-EVERLYTIC_NATS_PASSWORD, EVERLYTIC_NATS_TOKEN), the TOML file, or a NATS context.
+same DIR; only your own commands get in, by a token that lies in DIR. A password or a token comes
+from the environment (EVERLYTIC_NATS_USER, EVERLYTIC_NATS_PASSWORD, EVERLYTIC_NATS_TOKEN), the TOML
+file, or a NATS context.
+
+A server on another machine must offer TLS, or nothing is sent to it. So must any server where TLS
+is asked for: by tls:// in its address, --nats-tls-ca or --nats-tls-cert.
 """
 
 _ENQUEUE_HELP = (
@@ -50,7 +55,7 @@ was started anew since the order was sent, the workers' ledger knows it, and it 
 {nats}
 Examples:
     everlytic-async enqueue --embedded queue orders.jsonl
-    everlytic-async enqueue --nats nats://queue.example:4222 --store shop-a orders.csv.gz
+    everlytic-async enqueue --nats tls://queue.example:4222 --store shop-a orders.csv.gz
     export-orders | everlytic-async enqueue -
 
 Ctrl-C or SIGTERM ends the reading, and waits for what is on its way; a second one leaves at once.
@@ -91,7 +96,7 @@ endpoint's limit by themselves, and share it, if not always evenly; with one, gi
 
 Examples:
     everlytic-async worker --embedded queue
-    everlytic-async worker --nats nats://queue.example:4222 --store shop-a
+    everlytic-async worker --nats tls://queue.example:4222 --store shop-a
     everlytic-async worker --health :9090 --rate 20
     everlytic-async worker --embedded queue --exit-when-empty
 
@@ -100,7 +105,8 @@ rest. A second one breaks off what is in flight: its orders are unknown, and the
 
 Exit codes:
     0    it was told to end, and did; or the queue is empty (--exit-when-empty)
-    1    the endpoint refused the hashes of a store; or an unforeseen error
+    1    the endpoint refused the hashes of a store, or NATS the credentials of the worker for half
+         a minute; or an unforeseen error
     2    wrong usage or settings, or no queue or ledger that can be used
     130  left by a second Ctrl-C, or by the first one while it connected
     143  the same by SIGTERM
@@ -239,6 +245,13 @@ _NATS = (
         metavar="FILE",
         help="Its key.",
     ),
+    click.option(
+        "--allow-plain-nats",
+        "allow_plain",
+        is_flag=True,
+        help="Use a NATS server on another machine without TLS: anybody on the way can read the "
+        "credentials and the orders.",
+    ),
 )
 _NATS_PANEL = click.option_panel(
     "Where the queue is",
@@ -251,6 +264,7 @@ _NATS_PANEL = click.option_panel(
         "--nats-tls-ca",
         "--nats-tls-cert",
         "--nats-tls-key",
+        "--allow-plain-nats",
     ],
 )
 
@@ -262,11 +276,11 @@ def _queueing(command: Command) -> Command:
     return command
 
 
-def _nats(options: dict[str, Any]) -> dict[str, str | None]:
+def _nats(options: dict[str, Any]) -> dict[str, Any]:
     """What they say."""
     names = (
         *("url", "embedded", "context", "credentials", "nkey"),
-        *("tls_ca", "tls_cert", "tls_key"),
+        *("tls_ca", "tls_cert", "tls_key", "allow_plain"),
     )
     return {name: options.pop(name) for name in names}
 
@@ -283,6 +297,12 @@ def _needs_nats() -> None:
         )
 
 
+def _announce(config: str | None, *tables: str) -> None:
+    from everlytic_async.cli._settings import announce  # noqa: PLC0415 - not for --help
+
+    announce(config, *tables, "nats", "queue", "worker")
+
+
 _STORE = click.option(
     "--store",
     metavar="NAME",
@@ -297,7 +317,7 @@ _STORE = click.option(
 @click.option_panel("Which orders, and whose", options=["--store", "--limit", "--workflow-id"])
 @click.option_panel(
     "Settings, results and more",
-    options=["--results", "--config", "--progress", "--debug", "--help"],
+    options=["--results", "--append-results", "--config", "--progress", "--debug", "--help"],
 )
 @FILE
 @_queueing
@@ -310,9 +330,10 @@ _STORE = click.option(
     type=click.Path(allow_dash=True, dir_okay=False),
     metavar="FILE",
     help="Write a line of JSON for each order as `send --results` does; its outcome is queued, "
-    "known, invalid or not_queued. The file is replaced. `-` is the standard output; the summary "
-    "then goes to the standard error.",
+    "known, invalid or not_queued. A file that holds results already is refused. `-` is the "
+    "standard output; the summary then goes to the standard error.",
 )
+@APPEND_RESULTS
 @CONFIG
 @PROGRESS
 @DEBUG
@@ -321,6 +342,7 @@ def enqueue(**options: Any) -> int:
     _needs_nats()
     from everlytic_async.cli._enqueue import Options, enqueue  # noqa: PLC0415 - not for --help
 
+    _announce(options["config"], "mapping")
     return enqueue(Options(reading=reading(options), nats=_nats(options), **options))
 
 
@@ -391,6 +413,7 @@ def worker(**options: Any) -> int:
     _needs_nats()
     from everlytic_async.cli._worker import Options, work  # noqa: PLC0415 - not for --help
 
+    _announce(options["config"], "everlytic")
     return work(Options(nats=_nats(options), **options))
 
 
@@ -423,6 +446,7 @@ def _queue_options(options: dict[str, Any], stores: Any) -> Any:
     _needs_nats()
     from everlytic_async.cli._queue import Options  # noqa: PLC0415 - not for --help
 
+    _announce(options["config"])
     return Options(nats=_nats(options), stores=tuple(stores), config=options.pop("config"))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ from everlytic_async.ledger import State, stored_key
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Delivery
 
-__all__ = ["Facts", "Report"]
+__all__ = ["Facts", "Report", "check_report"]
 
 # Both powers of two: a bin's edges are exact, and two bins make one of the next width.
 _FIRST_WIDTH_S = 0.125
@@ -127,16 +128,8 @@ class Report:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
     ) -> None:
-        self._path = _writable(name, keep)
-        try:
-            # An extra, loaded when it is needed; plotly is without types.
-            self._jinja2: Any = import_module("jinja2")
-            self._plotly: Any = import_module("plotly.io")
-            self._plotly_js: Any = import_module("plotly.offline")
-        except ImportError:
-            raise ConfigurationError(
-                "--report needs plotly and Jinja2: pip install 'everlytic-async[report]'"
-            ) from None
+        self._path = check_report(name, keep)
+        self._jinja2, self._plotly, self._plotly_js = _libraries()
         self._facts = facts
         self._clock = clock
         self._now = now
@@ -204,14 +197,16 @@ class Report:
             left_out: How many orders of the input were left out, by reason.
         """
         page = self._page(stopped, elapsed_s, place, left_out)
-        part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
+            # Under a name that nobody can guess, made by us alone, with mode 0600.
+            fd, part = tempfile.mkstemp(dir=self._path.parent, prefix=".", suffix=".part")
             try:
-                part.write_text(page, encoding="utf-8", errors="replace")
-                part.replace(self._path)
+                with open(fd, "w", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - no path
+                    file.write(page)
+                Path(part).replace(self._path)
             except OSError:
                 with suppress(OSError):
-                    part.unlink(missing_ok=True)
+                    Path(part).unlink(missing_ok=True)
                 raise
         except OSError as failure:
             self.fault = f"the report can't be written to {str(self._path)!r}: {failure.strerror}"
@@ -298,12 +293,31 @@ class Report:
                 }
 
 
-def _writable(name: str, keep: Iterable[str | None]) -> Path:
-    """Where the page goes.
+def _libraries() -> list[Any]:
+    """Jinja2 and plotly's modules, which are an extra; plotly is without types.
 
     Raises:
-        ConfigurationError: when it can't go there.
+        ConfigurationError: when one is missing.
     """
+    try:
+        return [
+            import_module("jinja2"),
+            import_module("plotly.io"),
+            import_module("plotly.offline"),
+        ]
+    except ImportError:
+        raise ConfigurationError(
+            "--report needs plotly and Jinja2: pip install 'everlytic-async[report]'"
+        ) from None
+
+
+def check_report(name: str, keep: Iterable[str | None]) -> Path:
+    """Where the page goes; to be asked before anything is asked or sent.
+
+    Raises:
+        ConfigurationError: when it can't go there, or a library is missing.
+    """
+    _libraries()
     path = Path(name).resolve()  # a link stays a link
     problem = None
     if name == "-":

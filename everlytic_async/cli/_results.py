@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,27 +13,36 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from everlytic_async.cli._exit import silence
-from everlytic_async.cli._input import Input
+from everlytic_async.cli._input import Input, printable
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["Results"]
+__all__ = ["APPEND_OPTION", "Results", "check_results", "open_private"]
+
+APPEND_OPTION = "--append-results"
 
 
 class Results:
     """A file that is written line by line, so that what was written survives whatever comes.
 
     Args:
-        name: A path, whose file is replaced; ``-`` for the standard output; None for no file.
+        name: A path; ``-`` for the standard output; None for no file.
         source: The input, which must be another file.
-        keep: Other files that it must not replace, by the options that name them.
+        keep: Other files that it must not be, by the options that name them.
+        append: Whether to write behind what an earlier run wrote. Else such a file is refused: it
+            may be the only record of what became of those orders.
 
     Raises:
         ConfigurationError: when it can't be opened.
     """
 
     def __init__(
-        self, name: str | None, source: Input, *, keep: Mapping[str, str] | None = None
+        self,
+        name: str | None,
+        source: Input,
+        *,
+        keep: Mapping[str, str] | None = None,
+        append: bool = False,
     ) -> None:
         self._closing = ExitStack()
         self._file: IO[str] | None = None
@@ -45,19 +55,14 @@ class Results:
         if name == "-":
             self._file = sys.stdout
             return
-        path = Path(name)
+        check_results(name, source, keep=keep, append=append)
         try:
-            if path.exists() and source.is_file(path):
-                raise ConfigurationError("--results names the file that holds the orders")
-            for option, other in (keep or {}).items():
-                if path.exists() and Path(other).exists() and path.samefile(other):
-                    raise ConfigurationError(f"--results names the same file as {option}")
             # Line by line to the system: a process that is killed has its results on the disk.
-            file = path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
+            file = open(  # noqa: SIM115 - it stays open
+                name, "a", 1, "utf-8", errors="backslashreplace", opener=open_private
+            )
         except OSError as error:
-            raise ConfigurationError(
-                f"the results can't be written to {os.fspath(path)!r}: {error.strerror}"
-            ) from error
+            raise _cannot_write(name, error) from error
         self._file = self._closing.enter_context(file)
 
     def write(
@@ -114,6 +119,52 @@ class Results:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_results(
+    name: str | None,
+    source: Input,
+    *,
+    keep: Mapping[str, str] | None = None,
+    append: bool = False,
+) -> None:
+    """See that `Results` may open a file, before anything is asked or sent.
+
+    Raises:
+        ConfigurationError: when it holds something already.
+    """
+    if name in (None, "-"):
+        return
+    path = Path(name)
+    try:
+        for option, other in (keep or {}).items():
+            same = path.resolve() == Path(other).resolve()
+            if same or (path.exists() and Path(other).exists() and path.samefile(other)):
+                raise ConfigurationError(f"--results names the same file as {option}")
+        if not path.exists():
+            return
+        if source.is_file(path):
+            raise ConfigurationError("--results names the file that holds the orders")
+        found = path.stat()
+    except OSError as error:
+        raise _cannot_write(name, error) from error
+    if stat.S_ISREG(found.st_mode) and found.st_size and not append:
+        raise ConfigurationError(
+            f"{printable(name)} holds the results of an earlier run: name another file, or add "
+            f"{APPEND_OPTION} to write behind them"
+        )
+
+
+def _cannot_write(name: str, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"the results can't be written to {name!r}: {error.strerror}")
+
+
+def open_private(name: str, flags: int) -> int:
+    """Open a file as ``open`` asks its ``opener``; a new one is the user's alone.
+
+    For results, which name a shop's orders and repeat what the endpoint said of them.
+    """
+    return os.open(name, flags, 0o600)
 
 
 def message_of(error: EverlyticError | str) -> str:

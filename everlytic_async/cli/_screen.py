@@ -48,11 +48,11 @@ __all__ = [
 #: What an outcome means for whoever has to act on it.
 _MEANING: Mapping[Outcome, tuple[str, str]] = {
     Outcome.SENT: ("green", "accepted by the endpoint"),
-    Outcome.INVALID: ("yellow", "not valid, so not sent: mend them, then send them again"),
-    Outcome.REJECTED: ("red", "refused by the endpoint: mend them, then send them again"),
-    Outcome.NOT_SENT: ("yellow", "surely not processed: send them again"),
+    Outcome.INVALID: ("yellow", "not valid, so not sent: correct them, then run it again"),
+    Outcome.REJECTED: ("red", "refused by the endpoint: correct them, then run it again"),
+    Outcome.NOT_SENT: ("yellow", "surely not processed: run it again"),
     Outcome.UNKNOWN: ("magenta", "may have been processed: to send them again may notify twice"),
-    Outcome.SKIPPED: ("cyan", "sent before, or perhaps: not sent again"),
+    Outcome.SKIPPED: ("cyan", "known to the ledger, so not sent again"),
 }
 #: What outcomes are called, in the order in which they are shown.
 NAMES: Mapping[Outcome, str] = {outcome: outcome.replace("_", " ") for outcome in _MEANING}
@@ -151,7 +151,8 @@ def outcome_lines(
         names[Outcome.NOT_SENT] = "valid"
         meanings = {
             Outcome.NOT_SENT: ("green", valid),
-            Outcome.INVALID: ("yellow", "can't be sent: mend them first"),
+            Outcome.SKIPPED: _MEANING[Outcome.SKIPPED],
+            Outcome.INVALID: ("yellow", "can't be sent: correct them first"),
         }
     name_width = max([8, *(len(names[outcome]) for outcome in meanings if tally.counts[outcome])])
     width = len(f"{max(*tally.counts.values(), sum(left_out.values()), 0):,}")

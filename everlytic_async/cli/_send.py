@@ -6,36 +6,34 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, closing, contextmanager
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    contextmanager,
+)
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
-import attrs
 from rich.text import Text
 
 from everlytic_async import (
     BatchStoppedError,
-    ConfigurationError,
-    Delivery,
-    EverlyticClient,
     LedgerError,
     OrderResult,
     OrderStream,
-    Outcome,
-    Pacing,
-    RetryPolicy,
+    SkippedError,
     SourceError,
 )
-from everlytic_async.cli._check import examine, no_orders, say_never_set
-from everlytic_async.cli._earlier import Earlier
+from everlytic_async.cli._check import examine, forecast, no_orders, say_never_set
 from everlytic_async.cli._exit import Exit, MidwayError, OutputError, say
-from everlytic_async.cli._input import Input, Reading, printable
+from everlytic_async.cli._forecast import LedgerChoice
+from everlytic_async.cli._input import Input, printable
+from everlytic_async.cli._next import exit_code, next_steps
 from everlytic_async.cli._pace import Pace
-from everlytic_async.cli._plan import MANY, Count, Plan
-from everlytic_async.cli._report import Facts, Report
-from everlytic_async.cli._results import Results
+from everlytic_async.cli._plan import is_wanted
+from everlytic_async.cli._report import Facts, Report, check_report
+from everlytic_async.cli._results import Results, check_results
 from everlytic_async.cli._screen import (
     NAMES,
     Bar,
@@ -46,63 +44,15 @@ from everlytic_async.cli._screen import (
     screen,
     show,
 )
-from everlytic_async.cli._settings import Account, load_account
+from everlytic_async.cli._send_options import Options
+from everlytic_async.cli._settings import NO_FILE, Account, load_account
 from everlytic_async.cli._signals import Signals
 from everlytic_async.cli._tally import Tally
 from everlytic_async.events import Hook
 from everlytic_async.ledger import Durability, SqliteLedger, State
 from everlytic_async.sandbox import Sandbox
 
-__all__ = ["Options", "send"]
-
-
-@attrs.frozen(kw_only=True)
-class Options:
-    """The options of ``send``, as they were given."""
-
-    file: str
-    reading: Reading
-    sandbox: bool
-    dry_run: bool
-    limit: int | None
-    concurrency: int
-    rate: float | None
-    delivery: str
-    retries: int
-    workflow_id: int | None
-    results: str | None
-    report: str | None
-    ledger: str | None
-    resend: tuple[str, ...]
-    durability: str | None
-    only: str | None
-    from_results: str | None
-    config: str | None
-    allow_http: bool
-    yes: bool
-    progress: bool
-
-    def check(self) -> None:
-        """See that they make sense together.
-
-        Raises:
-            ConfigurationError: when they don't.
-        """
-        if (self.only is None) != (self.from_results is None):
-            raise ConfigurationError("--only and --from-results go together")
-        if self.resend and self.ledger is None and self.only is None:
-            raise ConfigurationError(
-                "--resend is about what a ledger, or an earlier run's results, say of an order: "
-                "give --ledger, or --only failed --from-results"
-            )
-        if self.durability is not None and self.ledger is None:
-            raise ConfigurationError("--durability is about the ledger: give --ledger")
-        if self.ledger is not None and self.sandbox:
-            raise ConfigurationError(
-                "--sandbox is a stand-in that ends with this run: a ledger would remember orders "
-                "that nobody got. To try a ledger, run `everlytic-async sandbox` in another "
-                "terminal"
-            )
+__all__ = ["send"]
 
 
 def send(options: Options) -> int:
@@ -113,29 +63,43 @@ def send(options: Options) -> int:
         LedgerError: before anything is sent.
     """
     options.check()
+    ledger = options.choose_ledger()
     if options.dry_run:
-        return _dry_run(options)
+        return _dry_run(options, ledger)
     account = None if options.sandbox else load_account(options.config)
     with _opened(options) as source:
+        _check_files(options, ledger, source)
         if account is not None:
-            _client(options, account, ())  # complains, before anybody is asked
-        if not _is_wanted(options, account, source):
-            say("Nothing was sent.")
-            return Exit.USAGE
-        return asyncio.run(_send(options, account, source))
+            client = options.client(account)  # complains, before anybody is asked
+            if ledger is not None:
+                ledger.check_terminal()
+                say(f"Ledger: {ledger.line}")
+            if not options.yes and not is_wanted(options, account, client, ledger, source):
+                say("Nothing was sent.")
+                return Exit.USAGE
+        return asyncio.run(_send(options, account, ledger, source))
 
 
-def _dry_run(options: Options) -> int:
-    with _opened(options) as source:
-        _only_some(options, source)
-        with Results(options.results, source, keep=_files_of(options)) as results:
-            return examine(
-                source,
-                results,
-                progress=options.progress,
-                would_go_to="would be sent; this was a dry run, and nothing was"
-                + ("" if options.ledger is None else " (nor was the ledger asked)"),
-            )
+def _dry_run(options: Options, ledger: LedgerChoice | None) -> int:
+    with (
+        _opened(options) as source,
+        forecast(
+            ledger, options.config, delivery=options.delivery_rule, resend=options.resend
+        ) as known,
+        Results(
+            options.results,
+            source,
+            keep=_files_of(ledger),
+            append=options.append_results,
+        ) as results,
+    ):
+        return examine(
+            source,
+            results,
+            progress=options.progress,
+            valid="would be sent; this was a dry run, and nothing was",
+            known=known,
+        )
 
 
 @contextmanager
@@ -148,77 +112,27 @@ def _opened(options: Options) -> Iterator[Input]:
         yield source
 
 
-def _files_of(options: Options) -> dict[str, str]:
+def _files_of(ledger: LedgerChoice | None) -> dict[str, str]:
     """The files that belong to a run, besides its input, by their options."""
-    files = {"--from-results": options.from_results, "--ledger": options.ledger}
-    return {option: name for option, name in files.items() if name is not None}
+    return {} if ledger is None else {"--ledger": str(ledger.path)}
 
 
-def _is_wanted(options: Options, account: Account | None, source: Input) -> bool:
-    """Show what is about to be done and ask, where that makes sense."""
-    count = _only_some(options, source)
-    if account is None or options.yes or not sys.stderr.isatty() or source.is_terminal:
-        return True
-    if count is None and source.can_be_read_twice and (source.limit or MANY + 1) > MANY:
-        with closing(source.ahead()) as ahead:
-            first = (order for _line, order in islice(ahead, source.limit))
-            count = Count().of(first, source, progress=options.progress)
-    plan = Plan(
-        source=source.shown,
-        host=_host(account),
-        count=count,
-        limit=options.limit,
-        workflow_id=options.workflow_id,
-        rate=options.rate,
-        concurrency=options.concurrency,
-        ledger=options.ledger,
-        results=options.results,
-    )
-    return not plan.is_large or plan.confirmed()
+def _check_files(options: Options, ledger: LedgerChoice | None, source: Input) -> None:
+    """See that the results and the report can be written, before anything is asked or sent."""
+    keep = _files_of(ledger)
+    check_results(options.results, source, keep=keep, append=options.append_results)
+    if options.report is not None:
+        check_report(options.report, _kept_by_report(options, ledger))
 
 
-def _only_some(options: Options, source: Input) -> Count | None:
-    """Have the input leave out what is not to be sent again, and count the rest of it."""
-    if options.from_results is None:
-        return None
-    if not source.can_be_read_twice:
-        raise ConfigurationError(
-            f"--from-results reads the orders twice, to see that they belong together: "
-            f"{source.shown} can't be. Save the orders to a file first"
-        )
-    earlier = Earlier(options.from_results, unknown_again="unknown" in options.resend)
-    count = Count().of(earlier.check(source), source, progress=options.progress)
-    source.wanted = earlier.wants
-    left = [f"{earlier.counts[outcome]:,} {NAMES[outcome]}" for outcome in NAMES]
-    left = [text for text in left if not text.startswith("0 ")]
-    if earlier.without:
-        left.append(f"{earlier.without:,} without a result")
-    say(
-        f"{orders(count.orders + count.invalid)} of {source.shown} failed in {earlier.shown}, and "
-        f"may be sent again; left alone: {', '.join(left) or 'none'}."
-    )
-    return count
+def _kept_by_report(options: Options, ledger: LedgerChoice | None) -> tuple[str | None, ...]:
+    config = None if options.config == NO_FILE else options.config
+    return options.file, options.results, config, *_files_of(ledger).values()
 
 
-def _host(account: Account) -> str:
-    host: str = urlsplit(account.base_url.strip()).netloc
-    return host
-
-
-def _client(options: Options, account: Account, hooks: Sequence[Hook]) -> EverlyticClient:
-    return EverlyticClient(
-        account.base_url,
-        store_hash=account.store_hash,
-        customer_hash=account.customer_hash,
-        delivery=Delivery(options.delivery.replace("-", "_")),
-        retry=RetryPolicy(attempts=options.retries + 1),
-        pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
-        on_event=hooks,
-        allow_http=options.allow_http,
-    )
-
-
-async def _send(options: Options, account: Account | None, source: Input) -> int:
+async def _send(
+    options: Options, account: Account | None, choice: LedgerChoice | None, source: Input
+) -> int:
     async with AsyncExitStack() as stack:
         stack.callback(source.close)  # while the loop runs: its thread tells the loop things
         sandbox = None
@@ -226,47 +140,50 @@ async def _send(options: Options, account: Account | None, source: Input) -> int
             sandbox = await stack.enter_async_context(Sandbox(keep=0))
             account = Account(sandbox.base_url, sandbox.store_hash, sandbox.customer_hash)
         pace = Pace()
-        report = _report(options, account, source, sandbox)
+        report = _report(options, account, choice, source, sandbox)
         # A hook is told of every attempt: none is given that nobody looks at.
         hooks: list[Hook] = [pace] if options.progress and sys.stderr.isatty() else []
         if report is not None:
             hooks.append(report.hear)
-        client = _client(options, account, hooks)
+        client = options.client(account, hooks)
         ledger = None
-        if options.ledger is not None:
+        if choice is not None:
             durability = Durability(options.durability or Durability.PROCESS)
-            ledger = SqliteLedger(options.ledger, durability=durability)
+            ledger = SqliteLedger(choice.path, durability=durability)
             await stack.enter_async_context(ledger)
-        # Last of all: an earlier file of results is not replaced before everything else is right.
-        results = stack.enter_context(Results(options.results, source, keep=_files_of(options)))
-        await stack.enter_async_context(client)
-        run = _Run(source, results, sandbox, _host(account), pace, options, report=report)
-        stream = client.stream_orders(
-            source.orders(),
-            ledger=ledger,
-            resend=() if ledger is None else [Outcome(name) for name in options.resend],
+        # Last of all: no file is made before everything else is right.
+        results = stack.enter_context(
+            Results(options.results, source, keep=_files_of(choice), append=options.append_results)
         )
+        await stack.enter_async_context(client)
+        run = _Run(
+            source, results, sandbox, account.host, pace, options, ledger=choice, report=report
+        )
+        stream = client.stream_orders(source.orders(), ledger=ledger, resend=options.resent())
         return await run.to_the_end(stream)
 
 
 def _report(
-    options: Options, account: Account, source: Input, sandbox: Sandbox | None
+    options: Options,
+    account: Account,
+    ledger: LedgerChoice | None,
+    source: Input,
+    sandbox: Sandbox | None,
 ) -> Report | None:
     if options.report is None:
         return None
     facts = Facts(
         source=source.shown,
-        host=f"the sandbox at {_host(account)}" if sandbox else _host(account),
+        host=f"the sandbox at {account.host}" if sandbox else account.host,
         workflow_id=options.workflow_id,
-        delivery=Delivery(options.delivery.replace("-", "_")),
+        delivery=options.delivery_rule,
         rate=options.rate,
         concurrency=options.concurrency,
-        ledger=options.ledger,
+        ledger=None if ledger is None else ledger.shown,
         results=options.results,
         sandbox=sandbox is not None,
     )
-    files = options.file, options.results, options.config, *_files_of(options).values()
-    return Report(options.report, facts, keep=files)
+    return Report(options.report, facts, keep=_kept_by_report(options, ledger))
 
 
 class _Run:
@@ -281,9 +198,11 @@ class _Run:
         pace: Pace,
         options: Options,
         *,
+        ledger: LedgerChoice | None,
         report: Report | None,
     ) -> None:
         self._options = options
+        self._ledger = ledger
         self._pace = pace
         self._source = source
         self._results = results
@@ -291,6 +210,9 @@ class _Run:
         self._sandbox = sandbox
         self._host = f"the sandbox at {host}" if sandbox else host
         self._tally = Tally()
+        # Skipped because the ledger says that they are being sent, by their keys.
+        self._in_flight: Counter[str | None] = Counter()
+        self._left = False
         self._bar = Bar(
             f"Sending to {self._host}",
             names=NAMES,
@@ -320,10 +242,10 @@ class _Run:
     def _what_is_true(self) -> str:
         """What to do after an error that nobody foresaw: never to send all of it once more."""
         options = self._options
-        if options.ledger is not None:
+        if self._ledger is not None:
             return (
-                f"Orders may have been sent before it, and {printable(options.ledger)} knows which:"
-                " run it again with the same ledger."
+                f"Orders may have been sent before it, and {self._ledger.shown} knows which: run "
+                "it again with the same ledger."
             )
         where = f"of {self._source.shown} may have been sent before it"
         if options.results in (None, "-"):
@@ -356,6 +278,12 @@ class _Run:
         line = self._source.settled(result.index)
         risk = result.duplicate_risk
         self._tally.add(result.outcome, line, result.error, duplicate_risk=risk)
+        if isinstance(result.error, SkippedError):
+            if result.error.state == State.IN_FLIGHT:
+                self._in_flight[result.key] += 1
+        elif twins := self._in_flight.pop(result.key, 0):
+            # The input names the order twice, and it was this run that was sending it.
+            self._tally.resolve_in_flight(twins, result.outcome)
         told: dict[str, Any] = {
             "line": line,
             "key": result.key,
@@ -384,6 +312,7 @@ class _Run:
 
     def _leave(self) -> NoReturn:
         """End the process now: what is in flight may be processed or not."""
+        self._left = True
         self._stop_bar()
         assert self._stream is not None  # noqa: S101 - signals are heard once it is there
         for result in self._stream.unfinished("the command was left"):
@@ -446,11 +375,16 @@ class _Run:
         self._finish_report()
         if not source.ended and source.read:
             say(f"Nothing after {source.place} {source.last_line:,} of {source.shown} was read.")
-        code = self._code(ended_early)
-        if source.read:
-            for hint in self._hints(code):
-                say(hint)
-        return code
+        if source.read and self._sandbox is None:
+            for step in next_steps(
+                self._tally,
+                again=self._options.again(),
+                ledger=None if self._ledger is None else self._ledger.shown,
+                all_read=source.ended,
+                left=self._left,
+            ):
+                say(step)
+        return self._code(ended_early)
 
     def _finish_report(self) -> None:
         if self._report is None:
@@ -478,17 +412,4 @@ class _Run:
             return Exit.FAILED
         if not self._tally.total:
             say(no_orders(source))
-        return Exit.OK if self._tally.is_all_well else Exit.FAILED
-
-    def _hints(self, code: int) -> Iterator[str]:
-        """What to do next, where a ledger knows what is left to do."""
-        if self._options.ledger is None:
-            return
-        ledger = printable(self._options.ledger)
-        counts = self._tally.counts
-        if code != Exit.OK and (counts[Outcome.NOT_SENT] or not self._source.ended):
-            yield "To take up the rest, run it again with the same ledger."
-        elif counts[Outcome.INVALID] or counts[Outcome.REJECTED]:
-            yield "Once they are mended, run it again with the same ledger: it sends only those."
-        if counts[Outcome.UNKNOWN] or self._tally.skipped[State.UNKNOWN]:
-            yield f"Some are unknown: everlytic-async ledger export --state unknown {ledger}"
+        return exit_code(self._tally)

@@ -1,29 +1,43 @@
-"""Whose orders they are: the address and the hashes, from the environment or a TOML file.
+"""The settings: the address and the hashes of an account, and what else a TOML file may hold.
 
-Never from the argument list, which every user of the machine can read. What the settings hold is
-checked by the client; here is only where they come from. The file may hold a mapping of columns,
-too, which the readers check; and what ``_nats`` takes from it on queues.
+Never from the argument list, which every user of the machine can read. The rule has two halves:
+
+- A complete environment wins. Else the address and both hashes come from one table together: an
+  address never gets the hashes of another place.
+- A table comes from the file that ``--config`` names, and then from no other. Without it, from the
+  user's own file, else from ``./everlytic.toml``, which may have come with somebody's export:
+  `announce` says what is taken from it.
+
+What an account holds is checked by the client; what ``[mapping]``, ``[nats]`` and ``[queue]`` hold,
+by those who read them.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import stat
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import click
-import typed_settings
 
+from everlytic_async.cli._exit import say
 from everlytic_async.errors import ConfigurationError
 
 __all__ = [
     "DEFAULT_STORE",
+    "NO_FILE",
     "Account",
+    "announce",
+    "find_account",
     "load_account",
+    "load_ledger",
     "load_mapping",
     "load_stores",
     "load_table",
@@ -31,13 +45,24 @@ __all__ = [
     "the_store",
 ]
 
+#: ``--config none``: read no settings file.
+NO_FILE = "none"
 _FILE = "everlytic.toml"
 _TABLE, _MAPPING, _WORKER, _STORES = "everlytic", "mapping", "worker", "stores"
-#: The tables that a file of settings may have.
+_LEDGER = "ledger"
+#: The tables that a settings file may have.
 _TABLES = (_TABLE, _MAPPING, "nats", "queue", _WORKER)
 #: What the only store is called in the queue, where nobody gives it a name.
 DEFAULT_STORE = "default"
 _PREFIX = "EVERLYTIC_"
+_ENVIRONMENT = "the environment"
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_ROOT = 0
+# What tomllib quotes may be a hash.
+_QUOTED = re.compile(r"'[^']{2,}'|\"[^\"]{2,}\"|\(.*\) twice")
+_TOML_ERROR = re.compile(
+    r"(?P<cause>.*?) ?\(at (?:line (?P<line>\d+), column (?P<column>\d+)|.*)\)$", re.DOTALL
+)
 
 
 @attrs.frozen
@@ -48,44 +73,124 @@ class Account:
         base_url: The address of the install.
         store_hash: The store's hash.
         customer_hash: The customer's hash.
+        origin: Where they come from, for a person.
     """
 
-    # Any: typed-settings would turn a number into text, and repeat in its message what it can't.
-    base_url: Any = None
-    store_hash: Any = attrs.field(default=None, repr=False)
-    customer_hash: Any = attrs.field(default=None, repr=False)
+    base_url: str
+    store_hash: str = attrs.field(repr=False)
+    customer_hash: str = attrs.field(repr=False)
+    origin: str = _ENVIRONMENT
+
+    @property
+    def host(self) -> str:
+        """The host of the install, with its port where one is named."""
+        return urlsplit(self.base_url.strip()).netloc.rpartition("@")[2]
+
+
+_SETTINGS = ("base_url", "store_hash", "customer_hash")
 
 
 def load_account(config: str | None) -> Account:
-    """Load the settings: each from the environment, else from the file.
+    """Load the account: from the environment if it is complete there, else from one table.
 
-    The file is `config`; else ``./everlytic.toml``; else the one in the user's own directory for
-    settings. Only one file is read, so that an address never meets the hashes of another store.
+    Args:
+        config: What ``--config`` says: a file, `NO_FILE`, or None for the files in their places.
 
     Raises:
         ConfigurationError: with all that is missing, or what is wrong with the file.
     """
-    path = _find(config)
-    table = {} if path is None else _read(path).get(_TABLE, {})
-    _only_settings(table, f"the table [{_TABLE}] of {path}")
-    account = typed_settings.load_settings(
-        Account,
-        [
-            # Not its FileLoader: a `!` in a path means something to it.
-            typed_settings.loaders.DictLoader(table),
-            typed_settings.EnvLoader(_PREFIX),
-        ],
-    )
-    _check(account)
+    account = find_account(config)
+    if account is None:
+        names = ", ".join(_PREFIX + name.upper() for name in _SETTINGS)
+        places = " or ".join(map(str, _places())) if config in (None, NO_FILE) else config
+        raise ConfigurationError(
+            f"no {', no '.join(_missing(_environment()))}{_blank()}. "
+            f"Set all three in the environment:\n  {names}\n"
+            f"or in the table [{_TABLE}] of {places}:\n"
+            f"  {', '.join(_SETTINGS)}\n"
+            "The hashes are on the store's page in Everlytic. To try without an account: "
+            "send --sandbox FILE"
+        )
     return account
+
+
+def find_account(config: str | None) -> Account | None:
+    """The same, but None where neither the environment nor a file has an account.
+
+    Raises:
+        ConfigurationError: what is wrong with the file, or missing in it.
+    """
+    environment = _environment()
+    table, path = _find_table(config, _TABLE)
+    where = f"[{_TABLE}] of {path}"
+    _only_settings(table, where, (*_SETTINGS, _LEDGER))
+    in_file = path is not None and bool(table.keys() & set(_SETTINGS))
+    if not _missing(environment):
+        if in_file and config is not None:
+            say(f"Note: the account is that of the environment, which is complete: not {where}.")
+        return Account(**environment)
+    if not in_file:
+        return None
+    account = _account(table, where, origin=str(path))
+    if set_there := [name for name in _SETTINGS if environment[name] is not None]:
+        say(
+            f"Note: {', '.join(_PREFIX + name.upper() for name in set_there)} in the environment "
+            f"{'is' if len(set_there) == 1 else 'are'} not used: only all three together are. The "
+            f"account is that of {path}."
+        )
+    return account
+
+
+def announce(config: str | None, *tables: str) -> None:
+    """Say what is taken from ``./everlytic.toml``, where nobody named it.
+
+    Args:
+        config: As of `load_account`.
+        tables: The tables that the command reads. ``everlytic`` does not count where a complete
+            environment wins, unless it names the ledger.
+
+    Raises:
+        ConfigurationError: what is wrong with a file.
+    """
+    here = _places()[1]
+    taken = []
+    for name in tables:
+        table, path = _find_table(config, name)
+        if path != here or config is not None:
+            continue
+        if name == _TABLE and not _missing(_environment()) and _LEDGER not in table:
+            continue
+        taken.append(f"[{name}]")
+    if taken:
+        say(
+            f"Settings: {', '.join(taken)} from ./{here} in this directory "
+            f"(--config {NO_FILE} ignores it)"
+        )
+
+
+def load_ledger(config: str | None) -> Path | None:
+    """The ledger that the settings name; a relative path counts from their file.
+
+    Raises:
+        ConfigurationError: what is wrong with the file.
+    """
+    table, path = _find_table(config, _TABLE)
+    named = table.get(_LEDGER)
+    if path is None or named is None:
+        return None
+    if not isinstance(named, str) or not named.strip():
+        raise ConfigurationError(
+            f"{_LEDGER} in [{_TABLE}] of {path} must be the path of a file, in quotes"
+        )
+    return Path(os.path.abspath(path)).parent / Path(named).expanduser()  # noqa: PTH100 - as named
 
 
 def load_stores(config: str | None, names: Sequence[str]) -> dict[str, Account]:
     """Load the accounts of several stores, by the names that the queue has for them.
 
-    Each has a table ``[worker.stores.NAME]`` in the file, and there alone is looked: what the
-    environment says is of one store, and it does not say which. Where the file has no such table,
-    there is one store, and its account is that of `load_account`.
+    Each has a table ``[worker.stores.NAME]``; the environment is not asked for these, because it
+    has one account and does not say whose. Where there is no such table, there is one store, and
+    its account is that of `load_account`.
 
     Args:
         config: As of `load_account`.
@@ -94,12 +199,11 @@ def load_stores(config: str | None, names: Sequence[str]) -> dict[str, Account]:
     Raises:
         ConfigurationError: a store has no account, or what is wrong with the file.
     """
-    path = _find(config)
-    tables = {} if path is None else _stores_in(path)
+    tables, path = _stores(config)
     if not tables:
         if len(names) > 1:
             raise ConfigurationError(
-                f"several stores have their hashes in tables of a file of settings: "
+                f"several stores have their hashes in tables of a settings file: "
                 f"{', '.join(f'[{_WORKER}.{_STORES}.{name}]' for name in names)}"
             )
         return {name: load_account(config) for name in names or (DEFAULT_STORE,)}
@@ -107,13 +211,13 @@ def load_stores(config: str | None, names: Sequence[str]) -> dict[str, Account]:
     if missing:
         raise ConfigurationError(
             f"{path} has no table "
-            f"{', no table '.join(f'[{_WORKER}.{_STORES}.{name}]' for name in missing)}, "
-            f"but for {', '.join(tables)}"
+            f"{', no table '.join(f'[{_WORKER}.{_STORES}.{name}]' for name in missing)}; "
+            f"it has {', '.join(tables)}"
         )
-    accounts = {name: Account(**tables[name]) for name in names or tables}
-    for name, account in accounts.items():
-        _check(account, f"[{_WORKER}.{_STORES}.{name}] of {path}")
-    return accounts
+    return {
+        name: _account(tables[name], f"[{_WORKER}.{_STORES}.{name}] of {path}", origin=str(path))
+        for name in names or tables
+    }
 
 
 def stores_of(config: str | None) -> tuple[str, ...]:
@@ -122,8 +226,7 @@ def stores_of(config: str | None) -> tuple[str, ...]:
     Raises:
         ConfigurationError: what is wrong with the file.
     """
-    path = _find(config)
-    return () if path is None else tuple(_stores_in(path))
+    return tuple(_stores(config)[0])
 
 
 def the_store(config: str | None, name: str | None) -> str:
@@ -143,51 +246,82 @@ def the_store(config: str | None, name: str | None) -> str:
 
 
 def load_table(config: str | None, name: str) -> dict[str, Any]:
-    """Load a table of the same file as it stands there; an empty one where there is none.
+    """Load a table as it stands in its file; an empty one where there is none.
 
     Raises:
-        ConfigurationError: when the file can't be read, or is none.
+        ConfigurationError: what is wrong with a file.
     """
-    path = _find(config)
-    return {} if path is None else _read(path).get(name, {})
+    return _find_table(config, name)[0]
 
 
 def load_mapping(config: str | None) -> tuple[dict[str, Any], Path | None]:
-    """Load what the same file says of the columns of the input, in its table ``[mapping]``.
+    """Load what the settings say of the columns of the input, in the table ``[mapping]``.
 
     Returns:
         The table, and the file that it stands in; an empty one, and None, where there is none.
 
     Raises:
-        ConfigurationError: when the file can't be read, or is none.
+        ConfigurationError: what is wrong with a file.
     """
-    path = _find(config)
-    table = None if path is None else _read(path).get(_MAPPING)
-    return ({}, None) if table is None else (table, path)
+    return _find_table(config, _MAPPING)
+
+
+# --------------------------------------------------------------------------------- environment
+
+
+def _environment() -> dict[str, Any]:
+    return {name: os.environ.get(_PREFIX + name.upper()) for name in _SETTINGS}
+
+
+def _missing(values: Mapping[str, Any]) -> list[str]:
+    return [name for name in _SETTINGS if not (values.get(name) or "").strip()]
+
+
+def _blank() -> str:
+    blank = [
+        name for name, value in _environment().items() if value is not None and not value.strip()
+    ]
+    return f" ({', '.join(blank)}: set in the environment, but blank)" if blank else ""
+
+
+# --------------------------------------------------------------------------------------- files
 
 
 def _places() -> tuple[Path, Path]:
-    return Path(_FILE), Path(click.get_app_dir("everlytic-async")) / _FILE
+    """The user's own file; and the one in the working directory, which counts after it."""
+    return Path(click.get_app_dir("everlytic-async")) / _FILE, Path(_FILE)
 
 
-def _find(config: str | None) -> Path | None:
-    if config is not None:
-        return Path(config)
-    return next((path for path in _places() if path.is_file()), None)
+def _find_table(config: str | None, name: str) -> tuple[dict[str, Any], Path | None]:
+    """A table and its file: of the first file that has such a table."""
+    if config == NO_FILE:
+        return {}, None
+    paths = [path for path in _places() if path.is_file()] if config is None else [Path(config)]
+    for path in paths:
+        tables = _read(path)
+        if name in tables:
+            return tables[name], path
+    return {}, None
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """The tables of a file of settings."""
+    """The tables of a settings file."""
     try:
+        with path.open("rb") as file:
+            _check_owner(path, os.fstat(file.fileno()))
+            text = file.read().decode("utf-8-sig")
         # A constant of a mapping may be a price: no floats.
-        document = tomllib.loads(path.read_text("utf-8-sig"), parse_float=Decimal)
+        document = tomllib.loads(text, parse_float=Decimal)
     except OSError as error:
         raise ConfigurationError(
             f"the settings in {path} can't be read: {error.strerror}"
         ) from error
-    except ValueError as error:
-        # Not its message: it may quote the line, and so a hash.
-        raise ConfigurationError(f"{path} is not a TOML file in UTF-8") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{path}, line {line}: it is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        # Without its frames, whose locals are the text; and without what it quotes.
+        raise ConfigurationError(f"{path}{_syntax_error(error, text)}") from None
     tables = {name: document[name] for name in _TABLES if name in document}
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise ConfigurationError(
@@ -200,9 +334,41 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def _stores_in(path: Path) -> dict[str, dict[str, Any]]:
-    """The tables of the stores, by their names."""
-    table = _read(path).get(_WORKER, {})
+def _syntax_error(error: tomllib.TOMLDecodeError, text: str) -> str:
+    """Where a TOML file is wrong and why, with nothing of what stands there."""
+    found = _TOML_ERROR.match(str(error))
+    if found is None:
+        return " is not a TOML file"
+    cause = _QUOTED.sub("…", found["cause"])
+    if found["line"] is None:
+        return f", line {len(text.splitlines())} (the last): {cause}"
+    return f", line {found['line']}, column {found['column']}: {cause}"
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    """See that nobody else decides where the orders and the hashes go.
+
+    Raises:
+        ConfigurationError: another user owns the file, or may write to it.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        return  # a pipe of the user's own shell, as in --config <(...)
+    if found.st_uid not in (os.geteuid(), _ROOT):
+        raise ConfigurationError(
+            f"the settings in {path} belong to another user, who could send your orders and "
+            "hashes anywhere: make a copy of your own, and read it before you use it"
+        )
+    if found.st_mode & _WRITABLE_BY_OTHERS:
+        raise ConfigurationError(
+            f"the settings in {path} can be written by others "
+            f"({stat.filemode(found.st_mode)}), who could send your orders and hashes anywhere: "
+            f"chmod 600 {path}"
+        )
+
+
+def _stores(config: str | None) -> tuple[dict[str, dict[str, Any]], Path | None]:
+    """The tables of the stores, by their names, and their file."""
+    table, path = _find_table(config, _WORKER)
     stores = table.get(_STORES, {})
     others = sorted(table.keys() - {_STORES})
     if others or not isinstance(stores, dict):
@@ -213,40 +379,32 @@ def _stores_in(path: Path) -> dict[str, dict[str, Any]]:
     for name, store in stores.items():
         where = f"[{_WORKER}.{_STORES}.{name}] of {path}"
         if not isinstance(store, dict):
-            raise ConfigurationError(f"{where} is no table")
-        _only_settings(store, where)
-    return stores
+            raise ConfigurationError(f"{where} is not a table")
+        _only_settings(store, where, _SETTINGS)
+    return stores, path
 
 
-def _only_settings(table: dict[str, Any], where: str) -> None:
-    known = [field.name for field in attrs.fields(Account)]
-    unknown = sorted(key for key in table if key not in known)
-    if unknown:
+def _only_settings(table: Mapping[str, Any], where: str, known: Sequence[str]) -> None:
+    if unknown := sorted(table.keys() - set(known)):
         raise ConfigurationError(
-            f"{where} has what is no setting: {', '.join(unknown)}. "
+            f"{where} has what is not a setting: {', '.join(unknown)}. "
             f"The settings are {', '.join(known)}"
         )
 
 
-def _check(account: Account, where: str | None = None) -> None:
-    """See that an account is complete; `where` is its place, where there is but one."""
-    values = attrs.asdict(account)
+def _account(table: Mapping[str, Any], where: str, *, origin: str) -> Account:
+    """The account of a table.
+
+    Raises:
+        ConfigurationError: when it is not complete, or not text.
+    """
+    values = {name: table.get(name) for name in _SETTINGS}
     odd = [name for name, value in values.items() if not isinstance(value, str | None)]
-    of = "" if where is None else f" in {where}"
     if odd:
-        raise ConfigurationError(f"{', '.join(odd)} must be text, in quotes{of}")
-    missing = [name for name, value in values.items() if value is None or not value.strip()]
-    if missing and where is not None:
-        raise ConfigurationError(f"no {', no '.join(missing)}{of}")
-    if missing:
-        blank = [name for name in missing if f"{_PREFIX}{name.upper()}" in os.environ]
-        note = f" ({', '.join(blank)}: set in the environment, but blank)" if blank else ""
-        here, own = _places()
+        raise ConfigurationError(f"{', '.join(odd)} must be text, in quotes, in {where}")
+    if missing := _missing(values):
         raise ConfigurationError(
-            f"no {', no '.join(missing)}{note}. Set it in the environment:\n"
-            f"  {', '.join(_PREFIX + name.upper() for name in missing)}\n"
-            f"or in the table [{_TABLE}] of ./{here} or {own}:\n"
-            f"  {', '.join(missing)}\n"
-            "The hashes are on the store's page in Everlytic. To try without an account: "
-            "send --sandbox FILE"
+            f"no {', no '.join(missing)} in {where}{_blank()}. The address and both hashes must "
+            "come from one place together: complete the table, or set all three in the environment"
         )
+    return Account(**values, origin=origin)  # type: ignore[arg-type] # they are text

@@ -12,6 +12,7 @@ from collections import Counter
 import attrs
 
 from everlytic_async.errors import EverlyticError, InvalidOrderError, SkippedError
+from everlytic_async.ledger import State
 from everlytic_async.outcomes import Outcome
 
 __all__ = ["Reason", "Tally"]
@@ -112,9 +113,44 @@ class Tally:
         """How many of them took more than a look into the ledger."""
         return self.total - self.counts[Outcome.SKIPPED]
 
+    def resolve_in_flight(self, count: int, outcome: Outcome) -> None:
+        """Learn what became of orders that were skipped because this very run was sending them.
+
+        Args:
+            count: How many of them.
+            outcome: That of the order with the same key.
+        """
+        self.skipped[State.IN_FLIGHT] -= count
+        self.skipped[str(outcome)] += count
+
+    @property
+    def in_flight(self) -> int:
+        """How many another process was sending."""
+        return self.skipped[State.IN_FLIGHT]
+
+    @property
+    def to_send(self) -> int:
+        """How many were surely not sent, or not by us: to run it again takes them up."""
+        return self.counts[Outcome.NOT_SENT] + self.skipped[State.NOT_SENT] + self.in_flight
+
+    @property
+    def unknown(self) -> int:
+        """How many may have been processed, now or before."""
+        return self.counts[Outcome.UNKNOWN] + self.skipped[State.UNKNOWN]
+
+    @property
+    def rejected(self) -> int:
+        """How many the endpoint refused, now or before."""
+        return self.counts[Outcome.REJECTED] + self.skipped[State.REJECTED]
+
+    @property
+    def to_correct(self) -> int:
+        """How many a person has to correct before they can be sent."""
+        return self.counts[Outcome.INVALID] + self.rejected
+
     @property
     def is_all_well(self) -> bool:
-        """Whether nothing is left to do: every order was sent, now or before."""
+        """Whether nothing is left to do where nothing is skipped that was not done before."""
         return self.total == self.counts[Outcome.SENT] + self.counts[Outcome.SKIPPED]
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from everlytic_async.cli._exit import Exit, say, silence
 from everlytic_async.cli._nats import load_nats, load_queue, reached
+from everlytic_async.cli._proxy import find_proxy
 from everlytic_async.cli._screen import NAMES, orders, screen, show
 from everlytic_async.cli._settings import Account, load_stores
 from everlytic_async.cli._signals import Signals
@@ -51,7 +52,7 @@ _STORE: ContextVar[str] = ContextVar("store", default="-")
 class Options:
     """The options of ``worker``, as they were given."""
 
-    nats: Mapping[str, str | None]
+    nats: Mapping[str, Any]
     stores: tuple[str, ...]
     ledger: str | None
     durability: str | None
@@ -103,6 +104,7 @@ def _client(options: Options, account: Account) -> EverlyticClient:
         delivery=Delivery(options.delivery.replace("-", "_")),
         retry=RetryPolicy(attempts=options.retries + 1),
         pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
+        proxy=find_proxy(account.base_url),
         allow_http=options.allow_http,
     )
 
@@ -217,6 +219,14 @@ class _Run:
                 "no more orders of this store are taken: %s. They are back in the queue: set the "
                 "right hashes, and start a worker again",
                 redact_emails(str(error)),
+            )
+        except QueueError as error:
+            # The workers of other stores may have credentials that are still good.
+            self._failed = True
+            _LOGGER.error(  # noqa: TRY400 - it is told in full
+                "no more orders of this store are taken: %s. Those in the queue stay there: renew "
+                "the credentials, and start a worker again",
+                error,
             )
 
     async def _report(self) -> None:

@@ -21,7 +21,9 @@ from everlytic_async.ledger._protocol import (
     ScopeName,
     State,
     Terms,
+    merged,
     stored_key,
+    stored_keys,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +43,9 @@ __all__ = [
     "SqliteLedger",
     "State",
     "Terms",
+    "merged",
     "stored_key",
+    "stored_keys",
 ]
 
 # A client that keeps no ledger need not wait for SQLite, nor have the client of NATS.

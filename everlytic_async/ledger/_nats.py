@@ -18,7 +18,16 @@ import attrs
 import nats.errors
 from nats.aio.client import Client
 
-from everlytic_async._nats import apart, disconnect, ended, options_of, said, to_end
+from everlytic_async._nats import (
+    Connection,
+    apart,
+    disconnect,
+    ended,
+    is_refusal,
+    options_of,
+    said,
+    to_end,
+)
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger._nats_bucket import Bucket, digest
 from everlytic_async.ledger._protocol import Entry, LedgerSession, ScopeName, Terms
@@ -65,7 +74,10 @@ class NatsLedger:
         password: The user's password.
         token: A token, where the server wants one.
         tls: A context, where the server's certificate is not known to this machine or it wants to
-            see a certificate of ours.
+            see a certificate of ours. With it, or with an address of ``tls://``, nothing is sent to
+            a server that does not offer TLS.
+        allow_plain_nats: Whether credentials and entries may go to a server on another machine
+            without TLS, where anybody on the way can read them.
 
     Raises:
         ConfigurationError: A setting can't be.
@@ -85,6 +97,7 @@ class NatsLedger:
         password: str | None = None,
         token: str | None = None,
         tls: ssl.SSLContext | None = None,
+        allow_plain_nats: bool = False,
     ) -> None:
         if not _BUCKET.fullmatch(bucket):
             raise ConfigurationError("bucket must be of letters, digits, - and _ only")
@@ -99,6 +112,7 @@ class NatsLedger:
         self._replicas = replicas
         self._heartbeat_s = heartbeat_s
         self._patience_s = patience_s
+        self._allow_plain_nats = allow_plain_nats
         self._given = servers if isinstance(servers, Client) else None
         self._options = options_of(
             servers,
@@ -112,6 +126,7 @@ class NatsLedger:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._users = 0  # who opens it is one already, who closes it is none any more
         self._opening = asyncio.Lock()  # one at a time
+        self._created: object = None  # of the bucket that was opened first: no other is its memory
         self._open: Bucket | None = None
 
     def __repr__(self) -> str:
@@ -180,14 +195,18 @@ class NatsLedger:
                 replicas=self._replicas,
                 heartbeat_s=self._heartbeat_s,
                 patience_s=self._patience_s,
+                created=self._created,
             )
+            self._created = self._open.created
         except BaseException:
             if connection is not self._given:
                 await to_end(disconnect(connection))
             raise
 
     async def _connect(self) -> Client:
-        connection = Client()
+        connection = Connection(
+            self._options, allow_plain=self._allow_plain_nats, patience_s=self._patience_s
+        )
         last: Exception | None = None
         refused = asyncio.Event()
 
@@ -196,7 +215,7 @@ class NatsLedger:
             if refused.is_set():
                 return  # what came first says why, not the reset of a further try
             last = error
-            if "authorization violation" in str(error).lower():
+            if is_refusal(error):
                 refused.set()  # it would be so at every try
 
         connecting = asyncio.ensure_future(

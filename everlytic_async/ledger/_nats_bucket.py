@@ -8,6 +8,10 @@ by the name whether the write that stands there is its own. So any write may be 
 A second bucket, ``<bucket>_runs``, holds a key for each run: a ledger for as long as it is open.
 The server drops what nobody renews. What is in flight in a run that has no such key is unknown; it
 is found out on reading, and nobody has to write it down.
+
+The bucket of runs may be deleted: it is created again, and nobody is held for dead until all had
+time to be heard of in it. The bucket of entries may not: without it nobody knows what was sent, so
+whoever had it open sends nothing more, though another process may have created a new one.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -37,6 +42,7 @@ from everlytic_async.ledger._protocol import Entry, State, Terms, merged
 
 __all__ = ["Bucket", "digest"]
 
+_LOGGER = logging.getLogger("everlytic_async.ledger")
 _T = TypeVar("_T")
 _DIED = "the process that was sending it ended before the outcome was recorded"
 # A request that is not answered for so long is asked again, in seconds.
@@ -100,11 +106,17 @@ class Bucket:
         *,
         name: str,
         direct: bool,
+        created: tuple[object, object],
+        replicas: int,
         heartbeat_s: float,
         patience_s: float,
     ) -> None:
         self.connection = connection
         self._name = name
+        self._replicas = replicas
+        #: When the bucket of entries was created: another one is not the same memory.
+        self.created, self._runs_created = created
+        self._lost: LedgerError | None = None
         # Look-ups are a forecast, and any replica may answer them. A claim asks the leader.
         self._stream = stream
         self._any_entries = _bucket(stream, name, direct=direct)
@@ -133,29 +145,47 @@ class Bucket:
         replicas: int,
         heartbeat_s: float,
         patience_s: float,
+        created: object = None,
     ) -> Bucket:
-        """Bind to the buckets, make what is missing, and begin a run.
+        """Bind to the buckets, create what is missing, and start a run.
+
+        Args:
+            connection: To NATS.
+            name: Of the bucket of entries.
+            replicas: For a bucket that is created.
+            heartbeat_s: The same.
+            patience_s: How long to go on trying, in seconds.
+            created: `Bucket.created` of an earlier run, whose bucket it must be; None for any.
 
         Raises:
             LedgerError: they can't be used.
         """
         stream = connection.jetstream(timeout=min(_ANSWER_S, patience_s))
 
-        async def bound() -> tuple[bool, float]:
-            entries = await _bound(stream, name, replicas, None)
-            config = (await entries.status()).stream_info.config
-            _check(name, config)
-            runs = await _bound(stream, _runs_of(name), replicas, heartbeat_s)
-            return bool(config.allow_direct), (await runs.status()).ttl or 0.0
+        async def bound() -> tuple[bool, float, tuple[object, object]]:
+            if created is None:
+                await _bound(stream, name, replicas, None)
+            entries = await _entries_info(stream, name, created)
+            _check(name, entries.config)
+            runs = await (await _bound(stream, _runs_of(name), replicas, heartbeat_s)).status()
+            times = _created(entries), _created(runs.stream_info)
+            return bool(entries.config.allow_direct), runs.ttl or 0.0, times
 
-        direct, ttl = await _persist(name, "opened", patience_s, bound)
+        direct, ttl, times = await _persist(name, "opened", patience_s, bound)
         if not ttl:
             raise LedgerError(
                 f"the bucket {_runs_of(name)!r} keeps everything for ever, so that nobody finds "
                 "out who has died: delete it, and it is made anew"
             )
         bucket = cls(
-            connection, stream, name=name, direct=direct, heartbeat_s=ttl, patience_s=patience_s
+            connection,
+            stream,
+            name=name,
+            direct=direct,
+            created=times,
+            replicas=replicas,
+            heartbeat_s=ttl,
+            patience_s=patience_s,
         )
         await bucket._trying("written", bucket._beat)
         bucket._beating = asyncio.ensure_future(bucket._keep_beating())
@@ -209,7 +239,11 @@ class Bucket:
     async def _beat(self) -> None:
         at = asyncio.get_running_loop().time()
         value = json.dumps({"hosts": sorted(self._hosts)}).encode()
-        await self._runs.put(self._run, value)
+        try:
+            await self._runs.put(self._run, value)
+        except nats.js.errors.NoStreamResponseError:
+            await self._check_runs()
+            await self._runs.put(self._run, value)
         self._beat_at = max(self._beat_at, at)
 
     async def _keep_beating(self) -> None:
@@ -218,10 +252,33 @@ class Bucket:
             await asyncio.sleep(wait_s)
             try:
                 await self._beat()
+                if self._lost is None:
+                    await self._check_entries()
+            except LedgerError as error:
+                _LOGGER.error("%s", error)  # noqa: TRY400 - it says all
+                self._lost = error
             except (*_TEMPORARY, nats.errors.Error):
                 wait_s = min(_TRY_CAP_S, self._heartbeat_s / _BEATS)  # a claim says so
             else:
                 wait_s = self._heartbeat_s / _BEATS
+
+    async def _check_runs(self) -> None:
+        """Create the bucket of runs where it was deleted, whoever found it out first."""
+        name = _runs_of(self._name)
+        runs = await _bound(self._stream, name, self._replicas, self._heartbeat_s)
+        created = _created((await runs.status()).stream_info)
+        if created != self._runs_created:
+            _LOGGER.warning("the bucket %r was deleted, and created again", name)
+            self._runs_created = created
+            self._judge_at = asyncio.get_running_loop().time() + _RETURN * self._heartbeat_s
+
+    async def _check_entries(self) -> None:
+        """Check that the bucket of entries is the one that was opened.
+
+        Raises:
+            LedgerError: it is not.
+        """
+        await _entries_info(self._stream, self._name, self.created)
 
     async def _lives(self, run: str) -> bool:
         """Whether a run goes on, as far as is known."""
@@ -236,7 +293,8 @@ class Bucket:
         try:
             await self._runs.get(run)
         except nats.js.errors.KeyNotFoundError:
-            return False
+            await self._check_runs()
+            return now < self._judge_at
         return True
 
     def _seen(self, stored: _Stored, *, lives: bool) -> Entry | None:
@@ -316,6 +374,8 @@ class Bucket:
             body: A digest of the order's body.
             terms: What may be sent again.
         """
+        if self._lost is not None:
+            raise LedgerError(str(self._lost))
         loop = asyncio.get_running_loop()
         if loop.time() - self._beat_at > _FRESH * self._heartbeat_s:
             # Nobody may hold us for dead when we take it up.
@@ -413,6 +473,9 @@ class Bucket:
             return await self._any_entries.update(place, value, last=revision)
         except nats.js.errors.KeyWrongLastSequenceError:
             return None
+        except nats.js.errors.NoStreamResponseError:
+            await self._check_entries()
+            raise
 
     async def _read(self, entries: KeyValue, place: str) -> _Stored:
         try:
@@ -514,6 +577,36 @@ async def _bound(stream: JetStreamContext, name: str, replicas: int, ttl: float 
         except nats.js.errors.BucketNotFoundError:
             pass
         raise
+
+
+async def _entries_info(stream: JetStreamContext, name: str, created: object) -> api.StreamInfo:
+    """What the server says of the bucket of entries; with a time, of the one created then.
+
+    Raises:
+        LedgerError: that one is gone.
+    """
+    try:
+        info = await stream.stream_info(f"KV_{name}")
+    except nats.js.errors.NotFoundError:
+        if created is None:
+            raise
+        info = None
+    if info is None or created not in (None, _created(info)):
+        raise LedgerError(
+            f"the ledger {name!r} was deleted while it was in use, so nobody knows any more what "
+            "was sent, and nothing is. Make sure that no order waits that was sent before, such as "
+            "by `queue status`; then start again, with a new and empty ledger"
+        )
+    return info
+
+
+def _created(info: api.StreamInfo) -> object:
+    """When a stream was created.
+
+    Releases of nats-py before 2.14 don't tell. With those it is noticed that a bucket is gone, but
+    not that somebody has created another one in its place.
+    """
+    return getattr(info, "created", None) or "unknown"
 
 
 def _check(name: str, config: api.StreamConfig) -> None:

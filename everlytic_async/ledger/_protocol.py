@@ -5,16 +5,28 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
+import unicodedata
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, Self
 
 import attrs
 
-__all__ = ["Entry", "Ledger", "LedgerSession", "ScopeName", "State", "Terms", "stored_key"]
+__all__ = [
+    "Entry",
+    "Ledger",
+    "LedgerSession",
+    "ScopeName",
+    "State",
+    "Terms",
+    "merged",
+    "stored_key",
+    "stored_keys",
+]
 
 # What a shop calls an order, and what this package makes of it where there is no order id.
 _PLAIN_KEY = re.compile(r"[\w#./:+-]{1,100}(?:@[0-9]{0,19})?")
+_BLANK_BEFORE_WORKFLOW = re.compile(r"\s+(?=@[0-9]*\Z)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{32}")
 
 
@@ -192,7 +204,7 @@ class Ledger(Protocol):
 
 
 def stored_key(key: str, *, own: bool = False) -> str:
-    """The key of an order as a ledger keeps it.
+    """The key of an order as a ledger keeps it, in its normal form: trimmed, and in Unicode NFC.
 
     An order's number is kept as it is. A caller's own key may be anything, a customer's address
     too, and an order id may look like one: those are kept as a digest.
@@ -201,6 +213,31 @@ def stored_key(key: str, *, own: bool = False) -> str:
         key: The key, as in `OrderResult.key`.
         own: Whether a caller's own function made it.
     """
+    if key.isascii() and not own and _PLAIN_KEY.fullmatch(key):
+        return key  # as nearly all are
+    return _stored(_normal(key, own=own), own=own)
+
+
+def stored_keys(key: str, *, own: bool = False) -> tuple[str, ...]:
+    """`stored_key`, and after it the keys under which earlier versions may have kept the order.
+
+    Those kept keys as they came: as this one came, or in Unicode NFD, as it is usual on macOS.
+    """
+    normal = stored_key(key, own=own)
+    if key.isascii() and key == key.strip() and (own or normal == key):
+        return (normal,)
+    decomposed = unicodedata.normalize("NFD", _normal(key, own=own))
+    forms = dict.fromkeys(_stored(form, own=own) for form in (key, decomposed))
+    return normal, *(form for form in forms if form != normal)
+
+
+def _normal(key: str, *, own: bool) -> str:
+    key = unicodedata.normalize("NFC", key.strip())
+    # An order id's trailing white space stands before the workflow.
+    return key if own else _BLANK_BEFORE_WORKFLOW.sub("", key)
+
+
+def _stored(key: str, *, own: bool) -> str:
     if (not own and _PLAIN_KEY.fullmatch(key)) or _DIGEST.fullmatch(key):
         return key
     return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"

@@ -12,7 +12,6 @@ import enum
 import json
 import math
 import os
-import re
 import secrets
 import sqlite3
 import time
@@ -25,7 +24,22 @@ from typing import Any, Self
 import attrs
 
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import RANKS, Entry, ScopeName, State, Terms
+from everlytic_async.ledger._protocol import RANKS, Entry, ScopeName, State, Terms, merged
+from everlytic_async.ledger._sqlite_checks import (
+    check_before_opening,
+    check_names,
+    check_records,
+    identity,
+    make_file,
+    wal_has_content,
+)
+from everlytic_async.ledger._sqlite_runs import (
+    Note,
+    Run,
+    is_alive,
+    lock_path,
+    runs_beside,
+)
 
 __all__ = ["Durability", "LedgerFile", "Overview"]
 
@@ -67,14 +81,25 @@ _MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (scope, key)
     ) WITHOUT ROWID;
     """,
+    # 2: how many transactions of a run were committed; its note has the same figure.
+    "ALTER TABLE runs ADD COLUMN committed INTEGER NOT NULL DEFAULT 0",
 )
-_TOKEN = re.compile(r"[0-9a-f]{16}")
 # How long to wait before what SQLite does not wait for is tried again, in seconds.
 _AGAIN_S = 0.005
 # Whoever claims what another has in flight looks no more often than this whether that one lives, in
 # seconds.
 _BURY_S = 1.0
 _DIED = "the process that was sending it ended before the outcome was recorded"
+
+# What SQLite's words mean for whoever uses the ledger.
+_HINTS: Mapping[str, str] = {
+    "locked": "another process holds it: wait for that to end",
+    "readonly": "it is read-only: it has to be written before anything is sent",
+    "not a database": "it is no ledger: give the ledger a file of its own",
+    "malformed": "it is damaged: restore it from a copy",
+    "full": "the disk is full",
+    "unable to open": "it is no file, or its directory is missing or read-only",
+}
 
 # One statement for all that a group has to know, and one for all rows that differ in nothing but
 # key and body, as intents do, and nearly all outcomes: a step of SQLite gives up the interpreter's
@@ -110,6 +135,20 @@ _READ = f"""
     FROM json_each(?) AS wanted
     CROSS JOIN orders ON orders.scope = ? AND orders.key = wanted.value
 """  # noqa: S608 - a constant
+# Orders of these ids under any scope and workflow: 1001, 1001@32. Two ranges of the primary key,
+# for every id that begins with the same digits would be in one.
+_FIND = f"""
+    SELECT wanted.value, scopes.host, orders.scope, {_COLUMNS}
+    FROM json_each(?) AS wanted
+    CROSS JOIN scopes
+    CROSS JOIN orders ON orders.scope = scopes.id AND orders.key = wanted.value
+    UNION ALL
+    SELECT wanted.value, scopes.host, orders.scope, {_COLUMNS}
+    FROM json_each(?) AS wanted
+    CROSS JOIN scopes
+    CROSS JOIN orders ON orders.scope = scopes.id
+        AND orders.key >= wanted.value || '@' AND orders.key < wanted.value || 'A'
+"""  # noqa: S608 - constants
 
 
 class Durability(enum.StrEnum):
@@ -193,6 +232,8 @@ class LedgerFile:
         path: Where it lies. It is made where there is none, unless ``must_exist``.
         durability: What a commit survives.
         must_exist: Refuse to make a new one. Nor need it be writable, then, to be looked at.
+        linked: Open it though it has other names: only to copy it.
+        incomplete: Open it though records are lost: only to copy what is left.
         wait_s: How long to wait for another process that writes, in seconds.
         clock: Seconds since the epoch.
 
@@ -207,6 +248,8 @@ class LedgerFile:
         *,
         durability: Durability = Durability.PROCESS,
         must_exist: bool = False,
+        linked: bool = False,
+        incomplete: bool = False,
         wait_s: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -217,10 +260,25 @@ class LedgerFile:
         self._wait_s = self._told_wait_s = wait_s  # what is asked for; what SQLite was told last
         self._token = secrets.token_hex(8)  # names this process' lock
         self._run: int | None = None
-        self._run_lock: sqlite3.Connection | None = None
+        self._run_lock: Run | None = None
+        self._note = Note()
+        self._to_remove: list[Path] = []  # files of dead runs, once what became of them is written
         self._buried_at = -math.inf  # when we last looked who has died, monotonic
         if must_exist and not self.path.is_file():
             raise LedgerError(f"there is no ledger at {str(self.path)!r}")
+        with_log = wal_has_content(self.path)  # before it is opened: that makes an empty one
+        try:
+            if not incomplete:
+                check_before_opening(self.path)
+            if not must_exist:
+                make_file(self.path)
+            if not linked:
+                check_names(self.path)
+        except OSError as error:
+            raise LedgerError(
+                f"the ledger {str(self.path)!r} can't be opened: {_HINTS['unable to open']}"
+            ) from error
+        self._identity = identity(self.path)
         try:
             # Not autocommit's own transactions: each group begins and commits its own.
             self._connection = sqlite3.connect(
@@ -231,6 +289,11 @@ class LedgerFile:
         try:
             with self._clear_errors("opened"):
                 self._prepare(durability, must_exist)
+                if not incomplete and check_records(self._connection, self.path, with_log=with_log):
+                    # The log is gone once we close the file, and nothing could tell any more.
+                    with suppress(LedgerError), self._transaction():
+                        self._bury_the_dead()
+            self._check_identity()
         except BaseException:
             self._connection.close()
             raise
@@ -251,17 +314,21 @@ class LedgerFile:
 
     def close(self) -> None:
         """Close the file. What this process had in flight is unknown from now on."""
+        keep_note = self._run is not None
         try:
             if self._run is not None:
                 self._wait_for_others(self._wait_s)
-                # Where it can't be written, the next one finds out by the lock.
-                with suppress(LedgerError), self._transaction():
-                    self._bury(self._run)
+                # Where it can't be written, the next one finds out by the lock and the note.
+                with suppress(LedgerError):
+                    self._check_identity()
+                    with self._transaction():
+                        self._bury(self._run)
+                        self._bury_the_dead()
+                    keep_note = False
         finally:
             lock, self._run_lock = self._run_lock, None
             if lock is not None:
-                lock.close()
-                self._lock_path(self._token).unlink(missing_ok=True)
+                lock.end(keep_note=keep_note)
             self._connection.close()
 
     # ---------------------------------------------------------------------------------- to send
@@ -272,16 +339,23 @@ class LedgerFile:
             return
         # All in one transaction: nobody takes a lock file for a dead one's before it is locked.
         with self._transaction():
-            self._run_lock = sqlite3.connect(
-                self._lock_path(self._token), isolation_level=None, check_same_thread=False
-            )
-            self._run_lock.execute("PRAGMA journal_mode = MEMORY")  # no second file
-            self._run_lock.execute("BEGIN EXCLUSIVE")
+            self._run_lock = Run(self.path, self._token)
             run = self._connection.execute(
                 "INSERT INTO runs (token, began) VALUES (?, ?)", (self._token, self._clock())
             ).lastrowid
             self._bury_the_dead()
         self._run = run
+        # The file itself has to know of the run: without the log it would seem that all runs ended.
+        until = time.monotonic() + self._wait_s
+        with self._clear_errors("written"):
+            while not self._checkpoint():
+                if time.monotonic() >= until:
+                    raise LedgerError(
+                        f"the ledger {str(self.path)!r} can't be written: another process keeps "
+                        "reading it: wait for that to end"
+                    )
+                time.sleep(_AGAIN_S)
+            self._run_lock.write(self._note)
 
     def scope(self, name: str, host: str) -> int:
         """The number of an endpoint and store."""
@@ -303,7 +377,26 @@ class LedgerFile:
             with self._clear_errors("read"):
                 return [self._found(request) for request in reads]
         with self._transaction():
-            return self._answers(requests)
+            answers = self._answers(requests)
+            if self._run is not None:
+                self._connection.execute(
+                    "UPDATE runs SET committed = committed + 1 WHERE id = ?", (self._run,)
+                )
+        # Afterwards: what was committed to a file that nobody finds again is no record.
+        self._check_identity()
+        if self._run_lock is not None:
+            self._note = attrs.evolve(self._note, committed=self._note.committed + 1)
+            with self._clear_errors("written"):
+                self._run_lock.write(self._note)
+        return answers
+
+    def _check_identity(self) -> None:
+        if identity(self.path) != self._identity:
+            raise LedgerError(
+                f"the ledger {str(self.path)!r} was removed, renamed or replaced while it was in "
+                "use, so nothing more is sent. Put the file back, with the files beside it, before "
+                "you run it again"
+            )
 
     def answer_at_once(self, requests: Iterable[Request]) -> list[Any] | None:
         """The same, but None where another process holds the file: it waits for nobody.
@@ -331,9 +424,19 @@ class LedgerFile:
 
     def checkpoint(self) -> None:
         """Write what is in the log to where it belongs. It may wait for the disk."""
-        # As with SQLite's own: what fails now stays in the log, and the next one takes it up.
-        with suppress(sqlite3.Error):
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        committed = self._note.committed
+        # As with SQLite's own: what fails now stays in the log, and the next one writes it.
+        with suppress(sqlite3.Error, OSError):
+            if self._checkpoint() and self._run_lock is not None:
+                self._note = attrs.evolve(self._note, checkpointed=committed)
+                self._run_lock.write(self._note)
+
+    def _checkpoint(self) -> bool:
+        """Whether all that was in the log is now in the file."""
+        busy, in_log, written = self._connection.execute(
+            "PRAGMA wal_checkpoint(PASSIVE)"
+        ).fetchone()
+        return not busy and bool(in_log == written)
 
     def _answers(self, requests: Sequence[Request]) -> list[Any]:
         now = self._clock()
@@ -552,6 +655,38 @@ class LedgerFile:
             ):
                 yield host, _entry(row)
 
+    def find_scopes(self, name: str) -> frozenset[int]:
+        """The numbers of an endpoint and store, that of a `ScopeName` in earlier versions too.
+
+        None where the ledger knows nothing of it.
+        """
+        with self._clear_errors("read"):
+            scopes = self._connection.execute("SELECT id, name, host FROM scopes").fetchall()
+        names = {str(name)}
+        if isinstance(name, ScopeName):
+            names.update(name.earlier({host for *_, host in scopes}))
+        return frozenset(number for number, found, _host in scopes if found in names)
+
+    def look_up(self, scopes: Iterable[int], keys: Sequence[str]) -> dict[str, Entry]:
+        """What is known of these orders in any of these scopes: what forbids most counts."""
+        known: dict[str, Entry] = {}
+        with self._clear_errors("read"):
+            for scope in scopes:
+                for key, entry in self._read(scope, keys).items():
+                    known[key] = merged(known.get(key), entry) or entry
+        return known
+
+    def find(self, order_ids: Iterable[str]) -> Iterator[tuple[str, str, int, Entry]]:
+        """Every entry of these orders, of any endpoint, store and workflow.
+
+        Yields:
+            The order id; the endpoint's host; the number of the endpoint and store; the entry.
+        """
+        wanted = json.dumps(list(order_ids))
+        with self._clear_errors("read"):
+            for order_id, host, scope, *row in self._connection.execute(_FIND, (wanted, wanted)):
+                yield order_id, host, scope, _entry(row)
+
     def resolve(
         self, to: State, keys: Sequence[str] | None = None, *, host: str | None = None
     ) -> tuple[int, tuple[str, ...]]:
@@ -596,6 +731,46 @@ class LedgerFile:
                 if not marked:
                     missing.append(key)
             return count, tuple(missing)
+
+    def copy_to(self, target: str | os.PathLike[str]) -> None:
+        """Make another ledger that holds what this one holds now, and no run.
+
+        What is in flight is unknown in the copy.
+
+        Args:
+            target: Where to make it; only its owner may read it.
+
+        Raises:
+            LedgerError: there is a file already, or it can't be made.
+        """
+        path = Path(os.path.realpath(target))
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            path.chmod(0o600)  # whatever the umask took away
+        except FileExistsError as error:
+            raise LedgerError(
+                f"there is a file at {str(path)!r}, which is not replaced: give the name of a new "
+                "one"
+            ) from error
+        except OSError as error:
+            raise LedgerError(
+                f"the ledger {str(path)!r} can't be made: {error.strerror}"
+            ) from error
+        try:
+            with self._clear_errors("copied"), closing(sqlite3.connect(path)) as copy:
+                self._connection.backup(copy)
+                now = self._clock()
+                with copy:
+                    copy.execute(
+                        "UPDATE orders SET state = ?, reason = ?, run = NULL, at = ? "
+                        "WHERE state = ?",
+                        (_CODES[State.UNKNOWN], _DIED, now, _CODES[State.IN_FLIGHT]),
+                    )
+                    copy.execute("UPDATE runs SET ended = ? WHERE ended IS NULL", (now,))
+        except BaseException:
+            for each in (path, *(path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))):
+                each.unlink(missing_ok=True)
+            raise
 
     # --------------------------------------------------------------------------------- the file
 
@@ -659,9 +834,13 @@ class LedgerFile:
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
+                self._to_remove.clear()
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+        while self._to_remove:
+            with suppress(OSError):  # what is left behind does no harm
+                self._to_remove.pop().unlink()
 
     @contextmanager
     def _clear_errors(self, what: str) -> Iterator[None]:
@@ -669,51 +848,37 @@ class LedgerFile:
             yield
         except sqlite3.Error as error:
             raise self._fault(what, error) from error
+        except OSError as error:  # of the file of the run
+            raise LedgerError(
+                f"the ledger {str(self.path)!r} can't be {what}: {error.strerror}"
+            ) from error
 
     def _fault(self, what: str, error: sqlite3.Error) -> LedgerError:
         said = str(error)
-        hints = {
-            "locked": "another process holds it: wait for that to end",
-            "readonly": "it is read-only: it has to be written before anything is sent",
-            "not a database": "it is no ledger: give the ledger a file of its own",
-            "malformed": "it is damaged: restore it from a copy",
-            "full": "the disk is full",
-            "unable to open": "it is no file, or its directory is missing or read-only",
-        }
-        why = next((hint for word, hint in hints.items() if word in said), said)
+        why = next((hint for word, hint in _HINTS.items() if word in said), said)
         return LedgerError(f"the ledger {str(self.path)!r} can't be {what}: {why}")
 
     # --------------------------------------------------------------------------------- the dead
 
     def _lock_path(self, token: str) -> Path:
-        return self.path.with_name(f"{self.path.name}-run-{token}")
+        return lock_path(self.path, token)
 
     def _lives(self, token: str) -> bool:
         """Whether the process of that run still holds its lock."""
-        path = self._lock_path(token)
-        # Not written to, so that it is not made, and two who look don't see each other's lock.
-        look = f"{path.as_uri()}?mode=ro"
-        try:
-            with closing(sqlite3.connect(look, timeout=0.0, uri=True)) as connection:
-                connection.execute("PRAGMA schema_version")
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                return True
-            if path.exists():
-                raise
-        return False
+        return is_alive(self._lock_path(token))
 
     def _bury_the_dead(self) -> None:
         """Within a transaction: find out what those that died had in flight, and tidy up."""
         rows = self._connection.execute("SELECT id, token FROM runs WHERE ended IS NULL")
+        living = {self._token}
         for run, token in rows.fetchall():
-            if not self._lives(token):
+            if token not in living and not self._lives(token):
                 self._bury(run)
-        with suppress(OSError):  # what is left behind does no harm
-            for path in self.path.parent.iterdir():
-                name, _, token = path.name.rpartition("-run-")
-                if name == self.path.name and _TOKEN.fullmatch(token) and not self._lives(token):
-                    path.unlink()
+            else:
+                living.add(token)
+        for token, paths in runs_beside(self.path).items():
+            if token not in living and not self._lives(token):
+                self._to_remove += paths
 
     def _bury(self, run: int) -> None:
         """Within a transaction: what a run that has ended left in flight is unknown."""

@@ -23,6 +23,8 @@ _STORE_HASH_HEADER = "x-ev-store-hash"
 _CUSTOMER_HASH_HEADER = "x-ev-customer-hash"
 
 _MAX_FAULTS = 10
+# The sample nests four deep. How deep json can parse differs with the Python.
+_MAX_DEPTH = 32
 _MAX_NAME = 60
 
 
@@ -161,8 +163,23 @@ def _parse(body: bytes) -> Any:
         # Raised outside of the handler: the parser's error holds the body.
         pass
     else:
-        return value
+        if not _is_deeper_than(_MAX_DEPTH, value):
+            return value
     _refuse("body: expected JSON in UTF-8")
+
+
+def _is_deeper_than(depth: int, value: Any) -> bool:
+    level = [value]
+    for _ in range(depth + 1):
+        containers = [each for each in level if isinstance(each, dict | list)]
+        if not containers:
+            return False
+        level = [
+            inner
+            for each in containers
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return True
 
 
 def _no_number(name: str) -> NoReturn:

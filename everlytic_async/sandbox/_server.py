@@ -23,6 +23,8 @@ from everlytic_async.sandbox._faults import Fate, Fates, Faults, LeakyBucket
 _MAX_BODY_BYTES = 16 * 1024 * 1024
 #: Answers that are being written when the sandbox closes get so many seconds.
 _SHUTDOWN_TIMEOUT_S = 0.2
+#: So many connections may wait to be accepted.
+_BACKLOG = 128
 
 _MAX_PORT = 65_535
 
@@ -121,6 +123,7 @@ class Sandbox:
         self._prefix = f"/{path_prefix.strip('/')}".rstrip("/")
         self._base_url: str | None = None
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
         # aiohttp forgets a handler whose client has left, so they are kept here.
         self._handlers: set[asyncio.Task[Any]] = set()
         self._fates = Fates(faults)
@@ -184,19 +187,35 @@ class Sandbox:
         self._runner = runner
         try:
             await runner.setup()
-            await web.TCPSite(runner, self._host, self._port).start()
+            connections = runner.server
+            assert connections is not None  # noqa: S101 - for the type checker: it was set up
+            loop = asyncio.get_running_loop()
+            # Not by aiohttp's TCPSite, which keeps the listening sockets from `close`.
+            self._listener = await loop.create_server(
+                connections, self._host, self._port, backlog=_BACKLOG
+            )
         except BaseException:
             await self.close()
             raise
-        self._port = runner.addresses[0][1]
+        self._port = self._listener.sockets[0].getsockname()[1]
         address = URL.build(scheme="http", host=self._host, port=self._port, path=self._prefix)
         self._base_url = str(address).rstrip("/")
 
     async def close(self) -> None:
         """Stop to listen, break off what is under way, and close every connection.
 
-        Closing what is not started does nothing.
+        Once it returns, no connection is open and no order is processed any more. Closing what is
+        not started does nothing.
         """
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            loop = asyncio.get_running_loop()
+            for listening in listener.sockets:
+                loop.remove_reader(listening)
+            # asyncio accepts a connection one step before it attaches it to its server. One that
+            # is between the two would outlive them both, with an order that is sent by it.
+            await asyncio.sleep(0)
+            listener.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._csv import delimiter_of
 from everlytic_async.sources._json import is_list_of_orders
-from everlytic_async.sources._jsonl import DECODER
 from everlytic_async.sources._open import MAX_LINE_BYTES, Content
 
 __all__ = ["CONTAINERS", "container_of"]
@@ -74,8 +74,10 @@ def container_of(content: Content, wanted: str | None) -> str:
         return _json_of(first)
     if by_name is not None:
         return by_name
-    header = first.decode("utf-8", "replace")
-    delimiter = delimiter_of(header) if len(first) < MAX_LINE_BYTES else None
+    header = first.partition(b"\r")[0]  # of a file whose lines end with it, the first line
+    delimiter = None
+    if len(header) < MAX_LINE_BYTES:
+        delimiter = delimiter_of(header.decode("utf-8", "replace"))
     if delimiter is None:
         raise ConfigurationError(
             "its format can't be told: give it one of jsonl, json, csv, tsv, woocommerce, shopify, "
@@ -90,12 +92,12 @@ def _json_of(first: bytes) -> str:
         return "json"
     text = first.decode("utf-8", "replace").strip()
     try:
-        value, end = DECODER.raw_decode(text)
+        value, end = StrictDecoder().decode_start(text, 0)
     except json.JSONDecodeError as error:
         # An object goes on in the next line, or in the next megabyte.
         goes_on = error.pos >= len(text) or len(first) >= MAX_LINE_BYTES
         return "json" if goes_on else "jsonl"
-    except (ValueError, ArithmeticError, RecursionError):
+    except JsonFaultError:
         return "jsonl"
     is_list = isinstance(value, dict) and is_list_of_orders(value)
     return "json" if is_list or end < len(text) else "jsonl"

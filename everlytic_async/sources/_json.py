@@ -14,13 +14,14 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NoReturn
 
-from everlytic_async.errors import InvalidOrderError, SourceError
-from everlytic_async.sources._jsonl import DECODER, FaultError, fault_of
+from everlytic_async._strict_json import JsonFaultError, StrictDecoder
+from everlytic_async.errors import MAX_FAULTS, InvalidOrderError, SourceError
 
-__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "read_json"]
+__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json"]
 
-#: A longer order is none: a file whose quotes or brackets don't match fills no memory.
-MAX_ORDER_CHARS = 16 * 1024 * 1024
+#: A longer order is none, so that a file whose quotes or brackets don't match fills no memory.
+#: Decoded, JSON takes up to 30 times its length: `{},{},{}` does.
+MAX_ORDER_CHARS = 2 * 1024 * 1024
 
 _PIECE = 64 * 1024
 # Where the orders are in an object that wraps them: Shopify's, Magento's, and what others use.
@@ -35,27 +36,37 @@ _BLANK = re.compile(r"[ \t\n\r]*")
 _NEAR = 16
 _LENIENT = json.JSONDecoder(parse_float=len, parse_int=len, parse_constant=len)
 
+_TOO_LONG = f"an order of over {MAX_ORDER_CHARS:,} characters"
+
 _Item = dict[str, Any] | InvalidOrderError
+
+
+def is_order(value: dict[str, Any]) -> bool:
+    """Whether an object has a key that only orders have."""
+    return any(key in value for key in _OF_AN_ORDER)
 
 
 def is_list_of_orders(value: dict[str, Any]) -> bool:
     """Whether an object is no order but wraps a list of them."""
-    return any(
-        key in _WRAPPERS and isinstance(value[key], list) for key in value
-    ) and not _OF_AN_ORDER.intersection(value)
+    return any(key in _WRAPPERS and isinstance(value[key], list) for key in value) and not is_order(
+        value
+    )
 
 
-def read_json(file: IO[bytes], each: Sequence[str] = ()) -> Iterator[tuple[int, _Item]]:
+def read_json(
+    file: IO[bytes], decoder: StrictDecoder, each: Sequence[str] = ()
+) -> Iterator[tuple[int, _Item]]:
     """Yield each order's place in the document, from 1, and the order as it stands, or its fault.
 
     Args:
         file: Open for reading, in binary. It stays open.
+        decoder: Decodes each order.
         each: The keys that lead to the list of the orders, where it is not found by itself.
 
     Raises:
         SourceError: where the syntax is broken, for nothing after it can be told apart.
     """
-    scan = _Scan(file)
+    scan = _Scan(file, decoder)
     while (char := scan.peek()) is not None:
         if char == "[" and not each:
             yield from scan.elements()
@@ -68,13 +79,15 @@ def read_json(file: IO[bytes], each: Sequence[str] = ()) -> Iterator[tuple[int, 
 class _Scan:
     """A place in a document that is read piece by piece."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], decoder: StrictDecoder) -> None:
+        self._decoder = decoder
         # Not more than there is: the orders of a pipe are read as they come.
         self._read = getattr(file, "read1", file.read)
         # Bytes that are no UTF-8 are a fault of the order that has them.
         self._decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
         self._text = ""
         self._at = 0
+        self._passed = 0  # characters before `_text`
         self._ended = False
         self._count = 0
 
@@ -97,6 +110,7 @@ class _Scan:
             each: The keys that lead to the list.
             wanted: Whether there are any such keys.
         """
+        begin = self._passed + self._at
         self._take("{")
         fields: dict[str, Any] = {}
         faults: list[str] = []
@@ -108,7 +122,7 @@ class _Scan:
                 self._fail("expected a key in quotes")
             self._take(":")
             char = self.peek()
-            leads = key == each[0] if wanted else key in _WRAPPERS and not self._is_order(fields)
+            leads = key == each[0] if wanted else key in _WRAPPERS and not is_order(fields)
             if leads and char == "[" and len(each) <= 1:
                 wraps = True
                 yield from self.elements()
@@ -119,22 +133,19 @@ class _Scan:
                 value, fault = self._value()
                 if fault is None and key in fields:
                     fault = "a key: given more than once in one object"
-                if fault is not None:
+                if fault is not None and len(faults) <= MAX_FAULTS and fault not in faults:
                     faults.append(fault)
                 if not wraps:
                     fields[key] = value
+                    if self._passed + self._at - begin > MAX_ORDER_CHARS:
+                        self._fail(_TOO_LONG)
             more = self.peek() == ","
             if more:
                 self._take(",")
         self._take("}")
         if not wraps and not wanted:
             self._count += 1
-            faults = list(dict.fromkeys(faults))
             yield self._count, InvalidOrderError(faults, self._count) if faults else fields
-
-    @staticmethod
-    def _is_order(fields: dict[str, Any]) -> bool:
-        return not _OF_AN_ORDER.isdisjoint(fields)
 
     def order(self) -> tuple[int, _Item]:
         """The value that begins here, as an order."""
@@ -154,11 +165,9 @@ class _Scan:
             fault = None
             try:
                 try:
-                    value, end = DECODER.raw_decode(self._text, begin)
-                except json.JSONDecodeError:
-                    raise
-                except (FaultError, ValueError, ArithmeticError) as error:
-                    fault = fault_of(error)
+                    value, end = self._decoder.decode_start(self._text, begin)
+                except JsonFaultError as error:
+                    fault = str(error)
                     # Where it ends.
                     value, end = _LENIENT.raw_decode(self._text, begin)
             except json.JSONDecodeError as error:
@@ -167,8 +176,8 @@ class _Scan:
                     self._fail(error.msg, cut_off=self._may_go_on(error, len(rest)))
                 self._read_more()
                 continue
-            except RecursionError as error:
-                self._fail(fault_of(error))
+            except RecursionError:
+                self._fail("is nested too deeply")
             if end == len(self._text) and not self._ended and self._text[begin] not in '"{[':
                 self._read_more()  # a number may go on
                 continue
@@ -204,7 +213,6 @@ class _Scan:
                 return self._text[self._at]
             if self._ended:
                 return None
-            self._text, self._at = "", 0
             self._read_more()
 
     def _take(self, char: str) -> None:
@@ -216,11 +224,20 @@ class _Scan:
     def _read_more(self) -> None:
         kept = self._text[self._at :]
         if len(kept) > MAX_ORDER_CHARS:
-            self._fail(f"an order of over {MAX_ORDER_CHARS:,} characters")
-        # Twice as much as there is: what is long is not begun again and again.
-        data: bytes = self._read(max(_PIECE, len(kept)))
-        self._ended = not data
-        self._text, self._at = kept + self._decode(data, self._ended), 0
+            self._fail(_TOO_LONG)
+        # What is long is read twice as far before it is tried again: else its time is quadratic.
+        wanted = 1
+        if len(kept) > _PIECE:
+            wanted = max(1, min(len(kept), MAX_ORDER_CHARS + 1 - len(kept)))
+        pieces: list[str] = []
+        while wanted > 0 and not self._ended:
+            data: bytes = self._read(_PIECE)
+            self._ended = not data
+            piece = self._decode(data, self._ended)
+            wanted -= len(piece)
+            pieces.append(piece)
+        self._passed += self._at
+        self._text, self._at = kept + "".join(pieces), 0
 
     def _fail(self, what: str, *, cut_off: bool = False) -> NoReturn:
         where = f"after order {self._count:,}" if self._count else "at its beginning"

@@ -4,10 +4,9 @@ See https://developer.adobe.com/commerce/webapi/rest/quick-reference/.
 
 ======================  ========================================================================
 ``contact_email``       ``customer_email``; a guest may have none
-``contact_unique_id``   ``customer_id``, unless ``customer_is_guest``
 ``order_id``            ``increment_id``, such as ``000000003``
 ``order_link_url``      none: give a template
-``sub_total``           ``subtotal``
+``sub_total``           ``subtotal`` plus ``discount_amount``, which is negative
 ``shipping_fee``        ``shipping_amount``
 ``taxes``               ``tax_amount``
 ``total``               ``grand_total``
@@ -16,12 +15,13 @@ See https://developer.adobe.com/commerce/webapi/rest/quick-reference/.
 ``product_price``       ``price``
 ``product_quantity``    ``qty_ordered``
 ``product_sku``         ``sku``
-``product_line_total``  ``row_total``
+``product_line_total``  ``row_total`` less ``discount_amount``
 date                    ``created_at``, in UTC
 ======================  ========================================================================
 
 All amounts are in the currency of the order (``order_currency_code``), which the customer saw;
-those that begin with ``base_`` are not used. Of a configurable product or a bundle the product
+those that begin with ``base_`` are not used. ``customer_id`` is the shop's own number, not a
+contact's unique id at Everlytic: it is sent only where a mapping says so. Of a configurable product or a bundle the product
 itself is taken, and not the items under it (``parent_item_id``), which repeat it. Left out:
 cancelled (``canceled``), refunded (``closed``), unpaid (``pending_payment``), fraud.
 """
@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from everlytic_async.sources._preset import Preset, decimal_of
+from everlytic_async.sources._preset import EXACT, Preset, decimal_of
 from everlytic_async.sources._records import Record
 
 __all__ = ["MAGENTO"]
@@ -52,9 +52,19 @@ def _reasons(order: Record) -> Iterator[str]:
     )
 
 
-def _customer(order: Record) -> Any:
-    guest = order.get("customer_is_guest") in (1, "1", True)
-    return None if guest or order.get("customer_id") in (0, "0") else order.get("customer_id")
+def _sub_total(order: Record) -> Any:
+    return _sum(order.get("subtotal"), order.get("discount_amount"), 1)
+
+
+def _line_total(item: Record) -> Any:
+    return _sum(item.get("row_total"), item.get("discount_amount"), -1)
+
+
+def _sum(amount: Any, discount: Any, sign: int) -> Any:
+    total, less = decimal_of(amount), decimal_of(discount)
+    if total is None or not less:
+        return amount
+    return EXACT.add(total, less if sign > 0 else less.copy_negate())
 
 
 def _discount(order: Record) -> Any:
@@ -79,9 +89,8 @@ MAGENTO = Preset(
     name="magento",
     mapping={
         "contact_email": "customer_email",
-        "contact_unique_id": _customer,
         "order_id": "increment_id",
-        "sub_total": "subtotal",
+        "sub_total": _sub_total,
         "shipping_fee": "shipping_amount",
         "taxes": "tax_amount",
         "total": "grand_total",
@@ -93,7 +102,7 @@ MAGENTO = Preset(
             "product_price": "price",
             "product_quantity": "qty_ordered",
             "product_sku": "sku",
-            "product_line_total": "row_total",
+            "product_line_total": _line_total,
         },
     },
     keys=frozenset({"increment_id", "items", "grand_total"}),

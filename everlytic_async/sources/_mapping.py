@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 import attrs
 
+from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.orders import Order, Product
-from everlytic_async.sources._jsonl import DECODER, not_numbers
 from everlytic_async.sources._records import Record
 
 __all__ = ["ORDER_FIELDS", "PRODUCT_FIELDS", "Mapped", "normal", "number_of", "parse_mapping"]
@@ -32,6 +32,14 @@ _NUMBERS = frozenset(
 )
 _CONTACTS = ("contact_email", "contact_unique_id")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_MAX_NUMBER_CHARS = 1_000
+_IDS = ("order_id", "contact_unique_id")
+# What spreadsheets write in place of 1234567890123.
+_SPOILT = re.compile(r"\s*[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}\s*")
+_SPOILT_FAULT = (
+    "is a number that a spreadsheet shortened, such as 1.23457E+12, and its digits are lost: export "
+    "it again, and don't save it from a spreadsheet, or format that column as text first"
+)
 _WORKFLOW = re.compile(r"\s*[0-9]{1,19}\s*", re.ASCII)
 _PLACE = re.compile(r"[0-9]{1,9}")
 _URL = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
@@ -72,11 +80,12 @@ def parse_mapping(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def _constant(field: str, text: str) -> Any:
+    decoder = StrictDecoder()
     try:
-        value = DECODER.decode(text)
-        if not_numbers({field: value}):
-            raise ValueError  # noqa: TRY301 - as what is no JSON at all
-    except (ValueError, ArithmeticError, RecursionError):
+        value = decoder.decode(text)
+        if decoder.found_non_finite:
+            raise JsonFaultError("holds NaN or an infinity")  # noqa: TRY301 - as other faults
+    except JsonFaultError:
         raise ConfigurationError(
             f'{field}: after := comes JSON, such as 17 or "text" in its quotes'
         ) from None
@@ -253,6 +262,9 @@ class Mapped:
                 value = _set(field, get(row, order))
                 if value is None:
                     continue
+                if field in _IDS and isinstance(value, str) and _SPOILT.fullmatch(value):
+                    faults.append(f"{field}: {_SPOILT_FAULT}")
+                    break
                 if field not in order:
                     order[field] = value
                 elif field not in _CONTACTS:
@@ -306,8 +318,10 @@ def _set(field: str, value: Any) -> Any:
 
 def number_of(value: Any) -> Any:
     """A number that stands there as text, with all its digits; anything else as it is."""
-    if isinstance(value, str) and _NUMBER.fullmatch(text := value.strip()):
-        return Decimal(text)
+    if isinstance(value, str) and len(value) <= _MAX_NUMBER_CHARS:
+        text = value.strip()
+        if _NUMBER.fullmatch(text):
+            return Decimal(text)
     return value
 
 

@@ -20,7 +20,16 @@ import attrs
 
 from everlytic_async.errors import ConfigurationError, SourceError
 
-__all__ = ["BOM", "MAX_LINE_BYTES", "Content", "Source", "install", "opened"]
+__all__ = [
+    "BOM",
+    "MAX_LINE_BYTES",
+    "Content",
+    "Source",
+    "install",
+    "opened",
+    "skip_line",
+    "with_line_feeds",
+]
 
 Source = str | os.PathLike[str] | IO[bytes] | IO[str]
 
@@ -93,6 +102,8 @@ def _look(file: Any, closing: ExitStack) -> tuple[bytes, IO[bytes]]:
         size += len(line)
         if first.strip():
             break
+    if size >= MAX_LINE_BYTES and not first.strip():
+        raise ConfigurationError(f"its first {MAX_LINE_BYTES:,} bytes are blank")
     if begin is not None:
         file.seek(begin)
         return first, file
@@ -133,6 +144,17 @@ class _Joined(_Raw):
 
     def _next(self, size: int) -> bytes:
         return self._read(size)
+
+
+class _LineFeeds(_Raw):
+    """A file whose lines end with a carriage return. Closing it leaves the file open."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__()
+        self._read: Callable[[int], bytes] = getattr(file, "read1", file.read)
+
+    def _next(self, size: int) -> bytes:
+        return self._read(size).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 class _Encoded(_Raw):
@@ -205,3 +227,17 @@ _UNPACKERS: dict[bytes, Callable[[IO[bytes]], _Unpacker]] = {_GZIP: _gzip, _ZSTD
 def install(what: str, extra: str) -> str:
     """What to say where the package of an extra is missing."""
     return f"to read {what}, install what it needs: pip install 'everlytic-async[{extra}]'"
+
+
+def skip_line(file: IO[bytes]) -> None:
+    """Read to the end of a line, a piece at a time."""
+    while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+        pass
+
+
+def with_line_feeds(content: Content, closing: ExitStack) -> IO[bytes]:
+    """The file; with line feeds at the ends of its lines where it has carriage returns alone."""
+    plain = b"".join(content.first.split(b'"')[::2])
+    if b"\r" not in plain.rstrip(b"\r\n"):
+        return content.file
+    return closing.enter_context(io.BufferedReader(_LineFeeds(content.file), _PIECE))

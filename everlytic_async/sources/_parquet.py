@@ -1,4 +1,10 @@
-"""Parquet: typed rows, of which nested ones may be whole orders. Read by pyarrow, in batches."""
+"""Parquet: typed rows, of which nested ones may be whole orders. Read by pyarrow, in batches.
+
+A file of a few hundred bytes can say that its rows hold gigabytes. So before each row group is
+read, its metadata is looked at, and the longest text of each of its dictionaries. Where many rows
+could share a long one, it stays in its dictionary until each row is weighed. A row that takes over
+`MAX_ROW_BYTES` is a fault.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +15,26 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import IO, Any
 
-from everlytic_async.errors import ConfigurationError, SourceError
+from everlytic_async.errors import ConfigurationError, InvalidOrderError, SourceError
 from everlytic_async.sources._open import install
-from everlytic_async.sources._records import Record
+from everlytic_async.sources._records import BadRow, Item, Record
 
-__all__ = ["Parquet"]
+__all__ = ["MAX_ROW_BYTES", "Parquet"]
 
+#: A row that takes more memory is none.
+MAX_ROW_BYTES = 2 * 1024 * 1024
 _BATCH = 256
+# What a batch may take as Python objects; where it takes more, its rows are made one by one.
+_MAX_BATCH_BYTES = 32 * 1024 * 1024
+# What a value takes at least.
+_VALUE_BYTES = 64
+# Of the values of a row group's lists in one column: all of them may be in one row.
+_MAX_LIST_VALUES = 4_000_000
+# A part of a column is unpacked at once. Up to so many bytes it may be packed in any way; beyond
+# that, no real column shrinks a thousandfold.
+_MAX_UNPACKED = 32 * 1024 * 1024
+_MAX_RATIO = 1_000
+_TEXTS = ("STRING", "NONE", "JSON", "ENUM")
 
 
 class Parquet:
@@ -28,7 +47,7 @@ class Parquet:
 
     Raises:
         ConfigurationError: when pyarrow is missing.
-        SourceError: when it is damaged.
+        SourceError: when it is damaged, or would fill the memory.
 
     Attributes:
         columns: Their names.
@@ -39,37 +58,146 @@ class Parquet:
             # An extra, loaded when it is needed, and without types.
             pyarrow: Any = import_module("pyarrow")
             parquet: Any = import_module("pyarrow.parquet")
+            self._compute: Any = import_module("pyarrow.compute")
         except ImportError:
             raise ConfigurationError(install("Parquet", "parquet")) from None
+        self._types: Any = pyarrow.types
         if not file.seekable():
             copy = closing.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
             shutil.copyfileobj(file, copy)
             copy.seek(0)
             file = copy
+        self._pyarrow, self._parquet, self._source = pyarrow, parquet, file
         self._faults = (pyarrow.ArrowException, OSError, ValueError, ArithmeticError)
         try:
-            # Read ahead, all of the file would be in memory; and its threads, which read our file
-            # and so need Python, now and then abort the process as it ends.
-            self._file: Any = parquet.ParquetFile(file, pre_buffer=False)
-            self.columns: Sequence[str] = self._file.schema_arrow.names
+            self._metadata: Any = parquet.read_metadata(file)
+            self._schema: Any = self._metadata.schema.to_arrow_schema()
         except self._faults as error:
             raise _damaged(error) from None
+        self.columns: Sequence[str] = self._schema.names
 
-    def __iter__(self) -> Iterator[tuple[int, Record]]:
+    def __iter__(self) -> Iterator[tuple[int, Item]]:
         """Yield the number of each row, from 1, and the row."""
         number = 0
-        batches = self._file.iter_batches(_BATCH, use_threads=False)
-        while True:
+        for batch, rows in self._batches():
+            for place in range(batch.num_rows):
+                number += 1
+                yield (
+                    number,
+                    self._row(batch.slice(place, 1), number) if rows is None else rows[place],
+                )
+
+    def _batches(self) -> Iterator[tuple[Any, list[Record] | None]]:
+        """Every batch, with its rows unless they take too much memory together."""
+        for group in range(self._metadata.num_row_groups):
             try:
-                batch = next(batches, None)
-                rows = [] if batch is None else batch.to_pylist()
+                batches = self._open(self._expanding(group)).iter_batches(
+                    _BATCH, row_groups=[group], use_threads=False
+                )
+                while (batch := next(batches, None)) is not None:
+                    fits = self._weight(batch) <= _MAX_BATCH_BYTES
+                    yield batch, self._rows(batch) if fits else None
             except self._faults as error:
                 raise _damaged(error) from None
-            if batch is None:
-                return
-            for row in rows:
-                number += 1
-                yield number, row
+
+    def _open(self, in_dictionaries: list[str]) -> Any:
+        self._source.seek(0)
+        # Read ahead, all of the file would be in memory; and its threads, which read our file
+        # and so need Python, now and then abort the process as it ends.
+        return self._parquet.ParquetFile(
+            self._source,
+            metadata=self._metadata,
+            pre_buffer=False,
+            read_dictionary=in_dictionaries,
+        )
+
+    def _expanding(self, number: int) -> list[str]:
+        """The columns of a row group whose texts could take too much memory, if each had its own.
+
+        Raises:
+            SourceError: to read the row group would fill the memory.
+        """
+        group = self._metadata.row_group(number)
+        found: list[str] = []
+        for place in range(group.num_columns):
+            part, column = group.column(place), self._metadata.schema.column(place)
+            in_lists = column.max_repetition_level > 0
+            if in_lists and part.num_values > _MAX_LIST_VALUES:
+                raise SourceError(
+                    f"the Parquet file has a row group with over {_MAX_LIST_VALUES:,} values in "
+                    "the lists of one column: write it with smaller row groups"
+                )
+            unpacked, packed = part.total_uncompressed_size, part.total_compressed_size
+            if unpacked > max(_MAX_UNPACKED, _MAX_RATIO * packed):
+                raise SourceError(
+                    f"the Parquet file has a column whose {packed:,} bytes unpack to "
+                    f"{unpacked:,}: it would fill the memory. Write it with smaller row groups"
+                )
+            at_once = part.num_values if in_lists else min(part.num_values, _BATCH)
+            if (
+                column.physical_type == "BYTE_ARRAY"
+                and column.logical_type.type in _TEXTS
+                and any("DICTIONARY" in encoding for encoding in part.encodings)
+                and at_once * unpacked > _MAX_BATCH_BYTES
+                and at_once * self._longest(number, column.path) > _MAX_BATCH_BYTES
+            ):
+                found.append(column.path)
+        return found
+
+    def _longest(self, group: int, path: str) -> int:
+        """The length of the longest text in the dictionary of a column."""
+        batches = self._open([path]).iter_batches(
+            1, row_groups=[group], columns=[path], use_threads=False
+        )
+        longest = 0
+        for array in self._flat(next(batches).columns):
+            if self._types.is_dictionary(array.type):
+                lengths = self._compute.binary_length(array.dictionary)
+                longest = max(longest, self._compute.max(lengths).as_py() or 0)
+        return longest
+
+    def _row(self, batch: Any, number: int) -> Item:
+        try:
+            if self._weight(batch) > MAX_ROW_BYTES:
+                fault = f"takes over {MAX_ROW_BYTES:,} bytes"
+                return BadRow(InvalidOrderError([fault], number))
+            (row,) = self._rows(batch)
+        except self._faults as error:
+            raise _damaged(error) from None
+        return row
+
+    def _rows(self, batch: Any) -> list[Record]:
+        if batch.schema != self._schema:  # quicker than from dictionaries
+            batch = batch.cast(self._schema)
+        rows: list[Record] = batch.to_pylist()
+        return rows
+
+    def _weight(self, batch: Any) -> int:
+        """How many bytes its values take, about, when each stands by itself."""
+        weight = 0
+        for array in self._flat(batch.columns):
+            kind = array.type
+            weight += _VALUE_BYTES * len(array)
+            if self._types.is_dictionary(kind):
+                if self._types.is_string(kind.value_type) or self._types.is_binary(kind.value_type):
+                    lengths = self._compute.binary_length(array.dictionary)
+                    weight += self._compute.sum(lengths.take(array.indices)).as_py() or 0
+            elif not self._types.is_nested(kind):
+                weight += array.nbytes
+        return weight
+
+    def _flat(self, arrays: Sequence[Any]) -> Iterator[Any]:
+        """The arrays, and those that they are made of."""
+        pending = list(arrays)
+        while pending:
+            array = pending.pop()
+            yield array
+            if self._types.is_struct(array.type):
+                pending += array.flatten()
+            elif self._types.is_map(array.type):
+                pending += (array.keys, array.items)
+            elif self._types.is_nested(array.type) and not self._types.is_dictionary(array.type):
+                pending.append(array.flatten())
 
 
 def _damaged(error: Exception) -> SourceError:

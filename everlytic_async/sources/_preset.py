@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from decimal import Context, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
 import attrs
@@ -13,8 +13,8 @@ from everlytic_async.sources._records import Record
 
 __all__ = ["EXACT", "Preset", "decimal_of"]
 
-#: Sums and products with all their digits.
-EXACT = Context(prec=200)
+#: Sums and products with all their digits; half a cent is rounded up.
+EXACT = Context(prec=200, rounding=ROUND_HALF_UP)
 
 
 @attrs.frozen

@@ -21,10 +21,12 @@ class BadRow:
     Attributes:
         error: Why.
         row: What could be read of it all the same; None for nothing.
+        is_partial: Whether the row has its first cells only.
     """
 
     error: InvalidOrderError
     row: Record | None = None
+    is_partial: bool = False
 
 
 Item = Record | BadRow

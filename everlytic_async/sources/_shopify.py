@@ -4,7 +4,6 @@ See https://shopify.dev/docs/api/admin-rest/latest/resources/order.
 
 ======================  ========================================================================
 ``contact_email``       ``email``, else ``contact_email``, else ``customer.email``
-``contact_unique_id``   ``customer.id``
 ``order_id``            ``name``, such as ``#1001``
 ``order_link_url``      ``order_status_url``
 ``sub_total``           ``subtotal_price``, after discounts
@@ -16,18 +15,21 @@ See https://shopify.dev/docs/api/admin-rest/latest/resources/order.
 ``product_price``       ``price``
 ``product_quantity``    ``quantity``
 ``product_sku``         ``sku``
-``product_line_total``  ``price`` times ``quantity``, less ``total_discount``
+``product_line_total``  ``price`` times ``quantity``, less the amounts in
+                        ``discount_allocations``, or without these less ``total_discount``
 date                    ``created_at``
 ======================  ========================================================================
 
 All amounts are in the shop's currency (``shop_money``), also where the customer paid in another
-(``presentment_money``). Left out: cancelled (``cancelled_at``), refunded and voided (wholly, by
+(``presentment_money``). ``customer.id`` is the shop's own number, not a contact's unique id at
+Everlytic: it is sent only where a mapping says so. Left out: cancelled (``cancelled_at``), refunded and voided (wholly, by
 ``financial_status``), test (``test``), and drafts that are not completed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from everlytic_async.sources._preset import EXACT, Preset, decimal_of
@@ -59,14 +61,27 @@ def line_total(price: Any, quantity: Any, discount: Any = None) -> Any:
 
 
 def _line_total(item: Record) -> Any:
-    return line_total(item.get("price"), item.get("quantity"), item.get("total_discount"))
+    return line_total(item.get("price"), item.get("quantity"), _discount(item))
+
+
+def _discount(item: Record) -> Any:
+    # `total_discount` leaves out what a discount of the whole order takes off the line.
+    allocations = item.get("discount_allocations")
+    if not isinstance(allocations, list) or not allocations:
+        return item.get("total_discount")
+    amounts = [decimal_of(part.get("amount")) for part in allocations if isinstance(part, dict)]
+    total = Decimal(0)
+    for amount in amounts:
+        if amount is None:
+            return item.get("total_discount")
+        total = EXACT.add(total, amount)
+    return total
 
 
 SHOPIFY = Preset(
     name="shopify",
     mapping={
         "contact_email": ["email", "contact_email", "customer.email"],
-        "contact_unique_id": "customer.id",
         "order_id": "name",
         "order_link_url": "order_status_url",
         "sub_total": "subtotal_price",

@@ -14,7 +14,7 @@ See https://help.shopify.com/en/manual/fulfillment/managing-orders/exporting-ord
 ``product_price``       ``Lineitem price``
 ``product_quantity``    ``Lineitem quantity``
 ``product_sku``         ``Lineitem sku``
-``product_line_total``  ``Lineitem price`` times ``Lineitem quantity``
+``product_line_total``  ``Lineitem price`` times ``Lineitem quantity``, less ``Lineitem discount``
 date                    ``Created at``
 ======================  ========================================================================
 
@@ -53,7 +53,8 @@ def _text(order: Record, column: str) -> str:
 
 
 def _line_total(row: Record) -> Any:
-    return line_total(row.get("Lineitem price"), row.get("Lineitem quantity"))
+    discount = row.get("Lineitem discount")
+    return line_total(row.get("Lineitem price"), row.get("Lineitem quantity"), discount)
 
 
 SHOPIFY_CSV = Preset(

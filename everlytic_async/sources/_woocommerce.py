@@ -4,17 +4,17 @@ See https://woocommerce.github.io/woocommerce-rest-api-docs/#order-properties.
 
 ======================  ========================================================================
 ``contact_email``       ``billing.email``; a guest may have none
-``contact_unique_id``   ``customer_id``; 0 is a guest, and left out
 ``order_id``            ``number``
 ``order_link_url``      none: give a template
-``sub_total``           the sum of ``line_items[].subtotal``, before discounts
+``sub_total``           the sum of ``line_items[].total``, after discounts
 ``shipping_fee``        ``shipping_total``
 ``taxes``               ``total_tax``
 ``total``               ``total``
 ``discount``            ``discount_total``
 ``checkout_url``        ``payment_url``, which newer versions have
 ``product_name``        ``name``, with HTML entities resolved
-``product_price``       ``price``, a number of its own kind: the others are texts
+``product_price``       ``price``; where it has more decimals than the order's ``total``, it is
+                        computed: ``total`` / ``quantity``, rounded to as many
 ``product_quantity``    ``quantity``
 ``product_sku``         ``sku``
 ``product_line_total``  ``total``
@@ -22,7 +22,8 @@ See https://woocommerce.github.io/woocommerce-rest-api-docs/#order-properties.
 date                    ``date_created_gmt``, in UTC
 ======================  ========================================================================
 
-An order has one currency. Left out by their status: cancelled, refunded, failed, unpaid (pending),
+An order has one currency. ``customer_id`` is the shop's own number, not a contact's unique id at
+Everlytic: it is sent only where a mapping says so. Left out by their status: cancelled, refunded, failed, unpaid (pending),
 draft (checkout-draft, auto-draft), trash. Those on hold are waiting for a bank, and are orders.
 """
 
@@ -56,22 +57,44 @@ def _reasons(order: Record) -> Iterator[str]:
         yield _REASONS[status.removeprefix("wc-")]
 
 
-def _customer(order: Record) -> Any:
-    customer = order.get("customer_id")
-    return None if customer in (0, "0") else customer
-
-
 def _sub_total(order: Record) -> Any:
     items = order.get("line_items")
     if not isinstance(items, list):
         return None
     total = Decimal(0)
     for item in items:
-        subtotal = decimal_of(item.get("subtotal")) if isinstance(item, dict) else None
-        if subtotal is None:
+        line_total = decimal_of(item.get("total")) if isinstance(item, dict) else None
+        if line_total is None:
             return None  # rather none than a wrong one
-        total = EXACT.add(total, subtotal)
+        total = EXACT.add(total, line_total)
     return total
+
+
+def _items(order: Record) -> Any:
+    """The line items, their prices without the noise of floating point (14.309999999999999)."""
+    items = order.get("line_items")
+    if not isinstance(items, list):
+        return items
+    total = decimal_of(order.get("total"))
+    places = 0 if total is None else _places(total)
+    return [_with_price(item, places) if isinstance(item, dict) else item for item in items]
+
+
+def _with_price(item: Record, places: int) -> Record:
+    price = decimal_of(item.get("price"))
+    if not places or price is None or _places(price) <= places:
+        return item
+    total, quantity = decimal_of(item.get("total")), decimal_of(item.get("quantity"))
+    if total is None or not quantity:
+        return item
+    exact = EXACT.divide(total, quantity)
+    return {**item, "price": EXACT.quantize(exact, Decimal(1).scaleb(-places))}
+
+
+def _places(number: Decimal) -> int:
+    """How many digits stand after the decimal point."""
+    exponent = number.as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def _name(item: Record) -> Any:
@@ -89,7 +112,6 @@ WOOCOMMERCE = Preset(
     name="woocommerce",
     mapping={
         "contact_email": "billing.email",
-        "contact_unique_id": _customer,
         "order_id": "number",
         "sub_total": _sub_total,
         "shipping_fee": "shipping_total",
@@ -99,7 +121,7 @@ WOOCOMMERCE = Preset(
         "checkout_url": "payment_url",
         "date": "date_created_gmt",
         "products": {
-            "each": "line_items",
+            "each": _items,
             "product_name": _name,
             "product_price": "price",
             "product_quantity": "quantity",

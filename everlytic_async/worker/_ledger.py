@@ -16,8 +16,6 @@ import attrs
 from everlytic_async.ledger import Entry, Ledger, LedgerSession, State, Terms, stored_key
 from everlytic_async.outcomes import Outcome
 
-_UNAUTHORIZED = 401
-
 
 @attrs.frozen
 class Name:
@@ -97,9 +95,4 @@ class _Session:
 
     def record(self, entry: Entry) -> Awaitable[None]:
         key = self._ledger.name_of(entry.key).key
-        state = entry.state
-        if state is State.REJECTED and entry.status == _UNAUTHORIZED:
-            # It is the worker that was refused. Another one, or this one once it has the right
-            # hashes, is to send the order.
-            state = State.NOT_SENT
-        return self._session.record(attrs.evolve(entry, key=key, state=state))
+        return self._session.record(attrs.evolve(entry, key=key))

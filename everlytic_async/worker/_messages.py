@@ -22,15 +22,14 @@ client reads others alike.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
 
+from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async._wire import encode, order_key
 from everlytic_async.errors import ConfigurationError, InvalidOrderError, redact_emails
 from everlytic_async.ledger import stored_key
@@ -221,25 +220,19 @@ def as_order(body: bytes, settings: QueueSettings) -> Order:
     """The order of a message.
 
     Raises:
-        InvalidOrderError: it is no JSON, no valid order, or too large; no value of it is told.
+        InvalidOrderError: it is not JSON, not a valid order, or too large. It holds no value of it.
     """
     check_size(body, settings)
     try:
-        given = json.loads(body.decode(), parse_float=Decimal, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise InvalidOrderError([f"order: not JSON: {_syntax(error)}"]) from None
-    return Order.from_mapping(given)
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
-
-
-def _syntax(error: Exception) -> str:
-    # Of a JSONDecodeError the message and the place; never the document.
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at {error.pos}"
-    return "nested too deep" if isinstance(error, RecursionError) else "not text, or no number"
+        return Order.from_mapping(StrictDecoder().decode(body.decode()))
+    except JsonFaultError as error:
+        raise InvalidOrderError([f"order: {error}"]) from None
+    except UnicodeDecodeError:
+        raise InvalidOrderError(["order: is not UTF-8"]) from None
+    except InvalidOrderError:
+        raise
+    except Exception as error:  # noqa: BLE001 - or one message would stop the worker again and again
+        raise InvalidOrderError([f"order: reading it raised {type(error).__name__}"]) from None
 
 
 def own_key(headers: Mapping[str, str]) -> str | None:

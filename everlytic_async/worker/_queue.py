@@ -34,7 +34,16 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 
-from everlytic_async._nats import apart, disconnect, ended, options_of, said, to_end
+from everlytic_async._nats import (
+    Connection,
+    apart,
+    disconnect,
+    ended,
+    is_refusal,
+    options_of,
+    said,
+    to_end,
+)
 from everlytic_async._sender import AnyOrder
 from everlytic_async._sender import as_order as order_of
 from everlytic_async.errors import ConfigurationError, InvalidOrderError, QueueError
@@ -63,8 +72,6 @@ _ANSWER_S = 5.0
 # Between two tries of the same, in seconds; with jitter.
 _TRY_BASE_S = 0.05
 _TRY_CAP_S = 2.0
-# What a server says to whom it does not know.
-_REFUSED = "authorization violation"
 # Between two tries to connect, in seconds.
 _RECONNECT_S = 0.25
 # A connection that is lost without a word is found out by pings, this often, in seconds.
@@ -211,9 +218,13 @@ class OrderQueue:
         password: The user's password.
         token: A token, where the server wants one.
         tls: A context, where the server's certificate is not known to this machine or it wants to
-            see a certificate of ours.
+            see a certificate of ours. With it, or with an address of ``tls://``, nothing is sent to
+            a server that does not offer TLS.
+        allow_plain_nats: Whether credentials and orders may go to a server on another machine
+            without TLS, where anybody on the way can read them.
         patience_s: How long to go on trying what the server does not acknowledge, in seconds:
-            connecting, publishing, asking.
+            connecting, publishing, asking. A server that refuses the credentials for so long, once
+            they were good, is given up.
 
     Raises:
         QueueError: on entering: no server can be reached, or it has no JetStream, or a stream is
@@ -231,6 +242,7 @@ class OrderQueue:
         password: str | None = None,
         token: str | None = None,
         tls: ssl.SSLContext | None = None,
+        allow_plain_nats: bool = False,
         patience_s: float = 30.0,
     ) -> None:
         if not isinstance(settings, QueueSettings):
@@ -248,6 +260,7 @@ class OrderQueue:
             token=token,
             tls=tls,
         )
+        self._allow_plain_nats = allow_plain_nats
         self._patience_s = patience_s
         self._connection: Client | None = None
         self._rng = random.Random()  # noqa: S311 - jitter is no secret
@@ -278,6 +291,17 @@ class OrderQueue:
         """Whether the server can be reached, as far as is known."""
         return self._connection is not None and self._connection.is_connected
 
+    @property
+    def closed_reason(self) -> str | None:
+        """Why the connection was closed for good, in words; None where it was not.
+
+        A connection that is lost is restored. It is closed once the server has refused it for
+        ``patience_s``, because the credentials were revoked or have expired.
+        """
+        if self._connection is None or not self._connection.is_closed:
+            return None
+        return said(self._last_error or self._connection.last_error)
+
     async def __aenter__(self) -> Self:
         if self._connection is not None:
             raise RuntimeError("a queue is entered once")
@@ -305,7 +329,9 @@ class OrderQueue:
             await self._leave()
 
     async def _connect(self) -> Client:
-        connection = Client()
+        connection = Connection(
+            self._options, allow_plain=self._allow_plain_nats, patience_s=self._patience_s
+        )
         loop = asyncio.get_running_loop()
         self._refused = loop.create_future()
         connecting = loop.create_task(
@@ -365,7 +391,7 @@ class OrderQueue:
         if not repeated:
             self._told, self._told_at = words, now
         _LOGGER.log(logging.DEBUG if repeated else logging.WARNING, "NATS: %s", words)
-        if _REFUSED in str(error).lower() and self._refused and not self._refused.done():
+        if is_refusal(error) and self._refused and not self._refused.done():
             self._refused.set_result(error)  # no use in trying it again
 
     async def _on_disconnected(self) -> None:

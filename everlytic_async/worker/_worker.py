@@ -6,7 +6,8 @@ what became of it                          what the queue is told, once it is in
 SENT; SKIPPED, for it was sent             ack: forget it
 NOT_SENT; SKIPPED, for another has it;     nak: deliver it again, later each time
 UNKNOWN with AT_LEAST_ONCE;
-401, for the hashes are wrong
+REJECTED before any order was accepted:
+the account or the address may be wrong
 INVALID; REJECTED; UNKNOWN                 to the dead letters; then ack
 SKIPPED, for it was rejected or is         the same: the worker that found it out may have died
 unknown                                    before it could write the dead letter
@@ -24,7 +25,7 @@ import enum
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -63,9 +64,11 @@ _LOGGER = logging.getLogger("everlytic_async.worker")
 _WAIT_S = 5.0
 # An order that is in hand is spoken of so many times within the queue's ack_wait_s.
 _KEEP_ALIVES = 3
+# How often to look whether the connection to NATS was closed for good, in seconds.
+_LOOK_S = 0.5
 # Between two streams, when one ended early, in seconds: from the one to the other, doubling.
 _PAUSE_BASE_S = 0.5
-_PAUSE_CAP_S = 60.0
+_PAUSE_CAP_S = 300.0
 _MAX_DOUBLINGS = 16
 
 
@@ -92,7 +95,7 @@ def deed_of(result: OrderResult, delivery: Delivery) -> tuple[Deed, Outcome]:
         return Deed.NAK, Outcome.SKIPPED
     if outcome is Outcome.SENT:
         return Deed.ACK, outcome
-    if outcome is Outcome.NOT_SENT or isinstance(error, AuthenticationError):
+    if outcome is Outcome.NOT_SENT or getattr(error, "before_any_acceptance", False):
         return Deed.NAK, Outcome.NOT_SENT
     if outcome is Outcome.UNKNOWN and delivery is Delivery.AT_LEAST_ONCE:
         return Deed.NAK, outcome
@@ -228,7 +231,7 @@ class Worker:
             running=self._running,
             stopping=self._stopping.is_set(),
             connected=self._queue.connected,
-            problem=self._problem,
+            problem=self._problem or self._client.trouble,
             in_hand=len(self._held),
             counts=MappingProxyType(dict(self._counts)),
             acknowledged=self._acknowledged,
@@ -247,7 +250,8 @@ class Worker:
         Raises:
             AuthenticationError: the endpoint refuses the hashes. The orders are back in the queue.
             ConfigurationError: the client is not open.
-            QueueError: the queue is not open.
+            QueueError: the queue is not open, or NATS refuses its credentials for good. Orders that
+                were not finished come back to the queue after ``ack_wait_s``.
             RuntimeError: it has run before.
         """
         if self._running or self._ledger is not None:
@@ -264,7 +268,8 @@ class Worker:
             async with contextlib.AsyncExitStack() as stack:
                 await stack.enter_async_context(self._sharing())
                 await stack.enter_async_context(self._present())
-                await stack.enter_async_context(self._kept_alive())
+                await stack.enter_async_context(_meanwhile(self._keep_alive()))
+                await stack.enter_async_context(_meanwhile(self._stop_when_refused()))
                 stack.push_async_callback(self._end)
                 while not self._stopping.is_set():
                     error = await self._stream(self._ledger)
@@ -272,6 +277,8 @@ class Worker:
                         raise self._refusal
                     if error is not None:
                         await self._pause(error)
+            if (reason := self._queue.closed_reason) is not None:
+                raise QueueError(f"the connection to NATS was closed: {reason}")
         finally:
             self._running = False
             _LOGGER.info("the worker has ended: %d orders sent", self._counts[Outcome.SENT])
@@ -314,19 +321,8 @@ class Worker:
             "in_hand": len(self._held),
             "sent": self._counts[Outcome.SENT],
             "stopping": self._stopping.is_set(),
-            "problem": self._problem,
+            "problem": self._problem or self._client.trouble,
         }
-
-    @contextlib.asynccontextmanager
-    async def _kept_alive(self) -> AsyncIterator[None]:
-        keeping = asyncio.create_task(self._keep_alive())
-        try:
-            yield
-        finally:
-            keeping.cancel()
-            await asyncio.wait({keeping})
-            if not keeping.cancelled() and (error := keeping.exception()) is not None:
-                raise error
 
     async def _keep_alive(self) -> None:
         """Tell the queue of all that is in hand, so that it is not given to another worker."""
@@ -337,6 +333,12 @@ class Worker:
             for held in tuple(self._held.values()):
                 with contextlib.suppress(QueueError):
                     await held.queued.in_progress()
+
+    async def _stop_when_refused(self) -> None:
+        """Stop once the connection is closed for good: nobody would notice that nothing comes."""
+        while self._queue.closed_reason is None:  # noqa: ASYNC110 - a caller's connection tells nobody
+            await asyncio.sleep(_LOOK_S)
+        self.stop()
 
     async def _end(self) -> None:
         """Leave nothing in hand."""
@@ -411,7 +413,9 @@ class Worker:
         """The orders as they are pulled, no more than there are free slots."""
         troubles = 0
         while not self._stopping.is_set():
-            free = self._client.max_concurrency - len(self._held)
+            # In trouble one order at a time is enough to probe with.
+            at_once = self._client.max_concurrency if self._client.trouble is None else 1
+            free = at_once - len(self._held)
             if free <= 0:
                 self._freed.clear()
                 await self._freed.wait()
@@ -525,3 +529,16 @@ class Worker:
         """Put back what is in hand: it was not begun, or it was broken off and the ledger knows."""
         for held in tuple(self._held.values()):
             await self._nak(held, delay_s)
+
+
+@contextlib.asynccontextmanager
+async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do something on the side, and end it."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error

@@ -23,6 +23,9 @@ CUSTOMER_HASH = "Cu5t0merSecretXy"
 
 TIMEOUT_S = 60
 
+#: For tests that are not about the ledger.
+SEND = ("send", "--no-ledger")
+
 
 @attrs.frozen
 class Ended:
@@ -54,7 +57,10 @@ class Program:
         )
 
     async def start(self, *arguments: str | Path, **streams: Any) -> asyncio.subprocess.Process:
-        """Start it; what is not said about its streams is a pipe, or nothing for the input."""
+        """Start it; what is not said about its streams is a pipe, or nothing for the input.
+
+        In a session of its own: the terminal that the tests run at is not its terminal.
+        """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-X",
@@ -70,6 +76,7 @@ class Program:
                 "stdin": asyncio.subprocess.DEVNULL,
                 "stdout": asyncio.subprocess.PIPE,
                 "stderr": asyncio.subprocess.PIPE,
+                "start_new_session": True,
                 **streams,
             },
         )

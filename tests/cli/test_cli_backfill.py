@@ -1,20 +1,24 @@
-"""The question before a backfill; the failures of an earlier run; the time that is left."""
+"""The question before a backfill, on a real terminal; what it says; the time that is left."""
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+import shlex
 import signal
+import sys
 import termios
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from command_line import Ended, Here, Program, box, ended, lines_of, order, results_in
+from command_line import Ended, Program, ended, lines_of, order
 from command_terminal import Terminal
 from rich.progress import Progress
 
@@ -22,8 +26,7 @@ from everlytic_async.cli._input import Input, Reading
 from everlytic_async.cli._plan import Count, Plan
 from everlytic_async.cli._screen import _Left, lasting
 from everlytic_async.cli._tally import Tally
-from everlytic_async.ledger import Entry, LedgerFile, State
-from everlytic_async.ledger._sqlite_file import Record
+from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 
@@ -31,6 +34,11 @@ Write = Callable[..., Path]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 QUESTION = "Send them? [y/N] "
+
+
+def own(terminal: int) -> None:
+    """In a process of a new session: have this terminal, and be in its foreground."""
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
 
 async def at_a_terminal(
@@ -43,7 +51,13 @@ async def at_a_terminal(
     """Run it with a terminal to ask at; what it said there."""
     terminal = Terminal()
     process = await program.told(TERM="xterm-256color").start(
-        *arguments, **{"stdin": terminal.theirs, "stderr": terminal.theirs, **streams}
+        *arguments,
+        **{
+            "stdin": terminal.theirs,
+            "stderr": terminal.theirs,
+            "preexec_fn": partial(own, terminal.theirs),
+            **streams,
+        },
     )
     if answer is not None:
         await until(lambda: QUESTION in terminal.plain)
@@ -81,7 +95,8 @@ async def test_a_backfill_is_told_in_advance_and_asked_about(
         f"  to        {sandbox.base_url.removeprefix('http://')}",
         "  workflow  32",
         "  rate      at most 5,000/s, 32 at once: 200 ms or more",
-        "  ledger    l, which is new",
+        "  account   the environment",
+        f"  ledger    {program.directory / 'l'} (new)",
         "  results   none (--results)",
     ):
         assert told in said
@@ -119,17 +134,88 @@ async def test_an_unknown_number_from_a_pipe_is_asked_about_at_the_terminal(
         *("send", "-"),
         answer="yes\n",
         stdin=reading,
-        preexec_fn=_own_the_terminal,
     )
     os.close(reading)
     assert "About to send an unknown number of orders, from standard input:" in said
     assert "  workflow  as each order says" in said
+    assert f"  ledger    {program.directory / 'everlytic.ledger'} (new): what it knows is " in said
     assert (run.code, sandbox.processed) == (0, 2)
 
 
-def _own_the_terminal() -> None:
-    os.setsid()
-    fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+async def test_a_question_is_asked_at_the_terminal_wherever_the_streams_go(
+    program: Program, sandbox: Sandbox, orders_file: Write, until: Until
+) -> None:
+    """As by ``2>&1 | tee log``, with the orders on the standard input."""
+    path = orders_file(*map(order, range(1001)))
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+    for answer, code in (("n\n", 2), ("y\n", 0)):
+        with path.open() as file:
+            run, said = await at_a_terminal(
+                program.pointed_at(sandbox),
+                until,
+                *("send", "-"),
+                answer=answer,
+                stdin=file,
+                **pipes,
+            )
+        assert (run.code, sandbox.processed) == (code, 0 if code else 1001)
+        assert "About to send 1,001 orders from standard input:" in said
+        assert QUESTION not in run.out + run.err
+
+
+@pytest.mark.parametrize(
+    ("where", "options"),
+    [
+        ("no terminal", []),
+        ("no terminal", ["--yes"]),
+        ("no terminal", ["--ledger", "l"]),
+        ("no terminal", ["--no-ledger"]),
+        ("background", []),
+    ],
+)
+async def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_made(
+    program: Program,
+    sandbox: Sandbox,
+    orders_file: Write,
+    where: str,
+    options: list[str],
+) -> None:
+    here = program.pointed_at(sandbox)
+    send = ("send", *options, orders_file(*map(order, range(1001))))
+    is_named = options in (["--ledger", "l"], ["--no-ledger"])
+    default = program.directory / "everlytic.ledger"
+    for made_before in (False, True):
+        if made_before:
+            LedgerFile(default).close()
+        if where == "no terminal":
+            run = await here.run(*send)
+        else:
+            # The shell is in the foreground of its terminal, and what it starts by `&` is not.
+            command = shlex.join([sys.executable, "-m", "everlytic_async", *map(str, send)])
+            terminal = Terminal()
+            process = await asyncio.create_subprocess_exec(
+                *("bash", "-c", f"set -m; {command} 2>err & wait $!"),
+                cwd=here.directory,
+                env=here.environment,
+                **dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs),
+                start_new_session=True,
+                preexec_fn=partial(own, terminal.theirs),
+            )
+            run = attrs.evolve(await ended(process), err=(here.directory / "err").read_text())
+            terminal.drain()
+            assert QUESTION not in terminal.plain
+            terminal.close()
+        if is_named or made_before:
+            assert run.code == 0
+            assert QUESTION not in run.err
+        else:
+            assert (run.code, sandbox.processed) == (2, 0)
+            assert run.err.startswith(f"Error: there is no ledger at {default}, and no terminal")
+            assert "--ledger FILE" in run.err
+            assert "--no-ledger" in run.err
+            assert not default.exists()
+    # The same file twice notifies twice only where that was asked for.
+    assert sandbox.processed == 1001 * (2 if options == ["--no-ledger"] else 1)
 
 
 async def test_ctrl_c_at_the_question_sends_nothing(
@@ -157,6 +243,49 @@ async def test_wrong_settings_are_told_before_the_question(
     assert QUESTION not in said
 
 
+async def test_a_plan_counts_this_input_against_the_ledger(
+    program: Program, sandbox: Sandbox, orders_file: Write, until: Until
+) -> None:
+    """At this address, store and workflow: what was sent there is not about to be sent."""
+    here = program.pointed_at(sandbox)
+    path = orders_file(*map(order, range(1500)))
+
+    async def planned(*options: str, here: Program = here) -> str:
+        run, said = await at_a_terminal(here, until, "send", *options, path, answer="n\n")
+        assert run.code == 2
+        return said
+
+    assert "About to send 1,500 orders from " in await planned()
+    assert (
+        await here.run("send", "--ledger", "everlytic.ledger", "--limit", "100", path)
+    ).code == 0
+    said = await planned()
+    assert "About to send 1,400 orders (and not 100 sent before) from " in said
+    assert f"  ledger    {program.directory / 'everlytic.ledger'}\n" in said.replace("\r", "")
+    assert "note" not in said
+
+    # Another spelling of the address is the same; another workflow or store is not.
+    port = sandbox.base_url.rpartition(":")[2]
+    spelled = here.told(EVERLYTIC_BASE_URL=f"HTTP://127.0.0.1:{port}/servlet/e-commerce/orders/")
+    said = await planned(here=spelled)
+    assert "About to send 1,400 orders (and not 100 sent before) from " in said
+    host = f"127.0.0.1:{port}"
+    for options, other, where in (
+        (["--workflow-id", "7"], here, "in no named workflow"),
+        ([], here.told(EVERLYTIC_STORE_HASH="another"), f"to {host} in no named workflow"),
+    ):
+        said = await planned(*options, here=other)
+        assert "About to send 1,500 orders from " in said
+        note = f"the ledger knows 100 orders of these as sent, or perhaps sent, {where}"
+        assert f"  note      {note}" in said
+
+    # Where all were sent there is nothing to ask.
+    assert (await here.run("send", path)).code == 0
+    run, said = await at_a_terminal(here, until, "send", path)
+    assert (run.code, sandbox.processed) == (0, 1500)
+    assert QUESTION not in said
+
+
 def plan(**more: Any) -> Plan:
     count = Count()
     count.orders = 36_000
@@ -165,6 +294,7 @@ def plan(**more: Any) -> Plan:
         Plan(
             source="o.jsonl",
             host="shop.example",
+            account="the environment",
             count=count,
             limit=None,
             workflow_id=None,
@@ -213,20 +343,9 @@ def test_what_is_left_out_is_counted_to_the_end(
     path = orders_file(*(order(number, checkout_url=day) for number, day in enumerate(days)))
     reading = Reading(mapping={"checkout_url": None, "date": "checkout_url"}, since="2026-03-02")
     with Input(str(path), reading, limit=limit) as source, closing(source.ahead()) as ahead:
-        found = (item for _line, item in islice(ahead, limit))
+        found = ((each, None) for each in islice(ahead, limit))
         count = Count().of(found, source, progress=False)
     assert (count.orders, count.left_out) == (min(limit or 2, 2), left_out)
-
-
-def test_a_plan_says_what_the_ledger_knows(tmp_path: Path) -> None:
-    path = tmp_path / "l"
-    with LedgerFile(path) as ledger:
-        scope = ledger.scope("x", "shop.example")
-        for key, state in (("1", State.SENT), ("2", State.UNKNOWN), ("3", State.NOT_SENT)):
-            ledger.answer([Record(scope, Entry(key, state))])
-    assert f"  ledger    {path}, which knows of 1 sent, 1 unknown: they are skipped" in (
-        plan(ledger=str(path)).lines()
-    )
 
 
 @pytest.mark.parametrize(
@@ -253,161 +372,6 @@ def test_a_plan_says_what_the_ledger_knows(tmp_path: Path) -> None:
 )
 def test_durations_are_told_to_three_digits_or_in_two_units(seconds: float, words: str) -> None:
     assert lasting(seconds) == words
-
-
-# ------------------------------------------------------------------------ only what failed before
-
-
-def result(line: int, outcome: str, **more: Any) -> dict[str, Any]:
-    return {"index": line - 1, "line": line, "key": str(line), "outcome": outcome, **more}
-
-
-OUTCOMES = ["sent", "invalid", "rejected", "not_sent", "unknown", "skipped"]
-
-
-@pytest.fixture
-def earlier(tmp_path: Path) -> Path:
-    """Line 1 was sent, 2 invalid and so on; 7 has no result."""
-    path = tmp_path / "earlier.jsonl"
-    results = [result(line, outcome) for line, outcome in enumerate(OUTCOMES, start=1)]
-    path.write_text(lines_of(*reversed(results)))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("options", "lines"),
-    [
-        ([], [2, 3, 4]),
-        (["--resend", "unknown"], [2, 3, 4, 5]),
-        (["--limit", "2"], [2, 3]),
-    ],
-)
-async def test_only_what_failed_and_may_be_sent_again_is_sent(
-    program: Program,
-    sandbox: Sandbox,
-    orders_file: Write,
-    earlier: Path,
-    options: list[str],
-    lines: list[int],
-) -> None:
-    orders = [order(n) for n in range(1, 8)]
-    # Mended meanwhile, so that it has another name.
-    orders[1] = order(2000)
-    only = ["--only", "failed", "--from-results", earlier, "--results", "r.jsonl", *options]
-    run = await program.pointed_at(sandbox).run("send", *only, orders_file(*orders))
-    assert run.code == 0
-    assert sorted(2000 if n == 2 else n for n in lines) == sorted(
-        int(received["order_id"]) for received in sandbox.received
-    )
-    assert lines == [r["line"] for r in results_in(program.directory / "r.jsonl")]
-    assert f"{len(lines)} orders of " in run.err
-    assert "1 sent, " in run.err
-    assert "1 without a result." in run.err
-
-
-async def test_the_results_of_a_real_run_are_taken_up(program: Program, orders_file: Write) -> None:
-    path = orders_file(*map(order, range(11)), order(11, order_id=None), "nonsense")
-    async with box(throttled=0.5, retry_after_s=0) as first:
-        here = program.pointed_at(first)
-        await here.run("send", "--retries", "0", "--results", "r1.jsonl", path)
-    left = [r["line"] for r in results_in(program.directory / "r1.jsonl") if r["outcome"] != "sent"]
-    async with box() as second:
-        here = program.pointed_at(second)
-        only = ["--only", "failed", "--from-results", "r1.jsonl"]
-        run = await here.run("send", *only, "--results", "r2.jsonl", path)
-    assert run.code == 1
-    assert 2 < len(left) < 13
-    assert left == [r["line"] for r in results_in(program.directory / "r2.jsonl")]
-    assert first.processed + second.processed == 12
-
-
-def test_a_dry_run_shows_what_would_be_sent(here: Here, orders_file: Write, earlier: Path) -> None:
-    only = ["--only", "failed", "--from-results", earlier]
-    run = here("send", "--dry-run", *only, orders_file(*map(order, range(1, 8))))
-    assert run.code == 0
-    assert "3 orders read" in run.out
-
-
-@pytest.mark.parametrize(
-    ("orders", "told"),
-    [
-        ([order(n) for n in (7, 2, 3, 4, 5, 6)], "line 1 is another order"),
-        ([order(n) for n in range(1, 6)], "1 of its orders are not there"),
-        ([order(n, workflow_id=32) for n in range(1, 7)], "line 1 is another order"),
-        ([{}, *(order(n) for n in range(2, 7))], "line 1 is another order"),
-        ([order(1, order_id=None), *(order(n) for n in range(2, 7))], "line 1 is another order"),
-    ],
-)
-def test_results_of_another_input_are_refused(
-    here: Here, orders_file: Write, earlier: Path, orders: list[Any], told: str
-) -> None:
-    path = orders_file(*orders)
-    only = ["--only", "failed", "--from-results", earlier]
-    run = here("send", "--sandbox", *only, path)
-    assert (run.code, run.out) == (2, "")
-    assert f"Error: the results in {earlier} are not those of {path}: {told}." in run.err
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("nonsense\n", "line 1: it is no result as --results writes them"),
-        ("[]\n", "line 1: it is no result"),
-        ('{"line": 1, "outcome": "fine", "key": null}\n', "line 1: it is no result"),
-        ('{"line": true, "outcome": "sent", "key": null}\n', "line 1: it is no result"),
-        (lines_of(result(1, "sent"), result(1, "sent")), "more than one result for line 1"),
-        ("\udcff", "no UTF-8"),
-        (None, "can't be read: No such file or directory"),
-    ],
-)
-def test_what_are_no_results_is_refused(
-    here: Here, orders_file: Write, text: str | None, told: str
-) -> None:
-    if text is not None:
-        Path("r").write_text(text, "utf-8", errors="surrogateescape")
-    run = here("send", "--sandbox", "--only", "failed", "--from-results", "r", orders_file())
-    assert (run.code, run.out) == (2, "")
-    assert told in run.err
-
-
-def test_a_last_result_that_was_cut_off_by_a_kill_is_none(here: Here, orders_file: Write) -> None:
-    text = lines_of(result(1, "not_sent"), result(2, "not_sent"))
-    Path("r").write_text(text[:-20])
-    options = ["--dry-run", "--only", "failed", "--from-results", "r"]
-    run = here("send", *options, orders_file(order(1), order(2)))
-    assert run.code == 0
-    assert "1 order read" in run.out
-    assert "1 without a result" in run.err
-
-
-def test_results_are_not_replaced_by_the_run_that_reads_them(
-    here: Here, orders_file: Write, earlier: Path
-) -> None:
-    before = earlier.read_text()
-    both = ["--from-results", earlier, "--results", earlier]
-    run = here(
-        "send", "--dry-run", "--only", "failed", *both, orders_file(*map(order, range(1, 8)))
-    )
-    assert run.code == 2
-    assert "--results names the same file as --from-results" in run.err
-    assert before == earlier.read_text()
-
-
-async def test_a_pipe_cannot_be_compared_with_results(program: Program, earlier: Path) -> None:
-    only = ["--only", "failed", "--from-results", earlier]
-    run = await program.run("send", "--sandbox", *only, "-", stdin=lines_of(order(1)).encode())
-    assert run.code == 2
-    assert "Save the orders to a file first" in run.err
-
-
-async def test_a_file_as_the_standard_input_is_read_from_its_beginning(
-    program: Program, orders_file: Write, earlier: Path
-) -> None:
-    only = ["--only", "failed", "--from-results", earlier]
-    with orders_file(*map(order, range(1, 8))).open("rb") as file:
-        run = await ended(await program.start("send", "--dry-run", *only, "-", stdin=file))
-    assert run.code == 0
-    assert "3 orders read" in run.out
 
 
 # -------------------------------------------------------------------------------- the time left

@@ -17,6 +17,7 @@ from command_terminal import Terminal
 
 from everlytic_async.cli import _nats
 from everlytic_async.worker import NatsServer
+from support.nats_servers import until
 
 Write = Callable[..., Path]
 SHOPIFY = Path(__file__).parents[1] / "sources" / "data" / "shopify_orders.csv"
@@ -172,6 +173,41 @@ def test_a_password_in_an_argument_is_refused_and_not_repeated(
     assert run.code == 2
     assert "EVERLYTIC_NATS_URL" in run.err
     assert TOKEN not in run.err + run.out
+
+
+@pytest.mark.parametrize("token", [TOKEN, None])
+async def test_nobody_reaches_an_embedded_server_without_its_token(
+    program: Program, orders_file: Write, token: str | None
+) -> None:
+    directory = program.directory / "queue"
+
+    async def is_listening() -> bool:
+        return (directory / "address").exists()
+
+    here = program.told(**({} if token is None else {"EVERLYTIC_NATS_TOKEN": token}))
+    embedded = ("--embedded", "queue")
+    # One that goes on until its input ends, and so its server.
+    process = await here.start("enqueue", *embedded, "-", stdin=asyncio.subprocess.PIPE)
+
+    async def answer() -> bytes:
+        port = int((directory / "address").read_text().rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"CONNECT {}\r\nPING\r\n")
+        said = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return said
+
+    await until(is_listening, "the server")
+    assert b"-ERR 'Authorization Violation'" in await answer()
+    # Who joins knows nothing but the directory.
+    run = await program.run("enqueue", *embedded, orders_file(order(1)))
+    assert (run.code, run.err) == (0, "")
+    assert (await program.run("queue", "status", *embedded)).code == 0
+    kept = (directory / "token").read_text().strip()
+    assert token in (None, kept)
+    assert kept not in run.out
+    assert (await ended(process, b"")).code == 0
 
 
 @pytest.mark.parametrize("place", ["environment", "file", "context", "address"])

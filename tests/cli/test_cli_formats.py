@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from command_line import Here, Program, box, lines_of, order, results_in
+from command_line import SEND, Here, Program, box, lines_of, order, results_in
 from pyarrow import parquet
 
 from everlytic_async.cli._commands import app
@@ -92,7 +92,7 @@ async def test_a_shops_export_is_sent_without_what_nobody_wants_an_e_mail_about(
     orders = [woocommerce(1), woocommerce(2, "cancelled"), woocommerce(3, "trash"), woocommerce(4)]
     path = program.directory / "export.json.gz"
     path.write_bytes(gzip.compress(json.dumps(orders).encode()))
-    run = await program.pointed_at(sandbox).run("send", "--results", "r.jsonl", path)
+    run = await program.pointed_at(sandbox).run(*SEND, "--results", "r.jsonl", path)
     assert (run.code, run.err) == (0, "")
     assert {"1", "4"} == {received["order_id"] for received in sandbox.received}
     assert "  left out  2  1 cancelled, 1 trash; --include takes them in\n" in run.out
@@ -100,8 +100,8 @@ async def test_a_shops_export_is_sent_without_what_nobody_wants_an_e_mail_about(
 
 
 async def test_csv_from_a_pipe_is_sent_by_its_mapping(program: Program, sandbox: Sandbox) -> None:
-    run = await program.pointed_at(sandbox).run("send", *MAPS, "-", stdin=TILL.encode())
-    assert run.code == 1
+    run = await program.pointed_at(sandbox).run(*SEND, *MAPS, "-", stdin=TILL.encode())
+    assert run.code == 3
     received = {order["order_id"]: order for order in sandbox.received}
     assert {"000003", "000004"} == set(received)
     assert [p["product_name"] for p in received["000003"]["products"]] == ["Mop", "Bucket"]
@@ -205,7 +205,7 @@ async def test_the_account_may_stand_beside_the_mapping(program: Program, sandbo
         f'[everlytic]\nbase_url = "{sandbox.base_url}"\nstore_hash = "{sandbox.store_hash}"\n'
         f'customer_hash = "{sandbox.customer_hash}"\n{toml(**MAPPING)}'
     )
-    run = await program.run("send", "--limit", "2", "till.csv")
+    run = await program.run(*SEND, "--limit", "2", "till.csv")
     assert (run.code, sandbox.processed) == (0, 2)
 
 
@@ -278,7 +278,7 @@ async def test_the_report_tells_orders_by_where_they_stand_in_the_file(
     program: Program, sandbox: Sandbox
 ) -> None:
     (program.directory / "o.json").write_text(json.dumps([order(1), {}, order(3)], indent=2))
-    await program.pointed_at(sandbox).run("send", "--report", "run.html", "o.json")
+    await program.pointed_at(sandbox).run(*SEND, "--report", "run.html", "o.json")
     page = (program.directory / "run.html").read_text("utf-8")
     assert "record 2" in page
     assert "line 2" not in page
@@ -309,7 +309,7 @@ async def test_a_damaged_file_is_told_and_what_was_read_of_it_is_sent(
     path = program.directory / "o.jsonl.gz"
     path.write_bytes(good + gzip.compress(lines_of(*map(order, range(5))).encode())[:-20])
     async with box() as sandbox:
-        run = await program.pointed_at(sandbox).run("send", path)
+        run = await program.pointed_at(sandbox).run(*SEND, path)
         checked = await program.run("check", path)
     assert (run.code, checked.code) == (1 if damaged_after else 2, 2)
     told = f"Error: {path}: the gzip file ends too early: it was cut off. Copy or download it again"
@@ -325,7 +325,7 @@ async def test_a_damaged_file_is_told_and_what_was_read_of_it_is_sent(
 async def test_what_is_no_export_is_told(program: Program, sandbox: Sandbox, command: str) -> None:
     path = program.directory / "o.xlsx"
     path.write_bytes(b"PK\x03\x04" + bytes(100))
-    run = await program.pointed_at(sandbox).run(command, path)
+    run = await program.pointed_at(sandbox).run(command, "--no-ledger", path)
     assert run.code == 2
     assert f"Error: {path}: it is a ZIP archive or an Excel workbook" in run.err
     assert sandbox.requests == 0

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from command_line import Program, box, ended, lines_of, order, results_in
+from command_line import SEND, Program, box, ended, lines_of, order, results_in
 
 from everlytic_async.sandbox import Sandbox
 
@@ -37,7 +37,7 @@ async def test_the_first_signal_lets_what_is_in_flight_finish(
     path = orders_file(*map(order, range(ORDERS)))
     async with box(latency_s=0.5) as sandbox:
         process = await program.pointed_at(sandbox).start(
-            "send", "--concurrency", "4", "--results", "r.jsonl", path
+            *SEND, "--concurrency", "4", "--results", "r.jsonl", path
         )
         await until(lambda: sandbox.in_flight == 4 and sandbox.processed >= 4)
         await interrupt(process, number)
@@ -60,7 +60,7 @@ async def test_a_second_ctrl_c_leaves_at_once(
     path = orders_file(*map(order, range(ORDERS)))
     async with box(latency_s=300) as sandbox:
         process = await program.pointed_at(sandbox).start(
-            "send", "--concurrency", "4", "--results", "r.jsonl", path
+            *SEND, "--concurrency", "4", "--results", "r.jsonl", path
         )
         await until(lambda: sandbox.in_flight > 0)
         await interrupt(process)
@@ -86,7 +86,7 @@ async def test_a_second_ctrl_c_leaves_at_once(
 async def test_ctrl_c_ends_the_wait_for_a_pipe(
     program: Program, sandbox: Sandbox, until: Until
 ) -> None:
-    process = await program.pointed_at(sandbox).start("send", "-", stdin=asyncio.subprocess.PIPE)
+    process = await program.pointed_at(sandbox).start(*SEND, "-", stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     # Half an order is on its way when it is interrupted.
     process.stdin.write((lines_of(order(1), order(2)) + '{"order_id":').encode())
@@ -107,7 +107,7 @@ async def test_a_signal_that_the_starter_ignores_is_ignored(
     path = orders_file(*map(order, range(8)))
     async with box(latency_s=0.2) as sandbox:
         process = await program.pointed_at(sandbox).start(
-            "send", "--concurrency", "2", path, preexec_fn=_ignore_ctrl_c
+            *SEND, "--concurrency", "2", path, preexec_fn=_ignore_ctrl_c
         )
         await until(lambda: sandbox.in_flight == 2)
         process.send_signal(signal.SIGINT)  # as Ctrl-C reaches what a script runs with `&`

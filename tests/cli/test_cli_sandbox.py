@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import Program, ended, order
+from command_line import SEND, Program, ended, order
 
 Write = Callable[..., Path]
 
@@ -31,7 +31,7 @@ async def test_what_it_prints_is_all_that_send_needs(
 ) -> None:
     process = await program.start("sandbox")
     run = await program.told(**await exports(process)).run(
-        "send", orders_file(order(1), order(2), order(2))
+        *SEND, orders_file(order(1), order(2), order(2))
     )
     process.send_signal(number)
     server = await ended(process)
@@ -48,11 +48,11 @@ async def test_its_options_are_its_faults(program: Program, orders_file: Write) 
         *("--seed", "3", "--latency", "0.001", "--latency-jitter", "0.001"),
     )
     run = await program.told(**await exports(process)).run(
-        "send", orders_file(*map(order, range(40)))
+        *SEND, orders_file(*map(order, range(40)))
     )
     process.send_signal(signal.SIGINT)
     server = await ended(process)
-    assert run.code == 1
+    assert run.code == 3
     counted = re.fullmatch(
         r"([0-9]+) requests, 40 orders processed, 0 of them again; "
         r"answered: ([0-9]+) with 200, ([0-9]+) with 429; dropped: ([0-9]+)\n",

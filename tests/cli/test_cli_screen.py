@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
-from command_line import Program, box, ended, lines_of, order
+from command_line import SEND, Program, box, ended, lines_of, order
 from command_terminal import Terminal
 
 import everlytic_async
@@ -38,7 +38,7 @@ async def test_a_terminal_shows_a_bar_while_it_goes_on(
             program.pointed_at(sandbox)
             .told(TERM="xterm-256color")
             .start(
-                "send", "--concurrency", "4", path, stdout=terminal.theirs, stderr=terminal.theirs
+                *SEND, "--concurrency", "4", path, stdout=terminal.theirs, stderr=terminal.theirs
             )
         )
         await until(lambda: re.search(r"[1-9][0-9]* sent", terminal.plain) is not None)
@@ -46,7 +46,7 @@ async def test_a_terminal_shows_a_bar_while_it_goes_on(
         run = await ended(process)
         await until(lambda: "Why invalid" in terminal.plain)
     terminal.close()
-    assert run.code == 1
+    assert run.code == 3
     assert f"Sending to {sandbox.base_url.removeprefix('http://')}" in terminal.plain
     assert re.search(r"100 sent +1 invalid +[0-9]+/s +0:00:[0-9]+ left 0:00:00", terminal.plain)
     assert "\x1b[" in terminal.text
@@ -63,7 +63,7 @@ async def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
         process = await (
             program.pointed_at(sandbox)
             .told(TERM="xterm-256color")
-            .start("send", "--rate", "4", path, stdout=terminal.theirs, stderr=terminal.theirs)
+            .start(*SEND, "--rate", "4", path, stdout=terminal.theirs, stderr=terminal.theirs)
         )
         await until(lambda: re.search("12 sent .* left 0:00:00", terminal.plain) is not None)
         run = await ended(process)
@@ -119,7 +119,7 @@ async def test_ctrl_c_on_a_terminal_leaves_it_in_order(
         process = await (
             program.pointed_at(sandbox)
             .told(TERM="xterm-256color")
-            .start("send", path, stdout=terminal.theirs, stderr=terminal.theirs)
+            .start(*SEND, path, stdout=terminal.theirs, stderr=terminal.theirs)
         )
         await until(lambda: sandbox.in_flight > 0)
         process.send_signal(signal.SIGINT)
@@ -142,7 +142,7 @@ async def test_there_is_no_bar_and_no_colour_elsewhere(
     async with box(latency_s=0.05) as sandbox:
         here = program.pointed_at(sandbox).told(TERM="xterm-256color")
         process = await here.start(
-            "send",
+            *SEND,
             *options,
             path,
             stderr=terminal.theirs if options else asyncio.subprocess.PIPE,
@@ -257,7 +257,6 @@ async def test_the_version_is_told(program: Program) -> None:
         ["sent", "x"],
         ["check", "--sandbox", "x"],
         ["send", "--resend", "sent", "x"],
-        ["send", "--only", "unknown", "--from-results", "r", "x"],
         ["ledger", "state", "x"],
         ["ledger", "export", "--state", "lost", "x"],
         ["sandbox", "--port", "99999"],

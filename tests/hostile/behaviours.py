@@ -585,7 +585,7 @@ _add(
     Behaviour(
         name="401",
         play=_refusing(answer(401, b'"Invalid credentials."')),
-        outcome=_same(Outcome.REJECTED),
+        outcome=_same(Outcome.NOT_SENT),
         posts=(1, 1),
         error=AuthenticationError,
         says=("(401)", "store hash", "customer hash", "Invalid credentials."),

@@ -18,7 +18,7 @@ from everlytic_async import (
     RejectedError,
     UnexpectedResponseError,
 )
-from everlytic_async._transport import Hashes, Transport
+from everlytic_async._transport import Secrets, Transport
 from everlytic_async._wire import MAX_BODY_BYTES, decode, judge
 from everlytic_async.policies import Timeouts
 from support.delivery import CUSTOMER_HASH, STORE_HASH
@@ -52,7 +52,7 @@ async def verdict_on(
     async with RawServer(script) as server:
         transport = Transport(
             server.url,
-            hashes=Hashes(*(hashes or (STORE_HASH, CUSTOMER_HASH))),
+            secrets=Secrets(*(hashes or (STORE_HASH, CUSTOMER_HASH))),
             timeouts=Timeouts(read_s=5),
         )
         await transport.open()

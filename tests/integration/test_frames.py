@@ -36,6 +36,7 @@ from support.servers import Connection, RawServer, Script, answer, unused_port
 
 TESTS = str(Path(__file__).parent)
 CUSTOMER = "customer1@example.com"
+PASSWORD = "p4ss-of-the-pr0xy"
 ONCE = RetryPolicy(attempts=1, base_s=0.001)
 
 
@@ -124,7 +125,7 @@ def leaks_of(error: BaseException, *secrets: str) -> list[str]:
 
 
 def holds_no_secret(error: BaseException) -> None:
-    assert leaks_of(error, STORE_HASH, CUSTOMER_HASH) == []
+    assert leaks_of(error, STORE_HASH, CUSTOMER_HASH, PASSWORD) == []
     # What the caller's own frames hold is the caller's.
     ours = [
         f"{frame.f_code.co_qualname}: {name}"
@@ -189,6 +190,13 @@ WRONG: list[dict[str, Any]] = [
     {"on_event": [7]},
     {"on_event": not_plain},
     {"allow_http": "yes"},
+    {"proxy": f"ftp://shop:{PASSWORD}@proxy.example"},
+    {"proxy": f"http://shop:{PASSWORD}@proxy.example/path"},
+    {"proxy": f"http://shop:{PASSWORD}@[proxy"},
+    {"proxy": f"http://shop:{PASSWORD}@proxy.example", "base_url": "http://shop.example"},
+    {"proxy": f"http://shop:{PASSWORD}@proxy.example", "retry": 5},
+    {"proxy": [f"http://shop:{PASSWORD}@proxy.example"]},
+    {"ledger": "orders.ledger"},
 ]
 
 

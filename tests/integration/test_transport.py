@@ -28,7 +28,7 @@ from everlytic_async import (
     UnknownOutcomeError,
 )
 from everlytic_async import _transport as module
-from everlytic_async._transport import Hashes, Transport
+from everlytic_async._transport import Secrets, Transport
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import SUCCESS, Connection, RawServer, Script, answer, unused_port
@@ -53,11 +53,12 @@ async def a_transport(
 ) -> AsyncIterator[Transport]:
     transport = Transport(
         url,
-        hashes=Hashes(STORE_HASH, CUSTOMER_HASH),
+        secrets=Secrets(STORE_HASH, CUSTOMER_HASH),
         timeouts=Timeouts(**{"connect_s": 5, "read_s": 5, "total_s": 5, **timeouts}),
         session=session,
         allow_http=allow_http,
         clock=clock,
+        **({"call_later": clock.call_later} if isinstance(clock, FakeClock) else {}),
     )
     await transport.open()
     try:
@@ -422,7 +423,7 @@ async def test_a_kept_connection_that_the_server_closes_is_unknown_and_not_tried
         b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 20_000 + b"\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n",
     ],
@@ -492,7 +493,8 @@ async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool
         upload.exception()
     tracker = SimpleNamespace(attempts=1, bytes_written=10, upload_complete=upload)
     task = cast("asyncio.Task[object]", asyncio.current_task())
-    attempt = module._Attempt(task, cast("aiohttp.UploadTracker", tracker), 10, 0.0)
+    attempt = module._Attempt(task, 10, 0.0)
+    attempt.tracker = cast("aiohttp.UploadTracker", tracker)
 
     assert attempt.left()
     tracker.bytes_written = 9
@@ -505,10 +507,10 @@ async def test_it_tells_when_the_order_left(monkeypatch: pytest.MonkeyPatch, slo
     began = clock.now
     connect = aiohttp.TCPConnector.connect
 
-    async def slow_connect(*given: Any) -> aiohttp.connector.Connection:
+    async def slow_connect(*args: Any, **named: Any) -> aiohttp.connector.Connection:
         if slow == "connection":
             clock.now += 3
-        return await connect(*given)
+        return await connect(*args, **named)
 
     async def slow_answer(connection: Connection) -> None:
         await connection.request()
@@ -582,13 +584,14 @@ async def test_with_a_callers_session_the_whole_attempt_was_waited_for() -> None
         assert (await transport.post(BODY)).waited_s == 3
 
 
-async def test_with_a_session_of_the_callers_it_does_not_know_when_the_order_left() -> None:
+async def test_with_a_session_of_the_callers_it_tells_when_the_order_left_too() -> None:
+    clock = FakeClock()
     async with (
         RawServer(accept_all) as server,
         aiohttp.ClientSession() as session,
-        a_transport(server.url, session=session) as transport,
+        a_transport(server.url, session=session, clock=clock) as transport,
     ):
-        assert (await transport.post(BODY)).left_at is None
+        assert (await transport.post(BODY)).left_at == clock.now
 
 
 # ----------------------------------------------------------------------------- how much is read
@@ -693,12 +696,10 @@ async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
         await until(lambda: server.bodies)
         await until(lambda: transport._attempts and progress() is not None)
         for _ in range(2):
-            clock.now += 29
-            transport._look()
+            await clock.advance(29)
             go_on.release()
             await until(lambda: progress() == clock.now)
-        clock.now += 29
-        transport._look()
+        await clock.advance(29)
         go_on.release()
 
         assert (await post).body == b"xxx"
@@ -709,15 +710,14 @@ async def test_silence_is_not_counted_before_the_body_had_left() -> None:
     clock = FakeClock()
     async with RawServer(lambda connection: connection.closed()) as server:
         url = server.url.replace("http:", "https:")
-        async with a_transport(url, clock=clock, read_s=30, total_s=100) as transport:
+        async with a_transport(
+            url, clock=clock, read_s=30, connect_s=200, total_s=100
+        ) as transport:
             post = asyncio.create_task(transport.post(BODY))
             await until(lambda: server.connections)
-            clock.now += 99
-            transport._look()
-            await asyncio.sleep(0)
+            await clock.advance(99)
             assert not post.done()
-            clock.now += 1
-            transport._look()
+            await clock.advance(1.5)
             with pytest.raises(NotSentError):
                 await post
 
@@ -732,28 +732,28 @@ async def test_many_attempts_run_out_of_time_each_at_its_own() -> None:
         for _ in range(4):
             posts.append(asyncio.create_task(transport.post(BODY)))
             await until(lambda: len(server.bodies) == len(posts))
-            clock.now += 10
+            await clock.advance(10)
         ended = []
         for _ in range(4):
             ended.append(sum(post.done() for post in posts))
-            clock.now += 10
-            transport._look()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        clock.now += 10
-        transport._look()
+            await clock.advance(10)
+        await clock.advance(11)
         errors = await asyncio.gather(*posts, return_exceptions=True)
 
         assert {type(error) for error in errors} == {ResponseTimeoutError}
-        assert ended == [0, 0, 1, 2]
+        assert ended == [0, 0, 0, 1]
 
 
 async def test_nothing_looks_at_the_clock_where_nothing_is_in_flight() -> None:
-    async with RawServer(accept_all) as server, a_transport(server.url) as transport:
+    clock = FakeClock()
+    async with (
+        RawServer(accept_all) as server,
+        a_transport(server.url, clock=clock) as transport,
+    ):
         await transport.post(BODY)
-        assert transport._attempts == set()
-        transport._look()
-        assert transport._watch is None
+        assert clock.next_at is not None
+        await clock.advance(1)
+        assert clock.next_at is None
 
 
 async def test_a_time_out_leaves_no_request_to_cancel_behind() -> None:
@@ -837,8 +837,8 @@ async def test_cancellation_that_coincides_with_a_time_out_travels_on(first: str
         task = await begun(server, transport)
         if first == "outside":
             task.cancel()
-        clock.now += 1_000
-        transport._look()
+        while task.cancelling() < 1 + (first == "outside"):
+            clock.ring_next()
         if first == "time-out":
             task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -862,9 +862,8 @@ async def test_an_attempt_expires_once_however_often_it_is_looked_at() -> None:
     clock = FakeClock()
     async with RawServer(never_answer) as server, a_transport(server.url, clock=clock) as transport:
         task = await begun(server, transport)
-        clock.now += 1_000
-        for _ in range(3):
-            transport._look()
+        for _ in range(100):
+            clock.ring_next()
         with pytest.raises(ResponseTimeoutError):
             await task
 
@@ -963,7 +962,7 @@ def test_a_hash_that_no_header_can_hold_is_refused_without_being_shown(
 ) -> None:
     hashes: dict[str, Any] = {"store_hash": STORE_HASH, "customer_hash": CUSTOMER_HASH, name: value}
     with pytest.raises(ConfigurationError, match=name) as caught:
-        Transport("https://shop.example", timeouts=Timeouts(), hashes=Hashes(**hashes))
+        Transport("https://shop.example", timeouts=Timeouts(), secrets=Secrets(**hashes))
 
     assert name.upper() in caught.value.message
     assert "secret" not in repr(caught.value)
@@ -973,7 +972,7 @@ async def test_white_space_around_a_hash_is_not_sent() -> None:
     async with RawServer(accept_all) as server:
         transport = Transport(
             server.url,
-            hashes=Hashes(f" {STORE_HASH}\n", f"{CUSTOMER_HASH}\t"),
+            secrets=Secrets(f" {STORE_HASH}\n", f"{CUSTOMER_HASH}\t"),
             timeouts=Timeouts(),
         )
         await transport.open()

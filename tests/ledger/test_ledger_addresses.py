@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 from ledger_shop import Place, Shop, a_bucket, ledger_at, states_of
 
-from everlytic_async import Outcome
+from everlytic_async import Outcome, SkippedError
 from everlytic_async._wire import PATH
 from everlytic_async.ledger import Entry, LedgerFile, State
 from support.delivery import STORE_HASH, order
@@ -139,3 +140,56 @@ async def test_where_old_entries_meet_what_forbids_more_wins(
             if max(RANKS[state] for state in pair) != RANKS[kept[str(number)]]
             and kept[str(number)] is not State.SENT  # it was sent now
         ] == []
+
+
+# ------------------------------------------------------------------------------------- the keys
+
+
+def old_key(key: str, *, own: bool = False) -> str:
+    """As versions kept it that knew no normal form."""
+    if re.fullmatch(r"[\w#./:+-]{1,100}(?:@[0-9]{0,19})?", key) and not own:
+        return key
+    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+
+
+SPELLINGS = [
+    ("1001", " 1001"),
+    (" 1001", " 1001"),
+    ("caf\u00e9", "caf\u00e9"),
+    ("caf\u00e9", "cafe\u0301"),
+    ("cafe\u0301", "cafe\u0301"),
+    ("cafe\u0301", "caf\u00e9"),
+    ("cafe\u0301 ", "cafe\u0301 "),
+]
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("kept", "now"), SPELLINGS)
+async def test_old_keys_are_found_as_they_were_kept(
+    shop: Shop, place: Place, kept: str, now: str, *, own: bool
+) -> None:
+    host = shop.url.removeprefix("http://")
+    for state in (State.SENT, State.UNKNOWN):
+        entry = Entry(old_key(kept, own=own), state)
+        await keep(place, old_scope(f"http://{host}"), host, entry)
+        async with shop.client() as client:
+            given = order(1) if own else order(1, order_id=now)
+            report = await client.send_orders(
+                [given], ledger=ledger_at(place), key=(lambda _order: now) if own else None
+            )
+        (result,) = report.results
+        assert isinstance(result.error, SkippedError)
+        assert result.error.state == state
+    assert not shop.posts
+
+
+@pytest.mark.parametrize("ids", [("1001", " 1001"), ("cafe\u0301", "caf\u00e9 ")])
+async def test_spellings_of_one_id_are_one_order(
+    shop: Shop, place: Place, ids: tuple[str, ...]
+) -> None:
+    async with shop.client() as client:
+        for number, id_ in enumerate(ids):
+            given = [order(1, order_id=id_)]
+            (result,) = (await client.send_orders(given, ledger=ledger_at(place))).results
+            assert result.outcome is (Outcome.SKIPPED if number else Outcome.SENT)
+    assert shop.posts.total() == 1

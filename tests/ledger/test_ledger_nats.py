@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -281,6 +282,66 @@ async def test_after_a_reconnection_nobody_is_held_for_dead_at_once(place: Bucke
             return await state_of(other) is State.UNKNOWN
 
         await until(is_unknown, "the judgement")
+
+
+# ------------------------------------------------------------------------ buckets that are deleted
+
+
+async def deleted(place: BucketPlace, what: str = "") -> None:
+    async with connected(place.url) as connection:
+        assert await connection.jetstream().delete_key_value(f"{place.bucket}{what}")
+
+
+async def test_a_deleted_bucket_of_runs_is_created_again_and_nobody_held_for_dead(
+    place: BucketPlace,
+) -> None:
+    ledger = NatsLedger(place.url, place.bucket, heartbeat_s=3.0)
+    async with session(place, heartbeat_s=3.0) as one, ledger, ledger.session("scope", "") as other:
+        await one.claim("1", "body", KNOWN)
+        await deleted(place, "_runs")
+        assert await state_of(other) is State.IN_FLIGHT
+        for number in range(2, 20):
+            granted, _ = await other.claim(str(number), "body", KNOWN)
+            assert granted
+            assert await state_of(other) is State.IN_FLIGHT
+            assert await state_of(one, str(number)) is State.IN_FLIGHT
+            await asyncio.sleep(0.2)  # longer than until both were heard of again
+        await one.record(Entry("1", State.SENT, "body"))
+        assert await state_of(other) is State.SENT
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_without_its_bucket_of_entries_a_run_sends_nothing_more(
+    place: BucketPlace, *, replaced: bool
+) -> None:
+    ledger = NatsLedger(place.url, place.bucket, heartbeat_s=0.3)
+    async with ledger, ledger.session("scope", "s.example") as one:
+        await one.claim("1", "body", KNOWN)
+        await one.record(Entry("1", State.SENT, "body"))
+        await deleted(place)
+        if replaced:
+            async with session(place) as other:
+                assert await state_of(other) is None
+
+            async def is_refused() -> bool:
+                try:
+                    await one.claim(secrets.token_hex(4), "body", KNOWN)
+                except LedgerError:
+                    return True
+                return False
+
+            await until(is_refused, "the refusal", 10)
+        with pytest.raises(LedgerError, match="was deleted while it was in use"):
+            await one.claim("1", "body", KNOWN)
+    with pytest.raises(LedgerError, match="was deleted while it was in use"):
+        async with ledger:
+            pass
+    async with connected(place.url) as connection:
+        names = [each.config.name for each in await connection.jetstream().streams_info()]
+    assert (f"KV_{place.bucket}" in names) is replaced
+    async with session(place) as other:  # whoever starts has a new one
+        granted, _ = await other.claim("1", "body", KNOWN)
+        assert granted
 
 
 # ----------------------------------------------------------------- cancelled, or not acknowledged

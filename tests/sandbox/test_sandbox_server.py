@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import inspect
 import logging
 import re
+import socket
 
 import aiohttp
 import pytest
@@ -264,6 +267,25 @@ async def test_idle_connections_are_closed_at_the_end(sample, shop):
         assert (await reader.read()).endswith(b"}")
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.parametrize("ticks", range(4))
+async def test_closing_leaves_no_connection_open_however_young(ticks):
+    """No client may be led to believe that its order arrived: what closing leaves is an end."""
+    sandbox = Sandbox()
+    await sandbox.start()
+    port = int(sandbox.base_url.rsplit(":", 1)[1])
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+    for _ in range(ticks):  # waiting in the backlog, accepted, with a handler
+        await asyncio.sleep(0)
+    await sandbox.close()
+    for client in clients:
+        client.setblocking(False)
+        with client, contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""  # nothing to read yet would be a BlockingIOError
+    gc.collect()  # what the loop left behind complains now, and a warning is an error
+
+    assert sandbox.requests == 0
 
 
 async def test_closing_twice_or_before_the_start_does_nothing():

@@ -53,7 +53,7 @@ def written(value: Any) -> str:
             return json.dumps(value, ensure_ascii=False)
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 ID = TEXT.filter(lambda text: bool(text.strip()))
 NUMBER = st.integers(-(10**30), 10**30) | st.decimals(
     allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12

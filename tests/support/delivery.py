@@ -140,6 +140,7 @@ class ScriptedTransport:
 
     host = "shop.example"
     is_inherited = False
+    session_closed = False
 
     def check_open(self) -> None:
         """It is open anywhere."""

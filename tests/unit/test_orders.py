@@ -316,9 +316,84 @@ def test_a_whole_url_is_taken_as_it_is(name: str, url: str) -> None:
     assert getattr(order_with(**{name: url}), name) == url
 
 
-@pytest.mark.parametrize("email", ["a@b.c", "jö@example.com", "jo+tag@käse.example", "@"])
-def test_an_email_is_text_with_an_at(email: str) -> None:
-    assert order_with(contact_email=email).contact_email == email
+@pytest.mark.parametrize(
+    "email",
+    [
+        "a@b.c",
+        "a@localhost",
+        "Bea@Example.ORG",
+        "jö@example.com",
+        "jo+tag@käse.example",
+        "jo+tag@ka\u0308se.example",  # the dots are a character of their own
+        "अजय@डाटा.भारत",
+        "用户@例え.テスト",
+        "jo.!#$%&'*+/=?^_`{|}~-@x-y.example",
+    ],
+)
+@pytest.mark.parametrize("around", ["{}", " {}", "{} ", "\t{}\r\n", "\xa0{}\u2003"], ids=ascii)
+def test_one_valid_email_address_is_trimmed(email: str, around: str) -> None:
+    assert order_with(contact_email=around.format(email)).contact_email == email
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "@",
+        "jo@",
+        "@example.com",
+        "jo@@example.com",
+        "jo@example.com,bea@example.com",
+        "jo@example.com;bea@example.com",
+        "jo@example.com\uff0cbea@example.com",
+        "<jo@example.com>",
+        '"jo"@example.com',
+        "mailto:jo@example.com",
+        "jo@example..com",
+        "jo@example.com.",
+        "jo@-example.com",
+        "jo@exam_ple.com",
+        "jo@[10.0.0.1]",
+        f"jo@{'x' * 64}.com",
+        "jö@example.com,bea@example.com",
+        "jo\u200b@example.com",
+    ],
+    ids=ascii,
+)
+def test_what_is_not_one_valid_email_address_is_a_fault(email: str) -> None:
+    assert faults_of(order_with, contact_email=email) == (
+        "contact_email: expected one valid e-mail address, such as ann@example.com",
+    )
+
+
+@pytest.mark.parametrize("name", ["order_id", "contact_unique_id", "total"])
+@pytest.mark.parametrize("text", ["Mop\0", "Möp\0"])
+def test_a_nul_is_a_fault(name: str, text: str) -> None:
+    assert faults_of(order_with, **{name: text}) == (f"{name}: holds a NUL character",)
+    product = {"product_name": text, "product_sku": text}
+    assert faults_of(order_with, products=[product]) == (
+        "products[0].product_name: holds a NUL character",
+        "products[0].product_sku: holds a NUL character",
+    )
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"products": [{"product_price": "ten"}] * 100_000},
+        {"products": [7] * 100_000},
+        {"products": [{"product_gallery": ["x"] * 100_000}]},
+        {"products": [{f"a{n}": 1 for n in range(100_000)}]},
+        {"products": [{}], **{f"a{n}": 1 for n in range(100_000)}},
+    ],
+    ids=["products", "no objects", "gallery", "keys of a product", "keys"],
+)
+def test_an_order_names_20_of_its_faults_and_says_that_there_are_more(bad: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOrderError) as caught:
+        Order.from_mapping({"contact_email": "a@b.c", **bad})
+    again = pickle.loads(pickle.dumps(caught.value))
+    for error in (caught.value, again):
+        assert len(error.faults) == 20
+        assert str(error) == f"{'; '.join(error.faults)}; and more"
 
 
 # -------------------------------------------------------------------------------- what is a fault
@@ -427,7 +502,7 @@ def test_a_blank_identifier_is_a_fault(name: str, blank: str) -> None:
     assert faults_of(order_with, **{name: blank}) == (f"{name}: is blank",)
 
 
-@pytest.mark.parametrize("where", ["{}jo@example.com", "jo{}@example.com", "jo@example.com{}"])
+@pytest.mark.parametrize("where", ["{0}jo@example.com", "jo{0}@example.com", "jo@example.com{0}"])
 @pytest.mark.parametrize("name", ["jo", "jö"])  # plain ones are decided in another way
 @pytest.mark.parametrize(
     "blank",
@@ -437,6 +512,8 @@ def test_a_blank_identifier_is_a_fault(name: str, blank: str) -> None:
 def test_an_email_with_white_space_or_a_control_character_is_a_fault(
     where: str, name: str, blank: str
 ) -> None:
+    if blank.isspace():  # around an address it is trimmed
+        where = where.replace("{0}", "jo{0}jo")
     given = {"contact_email": where.format(blank).replace("jo", name), "products": [{}]}
     fault = (
         "contact_email: expected an e-mail address alone, found white space or a control "
@@ -724,15 +801,11 @@ def test_every_fault_is_told_at_once_each_with_the_path_of_its_field() -> None:
             {},
             {
                 "product_name": 1,
-                "product_description": True,
                 "product_price": "ten",
-                "product_quantity": True,
                 "product_sku": [],
                 "product_line_total": INFINITY,
                 "product_special_price": 10**1001,
                 "product_url": "x",
-                "product_gallery": ["y"],
-                "surplus": 1,
             },
             "mop",
         ],
@@ -752,15 +825,11 @@ def test_every_fault_is_told_at_once_each_with_the_path_of_its_field() -> None:
             "workflow_id: expected an integer above 0",
             "surplus: no such field",
             "products[1].product_name: expected text, got a number",
-            "products[1].product_description: expected text, got true or false",
             "products[1].product_price: expected a number, got text",
-            "products[1].product_quantity: expected a number, got true or false",
             "products[1].product_sku: expected text or a number, got a list",
             "products[1].product_line_total: expected a number, got NaN or an infinity",
             "products[1].product_special_price: is a number of over 1,000 digits",
             f"products[1].product_url: {NOT_A_URL}",
-            f"products[1].product_gallery[0]: {NOT_A_URL}",
-            "products[1].surplus: no such field",
             "products[2]: expected an object, got text",
         ]
     )

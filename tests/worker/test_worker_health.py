@@ -83,6 +83,7 @@ async def test_the_metrics_are_those_of_the_worker_its_attempts_and_its_queue(
         pass
     fates: dict[str, str | list[str]] = {"1": "refuse", "2": "fail", "3": ["throttle", "accept"]}
     async with Shop(fates) as shop, shop.client() as client:
+        await shop.accept_one(client)
         worker = worker_of(client, queue, tmp_path)
         async with HealthServer({"shop": worker}) as health, running(worker):
             await emptied(queue)

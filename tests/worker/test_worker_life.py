@@ -287,6 +287,7 @@ async def test_a_full_stream_of_dead_letters_keeps_the_order_in_the_queue(
 ) -> None:
     async with OrderQueue(nats_url, own_settings(max_messages=2), patience_s=0.2) as queue:
         async with Shop({"": "refuse"}) as shop, shop.client() as client:
+            await shop.accept_one(client)
             worker = worker_of(client, queue, path)
             async with running(worker):
                 for number in range(3):
@@ -307,6 +308,7 @@ async def test_stopped_while_a_dead_letter_cannot_be_written_it_ends(
 ) -> None:
     async with OrderQueue(nats_url, own_settings(max_messages=1), patience_s=60) as queue:
         async with Shop({"": "refuse"}) as shop, shop.client() as client:
+            await shop.accept_one(client)
             async with running(worker_of(client, queue, path)):
                 await fill_one(queue, 0)
                 await until(lambda: shop.posts.total() == 1)

@@ -237,14 +237,80 @@ async def test_a_token_keeps_others_out(data: Path) -> None:
     async with NatsServer(data, token="Sesame") as server:
         assert "Sesame" not in repr(server)
         await put(server, b"one")
-        port = int(server.url.rpartition(":")[2])
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"CONNECT {}\r\nPING\r\n")
-        assert b"-ERR 'Authorization Violation'" in await reader.read()
-        writer.close()
-        await writer.wait_closed()
+        assert await is_refused(server.url)
         assert server.pid is not None
         assert "Sesame" not in command_of(server.pid)
+
+
+async def is_refused(url: str) -> bool:
+    """Whether a client without a token does not get in."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(b"CONNECT {}\r\nPING\r\n")
+    answer = await reader.readuntil(b"\r\n") + await reader.readuntil(b"\r\n")
+    writer.close()
+    await writer.wait_closed()
+    return b"-ERR 'Authorization Violation'" in answer
+
+
+@pytest.mark.parametrize("given", ["Sesame", None])
+async def test_a_shared_server_always_wants_the_token_that_lies_in_its_directory(
+    data: Path, given: str | None
+) -> None:
+    async with NatsServer.shared(data, token=given) as url:
+        assert await is_refused(url)
+        token = (data / "token").read_text().strip()
+        assert given in (None, token)
+        assert given or len(token) >= 32
+        assert stat.S_IMODE((data / "token").stat().st_mode) == 0o600
+        async with connected(url) as connection:
+            await connection.flush()
+        async with NatsServer.shared(data) as joined:  # by what lies in the directory
+            assert joined == url
+    async with NatsServer.shared(data) as again:  # whoever had joined gets in again
+        assert again == url
+    async with NatsServer.shared(data, token="another") as other:
+        assert "another" in other
+        assert token not in (data / "token").read_text()
+
+
+async def test_a_token_that_is_no_part_of_an_address_is_refused(data: Path) -> None:
+    for token in ("", "a/b", "a b", "a:b", "$2a$11$x", "\u00e9"):
+        with pytest.raises(ConfigurationError, match="the token") as raised:
+            NatsServer(data, token=token)
+        assert not token or token not in str(raised.value)
+
+
+def test_the_directory_is_its_owners_alone(data: Path) -> None:
+    data.mkdir(mode=0o755)
+    share(data)
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+    data.chmod(0o777)
+    with pytest.raises(ConfigurationError, match="others can write to it"):
+        share(data)
+
+
+@pytest.mark.parametrize("what", ["a link", "readable", "empty"])
+def test_a_token_file_that_others_may_have_made_is_refused(data: Path, what: str) -> None:
+    data.mkdir(mode=0o700)
+    token = data / "token"
+    if what == "a link":
+        (data / "elsewhere").write_text("Sesame")
+        token.symlink_to(data / "elsewhere")
+    else:
+        token.write_text("Sesame" if what == "readable" else "")
+        token.chmod(0o644 if what == "readable" else 0o600)
+    with pytest.raises(ConfigurationError, match="delete it"):
+        share(data)
+
+
+def share(directory: Path) -> None:
+    """Start the shared server of a directory, and end it."""
+
+    async def shared() -> None:
+        async with NatsServer.shared(directory):
+            pass
+
+    asyncio.run(shared())
 
 
 def command_of(pid: int) -> str:
@@ -274,6 +340,21 @@ async def test_another_binary_may_be_given(data: Path) -> None:
         await NatsServer(data, executable="/bin/false").start()
     with pytest.raises(QueueError, match="did not start"):
         await NatsServer(data, executable="/nowhere").start()
+
+
+async def test_the_environment_is_not_passed_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERLYTIC_STORE_HASH", "a hash")
+    monkeypatch.setenv("PASSWORD_OF_ANOTHER_PROGRAM", "a password")
+    program, seen = tmp_path / "program", tmp_path / "seen"
+    program.write_text(f"#!/bin/sh\nenv > '{seen}'\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(QueueError, match="did not start"):
+        await NatsServer(data, executable=program).start()
+    names = {line.partition("=")[0] for line in seen.read_text().splitlines()}
+    assert "PATH" in names
+    assert not {name for name in names if "EVERLYTIC" in name or "PASSWORD" in name}
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(data: Path, scratch: Path) -> None:
@@ -320,11 +401,19 @@ async def test_who_asks_for_the_server_of_a_directory_gets_the_one_that_runs(dat
         await connection.flush()
 
 
+def owner_of(directory: Path) -> NatsServer:
+    """A server that others join by what lies in its directory, and that can be killed."""
+    directory.mkdir(mode=0o700)
+    (directory / "token").touch(0o600)
+    (directory / "token").write_text("Sesame")
+    return NatsServer(directory, token="Sesame")
+
+
 async def test_when_its_owner_ends_another_one_starts_it_at_the_same_port(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_server, "_LOOK_S", 0.02)
-    owner = NatsServer(data)
+    owner = owner_of(data)
     await owner.start()
     async with NatsServer.shared(data) as url:
         assert url == owner.url
@@ -340,7 +429,7 @@ async def test_who_had_joined_finds_it_again_also_where_a_newcomer_starts_it(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_server, "_LOOK_S", 60.0)  # the newcomer is first
-    owner = NatsServer(data)
+    owner = owner_of(data)
     await owner.start()
     async with NatsServer.shared(data) as url, connected(url) as connection:
         await kill(owner)
@@ -360,7 +449,7 @@ async def test_who_waits_for_the_first_one_to_be_ready_takes_over_its_port(
         return await listening(server)
 
     monkeypatch.setattr(NatsServer, "_listening", looks)
-    owner = NatsServer(data)
+    owner = owner_of(data)
     await owner.start()
     for name in ("address", "last-port"):  # as long as it is not ready
         (data / name).unlink()

@@ -65,6 +65,12 @@ def skipped(state: State) -> SkippedError:
     return SkippedError("the ledger says so", str(state))
 
 
+def before_any_acceptance() -> RejectedError:
+    error = RejectedError("no", 422)
+    error.before_any_acceptance = True
+    return error
+
+
 @pytest.mark.parametrize(
     ("outcome", "error", "delivery", "deed", "known"),
     [
@@ -75,7 +81,8 @@ def skipped(state: State) -> SkippedError:
         (Outcome.SKIPPED, skipped(State.REJECTED), ONCE, Deed.DEAD, Outcome.REJECTED),
         (Outcome.NOT_SENT, NotSentError("no"), ONCE, Deed.NAK, Outcome.NOT_SENT),
         (Outcome.REJECTED, RejectedError("no", 422), ONCE, Deed.DEAD, Outcome.REJECTED),
-        (Outcome.REJECTED, AuthenticationError("no", 401), ONCE, Deed.NAK, Outcome.NOT_SENT),
+        (Outcome.REJECTED, before_any_acceptance(), ONCE, Deed.NAK, Outcome.NOT_SENT),
+        (Outcome.NOT_SENT, AuthenticationError("no", 401), ONCE, Deed.NAK, Outcome.NOT_SENT),
         (Outcome.INVALID, None, ONCE, Deed.DEAD, Outcome.INVALID),
         (Outcome.UNKNOWN, UnknownOutcomeError("?"), ONCE, Deed.DEAD, Outcome.UNKNOWN),
         (Outcome.UNKNOWN, UnknownOutcomeError("?"), AGAIN, Deed.NAK, Outcome.UNKNOWN),
@@ -132,6 +139,7 @@ async def test_it_holds_no_more_than_it_has_slots(queue: OrderQueue, path: Path)
 async def test_what_the_endpoint_refuses_is_a_dead_letter(queue: OrderQueue, path: Path) -> None:
     await fill(queue, 3)
     async with Shop({"1": "refuse"}) as shop, shop.client() as client:
+        await shop.accept_one(client)
         await work_off(client, queue, path)
     [letter] = await dead_of(queue)
     assert (letter.key, letter.outcome, letter.attempts) == ("1", Outcome.REJECTED, 1)
@@ -162,6 +170,7 @@ async def test_what_was_not_sent_comes_again(queue: OrderQueue, path: Path) -> N
     await fill(queue, 1)
     fates: dict[str, Any] = {"0": ["throttle"] * 7 + ["accept"]}
     async with Shop(fates) as shop, shop.client() as client:
+        await shop.accept_one(client)
         worker = await work_off(client, queue, path)
     assert shop.processed["0"] == 1
     assert worker.status.returned == 1
@@ -242,6 +251,7 @@ async def test_a_redriven_order_is_sent_whatever_was_known(queue: OrderQueue, pa
     await fill(queue, 3)
     fates: dict[str, Any] = {"0": ["fail", "accept"], "1": ["refuse", "accept"]}
     async with Shop(fates) as shop, shop.client() as client:
+        await shop.accept_one(client)
         await work_off(client, queue, path)
         assert len(await dead_of(queue)) == 2
         assert await queue.redrive(await dead_of(queue)) == 2
@@ -325,6 +335,7 @@ async def test_neither_hash_nor_address_is_told(
 
     subscription = await queue.connection.subscribe(">", cb=note)
     async with Shop({"1": "refuse", "2": "fail"}) as shop, shop.client() as client:
+        await shop.accept_one(client)
         worker = await work_off(client, queue, path)
     await subscription.unsubscribe()
     assert told

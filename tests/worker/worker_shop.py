@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from everlytic_async import EverlyticClient, Pacing
 from everlytic_async.worker import DeadLetter, OrderQueue, Worker
-from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH
+from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order
 from support.servers import Connection, RawServer
 
 STATUSES = {"accept": 200, "refuse": 422, "throttle": 429, "fail": 500, "unauthorized": 401}
@@ -76,6 +76,14 @@ class Shop:
             body = b'{"message":"not for jane@example.com"}'
         headers = [f"Retry-After: {self.retry_after}"] if self.retry_after else []
         await connection.answer(STATUSES[fate], body, *headers)
+
+    async def accept_one(self, client: EverlyticClient) -> None:
+        """Let the client know that address, workflow and account are right: refusals then count."""
+        fates, self.fates = self.fates, {}
+        await client.send_order(order(900))
+        self.fates = fates
+        self.posts.clear()
+        self.processed.clear()
 
     def client(self, concurrency: int = 8, **settings: Any) -> EverlyticClient:
         """A client of it, to be opened."""

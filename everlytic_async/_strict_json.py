@@ -1,0 +1,160 @@
+"""JSON read strictly: the one decoder for files and for the messages of the queue.
+
+Python's `json` is lax where it matters. Here a key that is given twice, a number of over 1,000
+digits or with a huge exponent, and text that is nested too deeply raise `JsonFaultError`, and fractions stay exact. What it
+says of a fault never holds a value: it may be a customer's. Its time grows linearly with the text;
+how long a text may be is decided by whoever reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import attrs
+
+from everlytic_async.errors import MAX_FAULTS
+from everlytic_async.orders import MAX_DIGITS, Order, Product, is_name
+
+__all__ = ["JsonFaultError", "StrictDecoder", "non_finite_faults"]
+
+_FIELDS = frozenset(field.name for model in (Order, Product) for field in attrs.fields(model))
+_TOO_MANY_DIGITS = "holds a number of too many digits"
+# A larger exponent makes a calculation with the number fail. No amount needs one.
+_MAX_EXPONENT = 9_999
+# How many steps of a path are shown: of a nested text the last ones.
+_MAX_STEPS = 16
+
+# A key of an object or a place in a list, and the path that leads there.
+_Path = tuple["_Path | None", str | int]
+
+
+class JsonFaultError(ValueError):
+    """What is wrong with a piece of JSON, without any of its values."""
+
+
+class StrictDecoder:
+    """Decodes JSON texts, one after another.
+
+    NaN and the infinities come out as floats, and nothing else does: an `Order` names the field
+    that holds one. Where the value is not made into an order field by field, see
+    `non_finite_faults`.
+
+    Attributes:
+        found_non_finite: Whether a NaN or an infinity was read since it was last set to False.
+    """
+
+    def __init__(self) -> None:
+        self.found_non_finite = False
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=_object,
+            parse_float=_fraction,
+            parse_int=_integer,
+            parse_constant=self._non_finite,
+        )
+
+    def _non_finite(self, name: str) -> float:
+        self.found_non_finite = True
+        return float(name)
+
+    def decode(self, text: str) -> Any:
+        """The value of a whole text.
+
+        Raises:
+            JsonFaultError: it is not JSON, or not what is read here.
+        """
+        try:
+            return self._decoder.decode(text)
+        except json.JSONDecodeError as error:
+            raise JsonFaultError(f"is not JSON: {error.msg}, column {error.colno}") from None
+        except (ValueError, ArithmeticError, RecursionError) as error:
+            raise _fault(error) from None
+
+    def decode_start(self, text: str, start: int) -> tuple[Any, int]:
+        """The value that starts at a place in a text, and where it ends.
+
+        Raises:
+            json.JSONDecodeError: it is not JSON, or goes on behind the end of the text.
+            JsonFaultError: it is JSON, but not what is read here.
+        """
+        try:
+            return self._decoder.raw_decode(text, start)
+        except json.JSONDecodeError:
+            raise
+        except (ValueError, ArithmeticError, RecursionError) as error:
+            raise _fault(error) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice: set[str] = set()
+        for key, _value in pairs:
+            # A name that is no field's may be a value gone astray.
+            if key in seen and key in _FIELDS:
+                twice.add(key)
+            seen.add(key)
+        names = ", ".join(sorted(twice)) or "a key"
+        raise JsonFaultError(f"{names}: given more than once in one object")
+    return found
+
+
+def _integer(text: str) -> int:
+    # Python takes quadratic time for a long one, or refuses it, depending on a setting.
+    if len(text) > MAX_DIGITS:
+        raise JsonFaultError(_TOO_MANY_DIGITS)
+    return int(text)
+
+
+def _fraction(text: str) -> Decimal:
+    number = Decimal(text)
+    if len(text) > MAX_DIGITS or abs(number.adjusted()) > _MAX_EXPONENT:
+        raise JsonFaultError(_TOO_MANY_DIGITS)
+    return number
+
+
+def _fault(error: Exception) -> JsonFaultError:
+    if isinstance(error, JsonFaultError):
+        return error
+    if isinstance(error, RecursionError):
+        return JsonFaultError("is nested too deeply")
+    # Decimal refuses an exponent of over 18 digits.
+    return JsonFaultError(_TOO_MANY_DIGITS)
+
+
+def non_finite_faults(record: dict[str, Any]) -> list[str]:
+    """The faults of the floats in a decoded object, wherever they stand; at most `MAX_FAULTS`."""
+    faults: list[str] = []
+    pending: list[tuple[_Path | None, Any]] = [(None, record)]
+    while pending:
+        path, container = pending.pop()
+        inner: list[tuple[_Path | None, Any]] = []
+        for key, value in _entries(container):
+            if isinstance(value, float):
+                faults.append(f"{_shown((path, key))}: holds NaN or an infinity")
+                if len(faults) > MAX_FAULTS:
+                    return faults
+            elif isinstance(value, dict | list):
+                inner.append(((path, key), value))
+        pending += reversed(inner)
+    return faults
+
+
+def _entries(container: Any) -> Iterator[tuple[str | int, Any]]:
+    return iter(container.items() if isinstance(container, dict) else enumerate(container))
+
+
+def _shown(path: _Path) -> str:
+    steps: list[str] = []
+    place: _Path | None = path
+    while place is not None and len(steps) < _MAX_STEPS:
+        place, key = place
+        if isinstance(key, int):
+            steps.append(f"[{key}]")
+        else:
+            steps.append(f".{key if is_name(key) else '…'}")
+    shown = "".join(reversed(steps))
+    return f"…{shown}" if place is not None else shown.removeprefix(".")

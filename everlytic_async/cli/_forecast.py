@@ -1,0 +1,234 @@
+"""Which ledger a run uses, and what that says of its input before anything is sent.
+
+A forecast reads only: no ledger is made, and none is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import ExitStack, asynccontextmanager
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+import attrs
+
+from everlytic_async import EverlyticClient, Order, SkippedError
+from everlytic_async.cli._input import Numbered, printable
+from everlytic_async.cli._screen import orders
+from everlytic_async.cli._settings import load_ledger
+from everlytic_async.cli._terminal import has_terminal
+from everlytic_async.errors import ConfigurationError
+from everlytic_async.ledger import Entry, LedgerFile, LedgerSession, State, Terms
+from everlytic_async.outcomes import Outcome
+
+__all__ = ["DEFAULT_LEDGER", "Forecast", "LedgerChoice", "choose_ledger"]
+
+#: The ledger where nobody names one, in the working directory.
+DEFAULT_LEDGER = "everlytic.ledger"
+# How many orders are looked up at once.
+_CHUNK = 500
+# What an order is elsewhere that would be sent here: it notified somebody, or may have.
+_NOTIFIED = (State.SENT, State.UNKNOWN, State.IN_FLIGHT)
+_PLACES_SHOWN = 3
+
+
+@attrs.frozen
+class LedgerChoice:
+    """The ledger of a run.
+
+    Attributes:
+        path: Its absolute path.
+        shown: Its path as it was named, fit for a terminal.
+        is_named: Whether somebody named it; else it is the default.
+    """
+
+    path: Path
+    shown: str
+    is_named: bool
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there is none yet."""
+        return not self.path.exists()
+
+    @property
+    def line(self) -> str:
+        """What to say of it."""
+        return f"{printable(str(self.path))}{' (new)' if self.is_new else ''}"
+
+    def check_terminal(self) -> None:
+        """See that a default ledger is not made where nobody would see that it is.
+
+        A job that starts in another directory each time would forget all that it sent.
+
+        Raises:
+            ConfigurationError: when it is new, nobody named it, and there is no terminal.
+        """
+        if self.is_new and not self.is_named and not has_terminal():
+            raise ConfigurationError(
+                f"there is no ledger at {printable(str(self.path))}, and no terminal to show that "
+                "a new one remembers nothing of earlier runs. Say where the ledger is:\n"
+                '  --ledger FILE, or ledger = "FILE" in the table [everlytic] of the settings: '
+                "it is made where there is none\n"
+                "  --no-ledger to do without: the same orders sent again then notify again"
+            )
+
+
+def choose_ledger(named: str | None, *, no_ledger: bool, config: str | None) -> LedgerChoice | None:
+    """The ledger of a run; None where it is declined.
+
+    Args:
+        named: What ``--ledger`` names.
+        no_ledger: Whether ``--no-ledger`` was given.
+        config: As of `everlytic_async.cli._settings.load_account`.
+
+    Raises:
+        ConfigurationError: when both were given, or what is wrong with the settings.
+    """
+    if no_ledger:
+        if named is not None:
+            raise ConfigurationError("--ledger and --no-ledger contradict each other")
+        return None
+    if named is not None:
+        return _choice(named, is_named=True)
+    if (from_settings := load_ledger(config)) is not None:
+        return _choice(os.fspath(from_settings), is_named=True)
+    return _choice(DEFAULT_LEDGER, is_named=False)
+
+
+def _choice(name: str, *, is_named: bool) -> LedgerChoice:
+    # Not resolve(): the name that the user knows.
+    return LedgerChoice(Path(os.path.abspath(name)), printable(name), is_named)  # noqa: PTH100
+
+
+class Forecast:
+    """What a ledger says of the orders of an input. Use it as a context manager.
+
+    Args:
+        path: The ledger, which exists.
+        client: Whom the orders would go to; it need not be open.
+        resend: What ``--resend`` names.
+
+    Raises:
+        LedgerError: when it can't be read.
+    """
+
+    def __init__(
+        self, path: Path, client: EverlyticClient, resend: Collection[Outcome] = ()
+    ) -> None:
+        self._closing = ExitStack()
+        self._client = client
+        self._resend = resend
+        self._reader = _Reader(self._closing.enter_context(LedgerFile(path, must_exist=True)))
+        self._runner = self._closing.enter_context(asyncio.Runner())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closing.close()
+
+    def tell(self, found: Iterable[Numbered]) -> Iterator[tuple[Numbered, SkippedError | None]]:
+        """With each order why it would be skipped; None where it would be sent, or is invalid."""
+        pending = iter(found)
+        while chunk := list(islice(pending, _CHUNK)):
+            valid = [order for _line, order in chunk if isinstance(order, Order)]
+            skipped = iter(
+                self._runner.run(
+                    self._client.forecast(valid, ledger=self._reader, resend=self._resend)
+                )
+            )
+            for line, order in chunk:
+                yield (line, order), next(skipped) if isinstance(order, Order) else None
+
+    def notes(self) -> Iterator[str]:
+        """Where else the ledger knows orders that would be sent: a line for each place.
+
+        Another workflow, host, path or store is another trigger, and may be meant. A mistyped one
+        notifies everybody again.
+        """
+        places = self._reader.elsewhere.most_common()
+        for (host, workflow, is_here), count in places[:_PLACES_SHOWN]:
+            where = "in no named workflow" if workflow is None else f"in workflow {workflow}"
+            if not is_here:
+                where = f"to {host} {where}, by that address and store hash"
+            yield (
+                f"the ledger knows {orders(count)} of these as sent, or perhaps sent, {where}: to "
+                "send them here is another trigger, and may notify the same customers again"
+            )
+        if len(places) > _PLACES_SHOWN:
+            yield f"and so in {len(places) - _PLACES_SHOWN:,} more places"
+
+
+class _Reader:
+    """A ledger that is only read, for `EverlyticClient.forecast`.
+
+    Attributes:
+        elsewhere: How many orders that are not known here are known elsewhere: by host, workflow,
+            and whether the endpoint and the store are the same.
+    """
+
+    def __init__(self, file: LedgerFile) -> None:
+        self._file = file
+        self._scopes: frozenset[int] = frozenset()
+        self._anybody_sends = bool(file.overview().running)
+        self.elsewhere: Counter[tuple[str, str | None, bool]] = Counter()
+
+    @asynccontextmanager
+    async def session(self, scope: str, host: str) -> AsyncIterator[LedgerSession]:  # noqa: ARG002
+        """Look at what is known of one endpoint and store."""
+        self._scopes = self._file.find_scopes(scope)
+        yield self
+
+    async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
+        """What is known of these orders."""
+        known = self._file.look_up(self._scopes, keys)
+        if not self._anybody_sends:
+            # What a run that was killed had in flight: the next run finds that out, too.
+            for key, entry in known.items():
+                if entry.state is State.IN_FLIGHT:
+                    known[key] = attrs.evolve(entry, state=State.UNKNOWN)
+        self._look_elsewhere(
+            [key for key in keys if key not in known or known[key].state is State.NOT_SENT]
+        )
+        return known
+
+    def _look_elsewhere(self, keys: Iterable[str]) -> None:
+        order_ids = {key.rpartition("@")[0] or key for key in keys}
+        found = set()
+        for order_id, host, scope, entry in self._file.find(order_ids):
+            if entry.state in _NOTIFIED:
+                workflow = entry.key.removeprefix(order_id).removeprefix("@")
+                found.add((order_id, host, workflow or None, scope in self._scopes))
+        for _order_id, host, workflow_id, is_here in found:
+            self.elsewhere[host, workflow_id, is_here] += 1
+
+    async def any_sent(self) -> NoReturn:
+        """Asked by those who send."""
+        raise NotImplementedError
+
+    async def claim(self, key: str, body: str, terms: Terms) -> NoReturn:
+        """Nothing is claimed."""
+        raise NotImplementedError
+
+    def record(self, entry: Entry) -> Awaitable[None]:
+        """Nothing is recorded."""
+        raise NotImplementedError

@@ -1,0 +1,82 @@
+"""After a run: its exit code, and what to do next, with the command to copy."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from everlytic_async.cli._exit import Exit
+from everlytic_async.cli._screen import orders
+from everlytic_async.cli._tally import Tally
+from everlytic_async.outcomes import Outcome
+
+__all__ = ["exit_code", "next_steps"]
+
+
+def exit_code(tally: Tally) -> Exit:
+    """What the orders that were taken from the input say; see `Exit`."""
+    if tally.to_send:
+        return Exit.FAILED
+    if tally.unknown or tally.to_correct:
+        return Exit.NEEDS_PERSON
+    return Exit.OK
+
+
+def next_steps(
+    tally: Tally, *, again: str, ledger: str | None, all_read: bool, left: bool
+) -> Iterator[str]:
+    """What to do next, a paragraph for each kind of order that is not sent.
+
+    Args:
+        tally: What became of the orders.
+        again: The command that was run, to run it again.
+        ledger: The ledger's path, fit for a terminal; None without one.
+        all_read: Whether the whole input was read.
+        left: Whether the run was left at once, with orders in flight.
+    """
+    if ledger is None:
+        if tally.to_send or tally.unknown or tally.to_correct or not all_read:
+            yield (
+                "There was no ledger: the same command again would notify everybody again who was "
+                "notified now. Put what is to be sent into a file of its own; --results FILE "
+                "names the orders, and with --ledger FILE running it again sends only the rest."
+            )
+        return
+    file = shlex.quote(ledger)
+    if tally.in_flight and not tally.counts[Outcome.NOT_SENT]:
+        yield (
+            f"{_they(tally.in_flight)} being sent by another process. When that has ended:\n"
+            f"  {again}"
+        )
+    elif tally.to_send or not all_read:
+        yield f"To send the rest, run it again; what was sent is not sent again:\n  {again}"
+    if left:
+        yield "What was in flight is unknown: the next run lists it."
+    elif tally.unknown:
+        yield (
+            f"{_they(tally.unknown)} unknown: Everlytic may have processed "
+            f"{'it' if tally.unknown == 1 else 'them'}. A person has to look whether the contacts "
+            "entered the workflow:\n"
+            f"  everlytic-async ledger export --state unknown {file}\n"
+            "Then record what you found, for those that did and those that did not, and run it "
+            "again:\n"
+            f"  everlytic-async ledger resolve {file} --sent KEY...\n"
+            f"  everlytic-async ledger resolve {file} --send-again KEY..."
+        )
+    if tally.to_correct:
+        rejected = tally.rejected
+        yield (
+            f"{_they(tally.to_correct)} invalid or rejected: a person has to correct "
+            f"{'it' if tally.to_correct == 1 else 'them'}. Then run it again; it sends only "
+            f"what has changed:\n  {again}"
+            + (
+                "\nWhere a rejected order is right and the cause was elsewhere, add: "
+                "--resend rejected"
+                if rejected
+                else ""
+            )
+        )
+
+
+def _they(count: int) -> str:
+    return f"{orders(count)} {'is' if count == 1 else 'are'}"

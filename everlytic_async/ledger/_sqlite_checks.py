@@ -1,0 +1,245 @@
+"""What is checked before a ledger's file is used, because it could not be safe.
+
+SQLite keeps its log, ``FILE-wal``, and we keep the files of the runs, beside the *name* of the
+ledger. A file with two names has two logs; a log without its file, or a file without its log, does
+not say what was sent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import stat
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+from everlytic_async.errors import LedgerError
+from everlytic_async.ledger._sqlite_runs import (
+    Note,
+    is_alive,
+    lock_path,
+    note_path,
+    read_note,
+    runs_beside,
+)
+
+__all__ = [
+    "check_before_opening",
+    "check_names",
+    "check_records",
+    "identity",
+    "make_file",
+    "wal_has_content",
+]
+
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+def make_file(path: Path) -> None:
+    """Make an empty file that only its owner may read and write, where there is none.
+
+    SQLite gives its log the same mode.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    if path.exists():
+        return
+    try:
+        try:
+            # Never opened, for closing it would free the locks of another ledger of this process.
+            os.mknod(path, stat.S_IFREG | 0o600)
+        except (AttributeError, PermissionError):  # no such call, or not for us
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return
+    path.chmod(0o600)  # whatever the umask took away
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells one file from another that takes its name; None where there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - for each group of commits: half the time
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def wal_has_content(path: Path) -> bool:
+    """Whether a log with something in it is beside a ledger."""
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size > 0
+    except OSError:
+        return False
+
+
+def check_names(path: Path) -> None:
+    """Refuse a file that may be in use under another name.
+
+    Raises:
+        LedgerError: it has hard links, or is a mount point of its own.
+    """
+    names = path.stat().st_nlink
+    if path.is_file() and names > 1:
+        raise LedgerError(
+            f"the ledger {str(path)!r} is one file with {names} names (hard links). Each name has "
+            "a log of its own, so orders could be sent twice. Make an independent ledger with "
+            "`everlytic-async ledger copy`, and use that"
+        )
+    if _is_mount_point(path):
+        raise LedgerError(
+            f"the ledger {str(path)!r} is mounted as a single file. Its log is not, so processes "
+            "outside of this mount would not see it, and orders could be sent twice. Mount the "
+            "directory that holds the ledger instead"
+        )
+
+
+def _is_mount_point(path: Path) -> bool:
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        # It also differs within some overlay filesystems, but those are Linux's.
+        return path.stat().st_dev != path.parent.stat().st_dev
+    wanted = os.fsencode(path)
+    # proc(5): the fifth field is the mount point, with white space in octal.
+    return any(
+        _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), mount.split(b" ", 5)[4]) == wanted
+        for mount in mounts
+    )
+
+
+def check_before_opening(path: Path) -> None:
+    """Refuse a file that is not the one to which the log and the notes beside it belong.
+
+    Before SQLite opens it to write: on closing, it would write the log into the wrong file.
+
+    Raises:
+        LedgerError: the file is missing, was replaced, or lost records.
+    """
+    with_log = wal_has_content(path)  # first: whoever makes a ledger makes its file before its log
+    notes = _notes_of_the_dead(path)
+    if notes is None or not (with_log or notes):
+        return
+    if not path.exists() or path.stat().st_size == 0:
+        raise LedgerError(
+            f"the ledger {str(path)!r} is missing, but its records of orders that were sent are "
+            f"there: {_named(path, notes)}. It was removed or renamed. Put it back; to start a new "
+            "one that knows nothing of those orders, move these files away"
+        )
+    committed = _committed(path)
+    if committed is not None and any(
+        committed.get(token, -1) < note.checkpointed for token, note in notes.items()
+    ):
+        raise _replaced(path, notes)
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            check_records(connection, path, with_log=with_log)
+    except sqlite3.Error:
+        return  # whoever opens it to write finds out why
+
+
+def check_records(connection: sqlite3.Connection, path: Path, *, with_log: bool) -> bool:
+    """Refuse a ledger that lost records of a run that did not end.
+
+    Args:
+        connection: To read the ledger.
+        path: The ledger's path.
+        with_log: Whether there was a log with something in it before it was opened.
+
+    Returns:
+        Whether only the log can tell of a run: one of an earlier version, which wrote no note.
+
+    Raises:
+        LedgerError: records are lost.
+    """
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'runs'")
+    if not tables.fetchone()[0]:
+        return False
+    while True:
+        fault, only_log = _fault(connection, path, with_log=with_log)
+        if fault is None:
+            return only_log
+        # Others begin and end runs meanwhile: it is a fault if it is still there.
+        again, _ = _fault(connection, path, with_log=with_log)
+        if again is not None and str(again) == str(fault):
+            raise fault
+
+
+def _fault(
+    connection: sqlite3.Connection, path: Path, *, with_log: bool
+) -> tuple[LedgerError | None, bool]:
+    notes: dict[str, Note] = {}
+    for token in runs_beside(path):
+        note = None if is_alive(lock_path(path, token)) else read_note(path, token)
+        if note is not None:
+            notes[token] = note
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
+    committed = "committed" if "committed" in columns else "0"
+    runs = connection.execute(f"SELECT token, {committed}, began, ended FROM runs").fetchall()  # noqa: S608
+    if notes.keys() - {token for token, *_ in runs}:
+        return _replaced(path, notes), False
+    only_log = False
+    for token, count, began, ended in runs:
+        if ended is not None or is_alive(lock_path(path, token)):
+            continue
+        note = notes.get(token)
+        only_log = only_log or note is None
+        if (not with_log) if note is None else count < note.committed:
+            return _lost(path, began), False
+    return None, only_log
+
+
+def _lost(path: Path, began: float) -> LedgerError:
+    since = datetime.fromtimestamp(began).astimezone().isoformat(" ", "seconds")
+    return LedgerError(
+        f"the ledger {str(path)!r} has lost records: the run that started at {since} was "
+        f"interrupted, and the log that held its last records, {path.name}-wal, is gone or "
+        "incomplete. Orders that the ledger does not know of may have been sent. Put the log back. "
+        "If it is lost, find out which orders were sent since then, and make a ledger of what is "
+        "left with `everlytic-async ledger copy --accept-loss`"
+    )
+
+
+def _replaced(path: Path, notes: Mapping[str, Note]) -> LedgerError:
+    return LedgerError(
+        f"the ledger {str(path)!r}, or the log beside it, was replaced by another one after a run "
+        "was interrupted, so it does not know all orders that were sent. Put the right one back; "
+        f"to go on with this one nevertheless, move these files away: {_named(path, notes)}"
+    )
+
+
+def _named(path: Path, notes: Mapping[str, Note]) -> str:
+    with_log = wal_has_content(path)
+    return ", ".join(
+        [f"{path.name}-wal", f"{path.name}-shm"] * with_log
+        + [note_path(path, token).name for token in notes]
+    )
+
+
+def _notes_of_the_dead(path: Path) -> Mapping[str, Note] | None:
+    """By token; None where a run lives: it has checked."""
+    notes: dict[str, Note] = {}
+    for token in runs_beside(path):
+        if is_alive(lock_path(path, token)):
+            return None
+        note = read_note(path, token)
+        if note is not None:
+            notes[token] = note
+    return notes
+
+
+def _committed(path: Path) -> Mapping[str, int] | None:
+    """How many transactions of each run are in the file itself, without its log.
+
+    None where that can't be read: a checkpoint may have been interrupted, or the file is of an
+    earlier version.
+    """
+    try:
+        look = f"{path.as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(look, uri=True)) as connection:
+            return dict(connection.execute("SELECT token, committed FROM runs").fetchall())
+    except sqlite3.Error:
+        return None

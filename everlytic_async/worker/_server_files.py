@@ -1,0 +1,115 @@
+"""The files by which processes of one user share a private NATS server: who may read them.
+
+The directory holds customers' orders and the token without which nobody gets at them. Other users
+of the machine must not be able to read the token, nor to put one of their own in its place: whoever
+joined their server would give them the orders.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+
+from everlytic_async.errors import ConfigurationError
+
+_TOKEN = "token"  # noqa: S105 - the name of the file
+_MAX_BYTES = 1024
+_RANDOM_BYTES = 24
+# It is part of an address, and the server takes a "$" for a digest.
+_ALLOWED = re.compile(r"[A-Za-z0-9._~+=-]+")
+
+
+def check_token(token: str) -> None:
+    """Check that a token can be part of an address.
+
+    Raises:
+        ConfigurationError: it can't; the message does not repeat it.
+    """
+    if not _ALLOWED.fullmatch(token):
+        raise ConfigurationError(
+            "the token of a private NATS server may hold letters, digits and -._~+= only: use "
+            "another one, or none, and a random one is made"
+        )
+
+
+def claim_directory(directory: Path) -> None:
+    """Make a directory that belongs to its owner alone (0700), or check the one that is there.
+
+    Raises:
+        ConfigurationError: it belongs to somebody else, or others can write to it.
+        OSError: it can't be made or read.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name != "posix":
+        return  # there a home directory is closed to others, and modes say nothing
+    found = directory.stat()
+    if found.st_uid != os.geteuid():
+        raise ConfigurationError(
+            f"{str(directory)!r} belongs to another user, who could read the orders: name a "
+            "directory of your own"
+        )
+    if found.st_mode & 0o077:
+        if not any(directory.iterdir()):
+            directory.chmod(0o700)
+        elif found.st_mode & 0o022:
+            raise ConfigurationError(
+                f"{str(directory)!r} holds a NATS server's data, and others can write to it: check "
+                f"what is in it, then `chmod 700` it"
+            )
+
+
+def read_token(directory: Path) -> str | None:
+    """Read the token of the directory's server; None where there is none yet.
+
+    Raises:
+        ConfigurationError: others may have read or made it.
+    """
+    path = directory / _TOKEN
+    try:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigurationError(
+            f"the token {str(path)!r} can't be read: {error.strerror}. If it is not yours, delete "
+            "it; the next server makes another"
+        ) from error
+    try:
+        found = os.fstat(file)
+        private = os.name != "posix" or (
+            found.st_uid == os.geteuid()
+            and not found.st_mode & 0o077
+            and stat.S_ISREG(found.st_mode)
+        )
+        token = os.read(file, _MAX_BYTES).decode("ascii", "replace").strip() if private else ""
+    finally:
+        os.close(file)
+    if not _ALLOWED.fullmatch(token):
+        raise ConfigurationError(
+            f"{str(path)!r} is not a token that only you can read and write (0600): delete it, and "
+            "the next server makes another"
+        )
+    return token
+
+
+def keep_token(directory: Path, token: str | None) -> str:
+    """Keep the token of the server that starts: the given one, else the last one, else a new one.
+
+    Raises:
+        ConfigurationError: see `read_token`.
+        OSError: it can't be written.
+    """
+    known = read_token(directory)
+    if known is not None and token in (None, known):
+        return known
+    token = token or secrets.token_urlsafe(_RANDOM_BYTES)
+    written = directory / f"{_TOKEN}.new"
+    written.unlink(missing_ok=True)  # of a process that was killed
+    file = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(file, "w", encoding="ascii") as opened:
+        opened.write(f"{token}\n")
+    written.replace(directory / _TOKEN)
+    return token

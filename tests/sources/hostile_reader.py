@@ -1,0 +1,53 @@
+"""Read one file under limits, in a process of its own, and print what that took, as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from everlytic_async import EverlyticError, Order
+from everlytic_async.sources import read_orders
+
+MOST_CPU_S = 20
+MOST_ADDRESSES = 4 * 1024**3
+
+
+def peak_bytes() -> int:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def read(path: str, options: dict[str, Any]) -> dict[str, Any]:
+    if path.endswith(".parquet"):
+        import pyarrow.parquet  # noqa: F401, PLC0415 - it takes memory by itself
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
+    before, started = peak_bytes(), time.process_time()
+    found: dict[str, Any] = {"orders": [], "faults": [], "error": None}
+    invalid = longest = 0
+    try:
+        for item in read_orders(path, **options):
+            if isinstance(item, Order):
+                found["orders"].append(item.order_id)
+                continue
+            invalid += 1
+            longest = max(longest, len(str(item)))
+            if invalid <= 3:
+                found["faults"].append(str(item)[:500])
+    except EverlyticError as error:
+        found["error"] = f"{type(error).__name__}: {error}"
+    found |= {"invalid": invalid, "longest": longest}
+    return found | {
+        "cpu_s": time.process_time() - started,
+        "peak_mb": (peak_bytes() - before) / 1e6,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(read(sys.argv[1], json.loads(sys.argv[2]))))  # noqa: T201

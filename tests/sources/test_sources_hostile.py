@@ -1,0 +1,349 @@
+"""Files that were made to do harm: each is read in linear time and little memory.
+
+Each is read in a process of its own, which is killed after 20 s of CPU; what takes quadratic time
+takes far longer. The order that does harm is a fault and the others are read; where nothing can be
+read after it, an error says so.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import hostile_reader
+import pytest
+
+MOST_MB = 100
+ANN = "ann@example.com"
+HEADER = b"order_id,contact_email,product_name\n"
+
+
+def row(number: int) -> bytes:
+    return b"%d,ann@example.com,Mop\n" % number
+
+
+def line(number: int, more: bytes = b"") -> bytes:
+    start = b'{"order_id": "%d", "contact_email": "ann@example.com", ' % number
+    return start + b'"products": [{"product_name": "Mop"}]%s}\n' % more
+
+
+def order(**fields: Any) -> bytes:
+    shopify = {
+        "name": "#1",
+        "email": "ann@example.com",
+        "total_price": "1.00",
+        "line_items": [{"name": "Mop", "price": "1.00", "quantity": 1}],
+    }
+    return json.dumps(shopify | fields).encode()
+
+
+@attrs.frozen
+class Hostile:
+    """A file, and what is read of it: the ids of its orders; a fault, or the error that ends it."""
+
+    data: Callable[[], bytes]
+    orders: list[str] = attrs.field(factory=lambda: ["1", "2"])
+    fault: str = ""
+    error: str = ""
+    name: str = "orders"
+    options: dict[str, Any] = attrs.field(factory=dict)
+    invalid: int | None = 1
+
+
+def shopify_csv(created: bytes) -> bytes:
+    header = b"Name,Email,Lineitem name,Lineitem quantity,Lineitem price,Created at\n"
+    rows = [(b"1", b"2026-03-01"), (b"9", created), (b"2", b"2026-03-01")]
+    return header + b"".join(
+        b"%s,ann@example.com,Mop,1,1.00,%s\n" % (number, date) for number, date in rows
+    )
+
+
+def parquet(**columns: Any) -> bytes:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    options = columns.pop("options", {})
+    file = io.BytesIO()
+    table = pa.table(columns)
+    pq.write_table(table, file, compression="zstd", write_statistics=False, **options)
+    return file.getvalue()
+
+
+def parquet_rows(size: int) -> bytes:
+    pa = pytest.importorskip("pyarrow")
+    texts = pa.array([0, *[1] * 256, 0], pa.int32())
+    return parquet(
+        contact_email=pa.DictionaryArray.from_arrays(texts, [ANN, "x" * size]),
+        order_id=["1", *["9"] * 256, "2"],
+        products=[[{"product_name": "Mop"}]] * 258,
+    )
+
+
+def parquet_list(count: int) -> bytes:
+    pa = pytest.importorskip("pyarrow")
+    nothing = pa.nulls(count, pa.int8())
+    lists = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), nothing)
+    return parquet(contact_email=["ann@example.com"], products=lists)
+
+
+def parquet_nested(count: int, size: int) -> bytes:
+    pa = pytest.importorskip("pyarrow")
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), ["x" * size])
+    products = pa.StructArray.from_arrays([texts], ["product_name"])
+    lists = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), products)
+    return parquet(contact_email=["ann@example.com"], products=lists)
+
+
+#: For a line: keys that take the most memory when decoded.
+OBJECTS = b",".join([b"{}"] * 340_000)
+MANY = b", ".join(b'"a%d": 0' % n for n in range(70_000))
+
+FILES: dict[str, Hostile] = {
+    # Each of these lines ends inside of a quoted cell, wherever it begins.
+    "quotes that never close": Hostile(
+        lambda: HEADER + row(1) + b'b","\n' * 60_000 + row(2),
+        fault="line 3: is not CSV: a quote is not closed within 10,000 lines and 1,048,576 char",
+        invalid=60_000,
+        options={"mapping": {"group_by": None}},
+    ),
+    "one quote and a long rest": Hostile(
+        lambda: gzip.compress(HEADER + row(1) + b'"\n' + b"x,y\n" * 300_000, 1),
+        orders=["1"],
+        fault="line 3: is not CSV: a quote is not closed within 10,000 lines",
+        options={"mapping": {"group_by": None}},
+        invalid=300_001,
+    ),
+    "one quote and a line without end": Hostile(
+        lambda: gzip.compress(HEADER + row(1) + b'"' + b"x" * 150_000_000 + b"\n" + row(2), 1),
+        fault="line 3: is longer than 1,048,576 bytes",
+        options={"mapping": {"group_by": None}},
+    ),
+    "quotes that close at the end of huge cells": Hostile(
+        lambda: HEADER + row(1) + b'9,"%s\n%s",Mop\n' % (b"x" * 500_000, b'""' * 200_000) + row(2),
+        fault="line 3: contact_email",
+    ),
+    "wrong rows of one order": Hostile(
+        lambda: gzip.compress(HEADER + row(1) + b"9,x\n" * 200_000 + row(2)),
+        fault="line 3: has 2 cells, and the header 3",
+    ),
+    "rows of one order, all different": Hostile(
+        lambda: shopify_csv(b"2026-03-01\n")[:-1].replace(
+            b"\n2,",
+            b"".join(b"\n9,ann@example.com,Mop %d,1,1.00," % n for n in range(40_000)) + b"\n2,",
+        ),
+        fault="line 3: has more than 10,000 rows",
+    ),
+    "wide rows of one order": Hostile(
+        lambda: gzip.compress(
+            HEADER[:-1]
+            + b"".join(b",c%d" % n for n in range(5_000))
+            + b"\n"
+            + row(1)[:-1]
+            + b"," * 5_000
+            + b"\n"
+            + b"".join(b"9,ann@example.com,%d%s\n" % (n, b"," * 5_000) for n in range(3_000))
+            + row(2)[:-1]
+            + b"," * 5_000
+            + b"\n",
+            1,
+        ),
+        fault="line 3: its rows have more than 500,000 cells or",
+        options={"mapping": {"product_sku": "product_name"}},
+    ),
+    "long rows of one order": Hostile(
+        lambda: gzip.compress(
+            HEADER
+            + row(1)
+            + b"".join(b"9,ann@example.com,%d%s\n" % (n, b"x" * 500_000) for n in range(100))
+            + row(2),
+            1,
+        ),
+        fault="line 3: its rows have more than",
+    ),
+    "a header of too many columns": Hostile(
+        lambda: b"order_id" + b",a" * 400_000 + b"\n",
+        orders=[],
+        error="ConfigurationError: the first line has more than 10,000 columns",
+        invalid=0,
+        name="orders.csv",
+    ),
+    "blanks in a date": Hostile(
+        lambda: shopify_csv(b"2026-03-01" + b" " * 900_000 + b"x"),
+        fault="line 3: date: expected a time",
+        options={"since": "2026-01-01"},
+    ),
+    "blanks before UTC in dates": Hostile(
+        lambda: shopify_csv(b"2026-03-01" + (b" " * 30_000 + b"U") * 30),
+        fault="line 3: date: expected a time",
+        options={"since": "2026-01-01"},
+    ),
+    "one key, repeated": Hostile(
+        lambda: line(1) + b'{"products": 1%s}\n' % (b', "total": 1' * 80_000) + line(2),
+        fault="line 2: total: given more than once in one object",
+    ),
+    "faults without number": Hostile(
+        lambda: line(1) + line(9, b', "total": [%s]' % b",".join([b"NaN"] * 200_000)) + line(2),
+        fault="line 2: total",
+        options={"mapping": {"workflow_id": 7}},
+    ),
+    "products that are none": Hostile(
+        lambda: line(1) + b'{"products": [%s]}\n' % OBJECTS.replace(b"{}", b"9") + line(2),
+        fault="line 2: contact_email or",
+    ),
+    "NaN at the bottom": Hostile(
+        lambda: line(1) + line(9, b', "total": %sNaN%s' % (b"[" * 700, b"]" * 700)) + line(2),
+        fault="line 2: …[0]",
+        options={"mapping": {"workflow_id": 7}},
+    ),
+    "deeply nested": Hostile(
+        lambda: line(1) + b"[" * 500_000 + b"\n" + b'{"a":' * 150_000 + b"\n" + line(2),
+        fault="line 2: is nested too deeply",
+        invalid=2,
+    ),
+    "a number of a million digits": Hostile(
+        lambda: (
+            line(1)
+            + line(9, b', "total": ' + b"9" * 900_000)
+            + line(9, b', "total": 1.' + b"9" * 900_000)
+            + line(2)
+        ),
+        fault="line 2: holds a number of too many digits",
+        invalid=2,
+    ),
+    "numbers that nothing can calculate with": Hostile(
+        lambda: (
+            b"["
+            + b",".join(
+                [order()]
+                + [
+                    order(line_items=[{"name": "Mop", "price": 7, "quantity": 3}]).replace(
+                        b"7,", number + b","
+                    )
+                    for number in (
+                        b"1e9999999",
+                        b"1e-9999999",
+                        b"1e99999999999999999999",
+                        b"7" * 2_000,
+                    )
+                ]
+                + [order(name="#2")]
+            )
+            + b"]"
+        ),
+        orders=["#1", "#2"],
+        fault="line 2: holds a number of too many digits",
+        invalid=4,
+    ),
+    "text amounts that nothing can calculate with": Hostile(
+        lambda: shopify_csv(b"2026-03-01").replace(
+            b"9,ann@example.com,Mop,1,1.00", b"9,ann@example.com,Mop,1e999,1e9999999"
+        ),
+        fault="line 3: products[0].product_price: expected a number, got text",
+    ),
+    "an object of keys": Hostile(
+        lambda: gzip.compress(
+            b"{" + b",\n".join(b'"k%d":[{}]' % n for n in range(300_000)) + b"}", 1
+        ),
+        orders=[],
+        error="SourceError: what comes at its beginning is not JSON: an order of over 2,097,152 char",
+        invalid=0,
+    ),
+    "an object of wrappers": Hostile(
+        lambda: b'{"a": 1,\n' + MANY + b"".join(b', "data": 0' for _ in range(70_000)) + b"}",
+        orders=[],
+        fault="line 1: a key: given more than once in one object",
+    ),
+    "a list of objects in an order": Hostile(
+        lambda: (
+            b"["
+            + line(1)
+            + b","
+            + line(9, b', "meta": [%s, %s]' % (OBJECTS, OBJECTS))
+            + b","
+            + line(2)
+            + b"]"
+        ),
+        fault="line 2: meta: no such field",
+    ),
+    "an order that is too long": Hostile(
+        lambda: gzip.compress(b"[%s, {%s" % (line(1), b'"meta": [' + (OBJECTS + b",") * 9), 1),
+        orders=["1"],
+        error="SourceError: what comes after order 1 is not JSON: an order of over 2,097,152 char",
+        invalid=0,
+    ),
+    "blank lines": Hostile(
+        lambda: gzip.compress(line(1) + b"\n" * 3_000_000 + line(2), 1), invalid=0
+    ),
+    "blanks at the beginning": Hostile(
+        lambda: gzip.compress(b" \n" * 3_000_000 + line(2), 1),
+        orders=[],
+        error="ConfigurationError: its first 1,048,576 bytes are blank",
+        invalid=0,
+    ),
+    "a line without end": Hostile(
+        lambda: gzip.compress(line(1) + b"x" * 150_000_000 + b"\n" + line(2), 1),
+        fault="line 2: is longer than 1,048,576 bytes",
+    ),
+    "Parquet: one long text for many rows": Hostile(
+        lambda: parquet_rows(5_000_000),
+        fault="line 2: takes over 2,097,152 bytes",
+        name="orders.parquet",
+        invalid=256,
+    ),
+    "Parquet: one text for many products": Hostile(
+        lambda: parquet_nested(1_000_000, 1_000_000),
+        orders=[],
+        fault="line 1: takes over 2,097,152 bytes",
+        name="orders.parquet",
+    ),
+    "Parquet: a list without end": Hostile(
+        lambda: parquet_list(50_000_000),
+        orders=[],
+        error="SourceError: the Parquet file has a row group with over 4,000,000 values",
+        name="orders.parquet",
+        invalid=0,
+    ),
+    "Parquet: a long list": Hostile(
+        lambda: parquet_list(2_000_000),
+        orders=[],
+        fault="line 1: takes over 2,097,152 bytes",
+        name="orders.parquet",
+    ),
+    "Parquet: long texts, packed": Hostile(
+        lambda: parquet(contact_email=["x" * 1_000_000] * 256, options={"use_dictionary": False}),
+        orders=[],
+        error="SourceError: the Parquet file has a column whose",
+        name="orders.parquet",
+        invalid=0,
+    ),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and figures of Linux")
+@pytest.mark.parametrize("name", FILES)
+def test_a_hostile_file_is_read_in_linear_time_and_little_memory(name: str, tmp_path: Path) -> None:
+    hostile = FILES[name]
+    path = tmp_path / hostile.name
+    path.write_bytes(hostile.data())
+    child = subprocess.run(
+        [sys.executable, hostile_reader.__file__, path, json.dumps(hostile.options)],
+        capture_output=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr.decode()[-2000:]
+    found = json.loads(child.stdout)
+    error = found["error"] or ""
+    assert error.startswith(hostile.error) if hostile.error else not error
+    assert found["orders"] == hostile.orders
+    if hostile.fault:
+        assert found["faults"][0].startswith(hostile.fault)
+    if hostile.invalid is not None:
+        assert found["invalid"] == hostile.invalid
+    assert found["longest"] < 10_000
+    assert found["peak_mb"] < MOST_MB

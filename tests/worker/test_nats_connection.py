@@ -1,0 +1,260 @@
+"""The connection to NATS: what is never sent in clear, and what becomes of refused credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import nkeys
+import pytest
+import trustme
+from worker_shop import Shop
+
+from everlytic_async import LedgerError, QueueError
+from everlytic_async.ledger import NatsLedger
+from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings, Worker
+from support.delivery import order
+from support.nats_servers import until
+
+SECRET = "the-passw0rd"
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def known(authority: trustme.CA) -> ssl.SSLContext:
+    """Trusts the certificates of `tls_files`."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+def tls_files(authority: trustme.CA, tmp_path: Path) -> dict[str, str]:
+    """What a server's configuration has under ``tls``."""
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    files = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
+    certificate.private_key_pem.write_to_path(files["key_file"])
+    certificate.cert_chain_pems[0].write_to_path(files["cert_file"])
+    return files
+
+
+@asynccontextmanager
+async def eavesdropper(
+    host: str = "127.0.0.1", **info: Any
+) -> AsyncIterator[tuple[int, bytearray]]:
+    """A server that speaks NATS without TLS; its port, and all that it was sent."""
+    heard = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        info = {"server_id": "x", "version": "2.15.1", "headers": True, "max_payload": 1048576}
+        writer.write(f"INFO {json.dumps(info)}\r\n".encode())
+        try:
+            while data := await reader.read(65_536):
+                heard.extend(data)
+                if b"PING" in data:
+                    writer.write(b"PONG\r\n")
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], heard
+
+
+def queue_at(*servers: str, settings: QueueSettings, **how: Any) -> OrderQueue:
+    return OrderQueue(list(servers), settings, **{"patience_s": 1.0, **how})
+
+
+def ledger_at(*servers: str, settings: QueueSettings, **how: Any) -> NatsLedger:
+    return NatsLedger(list(servers), settings.subject, **{"patience_s": 1.0, **how})
+
+
+@pytest.mark.parametrize("open_", [queue_at, ledger_at])
+@pytest.mark.parametrize("asked_by", ["an address", "one of several", "a context", "another host"])
+async def test_where_tls_is_asked_for_and_not_offered_nothing_is_sent(
+    open_: Callable[..., Any],
+    asked_by: str,
+    settings: QueueSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with eavesdropper() as (port, heard):
+        plain, secure = f"nats://127.0.0.1:{port}", f"tls://127.0.0.1:{port}"
+        how: dict[str, Any] = {"user": "me", "password": SECRET, "token": SECRET}
+        servers = {"an address": [secure], "one of several": [plain, secure]}.get(asked_by, [plain])
+        if asked_by == "a context":
+            how["tls"] = ssl.create_default_context()
+        elif asked_by == "another host":
+            servers = [f"nats://queue.example:{port}"]
+            at_loopback(monkeypatch)
+        with pytest.raises((QueueError, LedgerError), match="does not offer TLS") as raised:
+            await open_(*servers, settings=settings, **how).__aenter__()
+        assert bytes(heard) == b""
+        assert SECRET not in str(raised.value)
+
+
+def at_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every host name lead to this machine."""
+    connect = asyncio.open_connection
+
+    async def redirected(host: str, port: int, **how: Any) -> Any:
+        return await connect("127.0.0.1", port, **how)
+
+    monkeypatch.setattr(asyncio, "open_connection", redirected)
+
+
+@pytest.mark.parametrize("host", ["queue.example", "localhost"])
+async def test_plain_nats_is_for_loopback_or_allowed(
+    host: str, settings: QueueSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_loopback(monkeypatch)
+    async with eavesdropper() as (port, heard):
+        queue = queue_at(
+            f"nats://{host}:{port}",
+            settings=settings,
+            token=SECRET,
+            allow_plain_nats=host != "localhost",
+        )
+        entering = asyncio.ensure_future(queue.__aenter__())
+        await until_so(lambda: SECRET.encode() in heard, "the credentials")
+        entering.cancel()
+        await asyncio.wait({entering})
+
+
+@pytest.mark.parametrize("optional", [False, True])
+@pytest.mark.parametrize("scheme", ["nats", "tls"])
+async def test_a_server_that_offers_tls_is_spoken_to_by_it(
+    tmp_path: Path,
+    settings: QueueSettings,
+    known: ssl.SSLContext,
+    tls_files: dict[str, str],
+    scheme: str,
+    *,
+    optional: bool,
+) -> None:
+    config: dict[str, Any] = {"tls": tls_files, "allow_non_tls": optional}
+    async with NatsServer(tmp_path / "data", config=config) as server:
+        address = server.url.replace("nats://", f"{scheme}://")
+        async with queue_at(address, settings=settings, tls=known) as queue:
+            assert await queue.publish(order(1))
+        stranger = queue_at(address, settings=settings, tls=ssl.create_default_context())
+        with pytest.raises(QueueError, match="certificate"):
+            await stranger.__aenter__()
+
+
+async def test_a_server_that_comes_back_without_tls_is_sent_nothing(
+    tmp_path: Path,
+    settings: QueueSettings,
+    known: ssl.SSLContext,
+    tls_files: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data = tmp_path / "data"
+    server = NatsServer(data, config={"tls": tls_files})
+    await server.start()
+    port = int(server.url.rpartition(":")[2])
+    async with queue_at(server.url, settings=settings, tls=known, token=SECRET) as queue:
+        await server.close()
+        async with NatsServer(data, port=port):
+
+            async def is_said() -> bool:
+                return "does not offer TLS" in caplog.text
+
+            await until(is_said, "the reconnect")
+            assert not queue.connected
+        async with NatsServer(data, port=port, config={"tls": tls_files}):
+            assert await queue.publish(order(1)) or True
+            assert queue.connected
+
+
+async def until_so(is_so: Callable[[], bool], what: str) -> None:
+    async def asked() -> bool:
+        return is_so()
+
+    await until(asked, what, 20)
+
+
+# ------------------------------------------------------------------------- refused credentials
+
+
+def reload(server: NatsServer, **changes: Any) -> None:
+    """Have a server read another configuration, as an operator does."""
+    pid = server.pid
+    assert pid is not None
+    done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, check=True)
+    path = Path(done.stdout.decode().strip().rpartition(" -c ")[2])
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    os.kill(pid, signal.SIGHUP)
+
+
+def users(*names: str) -> dict[str, Any]:
+    return {"users": [{"user": name, "password": SECRET} for name in names]}
+
+
+def keys(path: Path, number: int) -> str:
+    """Write a seed; its public key."""
+    seed = nkeys.encode_seed(bytes([number]) * 32, nkeys.PREFIX_BYTE_USER)
+    path.write_bytes(seed)
+    return str(nkeys.from_seed(bytearray(seed)).public_key.decode())
+
+
+async def test_revoked_credentials_end_a_worker_with_the_reason(
+    tmp_path: Path, settings: QueueSettings
+) -> None:
+    config = {"authorization": users("me", "other")}
+    me: dict[str, Any] = {"user": "me", "password": SECRET}
+    async with (
+        NatsServer(tmp_path / "data", config=config) as server,
+        queue_at(server.url, settings=settings, **me) as queue,
+        queue_at(server.url, settings=settings, **{**me, "user": "other"}) as other,
+        Shop() as shop,
+        shop.client() as client,
+    ):
+        worker = Worker(client, queue)
+        running = asyncio.create_task(worker.run())
+        await other.publish(order(1))
+        await until_so(lambda: shop.processed.total() == 1, "the first")
+        reload(server, authorization=users("other"))
+        with pytest.raises(QueueError, match=r"(?i)closed: .*authorization violation"):
+            async with asyncio.timeout(20):
+                await running
+        assert not worker.status.running
+        assert await other.publish(order(2))
+        with pytest.raises(QueueError, match="closed"):
+            await queue.publish(order(3))
+
+
+async def test_renewed_credentials_are_read_again(tmp_path: Path, settings: QueueSettings) -> None:
+    seed = tmp_path / "user.nk"
+    public = await asyncio.to_thread(keys, seed, 1)
+    config = {"authorization": {"users": [{"nkey": public}]}}
+    async with (
+        NatsServer(tmp_path / "data", config=config) as server,
+        queue_at(server.url, settings=settings, nkeys_seed=seed, patience_s=10) as queue,
+        ledger_at(server.url, settings=settings, nkeys_seed=seed, patience_s=10) as ledger,
+        Shop() as shop,
+        shop.client() as client,
+    ):
+        worker = Worker(client, queue, ledger)
+        running = asyncio.create_task(worker.run())
+        await until_so(lambda: worker.status.ready, "the worker")
+        renewed = await asyncio.to_thread(keys, seed, 2)
+        reload(server, authorization={"users": [{"nkey": renewed}]})
+        await until_so(lambda: not queue.connected, "the refusal")
+        await queue.publish(order(1))
+        await until_so(lambda: shop.processed.total() == 1, "the order")
+        worker.stop()
+        await running
