@@ -14,7 +14,6 @@ from everlytic_async.errors import (
     LedgerError,
     RejectedError,
     SkippedError,
-    without_addresses,
 )
 from everlytic_async.ledger import (
     Entry,
@@ -217,8 +216,6 @@ class Book:
         reason: str | None,
     ) -> Entry:
         stored = stored_key(key, own=self._own_keys)
-        if reason is not None:
-            reason = without_addresses(reason)
         return Entry(stored, state, body, attempts, status, reason)
 
 

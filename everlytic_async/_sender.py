@@ -22,11 +22,13 @@ from everlytic_async._transport import SESSION_CLOSED, Transport
 from everlytic_async._wire import encode, judge, order_key
 from everlytic_async.errors import (
     AuthenticationError,
+    ConfigurationError,
     EverlyticError,
     InvalidOrderError,
     LedgerError,
     NotSentError,
     RejectedError,
+    ServerError,
     SkippedError,
     ThrottledError,
     UnknownOutcomeError,
@@ -197,7 +199,9 @@ class Sender:
         Raises:
             EverlyticError: its class is the verdict.
         """
-        result = await self._result_by(raw, halt, key_of, book, deadline_s)
+        sending = self._result_by(raw, halt, key_of, book, deadline_s)
+        del raw  # so that this frame doesn't show it
+        result = await sending
         if result.receipt is not None:
             return result.receipt
         assert result.error is not None  # noqa: S101 - what is not sent says why
@@ -212,6 +216,7 @@ class Sender:
         deadline_s: float | None,
     ) -> OrderResult:
         job = self.prepare(0, raw, key_of)
+        del raw  # so that this frame doesn't show it
         digest = ""
         if isinstance(job, OrderResult):
             result = job
@@ -298,6 +303,8 @@ class Sender:
         verdict: Receipt | EverlyticError
         try:
             verdict = await self._send(job, halt, wait_until)
+        except ConfigurationError:
+            raise  # in a forked copy: the order and the ledger are the other process's
         except Exception as error:  # noqa: BLE001 - what is not foreseen gets the careful verdict
             verdict = job.abandoned_error(
                 f"an error that was not foreseen ({type(error).__name__})"
@@ -341,6 +348,7 @@ class Sender:
     def _invalid(
         self, index: int, given: AnyOrder, key_of: KeyOf | None, error: InvalidOrderError
     ) -> OrderResult:
+        error.__traceback__ = None  # its frames hold the order
         key = error.order_id
         if key_of is not None:
             try:
@@ -445,6 +453,8 @@ class Sender:
         """Make one POST: what it says, and when its body was sent, where that is known."""
         try:
             answer = await self.transport.post(job.body, job.mark_cancelled)
+        except ConfigurationError:
+            raise  # used in another process or event loop: it is not the order's error
         except EverlyticError as error:
             if self.transport.session_closed:
                 halt.halt(SESSION_CLOSED)  # no further order can be sent
@@ -453,6 +463,8 @@ class Sender:
             answer.status,
             answer.headers,
             answer.body,
+            waited_s=answer.waited_s,
+            undecodable=answer.undecodable,
             attempts=job.attempts,
             elapsed_s=self.clock() - job.started_at,
             hide=(job.order.contact_email, job.order.contact_unique_id),
@@ -472,6 +484,8 @@ class Sender:
             self.pacer.refused(admitted_at)
         else:
             self.pacer.failed(admitted_at, verdict)
+            if isinstance(verdict, ServerError) and verdict.retry_after_s:
+                self.pacer.pause(verdict.retry_after_s, f"the endpoint answered {verdict.status}")
 
     # -------------------------------------------------------------------------------- telling
 

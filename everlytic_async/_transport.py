@@ -16,10 +16,10 @@ import asyncio
 import errno
 import json
 import math
+import os
 import select
 import socket
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any, NoReturn, Protocol
@@ -35,7 +35,12 @@ from yarl import URL
 
 from everlytic_async._endpoint import endpoint_url, ledger_scope
 from everlytic_async._hosts import is_loopback
-from everlytic_async._wire import CUSTOMER_HASH_HEADER, MAX_BODY_BYTES, STORE_HASH_HEADER
+from everlytic_async._wire import (
+    CUSTOMER_HASH_HEADER,
+    MAX_BODY_BYTES,
+    STORE_HASH_HEADER,
+    decode,
+)
 from everlytic_async.errors import (
     ConfigurationError,
     ConnectionLostError,
@@ -44,8 +49,9 @@ from everlytic_async.errors import (
     ResponseTimeoutError,
     UnexpectedResponseError,
     UnknownOutcomeError,
-    without_addresses,
+    redact_emails,
 )
+from everlytic_async.ledger import ScopeName
 from everlytic_async.policies import Timeouts
 
 # Below the shortest that servers use (Apache's 5 s): a connection that the server closes while a
@@ -53,8 +59,6 @@ from everlytic_async.policies import Timeouts
 _KEEPALIVE_S = 4
 # How much later than asked a read or total time-out may be noticed: a tenth, and at most this.
 _WATCH_S = 0.25
-_MAX_PORT = 65_535
-_MAX_LABEL = 63
 # How soon an attempt that was found out of time is looked at again.
 _CONFIRM_S = 0.01
 # A response's headers: the longest line, and how many. aiohttp's own bounds are 8,190 and 128.
@@ -70,6 +74,19 @@ _REST = 32
 _LONGEST_REST = 8192
 _FORGET = 1000
 _JSON = "application/json"
+_NOT_STARTED = (
+    "the client is not started: use `async with EverlyticClient(...) as client`, or "
+    "`await client.start()`"
+)
+_CLOSED = "the client is closed and can't be used again: make a new one"
+_STARTED = "the client is started already: start it once, and share it"
+_OTHER_PROCESS = (
+    "the client was started in another process, before a fork: make and start one in each process"
+)
+_OTHER_LOOP = (
+    "the client was started in another event loop or thread: use it there, or make and start one "
+    "in this one (each `asyncio.run` has its own event loop)"
+)
 # Of an error that was not foreseen, no more than this is repeated.
 _MAX_WORDS = 200
 # A shorter piece of a hash tells nothing.
@@ -131,62 +148,131 @@ class Answer:
         body: The body, decompressed, cut at `MAX_BODY_BYTES`, without the hashes.
         left_at: When the order left, by the transport's clock; None where that is not known: with
             a session of the caller's.
+        undecodable: What of the body can't be decoded; None where all can.
+        waited_s: Seconds from then to the answer's head; with a caller's session from the start of
+            the attempt, for no less is known.
     """
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
     left_at: float | None = None
+    waited_s: float = 0.0
+    undecodable: str | None = None
 
 
-def _check_hash(name: str, value: object) -> str:
+class Secrets:
+    """Both hashes and the proxy, wrapped so that no repr, log, pickle or traceback shows them.
+
+    Error trackers send the local variables of every frame away, so no function that may raise, or
+    that waits, keeps a hash in one: not even in a dict.
+    """
+
+    __slots__ = ("_customer", "_proxy", "_store")
+
+    def __init__(self, store_hash: object, customer_hash: object, proxy: object = None) -> None:
+        self._store = store_hash.strip() if isinstance(store_hash, str) else store_hash
+        self._customer = customer_hash.strip() if isinstance(customer_hash, str) else customer_hash
+        self._proxy = proxy.strip() if isinstance(proxy, str) else proxy
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("secrets can't be pickled")
+
+    def check(self) -> None:
+        """Check that both hashes can be the value of a header.
+
+        Raises:
+            ConfigurationError: says which one can't, and not what it is.
+        """
+        fault = _hash_fault("store_hash", self._store) or _hash_fault(
+            "customer_hash", self._customer
+        )
+        if fault:
+            raise ConfigurationError(fault)
+
+    def headers(self) -> dict[str, str]:
+        """The headers of the two hashes."""
+        return {STORE_HASH_HEADER: str(self._store), CUSTOMER_HASH_HEADER: str(self._customer)}
+
+    def scope(self, base_url: str, url: str) -> ScopeName:
+        """What stands for the endpoint and the store in a ledger, and tells nothing of the hash."""
+        return ledger_scope(base_url, url, str(self._store))
+
+    def proxy(self, url: URL, *, allow_http: bool) -> URL | None:
+        """The address of the proxy, with its user and password if there are any.
+
+        Raises:
+            ConfigurationError: when it can't be used for this endpoint.
+        """
+        fault = _proxy_fault(self._proxy, url, allow_http=allow_http)
+        if fault:
+            raise ConfigurationError(fault)
+        return None if self._proxy is None else URL(str(self._proxy))
+
+    def spellings(self) -> tuple[bytes, ...]:
+        """How a server may repeat them; longest first, in case that one is a part of another."""
+        found = {
+            spelling.encode()
+            for secret in (str(self._store), str(self._customer))
+            for spelling in _spellings(secret)
+        }
+        return tuple(sorted(found, key=len, reverse=True))
+
+
+def _hash_fault(name: str, value: object) -> str | None:
+    """What is wrong with a hash. It is returned, not raised: this frame holds the value."""
     where = f"{name} (EVERLYTIC_{name.upper()})"
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigurationError(
+    if not isinstance(value, str) or not value:
+        return (
             f"{where} is missing: copy it from the store's page in Everlytic, and set it there or "
             "pass it to EverlyticClient"
         )
-    value = value.strip()
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise ConfigurationError(
+        return (
             f"{where} holds a space, a control character or a letter outside of ASCII: copy it "
             "again from the store's page in Everlytic"
         )
-    return value
+    return None
 
 
-def _check_proxy(value: object, url: URL, *, allow_http: bool) -> URL | None:
-    """The address of a proxy, with its user and password if there are any.
+def without_frames(error: BaseException) -> BaseException:
+    """The exception without its frames and without those it came from, to be raised again.
 
-    Raises:
-        ConfigurationError: when it is not one, or would read the hashes: a request for ``http://``
-            goes through a proxy in clear. The message does not repeat what was given.
+    The HTTP library's frames hold the headers, and so the hashes. Raise it outside of the `except`
+    that caught it, which would chain it to itself; what the caller was handling is chained again.
     """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _proxy_fault(value: object, url: URL, *, allow_http: bool) -> str | None:
+    """What is wrong with a proxy. It is returned, not raised: this frame holds the password."""
     if value is None:
         return None
     if not isinstance(value, str):
-        raise ConfigurationError(f"proxy must be a URL, got a {type(value).__name__}")
+        return f"proxy must be a URL, got a {type(value).__name__}"
     fault = "proxy must be a URL such as http://proxy.example:3128 or http://user:password@host"
     try:
-        proxy = URL(value.strip())
+        proxy = URL(value)
         host, _ = proxy.host, proxy.port
     except ValueError:
         host = None
     if host is None:
-        raise ConfigurationError(fault) from None
+        return fault
     if proxy.scheme != "http":
-        raise ConfigurationError(
+        return (
             f"{fault}: other kinds (https, socks) need a session of your own with a connector "
             "that knows them; pass it as `session`"
         )
     if proxy.path not in ("", "/") or proxy.query_string or proxy.fragment:
-        raise ConfigurationError(f"{fault}, without a path, query or fragment")
+        return f"{fault}, without a path, query or fragment"
     if url.scheme == "http" and not allow_http and not is_loopback(host):
-        raise ConfigurationError(
+        # Such a request goes through a proxy in clear.
+        return (
             "proxy can't be used for an http:// base_url: the proxy would read the hashes and the "
             "orders; use https://, or, if that is meant, set allow_http=True"
         )
-    return proxy
+    return None
 
 
 class _Reuse:
@@ -279,6 +365,7 @@ class _Body(aiohttp.Payload):
             await self._owner.check_connection(writer, self._attempt)
         self._attempt.left_at = self._owner.now()
         await writer.write(self._value)
+        self._attempt.sent_at = self._owner.now()
 
     async def write_with_length(
         self,
@@ -309,6 +396,7 @@ class _Attempt:
     """One POST under way, as the watch sees it."""
 
     __slots__ = (
+        "answered_at",
         "began",
         "cancelled",
         "cancelling",
@@ -319,6 +407,7 @@ class _Attempt:
         "left_at",
         "progress",
         "reused",
+        "sent_at",
         "size",
         "task",
         "to",
@@ -338,6 +427,8 @@ class _Attempt:
         self.cancelled = cancelled
         self.size = size
         self.began = began
+        #: When the head of the response had arrived.
+        self.answered_at = began
         #: When the endpoint last had its turn; None until the body is on its way.
         self.progress: float | None = None
         self.cancelling = task.cancelling()
@@ -358,6 +449,8 @@ class _Attempt:
         self.to: asyncio.Transport | None = None
         #: When it was written; None until then, or where the session does that in its own way.
         self.left_at: float | None = None
+        #: When it was, except for what the event loop may still hold; None until then.
+        self.sent_at: float | None = None
         #: Whether it holds a place among those on reused connections.
         self.reused = False
         #: Whether the connection was not written to because it had ended, or is not to be reused.
@@ -375,6 +468,14 @@ class _Attempt:
             return True
         upload = self.tracker.upload_complete
         return upload.done() and not upload.cancelled() and upload.exception() is None
+
+    def waited_s(self) -> float:
+        """Seconds from the body being sent to the answer, rather too many than too few."""
+        sent_at = self.sent_at
+        if sent_at is None:
+            # Either the answer came before the upload was over, or nobody knows when that was.
+            sent_at = self.began if self.left() else self.answered_at
+        return max(0.0, self.answered_at - sent_at)
 
     def tell_cancelled(self) -> None:
         """Say whether it may have been processed, for there will be no verdict."""
@@ -398,11 +499,9 @@ class Transport:
         self,
         base_url: str,
         *,
-        store_hash: str,
-        customer_hash: str,
+        secrets: Secrets,
         timeouts: Timeouts,
         session: aiohttp.ClientSession | None = None,
-        proxy: str | None = None,
         allow_http: bool = False,
         user_agent: str = "everlytic_async",
         clock: Callable[[], float] = time.monotonic,
@@ -417,23 +516,17 @@ class Transport:
                 f"session must be an aiohttp.ClientSession, got a {type(session).__name__}"
             )
         url = endpoint_url(base_url, allow_http=allow_http)
-        secrets = (
-            _check_hash("store_hash", store_hash),
-            _check_hash("customer_hash", customer_hash),
-        )
+        secrets.check()
         self._url = URL(url)
-        self._proxy = _check_proxy(proxy, self._url, allow_http=allow_http)
+        self._proxy = secrets.proxy(self._url, allow_http=allow_http)
         #: Where the orders go, for messages: host, and port where it is not the scheme's own.
         self.host = urlsplit(url).netloc
         #: Stands for the endpoint and the store, and tells nothing of the hash.
-        self.scope = ledger_scope(base_url, url, secrets[0])
-        # Longest first, in case that one is a part of the other.
-        spellings = {spelling.encode() for secret in secrets for spelling in _spellings(secret)}
-        self._secrets = tuple(sorted(spellings, key=len, reverse=True))
+        self.scope = secrets.scope(base_url, url)
+        self._secrets = secrets.spellings()
         self._headers = CIMultiDict(
             {
-                STORE_HASH_HEADER: secrets[0],
-                CUSTOMER_HASH_HEADER: secrets[1],
+                **secrets.headers(),
                 "Content-Type": _JSON,
                 "Accept": _JSON,
                 "Accept-Encoding": "identity",
@@ -463,7 +556,10 @@ class Transport:
         self._poll: Any = select.poll() if hasattr(select, "poll") else None
         self._given = session
         self._own: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # None is the running one
+        # Where it was opened; None before.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid: int | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Transport {self.host}>"
@@ -480,11 +576,69 @@ class Transport:
         """The time by its clock."""
         return self._clock()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, in this process, and not closed."""
+        return self._pid == os.getpid() and not self._closed
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether a fork copied it here: its connections are the other process's."""
+        return self._pid is not None and self._pid != os.getpid()
+
+    def check_new(self) -> None:
+        """Check that it was neither opened nor closed.
+
+        Raises:
+            ConfigurationError: says what to do instead.
+        """
+        if self._closed:
+            raise ConfigurationError(_CLOSED)
+        if self._pid is not None:
+            raise ConfigurationError(_STARTED)
+
+    def check_open(self) -> None:
+        """Check that it is open, and that this is the process and the event loop that opened it.
+
+        Raises:
+            ConfigurationError: says what to do instead.
+        """
+        if self._closed:
+            raise ConfigurationError(_CLOSED)
+        if self._pid is None:
+            raise ConfigurationError(_NOT_STARTED)
+        self.check_place()
+        if self.session_closed:
+            raise ConfigurationError(f"{SESSION_CLOSED}: make a client with one that is open")
+
+    def check_place(self) -> None:
+        """Check that this is the process and the event loop that opened it.
+
+        Sockets are shared across a fork, and an event loop's parts belong to one thread: from
+        elsewhere one order's answer could be read as another's.
+
+        Raises:
+            ConfigurationError: says what to do instead.
+        """
+        if self._pid != os.getpid():
+            raise ConfigurationError(_OTHER_PROCESS)
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # plain code, in which nothing is sent
+        if running is not self._loop:
+            raise ConfigurationError(_OTHER_LOOP)
+
     async def open(self) -> None:
-        """Make the session, unless the caller's is used."""
-        self._loop = asyncio.get_running_loop()
+        """Make the session, unless the caller's is used.
+
+        Raises:
+            ConfigurationError: it was opened before, or the caller's session is closed.
+        """
+        self.check_new()
         if self._given is not None and self._given.closed:
             raise ConfigurationError(f"{SESSION_CLOSED}: give the client one that is open")
+        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
         if self._given is None:
             self._own = aiohttp.ClientSession(
                 # The pacer bounds how many are in flight: a second bound would be a second queue.
@@ -494,6 +648,16 @@ class Transport:
                 # CONNECT, which the proxy reads.
                 headers=None if self._proxy is not None else self._headers,
             )
+
+    def begin_close(self) -> None:
+        """Let no call start from now on; those that run may go on until `close`.
+
+        Raises:
+            ConfigurationError: it was opened in another process or event loop.
+        """
+        if self._pid is not None and not self._closed:
+            self.check_place()
+        self._closed = True
 
     async def close(self) -> None:
         """End what is in flight; close the session, unless it is the caller's."""
@@ -516,7 +680,18 @@ class Transport:
         Raises:
             NotSentError: when the body surely had not left in full.
             UnknownOutcomeError: when it had, and no complete answer came.
+            ConfigurationError: when it was opened in another process or event loop.
         """
+        if self._pid is not None:
+            self.check_place()
+        try:
+            return await self._post(body, cancelled)
+        except BaseException as error:  # noqa: BLE001 - it is raised again
+            failure = without_frames(error)
+        del body, cancelled
+        raise failure
+
+    async def _post(self, body: bytes, cancelled: Callable[[bool], None] | None) -> Answer:
         session = self._own or self._given
         if session is None or session.closed:
             whose = SESSION_CLOSED if self.session_closed else "the client's session is closed"
@@ -552,6 +727,7 @@ class Transport:
         failure: BaseException
         try:
             response = await self._send(session, body, attempt)
+            attempt.answered_at = self._clock()
             content = response.content
             if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
                 # A short answer, whole in one packet: the rule.
@@ -680,16 +856,19 @@ class Transport:
 
     def _answer(self, response: aiohttp.ClientResponse, body: bytes, attempt: _Attempt) -> Answer:
         headers = self._headers_of(response)
-        if hdrs.CONTENT_ENCODING in headers:
-            body = _decompress(body)
+        whole = len(body) < MAX_BODY_BYTES and response.content.at_eof()
+        coding = ", ".join(response.headers.getall(hdrs.CONTENT_ENCODING, ()))
+        body, undecodable = decode(body, coding, headers.get(hdrs.CONTENT_TYPE), whole=whole)
         for secret in self._secrets:
             if secret in body:
                 body = body.replace(secret, b"[hash]")
-        if len(body) >= MAX_BODY_BYTES or not response.content.at_eof():
+        if not whole or len(body) >= MAX_BODY_BYTES:
             body = self._without_a_piece(body)
         if 300 <= response.status < 400 and hdrs.LOCATION in headers:  # noqa: PLR2004
             headers = {"Location": headers[hdrs.LOCATION]}
-        return Answer(response.status, headers, body, attempt.left_at)
+        return Answer(
+            response.status, headers, body, attempt.left_at, attempt.waited_s(), undecodable
+        )
 
     def _headers_of(self, response: aiohttp.ClientResponse) -> Mapping[str, str]:
         """A response's headers without the hashes, as they can be pickled.
@@ -774,7 +953,7 @@ class Transport:
                     return f"{why} ({error.strerror})"
                 return why
         words = self._without_hashes(" ".join(str(error).split()))
-        words = without_addresses(words)[:_MAX_WORDS]
+        words = redact_emails(words)[:_MAX_WORDS]
         return f"{type(error).__name__} was raised{': ' if words else ''}{words}"
 
     def _look_again_in(self, delay_s: float) -> None:
@@ -857,13 +1036,3 @@ def _connection_stood(attempt: _Attempt, error: BaseException) -> bool:
     return isinstance(
         error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError
     ) and not isinstance(error, aiohttp.ClientConnectorError)
-
-
-def _decompress(body: bytes) -> bytes:
-    """Undo gzip or deflate, no further than `MAX_BODY_BYTES`; other codings stay as they are."""
-    for window in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
-        try:
-            return zlib.decompressobj(window).decompress(body, MAX_BODY_BYTES)
-        except zlib.error:
-            continue
-    return body

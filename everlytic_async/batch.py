@@ -28,6 +28,7 @@ from everlytic_async._sender import AnyOrder, Job, KeyOf, Sender
 from everlytic_async._stop_rules import StopRules
 from everlytic_async.errors import (
     BatchStoppedError,
+    ConfigurationError,
     LedgerError,
     NotSentError,
     SkippedError,
@@ -119,8 +120,9 @@ class OrderStream:
     # ---------------------------------------------------------------------- for whoever reads it
 
     async def __aenter__(self) -> Self:
+        self._sender.transport.check_open()
         if self._iterator is not None:
-            raise RuntimeError("a stream of orders is entered once")
+            raise ConfigurationError("a stream of orders is entered once: make another one")
         if self._open_ledger is not None:
             session = await self._closing.enter_async_context(self._open_ledger())
             try:
@@ -168,10 +170,11 @@ class OrderStream:
 
     async def __anext__(self) -> OrderResult:
         if self._iterator is None:
-            raise RuntimeError(
+            raise ConfigurationError(
                 "a stream of orders must be entered: "
                 "`async with client.stream_orders(...) as results`"
             )
+        self._sender.transport.check_place()
         while not self._results:
             if not self._workers and not self._recording:
                 failure, self._failure = self._failure, None
@@ -179,7 +182,7 @@ class OrderStream:
                     raise failure
                 raise StopAsyncIteration
             if self._consumer is not None:
-                raise RuntimeError("a stream of orders is read by one task")
+                raise ConfigurationError("a stream of orders is read by one task at a time")
             self._consumer = asyncio.get_running_loop().create_future()
             try:
                 await self._consumer
@@ -224,6 +227,9 @@ class OrderStream:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._sender.transport.is_inherited:
+            return  # a forked copy: the tasks, the ledger and the source are the other process's
+        self._sender.transport.check_place()
         self._leaving = True
         try:
             if self._workers:

@@ -15,13 +15,13 @@ from contextlib import (
 )
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 from everlytic_async._book import Book, any_sent, digest_of, terms_of
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._sender import AnyOrder, KeyOf, Sender
-from everlytic_async._transport import SESSION_CLOSED, Transport
+from everlytic_async._transport import Secrets, Transport
 from everlytic_async._version import __version__
 from everlytic_async._wire import encode, order_key
 from everlytic_async.batch import OrderStream
@@ -47,6 +47,25 @@ _ENVIRONMENT = {
     "store_hash": "EVERLYTIC_STORE_HASH",
     "customer_hash": "EVERLYTIC_CUSTOMER_HASH",
 }
+
+
+class ClientSettings(TypedDict, total=False):
+    """The arguments of `EverlyticClient`, by name."""
+
+    base_url: str
+    store_hash: str
+    customer_hash: str
+    delivery: Delivery
+    retry: RetryPolicy
+    pacing: Pacing
+    timeouts: Timeouts
+    ledger: Ledger | None
+    session: aiohttp.ClientSession | None
+    proxy: str | None
+    on_event: Hook | Iterable[Hook] | None
+    allow_http: bool
+
+
 # How long calls in flight may go on when the client is closed, in seconds.
 _GRACE_S = 2.0
 
@@ -99,6 +118,8 @@ class EverlyticClient:
         on_event: Hook | Iterable[Hook] | None = None,
         allow_http: bool = False,
     ) -> None:
+        secrets = Secrets(store_hash, customer_hash, proxy)
+        del store_hash, customer_hash, proxy  # so that this frame never shows them
         try:
             delivery = Delivery(delivery)
         except ValueError:
@@ -116,11 +137,9 @@ class EverlyticClient:
         _check_ledger(ledger)
         self._transport = Transport(
             base_url,
-            store_hash=store_hash,
-            customer_hash=customer_hash,
+            secrets=secrets,
             timeouts=timeouts,
             session=session,
-            proxy=proxy,
             allow_http=allow_http,
             user_agent=f"everlytic-async/{__version__}",
         )
@@ -132,14 +151,13 @@ class EverlyticClient:
         self._pacer = Pacer(pacing, retry, hub=self._hub)
         self._sender = Sender(self._transport, self._pacer, delivery, retry, self._hub)
         self._halt = Halt()
-        self._open = False
         self._ledger = ledger
         self._ledger_session: LedgerSession | None = None
         self._any_sent = False  # before, by the ledger
         self._closing = AsyncExitStack()  # closes the ledger
 
     @classmethod
-    def from_env(cls, **settings: Any) -> Self:
+    def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
         """A client with its address and hashes from the environment.
 
         Reads ``EVERLYTIC_BASE_URL``, ``EVERLYTIC_STORE_HASH`` and ``EVERLYTIC_CUSTOMER_HASH``.
@@ -151,15 +169,7 @@ class EverlyticClient:
         Raises:
             ConfigurationError: when one of them is missing; it names all that are.
         """
-        wanted = {key: name for key, name in _ENVIRONMENT.items() if key not in settings}
-        missing = [name for name in wanted.values() if not os.environ.get(name, "").strip()]
-        if missing:
-            raise ConfigurationError(
-                f"set {', '.join(missing)} in the environment: the address of the install, and the "
-                "hashes from the store's page in Everlytic"
-            )
-        address: dict[str, Any] = {key: os.environ[name] for key, name in wanted.items()}
-        return cls(**address, **settings)
+        return cls(**_complete(cast("dict[str, Any]", settings)))
 
     def __repr__(self) -> str:
         return f"<EverlyticClient {self._transport.host}>"
@@ -168,9 +178,13 @@ class EverlyticClient:
         raise TypeError("an EverlyticClient holds secrets and can't be pickled: make one there")
 
     async def start(self) -> Self:
-        """Open the session. ``async with`` does it."""
-        if self._open or self._halt.reason is not None:
-            raise RuntimeError("a client is started once")
+        """Open the session. ``async with`` does it.
+
+        Raises:
+            ConfigurationError: the client was started or closed before.
+            LedgerError: the ledger can't be used.
+        """
+        self._transport.check_new()
         load_tenacity()
         if self._ledger is not None:
             self._ledger_session = await self._closing.enter_async_context(
@@ -183,15 +197,22 @@ class EverlyticClient:
         except BaseException:
             await self._closing.aclose()
             raise
-        self._open = True
         return self
 
     def _open_ledger(self, ledger: Ledger) -> AbstractAsyncContextManager[LedgerSession]:
         return ledger.session(self._transport.scope, self._transport.host)
 
     async def aclose(self) -> None:
-        """Close the session. Calls that wait end as not sent; those in flight get a short grace."""
-        self._open = False
+        """Close the session. Calls that wait end as not sent; those in flight get a short grace.
+
+        In a process that was forked off it does nothing: the connections belong to the other one.
+
+        Raises:
+            ConfigurationError: the client was started in another event loop or thread.
+        """
+        if self._transport.is_inherited:
+            return
+        self._transport.begin_close()
         self._halt.halt("the client was closed")
         try:
             await self._pacer.drained(_GRACE_S)
@@ -242,18 +263,21 @@ class EverlyticClient:
             ThrottledError, NotSentError: surely not processed, after the retries or at the
                 deadline, or because the ledger could not record the intent to send it.
             UnknownOutcomeError: it may have been processed.
-            ConfigurationError: the client is not open, or an argument is wrong.
+            ConfigurationError: an argument is wrong; or the client is not open, or was started in
+                another process, event loop or thread.
         """
-        self._check_open()
+        self._transport.check_open()
         if deadline_s is not None and not 0 < deadline_s < math.inf:
             raise ConfigurationError(
                 f"deadline_s must be a number of seconds above 0, got {deadline_s!r}"
             )
         book = self._book(key is not None, resend)
         key_of = _constant(key) if isinstance(key, str) else _check_key(key)
-        return await self._sender.send(
+        sending = self._sender.send(
             order, self._halt, key_of=key_of, book=book, deadline_s=deadline_s
         )
+        del order  # so that this frame doesn't show it
+        return await sending
 
     def _book(self, own_keys: bool, resend: Collection[Outcome]) -> Book | None:
         terms = terms_of(self._sender.delivery, resend)
@@ -294,12 +318,13 @@ class EverlyticClient:
                 `Outcome.UNKNOWN`, `Outcome.REJECTED`. With AT_LEAST_ONCE, UNKNOWN always is.
 
         Raises:
-            ConfigurationError: when `resend` names an outcome that must not be sent again.
+            ConfigurationError: when `resend` names an outcome that must not be sent again, or as
+                for `send_order`; the latter also on entering, and by the iteration.
             LedgerError: on entering, when the ledger can't be used.
             SourceError: by the iteration, at its end, when the iterable raised.
             BatchStoppedError: by the iteration, at its end, when it had been no use to go on.
         """
-        self._check_open()
+        self._transport.check_open()
         if isinstance(orders, Mapping | str | bytes | Order) or not isinstance(
             orders, Iterable | AsyncIterable
         ):
@@ -343,6 +368,7 @@ class EverlyticClient:
         stream_of = self.stream_orders(
             orders, ordered=ordered, ledger=ledger, key=key, resend=resend
         )
+        del orders  # so that this frame doesn't show them
         async with stream_of as stream:
             try:
                 async for result in stream:
@@ -386,6 +412,11 @@ class EverlyticClient:
         return [skipped.get(place) for place in range(len(named))]
 
     @property
+    def is_open(self) -> bool:
+        """Whether it was started, in this process, and not closed."""
+        return self._transport.is_open
+
+    @property
     def delivery(self) -> Delivery:
         """Whether an attempt that may have been processed is repeated."""
         return self._sender.delivery
@@ -425,27 +456,20 @@ class EverlyticClient:
             raise ValueError(f"seconds must be a finite number above 0, got {seconds!r}")
         self._pacer.pause(seconds, reason)
 
-    def hearing(self, hook: Hook, only: type[Event] = Event) -> AbstractContextManager[None]:
-        """Let one more hook hear the events while this context manager is open.
+    def subscribe(
+        self, hook: Hook, event_type: type[Event] = Event
+    ) -> AbstractContextManager[None]:
+        """Call one more hook with the events while this context manager is open.
 
         Args:
             hook: As ``on_event``.
-            only: The class of event that it hears: by default all. Where no hook hears of single
-                attempts and orders, no such events are made.
+            event_type: The class of events to pass to it, subclasses included; by default all.
+                Events of single attempts and orders are only made where a hook takes them.
 
         Raises:
             TypeError: on entering, when the hook can't be called or is `async def`.
         """
-        return self._hub.hearing(hook, only)
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise ConfigurationError(
-                "the client is not open: use `async with EverlyticClient(...) as client`, or "
-                "`await client.start()`"
-            )
-        if self._transport.session_closed:
-            raise ConfigurationError(f"{SESSION_CLOSED}: make a client with one that is open")
+        return self._hub.subscribe(hook, event_type)
 
 
 def _check_ledger(ledger: object) -> None:
@@ -461,3 +485,24 @@ def _check_key(key: Any) -> KeyOf | None:
 
 def _constant(key: str) -> KeyOf:
     return lambda _order: key
+
+
+def _complete(settings: dict[str, Any]) -> dict[str, Any]:
+    """Move the settings into a new dict, completed from the environment.
+
+    The caller's is emptied, so that its frame shows no hash when the constructor raises.
+    """
+    missing = [
+        name
+        for key, name in _ENVIRONMENT.items()
+        if key not in settings and not os.environ.get(name, "").strip()
+    ]
+    if missing:
+        settings.clear()
+        raise ConfigurationError(
+            f"set {', '.join(missing)} in the environment: the address of the install, and the "
+            "hashes from the store's page in Everlytic"
+        )
+    complete = {key: os.environ.get(name) for key, name in _ENVIRONMENT.items()} | settings
+    settings.clear()
+    return complete

@@ -7,10 +7,10 @@
     ├── InvalidOrderError           the order failed validation here; nothing was sent
     ├── RejectedError               the endpoint answered that it refuses this order
     │   └── AuthenticationError     401: the store hash or the customer hash is wrong
-    ├── ThrottledError              429, 503, 408: not processed, and the retries ran out
+    ├── ThrottledError              429, 408, an immediate 503: not processed, no retries left
     ├── NotSentError                never connected, or cut before the body had left
     ├── UnknownOutcomeError         the trigger may have been processed
-    │   ├── ServerError             a 5xx other than 503
+    │   ├── ServerError             a 5xx; a 503 only where it came late
     │   ├── ResponseTimeoutError    the body had left, no answer came in time
     │   ├── ConnectionLostError     the body had left, the connection ended
     │   └── UnexpectedResponseError a 2xx that is HTML: a login page or a proxy answered
@@ -57,13 +57,31 @@ __all__ = [
 #: How many faults of one order are named. A file can hold a million of them in a few kilobytes.
 MAX_FAULTS = 20
 
-# What an endpoint says may name anybody, not only the order's contact.
-_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+")
+_WORD = re.compile(r"[^\s\"<>]+")
+# The sign between the two parts of an address: as it is, or as URLs, HTML and JSON write it.
+_AT = re.compile(
+    r"(?<=.)(?:[@\uff20]|%(?:25){0,3}40|&(?:#0{0,6}64|#x0{0,6}40|commat);|\\u(?:0040|ff20))(?=.)",
+    re.IGNORECASE,
+)
 
 
-def without_addresses(text: str) -> str:
-    """What an endpoint said, without whomever it names by an address: for logs and records."""
-    return _ADDRESS.sub("[an address]", text)
+def redact_emails(text: str) -> str:
+    """Text of the endpoint without e-mail addresses: it may name anybody, not only the contact.
+
+    It is used once, where the answer is judged, and for what others write: so no log, record or
+    screen has to.
+    """
+    return _WORD.sub(lambda word: "[an address]" if _AT.search(word[0]) else word[0], text)
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere as a log or a terminal may show it: each control character as ``?``.
+
+    They could move the cursor, set the clipboard, reverse what is read or forge a line of a log.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 class EverlyticError(Exception):
@@ -143,7 +161,7 @@ class AuthenticationError(RejectedError):
 
 
 class ThrottledError(EverlyticError):
-    """The endpoint was busy (429, 503 or 408) until the retries ran out. Not processed.
+    """The endpoint was busy until the retries ran out: 429, 408 or an immediate 503. Not processed.
 
     Attributes:
         status: The HTTP status of the last answer.
@@ -180,7 +198,21 @@ class UnknownOutcomeError(_StatusError):
 
 
 class ServerError(UnknownOutcomeError):
-    """A 5xx other than 503: the server failed at an unknown point of its work."""
+    """A 5xx: the server failed at an unknown point of its work.
+
+    A 503 only where it came late: a gateway had passed the order on and gave up waiting.
+
+    Attributes:
+        status: The HTTP status of the answer.
+        retry_after_s: How long a late 503 asked to wait, in seconds; None if it did not say.
+    """
+
+    def __init__(
+        self, message: str, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, status)
+        self.retry_after_s = retry_after_s
+        self.args = (message, status, retry_after_s)
 
 
 class ResponseTimeoutError(UnknownOutcomeError):

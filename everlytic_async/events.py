@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 import attrs
 
-from everlytic_async.errors import EverlyticError, without_addresses
+from everlytic_async.errors import EverlyticError, printable
 from everlytic_async.outcomes import Outcome
 
 __all__ = [
@@ -39,6 +39,27 @@ __all__ = [
 _LOGGER = logging.getLogger("everlytic_async")
 # As the logging how-to asks of libraries: nothing is printed until an application configures it.
 _LOGGER.addHandler(logging.NullHandler())
+
+
+class _PrintableArguments(logging.Filter):
+    """Lets no order id, worker's name or server's words forge a line of a log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace control characters in what is logged."""
+        if isinstance(record.args, Mapping):
+            record.args = {name: _printable(value) for name, value in record.args.items()}
+        elif record.args:
+            record.args = tuple(map(_printable, record.args))
+        return True
+
+
+def _printable(value: object) -> object:
+    return printable(str(value)) if isinstance(value, str | BaseException) else value
+
+
+# A logger's filter sees only what is logged by its own name.
+for _name in ("everlytic_async", "everlytic_async.worker"):
+    logging.getLogger(_name).addFilter(_PrintableArguments())
 
 
 @attrs.frozen(kw_only=True)
@@ -186,6 +207,9 @@ class BatchEnded(Event):
     stopped: str | None
 
 
+# Made for every order or attempt, so only where a hook takes them.
+_PER_ORDER = (AttemptStarted, AttemptEnded, BackingOff, OrderEnded)
+
 Hook = Callable[[Event], None]
 
 
@@ -211,46 +235,56 @@ def as_hooks(given: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
 
 
 @attrs.frozen(eq=False)
-class _Added:
-    """A hook that came later, and the class of event that it hears."""
+class _Subscription:
+    """A hook added later, and the class of events that are passed to it."""
 
     hook: Hook
-    only: type[Event]
+    event_type: type[Event]
 
 
 class Hub:
     """Tells events to the hooks, and to the log."""
 
-    __slots__ = ("_added", "_hooks")
+    __slots__ = ("_hooks", "_subscriptions")
 
     def __init__(self, hooks: tuple[Hook, ...] = ()) -> None:
         self._hooks = hooks
-        self._added: tuple[_Added, ...] = ()  # those that came later
+        self._subscriptions: tuple[_Subscription, ...] = ()
 
     @property
     def listening(self) -> bool:
         """Whether anybody wants to hear of single attempts and orders: else make no such event."""
         if self._hooks or _LOGGER.isEnabledFor(logging.DEBUG):
             return True
-        return bool(self._added) and any(added.only is Event for added in self._added)
+        return bool(self._subscriptions) and any(
+            issubclass(made, subscription.event_type)
+            for subscription in self._subscriptions
+            for made in _PER_ORDER
+        )
 
     @contextmanager
-    def hearing(self, hook: Hook, only: type[Event] = Event) -> Iterator[None]:
-        """Tell a hook too, for as long as this is open, of events of this class alone."""
+    def subscribe(self, hook: Hook, event_type: type[Event] = Event) -> Iterator[None]:
+        """Pass events of this class to one more hook while this is open."""
         (hook,) = as_hooks(hook)
-        added = _Added(hook, only)
-        self._added = (*self._added, added)
+        subscription = _Subscription(hook, event_type)
+        self._subscriptions = (*self._subscriptions, subscription)
         try:
             yield
         finally:
-            self._added = tuple(other for other in self._added if other is not added)
+            self._subscriptions = tuple(
+                other for other in self._subscriptions if other is not subscription
+            )
 
     def tell(self, event: Event) -> None:
         """Tell an event to the log and to every hook."""
         _log(event)
         hooks = self._hooks
-        if self._added:
-            hooks += tuple(added.hook for added in self._added if isinstance(event, added.only))
+        if self._subscriptions:
+            hooks += tuple(
+                subscription.hook
+                for subscription in self._subscriptions
+                if isinstance(event, subscription.event_type)
+            )
         for hook in hooks:
             try:
                 hook(event)
@@ -269,7 +303,7 @@ def _log(event: Event) -> None:
                 event.outcome,
                 event.status,
                 event.elapsed_s,
-                f": {without_addresses(str(event.error))}" if event.error is not None else "",
+                f": {event.error}" if event.error is not None else "",
             )
         case BackingOff():
             _LOGGER.debug(
@@ -290,6 +324,6 @@ def _log(event: Event) -> None:
             counts = ", ".join(f"{count} {name}" for name, count in event.counts.items() if count)
             _LOGGER.info("a batch ended after %.1f s: %s", event.elapsed_s, counts or "no orders")
             if event.stopped is not None:
-                _LOGGER.warning("the batch ended early: %s", without_addresses(event.stopped))
+                _LOGGER.warning("the batch ended early: %s", event.stopped)
         case _:
             pass

@@ -13,7 +13,7 @@ from typing import NoReturn, ParamSpec
 
 import click
 
-from everlytic_async.errors import ConfigurationError, LedgerError, QueueError
+from everlytic_async.errors import ConfigurationError, LedgerError, QueueError, printable
 
 __all__ = ["Exit", "MidwayError", "OutputError", "guarded", "say", "silence"]
 
@@ -51,7 +51,7 @@ class MidwayError(Exception):
 def say(message: str) -> None:
     """Tell the person at the terminal, on stderr: stdout is for what was asked for."""
     try:
-        click.echo(message, err=True)
+        click.echo("\n".join(map(printable, message.split("\n"))), err=True)
     except BrokenPipeError:  # whoever read it has gone, as `tee` has after Ctrl-C
         silence(sys.stderr.fileno())
 

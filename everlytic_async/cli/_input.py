@@ -23,6 +23,7 @@ import click
 
 from everlytic_async.cli._settings import load_mapping
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
+from everlytic_async.errors import printable as shown_text
 from everlytic_async.orders import Order
 from everlytic_async.sources import Reader, parse_mapping, read_orders
 
@@ -425,5 +426,4 @@ class _Pump:
 
 def printable(name: str) -> str:
     """A file's name, fit for a terminal."""
-    shown = click.format_filename(name)
-    return "".join(char if char.isprintable() else "?" for char in shown)
+    return shown_text(click.format_filename(name))

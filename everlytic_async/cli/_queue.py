@@ -130,7 +130,7 @@ async def _dead(options: Options, format: str, outcomes: Sequence[Outcome]) -> i
                     if format == "orders":
                         left_out += not _write_order(letter)
                     elif format == "jsonl":
-                        _write(json.dumps(_row(store, letter), ensure_ascii=False))
+                        _write(json.dumps(_row(store, letter)))
                     else:
                         show(screen(), [_line(letter)])
             if format == "text" and not count:

@@ -29,6 +29,7 @@ from rich.text import Text
 
 from everlytic_async.cli._exit import OutputError, silence
 from everlytic_async.cli._tally import Tally
+from everlytic_async.errors import printable
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sources import REASONS
 
@@ -81,15 +82,24 @@ def screen(*, stderr: bool = False) -> Console:
     return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
+def _printable(line: Text | str) -> Text | str:
+    if isinstance(line, str):
+        return printable(line)
+    if not line.plain.isprintable():
+        line = line.copy()
+        line.plain = printable(line.plain)
+    return line
+
+
 def show(console: Console, lines: Iterable[Text | str]) -> None:
-    """Print lines, and flush.
+    """Print lines, control characters as ``?``, and flush.
 
     Raises:
         OutputError: when they can't be written, though somebody would read them.
     """
     try:
         for line in lines:
-            console.print(line)
+            console.print(_printable(line))
         console.file.flush()
     except BrokenPipeError:
         silence(console.file.fileno())
@@ -317,7 +327,7 @@ class Bar:
 
     def say(self, message: str) -> None:
         """Tell something without breaking the bar."""
-        self._progress.console.print(message)
+        self._progress.console.print(printable(message))
 
     def draw(self, tally: Tally, share: float | None, note: str = "") -> None:
         """Show how far it has come, no more often than makes sense.

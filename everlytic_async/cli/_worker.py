@@ -25,7 +25,7 @@ from everlytic_async.errors import (
     AuthenticationError,
     ConfigurationError,
     QueueError,
-    without_addresses,
+    redact_emails,
 )
 from everlytic_async.ledger import Durability, SqliteLedger
 from everlytic_async.policies import Delivery, Pacing, RetryPolicy
@@ -218,7 +218,7 @@ class _Run:
             _LOGGER.error(  # noqa: TRY400 - it is told in full
                 "no more orders of this store are taken: %s. They are back in the queue: set the "
                 "right hashes, and start a worker again",
-                without_addresses(str(error)),
+                redact_emails(str(error)),
             )
         except QueueError as error:
             # The workers of other stores may have credentials that are still good.

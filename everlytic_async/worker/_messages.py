@@ -31,7 +31,7 @@ import attrs
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async._wire import encode, order_key
-from everlytic_async.errors import ConfigurationError, InvalidOrderError, without_addresses
+from everlytic_async.errors import ConfigurationError, InvalidOrderError, redact_emails
 from everlytic_async.ledger import stored_key
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
@@ -291,7 +291,7 @@ def as_dead(
         MESSAGE_ID: f"{settings.orders_stream}:{dead.sequence}:{stored_at:.6f}",
         ORIGINAL_ID: plain(headers.get(MESSAGE_ID, "")),
         OUTCOME: str(dead.outcome),
-        REASON: plain(without_addresses(dead.reason))[:_MAX_REASON],
+        REASON: plain(redact_emails(dead.reason))[:_MAX_REASON],
         ATTEMPTS: str(dead.attempts),
         STORE: settings.store,
         SEQUENCE: str(dead.sequence),

@@ -34,7 +34,7 @@ class Metrics(Collector):
     def __init__(self, workers: Mapping[str, Worker]) -> None:
         self._workers = workers
         self._queues: Sequence[QueueStatus] = ()
-        self._hearing = ExitStack()
+        self._subscribed = ExitStack()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._attempts = Histogram(
@@ -59,7 +59,7 @@ class Metrics(Collector):
 
     def __enter__(self) -> Self:
         for store, worker in self._workers.items():
-            self._hearing.enter_context(worker.client.hearing(self._hook_of(store)))
+            self._subscribed.enter_context(worker.client.subscribe(self._hook_of(store)))
         return self
 
     def __exit__(
@@ -68,7 +68,7 @@ class Metrics(Collector):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._hearing.close()
+        self._subscribed.close()
 
     def _hook_of(self, store: str) -> _Hook:
         return _Hook(store, self._attempts, self._pauses, self._limit)

@@ -46,12 +46,12 @@ class SharedPace:
         self._subject = subject
         self._name = secrets.token_hex(8)  # to know one's own words by
         self._subscription: Subscription | None = None
-        self._hearing = contextlib.ExitStack()
+        self._subscribed = contextlib.ExitStack()
         self._telling: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._subscription = await self._connection.subscribe(self._subject, cb=self._on_told)
-        self._hearing.enter_context(self._client.hearing(self._on_event, CoolDown))
+        self._subscribed.enter_context(self._client.subscribe(self._on_event, CoolDown))
         return self
 
     async def __aexit__(
@@ -60,7 +60,7 @@ class SharedPace:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._hearing.close()
+        self._subscribed.close()
         if self._telling:
             await asyncio.wait(self._telling)
         if self._subscription is not None:

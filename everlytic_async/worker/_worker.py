@@ -45,7 +45,7 @@ from everlytic_async.errors import (
     QueueError,
     SkippedError,
     SourceError,
-    without_addresses,
+    redact_emails,
 )
 from everlytic_async.ledger import Ledger, State, stored_key
 from everlytic_async.orders import Order
@@ -401,7 +401,7 @@ class Worker:
         self._troubles += 1
         pause_s = ceiling * self._rng.uniform(0.5, 1.0)
         # What an endpoint said is in it, and that may name a customer.
-        self._problem = without_addresses(str(error))
+        self._problem = redact_emails(str(error))
         _LOGGER.warning("no orders are taken for %.1f s: %s", pause_s, self._problem)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):

@@ -23,6 +23,7 @@ from everlytic_async import (
     AuthenticationError,
     BatchReport,
     BatchStoppedError,
+    ConfigurationError,
     Delivery,
     EverlyticClient,
     InvalidOrderError,
@@ -540,14 +541,14 @@ async def test_a_result_is_not_lost_on_a_reader_cancelled_in_that_moment() -> No
 async def test_a_stream_that_was_not_entered_says_so() -> None:
     async with shop() as (_, client):
         stream = client.stream_orders(orders(1))
-        with pytest.raises(RuntimeError, match="async with"):
+        with pytest.raises(ConfigurationError, match="async with"):
             await anext(stream)
 
 
 async def test_a_stream_is_entered_once() -> None:
     stream = a_rig(ALWAYS).stream(orders(1))
     async with stream:
-        with pytest.raises(RuntimeError, match="once"):
+        with pytest.raises(ConfigurationError, match="once"):
             await stream.__aenter__()
 
 
@@ -555,7 +556,7 @@ async def test_a_stream_is_read_by_one_task() -> None:
     async with a_rig(never).stream(orders(1)) as stream:
         first = asyncio.ensure_future(anext(stream))
         await settle()
-        with pytest.raises(RuntimeError, match="one task"):
+        with pytest.raises(ConfigurationError, match="one task"):
             await anext(stream)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)

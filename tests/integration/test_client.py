@@ -326,7 +326,7 @@ async def test_a_closed_client_sends_nothing_and_cannot_be_started_again() -> No
         await client.aclose()
         with pytest.raises(ConfigurationError):
             await client.send_order(order(1))
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ConfigurationError):
             await client.start()
 
     assert sandbox.requests == 0

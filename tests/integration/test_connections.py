@@ -30,7 +30,7 @@ from everlytic_async import (
     UnexpectedResponseError,
     UnknownOutcomeError,
 )
-from everlytic_async._transport import Transport
+from everlytic_async._transport import Secrets, Transport
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order, orders
 from support.servers import Connection, RawServer, Script, answer
@@ -46,8 +46,8 @@ def a_client(url: str, **settings: Any) -> EverlyticClient:
 @asynccontextmanager
 async def a_transport(url: str, **settings: Any) -> AsyncIterator[Transport]:
     timeouts = Timeouts(connect_s=5, read_s=5, total_s=5)
-    hashes = {"store_hash": STORE_HASH, "customer_hash": CUSTOMER_HASH}
-    transport = Transport(url, **{"timeouts": timeouts, **hashes, **settings})
+    secrets = Secrets(STORE_HASH, CUSTOMER_HASH)
+    transport = Transport(url, secrets=secrets, **{"timeouts": timeouts, **settings})
     await transport.open()
     try:
         yield transport

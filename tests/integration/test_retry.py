@@ -13,6 +13,7 @@ import time
 from email.utils import formatdate
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,7 +52,7 @@ from support.servers import Connection, RawServer
 
 AT_LEAST_ONCE = Delivery.AT_LEAST_ONCE
 SAFE = ("throttled", "busy", "unreachable")
-AMBIGUOUS = ("failed", "lost", "silent")
+AMBIGUOUS = ("failed", "late", "lost", "silent")
 FINAL = ("accepted", "rejected")
 
 
@@ -317,6 +318,16 @@ async def test_no_order_waits_for_its_next_turn_beyond_the_deadline(*, adaptive:
 
 
 # ------------------------------------------------------------------------------------ Retry-After
+
+
+async def test_the_pause_that_a_late_503_asks_for_is_everybodys() -> None:
+    late = attrs.evolve(an_answer(503, b"", Retry_After="7"), waited_s=6)
+    rig = a_rig(script(late, "accepted"))
+    unknown, sent = await rig.send(), await rig.send(order(2))
+
+    assert [unknown.outcome, sent.outcome] == [Outcome.UNKNOWN, Outcome.SENT]
+    assert len(set(rig.transport.bodies)) == 2
+    assert 7 <= rig.transport.times[1] - rig.transport.times[0] <= 7 * 1.05
 
 
 @pytest.mark.parametrize("status", [429, 503, 408])

@@ -28,7 +28,7 @@ from everlytic_async import (
     UnknownOutcomeError,
 )
 from everlytic_async import _transport as module
-from everlytic_async._transport import Transport
+from everlytic_async._transport import Secrets, Transport
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import SUCCESS, Connection, RawServer, Script, answer, unused_port
@@ -53,8 +53,7 @@ async def a_transport(
 ) -> AsyncIterator[Transport]:
     transport = Transport(
         url,
-        store_hash=STORE_HASH,
-        customer_hash=CUSTOMER_HASH,
+        secrets=Secrets(STORE_HASH, CUSTOMER_HASH),
         timeouts=Timeouts(**{"connect_s": 5, "read_s": 5, "total_s": 5, **timeouts}),
         session=session,
         allow_http=allow_http,
@@ -527,6 +526,62 @@ async def test_it_tells_when_the_order_left(monkeypatch: pytest.MonkeyPatch, slo
         got = await transport.post(BODY)
 
     assert got.left_at == began + (3 if slow == "connection" else 0)
+    assert got.waited_s == (3 if slow == "answer" else 0)
+
+
+@large_bodies
+@pytest.mark.parametrize("slow", ["upload", "answer", "nothing"])
+async def test_the_wait_for_the_answer_starts_when_a_large_body_was_sent(slow: str) -> None:
+    clock = FakeClock()
+
+    async def slowly(connection: Connection) -> None:
+        await connection.head()
+        if slow == "upload":
+            clock.now += 3
+        await connection.rest()
+        if slow == "answer":
+            clock.now += 3
+        await connection.answer(503, b"")
+
+    async with (
+        RawServer(slowly) as server,
+        a_transport(server.url, clock=clock, read_s=99, total_s=99) as transport,
+    ):
+        got = await transport.post(b"x" * 20_000_000)
+    assert got.waited_s == (3 if slow == "answer" else 0)
+
+
+@large_bodies
+async def test_an_answer_before_the_upload_is_over_was_not_waited_for() -> None:
+    clock = FakeClock()
+
+    async def at_once(connection: Connection) -> None:
+        await connection.head()
+        clock.now += 3
+        await connection.answer(503, b"busy", "Connection: close")
+        await connection.closed()
+
+    async with (
+        RawServer(at_once) as server,
+        a_transport(server.url, clock=clock, read_s=99, total_s=99) as transport,
+    ):
+        assert (await transport.post(b"x" * 20_000_000)).waited_s == 0
+
+
+async def test_with_a_callers_session_the_whole_attempt_was_waited_for() -> None:
+    clock = FakeClock()
+
+    async def slowly(connection: Connection) -> None:
+        await connection.request()
+        clock.now += 3
+        await connection.answer(503, b"")
+
+    async with (
+        RawServer(slowly) as server,
+        aiohttp.ClientSession() as session,
+        a_transport(server.url, session=session, clock=clock, read_s=99, total_s=99) as transport,
+    ):
+        assert (await transport.post(BODY)).waited_s == 3
 
 
 async def test_with_a_session_of_the_callers_it_tells_when_the_order_left_too() -> None:
@@ -907,7 +962,7 @@ def test_a_hash_that_no_header_can_hold_is_refused_without_being_shown(
 ) -> None:
     hashes: dict[str, Any] = {"store_hash": STORE_HASH, "customer_hash": CUSTOMER_HASH, name: value}
     with pytest.raises(ConfigurationError, match=name) as caught:
-        Transport("https://shop.example", timeouts=Timeouts(), **hashes)
+        Transport("https://shop.example", timeouts=Timeouts(), secrets=Secrets(**hashes))
 
     assert name.upper() in caught.value.message
     assert "secret" not in repr(caught.value)
@@ -917,8 +972,7 @@ async def test_white_space_around_a_hash_is_not_sent() -> None:
     async with RawServer(accept_all) as server:
         transport = Transport(
             server.url,
-            store_hash=f" {STORE_HASH}\n",
-            customer_hash=f"{CUSTOMER_HASH}\t",
+            secrets=Secrets(f" {STORE_HASH}\n", f"{CUSTOMER_HASH}\t"),
             timeouts=Timeouts(),
         )
         await transport.open()

@@ -106,6 +106,7 @@ _end("accepted")(an_answer)
 _end("rejected")(lambda: an_answer(422, b'{"message":"no"}'))
 _end("failed")(lambda: an_answer(500, b""))
 _end("throttled")(lambda: an_answer(429, b""))
+_end("late")(lambda: attrs.evolve(an_answer(503, b"", Retry_After="3"), waited_s=2.5))
 _end("busy")(lambda: an_answer(503, b"", Retry_After="3"))
 
 
@@ -138,7 +139,13 @@ class ScriptedTransport:
     """
 
     host = "shop.example"
+    is_inherited = False
     session_closed = False
+
+    def check_open(self) -> None:
+        """It is open anywhere."""
+
+    check_place = check_open
 
     def __init__(self, endpoint: Endpoint, clock: FakeClock) -> None:
         self._endpoint = endpoint

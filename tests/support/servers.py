@@ -35,8 +35,12 @@ class Connection:
 
     async def request(self) -> bytes:
         """Read a whole request; its body."""
-        head = await self.head()
-        length = _LENGTH.search(head)
+        await self.head()
+        return await self.rest()
+
+    async def rest(self) -> bytes:
+        """Read the body of the request whose head was read; the body."""
+        length = _LENGTH.search(self.server.heads[-1])
         assert length is not None
         body = await self._reader.readexactly(int(length[1]))
         self.server.bodies.append(body)

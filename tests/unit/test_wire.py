@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import json
 import string
 import time
@@ -592,7 +593,7 @@ def test_a_401_says_that_the_hashes_are_to_be_checked() -> None:
         ("https://[secret/", "to another path of the same host:"),
         ("", "to another path of the same host:"),
         (None, "to another path of the same host:"),
-        ("https://e\x1bv\x07il\u202e.example/", "to e v il .example:"),
+        ("https://e\x1bv\x07il\u202e.example/", "to e v il.example:"),
     ],
 )
 def test_a_redirect_says_which_host_and_nothing_more(location: str | None, told: str) -> None:
@@ -740,6 +741,44 @@ def test_a_throttled_answer_knows_how_long_it_was_asked_to_wait(
         assert "garbage" not in str(error)
 
 
+@pytest.mark.parametrize("minutes", [-10, 0, 10, 600])
+def test_a_date_is_compared_with_the_answers_own_date(minutes: int) -> None:
+    # The server's clock is wrong by so many minutes: both of its dates are.
+    wrong = 60 * minutes
+    headers = {"Retry-After": http_date(wrong + 90), "Date": http_date(wrong)}
+    for status in (429, 503):
+        error = judge(status, headers, b"", wall_clock=now)
+        assert isinstance(error, ThrottledError)
+        assert error.retry_after_s == 90.0
+
+
+@pytest.mark.parametrize("date", [None, "", "yesterday", "Sun, 31 Feb 2026 12:00:00 GMT"])
+def test_a_date_is_compared_with_our_clock_where_the_answer_has_none(date: str | None) -> None:
+    headers = {"Retry-After": http_date(90)} | ({} if date is None else {"Date": date})
+    error = judge(429, headers, b"", wall_clock=now)
+    assert isinstance(error, ThrottledError)
+    assert error.retry_after_s == 90.0
+
+
+# ---------------------------------------------------------------------------- a 503 that comes late
+
+
+@pytest.mark.parametrize("value", [None, "7", http_date(7)])
+@pytest.mark.parametrize("status", [408, 429, 503])
+@pytest.mark.parametrize("waited_s", [0.0, 0.1, 2.0, 2.001, 6.0, 59.0])
+def test_a_503_long_after_the_body_was_sent_may_have_been_processed(
+    status: int, waited_s: float, value: str | None
+) -> None:
+    headers = {} if value is None else {"Retry-After": value}
+    error = judge(status, headers, b"", waited_s=waited_s, wall_clock=now)
+    late = status == 503 and waited_s > 2
+    assert type(error) is (ServerError if late else ThrottledError)
+    assert error.may_have_been_processed is late
+    assert isinstance(error, ServerError | ThrottledError)
+    assert [error.status, error.retry_after_s] == [status, None if value is None else 7.0]
+    assert ("gateway" in error.message) is late
+
+
 # ----------------------------------------------------------------------- what no message may hold
 
 _WORDS = st.text(string.printable, max_size=20)
@@ -824,6 +863,52 @@ def test_a_short_unique_id_is_hidden_only_where_it_stands_alone(
 ) -> None:
     error = judge(400, {}, json.dumps(said).encode(), hide=[unique_id])
     assert str(error) == f"the endpoint refused the order (400): {shown}"
+
+
+_SPELLINGS: tuple[Callable[[str], str], ...] = (
+    str,
+    lambda address: address.replace("@", "%40"),
+    lambda address: address.replace("@", "%2540"),
+    lambda address: address.replace("@", "&#64;"),
+    lambda address: address.replace("@", "&#x40;"),
+    lambda address: address.replace("@", "&commat;"),
+    lambda address: address.replace("@", "\\u0040"),
+    lambda address: address.replace("@", "\uff20"),
+    lambda address: f"<{address}>",
+    lambda address: f"mailto:{address},",
+    lambda address: f'"email":"{address}"',
+    lambda address: f"?email={address}&x=1".replace("@", "%40"),
+    lambda address: address.replace("@", "\u200b@\u200b"),
+    lambda address: address.replace("n", "\u00adn"),
+)
+
+
+@pytest.mark.parametrize("spell", _SPELLINGS)
+def test_no_message_holds_anybodys_address(spell: Callable[[str], str]) -> None:
+    # Not only the contact's: an endpoint may name whom it likes.
+    words = f"Ask {spell('Jean-Luc.O+connor@mail.example.com')} about order 1001."
+    for place, status in itertools.product(_PLACES, [200, 302, 401, 422, 429, 503]):
+        error = judge(status, {"Location": "https://x@y.example/"}, place(words))
+        if isinstance(error, Receipt):
+            continue
+        for piece in ("Jean", "connor", "mail.example"):
+            assert piece not in error.message
+        if "Ask" in error.message:
+            assert "[an address]" in error.message
+            assert "order 1001." in error.message
+
+
+@pytest.mark.parametrize("words", ["1001 @ 32", "@home", "me@", "50%40", "a % 40 b", "5&#64;"])
+def test_what_is_not_an_address_stays_in_a_message(words: str) -> None:
+    error = judge(422, {}, json.dumps({"message": f"No {words}"}).encode())
+    assert str(error).endswith(f": No {words}")
+
+
+def test_a_long_word_is_searched_in_no_time() -> None:
+    began = time.process_time()
+    for letter in ("a", "%25", "&#0", "\\"):
+        judge(422, {}, json.dumps({"message": letter * (60_000 // len(letter))}).encode())
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("length", [10, 100, 250, 400])

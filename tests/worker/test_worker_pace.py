@@ -15,7 +15,7 @@ from worker_shop import Shop, emptied, running, until
 
 from everlytic_async import Pacing, RetryPolicy, SqliteLedger
 from everlytic_async._pacer import Halt, Pacer
-from everlytic_async.events import AttemptEnded, CoolDown, Event, Hub
+from everlytic_async.events import AttemptEnded, CoolDown, Event, Hub, OrderEnded
 from everlytic_async.worker import OrderQueue, QueueSettings, Worker
 from everlytic_async.worker._pace import SharedPace, _read
 from support.clock import FakeClock
@@ -115,14 +115,29 @@ async def test_a_paused_client_sends_after_the_pause() -> None:
         assert asyncio.get_running_loop().time() - began >= 0.29
 
 
+@pytest.mark.parametrize("event_type", [Event, AttemptEnded, OrderEnded, CoolDown])
+async def test_a_subscriber_gets_the_events_of_its_type_and_no_others(
+    event_type: type[Event],
+) -> None:
+    events: list[Event] = []
+    async with Shop() as shop, shop.client() as client:
+        with client.subscribe(events.append, event_type=event_type):
+            client.pause(0.01)
+            await client.send_order(order(1))
+        count = len(events)
+        await client.send_order(order(2))
+    assert count == len(events) >= 1
+    assert all(isinstance(event, event_type) for event in events)
+
+
 async def test_one_more_hook_hears_as_long_as_it_is_to() -> None:
     heard: list[Event] = []
     cool_downs: list[Event] = []
     async with Shop() as shop, shop.client() as client:
-        with client.hearing(cool_downs.append, CoolDown):
+        with client.subscribe(cool_downs.append, CoolDown):
             await client.send_order(order(1))
             assert not client._hub.listening  # so no events of single attempts are made
-            with client.hearing(heard.append):
+            with client.subscribe(heard.append):
                 client.pause(0.01)
                 await client.send_order(order(2))
             await client.send_order(order(3))
@@ -130,7 +145,7 @@ async def test_one_more_hook_hears_as_long_as_it_is_to() -> None:
         await client.send_order(order(4))
     assert [type(event) for event in cool_downs] == [CoolDown]
     assert sum(isinstance(event, AttemptEnded) for event in heard) == 1
-    with pytest.raises(TypeError, match="on_event must be"), client.hearing(7):  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="on_event must be"), client.subscribe(7):  # type: ignore[arg-type]
         pass
 
 

@@ -1,0 +1,495 @@
+"""No frame of an exception that leaves the package holds a hash, or the order that was sent.
+
+Error trackers send the local variables of every frame away, and rich prints them. The hashes are
+globals here, and no local variable of a test holds them: what is found, the package left there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import aiohttp
+import pytest
+import rich.console
+import rich.traceback
+import sentry_sdk
+import sentry_sdk.transport
+
+from everlytic_async import (
+    BatchStoppedError,
+    ConfigurationError,
+    EverlyticClient,
+    EverlyticError,
+    Pacing,
+    RetryPolicy,
+    Timeouts,
+)
+from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order
+from support.servers import Connection, RawServer, Script, answer, unused_port
+
+TESTS = str(Path(__file__).parent)
+CUSTOMER = "customer1@example.com"
+PASSWORD = "p4ss-of-the-pr0xy"
+ONCE = RetryPolicy(attempts=1, base_s=0.001)
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """The exception and all that hang on it, shown or not."""
+    pending, seen = [error], set()
+    while pending:
+        one = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        pending += [other for other in (one.__cause__, one.__context__) if other is not None]
+        pending += getattr(one, "exceptions", ())
+
+
+def frames_of(error: BaseException) -> Iterator[FrameType]:
+    for one in chain_of(error):
+        step = one.__traceback__
+        while step is not None:
+            yield step.tb_frame
+            step = step.tb_next
+
+
+def texts_of(value: object, depth: int = 0) -> Iterator[str]:
+    """What is seen of a local variable by whoever prints it, or what it holds."""
+    try:
+        yield repr(value)
+    except AttributeError:
+        yield ""  # what is only half made has no repr yet, and no secret to show
+    if depth < 5 and not isinstance(value, str | bytes):
+        if isinstance(value, Mapping):
+            for pair in value.items():
+                yield from texts_of(pair, depth + 1)
+        elif isinstance(value, list | tuple | set | frozenset):
+            for item in value:
+                yield from texts_of(item, depth + 1)
+
+
+def as_sentry_sends_it(error: BaseException) -> str:
+    class Kept(sentry_sdk.transport.Transport):
+        def capture_envelope(self, envelope: sentry_sdk.envelope.Envelope) -> None:
+            texts.append(envelope.serialize().decode())
+
+    texts: list[str] = []
+    with sentry_sdk.isolation_scope() as scope:
+        scope.set_client(
+            sentry_sdk.Client(
+                dsn="https://key@sentry.invalid/1",
+                transport=Kept,
+                default_integrations=False,
+                auto_enabling_integrations=False,
+            )
+        )
+        sentry_sdk.capture_exception(error)
+    return texts[0]
+
+
+def as_rich_prints_it(error: BaseException) -> str:
+    console = rich.console.Console(file=io.StringIO(), width=400)
+    printed = rich.traceback.Traceback.from_exception(
+        type(error), error, error.__traceback__, show_locals=True, locals_max_string=10_000
+    )
+    with console.capture() as capture:
+        console.print(printed)
+    return capture.get()
+
+
+def leaks_of(error: BaseException, *secrets: str) -> list[str]:
+    """Where a secret is found."""
+    found = [
+        f"{frame.f_code.co_qualname}: {name}"
+        for frame in frames_of(error)
+        for name, value in frame.f_locals.items()
+        for text in texts_of(value)
+        if any(secret in text for secret in secrets)
+    ]
+    found += [
+        f"the {type(one).__name__} itself"
+        for one in chain_of(error)
+        if any(secret in f"{one} {one!r} {vars(one)}" for secret in secrets)
+    ]
+    shown = {"sentry": as_sentry_sends_it(error), "rich": as_rich_prints_it(error)}
+    found += [where for where, text in shown.items() if any(secret in text for secret in secrets)]
+    return sorted(set(found))
+
+
+def holds_no_secret(error: BaseException) -> None:
+    assert leaks_of(error, STORE_HASH, CUSTOMER_HASH, PASSWORD) == []
+    # What the caller's own frames hold is the caller's.
+    ours = [
+        f"{frame.f_code.co_qualname}: {name}"
+        for frame in frames_of(error)
+        if not frame.f_code.co_filename.startswith(TESTS)
+        for name, value in frame.f_locals.items()
+        for text in texts_of(value)
+        if CUSTOMER in text
+    ]
+    assert ours == []
+
+
+async def raised_by(work: Awaitable[object]) -> BaseException:
+    try:
+        await work
+    except BaseException as error:  # noqa: BLE001 - it is what is looked at
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_the_walk_finds_a_secret() -> None:
+    def leak() -> None:
+        headers = {"x-ev-store-hash": STORE_HASH}
+        raise ValueError(len(headers))
+
+    with pytest.raises(ValueError, match="1") as caught:
+        leak()
+    found = leaks_of(caught.value, STORE_HASH)
+    assert any("leak" in where for where in found)
+    assert {"sentry", "rich"} <= set(found)
+
+
+# ------------------------------------------------------------------------------ the constructor
+
+
+async def not_plain(event: object) -> None: ...
+
+
+WRONG: list[dict[str, Any]] = [
+    {"base_url": None},
+    {"base_url": ""},
+    {"base_url": "http://shop.example"},
+    {"base_url": "ftp://shop.example"},
+    {"base_url": "https://shop.example:99999"},
+    {"base_url": "https://[shop"},
+    {"base_url": f"https://{'x' * 64}.example"},
+    {"store_hash": None},
+    {"store_hash": " "},
+    {"store_hash": 7},
+    {"customer_hash": ""},
+    {"customer_hash": b"7URV2nrUrSHswsrE"},
+    {"store_hash": f"{STORE_HASH} and more"},
+    {"customer_hash": f"{CUSTOMER_HASH}\n{CUSTOMER_HASH}"},
+    {"customer_hash": [CUSTOMER_HASH]},
+    {"store_hash": f"{STORE_HASH}\u00e9"},
+    {"delivery": "twice"},
+    {"retry": 5},
+    {"pacing": "fast"},
+    {"timeouts": None},
+    {"session": "mine"},
+    {"on_event": 7},
+    {"on_event": [7]},
+    {"on_event": not_plain},
+    {"allow_http": "yes"},
+    {"proxy": f"ftp://shop:{PASSWORD}@proxy.example"},
+    {"proxy": f"http://shop:{PASSWORD}@proxy.example/path"},
+    {"proxy": f"http://shop:{PASSWORD}@[proxy"},
+    {"proxy": f"http://shop:{PASSWORD}@proxy.example", "base_url": "http://shop.example"},
+    {"proxy": f"http://shop:{PASSWORD}@proxy.example", "retry": 5},
+    {"proxy": [f"http://shop:{PASSWORD}@proxy.example"]},
+    {"ledger": "orders.ledger"},
+]
+
+
+@pytest.mark.parametrize("wrong", range(len(WRONG)), ids=lambda index: str([*WRONG[index]]))
+def test_a_wrong_setting(wrong: int) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        EverlyticClient(
+            **{
+                "base_url": "https://shop.example",
+                "store_hash": STORE_HASH,
+                "customer_hash": CUSTOMER_HASH,
+                **WRONG[wrong],
+            }
+        )
+    holds_no_secret(caught.value)
+
+
+@pytest.mark.parametrize("wrong", range(len(WRONG)), ids=lambda index: str([*WRONG[index]]))
+def test_a_wrong_setting_beside_the_environment(
+    monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    monkeypatch.setenv("EVERLYTIC_BASE_URL", "https://shop.example")
+    monkeypatch.setenv("EVERLYTIC_STORE_HASH", STORE_HASH)
+    monkeypatch.setenv("EVERLYTIC_CUSTOMER_HASH", CUSTOMER_HASH)
+    with pytest.raises(ConfigurationError) as caught:
+        EverlyticClient.from_env(**WRONG[wrong])
+    holds_no_secret(caught.value)
+
+
+@pytest.mark.parametrize("name", ["BASE_URL", "STORE_HASH", "CUSTOMER_HASH"])
+@pytest.mark.parametrize("value", [None, "", "two words"])
+def test_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str | None) -> None:
+    monkeypatch.setenv("EVERLYTIC_BASE_URL", "https://shop.example")
+    monkeypatch.setenv("EVERLYTIC_STORE_HASH", STORE_HASH)
+    monkeypatch.setenv("EVERLYTIC_CUSTOMER_HASH", CUSTOMER_HASH)
+    if value is None:
+        monkeypatch.delenv(f"EVERLYTIC_{name}")
+    else:
+        monkeypatch.setenv(f"EVERLYTIC_{name}", value)
+    with pytest.raises(ConfigurationError) as caught:
+        EverlyticClient.from_env()
+    holds_no_secret(caught.value)
+
+
+# ------------------------------------------------------- time-outs and cancellation around a call
+
+
+@asynccontextmanager
+async def a_client(url: str, *, own: bool, **settings: Any) -> AsyncIterator[EverlyticClient]:
+    async with (
+        nullcontext() if own else aiohttp.ClientSession() as session,
+        EverlyticClient(
+            url,
+            store_hash=STORE_HASH,
+            customer_hash=CUSTOMER_HASH,
+            session=session,
+            **{"retry": QUICK, **settings},
+        ) as client,
+    ):
+        yield client
+
+
+async def keep_silent(connection: Connection) -> None:
+    await connection.request()
+    await connection.closed()
+
+
+async def read_nothing(connection: Connection) -> None:
+    await connection.head()
+    await asyncio.Event().wait()
+
+
+async def answer_half(connection: Connection) -> None:
+    await connection.request()
+    await connection.send(answer(200, b"{" * 100)[:-50])
+    await connection.closed()
+
+
+async def be_busy(connection: Connection) -> None:
+    await connection.request()
+    await connection.answer(429, b"", "Retry-After: 60")
+    await connection.closed()
+
+
+#: In which phase the order is when its caller gives up.
+PHASES: dict[str, Script | None] = {
+    "connecting": None,
+    "uploading": read_nothing,
+    "waiting for the answer": keep_silent,
+    "reading the answer": answer_half,
+    "waiting for its turn": be_busy,
+}
+
+
+async def by_timeout(client: EverlyticClient, size: int) -> None:
+    async with asyncio.timeout(0.15):
+        await client.send_order(an_order(size))
+
+
+async def by_wait_for(client: EverlyticClient, size: int) -> None:
+    await asyncio.wait_for(client.send_order(an_order(size)), 0.15)
+
+
+async def by_cancelling(client: EverlyticClient, size: int) -> None:
+    task = asyncio.create_task(client.send_order(an_order(size)))
+    await asyncio.sleep(0.15)
+    task.cancel()
+    await task
+
+
+async def by_a_group(client: EverlyticClient, size: int) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0.15)
+        raise ValueError
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(client.send_order(an_order(size)))
+        group.create_task(fail())
+
+
+async def while_handling_another_error(client: EverlyticClient, size: int) -> None:
+    try:
+        {}["nothing"]
+    except KeyError:
+        await by_timeout(client, size)
+
+
+async def in_a_batch(client: EverlyticClient, size: int) -> None:
+    async with asyncio.timeout(0.15):
+        await client.send_orders(an_order(size) for _ in range(2))
+
+
+GIVING_UP = [by_timeout, by_wait_for, by_cancelling, by_a_group, while_handling_another_error]
+
+
+def an_order(size: int) -> dict[str, Any]:
+    return order(1, products=[{"product_name": "x" * size}])
+
+
+@pytest.fixture
+def hanging_port() -> Iterator[int]:
+    """A port at which connecting takes for ever: its backlog is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = []
+        for _ in range(4):
+            sock = socket.socket()
+            sock.settimeout(0)
+            sock.connect_ex(listener.getsockname())
+            waiting.append(sock)
+        yield listener.getsockname()[1]
+        for sock in waiting:
+            sock.close()
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("give_up", GIVING_UP)
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+async def test_a_caller_who_gives_up(
+    give_up: Callable[[EverlyticClient, int], Awaitable[None]],
+    phase: str,
+    *,
+    own: bool,
+    hanging_port: int,
+) -> None:
+    async with RawServer(PHASES[phase] or keep_silent) as server:
+        url = server.url if PHASES[phase] else f"http://127.0.0.1:{hanging_port}"
+        async with a_client(url, own=own) as client:
+            size = 20_000_000 if phase == "uploading" else 10
+            error = await raised_by(give_up(client, size))
+    assert isinstance(error, TimeoutError | asyncio.CancelledError | ExceptionGroup)
+    holds_no_secret(error)
+
+
+async def test_a_caller_who_gives_up_a_batch() -> None:
+    async with RawServer(keep_silent) as server, a_client(server.url, own=True) as client:
+        holds_no_secret(await raised_by(in_a_batch(client, 10)))
+
+
+async def test_what_the_caller_was_handling_stays_whole() -> None:
+    async with RawServer(keep_silent) as server, a_client(server.url, own=True) as client:
+        error = await raised_by(while_handling_another_error(client, 10))
+    (handled,) = (one for one in chain_of(error) if isinstance(one, KeyError))
+    assert handled.__traceback__ is not None
+
+
+# -------------------------------------------------------------------------- errors of the package
+
+
+def replying(status: int, body: bytes, *headers: str) -> Script:
+    async def script(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            given = connection.server.heads[-1].decode().split("\r\n")[1:-2]
+            echo = [f"X-Echo: {line.partition(': ')[2]}" for line in given]
+            await connection.answer(status, body, *headers, *echo)
+
+    return script
+
+
+async def lose(connection: Connection) -> None:
+    await connection.request()
+
+
+async def reset(connection: Connection) -> None:
+    await connection.request()
+    connection.reset()
+
+
+async def refuse_the_upload(connection: Connection) -> None:
+    await connection.head()
+    connection.reset()
+
+
+async def talk_nonsense(connection: Connection) -> None:
+    await connection.request()
+    await connection.send(b"\x00\x01\x02 nonsense\r\n\r\n")
+
+
+async def break_off(connection: Connection) -> None:
+    await connection.request()
+    given = connection.server.heads[-1].decode().split("\r\n")[1:-2]
+    echo = [f"X-Echo: {line.partition(': ')[2]}" for line in given]
+    await connection.send(answer(200, b"{" * 100, *echo)[:-50])
+
+
+ENDS: dict[str, Script] = {
+    "lost": lose,
+    "reset": reset,
+    "refused upload": refuse_the_upload,
+    "nonsense": talk_nonsense,
+    "broken off": break_off,
+    "silent": keep_silent,
+    "never read": read_nothing,
+    "half": answer_half,
+    "401": replying(401, b'"Invalid credentials."'),
+    "422": replying(422, b'{"message":"no"}'),
+    "429": replying(429, b"", "Retry-After: 0"),
+    "302": replying(302, b"", "Location: https://elsewhere.example/"),
+    "500": replying(500, b"no"),
+    "HTML": replying(200, b"<html></html>"),
+    "error": replying(200, b'{"status":"error"}'),
+}
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("end", [*ENDS, "refused", "unknown host", "no TLS"])
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+async def test_every_error_of_an_order(end: str, *, own: bool) -> None:
+    timeouts = Timeouts(connect_s=1, read_s=0.1, total_s=0.5)
+    async with RawServer(ENDS.get(end, lose)) as server:
+        url = {
+            "refused": f"http://127.0.0.1:{await unused_port()}",
+            "unknown host": "https://shop.invalid",
+            "no TLS": server.url.replace("http:", "https:"),
+        }.get(end, server.url)
+        async with a_client(url, own=own, timeouts=timeouts, retry=ONCE) as client:
+            size = 20_000_000 if end in ("never read", "refused upload") else 10
+            error = await raised_by(client.send_order(an_order(size)))
+            assert isinstance(error, EverlyticError)
+            holds_no_secret(error)
+
+
+async def test_the_errors_of_a_batch() -> None:
+    async with (
+        RawServer(replying(401, b'"no"')) as server,
+        a_client(server.url, own=True) as client,
+    ):
+        error = await raised_by(client.send_orders([an_order(10), {"contact_email": CUSTOMER}]))
+    holds_no_secret(error)
+    assert isinstance(error, BatchStoppedError)
+    assert error.report is not None
+    assert len(error.report.failures) == 2
+    for result in error.report.failures:
+        assert result.error is not None
+        holds_no_secret(result.error)
+
+
+async def test_an_invalid_order() -> None:
+    async with a_client("https://shop.example", own=True) as client:
+        error = await raised_by(client.send_order({"contact_email": CUSTOMER, "products": 5}))
+    holds_no_secret(error)
+
+
+async def test_a_client_that_is_closed_while_an_order_is_under_way() -> None:
+    async with (
+        RawServer(keep_silent) as server,
+        a_client(server.url, own=True, pacing=Pacing(adaptive=False)) as client,
+    ):
+        sending = asyncio.create_task(client.send_order(an_order(10)))
+        while not server.bodies:  # noqa: ASYNC110 - a counter, no event
+            await asyncio.sleep(0)
+        await client.aclose()
+        holds_no_secret(await raised_by(sending))
