@@ -37,8 +37,8 @@ _IDS = ("order_id", "contact_unique_id")
 # What spreadsheets write in place of 1234567890123.
 _SPOILT = re.compile(r"\s*[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}\s*")
 _SPOILT_FAULT = (
-    "is a number that a spreadsheet shortened, such as 1.23457E+12, and its digits are lost: export "
-    "it again, and don't save it from a spreadsheet, or format that column as text first"
+    "is a number that a spreadsheet shortened, such as 1.23457E+12, and its digits are lost: "
+    "export it again, and don't save it from a spreadsheet, or format that column as text first"
 )
 _WORKFLOW = re.compile(r"\s*[0-9]{1,19}\s*", re.ASCII)
 _PLACE = re.compile(r"[0-9]{1,9}")
