@@ -229,6 +229,12 @@ def test_an_id_that_a_spreadsheet_shortened_is_a_fault(field: str, order_id: str
     assert str(error).startswith(f"line 2: {field}: is a number that a spreadsheet shortened")
 
 
+def test_an_address_that_a_spreadsheet_marked_as_text_is_a_fault() -> None:
+    found = read(f"{HEADER}\n1,'ann@example.com,1,Mop,1\n2,o'hara@example.com,1,Mop,1\n")
+    fault = "line 2: contact_email: begins with ', as spreadsheets mark a text: remove it"
+    assert told(found) == [(2, fault), (3, "2")]
+
+
 @pytest.mark.parametrize(
     "order_id", ["1E5", "12E+12", "1.2E-5", "#1001", "1234567890123", "A1E+12"]
 )
