@@ -163,7 +163,7 @@ async def test_what_is_not_valid_is_sent_once_it_is_mended(
     first = await here.run("send", "--ledger", "l", orders_file(order(1), order(2, products=[])))
     second = await here.run("send", "--ledger", "l", orders_file(order(1), order(2)))
     assert (first.code, second.code) == (3, 0)
-    assert "1 order is invalid or rejected: a person has to correct it." in first.err
+    assert "1 order is invalid: a person has to correct it." in first.err
     assert "again" not in second.err
     assert [received["order_id"] for received in sandbox.received] == ["1", "2"]
 

@@ -30,7 +30,9 @@ def lines(text: str) -> list[str]:
 
 def test_status_of_an_empty_queue(here: Here, at_hand: Queue) -> None:
     run = here("queue", "status")
-    assert (run.code, run.err) == (0, "")
+    assert run.code == 0
+    assert run.err.startswith("Settings: ")
+    assert run.err.endswith(" from ./everlytic.toml in this directory (--config none ignores it)\n")
     assert lines(run.out) == [
         "default: 0 orders not done with",
         "waiting 0",
@@ -149,4 +151,4 @@ def test_it_must_be_said_which(here: Here, at_hand: Queue, arguments: list[str])
     for command in ("redrive", "drop"):
         run = here("queue", command, *arguments)
         assert run.code == 2
-        assert run.err.startswith("Error: ")
+        assert "\nError: " in run.err
