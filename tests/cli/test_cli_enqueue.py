@@ -114,6 +114,7 @@ async def test_ctrl_c_ends_the_reading_of_a_pipe_and_what_was_read_is_stored(
             await asyncio.sleep(0.02)
     process.send_signal(signal.SIGINT)
     await line_of(process, "Interrupted: no more orders are read.")
+    await process.wait()  # with the pipe still open
     run = await ended(process)
     assert run.code == 130
     assert "2 orders from standard input" in run.out
