@@ -61,13 +61,13 @@ _MAX_HEADERS = 4096
 # An answer on a reused connection lets so many times as many orders go out on reused ones, up to
 # any number. After a loss that is so only once the connection has stood for a while: some servers
 # close it a few milliseconds after an answer, and answer what comes until then.
-_GROWTH = 8
+_GROWTH = 4
 _ANY = 1 << 16
-_PROVEN_S = 0.02
+_PROVEN_S = 0.1
 # How many orders go out on fresh connections after the second loss (twice as many after each
 # further one, but no more than the longest), and after how many answers on reused connections the
 # losses are forgotten.
-_REST = 32
+_REST = 64
 _LONGEST_REST = 8192
 _FORGET = 1000
 # How many turns the event loop needs to hand on what the kernel holds for a connection.

@@ -623,6 +623,24 @@ async def test_a_proxy_tunnels_and_reads_neither_hashes_nor_orders(authority: tr
     assert b"Proxy-Authorization" not in b"".join(server.heads)
 
 
+async def test_the_clients_own_session_tells_a_proxy_no_hash(authority: trustme.CA) -> None:
+    # Its certificate is not trusted, so that no order leaves: the proxy reads what asks for it.
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(tls)
+    proxy = ProxyServer()
+    async with (
+        RawServer(accept_all, tls=tls) as server,
+        proxy.running() as address,
+        a_client(server.url, proxy=f"http://{PROXY_USERINFO}@{address}") as client,
+    ):
+        with pytest.raises(NotSentError, match="certificate is not valid"):
+            await client.send_order(order(1))
+
+    assert proxy.heads
+    for secret in (STORE_HASH, CUSTOMER_HASH):
+        assert secret.encode() not in b"".join(proxy.heads) + proxy.seen
+
+
 async def test_a_proxy_that_refuses_is_named_without_its_password(authority: trustme.CA) -> None:
     proxy = ProxyServer()
     async with (
