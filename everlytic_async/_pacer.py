@@ -129,9 +129,14 @@ class RetryBudget:
     def __init__(self) -> None:
         self.tokens = _BUDGET
 
+    @property
+    def allows_retry(self) -> bool:
+        """Whether there are tokens left for a retry."""
+        return self.tokens >= _RETRY_COST
+
     def take(self) -> bool:
         """Pay for a retry; False where the budget does not allow it."""
-        if self.tokens < _RETRY_COST:
+        if not self.allows_retry:
             return False
         self.tokens -= _RETRY_COST
         return True

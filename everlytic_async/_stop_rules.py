@@ -91,11 +91,13 @@ class StopRules:
         )
 
     def _used_up_its_retries(self, result: OrderResult, error: NotSentError) -> bool:
+        """Whether no attempt got through, and trying the next order is of no more use."""
         trouble = self._pacer.trouble
-        if trouble.probing:
-            return True
-        run = trouble.since is not None and not error.connected
-        return run and 1 < self._attempts <= result.attempts
+        if error.connected or trouble.since is None:
+            return False
+        if trouble.ever_answered:
+            return trouble.probing and not self._pacer.budget.allows_retry
+        return trouble.probing or 1 < self._attempts <= result.attempts
 
 
 def _workflow(result: OrderResult) -> str:
