@@ -129,14 +129,9 @@ class RetryBudget:
     def __init__(self) -> None:
         self.tokens = _BUDGET
 
-    @property
-    def allows_retry(self) -> bool:
-        """Whether there are tokens left for a retry."""
-        return self.tokens >= _RETRY_COST
-
     def take(self) -> bool:
         """Pay for a retry; False where the budget does not allow it."""
-        if not self.allows_retry:
+        if self.tokens < _RETRY_COST:
             return False
         self.tokens -= _RETRY_COST
         return True

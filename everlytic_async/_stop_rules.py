@@ -93,11 +93,11 @@ class StopRules:
     def _used_up_its_retries(self, result: OrderResult, error: NotSentError) -> bool:
         """Whether no attempt got through, and trying the next order is of no more use."""
         trouble = self._pacer.trouble
-        if error.connected or trouble.since is None:
+        if error.connected or trouble.since is None or result.attempts == 0:
             return False
-        if trouble.ever_answered:
-            return trouble.probing and not self._pacer.budget.allows_retry
-        return trouble.probing or 1 < self._attempts <= result.attempts
+        return trouble.probing or (
+            not trouble.ever_answered and 1 < self._attempts <= result.attempts
+        )
 
 
 def _workflow(result: OrderResult) -> str:

@@ -936,7 +936,7 @@ class Transport:
         )
         if never_left:
             failure = NotSentError(f"{NOT_SENT}{self.host}: {why}")
-            failure.connected = _connection_stood(attempt, error)
+            failure.connected = attempt.unusable or _connection_stood(attempt, error)
             return failure
         if attempt.reused and isinstance(error, aiohttp.ClientConnectionError):
             self._reuse.lost()

@@ -84,12 +84,9 @@ async def test_every_misbehaviour_that_takes_long_ends_with_the_clients_patience
             given = order_for(behaviour.name, number, large=behaviour.large)
             client = client_of(server, delivery=delivery, session=session, timeouts=IMPATIENT)
             async with client:
-                try:
-                    report = await client.send_orders([given])
-                except BatchStoppedError as stopped:
-                    assert stopped.report is not None
-                    report = stopped.report
-            return report.results[0]
+                results = client.stream_orders([given])
+                async with results:
+                    return await anext(results)
 
         sending = [send(number, behaviour) for number, behaviour in enumerate(SLOW, 1)]
         results = await asyncio.gather(*sending)
