@@ -764,8 +764,13 @@ class Transport:
         if response is not None and not attempt.unusable and not 200 <= response.status < 300:  # noqa: PLR2004
             # The status is the verdict; only the message was cut short.
             return self._answer(response, bytes(received), attempt)
-        # A connection that was never answered is not followed by another one at once.
-        again = attempt.unusable and not attempt.expired and attempt.tries <= len(self._stood)
+        # A connection that was never answered is not followed by another one at once. Those that
+        # were are closed one by one, so this ends.
+        again = attempt.unusable and not attempt.expired
+        if attempt.connection is None:  # not looked at, for it had been answered before
+            again = again and attempt.tries <= len(self._stood)
+        else:
+            again = again and attempt.connection in self._stood
         return None if again else failure
 
     async def _send(
