@@ -169,7 +169,7 @@ class Forecast:
         for (host, workflow, is_here), count in places[:_PLACES_SHOWN]:
             where = "without a workflow id" if workflow is None else f"in workflow {workflow}"
             if not is_here:
-                where = f"to {host} {where}, by that address and store hash"
+                where = f"at another address or store ({host}) {where}"
             yield (
                 f"the ledger knows {count:,} of these orders as sent, or perhaps sent, {where}: "
                 "sending them here is another trigger, which may notify the same customers again"

@@ -408,7 +408,10 @@ class _Run:
         if isinstance(ended_early, SourceError) and not source.read:
             return Exit.USAGE  # as where it could not be opened
         faults = [self._results.fault, self._unshown, self._report and self._report.fault]
-        if ended_early is not None or any(faults):
+        # A batch that was stopped with nothing left to send is judged by its orders, as any other.
+        if isinstance(ended_early, SourceError) or (ended_early and not source.ended):
+            return Exit.FAILED
+        if any(faults):
             return Exit.FAILED
         if not self._tally.total:
             say(no_orders(source))

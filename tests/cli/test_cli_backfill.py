@@ -272,7 +272,11 @@ async def test_a_plan_counts_this_input_against_the_ledger(
     host = f"127.0.0.1:{port}"
     for options, other, where in (
         (["--workflow-id", "7"], here, "without a workflow id"),
-        ([], here.told(EVERLYTIC_STORE_HASH="another"), f"to {host} without a workflow id"),
+        (
+            [],
+            here.told(EVERLYTIC_STORE_HASH="another"),
+            f"at another address or store ({host}) without a workflow id",
+        ),
     ):
         said = await planned(*options, here=other)
         assert "About to send 1,500 orders from " in said

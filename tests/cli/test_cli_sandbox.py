@@ -44,7 +44,7 @@ async def test_what_it_prints_is_all_that_send_needs(
 
 async def test_its_options_are_its_faults(program: Program, orders_file: Write) -> None:
     process = await program.start(
-        *("sandbox", "--dropped-after", "0.5", "--throttled", "0.25", "--retry-after", "0"),
+        *("sandbox", "--dropped-after", "0.1", "--throttled", "0.25", "--retry-after", "0"),
         *("--seed", "3", "--latency", "0.001", "--latency-jitter", "0.001"),
     )
     run = await program.told(**await exports(process)).run(
