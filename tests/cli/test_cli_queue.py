@@ -92,7 +92,9 @@ async def test_two_redrives_at_once_both_end_well(program: Program, queue: Queue
     for arguments in (["--all"], [str(number) for number in range(31, 61)]):
         await queue.bury(*[(order(number), Outcome.REJECTED, "no") for number in range(30)])
         runs = await asyncio.gather(*(here.run("queue", "redrive", *arguments) for _ in range(2)))
-        assert [run.code for run in runs] == [0, 0]
+        # Which letters are missing is found out first: a command that begins later may miss some.
+        assert [run.code for run in runs] == [int("has no dead letter" in run.err) for run in runs]
+        assert "--all" not in arguments or [run.code for run in runs] == [0, 0]
         assert sum(int(run.out.split()[0]) for run in runs) == 30
         assert await queue.dead() == []
         assert await queue.depth() == 30
