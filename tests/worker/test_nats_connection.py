@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -212,7 +213,7 @@ def keys(path: Path, number: int) -> str:
 
 
 async def test_revoked_credentials_end_a_worker_with_the_reason(
-    tmp_path: Path, settings: QueueSettings
+    tmp_path: Path, settings: QueueSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = {"authorization": users("me", "other")}
     me: dict[str, Any] = {"user": "me", "password": SECRET}
@@ -228,13 +229,18 @@ async def test_revoked_credentials_end_a_worker_with_the_reason(
         await other.publish(order(1))
         await until_so(lambda: shop.processed.total() == 1, "the first")
         reload(server, authorization=users("other"))
+        await until_so(lambda: not queue.connected, "the refusal")
+        publishing = asyncio.create_task(queue.publish(order(9)))  # it waits for the connection
         with pytest.raises(QueueError, match=r"(?i)closed: .*authorization violation"):
             async with asyncio.timeout(20):
                 await running
         assert not worker.status.running
         assert await other.publish(order(2))
-        with pytest.raises(QueueError, match="closed"):
-            await queue.publish(order(3))
+        for refused in (publishing, queue.publish(order(3))):
+            with pytest.raises(QueueError):
+                await refused
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_renewed_credentials_are_read_again(tmp_path: Path, settings: QueueSettings) -> None:
