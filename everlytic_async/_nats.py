@@ -99,7 +99,9 @@ class Connection(Client):
             now = time.monotonic()
             self._refused_at = now if self._refused_at is None else self._refused_at
             if now - self._refused_at >= self._patience_s:
-                raise nats.errors.NoServersError from error  # the client closes by that
+                # The client closes by that; but first it would write to the socket what waits.
+                self._pending, self._pending_data_size = [], 0
+                raise nats.errors.NoServersError from error
             raise error from None
         self._was_connected, self._refused_at = True, None
 

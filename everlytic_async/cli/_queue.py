@@ -179,8 +179,23 @@ def _write_order(letter: DeadLetter) -> bool:
         json.loads(text)
     except (ValueError, RecursionError):
         return False
-    _write(" ".join(text.splitlines()))  # within JSON, a new line is but white space
+    _write(text.translate(_ONE_LINE).translate(_Escapes()))
     return True
+
+
+# Within a string, JSON has none of these: they are white space between its parts.
+_ONE_LINE = dict.fromkeys(map(ord, "\t\r\n"), " ")
+
+
+class _Escapes(dict[int, str]):
+    """What can't be printed, for `str.translate`, as JSON escapes it in a string.
+
+    Anywhere else it would not be JSON. A terminal must not obey what somebody put into an order.
+    """
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def _write(line: str) -> None:

@@ -97,7 +97,7 @@ def test_every_option_of_a_queue_is_among_its_settings() -> None:
     section = _text("reference/settings.md")
     options = {option for parameter in enqueue.params for option in parameter.opts}
     given = {option for option in options if "nats" in option or option == "--embedded"}
-    assert len(given) == 8
+    assert len(given) == 9
     assert {option for option in given if f"`{option}`" not in section} == set()
 
 

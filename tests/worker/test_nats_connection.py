@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -212,7 +213,7 @@ def keys(path: Path, number: int) -> str:
 
 
 async def test_revoked_credentials_end_a_worker_with_the_reason(
-    tmp_path: Path, settings: QueueSettings
+    tmp_path: Path, settings: QueueSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = {"authorization": users("me", "other")}
     me: dict[str, Any] = {"user": "me", "password": SECRET}
@@ -228,13 +229,18 @@ async def test_revoked_credentials_end_a_worker_with_the_reason(
         await other.publish(order(1))
         await until_so(lambda: shop.processed.total() == 1, "the first")
         reload(server, authorization=users("other"))
+        await until_so(lambda: not queue.connected, "the refusal")
+        publishing = asyncio.create_task(queue.publish(order(9)))  # it waits for the connection
         with pytest.raises(QueueError, match=r"(?i)closed: .*authorization violation"):
             async with asyncio.timeout(20):
                 await running
         assert not worker.status.running
         assert await other.publish(order(2))
-        with pytest.raises(QueueError, match="closed"):
-            await queue.publish(order(3))
+        for refused in (publishing, queue.publish(order(3))):
+            with pytest.raises(QueueError):
+                await refused
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_renewed_credentials_are_read_again(tmp_path: Path, settings: QueueSettings) -> None:
@@ -258,3 +264,74 @@ async def test_renewed_credentials_are_read_again(tmp_path: Path, settings: Queu
         await until_so(lambda: shop.processed.total() == 1, "the order")
         worker.stop()
         await running
+
+
+@asynccontextmanager
+async def interrupting(port: int) -> AsyncIterator[tuple[int, Callable[[str], None]]]:
+    """Passes on to a NATS server; what is called with an error ends all connections with it."""
+    writers: list[asyncio.StreamWriter] = []
+    passing: set[asyncio.Task[None]] = set()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                writer.write(data)
+        except ConnectionError:
+            pass  # of one that was interrupted
+        finally:
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, onward = await asyncio.open_connection("127.0.0.1", port)
+        writers.append(writer)
+        for work in (pass_on(reader, onward), pass_on(there, writer)):
+            passing.add(asyncio.ensure_future(work))
+
+    def interrupt(error: str) -> None:
+        for writer in writers:
+            writer.write(f"-ERR '{error}'\r\n".encode())
+            writer.close()
+        writers.clear()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], interrupt
+    await asyncio.gather(*passing)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "User Authentication Expired",
+        "User Authentication Revoked",
+        "Account Authentication Expired",
+        "Authorization Violation",
+        "maximum connections exceeded",
+        "Slow Consumer",
+        "Parser Error",
+    ],
+)
+async def test_an_error_that_ends_a_connection_does_not_end_the_queue(
+    nats_url: str, settings: QueueSettings, error: str
+) -> None:
+    async with (
+        interrupting(int(nats_url.rpartition(":")[2])) as (port, interrupt),
+        queue_at(f"nats://127.0.0.1:{port}", settings=settings, patience_s=10) as queue,
+    ):
+        for number in (1, 2):
+            assert await queue.publish(order(number))
+            [taken] = await queue.pull(5, 5)
+            assert taken.order is not None
+            assert taken.order.order_id == str(number)
+            if number == 1:
+                interrupt(error)
+                await until_so(lambda: not queue.connected, "the interruption")
+
+
+async def test_a_credentials_file_that_is_cut_off_is_told(
+    nats_url: str, settings: QueueSettings, tmp_path: Path
+) -> None:
+    credentials = tmp_path / "user.creds"
+    await asyncio.to_thread(credentials.write_text, "-----BEGIN NATS USER JWT-----\n")
+    with pytest.raises(QueueError, match="does not hold a JWT and a seed"):
+        await queue_at(nats_url, settings=settings, user_credentials=credentials).__aenter__()

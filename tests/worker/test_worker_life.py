@@ -425,7 +425,7 @@ async def test_a_client_or_a_queue_that_is_not_open_is_an_error(
     queue: OrderQueue, nats_url: str, settings: QueueSettings, path: Path
 ) -> None:
     async with Shop() as shop:
-        with pytest.raises(ConfigurationError, match="the client is not open"):
+        with pytest.raises(ConfigurationError, match="the client is not started"):
             await worker_of(shop.client(), queue, path).run()
         async with shop.client() as client:
             with pytest.raises(QueueError, match="the queue is not open"):
