@@ -330,6 +330,19 @@ FILES: dict[str, Hostile] = {
         fault="line 1: takes over 2,097,152 bytes",
         name="orders.parquet",
     ),
+    "Parquet: texts that share their beginnings": Hostile(
+        lambda: parquet(
+            contact_email=["x" * 1_000_000] * 256,
+            options={
+                "use_dictionary": False,
+                "column_encoding": {"contact_email": "DELTA_BYTE_ARRAY"},
+            },
+        ),
+        orders=[],
+        fault="line 1: contact_email: expected an e-mail address, found no @",
+        name="orders.parquet",
+        invalid=256,
+    ),
     "Parquet: long texts, packed": Hostile(
         lambda: parquet(contact_email=["x" * 1_000_000] * 256, options={"use_dictionary": False}),
         orders=[],
