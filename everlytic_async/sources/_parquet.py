@@ -91,8 +91,9 @@ class Parquet:
         """Every batch, with its rows unless they take too much memory together."""
         for group in range(self._metadata.num_row_groups):
             try:
-                batches = self._open(self._expanding(group)).iter_batches(
-                    _BATCH, row_groups=[group], use_threads=False
+                texts, rows = self._expanding(group)
+                batches = self._open(texts).iter_batches(
+                    rows, row_groups=[group], use_threads=False
                 )
                 while (batch := next(batches, None)) is not None:
                     fits = self._weight(batch) <= _MAX_BATCH_BYTES
@@ -111,14 +112,18 @@ class Parquet:
             read_dictionary=in_dictionaries,
         )
 
-    def _expanding(self, number: int) -> list[str]:
+    def _expanding(self, number: int) -> tuple[list[str], int]:
         """The columns of a row group whose texts could take too much memory, if each had its own.
+
+        With them, how many rows may be read at once: of texts that share their beginnings
+        (DELTA_BYTE_ARRAY) no more is known than that none is longer than all of them.
 
         Raises:
             SourceError: to read the row group would fill the memory.
         """
         group = self._metadata.row_group(number)
         found: list[str] = []
+        rows = _BATCH
         for place in range(group.num_columns):
             part, column = group.column(place), self._metadata.schema.column(place)
             in_lists = column.max_repetition_level > 0
@@ -133,6 +138,9 @@ class Parquet:
                     f"the Parquet file has a column whose {packed:,} bytes unpack to "
                     f"{unpacked:,}: it would fill the memory. Write it with smaller row groups"
                 )
+            if "DELTA_BYTE_ARRAY" in part.encodings:
+                # Arrow has them up to four times while it joins them.
+                rows = min(rows, max(1, _MAX_BATCH_BYTES // 4 // max(1, unpacked)))
             at_once = part.num_values if in_lists else min(part.num_values, _BATCH)
             if (
                 column.physical_type == "BYTE_ARRAY"
@@ -142,7 +150,7 @@ class Parquet:
                 and at_once * self._longest(number, column.path) > _MAX_BATCH_BYTES
             ):
                 found.append(column.path)
-        return found
+        return found, rows
 
     def _longest(self, group: int, path: str) -> int:
         """The length of the longest text in the dictionary of a column."""

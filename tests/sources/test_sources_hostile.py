@@ -132,10 +132,24 @@ FILES: dict[str, Hostile] = {
         lambda: gzip.compress(HEADER + row(1) + b"9,x\n" * 200_000 + row(2)),
         fault="line 3: has 2 cells, and the header 3",
     ),
-    "rows of one order, all different": Hostile(
-        lambda: shopify_csv(b"2026-03-01\n")[:-1].replace(
-            b"\n2,",
-            b"".join(b"\n9,ann@example.com,Mop %d,1,1.00," % n for n in range(40_000)) + b"\n2,",
+    "rows of orders, all different in their last cell": Hostile(
+        lambda: shopify_csv(
+            b"2026-03-01"
+            + b"".join(
+                b"\n%d,ann@example.com,Mop,1,1.00,%d" % (number, place)
+                for number in range(10, 16)
+                for place in range(10_000)
+            )
+        ),
+        orders=["1", "9", *map(str, range(10, 16)), "2"],
+        invalid=0,
+    ),
+    "more rows than an order has": Hostile(
+        lambda: (
+            HEADER
+            + row(1)
+            + b"".join(b"9,ann@example.com,Mop %d\n" % n for n in range(40_000))
+            + row(2)
         ),
         fault="line 3: has more than 10,000 rows",
     ),
@@ -184,8 +198,9 @@ FILES: dict[str, Hostile] = {
         options={"since": "2026-01-01"},
     ),
     "one key, repeated": Hostile(
-        lambda: line(1) + b'{"products": 1%s}\n' % (b', "total": 1' * 80_000) + line(2),
+        lambda: line(1) + (b'{"products":1%s}\n' % (b',"total":1' * 100_000)) * 6 + line(2),
         fault="line 2: total: given more than once in one object",
+        invalid=6,
     ),
     "faults without number": Hostile(
         lambda: line(1) + line(9, b', "total": [%s]' % b",".join([b"NaN"] * 200_000)) + line(2),
@@ -314,6 +329,19 @@ FILES: dict[str, Hostile] = {
         orders=[],
         fault="line 1: takes over 2,097,152 bytes",
         name="orders.parquet",
+    ),
+    "Parquet: texts that share their beginnings": Hostile(
+        lambda: parquet(
+            contact_email=["x" * 1_000_000] * 256,
+            options={
+                "use_dictionary": False,
+                "column_encoding": {"contact_email": "DELTA_BYTE_ARRAY"},
+            },
+        ),
+        orders=[],
+        fault="line 1: contact_email: expected an e-mail address, found no @",
+        name="orders.parquet",
+        invalid=256,
     ),
     "Parquet: long texts, packed": Hostile(
         lambda: parquet(contact_email=["x" * 1_000_000] * 256, options={"use_dictionary": False}),
