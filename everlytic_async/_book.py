@@ -114,7 +114,7 @@ class Book:
             raise
         skipped = {}
         for place, (keys, (_, body)) in enumerate(zip(stored, orders, strict=True)):
-            entry = merged(*map(entries.get, keys))
+            entry = entries.get(keys[0]) if len(keys) == 1 else merged(*map(entries.get, keys))
             if entry is not None and not self._terms.grant(entry, body):
                 skipped[place] = _skipped(entry, body)
         return skipped

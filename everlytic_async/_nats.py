@@ -12,12 +12,13 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport, Transport
 
 from everlytic_async._hosts import is_loopback
 
@@ -36,6 +37,18 @@ _PERMISSIONS = "permissions violation"
 
 class UnusableError(nats.errors.Error):
     """This server, or these credentials, can't be used; nothing was sent."""
+
+
+class _Tcp(TcpTransport):
+    """Drops what is written once the connection was lost.
+
+    `asyncio.StreamWriter.write` does. Its `writelines` raises a TypeError or AttributeError then,
+    or registers the socket's number for writing, which another socket may have by now: on Python
+    3.12, and on 3.13 before 3.13.6.
+    """
+
+    def writelines(self, payload: Iterable[bytes]) -> None:
+        self.write(b"".join(payload))  # type: ignore[no-untyped-call]
 
 
 class Connection(Client):
@@ -59,6 +72,15 @@ class Connection(Client):
         self._patience_s = patience_s
         self._was_connected = False
         self._refused_at: float | None = None
+
+    @property
+    def _transport(self) -> Transport | None:
+        return self._wire
+
+    @_transport.setter
+    def _transport(self, transport: Transport | None) -> None:
+        # nats-py offers no other way to choose the transport.
+        self._wire = _Tcp() if type(transport) is TcpTransport else transport  # type: ignore[no-untyped-call]
 
     async def _process_connect_init(self) -> None:
         try:
@@ -201,9 +223,8 @@ async def disconnect(connection: Client) -> None:
         await connection.close()
     except AssertionError:
         pass  # it had not begun to connect
-    except (OSError, TypeError):
-        # It was lost with something left to be written: the client stops there. From Python 3.12
-        # on a transport that is closed answers such a write with a TypeError.
+    except OSError:
+        # It was lost with something left to be written: the client stops there.
         for subscription in connection._subs.values():  # noqa: SLF001 - nobody else can
             task = getattr(subscription, "_wait_for_msgs_task", None)
             if isinstance(task, asyncio.Task):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from everlytic_async._pacer import Pacer
 from everlytic_async.errors import AuthenticationError, NotSentError, RejectedError
 from everlytic_async.outcomes import OrderResult, Outcome
+from everlytic_async.policies import RetryPolicy
 
 _RUN_AGAIN = "Run again with the same ledger when that is solved: it sends what was not sent."
 
@@ -30,22 +31,23 @@ class StopRules:
     Args:
         pacer: Knows of trouble and used-up quotas.
         host: The endpoint's, for messages.
-        stop_after_refusals: See `RetryPolicy`.
+        retry: The policy.
         any_accepted: Whether the endpoint and store are known to have accepted any order.
     """
 
-    __slots__ = ("_any_accepted", "_host", "_limit", "_pacer", "_run", "_status")
+    __slots__ = ("_any_accepted", "_attempts", "_host", "_limit", "_pacer", "_run", "_status")
 
     def __init__(
         self,
         pacer: Pacer,
         host: str,
-        stop_after_refusals: int | None,
+        retry: RetryPolicy,
         any_accepted: Callable[[], bool],
     ) -> None:
         self._pacer = pacer
         self._host = host
-        self._limit = stop_after_refusals
+        self._limit = retry.stop_after_refusals
+        self._attempts = retry.attempts
         self._any_accepted = any_accepted
         self._run = 0  # equal refusals in a row
         self._status: int | None = None
@@ -55,16 +57,8 @@ class StopRules:
         error = result.error
         if isinstance(error, AuthenticationError):
             return f"{error.message}{_workflow(result)}"
-        trouble = self._pacer.trouble
-        # An order that was not sent although it was tried has used up its retries.
-        if trouble.gave_up is not None or (trouble.probing and isinstance(error, NotSentError)):
-            why = trouble.gave_up or "no order was accepted or refused until the retries ran out"
-            unreachable = isinstance(trouble.last, NotSentError) and not trouble.last.connected
-            last = "" if trouble.last is None else f" The last: {trouble.last.message}."
-            return (
-                f"{self._host} {'could not be reached' if unreachable else 'is in trouble'}: "
-                f"{why}{_workflow(result)}.{last} {_RUN_AGAIN}"
-            )
+        if (why := self._trouble(result)) is not None:
+            return why
         if isinstance(error, RejectedError):
             self._run = self._run + 1 if error.status == self._status else 1
             self._status = error.status
@@ -77,6 +71,33 @@ class StopRules:
         elif result.outcome not in (Outcome.INVALID, Outcome.SKIPPED):
             self._run = 0
         return None
+
+    def _trouble(self, result: OrderResult) -> str | None:
+        trouble, error = self._pacer.trouble, result.error
+        if trouble.gave_up is not None:
+            why = trouble.gave_up
+        elif isinstance(error, NotSentError) and self._used_up_its_retries(result, error):
+            why = "no order was accepted or refused until the retries ran out"
+        else:
+            return None
+        last = trouble.last
+        if last is None:  # a quota
+            return f"{self._host}: {why}{_workflow(result)}. {_RUN_AGAIN}"
+        unreachable = isinstance(last, NotSentError) and not last.connected
+        state = "could not be reached" if unreachable else "is in trouble"
+        return (
+            f"{self._host} {state}: {why}{_workflow(result)}. The last: {last.message}. "
+            f"{_RUN_AGAIN}"
+        )
+
+    def _used_up_its_retries(self, result: OrderResult, error: NotSentError) -> bool:
+        """Whether no attempt got through, and trying the next order is of no more use."""
+        trouble = self._pacer.trouble
+        if error.connected or trouble.since is None or result.attempts == 0:
+            return False
+        return trouble.probing or (
+            not trouble.ever_answered and 1 < self._attempts <= result.attempts
+        )
 
 
 def _workflow(result: OrderResult) -> str:

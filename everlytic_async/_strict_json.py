@@ -1,9 +1,9 @@
 """JSON read strictly: the one decoder for files and for the messages of the queue.
 
 Python's `json` is lax where it matters. Here a key that is given twice, a number of over 1,000
-digits or with a huge exponent, and text that is nested too deeply raise `JsonFaultError`, and fractions stay exact. What it
-says of a fault never holds a value: it may be a customer's. Its time grows linearly with the text;
-how long a text may be is decided by whoever reads it.
+digits or with a huge exponent, and text that is nested too deeply raise `JsonFaultError`, and
+fractions stay exact. What it says of a fault never holds a value: it may be a customer's. Its time
+grows linearly with the text; how long a text may be is decided by whoever reads it.
 """
 
 from __future__ import annotations

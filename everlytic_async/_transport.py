@@ -15,14 +15,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import math
 import os
 import select
 import socket
 import time
 from collections.abc import Callable, Mapping
 from html import escape
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, Self
 from urllib.parse import quote, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -64,15 +63,20 @@ _CONFIRM_S = 0.01
 # A response's headers: the longest line, and how many. aiohttp's own bounds are 8,190 and 128.
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_HEADERS = 4096
-# After a loss, an answer on a reused connection proves something once the connection has stood for
-# so long: some servers close it a few milliseconds after an answer.
-_PROVEN_S = 0.02
+# An answer on a reused connection lets so many times as many orders go out on reused ones, up to
+# any number. After a loss that is so only once the connection has stood for a while: some servers
+# close it a few milliseconds after an answer, and answer what comes until then.
+_GROWTH = 4
+_ANY = 1 << 16
+_PROVEN_S = 0.1
 # How many orders go out on fresh connections after the second loss (twice as many after each
 # further one, but no more than the longest), and after how many answers on reused connections the
 # losses are forgotten.
-_REST = 32
+_REST = 64
 _LONGEST_REST = 8192
 _FORGET = 1000
+# How many turns the event loop needs to hand on what the kernel holds for a connection.
+_TURNS = 4
 _JSON = "application/json"
 _NOT_STARTED = (
     "the client is not started: use `async with EverlyticClient(...) as client`, or "
@@ -93,7 +97,7 @@ _MAX_WORDS = 200
 _MIN_PIECE = 4
 
 #: What is said where the caller's session was closed.
-SESSION_CLOSED = "the session that was given to the client is closed"
+SESSION_CLOSED = "the caller's session is closed"
 #: How the message of every `NotSentError` of an attempt begins; the host and the cause follow.
 NOT_SENT = "the order was not sent to "
 
@@ -280,15 +284,15 @@ class _Reuse:
 
     A server may close its connections soon after each answer without saying so; an order that is
     written to such a connection is lost, and nobody knows whether it was processed. So one order at
-    a time tries a reused connection until one was answered. After a loss it is the same again, and
-    an answer proves something only once its connection has stood for a while. Each further loss
-    doubles the number of orders that first go out on fresh connections.
+    a time tries a reused connection until one was answered; each answer there lets more of them try
+    at once. After a loss it is the same again, but only answers on a connection that has stood for
+    a while count. Each further loss doubles the number of orders that first go out on fresh ones.
     """
 
     __slots__ = ("_answered", "_fresh", "_losses", "_out", "_window")
 
     def __init__(self) -> None:
-        self._window: float = 1
+        self._window = 1
         self._out = 0
         self._losses = 0
         self._fresh = 0  # answered on fresh connections since the last loss
@@ -319,13 +323,13 @@ class _Reuse:
             return
         self._answered += 1
         if not self._losses or stood_s >= _PROVEN_S:
-            self._window = math.inf
+            self._window = min(self._window * _GROWTH, _ANY)
         if self._losses and self._answered >= _FORGET:
             self._losses = 0
 
     def lost(self) -> None:
         """An order was lost without an answer on a reused connection."""
-        if self._window == math.inf or self._out <= self._window:
+        if self._out <= self._window:  # those that were out with it are the same loss
             self._losses += 1
         self._fresh = self._answered = 0
         self._window = 0 if self._rest() else 1
@@ -335,7 +339,7 @@ class _Reuse:
         return 0 if self._losses <= 1 else min(_REST << (self._losses - 2), _LONGEST_REST)
 
 
-class _Body(aiohttp.Payload):
+class _Body(aiohttp.Payload, bytes):
     """The body of one POST: the last to look at the connection before anything is written to it.
 
     aiohttp writes the headers together with the beginning of the body, so nothing has left if this
@@ -344,9 +348,14 @@ class _Body(aiohttp.Payload):
 
     A connection that is only closed still sends what the event loop holds for it: an order given up
     on its way would reach the endpoint after all. So the body knows what it is written to.
+
+    It is bytes as well, for whoever puts something else in the session's place: a mock, a recorder.
     """
 
     _autoclose = True  # there is nothing to close
+
+    def __new__(cls, body: bytes, *_: object) -> Self:
+        return bytes.__new__(cls, body)
 
     def __init__(self, body: bytes, attempt: _Attempt, transport: Transport) -> None:
         super().__init__(body, content_type=_JSON)
@@ -756,7 +765,7 @@ class Transport:
             # The status is the verdict; only the message was cut short.
             return self._answer(response, bytes(received), attempt)
         # A connection that was never answered is not followed by another one at once.
-        again = attempt.unusable and attempt.tries <= len(self._stood)
+        again = attempt.unusable and not attempt.expired and attempt.tries <= len(self._stood)
         return None if again else failure
 
     async def _send(
@@ -802,13 +811,14 @@ class Transport:
         protocol: Any = writer.protocol
         to = writer.transport
         attempt.connection = protocol
+        attempt.unusable = True  # until it is known to be of use
         if to is None:
             return  # aiohttp refuses to write
         if self._is_readable(to):
-            # The end of a connection is in the kernel until the event loop has read it: in the next
-            # turn the loop asks for it, in the one after that it has handed it on.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            # The end of a connection is in the kernel until the event loop has read it. It has
+            # after two turns; asyncio's TLS hands it on after another one.
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
         reused = protocol in self._stood
         attempt.unusable = (
             to.is_closing() or protocol.should_close or (reused and not self._reuse.take())
@@ -898,14 +908,16 @@ class Transport:
 
     def _end_of(self, attempt: _Attempt, error: BaseException) -> BaseException:
         """The verdict on an attempt that ended so; a cancellation, or whatever else travels on."""
-        outside = attempt.cancelled_from_outside()
-        if isinstance(error, asyncio.CancelledError):
-            # As in asyncio.timeout(): it was ours only if nobody else asks for it too.
-            return error if outside or not attempt.expired else self._explain(attempt, None)
-        if not isinstance(error, Exception):
+        is_cancellation = isinstance(error, asyncio.CancelledError)
+        if not is_cancellation and not isinstance(error, Exception):
             return error
-        # A hook of the session may raise something else in place of a cancellation.
-        return asyncio.CancelledError() if outside else self._explain(attempt, error)
+        if attempt.cancelled_from_outside():
+            # A hook of the session may have raised something else in its place.
+            return error if is_cancellation else asyncio.CancelledError()
+        if attempt.expired:
+            return self._explain(attempt, None)
+        # Where nobody cancelled this task: a connector that is closed cancels its name look-ups.
+        return self._explain(attempt, error)
 
     def _explain(self, attempt: _Attempt, error: BaseException | None) -> EverlyticError:
         """The verdict on an attempt that ended without a complete answer."""
@@ -924,7 +936,7 @@ class Transport:
         )
         if never_left:
             failure = NotSentError(f"{NOT_SENT}{self.host}: {why}")
-            failure.connected = _connection_stood(attempt, error)
+            failure.connected = attempt.unusable or _connection_stood(attempt, error)
             return failure
         if attempt.reused and isinstance(error, aiohttp.ClientConnectionError):
             self._reuse.lost()
@@ -941,7 +953,7 @@ class Transport:
 
     def _cause(self, error: BaseException, attempt: _Attempt) -> str:
         """What happened, for a person: without the hashes, and without any address."""
-        if attempt.unusable:
+        if attempt.unusable and not attempt.expired:
             return "the connection had ended, or was answered, before the order was written"
         if (limit := _own_limit(error)) is not None:
             return limit

@@ -108,7 +108,7 @@ class OrderStream:
         self._stop_rules = StopRules(
             sender.pacer,
             sender.transport.host,
-            sender.retry.stop_after_refusals,
+            sender.retry,
             self._any_accepted,
         )
         self._counts = dict.fromkeys(Outcome, 0)

@@ -27,7 +27,6 @@ import attrs
 
 from everlytic_async import EverlyticClient, Order, SkippedError
 from everlytic_async.cli._input import Numbered, printable
-from everlytic_async.cli._screen import orders
 from everlytic_async.cli._settings import load_ledger
 from everlytic_async.cli._terminal import has_terminal
 from everlytic_async.errors import ConfigurationError
@@ -79,8 +78,9 @@ class LedgerChoice:
         """
         if self.is_new and not self.is_named and not has_terminal():
             raise ConfigurationError(
-                f"there is no ledger at {printable(str(self.path))}, and no terminal to show that "
-                "a new one remembers nothing of earlier runs. Say where the ledger is:\n"
+                f"there is no ledger at {printable(str(self.path))}. On a terminal a new one would "
+                "be created; without one (cron, a container) it might be a new one every time, "
+                "which remembers nothing. Say where the ledger is:\n"
                 '  --ledger FILE, or ledger = "FILE" in the table [everlytic] of the settings: '
                 "it is made where there is none\n"
                 "  --no-ledger to do without: the same orders sent again then notify again"
@@ -167,12 +167,12 @@ class Forecast:
         """
         places = self._reader.elsewhere.most_common()
         for (host, workflow, is_here), count in places[:_PLACES_SHOWN]:
-            where = "in no named workflow" if workflow is None else f"in workflow {workflow}"
+            where = "without a workflow id" if workflow is None else f"in workflow {workflow}"
             if not is_here:
                 where = f"to {host} {where}, by that address and store hash"
             yield (
-                f"the ledger knows {orders(count)} of these as sent, or perhaps sent, {where}: to "
-                "send them here is another trigger, and may notify the same customers again"
+                f"the ledger knows {count:,} of these orders as sent, or perhaps sent, {where}: "
+                "sending them here is another trigger, which may notify the same customers again"
             )
         if len(places) > _PLACES_SHOWN:
             yield f"and so in {len(places) - _PLACES_SHOWN:,} more places"

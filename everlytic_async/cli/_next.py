@@ -64,9 +64,12 @@ def next_steps(
             f"  everlytic-async ledger resolve {file} --send-again KEY..."
         )
     if tally.to_correct:
-        rejected = tally.rejected
+        invalid, rejected = tally.counts[Outcome.INVALID], tally.rejected
+        what = " or ".join(
+            name for name, count in (("invalid", invalid), ("rejected", rejected)) if count
+        )
         yield (
-            f"{_they(tally.to_correct)} invalid or rejected: a person has to correct "
+            f"{_they(tally.to_correct)} {what}: a person has to correct "
             f"{'it' if tally.to_correct == 1 else 'them'}. Then run it again; it sends only "
             f"what has changed:\n  {again}"
             + (

@@ -116,6 +116,7 @@ class Plan:
         rate: The most orders per second; None for what the endpoint allows.
         concurrency: The most at once.
         ledger: The ledger, in words; None without one.
+        mapping: The settings file that says what columns mean; None where none does.
         notes: What else to know before.
         results: The path of the results; None without any.
     """
@@ -129,6 +130,7 @@ class Plan:
     rate: float | None
     concurrency: int
     ledger: str | None
+    mapping: str | None = None
     notes: tuple[str, ...] = ()
     results: str | None
 
@@ -144,6 +146,8 @@ class Plan:
         yield f"About to send {self._how_many()} from {self.source}:"
         yield f"  to        {self.host}"
         yield f"  account   {self.account}"
+        if self.mapping is not None:
+            yield f"  mapping   {self.mapping}"
         yield f"  workflow  {self._workflow()}"
         yield f"  rate      {self._pace()}"
         yield f"  ledger    {self._ledger()}"
@@ -252,6 +256,7 @@ def _plan(
         rate=options.rate,
         concurrency=options.concurrency,
         ledger=None if ledger is None else ledger.line,
+        mapping=source.mapped_by,
         notes=tuple(notes),
         results=options.results,
     )

@@ -61,7 +61,10 @@ def status(options: Options, *, as_json: bool) -> int:
 
 async def _status(options: Options, *, as_json: bool) -> int:
     async with options.queues() as queue_of:
-        for store in await _stores(options, queue_of):
+        stores = await _stores(options, queue_of)
+        async with queue_of(stores[0]) as queue:
+            strays = await queue.strays()
+        for store in stores:
             async with queue_of(store) as queue:
                 found, workers = await queue.status(), await queue.workers()
             if as_json:
@@ -70,6 +73,11 @@ async def _status(options: Options, *, as_json: bool) -> int:
                 show(screen(), [Text(json.dumps(told))])
             else:
                 show(screen(), _figures(found, workers))
+    for subject, count in sorted(strays.items())[:_SHOWN_NUMBERS]:
+        # Anybody may have chosen the subject's characters.
+        say(f"{orders(count)} on {subject!a}: that is no store's subject, so nobody sends them")
+    if len(strays) > _SHOWN_NUMBERS:
+        say(f"and {len(strays) - _SHOWN_NUMBERS:,} more such subjects")
     return Exit.OK
 
 
@@ -246,17 +254,21 @@ async def _with_chosen(
     missing: list[int] = []
     count = 0
     async with options.queues() as queue_of, queue_of(store) as queue:
-        numbers = chosen.numbers or [
-            letter.number
-            async for letter in queue.dead_letters()
-            if not chosen.outcomes or letter.outcome in chosen.outcomes
-        ]
+        if chosen.numbers:
+            # What another command takes from under us is done with: it is not missing.
+            numbers = [number for number in chosen.numbers if await queue.is_dead(number)]
+            missing = [number for number in chosen.numbers if number not in numbers]
+        else:
+            numbers = [
+                letter.number
+                async for letter in queue.dead_letters()
+                if not chosen.outcomes or letter.outcome in chosen.outcomes
+            ]
         for number in numbers:
-            if await work(queue, [number]):
-                count += 1
-            elif chosen.numbers:
-                missing.append(number)
+            count += await work(queue, [number])
     show(screen(), [f"{orders(count)} {done}."])
+    if count < len(numbers):
+        say(f"{orders(len(numbers) - count)} of those: another command did it at the same time")
     if missing:
         shown = ", ".join(map(str, missing[:_SHOWN_NUMBERS]))
         more = len(missing) - _SHOWN_NUMBERS

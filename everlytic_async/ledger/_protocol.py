@@ -224,8 +224,8 @@ def stored_keys(key: str, *, own: bool = False) -> tuple[str, ...]:
     Those kept keys as they came: as this one came, or in Unicode NFD, as it is usual on macOS.
     """
     normal = stored_key(key, own=own)
-    if key.isascii() and key == key.strip() and (own or normal == key):
-        return (normal,)
+    if key.isascii() and (normal == key or (own and key == key.strip())):
+        return (normal,)  # as nearly all
     decomposed = unicodedata.normalize("NFD", _normal(key, own=own))
     forms = dict.fromkeys(_stored(form, own=own) for form in (key, decomposed))
     return normal, *(form for form in forms if form != normal)

@@ -385,7 +385,7 @@ class LedgerFile:
         # Afterwards: what was committed to a file that nobody finds again is no record.
         self._check_identity()
         if self._run_lock is not None:
-            self._note = attrs.evolve(self._note, committed=self._note.committed + 1)
+            self._note = Note(self._note.committed + 1, self._note.checkpointed)
             with self._clear_errors("written"):
                 self._run_lock.write(self._note)
         return answers

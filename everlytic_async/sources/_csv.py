@@ -111,7 +111,7 @@ class Rows:
                 yield number, self._give_up(line, error)
                 continue
             # Blank rows are nothing, whatever their length.
-            if not cells[0] and not any(map(str.strip, cells)):
+            if not cells[0].strip() and not any(map(str.strip, cells)):
                 continue
             row = dict(zip(names, cells, strict=False))
             fault = self._fault()
@@ -232,14 +232,14 @@ def _split(lines: Iterator[str], delimiter: str) -> list[str]:
     while True:
         if not text.startswith('"', at):
             end = text.find(delimiter, at)
-            if end >= 0:
-                cells.append(text[at:end])
-                at = end + 1
-                continue
-            cell = text[at:].rstrip("\r\n")
+            cell = text[at:end] if end >= 0 else text[at:].rstrip("\r\n")
             if "\r" in cell:
                 raise csv.Error("a carriage return outside of quotes")
-            return [*cells, cell]
+            cells.append(cell)
+            if end < 0:
+                return cells
+            at = end + 1
+            continue
         pieces: list[str] = []
         at += 1
         while not pieces or text.startswith('"', at):

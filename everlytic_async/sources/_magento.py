@@ -21,9 +21,10 @@ date                    ``created_at``, in UTC
 
 All amounts are in the currency of the order (``order_currency_code``), which the customer saw;
 those that begin with ``base_`` are not used. ``customer_id`` is the shop's own number, not a
-contact's unique id at Everlytic: it is sent only where a mapping says so. Of a configurable product or a bundle the product
-itself is taken, and not the items under it (``parent_item_id``), which repeat it. Left out:
-cancelled (``canceled``), refunded (``closed``), unpaid (``pending_payment``), fraud.
+contact's unique id at Everlytic: it is sent only where a mapping says so. Of a configurable product
+or a bundle the product itself is taken, and not the items under it (``parent_item_id``), which
+repeat it. Left out: cancelled (``canceled``), refunded (``closed``), unpaid (``pending_payment``),
+fraud.
 """
 
 from __future__ import annotations

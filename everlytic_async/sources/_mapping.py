@@ -33,12 +33,12 @@ _NUMBERS = frozenset(
 _CONTACTS = ("contact_email", "contact_unique_id")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _MAX_NUMBER_CHARS = 1_000
-_IDS = ("order_id", "contact_unique_id")
+_IDS = ("contact_email", "contact_unique_id", "order_id")
 # What spreadsheets write in place of 1234567890123.
 _SPOILT = re.compile(r"\s*[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}\s*")
 _SPOILT_FAULT = (
-    "is a number that a spreadsheet shortened, such as 1.23457E+12, and its digits are lost: export "
-    "it again, and don't save it from a spreadsheet, or format that column as text first"
+    "is a number that a spreadsheet shortened, such as 1.23457E+12, and its digits are lost: "
+    "export it again, and don't save it from a spreadsheet, or format that column as text first"
 )
 _WORKFLOW = re.compile(r"\s*[0-9]{1,19}\s*", re.ASCII)
 _PLACE = re.compile(r"[0-9]{1,9}")
@@ -262,8 +262,8 @@ class Mapped:
                 value = _set(field, get(row, order))
                 if value is None:
                     continue
-                if field in _IDS and isinstance(value, str) and _SPOILT.fullmatch(value):
-                    faults.append(f"{field}: {_SPOILT_FAULT}")
+                if field in _IDS and (fault := _spreadsheet_fault(field, value)) is not None:
+                    faults.append(f"{field}: {fault}")
                     break
                 if field not in order:
                     order[field] = value
@@ -294,6 +294,17 @@ class Mapped:
         if self.never_set:
             self.never_set.difference_update(product)
         return product
+
+
+def _spreadsheet_fault(field: str, value: Any) -> str | None:
+    """What a spreadsheet did to an identifier; None for nothing."""
+    if not isinstance(value, str):
+        return None
+    if field != "contact_email":
+        return _SPOILT_FAULT if _SPOILT.fullmatch(value) else None
+    # It is allowed in an address, and at its beginning nearly always something else.
+    is_marked = value.lstrip().startswith("'")
+    return "begins with ', as spreadsheets mark a text: remove it" if is_marked else None
 
 
 def _base(base: Mapping[str, Any] | None, fields: Sequence[str]) -> Mapping[str, Any]:

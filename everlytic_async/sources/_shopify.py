@@ -22,8 +22,8 @@ date                    ``created_at``
 
 All amounts are in the shop's currency (``shop_money``), also where the customer paid in another
 (``presentment_money``). ``customer.id`` is the shop's own number, not a contact's unique id at
-Everlytic: it is sent only where a mapping says so. Left out: cancelled (``cancelled_at``), refunded and voided (wholly, by
-``financial_status``), test (``test``), and drafts that are not completed.
+Everlytic: it is sent only where a mapping says so. Left out: cancelled (``cancelled_at``), refunded
+and voided (wholly, by ``financial_status``), test (``test``), and drafts that are not completed.
 """
 
 from __future__ import annotations

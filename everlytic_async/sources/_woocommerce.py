@@ -23,8 +23,9 @@ date                    ``date_created_gmt``, in UTC
 ======================  ========================================================================
 
 An order has one currency. ``customer_id`` is the shop's own number, not a contact's unique id at
-Everlytic: it is sent only where a mapping says so. Left out by their status: cancelled, refunded, failed, unpaid (pending),
-draft (checkout-draft, auto-draft), trash. Those on hold are waiting for a bank, and are orders.
+Everlytic: it is sent only where a mapping says so. Left out by their status: cancelled, refunded,
+failed, unpaid (pending), draft (checkout-draft, auto-draft), trash. Those on hold are waiting for a
+bank, and are orders.
 """
 
 from __future__ import annotations

@@ -155,6 +155,11 @@ class QueueSettings:
         return f"worker-{self.store}"
 
 
+def is_store(name: str) -> bool:
+    """Whether a store can be called so."""
+    return _TOKEN.fullmatch(name) is not None
+
+
 # --------------------------------------------------------------------------- orders as messages
 
 
@@ -317,7 +322,8 @@ def as_redriven(
     """The headers of a dead letter's order when it is put back.
 
     Its message id is new, or JetStream would take it for the one that it had; and the same each
-    time, so that putting it back twice stores it once.
+    time, so that putting it back twice stores it once. The dead letter's own id is in it: of a
+    stream that was deleted and made again, another letter has this number.
 
     Args:
         headers: The dead letter's.
@@ -326,7 +332,8 @@ def as_redriven(
         settings: Those of the queue.
     """
     original = headers.get(ORIGINAL_ID) or settings.store
-    redriven = {MESSAGE_ID: f"{original}:redriven-{sequence}"}
+    letter = hashlib.sha256(headers.get(MESSAGE_ID, "").encode()).hexdigest()[:16]
+    redriven = {MESSAGE_ID: f"{original}:redriven-{sequence}-{letter}"}
     if KEY in headers:
         redriven[KEY] = headers[KEY]
     outcome = headers.get(OUTCOME)

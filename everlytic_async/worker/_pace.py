@@ -101,9 +101,9 @@ def _read(data: bytes) -> tuple[str, float, int] | None:
     try:
         told = json.loads(data)
         by, wait_s, status = told["by"], told["wait_s"], told["status"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        numbers = isinstance(wait_s, int | float) and status in _STATUSES
+        if not numbers or not isinstance(by, str) or not 0 < wait_s < math.inf:
+            return None
+        return by, float(wait_s), int(status)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    numbers = isinstance(wait_s, int | float) and status in _STATUSES
-    if not numbers or not isinstance(by, str) or not 0 < wait_s < math.inf:
-        return None
-    return by, float(wait_s), int(status)

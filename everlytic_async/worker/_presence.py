@@ -136,5 +136,5 @@ def _read(data: bytes) -> PresentWorker | None:
             stopping=bool(told["stopping"]),
             problem=None if problem is None else str(problem)[:_MAX_TEXT],
         )
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None

@@ -55,6 +55,7 @@ from everlytic_async.worker._messages import (
     as_message,
     as_order,
     as_redriven,
+    is_store,
     own_key,
     read_dead,
     too_large,
@@ -269,6 +270,8 @@ class OrderQueue:
         self._standstill = Standstill()
         self._refused: asyncio.Future[Exception] | None = None  # while connecting: by the server
         self._puller: Puller | None = None
+        self._making = asyncio.Lock()
+        self._seen_streams: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<OrderQueue {self.settings.orders_subject}>"
@@ -451,23 +454,63 @@ class OrderQueue:
         return self.connection.jetstream(timeout=_ANSWER_S)
 
     async def _ensure_stream(self, config: api.StreamConfig) -> None:
-        name = str(config.name)
+        await self._persist(
+            lambda: self._make_stream(config), f"the stream {config.name} can't be made"
+        )
 
-        async def there() -> api.StreamConfig:
-            try:
-                return (await self._jetstream.stream_info(name)).config
-            except nats.js.errors.NotFoundError:
-                return (await self._jetstream.add_stream(config)).config
+    async def _make_stream(self, wanted: api.StreamConfig) -> None:
+        """Make a stream where there is none, and check that it is the right one.
 
-        found = await self._persist(there, f"the stream {name} can't be made")
-        wanted = (config.subjects or [""])[0]
-        kept = (config.retention or api.RetentionPolicy.LIMITS).value
-        if wanted not in (found.subjects or []) or found.retention != kept:
+        A stream may be deleted under us at any time. Whoever notices comes here: it is no use to
+        wait for somebody else.
+        """
+        name = str(wanted.name)
+        async with self._making:  # of many who notice at once, one makes it
+            found = await self._stream_config(name)
+            if found is None:
+                try:
+                    found = (await self._jetstream.add_stream(wanted)).config
+                except nats.js.errors.BadRequestError:
+                    # Another process was first, perhaps with other limits; else it says why.
+                    found = await self._stream_config(name)
+                    if found is None:
+                        raise
+                if name in self._seen_streams:
+                    _LOGGER.warning(
+                        "the stream %s was deleted, and created again: what it held is lost. "
+                        "Publish the orders again that were not sent",
+                        name,
+                    )
+        self._seen_streams.add(name)
+        subject = (wanted.subjects or [""])[0]
+        kept = (wanted.retention or api.RetentionPolicy.LIMITS).value
+        if subject not in (found.subjects or []) or found.retention != kept:
             raise QueueError(
                 f"the stream {name} is another's: it takes {', '.join(found.subjects or [])} and "
-                f"keeps by {found.retention}, expected {wanted} and {kept}. Give this queue a "
+                f"keeps by {found.retention}, expected {subject} and {kept}. Give this queue a "
                 "subject and streams of its own"
             )
+
+    async def _stream_config(self, name: str) -> api.StreamConfig | None:
+        try:
+            return (await self._jetstream.stream_info(name)).config
+        except nats.js.errors.NotFoundError:
+            return None
+
+    async def _stream_info(
+        self, config: api.StreamConfig, subjects: str, failed: str
+    ) -> api.StreamInfo:
+        """What a stream holds on these subjects."""
+
+        async def ask() -> api.StreamInfo:
+            name = str(config.name)
+            try:
+                return await self._jetstream.stream_info(name, subjects_filter=subjects)
+            except nats.js.errors.NotFoundError:
+                await self._make_stream(config)
+                return await self._jetstream.stream_info(name, subjects_filter=subjects)
+
+        return await self._persist(ask, failed)
 
     async def _ensure_consumer(self) -> None:
         settings = self.settings
@@ -482,11 +525,16 @@ class OrderQueue:
             max_ack_pending=settings.max_in_hand,
             max_waiting=_MAX_WAITING,
         )
-        await self._persist(
+
+        async def make() -> None:
             # Makes it, or changes what differs.
-            lambda: self._jetstream.add_consumer(settings.orders_stream, config),
-            f"the consumer {settings.consumer} can't be made",
-        )
+            try:
+                await self._jetstream.add_consumer(settings.orders_stream, config)
+            except nats.js.errors.NotFoundError:
+                await self._make_stream(self._orders_config())
+                await self._jetstream.add_consumer(settings.orders_stream, config)
+
+        await self._persist(make, f"the consumer {settings.consumer} can't be made")
 
     async def _persist(self, ask: Callable[[], Awaitable[_T]], failed: str) -> _T:
         """Ask the server, again and again where that may help.
@@ -584,7 +632,7 @@ class OrderQueue:
         if len(message.body) > room:
             raise too_large(len(message.body), room, "the NATS server's max_payload")
         ack = await self._store(
-            self.settings.orders_subject, message.body, message.headers, "the order"
+            self._orders_config(), self.settings.orders_subject, message.body, message.headers
         )
         return not ack.duplicate
 
@@ -593,16 +641,27 @@ class OrderQueue:
         if len(body) > room:  # not published by this package, which leaves room for the headers
             headers = {**headers, LEFT_OUT: str(len(body) - room)}
             body = body[:room]
-        await self._store(self.settings.dead_subject, body, headers, "the dead letter")
+        await self._store(self._dead_config(), self.settings.dead_subject, body, headers)
 
     async def _store(
-        self, subject: str, body: bytes, headers: dict[str, str], what: str
+        self, config: api.StreamConfig, subject: str, body: bytes, headers: dict[str, str]
     ) -> api.PubAck:
+        """Store a message in the stream that is made like this.
+
+        Raises:
+            QueueError: it was not acknowledged.
+        """
         jetstream = self._jetstream
-        return await self._persist(
-            lambda: jetstream.publish(subject, body, headers=headers),
-            f"the queue did not acknowledge {what}",
-        )
+
+        async def publish() -> api.PubAck:
+            try:
+                return await jetstream.publish(subject, body, headers=headers)
+            except nats.js.errors.NoStreamResponseError:
+                await self._make_stream(config)
+                return await jetstream.publish(subject, body, headers=headers)
+
+        what = "the order" if subject == self.settings.orders_subject else "the dead letter"
+        return await self._persist(publish, f"the queue did not acknowledge {what}")
 
     # ----------------------------------------------------------------------------------- pull
 
@@ -661,19 +720,9 @@ class OrderQueue:
             return info
 
         failed = "the queue's status is not known"
-        orders = await self._persist(
-            lambda: jetstream.stream_info(
-                settings.orders_stream, subjects_filter=settings.orders_subject
-            ),
-            failed,
-        )
+        orders = await self._stream_info(self._orders_config(), settings.orders_subject, failed)
         info = await self._persist(consumer, failed)
-        dead = await self._persist(
-            lambda: jetstream.stream_info(
-                settings.dead_stream, subjects_filter=settings.dead_subject
-            ),
-            failed,
-        )
+        dead = await self._stream_info(self._dead_config(), settings.dead_subject, failed)
         stored = (orders.state.subjects or {}).get(settings.orders_subject, 0)
         in_hand = 0 if info is None else info.num_ack_pending or 0
         return QueueStatus(
@@ -704,19 +753,32 @@ class OrderQueue:
         Raises:
             QueueError: the server does not answer.
         """
-        settings = self.settings
-        jetstream = self._jetstream
-        found: set[str] = set()
-        for stream, kind in ((settings.orders_stream, "orders"), (settings.dead_stream, "dead")):
-            first = f"{settings.subject}.{kind}."
-            info = await self._persist(
-                lambda stream=stream, first=first: jetstream.stream_info(  # type: ignore[misc]
-                    stream, subjects_filter=f"{first}*"
-                ),
-                "the stores of the queue are not known",
+        counts = await self._counts()
+        found = {subject.rpartition(".")[2] for subject in counts}
+        return sorted(name for name in found if is_store(name))
+
+    async def strays(self) -> dict[str, int]:
+        """How many messages lie on subjects that can't be a store's, so that nobody serves them.
+
+        Whoever published there did so without this package. The subjects are as the server tells
+        them: they may hold any characters.
+
+        Raises:
+            QueueError: the server does not answer.
+        """
+        counts = await self._counts()
+        return {name: counts[name] for name in counts if not is_store(name.rpartition(".")[2])}
+
+    async def _counts(self) -> dict[str, int]:
+        """How many messages lie on each subject of the two streams."""
+        subject = self.settings.subject
+        counts: dict[str, int] = {}
+        for config, kind in ((self._orders_config(), "orders"), (self._dead_config(), "dead")):
+            info = await self._stream_info(
+                config, f"{subject}.{kind}.*", "the stores of the queue are not known"
             )
-            found |= {name.removeprefix(first) for name in info.state.subjects or ()}
-        return sorted(found)
+            counts |= info.state.subjects or {}
+        return counts
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """The dead letters of this store, from the oldest on.
@@ -731,6 +793,14 @@ class OrderQueue:
                 return
             yield found[0]
             number = found[0].number + 1
+
+    async def is_dead(self, number: int) -> bool:
+        """Whether there is a dead letter of this number.
+
+        Raises:
+            QueueError: the server does not answer.
+        """
+        return await self._dead_letter(number) is not None
 
     async def redrive(self, selection: Iterable[DeadLetter | int]) -> int:
         """Put dead letters back into the queue: their orders are to be sent, whatever was known.
@@ -756,7 +826,7 @@ class OrderQueue:
             letter, headers = found
             redriven = as_redriven(headers, number, time.time(), self.settings)
             await self._store(
-                self.settings.orders_subject, letter.body, redriven, f"dead letter {number}"
+                self._orders_config(), self.settings.orders_subject, letter.body, redriven
             )
             if await self._delete(number):
                 count += 1

@@ -80,6 +80,11 @@ class Queue:
                 (queued,) = await queue.pull(1, 10)
                 await queued.dead(reason, outcome, 1)
 
+    async def emptied(self) -> None:
+        """Take all that is in it, and forget it: also what it knows of duplicates."""
+        async with self.opened() as queue:
+            assert await queue.connection.jetstream().delete_stream(queue.settings.orders_stream)
+
     def at_hand(self, program: Program, **more: Any) -> Program:
         """A program that finds it by its environment and its settings."""
         (program.directory / "everlytic.toml").write_text(self.toml(**more))

@@ -210,7 +210,7 @@ async def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_made(
             assert QUESTION not in run.err
         else:
             assert (run.code, sandbox.processed) == (2, 0)
-            assert run.err.startswith(f"Error: there is no ledger at {default}, and no terminal")
+            assert run.err.startswith(f"Error: there is no ledger at {default}. On a terminal")
             assert "--ledger FILE" in run.err
             assert "--no-ledger" in run.err
             assert not default.exists()
@@ -271,12 +271,12 @@ async def test_a_plan_counts_this_input_against_the_ledger(
     assert "About to send 1,400 orders (and not 100 sent before) from " in said
     host = f"127.0.0.1:{port}"
     for options, other, where in (
-        (["--workflow-id", "7"], here, "in no named workflow"),
-        ([], here.told(EVERLYTIC_STORE_HASH="another"), f"to {host} in no named workflow"),
+        (["--workflow-id", "7"], here, "without a workflow id"),
+        ([], here.told(EVERLYTIC_STORE_HASH="another"), f"to {host} without a workflow id"),
     ):
         said = await planned(*options, here=other)
         assert "About to send 1,500 orders from " in said
-        note = f"the ledger knows 100 orders of these as sent, or perhaps sent, {where}"
+        note = f"the ledger knows 100 of these orders as sent, or perhaps sent, {where}"
         assert f"  note      {note}" in said
 
     # Where all were sent there is nothing to ask.

@@ -163,7 +163,7 @@ async def test_what_is_not_valid_is_sent_once_it_is_mended(
     first = await here.run("send", "--ledger", "l", orders_file(order(1), order(2, products=[])))
     second = await here.run("send", "--ledger", "l", orders_file(order(1), order(2)))
     assert (first.code, second.code) == (3, 0)
-    assert "1 order is invalid or rejected: a person has to correct it." in first.err
+    assert "1 order is invalid: a person has to correct it." in first.err
     assert "again" not in second.err
     assert [received["order_id"] for received in sandbox.received] == ["1", "2"]
 
@@ -233,13 +233,38 @@ def test_status_of_an_empty_ledger_is_nothing_special(here: Here) -> None:
     assert run.out.startswith("l knows of 0 orders for shop.example\n")
 
 
-@pytest.mark.parametrize("command", ["status", "export", "resolve"])
+@pytest.mark.parametrize("command", ["status", "export", "resolve", "copy"])
 def test_a_file_that_is_no_ledger_is_told_and_none_is_made(here: Here, command: str) -> None:
-    options = ["--sent", "--all"] if command == "resolve" else []
-    run = here("ledger", command, *options, "none")
+    more = {"resolve": ["--sent", "--all"], "copy": ["target"]}.get(command, [])
+    run = here("ledger", command, "none", *more)
     assert (run.code, run.out) == (2, "")
+    assert not Path("target").exists()
     assert run.err.startswith("Error: there is no ledger at ")
     assert not Path("none").exists()
+
+
+# ------------------------------------------------------------------------------------------- copy
+
+
+def test_a_copy_is_an_independent_ledger(here: Here, ledger: Path) -> None:
+    known = here("ledger", "export", ledger)
+    run = here("ledger", "copy", ledger, "copy.ledger")
+    assert (run.code, run.err) == (0, "")
+    assert run.out.endswith(" copied to copy.ledger\n")
+    assert here("ledger", "export", "copy.ledger").out == known.out
+
+    run = here("ledger", "copy", ledger, "copy.ledger")
+    assert (run.code, run.out) == (2, "")
+    assert "not replaced" in run.err
+
+
+def test_a_ledger_with_two_names_is_refused_and_its_copy_is_not(here: Here, ledger: Path) -> None:
+    Path("twin.ledger").hardlink_to(ledger)
+    run = here("ledger", "status", "twin.ledger")
+    assert (run.code, run.out) == (2, "")
+    assert "everlytic-async ledger copy" in run.err
+    assert here("ledger", "copy", "twin.ledger", "copy.ledger").code == 0
+    assert here("ledger", "status", "copy.ledger").code == 0
 
 
 # ----------------------------------------------------------------------------------------- export

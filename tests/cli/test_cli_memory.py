@@ -244,7 +244,7 @@ def test_a_check_without_an_account_says_where_the_orders_went(
     run = here("check", "--ledger", "l", path)
     assert run.code == 0
     assert (
-        "Note: the ledger knows 2 orders of these as sent, or perhaps sent, to "
+        "Note: the ledger knows 2 of these orders as sent, or perhaps sent, to "
         f"{endpoint.base_url.removeprefix('http://')} in workflow 7"
     ) in run.err
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
-from command_line import Here, order
+from command_line import Here, Program, order
 from command_queue import Queue, now
 
 from everlytic_async.outcomes import Outcome
+from support.nats_servers import connected
 
 UNKNOWN = (order(1), Outcome.UNKNOWN, "the answer to jane@example.com was lost")
 REJECTED = (order(2), Outcome.REJECTED, "status 422")
@@ -28,7 +30,9 @@ def lines(text: str) -> list[str]:
 
 def test_status_of_an_empty_queue(here: Here, at_hand: Queue) -> None:
     run = here("queue", "status")
-    assert (run.code, run.err) == (0, "")
+    assert run.code == 0
+    assert run.err.startswith("Settings: ")
+    assert run.err.endswith(" from ./everlytic.toml in this directory (--config none ignores it)\n")
     assert lines(run.out) == [
         "default: 0 orders not done with",
         "waiting 0",
@@ -49,6 +53,50 @@ def test_status_shows_stores_that_nobody_serves(here: Here, at_hand: Queue) -> N
     one = here("queue", "status", "--store", "shop")
     assert "forgotten" not in one.out
     assert "dead 1 a person has to decide: everlytic-async queue dead" in lines(one.out)
+
+
+ODD = ["sho\x1b[2Jp", "sh~p", "a" * 65, "\u00fc"]
+
+
+def test_status_survives_subjects_that_are_no_stores(here: Here, at_hand: Queue) -> None:
+    now(at_hand.publish([order(1)], "shop"))
+
+    async def publish() -> None:
+        async with connected(at_hand.url) as connection:
+            for name in ODD:
+                for kind in ("orders", "dead"):
+                    await connection.jetstream().publish(f"{at_hand.name}.{kind}.{name}", b"{}")
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", int(at_hand.url.rpartition(":")[2])
+            )
+            writer.write(
+                b"CONNECT {}\r\nPUB %s.orders.\xff\xfe 2\r\n{}\r\nPING\r\n" % at_hand.name.encode()
+            )
+            await reader.readuntil(b"PONG\r\n")
+            writer.close()
+            await writer.wait_closed()
+
+    now(publish())
+    for arguments in ([], ["--json"]):
+        run = here("queue", "status", *arguments)
+        assert run.code == 0
+        assert "shop" in run.out
+        assert "\x1b" not in run.out + run.err
+        assert "that is no store's subject, so nobody sends them" in run.err
+        assert "more such subjects" in run.err
+    assert here("queue", "dead").code == 0
+
+
+async def test_two_redrives_at_once_both_end_well(program: Program, queue: Queue) -> None:
+    here = queue.at_hand(program)
+    for arguments in (["--all"], [str(number) for number in range(31, 61)]):
+        await queue.bury(*[(order(number), Outcome.REJECTED, "no") for number in range(30)])
+        runs = await asyncio.gather(*(here.run("queue", "redrive", *arguments) for _ in range(2)))
+        assert [run.code for run in runs] == [0, 0]
+        assert sum(int(run.out.split()[0]) for run in runs) == 30
+        assert await queue.dead() == []
+        assert await queue.depth() == 30
+        await queue.emptied()
 
 
 def test_dead_letters_are_shown_with_their_reasons(here: Here, at_hand: Queue) -> None:
@@ -103,4 +151,4 @@ def test_it_must_be_said_which(here: Here, at_hand: Queue, arguments: list[str])
     for command in ("redrive", "drop"):
         run = here("queue", command, *arguments)
         assert run.code == 2
-        assert run.err.startswith("Error: ")
+        assert "\nError: " in run.err

@@ -461,7 +461,7 @@ async def test_what_a_run_writes_is_for_nobody_else(
     process = await here.start("send", *files, orders_file(order(1)), umask=0)
     assert (await ended(process)).code == 0
     await here.run("ledger", "export", "--output", "l.jsonl", "l")
-    for name in ("r.jsonl", "r.html", "l.jsonl"):
+    for name in ("l", "r.jsonl", "r.html", "l.jsonl"):
         assert stat.S_IMODE((program.directory / name).stat().st_mode) == 0o600, name
 
 

@@ -121,7 +121,7 @@ async def test_several_stores_each_get_their_own_orders_by_their_own_hashes(
         assert await queue.depth("c") == 3
         missing = await here.run("worker", "--store", "a", "--store", "c")
         assert missing.code == 2
-        assert "has no table [worker.stores.c], but for a, b" in missing.err
+        assert "has no table [worker.stores.c]; it has a, b" in missing.err
 
 
 async def test_wrong_hashes_end_their_store_alone_and_its_orders_stay(

@@ -140,7 +140,8 @@ def _throttled(name: str, play: Play, *says: str, posts: int = ATTEMPTS) -> None
             posts=(posts, posts),
             error=ThrottledError,
             says=says,
-            pauses=posts == 1,  # the wait is too long for the order, but everybody is asked to
+            pauses=posts == 1,
+            stops=posts == 1,  # a quota is used up
         )
     )
 

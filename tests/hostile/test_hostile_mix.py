@@ -33,10 +33,13 @@ from everlytic_async import (
 from everlytic_async.events import Event, OrderEnded
 
 STATM = Path("/proc/self/statm")
-#: All but those that stop a batch, or do their harm to whatever order comes next.
-NAMES = [name for name, each in BEHAVIOURS.items() if not (each.stops or each.spoils)]
+#: All but those that stop a batch (by a pause that is too long, too), or do their harm to whatever
+#: order comes next.
+NAMES = [
+    name for name, each in BEHAVIOURS.items() if not (each.stops or each.spoils or each.pauses)
+]
 #: Few of these are enough: each keeps a sender, or every sender, waiting.
-LONG = [name for name in NAMES if BEHAVIOURS[name].slow or BEHAVIOURS[name].pauses]
+LONG = [name for name in NAMES if BEHAVIOURS[name].slow]
 SHORT = [name for name in NAMES if name not in LONG]
 ORDERS = 2_000
 AT_ONCE = 64
@@ -48,8 +51,7 @@ MOST_MEMORY = 90 * MEGABYTE
 MOST_OBJECTS = 16 * MEGABYTE
 #: Patient enough for a machine that has other work: only what is meant to be slow is too slow.
 TIMEOUTS = Timeouts(connect_s=10, read_s=1.5, total_s=3)
-#: Nor does everybody wait for long where one is asked to.
-TWICE = attrs.evolve(QUICK, attempts=2, retry_after_cap_s=0.1)
+TWICE = attrs.evolve(QUICK, attempts=2)
 
 
 def orders(count: int, *, seed: int, long: bool = True) -> Iterator[dict[str, Any]]:

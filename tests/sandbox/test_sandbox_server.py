@@ -280,7 +280,7 @@ async def test_closing_leaves_no_connection_open_however_young(ticks):
         await asyncio.sleep(0)
     await sandbox.close()
     for client in clients:
-        client.setblocking(False)
+        client.settimeout(0)
         with client, contextlib.suppress(ConnectionResetError):
             assert client.recv(1) == b""  # nothing to read yet would be a BlockingIOError
     gc.collect()  # what the loop left behind complains now, and a warning is an error

@@ -251,7 +251,7 @@ FILES: dict[str, Hostile] = {
             b"{" + b",\n".join(b'"k%d":[{}]' % n for n in range(300_000)) + b"}", 1
         ),
         orders=[],
-        error="SourceError: what comes at its beginning is not JSON: an order of over 2,097,152 char",
+        error="SourceError: what comes at its beginning is not JSON: an order of over 2,097,152",
         invalid=0,
     ),
     "an object of wrappers": Hostile(
@@ -274,7 +274,7 @@ FILES: dict[str, Hostile] = {
     "an order that is too long": Hostile(
         lambda: gzip.compress(b"[%s, {%s" % (line(1), b'"meta": [' + (OBJECTS + b",") * 9), 1),
         orders=["1"],
-        error="SourceError: what comes after order 1 is not JSON: an order of over 2,097,152 char",
+        error="SourceError: what comes after order 1 is not JSON: an order of over 2,097,152",
         invalid=0,
     ),
     "blank lines": Hostile(

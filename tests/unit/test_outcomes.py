@@ -37,7 +37,7 @@ def test_outcomes_are_the_documented_ones() -> None:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        (Receipt, "status body attempts elapsed_s"),
+        (Receipt, "status body attempts elapsed_s headers"),
         (
             OrderResult,
             "index key order outcome receipt error attempts elapsed_s duplicate_risk",
@@ -55,6 +55,7 @@ def test_what_is_not_told_is_nothing() -> None:
         "body": None,
         "attempts": 1,
         "elapsed_s": 0.0,
+        "headers": {},
     }
     assert attrs.asdict(OrderResult(0, None, None, Outcome.UNKNOWN)) == {
         "index": 0,

@@ -13,6 +13,7 @@ import nkeys
 import pytest
 import trustme
 from nats.js import api
+from nats.js.errors import NotFoundError
 from worker_shop import dead_of, until
 
 from everlytic_async import InvalidOrderError, Outcome, QueueError
@@ -456,15 +457,65 @@ async def test_a_consumer_that_was_deleted_is_made_again(queue: OrderQueue) -> N
     assert numbers_of(taken) == ["0"]
 
 
-async def test_a_stream_that_was_deleted_is_an_error(queue: OrderQueue) -> None:
-    await queue.pull(1, 0.05)
-    await queue.connection.jetstream().delete_stream(queue.settings.orders_stream)
-    assert await queue.pull(1, 1) == []  # it finds out
-    with pytest.raises(QueueError, match="stream not found"):
-        await queue.pull(1, 1)
-    queue._patience_s = 0.2
-    with pytest.raises(QueueError, match="did not acknowledge"):
-        await queue.publish(order(1))
+@pytest.mark.parametrize("by", ["publishing", "pulling", "asking"])
+async def test_a_stream_of_orders_that_was_deleted_is_made_again(
+    queue: OrderQueue, by: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await queue.publish(order(1))
+    await queue.pull(1, 1)
+    await deleted(queue, queue.settings.orders_stream)
+    if by == "publishing":
+        assert [each.stored for each in await published(queue, orders(300))] == [True] * 300
+        taken = await queue.pull(1, 1) or await queue.pull(1, 5)
+        assert numbers_of(taken) == ["0"]
+    elif by == "asking":
+        assert (await queue.status()).depth == 0
+    else:
+
+        async def is_made() -> bool:
+            await queue.pull(1, 0.1)
+            return await exists(queue, queue.settings.orders_stream)
+
+        await until(is_made, "the stream")
+        await queue.publish(order(2))
+        assert numbers_of(await queue.pull(1, 5)) == ["2"]
+    assert caplog.text.count("was deleted, and created again") == 1
+
+
+async def test_a_stream_of_dead_letters_that_was_deleted_is_made_again(queue: OrderQueue) -> None:
+    await deleted(queue, queue.settings.dead_stream)
+    assert await dead_of(queue) == []
+    await buried(queue, 2)
+    assert (await queue.status()).dead == len(await dead_of(queue)) == 2
+    await deleted(queue, queue.settings.dead_stream)
+    assert (await queue.status()).dead == 0
+
+
+async def test_what_is_redriven_from_a_new_stream_is_no_duplicate_of_an_old_one(
+    queue: OrderQueue,
+) -> None:
+    await queue.publish(order(1))
+    for _ in range(3):  # each time it is number 1 of its stream
+        [taken] = await queue.pull(1, 5)
+        await taken.dead("no", Outcome.REJECTED, 1)
+        [letter] = await dead_of(queue)
+        assert letter.number == 1
+        assert await queue.redrive([letter]) == 1
+        await deleted(queue, queue.settings.dead_stream)
+    assert (await queue.status()).depth == 1
+
+
+async def deleted(queue: OrderQueue, stream: str) -> None:
+    async with connected(queue.connection.connected_url.geturl()) as connection:
+        assert await connection.jetstream().delete_stream(stream)
+
+
+async def exists(queue: OrderQueue, stream: str) -> bool:
+    try:
+        await queue.connection.jetstream().stream_info(stream)
+    except NotFoundError:
+        return False
+    return True
 
 
 async def test_pulling_survives_a_restart_of_the_server(
@@ -595,6 +646,22 @@ async def test_a_redrive_that_died_before_the_deletion_is_repeated_for_nothing(
             await queue.redrive([letter])
     assert await queue.redrive([letter]) == 1
     assert numbers_of(await queue.pull(5, 5)) == ["0"]
+
+
+async def test_two_who_redrive_at_once_put_each_back_once(
+    nats_url: str, settings: QueueSettings
+) -> None:
+    count = 60
+    async with OrderQueue(nats_url, settings) as one, OrderQueue(nats_url, settings) as other:
+        await buried(one, count)
+        letters = await dead_of(one)
+
+        async def redrive(queue: OrderQueue) -> int:
+            return sum([await queue.redrive([letter]) for letter in letters])
+
+        assert sum(await asyncio.gather(redrive(one), redrive(other), redrive(one))) == count
+        assert await dead_of(one) == []
+        assert (await one.status()).depth == count
 
 
 async def test_dead_letters_can_be_dropped(queue: OrderQueue) -> None:

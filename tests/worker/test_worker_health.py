@@ -184,7 +184,8 @@ async def test_workers_answer_for_themselves_also_with_no_free_slot(
 
 async def test_what_is_no_worker_is_passed_over(queue: OrderQueue) -> None:
     async def nonsense(message: Any) -> None:
-        for said in (b"", b"[]", b"{}", b'{"name": "x", "in_hand": "many"}', b"\xff"):
+        worker = b'{"name": "x", "in_hand": %s, "sent": 1, "stopping": 0, "problem": null}'
+        for said in (b"", b"[]", b"{}", b"\xff", worker % b'"many"', worker % b"1e999"):
             await message.respond(said)
 
     subscription = await queue.connection.subscribe(queue.settings.workers_subject, cb=nonsense)

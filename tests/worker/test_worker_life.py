@@ -23,9 +23,9 @@ from everlytic_async import (
     RetryPolicy,
     SqliteLedger,
 )
-from everlytic_async.ledger import LedgerFile, LedgerSession, State
+from everlytic_async.ledger import LedgerFile, LedgerSession, NatsLedger, State
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings, Worker
-from support.delivery import CUSTOMER_HASH, STORE_HASH, orders
+from support.delivery import CUSTOMER_HASH, STORE_HASH, order, orders
 
 Settings = Callable[..., QueueSettings]
 
@@ -327,22 +327,41 @@ async def fill_one(queue: OrderQueue, number: int) -> None:
     assert await queue.publish(order)
 
 
-async def test_a_stream_that_is_gone_is_waited_for(queue: OrderQueue, path: Path) -> None:
-    queue._patience_s = 0.2
-    async with Shop() as shop, shop.client() as client:
+async def test_streams_that_are_deleted_are_made_again(queue: OrderQueue, path: Path) -> None:
+    async with Shop({"7": "refuse"}) as shop, shop.client() as client:
         worker = worker_of(client, queue, path)
-        async with running(worker) as run:
+        async with running(worker):
             await until(lambda: worker.status.ready)
             stream = queue.connection.jetstream()
-            config = (await stream.stream_info(queue.settings.orders_stream)).config
-            await stream.delete_stream(queue.settings.orders_stream)
-            await until(lambda: worker.status.problem is not None)
-            assert not run.done()
-            await stream.add_stream(config)
-            await fill(queue, 5)
+            for name in (queue.settings.orders_stream, queue.settings.dead_stream):
+                await stream.delete_stream(name)
+            await fill(queue, 8)
             await emptied(queue)
             assert worker.status.ready
-        assert shop.processed.total() == 5
+        assert [letter.key for letter in await dead_of(queue)] == ["7"]
+        assert shop.processed.total() == 7
+
+
+async def test_without_its_ledger_nothing_is_sent_until_it_is_started_again(
+    queue: OrderQueue,
+) -> None:
+    async with Shop() as shop, shop.client() as client:
+        ledger = NatsLedger(queue.connection, queue.settings.subject, heartbeat_s=1.0)
+        worker = Worker(client, queue, ledger, grace_s=5, retry_base_s=0.1)
+        async with running(worker):
+            await fill(queue, 2)
+            await emptied(queue)
+            assert await queue.connection.jetstream().delete_key_value(queue.settings.subject)
+            await queue.publish(order(2))
+            await until(lambda: "was deleted" in (worker.status.problem or ""))
+            assert not worker.status.ready
+        assert shop.posts.total() == 2
+        assert (await queue.status()).depth == 1
+    async with shop, shop.client() as client:
+        worker = Worker(client, queue, NatsLedger(queue.connection, queue.settings.subject))
+        async with running(worker):
+            await emptied(queue)
+    assert shop.posts.total() == 3
 
 
 async def test_a_server_that_restarts_is_waited_for(

@@ -180,7 +180,13 @@ async def test_what_was_not_sent_comes_again(queue: OrderQueue, path: Path) -> N
 async def test_poison_stops_nobody(queue: OrderQueue, path: Path) -> None:
     stream, subject = queue.connection.jetstream(), queue.settings.orders_subject
     await queue.publish(order(1))
-    for poison in (b"", b"{", b"[" * 9999, b'{"contact_email": 7}', b"x" * 1_100_000):
+    product = b'{"contact_email": "a@b.example", "products": [{"product_price": %s}]}'
+    poisons = (
+        *(b"", b"{", b"[" * 9999, b'{"contact_email": 7}', b"x" * 1_100_000, b"\xff"),
+        *(product % number for number in (b"1e99999999999999999999", b"9" * 100_000, b"NaN")),
+        b'{"total": 1%s}' % (b', "total": 1' * 80_000),
+    )
+    for poison in poisons:
         await stream.publish(subject, poison)
     await queue.publish(order(2))
     async with Shop() as shop, shop.client() as client:
@@ -188,7 +194,7 @@ async def test_poison_stops_nobody(queue: OrderQueue, path: Path) -> None:
     assert shop.processed == Counter({"1": 1, "2": 1})
     letters = await dead_of(queue)
     assert {letter.outcome for letter in letters} == {Outcome.INVALID}
-    assert len(letters) == 5
+    assert len(letters) == len(poisons)
 
 
 async def test_what_the_ledger_says_was_sent_is_forgotten(queue: OrderQueue, path: Path) -> None:

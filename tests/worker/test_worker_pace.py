@@ -249,8 +249,9 @@ async def test_another_stores_cool_down_is_none_of_ours(
         b'{"by": "x", "wait_s": 1, "status": 200}',
         b'{"by": 7, "wait_s": 1, "status": 429}',
         b'{"by": "x", "wait_s": 1, "status": [429]}',
+        b'{"by": "x", "wait_s": 1%s, "status": 429}' % (b"0" * 400),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_what_no_worker_says_is_passed_over(said: bytes) -> None:
     assert _read(said) is None
