@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -483,6 +484,11 @@ async def test_the_settings_may_come_from_the_environment(monkeypatch: pytest.Mo
             await client.send_order(order(1))
 
     assert sandbox.processed == 1
+
+
+def test_from_env_takes_every_setting_of_the_constructor() -> None:
+    settings = set(inspect.signature(EverlyticClient).parameters)
+    assert settings == set(module.ClientSettings.__annotations__)
 
 
 def test_all_that_is_missing_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
