@@ -205,7 +205,7 @@ def test_a_repeated_column_that_nobody_needs_is_no_matter() -> None:
         {"group_by": "Tags"},
         {"date": "Tags"},
     ],
-    ids=str,
+    ids=["a field", "a list", "a text", "a function", "group_by", "date"],
 )
 def test_a_repeated_column_that_is_needed_is_refused_by_name(use: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="has more than one column 'Tags'"):
