@@ -41,6 +41,8 @@ _MAX_PORT = 65_535
 # ASCII in both parts. Two addresses, a name or <> around it do not match.
 _LABEL = r"[^\W_](?:(?:[^\W_]|-){0,61}[^\W_])?"
 _EMAIL = re.compile(rf"[\w.!#$%&'*+/=?^`{{|}}~-]+@{_LABEL}(?:\.{_LABEL})*").fullmatch
+# What nearly every address looks like, decided in a third of the time.
+_PLAIN_EMAIL = re.compile(r"[A-Za-z0-9._+-]+@[A-Za-z0-9]{1,63}(?:\.[A-Za-z0-9]{1,63})*").fullmatch
 _BLANK = re.compile(r"[\s\x00-\x20\x7f-\x9f]")
 # With a letter in it, which a phone number has not.
 _NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9 ._\[\]/-]{1,40}")
@@ -427,7 +429,7 @@ def _are_usual(values: Mapping[str, Any], fields: _Fields) -> bool:
             return False
     for name in fields.trimmed:
         value = values[name]
-        if value is not None and (type(value) is not str or not _EMAIL(value)):
+        if value is not None and (type(value) is not str or not _PLAIN_EMAIL(value)):
             return False
     for name, check in fields.others:
         value = values[name]

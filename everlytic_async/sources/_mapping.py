@@ -30,6 +30,7 @@ _OTHERS = ("group_by", "date", "each")
 _NUMBERS = frozenset(
     {"product_price", "product_quantity", "product_line_total", "product_special_price"}
 )
+_CONVERTED = _NUMBERS | {"workflow_id", "product_gallery"}
 _CONTACTS = ("contact_email", "contact_unique_id")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _MAX_NUMBER_CHARS = 1_000
@@ -262,9 +263,6 @@ class Mapped:
                 value = _set(field, get(row, order))
                 if value is None:
                     continue
-                if field in _IDS and (fault := _spreadsheet_fault(field, value)) is not None:
-                    faults.append(f"{field}: {fault}")
-                    break
                 if field not in order:
                     order[field] = value
                 elif field not in _CONTACTS:
@@ -272,6 +270,10 @@ class Mapped:
                 elif str(value).casefold() != str(order[field]).casefold():
                     faults.append(f"{field}: the rows of the order do not agree on it")
                     break
+        for field in _IDS:
+            value = order.get(field)
+            if isinstance(value, str) and ("E+" in value or "'" in value):
+                faults += _spreadsheet_faults(field, value)
         if self._each is None:
             products: Any = [product for row in rows if (product := self._product(row))]
         else:
@@ -296,15 +298,13 @@ class Mapped:
         return product
 
 
-def _spreadsheet_fault(field: str, value: Any) -> str | None:
-    """What a spreadsheet did to an identifier; None for nothing."""
-    if not isinstance(value, str):
-        return None
+def _spreadsheet_faults(field: str, value: str) -> list[str]:
+    """What a spreadsheet did to an identifier."""
     if field != "contact_email":
-        return _SPOILT_FAULT if _SPOILT.fullmatch(value) else None
+        return [f"{field}: {_SPOILT_FAULT}"] if _SPOILT.fullmatch(value) else []
     # It is allowed in an address, and at its beginning nearly always something else.
     is_marked = value.lstrip().startswith("'")
-    return "begins with ', as spreadsheets mark a text: remove it" if is_marked else None
+    return [f"{field}: begins with ', as spreadsheets mark a text: remove it"] if is_marked else []
 
 
 def _base(base: Mapping[str, Any] | None, fields: Sequence[str]) -> Mapping[str, Any]:
@@ -316,6 +316,8 @@ def _set(field: str, value: Any) -> Any:
     if isinstance(value, str):
         if not value or value.isspace():
             return None
+        if field not in _CONVERTED:
+            return value
         if field in _NUMBERS:
             return number_of(value)
         if field == "workflow_id":

@@ -43,6 +43,8 @@ class Preset:
 def decimal_of(value: Any) -> Decimal | None:
     """A number as a Decimal, with all its digits; None for what is none."""
     found = number_of(value)
+    if type(value) is str:  # the common case
+        return found if type(found) is Decimal else None
     if isinstance(found, int) and not isinstance(found, bool):
         return Decimal(found)
     if isinstance(found, float):

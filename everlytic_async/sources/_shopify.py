@@ -50,14 +50,20 @@ def _reasons(order: Record) -> Iterator[str]:
         yield "draft"
 
 
+# What nearly every line has; told without making a number of it.
+_NO_DISCOUNT = ("0.00", "", None)
+
+
 def line_total(price: Any, quantity: Any, discount: Any = None) -> Any:
     """What a line costs; None where a figure is missing."""
     each, count = decimal_of(price), decimal_of(quantity)
     if each is None or count is None:
         return None
     total = EXACT.multiply(each, count)
+    if discount in _NO_DISCOUNT:
+        return total
     less = decimal_of(discount)
-    return total if less is None else EXACT.subtract(total, less)
+    return EXACT.subtract(total, less) if less else total
 
 
 def _line_total(item: Record) -> Any:
