@@ -436,7 +436,9 @@ class EverlyticClient:
         trouble = self._pacer.trouble
         if not trouble.probing:
             return None
-        return trouble.gave_up or f"{self._transport.host}: {trouble.last}"
+        why = trouble.gave_up or "no order is accepted or refused"
+        last = "" if trouble.last is None else f". The last: {trouble.last}"
+        return f"{self._transport.host}: {why}{last}"
 
     def pause(self, seconds: float, *, reason: str = "it was asked for") -> None:
         """Let no attempt begin for a while, because of what is known from elsewhere.

@@ -270,7 +270,7 @@ async def test_spans_have_the_times_of_what_they_tell(telemetry: Telemetry) -> N
     [
         (422, "rejected", "RejectedError", "422"),
         (302, "rejected", "RejectedError", "RejectedError"),
-        (401, "rejected", "AuthenticationError", "401"),
+        (401, "not_sent", "AuthenticationError", "401"),
         (500, "unknown", "ServerError", "500"),
         (0, "unknown", "ConnectionLostError", "ConnectionLostError"),
     ],
