@@ -10,30 +10,6 @@ from pathlib import Path
 import pytest
 from documentation import ROOT, difference, quick_start
 
-# What a checkout may hold beside the tracked files; only asked where git can't tell.
-_LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "_build", "dist", "build")
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of what a fresh clone holds, with the changes of the work tree."""
-    copy = tmp_path / "checkout"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    if listed.returncode != 0:  # an unpacked sdist
-        shutil.copytree(ROOT, copy, ignore=_LEFTOVERS)
-        return copy
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).exists():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
-    return copy
-
 
 def test_quick_start_has_exactly_two_commands_of_one_line() -> None:
     commands = quick_start()
