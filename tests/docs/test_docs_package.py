@@ -15,7 +15,7 @@ import attrs
 import pytest
 from documentation import ROOT
 
-pytestmark = pytest.mark.install
+pytestmark = [pytest.mark.install, pytest.mark.slow]
 
 
 @attrs.frozen
