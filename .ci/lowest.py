@@ -28,7 +28,7 @@ def main() -> None:
         lowest = re.search(r">=\s*([\w.]+)", wanted)
         if lowest is None:
             sys.exit(f"pyproject.toml: {requirement!r} has no lower bound")
-        print(f"{name[0]}=={lowest[1]}" + (f"; {marker.strip()}" if marker else ""))  # noqa: T201
+        print(f"{name[0]}=={lowest[1]}" + (f"; {marker.strip()}" if marker else ""))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def targets(figures: dict) -> list[str]:
     return [target["name"] for target in figures["targets"]]
 
 
+@pytest.mark.slow
 def test_throughput_measures_every_round_of_every_contestant(tmp_path):
     names = ["stream_orders", "stream_prebuilt", "send_order", "bare_aiohttp", "aiohttp_tenacity"]
     figures = figures_of(
@@ -194,6 +195,7 @@ def test_pacing_without_a_limit_measures_what_pacing_costs(tmp_path):
     assert 1 <= one["peak_in_flight"] <= 64
 
 
+@pytest.mark.slow
 def test_pacing_matrix_crosses_limits_and_bursts(tmp_path):
     figures = figures_of(
         tmp_path,
@@ -205,6 +207,7 @@ def test_pacing_matrix_crosses_limits_and_bursts(tmp_path):
     assert cells == [(200, 0), (200, 9), (400, 0), (400, 9)]
 
 
+@pytest.mark.slow
 def test_pacing_measures_in_one_run_all_that_is_promised(tmp_path):
     figures = figures_of(
         tmp_path,
@@ -308,6 +311,7 @@ def runs_of(part: dict) -> list[dict]:
     return runs
 
 
+@pytest.mark.slow
 def test_workers_measures_one_and_two(tmp_path):
     figures = workers(tmp_path, "latency")
     assert targets(figures) == ["2 workers / 1, with latency"]

@@ -19,7 +19,7 @@ import everlytic_async
 
 ROOT = Path(everlytic_async.__file__).parent
 #: The names that users may rely on. To add one: here, in `everlytic_async/__init__.py` (twice: for
-#: type checkers and for the table), and in the reference of the documentation.
+#: type checkers and in `__all__`), and in the reference of the documentation.
 PUBLIC = {
     "AuthenticationError",
     "BatchReport",

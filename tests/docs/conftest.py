@@ -7,15 +7,19 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from documentation import DOCS
+from documentation import DOCS, ROOT
 
 from everlytic_async.sandbox import Sandbox
+
+# What a checkout may hold beside the tracked files; only asked where git can't tell.
+_LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "_build", "dist", "build")
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +71,24 @@ def environment(sandbox: Sandbox, tmp_path: Path) -> dict[str, str]:
         "EVERLYTIC_STORE_HASH": sandbox.store_hash,
         "EVERLYTIC_CUSTOMER_HASH": sandbox.customer_hash,
     }
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what a fresh clone holds, with the changes of the work tree."""
+    copy = tmp_path / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if listed.returncode != 0:  # an unpacked sdist
+        shutil.copytree(ROOT, copy, ignore=_LEFTOVERS)
+        return copy
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    return copy

@@ -40,6 +40,7 @@ _MARK = "\x1e"  # the record separator: no program here prints it
 _TIMEOUT_S = 120
 # These go on from another page: its files are there for their blocks.
 _AFTER = {"faststream.md": "brokers.md", "taskiq.md": "brokers.md", "celery.md": "brokers.md"}
+_SLOW = {"run-workers.md"}  # waits for what workers that were killed leave behind
 # Of the quick start, which test_docs_quick_start and .ci/run run where it is meant to be run.
 _ELSEWHERE = "printed elsewhere"
 
@@ -143,7 +144,17 @@ class _Reader:
         return "\n".join(differences) or None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page,
+            id=page.relative_to(ROOT).as_posix(),
+            marks=[pytest.mark.slow] if page.name in _SLOW else [],
+        )
+        for page in PAGES
+    ],
+)
 def test_every_code_block_of_a_page_does_what_it_says(
     page: Path, directory: Path, environment: dict[str, str]
 ) -> None:

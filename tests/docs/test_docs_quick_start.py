@@ -5,34 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from documentation import ROOT, difference, quick_start
-
-# What a checkout may hold beside the tracked files; only asked where git can't tell.
-_LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "_build", "dist", "build")
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of what a fresh clone holds, with the changes of the work tree."""
-    copy = tmp_path / "checkout"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    if listed.returncode != 0:  # an unpacked sdist
-        shutil.copytree(ROOT, copy, ignore=_LEFTOVERS)
-        return copy
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).exists():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
-    return copy
 
 
 def test_quick_start_has_exactly_two_commands_of_one_line() -> None:
@@ -41,6 +18,7 @@ def test_quick_start_has_exactly_two_commands_of_one_line() -> None:
     assert all("\n" not in command and command.strip() for command in commands)
 
 
+@pytest.mark.slow
 @pytest.mark.install
 def test_first_command_sends_the_example_orders_on_a_fresh_machine(
     checkout: Path, tmp_path: Path
@@ -93,3 +71,32 @@ def test_ci_fails_when_the_second_command_fails_or_is_missing(tmp_path: Path) ->
         (tmp_path / "README.md").write_text(f"## Quick start\n{quick}## Next\n```bash\ntrue\n```\n")
         done = subprocess.run([tmp_path / ".ci/run", "tests"], capture_output=True, check=False)
         assert done.returncode == 1
+
+
+def test_ci_passes_over_a_python_that_is_not_here_or_does_not_work(tmp_path: Path) -> None:
+    for directory in (".ci", ".venv/bin", "shims"):
+        (tmp_path / directory).mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
+    shim = tmp_path / "shims/python3.98"
+    shim.write_text("#!/bin/sh\necho no such version >&2\nexit 127\n")
+    shim.chmod(0o755)
+    versions = ("{}.{}".format(*sys.version_info[:2]), "3.98", "3.99")
+    (tmp_path / "pyproject.toml").write_text(
+        "".join(f'    "Programming Language :: Python :: {version}",\n' for version in versions)
+    )
+
+    done = subprocess.run(
+        [tmp_path / ".ci/run", "pythons"],
+        env={"PATH": f"{tmp_path / 'shims'}:{os.environ['PATH']}", "HOME": str(tmp_path)},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+
+    said = [line.partition(" (")[0] for line in done.stdout.splitlines() if line]
+    assert said == [
+        "=== Python 3.98 is not installed here: NOT TESTED",
+        "=== Python 3.99 is not installed here: NOT TESTED",
+        "=== all passed",
+    ]

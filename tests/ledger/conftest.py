@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +16,6 @@ from everlytic_async import batch
 from support.nats_servers import nats_cluster, nats_server, nats_url
 
 __all__ = ["nats_cluster", "nats_server", "nats_url"]
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
-    """Run what is marked as slow only where ``-m`` speaks of it."""
-    if "slow" in config.getoption("markexpr", ""):
-        return
-    for item in items:
-        if item.get_closest_marker("slow") is not None:
-            item.add_marker(pytest.mark.skip(reason="takes long: run it with -m slow"))
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import everlytic_async
 from everlytic_async import (
     BatchReport,
     EverlyticClient,
@@ -14,7 +15,15 @@ from everlytic_async import (
     Product,
     Receipt,
     RetryPolicy,
+    ledger,
+    worker,
 )
+
+
+def names() -> None:
+    str(everlytic_async.Outcom)  # type: ignore[attr-defined]
+    str(ledger.SqliteLedgr)  # type: ignore[attr-defined]
+    str(worker.Workers)  # type: ignore[attr-defined]
 
 
 def orders_and_products(order: Order, product: Product) -> None:
@@ -39,6 +48,8 @@ def clients() -> None:
         customer_hash="...",
         retry=5,  # type: ignore[arg-type]
     )
+    EverlyticClient.from_env(max_rate=5)  # type: ignore[call-arg]
+    EverlyticClient.from_env(retry=5)  # type: ignore[arg-type]
     RetryPolicy(attempts="5")  # type: ignore[arg-type]
     RetryPolicy(retries=5)  # type: ignore[call-arg]
     Pacing(32)  # type: ignore[call-arg]

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,15 +18,6 @@ from support.nats_servers import nats_cluster, nats_server, nats_url
 __all__ = ["nats_cluster", "nats_server", "nats_url"]
 
 _NUMBERS = itertools.count(1)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
-    """Run what is marked as slow only where ``-m`` speaks of it."""
-    if "slow" in config.getoption("markexpr", ""):
-        return
-    for item in items:
-        if item.get_closest_marker("slow") is not None:
-            item.add_marker(pytest.mark.skip(reason="takes long: run it with -m slow"))
 
 
 @pytest.fixture(autouse=True)

@@ -152,7 +152,8 @@ async def test_what_a_worker_that_hangs_has_in_hand_is_not_sent_again(
     assert sandbox.processed == 300
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(5_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [300, 5_000])
 async def test_so_it_is_in_a_cluster_whose_leader_is_killed(
     nats_cluster: NatsCluster, own_settings: Settings, count: int
 ) -> None:
