@@ -19,7 +19,7 @@ from typing import Protocol
 from everlytic_async._adaptive import LimitFinder
 from everlytic_async._trouble import Trouble
 from everlytic_async.errors import EverlyticError
-from everlytic_async.events import CoolDown, Hub, OutageEnded, RateChanged
+from everlytic_async.events import CoolDown, Dispatcher, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 
 # A late timer is made good by going faster for as long as this, never by a burst; by less of it
@@ -179,7 +179,7 @@ class Pacer:
         pacing: Pacing,
         retry: RetryPolicy,
         *,
-        hub: Hub | None = None,
+        dispatcher: Dispatcher | None = None,
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater = _loop_call_later,
         rng: random.Random | None = None,
@@ -188,7 +188,7 @@ class Pacer:
         self._max_rate = pacing.max_rate
         self._finder = LimitFinder() if pacing.adaptive else None
         self._retry = retry
-        self._hub = hub or Hub()
+        self._dispatcher = dispatcher or Dispatcher()
         self._clock = clock
         self._call_later = call_later
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
@@ -325,7 +325,7 @@ class Pacer:
         if finder is not None and finder.refusal_pending and now >= self._resume_at:
             finder.plan(self.in_flight)
             now = self._clock()
-            self._hub.tell(RateChanged(at=now, rate=self.rate(now), limit=finder.limit))
+            self._dispatcher.emit(RateChanged(at=now, rate=self.rate(now), limit=finder.limit))
         return now
 
     def _due(self, now: float) -> float:
@@ -425,7 +425,7 @@ class Pacer:
         started_at = self.trouble.answered(admitted_at)
         if started_at is not None:
             now = self._clock()
-            self._hub.tell(OutageEnded(at=now, lasted_s=now - started_at))
+            self._dispatcher.emit(OutageEnded(at=now, lasted_s=now - started_at))
             self._resume_at = now
             self._serve()
 
@@ -470,7 +470,7 @@ class Pacer:
         reason = f"the endpoint answered {status}"
         if first:
             self._throttled_at = now
-            self._hub.tell(CoolDown(at=now, wait_s=pause, status=status, reason=reason))
+            self._dispatcher.emit(CoolDown(at=now, wait_s=pause, status=status, reason=reason))
         if retry_after_s is not None and retry_after_s > self._retry.retry_after_cap_s:
             self.trouble.quota_used_up(
                 now, f"{reason} and asked to wait {retry_after_s:.0f} s: a quota is used up"
@@ -494,7 +494,7 @@ class Pacer:
         self._resume_at = now + pause
         self._next_at = max(self._next_at, self._resume_at)
         self._timed = True
-        self._hub.tell(CoolDown(at=now, wait_s=pause, status=None, reason=reason))
+        self._dispatcher.emit(CoolDown(at=now, wait_s=pause, status=None, reason=reason))
 
     def failed(self, admitted_at: float, error: EverlyticError) -> None:
         """An attempt ended in none of the foreseen answers; see `Trouble`.
@@ -510,7 +510,7 @@ class Pacer:
         pause = self.backoff_s(self.trouble.pauses)
         self._resume_at = max(self._resume_at, now + pause)
         status = getattr(error, "status", None)
-        self._hub.tell(CoolDown(at=now, wait_s=pause, status=status, reason=error.message))
+        self._dispatcher.emit(CoolDown(at=now, wait_s=pause, status=status, reason=error.message))
         if self.trouble.gave_up is not None:
             self._give_up()
 

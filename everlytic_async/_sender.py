@@ -33,7 +33,7 @@ from everlytic_async.errors import (
     ThrottledError,
     UnknownOutcomeError,
 )
-from everlytic_async.events import AttemptEnded, AttemptStarted, BackingOff, Hub, OrderEnded
+from everlytic_async.events import AttemptEnded, AttemptStarted, BackingOff, Dispatcher, OrderEnded
 from everlytic_async.ledger import State
 from everlytic_async.orders import Order, order_id_of
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt
@@ -175,7 +175,7 @@ class Sender:
     pacer: Pacer
     delivery: Delivery
     retry: RetryPolicy
-    hub: Hub
+    dispatcher: Dispatcher
     clock: Callable[[], float] = time.monotonic
 
     async def send(
@@ -273,7 +273,7 @@ class Sender:
             return self._invalid(index, raw, None, fault)
         job = Job(index, raw, order, body, key)
         job.received_at = received_at
-        if self.hub.listening:
+        if self.dispatcher.has_listeners:
             job.event_key = key if key_of is None else _hash_key(key)
         return job
 
@@ -356,7 +356,7 @@ class Sender:
             except Exception:  # noqa: BLE001 - what is missing may be just what it looks for
                 key = None
         result = OrderResult(index, key, given, Outcome.INVALID, None, error)
-        if self.hub.listening:
+        if self.dispatcher.has_listeners:
             self._tell_end(result, key if key_of is None else _hash_key(key))
         return result
 
@@ -394,7 +394,7 @@ class Sender:
 
         def on_backoff(error: EverlyticError, wait_s: float) -> None:
             if job.event_key is not None:
-                self.hub.tell(
+                self.dispatcher.emit(
                     BackingOff(
                         at=self.clock(),
                         key=job.event_key,
@@ -491,7 +491,7 @@ class Sender:
 
     def _tell_start(self, job: Job, admitted_at: float) -> None:
         assert job.event_key is not None  # noqa: S101 - asked before
-        self.hub.tell(
+        self.dispatcher.emit(
             AttemptStarted(
                 at=admitted_at,
                 key=job.event_key,
@@ -505,7 +505,7 @@ class Sender:
     ) -> None:
         assert job.event_key is not None  # noqa: S101 - asked before
         now = self.clock()
-        self.hub.tell(
+        self.dispatcher.emit(
             AttemptEnded(
                 at=now,
                 key=job.event_key,
@@ -518,7 +518,7 @@ class Sender:
         )
 
     def _tell_end(self, result: OrderResult, event_key: str | None) -> None:
-        self.hub.tell(
+        self.dispatcher.emit(
             OrderEnded(
                 at=self.clock(),
                 key=event_key,

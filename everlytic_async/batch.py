@@ -142,7 +142,7 @@ class OrderStream:
             await self._closing.aclose()
             raise
         self._began = self._sender.clock()
-        self._sender.hub.tell(BatchStarted(at=self._began))
+        self._sender.dispatcher.emit(BatchStarted(at=self._began))
         for _ in range(self._concurrency):
             worker = asyncio.create_task(work(self._iterator))
             self._workers.add(worker)
@@ -502,7 +502,7 @@ class OrderStream:
         if self._workers or self._recording:
             return
         now = self._sender.clock()
-        self._sender.hub.tell(
+        self._sender.dispatcher.emit(
             BatchEnded(
                 at=now,
                 counts=dict(self._counts),

@@ -31,7 +31,7 @@ from everlytic_async.errors import (
     SkippedError,
     SourceError,
 )
-from everlytic_async.events import Event, Hook, Hub, as_hooks
+from everlytic_async.events import Event, Hook, Dispatcher, as_hooks
 from everlytic_async.ledger import Ledger, LedgerSession
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, OrderResult, Outcome, Receipt
@@ -145,11 +145,11 @@ class EverlyticClient:
         )
         self._concurrency = pacing.max_concurrency
         try:
-            self._hub = Hub(as_hooks(on_event))
+            self._dispatcher = Dispatcher(as_hooks(on_event))
         except TypeError as error:
             raise ConfigurationError(str(error)) from error
-        self._pacer = Pacer(pacing, retry, hub=self._hub)
-        self._sender = Sender(self._transport, self._pacer, delivery, retry, self._hub)
+        self._pacer = Pacer(pacing, retry, dispatcher=self._dispatcher)
+        self._sender = Sender(self._transport, self._pacer, delivery, retry, self._dispatcher)
         self._halt = Halt()
         self._ledger = ledger
         self._ledger_session: LedgerSession | None = None
@@ -471,7 +471,7 @@ class EverlyticClient:
         Raises:
             TypeError: on entering, when the hook can't be called or is `async def`.
         """
-        return self._hub.subscribe(hook, event_type)
+        return self._dispatcher.subscribe(hook, event_type)
 
 
 def _check_ledger(ledger: object) -> None:

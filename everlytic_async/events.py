@@ -1,4 +1,4 @@
-"""What happens to an order, as frozen events, and the hub that tells them to the hooks.
+"""What happens to an order, as frozen events, and the dispatcher that tells them to the hooks.
 
 Progress bars, logs and metrics are listeners of this one stream. A hook is any callable that takes
 an event; it runs inside the sending task, so it must be quick. One that raises is logged and hurts
@@ -242,7 +242,7 @@ class _Subscription:
     event_type: type[Event]
 
 
-class Hub:
+class Dispatcher:
     """Tells events to the hooks, and to the log."""
 
     __slots__ = ("_hooks", "_subscriptions")
@@ -252,7 +252,7 @@ class Hub:
         self._subscriptions: tuple[_Subscription, ...] = ()
 
     @property
-    def listening(self) -> bool:
+    def has_listeners(self) -> bool:
         """Whether anybody wants to hear of single attempts and orders: else make no such event."""
         if self._hooks or _LOGGER.isEnabledFor(logging.DEBUG):
             return True
@@ -275,7 +275,7 @@ class Hub:
                 other for other in self._subscriptions if other is not subscription
             )
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Tell an event to the log and to every hook."""
         _log(event)
         hooks = self._hooks

@@ -169,7 +169,7 @@ async def test_a_throttle_neither_counts_as_trouble_nor_ends_it() -> None:
     def note(_event: Event) -> None:
         probing.append(rig.pacer.trouble.probing)
 
-    with rig.sender.hub.subscribe(note, AttemptStarted):
+    with rig.sender.dispatcher.subscribe(note, AttemptStarted):
         outcomes = await outcomes_of(rig, orders(50), concurrency=1)
 
     assert Counter(outcomes) == {Outcome.SENT: 44, Outcome.UNKNOWN: 6}

@@ -21,7 +21,7 @@ from everlytic_async.errors import (
     NotSentError,
     ResponseTimeoutError,
 )
-from everlytic_async.events import Event, Hub
+from everlytic_async.events import Event, Dispatcher
 from everlytic_async.policies import Delivery, Pacing, RetryPolicy
 from everlytic_async.sandbox import Sandbox
 from support.clock import FakeClock
@@ -236,10 +236,15 @@ def a_rig(
     """A rig around an endpoint."""
     clock = FakeClock()
     events: list[Event] = []
-    hub = Hub((events.append,))
+    dispatcher = Dispatcher((events.append,))
     transport = ScriptedTransport(endpoint, clock)
     pacer = Pacer(
-        pacing, retry, hub=hub, clock=clock, call_later=clock.call_later, rng=random.Random(seed)
+        pacing,
+        retry,
+        dispatcher=dispatcher,
+        clock=clock,
+        call_later=clock.call_later,
+        rng=random.Random(seed),
     )
-    sender = Sender(cast("Transport", transport), pacer, delivery, retry, hub, clock)
+    sender = Sender(cast("Transport", transport), pacer, delivery, retry, dispatcher, clock)
     return Rig(transport, pacer, sender, clock, events)

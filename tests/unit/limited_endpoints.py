@@ -15,7 +15,7 @@ from typing import Protocol
 import attrs
 
 from everlytic_async._pacer import Pacer
-from everlytic_async.events import Hub, RateChanged
+from everlytic_async.events import Dispatcher, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 
 
@@ -167,7 +167,7 @@ class Simulation:
             Pacer(
                 Pacing(max_concurrency=slots, max_rate=max_rate, adaptive=adaptive),
                 RetryPolicy(),
-                hub=Hub((self._listener(told),)),
+                dispatcher=Dispatcher((self._listener(told),)),
                 clock=lambda: self.now,
                 rng=random.Random(seed * 1_000 + number),
             )

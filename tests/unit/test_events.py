@@ -1,4 +1,4 @@
-"""Events are frozen values; the hub tells them to every hook and to the log, whatever hooks do."""
+"""Events are frozen values; the dispatcher tells them to every hook and to the log, whatever hooks do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from everlytic_async.events import (
     CoolDown,
     Event,
     Hook,
-    Hub,
+    Dispatcher,
     OrderEnded,
     OutageEnded,
     RateChanged,
@@ -208,16 +208,16 @@ def test_what_cannot_be_called_is_no_hook(given: Any) -> None:
         as_hooks(given)
 
 
-# ----------------------------------------------------------------------------------------- the hub
+# ----------------------------------------------------------------------------------------- the dispatcher
 
 
 def test_every_hook_hears_every_event_in_turn() -> None:
     heard: list[tuple[str, Event]] = []
-    hub = Hub(
+    dispatcher = Dispatcher(
         (lambda event: heard.append(("first", event)), lambda event: heard.append(("then", event)))
     )
     for event in EVENTS:
-        hub.tell(event)
+        dispatcher.emit(event)
 
     assert heard == [(who, event) for event in EVENTS for who in ("first", "then")]
 
@@ -233,7 +233,7 @@ def test_a_hook_that_raises_is_logged_and_hurts_nobody(
     def broken(_event: Event) -> None:
         raise error
 
-    Hub((broken, heard.append)).tell(STARTED)
+    Dispatcher((broken, heard.append)).emit(STARTED)
 
     assert heard == [STARTED]
     assert lines(log) == [(logging.ERROR, "a hook raised on AttemptStarted")]
@@ -250,7 +250,7 @@ def test_what_ends_a_task_or_the_program_travels_on(
         raise kind
 
     with pytest.raises(kind):
-        Hub((interrupted,)).tell(STARTED)
+        Dispatcher((interrupted,)).emit(STARTED)
     assert lines(log) == []
 
 
@@ -266,7 +266,7 @@ def test_single_attempts_are_told_to_hooks_and_to_a_log_of_everything(
     caplog: pytest.LogCaptureFixture, hooks: tuple[Hook, ...], level: int, listening: bool
 ) -> None:
     with caplog.at_level(level, logger="everlytic_async"):
-        assert Hub(hooks).listening is listening
+        assert Dispatcher(hooks).has_listeners is listening
 
 
 # ----------------------------------------------------------------------------------------- the log
@@ -276,7 +276,7 @@ def test_single_attempts_are_told_to_hooks_and_to_a_log_of_everything(
 def test_the_log_says_what_happened_at_its_level(
     event: Event, said: list[tuple[int, str]], log: pytest.LogCaptureFixture
 ) -> None:
-    Hub().tell(event)
+    Dispatcher().emit(event)
 
     assert lines(log) == said
 
@@ -287,14 +287,14 @@ def test_the_log_says_what_happened_at_its_level(
 def test_the_log_says_why_an_attempt_failed(
     error: EverlyticError, log: pytest.LogCaptureFixture
 ) -> None:
-    Hub().tell(attrs.evolve(FAILED, error=error))
+    Dispatcher().emit(attrs.evolve(FAILED, error=error))
 
     ((_, line),) = lines(log)
     assert line.endswith(f": {error.message}")
 
 
 def test_a_per_cent_sign_in_a_key_is_text(log: pytest.LogCaptureFixture) -> None:
-    Hub().tell(attrs.evolve(ENDED, key="100%s %d"))
+    Dispatcher().emit(attrs.evolve(ENDED, key="100%s %d"))
 
     ((_, line),) = lines(log)
     assert line.startswith("order 100%s %d, attempt 1: sent")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from everlytic_async._pacer import Halt, HaltedError, Pacer, RetryBudget
 from everlytic_async.errors import NotSentError
-from everlytic_async.events import CoolDown, Event, Hub, OutageEnded, RateChanged
+from everlytic_async.events import CoolDown, Event, Dispatcher, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 from support.clock import Alarm, FakeClock, settle
 
@@ -30,14 +30,14 @@ def a_pacer(
     *,
     retry: RetryPolicy = RetryPolicy(),
     seed: int = 0,
-    hub: Hub | None = None,
+    dispatcher: Dispatcher | None = None,
     adaptive: bool = False,
     **pacing: Any,
 ) -> Pacer:
     return Pacer(
         Pacing(adaptive=adaptive, **pacing),
         retry,
-        hub=hub,
+        dispatcher=dispatcher,
         clock=clock,
         call_later=clock.call_later,
         rng=random.Random(seed),
@@ -471,8 +471,10 @@ async def test_awake_means_that_the_event_loop_never_sleeps(
 
 async def test_a_hook_that_halts_when_a_rate_is_told_leaves_no_slot_taken(clock: FakeClock) -> None:
     halt = Halt()
-    hub = Hub((lambda event: halt.halt("enough") if isinstance(event, RateChanged) else None,))
-    pacer = a_pacer(clock, adaptive=True, max_concurrency=1, hub=hub)
+    dispatcher = Dispatcher(
+        (lambda event: halt.halt("enough") if isinstance(event, RateChanged) else None,)
+    )
+    pacer = a_pacer(clock, adaptive=True, max_concurrency=1, dispatcher=dispatcher)
     pacer.throttled(clock.now, 429, 1.0)
     queue, others = Queue(pacer, halt), Queue(pacer)
     await queue.join(2)
@@ -629,7 +631,7 @@ async def test_an_acceptance_ends_the_row(clock: FakeClock) -> None:
 
 async def test_a_burst_of_refusals_is_one_throttle(clock: FakeClock) -> None:
     told: list[Event] = []
-    pacer = a_pacer(clock, max_concurrency=32, hub=Hub((told.append,)))
+    pacer = a_pacer(clock, max_concurrency=32, dispatcher=Dispatcher((told.append,)))
     admitted = [pacer.try_admit() for _ in range(32)]
     await clock.advance(0.01)
     pauses = []
@@ -729,7 +731,7 @@ async def test_no_probe_starts_while_an_attempt_from_before_is_in_flight(clock: 
 
 async def test_an_answered_probe_ends_the_trouble_for_everybody_at_once(clock: FakeClock) -> None:
     events: list[Event] = []
-    pacer = a_pacer(clock, max_concurrency=5, hub=Hub((events.append,)))
+    pacer = a_pacer(clock, max_concurrency=5, dispatcher=Dispatcher((events.append,)))
     queue = Queue(pacer)
     await queue.join(11)
     started_at = clock.now

@@ -15,7 +15,7 @@ from worker_shop import Shop, emptied, running, until
 
 from everlytic_async import Pacing, RetryPolicy, SqliteLedger
 from everlytic_async._pacer import Halt, Pacer
-from everlytic_async.events import AttemptEnded, CoolDown, Event, Hub, OrderEnded
+from everlytic_async.events import AttemptEnded, CoolDown, Event, Dispatcher, OrderEnded
 from everlytic_async.worker import OrderQueue, QueueSettings, Worker
 from everlytic_async.worker._pace import SharedPace, _read
 from support.clock import FakeClock
@@ -32,7 +32,7 @@ def a_pacer(clock: FakeClock, told: list[Event], **pacing: Any) -> Pacer:
     return Pacer(
         Pacing(**pacing),
         RetryPolicy(retry_after_cap_s=100),
-        hub=Hub((told.append,)),
+        dispatcher=Dispatcher((told.append,)),
         clock=clock,
         call_later=clock.call_later,
         rng=random.Random(1),
@@ -136,7 +136,7 @@ async def test_one_more_hook_hears_as_long_as_it_is_to() -> None:
     async with Shop() as shop, shop.client() as client:
         with client.subscribe(cool_downs.append, CoolDown):
             await client.send_order(order(1))
-            assert not client._hub.listening  # so no events of single attempts are made
+            assert not client._dispatcher.has_listeners  # so no events of single attempts are made
             with client.subscribe(heard.append):
                 client.pause(0.01)
                 await client.send_order(order(2))
