@@ -31,7 +31,7 @@ from everlytic_async.errors import (
     SkippedError,
     SourceError,
 )
-from everlytic_async.events import Event, Hook, Dispatcher, as_hooks
+from everlytic_async.events import Dispatcher, Event, Hook, as_hooks
 from everlytic_async.ledger import Ledger, LedgerSession
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, OrderResult, Outcome, Receipt

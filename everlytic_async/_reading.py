@@ -1,0 +1,145 @@
+"""Reading orders lazily: one task over any iterable, sync or async.
+
+Two bounds keep it from reading ahead: how many orders may be under way, and how many may wait until
+their results are taken. A slow consumer slows the reading down, and a million orders need no more
+memory than a hundred.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+_Item = TypeVar("_Item")
+
+
+class Reader(Generic[_Item]):
+    """Reads a source and hands on what it reads, in chunks.
+
+    Args:
+        source: What is read. What its iteration raises ends the reading and becomes `error`.
+        handle: Awaited with each chunk before the next is read.
+        most_unfinished: How many orders may be read and have no result yet.
+        most_untaken: How many may be read and have no result that was taken.
+
+    Attributes:
+        read: How many orders were read.
+        chunk: How many a sync source is asked for at once; an async one is asked for one.
+        error: What the source raised.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[_Item] | AsyncIterable[_Item],
+        handle: Callable[[list[_Item]], Awaitable[None]],
+        *,
+        most_unfinished: int,
+        most_untaken: int,
+        chunk: int,
+    ) -> None:
+        self._source = source
+        self._iterator: Iterator[_Item] | AsyncIterator[_Item] | None = None
+        self._handle = handle
+        self._most_unfinished = most_unfinished
+        self._most_untaken = most_untaken
+        self._finished = 0
+        self._taken = 0
+        self._stopped = False
+        self._waiting: asyncio.Task[Any] | None = None  # our task while it waits for the source
+        self._interrupted = False  # by `stop`
+        self._room = asyncio.Event()
+        self.read = 0
+        self.chunk = chunk
+        self.error: BaseException | None = None
+
+    async def run(self) -> None:
+        """Read until the source ends, or `stop` is called."""
+        try:
+            if isinstance(self._source, AsyncIterable):
+                self._iterator = aiter(self._source)
+            else:
+                self._iterator = iter(self._source)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller's code
+            self.error = error
+            return
+        while not self._stopped:
+            if self._room_left() <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            if isinstance(self._iterator, AsyncIterator):
+                items = await self._next_async(self._iterator)
+            else:
+                items = self._next_chunk(self._iterator)
+            self.read += len(items)
+            if items:
+                await self._handle(items)
+            # The senders have their turn, however many orders there are to read.
+            await asyncio.sleep(0)
+
+    def on_finished(self) -> None:
+        """One order has its result."""
+        self._finished += 1
+        self._room.set()
+
+    def on_taken(self) -> None:
+        """The result of one order was taken."""
+        self._taken += 1
+        self._room.set()
+
+    def stop(self) -> None:
+        """Read no more, even if the source keeps us waiting."""
+        self._stopped = True
+        self._room.set()
+        if self._waiting is not None and self._waiting is not asyncio.current_task():
+            self._interrupted = self._waiting.cancel()
+
+    async def close(self) -> None:
+        """Close a generator now rather than when it is collected: it may hold a file."""
+        if inspect.isasyncgen(self._iterator):
+            await self._iterator.aclose()
+        elif inspect.isgenerator(self._iterator):
+            self._iterator.close()
+
+    def _room_left(self) -> int:
+        unfinished, untaken = self.read - self._finished, self.read - self._taken
+        return min(self._most_unfinished - unfinished, self._most_untaken - untaken)
+
+    def _next_chunk(self, iterator: Iterator[_Item]) -> list[_Item]:
+        items: list[_Item] = []
+        most = min(self.chunk, self._room_left())
+        try:
+            while len(items) < most and not self._stopped:
+                items.append(next(iterator))
+        except StopIteration:
+            self._stopped = True
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller's code
+            self._fail(error)
+        return items
+
+    async def _next_async(self, iterator: AsyncIterator[_Item]) -> list[_Item]:
+        task = self._waiting = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        try:
+            return [await anext(iterator)]
+        except StopAsyncIteration:
+            self._stopped = True
+        except asyncio.CancelledError as error:
+            if task.cancelling() > self._interrupted:
+                raise  # it was not only `stop` that cancelled us
+            if not self._interrupted:
+                self._fail(error)  # it came from within the source
+        except Exception as error:  # noqa: BLE001 - the caller's code
+            self._fail(error)
+        finally:
+            self._waiting = None
+            if self._interrupted:
+                task.uncancel()
+                self._interrupted = False
+        return []
+
+    def _fail(self, error: BaseException) -> None:
+        self.error = error
+        self._stopped = True
