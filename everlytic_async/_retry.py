@@ -1,12 +1,13 @@
-"""Whether, when and how often an attempt is repeated. The only importer of tenacity.
+"""Whether an attempt may be repeated, after which pause, and when to give up.
 
-An order that succeeds at once never comes here. The classes of the errors are the verdicts: there
-is no status code in this module.
+The only module that knows tenacity. The classes of the errors are the verdicts: there is no status
+code in here. Jitter and backoff are drawn by the pacer, which also holds the pause that a
+Retry-After asks of everybody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,12 @@ from everlytic_async.errors import (
     ThrottledError,
     UnknownOutcomeError,
 )
-from everlytic_async.outcomes import Receipt
 from everlytic_async.policies import Delivery, RetryPolicy
 
 if TYPE_CHECKING:
     import tenacity
+
+_NOT_PROCESSED = (NotSentError, ThrottledError)
 
 
 def load() -> None:
@@ -29,17 +31,82 @@ def load() -> None:
     import_module("tenacity")
 
 
-_SAFE = (NotSentError, ThrottledError)
-
-
-def may_repeat(error: object, delivery: Delivery) -> bool:
+def may_retry(error: object, delivery: Delivery) -> bool:
     """Whether the attempt that ended so may be repeated: the promise not to notify twice."""
-    if isinstance(error, _SAFE):
+    if isinstance(error, _NOT_PROCESSED):
         return True
     return delivery is Delivery.AT_LEAST_ONCE and isinstance(error, UnknownOutcomeError)
 
 
-def _is_free(error: BaseException | None, policy: RetryPolicy, pacer: Pacer) -> bool:
+def retrying(
+    *,
+    policy: RetryPolicy,
+    delivery: Delivery,
+    pacer: Pacer,
+    halt: Halt,
+    deadline: float,
+    clock: Callable[[], float],
+    on_backoff: Callable[[EverlyticError, float], None],
+) -> tenacity.AsyncRetrying:
+    """The retry loop's control: how long it pauses, and when it stops.
+
+    It counts the first attempt like every other, and raises the last attempt's error.
+
+    Args:
+        policy: The bounds.
+        delivery: Which errors may be retried.
+        pacer: Knows the shared pause, trouble and the retry budget, and sleeps.
+        halt: Ends the sleeping with a `HaltedError`.
+        deadline: When to stop trying, by the clock.
+        clock: Monotonic seconds.
+        on_backoff: Called before each pause with the error and the seconds.
+    """
+    import tenacity  # noqa: PLC0415 - imported by `load`: it takes longer than the whole package
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        shared_s = pacer.cool_down_s()
+        if isinstance(_error(state), ThrottledError):
+            return shared_s
+        return max(shared_s, pacer.backoff_s(state.attempt_number))
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        used_up = state.attempt_number >= policy.attempts
+        return (
+            pacer.trouble.gave_up is not None
+            or (used_up and not _is_free_probe(_error(state), policy, pacer))
+            or clock() + state.upcoming_sleep >= deadline
+            or not pacer.budget.take()
+        )
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        error = _error(state)
+        assert isinstance(error, EverlyticError)  # noqa: S101 - others are not retried
+        on_backoff(error, state.upcoming_sleep)
+
+    return tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(lambda error: may_retry(error, delivery)),
+        wait=wait,
+        stop=stop,
+        sleep=lambda seconds: pacer.sleep(float(seconds), halt),
+        before_sleep=before_sleep,
+        reraise=True,
+    )
+
+
+def with_cap_note(error: EverlyticError, policy: RetryPolicy) -> EverlyticError:
+    """The same error; it says so if it asked for a pause that is too long to wait for."""
+    if not isinstance(error, ThrottledError):
+        return error
+    if (error.retry_after_s or 0.0) <= policy.retry_after_cap_s:
+        return error
+    return ThrottledError(
+        f"{error.message}; longer than retry_after_cap_s ({policy.retry_after_cap_s:g} s) allows",
+        error.status,
+        error.retry_after_s,
+    )
+
+
+def _is_free_probe(error: BaseException | None, policy: RetryPolicy, pacer: Pacer) -> bool:
     """Whether the attempt was a probe that surely was not processed: those are everybody's.
 
     The deadline bounds them, and not whose turn it was: trouble of an endpoint that had answered
@@ -51,95 +118,5 @@ def _is_free(error: BaseException | None, policy: RetryPolicy, pacer: Pacer) -> 
     return trouble.probing and trouble.ever_answered
 
 
-def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
-
-
-def _add_cap_note(error: ThrottledError, policy: RetryPolicy) -> ThrottledError:
-    """The same error, which says so if it asked for a pause that is too long to wait for."""
-    if (error.retry_after_s or 0.0) <= policy.retry_after_cap_s:
-        return error
-    return ThrottledError(
-        f"{error.message}; longer than retry_after_cap_s ({policy.retry_after_cap_s:g} s) allows",
-        error.status,
-        error.retry_after_s,
-    )
-
-
-async def repeat(
-    first: EverlyticError,
-    attempt: Callable[[], Awaitable[Receipt]],
-    *,
-    policy: RetryPolicy,
-    delivery: Delivery,
-    pacer: Pacer,
-    halt: Halt,
-    deadline: float,
-    clock: Callable[[], float],
-    on_backoff: Callable[[EverlyticError, float], None] | None = None,
-) -> Receipt:
-    """Go on after a first attempt that failed, until success or the policy's end.
-
-    Args:
-        first: How the first attempt ended.
-        attempt: Makes one more attempt: returns its receipt or raises its `EverlyticError`.
-        policy: The bounds.
-        delivery: Which errors may be repeated.
-        pacer: Knows the shared cool-down and the retry budget, and sleeps.
-        halt: Ends the sleeping.
-        deadline: When to stop trying, by the clock.
-        clock: Monotonic seconds.
-        on_backoff: Called before each pause with the error and the seconds.
-
-    Raises:
-        EverlyticError: the last attempt's, when there is no further one.
-        HaltedError: when halted while sleeping or waiting.
-    """
-    # Imported by `load`, when the client starts: it takes longer to import than the whole package.
-    import tenacity  # noqa: PLC0415
-
-    ended: EverlyticError | None = first
-
-    async def one() -> Receipt:
-        # tenacity counts the first attempt too: it is handed in, not made again.
-        nonlocal ended
-        if ended is not None:
-            error, ended = ended, None
-            raise error
-        return await attempt()
-
-    def wait(state: tenacity.RetryCallState) -> float:
-        error = _error_of(state)
-        # A pause of everybody's is held by the pacer, with its jitter.
-        shared_s = pacer.cool_down_s()
-        if isinstance(error, ThrottledError):
-            return shared_s
-        return max(shared_s, pacer.backoff_s(state.attempt_number))
-
-    def stop(state: tenacity.RetryCallState) -> bool:
-        error = _error_of(state)
-        if pacer.trouble.gave_up is not None:
-            return True
-        if state.attempt_number >= policy.attempts and not _is_free(error, policy, pacer):
-            return True
-        if clock() + state.upcoming_sleep >= deadline:
-            return True
-        return not pacer.budget.take()
-
-    def before_sleep(state: tenacity.RetryCallState) -> None:
-        error = _error_of(state)
-        if on_backoff is not None and isinstance(error, EverlyticError):
-            on_backoff(error, state.upcoming_sleep)
-
-    retrying = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(lambda error: may_repeat(error, delivery)),
-        wait=wait,
-        stop=stop,
-        sleep=lambda seconds: pacer.sleep(float(seconds), halt),
-        before_sleep=before_sleep,
-        reraise=True,
-    )
-    try:
-        return await retrying(one)
-    except ThrottledError as error:
-        raise _add_cap_note(error, policy) from None

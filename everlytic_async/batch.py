@@ -15,9 +15,10 @@ from typing import Self
 
 from everlytic_async._book import Book, any_sent, digest_of
 from everlytic_async._cancel import cancel_and_wait
+from everlytic_async._job import AnyOrder, Job
 from everlytic_async._pacer import Halt
 from everlytic_async._reading import Reader
-from everlytic_async._sender import AnyOrder, Job, KeyOf, Sender
+from everlytic_async._sender import KeyOf, Sender
 from everlytic_async._stop_rules import StopRules
 from everlytic_async.errors import (
     BatchStoppedError,

@@ -18,9 +18,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 from everlytic_async._book import Book, any_sent, digest_of, terms_of
+from everlytic_async._job import AnyOrder
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._retry import load as load_tenacity
-from everlytic_async._sender import AnyOrder, KeyOf, Sender
+from everlytic_async._sender import KeyOf, Sender
 from everlytic_async._transport import Secrets, Transport
 from everlytic_async._version import __version__
 from everlytic_async._wire import encode, order_key

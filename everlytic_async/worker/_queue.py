@@ -34,6 +34,8 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 
+from everlytic_async._job import AnyOrder
+from everlytic_async._job import coerce_order as order_of
 from everlytic_async._nats import (
     Connection,
     apart,
@@ -44,8 +46,6 @@ from everlytic_async._nats import (
     said,
     to_end,
 )
-from everlytic_async._sender import AnyOrder
-from everlytic_async._sender import as_order as order_of
 from everlytic_async.errors import ConfigurationError, InvalidOrderError, QueueError
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker._messages import (

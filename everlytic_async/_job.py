@@ -1,0 +1,155 @@
+"""One order on its way, and what its attempts so far say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from everlytic_async.errors import (
+    AuthenticationError,
+    EverlyticError,
+    InvalidOrderError,
+    NotSentError,
+    RejectedError,
+    SkippedError,
+    ThrottledError,
+    UnknownOutcomeError,
+)
+from everlytic_async.orders import Order
+from everlytic_async.outcomes import Outcome, Receipt
+
+#: What may stand for an order: a model, or a mapping with its fields. An `InvalidOrderError` stands
+#: for an order that its reader could not build.
+AnyOrder = Order | Mapping[str, Any] | InvalidOrderError
+
+_OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (
+    (SkippedError, Outcome.SKIPPED),
+    (InvalidOrderError, Outcome.INVALID),
+    (AuthenticationError, Outcome.NOT_SENT),  # the account's fault, not the order's
+    (RejectedError, Outcome.REJECTED),
+    (NotSentError, Outcome.NOT_SENT),
+    (ThrottledError, Outcome.NOT_SENT),
+    (UnknownOutcomeError, Outcome.UNKNOWN),
+)
+
+
+def outcome_for(error: EverlyticError) -> Outcome:
+    """The outcome that an order's error stands for."""
+    for kind, outcome in _OUTCOMES:
+        if isinstance(error, kind):
+            return outcome
+    raise TypeError(f"{type(error).__name__} is no order's error")
+
+
+def coerce_order(raw: AnyOrder) -> Order:
+    """The order as a model.
+
+    Raises:
+        InvalidOrderError: with every fault.
+    """
+    if isinstance(raw, Order):
+        return raw
+    if isinstance(raw, InvalidOrderError):
+        raise raw
+    return Order.from_mapping(raw)
+
+
+class Job:
+    """One order on its way: what it is, and what is known of its attempts so far."""
+
+    __slots__ = (
+        "abandoned",
+        "attempts",
+        "body",
+        "claimed",
+        "digest",
+        "event_key",
+        "in_attempt",
+        "index",
+        "key",
+        "last_failure",
+        "last_unknown",
+        "order",
+        "possible_deliveries",
+        "raw",
+        "received_at",
+        "started_at",
+        "unforeseen",
+    )
+
+    def __init__(self, index: int, raw: AnyOrder, order: Order, body: bytes, key: str) -> None:
+        self.index = index
+        self.raw = raw
+        self.order = order
+        self.body = body
+        self.key = key
+        #: How events name the order; None where nobody listens.
+        self.event_key: str | None = None
+        self.received_at = 0.0
+        #: A digest of the body, where a ledger asks for it.
+        self.digest = ""
+        #: Whether it was claimed from a ledger, which then has to record its outcome.
+        self.claimed = False
+        #: Whether its sending was cancelled, so that its outcome is recorded already.
+        self.abandoned = False
+        self.attempts = 0
+        #: When the first attempt was admitted: the retry deadline runs from then.
+        self.started_at = 0.0
+        #: Whether an attempt is under way at present.
+        self.in_attempt = False
+        #: How the last attempt failed.
+        self.last_failure: EverlyticError | None = None
+        #: The last attempt that may have been processed.
+        self.last_unknown: UnknownOutcomeError | None = None
+        #: How many attempts were, or may have been, processed.
+        self.possible_deliveries = 0
+        #: A fault of the program that ended the sending.
+        self.unforeseen: Exception | None = None
+
+    def mark_cancelled(self, body_sent: bool) -> None:
+        """Note that the attempt was cancelled, and whether its whole body may have been sent."""
+        self.in_attempt = False
+        if body_sent:
+            self.possible_deliveries += 1
+            self.last_unknown = UnknownOutcomeError(
+                "the order was sent, but its sending was cancelled before the answer came: it may "
+                "have been processed"
+            )
+
+    def note(self, verdict: Receipt | EverlyticError) -> None:
+        """Note how an attempt ended."""
+        if isinstance(verdict, Receipt):
+            self.possible_deliveries += 1
+        elif isinstance(verdict, UnknownOutcomeError):
+            self.possible_deliveries += 1
+            self.last_unknown = verdict
+        else:
+            self.last_failure = verdict
+
+    def abandoned_error(self, reason: str) -> EverlyticError:
+        """What is known of the order if nothing more is done for it.
+
+        Args:
+            reason: Why nothing more is done: "the process was left".
+        """
+        if self.last_unknown is not None:
+            return self.last_unknown
+        if self.in_attempt:
+            return UnknownOutcomeError(
+                f"{reason} while the order was under way: it may have been processed"
+            )
+        last = self.last_failure
+        if isinstance(last, ThrottledError):
+            return ThrottledError(f"{reason}. The last: {last}", last.status, last.retry_after_s)
+        if last is not None:
+            return NotSentError(f"the order was not sent: {reason}. The last: {last}")
+        return NotSentError(f"the order was not sent: {reason}")
+
+
+def combine(
+    earlier: UnknownOutcomeError, last: Receipt | EverlyticError
+) -> Receipt | EverlyticError:
+    """What all attempts together say: one that may have been processed is not unsaid."""
+    if isinstance(last, Receipt | UnknownOutcomeError):
+        return last
+    return type(earlier)(f"{earlier.message}; a later attempt: {last.message}", earlier.status)
