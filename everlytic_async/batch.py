@@ -257,7 +257,9 @@ class OrderStream:
                 jobs.append(job)
             else:
                 self._record(job, "")
-        if self._book is not None and self._expect_skips and jobs:
+        # A look-up is for many at once. The orders of an async source come one by one: their claims
+        # alone will do.
+        if self._book is not None and self._expect_skips and len(orders) > 1:
             jobs = await self._without_skipped(self._book, jobs)
         for job in jobs:
             self._jobs.put_nowait(job)
