@@ -20,7 +20,7 @@ from everlytic_async._job import AnyOrder, Job, coerce_order, combine, outcome_f
 from everlytic_async._pacer import Halt, HaltedError, LateError, Pacer
 from everlytic_async._retry import may_retry, retrying, with_cap_note
 from everlytic_async._transport import SESSION_CLOSED, Transport
-from everlytic_async._wire import encode, judge, order_key
+from everlytic_async._wire import encode, order_key, parse_response
 from everlytic_async.errors import (
     ConfigurationError,
     EverlyticError,
@@ -331,7 +331,7 @@ class Sender:
             if self.transport.session_closed:
                 halt.halt(SESSION_CLOSED)  # no further order can be sent
             return error, None
-        verdict = judge(
+        verdict = parse_response(
             answer.status,
             answer.headers,
             answer.body,
@@ -339,9 +339,9 @@ class Sender:
             undecodable=answer.undecodable,
             attempts=job.attempts,
             elapsed_s=self.clock() - job.started_at,
-            hide=(job.order.contact_email, job.order.contact_unique_id),
+            redact=(job.order.contact_email, job.order.contact_unique_id),
         )
-        return verdict, answer.left_at
+        return verdict, answer.sent_at
 
     def _update_pacer(
         self, verdict: Receipt | EverlyticError, admitted_at: float, left_at: float | None

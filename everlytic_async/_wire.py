@@ -1,9 +1,7 @@
-"""The endpoint's wire, as pure functions: an `Order` to bytes; an answer to a verdict.
-
-Nothing here opens a connection, waits, or counts. The table of verdicts:
+"""The endpoint's wire, as pure functions: an `Order` to bytes; a response to a verdict.
 
 ==================================================================  ================================
-answer                                                              verdict
+response                                                            verdict
 ==================================================================  ================================
 2xx, a JSON object whose ``status`` or ``result`` is an error word  `RejectedError`
 2xx, HTML (a login page, a proxy)                                   `UnexpectedResponseError`
@@ -16,20 +14,18 @@ any other 5xx; a later 503                                          `ServerError
 anything else                                                       `UnexpectedResponseError`
 ==================================================================  ================================
 
-Sources: the documentation shows no answer of this endpoint; the contact-sync endpoint answers
+Sources: the documentation shows no response of this endpoint; the contact-sync endpoint answers
 ``{"status":"success"}``, others of the vendor ``{"result":"success"}``,
 ``{"status":"error","data":{"messages":[...]}}``, or a bare JSON string.
 """
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import re
 import time
 import unicodedata
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
 from decimal import Decimal
@@ -60,70 +56,39 @@ PATH = "/servlet/e-commerce/orders"
 #: The header names of the two hashes.
 STORE_HASH_HEADER = "x-ev-store-hash"
 CUSTOMER_HASH_HEADER = "x-ev-customer-hash"
-#: No more of an answer than this is read.
-MAX_BODY_BYTES = 64 * 1024
 
-_OK = 200
-_UNAUTHORIZED = 401
-_UNAVAILABLE = 503
-_THROTTLED = frozenset({408, 429, _UNAVAILABLE})
 # A busy server refuses immediately. A 503 that took longer comes from a gateway that had passed the
-# order on and gave up waiting for the answer (Varnish does so after its first-byte time-out).
+# order on and gave up waiting for the response (Varnish does so after its first-byte time-out).
 _REFUSED_WITHIN_S = 2.0
 _ERROR_WORDS = frozenset(
-    {
-        "error",
-        "errors",
-        "fail",
-        "failed",
-        "failure",
-        "invalid",
-        "rejected",
-        "denied",
-        "unauthorized",
-    }
+    ["error", "errors", "fail", "failed", "failure", "invalid", "rejected", "denied", "unauthorized"]
 )
 _MAX_MESSAGE = 300
-_SAID_ALREADY = frozenset({"status", "result", "code"})  # nothing beyond the verdict itself
+_STATUS_ONLY_KEYS = frozenset({"status", "result", "code"})  # they add nothing to the verdict
+_BOM = b"\xef\xbb\xbf"
 _HTML = re.compile(
     rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype|html|head|body|title|meta|script|!--)", re.IGNORECASE
 )
-_BOM = b"\xef\xbb\xbf"
-# What zlib is told: for gzip, for deflate as RFC 9110 has it, and as some servers send it.
-_GZIP, _ZLIB, _DEFLATE = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
-_WINDOWS = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (_ZLIB, _DEFLATE)}
-# Some servers write the charset where the coding belongs.
-_NOT_CODED = frozenset({"", "identity", "utf-8"})
-_MAX_CODINGS = 5
-_CHARSET = re.compile(r"charset\s*=\s*\"?([\w.:+-]+)", re.IGNORECASE)
-_MAX_CHARSET = 40
-# Codecs for Python's own use.
-_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
-# Letters of ASCII are the same in these.
-_LIKE_ASCII = frozenset({"utf-8", "us-ascii", "iso-8859-1", "windows-1252"})
-# Not in a text in Latin-1, except for white space and the escape that begins a colour.
-_NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
-_MAX_RETRY_AFTER_S = 1e9  # finite, and longer than anybody waits
-# An object that was cut, or is broken further on, still says what it is about at its beginning.
-_BEGINS_WITH_A_WORD = re.compile(r'\{\s*"(status|result)"\s*:\s*"([^"\\]{1,40})"')
-# A name of the customer as short as this is hidden only where it stands alone: id 7 is not in 175.
-_SHORT = 3
-_LOOKS_LIKE_A_PAIR = re.compile(r"@[0-9]*$")
 _SECONDS = re.compile(r"\s*\+?([0-9]+(?:\.[0-9]*)?)\s*")
+_MAX_RETRY_AFTER_S = 1e9  # finite, and longer than anybody waits
+# The status of a JSON object that was cut, or is broken further on.
+_LEADING_STATUS = re.compile(r'\{\s*"(status|result)"\s*:\s*"([^"\\]{1,40})"')
+# Contact ids this short are redacted only as whole words: "7" must not match inside "175".
+_MIN_SUBSTRING_REDACTION = 4
+_AMBIGUOUS_KEY_SUFFIX = re.compile(r"@[0-9]*$")
 
 
 # ------------------------------------------------------------------------------ order to bytes
 
 
-def _exact(value: object) -> orjson.Fragment:
+def _exact_number(value: object) -> orjson.Fragment:
     """Write, digit by digit, a number that orjson would refuse: exact, huge, or a subclass."""
     if isinstance(value, Decimal | int | float):
         return orjson.Fragment(plain(value))
     raise TypeError(f"not a value of an order: {type(value).__name__}")
 
 
-def _to_wire() -> Callable[[Order], dict[str, Any]]:
-    """Make what writes an order as the JSON object that goes out, with nothing unset in it."""
+def _make_order_writer() -> Callable[[Order], dict[str, Any]]:
     converter = make_converter()
 
     def writer(model: type, **hooks: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
@@ -136,164 +101,41 @@ def _to_wire() -> Callable[[Order], dict[str, Any]]:
     return writer(Order, products=lambda products: [product(one) for one in products])
 
 
-_ORDER_TO_WIRE = _to_wire()
+_ORDER_TO_WIRE = _make_order_writer()
 
 
 def encode(order: Order) -> bytes:
     """The JSON body of a trigger: documented names, nothing unset, exact digits."""
     wire = _ORDER_TO_WIRE(order)
     try:
-        return orjson.dumps(wire, default=_exact)
+        return orjson.dumps(wire, default=_exact_number)
     except orjson.JSONEncodeError:
         # The one thing a valid order may hold that orjson refuses without asking `default`.
         for product in wire["products"]:
             product.update(
-                {name: _exact(value) for name, value in product.items() if isinstance(value, int)}
+                {n: _exact_number(value) for n, value in product.items() if isinstance(value, int)}
             )
-        return orjson.dumps(wire, default=_exact)
+        return orjson.dumps(wire, default=_exact_number)
 
 
 def order_key(order: Order, body: bytes) -> str:
     """What names a trigger: its order id and workflow id, else a digest of its body.
 
-    ``1001`` is order 1001 with no workflow given, ``1001@32`` the same in workflow 32. No two
-    different pairs share a key: an order id that itself looks so gets a closing ``@``.
+    ``1001`` is order 1001 without a workflow, ``1001@32`` the same in workflow 32. No two different
+    pairs share a key: an order id that itself looks like a pair gets a closing ``@``.
     """
     if order.order_id is None:
         return f"sha256:{hashlib.sha256(body).hexdigest()[:32]}"
     name = str(order.order_id)
     if order.workflow_id is not None:
         return f"{name}@{order.workflow_id}"
-    return f"{name}@" if _LOOKS_LIKE_A_PAIR.search(name.rstrip()) else name
+    return f"{name}@" if _AMBIGUOUS_KEY_SUFFIX.search(name.rstrip()) else name
 
 
-# ---------------------------------------------------------------------------- bytes to a text
+# ----------------------------------------------------------------------- response to a verdict
 
 
-class _UndecodableError(Exception):
-    """Says what can't be decoded."""
-
-
-def decode(
-    body: bytes, coding: str | None, content_type: str | None, *, whole: bool = True
-) -> tuple[bytes, str | None]:
-    """A body as UTF-8, without its content codings: no further than `MAX_BODY_BYTES`.
-
-    Args:
-        body: As it came.
-        coding: The Content-Encoding.
-        content_type: The Content-Type, for its charset.
-        whole: Whether the body is all that was sent; else it may end anywhere.
-
-    Returns:
-        What could be read, and what can't be decoded: None where all can.
-    """
-    if not coding and b"\0" not in body and body.isascii():
-        charset = _declared(content_type)
-        if charset is None or charset in _LIKE_ASCII:
-            return body, None  # the rule
-    try:
-        if coding:
-            body, whole = _without_codings(body, coding, whole=whole)
-    except _UndecodableError as error:
-        return b"", str(error)
-    if not body:
-        return body, None
-    text, fault = _as_unicode(body, _declared(content_type), whole=whole)
-    return text.encode("utf-8", "replace"), fault
-
-
-def _without_codings(body: bytes, coding: str, *, whole: bool) -> tuple[bytes, bool]:
-    """Undo the codings, last first (RFC 9110, 8.4); whether the rest is whole."""
-    names = [name.strip().lower() for name in coding.split(",")]
-    if len(names) > _MAX_CODINGS:
-        raise _UndecodableError(f"{len(names)} content codings")
-    for name in reversed(names):
-        if name in _NOT_CODED or not body:
-            continue
-        fault = f"the content coding {_line(name)[:_MAX_CHARSET]!r}"
-        for window in _WINDOWS.get(name, ()):
-            try:
-                body, whole = _inflate(body, window, whole=whole)
-                break
-            except zlib.error:
-                continue
-        else:
-            raise _UndecodableError(fault)
-    return body, whole
-
-
-def _inflate(body: bytes, window: int, *, whole: bool) -> tuple[bytes, bool]:
-    """Undo one coding, no further than `MAX_BODY_BYTES`; whether the rest is whole.
-
-    Raises:
-        zlib.error: it is something else, or is cut short though it was whole.
-    """
-    inflated = b""
-    while len(inflated) < MAX_BODY_BYTES:
-        unpack = zlib.decompressobj(window)
-        inflated += unpack.decompress(body, MAX_BODY_BYTES - len(inflated))
-        if not unpack.eof:
-            if whole and len(inflated) < MAX_BODY_BYTES:
-                raise zlib.error("it ends too early")
-            return inflated, False
-        body = unpack.unused_data  # a gzip file may have several members
-        if not body:
-            return inflated, whole
-    return inflated, False
-
-
-def _declared(content_type: str | None) -> str | None:
-    found = _CHARSET.search(content_type) if content_type else None
-    return None if found is None else found[1].lower()
-
-
-def _as_unicode(body: bytes, declared: str | None, *, whole: bool) -> tuple[str, str | None]:
-    """The text, and which charset can't be decoded: None where it can."""
-    # A byte order mark, or the zeros between the letters of JSON (RFC 4627, 3), show UTF-16 and 32.
-    detected = json.detect_encoding(body)
-    charset = (declared or detected) if detected == "utf-8" else detected
-    fault = f"the charset {charset[:_MAX_CHARSET]!r}"
-    try:
-        text = _strictly(body, charset[: _MAX_CHARSET + 1], whole=whole)
-    except LookupError:
-        return "", fault
-    except ValueError:
-        guessed = declared is None and charset == "utf-8"
-        # Latin-1 was the default of HTTP, and any byte is a letter of it.
-        text = body.decode("latin-1") if guessed else body.decode("utf-8", "replace")
-        if isinstance(_parse(text.encode()), dict):
-            return text, None  # bytes outside of the charset don't hide the words around them
-        if guessed:
-            return text, "its charset" if _NO_TEXT.search(text) else None
-        return text, fault
-    if detected == "utf-8" != charset and _is_json_object(body):
-        return body.decode(), None  # it is not what was declared
-    return text, None
-
-
-def _is_json_object(body: bytes) -> bool:
-    try:
-        return isinstance(orjson.loads(body), dict)
-    except ValueError:
-        return False
-
-
-def _strictly(body: bytes, charset: str, *, whole: bool) -> str:
-    if codecs.lookup(charset).name in _NO_CHARSETS:
-        raise LookupError(charset)
-    try:
-        return body.decode(charset)
-    except UnicodeDecodeError as error:
-        if whole or error.start < len(body) - 4:
-            raise
-        return body[: error.start].decode(charset)  # the cut went through a letter
-
-
-# ------------------------------------------------------------------------- answer to a verdict
-
-
-def judge(
+def parse_response(
     status: int,
     headers: Mapping[str, str],
     body: bytes,
@@ -302,95 +144,106 @@ def judge(
     undecodable: str | None = None,
     attempts: int = 1,
     elapsed_s: float = 0.0,
-    hide: Iterable[str | int | None] = (),
+    redact: Iterable[str | int | None] = (),
     wall_clock: Callable[[], float] = time.time,
 ) -> Receipt | EverlyticError:
-    """What a complete answer means, by the table above.
+    """What a complete response means, by the table above.
 
     Args:
         status: The HTTP status.
-        headers: The answer's headers; names are looked up as ``Retry-After`` is written here.
-        body: The answer's body, up to `MAX_BODY_BYTES`.
-        waited_s: Seconds from the moment when the body had been sent to the answer.
-        undecodable: Which coding or charset of the body can't be decoded; None where all can.
+        headers: The response's headers; a name is looked up as it is written here.
+        body: The response's body, decoded.
+        waited_s: Seconds from the body being sent to the response.
+        undecodable: Which coding or charset of the body can't be decoded; None if all can.
         attempts: For the receipt: how many POSTs it took.
         elapsed_s: For the receipt: how long it took.
-        hide: Who the customer is, not to be repeated in a message should the answer name them.
-        wall_clock: Seconds since the epoch, for a Retry-After that is a date where the answer has
+        redact: What identifies the customer: no message repeats it.
+        wall_clock: Seconds since the epoch, for a Retry-After that is a date where the response has
             no date of its own.
     """
-    if _OK <= status < 300:  # noqa: PLR2004
-        return _judge_success(
-            Receipt(status, _parse(body), attempts, elapsed_s, headers), body, undecodable, hide
-        )
+    parsed = _parse_body(body)
+    is_html = isinstance(parsed, str) and _HTML.match(body.removeprefix(_BOM)) is not None
+    if 200 <= status < 300:  # noqa: PLR2004
+        receipt = Receipt(status, parsed, attempts, elapsed_s, headers)
+        return _parse_success(receipt, undecodable, redact, is_html=is_html)
     # A page's own words are for a browser.
-    is_page = _is_html(body)
-    said = "" if is_page else _said(_parse(body), hide)
-    page = ": it answered with an HTML page, the address is probably wrong" if is_page else ""
-    if status in _THROTTLED:
-        wait_s = retry_after_s(headers.get("Retry-After"), wall_clock, headers.get("Date"))
-        asked = "" if wait_s is None else f" and asked to wait {_digits(wait_s)} s"
-        if status == _UNAVAILABLE and waited_s > _REFUSED_WITHIN_S:
-            return ServerError(
-                f"the endpoint answered {status} only after {waited_s:.1f} s{asked}: a gateway "
-                f"may have passed the order on, so it may have been processed{said}",
-                status,
-                wait_s,
-            )
-        return ThrottledError(
-            f"the endpoint was too busy: it answered {status}{asked}{said}", status, wait_s
-        )
-    if status == _UNAUTHORIZED:
+    message = "" if is_html else _message_suffix(parsed, redact)
+    page = ": it answered with an HTML page, the address is probably wrong" if is_html else message
+    if status in {408, 429, 503}:
+        return _parse_throttle(status, headers, waited_s, message, wall_clock)
+    if status == 401:  # noqa: PLR2004
         return AuthenticationError(
             "the endpoint refused the hashes (401): check the store hash and the customer hash "
-            f"against the store's page in Everlytic{page or said}",
+            f"against the store's page in Everlytic{page}",
             status,
         )
     if 300 <= status < 400:  # noqa: PLR2004
         return RejectedError(
-            f"the endpoint redirected ({status}) to {_host(headers.get('Location'), hide)}: not "
-            "followed, for the hashes would go along; set base_url to the address of the install",
+            f"the endpoint redirected ({status}) to {_redirect_host(headers, redact)}: it was not "
+            "followed, because that would pass the hashes on; set base_url to the address of the "
+            "install",
             status,
         )
     if 400 <= status < 500:  # noqa: PLR2004
-        return RejectedError(f"the endpoint refused the order ({status}){page or said}", status)
+        return RejectedError(f"the endpoint refused the order ({status}){page}", status)
     if 500 <= status < 600:  # noqa: PLR2004
         return ServerError(
-            f"the endpoint failed ({status}), perhaps after it had acted{page or said}", status
+            f"the endpoint failed ({status}), perhaps after it had acted{page}", status
         )
     return UnexpectedResponseError(f"the endpoint answered with the odd status {status}", status)
 
 
-def _judge_success(
+def _parse_success(
     receipt: Receipt,
-    body: bytes,
     undecodable: str | None,
-    hide: Iterable[str | int | None],
+    redact: Iterable[str | int | None],
+    *,
+    is_html: bool,
 ) -> Receipt | EverlyticError:
     status, parsed = receipt.status, receipt.body
-    for name, word in _words(parsed):
-        if isinstance(word, str) and word.strip().lower() in _ERROR_WORDS:
+    for name, value in _status_fields(parsed):
+        word = value.strip().lower() if isinstance(value, str) else ""
+        if word in _ERROR_WORDS:
+            message = _message_suffix(parsed, redact)
             return RejectedError(
-                f"the endpoint answered {status} with {name} {word.strip().lower()!r}"
-                f"{_said(parsed, hide)}",
-                status,
+                f"the endpoint answered {status} with {name} {word!r}{message}", status
             )
     if undecodable is not None:
         return UnexpectedResponseError(
             f"the endpoint answered {status} in a form that can't be read ({undecodable}), so it "
-            "may have been processed: a proxy on the way may have changed the answer",
+            "may have been processed: a proxy on the way may have changed the response",
             status,
         )
-    if isinstance(parsed, str) and (
-        _is_html(body)
-        or ("<" in parsed and "html" in receipt.headers.get("Content-Type", "").lower())
-    ):
+    if isinstance(parsed, str) and not is_html:
+        is_html = "<" in parsed and "html" in receipt.headers.get("Content-Type", "").lower()
+    if is_html:
         return UnexpectedResponseError(
             f"the endpoint answered {status} with an HTML page (a login page or a proxy?): "
             "base_url is probably not the address of the install",
             status,
         )
     return receipt
+
+
+def _parse_throttle(
+    status: int,
+    headers: Mapping[str, str],
+    waited_s: float,
+    message: str,
+    wall_clock: Callable[[], float],
+) -> EverlyticError:
+    wait_s = retry_after_s(headers.get("Retry-After"), wall_clock, headers.get("Date"))
+    asked = "" if wait_s is None else f" and asked to wait {_format_seconds(wait_s)} s"
+    if status == 503 and waited_s > _REFUSED_WITHIN_S:  # noqa: PLR2004
+        return ServerError(
+            f"the endpoint answered {status} only after {waited_s:.1f} s{asked}: a gateway may "
+            f"have passed the order on, so it may have been processed{message}",
+            status,
+            wait_s,
+        )
+    return ThrottledError(
+        f"the endpoint was too busy: it answered {status}{asked}{message}", status, wait_s
+    )
 
 
 def retry_after_s(
@@ -403,40 +256,39 @@ def retry_after_s(
     Args:
         value: The header's value.
         wall_clock: Our clock: seconds since the epoch.
-        date: The answer's own ``Date``: by the same clock as the Retry-After, which ours need not
-            agree with.
+        date: The response's own ``Date``: by the server's clock, which ours need not agree with.
     """
     if value is None:
         return None
     if (seconds := _SECONDS.fullmatch(value)) is not None:
         return min(float(seconds[1]), _MAX_RETRY_AFTER_S)
-    until = _epoch_s(value)
+    until = _parse_http_date(value)
     if until is None:
         return None
-    now = None if date is None else _epoch_s(date)
+    now = None if date is None else _parse_http_date(date)
     return min(max(0.0, until - (wall_clock() if now is None else now)), _MAX_RETRY_AFTER_S)
 
 
-def _epoch_s(http_date: str) -> float | None:
-    """Seconds since the epoch; None where it is not a date."""
+def _parse_http_date(value: str) -> float | None:
+    """Seconds since the epoch; None if it is not a date."""
     try:
-        date = parsedate_to_datetime(http_date.strip())
+        date = parsedate_to_datetime(value.strip())
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
 
 
-def _digits(seconds: float) -> str:
-    """All of them: 1234567, and 0.5."""
+def _format_seconds(seconds: float) -> str:
+    """Every digit: 1234567, and 0.5."""
     return f"{seconds:.3f}".rstrip("0").removesuffix(".")
 
 
-def _parse(body: bytes) -> Any:
-    """The parsed JSON, else the text, else None for an empty body."""
+def _parse_body(body: bytes) -> Any:
+    """The JSON value, else the text, else None for an empty body."""
     try:
         return orjson.loads(body)
     except ValueError:
-        pass  # not strict JSON: perhaps lax JSON (NaN, odd bytes), perhaps text, perhaps nothing
+        pass  # perhaps lax JSON (NaN, invalid bytes), perhaps text, perhaps nothing
     text = body.removeprefix(_BOM).decode("utf-8", "replace").strip()
     if not text:
         return None
@@ -446,67 +298,29 @@ def _parse(body: bytes) -> Any:
         return text
 
 
-def _words(parsed: Any) -> Iterable[tuple[str, Any]]:
-    """What the answer says of itself, by name."""
+def _status_fields(parsed: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(parsed, dict):
         return [(name, parsed.get(name)) for name in ("status", "result")]
-    begin = _BEGINS_WITH_A_WORD.match(parsed) if isinstance(parsed, str) else None
-    return [] if begin is None else [(begin[1], begin[2])]
+    start = _LEADING_STATUS.match(parsed) if isinstance(parsed, str) else None
+    return [] if start is None else [(start[1], start[2])]
 
 
-def _is_html(body: bytes) -> bool:
-    return _HTML.match(body.removeprefix(_BOM)) is not None
+# --------------------------------------------------------------------- what a message repeats
 
 
-def _said(parsed: Any, hide: Iterable[str | int | None]) -> str:
-    """The endpoint's own words, as the end of a sentence; nothing where it had none."""
-    words = _message(parsed)
-    if not words and parsed and not (isinstance(parsed, dict) and parsed.keys() <= _SAID_ALREADY):
-        words = _as_text(parsed)
-        names = [str(name) for name in hide if name is not None]
-        hide = [*names, *(_as_text(name)[1:-1] for name in names)]
-    words = _for_a_message(words, hide)
-    return f": {words}" if words else ""
+def _message_suffix(parsed: Any, redact: Iterable[str | int | None]) -> str:
+    """The endpoint's own message, as the end of a sentence; nothing if it has none."""
+    text = _find_message(parsed)
+    is_status_only = isinstance(parsed, dict) and parsed.keys() <= _STATUS_ONLY_KEYS
+    if not text and parsed and not is_status_only:
+        text = _dump_json(parsed)
+        names = [str(name) for name in redact if name is not None]
+        redact = [*names, *(_dump_json(name)[1:-1] for name in names)]
+    text = _redact_and_truncate(text, redact)
+    return f": {text}" if text else ""
 
 
-def _as_text(parsed: Any) -> str:
-    """JSON, with each letter as itself: an escaped one would not be known for the customer's."""
-    try:
-        return json.dumps(parsed, ensure_ascii=False)
-    except RecursionError:
-        return ""
-
-
-def _for_a_message(words: str, hide: Iterable[str | int | None]) -> str:
-    """What a server said as one short line that names neither the customer nor anybody else."""
-    line = _line(words)
-    for value in hide:
-        name = "" if value is None else _line(str(value))
-        if name:
-            pattern = re.escape(name)
-            if len(name) <= _SHORT:
-                pattern = rf"(?<!\w){pattern}(?!\w)"
-            line = re.sub(pattern, "[the contact]", line, flags=re.IGNORECASE)
-    line = redact_emails(line)
-    # Cut last, so that no piece of a name is left at the cut.
-    return line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]}..."
-
-
-def _line(text: str) -> str:
-    """Text as one line, without invisible characters: they would hide an address."""
-    line = " ".join(text.split())
-    if line.isprintable():
-        return line
-    return " ".join("".join(map(_visible, line)).split())
-
-
-def _visible(char: str) -> str:
-    if char.isprintable():
-        return char
-    return "" if unicodedata.category(char) == "Cf" else " "
-
-
-def _message(parsed: Any) -> str:
+def _find_message(parsed: Any) -> str:
     """Look for a message where the vendor's endpoints and common frameworks put it."""
     if isinstance(parsed, str):
         return parsed
@@ -522,10 +336,45 @@ def _message(parsed: Any) -> str:
     return "; ".join(place for place in places if isinstance(place, str) and place.strip())
 
 
-def _host(location: str | None, hide: Iterable[str | int | None]) -> str:
+def _dump_json(parsed: Any) -> str:
+    """JSON with each letter as itself: redaction would not recognize an escaped one."""
+    try:
+        return json.dumps(parsed, ensure_ascii=False)
+    except RecursionError:
+        return ""
+
+
+def _redact_and_truncate(text: str, redact: Iterable[str | int | None]) -> str:
+    """One short line that names neither the customer nor anybody else."""
+    line = _single_line(text)
+    for value in redact:
+        name = "" if value is None else _single_line(str(value))
+        if name:
+            pattern = re.escape(name)
+            if len(name) < _MIN_SUBSTRING_REDACTION:
+                pattern = rf"(?<!\w){pattern}(?!\w)"
+            line = re.sub(pattern, "[the contact]", line, flags=re.IGNORECASE)
+    line = redact_emails(line)
+    # Truncate last: a name that was cut would not be recognized.
+    return line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]}..."
+
+
+def _single_line(text: str) -> str:
+    """Text as one line, without invisible characters: they would hide an address."""
+    line = " ".join(text.split())
+    if line.isprintable():
+        return line
+    visible = (
+        char if char.isprintable() else "" if unicodedata.category(char) == "Cf" else " "
+        for char in line
+    )
+    return " ".join("".join(visible).split())
+
+
+def _redirect_host(headers: Mapping[str, str], redact: Iterable[str | int | None]) -> str:
     """Where a redirect points, no further than the host: a path or query may hold anything."""
     try:
-        host = urlsplit(location or "").hostname
+        host = urlsplit(headers.get("Location", "")).hostname
     except ValueError:
         host = None
-    return _for_a_message(host or "", hide) or "another path of the same host"
+    return _redact_and_truncate(host or "", redact) or "another path of the same host"

@@ -21,8 +21,9 @@ from everlytic_async._book import Book, any_sent, digest_of, terms_of
 from everlytic_async._job import AnyOrder
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._retry import load as load_tenacity
+from everlytic_async._secrets import Secrets
 from everlytic_async._sender import KeyOf, Sender
-from everlytic_async._transport import Secrets, Transport
+from everlytic_async._transport import Transport
 from everlytic_async._version import __version__
 from everlytic_async._wire import encode, order_key
 from everlytic_async.batch import OrderStream
@@ -201,7 +202,7 @@ class EverlyticClient:
         return self
 
     def _open_ledger(self, ledger: Ledger) -> AbstractAsyncContextManager[LedgerSession]:
-        return ledger.session(self._transport.scope, self._transport.host)
+        return ledger.session(self._transport.endpoint_id, self._transport.host)
 
     async def aclose(self) -> None:
         """Close the session. Calls that wait end as not sent; those in flight get a short grace.

@@ -25,8 +25,9 @@ LAYERS = (
     {"_hosts", "_version", "errors"},
     {"_nats"},
     {"orders", "outcomes", "policies"},
-    {"_adaptive", "_strict_json", "_wire", "events", "ledger"},
-    {"_endpoint"},
+    {"_adaptive", "_decoding", "_strict_json", "_wire", "events", "ledger"},
+    {"_connections", "_endpoint"},
+    {"_secrets"},
     {"_trouble"},
     {"_book", "_pacer", "_transport"},
     {"_job"},
@@ -64,7 +65,7 @@ IMPORTERS: dict[str, set[str]] = {
     "multidict": {"_transport", "sandbox"},
     "nats": {"_nats", "ledger", "worker"},
     "opentelemetry": {"otel"},
-    "orjson": {"_wire"},
+    "orjson": {"_decoding", "_wire"},
     "plotly": {"cli"},
     "prometheus_client": {"worker"},
     "pyarrow": {"sources"},
@@ -72,7 +73,7 @@ IMPORTERS: dict[str, set[str]] = {
     "rich_click": {"cli"},
     "tenacity": {"_retry"},
     "typed_settings": {"cli"},
-    "yarl": {"_endpoint", "_transport", "sandbox"},
+    "yarl": {"_endpoint", "_secrets", "_transport", "sandbox"},
 }
 FOR_ALL = {"attrs", *sys.stdlib_module_names}
 

@@ -31,7 +31,8 @@ from everlytic_async import (
     UnexpectedResponseError,
     UnknownOutcomeError,
 )
-from everlytic_async._transport import Secrets, Transport
+from everlytic_async._secrets import Secrets
+from everlytic_async._transport import Transport
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order, orders
 from support.servers import Connection, RawServer, Script, answer

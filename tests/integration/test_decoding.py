@@ -18,8 +18,10 @@ from everlytic_async import (
     RejectedError,
     UnexpectedResponseError,
 )
-from everlytic_async._transport import Secrets, Transport
-from everlytic_async._wire import MAX_BODY_BYTES, decode, judge
+from everlytic_async._secrets import Secrets
+from everlytic_async._transport import Transport
+from everlytic_async._decoding import MAX_BODY_BYTES, decode
+from everlytic_async._wire import parse_response
 from everlytic_async.policies import Timeouts
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import Connection, RawServer
@@ -60,7 +62,7 @@ async def verdict_on(
             answer = await transport.post(b"{}")
         finally:
             await transport.close()
-    return judge(answer.status, answer.headers, answer.body, undecodable=answer.undecodable)
+    return parse_response(answer.status, answer.headers, answer.body, undecodable=answer.undecodable)
 
 
 CODINGS = {
@@ -262,7 +264,7 @@ def test_whatever_comes_is_decoded_or_named(
     text, fault = decode(body, coding, content_type, whole=whole)
     text.decode()
     assert len(text) <= 3 * MAX_BODY_BYTES
-    verdict = judge(200, {}, text, undecodable=fault)
+    verdict = parse_response(200, {}, text, undecodable=fault)
     if fault is not None:
         assert isinstance(verdict, UnexpectedResponseError | RejectedError)
         assert verdict.message.isprintable()

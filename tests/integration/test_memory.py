@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from everlytic_async import EverlyticClient, Outcome
-from everlytic_async._transport import Answer
+from everlytic_async._transport import Response
 from support.delivery import CUSTOMER_HASH, STORE_HASH, order
 from support.servers import QuickServer
 
@@ -48,9 +48,9 @@ async def test_memory_stays_flat_from_the_10_000th_order_to_the_last(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     # Without the network, which is next, this is a matter of seconds.
-    accepted = Answer(200, {}, b'{"status":"success"}')
+    accepted = Response(200, {}, b'{"status":"success"}')
 
-    async def post(_body: bytes, _cancelled: object) -> Answer:
+    async def post(_body: bytes, _cancelled: object) -> Response:
         await asyncio.sleep(0)
         return accepted
 

@@ -28,7 +28,8 @@ from everlytic_async import (
     UnknownOutcomeError,
 )
 from everlytic_async import _transport as module
-from everlytic_async._transport import Secrets, Transport
+from everlytic_async._secrets import Secrets
+from everlytic_async._transport import Transport
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import SUCCESS, Connection, RawServer, Script, answer, unused_port
@@ -152,7 +153,7 @@ async def test_no_more_room_is_made_for_an_answer_than_is_read_at_once(
 async def test_idle_connections_are_closed_before_a_server_would() -> None:
     # Apache's KeepAliveTimeout is 5 s, the shortest of the common servers'.
     async with a_transport("https://shop.example") as transport:
-        own: Any = transport._own
+        own: Any = transport._owned_session
         assert own.connector._keepalive_timeout < 5
 
 
@@ -493,12 +494,12 @@ async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool
         upload.exception()
     tracker = SimpleNamespace(attempts=1, bytes_written=10, upload_complete=upload)
     task = cast("asyncio.Task[object]", asyncio.current_task())
-    attempt = module._Attempt(task, 10, 0.0)
+    attempt = module._Request(task, 10, 0.0, None)
     attempt.tracker = cast("aiohttp.UploadTracker", tracker)
 
-    assert attempt.left()
+    assert attempt.body_sent()
     tracker.bytes_written = 9
-    assert not attempt.left()
+    assert not attempt.body_sent()
 
 
 @pytest.mark.parametrize("slow", ["connection", "answer"])
@@ -525,7 +526,7 @@ async def test_it_tells_when_the_order_left(monkeypatch: pytest.MonkeyPatch, slo
     ):
         got = await transport.post(BODY)
 
-    assert got.left_at == began + (3 if slow == "connection" else 0)
+    assert got.sent_at == began + (3 if slow == "connection" else 0)
     assert got.waited_s == (3 if slow == "answer" else 0)
 
 
@@ -591,7 +592,7 @@ async def test_with_a_session_of_the_callers_it_tells_when_the_order_left_too() 
         aiohttp.ClientSession() as session,
         a_transport(server.url, session=session, clock=clock) as transport,
     ):
-        assert (await transport.post(BODY)).left_at == clock.now
+        assert (await transport.post(BODY)).sent_at == clock.now
 
 
 # ----------------------------------------------------------------------------- how much is read
@@ -685,8 +686,8 @@ async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
             await connection.send(b"x")
 
     def progress() -> float | None:
-        (attempt,) = transport._attempts
-        return attempt.progress
+        (attempt,) = transport._requests
+        return attempt.last_activity_at
 
     async with (
         RawServer(in_pieces) as server,
@@ -694,7 +695,7 @@ async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
     ):
         post = asyncio.create_task(transport.post(BODY))
         await until(lambda: server.bodies)
-        await until(lambda: transport._attempts and progress() is not None)
+        await until(lambda: transport._requests and progress() is not None)
         for _ in range(2):
             await clock.advance(29)
             go_on.release()
@@ -824,7 +825,7 @@ async def test_cancellation_from_outside_travels_on() -> None:
             await task
 
         assert task.cancelled()
-        assert transport._attempts == set()
+        assert transport._requests == set()
 
 
 @pytest.mark.parametrize("first", ["outside", "time-out"])
@@ -1008,7 +1009,7 @@ def _errors_of_aiohttp() -> list[type[BaseException]]:
 
 @pytest.mark.parametrize("error", _errors_of_aiohttp(), ids=lambda error: error.__name__)
 def test_every_error_of_aiohttp_has_its_words(error: type[BaseException]) -> None:
-    fitting = [cause for cause, _ in module.CAUSES if issubclass(error, cause)]
+    fitting = [cause for cause, _ in module._ERROR_MESSAGES if issubclass(error, cause)]
 
     assert fitting
     if error is not aiohttp.ClientError:
@@ -1016,6 +1017,6 @@ def test_every_error_of_aiohttp_has_its_words(error: type[BaseException]) -> Non
 
 
 def test_no_words_are_hidden_behind_those_of_a_wider_class() -> None:
-    for place, (cause, _) in enumerate(module.CAUSES):
-        wider = [earlier for earlier, _ in module.CAUSES[:place] if issubclass(cause, earlier)]
+    for place, (cause, _) in enumerate(module._ERROR_MESSAGES):
+        wider = [earlier for earlier, _ in module._ERROR_MESSAGES[:place] if issubclass(cause, earlier)]
         assert wider == []

@@ -13,7 +13,7 @@ import attrs
 from everlytic_async import EverlyticClient, OrderResult
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async._sender import Sender
-from everlytic_async._transport import Answer, Transport
+from everlytic_async._transport import Response, Transport
 from everlytic_async.batch import OrderStream
 from everlytic_async.errors import (
     ConnectionLostError,
@@ -86,16 +86,16 @@ def ids_of(received: Iterable[dict[str, Any]]) -> list[str]:
 # ------------------------------------------------------------------------ the endpoint as a script
 
 
-def an_answer(status: int = 200, body: bytes = b'{"status":"success"}', **headers: str) -> Answer:
+def an_answer(status: int = 200, body: bytes = b'{"status":"success"}', **headers: str) -> Response:
     """An answer; ``Retry_After="5"`` is a header."""
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+    return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
 
 
-ENDS: dict[str, Callable[[], Answer]] = {}
+ENDS: dict[str, Callable[[], Response]] = {}
 
 
-def _end(name: str) -> Callable[[Callable[[], Answer]], Callable[[], Answer]]:
-    def register(end: Callable[[], Answer]) -> Callable[[], Answer]:
+def _end(name: str) -> Callable[[Callable[[], Response]], Callable[[], Response]]:
+    def register(end: Callable[[], Response]) -> Callable[[], Response]:
         ENDS[name] = end
         return end
 
@@ -111,21 +111,21 @@ _end("busy")(lambda: an_answer(503, b"", Retry_After="3"))
 
 
 @_end("unreachable")
-def _unreachable() -> Answer:
+def _unreachable() -> Response:
     raise NotSentError("the order was not sent to shop.example: refused")
 
 
 @_end("lost")
-def _lost() -> Answer:
+def _lost() -> Response:
     raise ConnectionLostError("the order was sent, but the connection broke")
 
 
 @_end("silent")
-def _silent() -> Answer:
+def _silent() -> Response:
     raise ResponseTimeoutError("the order was sent, but nothing came back")
 
 
-Endpoint = Callable[[bytes], Answer | Awaitable[Answer]]
+Endpoint = Callable[[bytes], Response | Awaitable[Response]]
 
 
 class ScriptedTransport:
@@ -159,23 +159,23 @@ class ScriptedTransport:
         self,
         body: bytes,
         cancelled: object = None,  # noqa: ARG002 - it is only asked of a real one
-    ) -> Answer:
+    ) -> Response:
         self.bodies.append(body)
         self.times.append(self._clock())
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
             answer = self._endpoint(body)
-            return answer if isinstance(answer, Answer) else await answer
+            return answer if isinstance(answer, Response) else await answer
         finally:
             self.in_flight -= 1
 
 
-def script(*ends: str | Answer | EverlyticError) -> Endpoint:
+def script(*ends: str | Response | EverlyticError) -> Endpoint:
     """One end after the other: a name of `ENDS`, an answer, or an error to raise."""
     left = iter(ends)
 
-    def endpoint(_body: bytes) -> Answer:
+    def endpoint(_body: bytes) -> Response:
         end = next(left)
         if isinstance(end, str):
             return ENDS[end]()

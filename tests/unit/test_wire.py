@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from order_strategies import EMAILS, IDENTIFIERS, ORDERS, WITH_ALL_DIGITS, WORKFLOWS
 
 from everlytic_async import _wire
-from everlytic_async._wire import MAX_BODY_BYTES, encode, judge, order_key, retry_after_s
+from everlytic_async._decoding import MAX_BODY_BYTES
+from everlytic_async._wire import encode, order_key, parse_response, retry_after_s
 from everlytic_async.errors import (
     AuthenticationError,
     EverlyticError,
@@ -497,7 +498,7 @@ def expected_class(status: int, shape: Shape) -> type[Verdict]:
 def test_every_status_has_its_verdict(shape: Shape) -> None:
     statuses = [-1, 0, *range(1, 1000)]
     expected = {status: expected_class(status, shape) for status in statuses}
-    judged = {status: type(judge(status, shape.headers, shape.body)) for status in statuses}
+    judged = {status: type(parse_response(status, shape.headers, shape.body)) for status in statuses}
     assert judged == expected
 
 
@@ -507,14 +508,14 @@ SUCCESSES = {name: shape for name, shape in SHAPES.items() if not isinstance(sha
 @pytest.mark.parametrize("shape", SUCCESSES.values(), ids=SUCCESSES)
 def test_a_receipt_holds_the_status_and_the_parsed_answer(shape: Shape) -> None:
     for status in (200, 201, 202, 204, 299):
-        receipt = judge(status, shape.headers, shape.body, attempts=3, elapsed_s=1.5)
+        receipt = parse_response(status, shape.headers, shape.body, attempts=3, elapsed_s=1.5)
         assert receipt == Receipt(status, shape.success, attempts=3, elapsed_s=1.5)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_an_error_tells_the_status_and_the_endpoints_own_words(shape: Shape) -> None:
     for status in (200, 400, 401, 403, 404, 408, 422, 429, 500, 502, 503):
-        error = judge(status, shape.headers, shape.body)
+        error = parse_response(status, shape.headers, shape.body)
         if isinstance(error, Receipt):
             continue
         assert getattr(error, "status", None) == status
@@ -528,14 +529,14 @@ def test_an_error_tells_the_status_and_the_endpoints_own_words(shape: Shape) -> 
 @pytest.mark.parametrize("name", [name for name in SHAPES if "page" in name or name == "XHTML"])
 @pytest.mark.parametrize("status", [200, 202, 400, 401, 403, 404, 500, 502])
 def test_a_page_means_that_the_address_is_probably_wrong(name: str, status: int) -> None:
-    error = judge(status, SHAPES[name].headers, SHAPES[name].body)
+    error = parse_response(status, SHAPES[name].headers, SHAPES[name].body)
     assert "HTML page" in str(error)
     assert "base_url" in str(error) or "address is probably wrong" in str(error)
     assert "<" not in str(error)
 
 
 def test_a_busy_server_that_answers_with_a_page_is_busy_and_not_misplaced() -> None:
-    error = judge(503, HTML_TYPE, PAGE)
+    error = parse_response(503, HTML_TYPE, PAGE)
     assert str(error) == "the endpoint was too busy: it answered 503"
 
 
@@ -558,7 +559,7 @@ def test_a_busy_server_that_answers_with_a_page_is_busy_and_not_misplaced() -> N
 @pytest.mark.parametrize("name", ["status", "result"])
 def test_an_error_word_of_a_success_is_a_refusal(name: str, word: str) -> None:
     body = json.dumps({name: word, "message": "No such contact."}).encode()
-    error = judge(200, JSON_TYPE, body)
+    error = parse_response(200, JSON_TYPE, body)
     assert isinstance(error, RejectedError)
     assert str(error) == (
         f"the endpoint answered 200 with {name} {word.strip().lower()!r}: No such contact."
@@ -569,15 +570,15 @@ def test_an_error_word_of_a_success_is_a_refusal(name: str, word: str) -> None:
 @pytest.mark.parametrize("word", ["success", "ok", "queued", "pending", "no error", "", "done"])
 def test_any_other_word_of_a_success_is_a_success(word: str) -> None:
     for name in ("status", "result"):
-        assert isinstance(judge(200, {}, json.dumps({name: word}).encode()), Receipt)
+        assert isinstance(parse_response(200, {}, json.dumps({name: word}).encode()), Receipt)
 
 
 def test_an_error_word_beside_a_good_one_is_a_refusal() -> None:
-    assert isinstance(judge(200, {}, b'{"status":"success","result":"error"}'), RejectedError)
+    assert isinstance(parse_response(200, {}, b'{"status":"success","result":"error"}'), RejectedError)
 
 
 def test_a_401_says_that_the_hashes_are_to_be_checked() -> None:
-    error = judge(401, JSON_TYPE, b'"Invalid credentials."')
+    error = parse_response(401, JSON_TYPE, b'"Invalid credentials."')
     assert "store hash" in str(error)
     assert "customer hash" in str(error)
     assert str(error).endswith(": Invalid credentials.")
@@ -599,7 +600,7 @@ def test_a_401_says_that_the_hashes_are_to_be_checked() -> None:
 def test_a_redirect_says_which_host_and_nothing_more(location: str | None, told: str) -> None:
     headers = {} if location is None else {"Location": location}
     for status in (301, 302, 303, 307, 308):
-        error = judge(status, headers, b"secret")
+        error = parse_response(status, headers, b"secret")
         assert told in str(error)
         assert "secret" not in str(error)
         assert "base_url" in str(error)
@@ -732,7 +733,7 @@ def test_a_throttled_answer_knows_how_long_it_was_asked_to_wait(
     status: int, value: str | None, seconds: float | None, told: str
 ) -> None:
     headers = {} if value is None else {"Retry-After": value}
-    error = judge(status, headers, b'{"message":"Slow down."}', wall_clock=now)
+    error = parse_response(status, headers, b'{"message":"Slow down."}', wall_clock=now)
     assert isinstance(error, ThrottledError)
     assert [error.status, error.retry_after_s] == [status, seconds]
     assert told in str(error)
@@ -747,7 +748,7 @@ def test_a_date_is_compared_with_the_answers_own_date(minutes: int) -> None:
     wrong = 60 * minutes
     headers = {"Retry-After": http_date(wrong + 90), "Date": http_date(wrong)}
     for status in (429, 503):
-        error = judge(status, headers, b"", wall_clock=now)
+        error = parse_response(status, headers, b"", wall_clock=now)
         assert isinstance(error, ThrottledError)
         assert error.retry_after_s == 90.0
 
@@ -755,7 +756,7 @@ def test_a_date_is_compared_with_the_answers_own_date(minutes: int) -> None:
 @pytest.mark.parametrize("date", [None, "", "yesterday", "Sun, 31 Feb 2026 12:00:00 GMT"])
 def test_a_date_is_compared_with_our_clock_where_the_answer_has_none(date: str | None) -> None:
     headers = {"Retry-After": http_date(90)} | ({} if date is None else {"Date": date})
-    error = judge(429, headers, b"", wall_clock=now)
+    error = parse_response(429, headers, b"", wall_clock=now)
     assert isinstance(error, ThrottledError)
     assert error.retry_after_s == 90.0
 
@@ -770,7 +771,7 @@ def test_a_503_long_after_the_body_was_sent_may_have_been_processed(
     status: int, waited_s: float, value: str | None
 ) -> None:
     headers = {} if value is None else {"Retry-After": value}
-    error = judge(status, headers, b"", waited_s=waited_s, wall_clock=now)
+    error = parse_response(status, headers, b"", waited_s=waited_s, wall_clock=now)
     late = status == 503 and waited_s > 2
     assert type(error) is (ServerError if late else ThrottledError)
     assert error.may_have_been_processed is late
@@ -820,13 +821,13 @@ def test_no_message_holds_the_customers_email(
 ) -> None:
     shown = written(email)
     headers = {"Location": f"https://{shown}/{shown}"}
-    verdict = judge(status, headers, place(f"{before}{shown}{after} {shown}"), hide=(email, None))
+    verdict = parse_response(status, headers, place(f"{before}{shown}{after} {shown}"), redact=(email, None))
     assert email.lower() not in f"{verdict} {verdict!r}".lower()
 
 
 @pytest.mark.parametrize("depth", [200, 500, 1_000, 1_020])
 def test_an_answer_however_deep_has_a_verdict(depth: int) -> None:
-    assert isinstance(judge(400, {}, b"[" * depth + b"]" * depth), RejectedError)
+    assert isinstance(parse_response(400, {}, b"[" * depth + b"]" * depth), RejectedError)
 
 
 @given(
@@ -840,7 +841,7 @@ def test_no_message_holds_the_customers_unique_id(unique_id: str, words: str) ->
     shown = " ".join(unique_id.split())
     for before, after in (("<<", ">>"), ("x", "x"), (words, words)):
         body = json.dumps({"message": f"{before}{unique_id}{after}"}).encode()
-        said = str(judge(422, {}, body, hide=(None, unique_id))).removeprefix(
+        said = str(parse_response(422, {}, body, redact=(None, unique_id))).removeprefix(
             "the endpoint refused the order (422)"
         )
         assert shown.lower() not in said.lower().replace("[the contact]", "\0")
@@ -861,7 +862,7 @@ def test_no_message_holds_the_customers_unique_id(unique_id: str, words: str) ->
 def test_a_short_unique_id_is_hidden_only_where_it_stands_alone(
     unique_id: Any, said: str, shown: str
 ) -> None:
-    error = judge(400, {}, json.dumps(said).encode(), hide=[unique_id])
+    error = parse_response(400, {}, json.dumps(said).encode(), redact=[unique_id])
     assert str(error) == f"the endpoint refused the order (400): {shown}"
 
 
@@ -888,7 +889,7 @@ def test_no_message_holds_anybodys_address(spell: Callable[[str], str]) -> None:
     # Not only the contact's: an endpoint may name whom it likes.
     words = f"Ask {spell('Jean-Luc.O+connor@mail.example.com')} about order 1001."
     for place, status in itertools.product(_PLACES, [200, 302, 401, 422, 429, 503]):
-        error = judge(status, {"Location": "https://x@y.example/"}, place(words))
+        error = parse_response(status, {"Location": "https://x@y.example/"}, place(words))
         if isinstance(error, Receipt):
             continue
         for piece in ("Jean", "connor", "mail.example"):
@@ -900,14 +901,14 @@ def test_no_message_holds_anybodys_address(spell: Callable[[str], str]) -> None:
 
 @pytest.mark.parametrize("words", ["1001 @ 32", "@home", "me@", "50%40", "a % 40 b", "5&#64;"])
 def test_what_is_not_an_address_stays_in_a_message(words: str) -> None:
-    error = judge(422, {}, json.dumps({"message": f"No {words}"}).encode())
+    error = parse_response(422, {}, json.dumps({"message": f"No {words}"}).encode())
     assert str(error).endswith(f": No {words}")
 
 
 def test_a_long_word_is_searched_in_no_time() -> None:
     began = time.process_time()
     for letter in ("a", "%25", "&#0", "\\"):
-        judge(422, {}, json.dumps({"message": letter * (60_000 // len(letter))}).encode())
+        parse_response(422, {}, json.dumps({"message": letter * (60_000 // len(letter))}).encode())
     assert time.process_time() - began < 2
 
 
@@ -917,7 +918,7 @@ def test_a_cut_leaves_no_piece_of_the_customers_email(length: int) -> None:
     for pad in range(0, length, 7):
         body = (b"." * pad) + f"{email} ".encode() * (3_000 // length)
         for status in (400, 401, 429, 500):
-            assert "longname" not in str(judge(status, {}, body, hide=[email]))
+            assert "longname" not in str(parse_response(status, {}, body, redact=[email]))
 
 
 @given(_STATUSES, st.text(), st.sampled_from(_PLACES))
@@ -926,18 +927,18 @@ def test_no_message_holds_a_control_character(
     status: int, words: str, place: Callable[[str], bytes]
 ) -> None:
     headers = {"Location": f"https://{words}/", "Retry-After": words, "Content-Type": words}
-    verdict = judge(status, headers, place(words))
+    verdict = parse_response(status, headers, place(words))
     if isinstance(verdict, EverlyticError):
         assert verdict.message.isprintable()
 
 
 def test_the_words_around_a_control_character_are_kept() -> None:
-    error = judge(400, {}, json.dumps("\x1b[31mNo\r\n\tsuch \x00 shop\x1b[0m").encode())
+    error = parse_response(400, {}, json.dumps("\x1b[31mNo\r\n\tsuch \x00 shop\x1b[0m").encode())
     assert str(error) == "the endpoint refused the order (400): [31mNo such shop [0m"
 
 
 def test_a_receipt_does_not_show_the_answer() -> None:
-    receipt = judge(200, {}, b'{"status":"success","contact":"jo@example.com"}')
+    receipt = parse_response(200, {}, b'{"status":"success","contact":"jo@example.com"}')
     assert repr(receipt) == "Receipt(status=200, attempts=1, elapsed_s=0.0)"
 
 
@@ -970,7 +971,7 @@ _BODIES = (
 def test_no_answer_whatever_it_holds_goes_without_a_verdict(
     status: int, headers: dict[str, str], body: bytes, hide: list[Any]
 ) -> None:
-    verdict = judge(status, headers, body, hide=hide, wall_clock=now)
+    verdict = parse_response(status, headers, body, redact=hide, wall_clock=now)
     assert isinstance(verdict, Receipt | EverlyticError)
     if isinstance(verdict, EverlyticError):
         assert verdict.message.isprintable()
@@ -981,7 +982,7 @@ def test_no_answer_whatever_it_holds_goes_without_a_verdict(
 
 @given(_JSON)
 def test_a_receipt_holds_any_json_as_it_was_sent(value: Any) -> None:
-    verdict = judge(200, JSON_TYPE, json.dumps({"data": value}).encode())
+    verdict = parse_response(200, JSON_TYPE, json.dumps({"data": value}).encode())
     assert isinstance(verdict, Receipt)
     # By repr, for a NaN is not equal to itself.
     assert repr(verdict.body) == repr({"data": value})
