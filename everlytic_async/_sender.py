@@ -16,10 +16,11 @@ from typing import Any
 import attrs
 
 from everlytic_async._book import Book, digest_of
+from everlytic_async._failures import SESSION_CLOSED
 from everlytic_async._job import AnyOrder, Job, coerce_order, combine, outcome_for
 from everlytic_async._pacer import Halt, HaltedError, LateError, Pacer
 from everlytic_async._retry import may_retry, retrying, with_cap_note
-from everlytic_async._transport import SESSION_CLOSED, Transport
+from everlytic_async._transport import Transport
 from everlytic_async._wire import encode, order_key, parse_response
 from everlytic_async.errors import (
     ConfigurationError,

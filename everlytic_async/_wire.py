@@ -61,7 +61,17 @@ CUSTOMER_HASH_HEADER = "x-ev-customer-hash"
 # order on and gave up waiting for the response (Varnish does so after its first-byte time-out).
 _REFUSED_WITHIN_S = 2.0
 _ERROR_WORDS = frozenset(
-    ["error", "errors", "fail", "failed", "failure", "invalid", "rejected", "denied", "unauthorized"]
+    [
+        "error",
+        "errors",
+        "fail",
+        "failed",
+        "failure",
+        "invalid",
+        "rejected",
+        "denied",
+        "unauthorized",
+    ]
 )
 _MAX_MESSAGE = 300
 _STATUS_ONLY_KEYS = frozenset({"status", "result", "code"})  # they add nothing to the verdict

@@ -25,48 +25,20 @@ from everlytic_async import (
     EverlyticError,
     NotSentError,
     Outcome,
-    RejectedError,
     ResponseTimeoutError,
-    Timeouts,
     UnexpectedResponseError,
     UnknownOutcomeError,
 )
-from everlytic_async._secrets import Secrets
 from everlytic_async._transport import Transport
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order, orders
 from support.servers import Connection, RawServer, Script, answer
-
-BODY = b'{"contact_email":"user@example.com"}'
+from support.transports import BODY, a_transport, accept_all, until
 
 
 def a_client(url: str, **settings: Any) -> EverlyticClient:
     hashes = {"store_hash": STORE_HASH, "customer_hash": CUSTOMER_HASH}
     return EverlyticClient(url, **{"retry": QUICK, **hashes, **settings})
-
-
-@asynccontextmanager
-async def a_transport(url: str, **settings: Any) -> AsyncIterator[Transport]:
-    timeouts = Timeouts(connect_s=5, read_s=5, total_s=5)
-    secrets = Secrets(STORE_HASH, CUSTOMER_HASH)
-    transport = Transport(url, secrets=secrets, **{"timeouts": timeouts, **settings})
-    await transport.open()
-    try:
-        yield transport
-    finally:
-        await transport.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - servers have no events for everything
-            await asyncio.sleep(0)
-
-
-async def accept_all(connection: Connection) -> None:
-    while True:
-        await connection.request()
-        await connection.answer()
 
 
 # ------------------------------------------------------------------------------ reused connections
@@ -249,7 +221,7 @@ async def test_what_arrived_during_a_stall_is_read_before_anything_times_out() -
 
     async with (
         RawServer(take) as server,
-        a_transport(server.url, clock=clock, call_later=clock.call_later) as transport,
+        a_transport(server.url, clock=clock) as transport,
     ):
         posts = [asyncio.create_task(transport.post(BODY)) for _ in range(8)]
         await until(lambda: len(connections) == len(posts))
@@ -265,7 +237,7 @@ async def test_time_in_which_the_loop_stood_still_is_not_counted_while_connectin
     clock = FakeClock()
     async with RawServer(lambda connection: connection.closed()) as server:
         url = server.url.replace("http:", "https:")
-        async with a_transport(url, clock=clock, call_later=clock.call_later) as transport:
+        async with a_transport(url, clock=clock) as transport:
             post = asyncio.create_task(transport.post(BODY))
             await until(lambda: server.connections)
             clock.now += 3_600
@@ -286,7 +258,7 @@ async def test_silence_that_is_not_a_stall_still_times_out() -> None:
 
     async with (
         RawServer(silent) as server,
-        a_transport(server.url, clock=clock, call_later=clock.call_later) as transport,
+        a_transport(server.url, clock=clock) as transport,
     ):
         post = asyncio.create_task(transport.post(BODY))
         await until(lambda: server.bodies)
@@ -688,13 +660,3 @@ def test_a_proxy_that_cannot_be_used_is_refused_without_being_shown(
 
 def test_a_proxy_may_read_the_hashes_where_that_is_allowed() -> None:
     a_client("http://shop.example", proxy="http://proxy.example:3128", allow_http=True)
-
-
-async def test_an_order_that_is_refused_through_a_session_has_its_status() -> None:
-    async def refuse(connection: Connection) -> None:
-        await connection.request()
-        await connection.answer(422)
-
-    async with RawServer(refuse) as server, a_client(server.url) as client:
-        with pytest.raises(RejectedError):
-            await client.send_order(order(1))

@@ -18,9 +18,9 @@ from everlytic_async import (
     RejectedError,
     UnexpectedResponseError,
 )
+from everlytic_async._decoding import MAX_BODY_BYTES, decode
 from everlytic_async._secrets import Secrets
 from everlytic_async._transport import Transport
-from everlytic_async._decoding import MAX_BODY_BYTES, decode
 from everlytic_async._wire import parse_response
 from everlytic_async.policies import Timeouts
 from support.delivery import CUSTOMER_HASH, STORE_HASH
@@ -62,7 +62,9 @@ async def verdict_on(
             answer = await transport.post(b"{}")
         finally:
             await transport.close()
-    return parse_response(answer.status, answer.headers, answer.body, undecodable=answer.undecodable)
+    return parse_response(
+        answer.status, answer.headers, answer.body, undecodable=answer.undecodable
+    )
 
 
 CODINGS = {

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import inspect
 import socket
 import ssl
-import time
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 import pytest
@@ -24,66 +21,23 @@ from everlytic_async import (
     NotSentError,
     ResponseTimeoutError,
     Timeouts,
-    UnexpectedResponseError,
     UnknownOutcomeError,
 )
-from everlytic_async import _transport as module
+from everlytic_async import _failures as module
+from everlytic_async._in_flight import Request
 from everlytic_async._secrets import Secrets
 from everlytic_async._transport import Transport
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH
-from support.servers import SUCCESS, Connection, RawServer, Script, answer, unused_port
+from support.servers import SUCCESS, Connection, RawServer, Script, answer
+from support.transports import BODY, a_transport, accept_all, never_answer, until
 
 PATH = "/servlet/e-commerce/orders"
-BODY = b'{"contact_email":"user@example.com"}'
 #: More than the sockets of both sides hold.
 LARGE = b'{"contact_email":"' + b"x" * 16_000_000 + b'"}'
 LIMIT = 64 * 1024
 
 large_bodies = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-
-
-@asynccontextmanager
-async def a_transport(
-    url: str,
-    *,
-    session: aiohttp.ClientSession | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    allow_http: bool = False,
-    **timeouts: float,
-) -> AsyncIterator[Transport]:
-    transport = Transport(
-        url,
-        secrets=Secrets(STORE_HASH, CUSTOMER_HASH),
-        timeouts=Timeouts(**{"connect_s": 5, "read_s": 5, "total_s": 5, **timeouts}),
-        session=session,
-        allow_http=allow_http,
-        clock=clock,
-        **({"call_later": clock.call_later} if isinstance(clock, FakeClock) else {}),
-    )
-    await transport.open()
-    try:
-        yield transport
-    finally:
-        await transport.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for a counter: servers and transports have no events for everything."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(0)
-
-
-async def accept_all(connection: Connection) -> None:
-    while True:
-        await connection.request()
-        await connection.answer()
-
-
-async def never_answer(connection: Connection) -> None:
-    await connection.request()
-    await connection.closed()
 
 
 def once(data: bytes, then: Callable[[Connection], Awaitable[None]] | None = None) -> Script:
@@ -116,6 +70,7 @@ async def test_a_post_is_as_documented() -> None:
         assert given["content-type"] == "application/json"
         assert given["content-length"] == str(len(BODY))
         assert len(names) == len(set(names))
+        assert given["accept-encoding"] == "identity"
         assert (got.status, got.body) == (200, SUCCESS)
 
 
@@ -171,42 +126,6 @@ async def test_cookies_are_not_kept() -> None:
         assert b"cookie" not in b"".join(server.heads).lower()
 
 
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
-async def test_a_redirect_is_not_followed(status: int) -> None:
-    async with RawServer(accept_all) as elsewhere:
-        redirect = answer(status, b"", f"Location: {elsewhere.url}/x", "X-Other: 1")
-        async with RawServer(once(redirect)) as server, a_transport(server.url) as transport:
-            got = await transport.post(BODY)
-
-            assert got.status == status
-            assert dict(got.headers) == {"Location": f"{elsewhere.url}/x"}
-            assert server.connections == 1
-        assert elsewhere.connections == 0
-
-
-# ----------------------------------------------------------------------- surely not processed
-
-
-async def the_fault_of(transport: Transport, kind: type[NotSentError] = NotSentError) -> str:
-    with pytest.raises(kind) as caught:
-        await transport.post(BODY)
-    assert type(caught.value) is kind
-    assert not caught.value.may_have_been_processed
-    assert caught.value.__context__ is None  # aiohttp's errors hold the request's headers
-    assert transport.host in caught.value.message
-    return caught.value.message
-
-
-async def test_a_refused_connection_is_not_sent() -> None:
-    async with a_transport(f"http://127.0.0.1:{await unused_port()}") as transport:
-        assert "refused" in await the_fault_of(transport)
-
-
-async def test_an_unknown_host_is_not_sent() -> None:
-    async with a_transport("https://shop.invalid") as transport:
-        assert "name could not be resolved" in await the_fault_of(transport)
-
-
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
@@ -230,22 +149,6 @@ async def trusting(authority: trustme.CA) -> AsyncIterator[aiohttp.ClientSession
         yield session
 
 
-async def test_a_certificate_of_an_unknown_authority_is_not_trusted(tls: ssl.SSLContext) -> None:
-    async with RawServer(accept_all, tls=tls) as server, a_transport(server.url) as transport:
-        assert "certificate is not valid" in await the_fault_of(transport)
-        assert server.heads == []
-
-
-async def test_a_certificate_of_another_host_is_not_trusted(
-    tls: ssl.SSLContext, trusting: aiohttp.ClientSession
-) -> None:
-    async with RawServer(accept_all, tls=tls) as server:
-        url = server.url.replace("localhost", "127.0.0.1")
-        async with a_transport(url, session=trusting) as transport:
-            assert "certificate is not valid" in await the_fault_of(transport)
-        assert server.heads == []
-
-
 async def test_a_post_over_tls(tls: ssl.SSLContext, trusting: aiohttp.ClientSession) -> None:
     async with (
         RawServer(accept_all, tls=tls) as server,
@@ -255,143 +158,65 @@ async def test_a_post_over_tls(tls: ssl.SSLContext, trusting: aiohttp.ClientSess
         assert server.bodies == [BODY]
 
 
-async def test_a_server_that_does_not_speak_tls_is_not_sent_anything() -> None:
-    seen = []
-
-    async def plain(connection: Connection) -> None:
-        seen.append(await connection._reader.read(3))
-        await connection.answer(400, b"speak HTTP")
-
-    async with RawServer(plain) as server:
-        async with a_transport(server.url.replace("http:", "https:")) as transport:
-            assert "TLS handshake failed" in await the_fault_of(transport)
-        assert seen == [b"\x16\x03\x01"]  # the handshake's first bytes, and no order
+# ----------------------------------------------------------------------- surely not processed
 
 
-async def test_a_tls_handshake_that_hangs_is_a_connect_time_out() -> None:
-    async with RawServer(lambda connection: connection.closed()) as server:
-        url = server.url.replace("http:", "https:")
-        async with a_transport(url, connect_s=0.15) as transport:
-            assert "did not stand in time" in await the_fault_of(transport)
-
-
-@pytest.fixture
-def full_backlog() -> Iterator[int]:
-    """The port of a socket that listens and never accepts, its queue full."""
-    with socket.socket() as listening:
+@asynccontextmanager
+async def full_backlog() -> AsyncIterator[str]:
+    """The address of a socket that listens and never accepts, its queue full."""
+    with socket.socket() as listening, ExitStack() as waiting:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)
-        waiting = [socket.socket() for _ in range(4)]
-        try:
-            for one in waiting:
-                one.settimeout(0)  # not to wait here
-                one.connect_ex(listening.getsockname())
-            yield listening.getsockname()[1]
-        finally:
-            for one in waiting:
-                one.close()
+        for _ in range(4):
+            one = waiting.enter_context(socket.socket())
+            one.settimeout(0)  # not to wait here
+            one.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-async def test_a_connection_that_does_not_come_about_is_a_connect_time_out(
-    full_backlog: int,
-) -> None:
-    async with a_transport(f"http://127.0.0.1:{full_backlog}", connect_s=0.15) as transport:
-        assert "did not stand in time" in await the_fault_of(transport)
+async def is_not_sent(transport: Transport, reason: str) -> None:
+    with pytest.raises(NotSentError, match=reason) as caught:
+        await transport.post(BODY)
+    assert type(caught.value) is NotSentError
+    assert transport.host in caught.value.message
 
 
-async def test_the_whole_attempt_bounds_the_connecting_too(full_backlog: int) -> None:
-    async with a_transport(f"http://127.0.0.1:{full_backlog}", total_s=0.15) as transport:
-        assert "in time" in await the_fault_of(transport)
+@pytest.mark.parametrize("timeouts", [{"connect_s": 0.15}, {"total_s": 0.15}], ids=str)
+async def test_a_connection_that_hangs_is_not_sent(timeouts: dict[str, float]) -> None:
+    async with full_backlog() as url, a_transport(url, **timeouts) as transport:
+        await is_not_sent(transport, "did not stand in time")
+
+
+async def test_an_unknown_host_and_a_closed_session_are_not_sent() -> None:
+    async with a_transport("https://shop.invalid") as transport:
+        await is_not_sent(transport, "name could not be resolved")
+        await transport.close()
+        await is_not_sent(transport, "session is closed")
 
 
 async def test_waiting_for_a_place_in_a_callers_pool_is_not_sent() -> None:
-    async with RawServer(never_answer) as server:
-        connector = aiohttp.TCPConnector(limit=1)
-        async with (
-            aiohttp.ClientSession(connector=connector) as session,
-            a_transport(server.url, session=session) as patient,
-            a_transport(server.url, session=session, total_s=0.15) as transport,
-        ):
-            first = asyncio.create_task(patient.post(BODY))
-            await until(lambda: server.bodies)
-            assert "in time" in await the_fault_of(transport)
-            assert len(server.heads) == 1
-            first.cancel()
-            await asyncio.gather(first, return_exceptions=True)
-
-
-async def test_a_closed_session_is_not_sent() -> None:
-    async with a_transport("http://localhost:9") as transport:
-        await transport.close()
-        assert "session is closed" in await the_fault_of(transport)
-
-
-@large_bodies
-@pytest.mark.parametrize("end", [Connection.reset, lambda _: None], ids=["reset", "close"])
-async def test_a_connection_cut_before_the_body_had_left_is_not_sent(
-    end: Callable[[Connection], None],
-) -> None:
-    async def cut(connection: Connection) -> None:
-        await connection.head()
-        end(connection)
-
-    async with RawServer(cut) as server, a_transport(server.url) as transport:
-        with pytest.raises(NotSentError):
-            await transport.post(LARGE)
-        assert server.bodies == []
-
-
-@large_bodies
-async def test_an_upload_that_stalls_is_not_sent() -> None:
-    ended = asyncio.Event()
-
-    async def take_the_head_only(connection: Connection) -> None:
-        await connection.head()
-        await ended.wait()
-
+    connector = aiohttp.TCPConnector(limit=1)
     async with (
-        RawServer(take_the_head_only) as server,
-        a_transport(server.url, total_s=0.15) as transport,
+        RawServer(never_answer) as server,
+        aiohttp.ClientSession(connector=connector) as session,
+        a_transport(server.url, session=session) as patient,
+        a_transport(server.url, session=session, total_s=0.15) as transport,
     ):
-        with pytest.raises(NotSentError):
-            await transport.post(LARGE)
-        ended.set()
+        first = await started(server, patient)
+        await is_not_sent(transport, "in time")
+        assert len(server.heads) == 1
+        first.cancel()
+        await asyncio.wait([first])
 
 
 # ------------------------------------------------------------------- it may have been processed
 
 
-async def reset(connection: Connection) -> None:
-    connection.reset()
-
-
-@pytest.mark.parametrize(
-    ("data", "then"),
-    [
-        (b"", None),
-        (b"", reset),
-        (b"HTTP/1.1 200", None),
-        (b"HTTP/1.1 102 Processing\r\n\r\n", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", reset),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", None),
-    ],
-)
-async def test_a_connection_lost_after_the_body_had_left_is_unknown(
-    data: bytes, then: Callable[[Connection], Awaitable[None]] | None
-) -> None:
-    async with RawServer(once(data, then)) as server, a_transport(server.url) as transport:
-        with pytest.raises(ConnectionLostError) as caught:
-            await transport.post(BODY)
-
-        assert server.bodies == [BODY]
-        assert caught.value.may_have_been_processed
-        assert caught.value.__context__ is None
-        assert transport.host in caught.value.message
-
-
 @large_bodies
 async def test_a_large_body_read_to_its_end_is_unknown() -> None:
+    async def reset(connection: Connection) -> None:
+        connection.reset()
+
     async with RawServer(once(b"", reset)) as server, a_transport(server.url) as transport:
         with pytest.raises(ConnectionLostError):
             await transport.post(LARGE)
@@ -410,56 +235,26 @@ async def test_a_kept_connection_that_the_server_closes_is_unknown_and_not_tried
         with pytest.raises(ConnectionLostError):
             await transport.post(BODY)
 
-        assert len(server.bodies) == 2
-        assert server.connections == 1
+        assert (len(server.bodies), server.connections) == (2, 1)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\x00\x01\x02 no HTTP \r\n\r\n",
-        b"SSH-2.0-OpenSSH_9.6\r\n",
-        b"HTTP/9.9 200 OK\r\n\r\n",
-        b"HTTP/1.1 99999 OK\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n",
-    ],
-)
-async def test_an_answer_that_is_not_http_is_unknown(data: bytes) -> None:
-    async with RawServer(once(data)) as server, a_transport(server.url) as transport:
-        with pytest.raises(UnexpectedResponseError, match="not HTTP") as caught:
-            await transport.post(BODY)
+@pytest.mark.parametrize("finished", [True, False])
+async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool) -> None:
+    # All bytes are with the kernel, but the writing was cancelled before it could say so.
+    upload: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    if finished:
+        upload.set_exception(aiohttp.UploadAbortedError("cut"))
+        upload.exception()
+    tracker: Any = SimpleNamespace(attempts=1, bytes_written=10, upload_complete=upload)
+    task: Any = asyncio.current_task()
+    request = Request(tracker, 10, 0.0, task, 0)
 
-        assert caught.value.__context__ is None
-        assert len(server.bodies) == 1
+    assert request.body_sent()
+    tracker.bytes_written = 9
+    assert not request.body_sent()
 
 
-async def test_no_answer_in_time_is_unknown() -> None:
-    async with RawServer(never_answer) as server, a_transport(server.url, read_s=0.1) as transport:
-        with pytest.raises(ResponseTimeoutError, match="did not answer in time"):
-            await transport.post(BODY)
-
-        assert server.bodies == [BODY]
-
-
-@pytest.mark.parametrize(("read_s", "total_s"), [(0.1, 5), (5, 0.1)])
-async def test_no_whole_answer_in_time_is_unknown(read_s: float, total_s: float) -> None:
-    part = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"
-    async with (
-        RawServer(once(part, Connection.closed)) as server,
-        a_transport(server.url, read_s=read_s, total_s=total_s) as transport,
-    ):
-        with pytest.raises(ResponseTimeoutError):
-            await transport.post(BODY)
-
-        assert server.bodies == [BODY]
-
-
-@pytest.mark.parametrize("status", [401, 422, 429, 500, 503])
+@pytest.mark.parametrize("status", [422, 503])
 @pytest.mark.parametrize("then", [None, Connection.closed], ids=["lost", "silent"])
 async def test_the_status_is_the_verdict_where_only_the_message_was_cut_short(
     status: int, then: Callable[[Connection], Awaitable[None]] | None
@@ -472,34 +267,6 @@ async def test_the_status_is_the_verdict_where_only_the_message_was_cut_short(
         got = await transport.post(BODY)
 
     assert (got.status, got.body, got.headers["Retry-After"]) == (status, b"busy", "7")
-
-
-async def test_an_answer_that_comes_before_the_upload_is_over_counts() -> None:
-    # As nginx does with a body that is too large for it.
-    async def too_large(connection: Connection) -> None:
-        await connection.head()
-        await connection.answer(413, b"too large", "Connection: close")
-        await connection.closed()
-
-    async with RawServer(too_large) as server, a_transport(server.url) as transport:
-        assert (await transport.post(BODY)).status == 413
-
-
-@pytest.mark.parametrize("finished", [True, False])
-async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool) -> None:
-    # All bytes are with the kernel, but the writing was cancelled before it could say so.
-    upload: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    if finished:
-        upload.set_exception(aiohttp.UploadAbortedError("cut"))
-        upload.exception()
-    tracker = SimpleNamespace(attempts=1, bytes_written=10, upload_complete=upload)
-    task = cast("asyncio.Task[object]", asyncio.current_task())
-    attempt = module._Request(task, 10, 0.0, None)
-    attempt.tracker = cast("aiohttp.UploadTracker", tracker)
-
-    assert attempt.body_sent()
-    tracker.bytes_written = 9
-    assert not attempt.body_sent()
 
 
 @pytest.mark.parametrize("slow", ["connection", "answer"])
@@ -582,63 +349,28 @@ async def test_with_a_callers_session_the_whole_attempt_was_waited_for() -> None
         aiohttp.ClientSession() as session,
         a_transport(server.url, session=session, clock=clock, read_s=99, total_s=99) as transport,
     ):
-        assert (await transport.post(BODY)).waited_s == 3
-
-
-async def test_with_a_session_of_the_callers_it_tells_when_the_order_left_too() -> None:
-    clock = FakeClock()
-    async with (
-        RawServer(accept_all) as server,
-        aiohttp.ClientSession() as session,
-        a_transport(server.url, session=session, clock=clock) as transport,
-    ):
-        assert (await transport.post(BODY)).sent_at == clock.now
+        sent_at = clock.now
+        got = await transport.post(BODY)
+        assert (got.sent_at, got.waited_s) == (sent_at, 3)
 
 
 # ----------------------------------------------------------------------------- how much is read
 
 
-async def test_no_more_than_64_kib_of_an_answer_are_read() -> None:
-    sent = 0
-    left = asyncio.Event()
-
-    async def without_end(connection: Connection) -> None:
-        nonlocal sent
-        await connection.request()
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
-        try:
-            while True:
-                await connection.send(b"x" * 65_536)
-                sent += 65_536
-        finally:
-            left.set()
-
-    connector = aiohttp.TCPConnector(limit=1)
-    async with (
-        RawServer(without_end) as server,
-        aiohttp.ClientSession(connector=connector) as session,
-        a_transport(server.url, session=session) as transport,
-    ):
-        got = await transport.post(BODY)
-        async with asyncio.timeout(10):
-            await left.wait()  # the connection is closed, not read to its end
-        assert len(got.body) == LIMIT
-        assert sent < 64_000_000
-
-        await transport.post(BODY)  # its place in the pool is free again
-        assert server.connections == 2
-
-
 @pytest.mark.parametrize("size", [LIMIT - 1, LIMIT, LIMIT + 1, 10 * LIMIT])
-async def test_a_long_answer_is_cut_at_64_kib(size: int) -> None:
+async def test_a_long_response_is_cut_and_its_connection_is_free_again(size: int) -> None:
     async def long(connection: Connection) -> None:
         while True:
             await connection.request()
             await connection.answer(200, b"x" * size)
 
-    async with RawServer(long) as server, a_transport(server.url) as transport:
+    connector = aiohttp.TCPConnector(limit=1)
+    async with (
+        RawServer(long) as server,
+        aiohttp.ClientSession(connector=connector) as session,
+        a_transport(server.url, session=session) as transport,
+    ):
         for _ in range(3):
-            assert await transport.post(BODY) is not None
             got = await transport.post(BODY)
             assert len(got.body) == min(size, LIMIT)
 
@@ -655,22 +387,6 @@ async def test_an_answer_that_ends_with_the_connection_is_read_to_its_end() -> N
         assert (await transport.post(BODY)).body == SUCCESS
 
 
-@pytest.mark.parametrize("coding", ["gzip", "deflate"])
-async def test_a_compressed_answer_is_read_though_none_was_asked_for(coding: str) -> None:
-    packed = gzip.compress(SUCCESS) if coding == "gzip" else zlib.compress(SUCCESS)
-    script = once(answer(200, packed, f"Content-Encoding: {coding}"))
-    async with RawServer(script) as server, a_transport(server.url) as transport:
-        assert (await transport.post(BODY)).body == SUCCESS
-        assert b"accept-encoding: identity" in server.heads[0].lower()
-
-
-async def test_a_compressed_answer_does_not_unfold_without_bounds() -> None:
-    bomb = gzip.compress(b"x" * 20_000_000)
-    script = once(answer(200, bomb, "Content-Encoding: gzip"))
-    async with RawServer(script) as server, a_transport(server.url) as transport:
-        assert len((await transport.post(BODY)).body) <= LIMIT
-
-
 # -------------------------------------------------------------------------------- the time-outs
 
 
@@ -685,23 +401,16 @@ async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
             await go_on.acquire()
             await connection.send(b"x")
 
-    def progress() -> float | None:
-        (attempt,) = transport._requests
-        return attempt.last_activity_at
-
     async with (
         RawServer(in_pieces) as server,
         a_transport(server.url, clock=clock, read_s=30, total_s=1_000) as transport,
     ):
-        post = asyncio.create_task(transport.post(BODY))
-        await until(lambda: server.bodies)
-        await until(lambda: transport._requests and progress() is not None)
-        for _ in range(2):
+        post = await started(server, transport)
+        for _ in range(3):
+            for _ in range(50):  # what was sent on loopback is there in the loop's next round
+                await asyncio.sleep(0)
             await clock.advance(29)
             go_on.release()
-            await until(lambda: progress() == clock.now)
-        await clock.advance(29)
-        go_on.release()
 
         assert (await post).body == b"xxx"
 
@@ -811,7 +520,7 @@ async def test_a_time_out_that_a_session_turns_into_another_error_leaves_nothing
 # ---------------------------------------------------------------------------------- cancellation
 
 
-async def begun(server: RawServer, transport: Transport) -> asyncio.Task[Any]:
+async def started(server: RawServer, transport: Transport) -> asyncio.Task[Any]:
     task = asyncio.create_task(transport.post(BODY))
     await until(lambda: server.bodies)
     return task
@@ -819,13 +528,12 @@ async def begun(server: RawServer, transport: Transport) -> asyncio.Task[Any]:
 
 async def test_cancellation_from_outside_travels_on() -> None:
     async with RawServer(never_answer) as server, a_transport(server.url) as transport:
-        task = await begun(server, transport)
+        task = await started(server, transport)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
         assert task.cancelled()
-        assert transport._requests == set()
 
 
 @pytest.mark.parametrize("first", ["outside", "time-out"])
@@ -835,7 +543,7 @@ async def test_cancellation_that_coincides_with_a_time_out_travels_on(first: str
         RawServer(never_answer) as server,
         a_transport(server.url, clock=clock) as transport,
     ):
-        task = await begun(server, transport)
+        task = await started(server, transport)
         if first == "outside":
             task.cancel()
         while task.cancelling() < 1 + (first == "outside"):
@@ -859,38 +567,19 @@ async def test_a_callers_own_time_out_around_the_post_is_the_callers() -> None:
         assert task.cancelling() == 0
 
 
-async def test_an_attempt_expires_once_however_often_it_is_looked_at() -> None:
-    clock = FakeClock()
-    async with RawServer(never_answer) as server, a_transport(server.url, clock=clock) as transport:
-        task = await begun(server, transport)
-        for _ in range(100):
-            clock.ring_next()
-        with pytest.raises(ResponseTimeoutError):
-            await task
-
-        assert task.cancelling() == 0
-
-
-async def test_closing_ends_what_is_in_flight_on_a_callers_session_too() -> None:
+@pytest.mark.parametrize("own", [True, False])
+async def test_closing_ends_what_is_in_flight(*, own: bool) -> None:
     async with (
         RawServer(never_answer) as server,
         aiohttp.ClientSession() as session,
-        a_transport(server.url, session=session) as transport,
+        a_transport(server.url, session=None if own else session) as transport,
     ):
-        task = await begun(server, transport)
+        task = await started(server, transport)
         await transport.close()
-        with pytest.raises(UnknownOutcomeError):
+        with pytest.raises(UnknownOutcomeError, match="the client was closed"):
             await asyncio.wait_for(task, 10)
 
         assert not session.closed
-
-
-async def test_closing_ends_what_is_in_flight_on_the_transports_own_session() -> None:
-    async with RawServer(never_answer) as server, a_transport(server.url) as transport:
-        task = await begun(server, transport)
-        await transport.close()
-        with pytest.raises(UnknownOutcomeError):
-            await asyncio.wait_for(task, 10)
 
 
 # ---------------------------------------------------------------------------- a caller's session
@@ -931,7 +620,7 @@ async def test_a_sessions_time_outs_do_not_change_a_verdict() -> None:
         aiohttp.ClientSession(timeout=hasty) as session,
         a_transport(server.url, session=session) as transport,
     ):
-        task = await begun(server, transport)
+        task = await started(server, transport)
         asyncio.get_running_loop().call_later(0.1, gate.set)  # when the session's have passed
 
         assert (await task).status == 200
@@ -1009,7 +698,7 @@ def _errors_of_aiohttp() -> list[type[BaseException]]:
 
 @pytest.mark.parametrize("error", _errors_of_aiohttp(), ids=lambda error: error.__name__)
 def test_every_error_of_aiohttp_has_its_words(error: type[BaseException]) -> None:
-    fitting = [cause for cause, _ in module._ERROR_MESSAGES if issubclass(error, cause)]
+    fitting = [cause for cause, _ in module.ERROR_MESSAGES if issubclass(error, cause)]
 
     assert fitting
     if error is not aiohttp.ClientError:
@@ -1017,6 +706,8 @@ def test_every_error_of_aiohttp_has_its_words(error: type[BaseException]) -> Non
 
 
 def test_no_words_are_hidden_behind_those_of_a_wider_class() -> None:
-    for place, (cause, _) in enumerate(module._ERROR_MESSAGES):
-        wider = [earlier for earlier, _ in module._ERROR_MESSAGES[:place] if issubclass(cause, earlier)]
+    for place, (cause, _) in enumerate(module.ERROR_MESSAGES):
+        wider = [
+            earlier for earlier, _ in module.ERROR_MESSAGES[:place] if issubclass(cause, earlier)
+        ]
         assert wider == []

@@ -21,7 +21,7 @@ from everlytic_async.errors import (
     NotSentError,
     ResponseTimeoutError,
 )
-from everlytic_async.events import Event, Dispatcher
+from everlytic_async.events import Dispatcher, Event
 from everlytic_async.policies import Delivery, Pacing, RetryPolicy
 from everlytic_async.sandbox import Sandbox
 from support.clock import FakeClock
@@ -88,7 +88,9 @@ def ids_of(received: Iterable[dict[str, Any]]) -> list[str]:
 
 def an_answer(status: int = 200, body: bytes = b'{"status":"success"}', **headers: str) -> Response:
     """An answer; ``Retry_After="5"`` is a header."""
-    return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+    return Response(
+        status, {name.replace("_", "-"): value for name, value in headers.items()}, body
+    )
 
 
 ENDS: dict[str, Callable[[], Response]] = {}
