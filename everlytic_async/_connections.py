@@ -16,6 +16,7 @@ from everlytic_async._decoding import MAX_BODY_BYTES
 
 # Each response on a reused connection lets this many times as many orders use reused ones.
 _GROWTH = 4
+_MAX_LIMIT = 1 << 16
 # A second loss within _FORGET_S stops reuse for _PAUSE_S, each further one for twice as long.
 _PAUSE_S = 1.0
 _MAX_PAUSE_S = 60.0
@@ -29,59 +30,21 @@ class UnusableConnectionError(Exception):
     """The connection must not be written to; nothing was."""
 
 
-class ReuseLimit:
-    """How many orders may be in flight on reused connections at once.
+class Connections:
+    """The connections of one transport, and how many orders may be in flight on reused ones.
 
     One at a time until one was answered; then the limit grows with each response. A loss resets it
     to one. A server that loses orders again and again gets fresh connections only, for a while.
+    A connection is known by aiohttp's protocol object.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._answered: WeakSet[object] = WeakSet()
         self._limit = 1
         self._in_flight = 0
         self._lost_at = float("-inf")
         self._pause_s = 0.0
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether no connection may be reused now."""
-        return self._pause_s > 0 and self._clock() < self._lost_at + self._pause_s
-
-    def try_acquire(self) -> bool:
-        """Take a place; False if there is none."""
-        if self._in_flight >= self._limit or self.is_paused:
-            return False
-        self._in_flight += 1
-        return True
-
-    def release(self) -> None:
-        """Give the place back."""
-        self._in_flight -= 1
-
-    def on_answered(self) -> None:
-        """An order on a reused connection was answered."""
-        self._limit = min(self._limit * _GROWTH, 1 << 16)
-
-    def on_lost(self) -> None:
-        """An order on a reused connection was lost without a response."""
-        if self.is_paused:
-            return  # it was in flight together with the one that caused the pause
-        now = self._clock()
-        if now - self._lost_at > _FORGET_S:
-            self._pause_s = 0.0
-        else:
-            self._pause_s = min(max(_PAUSE_S, 2 * self._pause_s), _MAX_PAUSE_S)
-        self._lost_at = now
-        self._limit = 1
-
-
-class Connections:
-    """The connections of one transport; each is known by aiohttp's protocol object."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._reuse = ReuseLimit(clock)
-        self._answered: WeakSet[object] = WeakSet()
         # Not every system has it. Without it, an end that the event loop has not read is not seen.
         self._poll: Any = select.poll() if hasattr(select, "poll") else None
 
@@ -91,9 +54,9 @@ class Connections:
         return len(self._answered)
 
     @property
-    def may_be_kept(self) -> bool:
+    def may_be_reused(self) -> bool:
         """Whether a connection is worth keeping after its response."""
-        return not self._reuse.is_paused
+        return not self._pause_s or self._clock() >= self._lost_at + self._pause_s
 
     def was_answered(self, connection: object) -> bool:
         """Whether an order on this connection was answered before."""
@@ -115,8 +78,9 @@ class Connections:
         if transport is None or transport.is_closing() or connection.should_close:
             raise UnusableConnectionError
         if connection in self._answered:
-            if not self._reuse.try_acquire():
+            if self._in_flight >= self._limit or not self.may_be_reused:
                 raise UnusableConnectionError
+            self._in_flight += 1
             return True
         if getattr(transport, "max_size", 0) > MAX_BODY_BYTES:
             # asyncio's transport for plain sockets allocates 256 KiB for each response of 150
@@ -127,17 +91,25 @@ class Connections:
 
     def release(self) -> None:
         """An order on a reused connection has ended."""
-        self._reuse.release()
+        self._in_flight -= 1
 
     def on_answered(self, connection: object, *, reused: bool) -> None:
         """An order on this connection was answered."""
         self._answered.add(connection)
         if reused:
-            self._reuse.on_answered()
+            self._limit = min(self._limit * _GROWTH, _MAX_LIMIT)
 
     def on_lost(self) -> None:
         """An order on a reused connection was lost without a response."""
-        self._reuse.on_lost()
+        if not self.may_be_reused:
+            return  # it was in flight together with the one that caused the pause
+        now = self._clock()
+        if now - self._lost_at > _FORGET_S:
+            self._pause_s = 0.0
+        else:
+            self._pause_s = min(max(_PAUSE_S, 2 * self._pause_s), _MAX_PAUSE_S)
+        self._lost_at = now
+        self._limit = 1
 
     def _is_readable(self, transport: asyncio.Transport) -> bool:
         """Whether the kernel holds data for the connection, or its end."""

@@ -114,11 +114,18 @@ class _Body(aiohttp.Payload, bytes):
     def __new__(cls, body: bytes, *_: object) -> Self:
         return bytes.__new__(cls, body)
 
-    def __init__(self, body: bytes, request: Request, transport: Transport) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        request: Request,
+        connections: Connections,
+        clock: Callable[[], float],
+    ) -> None:
         super().__init__(body, content_type=_JSON)
         self._size = len(body)
         self._request = request
-        self._transport = transport
+        self._connections = connections
+        self._clock = clock
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The body as text."""
@@ -127,10 +134,15 @@ class _Body(aiohttp.Payload, bytes):
 
     async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
         """Write it, unless the connection is unusable."""
+        request = self._request
         if isinstance(writer, StreamWriter):
-            await self._transport.use_connection(self._request, writer)
+            request.connection = writer.protocol
+            request.unusable = True  # until it is known to be usable
+            request.reused = await self._connections.acquire(writer.protocol, writer.transport)
+            request.unusable = False
+            request.transport = writer.transport
         await writer.write(self._value)
-        self._transport.note_sent(self._request)
+        request.sent_at = request.last_activity_at = self._clock()
 
     async def write_with_length(
         self,
@@ -390,7 +402,7 @@ class Transport:
         """Send the request and read the response. Nothing else speaks HTTP."""
         response = await session.post(
             self._url,
-            data=_Body(body, request, self),
+            data=_Body(body, request, self._connections, self._clock),
             headers=self._request_headers,
             allow_redirects=False,
             timeout=self._timeout,
@@ -418,7 +430,7 @@ class Transport:
             # The status is the verdict; only the message was cut short.
             request.abort_upload()
         finally:
-            if response.content.at_eof() and self._connections.may_be_kept:
+            if response.content.at_eof() and self._connections.may_be_reused:
                 response.release()
             else:
                 response.close()
@@ -433,22 +445,6 @@ class Transport:
         while len(received) < MAX_BODY_BYTES and not content.at_eof():
             received += await content.read(MAX_BODY_BYTES - len(received))
             request.last_activity_at = self._clock()
-
-    async def use_connection(self, request: Request, writer: StreamWriter) -> None:
-        """Check a connection right before an order is written to it.
-
-        Raises:
-            UnusableConnectionError: nothing is written.
-        """
-        request.connection = writer.protocol
-        request.unusable = True  # until it is known to be usable
-        request.reused = await self._connections.acquire(writer.protocol, writer.transport)
-        request.unusable = False
-        request.transport = writer.transport
-
-    def note_sent(self, request: Request) -> None:
-        """Note that the body of a request was sent."""
-        request.sent_at = request.last_activity_at = self._clock()
 
     def _response(
         self,

@@ -12,9 +12,7 @@ from behaviours import ATTEMPTS, RETRY_AFTER_CAP_S
 from hostile_server import HostileServer
 
 from everlytic_async import EverlyticClient, RetryPolicy, Timeouts
-
-STORE_HASH = "6361437b-7adf-402c-b4b0-9e4a3a1e5d85"
-CUSTOMER_HASH = "7URV2nrUrSHswsrE"
+from support.delivery import CUSTOMER_HASH, STORE_HASH
 
 QUICK = RetryPolicy(
     attempts=ATTEMPTS, base_s=0.002, cap_s=0.01, retry_after_cap_s=RETRY_AFTER_CAP_S

@@ -10,12 +10,13 @@ import json
 import traceback
 from typing import Any
 
-from hostile_client import CUSTOMER_HASH, PATIENT, STORE_HASH, client_at
+from hostile_client import PATIENT, client_at
 from hostile_server import order_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from everlytic_async import EverlyticError, InvalidOrderError, NotSentError, Receipt, RetryPolicy
+from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import Connection, RawServer, Script
 
 ONCE = RetryPolicy(attempts=1)

@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 import pytest
 from behaviours import BEHAVIOURS, PLAYS
-from hostile_client import CUSTOMER_HASH, PATIENT, QUICK, STORE_HASH, client_of, small_session
+from hostile_client import PATIENT, QUICK, client_of, small_session
 from hostile_server import HostileServer, order_for
 
 from everlytic_async import (
@@ -31,6 +31,7 @@ from everlytic_async import (
     Timeouts,
 )
 from everlytic_async.events import Event, OrderEnded
+from support.delivery import CUSTOMER_HASH, STORE_HASH
 
 STATM = Path("/proc/self/statm")
 #: All but those that stop a batch (by a pause that is too long, too), or do their harm to whatever

@@ -164,6 +164,18 @@ def test_the_walk_finds_a_secret() -> None:
 async def not_plain(event: object) -> None: ...
 
 
+ENVIRONMENT = {
+    "base_url": "https://shop.example",
+    "store_hash": STORE_HASH,
+    "customer_hash": CUSTOMER_HASH,
+}
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(f"EVERLYTIC_{name.upper()}", value)
+
+
 WRONG: list[dict[str, Any]] = [
     {"base_url": None},
     {"base_url": ""},
@@ -200,38 +212,22 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.parametrize("from_env", [False, True])
 @pytest.mark.parametrize("wrong", range(len(WRONG)), ids=lambda index: str([*WRONG[index]]))
-def test_a_wrong_setting(wrong: int) -> None:
+def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, wrong: int, *, from_env: bool) -> None:
+    set_environment(monkeypatch)
+    settings = {**WRONG[wrong]} if from_env else {**ENVIRONMENT, **WRONG[wrong]}
+    make = EverlyticClient.from_env if from_env else EverlyticClient
     with pytest.raises(ConfigurationError) as caught:
-        EverlyticClient(
-            **{
-                "base_url": "https://shop.example",
-                "store_hash": STORE_HASH,
-                "customer_hash": CUSTOMER_HASH,
-                **WRONG[wrong],
-            }
-        )
-    holds_no_secret(caught.value)
-
-
-@pytest.mark.parametrize("wrong", range(len(WRONG)), ids=lambda index: str([*WRONG[index]]))
-def test_a_wrong_setting_beside_the_environment(
-    monkeypatch: pytest.MonkeyPatch, wrong: int
-) -> None:
-    monkeypatch.setenv("EVERLYTIC_BASE_URL", "https://shop.example")
-    monkeypatch.setenv("EVERLYTIC_STORE_HASH", STORE_HASH)
-    monkeypatch.setenv("EVERLYTIC_CUSTOMER_HASH", CUSTOMER_HASH)
-    with pytest.raises(ConfigurationError) as caught:
-        EverlyticClient.from_env(**WRONG[wrong])
+        make(**settings)
+    del settings
     holds_no_secret(caught.value)
 
 
 @pytest.mark.parametrize("name", ["BASE_URL", "STORE_HASH", "CUSTOMER_HASH"])
 @pytest.mark.parametrize("value", [None, "", "two words"])
 def test_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str | None) -> None:
-    monkeypatch.setenv("EVERLYTIC_BASE_URL", "https://shop.example")
-    monkeypatch.setenv("EVERLYTIC_STORE_HASH", STORE_HASH)
-    monkeypatch.setenv("EVERLYTIC_CUSTOMER_HASH", CUSTOMER_HASH)
+    set_environment(monkeypatch)
     if value is None:
         monkeypatch.delenv(f"EVERLYTIC_{name}")
     else:
