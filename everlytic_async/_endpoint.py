@@ -55,7 +55,7 @@ def endpoint_url(base_url: object, *, allow_http: bool = False) -> str:
         raise ConfigurationError(f"{_WHERE} is not a URL") from error
     if parts.scheme not in _DEFAULT_PORTS or not host:
         raise ConfigurationError(
-            f"{_WHERE} must be a whole URL that begins with https://, such as "
+            f"{_WHERE} must be a whole URL that starts with https://, such as "
             "https://shop.everlytic.net"
         )
     if parts.username is not None or parts.query or parts.fragment:
@@ -76,11 +76,11 @@ def endpoint_url(base_url: object, *, allow_http: bool = False) -> str:
         url = str(URL(f"{parts.scheme}://{shown}{prefix}{PATH}"))
     except ValueError as error:
         raise ConfigurationError(f"{_WHERE} is not a URL") from error
-    # Judged by the host that is connected to, not by how it was written.
+    # What counts is the host that is connected to, not how it was written.
     if parts.scheme == "http" and not allow_http and not is_loopback(host):
         raise ConfigurationError(
             f"{_WHERE} must begin with https://: over http:// anybody on the way reads the hashes "
-            "and the orders; if that is meant, set allow_http=True, or give --allow-http"
+            "and the orders; set allow_http=True (--allow-http) to accept that"
         )
     return url
 
@@ -117,40 +117,40 @@ def _normal_host(host: str) -> str:
 
 
 def ledger_scope(base_url: str, url: str, store_hash: str) -> ScopeName:
-    """What stands for an endpoint and a store in a ledger. It says nothing of the hash.
+    """What names an endpoint and a store in a ledger. It reveals nothing of the hash.
 
     Args:
-        base_url: As the user gave it.
+        base_url: As the user wrote it.
         url: The endpoint's URL in normal form.
         store_hash: The store's hash.
     """
     return ScopeName(
-        _digest(url, store_hash), partial(_earlier_scopes, base_url.strip(), url, store_hash)
+        _scope(url, store_hash), partial(_earlier_scopes, base_url.strip(), url, store_hash)
     )
 
 
-def _digest(url: str, store_hash: str) -> str:
+def _scope(url: str, store_hash: str) -> str:
     return hashlib.sha256(f"{url}\0{store_hash}".encode()).hexdigest()[:32]
 
 
 def _earlier_scopes(
     base_url: str, url: str, store_hash: str, hosts: Iterable[str]
 ) -> frozenset[str]:
-    """The scopes of this endpoint and store in ledgers of versions that knew no normal form.
+    """The scopes of this endpoint and store in ledgers of versions without the normal form.
 
-    Those made a digest of the URL as it was written. The hosts that a ledger noted, and a few usual
-    spellings, tell how it may have been written.
+    Those hashed the URL as it was written. The hosts that a ledger noted, and a few usual
+    spellings, show how it may have been written.
     """
-    normal, given = urlsplit(url), urlsplit(base_url)
-    prefixes = {_prefix(normal.path), _prefix(given.path)}
+    normal, written_as = urlsplit(url), urlsplit(base_url)
+    prefixes = {_prefix(normal.path), _prefix(written_as.path)}
     prefixes |= {f"{prefix}/." for prefix in prefixes} | {f"/.{prefix}" for prefix in prefixes}
     scopes = set()
-    for host in {given.netloc, *hosts, *_spellings(normal.netloc, normal.scheme)}:
+    for host in {written_as.netloc, *hosts, *_spellings(normal.netloc, normal.scheme)}:
         for prefix in prefixes:
             written = f"{normal.scheme}://{host}{prefix}{PATH}"
-            if _names(written, url):
-                scopes.add(_digest(written, store_hash))
-    return frozenset(scopes - {_digest(url, store_hash)})
+            if _leads_to(written, url):
+                scopes.add(_scope(written, store_hash))
+    return frozenset(scopes - {_scope(url, store_hash)})
 
 
 def _spellings(netloc: str, scheme: str) -> Iterable[str]:
@@ -166,7 +166,7 @@ def _spellings(netloc: str, scheme: str) -> Iterable[str]:
         yield from (f"{spelling}{dot}{port}" for dot in ("", ".") for port in ports)
 
 
-def _names(written: str, url: str) -> bool:
+def _leads_to(written: str, url: str) -> bool:
     try:
         return endpoint_url(written, allow_http=True) == url
     except ConfigurationError:

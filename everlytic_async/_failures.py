@@ -29,7 +29,7 @@ SESSION_CLOSED = "the caller's session is closed"
 NOT_SENT = "the order was not sent to "
 
 
-_NO_CONNECTION = "the connection did not stand in time"
+_NO_CONNECTION = "the connection was not established in time"
 #: What went wrong, for a person who has to fix it. The first class that fits counts. Whether the
 #: order was sent is not a matter of the class: the upload tracker knows.
 ERROR_MESSAGES: tuple[tuple[type[BaseException], str], ...] = (

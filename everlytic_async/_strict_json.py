@@ -1,9 +1,9 @@
 """JSON read strictly: the one decoder for files and for the messages of the queue.
 
-Python's `json` is lax where it matters. Here a key that is given twice, a number of over 1,000
+Python's `json` is lax where it matters. Here a key that appears twice, a number of over 1,000
 digits or with a huge exponent, and text that is nested too deeply raise `JsonFaultError`, and
 fractions stay exact. What it says of a fault never holds a value: it may be a customer's. Its time
-grows linearly with the text; how long a text may be is decided by whoever reads it.
+grows linearly with the text; how long a text may be is for the reader to decide.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         twice: set[str] = set()
         for key, _value in pairs:
-            # A name that is no field's may be a value gone astray.
+            # A name that is no field's may be a value in the wrong place.
             if key in seen and key in _FIELDS:
                 twice.add(key)
             seen.add(key)
@@ -126,7 +126,7 @@ def _fault(error: Exception) -> JsonFaultError:
 
 
 def non_finite_faults(record: dict[str, Any]) -> list[str]:
-    """The faults of the floats in a decoded object, wherever they stand; at most `MAX_FAULTS`."""
+    """The faults of the floats in a decoded object, wherever they are; at most `MAX_FAULTS`."""
     faults: list[str] = []
     pending: list[tuple[_Path | None, Any]] = [(None, record)]
     while pending:

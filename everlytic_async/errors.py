@@ -8,11 +8,11 @@
     ├── RejectedError               the endpoint answered that it refuses this order
     │   └── AuthenticationError     401: the store hash or the customer hash is wrong
     ├── ThrottledError              429, 408, an immediate 503: not processed, no retries left
-    ├── NotSentError                never connected, or cut before the body had left
+    ├── NotSentError                never connected, or cut before the body was sent
     ├── UnknownOutcomeError         the trigger may have been processed
     │   ├── ServerError             a 5xx; a 503 only where it came late
-    │   ├── ResponseTimeoutError    the body had left, no answer came in time
-    │   ├── ConnectionLostError     the body had left, the connection ended
+    │   ├── ResponseTimeoutError    the body was sent, no response came in time
+    │   ├── ConnectionLostError     the body was sent, the connection ended
     │   └── UnexpectedResponseError a 2xx that is HTML: a login page or a proxy answered
     ├── SkippedError                the ledger says that it was sent, or may have been, before
     ├── LedgerError                 the ledger can't be read or written
@@ -68,8 +68,8 @@ _AT = re.compile(
 def redact_emails(text: str) -> str:
     """Text of the endpoint without e-mail addresses: it may name anybody, not only the contact.
 
-    It is used once, where the answer is judged, and for what others write: so no log, record or
-    screen has to.
+    It is used once, where the response is parsed, and for other servers' texts: so no log, record
+    or screen has to.
     """
     return _WORD.sub(lambda word: "[an address]" if _AT.search(word[0]) else word[0], text)
 
@@ -89,7 +89,7 @@ class EverlyticError(Exception):
 
     Attributes:
         message: What happened and what to do next, for a person to read.
-        attempts: How many POSTs were begun for the order before this error was final.
+        attempts: How many POSTs were started for the order until this error was final.
         may_have_been_processed: Whether the endpoint may have acted on the order. True only for
             `UnknownOutcomeError` and below.
     """
@@ -110,7 +110,7 @@ class ConfigurationError(EverlyticError, ValueError):
 
 
 class InvalidOrderError(EverlyticError, ValueError):
-    """The order can't be a valid trigger; nothing left this process.
+    """The order can't be a valid trigger; nothing was sent.
 
     Attributes:
         faults: The faults of the order, up to 20, each beginning with the path of its field, such
@@ -136,7 +136,7 @@ class InvalidOrderError(EverlyticError, ValueError):
 
 
 class _StatusError(EverlyticError):
-    """An error that may come from an answer, and then knows its status."""
+    """An error that may come from a response, and then knows its status."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message, status)
@@ -147,7 +147,7 @@ class RejectedError(_StatusError):
     """The endpoint answered that it refuses this order. It was not processed.
 
     Attributes:
-        status: The HTTP status of the answer. A 2xx means that the body held an error word.
+        status: The HTTP status of the response. A 2xx means that the body held an error word.
         before_any_acceptance: Whether the ledger, if there is one, knew of no order that this
             endpoint and store accepted. Then the address, the workflow or the account may be at
             fault, and the ledger keeps the order as not sent.
@@ -164,7 +164,7 @@ class ThrottledError(EverlyticError):
     """The endpoint was busy until the retries ran out: 429, 408 or an immediate 503. Not processed.
 
     Attributes:
-        status: The HTTP status of the last answer.
+        status: The HTTP status of the last response.
         retry_after_s: How long the endpoint asked to wait, in seconds; None if it did not say.
     """
 
@@ -177,11 +177,10 @@ class ThrottledError(EverlyticError):
 
 
 class NotSentError(EverlyticError):
-    """No connection, or it was cut before the body had left: surely not processed.
+    """No connection, or it was cut before the body was sent: surely not processed.
 
     Attributes:
-        connected: Whether a connection stood, so that the endpoint can be reached: it was cut while
-            the order was on its way.
+        connected: Whether there was a connection, so that the endpoint can be reached.
     """
 
     connected: bool = False
@@ -191,7 +190,7 @@ class UnknownOutcomeError(_StatusError):
     """The trigger may have been processed: nobody knows. Sending it again may notify twice.
 
     Attributes:
-        status: The HTTP status of the answer, where there was one.
+        status: The HTTP status of the response, if there was one.
     """
 
     may_have_been_processed = True
@@ -203,7 +202,7 @@ class ServerError(UnknownOutcomeError):
     A 503 only where it came late: a gateway had passed the order on and gave up waiting.
 
     Attributes:
-        status: The HTTP status of the answer.
+        status: The HTTP status of the response.
         retry_after_s: How long a late 503 asked to wait, in seconds; None if it did not say.
     """
 
@@ -216,15 +215,15 @@ class ServerError(UnknownOutcomeError):
 
 
 class ResponseTimeoutError(UnknownOutcomeError):
-    """The whole body had left, and no complete answer came in time."""
+    """The whole body was sent, and no complete response came in time."""
 
 
 class ConnectionLostError(UnknownOutcomeError):
-    """The whole body had left, and the connection ended before a complete answer."""
+    """The whole body was sent, and the connection ended before a complete response."""
 
 
 class UnexpectedResponseError(UnknownOutcomeError):
-    """An answer that this endpoint would not give, such as an HTML page. The address is suspect."""
+    """Not a response of this endpoint, such as an HTML page: the address is probably wrong."""
 
 
 class SkippedError(EverlyticError):

@@ -89,7 +89,7 @@ HANDSHAKES = {
     "alert": Broken(_after_hello(b"\x15\x03\x03\x00\x02\x02\x28"), "the TLS handshake failed"),
     "garbage": Broken(_after_hello(b"\x00" * 500), "the TLS handshake failed"),
     "plain-http": Broken(_after_hello(b"HTTP/1.1 400 No\r\n\r\n"), "the TLS handshake failed"),
-    "hangs": Broken(_hang, "the connection did not stand in time", hangs=True),
+    "hangs": Broken(_hang, "the connection was not established in time", hangs=True),
 }
 
 

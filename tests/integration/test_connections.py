@@ -245,7 +245,7 @@ async def test_time_in_which_the_loop_stood_still_is_not_counted_while_connectin
             await clock.advance(4)
             assert not post.done()
             await clock.advance(2)
-            with pytest.raises(NotSentError, match="did not stand in time"):
+            with pytest.raises(NotSentError, match="was not established in time"):
                 await post
 
 

@@ -184,7 +184,7 @@ async def is_not_sent(transport: Transport, reason: str) -> None:
 @pytest.mark.parametrize("timeouts", [{"connect_s": 0.15}, {"total_s": 0.15}], ids=str)
 async def test_a_connection_that_hangs_is_not_sent(timeouts: dict[str, float]) -> None:
     async with full_backlog() as url, a_transport(url, **timeouts) as transport:
-        await is_not_sent(transport, "did not stand in time")
+        await is_not_sent(transport, "was not established in time")
 
 
 async def test_an_unknown_host_and_a_closed_session_are_not_sent() -> None:
