@@ -1,4 +1,4 @@
-"""Events are frozen values; the dispatcher tells them to every hook and to the log, whatever hooks do."""
+"""Events are frozen values; the dispatcher hands them to every hook and to the log."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from everlytic_async.events import (
     BatchEnded,
     BatchStarted,
     CoolDown,
+    Dispatcher,
     Event,
     Hook,
-    Dispatcher,
     OrderEnded,
     OutageEnded,
     RateChanged,
@@ -208,7 +208,7 @@ def test_what_cannot_be_called_is_no_hook(given: Any) -> None:
         as_hooks(given)
 
 
-# ----------------------------------------------------------------------------------------- the dispatcher
+# ------------------------------------------------------------------------- the dispatcher
 
 
 def test_every_hook_hears_every_event_in_turn() -> None:

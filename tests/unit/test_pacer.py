@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from everlytic_async._pacer import Halt, HaltedError, Pacer, RetryBudget
 from everlytic_async.errors import NotSentError
-from everlytic_async.events import CoolDown, Event, Dispatcher, OutageEnded, RateChanged
+from everlytic_async.events import CoolDown, Dispatcher, Event, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 from support.clock import Alarm, FakeClock, settle
 

@@ -15,7 +15,7 @@ from worker_shop import Shop, emptied, running, until
 
 from everlytic_async import Pacing, RetryPolicy, SqliteLedger
 from everlytic_async._pacer import Halt, Pacer
-from everlytic_async.events import AttemptEnded, CoolDown, Event, Dispatcher, OrderEnded
+from everlytic_async.events import AttemptEnded, CoolDown, Dispatcher, Event, OrderEnded
 from everlytic_async.worker import OrderQueue, QueueSettings, Worker
 from everlytic_async.worker._pace import SharedPace, _read
 from support.clock import FakeClock
