@@ -178,7 +178,12 @@ class Book:
         )
         if entry.state in self._terms.again:
             self._ended.add(entry.key)
-        recording = asyncio.ensure_future(self._session.record(entry))
+        try:
+            recording = asyncio.ensure_future(self._session.record(entry))
+        except LedgerError as error:  # it is closed
+            self._fail(error)
+            then(result)
+            return
         recording.add_done_callback(partial(self._recorded, result, then))
 
     def _recorded(

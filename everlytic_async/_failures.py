@@ -113,6 +113,7 @@ def error_for(
     if never_connected or not request.body_sent():
         failure = NotSentError(f"{NOT_SENT}{host}: {reason}")
         failure.connected = request.connection is not None
+        failure.is_local = _own_limit(error) is not None
         return failure
     message = f"the order was sent to {host}, but {reason}: it may have been processed"
     for kinds, verdict in _UNKNOWN_OUTCOMES:

@@ -58,7 +58,6 @@ class Job:
     """One order on its way: what it is, and what is known of its attempts so far."""
 
     __slots__ = (
-        "abandoned",
         "attempts",
         "body",
         "claimed",
@@ -90,8 +89,6 @@ class Job:
         self.digest = ""
         #: Whether it was claimed from a ledger, which then has to record its outcome.
         self.claimed = False
-        #: Whether its sending was cancelled, so that its outcome is recorded already.
-        self.abandoned = False
         self.attempts = 0
         #: When the first attempt was admitted: the retry deadline runs from then.
         self.started_at = 0.0

@@ -221,7 +221,7 @@ class Pacer:
         if self._waiters:
             return None
         now = self._now()
-        if self.trouble.probing:
+        if self.trouble.probing and self.in_flight == 0:
             self.trouble.update(now)
         if self.in_flight >= self._most_in_flight() or self._due(now) > now:
             return None

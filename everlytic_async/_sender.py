@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from everlytic_async._book import Book, digest_of
+from everlytic_async._cancel import deadline
 from everlytic_async._failures import SESSION_CLOSED
 from everlytic_async._job import AnyOrder, Job, coerce_order, combine, outcome_for
 from everlytic_async._pacer import Halt, HaltedError, LateError, Pacer
@@ -87,34 +88,32 @@ class Sender:
         """
         job = self.prepare(0, raw, key_of)
         del raw  # so that this frame doesn't show it
-        if isinstance(job, OrderResult):
-            result, recordable = job, True
-        else:
-            result = await self._deliver_by(job, halt, book, deadline_s)
-            recordable = job.claimed and not job.abandoned
-        if book is not None and recordable:
-            await self._record(book, result, "" if isinstance(job, OrderResult) else job.digest)
+        result = job if isinstance(job, OrderResult) else None
+        wait_until = self.clock() + (deadline_s or self.retry.deadline_s)
+        try:
+            async with deadline(deadline_s) as scope:
+                if isinstance(job, Job):
+                    result = await self.deliver(job, halt, book, wait_until)
+                if book is not None and result is not None:
+                    await self._record(book, job, result)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        if result is None:
+            assert isinstance(job, Job)  # noqa: S101 - else there is a result
+            reason = f"its deadline of {deadline_s:g} s passed"
+            result = self._make_result(job, job.abandoned_error(reason))
         if result.receipt is not None:
             return result.receipt
         assert result.error is not None  # noqa: S101 - what is not sent says why
         raise result.error
 
-    async def _deliver_by(
-        self, job: Job, halt: Halt, book: Book | None, deadline_s: float | None
-    ) -> OrderResult:
-        wait_until = self.clock() + (deadline_s or self.retry.deadline_s)
-        try:
-            async with asyncio.timeout(deadline_s) as scope:
-                return await self.deliver(job, halt, book, wait_until)
-        except TimeoutError:
-            if not scope.expired():
-                raise
-        error = job.abandoned_error(f"its deadline of {deadline_s:g} s passed")
-        return self._make_result(job, error)
-
     @staticmethod
-    async def _record(book: Book, result: OrderResult, digest: str) -> None:
+    async def _record(book: Book, job: Job | OrderResult, result: OrderResult) -> None:
+        if isinstance(job, Job) and not job.claimed:
+            return
         recorded = asyncio.Event()
+        digest = job.digest if isinstance(job, Job) else ""
         book.record(result, digest, lambda _result: recorded.set())
         await recorded.wait()
         if book.failure is not None:
@@ -138,14 +137,16 @@ class Sender:
             order = coerce_order(raw)
         except InvalidOrderError as error:
             return self._invalid(index, raw, key_of, error)
-        except Exception as error:  # noqa: BLE001 - a mapping of the caller's, lazy perhaps
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's mapping
             fault = InvalidOrderError([f"order: reading it raised {type(error).__name__}"])
             fault.__cause__ = error
             return OrderResult(index, None, raw, Outcome.INVALID, None, fault)
         body = encode(order)
         try:
             key = order_key(order, body) if key_of is None else _call_key_function(key_of, raw)
-        except Exception as error:  # noqa: BLE001 - whatever a caller's function raises
+        except InvalidOrderError as error:
+            return self._invalid(index, raw, None, error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's function
             fault = InvalidOrderError(
                 [f"key: the given function raised {type(error).__name__}"],
                 order_id=order_id_of(raw),
@@ -192,7 +193,6 @@ class Sender:
             )
             verdict.__cause__ = job.unforeseen = error
         except BaseException:
-            job.abandoned = True
             known = job.abandoned_error("its sending was cancelled")
             if book is not None:
                 state = State(str(outcome_for(known)))
@@ -235,7 +235,7 @@ class Sender:
         if key_of is not None:
             try:
                 key = _call_key_function(key_of, given)
-            except Exception:  # noqa: BLE001 - what is missing may be just what it looks for
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - it may miss something
                 key = None
         result = OrderResult(index, key, given, Outcome.INVALID, None, error)
         if self.dispatcher.has_listeners:
@@ -260,15 +260,15 @@ class Sender:
         self, job: Job, halt: Halt, first: EverlyticError, wait_until: float | None
     ) -> Receipt | EverlyticError:
         """The attempts after the first, which needs no tenacity if it is accepted."""
-        deadline = job.started_at + self.retry.deadline_s
+        until = job.started_at + self.retry.deadline_s
         if wait_until is not None:
-            deadline = min(deadline, wait_until)
+            until = min(until, wait_until)
         control = retrying(
             policy=self.retry,
             delivery=self.delivery,
             pacer=self.pacer,
             halt=halt,
-            deadline=deadline,
+            deadline=until,
             clock=self.clock,
             on_backoff=lambda error, wait_s: self._emit(
                 job, BackingOff, attempt=job.attempts, wait_s=wait_s, error=error
@@ -279,7 +279,7 @@ class Sender:
             async for attempt in control:
                 with attempt:
                     if attempt.retry_state.attempt_number > 1:
-                        verdict = await self._attempt(job, halt, deadline)
+                        verdict = await self._attempt(job, halt, until)
                     if isinstance(verdict, EverlyticError):
                         raise verdict
         except LateError:
@@ -406,6 +406,8 @@ def _call_key_function(key_of: KeyOf, given: AnyOrder) -> str:
         return str(key)  # a shop's number
     if not isinstance(key, str):
         raise TypeError("a key is text")
+    if not key.strip():
+        raise InvalidOrderError(["key: must not be blank"])
     return key
 
 

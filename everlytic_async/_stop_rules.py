@@ -18,7 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from everlytic_async._pacer import Pacer
-from everlytic_async.errors import AuthenticationError, NotSentError, RejectedError
+from everlytic_async.errors import (
+    AuthenticationError,
+    NotSentError,
+    RejectedError,
+    ThrottledError,
+    UnknownOutcomeError,
+)
 from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import RetryPolicy
 
@@ -74,6 +80,8 @@ class StopRules:
 
     def _trouble(self, result: OrderResult) -> str | None:
         trouble, error = self._pacer.trouble, result.error
+        if not isinstance(error, NotSentError | ThrottledError | UnknownOutcomeError):
+            return None  # nothing was attempted, or the endpoint answered
         if trouble.gave_up is not None:
             why = trouble.gave_up
         elif isinstance(error, NotSentError) and self._used_up_its_retries(result, error):
@@ -83,8 +91,11 @@ class StopRules:
         last = trouble.last
         if last is None:  # a quota
             return f"{self._host}: {why}{_workflow(result)}. {_RUN_AGAIN}"
-        unreachable = isinstance(last, NotSentError) and not last.connected
-        state = "could not be reached" if unreachable else "is in trouble"
+        state = "is in trouble"
+        if isinstance(last, NotSentError) and last.is_local:
+            state = "was not reached, by a limit of this machine"
+        elif isinstance(last, NotSentError) and not last.connected:
+            state = "could not be reached"
         return (
             f"{self._host} {state}: {why}{_workflow(result)}. The last: {last.message}. "
             f"{_RUN_AGAIN}"
@@ -101,6 +112,9 @@ class StopRules:
 
 
 def _workflow(result: OrderResult) -> str:
-    order = result.order
-    workflow_id = order.get("workflow_id") if isinstance(order, Mapping) else order.workflow_id
+    order = result.order  # whatever the source yielded
+    if isinstance(order, Mapping):
+        workflow_id = order.get("workflow_id")
+    else:
+        workflow_id = getattr(order, "workflow_id", None)
     return "" if workflow_id is None else f" (workflow {workflow_id})"

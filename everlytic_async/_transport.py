@@ -240,6 +240,8 @@ class Transport:
         Raises:
             ConfigurationError: says what to do instead.
         """
+        if self.is_inherited:
+            raise ConfigurationError(_OTHER_PROCESS)
         if self._closed:
             raise ConfigurationError(_CLOSED)
         if self._pid is not None:

@@ -73,11 +73,13 @@ class Trouble:
         Returns:
             Whether everybody pauses now.
         """
-        self.update(now)
+        self.update(admitted_at)
         self._last_at = now
         if self.since is None:
             self.since = now
         self.last = error
+        if self.probing:
+            self._give_up_if_over(now)
         if self.probing:
             if admitted_at < self._probing_since:
                 return False  # it was in flight before, and was no probe
@@ -93,13 +95,21 @@ class Trouble:
         return True
 
     def update(self, now: float) -> None:
-        """Forget the trouble, or give up, where the time for it has come."""
+        """Forget the trouble, or give up, if the time for it has come.
+
+        Args:
+            now: When an attempt starts.
+        """
         deadline_s = self._policy.deadline_s
         if now - self._last_at > deadline_s:
             self._clear()  # after so long nobody knows whether it is still the same trouble
-        elif self.probing and self.gave_up is None and self.since is not None:
+        elif self.probing:
+            self._give_up_if_over(now)
+
+    def _give_up_if_over(self, now: float) -> None:
+        if self.gave_up is None and self.since is not None:
             lasted_s = now - self.since
-            if lasted_s >= deadline_s:
+            if lasted_s >= self._policy.deadline_s:
                 self.gave_up = f"no order was accepted or refused for {lasted_s:.0f} s"
 
     def quota_used_up(self, now: float, reason: str) -> None:

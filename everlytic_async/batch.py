@@ -263,8 +263,6 @@ class OrderStream:
             jobs = await self._without_skipped(self._book, jobs)
         for job in jobs:
             self._jobs.put_nowait(job)
-        if self._halt.reason is not None and self.stopped is None:
-            self._fail(self._halt.reason)  # the client was closed
 
     async def _without_skipped(self, book: Book, jobs: list[Job]) -> list[Job]:
         for job in jobs:
@@ -318,6 +316,8 @@ class OrderStream:
             self._fail(why)
         if self._book is not None and self._book.failure is not None:
             self._fail(str(self._book.failure))
+        if self._halt.reason is not None:  # not by `stop`: the client was closed
+            self._fail(self._halt.reason)
 
     def _abandoned(self, job: Job, reason: str) -> OrderResult:
         return self._sender.end(job, job.abandoned_error(reason))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 import os
@@ -30,6 +31,7 @@ from everlytic_async.batch import OrderStream
 from everlytic_async.errors import (
     BatchStoppedError,
     ConfigurationError,
+    LedgerError,
     SkippedError,
     SourceError,
 )
@@ -221,6 +223,9 @@ class EverlyticClient:
         finally:
             try:
                 await self._transport.close()
+                # What was still in flight ends now, and has its outcome recorded.
+                await self._pacer.drained(_GRACE_S)
+                await asyncio.sleep(0)
             finally:
                 self._ledger_session = None
                 await self._closing.aclose()
@@ -269,7 +274,8 @@ class EverlyticClient:
                 another process, event loop or thread.
         """
         self._transport.check_open()
-        if deadline_s is not None and not 0 < deadline_s < math.inf:
+        number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
+        if deadline_s is not None and not (number and 0 < deadline_s < math.inf):
             raise ConfigurationError(
                 f"deadline_s must be a number of seconds above 0, got {deadline_s!r}"
             )
@@ -365,20 +371,32 @@ class EverlyticClient:
             BatchStoppedError: when the batch ended early for any other reason, with the report so
                 far as ``report``; of an error that was not foreseen, that is the cause.
         """
-        began = time.monotonic()
+        started_at = time.monotonic()
         results: list[OrderResult] = []
-        stream_of = self.stream_orders(
-            orders, ordered=ordered, ledger=ledger, key=key, resend=resend
-        )
+        stream = self.stream_orders(orders, ordered=ordered, ledger=ledger, key=key, resend=resend)
         del orders  # so that this frame doesn't show them
-        async with stream_of as stream:
-            try:
-                async for result in stream:
-                    results.append(result)  # noqa: PERF401 - kept when the iteration raises
-            except (BatchStoppedError, SourceError) as error:
-                report = BatchReport(tuple(results), time.monotonic() - began, stream.stopped)
-                raise type(error)(error.message, report) from error.__cause__
-        return BatchReport(tuple(results), time.monotonic() - began, stream.stopped)
+        failure: BatchStoppedError | SourceError | None = None
+        unforeseen: Exception | None = None
+        try:
+            async with stream as results_of:
+                try:
+                    async for result in results_of:
+                        results.append(result)  # noqa: PERF401 - kept when the iteration raises
+                except (BatchStoppedError, SourceError) as error:
+                    failure = error
+        except (ConfigurationError, LedgerError):
+            raise
+        except Exception as error:  # noqa: BLE001 - such as what closing the source raises
+            unforeseen = error
+        report = BatchReport(tuple(results), time.monotonic() - started_at, stream.stopped)
+        if failure is None and unforeseen is not None:
+            failure = BatchStoppedError(
+                f"the batch ended with an error that was not foreseen: {type(unforeseen).__name__}"
+            )
+            failure.__cause__ = unforeseen
+        if failure is not None:
+            raise type(failure)(failure.message, report) from failure.__cause__ or unforeseen
+        return report
 
     async def forecast(
         self, orders: Sequence[Order], *, ledger: Ledger, resend: Collection[Outcome] = ()
@@ -458,6 +476,7 @@ class EverlyticClient:
         """
         if not 0 < seconds < math.inf:
             raise ValueError(f"seconds must be a finite number above 0, got {seconds!r}")
+        self._transport.check_place()
         self._pacer.pause(seconds, reason)
 
     def subscribe(

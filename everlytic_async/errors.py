@@ -181,9 +181,11 @@ class NotSentError(EverlyticError):
 
     Attributes:
         connected: Whether there was a connection, so that the endpoint can be reached.
+        is_local: Whether a limit of this machine was the cause, such as its file descriptors.
     """
 
     connected: bool = False
+    is_local: bool = False
 
 
 class UnknownOutcomeError(_StatusError):

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from everlytic_async import (
@@ -19,6 +22,7 @@ from everlytic_async import (
     BatchStoppedError,
     Delivery,
     EverlyticClient,
+    InvalidOrderError,
     NotSentError,
     Outcome,
     Pacing,
@@ -32,6 +36,7 @@ from everlytic_async import (
 from everlytic_async._pacer import Halt
 from everlytic_async.errors import EverlyticError
 from everlytic_async.events import AttemptStarted, Event
+from everlytic_async.ledger import LedgerFile, State
 from support.delivery import (
     CUSTOMER_HASH,
     ENDS,
@@ -417,3 +422,136 @@ async def test_an_unforeseen_error_stops_the_batch_with_its_report_and_its_cause
     assert isinstance(error.__cause__, ZeroDivisionError)
     assert [result.index for result in results] == list(range(5))
     assert results[4].outcome is Outcome.UNKNOWN  # it may have been sent
+
+
+@pytest.mark.parametrize("item", [InvalidOrderError(["line: broken"]), None, 7, {"products": 1}])
+async def test_an_invalid_item_after_a_stop_rule_has_fired_changes_nothing(item: Any) -> None:
+    async def limit(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.answer(429, b"", "Retry-After: 3600")
+
+    async def broken_rows() -> AsyncIterator[Any]:
+        yield order(1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+            yield item
+        yield order(2)
+
+    async with RawServer(limit) as server, EverlyticClient(server.url, **HASHES) as client:
+        with pytest.raises(BatchStoppedError, match="3600"):
+            await client.send_orders(broken_rows())
+        # Nothing was attempted for it, so it stops no other batch.
+        report = await client.send_orders([item])
+    assert report.counts[Outcome.INVALID] == 1
+
+
+async def test_attempts_that_take_longer_than_the_deadline_are_one_run_of_trouble() -> None:
+    async def endpoint(_body: bytes) -> Any:
+        future = asyncio.get_running_loop().create_future()
+        rig.clock.call_later(2, lambda: future.set_result(None))
+        await future
+        return ENDS["silent"]()
+
+    rig = a_rig(endpoint, retry=RetryPolicy(deadline_s=1.5), pacing=Pacing(max_concurrency=8))
+    with pytest.raises(BatchStoppedError):
+        await outcomes_of(rig, orders(64), concurrency=8)
+    assert len(rig.transport.bodies) <= 8 + 8 + 5
+
+
+@pytest.mark.parametrize("own_session", [True, False])
+async def test_closing_the_client_ends_what_is_in_flight_as_unknown_and_records_it(
+    tmp_path: Path, *, own_session: bool
+) -> None:
+    async def hang(connection: Connection) -> None:
+        await connection.request()
+        arrived.set()
+        await connection.closed()
+
+    path = tmp_path / "orders.ledger"
+    arrived = asyncio.Event()
+    async with RawServer(hang) as server, aiohttp.ClientSession() as session:
+        client = EverlyticClient(
+            server.url,
+            **HASHES,
+            ledger=SqliteLedger(path),
+            session=None if own_session else session,
+        )
+        await client.start()
+        one = asyncio.create_task(client.send_order(order(99)))
+        many = asyncio.create_task(client.send_orders(orders(3)))
+        await arrived.wait()
+        while len(server.bodies) < 4:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.001)
+        await client.aclose()
+        with pytest.raises(UnknownOutcomeError):
+            await asyncio.wait_for(one, 5)
+        with pytest.raises(BatchStoppedError, match="closed") as caught:
+            await asyncio.wait_for(many, 5)
+    report = caught.value.report
+    assert report is not None
+    assert report.counts[Outcome.UNKNOWN] == 3
+    with LedgerFile(path, must_exist=True) as file:
+        assert {entry.state for _, entry in file.entries()} == {State.UNKNOWN}
+
+
+class Stuck:
+    """A source whose closing fails."""
+
+    def __init__(self) -> None:
+        self.numbers = iter(range(100))
+
+    def orders(self) -> Iterator[dict[str, Any]]:
+        try:
+            for number in self.numbers:
+                yield order(number)
+        finally:
+            raise OSError("the file is gone")
+
+
+async def test_a_source_that_fails_to_close_does_not_hide_the_report() -> None:
+    async def refuse(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.answer(401, b"")
+
+    async with RawServer(refuse) as server, EverlyticClient(server.url, **HASHES) as client:
+        with pytest.raises(BatchStoppedError, match="401") as caught:
+            await client.send_orders(Stuck().orders())
+    assert caught.value.report is not None
+
+
+async def test_a_blank_key_is_a_fault_and_not_another_orders_name(tmp_path: Path) -> None:
+    answers = Answers()
+    ledger = SqliteLedger(tmp_path / "orders.ledger")
+    async with (
+        RawServer(answers) as server,
+        EverlyticClient(server.url, **HASHES, ledger=ledger) as client,
+    ):
+        report = await client.send_orders(orders(3), key=lambda _order: " ")
+        assert report.counts[Outcome.INVALID] == 3
+        with pytest.raises(InvalidOrderError, match="key: must not be blank"):
+            await client.send_order(order(1), key="")
+    assert server.bodies == []
+
+
+async def test_a_key_function_that_raises_cancelled_error_costs_no_result() -> None:
+    def key(raw: Any) -> str:
+        if raw["order_id"] == "2":
+            raise asyncio.CancelledError
+        return str(raw["order_id"])
+
+    async with RawServer(Answers()) as server, EverlyticClient(server.url, **HASHES) as client:
+        report = await client.send_orders(orders(5), key=key, ordered=True)
+    assert [result.index for result in report.results] == list(range(5))
+    assert report.results[2].outcome is Outcome.INVALID
+
+
+async def test_a_deadline_that_passes_in_a_stall_reads_what_has_arrived_first() -> None:
+    async with RawServer(Answers()) as server, EverlyticClient(server.url, **HASHES) as client:
+        await client.send_order(order(0))
+        sending = asyncio.create_task(client.send_order(order(1), deadline_s=0.2))
+        while len(server.bodies) < 2:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0)
+        time.sleep(0.3)  # noqa: ASYNC251 - the event loop stalls, which is the point
+        assert (await sending).status == 200
