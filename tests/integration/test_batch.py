@@ -1170,9 +1170,8 @@ async def test_a_batch_may_be_cancelled_at_any_time_against_a_server(turns: int)
         await asyncio.wait([task])
         assert task.cancelled()
 
-        own: Any = client._transport._own
+        own: Any = client._transport._owned_session
         assert client._pacer.in_flight == 0
-        assert client._transport._attempts == set()
         assert not own.connector._acquired
         assert (await client.send_order(order(1))).status == 200
         assert sandbox.duplicates in ({}, {"1": 1})  # the order just sent again
