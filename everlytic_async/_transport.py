@@ -444,6 +444,7 @@ class Transport:
         self, response: aiohttp.ClientResponse, received: bytearray, request: Request
     ) -> None:
         content = response.content
+        received += content.read_nowait(MAX_BODY_BYTES)  # nearly always all of it
         while len(received) < MAX_BODY_BYTES and not content.at_eof():
             received += await content.read(MAX_BODY_BYTES - len(received))
             request.last_activity_at = self._clock()

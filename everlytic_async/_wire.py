@@ -60,19 +60,7 @@ CUSTOMER_HASH_HEADER = "x-ev-customer-hash"
 # A busy server refuses immediately. A 503 that took longer comes from a gateway that had passed the
 # order on and gave up waiting for the response (Varnish does so after its first-byte time-out).
 _REFUSED_WITHIN_S = 2.0
-_ERROR_WORDS = frozenset(
-    [
-        "error",
-        "errors",
-        "fail",
-        "failed",
-        "failure",
-        "invalid",
-        "rejected",
-        "denied",
-        "unauthorized",
-    ]
-)
+_ERROR_WORD = re.compile("errors?|fail(?:ed|ure)?|invalid|rejected|denied|unauthorized")
 _MAX_MESSAGE = 300
 _STATUS_ONLY_KEYS = frozenset({"status", "result", "code"})  # they add nothing to the verdict
 _BOM = b"\xef\xbb\xbf"
@@ -213,7 +201,7 @@ def _parse_success(
     status, parsed = receipt.status, receipt.body
     for name, value in _status_fields(parsed):
         word = value.strip().lower() if isinstance(value, str) else ""
-        if word in _ERROR_WORDS:
+        if _ERROR_WORD.fullmatch(word):
             message = _message_suffix(parsed, redact)
             return RejectedError(
                 f"the endpoint answered {status} with {name} {word!r}{message}", status

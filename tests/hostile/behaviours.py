@@ -1,6 +1,6 @@
 """Every misbehaviour of an endpoint, with what has to come of it beside it.
 
-Each is told in two halves: what the server does, and the verdict, for both kinds of delivery. The
+Each has two halves: what the server does, and the verdict, for both kinds of delivery. The
 verdicts are the design's: what surely was not processed is repeated, what may have been is repeated
 only with AT_LEAST_ONCE, and a refusal never is.
 """
@@ -180,7 +180,7 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-# ------------------------------------------------------------------ before the whole order had left
+# ------------------------------------------------------------------ before the whole order was sent
 
 # The kernel of a server takes a small order in before the server can refuse it: these are large.
 
@@ -456,7 +456,7 @@ _sent("no-reason", _processing(answer(200, SUCCESS).replace(b" Reason", b"")))
 
 # ---------------------------------------------------------------------------------------- redirects
 
-#: Another host than the endpoint's, for it has another name. It listens, and must hear nothing.
+#: Another host than the endpoint's, because it has another name. It must receive nothing.
 OTHER = "127.0.0.1"
 
 
@@ -610,9 +610,12 @@ def _echoing(status: int, before: bytes, after: bytes, *headers: str) -> Play:
         both = b" ".join(visit.hashes)
         if status // 100 in (2, 5) and b"error" not in before:
             visit.process()
-        told = [f"X-Echo: {both.decode()}", f'Set-Cookie: {both.decode().replace(" ", "=")}; ="']
-        told += [header.format(*(h.decode() for h in visit.hashes)) for header in headers]
-        data = answer(status, before + both + after, *told)
+        headers_sent = [
+            f"X-Echo: {both.decode()}",
+            f'Set-Cookie: {both.decode().replace(" ", "=")}; ="',
+        ]
+        headers_sent += [header.format(*(h.decode() for h in visit.hashes)) for header in headers]
+        data = answer(status, before + both + after, *headers_sent)
         await visit.send(data.replace(b"Reason", both))
 
     return play

@@ -49,11 +49,11 @@ def client_of(server: HostileServer, **settings: Any) -> EverlyticClient:
 
 def client_at(url: str, **settings: Any) -> EverlyticClient:
     """A client of what is there."""
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         "store_hash": STORE_HASH,
         "customer_hash": CUSTOMER_HASH,
         "retry": QUICK,
         "timeouts": IMPATIENT,
         **settings,
     }
-    return EverlyticClient(url, **given)
+    return EverlyticClient(url, **values)

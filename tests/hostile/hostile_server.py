@@ -69,8 +69,8 @@ class Visit:
         self._start = b""
         self._left = 0
 
-    async def begin(self) -> bool:
-        """Read the head, and as much of the body as tells the order; False where there is none."""
+    async def start(self) -> bool:
+        """Read the head, and as much of the body as names the order; False where there is none."""
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError:
@@ -96,7 +96,7 @@ class Visit:
         while left > 0:
             data = await self._reader.read(min(left, 65_536))
             if not data:
-                raise ConnectionError("the client has left")
+                raise ConnectionError("the client has gone")
             left -= len(data)
             self._left -= len(data)
 
@@ -139,7 +139,7 @@ class Visit:
             pass  # closed hard: data of ours was still unread
 
     async def drip(self, data: bytes, every_s: float = 0.01) -> None:
-        """Send byte by byte, for ever if need be, until the client has left."""
+        """Send byte by byte, for ever if need be, until the client has gone."""
         left = asyncio.ensure_future(self.gone())
         try:
             for byte in data:
@@ -271,7 +271,7 @@ class HostileServer:
             while True:
                 place += 1
                 visit = Visit(self, reader, writer, place)
-                if not await visit.begin():
+                if not await visit.start():
                     return
                 self.in_play += 1
                 try:
@@ -281,11 +281,11 @@ class HostileServer:
                 if not visit.keep:
                     return
         except (ConnectionError, ssl.SSLError):
-            pass  # the client has left
+            pass  # the client has gone
         except asyncio.CancelledError:
             if self._server is not None and self._server.is_serving():
                 raise
-        except Exception as error:  # noqa: BLE001 - told at the end of the test
+        except Exception as error:  # noqa: BLE001 - raised at the end of the test
             self.faults.append(error)
         finally:
             self._handlers.discard(handler)

@@ -23,27 +23,27 @@ def check(
     which = 0 if delivery is Delivery.AT_MOST_ONCE else 1
     number = int(result.order["order_id"])
     expected = behaviour.outcome[which]
-    told = (behaviour.name, result)
-    assert (result.outcome, result.attempts) == (expected, behaviour.posts[which]), told
-    assert server.requests[number] == behaviour.posts[which], told
-    assert result.duplicate_risk == (behaviour.risk and delivery is Delivery.AT_LEAST_ONCE), told
+    context = (behaviour.name, result)
+    assert (result.outcome, result.attempts) == (expected, behaviour.posts[which]), context
+    assert server.requests[number] == behaviour.posts[which], context
+    assert result.duplicate_risk == (behaviour.risk and delivery is Delivery.AT_LEAST_ONCE), context
     if expected is Outcome.SENT:
-        assert result.error is None, told
-        assert result.receipt is not None, told
-        assert server.processed[number] >= 1, told
+        assert result.error is None, context
+        assert result.receipt is not None, context
+        assert server.processed[number] >= 1, context
     else:
-        assert behaviour.error is not None, told
-        assert type(result.error) is behaviour.error, told
-        assert result.error.may_have_been_processed == (expected is Outcome.UNKNOWN), told
+        assert behaviour.error is not None, context
+        assert type(result.error) is behaviour.error, context
+        assert result.error.may_have_been_processed == (expected is Outcome.UNKNOWN), context
         for words in behaviour.says:
-            assert words.format(host=server.host) in result.error.message, told
-        assert "example.com" not in result.error.message, told
+            assert words.format(host=server.host) in result.error.message, context
+        assert "example.com" not in result.error.message, context
     if expected not in (Outcome.SENT, Outcome.UNKNOWN):
-        assert server.processed[number] == 0, told
+        assert server.processed[number] == 0, context
     if delivery is Delivery.AT_MOST_ONCE:
-        assert server.processed[number] <= 1, told
+        assert server.processed[number] <= 1, context
     if behaviour.most_sent is not None:
-        assert server.sent[behaviour.name] <= behaviour.most_sent, told
+        assert server.sent[behaviour.name] <= behaviour.most_sent, context
 
 
 @pytest.mark.parametrize("delivery", Delivery)

@@ -1,4 +1,4 @@
-"""What befalls a connection befalls every order alike: surely not sent, until the order has left.
+"""What befalls a connection befalls every order alike: surely not sent, until the order was sent.
 
 So these are not in the mix: each of them is an outage, which stops a batch.
 """
@@ -116,8 +116,8 @@ async def the_fault(
 
 @pytest.mark.parametrize("delivery", Delivery)
 async def test_a_refused_connection_is_tried_again_and_given_up(delivery: Delivery) -> None:
-    told = await the_fault(f"http://localhost:{await unused_port()}", delivery)
-    assert "the connection was refused" in told
+    message = await the_fault(f"http://localhost:{await unused_port()}", delivery)
+    assert "the connection was refused" in message
 
 
 @pytest.mark.parametrize("delivery", Delivery)
@@ -152,7 +152,7 @@ async def test_a_certificate_that_is_not_the_endpoints(
         assert server.heads == []
 
 
-# -------------------------------------------------------------------------- once the order has left
+# -------------------------------------------------------------------------- once the order was sent
 
 
 async def _reset_unanswered(connection: Connection) -> None:
@@ -175,7 +175,7 @@ async def _hang_up_within_the_answer(connection: Connection) -> None:
 @pytest.mark.parametrize(
     "script", [_reset_unanswered, _reset_within_the_answer, _hang_up_within_the_answer]
 )
-async def test_tls_that_ends_after_the_order_had_left(
+async def test_tls_that_ends_after_the_order_was_sent(
     script: Script, delivery: Delivery, authority: trustme.CA
 ) -> None:
     certificate = authority.issue_cert("localhost")

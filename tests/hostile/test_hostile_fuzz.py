@@ -1,4 +1,4 @@
-"""Whatever is given and whatever is answered: nothing but an `EverlyticError` comes of it.
+"""Whatever is sent and whatever is answered: nothing but an `EverlyticError` comes of it.
 
 Through a real socket; `tests/unit/test_wire.py` does the same to the verdicts alone.
 """
@@ -119,14 +119,14 @@ def test_whatever_is_answered_there_is_a_verdict_and_no_secret_in_it(data: bytes
 
     assert len(server.bodies) == 1
     assert not isinstance(verdict, NotSentError)  # the server has it
-    told = repr(verdict)
+    shown = repr(verdict)
     if isinstance(verdict, EverlyticError):
-        told += repr(verdict.__dict__) + "".join(traceback.format_exception(verdict))
+        shown += repr(verdict.__dict__) + "".join(traceback.format_exception(verdict))
         assert verdict.message.isprintable()
     else:
-        told += repr(verdict.body)
-    assert STORE_HASH not in told
-    assert CUSTOMER_HASH not in told
+        shown += repr(verdict.body)
+    assert STORE_HASH not in shown
+    assert CUSTOMER_HASH not in shown
 
 
 # -------------------------------------------------------------------------------------- orders
@@ -173,7 +173,7 @@ _ORDERS = (
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(_ORDERS)
-def test_whatever_is_given_is_sent_as_json_or_is_invalid(order: Any) -> None:
+def test_whatever_is_passed_is_sent_as_json_or_is_invalid(order: Any) -> None:
     verdict, server = asyncio.run(sent(order, saying(b"HTTP/1.1 204 Done\r\n\r\n")))
 
     if isinstance(verdict, InvalidOrderError):

@@ -86,7 +86,7 @@ def possible(name: str, delivery: Delivery) -> set[Outcome]:
     return outcomes
 
 
-def told(results: list[OrderResult], events: list[Event]) -> Iterator[str]:
+def visible_texts(results: list[OrderResult], events: list[Event]) -> Iterator[str]:
     """All that a user may come to see."""
     for event in events:
         yield repr(event)
@@ -116,7 +116,7 @@ class Memory:
 
 
 def resident_bytes() -> int:
-    """The memory of this process where it can be told, else nothing."""
+    """The memory of this process if it is known, else 0."""
     if not STATM.exists():
         return 0
     return int(STATM.read_text().split()[1]) * resource.getpagesize()
@@ -156,7 +156,7 @@ async def test_every_order_of_the_mix_has_its_one_result_and_nothing_gets_out(
 
     logged = [caplog.text, *(repr(record.__dict__) for record in caplog.records)]
     assert any("attempt" in text for text in logged)
-    for text in (*told(results, events), *logged):
+    for text in (*visible_texts(results, events), *logged):
         assert STORE_HASH not in text
         assert CUSTOMER_HASH not in text
     assert not any("@example.com" in text for text in logged)

@@ -20,15 +20,15 @@ ONCE = RetryPolicy(attempts=1)
 
 
 class Late:
-    """Begins to read an order only when it is told to, and processes what is whole."""
+    """Starts to read an order only when it is let, and processes what is whole."""
 
     def __init__(self) -> None:
-        self.began = asyncio.Event()
+        self.started = asyncio.Event()
         self.go_on = asyncio.Event()
         self.ended = asyncio.Event()
 
     async def __call__(self, visit: Visit) -> None:
-        self.began.set()
+        self.started.set()
         await self.go_on.wait()
         try:
             await visit.read()
@@ -46,7 +46,7 @@ async def test_what_was_given_up_under_way_does_not_arrive_afterwards(given_up: 
         client = client_of(server, session=session, timeouts=timeouts, retry=ONCE)
         await client.start()
         sending = asyncio.create_task(client.send_order(order_for("late", 1, large=True)))
-        await late.began.wait()
+        await late.started.wait()
         if given_up == "client closed":
             await client._transport.close()
         elif given_up == "cancelled":
@@ -70,7 +70,7 @@ async def _half_close(visit: Visit) -> None:
     """Say that nothing more will be said, read all that comes, and do what it asks for."""
     visit.socket.shutdown(socket.SHUT_WR)
     visit.keep = False
-    await asyncio.sleep(0.05)  # for the client to hear of it while the upload is under way
+    await asyncio.sleep(0.05)  # for the client to notice while the upload is under way
     await visit.read()
     visit.process()
 

@@ -385,7 +385,7 @@ _ERRORS = [
 
 @pytest.mark.parametrize("error", _ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("hook", _HOOKS)
-async def test_an_exception_of_a_hook_is_not_sent_only_where_the_order_surely_had_not_left(
+async def test_an_exception_of_a_hook_is_not_sent_only_where_the_order_surely_was_not_sent(
     hook: str, error: Exception
 ) -> None:
     async def fail(*_: object) -> None:
@@ -441,19 +441,19 @@ async def test_a_cancellation_travels_on_whatever_a_hook_raises(*, hidden: bool)
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_exception.append(hide)
-    left: list[bool] = []
+    body_sent: list[bool] = []
     async with (
         RawServer(silent) as server,
         aiohttp.ClientSession(trace_configs=[tracing]) as session,
         a_transport(server.url, session=session) as transport,
     ):
-        post = asyncio.create_task(transport.post(BODY, left.append))
+        post = asyncio.create_task(transport.post(BODY, body_sent.append))
         await until(lambda: server.bodies)
         post.cancel()
         await asyncio.wait([post])
 
     assert post.cancelled()
-    assert left == [True]
+    assert body_sent == [True]
 
 
 async def test_what_ends_the_process_travels_on_and_the_order_may_have_been_processed() -> None:
@@ -465,16 +465,16 @@ async def test_what_ends_the_process_travels_on_and_the_order_may_have_been_proc
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_end.append(fail)
-    left: list[bool] = []
+    body_sent: list[bool] = []
     async with (
         RawServer(accept_all) as server,
         aiohttp.ClientSession(trace_configs=[tracing]) as session,
         a_transport(server.url, session=session) as transport,
     ):
         with pytest.raises(Stop):
-            await transport.post(BODY, left.append)
+            await transport.post(BODY, body_sent.append)
 
-    assert left == [True]
+    assert body_sent == [True]
 
 
 # ------------------------------------------------------------------------- this machine's limits
@@ -596,7 +596,7 @@ async def test_a_proxy_tunnels_and_reads_neither_hashes_nor_orders(authority: tr
     assert b"Proxy-Authorization" not in b"".join(server.heads)
 
 
-async def test_the_clients_own_session_tells_a_proxy_no_hash(authority: trustme.CA) -> None:
+async def test_the_clients_own_session_shows_a_proxy_no_hash(authority: trustme.CA) -> None:
     # Its certificate is not trusted, so that no order leaves: the proxy reads what asks for it.
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(tls)

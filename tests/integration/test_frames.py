@@ -1,7 +1,7 @@
 """No frame of an exception that leaves the package holds a hash, or the order that was sent.
 
 Error trackers send the local variables of every frame away, and rich prints them. The hashes are
-globals here, and no local variable of a test holds them: what is found, the package left there.
+globals here, and no local variable of a test holds them: what is found comes from the package.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PASSWORD = "p4ss-of-the-pr0xy"
 ONCE = RetryPolicy(attempts=1, base_s=0.001)
 
 
-def chain_of(error: BaseException) -> Iterator[BaseException]:
+def chained(error: BaseException) -> Iterator[BaseException]:
     """The exception and all that hang on it, shown or not."""
     pending, seen = [error], set()
     while pending:
@@ -53,16 +53,16 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
         pending += getattr(one, "exceptions", ())
 
 
-def frames_of(error: BaseException) -> Iterator[FrameType]:
-    for one in chain_of(error):
+def frames(error: BaseException) -> Iterator[FrameType]:
+    for one in chained(error):
         step = one.__traceback__
         while step is not None:
             yield step.tb_frame
             step = step.tb_next
 
 
-def texts_of(value: object, depth: int = 0) -> Iterator[str]:
-    """What is seen of a local variable by whoever prints it, or what it holds."""
+def texts_in(value: object, depth: int = 0) -> Iterator[str]:
+    """What is seen of a local variable when it is printed, or what it holds."""
     try:
         yield repr(value)
     except AttributeError:
@@ -70,10 +70,10 @@ def texts_of(value: object, depth: int = 0) -> Iterator[str]:
     if depth < 5 and not isinstance(value, str | bytes):
         if isinstance(value, Mapping):
             for pair in value.items():
-                yield from texts_of(pair, depth + 1)
+                yield from texts_in(pair, depth + 1)
         elif isinstance(value, list | tuple | set | frozenset):
             for item in value:
-                yield from texts_of(item, depth + 1)
+                yield from texts_in(item, depth + 1)
 
 
 def as_sentry_sends_it(error: BaseException) -> str:
@@ -105,18 +105,18 @@ def as_rich_prints_it(error: BaseException) -> str:
     return capture.get()
 
 
-def leaks_of(error: BaseException, *secrets: str) -> list[str]:
+def find_leaks(error: BaseException, *secrets: str) -> list[str]:
     """Where a secret is found."""
     found = [
         f"{frame.f_code.co_qualname}: {name}"
-        for frame in frames_of(error)
+        for frame in frames(error)
         for name, value in frame.f_locals.items()
-        for text in texts_of(value)
+        for text in texts_in(value)
         if any(secret in text for secret in secrets)
     ]
     found += [
         f"the {type(one).__name__} itself"
-        for one in chain_of(error)
+        for one in chained(error)
         if any(secret in f"{one} {one!r} {vars(one)}" for secret in secrets)
     ]
     shown = {"sentry": as_sentry_sends_it(error), "rich": as_rich_prints_it(error)}
@@ -125,14 +125,14 @@ def leaks_of(error: BaseException, *secrets: str) -> list[str]:
 
 
 def holds_no_secret(error: BaseException) -> None:
-    assert leaks_of(error, STORE_HASH, CUSTOMER_HASH, PASSWORD) == []
+    assert find_leaks(error, STORE_HASH, CUSTOMER_HASH, PASSWORD) == []
     # What the caller's own frames hold is the caller's.
     ours = [
         f"{frame.f_code.co_qualname}: {name}"
-        for frame in frames_of(error)
+        for frame in frames(error)
         if not frame.f_code.co_filename.startswith(TESTS)
         for name, value in frame.f_locals.items()
-        for text in texts_of(value)
+        for text in texts_in(value)
         if CUSTOMER in text
     ]
     assert ours == []
@@ -153,7 +153,7 @@ def test_the_walk_finds_a_secret() -> None:
 
     with pytest.raises(ValueError, match="1") as caught:
         leak()
-    found = leaks_of(caught.value, STORE_HASH)
+    found = find_leaks(caught.value, STORE_HASH)
     assert any("leak" in where for where in found)
     assert {"sentry", "rich"} <= set(found)
 
@@ -377,7 +377,7 @@ async def test_a_caller_who_gives_up_a_batch() -> None:
 async def test_what_the_caller_was_handling_stays_whole() -> None:
     async with RawServer(keep_silent) as server, a_client(server.url, own=True) as client:
         error = await raised_by(while_handling_another_error(client, 10))
-    (handled,) = (one for one in chain_of(error) if isinstance(one, KeyError))
+    (handled,) = (one for one in chained(error) if isinstance(one, KeyError))
     assert handled.__traceback__ is not None
 
 
@@ -388,8 +388,8 @@ def replying(status: int, body: bytes, *headers: str) -> Script:
     async def script(connection: Connection) -> None:
         while True:
             await connection.request()
-            given = connection.server.heads[-1].decode().split("\r\n")[1:-2]
-            echo = [f"X-Echo: {line.partition(': ')[2]}" for line in given]
+            sent = connection.server.heads[-1].decode().split("\r\n")[1:-2]
+            echo = [f"X-Echo: {line.partition(': ')[2]}" for line in sent]
             await connection.answer(status, body, *headers, *echo)
 
     return script
@@ -416,8 +416,8 @@ async def talk_nonsense(connection: Connection) -> None:
 
 async def break_off(connection: Connection) -> None:
     await connection.request()
-    given = connection.server.heads[-1].decode().split("\r\n")[1:-2]
-    echo = [f"X-Echo: {line.partition(': ')[2]}" for line in given]
+    sent = connection.server.heads[-1].decode().split("\r\n")[1:-2]
+    echo = [f"X-Echo: {line.partition(': ')[2]}" for line in sent]
     await connection.send(answer(200, b"{" * 100, *echo)[:-50])
 
 

@@ -84,7 +84,7 @@ def traces(hashes: tuple[str, str], caplog: pytest.LogCaptureFixture) -> Iterato
         yield Traces(hashes, caplog)
 
 
-def told_everything(
+def watched_client(
     url: str, hashes: tuple[str, str], traces: Traces, **settings: Any
 ) -> EverlyticClient:
     """A client that a listener and asyncio's debug mode watch."""
@@ -114,11 +114,11 @@ def repeating(status: int, write: Callable[[str, str], str], *headers: str) -> S
         while True:
             await connection.request()
             lines = connection.server.heads[-1].decode().split("\r\n")
-            given = {
+            received = {
                 name.lower(): value
                 for name, _, value in (line.partition(": ") for line in lines[1:])
             }
-            hashes = (given["x-ev-store-hash"], given["x-ev-customer-hash"])
+            hashes = (received["x-ev-store-hash"], received["x-ev-customer-hash"])
             filled = [
                 line.replace("STORE", hashes[0]).replace("CUSTOMER", hashes[1])
                 for line in (*headers, "X-Both: STORE CUSTOMER", "Set-Cookie: a=CUSTOMER")
@@ -173,7 +173,7 @@ async def test_a_server_that_repeats_the_hashes_does_not_get_them_shown(
     )
     async with (
         RawServer(script) as server,
-        told_everything(server.url, hashes, traces) as client,
+        watched_client(server.url, hashes, traces) as client,
         client.stream_orders([order(1)]) as stream,
     ):
         traces.add(client, stream, client._transport, client._sender, client._pacer)
@@ -194,7 +194,7 @@ async def test_a_redirect_to_the_hashes_themselves(traces: Traces, hashes: tuple
     if quote(hashes[0], safe="") != hashes[0]:
         pytest.skip("no host can be called that")
     script = repeating(307, as_text, "Location: https://CUSTOMER.STORE.example/")
-    async with RawServer(script) as server, told_everything(server.url, hashes, traces) as client:
+    async with RawServer(script) as server, watched_client(server.url, hashes, traces) as client:
         with pytest.raises(EverlyticError) as caught:
             await client.send_order(order(1))
     traces.add(caught.value)
@@ -212,7 +212,7 @@ async def keep_silent(connection: Connection) -> None:
     await connection.closed()
 
 
-async def what_comes_of(
+async def send_and_trace(
     client: EverlyticClient, source: Any, traces: Traces, **options: Any
 ) -> None:
     """Send a batch, and keep all that can be seen of it."""
@@ -232,8 +232,8 @@ async def test_no_failure_of_the_network_shows_a_hash(
     async with RawServer(keep_silent if end == "silent" else lose) as server:
         url = f"http://localhost:{await unused_port()}" if end == "refused" else server.url
         url = url.replace("http:", "https:") if end == "tls" else url
-        async with told_everything(url, hashes, traces, timeouts=timeouts) as client:
-            await what_comes_of(client, orders(3), traces)
+        async with watched_client(url, hashes, traces, timeouts=timeouts) as client:
+            await send_and_trace(client, orders(3), traces)
 
     traces.hold_no_hash()
 
@@ -247,10 +247,10 @@ async def test_no_failure_of_the_callers_code_shows_a_hash(
 
     async with (
         RawServer(repeating(200, as_success)) as server,
-        told_everything(server.url, hashes, traces) as client,
+        watched_client(server.url, hashes, traces) as client,
     ):
-        await what_comes_of(client, source(), traces)
-        await what_comes_of(client, orders(3), traces, key=lambda given: given["no such"])
+        await send_and_trace(client, source(), traces)
+        await send_and_trace(client, orders(3), traces, key=lambda order: order["no such"])
 
     traces.hold_no_hash()
 
@@ -258,7 +258,7 @@ async def test_no_failure_of_the_callers_code_shows_a_hash(
 async def test_cancellation_shows_no_hash(traces: Traces, hashes: tuple[str, str]) -> None:
     async with (
         RawServer(keep_silent) as server,
-        told_everything(server.url, hashes, traces) as client,
+        watched_client(server.url, hashes, traces) as client,
     ):
         send = asyncio.create_task(client.send_order(order(1)))
         while not server.bodies:  # noqa: ASYNC110 - a counter, no event
@@ -277,7 +277,7 @@ async def test_the_hashes_are_hidden_and_not_the_rest_of_the_answer(
 ) -> None:
     async with (
         RawServer(repeating(200, as_success)) as server,
-        told_everything(server.url, hashes, traces) as client,
+        watched_client(server.url, hashes, traces) as client,
     ):
         receipt = await client.send_order(order(1))
 

@@ -62,15 +62,15 @@ async def test_a_post_is_as_documented() -> None:
         lines = server.heads[0].decode().rstrip().split("\r\n")
         headers = [line.split(": ", 1) for line in lines[1:]]
         names = [name.lower() for name, _ in headers]
-        given = {name.lower(): value for name, value in headers}
+        sent = {name.lower(): value for name, value in headers}
         assert lines[0] == f"POST {PATH} HTTP/1.1"
         assert server.bodies == [BODY]
-        assert given["x-ev-store-hash"] == STORE_HASH
-        assert given["x-ev-customer-hash"] == CUSTOMER_HASH
-        assert given["content-type"] == "application/json"
-        assert given["content-length"] == str(len(BODY))
+        assert sent["x-ev-store-hash"] == STORE_HASH
+        assert sent["x-ev-customer-hash"] == CUSTOMER_HASH
+        assert sent["content-type"] == "application/json"
+        assert sent["content-length"] == str(len(BODY))
         assert len(names) == len(set(names))
-        assert given["accept-encoding"] == "identity"
+        assert sent["accept-encoding"] == "identity"
         assert (got.status, got.body) == (200, SUCCESS)
 
 
@@ -270,9 +270,11 @@ async def test_the_status_is_the_verdict_where_only_the_message_was_cut_short(
 
 
 @pytest.mark.parametrize("slow", ["connection", "answer"])
-async def test_it_tells_when_the_order_left(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+async def test_a_response_has_the_time_when_the_order_was_sent(
+    monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
     clock = FakeClock()
-    began = clock.now
+    started_at = clock.now
     connect = aiohttp.TCPConnector.connect
 
     async def slow_connect(*args: Any, **named: Any) -> aiohttp.connector.Connection:
@@ -293,7 +295,7 @@ async def test_it_tells_when_the_order_left(monkeypatch: pytest.MonkeyPatch, slo
     ):
         got = await transport.post(BODY)
 
-    assert got.sent_at == began + (3 if slow == "connection" else 0)
+    assert got.sent_at == started_at + (3 if slow == "connection" else 0)
     assert got.waited_s == (3 if slow == "answer" else 0)
 
 
@@ -415,7 +417,7 @@ async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
         assert (await post).body == b"xxx"
 
 
-async def test_silence_is_not_counted_before_the_body_had_left() -> None:
+async def test_silence_is_not_counted_before_the_body_was_sent() -> None:
     # Connecting has a time-out of its own, and an upload may take as long as the attempt may.
     clock = FakeClock()
     async with RawServer(lambda connection: connection.closed()) as server:
@@ -697,7 +699,7 @@ def _errors_of_aiohttp() -> list[type[BaseException]]:
 
 
 @pytest.mark.parametrize("error", _errors_of_aiohttp(), ids=lambda error: error.__name__)
-def test_every_error_of_aiohttp_has_its_words(error: type[BaseException]) -> None:
+def test_every_error_of_aiohttp_has_its_message(error: type[BaseException]) -> None:
     fitting = [cause for cause, _ in module.ERROR_MESSAGES if issubclass(error, cause)]
 
     assert fitting
@@ -705,7 +707,7 @@ def test_every_error_of_aiohttp_has_its_words(error: type[BaseException]) -> Non
         assert fitting[0] is not aiohttp.ClientError, f"{error.__name__} has the catch-all's only"
 
 
-def test_no_words_are_hidden_behind_those_of_a_wider_class() -> None:
+def test_no_message_is_hidden_behind_that_of_a_wider_class() -> None:
     for place, (cause, _) in enumerate(module.ERROR_MESSAGES):
         wider = [
             earlier for earlier, _ in module.ERROR_MESSAGES[:place] if issubclass(cause, earlier)

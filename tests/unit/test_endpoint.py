@@ -10,7 +10,7 @@ from everlytic_async._wire import PATH
 
 
 @pytest.mark.parametrize(
-    ("given", "used"),
+    ("address", "used"),
     [
         ("https://shop.example", f"https://shop.example{PATH}"),
         ("https://shop.example/", f"https://shop.example{PATH}"),
@@ -30,12 +30,12 @@ from everlytic_async._wire import PATH
         ("http://[::1]:80", f"http://[::1]{PATH}"),
     ],
 )
-def test_the_address_of_an_install_becomes_the_endpoints(given: str, used: str) -> None:
-    assert endpoint_url(given) == used
+def test_the_address_of_an_install_becomes_the_endpoints(address: str, used: str) -> None:
+    assert endpoint_url(address) == used
 
 
 @pytest.mark.parametrize(
-    "given",
+    "address",
     [
         None,
         3,
@@ -67,13 +67,13 @@ def test_the_address_of_an_install_becomes_the_endpoints(given: str, used: str) 
         f"https://{'ü' * 60}.example",
     ],
 )
-def test_an_address_that_cannot_be_is_refused(given: object) -> None:
+def test_an_address_that_cannot_be_is_refused(address: object) -> None:
     with pytest.raises(ConfigurationError, match=r"base_url \(EVERLYTIC_BASE_URL\)"):
-        endpoint_url(given)
+        endpoint_url(address)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "address",
     [
         "http://shop.example",
         "http://10.0.0.1",
@@ -87,10 +87,10 @@ def test_an_address_that_cannot_be_is_refused(given: object) -> None:
         "http://[::ffff:7f00:1]",
     ],
 )
-def test_http_is_for_loopback_or_where_it_is_allowed(given: str) -> None:
+def test_http_is_for_loopback_or_where_it_is_allowed(address: str) -> None:
     with pytest.raises(ConfigurationError, match="allow_http"):
-        endpoint_url(given)
-    assert endpoint_url(given, allow_http=True) == f"{given}{PATH}"
+        endpoint_url(address)
+    assert endpoint_url(address, allow_http=True) == f"{address}{PATH}"
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_a_mistake_of_the_caller_is_a_value_error_too(kind: type[Exception]) -> 
     assert issubclass(kind, ValueError)
 
 
-def test_an_invalid_order_tells_every_fault_and_its_line() -> None:
+def test_an_invalid_order_names_every_fault_and_its_line() -> None:
     assert str(InvalidOrderError(FAULTS)) == (
         "contact_email: is blank; products: at least one is required"
     )
@@ -211,8 +211,8 @@ def test_an_invalid_order_tells_every_fault_and_its_line() -> None:
 
 
 def test_an_error_shows_its_message_in_a_traceback() -> None:
-    told = "".join(traceback.format_exception(InvalidOrderError(FAULTS, 12)))
-    assert "InvalidOrderError: line 12: contact_email: is blank; products" in told
+    shown = "".join(traceback.format_exception(InvalidOrderError(FAULTS, 12)))
+    assert "InvalidOrderError: line 12: contact_email: is blank; products" in shown
 
 
 def test_one_except_catches_them_all() -> None:

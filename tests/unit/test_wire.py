@@ -48,7 +48,7 @@ def parsed(body: bytes) -> Any:
 
 
 def exact(value: Any) -> Any:
-    """What a value given must be on the wire, read by `parsed`."""
+    """What a value must be on the wire, read by `parsed`."""
     match value:
         case str():
             return value
@@ -76,7 +76,7 @@ def order_with(**fields: Any) -> Order:
     return Order(**{"contact_email": "jo@example.com", "products": [{}], **fields})
 
 
-def wire_of(**fields: Any) -> Any:
+def encoded(**fields: Any) -> Any:
     return parsed(encode(order_with(**fields)))
 
 
@@ -112,8 +112,8 @@ def test_the_documented_example_becomes_what_its_php_sends() -> None:
 
 def test_the_documented_example_with_totals_sends_them_as_text() -> None:
     totals = {"sub_total": 100043.22, "shipping_fee": 50, "taxes": Decimal("0.00"), "total": "1.5"}
-    given_ = {"contact_email": "user@example.com", "order_id": 34, "products": [{}], **totals}
-    assert json.loads(encode(Order.from_mapping(given_))) == {
+    fields = {"contact_email": "user@example.com", "order_id": 34, "products": [{}], **totals}
+    assert json.loads(encode(Order.from_mapping(fields))) == {
         "contact_email": "user@example.com",
         "order_id": "34",
         "products": [{}],
@@ -147,7 +147,7 @@ def test_an_order_reaches_the_wire_whole_and_exact(fields: dict[str, Any]) -> No
 @given(WITH_ALL_DIGITS)
 def test_a_decimal_reaches_the_wire_digit_by_digit(number: Decimal) -> None:
     fields = ("product_price", "product_quantity", "product_sku", "product_line_total")
-    wire = wire_of(products=[dict.fromkeys(fields, number)], total=number)
+    wire = encoded(products=[dict.fromkeys(fields, number)], total=number)
     [product] = wire["products"]
     digits = {name: value.as_tuple() for name, value in product.items()}
     assert digits == dict.fromkeys(fields, number.as_tuple())
@@ -214,12 +214,12 @@ class _Size(enum.IntEnum):
     ids=repr,
 )
 def test_a_subclass_of_a_number_is_written_as_its_number(name: str, value: Any, wire: Any) -> None:
-    assert wire_of(products=[{name: value}])["products"] == [{name: wire}]
+    assert encoded(products=[{name: value}])["products"] == [{name: wire}]
 
 
 @pytest.mark.parametrize("value", [_Text("käse"), _Sku.MOP])
 def test_a_subclass_of_text_is_written_as_its_text(value: str) -> None:
-    wire = wire_of(order_id=value, total=value, products=[{"product_sku": value}])
+    wire = encoded(order_id=value, total=value, products=[{"product_sku": value}])
     text = str.__str__(value)
     assert [wire["order_id"], wire["total"], wire["products"]] == [
         text,
@@ -230,7 +230,7 @@ def test_a_subclass_of_text_is_written_as_its_text(value: str) -> None:
 
 def test_zero_and_empty_are_set_and_so_are_sent() -> None:
     product = {"product_name": "", "product_price": 0, "product_quantity": 0.0}
-    wire = wire_of(total="", taxes=0, products=[{**product, "product_gallery": []}])
+    wire = encoded(total="", taxes=0, products=[{**product, "product_gallery": []}])
     assert wire == {
         "contact_email": "jo@example.com",
         "total": "",
@@ -257,7 +257,7 @@ def test_path_and_header_names_are_the_documented_ones() -> None:
 # ----------------------------------------------------------------------------------------- its key
 
 
-def key_of(**fields: Any) -> str:
+def make_key(**fields: Any) -> str:
     order = order_with(**fields)
     return order_key(order, encode(order))
 
@@ -275,7 +275,7 @@ def key_of(**fields: Any) -> str:
     ],
 )
 def test_an_order_is_named_by_its_id_and_workflow(fields: dict[str, Any], key: str) -> None:
-    assert key_of(**fields) == key
+    assert make_key(**fields) == key
 
 
 _TRICKY_IDS = st.text("@0123456789a\n ", min_size=1, max_size=6).filter(str.strip) | IDENTIFIERS
@@ -286,24 +286,26 @@ _PAIRS = st.tuples(_TRICKY_IDS, st.none() | st.integers(1, 20) | WORKFLOWS)
 @example([("1001@32", None), ("1001", 32), ("1001@32@", None), ("1001@32", 32), ("1001@", 32)])
 @example([("1@2", None), ("1@2\n", None), ("1", 2), ("1@", None), ("1", None)])
 def test_two_different_orders_never_share_a_key(pairs: list[tuple[str, int | None]]) -> None:
-    keys = {key_of(order_id=order_id, workflow_id=workflow) for order_id, workflow in pairs}
+    keys = {make_key(order_id=order_id, workflow_id=workflow) for order_id, workflow in pairs}
     assert len(keys) == len(pairs)
 
 
 def test_the_same_order_has_the_same_key_whatever_else_it_holds() -> None:
-    assert key_of(order_id="7", total=1) == key_of(order_id=7, contact_email="other@example.com")
+    assert make_key(order_id="7", total=1) == make_key(
+        order_id=7, contact_email="other@example.com"
+    )
 
 
 def test_an_order_without_an_id_is_named_by_its_whole_body() -> None:
-    one, same, other = key_of(total=1), key_of(total=1), key_of(total=2)
+    one, same, other = make_key(total=1), make_key(total=1), make_key(total=2)
     assert one.startswith("sha256:")
     assert len(one) == len("sha256:") + 32
     assert same == one
-    assert len({one, other, key_of(total=1, workflow_id=3)}) == 3
+    assert len({one, other, make_key(total=1, workflow_id=3)}) == 3
 
 
-def test_a_key_of_a_body_tells_nothing_of_the_customer() -> None:
-    assert "jo@example.com" not in key_of()
+def test_a_key_of_a_body_reveals_nothing_of_the_customer() -> None:
+    assert "jo@example.com" not in make_key()
 
 
 # ----------------------------------------------------------------------------- answer to a verdict
@@ -318,13 +320,13 @@ class Shape:
 
     Attributes:
         success: Of a 2xx: the receipt's body; or the class of the error.
-        told: What a refusal's message repeats of it.
+        shown: What a refusal's message repeats of it.
     """
 
     headers: Mapping[str, str]
     body: bytes
     success: Any
-    told: str = ""
+    shown: str = ""
 
 
 PAGE = b"<!DOCTYPE html><html><head><title>Log in</title></head><body>Who are you?</body></html>"
@@ -486,10 +488,10 @@ def expected_class(status: int, shape: Shape) -> type[Verdict]:
 def test_every_status_has_its_verdict(shape: Shape) -> None:
     statuses = [-1, 0, *range(1, 1000)]
     expected = {status: expected_class(status, shape) for status in statuses}
-    judged = {
+    verdicts = {
         status: type(parse_response(status, shape.headers, shape.body)) for status in statuses
     }
-    assert judged == expected
+    assert verdicts == expected
 
 
 SUCCESSES = {name: shape for name, shape in SHAPES.items() if not isinstance(shape.success, type)}
@@ -503,7 +505,7 @@ def test_a_receipt_holds_the_status_and_the_parsed_answer(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_an_error_tells_the_status_and_the_endpoints_own_words(shape: Shape) -> None:
+def test_an_error_has_the_status_and_the_endpoints_own_words(shape: Shape) -> None:
     for status in (200, 400, 401, 403, 404, 408, 422, 429, 500, 502, 503):
         error = parse_response(status, shape.headers, shape.body)
         if isinstance(error, Receipt):
@@ -511,7 +513,7 @@ def test_an_error_tells_the_status_and_the_endpoints_own_words(shape: Shape) -> 
         assert getattr(error, "status", None) == status
         assert str(status) in error.message
         if not isinstance(error, UnexpectedResponseError):
-            assert shape.told in error.message
+            assert shape.shown in error.message
         assert len(error.message) < 600
         assert error.message.isprintable()
 
@@ -577,7 +579,7 @@ def test_a_401_says_that_the_hashes_are_to_be_checked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("location", "told"),
+    ("location", "shown"),
     [
         ("https://login.example.com/secret?token=secret", "to login.example.com:"),
         ("https://user:secret@login.example.com:8443/#secret", "to login.example.com:"),
@@ -589,11 +591,11 @@ def test_a_401_says_that_the_hashes_are_to_be_checked() -> None:
         ("https://e\x1bv\x07il\u202e.example/", "to e v il.example:"),
     ],
 )
-def test_a_redirect_says_which_host_and_nothing_more(location: str | None, told: str) -> None:
+def test_a_redirect_says_which_host_and_nothing_more(location: str | None, shown: str) -> None:
     headers = {} if location is None else {"Location": location}
     for status in (301, 302, 303, 307, 308):
         error = parse_response(status, headers, b"secret")
-        assert told in str(error)
+        assert shown in str(error)
         assert "secret" not in str(error)
         assert "base_url" in str(error)
         assert str(error).isprintable()
@@ -710,7 +712,7 @@ def test_no_retry_after_whatever_it_says_raises_or_asks_for_ever(value: str) -> 
 
 @pytest.mark.parametrize("status", [408, 429, 503])
 @pytest.mark.parametrize(
-    ("value", "seconds", "told"),
+    ("value", "seconds", "shown"),
     [
         ("7", 7.0, "and asked to wait 7 s"),
         (http_date(90), 90.0, "and asked to wait 90 s"),
@@ -722,13 +724,13 @@ def test_no_retry_after_whatever_it_says_raises_or_asks_for_ever(value: str) -> 
     ],
 )
 def test_a_throttled_answer_knows_how_long_it_was_asked_to_wait(
-    status: int, value: str | None, seconds: float | None, told: str
+    status: int, value: str | None, seconds: float | None, shown: str
 ) -> None:
     headers = {} if value is None else {"Retry-After": value}
     error = parse_response(status, headers, b'{"message":"Slow down."}', wall_clock=now)
     assert isinstance(error, ThrottledError)
     assert [error.status, error.retry_after_s] == [status, seconds]
-    assert told in str(error)
+    assert shown in str(error)
     assert str(error).endswith(": Slow down.")
     if value == "garbage":
         assert "garbage" not in str(error)
@@ -900,10 +902,10 @@ def test_what_is_not_an_address_stays_in_a_message(words: str) -> None:
 
 
 def test_a_long_word_is_searched_in_no_time() -> None:
-    began = time.process_time()
+    started_at = time.process_time()
     for letter in ("a", "%25", "&#0", "\\"):
         parse_response(422, {}, json.dumps({"message": letter * (60_000 // len(letter))}).encode())
-    assert time.process_time() - began < 2
+    assert time.process_time() - started_at < 2
 
 
 @pytest.mark.parametrize("length", [10, 100, 250, 400])
