@@ -295,7 +295,7 @@ async def _abort(connecting: asyncio.Future[None], connection: Client) -> None:
 
 
 async def disconnect(connection: Client) -> None:
-    """Close a connection, in whatever state it is."""
+    """Close a connection, in whatever state it is, with all tasks of the client."""
     try:
         await connection.close()
     except AssertionError:
@@ -303,9 +303,14 @@ async def disconnect(connection: Client) -> None:
     except OSError:
         # It was lost with something left to write: the client stops there, with tasks running.
         for subscription in connection._subs.values():  # noqa: SLF001 - there is no other way
-            task = getattr(subscription, "_wait_for_msgs_task", None)
-            if isinstance(task, asyncio.Task):
-                await cancel_until_done(task)
+            await _end_task(subscription, "_wait_for_msgs_task")
+    await _end_task(connection, "_reconnection_task")  # it may swallow the client's cancellation
+
+
+async def _end_task(owner: object, name: str) -> None:
+    task = getattr(owner, name, None)
+    if isinstance(task, asyncio.Task):
+        await cancel_until_done(task)
 
 
 async def with_retries(

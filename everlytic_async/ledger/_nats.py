@@ -17,7 +17,7 @@ from typing import Self
 import attrs
 from nats.aio.client import Client
 
-from everlytic_async._cancel import run_to_end, run_shielded
+from everlytic_async._cancel import run_shielded, run_to_end
 from everlytic_async._nats import connect, connect_options, disconnect
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger._nats_bucket import Bucket, digest

@@ -8,7 +8,7 @@ dead letters with the reason, for a person to decide.
 ``_settings``, ``_messages``: names and limits; an order as a message. ``_queue``: `OrderQueue`, on
 top of ``_connection``, ``_streams``, ``_pull`` and ``_dead_letters``. ``_worker``: `Worker`;
 ``_settle``: what the queue is asked to do with each order; ``_ledger``: the ledger as the worker's
-stream sees it; ``_cool_downs``: how the workers of a store pause together; ``_registry``: which run.
+stream sees it; ``_cool_downs``: how a store's workers pause together; ``_registry``: which run.
 ``_health``, ``_metrics``: what monitors get. ``_server``: a private NATS server. Needs the extra
 ``nats``; ``_metrics`` needs ``metrics`` too.
 """
