@@ -29,9 +29,9 @@ async def _until_empty(worker: Worker) -> float:
     while True:
         await asyncio.sleep(_LOOK_S)
         now, status = time.monotonic(), worker.status
-        if status.acknowledged > acknowledged:
-            last_at, acknowledged = now, status.acknowledged
-        elif status.in_hand == 0 and now - asked_at >= _ASK_S:
+        if status.acked > acknowledged:
+            last_at, acknowledged = now, status.acked
+        elif status.in_flight == 0 and now - asked_at >= _ASK_S:
             asked_at = now
             if (await worker.queue.status()).depth == 0:
                 worker.stop()

@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Collection, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+# A task that swallows a cancellation is cancelled again after this, in seconds.
+_CANCEL_AGAIN_S = 0.1
 
 # How long after a deadline it is enforced, in seconds: what had arrived by then is read before.
 _CONFIRM_S = 0.01
@@ -66,3 +70,36 @@ async def deadline(seconds: float | None) -> AsyncIterator[asyncio.Timeout]:
         finally:
             for timer in timers:
                 timer.cancel()
+
+
+async def cancel_until_done(task: asyncio.Future[Any]) -> None:
+    """Cancel a task until it has ended: the NATS client may swallow the first cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
+
+
+async def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Finish some work however often we are cancelled, and return its result.
+
+    Raises:
+        CancelledError: we were cancelled meanwhile.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await finish_despite_cancel(task)
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            task.exception()  # retrieved: the cancellation is what matters now
+        raise
+    return task.result()
+
+
+async def run_shielded(work: Awaitable[_T]) -> _T:
+    """Run something in a task of its own, so that a cancellation that it swallows reaches us."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    finally:
+        if not task.done():
+            await run_to_end(cancel_until_done(task))

@@ -1,18 +1,18 @@
-"""How the NATS client is called: so that its calls end when cancelled, and leave nothing behind.
+"""Connecting to NATS: one place that connects, retries and classifies errors.
 
-nats-py waits by `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in
-the same moment as the answer; and its closing stops in the middle where the connection is lost.
-It speaks TLS only with a server that asks for it, whatever the address says, and it closes for good
-when a server ends a connection with an error, such as revoked credentials: see `Connection`.
+nats-py's `close` stops halfway if the connection is lost. It uses TLS only if the server asks for
+it, whatever the address says, and it closes for good when a server ends a connection with an error,
+such as revoked credentials: see `Connection`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import ssl
 import time
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import nats.errors
@@ -20,12 +20,12 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport, Transport
 
+from everlytic_async._cancel import cancel_until_done, run_to_end
 from everlytic_async._hosts import is_loopback
+from everlytic_async.errors import ConfigurationError
 
 _T = TypeVar("_T")
-# A task that was cancelled and goes on is cancelled again after this, in seconds.
-_CANCEL_S = 0.1
-# What a server says to whoever it does not let in, or not any more.
+# What a server says to a client that it does not let in, or not any more.
 _REFUSALS = (
     "authorization violation",
     "authentication expired",
@@ -33,6 +33,33 @@ _REFUSALS = (
 )
 # The one error of a server that does not end the connection.
 _PERMISSIONS = "permissions violation"
+# What a server answers while it starts or elects a leader: worth asking again.
+_TEMPORARY = (
+    TimeoutError,
+    ConnectionError,
+    nats.errors.ConnectionReconnectingError,
+    nats.errors.NoRespondersError,
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.StaleConnectionError,
+    nats.js.errors.NoStreamResponseError,
+    nats.js.errors.ServerError,
+    nats.js.errors.ServiceUnavailableError,
+)
+#: All that a request to NATS may raise.
+NATS_ERRORS = (TimeoutError, ConnectionError, nats.errors.Error)
+# Backoff between two tries of one request, in seconds; with jitter.
+_RETRY_BASE_S = 0.05
+_RETRY_CAP_S = 2.0
+_MAX_DOUBLINGS = 10
+# Between two tries to connect, in seconds.
+_RECONNECT_S = 0.25
+# Pings find a connection that was lost silently; seconds between them.
+_PING_S = 10
+# How long a cancelled connect may go on, in seconds: cut off halfway, nats-py leaks its socket.
+_FINISH_S = 1.0
+
+#: Makes the error to raise from what happened, in words.
+Fail = Callable[[str], Exception]
 
 
 class UnusableError(nats.errors.Error):
@@ -52,24 +79,24 @@ class _Tcp(TcpTransport):
 
 
 class Connection(Client):
-    """A connection that never sends in clear what must not be, and that outlives a refusal.
+    """A connection that never falls back to plain text, and that survives a refusal.
 
-    Before it sends anything, credentials included, it checks whether the server offers TLS, at
-    every connect and reconnect. When the server ends it with an error, it reconnects and reads the
-    files of its credentials again.
+    At every connect and reconnect it checks that the server offers TLS before it sends anything,
+    credentials included. When the server ends it with an error, it reconnects and reads its
+    credentials files again.
 
     Args:
-        options: The arguments of `Client.connect`: they tell whether TLS was asked for.
-        allow_plain: Whether a server that is not on this machine may be spoken to without TLS.
-        patience_s: It closes for good once it was refused for so long without a break, in seconds.
+        options: The arguments of `Client.connect`: they say whether TLS was asked for.
+        allow_plain: Whether a server on another machine may be used without TLS.
+        timeout_s: It closes for good after being refused for this long without a break, in seconds.
     """
 
-    def __init__(self, options: dict[str, Any], *, allow_plain: bool, patience_s: float) -> None:
+    def __init__(self, options: dict[str, Any], *, allow_plain: bool, timeout_s: float) -> None:
         super().__init__()
         schemes = {server.partition("://")[0].lower() for server in options.get("servers", ())}
         self._wants_tls = options.get("tls") is not None or not schemes.isdisjoint(("tls", "wss"))
         self._allow_plain = allow_plain
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._was_connected = False
         self._refused_at: float | None = None
 
@@ -88,8 +115,8 @@ class Connection(Client):
         except Exception as error:
             if not self._was_connected:
                 raise
-            # A reconnect: nats-py would leave this socket open, and on an error that it does not
-            # expect stop trying without a word.
+            # A reconnect: nats-py would leave this socket open, and on an unexpected error stop
+            # trying silently.
             if self._transport is not None:
                 self._transport.close()  # type: ignore[no-untyped-call]
             if not isinstance(error, OSError | TimeoutError | nats.errors.Error):
@@ -98,8 +125,8 @@ class Connection(Client):
                 raise error from None
             now = time.monotonic()
             self._refused_at = now if self._refused_at is None else self._refused_at
-            if now - self._refused_at >= self._patience_s:
-                # The client closes by that; but first it would write to the socket what waits.
+            if now - self._refused_at >= self._timeout_s:
+                # This makes the client close; first drop what it would still write to the socket.
                 self._pending, self._pending_data_size = [], 0
                 raise nats.errors.NoServersError from error
             raise error from None
@@ -112,7 +139,7 @@ class Connection(Client):
         await super()._process_info(info, initial_connection)
 
     def _check_tls(self, info: dict[str, Any]) -> None:
-        """Have the client speak TLS where it must: it does so with who requires it in its INFO."""
+        """Make the client use TLS where it must: it does if the server's INFO requires TLS."""
         assert self._current_server is not None  # noqa: S101 - it sent this
         scheme, host = self._current_server.uri.scheme, self._current_server.uri.hostname or ""
         may_be_plain = not self._wants_tls and (self._allow_plain or is_loopback(host))
@@ -131,15 +158,15 @@ class Connection(Client):
         info["tls_required"] = True
 
     def _check_credentials(self) -> None:
-        """Check the file that is about to be read: of a broken one nats-py seeks the end for ever.
+        """Check the file that is about to be read: nats-py loops for ever on a broken one.
 
-        It may be another one than at the last connect.
+        It may have been replaced since the last connect.
         """
         try:
             if self._user_credentials is not None:
                 with open(str(self._user_credentials), "rb") as file:  # noqa: PTH123 - as nats-py
-                    held = file.read()
-                if not (b"BEGIN NATS USER JWT" in held and b"BEGIN USER NKEY SEED" in held):
+                    content = file.read()
+                if not (b"BEGIN NATS USER JWT" in content and b"BEGIN USER NKEY SEED" in content):
                     raise UnusableError("nats: the credentials file does not hold a JWT and a seed")
             elif self._nkeys_seed is not None:
                 self._setup_nkeys_seed_connect()  # or it would present the last file's key
@@ -159,12 +186,12 @@ class Connection(Client):
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether a server refuses us, or we it: to try it again at once would help nobody."""
+    """Whether the server refused us, or we it: trying again at once would not help."""
     words = str(error).lower()
     return isinstance(error, UnusableError) or any(each in words for each in _REFUSALS)
 
 
-def options_of(
+def connect_options(
     servers: str | Sequence[str] | Client,
     *,
     user_credentials: str | os.PathLike[str] | None,
@@ -174,7 +201,7 @@ def options_of(
     token: str | None,
     tls: ssl.SSLContext | None,
 ) -> dict[str, Any]:
-    """What `Client.connect` is told of where the servers are, and who we are."""
+    """The arguments of `Client.connect` that say where the servers are, and who we are."""
     options: dict[str, Any] = {
         "user_credentials": None if user_credentials is None else os.fspath(user_credentials),
         "nkeys_seed": None if nkeys_seed is None else os.fspath(nkeys_seed),
@@ -188,53 +215,143 @@ def options_of(
     return options
 
 
-async def apart(work: Awaitable[_T]) -> _T:
-    """Do it in a task of its own, so that a cancellation reaches whoever asked for it."""
-    task = asyncio.ensure_future(work)
+async def connect(
+    options: dict[str, Any],
+    *,
+    name: str,
+    allow_plain: bool,
+    timeout_s: float,
+    fail: Fail,
+    on_error: Callable[[Exception], Awaitable[None]] | None = None,
+    **callbacks: Any,
+) -> Client:
+    """Connect, and keep connected: the client reconnects for as long as it takes.
+
+    Args:
+        options: See `connect_options`.
+        name: What the server calls this connection.
+        allow_plain: See `Connection`.
+        timeout_s: How long to try, in seconds; a refusal ends it at once.
+        fail: Makes the error to raise.
+        on_error: Is called with each error of the connection, now and later.
+        callbacks: More of nats-py's, such as ``closed_cb``.
+
+    Raises:
+        ConfigurationError: NKeys need another package.
+        Exception: what `fail` makes, if no server can be reached, or it refuses us.
+    """
+    connection = Connection(options, allow_plain=allow_plain, timeout_s=timeout_s)
+    refused = asyncio.Event()
+    reason: Exception | None = None
+
+    async def error_cb(error: Exception) -> None:
+        nonlocal reason
+        if not refused.is_set():
+            reason = error  # the refusal itself, not the reset connection that follows it
+        if is_refusal(error):
+            refused.set()
+        if on_error is not None:
+            await on_error(error)
+
+    connecting = asyncio.ensure_future(
+        connection.connect(
+            **options,
+            name=name,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=_RECONNECT_S,  # type: ignore[arg-type]
+            ping_interval=_PING_S,
+            error_cb=error_cb,
+            **callbacks,
+        )
+    )
+    waiting = asyncio.ensure_future(refused.wait())
     try:
-        return await asyncio.shield(task)
+        await asyncio.wait(
+            {connecting, waiting}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+    except asyncio.CancelledError:
+        await run_to_end(_abort(connecting, connection))
+        raise
     finally:
-        if not task.done():
-            await to_end(ended(task))
+        waiting.cancel()
+    await cancel_until_done(connecting)
+    error = None if connecting.cancelled() else connecting.exception()
+    if error is None and not connecting.cancelled():
+        return connection
+    await disconnect(connection)
+    if isinstance(error, ImportError):
+        raise ConfigurationError("NKeys need more: pip install 'nats-py[nkeys]'") from error
+    if error is None or isinstance(error, OSError | ValueError | nats.errors.Error):
+        words = error_text(error or reason)
+        raise fail(f"no NATS server could be reached: {words}") from error
+    raise error
 
 
-async def ended(task: asyncio.Future[Any]) -> None:
-    """Cancel a task until it has ended: the client may swallow the first time."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=_CANCEL_S)
-
-
-async def to_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do it to its end, however often we are cancelled; the cancellation is raised after that."""
-    cancelled: asyncio.CancelledError | None = None
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
+async def _abort(connecting: asyncio.Future[None], connection: Client) -> None:
+    await asyncio.wait({connecting}, timeout=_FINISH_S)
+    await cancel_until_done(connecting)
+    await disconnect(connection)
 
 
 async def disconnect(connection: Client) -> None:
-    """Close a connection, in whatever state it is."""
+    """Close a connection, in whatever state it is, with all tasks of the client."""
     try:
         await connection.close()
     except AssertionError:
-        pass  # it had not begun to connect
+        pass  # it never started to connect
     except OSError:
-        # It was lost with something left to be written: the client stops there.
-        for subscription in connection._subs.values():  # noqa: SLF001 - nobody else can
-            task = getattr(subscription, "_wait_for_msgs_task", None)
-            if isinstance(task, asyncio.Task):
-                await ended(task)
+        # It was lost with something left to write: the client stops there, with tasks running.
+        for subscription in connection._subs.values():  # noqa: SLF001 - there is no other way
+            await _end_task(subscription, "_wait_for_msgs_task")
+    await _end_task(connection, "_reconnection_task")  # it may swallow the client's cancellation
 
 
-def said(error: BaseException | None) -> str:
-    """An error in words that hold no address, for that may hold a password."""
+async def _end_task(owner: object, name: str) -> None:
+    task = getattr(owner, name, None)
+    if isinstance(task, asyncio.Task):
+        await cancel_until_done(task)
+
+
+async def with_retries(
+    request: Callable[[], Awaitable[_T]],
+    *,
+    timeout_s: float,
+    fail: Fail,
+    is_final: Callable[[BaseException], bool] = lambda _error: False,
+) -> _T:
+    """Make a request, and repeat it with backoff as long as that may help.
+
+    Args:
+        request: Makes one request. It must be safe to repeat.
+        timeout_s: How long to go on, in seconds.
+        fail: Makes the error to raise.
+        is_final: Whether an error that is otherwise temporary will not go away.
+
+    Raises:
+        Exception: what `fail` makes, if the server refused, or did not answer in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    tries = 0
+    while True:
+        try:
+            return await request()
+        except _TEMPORARY as error:
+            tries += 1
+            pause_s = min(_RETRY_CAP_S, _RETRY_BASE_S * 2.0 ** min(tries, _MAX_DOUBLINGS))
+            pause_s *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter is not a secret
+            if is_final(error):
+                raise fail(error_text(error)) from error
+            if time.monotonic() + pause_s >= deadline:
+                since = f"(for {timeout_s:g} seconds no acknowledgement)"
+                raise fail(f"{error_text(error)} {since}") from error
+        except nats.errors.Error as error:
+            raise fail(error_text(error)) from error
+        await asyncio.sleep(pause_s)
+
+
+def error_text(error: BaseException | None) -> str:
+    """An error in words without any address, which may hold a password."""
     if error is None:
         return "no answer"
     if isinstance(error, nats.js.errors.APIError) and error.description:
@@ -242,10 +359,7 @@ def said(error: BaseException | None) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, nats.errors.SlowConsumerError):
-        # Its own words hold an object's address, and a subject that may be another each time.
+        # Its own text holds an object's address, and a subject that differs each time.
         return "messages came faster than they were taken, and some were dropped (slow consumer)"
-    return str(error).removeprefix("nats: ") if _plain(error) else type(error).__name__
-
-
-def _plain(error: BaseException) -> bool:
-    return isinstance(error, nats.errors.Error) and "//" not in str(error) and str(error) != ""
+    is_safe = isinstance(error, nats.errors.Error) and "//" not in str(error) and str(error) != ""
+    return str(error).removeprefix("nats: ") if is_safe else type(error).__name__

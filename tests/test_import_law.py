@@ -22,7 +22,7 @@ PACKAGE = everlytic_async.__name__
 
 #: From the bottom up: a module imports from the layers below its own, never from beside or above.
 LAYERS = (
-    {"_hosts", "_version", "errors"},
+    {"_cancel", "_hosts", "_version", "errors"},
     {"_nats"},
     {"orders", "outcomes", "policies"},
     {"_adaptive", "_decoding", "_strict_json", "_wire", "events", "ledger"},
@@ -35,7 +35,7 @@ LAYERS = (
     {"_job"},
     {"_retry", "_stop_rules"},
     {"_sender"},
-    {"_cancel", "_reading"},
+    {"_reading"},
     {"batch"},
     {"client"},
     {"otel", "sandbox", "sources", "worker"},
@@ -47,7 +47,7 @@ ONLY: dict[str, set[str]] = {
     "__init__": {"_version"},  # it names modules as text, and loads them when they are asked for
     "__main__": {"cli"},
     "_adaptive": set(),
-    "ledger": {"_nats", "errors"},
+    "ledger": {"_cancel", "_nats", "errors"},
     "otel": {"_endpoint", "_version", "errors", "events"},
     "sandbox": set(),  # so that a mistake of the encoder can't cancel itself
     "sources": {"_strict_json", "errors", "orders"},

@@ -14,7 +14,7 @@ from rich.text import Text
 from everlytic_async.cli._check import no_orders, say_never_set
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import Input, Item, Reading
-from everlytic_async.cli._nats import load_nats, load_queue, reached
+from everlytic_async.cli._nats import load_nats, load_queue, nats_arguments
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import Bar, orders, outcome_lines, reason_lines, screen, show
 from everlytic_async.cli._settings import the_store
@@ -86,7 +86,7 @@ def enqueue(options: Options) -> int:
                 stack.callback(
                     source.close
                 )  # while the loop runs: its thread tells the loop things
-                where = await stack.enter_async_context(reached(nats))
+                where = await stack.enter_async_context(nats_arguments(nats))
                 queue = await stack.enter_async_context(OrderQueue(settings=settings, **where))
                 results = stack.enter_context(
                     Results(options.results, source, append=options.append_results)

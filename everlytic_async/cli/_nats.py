@@ -25,7 +25,7 @@ from everlytic_async.cli._settings import load_table
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.worker import NatsServer, QueueSettings
 
-__all__ = ["Nats", "load_nats", "load_queue", "reached"]
+__all__ = ["Nats", "load_nats", "load_queue", "nats_arguments"]
 
 _TABLE, _QUEUE = "nats", "queue"
 # EVERLYTIC_NATS_URL, EVERLYTIC_NATS_CONTEXT, EVERLYTIC_NATS_EMBEDDED, EVERLYTIC_NATS_CREDENTIALS,
@@ -210,7 +210,9 @@ def load_queue(config: str | None, store: str) -> QueueSettings:
 
 
 @asynccontextmanager
-async def reached(nats: Nats, *, patience_s: float = _PATIENCE_S) -> AsyncIterator[dict[str, Any]]:
+async def nats_arguments(
+    nats: Nats, *, timeout_s: float = _PATIENCE_S
+) -> AsyncIterator[dict[str, Any]]:
     """The arguments of `everlytic_async.worker.OrderQueue` that say where and by what right.
 
     A private server runs for as long as this lasts, where it does not run already.
@@ -228,10 +230,10 @@ async def reached(nats: Nats, *, patience_s: float = _PATIENCE_S) -> AsyncIterat
         "token": nats.token,
         "tls": _tls(nats),
         "allow_plain_nats": nats.allow_plain,
-        "patience_s": patience_s,
+        "timeout_s": timeout_s,
     }
     if nats.embedded is not None:
-        async with NatsServer.shared(nats.embedded, token=nats.token) as url:
+        async with NatsServer.join_or_start(nats.embedded, token=nats.token) as url:
             # The token of the server that runs is in the address, whoever started it.
             yield {"servers": url, **arguments, "token": None}
         return

@@ -1,4 +1,4 @@
-"""``worker``: takes orders from the queue and sends them, until it is told to stop."""
+"""``worker``: takes orders from the queue and sends them, until it is stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import attrs
 from rich.text import Text
 
 from everlytic_async.cli._exit import Exit, say, silence
-from everlytic_async.cli._nats import load_nats, load_queue, reached
+from everlytic_async.cli._nats import load_nats, load_queue, nats_arguments
 from everlytic_async.cli._proxy import find_proxy
 from everlytic_async.cli._screen import NAMES, orders, screen, show
 from everlytic_async.cli._settings import Account, load_stores
@@ -37,20 +37,22 @@ if TYPE_CHECKING:
 __all__ = ["Options", "work"]
 
 _LOGGER = logging.getLogger("everlytic_async.worker")
-# How often it is looked whether the queue is empty, in seconds; only where the worker has nothing.
-_LOOK_S = 0.25
-# How often the log tells what was done meanwhile, in seconds.
+# How often to check whether the queue is empty or a private server has ended, in seconds.
+_POLL_S = 0.25
+# How often to log what was done, in seconds.
 _REPORT_S = 60.0
-# While a server starts or elects a leader, a worker can wait for longer than a person would.
-_PATIENCE_S = 30.0
+# While a server starts or elects a leader, a worker can wait longer than a person would.
+_TIMEOUT_S = 30.0
+# A private server that can't be reached for this long has ended: nothing restarts it.
+_SERVER_ENDED_S = 5.0
 _MAX_PORT = 65_535
-# Which store the running task works for: the log tells it.
+# Which store the running task works for, for the log.
 _STORE: ContextVar[str] = ContextVar("store", default="-")
 
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """The options of ``worker``, as they were given."""
+    """The options of ``worker``."""
 
     nats: Mapping[str, Any]
     stores: tuple[str, ...]
@@ -72,14 +74,12 @@ def work(options: Options) -> int:
     """Serve the stores until SIGTERM or Ctrl-C, and return the exit code.
 
     Raises:
-        ConfigurationError: before anything is taken from the queue.
-        LedgerError: the same.
-        QueueError: the same: the queue can't be reached.
+        ConfigurationError, LedgerError, QueueError: before anything is taken from the queue.
     """
     if options.health is not None:
-        address_of(options.health)
+        parse_address(options.health)
     if options.durability is not None and options.ledger is None:
-        raise ConfigurationError("--durability is about a ledger in a file: give --ledger")
+        raise ConfigurationError("--durability is for a ledger in a file: name it with --ledger")
     accounts = load_stores(options.config, options.stores)
     stores = {
         name: (_client(options, account), load_queue(options.config, name))
@@ -88,12 +88,12 @@ def work(options: Options) -> int:
     _log_to_stderr(options.log_level)
     run = _Run(options, stores, {name: _host(account) for name, account in accounts.items()})
     try:
-        return asyncio.run(run.to_the_end())
+        return asyncio.run(run.run())
     except asyncio.CancelledError:
-        if run.left is None:
+        if run.forced_by is None:
             raise
-        # By the second signal: what was in flight is unknown, and the ledger knows.
-        return 128 + run.left
+        # The second signal: what was in flight is unknown, and recorded as such.
+        return 128 + run.forced_by
 
 
 def _client(options: Options, account: Account) -> EverlyticClient:
@@ -109,16 +109,16 @@ def _client(options: Options, account: Account) -> EverlyticClient:
     )
 
 
-def address_of(where: str) -> tuple[str, int]:
-    """The host and the port of ``HOST:PORT``, ``[::1]:PORT`` or ``:PORT``, which is all hosts.
+def parse_address(where: str) -> tuple[str, int]:
+    """Parse ``HOST:PORT``, ``[::1]:PORT`` or ``:PORT``, which is all hosts.
 
     Raises:
-        ConfigurationError: it is none of these.
+        ConfigurationError: none of these.
     """
     host, colon, port = where.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
         raise ConfigurationError(f"--health wants HOST:PORT, such as 127.0.0.1:9090, not {where!r}")
-    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - as it was asked for
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - the user wants that
 
 
 def _host(account: Account) -> str:
@@ -126,8 +126,8 @@ def _host(account: Account) -> str:
     return host
 
 
-class _OfStore(logging.Filter):
-    """Gives each line of the log the store that it is about."""
+class _StoreLogFilter(logging.Filter):
+    """Adds the store to each line of the log."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.store = _STORE.get()
@@ -136,7 +136,7 @@ class _OfStore(logging.Filter):
 
 def _log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_OfStore())
+    handler.addFilter(_StoreLogFilter())
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s [%(store)s] %(message)s"))
     logger = logging.getLogger("everlytic_async")
     logger.addHandler(handler)
@@ -147,7 +147,7 @@ class _Run:
     """One run of the command, for one or more stores.
 
     Attributes:
-        left: The signal by which it was left at once; None where it was not.
+        forced_by: The signal that ended it at once; None if none did.
     """
 
     def __init__(
@@ -160,14 +160,14 @@ class _Run:
         self._stores = stores
         self._hosts = hosts
         self._workers: dict[str, Worker] = {}
-        self._signals = Signals(self._drain, self._leave)
+        self._signals = Signals(self._drain, self._exit_now)
         self._task: asyncio.Task[object] | None = None
-        self._working = False
-        self._failed = False
-        self.left: int | None = None
+        self._started = False
+        self._failed = self._is_embedded = False
+        self.forced_by: int | None = None
 
-    async def to_the_end(self) -> int:
-        """Serve until told to stop; return the exit code."""
+    async def run(self) -> int:
+        """Serve until stopped; return the exit code."""
         self._task = asyncio.current_task()
         options = self._options
         nats = load_nats(options.config, options.nats)
@@ -178,17 +178,20 @@ class _Run:
                 durability = Durability(options.durability or Durability.PROCESS)
                 ledger = SqliteLedger(options.ledger, durability=durability)
                 await stack.enter_async_context(ledger)
-            where = await stack.enter_async_context(reached(nats, patience_s=_PATIENCE_S))
+            where = await stack.enter_async_context(nats_arguments(nats, timeout_s=_TIMEOUT_S))
             for name, (client, settings) in self._stores.items():
-                _STORE.set(name)  # for what the connection has to say
+                _STORE.set(name)  # for the log of the connection
                 queue = await stack.enter_async_context(OrderQueue(settings=settings, **where))
                 await stack.enter_async_context(client)
-                self._workers[name] = Worker(client, queue, ledger, grace_s=options.grace)
+                self._workers[name] = Worker(
+                    client, queue, ledger, shutdown_timeout_s=options.grace
+                )
             _STORE.set("-")
             if options.health is not None:
                 health = await stack.enter_async_context(self._health(options.health))
                 _LOGGER.info("health is served at %s", health.url)
-            self._working = True
+            self._started = True
+            self._is_embedded = nats.embedded is not None
             await self._work()
         show(screen(), self._summary())
         return Exit.FAILED if self._failed else Exit.OK
@@ -197,6 +200,8 @@ class _Run:
         try:
             async with asyncio.TaskGroup() as group:
                 others = [group.create_task(self._report())]
+                if self._is_embedded:
+                    others.append(group.create_task(self._stop_when_server_ended()))
                 if self._options.exit_when_empty:
                     others.append(group.create_task(self._stop_when_empty()))
                 async with asyncio.TaskGroup() as serving:
@@ -213,9 +218,9 @@ class _Run:
         try:
             await worker.run()
         except AuthenticationError as error:
-            # It is of this store alone: the others go on.
+            # Only this store is affected: the others go on.
             self._failed = True
-            _LOGGER.error(  # noqa: TRY400 - it is told in full
+            _LOGGER.error(  # noqa: TRY400 - the text says it all
                 "no more orders of this store are taken: %s. They are back in the queue: set the "
                 "right hashes, and start a worker again",
                 redact_emails(str(error)),
@@ -223,51 +228,67 @@ class _Run:
         except QueueError as error:
             # The workers of other stores may have credentials that are still good.
             self._failed = True
-            _LOGGER.error(  # noqa: TRY400 - it is told in full
+            _LOGGER.error(  # noqa: TRY400 - the text says it all
                 "no more orders of this store are taken: %s. Those in the queue stay there: renew "
                 "the credentials, and start a worker again",
                 error,
             )
 
     async def _report(self) -> None:
-        """Tell now and then what was done."""
-        told: dict[str, object] = {}
+        """Log now and then what was done."""
+        logged: dict[str, object] = {}
         while True:
             await asyncio.sleep(_REPORT_S)
             for name, worker in self._workers.items():
                 status = worker.status
-                if told.get(name) != status.counts:
-                    told[name] = status.counts
-                    _LOGGER.info("so far %s: %s", name, _figures(worker))
+                if logged.get(name) != status.counts:
+                    logged[name] = status.counts
+                    _LOGGER.info("so far %s: %s", name, _summarize(worker))
 
     async def _stop_when_empty(self) -> None:
-        """Stop each worker once its queue has nothing for it, nor for any other."""
+        """Stop each worker once nothing is left in its queue, or with another worker."""
         waiting = dict(self._workers)
         while waiting:
             for name, worker in tuple(waiting.items()):
-                if worker.status.in_hand == 0 and await self._is_empty(worker):
+                if worker.status.in_flight == 0 and await self._is_empty(worker):
                     worker.stop()
                     del waiting[name]
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
 
     async def _is_empty(self, worker: Worker) -> bool:
         try:
             return (await worker.queue.status()).depth == 0
         except QueueError as error:
-            _LOGGER.warning("it is not known whether the queue is empty: %s", error)
+            _LOGGER.warning("cannot check whether the queue is empty: %s", error)
             return False
 
-    def _health(self, where: str) -> HealthServer:
-        from everlytic_async.worker import HealthServer  # noqa: PLC0415 - who does not ask needs none
+    async def _stop_when_server_ended(self) -> None:
+        """A private server ends with the command that started it, and nothing restarts it."""
+        loop = asyncio.get_running_loop()
+        reached_at = loop.time()
+        while loop.time() - reached_at < _SERVER_ENDED_S:
+            if all(worker.status.connected for worker in self._workers.values()):
+                reached_at = loop.time()
+            await asyncio.sleep(_POLL_S)
+        self._failed = True
+        _LOGGER.error(
+            "the private NATS server has ended, with the command that had started it. The orders "
+            "are in its directory: start this worker again, which then starts the server"
+        )
+        for worker in self._workers.values():
+            worker.stop()
 
-        host, port = address_of(where)
+    def _health(self, where: str) -> HealthServer:
+        from everlytic_async.worker import HealthServer  # noqa: PLC0415 - only with --health
+
+        host, port = parse_address(where)
         return HealthServer(self._workers, host=host, port=port)
 
     # ------------------------------------------------------------------------------ signals
 
     def _drain(self) -> None:
-        if not self._working:
-            self._leave()  # it still connects: no order was taken
+        if not self._started:
+            self._exit_now()  # still connecting: no order was taken
             return
         for name, worker in self._workers.items():
             _STORE.set(name)
@@ -275,13 +296,13 @@ class _Run:
         try:
             say(
                 "Stopping: no more orders are taken; waiting for those in flight, "
-                f"{self._options.grace:g} s at most. Again to leave at once."
+                f"{self._options.grace:g} s at most. Again to exit at once."
             )
-        except OSError:  # whoever read the log has gone
+        except OSError:  # the reader of the log has gone
             silence(sys.stderr.fileno())
 
-    def _leave(self) -> None:
-        self.left = self._signals.received
+    def _exit_now(self) -> None:
+        self.forced_by = self._signals.received
         if self._task is not None:
             self._task.cancel()
 
@@ -289,17 +310,17 @@ class _Run:
 
     def _summary(self) -> Iterator[Text | str]:
         for name, worker in self._workers.items():
-            yield f"{name}: {_figures(worker)}"
+            yield f"{name}: {_summarize(worker)}"
 
 
-def _figures(worker: Worker) -> str:
-    """What a worker did, in words."""
+def _summarize(worker: Worker) -> str:
+    """What a worker did, as text."""
     status = worker.status
     counts = [f"{status.counts[outcome]:,} {NAMES[outcome]}" for outcome in NAMES]
-    told = ", ".join(text for text in counts if not text.startswith("0 "))
+    outcomes = ", ".join(text for text in counts if not text.startswith("0 "))
     return (
-        f"{told or 'no orders'}; {orders(status.dead)} to the dead letters, "
-        f"{status.returned:,} back to the queue"
+        f"{outcomes or 'no orders'}; {orders(status.dead_lettered)} to the dead letters, "
+        f"{status.nacked:,} back to the queue"
     )
 
 

@@ -15,19 +15,10 @@ from types import TracebackType
 from typing import Self
 
 import attrs
-import nats.errors
 from nats.aio.client import Client
 
-from everlytic_async._nats import (
-    Connection,
-    apart,
-    disconnect,
-    ended,
-    is_refusal,
-    options_of,
-    said,
-    to_end,
-)
+from everlytic_async._cancel import run_shielded, run_to_end
+from everlytic_async._nats import connect, connect_options, disconnect
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger._nats_bucket import Bucket, digest
 from everlytic_async.ledger._protocol import Entry, LedgerSession, ScopeName, Terms
@@ -38,12 +29,6 @@ _BUCKET = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _SCOPE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # JetStream's least age; and longer than that, a crash is found out too late to be of use.
 _HEARTBEAT_S = (0.1, 86_400.0)
-# Between two tries to connect, in seconds.
-_RECONNECT_S = 0.25
-# A connection that is lost without a word is found out by pings, this often, in seconds.
-_PING_S = 10
-# So long may a connection that is being made when we are cancelled take to be made, in seconds.
-_FINISH_S = 1.0
 
 
 class NatsLedger:
@@ -114,7 +99,7 @@ class NatsLedger:
         self._patience_s = patience_s
         self._allow_plain_nats = allow_plain_nats
         self._given = servers if isinstance(servers, Client) else None
-        self._options = options_of(
+        self._options = connect_options(
             servers,
             user_credentials=user_credentials,
             nkeys_seed=nkeys_seed,
@@ -146,7 +131,7 @@ class NatsLedger:
         try:
             async with self._opening:
                 if self._open is None:
-                    await apart(self._begin())
+                    await run_shielded(self._begin())
         except BaseException:
             await self._leave()
             raise
@@ -166,11 +151,11 @@ class NatsLedger:
         async with self:
             bucket = self._open
             assert bucket is not None  # noqa: S101 - it was opened
-            await apart(bucket.serve(host))
+            await run_shielded(bucket.serve(host))
             names = [scope]
             if isinstance(scope, ScopeName):
                 # Its entries are found where earlier versions wrote them; nobody has to move them.
-                names += await apart(bucket.in_use(sorted(scope.earlier())))
+                names += await run_shielded(bucket.in_use(sorted(scope.earlier())))
             yield _Session(
                 self, tuple(name if _SCOPE.fullmatch(name) else digest(name) for name in names)
             )
@@ -200,56 +185,17 @@ class NatsLedger:
             self._created = self._open.created
         except BaseException:
             if connection is not self._given:
-                await to_end(disconnect(connection))
+                await run_to_end(disconnect(connection))
             raise
 
     async def _connect(self) -> Client:
-        connection = Connection(
-            self._options, allow_plain=self._allow_plain_nats, patience_s=self._patience_s
+        return await connect(
+            self._options,
+            name="everlytic-async ledger",
+            allow_plain=self._allow_plain_nats,
+            timeout_s=self._patience_s,
+            fail=lambda words: LedgerError(f"the ledger {self._bucket!r} can't be opened: {words}"),
         )
-        last: Exception | None = None
-        refused = asyncio.Event()
-
-        async def failed(error: Exception) -> None:
-            nonlocal last
-            if refused.is_set():
-                return  # what came first says why, not the reset of a further try
-            last = error
-            if is_refusal(error):
-                refused.set()  # it would be so at every try
-
-        connecting = asyncio.ensure_future(
-            connection.connect(
-                **self._options,
-                name="everlytic-async ledger",
-                allow_reconnect=True,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=_RECONNECT_S,  # type: ignore[arg-type]
-                ping_interval=_PING_S,
-                error_cb=failed,
-            )
-        )
-        waiting = asyncio.ensure_future(refused.wait())
-        ends = {connecting, waiting}
-        try:
-            await asyncio.wait(ends, timeout=self._patience_s, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            # Cut off in the midst of it, nats-py would leave its socket open.
-            await to_end(_given_up(connecting, connection))
-            raise
-        finally:
-            waiting.cancel()
-        await ended(connecting)
-        error = None if connecting.cancelled() else connecting.exception()
-        if not connecting.cancelled() and error is None:
-            return connection
-        await disconnect(connection)
-        if isinstance(error, OSError | ValueError | nats.errors.Error) or error is None:
-            raise LedgerError(
-                f"the ledger {self._bucket!r} can't be opened: no NATS server could be reached: "
-                f"{said(error or last)}"
-            ) from error
-        raise error
 
     async def _leave(self) -> None:
         """Wait until all that was asked for is recorded; the last one to leave closes it."""
@@ -258,7 +204,7 @@ class NatsLedger:
         if bucket is None:
             return
         # However often we are cancelled meanwhile: what was sent must be on record.
-        await to_end(self._let_go(bucket))
+        await run_to_end(self._let_go(bucket))
 
     async def _let_go(self, bucket: Bucket) -> None:
         await bucket.settled()
@@ -269,12 +215,6 @@ class NatsLedger:
                 await disconnect(bucket.connection)
 
 
-async def _given_up(connecting: asyncio.Future[None], connection: Client) -> None:
-    await asyncio.wait({connecting}, timeout=_FINISH_S)
-    await ended(connecting)
-    await disconnect(connection)
-
-
 @attrs.frozen(eq=False)
 class _Session:
     """A ledger for one endpoint and store."""
@@ -283,7 +223,7 @@ class _Session:
     _scopes: tuple[str, ...]  # its own, then those of earlier versions that hold entries
 
     async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
-        return await apart(self._ledger.in_use.look_up(self._scopes, keys))
+        return await run_shielded(self._ledger.in_use.look_up(self._scopes, keys))
 
     async def claim(self, key: str, body: str, terms: Terms) -> tuple[bool, Entry | None]:
         bucket = self._ledger.in_use
@@ -295,7 +235,7 @@ class _Session:
             raise
 
     async def any_sent(self) -> bool:
-        return await apart(self._ledger.in_use.any_sent(self._scopes))
+        return await run_shielded(self._ledger.in_use.any_sent(self._scopes))
 
     def record(self, entry: Entry) -> Awaitable[None]:
         bucket = self._ledger.in_use

@@ -36,7 +36,8 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 from nats.js.kv import KeyValue
 
-from everlytic_async._nats import ended, said
+from everlytic_async._cancel import cancel_until_done
+from everlytic_async._nats import NATS_ERRORS, error_text, with_retries
 from everlytic_async.errors import LedgerError
 from everlytic_async.ledger._protocol import Entry, State, Terms, merged
 
@@ -47,9 +48,6 @@ _T = TypeVar("_T")
 _DIED = "the process that was sending it ended before the outcome was recorded"
 # A request that is not answered for so long is asked again, in seconds.
 _ANSWER_S = 5.0
-# Between two tries of the same, in seconds.
-_TRY_BASE_S = 0.05
-_TRY_CAP_S = 1.0
 # So many entries are asked for at once.
 _LOOK_UP = 256
 # So many entries are read at most to find one that was sent.
@@ -60,18 +58,6 @@ _FRESH = 2 / 3
 # Who was cut off may find a server that was away for longer than heartbeats live. For this part of
 # a heartbeat's life nobody is held for dead then: the others come back as well.
 _RETURN = 1 / 2
-# What a server answers while it starts or elects a leader, and what is worth asking again.
-_TEMPORARY = (
-    TimeoutError,
-    ConnectionError,
-    nats.errors.NoRespondersError,
-    nats.errors.OutboundBufferLimitError,
-    nats.errors.ConnectionReconnectingError,
-    nats.errors.StaleConnectionError,
-    nats.js.errors.NoStreamResponseError,
-    nats.js.errors.ServerError,
-    nats.js.errors.ServiceUnavailableError,
-)
 # What JetStream says of a bucket that has come to its bounds, with the number of any failure.
 _FULL = "maximum"
 
@@ -220,12 +206,12 @@ class Bucket:
         if self._late and self.connection.is_connected:
             await asyncio.wait(set(self._late), timeout=self._patience_s)
         for task in set(self._late):
-            await ended(task)
+            await cancel_until_done(task)
         if self._beating is not None:
-            await ended(self._beating)
+            await cancel_until_done(self._beating)
         if self.connection.is_connected:
             # Else its heartbeat goes away by itself.
-            with contextlib.suppress(*_TEMPORARY, nats.errors.Error):
+            with contextlib.suppress(*NATS_ERRORS):
                 await self._runs.delete(self._run)
 
     # -------------------------------------------------------------------------------- the runs
@@ -257,8 +243,8 @@ class Bucket:
             except LedgerError as error:
                 _LOGGER.error("%s", error)  # noqa: TRY400 - it says all
                 self._lost = error
-            except (*_TEMPORARY, nats.errors.Error):
-                wait_s = min(_TRY_CAP_S, self._heartbeat_s / _BEATS)  # a claim says so
+            except NATS_ERRORS:
+                wait_s = min(1.0, self._heartbeat_s / _BEATS)  # a claim says so
             else:
                 wait_s = self._heartbeat_s / _BEATS
 
@@ -632,19 +618,9 @@ async def _persist(
     name: str, what: str, patience_s: float, attempt: Callable[[], Awaitable[_T]]
 ) -> _T:
     """Try until it is done, or patience ends."""
-    until = time.monotonic() + patience_s
-    pause_s = _TRY_BASE_S
-    while True:
-        try:
-            return await attempt()
-        except _TEMPORARY as error:
-            left_s = until - time.monotonic()
-            if left_s <= 0 or _FULL in said(error):
-                since = "" if left_s > 0 else f"for {patience_s:g} seconds no acknowledgement: "
-                raise LedgerError(
-                    f"the ledger {name!r} can't be {what}: {since}{said(error)}"
-                ) from error
-        except nats.errors.Error as error:
-            raise LedgerError(f"the ledger {name!r} can't be {what}: {said(error)}") from error
-        await asyncio.sleep(min(pause_s, left_s))
-        pause_s = min(2 * pause_s, _TRY_CAP_S)
+    return await with_retries(
+        attempt,
+        timeout_s=patience_s,
+        fail=lambda words: LedgerError(f"the ledger {name!r} can't be {what}: {words}"),
+        is_final=lambda error: _FULL in error_text(error),
+    )

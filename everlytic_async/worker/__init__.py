@@ -1,16 +1,16 @@
-"""Orders by way of NATS JetStream: when one process or one machine is not enough.
+"""Orders through a queue in NATS JetStream, for more than one process or machine.
 
-Whoever has an order publishes it to a stream, by `OrderQueue`. Any number of `Worker` processes on
-any machines take the orders from there, each no more than it has free slots for, send them with an
-`EverlyticClient`, and acknowledge each once its outcome is in the ledger. What may not be sent
-again goes to a stream of dead letters with the reason, for a person to decide.
+Producers publish orders to a stream with `OrderQueue`. Any number of `Worker` processes on any
+machines take them, no more than they have free slots for, send them with an `EverlyticClient`, and
+acknowledge each once its outcome is in the ledger. What may not be sent again goes to a stream of
+dead letters with the reason, for a person to decide.
 
-``_messages``: names, settings, and what an order looks like as a message; pure functions.
-``_queue``: the streams, and what is done with them. ``_pull``: taking orders. ``_worker``: the
-worker; ``_ledger``: its ledger as its stream sees it; ``_pace``: how the workers of a store pause
-together; ``_presence``: who of them is there.
-``_health``: what is served to monitors; ``_metrics``: the figures among that. ``_server``: a
-private NATS server. Needs the extra ``nats``; ``_metrics`` needs ``metrics`` too.
+``_settings``, ``_messages``: names and limits; an order as a message. ``_queue``: `OrderQueue`, on
+top of ``_connection``, ``_streams``, ``_pull`` and ``_dead_letters``. ``_worker``: `Worker`;
+``_settle``: what the queue is asked to do with each order; ``_ledger``: the ledger as the worker's
+stream sees it; ``_cool_downs``: how a store's workers pause together; ``_registry``: which run.
+``_health``, ``_metrics``: what monitors get. ``_server``: a private NATS server. Needs the extra
+``nats``; ``_metrics`` needs ``metrics`` too.
 """
 
 from __future__ import annotations
@@ -19,17 +19,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from everlytic_async.worker._dead_letters import DeadLetter
     from everlytic_async.worker._health import HealthServer
-    from everlytic_async.worker._messages import QueueSettings
-    from everlytic_async.worker._presence import PresentWorker
     from everlytic_async.worker._pull import QueuedOrder
-    from everlytic_async.worker._queue import (
-        DeadLetter,
-        OrderQueue,
-        Published,
-        QueueStatus,
-    )
+    from everlytic_async.worker._queue import OrderQueue, Published, QueueStatus
+    from everlytic_async.worker._registry import WorkerInfo
     from everlytic_async.worker._server import NatsServer
+    from everlytic_async.worker._settings import QueueSettings
     from everlytic_async.worker._worker import Worker, WorkerStatus
 
 __all__ = [
@@ -37,36 +33,36 @@ __all__ = [
     "HealthServer",
     "NatsServer",
     "OrderQueue",
-    "PresentWorker",
     "Published",
     "QueueSettings",
     "QueueStatus",
     "QueuedOrder",
     "Worker",
+    "WorkerInfo",
     "WorkerStatus",
 ]
 
-# Nobody loads the NATS client who only looks here.
-_HOME_OF = {
-    "DeadLetter": "_queue",
+# The NATS client is loaded when one of these is asked for.
+_LAZY_IMPORTS = {
+    "DeadLetter": "_dead_letters",
     "HealthServer": "_health",
     "NatsServer": "_server",
     "OrderQueue": "_queue",
-    "PresentWorker": "_presence",
+    "WorkerInfo": "_registry",
     "Published": "_queue",
-    "QueueSettings": "_messages",
+    "QueueSettings": "_settings",
     "QueueStatus": "_queue",
     "QueuedOrder": "_pull",
     "Worker": "_worker",
     "WorkerStatus": "_worker",
 }
 
-if not TYPE_CHECKING:  # who would take any name for one of these
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        home = _HOME_OF.get(name)
-        if home is None:
+        module = _LAZY_IMPORTS.get(name)
+        if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{home}"), name)
+        value = getattr(import_module(f"{__name__}.{module}"), name)
         globals()[name] = value
         return value

@@ -1,14 +1,12 @@
-"""`HealthServer`: what monitors ask of workers, over HTTP.
+"""`HealthServer`: the health and metrics of workers over HTTP.
 
 ========  ==========================================================================================
-path      answers
+path      response
 ========  ==========================================================================================
-/livez    200 as long as the process answers at all: restart it where this does not come
+/livez    200 as long as the process responds at all: restart it if this does not come
 /readyz   200 while every worker takes orders and can send them, else 503; why, in JSON, by store
-/metrics  figures for Prometheus, where ``prometheus-client`` is installed; else 404
+/metrics  figures for Prometheus, if ``prometheus-client`` is installed; else 404
 ========  ==========================================================================================
-
-It is the one place here that serves HTTP: aiohttp's server is loaded when this module is.
 """
 
 from __future__ import annotations
@@ -31,30 +29,37 @@ if TYPE_CHECKING:
 
 __all__ = ["HealthServer"]
 
-# The queue is asked for its figures for each scrape, but not waited for longer, in seconds.
-_QUEUE_S = 2.0
-# An answer that is being written when the server is closed may take so long, in seconds.
-_CLOSING_S = 1.0
+# Each scrape asks the queue for its figures, but waits no longer, in seconds.
+_QUEUE_TIMEOUT_S = 2.0
+# How long a response may take to write when the server is closed, in seconds.
+_CLOSE_TIMEOUT_S = 1.0
 
 
 class HealthServer:
     """Serves the health of workers, and their metrics; use it with ``async with``.
 
-    Whoever can reach the address can read it: it tells the stores' names, counts, and the last
-    problem in words; no hash, no address and nothing of an order.
+    Anybody who can reach the address can read it: the stores' names, counts, and the last error in
+    words; no hash, no e-mail address and nothing of an order.
 
     Args:
         workers: By the names of their stores.
         host: The address to listen at.
-        port: The port; 0 takes a free one.
+        port: The port; 0 picks a free one.
+        queue_timeout_s: How long a scrape waits for the figures of a queue, in seconds.
 
     Raises:
         ConfigurationError: on entering: it can't listen there.
     """
 
     def __init__(
-        self, workers: Mapping[str, Worker], *, host: str = "127.0.0.1", port: int = 0
+        self,
+        workers: Mapping[str, Worker],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        queue_timeout_s: float = _QUEUE_TIMEOUT_S,
     ) -> None:
+        self._queue_timeout_s = queue_timeout_s
         self._workers = dict(workers)
         self._host = host
         self._port = port
@@ -76,12 +81,12 @@ class HealthServer:
             app = web.Application()
             app.add_routes(
                 [
-                    web.get("/livez", self._live),
-                    web.get("/readyz", self._ready),
-                    web.get("/metrics", self._measured),
+                    web.get("/livez", self._livez),
+                    web.get("/readyz", self._readyz),
+                    web.get("/metrics", self._metrics_text),
                 ]
             )
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSING_S)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_TIMEOUT_S)
             stack.push_async_callback(runner.cleanup)
             await runner.setup()
             try:
@@ -103,44 +108,43 @@ class HealthServer:
     ) -> None:
         await self._stack.aclose()
 
-    async def _live(self, _request: web.Request) -> web.Response:
+    async def _livez(self, _request: web.Request) -> web.Response:
         return web.Response(text="live\n")
 
-    async def _ready(self, _request: web.Request) -> web.Response:
-        stores = {name: _state(worker) for name, worker in self._workers.items()}
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        stores = {name: _worker_state(worker) for name, worker in self._workers.items()}
         ready = all(state["ready"] for state in stores.values())
         answer = {"ready": ready, "stores": stores}
         return web.json_response(answer, status=200 if ready else 503)
 
-    async def _measured(self, _request: web.Request) -> web.Response:
+    async def _metrics_text(self, _request: web.Request) -> web.Response:
         if self._metrics is None:
             return web.Response(
                 status=404, text="metrics need: pip install 'everlytic-async[metrics]'\n"
             )
-        found = await asyncio.gather(*map(_queue_status, self._workers.values()))
+        found = await asyncio.gather(*map(self._queue_status, self._workers.values()))
         queues = [status for status in found if status is not None]
         body, kind = self._metrics.read(queues)
         return web.Response(body=body, headers={"Content-Type": kind})
 
+    async def _queue_status(self, worker: Worker) -> QueueStatus | None:
+        """What is in its queue; None if it does not answer in time."""
+        if not worker.queue.connected:
+            return None
+        try:
+            async with asyncio.timeout(self._queue_timeout_s):
+                return await worker.queue.status()
+        except (TimeoutError, QueueError):
+            return None
 
-def _state(worker: Worker) -> dict[str, Any]:
+
+def _worker_state(worker: Worker) -> dict[str, Any]:
     status = worker.status
     return {
         "ready": status.ready,
         "running": status.running,
         "stopping": status.stopping,
         "connected": status.connected,
-        "problem": status.problem,
-        "in_hand": status.in_hand,
+        "last_error": status.last_error,
+        "in_flight": status.in_flight,
     }
-
-
-async def _queue_status(worker: Worker) -> QueueStatus | None:
-    """What is in its queue; None where that is not known soon."""
-    if not worker.queue.connected:
-        return None
-    try:
-        async with asyncio.timeout(_QUEUE_S):
-            return await worker.queue.status()
-    except (TimeoutError, QueueError):
-        return None

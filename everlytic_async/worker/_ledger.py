@@ -1,9 +1,8 @@
-"""A worker's ledger as its stream sees it: each order under its own key, and on its own terms.
+"""A worker's ledger as its stream sees it: each order under its own key, and policy.
 
-A stream that is given keys takes all of them for somebody's own and keeps them as digests. Some
-orders of a queue have a key of their publisher's and some have not; those that have not must be
-found by the name that any other run of this package gives them, such as ``send``'s. Nor are the
-terms the same for all: a redriven order is to be sent in spite of what is known of it.
+A stream that has a key function takes all keys for the caller's own and stores them as digests. But
+some of a queue's orders have no key of their publisher's: those must be found under the key that
+any other run uses, such as ``send``'s. A redriven order is sent in spite of its recorded outcome.
 """
 
 from __future__ import annotations
@@ -18,51 +17,51 @@ from everlytic_async.outcomes import Outcome
 
 
 @attrs.frozen
-class Name:
-    """What an order is called in the ledger, and the terms that are its own.
+class LedgerKey:
+    """An order's key in the ledger, and its own resend policy.
 
     Attributes:
         key: As a ledger keeps it.
-        resend: What may be passed over, and what was recorded when at the latest, in seconds since
-            the epoch; None for nothing. Only the first delivery has such terms: after that the
-            worker that had them may have sent it.
+        resend: The recorded outcome that must not stop it, if it was recorded until then, in
+            seconds since the epoch; None for none. Only the first delivery has one: after that,
+            the worker that had it may have sent the order.
     """
 
     key: str
     resend: tuple[Outcome, float] | None = None
 
 
-class NamedLedger:
-    """A ledger under the names of the orders in hand.
+class KeyedLedger:
+    """A ledger under the keys of the orders in flight.
 
     Args:
-        ledger: Where it is kept.
-        terms: What may be sent again, each time that it is delivered. A stream would allow it once:
-            its input ends some day, a worker's does not.
+        ledger: Where outcomes are recorded.
+        terms: What may be sent again, at each delivery. A stream would allow it once: its input
+            ends some day, a worker's does not.
     """
 
     def __init__(self, ledger: Ledger, terms: Terms) -> None:
         self._ledger = ledger
         self.terms = terms
-        self._names: dict[str, list[Name]] = {}
+        self._keys: dict[str, list[LedgerKey]] = {}
 
-    def add(self, name: Name) -> None:
-        """An order came into hand."""
-        self._names.setdefault(stored_key(name.key, own=True), []).append(name)
+    def add(self, key: LedgerKey) -> None:
+        """An order is in flight."""
+        self._keys.setdefault(stored_key(key.key, own=True), []).append(key)
 
-    def remove(self, name: Name) -> None:
-        """It is out of hand."""
-        asked = stored_key(name.key, own=True)
-        names = [other for other in self._names.get(asked, ()) if other is not name]
-        if names:
-            self._names[asked] = names
+    def remove(self, key: LedgerKey) -> None:
+        """It is settled."""
+        digest = stored_key(key.key, own=True)
+        keys = [other for other in self._keys.get(digest, ()) if other is not key]
+        if keys:
+            self._keys[digest] = keys
         else:
-            self._names.pop(asked, None)
+            self._keys.pop(digest, None)
 
-    def name_of(self, asked: str) -> Name:
-        """The name for which the stream asks so."""
-        names = self._names.get(asked)
-        return names[0] if names else Name(asked)
+    def find(self, digest: str) -> LedgerKey:
+        """The key that the stream names by this digest."""
+        keys = self._keys.get(digest)
+        return keys[0] if keys else LedgerKey(digest)
 
     @asynccontextmanager
     async def session(self, scope: str, host: str) -> AsyncIterator[LedgerSession]:
@@ -74,25 +73,25 @@ class NamedLedger:
 @attrs.frozen(eq=False)
 class _Session:
     _session: LedgerSession
-    _ledger: NamedLedger
+    _ledger: KeyedLedger
 
     async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
-        asked = {self._ledger.name_of(key).key: key for key in keys}
-        found = await self._session.look_up(tuple(asked))
-        return {asked[key]: entry for key, entry in found.items()}
+        digests = {self._ledger.find(key).key: key for key in keys}
+        found = await self._session.look_up(tuple(digests))
+        return {digests[key]: entry for key, entry in found.items()}
 
     async def claim(self, key: str, body: str, terms: Terms) -> tuple[bool, Entry | None]:
-        name, terms = self._ledger.name_of(key), self._ledger.terms
-        if name.resend is not None:
-            outcome, until = name.resend
-            known = (await self._session.look_up([name.key])).get(name.key)
+        ours, terms = self._ledger.find(key), self._ledger.terms
+        if ours.resend is not None:
+            outcome, until = ours.resend
+            known = (await self._session.look_up([ours.key])).get(ours.key)
             if known is not None and known.at <= until:
                 terms = Terms(terms.again | {State(str(outcome))})
-        return await self._session.claim(name.key, body, terms)
+        return await self._session.claim(ours.key, body, terms)
 
     async def any_sent(self) -> bool:
         return await self._session.any_sent()
 
     def record(self, entry: Entry) -> Awaitable[None]:
-        key = self._ledger.name_of(entry.key).key
+        key = self._ledger.find(entry.key).key
         return self._session.record(attrs.evolve(entry, key=key))

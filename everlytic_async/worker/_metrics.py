@@ -1,7 +1,7 @@
-"""Figures of workers for Prometheus. The only importer of prometheus_client: the extra ``metrics``.
+"""Metrics of workers for Prometheus; the only importer of prometheus_client.
 
-Most are read from the workers when they are asked for; those of attempts and pauses are counted as
-events. ``store`` is the store's name in the queue. No label names an order.
+Most are read from the workers at each scrape; attempts and pauses are counted from events. Labels:
+``store`` is the store's name in the queue; none names an order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics(Collector):
-    """The figures of some workers: it hears their clients while it is open.
+    """The metrics of some workers, subscribed to their clients while open.
 
     Args:
         workers: By the names of their stores.
@@ -39,7 +39,7 @@ class Metrics(Collector):
         self._registry.register(self)
         self._attempts = Histogram(
             "everlytic_attempt_seconds",
-            "How long each POST took; status is the answer's, or none.",
+            "How long each POST took; status is the response's, or none.",
             ("store", "status"),
             buckets=_BUCKETS,
             registry=self._registry,
@@ -52,14 +52,16 @@ class Metrics(Collector):
         )
         self._limit = Gauge(
             "everlytic_limit_orders_per_second",
-            "What the endpoint is found to allow; absent until it is found.",
+            "The limit found for the endpoint; absent until it is found.",
             ("store",),
             registry=self._registry,
         )
 
     def __enter__(self) -> Self:
         for store, worker in self._workers.items():
-            self._subscribed.enter_context(worker.client.subscribe(self._hook_of(store)))
+            self._subscribed.enter_context(
+                worker.client.subscribe(_Hook(store, self._attempts, self._pauses, self._limit))
+            )
         return self
 
     def __exit__(
@@ -70,38 +72,35 @@ class Metrics(Collector):
     ) -> None:
         self._subscribed.close()
 
-    def _hook_of(self, store: str) -> _Hook:
-        return _Hook(store, self._attempts, self._pauses, self._limit)
-
     def read(self, queues: Sequence[QueueStatus]) -> tuple[bytes, str]:
-        """All figures as text, and what kind of text that is.
+        """All metrics as text, and its content type.
 
         Args:
-            queues: What is in the queues; of one that is not known, there are no figures.
+            queues: The state of the queues that answered.
         """
         self._queues = queues
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: else registering would ask workers that do not run yet."""
+        """Nothing: registering would otherwise read workers that do not run yet."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """The figures that are read rather than counted."""
-        yield from self._of_workers()
-        yield from self._of_queues()
+        """The metrics that are read rather than counted."""
+        yield from self._worker_metrics()
+        yield from self._queue_metrics()
 
-    def _of_workers(self) -> Iterator[Metric]:
+    def _worker_metrics(self) -> Iterator[Metric]:
         orders = CounterMetricFamily(
             "everlytic_orders", "Orders that got a result.", labels=("store", "outcome")
         )
-        told = CounterMetricFamily(
-            "everlytic_settled",
-            "Orders by what the queue was told of them: acknowledged, returned, dead.",
-            labels=("store", "as"),
+        acks = CounterMetricFamily(
+            "everlytic_acks",
+            "Orders by what became of them in the queue: ack, nak, dead_letter.",
+            labels=("store", "action"),
         )
-        in_hand = GaugeMetricFamily(
-            "everlytic_in_hand", "Orders that the worker has, unsettled.", labels=("store",)
+        in_flight = GaugeMetricFamily(
+            "everlytic_in_flight", "Orders that the worker holds, unsettled.", labels=("store",)
         )
         ready = GaugeMetricFamily(
             "everlytic_ready", "1 while it takes orders and can send them.", labels=("store",)
@@ -110,18 +109,18 @@ class Metrics(Collector):
             status = worker.status
             for outcome, count in status.counts.items():
                 orders.add_metric((store, str(outcome)), count)
-            told.add_metric((store, "acknowledged"), status.acknowledged)
-            told.add_metric((store, "returned"), status.returned)
-            told.add_metric((store, "dead"), status.dead)
-            in_hand.add_metric((store,), status.in_hand)
+            acks.add_metric((store, "ack"), status.acked)
+            acks.add_metric((store, "nak"), status.nacked)
+            acks.add_metric((store, "dead_letter"), status.dead_lettered)
+            in_flight.add_metric((store,), status.in_flight)
             ready.add_metric((store,), status.ready)
-        yield from (orders, told, in_hand, ready)
+        yield from (orders, acks, in_flight, ready)
 
-    def _of_queues(self) -> Iterator[Metric]:
+    def _queue_metrics(self) -> Iterator[Metric]:
         families = {
-            "waiting": "Orders that no worker was given yet.",
-            "in_hand": "Orders with all workers of the store, or waiting for their next delivery.",
-            "redelivered": "Of those in hand, the ones given more than once.",
+            "waiting": "Orders that were not delivered to any worker yet.",
+            "in_flight": "Orders with all workers, or waiting for their next delivery.",
+            "redelivered": "Those of them that were delivered more than once.",
             "dead": "Dead letters.",
         }
         for name, text in families.items():

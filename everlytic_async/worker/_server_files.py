@@ -1,8 +1,7 @@
 """The files by which processes of one user share a private NATS server: who may read them.
 
-The directory holds customers' orders and the token without which nobody gets at them. Other users
-of the machine must not be able to read the token, nor to put one of their own in its place: whoever
-joined their server would give them the orders.
+The directory holds customers' orders and the token that lets clients in. Other users of the machine
+must neither read the token nor plant one: a client that joined their server would hand over orders.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ def check_token(token: str) -> None:
 
 
 def claim_directory(directory: Path) -> None:
-    """Make a directory that belongs to its owner alone (0700), or check the one that is there.
+    """Create a directory for its owner alone (0700), or check an existing one.
 
     Raises:
-        ConfigurationError: it belongs to somebody else, or others can write to it.
-        OSError: it can't be made or read.
+        ConfigurationError: it belongs to another user, or others can write to it.
+        OSError: it can't be created or read.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.name != "posix":
-        return  # there a home directory is closed to others, and modes say nothing
+        return  # Windows closes home directories to other users, and its modes say nothing
     found = directory.stat()
     if found.st_uid != os.geteuid():
         raise ConfigurationError(
@@ -62,10 +61,10 @@ def claim_directory(directory: Path) -> None:
 
 
 def read_token(directory: Path) -> str | None:
-    """Read the token of the directory's server; None where there is none yet.
+    """Read the token of the directory's server; None if there is none yet.
 
     Raises:
-        ConfigurationError: others may have read or made it.
+        ConfigurationError: others may have read or written it.
     """
     path = directory / _TOKEN
     try:
@@ -95,8 +94,8 @@ def read_token(directory: Path) -> str | None:
     return token
 
 
-def keep_token(directory: Path, token: str | None) -> str:
-    """Keep the token of the server that starts: the given one, else the last one, else a new one.
+def ensure_token(directory: Path, token: str | None) -> str:
+    """Store the token for a server that starts: the wanted one, else the last, else a new one.
 
     Raises:
         ConfigurationError: see `read_token`.
@@ -106,10 +105,15 @@ def keep_token(directory: Path, token: str | None) -> str:
     if known is not None and token in (None, known):
         return known
     token = token or secrets.token_urlsafe(_RANDOM_BYTES)
-    written = directory / f"{_TOKEN}.new"
+    write_private(directory / _TOKEN, f"{token}\n")
+    return token
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read; a reader finds the old or the new one."""
+    written = path.with_name(f"{path.name}.new")
     written.unlink(missing_ok=True)  # of a process that was killed
     file = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(file, "w", encoding="ascii") as opened:
-        opened.write(f"{token}\n")
-    written.replace(directory / _TOKEN)
-    return token
+    with os.fdopen(file, "w", encoding="utf-8") as opened:
+        opened.write(text)
+    written.replace(path)

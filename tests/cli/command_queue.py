@@ -36,7 +36,7 @@ class Queue:
         names = [
             f'subject = "{self.name}"',
             f'orders_stream = "{self.name}_orders"',
-            f'dead_stream = "{self.name}_dead"',
+            f'dead_letter_stream = "{self.name}_dead"',
             "max_bytes = 16777216",
         ]
         return "\n".join(["[queue]", *names, *lines, ""])
@@ -48,13 +48,13 @@ class Queue:
             store=store,
             subject=self.name,
             orders_stream=f"{self.name}_orders",
-            dead_stream=f"{self.name}_dead",
+            dead_letter_stream=f"{self.name}_dead",
             max_bytes=16 * 1024**2,
         )
 
     def opened(self, store: str = "default", **more: Any) -> OrderQueue:
         """It, to be opened by the test: who comes first makes it."""
-        return OrderQueue(self.url, self.settings(store, **more), patience_s=10)
+        return OrderQueue(self.url, self.settings(store, **more), timeout_s=10)
 
     async def publish(self, orders: Iterable[Any], store: str = "default") -> None:
         """Put orders into it."""
@@ -78,7 +78,7 @@ class Queue:
         async with self.opened(store) as queue:
             for _order, outcome, reason in given:
                 (queued,) = await queue.pull(1, 10)
-                await queued.dead(reason, outcome, 1)
+                await queued.to_dead_letter(reason, outcome, 1)
 
     async def emptied(self) -> None:
         """Take all that is in it, and forget it: also what it knows of duplicates."""

@@ -80,7 +80,7 @@ def test_nothing_to_do_is_told(here: Here, at_hand: Queue, orders_file: Write) -
 def test_a_server_that_is_away_is_told_before_anything_is_replaced(
     here: Here, orders_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_nats.reached.__wrapped__, "__kwdefaults__", {"patience_s": 0.2})
+    monkeypatch.setattr(_nats.nats_arguments.__wrapped__, "__kwdefaults__", {"timeout_s": 0.2})
     run = here(
         "enqueue", "--nats", "nats://127.0.0.1:1", "--results", "r.jsonl", orders_file(order(1))
     )
@@ -92,7 +92,7 @@ def test_a_server_that_is_away_is_told_before_anything_is_replaced(
 def test_a_full_queue_loses_nothing_and_says_what_to_do(
     here: Here, at_hand: Queue, orders_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_nats.reached.__wrapped__, "__kwdefaults__", {"patience_s": 0.3})
+    monkeypatch.setattr(_nats.nats_arguments.__wrapped__, "__kwdefaults__", {"timeout_s": 0.3})
     (here.directory / "everlytic.toml").write_text(at_hand.toml(max_messages=3))
     run = here("enqueue", orders_file(*map(order, range(5))))
     assert run.code == 1

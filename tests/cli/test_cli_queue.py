@@ -34,9 +34,9 @@ def test_status_of_an_empty_queue(here: Here, at_hand: Queue) -> None:
     assert run.err.startswith("Settings: ")
     assert run.err.endswith(" from ./everlytic.toml in this directory (--config none ignores it)\n")
     assert lines(run.out) == [
-        "default: 0 orders not done with",
+        "default: 0 orders unfinished",
         "waiting 0",
-        "in hand 0",
+        "in flight 0",
         "dead 0",
         "workers 0 0 waiting for an order",
     ]
@@ -82,7 +82,7 @@ def test_status_survives_subjects_that_are_no_stores(here: Here, at_hand: Queue)
         assert run.code == 0
         assert "shop" in run.out
         assert "\x1b" not in run.out + run.err
-        assert "that is no store's subject, so nobody sends them" in run.err
+        assert "not a store's subject, so no worker sends them" in run.err
         assert "more such subjects" in run.err
     assert here("queue", "dead").code == 0
 
@@ -153,7 +153,7 @@ def test_chosen_ones_are_put_back(here: Here, at_hand: Queue) -> None:
     assert run.code == 1
     assert run.out == "2 orders put back, for a worker to send.\n"
     assert "default has no dead letter 9\n" in run.err
-    assert [letter.number for letter in now(at_hand.dead())] == [1]
+    assert [letter.id for letter in now(at_hand.dead())] == [1]
     assert now(at_hand.depth()) == 2
 
 
@@ -163,7 +163,7 @@ def test_all_of_an_outcome_are_put_back_or_deleted(here: Here, at_hand: Queue) -
     assert here("queue", "drop", "--all", "--outcome", "invalid").code == 0
     assert [letter.outcome for letter in now(at_hand.dead())] == [Outcome.UNKNOWN]
     assert now(at_hand.depth()) == 1
-    assert here("queue", "drop", "--all").out == "1 order deleted: nobody sends what is deleted.\n"
+    assert here("queue", "drop", "--all").out == "1 order deleted, and not sent.\n"
     assert now(at_hand.dead()) == []
 
 

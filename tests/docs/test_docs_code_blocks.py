@@ -38,8 +38,6 @@ _COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
 _FENCE = re.compile(r"^[ ]*```\S", re.MULTILINE)
 _MARK = "\x1e"  # the record separator: no program here prints it
 _TIMEOUT_S = 120
-# These go on from another page: its files are there for their blocks.
-_AFTER = {"faststream.md": "brokers.md", "taskiq.md": "brokers.md", "celery.md": "brokers.md"}
 _SLOW = {"run-workers.md"}  # waits for what workers that were killed leave behind
 # Of the quick start, which test_docs_quick_start and .ci/run run where it is meant to be run.
 _ELSEWHERE = "printed elsewhere"
@@ -77,13 +75,6 @@ class _Reader:
             if language in _FILES:
                 return None
         return rule(source)
-
-    def save_files(self, page: Path) -> None:
-        """Have the files of another page, and run nothing of it."""
-        for example in read(page, lambda _: None):
-            found = example.region.lexemes
-            if (name := found["options"].get("caption")) is not None:
-                (self.directory / name).write_text(found["source"], encoding="utf-8")
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -159,8 +150,6 @@ def test_every_code_block_of_a_page_does_what_it_says(
     page: Path, directory: Path, environment: dict[str, str]
 ) -> None:
     reader = _Reader(directory, environment)
-    if (before := _AFTER.get(page.name)) is not None:
-        reader.save_files(page.with_name(before))
     for example in read(page, reader):
         example.evaluate()
 

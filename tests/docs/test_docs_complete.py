@@ -89,7 +89,7 @@ def test_every_figure_for_prometheus_is_listed() -> None:
     assert {name for name in made if f"`{name}`" not in section} == {
         name for name in made if f"`{name}_total`" in section
     }
-    for name in ("waiting", "_in_hand", "_redelivered", "_dead"):
+    for name in ("waiting", "_in_flight", "_redelivered", "_dead"):
         assert name in section
 
 

@@ -10,21 +10,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from worker_shop import make_queue
 
-from everlytic_async import batch
 from everlytic_async.worker import OrderQueue, QueueSettings
 from support.nats_servers import nats_cluster, nats_server, nats_url
 
 __all__ = ["nats_cluster", "nats_server", "nats_url"]
 
 _NUMBERS = itertools.count(1)
-
-
-@pytest.fixture(autouse=True)
-def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not finish need not be waited for so long here."""
-    monkeypatch.setattr(batch, "_GRACE_S", 0.02)
-    monkeypatch.setattr("everlytic_async.worker._pull._LINGER_S", 0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +51,7 @@ def settings_of(**given: Any) -> QueueSettings:
         **{
             "subject": name,
             "orders_stream": f"{name}_orders",
-            "dead_stream": f"{name}_dead",
+            "dead_letter_stream": f"{name}_dead",
             "max_bytes": 16 * 1024**2,
             **given,
         }
@@ -74,5 +67,5 @@ def own_settings() -> Callable[..., QueueSettings]:
 @pytest.fixture
 async def queue(nats_url: str, settings: QueueSettings) -> AsyncIterator[OrderQueue]:
     """An open queue with nothing in it."""
-    async with OrderQueue(nats_url, settings, patience_s=10) as queue:
+    async with make_queue(nats_url, settings, timeout_s=10) as queue:
         yield queue

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import nkeys
 import pytest
 import trustme
-from worker_shop import Shop
+from worker_shop import Shop, make_queue
 
 from everlytic_async import LedgerError, QueueError
 from everlytic_async.ledger import NatsLedger
@@ -77,11 +76,13 @@ async def eavesdropper(
 
 
 def queue_at(*servers: str, settings: QueueSettings, **how: Any) -> OrderQueue:
-    return OrderQueue(list(servers), settings, **{"patience_s": 1.0, **how})
+    return make_queue(list(servers), settings, **{"timeout_s": 1.0, **how})
 
 
-def ledger_at(*servers: str, settings: QueueSettings, **how: Any) -> NatsLedger:
-    return NatsLedger(list(servers), settings.subject, **{"patience_s": 1.0, **how})
+def ledger_at(
+    *servers: str, settings: QueueSettings, timeout_s: float = 1.0, **how: Any
+) -> NatsLedger:
+    return NatsLedger(list(servers), settings.subject, patience_s=timeout_s, **how)
 
 
 @pytest.mark.parametrize("open_", [queue_at, ledger_at])
@@ -193,12 +194,10 @@ async def until_so(is_so: Callable[[], bool], what: str) -> None:
 
 def reload(server: NatsServer, **changes: Any) -> None:
     """Have a server read another configuration, as an operator does."""
-    pid = server.pid
-    assert pid is not None
-    done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, check=True)
-    path = Path(done.stdout.decode().strip().rpartition(" -c ")[2])
+    assert server.pid is not None
+    path = server.directory / "nats-server.conf"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    os.kill(pid, signal.SIGHUP)
+    os.kill(server.pid, signal.SIGHUP)
 
 
 def users(*names: str) -> dict[str, Any]:
@@ -249,8 +248,8 @@ async def test_renewed_credentials_are_read_again(tmp_path: Path, settings: Queu
     config = {"authorization": {"users": [{"nkey": public}]}}
     async with (
         NatsServer(tmp_path / "data", config=config) as server,
-        queue_at(server.url, settings=settings, nkeys_seed=seed, patience_s=10) as queue,
-        ledger_at(server.url, settings=settings, nkeys_seed=seed, patience_s=10) as ledger,
+        queue_at(server.url, settings=settings, nkeys_seed=seed, timeout_s=10) as queue,
+        ledger_at(server.url, settings=settings, nkeys_seed=seed, timeout_s=10) as ledger,
         Shop() as shop,
         shop.client() as client,
     ):
@@ -316,7 +315,7 @@ async def test_an_error_that_ends_a_connection_does_not_end_the_queue(
 ) -> None:
     async with (
         interrupting(int(nats_url.rpartition(":")[2])) as (port, interrupt),
-        queue_at(f"nats://127.0.0.1:{port}", settings=settings, patience_s=10) as queue,
+        queue_at(f"nats://127.0.0.1:{port}", settings=settings, timeout_s=10) as queue,
     ):
         for number in (1, 2):
             assert await queue.publish(order(number))

@@ -7,9 +7,11 @@ import asyncio
 import nats.errors
 import pytest
 from nats.aio.client import Client
+from worker_shop import make_queue
 
 from everlytic_async import QueueError
-from everlytic_async._nats import apart, disconnect, said
+from everlytic_async._cancel import run_shielded
+from everlytic_async._nats import disconnect, error_text
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 from support.nats_servers import kill
 
@@ -26,7 +28,7 @@ async def test_a_cancellation_that_the_client_swallows_is_heard() -> None:
                 swallowed += 1
         return swallowed
 
-    calling = asyncio.ensure_future(apart(stubborn()))
+    calling = asyncio.ensure_future(run_shielded(stubborn()))
     await asyncio.sleep(0)
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -41,9 +43,9 @@ async def test_what_it_returns_or_raises_is_had() -> None:
     async def fails() -> int:
         raise QueueError("no")
 
-    assert await apart(answers()) == 7
+    assert await run_shielded(answers()) == 7
     with pytest.raises(QueueError, match="no"):
-        await apart(fails())
+        await run_shielded(fails())
 
 
 async def test_the_queue_asks_in_this_way(
@@ -72,7 +74,7 @@ PRODUCTS = {"products": [{"product_name": "Mop", "product_price": 21}]}
 async def test_a_connection_that_is_lost_with_something_to_write_is_closed(
     nats_server: NatsServer, settings: QueueSettings
 ) -> None:
-    queue = OrderQueue(nats_server.url, settings)
+    queue = make_queue(nats_server.url, settings)
     async with queue:
         await queue.pull(1, 0.05)
         connection = queue.connection
@@ -88,7 +90,7 @@ async def test_what_was_never_connected_can_be_closed() -> None:
 
 @pytest.mark.parametrize("port", ["s3cret", "4222s3cret", "99999"])
 async def test_a_password_in_an_address_that_is_wrong_is_not_repeated(port: str) -> None:
-    queue = OrderQueue(f"nats://shop:s3cret@127.0.0.1:{port}", patience_s=0.5)
+    queue = make_queue(f"nats://shop:s3cret@127.0.0.1:{port}", timeout_s=0.5)
     with pytest.raises(QueueError) as caught:
         async with queue:
             pass
@@ -107,4 +109,4 @@ async def test_a_password_in_an_address_that_is_wrong_is_not_repeated(port: str)
     ],
 )
 def test_an_error_is_told_without_an_address(error: Exception | None, words: str) -> None:
-    assert said(error) == words
+    assert error_text(error) == words

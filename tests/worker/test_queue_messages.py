@@ -15,20 +15,20 @@ from everlytic_async._wire import encode, order_key
 from everlytic_async.ledger import stored_key
 from everlytic_async.worker import QueueSettings
 from everlytic_async.worker._messages import (
-    Dead,
-    as_dead,
-    as_message,
-    as_order,
-    as_redriven,
+    DeadLetterInfo,
+    dead_letter_headers,
+    decode_order,
+    encode_message,
     message_id,
-    own_key,
-    read_dead,
-    resend_of,
+    parse_dead_letter,
+    publisher_key,
+    redrive_headers,
+    resend_override,
 )
 from support.delivery import order
 
 SETTINGS = QueueSettings()
-DEAD = Dead(
+DEAD = DeadLetterInfo(
     outcome=Outcome.UNKNOWN, reason="it may have been", attempts=2, sequence=7, deliveries=3
 )
 
@@ -41,7 +41,7 @@ def an_order(**fields: Any) -> Order:
 
 
 def test_an_order_is_named_as_a_ledger_names_it() -> None:
-    message = as_message(an_order(), None, SETTINGS)
+    message = encode_message(an_order(), None, SETTINGS)
     assert message.key == "1"
     assert message.headers == {"Nats-Msg-Id": "default:1"}
     assert json.loads(message.body)["order_id"] == "1"
@@ -54,20 +54,23 @@ def test_an_order_of_two_stores_is_two() -> None:
 
 @pytest.mark.parametrize("key", ["jane@example.com", "1", "", "ümlaut", "a\r\nNats-Msg-Id: b"])
 def test_a_publishers_own_key_is_told_as_a_digest(key: str) -> None:
-    message = as_message(an_order(), key, SETTINGS)
-    assert message.key == stored_key(key, own=True) == own_key(message.headers)
+    message = encode_message(an_order(), key, SETTINGS)
+    assert message.key == stored_key(key, own=True) == publisher_key(message.headers)
     assert message.headers["Nats-Msg-Id"] == f"default:{message.key}"
     assert key in {"", "1"} or key not in str(message.headers)
 
 
 def test_an_own_key_and_the_same_order_number_are_two() -> None:
-    own, given = as_message(an_order(), "1", SETTINGS), as_message(an_order(), None, SETTINGS)
+    own, given = (
+        encode_message(an_order(), "1", SETTINGS),
+        encode_message(an_order(), None, SETTINGS),
+    )
     assert own.headers["Nats-Msg-Id"] != given.headers["Nats-Msg-Id"]
 
 
 @pytest.mark.parametrize("order_id", ["ümlaut", "a b", "a\nb", "x" * 500, "é" * 50])
 def test_a_message_id_is_one_short_word_of_ascii(order_id: str) -> None:
-    name = as_message(an_order(order_id=order_id), None, SETTINGS).headers["Nats-Msg-Id"]
+    name = encode_message(an_order(order_id=order_id), None, SETTINGS).headers["Nats-Msg-Id"]
     assert name.isascii()
     assert name.isprintable()
     assert " " not in name
@@ -81,8 +84,8 @@ def test_an_order_is_the_same_after_its_way(price: Decimal, name: str) -> None:
         before = an_order(products=[product], order_id=None)
     except InvalidOrderError:
         return
-    message = as_message(before, None, SETTINGS)
-    after = as_order(message.body, SETTINGS)
+    message = encode_message(before, None, SETTINGS)
+    after = decode_order(message.body, SETTINGS)
     assert encode(after) == message.body  # so its digest, and its key, are the same
     assert stored_key(order_key(after, encode(after))) == message.key
 
@@ -109,36 +112,36 @@ def test_an_order_is_the_same_after_its_way(price: Decimal, name: str) -> None:
 )
 def test_what_is_no_order_says_why_and_not_what_it_holds(body: bytes, told: str) -> None:
     with pytest.raises(InvalidOrderError, match=told) as raised:
-        as_order(body, SETTINGS)
+        decode_order(body, SETTINGS)
     assert "jane" not in str(raised.value)
 
 
 def test_too_large_an_order_is_none_on_either_side() -> None:
     small = QueueSettings(max_message_bytes=100)
     with pytest.raises(InvalidOrderError, match="the queue takes 100"):
-        as_message(an_order(), None, small)
+        encode_message(an_order(), None, small)
     with pytest.raises(InvalidOrderError, match="the queue takes 100"):
-        as_order(encode(an_order()), small)
+        decode_order(encode(an_order()), small)
 
 
 def test_a_key_that_another_program_gave_is_its_digest() -> None:
-    assert own_key({"Everlytic-Key": "jane"}) == stored_key("jane", own=True)
-    assert own_key({}) is None
+    assert publisher_key({"Everlytic-Key": "jane"}) == stored_key("jane", own=True)
+    assert publisher_key({}) is None
 
 
 # -------------------------------------------------------------------------------- dead letters
 
 
 def test_a_dead_letter_can_be_read_again() -> None:
-    own = as_message(an_order(), "mine", SETTINGS)
-    headers = as_dead(DEAD, own.headers, 1.5, SETTINGS)
-    assert read_dead(headers) == DEAD
-    assert own_key(headers) == own.key
+    own = encode_message(an_order(), "mine", SETTINGS)
+    headers = dead_letter_headers(DEAD, own.headers, 1.5, SETTINGS)
+    assert parse_dead_letter(headers) == DEAD
+    assert publisher_key(headers) == own.key
 
 
 def test_a_dead_letter_is_named_by_where_the_order_lay_and_since_when() -> None:
     def name(stored_at: float) -> str:
-        return as_dead(DEAD, {}, stored_at, SETTINGS)["Nats-Msg-Id"]
+        return dead_letter_headers(DEAD, {}, stored_at, SETTINGS)["Nats-Msg-Id"]
 
     assert name(1.5) == name(1.5) != name(1.6)  # a stream made anew counts from 1 again
 
@@ -147,8 +150,10 @@ def test_a_dead_letter_is_named_by_where_the_order_lay_and_since_when() -> None:
     "reason", ["for jane@example.com\r\nX: y", "ümlaut  " + "x" * 5000, "\x00\x7f", "\u2028"]
 )
 def test_a_reason_is_one_line_of_ascii_that_names_nobody(reason: str) -> None:
-    dead = Dead(outcome=Outcome.REJECTED, reason=reason, attempts=1, sequence=1, deliveries=1)
-    told = as_dead(dead, {}, 0.0, SETTINGS)["Everlytic-Reason"]
+    dead = DeadLetterInfo(
+        outcome=Outcome.REJECTED, reason=reason, attempts=1, sequence=1, deliveries=1
+    )
+    told = dead_letter_headers(dead, {}, 0.0, SETTINGS)["Everlytic-Reason"]
     assert told.isascii()
     assert "\n" not in told
     assert "\r" not in told
@@ -157,25 +162,27 @@ def test_a_reason_is_one_line_of_ascii_that_names_nobody(reason: str) -> None:
 
 
 def test_headers_that_are_missing_or_odd_are_no_fault() -> None:
-    read = read_dead({"Everlytic-Outcome": "odd", "Everlytic-Attempts": "inf"})
+    read = parse_dead_letter({"Everlytic-Outcome": "odd", "Everlytic-Attempts": "inf"})
     assert (read.outcome, read.reason, read.attempts) == (Outcome.UNKNOWN, "", 0)
 
 
 def test_a_redriven_order_has_a_name_of_its_own_and_passes_over_what_was_known() -> None:
-    own = as_message(an_order(), "mine", SETTINGS)
-    dead = as_dead(DEAD, own.headers, 1.5, SETTINGS)
-    redriven = as_redriven(dead, 4, 1000.0, SETTINGS)
+    own = encode_message(an_order(), "mine", SETTINGS)
+    dead = dead_letter_headers(DEAD, own.headers, 1.5, SETTINGS)
+    redriven = redrive_headers(dead, 4, 1000.0, SETTINGS)
     assert redriven["Nats-Msg-Id"] != own.headers["Nats-Msg-Id"]
-    assert redriven["Nats-Msg-Id"] == as_redriven(dead, 4, 2000.0, SETTINGS)["Nats-Msg-Id"]
-    assert redriven["Nats-Msg-Id"] != as_redriven(dead, 5, 1000.0, SETTINGS)["Nats-Msg-Id"]
-    assert own_key(redriven) == own.key
-    assert resend_of(redriven) == (Outcome.UNKNOWN, 1000.0)
+    assert redriven["Nats-Msg-Id"] == redrive_headers(dead, 4, 2000.0, SETTINGS)["Nats-Msg-Id"]
+    assert redriven["Nats-Msg-Id"] != redrive_headers(dead, 5, 1000.0, SETTINGS)["Nats-Msg-Id"]
+    assert publisher_key(redriven) == own.key
+    assert resend_override(redriven) == (Outcome.UNKNOWN, 1000.0)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.INVALID, Outcome.SENT, "odd"])
 def test_what_may_be_sent_anyway_or_never_passes_over_nothing(outcome: str) -> None:
-    assert resend_of(as_redriven({"Everlytic-Outcome": outcome}, 1, 1.0, SETTINGS)) is None
-    assert resend_of({"Everlytic-Resend": outcome}) is None
+    assert (
+        resend_override(redrive_headers({"Everlytic-Outcome": outcome}, 1, 1.0, SETTINGS)) is None
+    )
+    assert resend_override({"Everlytic-Resend": outcome}) is None
 
 
 # ------------------------------------------------------------------------------------ settings
@@ -212,6 +219,6 @@ def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
 def test_subjects_are_the_stores_own() -> None:
     settings = QueueSettings(store="shoes", subject="a.b")
     assert settings.orders_subject == "a.b.orders.shoes"
-    assert settings.dead_subject == "a.b.dead.shoes"
-    assert settings.pace_subject == "a.b.pace.shoes"
+    assert settings.dead_letter_subject == "a.b.dead.shoes"
+    assert settings.cool_down_subject == "a.b.pace.shoes"
     assert settings.consumer == "worker-shoes"

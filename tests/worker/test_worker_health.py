@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from worker_shop import Shop, dead_of, emptied, running, until
+from worker_shop import Shop, dead_of, emptied, make_queue, running, until
 
 from everlytic_async import ConfigurationError, SqliteLedger
 from everlytic_async.worker import HealthServer, OrderQueue, Worker, _health
@@ -67,10 +67,10 @@ async def test_why_it_is_not_ready_is_told_and_logged_without_what_is_secret(
     async with Shop({"": "refuse"}) as shop, shop.client() as client:
         worker = worker_of(client, queue, tmp_path)
         async with HealthServer({"shop": worker}) as health, running(worker):
-            await until(lambda: worker.status.problem)
+            await until(lambda: worker.status.last_error)
             status, text = await read(browser, f"{health.url}/readyz")
     assert status == 503
-    assert "422" in json.loads(text)["stores"]["shop"]["problem"]
+    assert "422" in json.loads(text)["stores"]["shop"]["last_error"]
     assert "422" in caplog.text
     for secret in (STORE_HASH, CUSTOMER_HASH, "@example.com"):
         assert secret not in text + caplog.text
@@ -87,7 +87,7 @@ async def test_the_metrics_are_those_of_the_worker_its_attempts_and_its_queue(
         worker = worker_of(client, queue, tmp_path)
         async with HealthServer({"shop": worker}) as health, running(worker):
             await emptied(queue)
-            await until(lambda: worker.status.in_hand == 0)
+            await until(lambda: worker.status.in_flight == 0)
             status, text = await read(browser, f"{health.url}/metrics")
     assert status == 200
     found = {
@@ -97,8 +97,8 @@ async def test_the_metrics_are_those_of_the_worker_its_attempts_and_its_queue(
     }
     assert found["everlytic_orders_total", "sent", "shop"] == 4
     assert found["everlytic_orders_total", "rejected", "shop"] == 1
-    assert found["everlytic_settled_total", "dead", "shop"] == 2
-    assert found["everlytic_in_hand", "shop"] == 0
+    assert found["everlytic_acks_total", "dead_letter", "shop"] == 2
+    assert found["everlytic_in_flight", "shop"] == 0
     assert found["everlytic_ready", "shop"] == 1
     assert found["everlytic_attempt_seconds_count", "200", "shop"] == 4
     assert found["everlytic_attempt_seconds_count", "422", "shop"] == 1
@@ -124,18 +124,14 @@ async def test_without_prometheus_client_the_rest_is_served(
 
 
 async def test_figures_of_a_queue_that_does_not_answer_are_left_out(
-    queue: OrderQueue,
-    tmp_path: Path,
-    browser: aiohttp.ClientSession,
-    monkeypatch: pytest.MonkeyPatch,
+    queue: OrderQueue, tmp_path: Path, browser: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr(_health, "_QUEUE_S", 0)
     async with Shop() as shop, shop.client() as client:
         worker = worker_of(client, queue, tmp_path)
-        async with HealthServer({"shop": worker}) as health:
+        async with HealthServer({"shop": worker}, queue_timeout_s=0) as health:
             status, text = await read(browser, f"{health.url}/metrics")
     assert status == 200
-    assert 'everlytic_in_hand{store="shop"} 0.0' in text
+    assert 'everlytic_in_flight{store="shop"} 0.0' in text
     assert "everlytic_queue_dead{" not in text
 
 
@@ -175,16 +171,21 @@ async def test_workers_answer_for_themselves_also_with_no_free_slot(
         async with running(worker):
             await until(lambda: shop.in_flight == 3)
             (found,) = await queue.workers(0.2)
-            assert (found.in_hand, found.sent, found.stopping, found.problem) == (3, 0, False, None)
+            assert (found.in_flight, found.sent, found.stopping, found.last_error) == (
+                3,
+                0,
+                False,
+                None,
+            )
             shop.answers.set()
-            await until(lambda: worker.status.acknowledged == 4)
+            await until(lambda: worker.status.acked == 4)
             worker.stop()
     assert await queue.workers(5) == []
 
 
 async def test_what_is_no_worker_is_passed_over(queue: OrderQueue) -> None:
     async def nonsense(message: Any) -> None:
-        worker = b'{"name": "x", "in_hand": %s, "sent": 1, "stopping": 0, "problem": null}'
+        worker = b'{"name": "x", "in_flight": %s, "sent": 1, "stopping": 0, "last_error": null}'
         for said in (b"", b"[]", b"{}", b"\xff", worker % b'"many"', worker % b"1e999"):
             await message.respond(said)
 
@@ -200,7 +201,7 @@ async def test_the_stores_of_a_queue_are_those_that_have_something_in_it(
 
     settings = own_settings()
     for store in ("shop-b", "shop-a"):
-        async with OrderQueue(nats_url, attrs.evolve(settings, store=store)) as queue:
+        async with make_queue(nats_url, attrs.evolve(settings, store=store)) as queue:
             await queue.publish({"contact_unique_id": "7", "order_id": "1", "products": [{}]})
-    async with OrderQueue(nats_url, settings) as queue:
+    async with make_queue(nats_url, settings) as queue:
         assert await queue.stores() == ["shop-a", "shop-b"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_shop import Shop, dead_of, emptied, running, until
+from worker_shop import Shop, dead_of, emptied, make_queue, running, until
 
 from everlytic_async import (
     AuthenticationError,
@@ -35,13 +35,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "orders.ledger"
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everlytic_async.worker._worker._PAUSE_CAP_S", 0.2)
-
-
 def worker_of(client: Any, queue: OrderQueue, path: Path, **settings: Any) -> Worker:
-    given: dict[str, Any] = {"retry_base_s": 0.05, "retry_cap_s": 0.2, **settings}
+    given: dict[str, Any] = {
+        "retry_base_s": 0.05,
+        "retry_cap_s": 0.2,
+        "max_pause_s": 0.2,
+        **settings,
+    }
     return Worker(client, queue, SqliteLedger(path), **given)
 
 
@@ -87,11 +87,11 @@ async def test_stopped_it_ends_what_is_in_flight_and_gives_back_nothing_else(
         assert not worker.status.ready
         await asyncio.sleep(0.1)
         assert not run.done()
-        assert (await queue.status()).in_hand == 4
+        assert (await queue.status()).in_flight == 4
         shop.answers.set()
         await run
     assert sum(shop.processed.values()) == 4
-    assert worker.status.acknowledged == 4
+    assert worker.status.acked == 4
     assert states_of(path) == {State.SENT: 4}
     await has_returned(queue, 16)
 
@@ -116,7 +116,7 @@ async def test_what_outlasts_the_grace_is_broken_off_and_known_as_unknown(
 ) -> None:
     await fill(queue, 3)
     async with Shop({"1": "hang"}) as shop, shop.client() as client:
-        worker = worker_of(client, queue, path, grace_s=0.1)
+        worker = worker_of(client, queue, path, shutdown_timeout_s=0.1)
         run = asyncio.create_task(worker.run())
         await until(lambda: shop.in_flight == 1 and shop.processed.total() == 3)
         worker.stop()
@@ -179,8 +179,8 @@ async def test_two_share_the_work_and_each_order_is_sent_once(
 ) -> None:
     async with (
         Shop() as shop,
-        OrderQueue(nats_url, settings) as one,
-        OrderQueue(nats_url, settings) as other,
+        make_queue(nats_url, settings) as one,
+        make_queue(nats_url, settings) as other,
         shop.client(concurrency=4) as client,
         shop.client(concurrency=4) as second,
     ):
@@ -198,7 +198,7 @@ async def test_two_share_the_work_and_each_order_is_sent_once(
 async def test_a_long_wait_is_kept_alive(nats_url: str, own_settings: Settings, path: Path) -> None:
     async with (
         Shop({"0": "hang"}) as shop,
-        OrderQueue(nats_url, own_settings(ack_wait_s=0.6)) as queue,
+        make_queue(nats_url, own_settings(ack_wait_s=0.6)) as queue,
         shop.client() as client,
     ):
         await fill(queue, 1)
@@ -227,14 +227,14 @@ async def test_an_endpoint_that_is_away_is_waited_for(
     async with client_at(address, retry=RetryPolicy(attempts=2, base_s=0.01)) as client:
         worker = worker_of(client, queue, path)
         async with running(worker) as run:
-            await until(lambda: worker.status.problem is not None)
+            await until(lambda: worker.status.last_error is not None)
             assert not worker.status.ready
-            await until(lambda: worker.status.returned > 10)
+            await until(lambda: worker.status.nacked > 10)
             assert not run.done()
             async with same_port(address) as back:
                 await emptied(queue)
             assert back.processed == Counter({str(number): 1 for number in range(10)})
-            assert worker.status.problem is None
+            assert worker.status.last_error is None
     assert "no orders are taken for" in caplog.text
     assert await dead_of(queue) == []
 
@@ -275,7 +275,7 @@ async def test_a_ledger_that_cannot_be_used_is_waited_for(queue: OrderQueue, pat
         ledger = SickLedger(path)
         worker = Worker(client, queue, ledger)
         async with running(worker):
-            await until(lambda: worker.status.problem == "the ledger is locked")
+            await until(lambda: worker.status.last_error == "the ledger is locked")
             assert not shop.posts
             ledger.sick = False
             await emptied(queue)
@@ -285,7 +285,7 @@ async def test_a_ledger_that_cannot_be_used_is_waited_for(queue: OrderQueue, pat
 async def test_a_full_stream_of_dead_letters_keeps_the_order_in_the_queue(
     nats_url: str, own_settings: Settings, path: Path
 ) -> None:
-    async with OrderQueue(nats_url, own_settings(max_messages=2), patience_s=0.2) as queue:
+    async with make_queue(nats_url, own_settings(max_messages=2), timeout_s=0.2) as queue:
         async with Shop({"": "refuse"}) as shop, shop.client() as client:
             await shop.accept_one(client)
             worker = worker_of(client, queue, path)
@@ -295,7 +295,7 @@ async def test_a_full_stream_of_dead_letters_keeps_the_order_in_the_queue(
                     await until(lambda: shop.posts.total() == number + 1)  # noqa: B023 - at once
                     if number < 2:
                         await emptied(queue)
-                await until(lambda: worker.status.returned >= 2)
+                await until(lambda: worker.status.nacked >= 2)
                 assert (await queue.status()).depth == 1
                 assert await queue.drop(await dead_of(queue)) == 2
                 await emptied(queue)
@@ -306,7 +306,7 @@ async def test_a_full_stream_of_dead_letters_keeps_the_order_in_the_queue(
 async def test_stopped_while_a_dead_letter_cannot_be_written_it_ends(
     nats_url: str, own_settings: Settings, path: Path
 ) -> None:
-    async with OrderQueue(nats_url, own_settings(max_messages=1), patience_s=60) as queue:
+    async with make_queue(nats_url, own_settings(max_messages=1), timeout_s=60) as queue:
         async with Shop({"": "refuse"}) as shop, shop.client() as client:
             await shop.accept_one(client)
             async with running(worker_of(client, queue, path)):
@@ -314,11 +314,10 @@ async def test_stopped_while_a_dead_letter_cannot_be_written_it_ends(
                 await until(lambda: shop.posts.total() == 1)
                 await emptied(queue)
             await fill_one(queue, 1)
-            worker = worker_of(client, queue, path, grace_s=0.3)
+            worker = worker_of(client, queue, path, shutdown_timeout_s=0.3)
             async with running(worker):
                 await until(lambda: shop.posts.total() == 2)
-        assert worker.status.in_hand == 0
-        assert not worker._burials
+        assert worker.status.in_flight == 0
         await has_returned(queue, 1)  # to be skipped as rejected, and written then
 
 
@@ -333,7 +332,7 @@ async def test_streams_that_are_deleted_are_made_again(queue: OrderQueue, path: 
         async with running(worker):
             await until(lambda: worker.status.ready)
             stream = queue.connection.jetstream()
-            for name in (queue.settings.orders_stream, queue.settings.dead_stream):
+            for name in (queue.settings.orders_stream, queue.settings.dead_letter_stream):
                 await stream.delete_stream(name)
             await fill(queue, 8)
             await emptied(queue)
@@ -347,13 +346,13 @@ async def test_without_its_ledger_nothing_is_sent_until_it_is_started_again(
 ) -> None:
     async with Shop() as shop, shop.client() as client:
         ledger = NatsLedger(queue.connection, queue.settings.subject, heartbeat_s=1.0)
-        worker = Worker(client, queue, ledger, grace_s=5, retry_base_s=0.1)
+        worker = Worker(client, queue, ledger, shutdown_timeout_s=5, retry_base_s=0.1)
         async with running(worker):
             await fill(queue, 2)
             await emptied(queue)
             assert await queue.connection.jetstream().delete_key_value(queue.settings.subject)
             await queue.publish(order(2))
-            await until(lambda: "was deleted" in (worker.status.problem or ""))
+            await until(lambda: "was deleted" in (worker.status.last_error or ""))
             assert not worker.status.ready
         assert shop.posts.total() == 2
         assert (await queue.status()).depth == 1
@@ -370,7 +369,7 @@ async def test_a_server_that_restarts_is_waited_for(
     settings = own_settings(ack_wait_s=1.0)  # what was acknowledged as it went comes again
     async with (
         Shop() as shop,
-        OrderQueue(nats_server.url, settings) as queue,
+        make_queue(nats_server.url, settings) as queue,
         shop.client() as client,
     ):
         shop.latency_s = 0.01
@@ -387,7 +386,7 @@ async def test_a_server_that_restarts_is_waited_for(
 
 
 async def dead_of_closed(server: NatsServer, settings: QueueSettings) -> list[Any]:
-    async with OrderQueue(server.url, settings) as queue:
+    async with make_queue(server.url, settings) as queue:
         return await dead_of(queue)
 
 
@@ -396,7 +395,7 @@ async def test_stopped_while_the_server_is_away_it_ends(
 ) -> None:
     async with (
         Shop() as shop,
-        OrderQueue(nats_server.url, settings) as queue,
+        make_queue(nats_server.url, settings) as queue,
         shop.client() as client,
     ):
         await fill(queue, 3)
@@ -411,7 +410,7 @@ async def test_stopped_while_the_server_is_away_it_ends(
 # ------------------------------------------------------------------------------------ settings
 
 
-@pytest.mark.parametrize("name", ["grace_s", "retry_base_s", "retry_cap_s"])
+@pytest.mark.parametrize("name", ["shutdown_timeout_s", "retry_base_s", "retry_cap_s"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 async def test_a_wrong_setting_is_named(
     queue: OrderQueue, path: Path, name: str, value: float
@@ -429,7 +428,7 @@ async def test_a_client_or_a_queue_that_is_not_open_is_an_error(
             await worker_of(shop.client(), queue, path).run()
         async with shop.client() as client:
             with pytest.raises(QueueError, match="the queue is not open"):
-                await worker_of(client, OrderQueue(nats_url, settings), path).run()
+                await worker_of(client, make_queue(nats_url, settings), path).run()
 
 
 def client_at(address: str, **settings: Any) -> EverlyticClient:

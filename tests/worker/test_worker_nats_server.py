@@ -9,14 +9,13 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from everlytic_async import ConfigurationError, QueueError
-from everlytic_async.worker import NatsServer, _server
+from everlytic_async.worker import NatsServer
 from support.nats_servers import connected, kill, until
 from support.servers import unused_port
 
@@ -39,23 +38,9 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files are made meanwhile."""
-    path = tmp_path / "scratch"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return path
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
-
-
-def in_it(directory: Path) -> list[Path]:
-    return list(directory.iterdir())
 
 
 def is_alive(pid: int) -> bool:
@@ -85,7 +70,7 @@ async def got(server: NatsServer) -> bytes | None:
         return (await bucket.get("key")).value
 
 
-async def test_it_keeps_its_data_and_its_port(data: Path, scratch: Path) -> None:
+async def test_it_keeps_its_data_and_its_port(data: Path) -> None:
     server = NatsServer(data)
     with pytest.raises(RuntimeError, match="no address until it is started"):
         assert server.url
@@ -98,7 +83,6 @@ async def test_it_keeps_its_data_and_its_port(data: Path, scratch: Path) -> None
         await put(server, b"one")
     assert server.pid is None
     assert not is_alive(pid)
-    assert in_it(scratch) == []
     assert stat.S_IMODE((await asyncio.to_thread(data.stat)).st_mode) == 0o700
     async with server:
         assert server.url == url
@@ -108,7 +92,6 @@ async def test_it_keeps_its_data_and_its_port(data: Path, scratch: Path) -> None
         await server.start()
         assert server.url == url
         assert await got(server) == b"two"
-    assert in_it(scratch) == []
     async with NatsServer(data) as other:
         assert await got(other) == b"two"
 
@@ -130,7 +113,7 @@ async def test_it_tells_when_it_has_ended(data: Path) -> None:
 @pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 async def test_it_ends_with_whoever_started_it(
-    data: Path, scratch: Path, number: signal.Signals, *, forks: bool
+    data: Path, number: signal.Signals, *, forks: bool
 ) -> None:
     arguments = [str(data), *(["fork"] if forks else [])]
     process = await asyncio.create_subprocess_exec(
@@ -145,29 +128,20 @@ async def test_it_ends_with_whoever_started_it(
     assert process.stdout is not None
     pid = int(await process.stdout.readline())
     assert is_alive(pid)
-    assert len(in_it(scratch)) == 1
     assert os.getsid(pid) != os.getsid(process.pid)  # what the terminal signals is not for it
     process.send_signal(number)
     await process.wait()
     await gone(pid)
-
-    async def nothing_left() -> bool:
-        return in_it(scratch) == []
-
-    await until(nothing_left, "the end of its supervisor")
     process.stdin.close()
     await process.stdout.read()
     async with NatsServer(data):
         pass
 
 
-async def test_one_server_at_a_time_uses_a_directory(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_server, "_LEFT_S", 0.1)
+async def test_one_server_at_a_time_uses_a_directory(data: Path) -> None:
     async with NatsServer(data) as server:
         with pytest.raises(ConfigurationError, match="another nats-server uses"):
-            await NatsServer(data).start()
+            await NatsServer(data, start_s=0.1).start()
         await put(server, b"one")
         assert await got(server) == b"one"
 
@@ -256,7 +230,7 @@ async def is_refused(url: str) -> bool:
 async def test_a_shared_server_always_wants_the_token_that_lies_in_its_directory(
     data: Path, given: str | None
 ) -> None:
-    async with NatsServer.shared(data, token=given) as url:
+    async with NatsServer.join_or_start(data, token=given) as url:
         assert await is_refused(url)
         token = (data / "token").read_text().strip()
         assert given in (None, token)
@@ -264,11 +238,11 @@ async def test_a_shared_server_always_wants_the_token_that_lies_in_its_directory
         assert stat.S_IMODE((data / "token").stat().st_mode) == 0o600
         async with connected(url) as connection:
             await connection.flush()
-        async with NatsServer.shared(data) as joined:  # by what lies in the directory
+        async with NatsServer.join_or_start(data) as joined:  # by what lies in the directory
             assert joined == url
-    async with NatsServer.shared(data) as again:  # whoever had joined gets in again
-        assert again == url
-    async with NatsServer.shared(data, token="another") as other:
+    async with NatsServer.join_or_start(data) as again:
+        assert again.startswith(f"nats://{token}@")  # the last one, since nobody asked for another
+    async with NatsServer.join_or_start(data, token="another") as other:
         assert "another" in other
         assert token not in (data / "token").read_text()
 
@@ -307,7 +281,7 @@ def share(directory: Path) -> None:
     """Start the shared server of a directory, and end it."""
 
     async def shared() -> None:
-        async with NatsServer.shared(directory):
+        async with NatsServer.join_or_start(directory):
             pass
 
     asyncio.run(shared())
@@ -357,7 +331,7 @@ async def test_the_environment_is_not_passed_on(
     assert not {name for name in names if "EVERLYTIC" in name or "PASSWORD" in name}
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing(data: Path, scratch: Path) -> None:
+async def test_a_start_that_is_cancelled_leaves_nothing(data: Path) -> None:
     for turns in (1, 2, 3, 5, 20, 200):
         server = NatsServer(data)
         starting = asyncio.ensure_future(server.start())
@@ -366,11 +340,6 @@ async def test_a_start_that_is_cancelled_leaves_nothing(data: Path, scratch: Pat
         starting.cancel()
         await asyncio.wait([starting])
         await server.close()
-
-    async def nothing_left() -> bool:
-        return in_it(scratch) == []
-
-    await until(nothing_left, "the end of the supervisors")
     async with NatsServer(data):
         pass
 
@@ -392,115 +361,31 @@ async def test_its_end_is_seen_though_it_is_cancelled(data: Path) -> None:
 
 
 async def test_who_asks_for_the_server_of_a_directory_gets_the_one_that_runs(data: Path) -> None:
-    async with NatsServer.shared(data) as url, NatsServer.shared(data) as again:
+    async with NatsServer.join_or_start(data) as url, NatsServer.join_or_start(data) as again:
         assert url == again
         async with connected(url) as connection:
             await connection.flush()
     assert not (data / "address").exists()
-    async with NatsServer.shared(data) as other, connected(other) as connection:
-        await connection.flush()
-
-
-def owner_of(directory: Path) -> NatsServer:
-    """A server that others join by what lies in its directory, and that can be killed."""
-    directory.mkdir(mode=0o700)
-    (directory / "token").touch(0o600)
-    (directory / "token").write_text("Sesame")
-    return NatsServer(directory, token="Sesame")
-
-
-async def test_when_its_owner_ends_another_one_starts_it_at_the_same_port(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_server, "_LOOK_S", 0.02)
-    owner = owner_of(data)
-    await owner.start()
-    async with NatsServer.shared(data) as url:
-        assert url == owner.url
-        async with connected(url) as connection:
-            await connection.jetstream().add_stream(name="kept", subjects=["kept"])
-            await kill(owner)
-            await until(lambda: connection.jetstream(timeout=1).stream_info("kept"), "its data")
-    async with NatsServer.shared(data) as url, connected(url) as connection:
-        await connection.jetstream().stream_info("kept")
-
-
-async def test_who_had_joined_finds_it_again_also_where_a_newcomer_starts_it(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_server, "_LOOK_S", 60.0)  # the newcomer is first
-    owner = owner_of(data)
-    await owner.start()
-    async with NatsServer.shared(data) as url, connected(url) as connection:
-        await kill(owner)
-        async with NatsServer.shared(data) as newcomers:
-            assert newcomers == url
-            await until(connection.jetstream(timeout=1).account_info, "the server")
-
-
-async def test_who_waits_for_the_first_one_to_be_ready_takes_over_its_port(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked = asyncio.Event()
-    listening = NatsServer._listening
-
-    async def looks(server: NatsServer) -> int | None:
-        looked.set()
-        return await listening(server)
-
-    monkeypatch.setattr(NatsServer, "_listening", looks)
-    owner = owner_of(data)
-    await owner.start()
-    for name in ("address", "last-port"):  # as long as it is not ready
-        (data / name).unlink()
-    shared = NatsServer.shared(data)
-    entering = asyncio.ensure_future(shared.__aenter__())
-    await looked.wait()
-    (data / "last-port").write_text(owner.url.rpartition(":")[2])
-    await kill(owner)
-    assert await entering == owner.url
-    await shared.__aexit__(None, None, None)
-
-
-@pytest.fixture(params=["", "many", "0", "70000", "1"])
-def senseless(request: pytest.FixtureRequest, data: Path) -> None:
-    data.mkdir()
-    (data / "last-port").write_text(request.param)
-
-
-async def test_a_last_port_that_makes_no_sense_is_not_taken(data: Path, senseless: None) -> None:
-    async with NatsServer.shared(data) as url, connected(url) as connection:
-        await connection.flush()
-    assert int((data / "last-port").read_text()) == int(url.rpartition(":")[2])
-
-
-async def test_a_last_port_that_is_another_programs_by_now_is_left_to_it(data: Path) -> None:
-    async with NatsServer.shared(data) as url:
-        port = int(url.rpartition(":")[2])
-    another = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
-    async with another, NatsServer.shared(data) as other, connected(other) as connection:
-        assert other != url
+    async with NatsServer.join_or_start(data) as other, connected(other) as connection:
         await connection.flush()
 
 
 @pytest.fixture
 def left_behind(data: Path) -> None:
     data.mkdir()
-    (data / "address").write_text("nats://127.0.0.1:1\n")
+    (data / "address").write_text("1\n")
 
 
 async def test_an_address_that_was_left_behind_leads_nobody_astray(
     data: Path, left_behind: None
 ) -> None:
-    async with NatsServer.shared(data) as url, connected(url) as connection:
+    async with NatsServer.join_or_start(data) as url, connected(url) as connection:
         await connection.flush()
 
 
-async def test_a_directory_that_another_uses_without_an_address_is_told(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_directory_that_another_uses_without_an_address_is_told(data: Path) -> None:
     async with NatsServer(data):
         (data / "address").unlink()
         with pytest.raises(ConfigurationError, match="another nats-server uses"):
-            async with NatsServer.shared(data, start_s=0.1):
+            async with NatsServer.join_or_start(data, start_s=0.1):
                 pass

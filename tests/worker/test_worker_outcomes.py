@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_shop import Shop, dead_of, emptied, running, until
+from worker_shop import Shop, dead_of, emptied, make_queue, running, until
 
 from everlytic_async import (
     Delivery,
@@ -23,7 +23,7 @@ from everlytic_async.errors import AuthenticationError, NotSentError, RejectedEr
 from everlytic_async.ledger import LedgerFile, NatsLedger, State
 from everlytic_async.outcomes import OrderResult, Receipt
 from everlytic_async.worker import OrderQueue, QueueSettings, Worker
-from everlytic_async.worker._worker import Deed, deed_of
+from everlytic_async.worker._settle import AckAction, action_for
 from support.delivery import CUSTOMER_HASH, STORE_HASH, order, orders
 
 Settings = Callable[..., QueueSettings]
@@ -72,28 +72,28 @@ def before_any_acceptance() -> RejectedError:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "error", "delivery", "deed", "known"),
+    ("outcome", "error", "delivery", "action", "known"),
     [
-        (Outcome.SENT, None, ONCE, Deed.ACK, Outcome.SENT),
-        (Outcome.SKIPPED, skipped(State.SENT), ONCE, Deed.ACK, Outcome.SENT),
-        (Outcome.SKIPPED, skipped(State.IN_FLIGHT), ONCE, Deed.NAK, Outcome.SKIPPED),
-        (Outcome.SKIPPED, skipped(State.UNKNOWN), ONCE, Deed.DEAD, Outcome.UNKNOWN),
-        (Outcome.SKIPPED, skipped(State.REJECTED), ONCE, Deed.DEAD, Outcome.REJECTED),
-        (Outcome.NOT_SENT, NotSentError("no"), ONCE, Deed.NAK, Outcome.NOT_SENT),
-        (Outcome.REJECTED, RejectedError("no", 422), ONCE, Deed.DEAD, Outcome.REJECTED),
-        (Outcome.REJECTED, before_any_acceptance(), ONCE, Deed.NAK, Outcome.NOT_SENT),
-        (Outcome.NOT_SENT, AuthenticationError("no", 401), ONCE, Deed.NAK, Outcome.NOT_SENT),
-        (Outcome.INVALID, None, ONCE, Deed.DEAD, Outcome.INVALID),
-        (Outcome.UNKNOWN, UnknownOutcomeError("?"), ONCE, Deed.DEAD, Outcome.UNKNOWN),
-        (Outcome.UNKNOWN, UnknownOutcomeError("?"), AGAIN, Deed.NAK, Outcome.UNKNOWN),
+        (Outcome.SENT, None, ONCE, AckAction.ACK, Outcome.SENT),
+        (Outcome.SKIPPED, skipped(State.SENT), ONCE, AckAction.ACK, Outcome.SENT),
+        (Outcome.SKIPPED, skipped(State.IN_FLIGHT), ONCE, AckAction.NAK, Outcome.SKIPPED),
+        (Outcome.SKIPPED, skipped(State.UNKNOWN), ONCE, AckAction.DEAD_LETTER, Outcome.UNKNOWN),
+        (Outcome.SKIPPED, skipped(State.REJECTED), ONCE, AckAction.DEAD_LETTER, Outcome.REJECTED),
+        (Outcome.NOT_SENT, NotSentError("no"), ONCE, AckAction.NAK, Outcome.NOT_SENT),
+        (Outcome.REJECTED, RejectedError("no", 422), ONCE, AckAction.DEAD_LETTER, Outcome.REJECTED),
+        (Outcome.REJECTED, before_any_acceptance(), ONCE, AckAction.NAK, Outcome.NOT_SENT),
+        (Outcome.NOT_SENT, AuthenticationError("no", 401), ONCE, AckAction.NAK, Outcome.NOT_SENT),
+        (Outcome.INVALID, None, ONCE, AckAction.DEAD_LETTER, Outcome.INVALID),
+        (Outcome.UNKNOWN, UnknownOutcomeError("?"), ONCE, AckAction.DEAD_LETTER, Outcome.UNKNOWN),
+        (Outcome.UNKNOWN, UnknownOutcomeError("?"), AGAIN, AckAction.NAK, Outcome.UNKNOWN),
     ],
 )
 def test_the_table(
-    outcome: Outcome, error: Any, delivery: Delivery, deed: Deed, known: Outcome
+    outcome: Outcome, error: Any, delivery: Delivery, action: AckAction, known: Outcome
 ) -> None:
     receipt = Receipt(200) if outcome is Outcome.SENT else None
     result = OrderResult(0, "1", {}, outcome, receipt, error)
-    assert deed_of(result, delivery) == (deed, known)
+    assert action_for(result, delivery) == (action, known)
 
 
 # ------------------------------------------------------------------------------ end to end
@@ -104,8 +104,8 @@ async def test_every_order_is_sent_once_and_forgotten(queue: OrderQueue, path: P
     async with Shop() as shop, shop.client() as client:
         worker = await work_off(client, queue, path)
     assert shop.processed == Counter({str(number): 1 for number in range(300)})
-    assert worker.status.counts[Outcome.SENT] == worker.status.acknowledged == 300
-    assert (worker.status.in_hand, worker.status.returned, worker.status.dead) == (0, 0, 0)
+    assert worker.status.counts[Outcome.SENT] == worker.status.acked == 300
+    assert (worker.status.in_flight, worker.status.nacked, worker.status.dead_lettered) == (0, 0, 0)
     assert states_of(path) == {str(number): State.SENT for number in range(300)}
     assert await dead_of(queue) == []
 
@@ -129,8 +129,8 @@ async def test_it_holds_no_more_than_it_has_slots(queue: OrderQueue, path: Path)
             await until(lambda: shop.in_flight == 4)
             await asyncio.sleep(0.1)
             status = await queue.status()
-            assert (status.in_hand, status.waiting) == (4, 46)
-            assert worker.status.in_hand == 4
+            assert (status.in_flight, status.waiting) == (4, 46)
+            assert worker.status.in_flight == 4
             shop.answers.set()
             await emptied(queue)
     assert shop.peak == 4
@@ -173,7 +173,7 @@ async def test_what_was_not_sent_comes_again(queue: OrderQueue, path: Path) -> N
         await shop.accept_one(client)
         worker = await work_off(client, queue, path)
     assert shop.processed["0"] == 1
-    assert worker.status.returned == 1
+    assert worker.status.nacked == 1
     assert worker.status.counts[Outcome.NOT_SENT] == 1
 
 
@@ -226,7 +226,7 @@ async def test_what_another_has_in_hand_is_waited_for(queue: OrderQueue, path: P
         await until(lambda: shop.in_flight == 1)
         worker = worker_of(client, queue, path)
         async with running(worker):
-            await until(lambda: worker.status.returned >= 2)
+            await until(lambda: worker.status.nacked >= 2)
             shop.answers.set()
             await emptied(queue)
         assert (await sending).counts[Outcome.SENT] == 1
@@ -297,7 +297,7 @@ async def test_a_redriven_order_is_sent_by_its_first_delivery_alone(
     nats_url: str, own_settings: Settings, path: Path
 ) -> None:
     """Who had it before may have sent it: what was known before the redrive no longer holds."""
-    async with OrderQueue(nats_url, own_settings(ack_wait_s=0.3)) as queue:
+    async with make_queue(nats_url, own_settings(ack_wait_s=0.3)) as queue:
         await fill(queue, 1)
         async with Shop({"0": "fail"}) as shop, shop.client() as client:
             await work_off(client, queue, path)
@@ -315,7 +315,7 @@ async def test_what_was_recorded_after_the_redrive_is_not_passed_over(
     async with Shop({"0": "fail"}) as shop, shop.client() as client:
         await work_off(client, queue, path)
         with monkeypatch.context() as patch:
-            patch.setattr("everlytic_async.worker._queue.time.time", lambda: 1000.0)
+            patch.setattr("everlytic_async.worker._dead_letters.time.time", lambda: 1000.0)
             await queue.redrive(await dead_of(queue))
         await work_off(client, queue, path)
     assert shop.posts["0"] == 1

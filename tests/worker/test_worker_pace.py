@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_shop import Shop, emptied, running, until
+from worker_shop import Shop, emptied, make_queue, running, until
 
 from everlytic_async import Pacing, RetryPolicy, SqliteLedger
 from everlytic_async._pacer import Halt, Pacer
 from everlytic_async.events import AttemptEnded, CoolDown, Dispatcher, Event, OrderEnded
-from everlytic_async.worker import OrderQueue, QueueSettings, Worker
-from everlytic_async.worker._pace import SharedPace, _read
+from everlytic_async.worker import QueueSettings, Worker
+from everlytic_async.worker._cool_downs import parse_cool_down, share_cool_downs
 from support.clock import FakeClock
 from support.delivery import order
 from support.nats_servers import connected
@@ -168,11 +168,11 @@ async def test_a_cool_down_of_one_reaches_the_others(
         connected(nats_url) as third,
     ):
         shop.retry_after = "1"
-        subject = settings.pace_subject
+        subject = settings.cool_down_subject
         async with (
-            SharedPace(one, first, subject),
-            SharedPace(two, second, subject),
-            SharedPace(three, third, subject),
+            share_cool_downs(one, first, subject),
+            share_cool_downs(two, second, subject),
+            share_cool_downs(three, third, subject),
         ):
             said: list[bytes] = []
 
@@ -222,11 +222,11 @@ async def test_another_stores_cool_down_is_none_of_ours(
         Shop() as shop,
         shop.client(on_event=note(heard)) as client,
         connected(nats_url) as connection,
-        SharedPace(client, connection, shoes.pace_subject),
+        share_cool_downs(client, connection, shoes.cool_down_subject),
     ):
         told = json.dumps({"by": "other", "wait_s": 0.05, "status": 429}).encode()
         await connection.publish(f"{shoes.subject}.pace.hats", told)
-        await connection.publish(shoes.pace_subject, told)
+        await connection.publish(shoes.cool_down_subject, told)
         await until(lambda: heard)
         await connection.flush()
     assert len(heard) == 1
@@ -254,7 +254,7 @@ async def test_another_stores_cool_down_is_none_of_ours(
     ids=range(15),
 )
 def test_what_no_worker_says_is_passed_over(said: bytes) -> None:
-    assert _read(said) is None
+    assert parse_cool_down(said) is None
 
 
 async def test_nonsense_on_the_subject_hurts_nobody(
@@ -265,10 +265,10 @@ async def test_nonsense_on_the_subject_hurts_nobody(
         Shop() as shop,
         shop.client() as client,
         connected(nats_url) as connection,
-        SharedPace(client, connection, settings.pace_subject),
+        share_cool_downs(client, connection, settings.cool_down_subject),
     ):
-        await connection.publish(settings.pace_subject, b"\xff{")
-        await until(lambda: "no worker said" in caplog.text)
+        await connection.publish(settings.cool_down_subject, b"\xff{")
+        await until(lambda: "not from a worker" in caplog.text)
         await client.send_order(order(1))
 
 
@@ -279,19 +279,19 @@ async def test_workers_share_their_pace_unless_told_otherwise(
     deaf: list[CoolDown] = []
     async with (
         Shop() as shop,
-        OrderQueue(nats_url, settings) as queue,
+        make_queue(nats_url, settings) as queue,
         shop.client(on_event=note(heard)) as client,
         shop.client(on_event=note(deaf)) as other,
     ):
         ledger = SqliteLedger(tmp_path / "orders.ledger")
         hearing = Worker(client, queue, ledger)
-        alone = Worker(other, queue, ledger, share_pace=False)
+        alone = Worker(other, queue, ledger, share_cool_down=False)
         async with running(hearing), running(alone):
             await until(lambda: hearing.status.ready and alone.status.ready)
             told = json.dumps({"by": "other", "wait_s": 0.05, "status": 429}).encode()
 
             async def has_heard() -> bool:
-                await queue.connection.publish(settings.pace_subject, told)
+                await queue.connection.publish(settings.cool_down_subject, told)
                 return bool(heard)
 
             await until(has_heard)

@@ -13,12 +13,12 @@ from typing import Any
 import attrs
 import pytest
 from worker_process import worker_process
-from worker_shop import dead_of, emptied, until
+from worker_shop import dead_of, emptied, make_queue, until
 
 from everlytic_async import Outcome, SqliteLedger
 from everlytic_async.ledger import NatsLedger
 from everlytic_async.sandbox import Faults, Sandbox
-from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
+from everlytic_async.worker import NatsServer, QueueSettings
 from support.delivery import CUSTOMER_HASH, STORE_HASH, client_of, ids_of, orders
 from support.nats_servers import NatsCluster, kill
 
@@ -57,7 +57,7 @@ async def prove(
         "ledger": None if ledger is None else str(ledger),
         "concurrency": CONCURRENCY,
     }
-    async with sandbox, OrderQueue(servers, settings) as queue, AsyncExitStack() as stack:
+    async with sandbox, make_queue(servers, settings) as queue, AsyncExitStack() as stack:
         killed, stopped, _ = [
             await stack.enter_async_context(worker_process(url=sandbox.base_url, **given))
             for _ in range(WORKERS)
@@ -116,7 +116,7 @@ async def test_what_a_worker_that_hangs_has_in_hand_is_not_sent_again(
     sandbox = Sandbox(
         store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, faults=Faults(latency_s=0.02)
     )
-    async with sandbox, OrderQueue(nats_url, settings) as queue:
+    async with sandbox, make_queue(nats_url, settings) as queue:
         given: dict[str, Any] = {
             "servers": [nats_url],
             "settings": attrs.asdict(settings),
@@ -139,7 +139,7 @@ async def test_what_a_worker_that_hangs_has_in_hand_is_not_sent_again(
 
             async def is_given_to_the_other() -> bool:
                 status = await queue.status()
-                return status.waiting == 0 and 0 < status.redelivered == status.in_hand
+                return status.waiting == 0 and 0 < status.redelivered == status.in_flight
 
             try:
                 await until(is_given_to_the_other)

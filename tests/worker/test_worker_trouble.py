@@ -39,9 +39,9 @@ async def test_an_endpoint_that_fails_for_a_while_costs_few_dead_letters(
             if reached:
                 await until(lambda: worker.status.counts[Outcome.SENT] >= 20, "20 sent")
             shop.fates[""] = "fail"
-            await until(lambda: worker.status.problem and worker.status.in_hand == 0)
+            await until(lambda: worker.status.last_error and worker.status.in_flight == 0)
             assert not run.done()
-            assert "500" in str(worker.status.problem)
+            assert "500" in str(worker.status.last_error)
             posts = sum(shop.posts.values())
             await until(lambda: sum(shop.posts.values()) >= posts + 2, "more probes")
             shop.fates[""] = "accept"
@@ -64,8 +64,8 @@ async def test_a_used_up_quota_is_waited_for_with_nothing_in_hand(
         shop.retry_after = "3600"
         worker = worker_of(shop, queue, tmp_path / "orders.ledger", client)
         async with running(worker) as run:
-            await until(lambda: "3600" in str(worker.status.problem), "the figure")
-            await until(lambda: worker.status.in_hand == 0, "nothing in hand")
+            await until(lambda: "3600" in str(worker.status.last_error), "the figure")
+            await until(lambda: worker.status.in_flight == 0, "nothing in hand")
             assert not worker.status.ready
             assert not run.done()
             assert sum(shop.posts.values()) <= 2 * 8
@@ -82,7 +82,7 @@ async def test_orders_are_not_buried_for_the_accounts_or_the_addresss_fault(
     async with Shop({"": "refuse"}) as shop, shop.client(retry=POLICY) as client:
         worker = worker_of(shop, queue, tmp_path / "orders.ledger", client)
         async with running(worker):
-            await until(lambda: "refusals in a row" in str(worker.status.problem), "a stop")
+            await until(lambda: "refusals in a row" in str(worker.status.last_error), "a stop")
             assert await dead_of(queue) == []
             shop.fates = {"": "accept", "7": "refuse"}
             await emptied(queue)

@@ -51,7 +51,9 @@ async def _work(
                 replicas=queue.settings.replicas,
                 heartbeat_s=heartbeat_s,
             )
-        worker = Worker(client, queue, kept, grace_s=10, retry_base_s=0.2, retry_cap_s=1.0)
+        worker = Worker(
+            client, queue, kept, shutdown_timeout_s=10, retry_base_s=0.2, retry_cap_s=1.0
+        )
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
         print("ready", flush=True)  # noqa: T201 - to whoever started it
         await worker.run()

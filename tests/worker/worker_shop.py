@@ -6,16 +6,19 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
+from nats.aio.client import Client
+
 from everlytic_async import EverlyticClient, Pacing
-from everlytic_async.worker import DeadLetter, OrderQueue, Worker
+from everlytic_async.worker import DeadLetter, OrderQueue, QueueSettings, Worker
 from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order
 from support.servers import Connection, RawServer
 
 STATUSES = {"accept": 200, "refuse": 422, "throttle": 429, "fail": 500, "unauthorized": 401}
+DEFAULTS = QueueSettings()
 _LIMIT_S = 30.0
 
 
@@ -95,6 +98,13 @@ class Shop:
             **settings,
         }
         return EverlyticClient(self.url, **given)
+
+
+def make_queue(
+    servers: str | Sequence[str] | Client, settings: QueueSettings = DEFAULTS, **options: Any
+) -> OrderQueue:
+    """A queue whose closing waits less for the server."""
+    return OrderQueue(servers, settings, **{"pull_expires_s": 0.2, **options})
 
 
 async def until(is_so: Callable[[], Any], what: str = "it", limit_s: float = _LIMIT_S) -> None:

@@ -1,0 +1,213 @@
+"""Settling orders: what the queue is asked to do with each, once its outcome is in the ledger.
+
+=========================================  =====================================================
+outcome                                    action
+=========================================  =====================================================
+SENT; SKIPPED because it was sent          ack: remove it from the queue
+NOT_SENT; SKIPPED because it is in flight  nak: deliver it again, later each time
+elsewhere; UNKNOWN with AT_LEAST_ONCE;
+REJECTED before any order was accepted:
+the account or the address may be wrong
+INVALID; REJECTED; UNKNOWN; SKIPPED        dead letter; then ack
+because the ledger says rejected or
+unknown: the worker that recorded it may
+have crashed before the dead letter
+=========================================  =====================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+import random
+from collections.abc import Iterator
+
+import attrs
+
+from everlytic_async.errors import InvalidOrderError, QueueError, SkippedError
+from everlytic_async.ledger import State
+from everlytic_async.orders import Order
+from everlytic_async.outcomes import OrderResult, Outcome
+from everlytic_async.policies import Delivery
+from everlytic_async.worker._ledger import LedgerKey
+from everlytic_async.worker._pull import QueuedOrder
+
+_LOGGER = logging.getLogger("everlytic_async.worker")
+_MAX_DOUBLINGS = 16
+
+
+class AckAction(enum.Enum):
+    """What the queue is asked to do with an order."""
+
+    #: Remove it.
+    ACK = enum.auto()
+    #: Deliver it again.
+    NAK = enum.auto()
+    #: Move it to the dead letters.
+    DEAD_LETTER = enum.auto()
+
+
+def action_for(result: OrderResult, delivery: Delivery) -> tuple[AckAction, Outcome]:
+    """The action for a result, and the outcome to report: the table of the module."""
+    outcome, error = result.outcome, result.error
+    if outcome is Outcome.SKIPPED:
+        state = error.state if isinstance(error, SkippedError) else None
+        if state == State.SENT:
+            return AckAction.ACK, Outcome.SENT
+        if state in (State.UNKNOWN, State.REJECTED):
+            return AckAction.DEAD_LETTER, Outcome(str(state))
+        return AckAction.NAK, Outcome.SKIPPED
+    if outcome is Outcome.SENT:
+        return AckAction.ACK, outcome
+    if outcome is Outcome.NOT_SENT or getattr(error, "before_any_acceptance", False):
+        return AckAction.NAK, Outcome.NOT_SENT
+    if outcome is Outcome.UNKNOWN and delivery is Delivery.AT_LEAST_ONCE:
+        return AckAction.NAK, outcome
+    return AckAction.DEAD_LETTER, outcome
+
+
+@attrs.frozen(eq=False)
+class InFlight:
+    """An order that the worker holds, as the queue and as the ledger know it."""
+
+    queued: QueuedOrder
+    key: LedgerKey | None
+
+    @property
+    def stream_item(self) -> Order | InvalidOrderError:
+        """What the stream gets."""
+        item = self.queued.order or self.queued.error
+        assert item is not None  # noqa: S101 - it is one or the other
+        return item
+
+
+class Settler:
+    """The orders that a worker holds, until each is settled.
+
+    Args:
+        delivery: The client's.
+        retry_base_s: The first delay of an order that was not sent, in seconds; it doubles.
+        retry_cap_s: The longest one.
+
+    Attributes:
+        counts: How many orders had each outcome.
+        acked: Orders that were removed from the queue.
+        nacked: Orders that were given back.
+        dead_lettered: Orders that became dead letters.
+        slot_freed: Is set when an order was settled.
+    """
+
+    def __init__(self, delivery: Delivery, *, retry_base_s: float, retry_cap_s: float) -> None:
+        self.counts = dict.fromkeys(Outcome, 0)
+        self.acked = self.nacked = self.dead_lettered = 0
+        self.slot_freed = asyncio.Event()
+        self._delivery = delivery
+        self._retry_base_s = retry_base_s
+        self._retry_cap_s = retry_cap_s
+        self._rng = random.Random()  # noqa: S311 - jitter is not a secret
+        # By identity of what the stream gets, which is alive as long as it is here.
+        self._in_flight: dict[int, InFlight] = {}
+        self._dead_letter_tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+    def __iter__(self) -> Iterator[InFlight]:
+        return iter(tuple(self._in_flight.values()))
+
+    def add(self, held: InFlight) -> None:
+        """The worker took it."""
+        self._in_flight[id(held.stream_item)] = held
+
+    def find(self, stream_item: object) -> InFlight:
+        """The order that a stream's item stands for."""
+        return self._in_flight[id(stream_item)]
+
+    async def settle(self, result: OrderResult, *, stopping: bool) -> None:
+        """Acknowledge an order whose outcome is recorded.
+
+        Args:
+            result: The stream's.
+            stopping: Whether an order to retry is given back at once, for another worker.
+        """
+        held = self.find(result.order)
+        action, outcome = action_for(result, self._delivery)
+        self.counts[result.outcome] += 1
+        delay_s = 0.0 if stopping else self._retry_delay_s(held)
+        if action is AckAction.DEAD_LETTER:
+            # It may take a while; the next result does not wait for it.
+            task = asyncio.create_task(self._dead_letter(held, outcome, result, delay_s))
+            self._dead_letter_tasks.add(task)
+            task.add_done_callback(self._dead_letter_tasks.discard)
+        elif action is AckAction.ACK:
+            await self._ack(held)
+        else:
+            await self._nak(held, delay_s)
+
+    async def send_heartbeats(self) -> None:
+        """Keep all of them from being delivered to another worker."""
+        for held in self:
+            with contextlib.suppress(QueueError):
+                await held.queued.in_progress()
+
+    async def nak_all(self, delay_s: float) -> None:
+        """Put back what is left: not sent, or cancelled and recorded in the ledger."""
+        for held in self:
+            await self._nak(held, delay_s)
+
+    async def finish_dead_letters(self, timeout_s: float) -> None:
+        """Wait until the dead letters are stored, no longer than this; what is left is put back."""
+        tasks = tuple(self._dead_letter_tasks)
+        if not tasks:
+            return
+        try:
+            await asyncio.wait(tasks, timeout=timeout_s)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ack(self, held: InFlight) -> None:
+        try:
+            await held.queued.ack()
+            self.acked += 1
+        except QueueError as error:
+            _LOGGER.warning("a sent order will come again, and be skipped: %s", error)
+        finally:
+            self._remove(held)
+
+    async def _nak(self, held: InFlight, delay_s: float) -> None:
+        try:
+            await held.queued.nak(delay_s)
+            self.nacked += 1
+        except QueueError as error:
+            _LOGGER.warning("an order comes back to the queue by itself: %s", error)
+        finally:
+            self._remove(held)
+
+    async def _dead_letter(
+        self, held: InFlight, outcome: Outcome, result: OrderResult, delay_s: float
+    ) -> None:
+        try:
+            await held.queued.to_dead_letter(str(result.error or ""), outcome, result.attempts)
+        except QueueError as error:
+            _LOGGER.warning("a dead letter could not be stored, the order comes again: %s", error)
+            await self._nak(held, delay_s)
+        else:
+            self.dead_lettered += 1
+            _LOGGER.warning(
+                "order %d of the queue is a dead letter: %s", held.queued.sequence, outcome
+            )
+            self._remove(held)
+
+    def _remove(self, held: InFlight) -> None:
+        self._in_flight.pop(id(held.stream_item), None)
+        self.slot_freed.set()
+
+    def _retry_delay_s(self, held: InFlight) -> float:
+        """Longer with each delivery, with jitter."""
+        doublings = min(held.queued.deliveries - 1, _MAX_DOUBLINGS)
+        ceiling = min(self._retry_cap_s, self._retry_base_s * 2.0**doublings)
+        return ceiling * self._rng.uniform(0.5, 1.0)

@@ -1,0 +1,244 @@
+"""The two streams of a queue and its consumer: created when missing, and asked with retries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext, api
+
+from everlytic_async._cancel import run_shielded
+from everlytic_async._nats import with_retries
+from everlytic_async.errors import QueueError
+from everlytic_async.worker._messages import TRUNCATED_BYTES, Message, too_large_error
+from everlytic_async.worker._settings import QueueSettings
+
+_LOGGER = logging.getLogger("everlytic_async.worker")
+_T = TypeVar("_T")
+# A request without an answer is repeated after this, in seconds.
+_REQUEST_TIMEOUT_S = 5.0
+# Room for the headers within the server's max_payload; those of a dead letter are the longest.
+_HEADERS_BYTES = 2048
+# How many pulls may wait at the server: one for each worker.
+_MAX_WAITING = 16_384
+# How JetStream writes that there is no limit.
+_UNLIMITED = -1
+
+
+class Streams:
+    """The streams of one store on a server.
+
+    A stream may be deleted at any time: the first to notice creates it again. Every call raises
+    `QueueError` if the server refuses, or does not answer in time.
+
+    Args:
+        connection: To NATS.
+        settings: Those of the queue.
+        timeout_s: How long to repeat what the server does not acknowledge, in seconds.
+    """
+
+    def __init__(self, connection: Client, settings: QueueSettings, timeout_s: float) -> None:
+        self.connection = connection
+        self.settings = settings
+        self.jetstream: JetStreamContext = connection.jetstream(timeout=_REQUEST_TIMEOUT_S)
+        self._timeout_s = timeout_s
+        self._creating = asyncio.Lock()  # if many notice at once, one creates it
+        self._seen: set[str] = set()
+
+    @property
+    def orders(self) -> api.StreamConfig:
+        """The stream of orders, as it is created."""
+        settings = self.settings
+        window = min(settings.duplicate_window_s, settings.max_age_s or settings.duplicate_window_s)
+        return api.StreamConfig(
+            name=settings.orders_stream,
+            subjects=[f"{settings.subject}.orders.*"],
+            description="Orders for Everlytic, until their outcome is known",
+            retention=api.RetentionPolicy.WORK_QUEUE,
+            max_age=settings.max_age_s or 0,
+            duplicate_window=window,
+            max_msg_size=_UNLIMITED,
+            **self._limits(),
+        )
+
+    @property
+    def dead_letters(self) -> api.StreamConfig:
+        """The stream of dead letters, as it is created."""
+        settings = self.settings
+        return api.StreamConfig(
+            name=settings.dead_letter_stream,
+            subjects=[f"{settings.subject}.dead.*"],
+            description="Orders for Everlytic that a person has to decide on",
+            retention=api.RetentionPolicy.LIMITS,
+            duplicate_window=settings.duplicate_window_s,
+            **self._limits(),
+        )
+
+    def _limits(self) -> dict[str, Any]:
+        """The same for both. A full stream refuses new messages and keeps the old ones."""
+        settings = self.settings
+        return {
+            "storage": api.StorageType.FILE,
+            "discard": api.DiscardPolicy.NEW,
+            "num_replicas": settings.replicas,
+            "max_bytes": settings.max_bytes,
+            "max_msgs": settings.max_messages or _UNLIMITED,
+        }
+
+    async def request(self, ask: Callable[[], Awaitable[_T]], failed: str) -> _T:
+        """Ask the server, and repeat it while that may help."""
+        return await with_retries(
+            lambda: run_shielded(ask()),
+            timeout_s=self._timeout_s,
+            fail=lambda words: QueueError(f"{failed}: {words}"),
+        )
+
+    # ---------------------------------------------------------------------------- create them
+
+    async def ensure(self) -> None:
+        """Create the streams that are missing.
+
+        Raises:
+            QueueError: they can't be created, or belong to something else.
+        """
+        for config in (self.orders, self.dead_letters):
+            await self.request(
+                lambda config=config: self._create(config),  # type: ignore[misc]
+                f"the stream {config.name} can't be created",
+            )
+
+    async def ensure_consumer(self) -> None:
+        """Create the consumer that the store's workers share, or update it."""
+        settings = self.settings
+        config = api.ConsumerConfig(
+            durable_name=settings.consumer,
+            description=f"The workers of the store {settings.store}",
+            filter_subject=settings.orders_subject,
+            deliver_policy=api.DeliverPolicy.ALL,
+            ack_policy=api.AckPolicy.EXPLICIT,
+            ack_wait=settings.ack_wait_s,
+            max_deliver=_UNLIMITED,  # the worker decides when it is enough
+            max_ack_pending=settings.max_ack_pending,
+            max_waiting=_MAX_WAITING,
+        )
+        await self.request(
+            lambda: self._with_stream(
+                self.orders, lambda: self.jetstream.add_consumer(settings.orders_stream, config)
+            ),
+            f"the consumer {settings.consumer} can't be created",
+        )
+
+    async def _with_stream(self, config: api.StreamConfig, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask about a stream, which is created if it turns out to be missing."""
+        try:
+            return await ask()
+        except (nats.js.errors.NotFoundError, nats.js.errors.NoStreamResponseError):
+            await self._create(config)
+            return await ask()
+
+    async def _create(self, config: api.StreamConfig) -> None:
+        name = str(config.name)
+        async with self._creating:
+            found = await self._config(name)
+            if found is None:
+                try:
+                    found = (await self.jetstream.add_stream(config)).config
+                except nats.js.errors.BadRequestError:
+                    # Another process was first, perhaps with other limits.
+                    found = await self._config(name)
+                    if found is None:
+                        raise
+                if name in self._seen:
+                    _LOGGER.warning(
+                        "the stream %s was deleted, and created again: what it held is lost. "
+                        "Publish the orders again that were not sent",
+                        name,
+                    )
+        self._seen.add(name)
+        subject = (config.subjects or [""])[0]
+        retention = (config.retention or api.RetentionPolicy.LIMITS).value
+        if subject not in (found.subjects or []) or found.retention != retention:
+            raise QueueError(
+                f"the stream {name} belongs to something else: it takes "
+                f"{', '.join(found.subjects or [])} and keeps by {found.retention}, expected "
+                f"{subject} and {retention}. Choose another subject and other streams"
+            )
+
+    async def _config(self, name: str) -> api.StreamConfig | None:
+        try:
+            return (await self.jetstream.stream_info(name)).config
+        except nats.js.errors.NotFoundError:
+            return None
+
+    # ------------------------------------------------------------------------------- use them
+
+    async def info(self, config: api.StreamConfig, subjects: str, failed: str) -> api.StreamInfo:
+        """What a stream holds on these subjects."""
+
+        async def ask() -> api.StreamInfo:
+            return await self.jetstream.stream_info(str(config.name), subjects_filter=subjects)
+
+        return await self.request(lambda: self._with_stream(config, ask), failed)
+
+    async def consumer_info(self, failed: str) -> api.ConsumerInfo | None:
+        """The consumer's state; None if no worker has created it yet."""
+
+        async def ask() -> api.ConsumerInfo | None:
+            try:
+                info: api.ConsumerInfo = await self.jetstream.consumer_info(
+                    self.settings.orders_stream, self.settings.consumer
+                )
+            except nats.js.errors.NotFoundError:
+                return None
+            return info
+
+        return await self.request(ask, failed)
+
+    async def store_order(self, message: Message) -> bool:
+        """Store an order; False if the stream had it already.
+
+        Raises:
+            InvalidOrderError: it is larger than the server takes.
+            QueueError: it was not acknowledged.
+        """
+        room = self._max_body_bytes
+        if len(message.body) > room:
+            raise too_large_error(len(message.body), room, "the NATS server's max_payload")
+        return await self.store_raw_order(message.body, message.headers)
+
+    async def store_raw_order(self, body: bytes, headers: dict[str, str]) -> bool:
+        """Store what is perhaps not an order, such as one that is put back."""
+        ack = await self._store(self.orders, self.settings.orders_subject, body, headers, "order")
+        return not ack.duplicate
+
+    async def store_dead_letter(self, body: bytes, headers: dict[str, str]) -> None:
+        """Store a dead letter."""
+        room = self._max_body_bytes
+        if len(body) > room:  # from another program: ours leaves room for the headers
+            headers = {**headers, TRUNCATED_BYTES: str(len(body) - room)}
+            body = body[:room]
+        subject = self.settings.dead_letter_subject
+        await self._store(self.dead_letters, subject, body, headers, "dead letter")
+
+    @property
+    def _max_body_bytes(self) -> int:
+        return self.connection.max_payload - _HEADERS_BYTES
+
+    async def _store(
+        self,
+        config: api.StreamConfig,
+        subject: str,
+        body: bytes,
+        headers: dict[str, str],
+        what: str,
+    ) -> api.PubAck:
+        def publish() -> Awaitable[api.PubAck]:
+            return self.jetstream.publish(subject, body, headers=headers)
+
+        return await self.request(
+            lambda: self._with_stream(config, publish), f"the queue did not acknowledge the {what}"
+        )
