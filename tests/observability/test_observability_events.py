@@ -204,7 +204,8 @@ async def test_an_outage_is_told_from_its_first_pause_to_its_end() -> None:
     pauses = story[CoolDown]
     assert len(pauses) >= 3
     assert {event.status for event in pauses} == {None}
-    assert pauses[0].at < ended.at == pytest.approx(pauses[0].at + ended.lasted_s)
+    first = min(event.at for event in unreached)  # the first pause comes some failures later
+    assert first <= pauses[0].at < ended.at == pytest.approx(first + ended.lasted_s)
     assert all(event.at < ended.at for event in pauses)
     for course in story.by_order().values():
         hold_together(course)
