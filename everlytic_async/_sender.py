@@ -43,7 +43,7 @@ from everlytic_async.events import (
     OrderEnded,
 )
 from everlytic_async.ledger import State
-from everlytic_async.orders import order_id_of
+from everlytic_async.orders import get_order_id
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt
 from everlytic_async.policies import Delivery, RetryPolicy
 
@@ -149,7 +149,7 @@ class Sender:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's function
             fault = InvalidOrderError(
                 [f"key: the given function raised {type(error).__name__}"],
-                order_id=order_id_of(raw),
+                order_id=get_order_id(raw),
             )
             fault.__cause__ = error
             return self._invalid(index, raw, None, fault)

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from everlytic_async.errors import MAX_FAULTS
-from everlytic_async.orders import MAX_DIGITS, Order, Product, is_name
+from everlytic_async.orders import MAX_DIGITS, Order, Product, is_safe_field_name
 
 __all__ = ["JsonFaultError", "StrictDecoder", "non_finite_faults"]
 
@@ -155,6 +155,6 @@ def _shown(path: _Path) -> str:
         if isinstance(key, int):
             steps.append(f"[{key}]")
         else:
-            steps.append(f".{key if is_name(key) else '…'}")
+            steps.append(f".{key if is_safe_field_name(key) else '…'}")
     shown = "".join(reversed(steps))
     return f"…{shown}" if place is not None else shown.removeprefix(".")

@@ -48,7 +48,7 @@ from everlytic_async.errors import (
     UnexpectedResponseError,
     redact_emails,
 )
-from everlytic_async.orders import Order, Product, plain
+from everlytic_async.orders import Order, Product, format_number
 from everlytic_async.outcomes import Receipt
 
 #: The endpoint, below the address of the install.
@@ -82,7 +82,7 @@ _AMBIGUOUS_KEY_SUFFIX = re.compile(r"@[0-9]*$")
 def _exact_number(value: object) -> orjson.Fragment:
     """Write, digit by digit, a number that orjson would refuse: exact, huge, or a subclass."""
     if isinstance(value, Decimal | int | float):
-        return orjson.Fragment(plain(value))
+        return orjson.Fragment(format_number(value))
     raise TypeError(f"not a value of an order: {type(value).__name__}")
 
 

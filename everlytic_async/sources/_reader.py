@@ -13,7 +13,7 @@ import attrs
 
 from everlytic_async._strict_json import StrictDecoder, non_finite_faults
 from everlytic_async.errors import MAX_FAULTS, ConfigurationError, InvalidOrderError
-from everlytic_async.orders import Order, is_name, order_id_of
+from everlytic_async.orders import Order, get_order_id, is_safe_field_name
 from everlytic_async.sources._csv import Rows
 from everlytic_async.sources._dates import Moment, bound, moment_of
 from everlytic_async.sources._detect import CONTAINERS, container_of
@@ -304,7 +304,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 list(self._preset.reasons(probe))
         used = sorted(repeated & probe.used)
         if used:
-            names = ", ".join(repr(name) if is_name(name) else "one" for name in used)
+            names = ", ".join(repr(name) if is_safe_field_name(name) else "one" for name in used)
             raise ConfigurationError(
                 f"its header has more than one column {names}, and the orders need it: rename or "
                 "remove those that are not meant"
@@ -405,7 +405,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
             faults += found
             if not faults:
                 return _order(order, number)
-        return InvalidOrderError(faults, number, order_id_of(order))
+        return InvalidOrderError(faults, number, get_order_id(order))
 
     def _is_left_out(self, record: Record) -> bool:
         if self._preset is None or "all" in self._include:

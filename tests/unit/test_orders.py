@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import enum
 import pickle
-import string
 import traceback
 from collections import UserDict
 from collections.abc import Mapping
@@ -14,9 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
-import order_strategies
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from order_strategies import (
     DECIMALS,
@@ -27,7 +25,7 @@ from order_strategies import (
 )
 
 from everlytic_async.errors import InvalidOrderError
-from everlytic_async.orders import _ORDER, _PRODUCT, Order, Product, _are_usual, _faults, plain
+from everlytic_async.orders import Order, Product, format_number
 
 NAN = float("nan")
 INFINITY = float("inf")
@@ -743,8 +741,8 @@ def test_an_unknown_key_that_looks_like_a_columns_name_is_named(key: str) -> Non
 def test_an_unknown_key_that_may_be_a_value_is_not_repeated(key: Any) -> None:
     given_ = {"contact_email": "a@b.c", "products": [{key: 1}], key: 1}
     assert faults_of(Order.from_mapping, given_) == (
-        "order: has a key that is no field's name",
-        "products[0]: has a key that is no field's name",
+        "order: has a key that is not the name of a field",
+        "products[0]: has a key that is not the name of a field",
     )
 
 
@@ -968,76 +966,30 @@ def test_a_changed_copy_is_validated_like_a_new_order() -> None:
 
 @given(DECIMALS)
 def test_a_decimal_is_written_with_its_value(number: Decimal) -> None:
-    assert Decimal(plain(number)) == number
+    assert Decimal(format_number(number)) == number
 
 
 @given(WITH_ALL_DIGITS)
 def test_a_decimal_is_written_digit_by_digit_trailing_zeros_included(number: Decimal) -> None:
-    assert Decimal(plain(number)).as_tuple() == number.as_tuple()
+    assert Decimal(format_number(number)).as_tuple() == number.as_tuple()
 
 
 @given(FLOATS)
 def test_a_float_is_written_in_its_shortest_decimal_form(number: float) -> None:
-    assert Decimal(plain(number)) == Decimal(repr(number))
-    assert float(plain(number)) == number
+    assert Decimal(format_number(number)) == Decimal(repr(number))
+    assert float(format_number(number)) == number
 
 
 @given(INTEGERS)
 def test_an_integer_is_written_as_its_digits(number: int) -> None:
-    assert plain(number) == str(number)
+    assert format_number(number) == str(number)
 
 
 @given(st.integers(-64, 64))
 def test_an_everyday_number_is_written_without_an_exponent(exponent: int) -> None:
-    assert "E" not in plain(Decimal((0, (1, 2, 3), exponent))).upper()
+    assert "E" not in format_number(Decimal((0, (1, 2, 3), exponent))).upper()
 
 
 def test_a_number_with_a_huge_exponent_is_not_written_out() -> None:
-    assert plain(Decimal("1.5E+999999999")) == "1.5E+999999999"
-    assert plain(Decimal("1.5E-999999999")) == "1.5E-999999999"
-
-
-class Text(str):
-    __slots__ = ()
-
-
-ANY_VALUE: st.SearchStrategy[Any] = (
-    st.sampled_from(
-        [
-            *("", " ", "\t\n", "@", "a@b", " @", "\ud800", "\u017f", "0", Text("a"), Text(" ")),
-            *(
-                "http://",
-                "https://a",
-                "https://a:99999/",
-                "http://a b/",
-                "http://-",
-                "http://a/\x7f",
-            ),
-            *(True, 0, -1, 2**63, -(2**63) - 1, 10**1_001, b"", [], {}, object()),
-            *(float("nan"), float("-inf"), Decimal("sNaN"), Decimal("Infinity"), Decimal("1E+400")),
-        ]
-    )
-    | order_strategies.TEXTS
-    | order_strategies.EMAILS
-    | order_strategies.URLS
-    | order_strategies.NUMBERS
-    | st.text(st.characters(max_codepoint=0x17F), max_size=12)
-    | st.text(string.printable, max_size=8).map("https://{}".format)
-)
-
-
-@pytest.mark.parametrize(
-    ("fields", "name"),
-    [(fields, name) for fields in (_ORDER, _PRODUCT) for name, *_ in fields.rules],
-    ids=lambda given: given if isinstance(given, str) else "",
-)
-@settings(max_examples=50)
-@given(value=ANY_VALUE)
-def test_what_passes_as_usual_passes_every_check_and_stays_as_it_is(
-    fields: Any, name: str, value: Any
-) -> None:
-    values = {**fields.unset, name: value}
-    if _are_usual(values, fields):
-        kept = dict(values)
-        assert _faults(values, fields) == []
-        assert values == kept
+    assert format_number(Decimal("1.5E+999999999")) == "1.5E+999999999"
+    assert format_number(Decimal("1.5E-999999999")) == "1.5E-999999999"
