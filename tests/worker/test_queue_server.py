@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nkeys
 import pytest
-import trustme
 from nats.js import api
 from nats.js.errors import NotFoundError
 from worker_shop import dead_of, make_queue, until
@@ -233,24 +231,6 @@ async def test_an_nkey_opens_the_queue(tmp_path: Path, settings: QueueSettings) 
                 await make_queue(server.url, settings, nkeys_seed=seed).__aenter__()
         with pytest.raises(QueueError, match="no NATS server could be reached"):
             await make_queue(server.url, settings, nkeys_seed=tmp_path / "none").__aenter__()
-
-
-async def test_tls_is_spoken_with_a_server_that_is_known(
-    tmp_path: Path, settings: QueueSettings
-) -> None:
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    files = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
-    certificate.private_key_pem.write_to_path(files["key_file"])
-    certificate.cert_chain_pems[0].write_to_path(files["cert_file"])
-    known = ssl.create_default_context()
-    authority.configure_trust(known)
-    async with NatsServer(tmp_path / "data", config={"tls": files}) as server:
-        async with make_queue(server.url, settings, tls=known) as queue:
-            assert await queue.publish(order(1))
-        stranger = make_queue(server.url, settings, tls=ssl.create_default_context(), timeout_s=0.5)
-        with pytest.raises(QueueError, match="certificate"):
-            await stranger.__aenter__()
 
 
 async def test_cancelled_while_it_connects_it_leaves_nothing(settings: QueueSettings) -> None:
