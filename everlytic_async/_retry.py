@@ -11,7 +11,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from everlytic_async._pacer import Halt, Pacer
+from everlytic_async._pacer import Pacer
+from everlytic_async._stop_token import StopToken
 from everlytic_async.errors import (
     EverlyticError,
     NotSentError,
@@ -43,7 +44,7 @@ def retrying(
     policy: RetryPolicy,
     delivery: Delivery,
     pacer: Pacer,
-    halt: Halt,
+    stop_token: StopToken,
     deadline: float,
     clock: Callable[[], float],
     on_backoff: Callable[[EverlyticError, float], None],
@@ -56,7 +57,7 @@ def retrying(
         policy: The bounds.
         delivery: Which errors may be retried.
         pacer: Knows the shared pause, trouble and the retry budget, and sleeps.
-        halt: Ends the sleeping with a `HaltedError`.
+        stop_token: Ends the sleeping with a `StoppedError`.
         deadline: When to stop trying, by the clock.
         clock: Monotonic seconds.
         on_backoff: Called before each pause with the error and the seconds.
@@ -64,7 +65,7 @@ def retrying(
     import tenacity  # noqa: PLC0415 - imported by `load`: it takes longer than the whole package
 
     def wait(state: tenacity.RetryCallState) -> float:
-        shared_s = pacer.cool_down_s()
+        shared_s = pacer.remaining_cool_down_s()
         if isinstance(_error(state), ThrottledError):
             return shared_s
         return max(shared_s, pacer.backoff_s(state.attempt_number))
@@ -78,6 +79,11 @@ def retrying(
             or not pacer.budget.take()
         )
 
+    async def sleep(seconds: float) -> None:
+        # The shared pause is waited for in the pacer's queue, ahead of orders that are new.
+        if seconds > pacer.remaining_cool_down_s():
+            await pacer.sleep(seconds, stop_token)
+
     def before_sleep(state: tenacity.RetryCallState) -> None:
         error = _error(state)
         assert isinstance(error, EverlyticError)  # noqa: S101 - others are not retried
@@ -87,7 +93,7 @@ def retrying(
         retry=tenacity.retry_if_exception(lambda error: may_retry(error, delivery)),
         wait=wait,
         stop=stop,
-        sleep=lambda seconds: pacer.sleep(float(seconds), halt),
+        sleep=sleep,
         before_sleep=before_sleep,
         reraise=True,
     )

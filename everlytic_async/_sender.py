@@ -19,8 +19,9 @@ from everlytic_async._book import Book, digest_of
 from everlytic_async._cancel import deadline
 from everlytic_async._failures import SESSION_CLOSED
 from everlytic_async._job import AnyOrder, Job, coerce_order, combine, outcome_for
-from everlytic_async._pacer import Halt, HaltedError, LateError, Pacer
+from everlytic_async._pacer import DeadlineExceededError, Pacer
 from everlytic_async._retry import may_retry, retrying, with_cap_note
+from everlytic_async._stop_token import StoppedError, StopToken
 from everlytic_async._transport import Transport
 from everlytic_async._wire import encode, order_key, parse_response
 from everlytic_async.errors import (
@@ -68,7 +69,7 @@ class Sender:
     async def send(
         self,
         raw: AnyOrder,
-        halt: Halt,
+        stop_token: StopToken,
         *,
         key_of: KeyOf | None = None,
         book: Book | None = None,
@@ -78,7 +79,7 @@ class Sender:
 
         Args:
             raw: The order.
-            halt: Ends the waiting.
+            stop_token: Ends the waiting.
             key_of: Names the order.
             book: The ledger.
             deadline_s: Seconds for the whole call; None to bound only the waiting, by the policy.
@@ -93,7 +94,7 @@ class Sender:
         try:
             async with deadline(deadline_s) as scope:
                 if isinstance(job, Job):
-                    result = await self.deliver(job, halt, book, wait_until)
+                    result = await self.deliver(job, stop_token, book, wait_until)
                 if book is not None and result is not None:
                     await self._record(book, job, result)
         except TimeoutError:
@@ -122,13 +123,13 @@ class Sender:
             _LOGGER.warning("the outcome of an order was not recorded: %s", book.failure)
 
     async def result(
-        self, index: int, raw: AnyOrder, key_of: KeyOf | None, halt: Halt
+        self, index: int, raw: AnyOrder, key_of: KeyOf | None, stop_token: StopToken
     ) -> OrderResult:
         """Deliver one order: whatever comes of it is its result."""
         job = self.prepare(index, raw, key_of)
         if isinstance(job, OrderResult):
             return job
-        return await self.deliver(job, halt)
+        return await self.deliver(job, stop_token)
 
     def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
         """Validate and encode one order; the result of one that is invalid."""
@@ -160,13 +161,17 @@ class Sender:
         return job
 
     async def deliver(
-        self, job: Job, halt: Halt, book: Book | None = None, wait_until: float | None = None
+        self,
+        job: Job,
+        stop_token: StopToken,
+        book: Book | None = None,
+        wait_until: float | None = None,
     ) -> OrderResult:
         """Deliver an order that was prepared: whatever comes of it is its result.
 
         Args:
             job: The order.
-            halt: Ends the waiting.
+            stop_token: Ends the waiting.
             book: The ledger: what it does not let us claim is not sent. Its outcome is for the
                 caller to record.
             wait_until: When to stop waiting for a turn, by the clock.
@@ -184,7 +189,7 @@ class Sender:
             job.claimed = True
         verdict: Receipt | EverlyticError
         try:
-            verdict = await self._send(job, halt, wait_until)
+            verdict = await self._send(job, stop_token, wait_until)
         except ConfigurationError:
             raise  # in a forked copy: the order and the ledger are the other process's
         except Exception as error:  # noqa: BLE001 - what is not foreseen gets the careful verdict
@@ -243,21 +248,21 @@ class Sender:
         return result
 
     async def _send(
-        self, job: Job, halt: Halt, wait_until: float | None
+        self, job: Job, stop_token: StopToken, wait_until: float | None
     ) -> Receipt | EverlyticError:
         """Attempt until the order is accepted, or may not be attempted again."""
         try:
-            verdict = await self._attempt(job, halt, wait_until)
+            verdict = await self._attempt(job, stop_token, wait_until)
             if not isinstance(verdict, Receipt) and may_retry(verdict, self.delivery):
-                verdict = await self._retry(job, halt, verdict, wait_until)
-        except LateError:
+                verdict = await self._retry(job, stop_token, verdict, wait_until)
+        except DeadlineExceededError:
             verdict = NotSentError("the order was not sent: its turn had not come by its deadline")
-        except HaltedError as halted:
-            verdict = NotSentError(f"the order was not sent: {halted}")
+        except StoppedError as stopped:
+            verdict = NotSentError(f"the order was not sent: {stopped}")
         return verdict if job.last_unknown is None else combine(job.last_unknown, verdict)
 
     async def _retry(
-        self, job: Job, halt: Halt, first: EverlyticError, wait_until: float | None
+        self, job: Job, stop_token: StopToken, first: EverlyticError, wait_until: float | None
     ) -> Receipt | EverlyticError:
         """The attempts after the first, which needs no tenacity if it is accepted."""
         until = job.started_at + self.retry.deadline_s
@@ -267,7 +272,7 @@ class Sender:
             policy=self.retry,
             delivery=self.delivery,
             pacer=self.pacer,
-            halt=halt,
+            stop_token=stop_token,
             deadline=until,
             clock=self.clock,
             on_backoff=lambda error, wait_s: self._emit(
@@ -279,22 +284,23 @@ class Sender:
             async for attempt in control:
                 with attempt:
                     if attempt.retry_state.attempt_number > 1:
-                        verdict = await self._attempt(job, halt, until)
+                        verdict = await self._attempt(job, stop_token, until)
                     if isinstance(verdict, EverlyticError):
                         raise verdict
-        except LateError:
+        except DeadlineExceededError:
             pass  # the deadline came before its turn: the last attempt's verdict stands
         except EverlyticError as error:
             verdict = with_cap_note(error, self.retry)
         return verdict
 
     async def _attempt(
-        self, job: Job, halt: Halt, wait_until: float | None = None
+        self, job: Job, stop_token: StopToken, wait_until: float | None = None
     ) -> Receipt | EverlyticError:
         pacer = self.pacer
-        admitted_at = None if halt.reason is not None else pacer.try_admit()
+        admitted_at = None if stop_token.reason is not None else pacer.try_acquire()
         if admitted_at is None:
-            admitted_at = await pacer.admit(halt, wait_until)
+            is_retry = job.attempts > 0
+            admitted_at = await pacer.acquire(stop_token, wait_until, is_retry=is_retry)
         if job.attempts == 0:
             job.started_at = admitted_at
         job.attempts += 1
@@ -307,7 +313,7 @@ class Sender:
                 attempt=job.attempts,
                 in_flight=pacer.in_flight,
             )
-            verdict, left_at = await self._post(job, halt)
+            verdict, left_at = await self._post(job, stop_token)
             job.in_attempt = False
             # Before the slot is given back: who gets it next must know what was learnt.
             self._update_pacer(verdict, admitted_at, left_at)
@@ -322,7 +328,9 @@ class Sender:
         self._emit_attempt_ended(job, verdict, admitted_at)
         return verdict
 
-    async def _post(self, job: Job, halt: Halt) -> tuple[Receipt | EverlyticError, float | None]:
+    async def _post(
+        self, job: Job, stop_token: StopToken
+    ) -> tuple[Receipt | EverlyticError, float | None]:
         """Make one POST: what it says, and when its body was sent, where that is known."""
         try:
             answer = await self.transport.post(job.body, job.mark_cancelled)
@@ -330,7 +338,7 @@ class Sender:
             raise  # used in another process or event loop: it is not the order's error
         except EverlyticError as error:
             if self.transport.session_closed:
-                halt.halt(SESSION_CLOSED)  # no further order can be sent
+                stop_token.stop(SESSION_CLOSED)  # no further order can be sent
             return error, None
         verdict = parse_response(
             answer.status,
@@ -350,13 +358,13 @@ class Sender:
         if self.transport.session_closed:
             return  # it says nothing about the endpoint
         if isinstance(verdict, Receipt):
-            self.pacer.accepted(admitted_at, left_at)
+            self.pacer.on_accepted(admitted_at, left_at)
         elif isinstance(verdict, ThrottledError):
-            self.pacer.throttled(admitted_at, verdict.status, verdict.retry_after_s, left_at)
+            self.pacer.on_throttled(admitted_at, verdict.status, verdict.retry_after_s, left_at)
         elif isinstance(verdict, RejectedError):
-            self.pacer.refused(admitted_at)
+            self.pacer.on_rejected(admitted_at)
         else:
-            self.pacer.failed(admitted_at, verdict)
+            self.pacer.on_failed(admitted_at, verdict)
             if isinstance(verdict, ServerError) and verdict.retry_after_s:
                 self.pacer.pause(verdict.retry_after_s, f"the endpoint answered {verdict.status}")
 

@@ -16,10 +16,10 @@ from typing import Self
 from everlytic_async._book import Book, any_sent, digest_of
 from everlytic_async._cancel import cancel_and_wait
 from everlytic_async._job import AnyOrder, Job
-from everlytic_async._pacer import Halt
 from everlytic_async._reading import Reader
 from everlytic_async._sender import KeyOf, Sender
 from everlytic_async._stop_rules import StopRules
+from everlytic_async._stop_token import StopToken
 from everlytic_async.errors import (
     BatchStoppedError,
     ConfigurationError,
@@ -101,7 +101,7 @@ class OrderStream:
         orders: Iterable[AnyOrder] | AsyncIterable[AnyOrder],
         *,
         sender: Sender,
-        halt: Halt,
+        stop_token: StopToken,
         concurrency: int,
         ordered: bool,
         key_of: KeyOf | None,
@@ -109,7 +109,7 @@ class OrderStream:
         terms: Terms | None = None,
     ) -> None:
         self._sender = sender
-        self._halt = halt
+        self._stop_token = stop_token
         self._concurrency = concurrency
         self._key_of = key_of
         self._open_ledger = open_ledger
@@ -183,7 +183,7 @@ class OrderStream:
         if self.stopped is None:
             self.stopped = reason
         self._reader.stop()
-        self._halt.halt(reason)
+        self._stop_token.stop(reason)
 
     def unfinished(self, reason: str) -> list[OrderResult]:
         """What is known at present of each order that was read and whose result was not taken.
@@ -281,7 +281,7 @@ class OrderStream:
 
     async def _send(self) -> None:
         while (job := await self._jobs.get()) is not None:
-            result = await self._sender.deliver(job, self._halt, self._book)
+            result = await self._sender.deliver(job, self._stop_token, self._book)
             if job.unforeseen is not None:
                 self._fail_unforeseen(job.unforeseen)
             if job.claimed:
@@ -316,8 +316,8 @@ class OrderStream:
             self._fail(why)
         if self._book is not None and self._book.failure is not None:
             self._fail(str(self._book.failure))
-        if self._halt.reason is not None:  # not by `stop`: the client was closed
-            self._fail(self._halt.reason)
+        if self._stop_token.reason is not None:  # not by `stop`: the client was closed
+            self._fail(self._stop_token.reason)
 
     def _abandoned(self, job: Job, reason: str) -> OrderResult:
         return self._sender.end(job, job.abandoned_error(reason))

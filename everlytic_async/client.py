@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 from everlytic_async._book import Book, any_sent, digest_of, terms_of
 from everlytic_async._job import AnyOrder
-from everlytic_async._pacer import Halt, Pacer
+from everlytic_async._pacer import Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
 from everlytic_async._sender import KeyOf, Sender
+from everlytic_async._stop_token import StopToken
 from everlytic_async._transport import Transport
 from everlytic_async._version import __version__
 from everlytic_async._wire import encode, order_key
@@ -154,7 +155,7 @@ class EverlyticClient:
             raise ConfigurationError(str(error)) from error
         self._pacer = Pacer(pacing, retry, dispatcher=self._dispatcher)
         self._sender = Sender(self._transport, self._pacer, delivery, retry, self._dispatcher)
-        self._halt = Halt()
+        self._stop_token = StopToken()
         self._ledger = ledger
         self._ledger_session: LedgerSession | None = None
         self._any_sent = False  # before, by the ledger
@@ -217,14 +218,14 @@ class EverlyticClient:
         if self._transport.is_inherited:
             return
         self._transport.begin_close()
-        self._halt.halt("the client was closed")
+        self._stop_token.stop("the client was closed")
         try:
-            await self._pacer.drained(_GRACE_S)
+            await self._pacer.wait_idle(_GRACE_S)
         finally:
             try:
                 await self._transport.close()
                 # What was still in flight ends now, and has its outcome recorded.
-                await self._pacer.drained(_GRACE_S)
+                await self._pacer.wait_idle(_GRACE_S)
                 await asyncio.sleep(0)
             finally:
                 self._ledger_session = None
@@ -282,7 +283,7 @@ class EverlyticClient:
         book = self._book(key is not None, resend)
         key_of = _constant(key) if isinstance(key, str) else _check_key(key)
         sending = self._sender.send(
-            order, self._halt, key_of=key_of, book=book, deadline_s=deadline_s
+            order, self._stop_token, key_of=key_of, book=book, deadline_s=deadline_s
         )
         del order  # so that this frame doesn't show it
         return await sending
@@ -347,7 +348,7 @@ class EverlyticClient:
         return OrderStream(
             orders,
             sender=self._sender,
-            halt=Halt(self._halt),
+            stop_token=StopToken(self._stop_token),
             concurrency=self._concurrency,
             ordered=ordered,
             key_of=_check_key(key),

@@ -25,10 +25,10 @@ LAYERS = (
     {"_cancel", "_hosts", "_version", "errors"},
     {"_nats"},
     {"orders", "outcomes", "policies"},
-    {"_adaptive", "_decoding", "_strict_json", "_wire", "events", "ledger"},
+    {"_decoding", "_rate", "_strict_json", "_wire", "events", "ledger"},
     {"_connections", "_endpoint"},
     {"_secrets"},
-    {"_trouble"},
+    {"_stop_token", "_trouble"},
     {"_book", "_in_flight", "_pacer"},
     {"_failures"},
     {"_transport"},
@@ -46,7 +46,7 @@ LAYERS = (
 ONLY: dict[str, set[str]] = {
     "__init__": {"_version"},  # it names modules as text, and loads them when they are asked for
     "__main__": {"cli"},
-    "_adaptive": set(),
+    "_rate": set(),
     "ledger": {"_cancel", "_nats", "errors"},
     "otel": {"_endpoint", "_version", "errors", "events"},
     "sandbox": set(),  # so that a mistake of the encoder can't cancel itself
@@ -248,7 +248,7 @@ def test_what_is_lawful_is_let_through(module: str, source: str) -> None:
         ("batch", "from everlytic_async import *", "the whole package"),
         ("_retry", "from everlytic_async._sender import Sender", "is not below"),
         ("__init__", "from everlytic_async.orders import Order", "it may import _version"),
-        ("_adaptive", "from everlytic_async.policies import Pacing", "it may import nothing"),
+        ("_rate", "from everlytic_async.policies import Pacing", "it may import nothing"),
         ("sandbox._checks", "from everlytic_async.errors import X", "it may import nothing"),
         ("sandbox._checks", "from ..orders import Order", "it may import nothing"),
         ("sandbox._checks", "from .. import _wire", "for its siblings only"),

@@ -38,7 +38,7 @@ from everlytic_async import (
     SqliteLedger,
 )
 from everlytic_async import batch as module
-from everlytic_async._pacer import Halt
+from everlytic_async._stop_token import StopToken
 from everlytic_async.events import BatchEnded
 from everlytic_async.sandbox import Faults, Sandbox
 from support.clock import FakeClock, settle
@@ -249,7 +249,7 @@ def test_there_is_exactly_one_result_for_every_order_read(
     async def endpoint(_body: bytes) -> Any:
         end = next(ends_in_turn)
         if latency_s:
-            await rig.pacer.sleep(rng.uniform(0, latency_s), Halt())
+            await rig.pacer.sleep(rng.uniform(0, latency_s), StopToken())
         return ENDS[end]()
 
     rig = a_rig(
@@ -267,7 +267,7 @@ def test_there_is_exactly_one_result_for_every_order_read(
                     if len(results) == stops_after:
                         stream.stop("enough")
                     if slow:
-                        await rig.pacer.sleep(rng.uniform(0, 0.3), Halt())
+                        await rig.pacer.sleep(rng.uniform(0, 0.3), StopToken())
             except (BatchStoppedError, SourceError) as error:
                 assert stream.stopped is not None
                 return error
@@ -879,7 +879,7 @@ async def test_an_outage_that_ends_costs_no_order() -> None:
         return ENDS["unreachable" if down else "accepted"]()
 
     rig = a_rig(endpoint, pacing=Pacing(max_concurrency=4, adaptive=False))
-    rig.pacer.accepted(rig.clock.now)  # it was reached before
+    rig.pacer.on_accepted(rig.clock.now)  # it was reached before
     reading = Reading(rig.stream(orders(50)))
     await settle()
     await rig.clock.advance(0.4)
@@ -1090,7 +1090,7 @@ class Cancelled:
         ends = itertools.cycle(["accepted", "throttled", "failed", "accepted", "lost"])
 
         async def endpoint(_body: bytes) -> Any:
-            await rig.pacer.sleep(0.1, Halt())
+            await rig.pacer.sleep(0.1, StopToken())
             return ENDS[next(ends)]()
 
         self.rig = rig = a_rig(endpoint, pacing=Pacing(max_concurrency=2, adaptive=False))
@@ -1104,7 +1104,7 @@ class Cancelled:
     async def _async_source(self) -> AsyncIterator[Any]:
         try:
             for given in orders(8):
-                await self.rig.pacer.sleep(0.05, Halt())
+                await self.rig.pacer.sleep(0.05, StopToken())
                 yield given
         finally:
             self.closed = True

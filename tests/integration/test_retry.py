@@ -34,7 +34,7 @@ from everlytic_async import (
     UnexpectedResponseError,
     UnknownOutcomeError,
 )
-from everlytic_async._pacer import Halt
+from everlytic_async._stop_token import StopToken
 from everlytic_async.events import AttemptEnded, AttemptStarted, BackingOff, OrderEnded
 from everlytic_async.sandbox import Faults, Sandbox
 from support.delivery import (
@@ -383,8 +383,8 @@ async def test_a_cool_down_is_everybodys_and_costs_nobody_else_an_attempt() -> N
     began = rig.clock.now
 
     async def all_of_them() -> list[OrderResult]:
-        halt = Halt()
-        sends = (rig.sender.result(n, order(n), None, halt) for n in range(10))
+        stop_token = StopToken()
+        sends = (rig.sender.result(n, order(n), None, stop_token) for n in range(10))
         return await asyncio.gather(*sends)
 
     results = await rig.clock.run(all_of_them())

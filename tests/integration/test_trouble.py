@@ -33,7 +33,7 @@ from everlytic_async import (
     ThrottledError,
     UnknownOutcomeError,
 )
-from everlytic_async._pacer import Halt
+from everlytic_async._stop_token import StopToken
 from everlytic_async.errors import EverlyticError
 from everlytic_async.events import AttemptStarted, Event
 from everlytic_async.ledger import LedgerFile, State
@@ -189,12 +189,12 @@ async def test_a_throttle_neither_counts_as_trouble_nor_ends_it() -> None:
 async def test_calls_that_wait_in_trouble_end_by_their_deadline_and_then_fail_at_once() -> None:
     retry = RetryPolicy(deadline_s=10)
     rig = a_rig(lambda _body: ENDS["failed"](), retry=retry, pacing=Pacing(max_concurrency=32))
-    rig.pacer.refused(rig.clock.now)  # it had answered before
+    rig.pacer.on_rejected(rig.clock.now)  # it had answered before
 
     async def call() -> tuple[type[EverlyticError] | None, float]:
         started_at = rig.clock.now
         try:
-            await rig.sender.send(order(1), Halt())
+            await rig.sender.send(order(1), StopToken())
         except EverlyticError as error:
             return type(error), rig.clock.now - started_at
         return None, rig.clock.now - started_at

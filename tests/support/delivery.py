@@ -11,8 +11,9 @@ from typing import Any, cast
 import attrs
 
 from everlytic_async import EverlyticClient, OrderResult
-from everlytic_async._pacer import Halt, Pacer
+from everlytic_async._pacer import Pacer
 from everlytic_async._sender import Sender
+from everlytic_async._stop_token import StopToken
 from everlytic_async._transport import Response, Transport
 from everlytic_async.batch import OrderStream
 from everlytic_async.errors import (
@@ -205,7 +206,7 @@ class Rig:
     async def send(self, given: Any = None) -> OrderResult:
         """Send one order to its end; the clock moves as it must."""
         given = order(1) if given is None else given
-        return await self.clock.run(self.sender.result(0, given, None, Halt()))
+        return await self.clock.run(self.sender.result(0, given, None, StopToken()))
 
     def stream(
         self,
@@ -214,13 +215,13 @@ class Rig:
         concurrency: int = 4,
         ordered: bool = False,
         key: Any = None,
-        halt: Halt | None = None,
+        stop_token: StopToken | None = None,
     ) -> OrderStream:
         """A stream of orders."""
         return OrderStream(
             source,
             sender=self.sender,
-            halt=halt or Halt(),
+            stop_token=stop_token or StopToken(),
             concurrency=concurrency,
             ordered=ordered,
             key_of=key,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable
 from typing import Protocol
@@ -117,8 +118,8 @@ class Chance(NoLimit):
 
 
 @attrs.define
-class Told:
-    """What one client was told, as moments."""
+class Record:
+    """What one client was answered, as moments, and what it said of the limit."""
 
     accepted: list[float] = attrs.Factory(list)
     refused: list[float] = attrs.Factory(list)
@@ -126,7 +127,7 @@ class Told:
 
 
 class Simulation:
-    """Clients with always more to send, and one endpoint.
+    """Clients that always have more to send, and one endpoint.
 
     Args:
         limiter: The endpoint's.
@@ -135,8 +136,9 @@ class Simulation:
         network_s: One way; the answer takes as long again.
         service_s: What is let through is answered this much later.
         retry_after_s: What each refusal asks for, if anything.
-        max_rate: Given to each client.
-        adaptive: Given to each client.
+        max_rate: Of each client.
+        adaptive: Of each client.
+        timer_s: The resolution of the clients' timers: each is late by up to this.
         seed: Of the jitter of the pauses and of the network.
     """
 
@@ -151,6 +153,7 @@ class Simulation:
         retry_after_s: float | None = None,
         max_rate: float | None = None,
         adaptive: bool = True,
+        timer_s: float = 0.001,
         seed: int = 0,
     ) -> None:
         self.now = 0.0
@@ -158,20 +161,22 @@ class Simulation:
         self.network_s = network_s
         self.service_s = service_s
         self.retry_after_s = retry_after_s
-        self.told = [Told() for _ in range(clients)]
+        self.timer_s = timer_s
+        self.records = [Record() for _ in range(clients)]
         self._rng = random.Random(seed)
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._wakes: list[float | None] = [None] * clients
+        self._gone: set[int] = set()
         self.pacers = [
             Pacer(
                 Pacing(max_concurrency=slots, max_rate=max_rate, adaptive=adaptive),
                 RetryPolicy(),
-                dispatcher=Dispatcher((self._listener(told),)),
+                dispatcher=Dispatcher((self._hook(record),)),
                 clock=lambda: self.now,
                 rng=random.Random(seed * 1_000 + number),
             )
-            for number, told in enumerate(self.told)
+            for number, record in enumerate(self.records)
         ]
         for client in range(clients):
             # Nobody starts two processes in the same millisecond.
@@ -187,31 +192,41 @@ class Simulation:
 
     def leave(self, *clients: int) -> None:
         """These have nothing more to send."""
-        for client in clients:
-            self.pacers[client]._slots = 0
+        self._gone.update(clients)
 
     def accepted(self, since: float, client: int | None = None) -> int:
         """How many were accepted since then, of one client or of all."""
-        told = self.told if client is None else [self.told[client]]
-        return sum(moment >= since for one in told for moment in one.accepted)
+        records = self.records if client is None else [self.records[client]]
+        return sum(moment >= since for record in records for moment in record.accepted)
 
-    def served(self, since: float, client: int | None = None) -> float:
+    def throughput(self, since: float, client: int | None = None) -> float:
         """The same, a second."""
         return self.accepted(since, client) / (self.now - since)
 
     def refused(self, since: float = 0.0) -> int:
         """How many were refused since then."""
-        return sum(moment >= since for one in self.told for moment in one.refused)
+        return sum(moment >= since for record in self.records for moment in record.refused)
+
+    def refused_share(self, since: float = 0.0) -> float:
+        """How many of those that were sent since then."""
+        refused = self.refused(since)
+        return refused / max(1, refused + self.accepted(since))
+
+    def lowest_share(self, since: float) -> float:
+        """What the client with the least came to, as a share of what would be fair."""
+        clients = range(len(self.pacers))
+        lowest = min(self.throughput(since, client) for client in clients)
+        return lowest * len(clients) / self.throughput(since)
 
     # ------------------------------------------------------------------------ how it goes
 
     @staticmethod
-    def _listener(told: Told) -> Callable[[object], None]:
-        def hear(event: object) -> None:
+    def _hook(record: Record) -> Callable[[object], None]:
+        def hook(event: object) -> None:
             if isinstance(event, RateChanged):
-                told.changes.append(event)
+                record.changes.append(event)
 
-        return hear
+        return hook
 
     def _at(self, when: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._queue, (when, next(self._numbers), happen))
@@ -220,43 +235,43 @@ class Simulation:
         return lambda: self._send(client)
 
     def _send(self, client: int) -> None:
-        """Begin as many as may begin now, and come back when the next one may."""
+        """Start as many as may start now, and come back when the next one may."""
+        if client in self._gone:
+            return
         pacer = self.pacers[client]
-        while (admitted_at := pacer.try_admit()) is not None:
-            self._begin(client, admitted_at)
-        finder = pacer._finder
-        bound = pacer._slots if finder is None else min(pacer._slots, finder.window)
-        due = pacer._due(self.now)
-        if pacer.in_flight < bound and self._wakes[client] != due:
-            self._wakes[client] = due
-            self._at(due, self._sender(client))
+        while (started_at := pacer.try_acquire()) is not None:
+            self._start(client, started_at)
+        next_at = pacer.next_start_at()
+        if next_at < math.inf and self._wakes[client] != next_at:
+            self._wakes[client] = next_at
+            self._at(next_at + self._rng.uniform(0.0, self.timer_s), self._sender(client))
 
-    def _begin(self, client: int, admitted_at: float) -> None:
+    def _start(self, client: int, started_at: float) -> None:
         def arrive() -> None:
             passes = self.limiter.admit(self.now)
             service_s = 0.0
             if passes and self.service_s:
                 service_s = self.service_s * self._rng.uniform(0.9, 1.1)
-            self._at(self.now + service_s, lambda: self._answer(client, admitted_at, passes))
+            self._at(self.now + service_s, lambda: self._answer(client, started_at, passes))
 
         self._at(self.now + self._way(), arrive)
 
-    def _answer(self, client: int, admitted_at: float, passed: bool) -> None:
+    def _answer(self, client: int, started_at: float, passed: bool) -> None:
         if passed:
             self.limiter.done()
 
-        def hear() -> None:
-            pacer, told = self.pacers[client], self.told[client]
+        def receive() -> None:
+            pacer, record = self.pacers[client], self.records[client]
             if passed:
-                told.accepted.append(self.now)
-                pacer.accepted(admitted_at)
+                record.accepted.append(self.now)
+                pacer.on_accepted(started_at)
             else:
-                told.refused.append(self.now)
-                pacer.throttled(admitted_at, 429, self.retry_after_s)
+                record.refused.append(self.now)
+                pacer.on_throttled(started_at, 429, self.retry_after_s)
             pacer.release()
             self._send(client)
 
-        self._at(self.now + self._way(), hear)
+        self._at(self.now + self._way(), receive)
 
     def _way(self) -> float:
         return self.network_s * self._rng.uniform(0.8, 1.2)

@@ -1,12 +1,10 @@
-"""The pacer by a clock that the tests move: slots, rate, cool-downs, outages, halts."""
+"""The pacer by a clock that the tests move: slots, rate, cool-downs, trouble, stops."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import random
-import statistics
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlytic_async._pacer import Halt, HaltedError, Pacer, RetryBudget
+from everlytic_async._pacer import DeadlineExceededError, Pacer, RetryBudget
+from everlytic_async._stop_token import StoppedError, StopToken
 from everlytic_async.errors import NotSentError
 from everlytic_async.events import CoolDown, Dispatcher, Event, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
-from support.clock import Alarm, FakeClock, settle
+from support.clock import FakeClock, settle
 
 ENOUGH_S = 1_000.0
 PATIENT = RetryPolicy(attempts=50, deadline_s=1e6)
@@ -47,25 +46,25 @@ def a_pacer(
 class Queue:
     """Senders who wait for their turn, by number, and what became of each."""
 
-    def __init__(self, pacer: Pacer, halt: Halt | None = None) -> None:
+    def __init__(self, pacer: Pacer, token: StopToken | None = None) -> None:
         self.pacer = pacer
-        self.halt = halt or Halt()
+        self.token = token or StopToken()
         self.tasks: list[asyncio.Task[None]] = []
         self.admitted: list[int] = []
         self.admitted_at: dict[int, float] = {}
-        self.halted: dict[int, str] = {}
+        self.stopped: dict[int, str] = {}
 
-    async def join(self, count: int = 1) -> None:
+    async def join(self, count: int = 1, *, is_retry: bool = False) -> None:
         for _ in range(count):
-            self.tasks.append(asyncio.create_task(self._wait(len(self.tasks))))
+            self.tasks.append(asyncio.create_task(self._wait(len(self.tasks), is_retry)))
             await asyncio.sleep(0)  # so that they stand in line in this order
         await settle()
 
-    async def _wait(self, number: int) -> None:
+    async def _wait(self, number: int, is_retry: bool) -> None:
         try:
-            self.admitted_at[number] = await self.pacer.admit(self.halt)
-        except HaltedError as halted:
-            self.halted[number] = str(halted)
+            self.admitted_at[number] = await self.pacer.acquire(self.token, is_retry=is_retry)
+        except StoppedError as stopped:
+            self.stopped[number] = str(stopped)
         else:
             self.admitted.append(number)
 
@@ -111,7 +110,7 @@ async def test_nobody_jumps_the_queue(clock: FakeClock) -> None:
     await queue.join(2)
     pacer.release()
 
-    assert pacer.try_admit() is None  # the slot is already that of the one who waited
+    assert pacer.try_acquire() is None  # the slot is already that of the one who waited
     await settle()
     assert queue.admitted == [0, 1]
 
@@ -122,7 +121,7 @@ async def test_one_who_waits_for_the_rate_is_not_overtaken(clock: FakeClock) -> 
     await queue.join(2)
     clock.now += 5  # the time has come, but the timer was not heard of yet
 
-    assert pacer.try_admit() is None
+    assert pacer.try_acquire() is None
     await clock.advance(0)
     assert queue.admitted == [0, 1]
 
@@ -130,11 +129,11 @@ async def test_one_who_waits_for_the_rate_is_not_overtaken(clock: FakeClock) -> 
 async def test_a_free_slot_is_taken_without_waiting(clock: FakeClock) -> None:
     pacer = a_pacer(clock, max_concurrency=1)
 
-    assert clock.now == pacer.try_admit()
-    assert pacer.try_admit() is None
+    assert clock.now == pacer.try_acquire()
+    assert pacer.try_acquire() is None
 
 
-async def test_one_who_gives_up_waiting_is_passed_over(clock: FakeClock) -> None:
+async def test_a_cancelled_waiter_is_skipped(clock: FakeClock) -> None:
     pacer = a_pacer(clock, max_concurrency=1)
     queue = Queue(pacer)
     await queue.join(3)
@@ -160,131 +159,46 @@ async def test_one_cancelled_in_the_moment_of_admission_hands_the_slot_on(clock:
     assert pacer.in_flight == 1
 
 
-async def test_one_halted_in_the_moment_of_admission_goes_on(clock: FakeClock) -> None:
+async def test_one_stopped_in_the_moment_of_admission_goes_on(clock: FakeClock) -> None:
     # It is in flight already: what is in flight finishes.
     pacer = a_pacer(clock, max_concurrency=1)
     queue = Queue(pacer)
     await queue.join(3)
     pacer.release()
-    queue.halt.halt("enough")
+    queue.token.stop("enough")
     await settle()
 
     assert queue.admitted == [0, 1]
-    assert queue.halted == {2: "enough"}
+    assert queue.stopped == {2: "enough"}
     pacer.release()
     assert pacer.in_flight == 0
 
 
-# --------------------------------------------------------------------- those that come together
+async def test_a_retry_goes_before_orders_that_were_never_sent(clock: FakeClock) -> None:
+    pacer = a_pacer(clock, max_concurrency=1)
+    queue = Queue(pacer)
+    await queue.join(3)
+    await queue.join(2, is_retry=True)
+    for _ in range(4):
+        pacer.release()
+        await settle()
+
+    assert queue.admitted == [0, 3, 4, 1, 2]
 
 
-async def a_pacer_that_was_answered(clock: FakeClock, after_s: float, **pacing: Any) -> Pacer:
-    pacer = a_pacer(clock, **pacing)
-    admitted_at = pacer.try_admit()
-    assert admitted_at is not None
-    await clock.advance(after_s)
-    pacer.accepted(admitted_at)
+async def test_a_retry_whose_deadline_passes_makes_room(clock: FakeClock) -> None:
+    pacer = a_pacer(clock, max_concurrency=1)
+    queue = Queue(pacer)
+    await queue.join(2)
+    retry = asyncio.create_task(pacer.acquire(StopToken(), until=clock.now + 5, is_retry=True))
+    await settle()
+    await clock.advance(5)
     pacer.release()
-    return pacer
-
-
-async def test_before_the_first_answer_all_may_begin_together(clock: FakeClock) -> None:
-    queue = Queue(a_pacer(clock, max_concurrency=64))
-    await queue.join(64)
-
-    assert len(queue.admitted) == 64
-
-
-async def test_who_would_begin_together_is_taken_asunder(clock: FakeClock) -> None:
-    pacer = await a_pacer_that_was_answered(clock, 0.05, max_concurrency=64)
-    began = clock.now
-    queue = Queue(pacer)
-    await queue.join(64)
-    assert queue.admitted == [0]
-    await clock.advance(0.05)
-
-    # 64 that take 50 ms: 1,280 a second, and a quarter more; 0.6 ms apart, hence.
-    after = [moment - began for moment in queue.admitted_at.values()]
-    assert queue.admitted == list(range(64))
-    assert after == [pytest.approx(0.0006 * place, abs=0.0006) for place in range(64)]
-
-
-async def test_a_timer_that_is_late_makes_nobody_later_than_his_turn() -> None:
-    clock = FakeClock(lateness=lambda: 0.001)
-    pacer = await a_pacer_that_was_answered(clock, 0.05, max_concurrency=64)
-    began = clock.now
-    queue = Queue(pacer)
-    await queue.join(64)
-    await clock.advance(0.05)
-
-    assert queue.admitted_at[63] - began == pytest.approx(0.0006 * 63, abs=0.0016)
-
-
-async def test_a_pause_in_between_is_not_made_up_for_by_beginning_together(
-    clock: FakeClock,
-) -> None:
-    pacer = await a_pacer_that_was_answered(clock, 0.05, max_concurrency=64)
-    await clock.advance(10)
-    queue = Queue(pacer)
-    await queue.join(64)
-
-    assert queue.admitted == [0]
-    await queue.leave()
-
-
-async def test_where_answers_come_at_once_nobody_waits(clock: FakeClock) -> None:
-    # 64 in a thousandth of a second: there the event loop is what takes time, and never idle.
-    pacer = await a_pacer_that_was_answered(clock, 0.0005, max_concurrency=64)
-    queue = Queue(pacer)
-    await queue.join(64)
-
-    assert len(queue.admitted) == 64
-
-
-async def test_the_shortest_answer_tells_how_far_apart(clock: FakeClock) -> None:
-    pacer = await a_pacer_that_was_answered(clock, 0.0005, max_concurrency=64)
-    admitted_at = pacer.try_admit()
-    assert admitted_at is not None
-    await clock.advance(2.0)  # the endpoint was slow once
-    pacer.accepted(admitted_at)
-    pacer.release()
-    queue = Queue(pacer)
-    await queue.join(64)
-
-    assert len(queue.admitted) == 64
-
-
-async def test_after_a_pause_they_do_not_begin_together_either(clock: FakeClock) -> None:
-    pacer = await a_pacer_that_was_answered(clock, 0.05, max_concurrency=64)
-    pacer.pause(1.0, "another worker was refused")
-    queue = Queue(pacer)
-    await queue.join(64)
-    clock.ring_next()
     await settle()
 
-    assert queue.admitted == [0]
-    await queue.leave()
-
-
-async def test_who_is_admitted_first_after_a_pause_may_narrow_the_window(
-    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pacer = a_pacer(clock, adaptive=True, max_concurrency=64)
-    finder = pacer._finder
-    assert finder is not None
-    finder.window, finder.refusal_pending = 64, True
-
-    def plan(_in_flight: int) -> None:
-        finder.window, finder.refusal_pending = 3, False
-
-    monkeypatch.setattr(finder, "plan", plan)
-    pacer.pause(1.0, "another worker was refused")
-    queue = Queue(pacer)
-    await queue.join(10)
-    await clock.advance(2.0)
-
-    assert queue.admitted == [0, 1, 2]
-    await queue.leave()
+    with pytest.raises(DeadlineExceededError):
+        retry.result()
+    assert queue.admitted == [0, 1]
 
 
 # ---------------------------------------------------------------------------------- the rate bound
@@ -311,20 +225,20 @@ async def grants(
 ) -> list[float]:
     """When `count` admissions happened to senders who hold their slots and idle in between."""
     moments: list[float] = []
-    halt = Halt()
+    token = StopToken()
 
     async def sender() -> None:
         while len(moments) < count:
-            admitted_at = pacer.try_admit()
+            admitted_at = pacer.try_acquire()
             if admitted_at is None:
-                admitted_at = await pacer.admit(halt)
+                admitted_at = await pacer.acquire(token)
             assert admitted_at == clock.now
             moments.append(admitted_at)
             if (held_s := holds()) > 0:
-                await pacer.sleep(held_s, halt)
+                await pacer.sleep(held_s, token)
             pacer.release()
             if (idle_s := idles()) > 0:
-                await pacer.sleep(idle_s, halt)
+                await pacer.sleep(idle_s, token)
 
     async def all_of_them() -> None:
         async with asyncio.TaskGroup() as group:
@@ -394,125 +308,36 @@ def test_the_rate_is_reached_though_timers_are_late(rate: float, late_s: float, 
     asyncio.run(check())
 
 
-async def admitted_with(
-    slack_s: float, clock: FakeClock, *, senders: int, rate: float
-) -> list[float]:
-    """When so many were admitted, within a second, where so much lateness is made good."""
-    pacer = a_pacer(clock, adaptive=True, max_concurrency=100, max_rate=rate)
-    assert pacer._finder is not None
-    pacer._finder.slack_s = slack_s
+@pytest.mark.parametrize(("late_s", "at_once"), [(0.0, 1), (0.01, 4), (0.1, 8)])
+async def test_a_late_timer_is_caught_up_with(late_s: float, at_once: int) -> None:
+    clock = FakeClock(lateness=lambda: late_s)
+    pacer = a_pacer(clock, max_concurrency=100, max_rate=400)
     queue = Queue(pacer)
-    await queue.join(senders)
+    await queue.join(60)
     await clock.advance(1)
     await queue.leave()
-    return list(queue.admitted_at.values())
+
+    assert max(Counter(queue.admitted_at.values()).values()) == at_once
 
 
-@pytest.mark.parametrize(("slack_s", "at_once"), [(math.inf, 4), (0.004, 2), (0.0, 1)])
-async def test_lateness_is_made_good_as_far_as_the_limiter_takes_it_at_once(
-    slack_s: float, at_once: int
+async def test_a_hook_that_stops_waiters_leaves_no_slot_taken(
+    clock: FakeClock,
 ) -> None:
-    clock = FakeClock(lateness=lambda: 0.01)
-    moments = Counter(await admitted_with(slack_s, clock, senders=60, rate=400))
-    assert max(moments.values()) == at_once
-
-
-class MillisecondClock(FakeClock):
-    """Its timers take whole milliseconds, as an event loop's, but for those due at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.at_once = 0
-
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Alarm:
-        if delay_s <= 1e-5:
-            self.at_once += 1
-        else:
-            delay_s = math.ceil(delay_s * 1_000) / 1_000
-        return super().call_later(delay_s, callback)
-
-
-@pytest.mark.parametrize(("slack_s", "awake"), [(0.005, False), (0.0004, True), (0.0, True)])
-async def test_where_lateness_cant_be_made_good_the_last_millisecond_is_waited_for_awake(
-    slack_s: float, awake: bool
-) -> None:
-    clock = MillisecondClock()
-    moments = await admitted_with(slack_s, clock, senders=31, rate=300)
-    gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
-    assert statistics.mean(gaps) == pytest.approx(1 / 300, rel=0.02)
-    assert (clock.at_once > 0) is awake
-    # Where it is waited for awake nobody is late; else the timers' milliseconds show.
-    assert (max(gaps) < 1 / 300 + 1e-5) is awake
-
-
-async def test_awake_means_that_the_event_loop_never_sleeps(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    loop = asyncio.get_running_loop()
-    selector = loop._selector  # type: ignore[attr-defined]
-    select, timeouts = selector.select, []
-
-    def watched(timeout: float | None = None) -> Any:
-        timeouts.append(timeout)
-        return select(timeout)
-
-    monkeypatch.setattr(selector, "select", watched)
-    pacer = Pacer(Pacing(max_rate=300), RetryPolicy())
-    assert pacer._finder is not None
-    pacer._finder.slack_s = 0.0
-    for _ in range(20):
-        await pacer.admit(Halt())
-        pacer.release()
-
-    # It sleeps until a millisecond before each, and from then on goes round and round.
-    assert timeouts.count(0) > 100
-    assert not [each for each in timeouts if each is None or 0 < each < 1e-5]
-
-
-async def test_a_hook_that_halts_when_a_rate_is_told_leaves_no_slot_taken(clock: FakeClock) -> None:
-    halt = Halt()
+    token = StopToken()
     dispatcher = Dispatcher(
-        (lambda event: halt.halt("enough") if isinstance(event, RateChanged) else None,)
+        (lambda event: token.stop("enough") if isinstance(event, RateChanged) else None,)
     )
     pacer = a_pacer(clock, adaptive=True, max_concurrency=1, dispatcher=dispatcher)
-    pacer.throttled(clock.now, 429, 1.0)
-    queue, others = Queue(pacer, halt), Queue(pacer)
+    pacer.on_throttled(clock.now, 429, 1.0)
+    queue, others = Queue(pacer, token), Queue(pacer)
     await queue.join(2)
     await others.join(1)
     await clock.advance(3)
 
-    assert queue.halted == {0: "enough", 1: "enough"}
+    assert queue.stopped == {0: "enough", 1: "enough"}
     assert others.admitted == [0]
     assert pacer.in_flight == 1
     await others.leave()
-
-
-async def test_the_time_that_planning_takes_is_nobodys_lateness(
-    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pacer = a_pacer(clock, adaptive=True, max_concurrency=100)
-    finder = pacer._finder
-    assert finder is not None
-    plan, took_s = finder.plan, 0.07
-
-    def slow(in_flight: int) -> None:
-        clock.now += took_s
-        plan(in_flight)
-        finder.slack_s = 0.0  # what may be made good is another rule's
-
-    monkeypatch.setattr(finder, "plan", slow)
-    pacer.throttled(clock.now, 429, 1.0)
-    queue = Queue(pacer)
-    await queue.join(3)
-    await clock.advance(3)
-
-    first, second, third = queue.admitted_at.values()
-    assert first >= 1_001.0 + took_s
-    rate = finder.rate(first)
-    assert 1.0 / rate < took_s
-    assert second - first == pytest.approx(1.0 / rate, abs=1e-5)
-    assert 0.0 < third - second < second - first
-    await queue.leave()
 
 
 async def test_admissions_are_spread_evenly_over_the_second(clock: FakeClock) -> None:
@@ -526,7 +351,7 @@ async def test_admissions_are_spread_evenly_over_the_second(clock: FakeClock) ->
 
 async def test_idleness_is_not_saved_up_for_a_burst(clock: FakeClock) -> None:
     pacer = a_pacer(clock, max_concurrency=50, max_rate=10)
-    assert pacer.try_admit() is not None
+    assert pacer.try_acquire() is not None
     pacer.release()
     await clock.advance(60)
     began = clock.now
@@ -563,13 +388,13 @@ async def test_a_retry_after_pauses_everybody_for_it_and_a_little_jitter(
     clock: FakeClock, seed: int
 ) -> None:
     pacer = a_pacer(clock, seed=seed)
-    admitted_at = pacer.try_admit()
+    admitted_at = pacer.try_acquire()
     assert admitted_at is not None
-    pacer.throttled(admitted_at, 429, 5.0)
+    pacer.on_throttled(admitted_at, 429, 5.0)
     pacer.release()
 
-    assert 5.0 <= pacer.cool_down_s() <= 5.0 * 1.05
-    assert pacer.try_admit() is None
+    assert 5.0 <= pacer.remaining_cool_down_s() <= 5.0 * 1.05
+    assert pacer.try_acquire() is None
     assert 5.0 <= await cooled_down_after(clock, pacer) <= 5.0 * 1.05
 
 
@@ -577,17 +402,17 @@ async def test_the_pause_is_not_always_the_same(clock: FakeClock) -> None:
     pauses = set()
     for seed in range(5):
         pacer = a_pacer(clock, seed=seed)
-        pacer.throttled(clock.now, 429, 5.0)
-        pauses.add(pacer.cool_down_s())
+        pacer.on_throttled(clock.now, 429, 5.0)
+        pauses.add(pacer.remaining_cool_down_s())
 
     assert len(pauses) == 5
 
 
 async def test_a_retry_after_of_zero_pauses_nobody(clock: FakeClock) -> None:
     pacer = a_pacer(clock)
-    pacer.throttled(clock.now, 429, 0.0)
+    pacer.on_throttled(clock.now, 429, 0.0)
 
-    assert pacer.cool_down_s() == 0.0
+    assert pacer.remaining_cool_down_s() == 0.0
     assert await cooled_down_after(clock, pacer) == 0.0
 
 
@@ -595,8 +420,8 @@ async def test_without_a_retry_after_the_pause_is_the_backoff(clock: FakeClock) 
     retry = RetryPolicy(base_s=2.0, cap_s=10.0)
     for seed in range(20):
         pacer = a_pacer(clock, retry=retry, seed=seed)
-        pacer.throttled(clock.now, 503, None)
-        assert 0.0 < pacer.cool_down_s() <= 2.0
+        pacer.on_throttled(clock.now, 503, None)
+        assert 0.0 < pacer.remaining_cool_down_s() <= 2.0
 
 
 async def test_throttling_in_a_row_lengthens_the_pause_up_to_the_cap(clock: FakeClock) -> None:
@@ -605,13 +430,13 @@ async def test_throttling_in_a_row_lengthens_the_pause_up_to_the_cap(clock: Fake
     for seed in range(60):
         pacer = a_pacer(clock, retry=retry, seed=seed)
         for row in range(7):
-            admitted_at = pacer.try_admit()
+            admitted_at = pacer.try_acquire()
             assert admitted_at is not None
             await clock.advance(0.001)
-            pacer.throttled(admitted_at, 429, None)
+            pacer.on_throttled(admitted_at, 429, None)
             pacer.release()
-            longest[row] = max(longest[row], pacer.cool_down_s())
-            await clock.advance(pacer.cool_down_s() + 0.001)
+            longest[row] = max(longest[row], pacer.remaining_cool_down_s())
+            await clock.advance(pacer.remaining_cool_down_s() + 0.001)
 
     for seconds, ceiling in zip(longest, [1, 2, 4, 8, 16, 16, 16], strict=True):
         assert 0.8 * ceiling < seconds <= ceiling
@@ -622,24 +447,24 @@ async def test_an_acceptance_ends_the_row(clock: FakeClock) -> None:
     for seed in range(20):
         pacer = a_pacer(clock, retry=retry, seed=seed)
         for _ in range(9):
-            pacer.throttled(clock.now, 429, None)
-            await clock.advance(pacer.cool_down_s() + 0.001)
-        pacer.accepted(clock.now)
-        pacer.throttled(clock.now, 429, None)
-        assert pacer.cool_down_s() <= 1.0
+            pacer.on_throttled(clock.now, 429, None)
+            await clock.advance(pacer.remaining_cool_down_s() + 0.001)
+        pacer.on_accepted(clock.now)
+        pacer.on_throttled(clock.now, 429, None)
+        assert pacer.remaining_cool_down_s() <= 1.0
 
 
 async def test_a_burst_of_refusals_is_one_throttle(clock: FakeClock) -> None:
     told: list[Event] = []
     pacer = a_pacer(clock, max_concurrency=32, dispatcher=Dispatcher((told.append,)))
-    admitted = [pacer.try_admit() for _ in range(32)]
+    admitted = [pacer.try_acquire() for _ in range(32)]
     await clock.advance(0.01)
     pauses = []
     for admitted_at in admitted:
         assert admitted_at is not None
-        pacer.throttled(admitted_at, 429, None)
+        pacer.on_throttled(admitted_at, 429, None)
         pacer.release()
-        pauses.append(pacer.cool_down_s())
+        pauses.append(pacer.remaining_cool_down_s())
 
     assert {pauses[0]} == set(pauses)
     assert pauses[0] <= 0.5
@@ -651,26 +476,26 @@ async def test_a_longer_retry_after_extends_the_pause_and_a_shorter_one_does_not
 ) -> None:
     pacer = a_pacer(clock)
     admitted = [clock.now - 0.1] * 3
-    pacer.throttled(admitted[0], 429, 10.0)
-    first = pacer.cool_down_s()
-    pacer.throttled(admitted[1], 429, 1.0)
-    assert first == pacer.cool_down_s()
-    pacer.throttled(admitted[2], 429, 30.0)
+    pacer.on_throttled(admitted[0], 429, 10.0)
+    first = pacer.remaining_cool_down_s()
+    pacer.on_throttled(admitted[1], 429, 1.0)
+    assert first == pacer.remaining_cool_down_s()
+    pacer.on_throttled(admitted[2], 429, 30.0)
 
-    assert pacer.cool_down_s() >= 30.0
+    assert pacer.remaining_cool_down_s() >= 30.0
 
 
 async def test_no_pause_is_longer_than_the_policy_allows(clock: FakeClock) -> None:
     pacer = a_pacer(clock, retry=RetryPolicy(retry_after_cap_s=60))
-    pacer.throttled(clock.now, 503, 86_400.0)
+    pacer.on_throttled(clock.now, 503, 86_400.0)
 
-    assert 60.0 <= pacer.cool_down_s() <= 60.0 * 1.05
+    assert 60.0 <= pacer.remaining_cool_down_s() <= 60.0 * 1.05
 
 
 async def test_the_rate_holds_after_a_cool_down(clock: FakeClock) -> None:
     # What was not sent meanwhile is not made good by a burst.
     pacer = a_pacer(clock, max_concurrency=50, max_rate=10)
-    pacer.throttled(clock.now, 429, 5.0)
+    pacer.on_throttled(clock.now, 429, 5.0)
     moments = await grants(clock, pacer, count=30, senders=30, holds=lambda: 0.0)
 
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
@@ -684,7 +509,7 @@ REFUSED = NotSentError("the order was not sent: refused")
 
 
 async def fail(pacer: Pacer, admitted_at: float) -> None:
-    pacer.failed(admitted_at, REFUSED)
+    pacer.on_failed(admitted_at, REFUSED)
     pacer.release()
     await settle()
 
@@ -738,7 +563,7 @@ async def test_an_answered_probe_ends_the_trouble_for_everybody_at_once(clock: F
     for number in range(5):
         await fail(pacer, queue.admitted_at[number])
     # An order from before the trouble tells nothing about now.
-    pacer.accepted(queue.admitted_at[5] - 1)
+    pacer.on_accepted(queue.admitted_at[5] - 1)
     pacer.release()
     assert pacer.trouble.probing
     for number in range(6, 9):
@@ -746,7 +571,7 @@ async def test_an_answered_probe_ends_the_trouble_for_everybody_at_once(clock: F
     await clock.advance(40)
     assert pacer.in_flight == 1
 
-    pacer.refused(clock.now)
+    pacer.on_rejected(clock.now)
     await settle()
     assert not pacer.trouble.probing
     assert pacer.in_flight == 2  # no clock had to move
@@ -759,7 +584,7 @@ async def test_once_given_up_one_call_a_pause_probes_and_the_others_fail_at_once
 ) -> None:
     retry = RetryPolicy(attempts=2, base_s=1, cap_s=1, deadline_s=60)
     pacer = a_pacer(clock, max_concurrency=8, retry=retry)
-    pacer.accepted(clock.now)
+    pacer.on_accepted(clock.now)
     queue = Queue(pacer)
     await queue.join(1_000)
     started_at = clock.now
@@ -772,16 +597,16 @@ async def test_once_given_up_one_call_a_pause_probes_and_the_others_fail_at_once
 
     assert clock.now - started_at >= 60
     assert len(queue.admitted) > 20  # it went on probing
-    assert "for 60 s" in queue.halted[999]
+    assert "for 60 s" in queue.stopped[999]
 
     for _ in range(3):
         later = Queue(pacer)
         await later.join(4)
-        assert len(later.halted) == 4  # in the pause
+        assert len(later.stopped) == 4  # in the pause
         await clock.advance(1.1)
         probing = Queue(pacer)
         await probing.join(4)
-        assert (len(probing.admitted), len(probing.halted)) == (1, 3)
+        assert (len(probing.admitted), len(probing.stopped)) == (1, 3)
         await fail_those_in_flight(probing, pacer)
     await clock.advance(61)  # nobody knows any more
     fresh = Queue(pacer)
@@ -796,12 +621,12 @@ async def test_an_endpoint_never_reached_is_given_up_after_the_policys_attempts(
     queue = Queue(pacer)
     await queue.join(12)
     for _ in range(5 + 3):
-        assert not queue.halted
+        assert not queue.stopped
         await fail_those_in_flight(queue, pacer)
         await clock.advance(ENOUGH_S)
 
     assert queue.admitted == list(range(8))
-    assert queue.halted == dict.fromkeys(
+    assert queue.stopped == dict.fromkeys(
         range(8, 12), "no order was accepted or refused in 8 attempts in a row"
     )
     assert pacer.in_flight == 0
@@ -813,54 +638,54 @@ async def test_a_retry_after_over_the_cap_ends_the_waiting_and_says_how_long(
     pacer = a_pacer(clock, max_concurrency=2, retry=RetryPolicy(retry_after_cap_s=60))
     queue = Queue(pacer)
     await queue.join(5)
-    pacer.throttled(clock.now, 429, 3600.0)
+    pacer.on_throttled(clock.now, 429, 3600.0)
     pacer.release()
     await settle()
-    assert len(queue.halted) == 3
-    assert "3600 s" in queue.halted[4]
-    pacer.throttled(clock.now, 429, 3600.0)
+    assert len(queue.stopped) == 3
+    assert "3600 s" in queue.stopped[4]
+    pacer.on_throttled(clock.now, 429, 3600.0)
     pacer.release()
 
     await clock.advance(61)
     probing = Queue(pacer)
     await probing.join(3)
-    assert (len(probing.admitted), len(probing.halted)) == (1, 2)
-    pacer.throttled(clock.now, 429, 1.0)  # a pause that can be waited for
+    assert (len(probing.admitted), len(probing.stopped)) == (1, 2)
+    pacer.on_throttled(clock.now, 429, 1.0)  # a pause that can be waited for
     pacer.release()
     await clock.advance(1.1)
     waiting = Queue(pacer)
     await waiting.join(3)
-    assert (len(waiting.admitted), len(waiting.halted)) == (2, 0)
+    assert (len(waiting.admitted), len(waiting.stopped)) == (2, 0)
     await waiting.leave()
 
 
-# -------------------------------------------------------------------------------------- halting
+# -------------------------------------------------------------------------------------- stopping
 
 
-async def test_a_halt_wakes_those_who_wait_and_those_who_sleep_at_once(clock: FakeClock) -> None:
+async def test_stopping_wakes_all_who_wait_or_sleep_at_once(clock: FakeClock) -> None:
     pacer = a_pacer(clock, max_concurrency=1)
-    halt = Halt()
-    queue = Queue(pacer, halt)
+    token = StopToken()
+    queue = Queue(pacer, token)
     await queue.join(3)
-    sleeper = asyncio.create_task(pacer.sleep(3_600, halt))
+    sleeper = asyncio.create_task(pacer.sleep(3_600, token))
     await settle()
-    halt.halt("enough")
+    token.stop("enough")
     await settle()
 
-    assert queue.halted == {1: "enough", 2: "enough"}
-    with pytest.raises(HaltedError, match="enough"):
+    assert queue.stopped == {1: "enough", 2: "enough"}
+    with pytest.raises(StoppedError, match="enough"):
         sleeper.result()
     assert clock.next_at is None  # the sleeper's timer is gone
     pacer.release()
     assert pacer.in_flight == 0
 
 
-async def test_a_halt_leaves_those_alone_who_do_not_share_it(clock: FakeClock) -> None:
+async def test_stopping_leaves_those_alone_who_do_not_share_the_token(clock: FakeClock) -> None:
     pacer = a_pacer(clock, max_concurrency=1)
-    halted, other = Queue(pacer), Queue(pacer)
-    await halted.join(2)
+    stopped, other = Queue(pacer), Queue(pacer)
+    await stopped.join(2)
     await other.join(1)
-    halted.halt.halt("enough")
+    stopped.token.stop("enough")
     pacer.release()
     await settle()
 
@@ -869,39 +694,46 @@ async def test_a_halt_leaves_those_alone_who_do_not_share_it(clock: FakeClock) -
 
 @pytest.mark.parametrize(
     "wait",
-    [lambda pacer, halt: pacer.admit(halt), lambda pacer, halt: pacer.sleep(1, halt)],
+    [
+        lambda pacer, token: pacer.acquire(token),
+        lambda pacer, token: pacer.sleep(1, token),
+    ],
     ids=["admit", "sleep"],
 )
-async def test_once_halted_nobody_begins_to_wait(
-    clock: FakeClock, wait: Callable[[Pacer, Halt], Awaitable[object]]
+async def test_once_stopped_nobody_starts_to_wait(
+    clock: FakeClock, wait: Callable[[Pacer, StopToken], Awaitable[object]]
 ) -> None:
     pacer = a_pacer(clock)
-    halt = Halt()
-    halt.halt("enough")
+    token = StopToken()
+    token.stop("enough")
 
-    with pytest.raises(HaltedError, match="enough"):
-        await wait(pacer, halt)
+    with pytest.raises(StoppedError, match="enough"):
+        await wait(pacer, token)
     assert pacer.in_flight == 0
     assert clock.next_at is None
 
 
-def test_the_first_reason_of_a_halt_counts() -> None:
-    halt = Halt()
-    halt.halt("first")
-    halt.halt("second")
+def test_the_first_reason_of_a_stop_counts() -> None:
+    token = StopToken()
+    token.stop("first")
+    token.stop("second")
 
-    assert halt.reason == "first"
+    assert token.reason == "first"
 
 
-def test_a_halt_reaches_those_below_it_and_not_those_above() -> None:
-    client = Halt()
-    batch, other = Halt(client), Halt(client)
-    batch.halt("batch")
-    assert [halt.reason for halt in (client, batch, other)] == [None, "batch", None]
-    client.halt("client")
+def test_a_stop_reaches_children_and_not_parents() -> None:
+    client = StopToken()
+    batch, other = StopToken(client), StopToken(client)
+    batch.stop("batch")
+    assert [token.reason for token in (client, batch, other)] == [None, "batch", None]
+    client.stop("client")
 
-    assert [halt.reason for halt in (client, batch, other)] == ["client", "batch", "client"]
-    assert Halt(client).reason == "client"
+    assert [token.reason for token in (client, batch, other)] == [
+        "client",
+        "batch",
+        "client",
+    ]
+    assert StopToken(client).reason == "client"
 
 
 # ----------------------------------------------------------------------- sleeping, draining, budget
@@ -909,13 +741,13 @@ def test_a_halt_reaches_those_below_it_and_not_those_above() -> None:
 
 async def test_a_sleep_takes_its_time(clock: FakeClock) -> None:
     began = clock.now
-    await clock.run(a_pacer(clock).sleep(7.5, Halt()))
+    await clock.run(a_pacer(clock).sleep(7.5, StopToken()))
 
     assert clock.now - began == pytest.approx(7.5)
 
 
 async def test_a_cancelled_sleep_leaves_no_timer(clock: FakeClock) -> None:
-    sleeper = asyncio.create_task(a_pacer(clock).sleep(7.5, Halt()))
+    sleeper = asyncio.create_task(a_pacer(clock).sleep(7.5, StopToken()))
     await settle()
     sleeper.cancel()
     await settle()
@@ -924,22 +756,22 @@ async def test_a_cancelled_sleep_leaves_no_timer(clock: FakeClock) -> None:
     assert clock.next_at is None
 
 
-async def test_drained_waits_for_the_last_one_in_flight(clock: FakeClock) -> None:
+async def test_wait_idle_waits_for_the_last_one_in_flight(clock: FakeClock) -> None:
     pacer = a_pacer(clock)
-    assert pacer.try_admit() is not None
-    assert pacer.try_admit() is not None
-    drained = asyncio.create_task(pacer.drained(30))
+    assert pacer.try_acquire() is not None
+    assert pacer.try_acquire() is not None
+    idle = asyncio.create_task(pacer.wait_idle(30))
     await settle()
     pacer.release()
     await settle()
-    assert not drained.done()
+    assert not idle.done()
     pacer.release()
 
-    await asyncio.wait_for(drained, 10)
+    await asyncio.wait_for(idle, 10)
 
 
-async def test_drained_returns_at_once_where_nothing_is_in_flight(clock: FakeClock) -> None:
-    await asyncio.wait_for(a_pacer(clock).drained(3_600), 10)
+async def test_wait_idle_returns_at_once_where_nothing_is_in_flight(clock: FakeClock) -> None:
+    await asyncio.wait_for(a_pacer(clock).wait_idle(3_600), 10)
 
 
 def test_the_budget_allows_a_hundred_retries_and_each_success_a_fifth_of_one() -> None:
@@ -1008,7 +840,7 @@ class Traffic:
 
     async def happens(self, action: str, number: int) -> None:
         if action == "join":
-            await self.queue.join()
+            await self.queue.join(is_retry=number % 3 == 0)
         elif action == "advance":
             await self.clock.advance(number)
         elif action == "cancel" and self.queue.tasks:
@@ -1038,10 +870,10 @@ class Traffic:
 
 
 ENDS: dict[str, Callable[[Pacer, float, int], None]] = {
-    "accept": lambda pacer, at, _: pacer.accepted(at),
-    "throttle": lambda pacer, at, number: pacer.throttled(at, 429, [None, 1.0, 3.0][number % 3]),
-    "refuse": lambda pacer, at, _: pacer.refused(at),
-    "lose": lambda pacer, at, _: pacer.failed(at, REFUSED),
+    "accept": lambda pacer, at, _: pacer.on_accepted(at),
+    "throttle": lambda pacer, at, number: pacer.on_throttled(at, 429, [None, 1.0, 3.0][number % 3]),
+    "refuse": lambda pacer, at, _: pacer.on_rejected(at),
+    "lose": lambda pacer, at, _: pacer.on_failed(at, REFUSED),
 }
 
 
@@ -1057,7 +889,7 @@ ENDS: dict[str, Callable[[Pacer, float, int], None]] = {
         ),
         max_size=40,
     ),
-    halted=st.booleans(),
+    stopped=st.booleans(),
 )
 def test_no_slot_is_ever_lost(
     *,
@@ -1065,7 +897,7 @@ def test_no_slot_is_ever_lost(
     max_rate: float | None,
     adaptive: bool,
     actions: list[tuple[str, int]],
-    halted: bool,
+    stopped: bool,
 ) -> None:
     async def check() -> None:
         clock = FakeClock()
@@ -1073,8 +905,8 @@ def test_no_slot_is_ever_lost(
         traffic = Traffic(clock, pacer, slots)
         for action, number in actions:
             await traffic.happens(action, number)
-        if halted:
-            traffic.queue.halt.halt("enough")
+        if stopped:
+            traffic.queue.token.stop("enough")
             await traffic.look()
             assert all(task.done() for task in traffic.queue.tasks)
         await traffic.ends()

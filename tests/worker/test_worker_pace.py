@@ -14,7 +14,8 @@ import pytest
 from worker_shop import Shop, emptied, make_queue, running, until
 
 from everlytic_async import Pacing, RetryPolicy, SqliteLedger
-from everlytic_async._pacer import Halt, Pacer
+from everlytic_async._pacer import Pacer
+from everlytic_async._stop_token import StopToken
 from everlytic_async.events import AttemptEnded, CoolDown, Dispatcher, Event, OrderEnded
 from everlytic_async.worker import QueueSettings, Worker
 from everlytic_async.worker._cool_downs import parse_cool_down, share_cool_downs
@@ -45,8 +46,8 @@ async def test_a_pause_lets_nobody_begin_until_it_is_over(*, adaptive: bool) -> 
     pacer = a_pacer(clock, told, adaptive=adaptive)
     began = clock.now
     pacer.pause(10.0, "it was asked for")
-    assert pacer.try_admit() is None
-    admitted = await clock.run(pacer.admit(Halt()))
+    assert pacer.try_acquire() is None
+    admitted = await clock.run(pacer.acquire(StopToken()))
     assert 10.0 <= admitted - began <= 10.2
     [event] = told
     assert isinstance(event, CoolDown)
@@ -60,17 +61,17 @@ async def test_a_pause_wakes_nobody_early_and_shortens_nothing() -> None:
     began = clock.now
     pacer.pause(10.0, "long")
     pacer.pause(5.0, "short")
-    assert pacer.cool_down_s() >= 10
+    assert pacer.remaining_cool_down_s() >= 10
     assert len(told) == 1
-    admitted = await clock.run(pacer.admit(Halt()))
+    admitted = await clock.run(pacer.acquire(StopToken()))
     assert admitted - began >= 10
 
 
 async def test_whoever_waits_already_waits_for_the_pause_too() -> None:
     clock, told = FakeClock(), list[Event]()
     pacer = a_pacer(clock, told, max_concurrency=1, adaptive=False)
-    await pacer.admit(Halt())
-    waiting = asyncio.ensure_future(pacer.admit(Halt()))
+    await pacer.acquire(StopToken())
+    waiting = asyncio.ensure_future(pacer.acquire(StopToken()))
     await clock.advance(0)
     began = clock.now
     pacer.pause(10.0, "it was asked for")
@@ -85,7 +86,7 @@ async def test_a_pause_is_no_longer_than_the_longest_that_is_obeyed() -> None:
     clock = FakeClock()
     pacer = a_pacer(clock, [])
     pacer.pause(1e9, "it was asked for")
-    assert pacer.cool_down_s() <= 101
+    assert pacer.remaining_cool_down_s() <= 101
 
 
 async def test_a_pause_says_nothing_of_the_limit() -> None:

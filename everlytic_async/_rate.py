@@ -1,0 +1,339 @@
+"""What an endpoint takes, worked out from what it refused: arithmetic only, no clock, no waiting.
+
+Most rate limiters are a bucket that leaks ``limit`` orders a second and refuses while ``burst``
+orders are in it (nginx's ``limit_req``, token buckets). So a refusal says one thing exactly: *the
+bucket was full*. Two refusals are two equations for the two unknowns, however rough the rates were
+at which they came:
+
+1. Slow start: few in flight, then more, and no rate. Without a limit nothing else ever happens.
+2. The first refusal gives the burst. After its pause the rate starts low and doubles: the search.
+3. The next refusal gives the limit: the one rate of leaking at which the bucket, full at the last
+   refusal, is full again at this one. From then on the rate follows a cubic around the limit, as in
+   CUBIC (RFC 9438): just below it at first, flat when it gets there, and then faster and faster.
+
+An estimate that falls a little means that others use the limit too. Then each refusal takes a fifth
+of the rate, and the cubic brings it back, so that the shares converge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+
+_MIN_RATE = 0.1  # orders per second
+_HISTORY = 4096  # orders; older ones say little about a bucket
+_BISECTIONS = 24
+# The search starts at so many orders a second, or so many bursts a second. It starts lower where
+# each refusal costs a long pause.
+_SEARCH_FROM, _SEARCH_BURSTS = 25.0, 6.0
+_CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS = 100.0, 12.0
+_LONG_PAUSE_S = 0.5
+_SEARCH_DOUBLES_S = 0.3
+# How far off an estimate may be, as a share of it: by an order or so, of those that it is based on.
+_ERROR_ORDERS, _MIN_ERROR, _MAX_ERROR = 2.0, 0.01, 0.1
+# How long the rate is held before it passes the estimate: until one pause is worth the capacity
+# that may be unused, and long enough for a refusal to be rare.
+_MIN_HOLD_S, _MAX_HOLD_S, _MIN_HOLD_ORDERS = 2.0, 60.0, 20.0
+_SHARED_CUT = 0.2
+_SHARED_GROWTH = 2.5
+# One refusal may be chance: below this share of the rate, only a second one is believed.
+_MAX_CUT = 0.7
+_FEW = 8
+_GROWTH = 3.0
+
+
+def _level(sent: Sequence[float], until: float, limit: float, since: float, level: float) -> float:
+    """How many orders are in a bucket: each adds one to what has not leaked yet."""
+    for moment in sent:
+        level = max(1.0, level + 1.0 - limit * (moment - since))
+        since = moment
+    return max(0.0, level - limit * (until - since))
+
+
+class ConcurrencyEstimator:
+    """How many orders may be in flight.
+
+    A limit on concurrent requests refuses at the same number in flight each time. Such a number is
+    held, less one, as a window. Now and then one more is tried, until that is refused. Where a
+    window is refused again that was not widened, it was a rate limit after all.
+    """
+
+    _SLOW_START = 8  # at first
+    _SLOW_START_ORDERS = 22  # accepted orders, before the window grows
+    _GROWTH = 3  # per accepted order: the window quadruples in each round trip
+    _UNLIMITED = 1 << 30
+    _MIN_LIMIT = 6  # fewer in flight than this are held by a rate as well
+    _ALIKE = 1.2
+
+    def __init__(self) -> None:
+        #: How many may be in flight.
+        self.window = self._SLOW_START
+        #: Whether the window is what limits, and no rate.
+        self.held = False
+        self._accepted = 0
+        self._refused_at = -math.inf
+        self._in_flight = self._in_flight_before = 0
+        self._is_rate = False
+        self._widen_at, self._hold_s, self._widened = math.inf, 1.0, False
+
+    def on_accepted(self, sent_at: float, now: float) -> None:
+        """An order that was sent then was accepted."""
+        if self._refused_at == -math.inf:
+            self._accepted += 1
+            if self._accepted >= self._SLOW_START_ORDERS:
+                self.window = min(self._UNLIMITED, self.window + self._GROWTH)
+        elif sent_at <= self._refused_at:
+            self._in_flight += 1
+        if self.held and now >= self._widen_at:
+            self.window += 1
+            self._widened = True
+            self._widen_at = now + self._hold_s
+
+    def on_refused(self, sent_at: float) -> None:
+        """An order that was sent then is the first of a burst that was refused."""
+        self._refused_at = sent_at
+        self._in_flight_before, self._in_flight = self._in_flight, 0
+
+    def evaluate(self, still_in_flight: int, resume_at: float, pause_s: float) -> None:
+        """Decide whether the last refusals are those of a limit on concurrent requests."""
+        self._in_flight += still_in_flight
+        fewer, more = sorted((self._in_flight_before, self._in_flight))
+        if self.held:
+            self.held, self._is_rate = self._widened, not self._widened
+            self.window = min(self.window, self._in_flight)
+        else:
+            alike = fewer >= self._MIN_LIMIT and more <= self._ALIKE * fewer + 1
+            self.held = alike and not self._is_rate
+            self.window = fewer
+        if not self.held:
+            self.window = self._UNLIMITED
+            return
+        self.window = max(1, self.window - 1)
+        self._hold_s = min(_MAX_HOLD_S, max(1.0, pause_s * self.window))
+        self._widened, self._widen_at = False, resume_at + self._hold_s
+
+
+class RandomRefusals:
+    """Whether refusals come at random, so that sending more slowly is no remedy.
+
+    Behind a limit, a client that sends at a fraction of the rate is refused much later. Where
+    refusals come at random, it is refused after about as many orders.
+    """
+
+    _RUNS = 8  # from one refusal to the next, in a row
+    _SHORT_RUN, _SHORT_RUN_S = 200, 10.0  # orders and seconds: after longer ones nothing is wrong
+    _SLOWED, _LONGER = 0.25, 2.0  # the slowest runs, and how much longer they may be
+    _MAX_SHARE = 0.08  # of refused orders: a limit refuses more as the rate rises
+    _MAX_SHARE_AFTER = 0.12  # once they are taken for random
+    _PAYS = 1.2  # going faster then pays by this
+
+    def __init__(self) -> None:
+        #: Whether they do.
+        self.found = False
+        self._runs: deque[tuple[float, int, int, float]] = deque(maxlen=self._RUNS)
+        self._goodput, self._since = 0.0, 0  # when it was found, and how many runs ago
+
+    def add_run(self, rate: float, accepted: int, refused: int, lasted_s: float) -> None:
+        """Look at one more run.
+
+        Args:
+            rate: Orders a second, the pause left out.
+            accepted: Orders.
+            refused: Orders.
+            lasted_s: Seconds, with the pause.
+        """
+        self._since += 1
+        if accepted > self._SHORT_RUN or lasted_s > self._SHORT_RUN_S:
+            self._clear()
+        self._runs.append((rate, accepted, refused, lasted_s))
+        if len(self._runs) < self._RUNS:
+            return
+        runs = sorted(self._runs)
+        accepted = sum(run[1] for run in runs)
+        refused = sum(run[2] for run in runs)
+        share = refused / (refused + accepted)
+        goodput = accepted / sum(run[3] for run in runs)
+        if self.found:
+            pays = self._since < self._RUNS or goodput >= self._PAYS * self._goodput
+            if share > self._MAX_SHARE_AFTER or not pays:
+                self._clear()
+            return
+        slower = runs[0][0] <= self._SLOWED * runs[-1][0]
+        slow, fast = (sum(run[1] for run in some) for some in (runs[:2], runs[-2:]))
+        if share <= self._MAX_SHARE and slower and slow <= self._LONGER * max(fast, 1):
+            self.found, self._goodput, self._since = True, goodput, 0
+
+    def _clear(self) -> None:
+        self._runs.clear()
+        self.found = False
+
+    @property
+    def fastest(self) -> float:
+        """The highest rate of the last runs, in orders per second."""
+        return max(run[0] for run in self._runs)
+
+
+class RateEstimator:
+    """How many orders may be sent, a second and at once, by what was refused so far."""
+
+    _FIRST_OF_SEARCH = 2  # in flight, until one is accepted
+
+    def __init__(self) -> None:
+        #: The estimate in orders per second; None until there is one.
+        self.limit: float | None = None
+        #: Whether a refusal is still to be evaluated, which `evaluate` does after the pause.
+        self.refusal_pending = False
+        #: How late a sender may be and catch up at once, in seconds: half of the bucket's worth.
+        self.max_catch_up_s = math.inf
+        #: Whether a refusal was evaluated.
+        self.burst_known = False
+        self._concurrency = ConcurrencyEstimator()
+        self._random = RandomRefusals()
+        self._sent: deque[float] = deque(maxlen=_HISTORY)  # when accepted orders had been sent
+        self._burst: Callable[[float], float] = lambda _limit: 1.0
+        self._refused_at = -math.inf  # when the last burst of refusals was first received
+        self._full_at, self._full_before = -math.inf, -math.inf  # the bucket, at refusals
+        self._refusals = 0
+        self._resume_at, self._resumed_at = -math.inf, -math.inf  # this pause's end, and the last
+        self._accepted = 0  # since the pause
+        self._rate_then = math.inf
+        self._searching = self._shared = False
+        self._low, self._hold_s = math.inf, _MIN_HOLD_S
+
+    @property
+    def window(self) -> int:
+        """How many orders may be in flight."""
+        if self._searching and self._accepted == 0 and not self._random.found:
+            return self._FIRST_OF_SEARCH  # it may have started too high
+        return self._concurrency.window
+
+    @property
+    def next_free_at(self) -> float:
+        """When the bucket, full at the last refusal, has room again."""
+        return self._full_at + 1.0 / self.rate(self._resume_at)
+
+    def on_accepted(self, sent_at: float, now: float) -> None:
+        """An order that was sent then was accepted now."""
+        self._sent.append(sent_at)
+        self._accepted += 1
+        self._concurrency.on_accepted(sent_at, now)
+
+    def on_refused(self, admitted_at: float, sent_at: float, now: float, resume_at: float) -> None:
+        """An order was refused now; nothing is sent until `resume_at`."""
+        if admitted_at <= self._refused_at:  # of the same burst
+            self._full_at = max(self._full_at, sent_at)
+            self._resume_at = max(self._resume_at, resume_at)
+            self._refusals += 1
+            return
+        self._rate_then = self.rate(now)
+        self._full_before, self._full_at = self._full_at, sent_at
+        self._refused_at, self._resume_at, self._resumed_at = now, resume_at, self._resume_at
+        self._refusals = 1
+        self.refusal_pending = True
+        self._concurrency.on_refused(sent_at)
+
+    def evaluate(self, in_flight: int) -> None:
+        """Work out how to go on, when the pause is over and so many are still in flight."""
+        self.refusal_pending = False
+        self._accepted = 0
+        sent = sorted(moment for moment in self._sent if moment <= self._full_at)
+        self._sent = deque((m for m in self._sent if m > self._full_at), maxlen=_HISTORY)
+        sent += [self._full_at] * in_flight  # they will be accepted
+        was_held = self._concurrency.held
+        self._concurrency.evaluate(in_flight, self._resume_at, self._pause_s)
+        if self.burst_known:
+            sending_s = max(0.001, self._full_at - self._resumed_at)
+            rate = min(self._rate_then, len(sent) / sending_s)
+            lasted_s = max(0.001, self._full_at - self._full_before)
+            self._random.add_run(rate, len(sent), self._refusals, lasted_s)
+        if not self.burst_known:
+            self.burst_known = True
+            full_at, since = self._full_at, sent[0] if sent else self._full_at
+            self._burst = lambda limit: max(1.0, _level(sent, full_at, limit, since, 0.0))
+            if self._pause_s >= _LONG_PAUSE_S:
+                self._search(max(_SEARCH_FROM, _SEARCH_BURSTS * len(sent)))
+            else:
+                self._search(max(_CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS * len(sent)))
+        elif self._concurrency.held:
+            self.limit, self._searching = None, False
+        elif was_held:
+            self._search(_SEARCH_FROM)
+        else:
+            self._evaluate_rate(sent)
+
+    def rate(self, now: float) -> float:
+        """Orders per second that may be sent now; infinity where nothing bounds them."""
+        if not self.burst_known or self._concurrency.held:
+            return math.inf
+        elapsed = max(0.0, now - self._resume_at)
+        if self._searching:  # not more than doubled by one order
+            return self._low * math.exp2(min(elapsed / _SEARCH_DOUBLES_S, self._accepted, 64.0))
+        assert self.limit is not None  # noqa: S101 - found by the search
+        offset = elapsed / self._hold_s - 1.0
+        if offset > 0:
+            offset *= 1.0 if self._shared else _GROWTH
+        return max(_MIN_RATE, self.limit + (self.limit - self._low) * offset**3)
+
+    @property
+    def _pause_s(self) -> float:
+        return self._resume_at - self._refused_at
+
+    def _search(self, low: float) -> None:
+        self._searching, self._low = True, low
+        self._limit_catch_up(low)
+
+    def _limit_catch_up(self, limit: float) -> None:
+        self.max_catch_up_s = max(0.0, self._burst(limit) - 0.5) / 2.0 / limit
+
+    def _evaluate_rate(self, sent: Sequence[float]) -> None:
+        rate, count = self._rate_then, len(sent)
+        if self._random.found:
+            self._search(self._random.fastest)
+            return
+        estimate = self._estimate(sent)
+        if self._searching and (estimate is None or (count < _FEW and self._low > _SEARCH_FROM)):
+            # Not even one fits between the two refusals: it takes longer than that to leak.
+            gap_s = max(0.001, self._full_at - (sent[-1] if sent else self._full_before))
+            self._search(max(_MIN_RATE, self._low / 16.0, min(self._low / 2.0, 0.5 / gap_s)))
+            return
+        self._hold(min(rate, estimate or 0.0), count)
+
+    def _hold(self, estimate: float, count: int) -> None:
+        rate, previous, pause_s = self._rate_then, self.limit, self._pause_s
+        error = min(_MAX_ERROR, max(_MIN_ERROR, _ERROR_ORDERS / max(1, count)))
+        self._shared = False
+        if not self._searching and previous is not None:
+            self._shared = _MAX_CUT * rate <= estimate < (1.0 - 2.0 * error) * previous
+            if count < _FEW:
+                estimate = max(estimate, _MAX_CUT * rate)
+        self._searching = False
+        if self._shared:
+            self.limit, self._low = estimate, (1.0 - _SHARED_CUT) * estimate
+            hold_s = max(1.0, 3.0 * pause_s) * math.cbrt(_SHARED_CUT * estimate / _SHARED_GROWTH)
+        else:
+            self.limit, self._low = estimate, (1.0 - error) * estimate
+            hold_s = max(_MIN_HOLD_S, pause_s / error)
+        burst = self._burst(self.limit)
+        self._burst = lambda _limit: burst
+        least = _MIN_HOLD_ORDERS / max(_MIN_RATE, self.limit)
+        self._hold_s = max(least, min(_MAX_HOLD_S, hold_s))
+        self._limit_catch_up(self.limit)
+
+    def _estimate(self, sent: Sequence[float]) -> float | None:
+        """The rate of leaking that explains the last refusal; None if too few were sent."""
+        since, full_at = self._full_before, self._full_at
+
+        def surplus(limit: float) -> float:
+            full = self._burst(limit)
+            return _level(sent, full_at, limit, since, full) + 0.5 - full
+
+        low, high = _MIN_RATE, 2.0 * max(1.0, self._rate_then)
+        if surplus(low) <= 0.0:
+            return None
+        if surplus(high) > 0.0:
+            return high
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2.0
+            low, high = (middle, high) if surplus(middle) > 0.0 else (low, middle)
+        return low

@@ -1,0 +1,324 @@
+"""What an endpoint takes is found and held: pacers in simulated time, against limits of many kinds.
+
+The bounds are what ten seeds came to, with a margin. Each mechanism of `_rate.py` has a row that
+fails without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+from collections.abc import Callable
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from limited_endpoints import (
+    Chance,
+    ConcurrencyLimit,
+    LeakyBucket,
+    NoLimit,
+    Simulation,
+    TokenBucket,
+)
+
+from everlytic_async._rate import RateEstimator
+from everlytic_async.outcomes import Outcome
+from everlytic_async.policies import Pacing
+from support.delivery import a_rig, an_answer, orders
+
+SEEDS = (0, 1)
+
+
+@attrs.frozen(kw_only=True)
+class Scenario:
+    """An endpoint, and what is to come of it.
+
+    Attributes:
+        simulate: Makes it, for a seed.
+        seconds: How long to send.
+        since: What is counted, from this second on.
+        best: Orders a second that the endpoint takes.
+        used: At least this share of them is used.
+        refused: At most this share of all requests is refused, from the first second on.
+        least_share: The client with the least has this much of a fair share.
+    """
+
+    simulate: Callable[[int], Simulation]
+    best: float
+    used: float
+    seconds: float = 15
+    since: float = 0
+    refused: float = 0.01
+    least_share: float = 0.0
+
+
+def bucket(rate: float, burst: int, **settings_: float | None) -> Callable[[int], Simulation]:
+    """A limiter as nginx's, whose clock has milliseconds, on a fast network."""
+
+    def simulate(seed: int) -> Simulation:
+        limiter = LeakyBucket(rate, burst, grain_s=0.001)
+        options = {"network_s": 0.0005, "service_s": 0.001, **settings_}
+        return Simulation(limiter, seed=seed, **options)  # type: ignore[arg-type]
+
+    return simulate
+
+
+def at_once(limit: int, retry_after_s: float | None = None) -> Callable[[int], Simulation]:
+    return lambda seed: Simulation(
+        ConcurrencyLimit(limit), service_s=0.05, retry_after_s=retry_after_s, seed=seed
+    )
+
+
+def by_chance(seed: int) -> Simulation:
+    limiter = Chance(0.05, random.Random(seed))
+    return Simulation(limiter, slots=32, network_s=0.01, service_s=0.03, seed=seed)
+
+
+SCENARIOS = {
+    "400/s": Scenario(simulate=bucket(400, 20), best=400, used=0.98, refused=0.006),
+    "400/s, Retry-After 1": Scenario(
+        simulate=bucket(400, 20, retry_after_s=1), best=400, used=0.85, refused=0.002
+    ),
+    "400/s, Retry-After 1, a minute": Scenario(
+        simulate=bucket(400, 20, retry_after_s=1), best=400, used=0.94, refused=0.001, seconds=60
+    ),
+    "max_rate=400": Scenario(
+        simulate=bucket(400, 20, max_rate=400), best=400, used=0.995, refused=0
+    ),
+    "max_rate=400, Retry-After 1": Scenario(
+        simulate=bucket(400, 20, max_rate=400, retry_after_s=1), best=400, used=0.995, refused=0
+    ),
+    **{
+        f"{rate}/s, burst {burst}": Scenario(
+            simulate=bucket(rate, burst), best=rate, used=0.93, refused=0.015
+        )
+        for rate, burst in itertools.product([100, 400, 1_000], [5, 100])
+    },
+    "100/s, burst 1": Scenario(simulate=bucket(100, 1), best=100, used=0.9),
+    "400/s, burst 1": Scenario(simulate=bucket(400, 1), best=400, used=0.9),
+    "1000/s, burst 1": Scenario(simulate=bucket(1_000, 1), best=1_000, used=0.6),
+    "a token bucket": Scenario(
+        simulate=lambda seed: Simulation(TokenBucket(400, 21), seed=seed), best=400, used=0.96
+    ),
+    "four clients": Scenario(
+        simulate=bucket(400, 20, clients=4), best=400, used=0.95, refused=0.02, least_share=0.3
+    ),
+    "four clients, Retry-After 1": Scenario(
+        simulate=bucket(400, 20, clients=4, retry_after_s=1), best=400, used=0.75, seconds=60
+    ),
+    "before a slow endpoint": Scenario(
+        simulate=bucket(400, 20, service_s=0.05), best=400, used=0.9
+    ),
+    "20 at once": Scenario(simulate=at_once(20), best=400, used=0.85, seconds=20),
+    "32 at once": Scenario(simulate=at_once(32), best=640, used=0.85, seconds=20),
+    "20 at once, Retry-After 1": Scenario(
+        simulate=at_once(20, 1.0), best=400, used=0.7, seconds=20
+    ),
+    "5 % at random": Scenario(
+        simulate=by_chance, best=200, used=1.0, seconds=60, since=15, refused=0.08
+    ),
+    "no limit": Scenario(
+        simulate=lambda seed: Simulation(NoLimit(), service_s=0.05, network_s=0.0003, seed=seed),
+        best=1_280,
+        used=0.97,
+        seconds=19,
+        refused=0,
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
+def test_a_limit_is_found_and_held(scenario: Scenario, seed: int) -> None:
+    simulation = scenario.simulate(seed)
+    simulation.run(scenario.seconds)
+
+    assert simulation.throughput(scenario.since) >= scenario.used * scenario.best
+    assert simulation.refused_share() <= scenario.refused
+    assert simulation.lowest_share(scenario.since) >= scenario.least_share
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("before", "after", "retry_after_s", "seconds", "used"),
+    [
+        (400, 200, None, 20, 0.97),
+        (400, 200, 1.0, 20, 0.9),
+        (1_000, 200, None, 20, 0.97),
+        (1_000, 200, 1.0, 40, 0.9),
+        (100, 500, None, 90, 0.95),
+        (200, 400, 1.0, 150, 0.9),  # after a pause of a second the next probe takes a minute
+    ],
+)
+def test_a_limit_that_changes_is_followed(
+    *, before: int, after: int, retry_after_s: float | None, seconds: int, used: float, seed: int
+) -> None:
+    limiter = LeakyBucket(before, 20, grain_s=0.001)
+    simulation = Simulation(limiter, retry_after_s=retry_after_s, seed=seed)
+    simulation.run(15)
+    limiter.rate = after
+    simulation.run(seconds)
+
+    assert simulation.throughput(simulation.now - 10) >= used * after
+    assert simulation.refused_share(since=15) <= 0.005
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_other_clients_leave_is_used_within_seconds(seed: int) -> None:
+    simulation = bucket(400, 20, clients=4)(seed)
+    simulation.run(30)
+    simulation.leave(1, 2, 3)
+    simulation.run(30)
+
+    assert simulation.throughput(simulation.now - 10) >= 0.95 * 400
+
+
+def test_the_limit_that_is_reported_is_the_endpoints() -> None:
+    simulation = bucket(400, 20)(0)
+    simulation.run(60)
+
+    last = simulation.records[0].changes[-1]
+    assert last.limit == pytest.approx(400, rel=0.01)
+
+
+# ----------------------------------------------------------------- very tight limits, with tasks
+
+
+async def send_to(
+    limiter: LeakyBucket, *, retry_after_s: int | None, count: int, seed: int
+) -> tuple[int, int, list[int]]:
+    """Accepted and refused after the first 20 that were accepted, and the orders that were lost."""
+    accepted = refused = 0
+    headers = {} if retry_after_s is None else {"Retry_After": str(retry_after_s)}
+
+    async def endpoint(_body: bytes) -> object:
+        nonlocal accepted, refused
+        passes = limiter.admit(rig.clock.now)
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        rig.clock.call_later(0.02, lambda: arrived.set_result(None))
+        await arrived
+        if passes:
+            accepted += 1
+            return an_answer()
+        refused += accepted >= 20
+        return an_answer(429, b"", **headers)
+
+    rig = a_rig(endpoint, pacing=Pacing(max_concurrency=32), seed=seed)  # type: ignore[arg-type]
+
+    async def send() -> list[int]:
+        async with rig.stream(orders(count), concurrency=32) as results:
+            return [r.index async for r in results if r.outcome is not Outcome.SENT]
+
+    lost = await rig.clock.run(send())
+    return accepted - 20, refused, lost
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("retry_after_s", [None, 1, 5])
+@pytest.mark.parametrize("burst", [0, 5, 20])
+@pytest.mark.parametrize("per_minute", [30, 60])
+async def test_a_very_tight_limit_refuses_few_and_loses_none(
+    *, per_minute: int, burst: int, retry_after_s: int | None, seed: int
+) -> None:
+    limiter = LeakyBucket(per_minute / 60, burst)
+    accepted, refused, lost = await send_to(
+        limiter, retry_after_s=retry_after_s, count=150, seed=seed
+    )
+
+    assert lost == []
+    assert refused <= 0.15 * (accepted + refused)
+
+
+# ------------------------------------------------------------------------------- the arithmetic
+
+
+def test_without_a_refusal_there_is_no_rate_and_the_window_grows() -> None:
+    estimator = RateEstimator()
+    windows = []
+    for number in range(40):
+        estimator.on_accepted(number / 100, number / 100 + 0.05)
+        windows.append(estimator.window)
+
+    assert windows[0] == windows[20] < 16
+    assert windows[39] > 60
+    assert estimator.rate(99.0) == math.inf
+    assert estimator.limit is None
+
+
+@pytest.mark.parametrize("refusals", [1, 12])
+def test_a_burst_of_refusals_is_one(refusals: int) -> None:
+    estimator = RateEstimator()
+    for _ in range(30):
+        estimator.on_accepted(1.0, 1.05)
+    for number in range(refusals):
+        estimator.on_refused(1.03, 1.03, 1.08 + number * 0.000_1, 1.2)
+    estimator.evaluate(0)
+
+    assert estimator.rate(1.2) == pytest.approx(12 * 30)
+
+
+@pytest.mark.parametrize("connected_in_s", [0.0, 0.05])
+def test_the_time_to_connect_is_not_the_limiters(connected_in_s: float) -> None:
+    limiter = LeakyBucket(rate=400.0, burst=20)
+    estimator = RateEstimator()
+
+    def send(at: float, takes_s: float = 0.0) -> bool:
+        passes = limiter.admit(at + takes_s)
+        if passes:
+            estimator.on_accepted(at + takes_s, at + takes_s + 0.002)
+        else:
+            estimator.on_refused(at, at + takes_s, at + takes_s + 0.002, at + 1.0)
+        return passes
+
+    # Each of the first has to make its connection; those of the search reuse them.
+    assert [send(1.0 + number * 0.000_2, connected_in_s) for number in range(30)].count(False) == 7
+    estimator.evaluate(0)
+    now = 3.0
+    while send(now):
+        now += 1 / 500
+    estimator.evaluate(0)
+
+    assert estimator.limit == pytest.approx(400, rel=0.02)
+
+
+Step = tuple[str, float, int, float]
+
+
+@settings(max_examples=100)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["start", "start", "accept", "accept", "refuse"]),
+            st.sampled_from([0.0, 1e-9, 0.001, 0.02, 0.3, 5.0, 86_400.0]) | st.floats(0.0, 10.0),
+            st.integers(0, 40),  # how many; and of those in flight, which
+            st.sampled_from([0.0, 0.01, 1.0, 120.0]) | st.floats(0.0, 120.0),  # the pause
+        ),
+        max_size=60,
+    ),
+)
+def test_the_rate_is_a_rate_whatever_happens(steps: list[Step]) -> None:
+    estimator = RateEstimator()
+    in_flight: list[float] = []
+    now = 1_000.0
+    for what, later, number, pause_s in steps:
+        now += later
+        if what == "start":
+            if estimator.refusal_pending:  # as the pacer does before it lets one start
+                estimator.evaluate(0)
+            in_flight += [now] * number
+        for _ in range(number if what == "accept" else what == "refuse"):
+            if in_flight:
+                started_at = in_flight.pop(number % len(in_flight))
+                if what == "accept":
+                    estimator.on_accepted(started_at, now)
+                else:
+                    estimator.on_refused(started_at, started_at, now, now + pause_s)
+        for moment in (now + seconds for seconds in (-200.0, 0.0, 0.01, 1.0, 60.0, 1e5)):
+            assert estimator.rate(moment) >= 0.05  # and not a NaN
+        assert estimator.window >= 1
+        assert estimator.max_catch_up_s >= 0.0
+        assert estimator.limit is None or 0.0 < estimator.limit < math.inf
