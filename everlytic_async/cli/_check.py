@@ -13,11 +13,11 @@ from everlytic_async.cli._input import Input, Numbered, Reading
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import (
     Bar,
-    orders,
+    count_orders,
     outcome_lines,
     reason_lines,
-    screen,
-    show,
+    make_console,
+    print_lines,
 )
 from everlytic_async.cli._settings import find_account
 from everlytic_async.cli._tally import Tally
@@ -79,10 +79,10 @@ def examine(
         bar.stop(tally, source.share_read())
     results.close()
     seconds = time.monotonic() - began
-    out = screen(stderr=results.is_stdout)
-    show(out, [f"{orders(tally.total)} read from {source.shown} in {seconds:.1f} s"])
-    show(out, outcome_lines(tally, source.left_out, valid=valid))
-    show(out, reason_lines(tally, source.place))
+    out = make_console(stderr=results.is_stdout)
+    print_lines(out, [f"{count_orders(tally.total)} read from {source.shown} in {seconds:.1f} s"])
+    print_lines(out, outcome_lines(tally, source.left_out, valid=valid))
+    print_lines(out, reason_lines(tally, source.place))
     say_never_set(source)
     if known is not None:
         for note in known.notes():

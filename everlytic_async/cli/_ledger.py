@@ -16,7 +16,7 @@ from rich.text import Text
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import printable
 from everlytic_async.cli._results import open_private
-from everlytic_async.cli._screen import lasting, orders, screen, show
+from everlytic_async.cli._screen import format_duration, count_orders, make_console, print_lines
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import Entry, LedgerFile, Overview, State, stored_keys
 
@@ -49,14 +49,14 @@ def status(file: str) -> int:
         LedgerError: when it can't be read.
     """
     with LedgerFile(file, must_exist=True) as ledger:
-        show(screen(), _figures(printable(file), ledger.overview()))
+        print_lines(make_console(), _figures(printable(file), ledger.overview()))
     return Exit.OK
 
 
 def _figures(shown: str, overview: Overview) -> Iterator[Text | str]:
     counts, total = overview.counts, sum(overview.counts.values())
     hosts = f" for {', '.join(overview.hosts)}" if overview.hosts else ""
-    yield f"{shown} knows of {orders(total)}{hosts}"
+    yield f"{shown} knows of {count_orders(total)}{hosts}"
     width = len(f"{max(counts.values()):,}")
     for state, (style, meaning) in _MEANING.items():
         if counts[state]:
@@ -72,7 +72,7 @@ def _figures(shown: str, overview: Overview) -> Iterator[Text | str]:
         rate = f", {total / took_s:,.1f}/s with all pauses" if took_s >= 1 else ""
         yield (
             f"Recorded from {_time(overview.first_at)} to {_time(overview.last_at)}: "
-            f"{lasting(took_s)}{rate}"
+            f"{format_duration(took_s)}{rate}"
         )
     match overview.running:
         case 0:
@@ -159,7 +159,7 @@ def copy(source: str, target: str, *, accept_loss: bool) -> int:
     with LedgerFile(source, must_exist=True, linked=True, incomplete=accept_loss) as ledger:
         ledger.copy_to(target)
         count = sum(ledger.overview().counts.values())
-    show(screen(), [f"{orders(count)} copied to {printable(target)}"])
+    print_lines(make_console(), [f"{count_orders(count)} copied to {printable(target)}"])
     return Exit.OK
 
 
@@ -202,13 +202,13 @@ def resolve(
         found = {name for name in missing if ledger.resolve(state, earlier[name], host=host)[0]}
         count, missing = count + len(found), tuple(name for name in missing if name not in found)
     done = "sent: they are not sent again" if was_sent else "not sent: the next run sends them"
-    show(screen(), [f"{orders(count)} marked as {done}."])
+    print_lines(make_console(), [f"{count_orders(count)} marked as {done}."])
     if names is None or not missing:
         return Exit.OK
     shown = ", ".join(printable(names[key]) for key in missing[:_SHOWN_KEYS])
     more = len(missing) - _SHOWN_KEYS
     say(
-        f"{orders(len(missing))} left alone, for the ledger has none of that name that is "
+        f"{count_orders(len(missing))} left alone, for the ledger has none of that name that is "
         f"unknown: {shown}{f' and {more:,} more' if more > 0 else ''}"
     )
     return Exit.FAILED

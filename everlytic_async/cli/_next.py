@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from everlytic_async.cli._exit import Exit
-from everlytic_async.cli._screen import orders
+from everlytic_async.cli._screen import count_orders
 from everlytic_async.cli._tally import Tally
 from everlytic_async.outcomes import Outcome
 
@@ -82,4 +82,4 @@ def next_steps(
 
 
 def _they(count: int) -> str:
-    return f"{orders(count)} {'is' if count == 1 else 'are'}"
+    return f"{count_orders(count)} {'is' if count == 1 else 'are'}"

@@ -13,7 +13,7 @@ from everlytic_async import EverlyticClient
 from everlytic_async.cli._forecast import Forecast, LedgerChoice
 from everlytic_async.cli._input import Input, Numbered, printable
 from everlytic_async.cli._proxy import find_proxy, proxy_host
-from everlytic_async.cli._screen import Bar, lasting, orders
+from everlytic_async.cli._screen import Bar, format_duration, count_orders
 from everlytic_async.cli._send_options import Options
 from everlytic_async.cli._settings import Account
 from everlytic_async.cli._tally import Tally
@@ -170,7 +170,7 @@ class Plan:
             )
             if number
         ]
-        return orders(self.count.orders) + (f" (and not {', '.join(rest)})" if rest else "")
+        return count_orders(self.count.orders) + (f" (and not {', '.join(rest)})" if rest else "")
 
     def _workflow(self) -> str:
         if self.count is None:
@@ -192,12 +192,12 @@ class Plan:
     def _pace(self) -> str:
         count = None if self.count is None else self.count.orders
         if self.rate is not None:
-            lasts = "" if count is None else f": {lasting(count / self.rate)} or more"
+            lasts = "" if count is None else f": {format_duration(count / self.rate)} or more"
             return f"at most {self.rate:,g}/s, {self.concurrency:,} at once{lasts}"
         found = f"what the endpoint allows, {self.concurrency:,} at once (--rate)"
         if count is None:
             return found
-        cases = ", ".join(f"{lasting(count / rate)} at {rate}/s" for rate in _FOR_INSTANCE)
+        cases = ", ".join(f"{format_duration(count / rate)} at {rate}/s" for rate in _FOR_INSTANCE)
         return f"{found}: {cases}"
 
     def _ledger(self) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 import attrs
 
-from everlytic_async.cli._screen import lasting
+from everlytic_async.cli._screen import format_duration
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import ConfigurationError, EverlyticError, SkippedError
 from everlytic_async.events import (

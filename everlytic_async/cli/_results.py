@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from everlytic_async.cli._exit import silence
+from everlytic_async.cli._exit import redirect_to_devnull
 from everlytic_async.cli._input import Input, printable
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.outcomes import Outcome
@@ -97,7 +97,7 @@ class Results:
         except OSError as failure:
             self.fault = f"the results can't be written any more: {failure.strerror}"
             if self.is_stdout:
-                silence(self._file.fileno())  # what is still buffered would fail again
+                redirect_to_devnull(self._file.fileno())  # what is still buffered would fail again
             return False
         return True
 

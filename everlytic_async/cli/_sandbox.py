@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from everlytic_async.cli._exit import Exit, say
-from everlytic_async.cli._screen import screen, show
+from everlytic_async.cli._screen import make_console, print_lines
 from everlytic_async.cli._signals import Signals
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sandbox import Faults, Sandbox
@@ -52,7 +52,7 @@ async def _serve(sandbox: Sandbox, where: str, *, progress: bool) -> int:
             await _until(ended, sandbox, progress=progress)
     finally:
         await sandbox.close()
-    show(screen(), [_counts(sandbox)])
+    print_lines(make_console(), [_counts(sandbox)])
     return Exit.OK
 
 
@@ -64,12 +64,12 @@ def _introduce(sandbox: Sandbox) -> None:
     }
     say("A stand-in for the endpoint: nobody gets an e-mail. Ctrl-C ends it. In another terminal:")
     say("")
-    show(screen(), [f"export {name}={shlex.quote(value)}" for name, value in settings.items()])
+    print_lines(make_console(), [f"export {name}={shlex.quote(value)}" for name, value in settings.items()])
     say("")
 
 
 async def _until(ended: asyncio.Event, sandbox: Sandbox, *, progress: bool) -> None:
-    console = screen(stderr=True)
+    console = make_console(stderr=True)
     if not (progress and console.is_terminal):
         await ended.wait()
         return

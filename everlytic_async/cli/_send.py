@@ -26,7 +26,7 @@ from everlytic_async import (
     SourceError,
 )
 from everlytic_async.cli._check import examine, forecast, no_orders, say_never_set
-from everlytic_async.cli._exit import Exit, MidwayError, OutputError, say
+from everlytic_async.cli._exit import Exit, UnexpectedError, OutputError, say
 from everlytic_async.cli._forecast import LedgerChoice
 from everlytic_async.cli._input import Input, printable
 from everlytic_async.cli._next import exit_code, next_steps
@@ -35,14 +35,14 @@ from everlytic_async.cli._plan import is_wanted
 from everlytic_async.cli._report import Facts, Report, check_report
 from everlytic_async.cli._results import Results, check_results
 from everlytic_async.cli._screen import (
-    NAMES,
+    LABELS,
     Bar,
     flush,
-    orders,
+    count_orders,
     outcome_lines,
     reason_lines,
-    screen,
-    show,
+    make_console,
+    print_lines,
 )
 from everlytic_async.cli._send_options import Options
 from everlytic_async.cli._settings import NO_FILE, Account, load_account
@@ -215,7 +215,7 @@ class _Run:
         self._left = False
         self._bar = Bar(
             f"Sending to {self._host}",
-            names=NAMES,
+            names=LABELS,
             length_known=source.share_read() is not None,
             wanted=options.progress,
         )
@@ -228,7 +228,7 @@ class _Run:
         """Take every result; return the exit code.
 
         Raises:
-            MidwayError: for what nobody foresaw, with orders under way.
+            UnexpectedError: for what nobody foresaw, with orders under way.
         """
         try:
             return await self._to_the_end(stream)
@@ -237,7 +237,7 @@ class _Run:
         except Exception as error:
             if self._sandbox is not None or not self._source.read:
                 raise
-            raise MidwayError(self._what_is_true()) from error
+            raise UnexpectedError(self._what_is_true()) from error
 
     def _what_is_true(self) -> str:
         """What to do after an error that nobody foresaw: never to send all of it once more."""
@@ -337,18 +337,18 @@ class _Run:
     def _summarise(self) -> None:
         lines = list(self._summary())
         try:
-            show(screen(stderr=self._results.is_stdout), lines)
+            print_lines(make_console(stderr=self._results.is_stdout), lines)
         except OutputError as error:
             self._unshown = error
             if not self._results.is_stdout:
-                show(screen(stderr=True), lines)
+                print_lines(make_console(stderr=True), lines)
 
     def _summary(self) -> Iterator[Text | str]:
         seconds = time.monotonic() - self._began
         total = self._tally.total
         rate = f", {total / seconds:,.0f}/s" if seconds >= 1 else ""
         source, host = self._source.shown, self._host
-        yield f"{orders(total)} from {source} to {host} in {seconds:.1f} s{rate}"
+        yield f"{count_orders(total)} from {source} to {host} in {seconds:.1f} s{rate}"
         yield from outcome_lines(self._tally, self._source.left_out)
         yield from reason_lines(self._tally, self._source.place)
         if self._sandbox is not None:
