@@ -14,7 +14,7 @@ import click
 
 from everlytic_async.errors import ConfigurationError, LedgerError, QueueError, printable
 
-__all__ = ["Exit", "OutputError", "UnexpectedError", "handle_errors", "say", "redirect_to_devnull"]
+__all__ = ["Exit", "OutputError", "UnexpectedError", "handle_errors", "redirect_to_devnull", "say"]
 
 
 class Exit(enum.IntEnum):
@@ -95,4 +95,3 @@ def _describe(error: Exception, *, debug: bool) -> str:
     # Not its message: that of an unforeseen error may hold anything.
     what = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
     return f"an unexpected {type(error).__name__}{what}.{hint}"
-

@@ -1,7 +1,7 @@
 """How options are declared: once, as a field of the frozen object that the command receives.
 
-A class of options is a frozen dataclass. Each of its fields is made by `option` or `argument`, which
-say how click parses it; `command` makes a command of such a class and a function. What several
+A class of options is a frozen dataclass. Its fields are made by `option` and `argument`, which say
+how click parses it; `command` makes a command of such a class and a function. What several
 commands share is in the classes below, to inherit from. Loaded by ``--help``, so without attrs.
 """
 
@@ -130,9 +130,7 @@ def _decorators(options_type: type[Any]) -> list[Callable[..., Any]]:
         parameters.append(declare(*names, field.name, **settings))
         if names:
             panels[field.metadata["panel"]].append(names[0].partition("/")[0])
-    parameters.append(
-        click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-    )
+    parameters.append(click.option("--debug", is_flag=True, help="Show the traceback of an error."))
     panels["More"] += ["--debug", "--help"]
     return parameters + [
         click.option_panel(name, options=names) for name, names in panels.items() if names

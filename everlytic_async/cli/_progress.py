@@ -1,5 +1,7 @@
-"""The progress bar. Its numbers come from two places: how many orders have which outcome from the
-`Tally` of the run, how many are expected from the `Input`. rich works out rate and time left.
+"""The progress bar.
+
+Its numbers come from two places: how many orders have which outcome from the `Tally` of the run,
+how many are expected from the `Input`. rich works out the rate and the time left.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from everlytic_async.cli._screen import MEANINGS, make_console
+from everlytic_async.cli._screen import SEND_LABELS, make_console
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import printable
 from everlytic_async.outcomes import Outcome
@@ -145,5 +147,5 @@ class Bar:
         """How many orders have each outcome: the first always, the others if there are any."""
         for place, (outcome, label) in enumerate(self._labels.items()):
             if (count := self._tally.counts[outcome]) or not place:
-                style = MEANINGS[outcome][0] if place else "green"
+                style = SEND_LABELS[outcome][1] if place else "green"
                 yield f"[{style}]{count:,}[/] {label}"

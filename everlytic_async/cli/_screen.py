@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.text import Text
@@ -20,7 +20,7 @@ from everlytic_async.sources import REASONS
 
 __all__ = [
     "LABELS",
-    "MEANINGS",
+    "SEND_LABELS",
     "count_orders",
     "flush",
     "format_duration",
@@ -30,17 +30,29 @@ __all__ = [
     "reason_lines",
 ]
 
-#: By outcome, its style and what it means to the person who has to act on it.
-MEANINGS: Mapping[Outcome, tuple[str, str]] = {
-    Outcome.SENT: ("green", "accepted by the endpoint"),
-    Outcome.INVALID: ("yellow", "not valid, so not sent: correct them, then run it again"),
-    Outcome.REJECTED: ("red", "refused by the endpoint: correct them, then run it again"),
-    Outcome.NOT_SENT: ("yellow", "surely not processed: run it again"),
-    Outcome.UNKNOWN: ("magenta", "may have been processed: sending them again may notify twice"),
-    Outcome.SKIPPED: ("cyan", "known to the ledger, so not sent again"),
+#: By outcome: what `send` calls it, its style, and what it means to the person who has to act.
+SEND_LABELS: Mapping[Outcome, tuple[str, str, str]] = {
+    Outcome.SENT: ("sent", "green", "accepted by the endpoint"),
+    Outcome.INVALID: (
+        "invalid",
+        "yellow",
+        "not valid, so not sent: correct them, then run it again",
+    ),
+    Outcome.REJECTED: (
+        "rejected",
+        "red",
+        "refused by the endpoint: correct them, then run it again",
+    ),
+    Outcome.NOT_SENT: ("not sent", "yellow", "surely not processed: run it again"),
+    Outcome.UNKNOWN: (
+        "unknown",
+        "magenta",
+        "may have been processed: sending them again may notify twice",
+    ),
+    Outcome.SKIPPED: ("skipped", "cyan", "known to the ledger, so not sent again"),
 }
-#: What outcomes are called, in the order in which they are shown.
-LABELS: Mapping[Outcome, str] = {outcome: outcome.replace("_", " ") for outcome in MEANINGS}
+#: Their names alone.
+LABELS: Mapping[Outcome, str] = {outcome: name for outcome, (name, *_) in SEND_LABELS.items()}
 # Of a duration: the smaller unit shown, in seconds; its name; how many make the larger one, and its
 # name; from how many on both are too small.
 _SCALES = (
@@ -84,7 +96,9 @@ def print_lines(console: Console, lines: Iterable[Text | str]) -> None:
     except BrokenPipeError:
         redirect_to_devnull(console.file.fileno())
     except OSError as error:
-        redirect_to_devnull(console.file.fileno())  # what is still buffered would fail again, at the exit
+        redirect_to_devnull(
+            console.file.fileno()
+        )  # what is still buffered would fail again, at the exit
         which = "error" if console.stderr else "output"
         raise OutputError(f"the standard {which} can't be written: {error.strerror}") from error
 
@@ -107,75 +121,62 @@ def format_duration(seconds: float) -> str:
 
 
 def outcome_lines(
-    tally: Tally,
-    left_out: Mapping[str, int],
-    *,
-    valid: str | None = None,
-    labels: Mapping[Outcome, tuple[str, str, str]] | None = None,
+    tally: Tally, filtered: Mapping[str, int], labels: Mapping[Outcome, tuple[str, str, str]]
 ) -> Iterable[Text]:
-    """A line for each outcome that was: its count, and what it means.
+    """A line for each outcome that occurred: its count, and what it means.
 
     Args:
         tally: The counts.
-        left_out: How many orders were left out of the input, by reason.
-        valid: Where nothing is sent on purpose: what to say about those that could be.
-        labels: Where orders are queued instead of sent: what an outcome is called then, its
-            style, and what it means.
+        filtered: How many orders of the input were left out, by reason.
+        labels: By outcome: its name, its style, and what it means.
     """
-    meanings = MEANINGS
-    names = dict(LABELS)
-    if labels is not None:
-        names = {outcome: name for outcome, (name, _style, _meaning) in labels.items()}
-        meanings = {outcome: (style, text) for outcome, (_name, style, text) in labels.items()}
-    if valid is not None:
-        names[Outcome.NOT_SENT] = "valid"
-        meanings = {
-            Outcome.NOT_SENT: ("green", valid),
-            Outcome.SKIPPED: MEANINGS[Outcome.SKIPPED],
-            Outcome.INVALID: ("yellow", "can't be sent: correct them first"),
-        }
-    name_width = max([8, *(len(names[outcome]) for outcome in meanings if tally.counts[outcome])])
-    width = len(f"{max(*tally.counts.values(), sum(left_out.values()), 0):,}")
-    for outcome, (style, meaning) in meanings.items():
-        if count := tally.counts[outcome]:
-            yield Text.assemble(
-                "  ",
-                (f"{names[outcome]:<{name_width}}", style),
-                (f"  {count:>{width},}", "bold"),
-                (f"  {meaning}", "dim"),
-            )
+    shown = {outcome: label for outcome, label in labels.items() if tally.counts[outcome]}
+    name_width = max([8, *(len(name) for name, _style, _meaning in shown.values())])
+    width = len(f"{max(*tally.counts.values(), sum(filtered.values()), 0):,}")
+    for outcome, (name, style, meaning) in shown.items():
+        yield Text.assemble(
+            "  ",
+            (f"{name:<{name_width}}", style),
+            (f"  {tally.counts[outcome]:>{width},}", "bold"),
+            (f"  {meaning}", "dim"),
+        )
     if tally.possible_duplicates:
-        yield Text(f"  {tally.possible_duplicates:,} of them may have been processed more than once", "magenta")
+        yield Text(
+            f"  {tally.possible_duplicates:,} of them may have been processed more than once",
+            "magenta",
+        )
     if tally.changed:
         yield Text(
-            f"  {tally.changed:,} of those skipped have changed since they were first sent, and were "
-            "not sent as they are now",
+            f"  {tally.changed:,} of those skipped have changed since they were first sent, and "
+            "were not sent as they are now",
             "cyan",
         )
-    if left_out:
-        why = sorted(left_out.items(), key=lambda item: -item[1])
+    if filtered:
+        why = sorted(filtered.items(), key=lambda item: -item[1])
         hint = "; --include includes them" if any(reason in REASONS for reason, _ in why) else ""
         yield Text.assemble(
             "  left out",
-            (f"  {sum(left_out.values()):>{width},}", "bold"),
+            (f"  {sum(filtered.values()):>{width},}", "bold"),
             (f"  {', '.join(f'{count:,} {reason}' for reason, count in why)}{hint}", "dim"),
         )
 
 
-def reason_lines(tally: Tally, place: str, names: Mapping[Outcome, str] = LABELS) -> Iterable[Text]:
+def reason_lines(
+    tally: Tally, place: str, labels: Mapping[Outcome, tuple[str, str, str]]
+) -> Iterable[Text]:
     """The reasons of the failures, the most frequent first, with their lines in the input.
 
     Args:
-        tally: What became of the orders.
-        place: What the input has in place of lines.
-        names: What the outcomes are called.
+        tally: The reasons.
+        place: What the input has instead of lines.
+        labels: By outcome: its name, its style, and what it means.
     """
-    for outcome, (style, _meaning) in MEANINGS.items():
+    for outcome, (name, style, _meaning) in labels.items():
         reasons = tally.reasons.get(outcome)
         if reasons is None:
             continue
         yield Text()
-        yield Text.assemble("Why ", (names[outcome], style), ":")
+        yield Text.assemble("Why ", (name, style), ":")
         for text, reason in sorted(reasons.items(), key=lambda item: -item[1].count):
             yield Text.assemble(
                 (f"  {reason.count:,} x ", "bold"), text, (f"  ({reason.where(place)})", "dim")
