@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from everlytic_async import EverlyticClient
+from everlytic_async.cli._commands import CheckOptions
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._forecast import Forecast, LedgerChoice, choose_ledger
-from everlytic_async.cli._input import Input, Numbered, Reading
+from everlytic_async.cli._input import Input, open_input
+from everlytic_async.cli._progress import Bar
 from everlytic_async.cli._results import Results
+from everlytic_async.cli._run import no_orders, warn_of_unmatched
 from everlytic_async.cli._screen import (
-    Bar,
-    orders,
+    SEND_LABELS,
+    count_orders,
+    make_console,
     outcome_lines,
+    print_lines,
     reason_lines,
-    screen,
-    show,
 )
 from everlytic_async.cli._settings import find_account
 from everlytic_async.cli._tally import Tally
@@ -30,10 +33,10 @@ from everlytic_async.errors import (
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Delivery
 
-__all__ = ["check", "examine", "forecast", "no_orders", "say_never_set"]
+__all__ = ["check", "examine", "forecast"]
 
-# Who checks wants to see what there is to mend, all of it if possible.
-_REASONS = 100
+# Whoever checks an export wants to see all kinds of faults, if possible.
+_MAX_REASONS = 100
 
 
 def examine(
@@ -54,14 +57,15 @@ def examine(
         valid: What to say of the valid ones.
         known: What a ledger says of them; None without one.
     """
-    began = time.monotonic()
-    tally = Tally(_REASONS)
-    bar = Bar(
-        "Checking",
-        names={Outcome.NOT_SENT: "valid", Outcome.INVALID: "invalid"},
-        length_known=source.share_read() is not None,
-        wanted=progress,
-    )
+    started_at = time.monotonic()
+    tally = Tally(_MAX_REASONS)
+    labels = {
+        Outcome.NOT_SENT: ("valid", "green", valid),
+        Outcome.SKIPPED: SEND_LABELS[Outcome.SKIPPED],
+        Outcome.INVALID: ("invalid", "yellow", "can't be sent: correct them first"),
+    }
+    names = {Outcome.NOT_SENT: "valid", Outcome.INVALID: "invalid"}
+    bar = Bar("Checking", tally, names, enabled=progress, expected=source.expected)
     code: int | None = None
     ended_early = ""
     bar.start()
@@ -74,16 +78,16 @@ def examine(
         )
     except (OSError, ConfigurationError, SourceError) as error:
         code = Exit.USAGE
-        ended_early = f"Error: {source.fault(error)}"
+        ended_early = f"Error: {source.describe_error(error)}"
     finally:
-        bar.stop(tally, source.share_read())
+        bar.stop()
     results.close()
-    seconds = time.monotonic() - began
-    out = screen(stderr=results.is_stdout)
-    show(out, [f"{orders(tally.total)} read from {source.shown} in {seconds:.1f} s"])
-    show(out, outcome_lines(tally, source.left_out, valid=valid))
-    show(out, reason_lines(tally, source.place))
-    say_never_set(source)
+    seconds = time.monotonic() - started_at
+    out = make_console(stderr=results.is_stdout)
+    print_lines(out, [f"{count_orders(tally.total)} read from {source.name} in {seconds:.1f} s"])
+    print_lines(out, outcome_lines(tally, source.filtered, labels))
+    print_lines(out, reason_lines(tally, source.place, labels))
+    warn_of_unmatched(source)
     if known is not None:
         for note in known.notes():
             say(f"Note: {note}")
@@ -97,26 +101,12 @@ def examine(
     return code
 
 
-def no_orders(source: Input) -> str:
-    """What to say of an input without an order."""
-    if source.left_out:
-        return f"All orders of {source.shown} are left out: nothing to do."
-    return f"There is no order in {source.shown}: nothing to do."
-
-
-def say_never_set(source: Input) -> None:
-    """Warn of what is mapped from where nothing is."""
-    if source.read and source.never_set:
-        say(
-            f"Warning: no order has {', '.join(sorted(source.never_set))}, which the mapping takes "
-            "from where nothing is. Is it spelled as in the input?"
-        )
-
-
 def _examine(
     source: Input, results: Results, tally: Tally, bar: Bar, known: Forecast | None
 ) -> None:
-    for index, ((line, order), skipped) in enumerate(_known(source.numbered(), known)):
+    orders = source.enumerate_orders()
+    predicted = ((each, None) for each in orders) if known is None else known.predict(orders)
+    for index, ((line, order), skipped) in enumerate(predicted):
         error: InvalidOrderError | SkippedError | None
         if isinstance(order, InvalidOrderError):
             error, outcome, key = order, Outcome.INVALID, order.order_id
@@ -131,14 +121,7 @@ def _examine(
             outcome=outcome,
             error=error or "nothing was sent: it was only checked",
         )
-        if bar.is_shown:
-            bar.draw(tally, source.share_read())
-
-
-def _known(
-    found: Iterator[Numbered], known: Forecast | None
-) -> Iterator[tuple[Numbered, SkippedError | None]]:
-    return ((numbered, None) for numbered in found) if known is None else known.tell(found)
+        bar.draw()
 
 
 @contextmanager
@@ -149,10 +132,10 @@ def forecast(
     delivery: Delivery = Delivery.AT_MOST_ONCE,
     resend: tuple[str, ...] = (),
 ) -> Iterator[Forecast | None]:
-    """What the ledger says, for whoever sends nothing; None where there is none yet.
+    """What the ledger says of orders, without sending any; None if there is no ledger yet.
 
-    Without an account it is not known which endpoint and store are meant: then all that the ledger
-    knows of the orders is what it knows of them elsewhere, which `Forecast.notes` tells.
+    Without an account the endpoint and the store are unknown: then `Forecast.notes` has all that
+    the ledger knows of the orders.
 
     Raises:
         ConfigurationError: what is wrong with the account.
@@ -174,37 +157,19 @@ def forecast(
         yield known
 
 
-def check(
-    file: str,
-    reading: Reading,
-    *,
-    results: str | None,
-    append_results: bool,
-    ledger: str | None,
-    no_ledger: bool,
-    config: str | None,
-    progress: bool,
-) -> int:
+def check(options: CheckOptions) -> int:
     """Validate the orders of a file, and return the exit code.
 
-    Args:
-        file: Its name.
-        reading: How it is read.
-        results: Where a line for each order goes; None for nowhere.
-        append_results: Whether that may hold lines already.
-        ledger: The ledger that is named; None for the one of the settings, or the default.
-        no_ledger: Whether none is read.
-        config: As of `everlytic_async.cli._settings.load_account`.
-        progress: Whether a progress bar may be shown.
-
     Raises:
-        ConfigurationError: when one of the files can't be opened.
-        LedgerError: when the ledger can't be read.
+        ConfigurationError: a file can't be opened.
+        LedgerError: the ledger can't be read.
     """
-    chosen = choose_ledger(ledger, no_ledger=no_ledger, config=config)
+    ledger = choose_ledger(options, options.config)
     with (
-        Input(file, reading) as source,
-        forecast(chosen, config) as known,
-        Results(results, source, append=append_results) as written,
+        open_input(options) as source,
+        forecast(ledger, options.config) as known,
+        Results(options, source) as results,
     ):
-        return examine(source, written, progress=progress, valid="ready to be sent", known=known)
+        return examine(
+            source, results, progress=options.progress, valid="ready to be sent", known=known
+        )

@@ -1,6 +1,6 @@
 """The commands, their options and their help. What they do is imported when they run.
 
-Those that are about a queue are in ``_queue_commands``.
+Those about a queue are in ``_queue_commands``. How options are declared: see ``_options``.
 """
 
 from __future__ import annotations
@@ -11,30 +11,24 @@ from typing import Any
 
 import rich_click as click
 
-from everlytic_async.cli._exit import guarded
 from everlytic_async.cli._options import (
-    ALLOW_HTTP,
-    APPEND_RESULTS,
-    CONFIG,
-    DEBUG,
     EXIT_CODES,
-    FILE,
     FILE_HELP,
-    LIMIT,
-    NO_LEDGER,
     PER_SECOND,
-    PROGRESS,
-    READING_PANEL,
-    WORKFLOW,
-    Decorator,
-    Names,
+    HyphenChoice,
+    InputOptions,
+    LedgerOptions,
     Number,
-    command_line,
-    readable,
-    reading,
-    sendable,
+    ProgressOptions,
+    ResultsOptions,
+    SendingOptions,
+    WorkflowOptions,
+    argument,
+    command,
+    option,
+    options,
 )
-from everlytic_async.cli._queue_commands import enqueue, queue, worker
+from everlytic_async.cli._queue_commands import add_queue_commands
 
 __all__ = ["app", "run"]
 
@@ -257,9 +251,6 @@ Exit codes:
     2    wrong usage, or no ledger that can be used
 """
 
-_SHARE = Number(0, 1)
-_SECONDS = Number(min=0)
-
 
 @click.group(help=_MAIN_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="everlytic-async", message="%(prog)s %(version)s")
@@ -277,138 +268,65 @@ def app() -> None:
     pass
 
 
-@app.command(help=_SEND_HELP)
-@click.option_panel("To try it out", options=["--sandbox", "--dry-run", "--limit"])
-@READING_PANEL
-@click.option_panel(
-    "How to send",
-    options=["--concurrency", "--rate", "--delivery", "--retries", "--workflow-id"],
-)
-@click.option_panel(
-    "What was sent before",
-    options=["--ledger", "--no-ledger", "--resend", "--durability"],
-)
-@click.option_panel(
-    "Settings and results",
-    options=["--results", "--append-results", "--report", "--config", "--allow-http"],
-)
-@click.option_panel("More", options=["--yes", "--progress", "--debug", "--help"])
-@FILE
-@readable
-@click.option(
-    "--sandbox",
-    is_flag=True,
-    help="Send to a stand-in for the endpoint, started for this run. No settings are needed.",
-)
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Read and validate everything, send nothing. Needs no settings.",
-)
-@LIMIT
-@sendable
-@WORKFLOW
-@click.option(
-    "--report",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Write a page (HTML) on the run to look at when it has ended. Needs the extra `report`.",
-)
-@click.option(
-    "--results",
-    type=click.Path(allow_dash=True, dir_okay=False),
-    metavar="FILE",
-    help="Write a line of JSON for each order as it ends: index, line, key, outcome, attempts, "
-    "error, duplicate_risk. A file that holds results already is refused. `-` is the standard "
-    "output; the summary then goes to the standard error.",
-)
-@APPEND_RESULTS
-@click.option(
-    "--ledger",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Keep what becomes of every order in this file, and skip what it says was sent, or may "
-    "have been. It is made where there is none; keep it on a disk of this machine. Without this "
-    "option: `ledger` in the settings, else everlytic.ledger in the working directory.",
-)
-@NO_LEDGER
-@click.option(
-    "--resend",
-    type=click.Choice(["unknown", "rejected"]),
-    multiple=True,
-    help="Send again what the ledger says is unknown: its customer may then be notified twice. Or "
-    "what it says was rejected, though it has not changed. May be given twice.",
-)
-@click.option(
-    "--durability",
-    type=click.Choice(["process", "power"]),
-    help="What the ledger survives: the death of the process (the default), or also a loss of "
-    "power, which costs a wait for the disk with each group of orders.",
-)
-@CONFIG
-@ALLOW_HTTP
-@click.option(
-    "--yes",
-    is_flag=True,
-    help="Don't ask before more than 1,000 orders go to a real address.",
-)
-@PROGRESS
-@DEBUG
-@guarded
-@click.pass_context
-def send(context: click.Context, /, **options: Any) -> int:
+@options
+class SendOptions(SendingOptions, LedgerOptions, ResultsOptions, WorkflowOptions):
+    """The options of ``send``."""
+
+    sandbox: bool = option(
+        "--sandbox",
+        panel="To try it out",
+        is_flag=True,
+        help="Send to a stand-in for the endpoint, started for this run. No settings are needed.",
+    )
+    dry_run: bool = option(
+        "--dry-run",
+        panel="To try it out",
+        is_flag=True,
+        help="Read and validate everything, send nothing. Needs no settings.",
+    )
+    resend: tuple[str, ...] = option(
+        "--resend",
+        panel="The ledger",
+        type=click.Choice(["unknown", "rejected"]),
+        multiple=True,
+        help="Send again what the ledger says is unknown: its customer may then be notified twice. "
+        "Or what it says was rejected, although it has not changed. May be given twice.",
+    )
+    report: str | None = option(
+        "--report",
+        panel="Settings and results",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="Write a page (HTML) about the run when it has ended. Needs the extra `report`.",
+    )
+    yes: bool = option(
+        "--yes",
+        is_flag=True,
+        help="Don't ask before more than 1,000 orders go to a real address.",
+    )
+
+
+@command(app, SendOptions, _SEND_HELP)
+def send(options: SendOptions) -> int:
     from everlytic_async.cli._send import send  # noqa: PLC0415 - not for --help
-    from everlytic_async.cli._send_options import Options  # noqa: PLC0415
     from everlytic_async.cli._settings import announce  # noqa: PLC0415
 
-    tables = ("mapping",) if options["sandbox"] else ("everlytic", "mapping")
-    announce(options["config"], *tables)
-    return send(Options(reading=reading(options), words=command_line(context), **options))
+    announce(options.config, *(() if options.sandbox else ("everlytic",)), "mapping")
+    return send(options)
 
 
-@app.command(help=_CHECK_HELP)
-@READING_PANEL
-@click.option_panel(
-    "More",
-    options=[
-        "--ledger",
-        "--no-ledger",
-        "--results",
-        "--append-results",
-        "--config",
-        "--progress",
-        "--debug",
-        "--help",
-    ],
-)
-@FILE
-@readable
-@click.option(
-    "--ledger",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="The ledger to compare with, as of `send`: it is read where it exists, and never made.",
-)
-@NO_LEDGER
-@click.option(
-    "--results",
-    type=click.Path(allow_dash=True, dir_okay=False),
-    metavar="FILE",
-    help="Write a line of JSON for each order, as `send` does: its outcome is invalid, with all "
-    "its faults, skipped, for what the ledger knows, or not_sent. A file that holds results "
-    "already is refused. `-` is the standard output.",
-)
-@APPEND_RESULTS
-@CONFIG
-@PROGRESS
-@DEBUG
-@guarded
-def check(file: str, **options: Any) -> int:
+@options
+class CheckOptions(LedgerOptions, ResultsOptions, InputOptions):
+    """The options of ``check``."""
+
+
+@command(app, CheckOptions, _CHECK_HELP)
+def check(options: CheckOptions) -> int:
     from everlytic_async.cli._check import check  # noqa: PLC0415 - not for --help
     from everlytic_async.cli._settings import announce  # noqa: PLC0415
 
-    announce(options["config"], "everlytic", "mapping")
-    return check(file, reading(options), **options)
+    announce(options.config, "everlytic", "mapping")
+    return check(options)
 
 
 @app.group(help=_LEDGER_HELP)
@@ -417,167 +335,186 @@ def ledger() -> None:
     pass
 
 
-_LEDGER_FILE = click.argument("file", metavar="FILE", type=click.Path())
+@options
+class LedgerFileOptions:
+    """The options of ``ledger status``, and the argument of most others."""
+
+    file: str = argument("FILE", type=click.Path())
 
 
-@ledger.command(help=_STATUS_HELP)
-@_LEDGER_FILE
-@DEBUG
-@guarded
-def status(file: str) -> int:
+@command(ledger, LedgerFileOptions, _STATUS_HELP)
+def status(options: LedgerFileOptions) -> int:
     from everlytic_async.cli._ledger import status  # noqa: PLC0415 - not for --help
 
-    return status(file)
+    return status(options.file)
 
 
-@ledger.command(help=_EXPORT_HELP)
-@_LEDGER_FILE
-@click.option(
-    "--format",
-    type=click.Choice(["jsonl", "csv"]),
-    default="jsonl",
-    show_default=True,
-    help="JSON Lines, or CSV with a line of column names.",
-)
-@click.option(
-    "--state",
-    "states",
-    type=Names(["in-flight", "sent", "rejected", "invalid", "not-sent", "unknown"]),
-    multiple=True,
-    help="Only orders in this state. May be given several times.",
-)
-@click.option(
-    "--output",
-    type=click.Path(allow_dash=True, dir_okay=False),
-    metavar="FILE",
-    default="-",
-    help="Where to write; the file is replaced. By default, and with `-`, the standard output.",
-)
-@DEBUG
-@guarded
-def export(**options: Any) -> int:
+@options
+class ExportOptions(LedgerFileOptions):
+    """The options of ``ledger export``."""
+
+    format: str = option(
+        "--format",
+        type=click.Choice(["jsonl", "csv"]),
+        default="jsonl",
+        show_default=True,
+        help="JSON Lines, or CSV with a line of column names.",
+    )
+    states: tuple[str, ...] = option(
+        "--state",
+        type=HyphenChoice(["in-flight", "sent", "rejected", "invalid", "not-sent", "unknown"]),
+        multiple=True,
+        help="Only orders in this state. May be given several times.",
+    )
+    output: str = option(
+        "--output",
+        type=click.Path(allow_dash=True, dir_okay=False),
+        metavar="FILE",
+        default="-",
+        help="Where to write; the file is replaced. By default, and with `-`, the standard output.",
+    )
+
+
+@command(ledger, ExportOptions, _EXPORT_HELP)
+def export(options: ExportOptions) -> int:
     from everlytic_async.cli._ledger import export  # noqa: PLC0415 - not for --help
 
-    return export(**options)
+    return export(options)
 
 
-@ledger.command(help=_RESOLVE_HELP)
-@click.option_panel("What you found out", options=["--sent", "--send-again"])
-@click.option_panel("Of which orders", options=["--all", "--keys-from", "--own-key", "--host"])
-@click.option_panel("More", options=["--debug", "--help"])
-@_LEDGER_FILE
-@click.argument("keys", metavar="[KEY]...", nargs=-1)
-@click.option("--sent", "was_sent", is_flag=True, help="They were sent: never send them again.")
-@click.option("--send-again", is_flag=True, help="They were not: the next run sends them.")
-@click.option("--all", "to_all", is_flag=True, help="All that are unknown.")
-@click.option(
-    "--keys-from",
-    type=click.Path(allow_dash=True, dir_okay=False),
-    metavar="FILE",
-    help="Those whose keys stand in a text file, one on each line. `-` is the standard input.",
-)
-@click.option(
-    "--own-key",
-    is_flag=True,
-    help="The keys are those that a `key=` function of yours gave, in Python: the ledger keeps "
-    "them as digests.",
-)
-@click.option(
-    "--host",
-    metavar="HOST",
-    help="Only those sent to this host, as `ledger export` shows it. For a ledger that serves "
-    "several: a key that names orders of two is refused without it.",
-)
-@DEBUG
-@guarded
-def resolve(**options: Any) -> int:
+@options
+class ResolveOptions(LedgerFileOptions):
+    """The options of ``ledger resolve``."""
+
+    keys: tuple[str, ...] = argument("[KEY]...", nargs=-1)
+    was_sent: bool = option(
+        "--sent",
+        panel="What you found out",
+        is_flag=True,
+        help="They were sent: never send them again.",
+    )
+    send_again: bool = option(
+        "--send-again",
+        panel="What you found out",
+        is_flag=True,
+        help="They were not: the next run sends them.",
+    )
+    select_all: bool = option(
+        "--all", panel="Which orders", is_flag=True, help="All unknown orders."
+    )
+    keys_from: str | None = option(
+        "--keys-from",
+        panel="Which orders",
+        type=click.Path(allow_dash=True, dir_okay=False),
+        metavar="FILE",
+        help="Those whose keys are in a text file, one on each line. `-` is the standard input.",
+    )
+    own_key: bool = option(
+        "--own-key",
+        panel="Which orders",
+        is_flag=True,
+        help="The keys come from your own `key=` function in Python: the ledger keeps them as "
+        "digests.",
+    )
+    host: str | None = option(
+        "--host",
+        panel="Which orders",
+        metavar="HOST",
+        help="Only those sent to this host, as `ledger export` shows it. For a ledger that serves "
+        "several: a key that names orders of two hosts is refused without it.",
+    )
+
+
+@command(ledger, ResolveOptions, _RESOLVE_HELP)
+def resolve(options: ResolveOptions) -> int:
     from everlytic_async.cli._ledger import resolve  # noqa: PLC0415 - not for --help
 
-    return resolve(**options)
+    return resolve(options)
 
 
-@ledger.command(help=_COPY_HELP)
-@click.argument("source", type=click.Path())
-@click.argument("target", type=click.Path())
-@click.option(
-    "--accept-loss", is_flag=True, help="Copy what is left of a ledger that lost records."
-)
-@DEBUG
-@guarded
-def copy(**options: Any) -> int:
+@options
+class CopyOptions:
+    """The options of ``ledger copy``."""
+
+    source: str = argument("SOURCE", type=click.Path())
+    target: str = argument("TARGET", type=click.Path())
+    accept_loss: bool = option(
+        "--accept-loss", is_flag=True, help="Copy what is left of a ledger that lost records."
+    )
+
+
+@command(ledger, CopyOptions, _COPY_HELP)
+def copy(options: CopyOptions) -> int:
     from everlytic_async.cli._ledger import copy  # noqa: PLC0415 - not for --help
 
-    return copy(**options)
+    return copy(options.source, options.target, accept_loss=options.accept_loss)
 
 
-def _fault(name: str, kind: click.ParamType[Any], help: str, **more: Any) -> Decorator:  # noqa: A002
-    return click.option(name, type=kind, metavar="X", help=help, show_default=True, **more)
+def _fault(name: str, kind: click.ParamType[Any], help: str, default: float | None = None) -> Any:  # noqa: A002
+    return option(
+        name,
+        panel="What goes wrong",
+        type=kind,
+        metavar="X",
+        help=help,
+        default=default,
+        show_default=default is not None,
+    )
 
 
-@app.command(help=_SANDBOX_HELP)
-@click.option_panel("Where", options=["--host", "--port"])
-@click.option_panel(
-    "What goes wrong",
-    options=[
-        "--latency",
-        "--latency-jitter",
-        "--throttled",
-        "--retry-after",
-        "--unavailable",
-        "--server-error",
-        "--dropped-before",
-        "--dropped-after",
-        "--rate",
-        "--burst",
-        "--max-in-flight",
-        "--seed",
-    ],
-)
-@click.option_panel("More", options=["--progress", "--debug", "--help"])
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=0,
-    help="The port to listen at. By default a free one.",
-)
-@_fault("--latency", _SECONDS, "Seconds that each request takes.", default=0.0)
-@_fault("--latency-jitter", _SECONDS, "Up to so many seconds more.", default=0.0)
-@_fault("--throttled", _SHARE, "Share answered 429, too many requests.", default=0.0)
-@_fault("--retry-after", _SECONDS, "Seconds to wait, told with each 429 and 503.")
-@_fault("--unavailable", _SHARE, "Share answered 503.", default=0.0)
-@_fault("--server-error", _SHARE, "Share answered 500, half of it once processed.", default=0.0)
-@_fault("--dropped-before", _SHARE, "Share not answered, and not processed.", default=0.0)
-@_fault("--dropped-after", _SHARE, "Share not answered, but processed.", default=0.0)
-@_fault(
-    "--rate",
-    PER_SECOND,
-    "Orders per second; what is over is answered 429.",
-)
-@_fault("--burst", click.IntRange(min=0), "How many may run ahead of the rate.", default=1)
-@_fault("--max-in-flight", click.IntRange(min=1), "How many at once; what is over: 429.")
-@_fault("--seed", click.INT, "Seed of the shares: the same faults in every run.", default=0)
-@PROGRESS
-@DEBUG
-@guarded
-def sandbox(
-    host: str,
-    port: int,
-    latency: float,
-    latency_jitter: float,
-    retry_after: float | None,
-    *,
-    progress: bool,
-    **faults: Any,
-) -> int:
+_SHARE = Number(0, 1)
+_SECONDS = Number(min=0)
+_COUNT = click.IntRange(min=1)
+
+
+@options
+class SandboxOptions(ProgressOptions):
+    """The options of ``sandbox``; the faults are called as in `everlytic_async.sandbox.Faults`."""
+
+    host: str = option(
+        "--host",
+        panel="Where",
+        default="127.0.0.1",
+        show_default=True,
+        help="The address to listen at.",
+    )
+    port: int = option(
+        "--port",
+        panel="Where",
+        type=click.IntRange(0, 65535),
+        default=0,
+        help="The port to listen at. By default a free one.",
+    )
+    latency_s: float = _fault("--latency", _SECONDS, "Seconds that each request takes.", 0.0)
+    latency_jitter_s: float = _fault("--latency-jitter", _SECONDS, "Up to so many more.", 0.0)
+    throttled: float = _fault("--throttled", _SHARE, "Share answered 429, too many requests.", 0.0)
+    retry_after_s: float | None = _fault(
+        "--retry-after", _SECONDS, "Seconds to wait, sent with each 429 and 503."
+    )
+    unavailable: float = _fault("--unavailable", _SHARE, "Share answered 503.", 0.0)
+    server_error: float = _fault(
+        "--server-error", _SHARE, "Share answered 500, half of it once processed.", 0.0
+    )
+    dropped_before: float = _fault(
+        "--dropped-before", _SHARE, "Share not answered, and not processed.", 0.0
+    )
+    dropped_after: float = _fault(
+        "--dropped-after", _SHARE, "Share not answered, but processed.", 0.0
+    )
+    rate: float | None = _fault("--rate", PER_SECOND, "Orders per second; the rest gets a 429.")
+    burst: int = _fault("--burst", click.IntRange(min=0), "How many may exceed the rate.", 1)
+    max_in_flight: int | None = _fault("--max-in-flight", _COUNT, "How many at once; more get 429.")
+    seed: int = _fault("--seed", click.INT, "Seed of the shares: the same faults in every run.", 0)
+
+
+@command(app, SandboxOptions, _SANDBOX_HELP)
+def sandbox(options: SandboxOptions) -> int:
     from everlytic_async.cli._sandbox import serve  # noqa: PLC0415 - not for --help
 
-    faults.update(latency_s=latency, latency_jitter_s=latency_jitter, retry_after_s=retry_after)
-    return serve(host=host, port=port, faults=faults, progress=progress)
+    return serve(options)
 
 
-for command in (enqueue, worker, queue):
-    app.add_command(command)
+add_queue_commands(app)
 
 
 def run() -> None:

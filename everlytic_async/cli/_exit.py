@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import enum
-import functools
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn, ParamSpec
+from typing import NoReturn
 
 import click
 
 from everlytic_async.errors import ConfigurationError, LedgerError, QueueError, printable
 
-__all__ = ["Exit", "MidwayError", "OutputError", "guarded", "say", "silence"]
-
-_P = ParamSpec("_P")
+__all__ = ["Exit", "OutputError", "UnexpectedError", "handle_errors", "redirect_to_devnull", "say"]
 
 
 class Exit(enum.IntEnum):
@@ -25,11 +22,11 @@ class Exit(enum.IntEnum):
 
     #: Every order was sent, now or before (`send`), or is valid (`check`).
     OK = 0
-    #: Some orders were not. To run `send` again sends what was surely not sent.
+    #: Some orders were not: running `send` again sends them.
     FAILED = 1
     #: Wrong usage or settings, or input that can't be read.
     USAGE = 2
-    #: To run `send` again sends nothing more: a person has to act on the rest.
+    #: Nothing more can be sent: a person has to act on the rest.
     NEEDS_PERSON = 3
     #: Ctrl-C.
     INTERRUPTED = 128 + signal.SIGINT
@@ -41,71 +38,60 @@ class OutputError(Exception):
     """The standard output, or error, can't be written: a full disk."""
 
 
-class MidwayError(Exception):
-    """What nobody foresaw, once orders may have left (see ``__cause__``).
+class UnexpectedError(Exception):
+    """An unforeseen error (see ``__cause__``) after orders may have been sent.
 
-    It says what is true of them: to run the command again, as it was, may be wrong then.
+    Its message says what to do, because running the same command again may be wrong then.
     """
 
 
 def say(message: str) -> None:
-    """Tell the person at the terminal, on stderr: stdout is for what was asked for."""
+    """Write a message to stderr: stdout is for what was asked for."""
     try:
         click.echo("\n".join(map(printable, message.split("\n"))), err=True)
-    except BrokenPipeError:  # whoever read it has gone, as `tee` has after Ctrl-C
-        silence(sys.stderr.fileno())
+    except BrokenPipeError:  # the reader is gone, as `tee` is after Ctrl-C
+        redirect_to_devnull(sys.stderr.fileno())
 
 
-def silence(fd: int) -> None:
-    """Let what is still written to a broken pipe go nowhere."""
+def redirect_to_devnull(fd: int) -> None:
+    """Discard what is still written to a broken pipe."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, fd)
     os.close(devnull)
 
 
-def guarded(command: Callable[_P, int]) -> Callable[_P, NoReturn]:
-    """Make a command exit with the code that it returns, and tell its errors in a line.
+def handle_errors(command: Callable[[], int], *, debug: bool) -> NoReturn:
+    """Run a command and exit with the code that it returns; an error is shown in a line.
 
-    The command's ``debug`` adds the traceback.
+    Args:
+        command: Returns the exit code.
+        debug: Whether to show the traceback of an error as well.
     """
-
-    @functools.wraps(command)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> NoReturn:
-        debug = bool(kwargs.pop("debug"))
-        try:
-            code = command(*args, **kwargs)
-        except click.ClickException:
-            raise
-        except KeyboardInterrupt:
-            say("Interrupted.")
-            code = Exit.INTERRUPTED
-        except BrokenPipeError:
-            silence(sys.stdout.fileno())
-            code = Exit.FAILED
-        except (ConfigurationError, LedgerError, QueueError) as error:
-            _show(error, debug=debug)
-            say(f"Error: {error}")
-            code = Exit.USAGE
-        except Exception as error:  # noqa: BLE001 - told, and with --debug shown in full
-            _show(error, debug=debug)
-            say(f"Error: {_in_words(error, debug=debug)}")
-            code = Exit.FAILED
-        sys.exit(code)
-
-    return run
+    try:
+        code = command()
+    except click.ClickException:
+        raise
+    except KeyboardInterrupt:
+        say("Interrupted.")
+        code = Exit.INTERRUPTED
+    except BrokenPipeError:
+        redirect_to_devnull(sys.stdout.fileno())
+        code = Exit.FAILED
+    except Exception as error:  # noqa: BLE001 - shown, and with --debug in full
+        expected = isinstance(error, ConfigurationError | LedgerError | QueueError)
+        if debug:
+            traceback.print_exception(error)
+        say(f"Error: {error if expected else _describe(error, debug=debug)}")
+        code = Exit.USAGE if expected else Exit.FAILED
+    sys.exit(code)
 
 
-def _in_words(error: Exception, *, debug: bool) -> str:
+def _describe(error: Exception, *, debug: bool) -> str:
     if isinstance(error, OutputError):
         return str(error)
     hint = "" if debug else " Run it again with --debug to see where."
-    if isinstance(error, MidwayError) and isinstance(error.__cause__, Exception):
+    if isinstance(error, UnexpectedError) and isinstance(error.__cause__, Exception):
         error, hint = error.__cause__, f" {error}"
-    # Not its message: that of an error which nobody foresaw may hold anything.
+    # Not its message: that of an unforeseen error may hold anything.
     what = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
     return f"an unexpected {type(error).__name__}{what}.{hint}"
-
-
-def _show(error: BaseException, *, debug: bool) -> None:
-    if debug:
-        traceback.print_exception(error)

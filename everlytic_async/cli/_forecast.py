@@ -27,6 +27,7 @@ import attrs
 
 from everlytic_async import EverlyticClient, Order, SkippedError
 from everlytic_async.cli._input import Numbered, printable
+from everlytic_async.cli._options import LedgerOptions
 from everlytic_async.cli._settings import load_ledger
 from everlytic_async.cli._terminal import has_terminal
 from everlytic_async.errors import ConfigurationError
@@ -87,18 +88,14 @@ class LedgerChoice:
             )
 
 
-def choose_ledger(named: str | None, *, no_ledger: bool, config: str | None) -> LedgerChoice | None:
-    """The ledger of a run; None where it is declined.
-
-    Args:
-        named: What ``--ledger`` names.
-        no_ledger: Whether ``--no-ledger`` was given.
-        config: As of `everlytic_async.cli._settings.load_account`.
+def choose_ledger(options: LedgerOptions, config: str | None) -> LedgerChoice | None:
+    """The ledger of a run; None with ``--no-ledger``.
 
     Raises:
         ConfigurationError: when both were given, or what is wrong with the settings.
     """
-    if no_ledger:
+    named = options.ledger
+    if options.no_ledger:
         if named is not None:
             raise ConfigurationError("--ledger and --no-ledger contradict each other")
         return None
@@ -146,7 +143,7 @@ class Forecast:
     ) -> None:
         self._closing.close()
 
-    def tell(self, found: Iterable[Numbered]) -> Iterator[tuple[Numbered, SkippedError | None]]:
+    def predict(self, found: Iterable[Numbered]) -> Iterator[tuple[Numbered, SkippedError | None]]:
         """With each order why it would be skipped; None where it would be sent, or is invalid."""
         pending = iter(found)
         while chunk := list(islice(pending, _CHUNK)):

@@ -12,7 +12,8 @@ import os
 import select
 import stat
 import threading
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +22,15 @@ from typing import IO, Any, Self
 import attrs
 import click
 
+from everlytic_async.cli._exit import say
+from everlytic_async.cli._options import InputOptions
 from everlytic_async.cli._settings import load_mapping
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.errors import printable as shown_text
 from everlytic_async.orders import Order
 from everlytic_async.sources import Reader, parse_mapping, read_orders
 
-__all__ = ["Input", "Item", "Numbered", "Reading", "printable"]
+__all__ = ["Input", "Item", "Numbered", "ReadOptions", "open_input", "printable"]
 
 Item = Order | InvalidOrderError
 #: An order, and where it stands in the input: see `Input.place`.
@@ -42,7 +45,7 @@ _PLACES = {"json": "record", "parquet": "row"}
 
 
 @attrs.frozen
-class Reading:
+class ReadOptions:
     """How an input is read: the arguments of `everlytic_async.sources.read_orders`.
 
     Attributes:
@@ -57,30 +60,26 @@ class Reading:
     mapped_by: Path | None = None
 
     @classmethod
-    def of(
-        cls,
-        *,
-        maps: Iterable[str] = (),
-        config: str | None = None,
-        **others: Any,
-    ) -> Reading:
-        """As the options of a command say.
-
-        Args:
-            maps: Texts of the form ``FIELD=PATH``. They come before what the file says.
-            config: The file of settings, for its table ``[mapping]``.
-            others: As the attributes are called.
+    def from_options(cls, options: InputOptions) -> ReadOptions:
+        """What the options of a command and the table ``[mapping]`` of the settings say.
 
         Raises:
-            ConfigurationError: when a text, or the file, is wrong.
+            ConfigurationError: an option, or the file, is wrong.
         """
-        mapping, path = load_mapping(config)
-        given = parse_mapping(maps)
+        mapping, path = load_mapping(options.config)
+        from_options = parse_mapping(options.maps)
         table = mapping.get("products")
-        if isinstance(table, Mapping) and "products" in given:
-            # It says where the products are, and nothing of their fields.
-            given["products"] = {**table, "each": given["products"]}
-        return cls(mapping={**mapping, **given}, mapped_by=path, **others)
+        if isinstance(table, Mapping) and "products" in from_options:
+            # The option says where the products are, and nothing about their fields.
+            from_options["products"] = {**table, "each": from_options["products"]}
+        return cls(
+            format=options.format,
+            mapping={**mapping, **from_options},
+            since=options.since,
+            until=options.until,
+            include=options.include,
+            mapped_by=path,
+        )
 
 
 class Input:
@@ -96,39 +95,39 @@ class Input:
         ConfigurationError: when it can't be opened, or can't be read so.
 
     Attributes:
-        shown: Its name, fit for a terminal.
+        name: Its name, fit for a terminal.
         limit: As given.
-        lines: The line of each order that was handed out and not `settled`, by its index from 0.
-        read: How many orders were handed out.
+        lines: By index from 0: the line of each order that has no result yet.
+        read_count: How many orders were handed out.
         last_line: The line of the last one, or what the format has instead: see `place`.
-        ended: Whether everything that was to be read was.
+        exhausted: Whether everything that was to be read was.
     """
 
     def __init__(
         self,
         name: str,
-        reading: Reading | None = None,
+        reading: ReadOptions | None = None,
         *,
         limit: int | None = None,
         workflow_id: int | None = None,
     ) -> None:
-        self.shown = "standard input" if name == "-" else printable(name)
+        self.name = "standard input" if name == "-" else printable(name)
         self.limit = limit
-        self._reading = reading or Reading()
+        self._reading = reading or ReadOptions()
         self._workflow_id = workflow_id
         self.lines: dict[int, int] = {}
-        self.read = 0
+        self.read_count = 0
         self.last_line = 0
-        self.ended = False
-        # A share of the file and the orders that had come of it, now and a piece before.
-        self._latest: tuple[float | None, int] = (None, 0)
-        self._piece: tuple[float | None, int] = (None, 0)
-        self._waiting: _Interruptible | None = None
-        self._pump: _Pump | None = None
+        self.exhausted = False
+        # The fraction of the file that is read, and the orders in it: now and a block before.
+        self._progress: tuple[float | None, int] = (None, 0)
+        self._previous_progress: tuple[float | None, int] = (None, 0)
+        self._interruptible: _InterruptibleReader | None = None
+        self._reader_thread: _ThreadedReader | None = None
         try:
             self._file = self._open(name)
         except OSError as error:
-            raise ConfigurationError(f"{self.shown} can't be read: {error.strerror}") from error
+            raise ConfigurationError(f"{self.name} can't be read: {error.strerror}") from error
         try:
             self._reader = self._new_reader()
         except BaseException:
@@ -160,8 +159,8 @@ class Input:
             self._size: int | None = found.st_size - self._begin
             return file
         self._size = None
-        self._waiting = _Interruptible(raw)
-        return io.BufferedReader(self._waiting)
+        self._interruptible = _InterruptibleReader(raw)
+        return io.BufferedReader(self._interruptible)
 
     @property
     def is_terminal(self) -> bool:
@@ -169,8 +168,8 @@ class Input:
         return self._file.isatty()
 
     @property
-    def can_be_read_twice(self) -> bool:
-        """Whether `ahead` is possible."""
+    def is_seekable(self) -> bool:
+        """Whether `first_pass` is possible."""
         return self._size is not None
 
     @property
@@ -179,7 +178,7 @@ class Input:
         return _PLACES.get(self._reader.container or "", "line")
 
     @property
-    def left_out(self) -> Mapping[str, int]:
+    def filtered(self) -> Mapping[str, int]:
         """How many orders were left out so far, by reason; none of them was handed out."""
         return self._reader.skipped
 
@@ -194,13 +193,13 @@ class Input:
         path = self._reading.mapped_by
         return None if path is None else printable(os.fspath(path))
 
-    def fault(self, error: BaseException | None) -> str | None:
+    def describe_error(self, error: BaseException | None) -> str | None:
         """What to say of an error that the reading ended with; None where it is of another kind."""
         match error:
             case OSError():
-                return f"{self.shown} can't be read further: {error.strerror}"
+                return f"{self.name} can't be read further: {error.strerror}"
             case EverlyticError():
-                return f"{self.shown}: {error}"
+                return f"{self.name}: {error}"
             case _:
                 return None
 
@@ -214,48 +213,34 @@ class Input:
             path.stat(), os.fstat(self._file.fileno())
         )
 
-    def share_read(self) -> float | None:
-        """How much of the input was read, from 0 to 1; None where its length is not known."""
-        shares = [share for share in (self._share_of_file(),) if share is not None]
-        if self.limit is not None:
-            shares.append(self.read / self.limit)
-        return max(shares, default=None)
+    def expected(self) -> float | None:
+        """About how many orders there are to read; None while that is unknown. Call it regularly.
 
-    def share_done(self, finished: int) -> float | None:
-        """How much of the input is done where so many orders are, from 0 to 1; None if unknown.
-
-        Orders are read before it is their turn, many at once where they are few: what was read
-        tells how many there are, and nothing of how long they take. Ask for it time and again.
+        Orders are read ahead of their turn, so this is not how much of the work is done.
         """
-        count = self._expected()
-        if count is None:
-            return None
-        return min(1.0, finished / count) if count else 1.0
+        if self.exhausted:
+            return self.read_count
+        fraction = self._fraction_read()
+        if fraction != self._progress[0]:
+            # A file is read in blocks. How many orders one had is known when the next is read.
+            self._previous_progress = self._progress
+        self._progress = fraction, self.read_count
+        estimates = [] if self.limit is None else [float(self.limit)]
+        if self._previous_progress[0]:
+            count = self._previous_progress[1] / self._previous_progress[0]
+            estimates.append(max(self.read_count, count))
+        return min(estimates, default=None)
 
-    def _expected(self) -> float | None:
-        """How many orders there are to read, as far as it can be told by now."""
-        if self.ended:
-            return self.read
-        share = self._share_of_file()
-        if share != self._latest[0]:
-            # A file is read in pieces. What has come of one is known when the next is read.
-            self._piece = self._latest
-        self._latest = share, self.read
-        found = [] if self.limit is None else [float(self.limit)]
-        if self._piece[0]:
-            found.append(max(self.read, self._piece[1] / self._piece[0]))
-        return min(found, default=None)
-
-    def _share_of_file(self) -> float | None:
+    def _fraction_read(self) -> float | None:
         if self._size is None:
             return None
         done = self._file.tell() - self._begin
         return min(1.0, done / self._size) if self._size else 1.0
 
-    def ahead(self) -> Generator[Numbered]:
+    def first_pass(self) -> Generator[Numbered]:
         """Every order with its line, in a pass of its own: it is at its beginning again after it.
 
-        `limit` does not count here. `place` and `left_out` are those of the pass as
+        `limit` does not count here. `place` and `filtered` are those of the pass as
         long as it lasts.
 
         Raises:
@@ -264,24 +249,24 @@ class Input:
         try:
             yield from self._in_workflow()
         except (OSError, EverlyticError) as error:
-            raise ConfigurationError(f"{self.fault(error)}") from error
+            raise ConfigurationError(f"{self.describe_error(error)}") from error
         finally:
             self._reader.close()
             self._file.seek(self._begin)
             self._reader = self._new_reader()
 
-    def numbered(self) -> Iterator[Numbered]:
+    def enumerate_orders(self) -> Iterator[Numbered]:
         """Every order with its line: the plain way, for whoever does nothing meanwhile."""
         for numbered in self._numbered():
             self._take(numbered)
             yield numbered
-        self.ended = True
+        self.exhausted = True
 
     def orders(self) -> Iterator[Item] | AsyncIterator[Item]:
         """Every order, for a stream of them; `lines` knows their lines."""
-        return self._now() if self._waiting is None else self._as_they_come()
+        return self._iter_sync() if self._interruptible is None else self._iter_async()
 
-    def settled(self, index: int) -> int:
+    def pop_line(self, index: int) -> int:
         """The line of an order that has its result now: it may be forgotten."""
         return self.lines.pop(index)
 
@@ -290,10 +275,10 @@ class Input:
 
         The loop that took the orders still runs: the thread tells it things to the last.
         """
-        if self._waiting is not None:
-            self._waiting.interrupt()
-        if self._pump is not None:
-            self._pump.stop()
+        if self._interruptible is not None:
+            self._interruptible.interrupt()
+        if self._reader_thread is not None:
+            self._reader_thread.stop()
         self._reader.close()
         self._file.close()
 
@@ -324,27 +309,43 @@ class Input:
 
     def _take(self, numbered: Numbered) -> Item:
         self.last_line, order = numbered
-        self.read += 1
+        self.read_count += 1
         return order
 
-    def _hand_out(self, numbered: Numbered) -> Item:
+    def _deliver(self, numbered: Numbered) -> Item:
         # As a stream counts them: from 0, in the order of reading.
-        self.lines[self.read] = numbered[0]
+        self.lines[self.read_count] = numbered[0]
         return self._take(numbered)
 
-    def _now(self) -> Iterator[Item]:
+    def _iter_sync(self) -> Iterator[Item]:
         for numbered in self._numbered():
-            yield self._hand_out(numbered)
-        self.ended = True
+            yield self._deliver(numbered)
+        self.exhausted = True
 
-    async def _as_they_come(self) -> AsyncIterator[Item]:
-        self._pump = _Pump(self._numbered())
-        async for numbered in self._pump:
-            yield self._hand_out(numbered)
-        self.ended = True
+    async def _iter_async(self) -> AsyncIterator[Item]:
+        self._reader_thread = _ThreadedReader(self._numbered())
+        async for numbered in self._reader_thread:
+            yield self._deliver(numbered)
+        self.exhausted = True
 
 
-class _Interruptible(io.RawIOBase):
+@contextmanager
+def open_input(
+    options: InputOptions, *, limit: int | None = None, workflow_id: int | None = None
+) -> Iterator[Input]:
+    """Open the input that the options of a command name.
+
+    Raises:
+        ConfigurationError: it can't be opened.
+    """
+    reading = ReadOptions.from_options(options)
+    with Input(options.file, reading, limit=limit, workflow_id=workflow_id) as source:
+        if source.is_terminal:
+            say("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
+        yield source
+
+
+class _InterruptibleReader(io.RawIOBase):
     """A raw file whose end another thread may bring about."""
 
     def __init__(self, raw: io.FileIO) -> None:
@@ -377,7 +378,7 @@ class _Interruptible(io.RawIOBase):
         super().close()
 
 
-class _Pump:
+class _ThreadedReader:
     """Runs an iterator in a thread, a little ahead of the event loop that takes its items."""
 
     def __init__(self, source: Iterator[Numbered]) -> None:

@@ -1,4 +1,4 @@
-"""``ledger``: what a ledger knows, in figures or order by order; and what somebody found out."""
+"""``ledger``: what a ledger knows, in figures or order by order, and resolving unknown orders."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from typing import IO, Any
 
 from rich.text import Text
 
+from everlytic_async.cli._commands import ExportOptions, ResolveOptions
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import printable
 from everlytic_async.cli._results import open_private
-from everlytic_async.cli._screen import lasting, orders, screen, show
+from everlytic_async.cli._screen import count_orders, format_duration, make_console, print_lines
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import Entry, LedgerFile, Overview, State, stored_keys
 
 __all__ = ["copy", "export", "resolve", "status"]
 
-#: What a state means for whoever has to act on it.
+#: What a state means to the person who has to act on it.
 _MEANING = {
     State.SENT: ("green", "accepted by the endpoint: never sent again"),
     State.IN_FLIGHT: ("cyan", "being sent"),
     State.UNKNOWN: ("magenta", "may have been processed: find out, then `ledger resolve`"),
     State.NOT_SENT: ("yellow", "surely not processed: the next run sends them"),
-    State.REJECTED: ("red", "refused by the endpoint: the next run sends those that are mended"),
-    State.INVALID: ("yellow", "not valid: the next run sends those that are mended"),
+    State.REJECTED: ("red", "refused by the endpoint: the next run sends those that are corrected"),
+    State.INVALID: ("yellow", "not valid: the next run sends those that are corrected"),
 }
 _DIED = (
-    "of a run that has ended without telling their outcomes: unknown to the next run, and "
+    "of a run that ended without recording their outcomes: unknown to the next run, and "
     "`ledger resolve` can mark them"
 )
 _COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at")
@@ -49,14 +50,14 @@ def status(file: str) -> int:
         LedgerError: when it can't be read.
     """
     with LedgerFile(file, must_exist=True) as ledger:
-        show(screen(), _figures(printable(file), ledger.overview()))
+        print_lines(make_console(), _figures(printable(file), ledger.overview()))
     return Exit.OK
 
 
 def _figures(shown: str, overview: Overview) -> Iterator[Text | str]:
     counts, total = overview.counts, sum(overview.counts.values())
     hosts = f" for {', '.join(overview.hosts)}" if overview.hosts else ""
-    yield f"{shown} knows of {orders(total)}{hosts}"
+    yield f"{shown} knows of {count_orders(total)}{hosts}"
     width = len(f"{max(counts.values()):,}")
     for state, (style, meaning) in _MEANING.items():
         if counts[state]:
@@ -72,7 +73,7 @@ def _figures(shown: str, overview: Overview) -> Iterator[Text | str]:
         rate = f", {total / took_s:,.1f}/s with all pauses" if took_s >= 1 else ""
         yield (
             f"Recorded from {_time(overview.first_at)} to {_time(overview.last_at)}: "
-            f"{lasting(took_s)}{rate}"
+            f"{format_duration(took_s)}{rate}"
         )
     match overview.running:
         case 0:
@@ -94,19 +95,20 @@ def _time(at: float) -> str:
 # --------------------------------------------------------------------------------------- export
 
 
-def export(file: str, *, output: str, format: str, states: Sequence[str]) -> int:  # noqa: A002 - as the option
+def export(options: ExportOptions) -> int:
     """Write what a ledger knows of each order, and return the exit code.
 
     Raises:
         ConfigurationError: when the output can't be written.
         LedgerError: when the ledger can't be read.
     """
-    wanted = [State(name.replace("-", "_")) for name in states] or list(State)
-    with LedgerFile(file, must_exist=True) as ledger:
-        rows = (_row(host, entry) for host, entry in ledger.entries(wanted))
+    output = options.output
+    states = [State(name.replace("-", "_")) for name in options.states] or list(State)
+    with LedgerFile(options.file, must_exist=True) as ledger:
+        rows = (_row(host, entry) for host, entry in ledger.entries(states))
         try:
-            with _opened(output, keep=Path(file)) as out:
-                _write(rows, out, format)
+            with _opened(output, keep=Path(options.file)) as out:
+                _write(rows, out, options.format)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -159,57 +161,51 @@ def copy(source: str, target: str, *, accept_loss: bool) -> int:
     with LedgerFile(source, must_exist=True, linked=True, incomplete=accept_loss) as ledger:
         ledger.copy_to(target)
         count = sum(ledger.overview().counts.values())
-    show(screen(), [f"{orders(count)} copied to {printable(target)}"])
+    print_lines(make_console(), [f"{count_orders(count)} copied to {printable(target)}"])
     return Exit.OK
 
 
 # -------------------------------------------------------------------------------------- resolve
 
 
-def resolve(
-    file: str,
-    keys: Sequence[str],
-    *,
-    to_all: bool,
-    keys_from: str | None,
-    was_sent: bool,
-    send_again: bool,
-    own_key: bool,
-    host: str | None,
-) -> int:
+def resolve(options: ResolveOptions) -> int:
     """Mark unknown orders as what somebody found out, and return the exit code.
 
     Raises:
         ConfigurationError: when it is not said which orders, or as what.
         LedgerError: when the ledger can't be written.
     """
-    if was_sent == send_again:
+    keys, keys_from, host = options.keys, options.keys_from, options.host
+    if options.was_sent == options.send_again:
         raise ConfigurationError("say what you found out: either --sent or --send-again")
-    if [bool(keys), to_all, keys_from is not None].count(True) != 1:
+    if [bool(keys), options.select_all, keys_from is not None].count(True) != 1:
         raise ConfigurationError("say which orders: keys, or --keys-from FILE, or --all")
-    names: dict[str, str] | None = None if to_all else {}
+    names: dict[str, str] | None = None if options.select_all else {}
     earlier: dict[str, Sequence[str]] = {}  # how earlier versions kept the same keys
     if names is not None:
         for key in keys if keys_from is None else _keys_in(keys_from):
-            stored, *others = stored_keys(key, own=own_key)
+            stored, *others = stored_keys(key, own=options.own_key)
             names.setdefault(stored, key)
             earlier[stored] = others
         if not names:
             raise ConfigurationError(f"there is no key in {printable(str(keys_from))}")
-    with LedgerFile(file, must_exist=True) as ledger:
-        state = State.SENT if was_sent else State.NOT_SENT
+    with LedgerFile(options.file, must_exist=True) as ledger:
+        state = State.SENT if options.was_sent else State.NOT_SENT
         count, missing = ledger.resolve(state, None if names is None else list(names), host=host)
         found = {name for name in missing if ledger.resolve(state, earlier[name], host=host)[0]}
         count, missing = count + len(found), tuple(name for name in missing if name not in found)
-    done = "sent: they are not sent again" if was_sent else "not sent: the next run sends them"
-    show(screen(), [f"{orders(count)} marked as {done}."])
+    done = (
+        "sent: they are not sent again" if options.was_sent else "not sent: the next run sends them"
+    )
+    print_lines(make_console(), [f"{count_orders(count)} marked as {done}."])
     if names is None or not missing:
         return Exit.OK
     shown = ", ".join(printable(names[key]) for key in missing[:_SHOWN_KEYS])
     more = len(missing) - _SHOWN_KEYS
     say(
-        f"{orders(len(missing))} left alone, for the ledger has none of that name that is "
-        f"unknown: {shown}{f' and {more:,} more' if more > 0 else ''}"
+        f"{count_orders(len(missing))} left alone, because the ledger has no unknown order "
+        f"of that name: "
+        f"{shown}{f' and {more:,} more' if more > 0 else ''}"
     )
     return Exit.FAILED
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import attrs
 import typed_settings
 
+from everlytic_async.cli._queue_commands import NatsOptions
 from everlytic_async.cli._settings import load_table
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.worker import NatsServer, QueueSettings
@@ -93,26 +94,27 @@ class Nats:
 _FIELDS = [field.name for field in attrs.fields(Nats) if field.name != "allow_plain"]
 
 
-def load_nats(config: str | None, options: Mapping[str, Any]) -> Nats:
+def load_nats(options: NatsOptions) -> Nats:
     """Load the settings: each from the options, else the environment, else the TOML file.
 
     Where the queue is, is one thing: who names an address puts aside the directory and the context
     of a lower place. What a context says of rights comes last of all.
 
     Args:
-        config: The TOML file; see `everlytic_async.cli._settings.load_account`.
-        options: What the command was given, by the names of `Nats`' attributes.
+        options: Those of the command; they are called as `Nats`' attributes.
 
     Raises:
         ConfigurationError: what is wrong with them.
     """
-    given = {name: options[name] for name in _FIELDS if options.get(name) is not None}
-    if "url" in given and _holds_secret(given["url"]):
+    from_options = {
+        name: value for name in _FIELDS if (value := getattr(options, name)) is not None
+    }
+    if "url" in from_options and _holds_secret(from_options["url"]):
         raise ConfigurationError(
             "--nats holds a password or a token, which every user of the machine can read there: "
             f"set {_PREFIX}URL instead, or url in the table [{_TABLE}]"
         )
-    table = load_table(config, _TABLE)
+    table = load_table(options.config, _TABLE)
     unknown = sorted(table.keys() - set(_FIELDS))
     if unknown:
         raise ConfigurationError(
@@ -123,7 +125,7 @@ def load_nats(config: str | None, options: Mapping[str, Any]) -> Nats:
     for place, level in {
         f"[{_TABLE}]": table,
         "the environment": _load(typed_settings.EnvLoader(_PREFIX)),
-        "the options": given,
+        "the options": from_options,
     }.items():
         where = [name for name in _WHERE if name in level]
         if len(where) > 1:
@@ -134,7 +136,7 @@ def load_nats(config: str | None, options: Mapping[str, Any]) -> Nats:
     _check(merged)
     if "context" in merged:
         merged = {**_context(merged["context"]), **merged}
-    return Nats(**merged, allow_plain=bool(options.get("allow_plain")))
+    return Nats(**merged, allow_plain=options.allow_plain)
 
 
 def _load(loader: typed_settings.loaders.Loader) -> dict[str, Any]:

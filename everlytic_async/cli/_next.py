@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from everlytic_async.cli._exit import Exit
-from everlytic_async.cli._screen import orders
+from everlytic_async.cli._input import printable
+from everlytic_async.cli._options import ResultsOptions
+from everlytic_async.cli._results import APPEND_OPTION
+from everlytic_async.cli._screen import count_orders
 from everlytic_async.cli._tally import Tally
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["exit_code", "next_steps"]
+__all__ = ["advise", "exit_code"]
 
 
 def exit_code(tally: Tally) -> Exit:
-    """What the orders that were taken from the input say; see `Exit`."""
+    """The exit code that the outcomes ask for; see `Exit`."""
     if tally.to_send:
         return Exit.FAILED
     if tally.unknown or tally.to_correct:
@@ -22,17 +25,24 @@ def exit_code(tally: Tally) -> Exit:
     return Exit.OK
 
 
-def next_steps(
-    tally: Tally, *, again: str, ledger: str | None, all_read: bool, left: bool
+def advise(
+    tally: Tally,
+    options: ResultsOptions,
+    words: Sequence[str],
+    *,
+    ledger: str | None,
+    all_read: bool,
+    forced: bool,
 ) -> Iterator[str]:
     """What to do next, a paragraph for each kind of order that is not sent.
 
     Args:
         tally: What became of the orders.
-        again: The command that was run, to run it again.
+        options: Those of the run.
+        words: The command that was run.
         ledger: The ledger's path, fit for a terminal; None without one.
         all_read: Whether the whole input was read.
-        left: Whether the run was left at once, with orders in flight.
+        forced: Whether a second signal ended the run, with orders in flight.
     """
     if ledger is None:
         if tally.to_send or tally.unknown or tally.to_correct or not all_read:
@@ -42,7 +52,7 @@ def next_steps(
                 "names the orders, and with --ledger FILE running it again sends only the rest."
             )
         return
-    file = shlex.quote(ledger)
+    file, again = shlex.quote(ledger), _run_again(options, words)
     if tally.in_flight and not tally.counts[Outcome.NOT_SENT]:
         yield (
             f"{_they(tally.in_flight)} being sent by another process. When that has ended:\n"
@@ -50,7 +60,7 @@ def next_steps(
         )
     elif tally.to_send or not all_read:
         yield f"To send the rest, run it again; what was sent is not sent again:\n  {again}"
-    if left:
+    if forced:
         yield "What was in flight is unknown: the next run lists it."
     elif tally.unknown:
         yield (
@@ -81,5 +91,12 @@ def next_steps(
         )
 
 
+def _run_again(options: ResultsOptions, words: Sequence[str]) -> str:
+    """The command to copy."""
+    more = [] if options.results in (None, "-") or options.append_results else [APPEND_OPTION]
+    words = [*words[:2], *more, *words[2:]]
+    return " ".join(shlex.quote(printable(word)) for word in words)
+
+
 def _they(count: int) -> str:
-    return f"{orders(count)} {'is' if count == 1 else 'are'}"
+    return f"{count_orders(count)} {'is' if count == 1 else 'are'}"

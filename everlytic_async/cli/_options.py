@@ -1,40 +1,42 @@
-"""What several commands have in common: options, and parts of their help."""
+"""How options are declared: once, as a field of the frozen object that the command receives.
+
+A class of options is a frozen dataclass. Its fields are made by `option` and `argument`, which say
+how click parses it; `command` makes a command of such a class and a function. What several
+commands share is in the classes below, to inherit from. Loaded by ``--help``, so without attrs.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import rich_click as click
 from click.core import ParameterSource
 
-__all__ = [
-    "ALLOW_HTTP",
-    "APPEND_RESULTS",
-    "CONFIG",
-    "DEBUG",
-    "EXIT_CODES",
-    "FILE",
-    "FILE_HELP",
-    "LIMIT",
-    "NO_LEDGER",
-    "PER_SECOND",
-    "PROGRESS",
-    "READING_PANEL",
-    "WORKFLOW",
-    "Command",
-    "Decorator",
-    "Names",
-    "Number",
-    "command_line",
-    "readable",
-    "reading",
-    "sendable",
-]
+from everlytic_async.cli._exit import handle_errors
 
-Command = Callable[..., Any]
-Decorator = Callable[[Command], Command]
+__all__ = [
+    "EXIT_CODES",
+    "FILE_HELP",
+    "PER_SECOND",
+    "ConfigOptions",
+    "HyphenChoice",
+    "InputOptions",
+    "LedgerOptions",
+    "Number",
+    "ProgressOptions",
+    "ResultsOptions",
+    "SendingOptions",
+    "WorkflowOptions",
+    "argument",
+    "command",
+    "command_line",
+    "option",
+    "options",
+]
 
 EXIT_CODES = """\
 Exit codes:
@@ -47,111 +49,92 @@ Exit codes:
 FILE_HELP = """\
 FILE holds orders as JSON Lines, JSON, CSV, TSV or Parquet, plain or packed with gzip or zstd, with
 the endpoint's names for its fields; or it is an export of WooCommerce, Shopify or Magento. `-` is
-the standard input. What it is shows by its content; --format says it outright, and --map, or a
-table [mapping] in the TOML file, what other columns mean.
+the standard input. The format is detected; --format overrides it. --map, or a table [mapping] in
+the TOML file, maps other column names.
 """
 
-
-class Names(click.Choice[str]):
-    """Takes the library's spelling too."""
-
-    name = "name"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Take ``at_most_once`` for ``at-most-once``."""
-        return super().convert(str(value).replace("_", "-"), param, ctx)
-
-
-class Number(click.FloatRange):
-    """Takes no NaN, which is in every range, and no infinity."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse what is not finite."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
-
-
-class _Connections(click.IntRange):
-    """Says why there is an upper end."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if number > _MAX_CONNECTIONS:
-            self.fail(
-                f"{value} is more than {_MAX_CONNECTIONS}: each order in flight has a connection, "
-                "and no address takes more of them than there are ports.",
-                param,
-                ctx,
-            )
-        return number
-
-
+#: The panels of the help, in the order in which they are shown.
+_PANELS = (
+    "To try it out",
+    "Where the queue is",
+    "How to read FILE",
+    "Which orders",
+    "What it serves",
+    "What you found out",
+    "Where",
+    "What goes wrong",
+    "How to send",
+    "The ledger",
+    "Settings and results",
+    "More",
+)
 _MAX_CONNECTIONS = 65_535
-PER_SECOND = Number(min=0, min_open=True)
-FILE = click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
-DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-PROGRESS = click.option(
-    "--progress/--no-progress",
-    default=True,
-    help="Show what goes on while it does: only on a terminal, on the standard error.",
-)
-CONFIG = click.option(
-    "--config",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="The TOML file with the settings, and the only one that is read; `none` for no file. "
-    "Without it: everlytic-async/everlytic.toml in your directory for settings (~/.config on "
-    "Linux), else ./everlytic.toml. A complete account in the environment comes before all files.",
-)
-APPEND_RESULTS = click.option(
-    "--append-results",
-    is_flag=True,
-    help="Write behind what --results holds already, instead of refusing such a file.",
-)
-NO_LEDGER = click.option(
-    "--no-ledger",
-    is_flag=True,
-    help="Remember nothing and ask no ledger: the same orders sent again then notify again.",
-)
-_READING = (
-    click.option(
-        "--format",
-        metavar="NAME",
-        help="What FILE is: jsonl, json, csv, tsv or parquet, with the endpoint's names or those "
-        "of the mapping; or a shop's export: woocommerce, shopify, shopify-csv or magento. Without "
-        "it, its content shows.",
-    ),
-    click.option(
-        "--map",
-        "maps",
-        multiple=True,
-        metavar="FIELD=PATH",
-        help="Where a field comes from: a column, or a path such as billing.email; PATH|PATH is "
-        "the first that is set; a text with {path} in it is a template; FIELD:=17 a constant; "
-        "FIELD= is not set. products=PATH leads to the list of products, date=PATH to the time of "
-        "the order. Once for each field; it comes before the table [mapping] of the TOML file.",
-    ),
-    click.option(
-        "--since",
-        metavar="TIME",
-        help="Leave out orders before that time: 2026-03-01, or 2026-03-01T08:00+02:00. Without "
-        "an offset it is UTC.",
-    ),
-    click.option("--until", metavar="TIME", help="Leave out orders at that time or after it."),
-    click.option(
-        "--include",
-        multiple=True,
-        metavar="REASON",
-        help="Take in orders of a shop's export that are left out otherwise: cancelled, refunded, "
-        "failed, unpaid, draft, trash, voided, test, fraud; or all. "
-        "May be given several times.",
-    ),
-)
-READING_PANEL = click.option_panel(
-    "How to read FILE", options=["--format", "--map", "--since", "--until", "--include"]
-)
+
+T = TypeVar("T")
+
+# ------------------------------------------------------------------------------ how to declare
+
+#: The decorator of a class of options.
+options = dataclass(frozen=True, kw_only=True)
+
+
+def option(*names: str, panel: str = "More", help: str, **settings: Any) -> Any:  # noqa: A002 - as click
+    """A field that is an option.
+
+    Args:
+        names: How it is written, such as ``--rate``.
+        panel: Where the help shows it: one of `_PANELS`.
+        help: What it does.
+        settings: What else `click.option` takes.
+    """
+    if settings.get("multiple"):
+        default: Any = ()
+    else:
+        default = settings.get("default", False if settings.get("is_flag") else None)
+    declaration = (click.option, names, {"help": help, **settings})
+    return dataclasses.field(default=default, metadata={"click": declaration, "panel": panel})
+
+
+def argument(metavar: str, **settings: Any) -> Any:
+    """A field that is an argument; `settings` are those of `click.argument`."""
+    declaration = (click.argument, (), {"metavar": metavar, **settings})
+    return dataclasses.field(metadata={"click": declaration})
+
+
+def command(
+    group: click.RichGroup,
+    options_type: type[T],
+    help: str,  # noqa: A002 - as click
+    name: str | None = None,
+) -> Callable[[Callable[[T], int]], Callable[[T], int]]:
+    """Make a command of a function that takes its options and returns its exit code."""
+
+    def register(function: Callable[[T], int]) -> Callable[[T], int]:
+        def run(*, debug: bool, **values: Any) -> None:
+            handle_errors(lambda: function(options_type(**values)), debug=debug)
+
+        decorated: Callable[..., Any] = run
+        for decorator in reversed(_decorators(options_type)):
+            decorated = decorator(decorated)
+        group.command(name or function.__name__, help=help)(decorated)
+        return function
+
+    return register
+
+
+def _decorators(options_type: type[Any]) -> list[Callable[..., Any]]:
+    parameters: list[Callable[..., Any]] = []
+    panels: dict[str, list[str]] = {name: [] for name in _PANELS}
+    for field in dataclasses.fields(options_type):
+        declare, names, settings = field.metadata["click"]
+        parameters.append(declare(*names, field.name, **settings))
+        if names:
+            panels[field.metadata["panel"]].append(names[0].partition("/")[0])
+    parameters.append(click.option("--debug", is_flag=True, help="Show the traceback of an error."))
+    panels["More"] += ["--debug", "--help"]
+    return parameters + [
+        click.option_panel(name, options=names) for name, names in panels.items() if names
+    ]
 
 
 def command_line(context: click.Context) -> list[str]:
@@ -179,75 +162,233 @@ def _plain(value: object) -> str:
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-def readable(command: Command) -> Command:
-    """Give a command the options on how its input is read."""
-    for option in reversed(_READING):
-        command = option(command)
-    return command
+# --------------------------------------------------------------------------------------- types
 
 
-def reading(options: dict[str, Any]) -> Any:
-    """What they say."""
-    from everlytic_async.cli._input import Reading  # noqa: PLC0415 - not for --help
+class HyphenChoice(click.Choice[str]):
+    """Takes the library's spelling too: ``at_most_once`` for ``at-most-once``."""
 
-    names = ("format", "maps", "since", "until", "include")
-    return Reading.of(config=options["config"], **{name: options.pop(name) for name in names})
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the choice, with hyphens."""
+        return super().convert(str(value).replace("_", "-"), param, ctx)
 
 
-_SENDING = (
-    click.option(
+class Number(click.FloatRange):
+    """Refuses NaN, which is in every range, and the infinities."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a finite number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class _Connections(click.IntRange):
+    """Says why there is an upper bound."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number > _MAX_CONNECTIONS:
+            self.fail(
+                f"{value} is more than {_MAX_CONNECTIONS}: each order in flight has a connection, "
+                "and no address takes more of them than there are ports.",
+                param,
+                ctx,
+            )
+        return number
+
+
+PER_SECOND = Number(min=0, min_open=True)
+
+# ---------------------------------------------------------------- what several commands share
+
+
+@options
+class ConfigOptions:
+    """Where the settings are."""
+
+    config: str | None = option(
+        "--config",
+        panel="Settings and results",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="The TOML file with the settings, and the only one that is read; `none` for no file. "
+        "Without it: everlytic-async/everlytic.toml in your directory for settings (~/.config on "
+        "Linux), else ./everlytic.toml. A complete account in the environment wins over all files.",
+    )
+
+
+@options
+class ProgressOptions:
+    """What is shown while the command runs."""
+
+    progress: bool = option(
+        "--progress/--no-progress",
+        default=True,
+        help="Show the progress: only on a terminal, on the standard error.",
+    )
+
+
+@options
+class InputOptions(ConfigOptions, ProgressOptions):
+    """What is read, and how."""
+
+    file: str = argument("FILE", type=click.Path(allow_dash=True))
+    format: str | None = option(
+        "--format",
+        panel="How to read FILE",
+        metavar="NAME",
+        help="What FILE is: jsonl, json, csv, tsv or parquet, with the endpoint's names or those "
+        "of the mapping; or a shop's export: woocommerce, shopify, shopify-csv or magento. Without "
+        "it, the format is detected.",
+    )
+    maps: tuple[str, ...] = option(
+        "--map",
+        panel="How to read FILE",
+        multiple=True,
+        metavar="FIELD=PATH",
+        help="Where a field comes from: a column, or a path such as billing.email; PATH|PATH is "
+        "the first that is set; a text with {path} in it is a template; FIELD:=17 a constant; "
+        "FIELD= is not set. products=PATH leads to the list of products, date=PATH to the time of "
+        "the order. Once for each field; it wins over the table [mapping] of the TOML file.",
+    )
+    since: str | None = option(
+        "--since",
+        panel="How to read FILE",
+        metavar="TIME",
+        help="Leave out orders before that time: 2026-03-01, or 2026-03-01T08:00+02:00. Without "
+        "an offset it is UTC.",
+    )
+    until: str | None = option(
+        "--until",
+        panel="How to read FILE",
+        metavar="TIME",
+        help="Leave out orders at that time or after it.",
+    )
+    include: tuple[str, ...] = option(
+        "--include",
+        panel="How to read FILE",
+        multiple=True,
+        metavar="REASON",
+        help="Include orders of a shop's export that are left out otherwise: cancelled, refunded, "
+        "failed, unpaid, draft, trash, voided, test, fraud; or all. May be given several times.",
+    )
+
+
+@options
+class WorkflowOptions(InputOptions):
+    """Which orders are read, and what workflow they trigger."""
+
+    limit: int | None = option(
+        "--limit",
+        panel="Which orders",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Read no more than the first N orders, valid or not.",
+    )
+    workflow_id: int | None = option(
+        "--workflow-id",
+        panel="Which orders",
+        type=click.IntRange(1, 2**63 - 1),
+        metavar="N",
+        help="The workflow to trigger for the orders that name none.",
+    )
+
+
+@options
+class ResultsOptions:
+    """Where a line for each order goes."""
+
+    results: str | None = option(
+        "--results",
+        panel="Settings and results",
+        type=click.Path(allow_dash=True, dir_okay=False),
+        metavar="FILE",
+        help="Write a line of JSON for each order as it ends: index, line, key, outcome, attempts, "
+        "error, duplicate_risk. A file that holds results already is refused. `-` is the standard "
+        "output; the summary then goes to the standard error.",
+    )
+    append_results: bool = option(
+        "--append-results",
+        panel="Settings and results",
+        is_flag=True,
+        help="Append to what --results holds already, instead of refusing such a file.",
+    )
+
+
+@options
+class LedgerOptions:
+    """Which ledger is used."""
+
+    ledger: str | None = option(
+        "--ledger",
+        panel="The ledger",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="The file that remembers the outcome of every order; what it says was sent, or may "
+        "have been, is skipped. `send` creates it; keep it on a disk of this machine. Without this "
+        "option: `ledger` in the settings, else everlytic.ledger in the working directory.",
+    )
+    no_ledger: bool = option(
+        "--no-ledger",
+        panel="The ledger",
+        is_flag=True,
+        help="Remember nothing and ask no ledger: the same orders sent again then notify again.",
+    )
+
+
+@options
+class SendingOptions(ConfigOptions):
+    """How orders are sent."""
+
+    concurrency: int = option(
         "--concurrency",
+        panel="How to send",
         type=_Connections(min=1),
         metavar="N",
         default=32,
         show_default=True,
         help="How many orders may be in flight at once.",
-    ),
-    click.option(
+    )
+    rate: float | None = option(
         "--rate",
+        panel="How to send",
         type=PER_SECOND,
         metavar="N",
         help="The most orders per second, evenly spread. Without it, the endpoint's limit is "
         "found.",
-    ),
-    click.option(
+    )
+    delivery: str = option(
         "--delivery",
-        type=Names(["at-most-once", "at-least-once"]),
+        panel="How to send",
+        type=HyphenChoice(["at-most-once", "at-least-once"]),
         default="at-most-once",
         show_default=True,
-        help="After an answer that was lost: never send the order again, or do, and perhaps notify "
-        "twice.",
-    ),
-    click.option(
+        help="After a lost answer: never send the order again, or do, and perhaps notify twice.",
+    )
+    retries: int = option(
         "--retries",
+        panel="How to send",
         type=click.IntRange(min=0),
         metavar="N",
         default=4,
         show_default=True,
-        help="How often an order is tried again, where --delivery allows it.",
-    ),
-)
-LIMIT = click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Read no more than the first N orders, valid or not.",
-)
-ALLOW_HTTP = click.option(
-    "--allow-http",
-    is_flag=True,
-    help="Allow an http:// address: anybody on the way can then read the hashes and the orders.",
-)
-WORKFLOW = click.option(
-    "--workflow-id",
-    type=click.IntRange(1, 2**63 - 1),
-    metavar="N",
-    help="The workflow to trigger for the orders that name none.",
-)
-
-
-def sendable(command: Command) -> Command:
-    """Give a command the options on how orders are sent."""
-    for option in reversed(_SENDING):
-        command = option(command)
-    return command
+        help="How often an order is retried, where --delivery allows it.",
+    )
+    durability: str | None = option(
+        "--durability",
+        panel="The ledger",
+        type=click.Choice(["process", "power"]),
+        help="What the ledger in a file survives: the death of the process (the default), or also "
+        "a loss of power, which costs a wait for the disk with each group of orders.",
+    )
+    allow_http: bool = option(
+        "--allow-http",
+        panel="Settings and results",
+        is_flag=True,
+        help="Allow an http:// address: anybody on the way can then read the hashes and the "
+        "orders.",
+    )

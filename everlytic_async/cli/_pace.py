@@ -1,4 +1,4 @@
-"""What there is to say of the pace: why nothing is sent at present, or what limit is held."""
+"""The pacing in a few words for the progress bar."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 from everlytic_async.events import CoolDown, Event, OutageEnded, RateChanged
 
-__all__ = ["Pace"]
+__all__ = ["PacingStatus"]
 
 # A shorter pause is over before anybody has read about it.
-_WORTH_TELLING_S = 0.5
+_MIN_SHOWN_S = 0.5
 
 
-class Pace:
-    """A hook for the client's events that remembers the last word on the pace.
+class PacingStatus:
+    """A hook for the client's events: why nothing is sent at present, or the limit in use.
 
     Args:
         clock: The clock of the events, in seconds.
@@ -27,9 +27,9 @@ class Pace:
         self._limit: float | None = None
 
     def __call__(self, event: Event) -> None:
-        """Take in an event."""
+        """Handle an event."""
         match event:
-            case CoolDown() if event.wait_s >= _WORTH_TELLING_S or event.status is None:
+            case CoolDown() if event.wait_s >= _MIN_SHOWN_S or event.status is None:
                 self._pause = event
             case OutageEnded():
                 self._pause = None
@@ -37,7 +37,7 @@ class Pace:
                 self._limit = event.limit
 
     @property
-    def note(self) -> str:
+    def text(self) -> str:
         """A few words for the progress bar; empty where there is nothing to say."""
         if self._pause is not None:
             left_s = self._pause.at + self._pause.wait_s - self._clock()

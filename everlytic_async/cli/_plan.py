@@ -1,4 +1,4 @@
-"""Before a large backfill: what is about to be done, for the question whether to do it."""
+"""The plan before a large backfill, and the question whether to carry it out."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from itertools import islice
 import attrs
 
 from everlytic_async import EverlyticClient
+from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._forecast import Forecast, LedgerChoice
 from everlytic_async.cli._input import Input, Numbered, printable
+from everlytic_async.cli._progress import Bar
 from everlytic_async.cli._proxy import find_proxy, proxy_host
-from everlytic_async.cli._screen import Bar, lasting, orders
-from everlytic_async.cli._send_options import Options
+from everlytic_async.cli._screen import count_orders, format_duration
 from everlytic_async.cli._settings import Account
 from everlytic_async.cli._tally import Tally
 from everlytic_async.cli._terminal import open_terminal
@@ -23,240 +24,198 @@ from everlytic_async.ledger import State
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["Count", "Plan", "is_wanted"]
+__all__ = ["InputCount", "confirm", "plan_lines"]
 
-# More orders than this are a backfill.
-_MANY = 1000
-
-_WORKFLOWS = 5
+#: With more orders than this, a person is asked.
+_CONFIRM_ABOVE = 1000
+_MAX_WORKFLOWS = 5
 #: What the ledger has skipped, in words.
-_KNOWN = {
+_SKIPPED = {
     State.SENT: "sent before",
     State.UNKNOWN: "unknown",
     State.REJECTED: "rejected before",
     State.IN_FLIGHT: "being sent by another process",
 }
-# What the endpoint takes is not known beforehand: what it would take at these rates, a second.
-_FOR_INSTANCE = (10, 100)
+# What the endpoint allows is unknown beforehand: example rates, in orders per second.
+_EXAMPLE_RATES = (10, 100)
 
 
-class Count:
-    """How many orders there are to send, and to which workflows.
+@attrs.define
+class InputCount:
+    """How many orders of the input will be sent, and to which workflows.
 
     Attributes:
-        orders: Those that will be sent.
-        known: By what the ledger says of them: those that it has skipped.
+        to_send: Those that will be sent.
+        skipped: Those that the ledger has skipped, by what it knows of them.
         invalid: Those that are not valid.
-        left_out: Those that are left out.
-        workflows: How many of those that will be sent name which workflow; None for those that
-            name none.
+        filtered: Those that are left out.
+        workflows: How many of those to send name which workflow; None if they name none.
+        notes: What the ledger knows of these orders elsewhere.
     """
 
-    def __init__(self) -> None:
-        self.orders = 0
-        self.known: Counter[State] = Counter()
-        self.invalid = 0
-        self.left_out = 0
-        self.workflows: Counter[int | None] = Counter()
+    to_send: int = 0
+    skipped: Counter[State] = attrs.Factory(Counter)
+    invalid: int = 0
+    filtered: int = 0
+    workflows: Counter[int | None] = attrs.Factory(Counter)
+    notes: tuple[str, ...] = ()
 
-    def of(
+    def add(
         self,
-        found: Iterable[tuple[Numbered, SkippedError | None]],
+        orders: Iterable[tuple[Numbered, SkippedError | None]],
         source: Input,
         *,
         progress: bool,
-    ) -> Count:
-        """Take these orders of an input, and count them.
-
-        How far that has come is shown.
+    ) -> None:
+        """Count these orders of an input, with a progress bar.
 
         Args:
-            found: The orders, as far as the input's limit goes, and why each would be skipped.
+            orders: Each order, and why it would be skipped.
             source: The input.
             progress: Whether a progress bar may be shown.
         """
         tally = Tally()
-        left_out = source.left_out  # of this pass: it grows, and is there when the pass has ended
+        filtered = source.filtered  # of this pass: it grows, and remains when the pass has ended
         names = {Outcome.NOT_SENT: "orders", Outcome.INVALID: "invalid"}
-        bar = Bar("Counting", names=names, length_known=True, wanted=progress, passing=True)
+        bar = Bar("Counting", tally, names, enabled=progress, transient=True)
         bar.start()
         try:
-            for (_line, order), skipped in found:
+            for (_line, order), skipped in orders:
+                outcome = Outcome.NOT_SENT
                 if skipped is not None:
-                    self.known[State(str(skipped.state))] += 1
-                    tally.add(Outcome.NOT_SENT, 0)
+                    self.skipped[State(str(skipped.state))] += 1
                 elif isinstance(order, Order):
-                    self.orders += 1
+                    self.to_send += 1
                     self.workflows[order.workflow_id] += 1
-                    tally.add(Outcome.NOT_SENT, 0)
                 else:
                     self.invalid += 1
-                    tally.add(Outcome.INVALID, 0)
-                self.left_out = sum(left_out.values())
-                if bar.is_shown:
-                    bar.draw(tally, source.share_read())
+                    outcome = Outcome.INVALID
+                tally.add(outcome, 0)
+                self.filtered = sum(filtered.values())
+                bar.draw()
             if tally.total != source.limit:
-                self.left_out = sum(left_out.values())  # with those after the last order
+                self.filtered = sum(filtered.values())  # with those after the last order
         finally:
-            bar.stop(tally, None)
-        return self
+            bar.stop()
 
-
-@attrs.frozen(kw_only=True)
-class Plan:
-    """What is about to be done.
-
-    Attributes:
-        source: The input's name, fit for a terminal.
-        host: Where the orders go, and by which way.
-        account: Where the address and the hashes come from.
-        count: What was counted beforehand; None where that is not possible.
-        limit: The most orders that are read; None for all.
-        workflow_id: The workflow of the orders that name none.
-        rate: The most orders per second; None for what the endpoint allows.
-        concurrency: The most at once.
-        ledger: The ledger, in words; None without one.
-        mapping: The settings file that says what columns mean; None where none does.
-        notes: What else to know before.
-        results: The path of the results; None without any.
-    """
-
-    source: str
-    host: str
-    account: str
-    count: Count | None
-    limit: int | None
-    workflow_id: int | None
-    rate: float | None
-    concurrency: int
-    ledger: str | None
-    mapping: str | None = None
-    notes: tuple[str, ...] = ()
-    results: str | None
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it may be a backfill."""
-        if self.count is not None:
-            return self.count.orders > _MANY
-        return self.limit is None or self.limit > _MANY
-
-    def lines(self) -> Iterator[str]:
-        """The plan in words."""
-        yield f"About to send {self._how_many()} from {self.source}:"
-        yield f"  to        {self.host}"
-        yield f"  account   {self.account}"
-        if self.mapping is not None:
-            yield f"  mapping   {self.mapping}"
-        yield f"  workflow  {self._workflow()}"
-        yield f"  rate      {self._pace()}"
-        yield f"  ledger    {self._ledger()}"
-        results = "none (--results)" if self.results is None else printable(self.results)
-        yield f"  results   {results}"
-        for note in self.notes:
-            yield f"  note      {note}"
-        yield "Each order puts a customer into a workflow, which may e-mail them."
-
-    def _how_many(self) -> str:
-        if self.count is None:
-            most = "" if self.limit is None else f", {self.limit:,} at most"
-            return f"an unknown number of orders{most},"
+    def describe(self) -> str:
+        """The numbers in words."""
         rest = [
             f"{number:,} {what}"
             for number, what in (
-                *((self.count.known[state], words) for state, words in _KNOWN.items()),
-                (self.count.invalid, "not valid"),
-                (self.count.left_out, "left out"),
+                *((self.skipped[state], words) for state, words in _SKIPPED.items()),
+                (self.invalid, "not valid"),
+                (self.filtered, "left out"),
             )
             if number
         ]
-        return orders(self.count.orders) + (f" (and not {', '.join(rest)})" if rest else "")
-
-    def _workflow(self) -> str:
-        if self.count is None:
-            if self.workflow_id is None:
-                return "as each order says"
-            return f"{self.workflow_id} for the orders that name none"
-        named = self.count.workflows
-        if set(named) == {None}:
-            return "none is named: that is for Everlytic to choose (--workflow-id)"
-        if len(named) == 1:
-            return str(next(iter(named)))
-        shown = [
-            f"{'none' if workflow is None else workflow} for {count:,}"
-            for workflow, count in named.most_common(_WORKFLOWS)
-        ]
-        more = f", and {len(named) - _WORKFLOWS:,} more" if len(named) > _WORKFLOWS else ""
-        return ", ".join(shown) + more
-
-    def _pace(self) -> str:
-        count = None if self.count is None else self.count.orders
-        if self.rate is not None:
-            lasts = "" if count is None else f": {lasting(count / self.rate)} or more"
-            return f"at most {self.rate:,g}/s, {self.concurrency:,} at once{lasts}"
-        found = f"what the endpoint allows, {self.concurrency:,} at once (--rate)"
-        if count is None:
-            return found
-        cases = ", ".join(f"{lasting(count / rate)} at {rate}/s" for rate in _FOR_INSTANCE)
-        return f"{found}: {cases}"
-
-    def _ledger(self) -> str:
-        if self.ledger is None:
-            return "none (--no-ledger): the same orders sent again notify again"
-        if self.count is None:
-            return f"{self.ledger}: what it knows is skipped, and could not be counted beforehand"
-        return self.ledger
+        return count_orders(self.to_send) + (f" (and not {', '.join(rest)})" if rest else "")
 
 
-def is_wanted(
-    options: Options,
+def confirm(
+    options: SendOptions,
     account: Account,
     client: EverlyticClient,
     ledger: LedgerChoice | None,
     source: Input,
 ) -> bool:
-    """Show what is about to be done and ask, where there is much to do and somebody to ask."""
+    """Show the plan and ask, if there is much to send and a terminal to ask at."""
     if source.is_terminal:
         return True
     with open_terminal() as terminal:
         if terminal is None:
             return True
-        plan = _plan(options, account, client, ledger, source)
-        return not plan.is_large or terminal.confirm(plan.lines(), "Send them?")
+        count = _count(options, client, ledger, source)
+        number = options.limit if count is None else count.to_send
+        if number is not None and number <= _CONFIRM_ABOVE:
+            return True
+        return terminal.confirm(plan_lines(options, account, ledger, source, count), "Send them?")
 
 
-def _plan(
-    options: Options,
+def _count(
+    options: SendOptions, client: EverlyticClient, ledger: LedgerChoice | None, source: Input
+) -> InputCount | None:
+    """Compare the input with the ledger; None if it can't be read twice, or is small anyway."""
+    if not source.is_seekable or (source.limit or _CONFIRM_ABOVE + 1) <= _CONFIRM_ABOVE:
+        return None
+    count = InputCount()
+    with ExitStack() as stack:
+        orders = islice(stack.enter_context(closing(source.first_pass())), source.limit)
+        if ledger is None or ledger.is_new:
+            count.add(((each, None) for each in orders), source, progress=options.progress)
+        else:
+            resend = [Outcome(name) for name in options.resend]
+            known = stack.enter_context(Forecast(ledger.path, client, resend))
+            count.add(known.predict(orders), source, progress=options.progress)
+            count.notes = tuple(known.notes())
+    return count
+
+
+def plan_lines(
+    options: SendOptions,
     account: Account,
-    client: EverlyticClient,
     ledger: LedgerChoice | None,
     source: Input,
-) -> Plan:
-    """What is about to be done; the input is compared with the ledger where it may be large."""
-    count: Count | None = None
-    notes: list[str] = []
-    if source.can_be_read_twice and (source.limit or _MANY + 1) > _MANY:
-        with ExitStack() as stack:
-            ahead = islice(stack.enter_context(closing(source.ahead())), source.limit)
-            known = None
-            if ledger is not None and not ledger.is_new:
-                known = stack.enter_context(Forecast(ledger.path, client, options.resent()))
-            found = ((each, None) for each in ahead) if known is None else known.tell(ahead)
-            count = Count().of(found, source, progress=options.progress)
-            notes = [] if known is None else list(known.notes())
+    count: InputCount | None,
+) -> Iterator[str]:
+    """The plan in words; `count` is None if the input could not be counted."""
+    if count is not None:
+        number = count.describe()
+    else:
+        most = "" if options.limit is None else f", {options.limit:,} at most"
+        number = f"an unknown number of orders{most},"
     proxy = find_proxy(account.base_url)
-    by = "" if proxy is None else f", through the proxy {printable(proxy_host(proxy))}"
-    return Plan(
-        source=source.shown,
-        host=account.host + by,
-        account=account.origin,
-        count=count,
-        limit=options.limit,
-        workflow_id=options.workflow_id,
-        rate=options.rate,
-        concurrency=options.concurrency,
-        ledger=None if ledger is None else ledger.line,
-        mapping=source.mapped_by,
-        notes=tuple(notes),
-        results=options.results,
-    )
+    through = "" if proxy is None else f", through the proxy {printable(proxy_host(proxy))}"
+    results = "none (--results)" if options.results is None else printable(options.results)
+    yield f"About to send {number} from {source.name}:"
+    yield f"  to        {account.host}{through}"
+    yield f"  account   {account.origin}"
+    if source.mapped_by is not None:
+        yield f"  mapping   {source.mapped_by}"
+    yield f"  workflow  {_workflow(options, count)}"
+    yield f"  rate      {_rate(options, count)}"
+    yield f"  ledger    {_ledger(ledger, count)}"
+    yield f"  results   {results}"
+    for note in () if count is None else count.notes:
+        yield f"  note      {note}"
+    yield "Each order puts a customer into a workflow, which may e-mail them."
+
+
+def _workflow(options: SendOptions, count: InputCount | None) -> str:
+    if count is None:
+        if options.workflow_id is None:
+            return "as each order says"
+        return f"{options.workflow_id} for the orders that name none"
+    workflows = count.workflows
+    if set(workflows) == {None}:
+        return "none is named: Everlytic chooses (--workflow-id)"
+    if len(workflows) == 1:
+        return str(next(iter(workflows)))
+    shown = [
+        f"{'none' if workflow is None else workflow} for {number:,}"
+        for workflow, number in workflows.most_common(_MAX_WORKFLOWS)
+    ]
+    more = len(workflows) - _MAX_WORKFLOWS
+    return ", ".join(shown) + (f", and {more:,} more" if more > 0 else "")
+
+
+def _rate(options: SendOptions, count: InputCount | None) -> str:
+    at_once = f"{options.concurrency:,} at once"
+    if options.rate is not None:
+        takes = (
+            "" if count is None else f": {format_duration(count.to_send / options.rate)} or more"
+        )
+        return f"at most {options.rate:,g}/s, {at_once}{takes}"
+    allowed = f"what the endpoint allows, {at_once} (--rate)"
+    if count is None:
+        return allowed
+    examples = (f"{format_duration(count.to_send / rate)} at {rate}/s" for rate in _EXAMPLE_RATES)
+    return f"{allowed}: {', '.join(examples)}"
+
+
+def _ledger(ledger: LedgerChoice | None, count: InputCount | None) -> str:
+    if ledger is None:
+        return "none (--no-ledger): the same orders sent again notify again"
+    if count is None:
+        return f"{ledger.line}: what it knows is skipped, and could not be counted beforehand"
+    return ledger.line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -15,69 +15,67 @@ from rich.text import Text
 
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._nats import load_nats, load_queue, nats_arguments
-from everlytic_async.cli._screen import orders, screen, show
+from everlytic_async.cli._queue_commands import (
+    DeadOptions,
+    NatsOptions,
+    QueueOptions,
+    SelectOptions,
+    StatusOptions,
+)
+from everlytic_async.cli._screen import count_orders, make_console, print_lines
 from everlytic_async.cli._settings import DEFAULT_STORE, stores_of, the_store
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker import DeadLetter, OrderQueue, QueueStatus, WorkerInfo
 
-__all__ = ["Options", "dead", "drop", "redrive", "status"]
+__all__ = ["dead", "drop", "redrive", "status"]
 
 _STYLES = {Outcome.INVALID: "yellow", Outcome.REJECTED: "red", Outcome.UNKNOWN: "magenta"}
 _MAX_SHOWN = 5
 
 
-@attrs.frozen(kw_only=True)
-class Options:
-    """The options that all of these commands have."""
-
-    nats: Mapping[str, Any]
-    stores: tuple[str, ...]
-    config: str | None
-
-    @asynccontextmanager
-    async def queues(self) -> AsyncIterator[Callable[[str], OrderQueue]]:
-        """Makes the queue of a store, to be opened; all are on one server."""
-        nats = load_nats(self.config, self.nats)
-        async with nats_arguments(nats) as where:
-            yield lambda store: OrderQueue(settings=load_queue(self.config, store), **where)
+@asynccontextmanager
+async def _connect(options: NatsOptions) -> AsyncIterator[Callable[[str], OrderQueue]]:
+    """Makes the queue of a store, to be opened; all are on one server."""
+    async with nats_arguments(load_nats(options)) as where:
+        yield lambda store: OrderQueue(settings=load_queue(options.config, store), **where)
 
 
 # --------------------------------------------------------------------------------------- status
 
 
-def status(options: Options, *, as_json: bool) -> int:
+def status(options: StatusOptions) -> int:
     """Show what is in the queue of each store, and return the exit code.
 
     Raises:
         QueueError: the queue can't be reached.
     """
-    return asyncio.run(_status(options, as_json=as_json))
+    return asyncio.run(_status(options))
 
 
-async def _status(options: Options, *, as_json: bool) -> int:
-    async with options.queues() as make_queue:
+async def _status(options: StatusOptions) -> int:
+    async with _connect(options) as make_queue:
         stores = await _stores(options, make_queue)
         async with make_queue(stores[0]) as queue:
             strays = await queue.strays()
         for store in stores:
             async with make_queue(store) as queue:
                 found, workers = await queue.status(), await queue.workers()
-            if as_json:
+            if options.as_json:
                 line = {**attrs.asdict(found), "depth": found.depth}
                 line["workers"] = [attrs.asdict(worker) for worker in workers]
-                show(screen(), [Text(json.dumps(line))])
+                print_lines(make_console(), [Text(json.dumps(line))])
             else:
-                show(screen(), _status_lines(found, workers))
+                print_lines(make_console(), _status_lines(found, workers))
     for subject, count in sorted(strays.items())[:_MAX_SHOWN]:
         # !a: a publisher may have put control characters into the subject.
-        say(f"{orders(count)} on {subject!a}: not a store's subject, so no worker sends them")
+        say(f"{count_orders(count)} on {subject!a}: not a store's subject, so no worker sends them")
     if len(strays) > _MAX_SHOWN:
         say(f"and {len(strays) - _MAX_SHOWN:,} more such subjects")
     return Exit.OK
 
 
-async def _stores(options: Options, make_queue: Callable[[str], OrderQueue]) -> list[str]:
+async def _stores(options: QueueOptions, make_queue: Callable[[str], OrderQueue]) -> list[str]:
     """The stores to show: those that are named, else all of the settings and of the queue.
 
     A store without any worker must not be overlooked.
@@ -90,7 +88,7 @@ async def _stores(options: Options, make_queue: Callable[[str], OrderQueue]) -> 
 
 
 def _status_lines(found: QueueStatus, workers: Sequence[WorkerInfo]) -> Iterator[Text | str]:
-    yield f"{found.store}: {orders(found.depth)} unfinished"
+    yield f"{found.store}: {count_orders(found.depth)} unfinished"
     redelivered = (
         f"; {found.redelivered:,} of them delivered more than once" if found.in_flight else ""
     )
@@ -114,35 +112,35 @@ def _status_lines(found: QueueStatus, workers: Sequence[WorkerInfo]) -> Iterator
 # ----------------------------------------------------------------------------------------- dead
 
 
-def dead(options: Options, *, format: str, outcomes: Sequence[str]) -> int:  # noqa: A002 - as the option
+def dead(options: DeadOptions) -> int:
     """Show the dead letters of a store, and return the exit code.
 
     Raises:
         QueueError: the queue can't be reached.
     """
-    return asyncio.run(_dead(options, format, [Outcome(name) for name in outcomes]))
+    return asyncio.run(_dead(options))
 
 
-async def _dead(options: Options, format: str, outcomes: Sequence[Outcome]) -> int:  # noqa: A002
+async def _dead(options: DeadOptions) -> int:
     not_json = 0
-    async with options.queues() as make_queue:
+    async with _connect(options) as make_queue:
         for store in await _stores(options, make_queue):
             async with make_queue(store) as queue:
                 count = 0
                 async for letter in queue.dead_letters():
-                    if outcomes and letter.outcome not in outcomes:
+                    if options.outcomes and letter.outcome not in options.outcomes:
                         continue
                     count += 1
-                    if format == "orders":
+                    if options.format == "orders":
                         not_json += not _write_order(letter)
-                    elif format == "jsonl":
+                    elif options.format == "jsonl":
                         _write(json.dumps(_row(store, letter)))
                     else:
-                        show(screen(), [_line(letter)])
-            if format == "text" and not count:
-                show(screen(), [f"{store} has no dead letters."])
+                        print_lines(make_console(), [_line(letter)])
+            if options.format == "text" and not count:
+                print_lines(make_console(), [f"{store} has no dead letters."])
     if not_json:
-        say(f"{orders(not_json)} not written: not JSON. See --format jsonl.")
+        say(f"{count_orders(not_json)} not written: not JSON. See --format jsonl.")
     return Exit.OK
 
 
@@ -204,60 +202,50 @@ def _write(line: str) -> None:
 # ------------------------------------------------------------------------------ redrive and drop
 
 
-def redrive(
-    options: Options, ids: Sequence[int], *, select_all: bool, outcomes: Sequence[str]
-) -> int:
+def redrive(options: SelectOptions) -> int:
     """Put dead letters back into the queue, and return the exit code.
 
     Raises:
         ConfigurationError: none is selected.
         QueueError: the queue can't be reached; what was put back before is.
     """
-    _check_selection(ids, select_all=select_all, outcomes=outcomes)
-    return asyncio.run(
-        _apply(options, ids, outcomes, OrderQueue.redrive, "put back, for a worker to send")
-    )
+    return asyncio.run(_apply(options, OrderQueue.redrive, "put back, for a worker to send"))
 
 
-def drop(options: Options, ids: Sequence[int], *, select_all: bool, outcomes: Sequence[str]) -> int:
+def drop(options: SelectOptions) -> int:
     """Delete dead letters, and return the exit code.
 
     Raises:
         ConfigurationError: none is selected.
         QueueError: the queue can't be reached; what was deleted before is.
     """
-    _check_selection(ids, select_all=select_all, outcomes=outcomes)
-    return asyncio.run(_apply(options, ids, outcomes, OrderQueue.drop, "deleted, and not sent"))
-
-
-def _check_selection(ids: Sequence[int], *, select_all: bool, outcomes: Sequence[str]) -> None:
-    if bool(ids) == select_all:
-        raise ConfigurationError("say which dead letters: their numbers, or --all")
-    if outcomes and ids:
-        raise ConfigurationError("--outcome is for --all: numbers say which")
+    return asyncio.run(_apply(options, OrderQueue.drop, "deleted, and not sent"))
 
 
 async def _apply(
-    options: Options,
-    ids: Sequence[int],
-    outcomes: Sequence[str],
+    options: SelectOptions,
     action: Callable[[OrderQueue, Sequence[int]], Awaitable[int]],
     done: str,
 ) -> int:
     """Apply it to those with these numbers, else to all with these outcomes, else to all."""
-    store = the_store(options.config, options.stores[0] if options.stores else None)
-    async with options.queues() as make_queue, make_queue(store) as queue:
+    ids, outcomes = options.ids, options.outcomes
+    if bool(ids) == options.select_all:
+        raise ConfigurationError("say which dead letters: their numbers, or --all")
+    if outcomes and ids:
+        raise ConfigurationError("--outcome is for --all: numbers say which")
+    store = the_store(options.config, options.store)
+    async with _connect(options) as make_queue, make_queue(store) as queue:
         selection = list(dict.fromkeys(ids)) or [
             letter.id
             async for letter in queue.dead_letters()
             if not outcomes or str(letter.outcome) in outcomes
         ]
         missing = [each for each in selection if not await action(queue, [each])]
-    show(screen(), [f"{orders(len(selection) - len(missing))} {done}."])
+    print_lines(make_console(), [f"{count_orders(len(selection) - len(missing))} {done}."])
     if not missing:
         return Exit.OK
     if not ids:
-        say(f"{orders(len(missing))} of those: another command did it at the same time")
+        say(f"{count_orders(len(missing))} of those: another command did it at the same time")
         return Exit.OK
     shown = ", ".join(map(str, missing[:_MAX_SHOWN]))
     more = len(missing) - _MAX_SHOWN

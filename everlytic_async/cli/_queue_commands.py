@@ -7,28 +7,31 @@ from typing import Any
 
 import rich_click as click
 
-from everlytic_async.cli._exit import guarded
 from everlytic_async.cli._options import (
-    ALLOW_HTTP,
-    APPEND_RESULTS,
-    CONFIG,
-    DEBUG,
     EXIT_CODES,
-    FILE,
     FILE_HELP,
-    LIMIT,
-    PROGRESS,
-    READING_PANEL,
-    WORKFLOW,
-    Command,
+    ConfigOptions,
     Number,
-    readable,
-    reading,
-    sendable,
+    ResultsOptions,
+    SendingOptions,
+    WorkflowOptions,
+    argument,
+    command,
+    option,
+    options,
 )
 from everlytic_async.errors import ConfigurationError
 
-__all__ = ["enqueue", "queue", "worker"]
+__all__ = [
+    "DeadOptions",
+    "EnqueueOptions",
+    "NatsOptions",
+    "QueueOptions",
+    "SelectOptions",
+    "StatusOptions",
+    "WorkerOptions",
+    "add_queue_commands",
+]
 
 _NATS_HELP = """\
 The queue is on a NATS server with JetStream: at nats://127.0.0.1:4222, or as --nats,
@@ -184,337 +187,237 @@ Examples:
 )
 
 
-_NATS = (
-    click.option(
-        "--nats",
-        "url",
-        metavar="URL",
-        help="The NATS server, or several of one cluster with commas between them.",
-    ),
-    click.option(
+def _nats(name: str, metavar: str, help: str, **settings: Any) -> Any:  # noqa: A002 - as click
+    return option(name, panel="Where the queue is", metavar=metavar, help=help, **settings)
+
+
+_FILE = click.Path(dir_okay=False)
+
+
+@options
+class NatsOptions(ConfigOptions):
+    """Where the queue is: the fields of ``everlytic_async.cli._nats.Nats``."""
+
+    url: str | None = _nats(
+        "--nats", "URL", "The NATS server, or several of one cluster with commas between them."
+    )
+    embedded: str | None = _nats(
         "--embedded",
-        type=click.Path(file_okay=False),
-        metavar="DIR",
-        help="A private NATS server with its data in this directory: the one that runs there, else "
+        "DIR",
+        "A private NATS server with its data in this directory: the one that runs there, else "
         "one that ends with this command. For trying out and small installs.",
-    ),
-    click.option(
-        "--nats-context",
-        "context",
-        metavar="NAME",
-        help="A context of NATS's own command line: address and credentials.",
-    ),
-    click.option(
-        "--nats-credentials",
-        "credentials",
-        type=click.Path(dir_okay=False),
-        metavar="FILE",
-        help="A .creds file: JWT and seed.",
-    ),
-    click.option(
-        "--nats-nkey",
-        "nkey",
-        type=click.Path(dir_okay=False),
-        metavar="FILE",
-        help="A file with an NKey seed.",
-    ),
-    click.option(
+        type=click.Path(file_okay=False),
+    )
+    context: str | None = _nats(
+        "--nats-context", "NAME", "A context of NATS's own command line: address and credentials."
+    )
+    credentials: str | None = _nats(
+        "--nats-credentials", "FILE", "A .creds file: JWT and seed.", type=_FILE
+    )
+    nkey: str | None = _nats("--nats-nkey", "FILE", "A file with an NKey seed.", type=_FILE)
+    tls_ca: str | None = _nats(
         "--nats-tls-ca",
-        "tls_ca",
-        type=click.Path(dir_okay=False),
-        metavar="FILE",
-        help="Certificates of the authorities to trust; by default the machine's.",
-    ),
-    click.option(
-        "--nats-tls-cert",
-        "tls_cert",
-        type=click.Path(dir_okay=False),
-        metavar="FILE",
-        help="The certificate to show to the server.",
-    ),
-    click.option(
-        "--nats-tls-key",
-        "tls_key",
-        type=click.Path(dir_okay=False),
-        metavar="FILE",
-        help="Its key.",
-    ),
-    click.option(
+        "FILE",
+        "Certificates of the authorities to trust; by default the machine's.",
+        type=_FILE,
+    )
+    tls_cert: str | None = _nats(
+        "--nats-tls-cert", "FILE", "The certificate to show to the server.", type=_FILE
+    )
+    tls_key: str | None = _nats("--nats-tls-key", "FILE", "Its key.", type=_FILE)
+    allow_plain: bool = option(
         "--allow-plain-nats",
-        "allow_plain",
+        panel="Where the queue is",
         is_flag=True,
         help="Use a NATS server on another machine without TLS: anybody on the way can read "
         "credentials and orders.",
-    ),
-)
-_NATS_NAMES = (
-    *("url", "embedded", "context", "credentials", "nkey"),
-    *("tls_ca", "tls_cert", "tls_key", "allow_plain"),
-)
-_NATS_PANEL = click.option_panel(
-    "Where the queue is",
-    options=[
-        *("--nats", "--embedded", "--nats-context", "--nats-credentials", "--nats-nkey"),
-        *("--nats-tls-ca", "--nats-tls-cert", "--nats-tls-key", "--allow-plain-nats"),
-    ],
+    )
+
+
+_STORE_HELP = (
+    "The store, a part of its orders' subject in NATS. By default the only one with a table "
+    "[worker.stores.NAME] in the TOML file, else `default`."
 )
 
 
-def _nats_options(command: Command) -> Command:
-    """Add the options that say where the queue is."""
-    for option in reversed(_NATS):
-        command = option(command)
-    return command
+@options
+class EnqueueOptions(NatsOptions, ResultsOptions, WorkflowOptions):
+    """The options of ``enqueue``."""
+
+    store: str | None = option("--store", panel="Which orders", metavar="NAME", help=_STORE_HELP)
 
 
-def _pop_nats(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options.pop(name) for name in _NATS_NAMES}
+@options
+class WorkerOptions(NatsOptions, SendingOptions):
+    """The options of ``worker``."""
+
+    stores: tuple[str, ...] = option(
+        "--store",
+        panel="What it serves",
+        multiple=True,
+        metavar="NAME",
+        help="Serve this store. May be repeated. By default all with a table [worker.stores.NAME] "
+        "in the TOML file, else the only one, which is called `default`.",
+    )
+    exit_when_empty: bool = option(
+        "--exit-when-empty",
+        panel="What it serves",
+        is_flag=True,
+        help="End once no order waits or is in flight: for scripts.",
+    )
+    grace: float = option(
+        "--grace",
+        panel="How to send",
+        type=Number(min=0, min_open=True),
+        metavar="SECONDS",
+        default=25.0,
+        show_default=True,
+        help="How long orders in flight may take after SIGTERM or Ctrl-C.",
+    )
+    ledger: str | None = option(
+        "--ledger",
+        panel="The ledger",
+        type=_FILE,
+        metavar="FILE",
+        help="Keep the ledger in this file, for all workers of this machine. By default it is in "
+        "NATS, for all machines. All workers of a store need the same one.",
+    )
+    health: str | None = option(
+        "--health",
+        metavar="HOST:PORT",
+        help="Serve /livez and /readyz there, and /metrics for Prometheus with the extra "
+        "`metrics`. Anybody who can connect can read them.",
+    )
+    log_level: str = option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="info",
+        show_default=True,
+        help="How much to log, on the standard error; debug logs each attempt.",
+    )
 
 
-def _needs_nats() -> None:
-    """Check that the extra is installed.
+@options
+class QueueOptions(NatsOptions):
+    """The options of ``queue status``, and what ``queue dead`` shares with it."""
 
-    Raises:
-        ConfigurationError: it is not.
-    """
+    stores: tuple[str, ...] = option(
+        "--store",
+        panel="What it serves",
+        multiple=True,
+        metavar="NAME",
+        help="Only this store. May be repeated. By default all of the TOML file and of the queue.",
+    )
+
+
+def _outcomes() -> Any:
+    return option(
+        "--outcome",
+        panel="Which orders",
+        type=click.Choice(["unknown", "rejected", "invalid"]),
+        multiple=True,
+        help="Only those with this outcome. May be repeated.",
+    )
+
+
+@options
+class StatusOptions(QueueOptions):
+    """The options of ``queue status``."""
+
+    as_json: bool = option("--json", is_flag=True, help="A line of JSON for each store.")
+
+
+@options
+class DeadOptions(QueueOptions):
+    """The options of ``queue dead``."""
+
+    outcomes: tuple[str, ...] = _outcomes()
+    format: str = option(
+        "--format",
+        type=click.Choice(["text", "jsonl", "orders"]),
+        default="text",
+        show_default=True,
+        help="A line to read; a line of JSON; or the orders themselves as JSON Lines, to correct "
+        "and queue again: these are customers' data.",
+    )
+
+
+@options
+class SelectOptions(NatsOptions):
+    """The options of ``queue redrive`` and ``queue drop``: which dead letters."""
+
+    ids: tuple[int, ...] = argument("[NUMBER]...", type=click.IntRange(min=1), nargs=-1)
+    store: str | None = option("--store", panel="Which orders", metavar="NAME", help=_STORE_HELP)
+    select_all: bool = option(
+        "--all", panel="Which orders", is_flag=True, help="All dead letters of the store."
+    )
+    outcomes: tuple[str, ...] = _outcomes()
+
+
+def _prepare(options: NatsOptions, *tables: str) -> None:
+    """Check that the extra is installed; announce the settings of ``./everlytic.toml``."""
     if find_spec("nats") is None:
         raise ConfigurationError(
             "a queue needs more packages: pip install 'everlytic-async[cli,nats]'"
         )
-
-
-def _announce(config: str | None, *tables: str) -> None:
     from everlytic_async.cli._settings import announce  # noqa: PLC0415 - not for --help
 
-    announce(config, *tables, "nats", "queue", "worker")
+    announce(options.config, *tables, "nats", "queue", "worker")
 
 
-_STORE = click.option(
-    "--store",
-    metavar="NAME",
-    help="The store, a part of its orders' subject in NATS. By default the only one with a table "
-    "[worker.stores.NAME] in the TOML file, else `default`.",
-)
+def _enqueue(options: EnqueueOptions) -> int:
+    _prepare(options, "mapping")
+    from everlytic_async.cli._enqueue import enqueue  # noqa: PLC0415 - not for --help
+
+    return enqueue(options)
 
 
-@click.command(help=_ENQUEUE_HELP)
-@_NATS_PANEL
-@READING_PANEL
-@click.option_panel("Which orders, and whose", options=["--store", "--limit", "--workflow-id"])
-@click.option_panel(
-    "Settings, results and more",
-    options=["--results", "--append-results", "--config", "--progress", "--debug", "--help"],
-)
-@FILE
-@_nats_options
-@readable
-@_STORE
-@LIMIT
-@WORKFLOW
-@click.option(
-    "--results",
-    type=click.Path(allow_dash=True, dir_okay=False),
-    metavar="FILE",
-    help="Write a line of JSON for each order as `send --results` does; its outcome is queued, "
-    "known, invalid or not_queued. A file that has results already is refused. `-` is the standard "
-    "output; the summary then goes to the standard error.",
-)
-@APPEND_RESULTS
-@CONFIG
-@PROGRESS
-@DEBUG
-@guarded
-def enqueue(**options: Any) -> int:
-    _needs_nats()
-    from everlytic_async.cli._enqueue import Options, enqueue  # noqa: PLC0415 - not for --help
+def _worker(options: WorkerOptions) -> int:
+    _prepare(options, "everlytic")
+    from everlytic_async.cli._worker import work  # noqa: PLC0415 - not for --help
 
-    _announce(options["config"], "mapping")
-    return enqueue(Options(reading=reading(options), nats=_pop_nats(options), **options))
+    return work(options)
 
 
-@click.command(help=_WORKER_HELP)
-@_NATS_PANEL
-@click.option_panel("What it serves", options=["--store", "--exit-when-empty"])
-@click.option_panel(
-    "How to send", options=["--concurrency", "--rate", "--delivery", "--retries", "--grace"]
-)
-@click.option_panel("The ledger", options=["--ledger", "--durability"])
-@click.option_panel(
-    "Settings and more",
-    options=["--health", "--log-level", "--config", "--allow-http", "--debug", "--help"],
-)
-@_nats_options
-@click.option(
-    "--store",
-    "stores",
-    multiple=True,
-    metavar="NAME",
-    help="Serve this store. May be repeated. By default all with a table [worker.stores.NAME] in "
-    "the TOML file, else the only one, which is called `default`.",
-)
-@click.option(
-    "--exit-when-empty",
-    is_flag=True,
-    help="End once no order waits or is in flight: for scripts.",
-)
-@sendable
-@click.option(
-    "--grace",
-    type=Number(min=0, min_open=True),
-    metavar="SECONDS",
-    default=25.0,
-    show_default=True,
-    help="How long orders in flight may take after SIGTERM or Ctrl-C.",
-)
-@click.option(
-    "--ledger",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Keep the ledger in this file, for all workers of this machine. By default it is in NATS, "
-    "for all machines. All workers of a store need the same one.",
-)
-@click.option(
-    "--durability",
-    type=click.Choice(["process", "power"]),
-    help="For --ledger: what it survives, as for `send`.",
-)
-@click.option(
-    "--health",
-    metavar="HOST:PORT",
-    help="Serve /livez and /readyz there, and /metrics for Prometheus with the extra `metrics`. "
-    "Anybody who can connect can read them.",
-)
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="How much to log, on the standard error; debug logs each attempt.",
-)
-@CONFIG
-@ALLOW_HTTP
-@DEBUG
-@guarded
-def worker(**options: Any) -> int:
-    _needs_nats()
-    from everlytic_async.cli._worker import Options, work  # noqa: PLC0415 - not for --help
-
-    _announce(options["config"], "everlytic")
-    return work(Options(nats=_pop_nats(options), **options))
-
-
-@click.group(help=_QUEUE_HELP)
-@click.command_panel("Commands", commands=["status", "dead", "redrive", "drop"])
-def queue() -> None:
-    pass
-
-
-_STORES = click.option(
-    "--store",
-    "stores",
-    multiple=True,
-    metavar="NAME",
-    help="Only this store. May be repeated. By default all of the TOML file and of the queue.",
-)
-_OUTCOMES = click.option(
-    "--outcome",
-    "outcomes",
-    type=click.Choice(["unknown", "rejected", "invalid"]),
-    multiple=True,
-    help="Only those with this outcome. May be repeated.",
-)
-_QUEUE_PANEL = click.option_panel("Settings and more", options=["--config", "--debug", "--help"])
-
-
-def _queue_options(options: dict[str, Any], stores: Any) -> Any:
-    """The options that all commands of the queue have."""
-    _needs_nats()
-    from everlytic_async.cli._queue import Options  # noqa: PLC0415 - not for --help
-
-    _announce(options["config"])
-    return Options(nats=_pop_nats(options), stores=tuple(stores), config=options.pop("config"))
-
-
-@queue.command("status", help=_QUEUE_STATUS_HELP)
-@_NATS_PANEL
-@click.option_panel("What to show", options=["--store", "--json"])
-@_QUEUE_PANEL
-@_nats_options
-@_STORES
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each store.")
-@CONFIG
-@DEBUG
-@guarded
-def queue_status(stores: tuple[str, ...], *, as_json: bool, **options: Any) -> int:
-    common = _queue_options(options, stores)
+def _status(options: StatusOptions) -> int:
+    _prepare(options)
     from everlytic_async.cli._queue import status  # noqa: PLC0415 - not for --help
 
-    return status(common, as_json=as_json)
+    return status(options)
 
 
-@queue.command("dead", help=_QUEUE_DEAD_HELP)
-@_NATS_PANEL
-@click.option_panel("What to show", options=["--store", "--outcome", "--format"])
-@_QUEUE_PANEL
-@_nats_options
-@_STORES
-@_OUTCOMES
-@click.option(
-    "--format",
-    type=click.Choice(["text", "jsonl", "orders"]),
-    default="text",
-    show_default=True,
-    help="A line to read; a line of JSON; or the orders themselves as JSON Lines, to correct and "
-    "queue again: these are customers' data.",
-)
-@CONFIG
-@DEBUG
-@guarded
-def queue_dead(
-    stores: tuple[str, ...],
-    format: str,  # noqa: A002 - as the option
-    outcomes: tuple[str, ...],
-    **options: Any,
-) -> int:
-    common = _queue_options(options, stores)
+def _dead(options: DeadOptions) -> int:
+    _prepare(options)
     from everlytic_async.cli._queue import dead  # noqa: PLC0415 - not for --help
 
-    return dead(common, format=format, outcomes=outcomes)
+    return dead(options)
 
 
-def _selection_options(command: Command) -> Command:
-    """Add the options that select dead letters."""
-    for option in (
-        DEBUG,
-        CONFIG,
-        _OUTCOMES,
-        click.option("--all", "select_all", is_flag=True, help="All dead letters of the store."),
-        _STORE,
-        _nats_options,
-        click.argument("ids", metavar="[NUMBER]...", type=click.IntRange(min=1), nargs=-1),
-        _QUEUE_PANEL,
-        click.option_panel("Which dead letters", options=["--store", "--all", "--outcome"]),
-        _NATS_PANEL,
-    ):
-        command = option(command)
-    return command
-
-
-@queue.command(help=_REDRIVE_HELP)
-@_selection_options
-@guarded
-def redrive(store: str | None, **options: Any) -> int:
-    common = _queue_options(options, () if store is None else (store,))
+def _redrive(options: SelectOptions) -> int:
+    _prepare(options)
     from everlytic_async.cli._queue import redrive  # noqa: PLC0415 - not for --help
 
-    return redrive(common, **options)
+    return redrive(options)
 
 
-@queue.command(help=_DROP_HELP)
-@_selection_options
-@guarded
-def drop(store: str | None, **options: Any) -> int:
-    common = _queue_options(options, () if store is None else (store,))
+def _drop(options: SelectOptions) -> int:
+    _prepare(options)
     from everlytic_async.cli._queue import drop  # noqa: PLC0415 - not for --help
 
-    return drop(common, **options)
+    return drop(options)
+
+
+def add_queue_commands(app: click.RichGroup) -> None:
+    """Add ``enqueue``, ``worker`` and ``queue`` to the command."""
+    command(app, EnqueueOptions, _ENQUEUE_HELP, "enqueue")(_enqueue)
+    command(app, WorkerOptions, _WORKER_HELP, "worker")(_worker)
+
+    @app.group(help=_QUEUE_HELP)
+    @click.command_panel("Commands", commands=["status", "dead", "redrive", "drop"])
+    def queue() -> None:
+        pass
+
+    command(queue, StatusOptions, _QUEUE_STATUS_HELP, "status")(_status)
+    command(queue, DeadOptions, _QUEUE_DEAD_HELP, "dead")(_dead)
+    command(queue, SelectOptions, _REDRIVE_HELP, "redrive")(_redrive)
+    command(queue, SelectOptions, _DROP_HELP, "drop")(_drop)

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from everlytic_async.cli._exit import silence
+from everlytic_async.cli._exit import redirect_to_devnull
 from everlytic_async.cli._input import Input, printable
+from everlytic_async.cli._options import ResultsOptions
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.outcomes import Outcome
 
@@ -23,14 +24,13 @@ APPEND_OPTION = "--append-results"
 
 
 class Results:
-    """A file that is written line by line, so that what was written survives whatever comes.
+    """A file that is written line by line, so that what was written survives a crash.
 
     Args:
-        name: A path; ``-`` for the standard output; None for no file.
+        options: ``--results`` and ``--append-results``. Without the latter a file that holds
+            results is refused: it may be the only record of what became of those orders.
         source: The input, which must be another file.
         keep: Other files that it must not be, by the options that name them.
-        append: Whether to write behind what an earlier run wrote. Else such a file is refused: it
-            may be the only record of what became of those orders.
 
     Raises:
         ConfigurationError: when it can't be opened.
@@ -38,12 +38,12 @@ class Results:
 
     def __init__(
         self,
-        name: str | None,
+        options: ResultsOptions,
         source: Input,
         *,
         keep: Mapping[str, str] | None = None,
-        append: bool = False,
     ) -> None:
+        name = options.results
         self._closing = ExitStack()
         self._file: IO[str] | None = None
         #: Whether the standard output is taken by the results.
@@ -55,7 +55,7 @@ class Results:
         if name == "-":
             self._file = sys.stdout
             return
-        check_results(name, source, keep=keep, append=append)
+        check_results(options, source, keep=keep)
         try:
             # Line by line to the system: a process that is killed has its results on the disk.
             file = open(  # noqa: SIM115 - it stays open
@@ -97,7 +97,7 @@ class Results:
         except OSError as failure:
             self.fault = f"the results can't be written any more: {failure.strerror}"
             if self.is_stdout:
-                silence(self._file.fileno())  # what is still buffered would fail again
+                redirect_to_devnull(self._file.fileno())  # what is still buffered would fail again
             return False
         return True
 
@@ -122,18 +122,15 @@ class Results:
 
 
 def check_results(
-    name: str | None,
-    source: Input,
-    *,
-    keep: Mapping[str, str] | None = None,
-    append: bool = False,
+    options: ResultsOptions, source: Input, *, keep: Mapping[str, str] | None = None
 ) -> None:
-    """See that `Results` may open a file, before anything is asked or sent.
+    """Check that `Results` may open a file, before anything is asked or sent.
 
     Raises:
         ConfigurationError: when it holds something already.
     """
-    if name in (None, "-"):
+    name = options.results
+    if name is None or name == "-":
         return
     path = Path(name)
     try:
@@ -148,10 +145,10 @@ def check_results(
         found = path.stat()
     except OSError as error:
         raise _cannot_write(name, error) from error
-    if stat.S_ISREG(found.st_mode) and found.st_size and not append:
+    if stat.S_ISREG(found.st_mode) and found.st_size and not options.append_results:
         raise ConfigurationError(
             f"{printable(name)} holds the results of an earlier run: name another file, or add "
-            f"{APPEND_OPTION} to write behind them"
+            f"{APPEND_OPTION} to append to them"
         )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import shlex
 
+import attrs
 from rich.live import Live
 from rich.text import Text
 
+from everlytic_async.cli._commands import SandboxOptions
 from everlytic_async.cli._exit import Exit, say
-from everlytic_async.cli._screen import screen, show
+from everlytic_async.cli._screen import make_console, print_lines
 from everlytic_async.cli._signals import Signals
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sandbox import Faults, Sandbox
@@ -19,23 +21,20 @@ __all__ = ["serve"]
 _REFRESH_S = 0.2
 
 
-def serve(*, host: str, port: int, faults: dict[str, float | int | None], progress: bool) -> int:
+def serve(options: SandboxOptions) -> int:
     """Serve until the first Ctrl-C or SIGTERM, and show the counts.
-
-    Args:
-        host: The address to listen at.
-        port: The port; 0 takes a free one.
-        faults: The fields of `Faults`.
-        progress: Whether the counts may be shown while it runs.
 
     Raises:
         ConfigurationError: when it can't listen there, or the faults make no sense.
     """
     try:
-        sandbox = Sandbox(host=host, port=port, keep=0, faults=Faults(**faults))  # type: ignore[arg-type]
+        faults = Faults(
+            **{field.name: getattr(options, field.name) for field in attrs.fields(Faults)}
+        )
+        sandbox = Sandbox(host=options.host, port=options.port, keep=0, faults=faults)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    return asyncio.run(_serve(sandbox, f"{host}:{port}", progress=progress))
+    return asyncio.run(_serve(sandbox, f"{options.host}:{options.port}", progress=options.progress))
 
 
 async def _serve(sandbox: Sandbox, where: str, *, progress: bool) -> int:
@@ -47,16 +46,16 @@ async def _serve(sandbox: Sandbox, where: str, *, progress: bool) -> int:
         ) from error
     try:
         ended = asyncio.Event()
-        with Signals(ended.set, ended.set).heard():
-            _introduce(sandbox)
-            await _until(ended, sandbox, progress=progress)
+        with Signals(ended.set, ended.set).install():
+            _print_settings(sandbox)
+            await _serve_until(ended, sandbox, progress=progress)
     finally:
         await sandbox.close()
-    show(screen(), [_counts(sandbox)])
+    print_lines(make_console(), [_counts(sandbox)])
     return Exit.OK
 
 
-def _introduce(sandbox: Sandbox) -> None:
+def _print_settings(sandbox: Sandbox) -> None:
     settings = {
         "EVERLYTIC_BASE_URL": sandbox.base_url,
         "EVERLYTIC_STORE_HASH": sandbox.store_hash,
@@ -64,12 +63,14 @@ def _introduce(sandbox: Sandbox) -> None:
     }
     say("A stand-in for the endpoint: nobody gets an e-mail. Ctrl-C ends it. In another terminal:")
     say("")
-    show(screen(), [f"export {name}={shlex.quote(value)}" for name, value in settings.items()])
+    print_lines(
+        make_console(), [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
+    )
     say("")
 
 
-async def _until(ended: asyncio.Event, sandbox: Sandbox, *, progress: bool) -> None:
-    console = screen(stderr=True)
+async def _serve_until(ended: asyncio.Event, sandbox: Sandbox, *, progress: bool) -> None:
+    console = make_console(stderr=True)
     if not (progress and console.is_terminal):
         await ended.wait()
         return

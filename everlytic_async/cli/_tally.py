@@ -1,4 +1,4 @@
-"""What became of the orders: a count for each outcome, and for the failures the reasons.
+"""The outcomes of a run: a count for each, and for the failures the reasons.
 
 However many orders there are, it stays small: the reasons that differ are bounded, and so are the
 examples of each.
@@ -57,23 +57,23 @@ class Tally:
     """Counts as results come.
 
     Args:
-        most: Keep so many reasons for an outcome apart; the others are counted as one.
+        max_reasons: How many reasons to keep apart for an outcome; the others are counted as one.
 
     Attributes:
         counts: How many orders had each outcome.
         reasons: By outcome, why: the text, and how many.
-        at_risk: How many orders may have been processed more than once.
+        possible_duplicates: How many orders may have been processed more than once.
         skipped: What the ledger knows of those skipped, and how many they are.
-        other_body: How many were skipped although they are not what the ledger knows any more.
+        changed: How many were skipped although they have changed since they were first sent.
     """
 
-    def __init__(self, most: int = _REASONS) -> None:
-        self._most = most
+    def __init__(self, max_reasons: int = _REASONS) -> None:
+        self._max_reasons = max_reasons
         self.counts: Counter[Outcome] = Counter()
         self.reasons: dict[Outcome, dict[str, Reason]] = {}
-        self.at_risk = 0
+        self.possible_duplicates = 0
         self.skipped: Counter[str] = Counter()
-        self.other_body = 0
+        self.changed = 0
 
     def add(
         self,
@@ -85,18 +85,18 @@ class Tally:
     ) -> None:
         """Count one order: one with several faults counts for each of them."""
         self.counts[outcome] += 1
-        self.at_risk += duplicate_risk
+        self.possible_duplicates += duplicate_risk
         if isinstance(error, SkippedError):
             self.skipped[str(error.state)] += 1
-            self.other_body += error.other_body
+            self.changed += error.other_body
         if error is None:
             return
         faults = error.faults if isinstance(error, InvalidOrderError) else (str(error),)
         reasons = self.reasons.setdefault(outcome, {})
         texts = set()
         for fault in faults:
-            text = _general(fault)
-            if text not in reasons and len(reasons) >= self._most:
+            text = _normalize_reason(fault)
+            if text not in reasons and len(reasons) >= self._max_reasons:
                 text = _OTHER
             # One order with two faulty products has the fault once.
             if text not in texts:
@@ -109,12 +109,12 @@ class Tally:
         return self.counts.total()
 
     @property
-    def worked(self) -> int:
-        """How many of them took more than a look into the ledger."""
+    def attempted(self) -> int:
+        """How many were not just skipped."""
         return self.total - self.counts[Outcome.SKIPPED]
 
     def resolve_in_flight(self, count: int, outcome: Outcome) -> None:
-        """Learn what became of orders that were skipped because this very run was sending them.
+        """Correct the count of orders that were skipped because this very run was sending them.
 
         Args:
             count: How many of them.
@@ -130,7 +130,7 @@ class Tally:
 
     @property
     def to_send(self) -> int:
-        """How many were surely not sent, or not by us: to run it again takes them up."""
+        """How many the next run sends: surely not processed, or in flight in another process."""
         return self.counts[Outcome.NOT_SENT] + self.skipped[State.NOT_SENT] + self.in_flight
 
     @property
@@ -149,10 +149,10 @@ class Tally:
         return self.counts[Outcome.INVALID] + self.rejected
 
     @property
-    def is_all_well(self) -> bool:
-        """Whether nothing is left to do where nothing is skipped that was not done before."""
+    def all_ok(self) -> bool:
+        """Whether every order was sent, or skipped."""
         return self.total == self.counts[Outcome.SENT] + self.counts[Outcome.SKIPPED]
 
 
-def _general(fault: str) -> str:
+def _normalize_reason(fault: str) -> str:
     return _PLACE.sub(lambda place: _ANY_PLACE[place[0][0]], fault)

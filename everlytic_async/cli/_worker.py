@@ -8,17 +8,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-import attrs
 from rich.text import Text
 
-from everlytic_async.cli._exit import Exit, say, silence
+from everlytic_async.cli._client import make_client
+from everlytic_async.cli._exit import Exit, redirect_to_devnull, say
 from everlytic_async.cli._nats import load_nats, load_queue, nats_arguments
-from everlytic_async.cli._proxy import find_proxy
-from everlytic_async.cli._screen import NAMES, orders, screen, show
-from everlytic_async.cli._settings import Account, load_stores
+from everlytic_async.cli._queue_commands import WorkerOptions
+from everlytic_async.cli._screen import LABELS, count_orders, make_console, print_lines
+from everlytic_async.cli._settings import load_stores
 from everlytic_async.cli._signals import Signals
 from everlytic_async.client import EverlyticClient
 from everlytic_async.errors import (
@@ -28,13 +27,12 @@ from everlytic_async.errors import (
     redact_emails,
 )
 from everlytic_async.ledger import Durability, SqliteLedger
-from everlytic_async.policies import Delivery, Pacing, RetryPolicy
 from everlytic_async.worker import OrderQueue, QueueSettings, Worker
 
 if TYPE_CHECKING:
     from everlytic_async.worker import HealthServer
 
-__all__ = ["Options", "work"]
+__all__ = ["work"]
 
 _LOGGER = logging.getLogger("everlytic_async.worker")
 # How often to check whether the queue is empty or a private server has ended, in seconds.
@@ -50,27 +48,7 @@ _MAX_PORT = 65_535
 _STORE: ContextVar[str] = ContextVar("store", default="-")
 
 
-@attrs.frozen(kw_only=True)
-class Options:
-    """The options of ``worker``."""
-
-    nats: Mapping[str, Any]
-    stores: tuple[str, ...]
-    ledger: str | None
-    durability: str | None
-    concurrency: int
-    rate: float | None
-    delivery: str
-    retries: int
-    grace: float
-    exit_when_empty: bool
-    health: str | None
-    log_level: str
-    config: str | None
-    allow_http: bool
-
-
-def work(options: Options) -> int:
+def work(options: WorkerOptions) -> int:
     """Serve the stores until SIGTERM or Ctrl-C, and return the exit code.
 
     Raises:
@@ -82,11 +60,11 @@ def work(options: Options) -> int:
         raise ConfigurationError("--durability is for a ledger in a file: name it with --ledger")
     accounts = load_stores(options.config, options.stores)
     stores = {
-        name: (_client(options, account), load_queue(options.config, name))
+        name: (make_client(options, account), load_queue(options.config, name))
         for name, account in accounts.items()
     }
     _log_to_stderr(options.log_level)
-    run = _Run(options, stores, {name: _host(account) for name, account in accounts.items()})
+    run = _Run(options, stores, {name: account.host for name, account in accounts.items()})
     try:
         return asyncio.run(run.run())
     except asyncio.CancelledError:
@@ -94,19 +72,6 @@ def work(options: Options) -> int:
             raise
         # The second signal: what was in flight is unknown, and recorded as such.
         return 128 + run.forced_by
-
-
-def _client(options: Options, account: Account) -> EverlyticClient:
-    return EverlyticClient(
-        account.base_url,
-        store_hash=account.store_hash,
-        customer_hash=account.customer_hash,
-        delivery=Delivery(options.delivery.replace("-", "_")),
-        retry=RetryPolicy(attempts=options.retries + 1),
-        pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
-        proxy=find_proxy(account.base_url),
-        allow_http=options.allow_http,
-    )
 
 
 def parse_address(where: str) -> tuple[str, int]:
@@ -119,11 +84,6 @@ def parse_address(where: str) -> tuple[str, int]:
     if not colon or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
         raise ConfigurationError(f"--health wants HOST:PORT, such as 127.0.0.1:9090, not {where!r}")
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - the user wants that
-
-
-def _host(account: Account) -> str:
-    host: str = urlsplit(account.base_url.strip()).netloc.rpartition("@")[2]
-    return host
 
 
 class _StoreLogFilter(logging.Filter):
@@ -152,7 +112,7 @@ class _Run:
 
     def __init__(
         self,
-        options: Options,
+        options: WorkerOptions,
         stores: Mapping[str, tuple[EverlyticClient, QueueSettings]],
         hosts: Mapping[str, str],
     ) -> None:
@@ -170,9 +130,9 @@ class _Run:
         """Serve until stopped; return the exit code."""
         self._task = asyncio.current_task()
         options = self._options
-        nats = load_nats(options.config, options.nats)
+        nats = load_nats(options)
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._signals.heard())
+            stack.enter_context(self._signals.install())
             ledger = None
             if options.ledger is not None:
                 durability = Durability(options.durability or Durability.PROCESS)
@@ -193,7 +153,7 @@ class _Run:
             self._started = True
             self._is_embedded = nats.embedded is not None
             await self._work()
-        show(screen(), self._summary())
+        print_lines(make_console(), self._summary())
         return Exit.FAILED if self._failed else Exit.OK
 
     async def _work(self) -> None:
@@ -299,7 +259,7 @@ class _Run:
                 f"{self._options.grace:g} s at most. Again to exit at once."
             )
         except OSError:  # the reader of the log has gone
-            silence(sys.stderr.fileno())
+            redirect_to_devnull(sys.stderr.fileno())
 
     def _exit_now(self) -> None:
         self.forced_by = self._signals.received
@@ -316,10 +276,10 @@ class _Run:
 def _summarize(worker: Worker) -> str:
     """What a worker did, as text."""
     status = worker.status
-    counts = [f"{status.counts[outcome]:,} {NAMES[outcome]}" for outcome in NAMES]
+    counts = [f"{status.counts[outcome]:,} {LABELS[outcome]}" for outcome in LABELS]
     outcomes = ", ".join(text for text in counts if not text.startswith("0 "))
     return (
-        f"{outcomes or 'no orders'}; {orders(status.dead_lettered)} to the dead letters, "
+        f"{outcomes or 'no orders'}; {count_orders(status.dead_lettered)} to the dead letters, "
         f"{status.nacked:,} back to the queue"
     )
 

@@ -1,0 +1,151 @@
+"""The progress bar.
+
+Its numbers come from two places: how many orders have which outcome from the `Tally` of the run,
+how many are expected from the `Input`. rich works out the rate and the time left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from everlytic_async.cli._screen import SEND_LABELS, make_console
+from everlytic_async.cli._tally import Tally
+from everlytic_async.errors import printable
+from everlytic_async.outcomes import Outcome
+
+__all__ = ["Bar"]
+
+_REFRESH_S = 0.1
+# The rate and the time left are those of the last seconds.
+_RATE_PERIOD_S = 10.0
+_BAR_WIDTH = 24
+
+
+class Bar:
+    """A progress bar on stderr, if that is a terminal. Skipped orders don't count for its rate.
+
+    Args:
+        title: What is going on.
+        tally: The outcomes so far.
+        labels: What outcomes are called, in the order in which they are shown.
+        enabled: Whether it may be shown.
+        expected: Estimates how many orders there are in all; None while that is unknown.
+        note: A few words about the present state, such as why it waits.
+        transient: Whether it disappears at the end.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        tally: Tally,
+        labels: Mapping[Outcome, str],
+        *,
+        enabled: bool,
+        expected: Callable[[], float | None] = lambda: None,
+        note: Callable[[], str] = lambda: "",
+        transient: bool = False,
+    ) -> None:
+        self._tally = tally
+        self._labels = labels
+        self._expected = expected
+        self._note = note
+        console = make_console(stderr=True)
+        self.is_shown = enabled and console.is_terminal
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(_BAR_WIDTH),
+            TextColumn("{task.fields[counts]}"),
+            TextColumn("[progress.data.speed]{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("[progress.remaining]{task.fields[left]}"),
+            TimeRemainingColumn(),
+            TextColumn("[yellow]{task.fields[note]}"),
+            console=console,
+            transient=transient,
+            auto_refresh=False,  # no thread: the caller refreshes
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not self.is_shown,
+            speed_estimate_period=_RATE_PERIOD_S,
+        )
+        self._task = self._progress.add_task(
+            title, total=None, counts="", rate="", left="", note=""
+        )
+        self._drawn_at = -_REFRESH_S
+
+    def start(self) -> None:
+        """Show it."""
+        self._progress.start()
+
+    def set_title(self, title: str) -> None:
+        """Say that something else is going on now."""
+        self._progress.update(self._task, description=title)
+
+    def print(self, message: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(printable(message))
+
+    def draw(self) -> None:
+        """Draw the present state, unless that was done a moment ago."""
+        if self.is_shown and time.monotonic() - self._drawn_at >= _REFRESH_S:
+            self._draw(self._expected(), self._note())
+
+    @contextmanager
+    def refreshing(self) -> Iterator[None]:
+        """Keep drawing on the running event loop while the context lasts."""
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+
+        def tick() -> None:
+            nonlocal timer
+            self.draw()
+            timer = loop.call_later(_REFRESH_S, tick)
+
+        if self.is_shown:
+            tick()
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def stop(self) -> None:
+        """Show the final state, and release the terminal."""
+        if self.is_shown:
+            self._draw(self._expected(), "")
+            self._progress.stop()
+
+    def _draw(self, expected: float | None, note: str) -> None:
+        self._drawn_at = time.monotonic()
+        attempted = self._tally.attempted
+        skipped = self._tally.total - attempted
+        (task,) = self._progress.tasks
+        self._progress.update(
+            self._task,
+            total=None if expected is None else max(expected - skipped, attempted),
+            completed=attempted,
+            counts="  ".join(self._counts()),
+            rate=f"{task.speed or 0:,.0f}/s",
+            left="" if expected is None else "left",
+            note=escape(note),
+            refresh=True,
+        )
+
+    def _counts(self) -> Iterator[str]:
+        """How many orders have each outcome: the first always, the others if there are any."""
+        for place, (outcome, label) in enumerate(self._labels.items()):
+            if (count := self._tally.counts[outcome]) or not place:
+                style = SEND_LABELS[outcome][1] if place else "green"
+                yield f"[{style}]{count:,}[/] {label}"

@@ -1,0 +1,221 @@
+"""One run of `send` or `enqueue` over an input: results, progress, signals, summary, exit code."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+
+from rich.text import Text
+
+from everlytic_async.cli._exit import Exit, OutputError, say
+from everlytic_async.cli._input import Input
+from everlytic_async.cli._progress import Bar
+from everlytic_async.cli._results import Results
+from everlytic_async.cli._screen import (
+    count_orders,
+    make_console,
+    outcome_lines,
+    print_lines,
+    reason_lines,
+)
+from everlytic_async.cli._signals import Signals
+from everlytic_async.cli._tally import Tally
+from everlytic_async.errors import EverlyticError
+from everlytic_async.outcomes import Outcome
+
+__all__ = ["Run", "no_orders", "warn_of_unmatched"]
+
+
+class Run(ABC):
+    """A subclass moves the orders; the rest is the same for both commands.
+
+    Args:
+        source: The orders.
+        results: Where a line for each goes.
+        title: What the progress bar says.
+        destination: Where the orders go, for the summary.
+        labels: By outcome: what it is called, its style, and what it means.
+        progress: Whether a progress bar may be shown.
+
+    Attributes:
+        input_error: Why reading ended before the end of the input; None if it did not.
+        error: Why the run ended early, in words; None if it did not.
+    """
+
+    def __init__(
+        self,
+        source: Input,
+        results: Results,
+        *,
+        title: str,
+        destination: str,
+        labels: Mapping[Outcome, tuple[str, str, str]],
+        progress: bool,
+    ) -> None:
+        self.source = source
+        self.tally = Tally()
+        self.input_error: Exception | None = None
+        self.error: str | None = None
+        self._results = results
+        self._destination = destination
+        self._labels = labels
+        self._names = {outcome: name for outcome, (name, _style, _meaning) in labels.items()}
+        self._bar = Bar(
+            title,
+            self.tally,
+            self._names,
+            enabled=progress,
+            expected=source.expected,
+            note=self.note,
+        )
+        self.signals = Signals(self._drain, self.exit_now)
+        self._started_at = time.monotonic()
+        self._summary_error: OutputError | None = None
+
+    @abstractmethod
+    async def move(self) -> None:
+        """Move every order, and `add` its result."""
+
+    @abstractmethod
+    def stop(self, reason: str) -> None:
+        """Stop reading orders; what is in flight finishes."""
+
+    @abstractmethod
+    def exit_now(self) -> None:
+        """End the process at once: the second signal."""
+
+    @abstractmethod
+    def note(self) -> str:
+        """A few words about the present state, for the progress bar."""
+
+    @abstractmethod
+    def advise(self) -> Iterator[str]:
+        """What to do next, after the summary."""
+
+    @abstractmethod
+    def judge(self) -> int:
+        """The exit code of a run that ended by itself."""
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start of the run."""
+        return time.monotonic() - self._started_at
+
+    async def execute(self) -> int:
+        """Move every order, show the summary, and return the exit code."""
+        self._bar.start()
+        try:
+            with self.signals.install(), self._bar.refreshing():
+                await self.move()
+        finally:
+            self._bar.stop()
+        return self.finish()
+
+    def add(
+        self,
+        index: int,
+        outcome: Outcome,
+        *,
+        key: str | None = None,
+        attempts: int = 0,
+        error: EverlyticError | str | None = None,
+        duplicate_risk: bool = False,
+    ) -> int:
+        """Count a result and write its line; return where the order is in the input."""
+        line = self.source.pop_line(index)
+        self.tally.add(outcome, line, error, duplicate_risk=duplicate_risk)
+        written = self._results.write(
+            index=index,
+            line=line,
+            key=key,
+            outcome=self._names[outcome].replace(" ", "_"),
+            attempts=attempts,
+            error=error,
+            duplicate_risk=duplicate_risk,
+        )
+        if not written:
+            self.stop("the results can't be written")  # no order without a trace
+        return line
+
+    def finish(self) -> int:
+        """Show the summary, what ended the run and what to do next; return the exit code."""
+        self._bar.stop()
+        self._results.close()
+        self._summarize()
+        source = self.source
+        warn_of_unmatched(source)
+        if self._summary_error is not None:
+            say(f"Error: {self._summary_error}. The orders are as the summary above says.")
+        for problem in (self._describe_input_error(), self.error, self._results.fault):
+            if problem is not None:
+                say(f"Error: {problem}")
+        if not source.exhausted and source.read_count:
+            say(f"Nothing after {source.place} {source.last_line:,} of {source.name} was read.")
+        for step in self.advise():
+            say(step)
+        return self._exit_code()
+
+    def _describe_input_error(self) -> str | None:
+        if self.input_error is None:
+            return None
+        message = self.source.describe_error(self.input_error)
+        if message is None:
+            raise self.input_error
+        return message
+
+    def _exit_code(self) -> int:
+        if self.signals.received is not None:
+            return 128 + self.signals.received
+        if self.input_error is not None:
+            return Exit.FAILED if self.source.read_count else Exit.USAGE
+        if self._results.fault or self._summary_error:
+            return Exit.FAILED
+        if not self.tally.total and self.error is None:
+            say(no_orders(self.source))
+        return self.judge()
+
+    def _summarize(self) -> None:
+        lines = list(self.summary())
+        try:
+            print_lines(make_console(stderr=self._results.is_stdout), lines)
+        except OutputError as error:
+            self._summary_error = error
+            if not self._results.is_stdout:
+                print_lines(make_console(stderr=True), lines)
+
+    def summary(self) -> Iterator[Text | str]:
+        """The counts and reasons."""
+        seconds, total = self.elapsed_s, self.tally.total
+        rate = f", {total / seconds:,.0f}/s" if seconds >= 1 else ""
+        source = self.source
+        yield (
+            f"{count_orders(total)} from {source.name} to {self._destination} in "
+            f"{seconds:.1f} s{rate}"
+        )
+        yield from outcome_lines(self.tally, source.filtered, self._labels)
+        yield from reason_lines(self.tally, source.place, self._labels)
+
+    def _drain(self) -> None:
+        self.stop("interrupted")
+        self._bar.set_title("Finishing")
+        self._bar.print(
+            "Interrupted: no more orders are read; waiting for those in flight. "
+            "Again to exit at once."
+        )
+
+
+def no_orders(source: Input) -> str:
+    """What to say about an input without an order."""
+    if source.filtered:
+        return f"All orders of {source.name} are left out: nothing to do."
+    return f"There is no order in {source.name}: nothing to do."
+
+
+def warn_of_unmatched(source: Input) -> None:
+    """Warn of fields whose mapping matched nothing."""
+    if source.read_count and source.never_set:
+        say(
+            f"Warning: the mapping for {', '.join(sorted(source.never_set))} matched nothing in "
+            "any order. Check the column name."
+        )
