@@ -195,7 +195,8 @@ def reload(server: NatsServer, **changes: Any) -> None:
     """Have a server read another configuration, as an operator does."""
     pid = server.pid
     assert pid is not None
-    done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, check=True)
+    asked = ["ps", "-ww", "-o", "args=", "-p", str(pid)]  # however long the paths are
+    done = subprocess.run(asked, capture_output=True, check=True)
     path = Path(done.stdout.decode().strip().rpartition(" -c ")[2])
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     os.kill(pid, signal.SIGHUP)
