@@ -378,7 +378,9 @@ class Product:
         try:
             return _from_mapping(cls, _PRODUCT_CHECKS, mapping)
         except _FaultError as error:
-            raise _invalid_order("product", error) from None
+            invalid = _invalid_order("product", error)
+        del mapping  # as in the next
+        raise invalid
 
 
 @attrs.frozen(kw_only=True, repr=False, slots=False)
@@ -436,9 +438,10 @@ class Order:
 
     def __repr__(self) -> str:
         # Whose order it is, and what they bought, is a customer's data; the shop's number is not.
+        products: object = self.products  # anything, as long as it is not checked
         return (
             f"<Order order_id={self.order_id!r} workflow_id={self.workflow_id!r} "
-            f"products={len(self.products)}>"
+            f"products={len(products) if isinstance(products, list | tuple) else '?'}>"
         )
 
     @classmethod
@@ -453,7 +456,8 @@ class Order:
         except _FaultError as error:
             invalid = _invalid_order("order", error)
             invalid.order_id = get_order_id(mapping)
-            raise invalid from None
+        del mapping  # so that no frame of the error shows the order
+        raise invalid
 
 
 _UNSET = {Order: dict.fromkeys(_ORDER_CHECKS), Product: dict.fromkeys(_PRODUCT_CHECKS)}
