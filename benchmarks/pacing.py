@@ -139,7 +139,7 @@ class Run:
 
 
 @contextmanager
-def _limiter(setting: Setting) -> Iterator[tuple[Service, Service | None]]:
+def limiter(setting: Setting) -> Iterator[tuple[Service, Service | None]]:
     """The server to send to, and the one behind it where there is one."""
     limited = setting.limit is not None or setting.connections is not None
     settings = {
@@ -164,7 +164,7 @@ def _limiter(setting: Setting) -> Iterator[tuple[Service, Service | None]]:
             yield front, endpoint
 
 
-def _send(sender: str, setting: Setting, url: str) -> list[dict[str, Any]]:
+def send(sender: str, setting: Setting, url: str) -> list[dict[str, Any]]:
     """Let as many processes as are asked for begin as one; what each reports."""
     settings = {
         "sender": sender,
@@ -194,8 +194,8 @@ def _send(sender: str, setting: Setting, url: str) -> list[dict[str, Any]]:
 
 
 def _once(sender: str, setting: Setting) -> Run:
-    with _limiter(setting) as (front, endpoint):
-        reports = _send(sender, setting, front.url)
+    with limiter(setting) as (front, endpoint):
+        reports = send(sender, setting, front.url)
     sent = sum(report["sent"] for report in reports)
     if "statuses" in front.counts:
         accepted = front.counts["statuses"].get("200", 0)
