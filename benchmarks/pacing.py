@@ -257,17 +257,17 @@ def _targets(scenario: str, sender: str, setting: Setting, runs: Sequence[Run]) 
     if scenario == "latency":
         bounds = (97.0, 0.0) if sender == "adaptive" else None
     elif scenario == "connections":
-        bounds = None
+        bounds = (85.0, None) if sender == "adaptive" else None
     elif sender == "max_rate":
-        bounds = (99.0, 0.1)
+        bounds = (99.5, 0.1)
     elif sender != "adaptive":
         bounds = None
     elif setting.processes > 1:
-        bounds, least = (90.0, None), 100 * _least_share(runs)
+        bounds, least = (95.0, None), 100 * _least_share(runs)
     elif setting.retry_after is not None:
-        bounds = (95.0 if setting.orders >= _LONG else 88.0, 0.5)
+        bounds = (94.0 if setting.orders >= _LONG else 85.0, 0.5)
     else:
-        bounds = (97.0, 1.0)
+        bounds = (98.0, 0.6)
     if bounds is None:
         return []
     what = f"{_NAMES[sender]}{_where(scenario, setting)}"

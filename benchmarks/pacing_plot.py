@@ -1,7 +1,7 @@
 """Draw FILE: orders a second that nginx accepted and refused over time, ours beside tenacity's.
 
-The limit is 400 requests a second with a burst of 20; refusals have no Retry-After. What is drawn is
-what nginx logged, in steps of a quarter of a second. The picture is SVG, in the page's own colours.
+The limit is 400 requests a second with a burst of 20; refusals have no Retry-After. What nginx
+logged is drawn as SVG, in steps of a quarter of a second.
 """
 
 from __future__ import annotations
