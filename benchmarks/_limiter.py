@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +40,8 @@ events {{
     worker_connections 4096;
 }}
 http {{
-    log_format status_only '$status';
-    access_log {directory}/access.log status_only;
+    log_format when '$msec $status';
+    access_log {directory}/access.log when;
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
@@ -158,9 +157,13 @@ def _nginx(executable: str, settings: dict[str, Any]) -> None:
                     say(port=port)
                     sys.stdin.read()
             if begun:
-                statuses = Counter(Path(directory, "access.log").read_text().split())
+                moments: dict[str, list[float]] = {}
+                for line in Path(directory, "access.log").read_text().splitlines():
+                    moment, status = line.split()
+                    moments.setdefault(status, []).append(float(moment))
+                statuses = {status: len(times) for status, times in moments.items()}
                 # The look whether it listens yet is a connection without a request: not logged.
-                say(statuses=statuses)
+                say(statuses=statuses, moments=moments)
                 return
             log = Path(directory, "error.log")
             print(log.read_text() if log.exists() else "nginx did not start", file=sys.stderr)

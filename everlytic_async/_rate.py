@@ -22,25 +22,27 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 _MIN_RATE = 0.1  # orders per second
-_HISTORY = 4096  # orders; older ones say little about a bucket
+_HISTORY = 4096  # orders; what a bucket held before those does not matter
 _BISECTIONS = 24
-# The search starts at so many orders a second, or so many bursts a second. It starts lower where
-# each refusal costs a long pause.
+# The search starts at so many orders a second, or so many bursts a second if that is more; lower
+# where each refusal costs a long pause.
 _SEARCH_FROM, _SEARCH_BURSTS = 25.0, 6.0
 _CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS = 100.0, 12.0
 _LONG_PAUSE_S = 0.5
 _SEARCH_DOUBLES_S = 0.3
-# How far off an estimate may be, as a share of it: by an order or so, of those that it is based on.
+_SEARCH_IN_FLIGHT = 2  # until one is accepted: it may have started too high
+# How far off an estimate may be, as a share of it: by so many of the orders that it is based on.
 _ERROR_ORDERS, _MIN_ERROR, _MAX_ERROR = 2.0, 0.01, 0.1
-# How long the rate is held before it passes the estimate: until one pause is worth the capacity
-# that may be unused, and long enough for a refusal to be rare.
+# How long the rate takes to reach the estimate: until the capacity that may be unused is worth a
+# pause, and so many orders, so that few are refused. Beyond it the cubic is steeper.
 _MIN_HOLD_S, _MAX_HOLD_S, _MIN_HOLD_ORDERS = 2.0, 60.0, 20.0
-_SHARED_CUT = 0.2
-_SHARED_GROWTH = 2.5
-# One refusal may be chance: below this share of the rate, only a second one is believed.
-_MAX_CUT = 0.7
-_FEW = 8
 _GROWTH = 3.0
+# Of a client that shares the limit: what a refusal takes, and how fast the cubic brings it back, in
+# orders/s**3 as in CUBIC: slow clients gain as much as fast ones.
+_SHARED_CUT, _SHARED_GROWTH = 0.2, 2.5
+# Fewer orders than this may be refused because of others: they don't end the search, and no more
+# than this share of the rate is given up for them at once.
+_FEW, _MAX_CUT = 8, 0.7
 
 
 def _level(sent: Sequence[float], until: float, limit: float, since: float, level: float) -> float:
@@ -59,12 +61,12 @@ class ConcurrencyEstimator:
     window is refused again that was not widened, it was a rate limit after all.
     """
 
-    _SLOW_START = 8  # at first
-    _SLOW_START_ORDERS = 22  # accepted orders, before the window grows
-    _GROWTH = 3  # per accepted order: the window quadruples in each round trip
+    # All in flight are refused when a bucket is full: few, until more than a small burst is taken.
+    _SLOW_START, _SLOW_START_ORDERS = 8, 22
+    _GROWTH = 3  # per accepted order: from then on the window quadruples in each round trip
     _UNLIMITED = 1 << 30
     _MIN_LIMIT = 6  # fewer in flight than this are held by a rate as well
-    _ALIKE = 1.2
+    _ALIKE = 1.2  # times as many, and one
 
     def __init__(self) -> None:
         #: How many may be in flight.
@@ -177,8 +179,6 @@ class RandomRefusals:
 class RateEstimator:
     """How many orders may be sent, a second and at once, by what was refused so far."""
 
-    _FIRST_OF_SEARCH = 2  # in flight, until one is accepted
-
     def __init__(self) -> None:
         #: The estimate in orders per second; None until there is one.
         self.limit: float | None = None
@@ -205,7 +205,7 @@ class RateEstimator:
     def window(self) -> int:
         """How many orders may be in flight."""
         if self._searching and self._accepted == 0 and not self._random.found:
-            return self._FIRST_OF_SEARCH  # it may have started too high
+            return _SEARCH_IN_FLIGHT
         return self._concurrency.window
 
     @property
@@ -219,9 +219,9 @@ class RateEstimator:
         self._accepted += 1
         self._concurrency.on_accepted(sent_at, now)
 
-    def on_refused(self, admitted_at: float, sent_at: float, now: float, resume_at: float) -> None:
+    def on_refused(self, started_at: float, sent_at: float, now: float, resume_at: float) -> None:
         """An order was refused now; nothing is sent until `resume_at`."""
-        if admitted_at <= self._refused_at:  # of the same burst
+        if started_at <= self._refused_at:  # of the same burst
             self._full_at = max(self._full_at, sent_at)
             self._resume_at = max(self._resume_at, resume_at)
             self._refusals += 1
@@ -242,23 +242,19 @@ class RateEstimator:
         sent += [self._full_at] * in_flight  # they will be accepted
         was_held = self._concurrency.held
         self._concurrency.evaluate(in_flight, self._resume_at, self._pause_s)
-        if self.burst_known:
-            sending_s = max(0.001, self._full_at - self._resumed_at)
-            rate = min(self._rate_then, len(sent) / sending_s)
-            lasted_s = max(0.001, self._full_at - self._full_before)
-            self._random.add_run(rate, len(sent), self._refusals, lasted_s)
         if not self.burst_known:
-            self.burst_known = True
-            full_at, since = self._full_at, sent[0] if sent else self._full_at
-            self._burst = lambda limit: max(1.0, _level(sent, full_at, limit, since, 0.0))
-            if self._pause_s >= _LONG_PAUSE_S:
-                self._search(max(_SEARCH_FROM, _SEARCH_BURSTS * len(sent)))
-            else:
-                self._search(max(_CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS * len(sent)))
-        elif self._concurrency.held:
+            self._start_search(sent)
+            return
+        sending_s = max(0.001, self._full_at - self._resumed_at)
+        rate = min(self._rate_then, len(sent) / sending_s)
+        lasted_s = max(0.001, self._full_at - self._full_before)
+        self._random.add_run(rate, len(sent), self._refusals, lasted_s)
+        if self._concurrency.held:
             self.limit, self._searching = None, False
         elif was_held:
             self._search(_SEARCH_FROM)
+        elif self._random.found:
+            self._search(self._random.fastest)
         else:
             self._evaluate_rate(sent)
 
@@ -279,6 +275,15 @@ class RateEstimator:
     def _pause_s(self) -> float:
         return self._resume_at - self._refused_at
 
+    def _start_search(self, sent: Sequence[float]) -> None:
+        self.burst_known = True
+        full_at, since = self._full_at, sent[0] if sent else self._full_at
+        self._burst = lambda limit: max(1.0, _level(sent, full_at, limit, since, 0.0))
+        if self._pause_s >= _LONG_PAUSE_S:
+            self._search(max(_SEARCH_FROM, _SEARCH_BURSTS * len(sent)))
+        else:
+            self._search(max(_CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS * len(sent)))
+
     def _search(self, low: float) -> None:
         self._searching, self._low = True, low
         self._limit_catch_up(low)
@@ -288,22 +293,20 @@ class RateEstimator:
 
     def _evaluate_rate(self, sent: Sequence[float]) -> None:
         rate, count = self._rate_then, len(sent)
-        if self._random.found:
-            self._search(self._random.fastest)
-            return
         estimate = self._estimate(sent)
         if self._searching and (estimate is None or (count < _FEW and self._low > _SEARCH_FROM)):
             # Not even one fits between the two refusals: it takes longer than that to leak.
             gap_s = max(0.001, self._full_at - (sent[-1] if sent else self._full_before))
             self._search(max(_MIN_RATE, self._low / 16.0, min(self._low / 2.0, 0.5 / gap_s)))
             return
-        self._hold(min(rate, estimate or 0.0), count)
+        self._hold(max(_MIN_RATE, min(rate, estimate or 0.0)), count)
 
     def _hold(self, estimate: float, count: int) -> None:
         rate, previous, pause_s = self._rate_then, self.limit, self._pause_s
         error = min(_MAX_ERROR, max(_MIN_ERROR, _ERROR_ORDERS / max(1, count)))
         self._shared = False
         if not self._searching and previous is not None:
+            # A little lower: others take a share. A lot lower: the limit fell.
             self._shared = _MAX_CUT * rate <= estimate < (1.0 - 2.0 * error) * previous
             if count < _FEW:
                 estimate = max(estimate, _MAX_CUT * rate)
@@ -314,9 +317,9 @@ class RateEstimator:
         else:
             self.limit, self._low = estimate, (1.0 - error) * estimate
             hold_s = max(_MIN_HOLD_S, pause_s / error)
-        burst = self._burst(self.limit)
+        burst = self._burst(self.limit)  # of the limit at which it was met, if that changes
         self._burst = lambda _limit: burst
-        least = _MIN_HOLD_ORDERS / max(_MIN_RATE, self.limit)
+        least = _MIN_HOLD_ORDERS / self.limit
         self._hold_s = max(least, min(_MAX_HOLD_S, hold_s))
         self._limit_catch_up(self.limit)
 
