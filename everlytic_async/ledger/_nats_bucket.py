@@ -39,7 +39,7 @@ from nats.js.kv import KeyValue
 from everlytic_async._cancel import cancel_until_done
 from everlytic_async._nats import NATS_ERRORS, error_text, with_retries
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import Entry, State, Terms, merged
+from everlytic_async.ledger._protocol import Entry, State, ResendPolicy, merge_entries
 
 __all__ = ["Bucket", "digest"]
 
@@ -305,7 +305,7 @@ class Bucket:
         living = {run for run, is_so in zip(runs, lives, strict=True) if is_so}
         known: dict[str, Entry] = {}
         for key, each in found:
-            entry = merged(known.get(key), self._seen(each, lives=each.run in living))
+            entry = merge_entries(known.get(key), self._seen(each, lives=each.run in living))
             if entry is not None:
                 known[key] = entry
         return known
@@ -350,7 +350,7 @@ class Bucket:
         return self._decoded(message.seq or 0, message.data)
 
     async def claim(
-        self, scopes: Sequence[str], key: str, body: str, terms: Terms
+        self, scopes: Sequence[str], key: str, body: str, policy: ResendPolicy
     ) -> tuple[bool, Entry | None]:
         """Claim an order; see `LedgerSession.claim`. It is not to be cancelled.
 
@@ -358,7 +358,7 @@ class Bucket:
             scopes: Where the claim is written; then where earlier versions may have written.
             key: As it is stored.
             body: A digest of the order's body.
-            terms: What may be sent again.
+            policy: What may be sent again.
         """
         if self._lost is not None:
             raise LedgerError(str(self._lost))
@@ -368,7 +368,7 @@ class Bucket:
             await self._trying("written", self._beat)
         scope, *earlier = scopes
         early = (await self.look_up(earlier, [key])).get(key) if earlier else None
-        if early is not None and not terms.grant(early, body):
+        if early is not None and not policy.allows(early, body):
             return False, early
         place = _place(scope, key)
         write = self._name_write()
@@ -386,8 +386,8 @@ class Bucket:
                 if found.write == write:  # that its acknowledgement was lost is all
                     return found
                 lives = not _in_flight(found) or await self._lives(found.run)
-                before, replaces = merged(early, self._seen(found, lives=lives)), found.revision
-                if not terms.grant(before, body):
+                before, replaces = merge_entries(early, self._seen(found, lives=lives)), found.revision
+                if not policy.allows(before, body):
                     return None
 
         try:
