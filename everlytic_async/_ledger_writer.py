@@ -225,7 +225,12 @@ class LedgerWriter:
         )
         if state in self._policy.states and not isinstance(result.key, QueueKey):
             self._resent.add(entry.key)
-        recording = asyncio.ensure_future(self._session.record(entry))
+        try:
+            recording = asyncio.ensure_future(self._session.record(entry))
+        except LedgerError as error:  # it is closed
+            self._fail(error)
+            on_recorded(result)
+            return
         recording.add_done_callback(partial(self._on_recorded, result, on_recorded))
 
     def record_cancelled(self, key: str, digest: str, state: State, attempts: int) -> None:

@@ -18,7 +18,7 @@ from everlytic_async.cli._input import printable
 from everlytic_async.cli._results import open_private
 from everlytic_async.cli._screen import lasting, orders, screen, show
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.ledger import Entry, LedgerFile, Overview, State, stored_keys
+from everlytic_async.ledger import Entry, LedgerFile, LedgerSummary, State, storage_keys
 
 __all__ = ["copy", "export", "resolve", "status"]
 
@@ -49,32 +49,32 @@ def status(file: str) -> int:
         LedgerError: when it can't be read.
     """
     with LedgerFile(file, must_exist=True) as ledger:
-        show(screen(), _figures(printable(file), ledger.overview()))
+        show(screen(), _figures(printable(file), ledger.summary()))
     return Exit.OK
 
 
-def _figures(shown: str, overview: Overview) -> Iterator[Text | str]:
-    counts, total = overview.counts, sum(overview.counts.values())
-    hosts = f" for {', '.join(overview.hosts)}" if overview.hosts else ""
+def _figures(shown: str, summary: LedgerSummary) -> Iterator[Text | str]:
+    counts, total = summary.counts, sum(summary.counts.values())
+    hosts = f" for {', '.join(summary.hosts)}" if summary.hosts else ""
     yield f"{shown} knows of {orders(total)}{hosts}"
     width = len(f"{max(counts.values()):,}")
     for state, (style, meaning) in _MEANING.items():
         if counts[state]:
-            left_behind = state is State.IN_FLIGHT and not overview.running
+            left_behind = state is State.IN_FLIGHT and not summary.running
             yield Text.assemble(
                 "  ",
                 (f"{_words(state):<9}", style),
                 (f"  {counts[state]:>{width},}", "bold"),
                 (f"  {_DIED if left_behind else meaning}", "dim"),
             )
-    if overview.first_at is not None and overview.last_at is not None:
-        took_s = overview.last_at - overview.first_at
+    if summary.first_at is not None and summary.last_at is not None:
+        took_s = summary.last_at - summary.first_at
         rate = f", {total / took_s:,.1f}/s with all pauses" if took_s >= 1 else ""
         yield (
-            f"Recorded from {_time(overview.first_at)} to {_time(overview.last_at)}: "
+            f"Recorded from {_time(summary.first_at)} to {_time(summary.last_at)}: "
             f"{lasting(took_s)}{rate}"
         )
-    match overview.running:
+    match summary.running:
         case 0:
             yield "No process is sending with it now."
         case 1:
@@ -132,7 +132,7 @@ def _opened(output: str, keep: Path) -> Iterator[IO[str]]:
 
 
 def _row(host: str, entry: Entry) -> dict[str, Any]:
-    at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="milliseconds")
+    at = datetime.fromtimestamp(entry.recorded_at, UTC).isoformat(timespec="milliseconds")
     values = (host, entry.key, str(entry.state), entry.attempts, entry.status, entry.reason, at)
     return dict(zip(_COLUMNS, values, strict=True))
 
@@ -158,7 +158,7 @@ def copy(source: str, target: str, *, accept_loss: bool) -> int:
     """
     with LedgerFile(source, must_exist=True, linked=True, incomplete=accept_loss) as ledger:
         ledger.copy_to(target)
-        count = sum(ledger.overview().counts.values())
+        count = sum(ledger.summary().counts.values())
     show(screen(), [f"{orders(count)} copied to {printable(target)}"])
     return Exit.OK
 
@@ -191,7 +191,7 @@ def resolve(
     earlier: dict[str, Sequence[str]] = {}  # how earlier versions kept the same keys
     if names is not None:
         for key in keys if keys_from is None else _keys_in(keys_from):
-            stored, *others = stored_keys(key, own=own_key)
+            stored, *others = storage_keys(key, custom=own_key)
             names.setdefault(stored, key)
             earlier[stored] = others
         if not names:

@@ -36,7 +36,7 @@ from everlytic_async.events import (
     OutageEnded,
     RateChanged,
 )
-from everlytic_async.ledger import State, stored_key
+from everlytic_async.ledger import State, storage_key
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Delivery
 
@@ -162,7 +162,7 @@ class Report:
             self._other_body += error.other_body
         reasons = self._tally.reasons.get(outcome, {}).values() if error is not None else ()
         if key is not None and any(line in reason.lines for reason in reasons):
-            self._keys[line] = stored_key(key)
+            self._keys[line] = storage_key(key)
 
     def hear(self, event: Event) -> None:
         """Take in an event; it may be a client's hook."""

@@ -21,7 +21,7 @@ from everlytic_async._cancel import run_shielded, run_to_end
 from everlytic_async._nats import connect, connect_options, disconnect
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger._nats_bucket import Bucket, digest
-from everlytic_async.ledger._protocol import Entry, LedgerSession, ScopeName, ResendPolicy
+from everlytic_async.ledger._protocol import Entry, LedgerSession, ResendPolicy, ScopeName
 
 __all__ = ["NatsLedger"]
 

@@ -60,8 +60,8 @@ class State(enum.StrEnum):
     #: It may have been processed. It is sent again AT_LEAST_ONCE, or when asked for.
     UNKNOWN = "unknown", 6, 2
 
-    def __new__(cls, value: str, code: int, rank: int) -> Self:
-        """Keep code and rank beside the value."""
+    def __new__(cls, value: str, code: int = 0, rank: int = 0) -> Self:
+        """Keep code and rank beside the value, which alone identifies a state."""
         state = str.__new__(cls, value)
         state._value_ = value
         state.code, state.rank = code, rank

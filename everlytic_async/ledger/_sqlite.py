@@ -44,9 +44,9 @@ _Group = Sequence[tuple[Request, asyncio.Future[Any]]]
 class SqliteLedger:
     """A ledger in one SQLite file; any number of streams and processes on a machine may share it.
 
-    Hand it to `EverlyticClient` or to `EverlyticClient.stream_orders`, which open and close it. With
-    ``async with`` around it, it stays open from one stream to the next. While it is open it belongs
-    to one event loop; others, and forked processes, create their own for the same file.
+    Hand it to `EverlyticClient` or to `EverlyticClient.stream_orders`, which open and close it.
+    With ``async with`` around it, it stays open from one stream to the next. While it is open it
+    belongs to one event loop; others, and forked processes, create their own for the same file.
 
     Args:
         path: Where it is, on a disk of this machine: SQLite's locks don't hold on network drives.

@@ -153,7 +153,8 @@ class SqliteFile:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Take the write lock; within a transaction this is a part of that one."""
-        if self.connection.in_transaction:
+        within = self.connection.in_transaction
+        if within:
             yield
             return
         with self.translate_errors("written"):

@@ -41,7 +41,7 @@ _UPSERT = """
 """
 _RANK = " ".join(f"WHEN {state.code} THEN {state.rank}" for state in State)
 # An invalid order's twin says nothing about the order that was sent, or may have been.
-_INVALID = f"{_UPSERT} WHERE CASE orders.state {_RANK} END = 0"
+_UPSERT_INVALID = f"{_UPSERT} WHERE CASE orders.state {_RANK} END = 0"
 _MERGE = f"""
     INSERT INTO orders (scope, key, body, state, run, attempts, status, reason, at)
     SELECT ?, key, body, state, run, attempts, status, reason, at FROM orders WHERE scope = ?
@@ -216,25 +216,28 @@ class SqliteWriter(SqliteFile):
             self.recover_crashed_runs()
             known = self._read_claimed(claims)
         answers: list[Any] = []
-        digests: dict[tuple[Any, ...], dict[str, str]] = {}
+        # By all values of a row that many share: the digests of the bodies by their keys.
+        rows: dict[tuple[Any, ...], dict[str, str]] = {}
+        invalid: dict[tuple[Any, ...], dict[str, str]] = {}
         for place, request in batch.items():
             if isinstance(request, Record):
                 entry, reason = request.entry, request.entry.reason
                 if reason is not None:  # half a character would make the whole row unreadable
                     reason = reason.encode("utf-8", "replace").decode()
-                row = (entry.state.code, None, entry.attempts, entry.status, reason)
-                digests.setdefault((request.scope, *row), {})[entry.key] = entry.body_digest
+                row = (request.scope, entry.state.code, None, entry.attempts, entry.status, reason)
+                target = invalid if entry.state is State.INVALID else rows
+                target.setdefault(row, {})[entry.key] = entry.body_digest
                 answers.append(None)
                 continue
             before = known.get(place)
             granted = request.policy.allows(before, request.body_digest)
             if granted:
-                row = (State.IN_FLIGHT.code, self._run, 0, None, None)
-                digests.setdefault((request.scope, *row), {})[request.key] = request.body_digest
+                intent = (request.scope, State.IN_FLIGHT.code, self._run, 0, None, None)
+                rows.setdefault(intent, {})[request.key] = request.body_digest
             answers.append((granted, before))
-        for row, by_key in digests.items():
-            statement = _INVALID if row[1] == State.INVALID.code else _UPSERT
-            self.connection.execute(statement, (*row, now, json.dumps(by_key)))
+        for statement, groups in (_UPSERT, rows), (_UPSERT_INVALID, invalid):
+            for values, digests in groups.items():
+                self.connection.execute(statement, (*values, now, json.dumps(digests)))
         return answers
 
     def _read_claimed(self, claims: Sequence[Claim]) -> dict[tuple[int, str], Entry]:
@@ -284,15 +287,16 @@ class SqliteWriter(SqliteFile):
             if isinstance(name, ScopeName) and numbers.keys() - {name}:
                 names = name.earlier({host for *_, host in scopes})
                 earlier = [numbers[name] for name in names if name in numbers]
-            number = numbers.get(str(name))
-            if number is None and not earlier:
-                number = self.connection.execute(
-                    "INSERT INTO scopes (name, host) VALUES (?, ?)", (str(name), host)
-                ).lastrowid
-                assert number is not None  # noqa: S101 - it was inserted
-            elif earlier:
-                number = earlier[0] if number is None else number
+            if earlier:
+                number: int = numbers.get(str(name), earlier[0])
                 self._adopt(number, str(name), host, earlier)
+                return number
+            self.connection.execute(
+                "INSERT INTO scopes (name, host) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                (str(name), host),
+            )
+            row = self.connection.execute("SELECT id FROM scopes WHERE name = ?", (str(name),))
+            (number,) = row.fetchone()
             return number
 
     def _adopt(self, number: int, name: str, host: str, earlier: Sequence[int]) -> None:
@@ -333,9 +337,7 @@ class SqliteWriter(SqliteFile):
 
     def _write_log_to_file(self) -> bool:
         """Whether everything in the log is now in the file."""
-        busy, in_log, written = self.connection.execute(
-            "PRAGMA wal_checkpoint(PASSIVE)"
-        ).fetchone()
+        busy, in_log, written = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return not busy and bool(in_log == written)
 
     def _update_note(self, **changes: int) -> None:
@@ -356,4 +358,3 @@ class SqliteWriter(SqliteFile):
         if seconds != self._busy_timeout_s:
             self.connection.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
             self._busy_timeout_s = seconds
-
