@@ -15,10 +15,10 @@ from typing import Any
 
 import attrs
 
-from everlytic_async._book import Book, digest_of
 from everlytic_async._cancel import deadline
 from everlytic_async._failures import SESSION_CLOSED
 from everlytic_async._job import AnyOrder, Job, coerce_order, combine, outcome_for
+from everlytic_async._ledger_writer import LedgerWriter, body_digest
 from everlytic_async._pacer import DeadlineExceededError, Pacer
 from everlytic_async._retry import may_retry, retrying, with_cap_note
 from everlytic_async._stop_token import StoppedError, StopToken
@@ -72,7 +72,7 @@ class Sender:
         stop_token: StopToken,
         *,
         key_of: KeyOf | None = None,
-        book: Book | None = None,
+        book: LedgerWriter | None = None,
         deadline_s: float | None = None,
     ) -> Receipt:
         """Deliver one order, and record its outcome if there is a ledger.
@@ -110,7 +110,7 @@ class Sender:
         raise result.error
 
     @staticmethod
-    async def _record(book: Book, job: Job | OrderResult, result: OrderResult) -> None:
+    async def _record(book: LedgerWriter, job: Job | OrderResult, result: OrderResult) -> None:
         if isinstance(job, Job) and not job.claimed:
             return
         recorded = asyncio.Event()
@@ -164,7 +164,7 @@ class Sender:
         self,
         job: Job,
         stop_token: StopToken,
-        book: Book | None = None,
+        book: LedgerWriter | None = None,
         wait_until: float | None = None,
     ) -> OrderResult:
         """Deliver an order that was prepared: whatever comes of it is its result.
@@ -177,7 +177,7 @@ class Sender:
             wait_until: When to stop waiting for a turn, by the clock.
         """
         if book is not None:
-            job.digest = job.digest or digest_of(job.body)
+            job.digest = job.digest or body_digest(job.body)
             try:
                 if await book.claim(job.key, job.digest):
                     job.possible_deliveries = 1
@@ -200,8 +200,8 @@ class Sender:
         except BaseException:
             known = job.abandoned_error("its sending was cancelled")
             if book is not None:
-                state = State(str(outcome_for(known)))
-                book.abandon(job.key, job.digest, state, job.attempts)
+                state = State(outcome_for(known))
+                book.record_cancelled(job.key, job.digest, state, job.attempts)
             self.end(job, known)
             raise
         return self.end(job, verdict)

@@ -13,9 +13,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from everlytic_async._book import Book, any_sent, digest_of
 from everlytic_async._cancel import cancel_and_wait
 from everlytic_async._job import AnyOrder, Job
+from everlytic_async._ledger_writer import LedgerWriter, any_sent, body_digest
 from everlytic_async._reading import Reader
 from everlytic_async._sender import KeyOf, Sender
 from everlytic_async._stop_rules import StopRules
@@ -28,7 +28,7 @@ from everlytic_async.errors import (
     SourceError,
 )
 from everlytic_async.events import BatchEnded, BatchStarted
-from everlytic_async.ledger import LedgerSession, Terms
+from everlytic_async.ledger import LedgerSession, ResendPolicy
 from everlytic_async.outcomes import OrderResult, Outcome
 
 __all__ = ["OrderStream"]
@@ -106,15 +106,15 @@ class OrderStream:
         ordered: bool,
         key_of: KeyOf | None,
         open_ledger: OpenLedger | None = None,
-        terms: Terms | None = None,
+        terms: ResendPolicy | None = None,
     ) -> None:
         self._sender = sender
         self._stop_token = stop_token
         self._concurrency = concurrency
         self._key_of = key_of
         self._open_ledger = open_ledger
-        self._terms = terms or Terms()
-        self._ledger: tuple[Book, AsyncExitStack] | None = None
+        self._terms = terms or ResendPolicy()
+        self._ledger: tuple[LedgerWriter, AsyncExitStack] | None = None
         self._any_sent = False  # before, by the ledger
         # Orders that a ledger knows need no slot.
         ahead = concurrency if open_ledger is None else concurrency + _LOOKUP_CHUNK
@@ -225,10 +225,10 @@ class OrderStream:
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(open_ledger())
             self._any_sent = await any_sent(session)
-            book = Book(
+            book = LedgerWriter(
                 session,
                 self._terms,
-                own_keys=self._key_of is not None,
+                custom_keys=self._key_of is not None,
                 any_accepted=self._any_accepted,
             )
             self._ledger = book, stack.pop_all()
@@ -236,7 +236,7 @@ class OrderStream:
         self._expect_skips = True
 
     @property
-    def _book(self) -> Book | None:
+    def _ledger_writer(self) -> LedgerWriter | None:
         return None if self._ledger is None else self._ledger[0]
 
     async def _read(self) -> None:
@@ -259,16 +259,16 @@ class OrderStream:
                 self._record(job, "")
         # A look-up is for many at once. The orders of an async source come one by one: their claims
         # alone will do.
-        if self._book is not None and self._expect_skips and len(orders) > 1:
-            jobs = await self._without_skipped(self._book, jobs)
+        if self._ledger_writer is not None and self._expect_skips and len(orders) > 1:
+            jobs = await self._without_skipped(self._ledger_writer, jobs)
         for job in jobs:
             self._jobs.put_nowait(job)
 
-    async def _without_skipped(self, book: Book, jobs: list[Job]) -> list[Job]:
+    async def _without_skipped(self, book: LedgerWriter, jobs: list[Job]) -> list[Job]:
         for job in jobs:
-            job.digest = digest_of(job.body)
+            job.digest = body_digest(job.body)
         try:
-            skipped = await book.known([(job.key, job.digest) for job in jobs])
+            skipped = await book.find_skipped([(job.key, job.digest) for job in jobs])
         except LedgerError as error:
             for job in jobs:
                 self._put(self._sender.end(job, NotSentError(f"the order was not sent: {error}")))
@@ -281,7 +281,7 @@ class OrderStream:
 
     async def _send(self) -> None:
         while (job := await self._jobs.get()) is not None:
-            result = await self._sender.deliver(job, self._stop_token, self._book)
+            result = await self._sender.deliver(job, self._stop_token, self._ledger_writer)
             if job.unforeseen is not None:
                 self._fail_unforeseen(job.unforeseen)
             if job.claimed:
@@ -293,12 +293,12 @@ class OrderStream:
 
     def _record(self, result: OrderResult, digest: str) -> None:
         """Hand out a result once it is recorded. Meanwhile its sender goes on."""
-        if self._book is None:
+        if self._ledger_writer is None:
             self._put(result)
             return
         self._pending[result.index] = result
         self._recording += 1
-        self._book.record(result, digest, self._recorded)
+        self._ledger_writer.record(result, digest, self._recorded)
 
     def _recorded(self, result: OrderResult) -> None:
         self._recording -= 1
@@ -310,12 +310,12 @@ class OrderStream:
         self._counts[result.outcome] += 1
         self._results.put(result)
         self._reader.on_finished()
-        if result.outcome is Outcome.SKIPPED and self._book is not None:
+        if result.outcome is Outcome.SKIPPED and self._ledger_writer is not None:
             self._expect_skips = True
         elif result.error is not None and (why := self._stop_rules.reason_to_stop(result)):
             self._fail(why)
-        if self._book is not None and self._book.failure is not None:
-            self._fail(str(self._book.failure))
+        if self._ledger_writer is not None and self._ledger_writer.failure is not None:
+            self._fail(str(self._ledger_writer.failure))
         if self._stop_token.reason is not None:  # not by `stop`: the client was closed
             self._fail(self._stop_token.reason)
 

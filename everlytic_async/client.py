@@ -18,8 +18,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
-from everlytic_async._book import Book, any_sent, digest_of, terms_of
 from everlytic_async._job import AnyOrder
+from everlytic_async._ledger_writer import LedgerWriter, any_sent, body_digest, resend_policy
 from everlytic_async._pacer import Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
@@ -280,7 +280,7 @@ class EverlyticClient:
             raise ConfigurationError(
                 f"deadline_s must be a number of seconds above 0, got {deadline_s!r}"
             )
-        book = self._book(key is not None, resend)
+        book = self._writer_for(key is not None, resend)
         key_of = _constant(key) if isinstance(key, str) else _check_key(key)
         sending = self._sender.send(
             order, self._stop_token, key_of=key_of, book=book, deadline_s=deadline_s
@@ -288,14 +288,14 @@ class EverlyticClient:
         del order  # so that this frame doesn't show it
         return await sending
 
-    def _book(self, own_keys: bool, resend: Collection[Outcome]) -> Book | None:
-        terms = terms_of(self._sender.delivery, resend)
+    def _writer_for(self, custom_keys: bool, resend: Collection[Outcome]) -> LedgerWriter | None:
+        terms = resend_policy(self._sender.delivery, resend)
         if self._ledger_session is None:
             return None
-        return Book(
+        return LedgerWriter(
             self._ledger_session,
             terms,
-            own_keys=own_keys,
+            custom_keys=custom_keys,
             any_accepted=lambda: self._any_sent or self._pacer.accepted_any,
         )
 
@@ -353,7 +353,7 @@ class EverlyticClient:
             ordered=ordered,
             key_of=_check_key(key),
             open_ledger=open_ledger,
-            terms=terms_of(self._sender.delivery, resend),
+            terms=resend_policy(self._sender.delivery, resend),
         )
 
     async def send_orders(
@@ -419,17 +419,17 @@ class EverlyticClient:
         """
         bodies = [encode(order) for order in orders]
         named = [
-            (order_key(order, body), digest_of(body))
+            (order_key(order, body), body_digest(body))
             for order, body in zip(orders, bodies, strict=True)
         ]
         async with self._open_ledger(ledger) as session:
-            book = Book(
+            book = LedgerWriter(
                 session,
-                terms_of(self._sender.delivery, resend),
-                own_keys=False,
+                resend_policy(self._sender.delivery, resend),
+                custom_keys=False,
                 any_accepted=lambda: True,
             )
-            skipped = await book.known(named)
+            skipped = await book.find_skipped(named)
         return [skipped.get(place) for place in range(len(named))]
 
     @property

@@ -29,7 +29,7 @@ LAYERS = (
     {"_connections", "_endpoint"},
     {"_secrets"},
     {"_stop_token", "_trouble"},
-    {"_book", "_in_flight", "_pacer"},
+    {"_ledger_writer", "_in_flight", "_pacer"},
     {"_failures"},
     {"_transport"},
     {"_job"},

@@ -31,7 +31,7 @@ from everlytic_async.cli._options import LedgerOptions
 from everlytic_async.cli._settings import load_ledger
 from everlytic_async.cli._terminal import has_terminal
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.ledger import Entry, LedgerFile, LedgerSession, State, Terms
+from everlytic_async.ledger import Entry, LedgerFile, LedgerSession, ResendPolicy, State
 from everlytic_async.outcomes import Outcome
 
 __all__ = ["DEFAULT_LEDGER", "Forecast", "LedgerChoice", "choose_ledger"]
@@ -186,7 +186,7 @@ class _Reader:
     def __init__(self, file: LedgerFile) -> None:
         self._file = file
         self._scopes: frozenset[int] = frozenset()
-        self._anybody_sends = bool(file.overview().running)
+        self._anybody_sends = bool(file.summary().running)
         self.elsewhere: Counter[tuple[str, str | None, bool]] = Counter()
 
     @asynccontextmanager
@@ -222,7 +222,7 @@ class _Reader:
         """Asked by those who send."""
         raise NotImplementedError
 
-    async def claim(self, key: str, body: str, terms: Terms) -> NoReturn:
+    async def claim(self, key: str, body_digest: str, policy: ResendPolicy) -> NoReturn:
         """Nothing is claimed."""
         raise NotImplementedError
 

@@ -19,7 +19,7 @@ from everlytic_async.cli._input import printable
 from everlytic_async.cli._results import open_private
 from everlytic_async.cli._screen import count_orders, format_duration, make_console, print_lines
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.ledger import Entry, LedgerFile, Overview, State, stored_keys
+from everlytic_async.ledger import Entry, LedgerFile, LedgerSummary, State, storage_keys
 
 __all__ = ["copy", "export", "resolve", "status"]
 
@@ -50,32 +50,32 @@ def status(file: str) -> int:
         LedgerError: when it can't be read.
     """
     with LedgerFile(file, must_exist=True) as ledger:
-        print_lines(make_console(), _figures(printable(file), ledger.overview()))
+        print_lines(make_console(), _figures(printable(file), ledger.summary()))
     return Exit.OK
 
 
-def _figures(shown: str, overview: Overview) -> Iterator[Text | str]:
-    counts, total = overview.counts, sum(overview.counts.values())
-    hosts = f" for {', '.join(overview.hosts)}" if overview.hosts else ""
+def _figures(shown: str, summary: LedgerSummary) -> Iterator[Text | str]:
+    counts, total = summary.counts, sum(summary.counts.values())
+    hosts = f" for {', '.join(summary.hosts)}" if summary.hosts else ""
     yield f"{shown} knows of {count_orders(total)}{hosts}"
     width = len(f"{max(counts.values()):,}")
     for state, (style, meaning) in _MEANING.items():
         if counts[state]:
-            left_behind = state is State.IN_FLIGHT and not overview.running
+            left_behind = state is State.IN_FLIGHT and not summary.running
             yield Text.assemble(
                 "  ",
                 (f"{_words(state):<9}", style),
                 (f"  {counts[state]:>{width},}", "bold"),
                 (f"  {_DIED if left_behind else meaning}", "dim"),
             )
-    if overview.first_at is not None and overview.last_at is not None:
-        took_s = overview.last_at - overview.first_at
+    if summary.first_at is not None and summary.last_at is not None:
+        took_s = summary.last_at - summary.first_at
         rate = f", {total / took_s:,.1f}/s with all pauses" if took_s >= 1 else ""
         yield (
-            f"Recorded from {_time(overview.first_at)} to {_time(overview.last_at)}: "
+            f"Recorded from {_time(summary.first_at)} to {_time(summary.last_at)}: "
             f"{format_duration(took_s)}{rate}"
         )
-    match overview.running:
+    match summary.running:
         case 0:
             yield "No process is sending with it now."
         case 1:
@@ -134,7 +134,7 @@ def _opened(output: str, keep: Path) -> Iterator[IO[str]]:
 
 
 def _row(host: str, entry: Entry) -> dict[str, Any]:
-    at = datetime.fromtimestamp(entry.at, UTC).isoformat(timespec="milliseconds")
+    at = datetime.fromtimestamp(entry.recorded_at, UTC).isoformat(timespec="milliseconds")
     values = (host, entry.key, str(entry.state), entry.attempts, entry.status, entry.reason, at)
     return dict(zip(_COLUMNS, values, strict=True))
 
@@ -160,7 +160,7 @@ def copy(source: str, target: str, *, accept_loss: bool) -> int:
     """
     with LedgerFile(source, must_exist=True, linked=True, incomplete=accept_loss) as ledger:
         ledger.copy_to(target)
-        count = sum(ledger.overview().counts.values())
+        count = sum(ledger.summary().counts.values())
     print_lines(make_console(), [f"{count_orders(count)} copied to {printable(target)}"])
     return Exit.OK
 
@@ -184,7 +184,7 @@ def resolve(options: ResolveOptions) -> int:
     earlier: dict[str, Sequence[str]] = {}  # how earlier versions kept the same keys
     if names is not None:
         for key in keys if keys_from is None else _keys_in(keys_from):
-            stored, *others = stored_keys(key, own=options.own_key)
+            stored, *others = storage_keys(key, custom=options.own_key)
             names.setdefault(stored, key)
             earlier[stored] = others
         if not names:

@@ -37,7 +37,7 @@ from everlytic_async.events import (
     OutageEnded,
     RateChanged,
 )
-from everlytic_async.ledger import State, stored_key
+from everlytic_async.ledger import State, storage_key
 from everlytic_async.outcomes import Outcome
 
 __all__ = ["COLOURS", "Report", "Timeline", "check_report", "format_percent", "quantile"]
@@ -207,7 +207,7 @@ class Report:
         self._tally.add(result.outcome, line, error, duplicate_risk=result.duplicate_risk)
         reasons = self._tally.reasons.get(result.outcome, {}).values()
         if result.key is not None and error and any(line in reason.lines for reason in reasons):
-            self._keys[line] = stored_key(result.key)
+            self._keys[line] = storage_key(result.key)
 
     def on_event(self, event: Event) -> None:
         """A hook for the client."""

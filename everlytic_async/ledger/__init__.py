@@ -1,11 +1,13 @@
-"""What became of every order, kept where it survives: so that a second run takes up only the rest.
+"""Persistent record of every order's outcome, so that a second run sends only the remaining ones.
 
-``_protocol``: what a ledger is, and the one rule on what may be sent again. ``_sqlite_file``: a
-ledger in an SQLite file, all of its SQL. ``_sqlite``: the same for the event loop, with commits in
-groups. ``_nats_bucket``: a ledger in a bucket of NATS, all that is read and written there.
-``_nats``: how it is opened and closed; it needs the extra ``nats``.
+``_protocol``: what a ledger is, and the one rule on what may be sent again. For SQLite:
+``_sqlite_schema`` has the schema, ``_sqlite_file`` opens a file safely (``_sqlite_checks``,
+``_sqlite_runs``), ``_sqlite_writer`` claims and
+records, ``_sqlite`` does so for the event loop, ``_sqlite_tools`` looks at it. For NATS:
+``_nats_bucket`` reads and writes a bucket, ``_nats`` opens and closes it; it needs the extra
+``nats``. Another ledger (Postgres) would be one more module that implements ``_protocol.Ledger``.
 
-The intent to send an order is committed before its POST begins, and its outcome after. What was in
+The intent to send an order is committed before its POST starts, and its outcome after. What was in
 flight when a process was killed is ``unknown`` to the next.
 """
 
@@ -18,18 +20,19 @@ from everlytic_async.ledger._protocol import (
     Entry,
     Ledger,
     LedgerSession,
+    ResendPolicy,
     ScopeName,
     State,
-    Terms,
-    merged,
-    stored_key,
-    stored_keys,
+    merge_entries,
+    storage_key,
+    storage_keys,
 )
 
 if TYPE_CHECKING:
     from everlytic_async.ledger._nats import NatsLedger
     from everlytic_async.ledger._sqlite import SqliteLedger
-    from everlytic_async.ledger._sqlite_file import Durability, LedgerFile, Overview
+    from everlytic_async.ledger._sqlite_tools import LedgerFile, LedgerSummary
+    from everlytic_async.ledger._sqlite_writer import Durability
 
 __all__ = [
     "Durability",
@@ -37,32 +40,32 @@ __all__ = [
     "Ledger",
     "LedgerFile",
     "LedgerSession",
+    "LedgerSummary",
     "NatsLedger",
-    "Overview",
+    "ResendPolicy",
     "ScopeName",
     "SqliteLedger",
     "State",
-    "Terms",
-    "merged",
-    "stored_key",
-    "stored_keys",
+    "merge_entries",
+    "storage_key",
+    "storage_keys",
 ]
 
-# A client that keeps no ledger need not wait for SQLite, nor have the client of NATS.
-_HOME_OF = {
-    "Durability": "_sqlite_file",
-    "LedgerFile": "_sqlite_file",
+# Loaded when they are used: a client without a ledger needs neither SQLite nor the client of NATS.
+_MODULES = {
+    "Durability": "_sqlite_writer",
+    "LedgerFile": "_sqlite_tools",
+    "LedgerSummary": "_sqlite_tools",
     "NatsLedger": "_nats",
-    "Overview": "_sqlite_file",
     "SqliteLedger": "_sqlite",
 }
 
-if not TYPE_CHECKING:  # who would take any name for one of these
+if not TYPE_CHECKING:  # type checkers would accept every name
 
     def __getattr__(name: str) -> object:
-        home = _HOME_OF.get(name)
-        if home is None:
+        module = _MODULES.get(name)
+        if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{home}"), name)
+        value = getattr(import_module(f"{__name__}.{module}"), name)
         globals()[name] = value
         return value

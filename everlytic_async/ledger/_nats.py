@@ -21,7 +21,7 @@ from everlytic_async._cancel import run_shielded, run_to_end
 from everlytic_async._nats import connect, connect_options, disconnect
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger._nats_bucket import Bucket, digest
-from everlytic_async.ledger._protocol import Entry, LedgerSession, ScopeName, Terms
+from everlytic_async.ledger._protocol import Entry, LedgerSession, ResendPolicy, ScopeName
 
 __all__ = ["NatsLedger"]
 
@@ -225,9 +225,9 @@ class _Session:
     async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         return await run_shielded(self._ledger.in_use.look_up(self._scopes, keys))
 
-    async def claim(self, key: str, body: str, terms: Terms) -> tuple[bool, Entry | None]:
+    async def claim(self, key: str, body: str, policy: ResendPolicy) -> tuple[bool, Entry | None]:
         bucket = self._ledger.in_use
-        claiming = bucket.start(bucket.claim(self._scopes, key, body, terms))
+        claiming = bucket.start(bucket.claim(self._scopes, key, body, policy))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:

@@ -39,13 +39,19 @@ from nats.js.kv import KeyValue
 from everlytic_async._cancel import cancel_until_done
 from everlytic_async._nats import NATS_ERRORS, error_text, with_retries
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import Entry, State, Terms, merged
+from everlytic_async.ledger._protocol import (
+    CRASHED_MESSAGE,
+    Entry,
+    ResendPolicy,
+    State,
+    merge_entries,
+    released_entry,
+)
 
 __all__ = ["Bucket", "digest"]
 
 _LOGGER = logging.getLogger("everlytic_async.ledger")
 _T = TypeVar("_T")
-_DIED = "the process that was sending it ended before the outcome was recorded"
 # A request that is not answered for so long is asked again, in seconds.
 _ANSWER_S = 5.0
 # So many entries are asked for at once.
@@ -287,7 +293,7 @@ class Bucket:
         entry = stored.entry
         if entry is None or entry.state is not State.IN_FLIGHT or lives:
             return entry
-        return attrs.evolve(entry, state=State.UNKNOWN, reason=_DIED)
+        return attrs.evolve(entry, state=State.UNKNOWN, reason=CRASHED_MESSAGE)
 
     # ------------------------------------------------------------------------------- the entries
 
@@ -305,7 +311,7 @@ class Bucket:
         living = {run for run, is_so in zip(runs, lives, strict=True) if is_so}
         known: dict[str, Entry] = {}
         for key, each in found:
-            entry = merged(known.get(key), self._seen(each, lives=each.run in living))
+            entry = merge_entries(known.get(key), self._seen(each, lives=each.run in living))
             if entry is not None:
                 known[key] = entry
         return known
@@ -350,7 +356,7 @@ class Bucket:
         return self._decoded(message.seq or 0, message.data)
 
     async def claim(
-        self, scopes: Sequence[str], key: str, body: str, terms: Terms
+        self, scopes: Sequence[str], key: str, body: str, policy: ResendPolicy
     ) -> tuple[bool, Entry | None]:
         """Claim an order; see `LedgerSession.claim`. It is not to be cancelled.
 
@@ -358,7 +364,7 @@ class Bucket:
             scopes: Where the claim is written; then where earlier versions may have written.
             key: As it is stored.
             body: A digest of the order's body.
-            terms: What may be sent again.
+            policy: What may be sent again.
         """
         if self._lost is not None:
             raise LedgerError(str(self._lost))
@@ -368,11 +374,11 @@ class Bucket:
             await self._trying("written", self._beat)
         scope, *earlier = scopes
         early = (await self.look_up(earlier, [key])).get(key) if earlier else None
-        if early is not None and not terms.grant(early, body):
+        if early is not None and not policy.allows(early, body):
             return False, early
         place = _place(scope, key)
         write = self._name_write()
-        value = _value(Entry(key, State.IN_FLIGHT, body, at=time.time()), write)
+        value = _value(Entry(key, State.IN_FLIGHT, body, recorded_at=time.time()), write)
         before: Entry | None = early
         replaces = 0
 
@@ -386,8 +392,11 @@ class Bucket:
                 if found.write == write:  # that its acknowledgement was lost is all
                     return found
                 lives = not _in_flight(found) or await self._lives(found.run)
-                before, replaces = merged(early, self._seen(found, lives=lives)), found.revision
-                if not terms.grant(before, body):
+                before, replaces = (
+                    merge_entries(early, self._seen(found, lives=lives)),
+                    found.revision,
+                )
+                if not policy.allows(before, body):
                     return None
 
         try:
@@ -395,7 +404,7 @@ class Bucket:
         except LedgerError:
             # It may be written yet, by the time that the server is back.
             claim = _Stored(replaces, None, write)
-            self._begun(self._put(place, _given_back(key, body, before), claim, inf), self._late)
+            self._begun(self._put(place, released_entry(key, body, before), claim, inf), self._late)
             raise
         if held is not None:
             self._held[place] = held
@@ -415,7 +424,7 @@ class Bucket:
         granted, before = claiming.result()
         if granted:
             place = _place(scope, key)
-            await self._put(place, _given_back(key, body, before), self._held.pop(place, None))
+            await self._put(place, released_entry(key, body, before), self._held.pop(place, None))
 
     async def record(self, scope: str, entry: Entry) -> None:
         """Record what became of an order; see `LedgerSession.record`. It is not to be cancelled."""
@@ -438,7 +447,7 @@ class Bucket:
         only that it was sent is still worth to be written.
         """
         write = self._name_write()
-        value = _value(attrs.evolve(entry, at=time.time()), write)
+        value = _value(attrs.evolve(entry, recorded_at=time.time()), write)
         replaces = 0 if claim is None else claim.revision
 
         async def attempt() -> None:
@@ -506,12 +515,6 @@ def _in_flight(stored: _Stored) -> bool:
     return stored.entry is not None and stored.entry.state is State.IN_FLIGHT
 
 
-def _given_back(key: str, body: str, before: Entry | None) -> Entry:
-    if before is None or before.state is State.INVALID:  # it is a valid one by now
-        return Entry(key, State.NOT_SENT, body, reason="it was cancelled")
-    return before
-
-
 def _covers(entry: Entry, found: _Stored, claim: _Stored | None) -> bool:
     """Whether an entry is to replace another one that is there instead of what was expected."""
     assert found.entry is not None  # noqa: S101 - what is not there covers nothing
@@ -523,16 +526,35 @@ def _covers(entry: Entry, found: _Stored, claim: _Stored | None) -> bool:
 
 
 def _value(entry: Entry, write: str) -> bytes:
-    known = attrs.asdict(entry, filter=lambda _field, value: value is not None)
-    return json.dumps({**known, "write": write}, separators=(",", ":")).encode()
+    known = {
+        "key": entry.key,
+        "state": entry.state,
+        "body": entry.body_digest,
+        "attempts": entry.attempts,
+        "status": entry.status,
+        "reason": entry.reason,
+        "at": entry.recorded_at,
+        "write": write,
+    }
+    known = {name: value for name, value in known.items() if value is not None}
+    return json.dumps(known, separators=(",", ":")).encode()
 
 
 def _stored(revision: int, value: bytes) -> _Stored:
     known = json.loads(value)
     if not isinstance(known, dict):
         raise TypeError("an entry is an object")
-    write: str = known.pop("write")
-    return _Stored(revision, Entry(**{**known, "state": State(known["state"])}), write)
+    write: str = known["write"]
+    entry = Entry(
+        known["key"],
+        State(known["state"]),
+        known["body"],
+        known["attempts"],
+        known.get("status"),
+        known.get("reason"),
+        known["at"],
+    )
+    return _Stored(revision, entry, write)
 
 
 def _bucket(stream: JetStreamContext, name: str, *, direct: bool) -> KeyValue:

@@ -1,4 +1,4 @@
-"""What a ledger is, what it knows of an order, and what may be sent again."""
+"""What a ledger is, what it knows of an order, and which orders may be sent again."""
 
 from __future__ import annotations
 
@@ -13,50 +13,59 @@ from typing import Protocol, Self
 import attrs
 
 __all__ = [
+    "CRASHED_MESSAGE",
     "Entry",
     "Ledger",
     "LedgerSession",
+    "ResendPolicy",
     "ScopeName",
     "State",
-    "Terms",
-    "merged",
-    "stored_key",
-    "stored_keys",
+    "merge_entries",
+    "released_entry",
+    "storage_key",
+    "storage_keys",
 ]
 
-# What a shop calls an order, and what this package makes of it where there is no order id.
+# What a shop calls an order, and the digest that this package makes without an order id.
 _PLAIN_KEY = re.compile(r"[\w#./:+-]{1,100}(?:@[0-9]{0,19})?")
-_BLANK_BEFORE_WORKFLOW = re.compile(r"\s+(?=@[0-9]*\Z)")
+_SPACE_BEFORE_WORKFLOW = re.compile(r"\s+(?=@[0-9]*\Z)")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{32}")
+CRASHED_MESSAGE = "the process that was sending it ended before the outcome was recorded"
 
 
 class State(enum.StrEnum):
-    """What a ledger knows of an order."""
+    """What a ledger knows of an order.
 
-    #: Its POST may have begun, and its outcome is not recorded yet.
-    IN_FLIGHT = "in_flight"
+    Except for IN_FLIGHT the values are those of `everlytic_async.Outcome`: ``State(outcome)``
+    converts one; SKIPPED is not a state.
+
+    Attributes:
+        code: What an SQLite ledger stores.
+        rank: How much it forbids. Where two entries of one order meet, the higher one wins.
+    """
+
+    code: int
+    rank: int
+
+    #: Its POST may have started, and its outcome is not recorded yet.
+    IN_FLIGHT = "in_flight", 1, 2
     #: The endpoint accepted it. It is never sent again.
-    SENT = "sent"
-    #: The endpoint refused it. It is sent again once it has another body, or when asked for.
-    REJECTED = "rejected"
-    #: It was no valid order. It is sent once it is one.
-    INVALID = "invalid"
+    SENT = "sent", 2, 3
+    #: The endpoint refused it. It is sent again once its body has changed, or when asked for.
+    REJECTED = "rejected", 3, 1
+    #: It was not a valid order. It is sent once it is one.
+    INVALID = "invalid", 4, 0
     #: Surely not processed. It is sent again.
-    NOT_SENT = "not_sent"
+    NOT_SENT = "not_sent", 5, 0
     #: It may have been processed. It is sent again AT_LEAST_ONCE, or when asked for.
-    UNKNOWN = "unknown"
+    UNKNOWN = "unknown", 6, 2
 
-
-_SURELY_NOT_PROCESSED = frozenset({State.NOT_SENT, State.INVALID})
-#: How much a state forbids. Where two entries of one order meet, the one that forbids more wins.
-RANKS: Mapping[State, int] = {
-    State.NOT_SENT: 0,
-    State.INVALID: 0,
-    State.REJECTED: 1,
-    State.UNKNOWN: 2,
-    State.IN_FLIGHT: 2,
-    State.SENT: 3,
-}
+    def __new__(cls, value: str, code: int = 0, rank: int = 0) -> Self:
+        """Keep code and rank beside the value, which alone identifies a state."""
+        state = str.__new__(cls, value)
+        state._value_ = value
+        state.code, state.rank = code, rank
+        return state
 
 
 # Without slots a frozen class is made in half the time.
@@ -65,47 +74,60 @@ class Entry:
     """What a ledger knows of one order.
 
     Attributes:
-        key: As it is stored; see `stored_key`.
+        key: As it is stored; see `storage_key`.
         state: What is known.
-        body: A digest of the trigger's body; empty for what was no valid order.
-        attempts: How many POSTs were begun for it in the last run that took it.
-        status: The HTTP status of the last answer, where there was one.
-        reason: Why it is not sent, in the words of its error.
-        at: When the state was recorded, in seconds since the epoch.
+        body_digest: A digest of the trigger's body; empty for an invalid order.
+        attempts: How many POSTs were started in the last run that claimed it.
+        status: The HTTP status of the last response, if there was one.
+        reason: Why it is not sent: its error's message.
+        recorded_at: When the state was recorded, in seconds since the epoch.
     """
 
     key: str
     state: State
-    body: str = ""
+    body_digest: str = ""
     attempts: int = 0
     status: int | None = None
     reason: str | None = None
-    at: float = 0.0
+    recorded_at: float = 0.0
 
 
-def merged(*entries: Entry | None) -> Entry | None:
-    """What counts of several entries of one order: what forbids most, of those the latest."""
+def merge_entries(*entries: Entry | None) -> Entry | None:
+    """Of several entries of one order the one that forbids most, and of those the latest."""
     known = [entry for entry in entries if entry is not None]
-    return max(known, key=lambda entry: (RANKS[entry.state], entry.at), default=None)
+    return max(known, key=lambda entry: (entry.state.rank, entry.recorded_at), default=None)
+
+
+def released_entry(key: str, body_digest: str, before: Entry | None) -> Entry:
+    """What to record if a claim is given up before anything was sent.
+
+    Args:
+        key: As it is stored.
+        body_digest: Of the order that was claimed.
+        before: What was known before the claim.
+    """
+    if before is None or before.state is State.INVALID:  # the order has become valid since
+        return Entry(key, State.NOT_SENT, body_digest, reason="it was cancelled")
+    return before
 
 
 @attrs.frozen
-class Terms:
-    """What may be sent again: the one rule on it, for every ledger.
+class ResendPolicy:
+    """Which orders may be sent again: the one rule, for every ledger.
 
     Attributes:
-        again: Entries in these states may be sent again, besides those that surely were not
+        states: Entries in these states may be sent again, besides those that surely were not
             processed.
     """
 
-    again: frozenset[State] = frozenset()
+    states: frozenset[State] = frozenset()
 
-    def grant(self, entry: Entry | None, body: str) -> bool:
+    def allows(self, entry: Entry | None, body_digest: str) -> bool:
         """Whether an order with this digest of its body may be sent, given what is known of it."""
-        if entry is None or entry.state in _SURELY_NOT_PROCESSED or entry.state in self.again:
+        if entry is None or entry.state.rank == 0 or entry.state in self.states:
             return True
-        # Once mended it is another order to the endpoint.
-        return entry.state is State.REJECTED and entry.body != body
+        # With another body it is another order to the endpoint.
+        return entry.state is State.REJECTED and entry.body_digest != body_digest
 
 
 class ScopeName(str):
@@ -115,7 +137,7 @@ class ScopeName(str):
 
     Args:
         name: A digest that stands for an endpoint and a store.
-        earlier: Returns the names that the scope may have had, given the hosts that a ledger has
+        earlier: Returns the names that the scope may have had, from the hosts that a ledger has
             noted.
     """
 
@@ -146,52 +168,54 @@ class LedgerSession(Protocol):
     """A ledger in use by one stream of orders, for one endpoint and store."""
 
     async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
-        """What is known of these orders; those of which nothing is known are left out.
+        """What is known of these orders; unknown keys are left out.
 
         Raises:
-            LedgerError: when the ledger can't be read.
+            LedgerError: the ledger can't be read.
         """
 
-    async def claim(self, key: str, body: str, terms: Terms) -> tuple[bool, Entry | None]:
-        """Take an order up to send it: at most one claimant gets it, of any process.
+    async def claim(
+        self, key: str, body_digest: str, policy: ResendPolicy
+    ) -> tuple[bool, Entry | None]:
+        """Claim an order to send it: at most one claimant of any process gets it.
 
-        When this returns, the intent to send is on record. A claim whose waiting was cancelled is
-        given back.
+        When this returns, the intent to send is on record. A claim that was cancelled while it
+        waited is released.
 
         Returns:
             Whether it may be sent now; and what was known of it before.
 
         Raises:
-            LedgerError: when the intent can't be recorded: the order must not be sent.
+            LedgerError: the intent can't be recorded: the order must not be sent.
         """
 
     def record(self, entry: Entry) -> Awaitable[None]:
-        """Record what became of an order; it is recorded whether or not this is awaited.
+        """Record an order's outcome; it is recorded whether or not this is awaited.
 
-        The outcome INVALID is recorded only where nothing but that, or NOT_SENT, is known.
+        The outcome INVALID is recorded only where nothing is known, or INVALID or NOT_SENT.
 
         Raises:
-            LedgerError: when it can't be recorded; to the next run the order is UNKNOWN.
+            LedgerError: it can't be recorded; to the next run the order is UNKNOWN.
         """
 
     async def any_sent(self) -> bool:
         """Whether the ledger knows an order that this endpoint and store accepted.
 
-        It tells an endpoint that has worked from one whose address or account may be wrong. The
-        search may be bounded: False says that none was found, not that there is none.
+        It distinguishes an endpoint that has worked from one whose address or account may be
+        wrong. The search may be bounded: False means that none was found, not that none exists.
 
         Raises:
-            LedgerError: when the ledger can't be read.
+            LedgerError: the ledger can't be read.
         """
 
 
 class Ledger(Protocol):
-    """Where it is kept what became of every order."""
+    """Where the outcome of every order is kept."""
 
     def session(self, scope: str, host: str) -> AbstractAsyncContextManager[LedgerSession]:
         """Use the ledger for one endpoint and store.
 
-        Leaving it waits until all is recorded.
+        Leaving it waits until everything is recorded.
 
         Args:
             scope: A digest that stands for the endpoint and the store. A `ScopeName` also knows
@@ -199,45 +223,45 @@ class Ledger(Protocol):
             host: The endpoint's host, for people who look at the ledger.
 
         Raises:
-            LedgerError: on entering, when the ledger can't be used.
+            LedgerError: on entering, if the ledger can't be used.
         """
 
 
-def stored_key(key: str, *, own: bool = False) -> str:
+def storage_key(key: str, *, custom: bool = False) -> str:
     """The key of an order as a ledger keeps it, in its normal form: trimmed, and in Unicode NFC.
 
-    An order's number is kept as it is. A caller's own key may be anything, a customer's address
-    too, and an order id may look like one: those are kept as a digest.
+    An order's number is kept as it is. A caller's own key may be anything, even a customer's
+    address, and an order id may look like one: those are kept as a digest.
 
     Args:
         key: The key, as in `OrderResult.key`.
-        own: Whether a caller's own function made it.
+        custom: Whether the caller's own function made it.
     """
-    if key.isascii() and not own and _PLAIN_KEY.fullmatch(key):
-        return key  # as nearly all are
-    return _stored(_normal(key, own=own), own=own)
+    if key.isascii() and not custom and _PLAIN_KEY.fullmatch(key):
+        return key  # nearly all
+    return _digest_unless_plain(_normalize(key, custom=custom), custom=custom)
 
 
-def stored_keys(key: str, *, own: bool = False) -> tuple[str, ...]:
-    """`stored_key`, and after it the keys under which earlier versions may have kept the order.
+def storage_keys(key: str, *, custom: bool = False) -> tuple[str, ...]:
+    """`storage_key`, followed by the keys under which earlier versions may have kept the order.
 
     Those kept keys as they came: as this one came, or in Unicode NFD, as it is usual on macOS.
     """
-    normal = stored_key(key, own=own)
-    if key.isascii() and (normal == key or (own and key == key.strip())):
-        return (normal,)  # as nearly all
-    decomposed = unicodedata.normalize("NFD", _normal(key, own=own))
-    forms = dict.fromkeys(_stored(form, own=own) for form in (key, decomposed))
+    normal = storage_key(key, custom=custom)
+    if key.isascii() and (normal == key or (custom and key == key.strip())):
+        return (normal,)  # nearly all
+    decomposed = unicodedata.normalize("NFD", _normalize(key, custom=custom))
+    forms = dict.fromkeys(_digest_unless_plain(form, custom=custom) for form in (key, decomposed))
     return normal, *(form for form in forms if form != normal)
 
 
-def _normal(key: str, *, own: bool) -> str:
+def _normalize(key: str, *, custom: bool) -> str:
     key = unicodedata.normalize("NFC", key.strip())
-    # An order id's trailing white space stands before the workflow.
-    return key if own else _BLANK_BEFORE_WORKFLOW.sub("", key)
+    # An order id's trailing white space is before the workflow.
+    return key if custom else _SPACE_BEFORE_WORKFLOW.sub("", key)
 
 
-def _stored(key: str, *, own: bool) -> str:
-    if (not own and _PLAIN_KEY.fullmatch(key)) or _DIGEST.fullmatch(key):
+def _digest_unless_plain(key: str, *, custom: bool) -> str:
+    if (not custom and _PLAIN_KEY.fullmatch(key)) or _DIGEST.fullmatch(key):
         return key
     return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"

@@ -1,4 +1,4 @@
-"""What is checked before a ledger's file is used, because it could not be safe.
+"""Checks before a ledger's file is used: what could not be safe is refused.
 
 SQLite keeps its log, ``FILE-wal``, and we keep the files of the runs, beside the *name* of the
 ledger. A file with two names has two logs; a log without its file, or a file without its log, does
@@ -11,7 +11,7 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -19,48 +19,48 @@ from pathlib import Path
 from everlytic_async.errors import LedgerError
 from everlytic_async.ledger._sqlite_runs import (
     Note,
+    files_of_runs,
     is_alive,
     lock_path,
     note_path,
     read_note,
-    runs_beside,
 )
 
 __all__ = [
     "check_before_opening",
     "check_names",
     "check_records",
-    "identity",
-    "make_file",
+    "create_file",
+    "file_identity",
     "wal_has_content",
 ]
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
-def make_file(path: Path) -> None:
-    """Make an empty file that only its owner may read and write, where there is none.
+def create_file(path: Path) -> None:
+    """Create an empty file that only its owner may read and write, if there is none.
 
     SQLite gives its log the same mode.
 
     Raises:
-        OSError: it can't be made.
+        OSError: it can't be created.
     """
     if path.exists():
         return
     try:
         try:
-            # Never opened, for closing it would free the locks of another ledger of this process.
+            # Never opened: closing it would free the locks of another ledger of this process.
             os.mknod(path, stat.S_IFREG | 0o600)
-        except (AttributeError, PermissionError):  # no such call, or not for us
+        except (AttributeError, PermissionError):  # there is no such call, or we may not use it
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         return
     path.chmod(0o600)  # whatever the umask took away
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """What tells one file from another that takes its name; None where there is none."""
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """What distinguishes a file from another one that takes its name; None if there is none."""
     try:
         found = os.stat(path)  # noqa: PTH116 - for each group of commits: half the time
     except OSError:
@@ -69,7 +69,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def wal_has_content(path: Path) -> bool:
-    """Whether a log with something in it is beside a ledger."""
+    """Whether a log with content is beside a ledger."""
     try:
         return path.with_name(f"{path.name}-wal").stat().st_size > 0
     except OSError:
@@ -119,38 +119,41 @@ def check_before_opening(path: Path) -> None:
     Raises:
         LedgerError: the file is missing, was replaced, or lost records.
     """
-    with_log = wal_has_content(path)  # first: whoever makes a ledger makes its file before its log
-    notes = _notes_of_the_dead(path)
-    if notes is None or not (with_log or notes):
+    had_log = wal_has_content(path)  # first: a ledger's file is created before its log
+    tokens = files_of_runs(path)
+    if any(is_alive(lock_path(path, token)) for token in tokens):
+        return  # that run has checked
+    notes = _notes(path, tokens)
+    if not had_log and not notes:
         return
     if not path.exists() or path.stat().st_size == 0:
         raise LedgerError(
             f"the ledger {str(path)!r} is missing, but its records of orders that were sent are "
-            f"there: {_named(path, notes)}. It was removed or renamed. Put it back; to start a new "
-            "one that knows nothing of those orders, move these files away"
+            f"there: {_names_beside(path, notes)}. It was removed or renamed. Put it back; to "
+            "start a new one that knows nothing of those orders, move these files away"
         )
-    committed = _committed(path)
+    committed = _committed_without_log(path)
     if committed is not None and any(
         committed.get(token, -1) < note.checkpointed for token, note in notes.items()
     ):
-        raise _replaced(path, notes)
+        raise _replaced_error(path, notes)
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            check_records(connection, path, with_log=with_log)
+            check_records(connection, path, had_log=had_log)
     except sqlite3.Error:
-        return  # whoever opens it to write finds out why
+        return  # opening it to write will say why
 
 
-def check_records(connection: sqlite3.Connection, path: Path, *, with_log: bool) -> bool:
+def check_records(connection: sqlite3.Connection, path: Path, *, had_log: bool) -> bool:
     """Refuse a ledger that lost records of a run that did not end.
 
     Args:
         connection: To read the ledger.
         path: The ledger's path.
-        with_log: Whether there was a log with something in it before it was opened.
+        had_log: Whether there was a log with content before it was opened.
 
     Returns:
-        Whether only the log can tell of a run: one of an earlier version, which wrote no note.
+        Whether there is a crashed run without a note: an earlier version wrote none.
 
     Raises:
         LedgerError: records are lost.
@@ -159,41 +162,44 @@ def check_records(connection: sqlite3.Connection, path: Path, *, with_log: bool)
     if not tables.fetchone()[0]:
         return False
     while True:
-        fault, only_log = _fault(connection, path, with_log=with_log)
-        if fault is None:
-            return only_log
-        # Others begin and end runs meanwhile: it is a fault if it is still there.
-        again, _ = _fault(connection, path, with_log=with_log)
-        if again is not None and str(again) == str(fault):
-            raise fault
+        error, lacks_note = _find_loss(connection, path, had_log=had_log)
+        if error is None:
+            return lacks_note
+        # Other runs start and end meanwhile: it is a loss if it is found twice.
+        again, _ = _find_loss(connection, path, had_log=had_log)
+        if str(again) == str(error):
+            raise error
 
 
-def _fault(
-    connection: sqlite3.Connection, path: Path, *, with_log: bool
+def _find_loss(
+    connection: sqlite3.Connection, path: Path, *, had_log: bool
 ) -> tuple[LedgerError | None, bool]:
-    notes: dict[str, Note] = {}
-    for token in runs_beside(path):
-        note = None if is_alive(lock_path(path, token)) else read_note(path, token)
-        if note is not None:
-            notes[token] = note
+    notes = _notes(path, files_of_runs(path))
     columns = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
     committed = "committed" if "committed" in columns else "0"
     runs = connection.execute(f"SELECT token, {committed}, began, ended FROM runs").fetchall()  # noqa: S608
     if notes.keys() - {token for token, *_ in runs}:
-        return _replaced(path, notes), False
-    only_log = False
-    for token, count, began, ended in runs:
-        if ended is not None or is_alive(lock_path(path, token)):
+        return _replaced_error(path, notes), False
+    lacks_note = False
+    for token, count, started_at, ended_at in runs:
+        if ended_at is not None or is_alive(lock_path(path, token)):
             continue
         note = notes.get(token)
-        only_log = only_log or note is None
-        if (not with_log) if note is None else count < note.committed:
-            return _lost(path, began), False
-    return None, only_log
+        lacks_note = lacks_note or note is None
+        if (not had_log) if note is None else count < note.committed:
+            return _lost_error(path, started_at), False
+    return None, lacks_note
 
 
-def _lost(path: Path, began: float) -> LedgerError:
-    since = datetime.fromtimestamp(began).astimezone().isoformat(" ", "seconds")
+def _notes(path: Path, tokens: Iterable[str]) -> Mapping[str, Note]:
+    """The notes of the runs that have crashed, by token."""
+    crashed = (token for token in tokens if not is_alive(lock_path(path, token)))
+    notes = {token: read_note(path, token) for token in crashed}
+    return {token: note for token, note in notes.items() if note is not None}
+
+
+def _lost_error(path: Path, started_at: float) -> LedgerError:
+    since = datetime.fromtimestamp(started_at).astimezone().isoformat(" ", "seconds")
     return LedgerError(
         f"the ledger {str(path)!r} has lost records: the run that started at {since} was "
         f"interrupted, and the log that held its last records, {path.name}-wal, is gone or "
@@ -203,43 +209,28 @@ def _lost(path: Path, began: float) -> LedgerError:
     )
 
 
-def _replaced(path: Path, notes: Mapping[str, Note]) -> LedgerError:
+def _replaced_error(path: Path, notes: Mapping[str, Note]) -> LedgerError:
     return LedgerError(
         f"the ledger {str(path)!r}, or the log beside it, was replaced by another one after a run "
         "was interrupted, so it does not know all orders that were sent. Put the right one back; "
-        f"to go on with this one nevertheless, move these files away: {_named(path, notes)}"
+        f"to go on with this one nevertheless, move these files away: {_names_beside(path, notes)}"
     )
 
 
-def _named(path: Path, notes: Mapping[str, Note]) -> str:
-    with_log = wal_has_content(path)
-    return ", ".join(
-        [f"{path.name}-wal", f"{path.name}-shm"] * with_log
-        + [note_path(path, token).name for token in notes]
-    )
+def _names_beside(path: Path, notes: Mapping[str, Note]) -> str:
+    log = [f"{path.name}-wal", f"{path.name}-shm"] if wal_has_content(path) else []
+    return ", ".join([*log, *(note_path(path, token).name for token in notes)])
 
 
-def _notes_of_the_dead(path: Path) -> Mapping[str, Note] | None:
-    """By token; None where a run lives: it has checked."""
-    notes: dict[str, Note] = {}
-    for token in runs_beside(path):
-        if is_alive(lock_path(path, token)):
-            return None
-        note = read_note(path, token)
-        if note is not None:
-            notes[token] = note
-    return notes
-
-
-def _committed(path: Path) -> Mapping[str, int] | None:
+def _committed_without_log(path: Path) -> Mapping[str, int] | None:
     """How many transactions of each run are in the file itself, without its log.
 
-    None where that can't be read: a checkpoint may have been interrupted, or the file is of an
+    None if that can't be read: a checkpoint may have been interrupted, or the file is of an
     earlier version.
     """
     try:
-        look = f"{path.as_uri()}?mode=ro&immutable=1"
-        with closing(sqlite3.connect(look, uri=True)) as connection:
+        uri = f"{path.as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
             return dict(connection.execute("SELECT token, committed FROM runs").fetchall())
     except sqlite3.Error:
         return None

@@ -1,10 +1,10 @@
-"""Two files beside a ledger for each run: a lock, held while it lives, and a note of its progress.
+"""Two files beside a ledger for each run, ``FILE-run-TOKEN`` and ``FILE-note-TOKEN``.
 
-The system frees the lock however the process ends. The note says how many transactions the run has
-committed, and how many of them surely are in the ledger's own file. The ledger holds the first
-figure too. Whoever opens the ledger after a crash compares them, and so finds out that records are
-missing, whatever became of the log: it was removed, another file is in its place, or the ledger was
-moved without it.
+The first is a lock, held while the process lives; the system frees it however the process ends. The
+second is a note: how many transactions the run has committed, and how many of them surely are in
+the ledger's own file. The ledger holds the first figure too. The next run compares them after a
+crash, and so detects missing records, whatever happened to the log: it was removed, another file is
+in its place, or the ledger was moved without it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["Note", "Run", "is_alive", "lock_path", "note_path", "read_note", "runs_beside"]
+from everlytic_async.ledger._sqlite_schema import is_busy
 
-_BESIDE = re.compile(r"-(?:run|note)-([0-9a-f]{16})\Z")
+__all__ = ["Note", "RunFiles", "files_of_runs", "is_alive", "lock_path", "note_path", "read_note"]
+
+_NAME = re.compile(r"-(?:run|note)-([0-9a-f]{16})\Z")
 _NOTE = re.compile(rb"([0-9]{20}) ([0-9]{20})\n")
 
 
@@ -31,14 +33,14 @@ class Note:
 
     Attributes:
         committed: How many of its transactions were committed.
-        checkpointed: How many of those surely are in the ledger's file, and not in its log alone.
+        checkpointed: How many of those surely are in the ledger's file, and not only in its log.
     """
 
     committed: int = 0
     checkpointed: int = 0
 
 
-class Run:
+class RunFiles:
     """The lock and the note of a run of this process.
 
     Args:
@@ -46,14 +48,14 @@ class Run:
         token: The run's name.
 
     Raises:
-        OSError, sqlite3.Error: they can't be made.
+        OSError, sqlite3.Error: they can't be created.
     """
 
     def __init__(self, ledger: Path, token: str) -> None:
         self._paths = lock_path(ledger, token), note_path(ledger, token)
         self._lock: sqlite3.Connection | None = None
         self._note: int | None = None
-        # Who may write the ledger has to see who lives.
+        # Whoever may write the ledger must be able to see which runs are alive.
         mode = stat.S_IMODE(ledger.stat().st_mode) & 0o666
         try:
             for path in self._paths:
@@ -69,23 +71,21 @@ class Run:
             self._lock.execute("BEGIN EXCLUSIVE")
             self._note = os.open(self._paths[1], os.O_WRONLY)
         except BaseException:
-            self.end()
+            self.remove()
             raise
 
     def write(self, note: Note) -> None:
-        """Write the note: it survives this process.
+        """Write the note, so that it survives this process.
 
         Raises:
             OSError: it can't be written.
         """
         if self._note is not None:
-            # As long each time: it is overwritten at once.
-            text = b"%020d %020d\n" % (note.committed, note.checkpointed)
-            os.lseek(self._note, 0, os.SEEK_SET)
-            os.write(self._note, text)
+            # Of constant length, so that one write replaces it.
+            os.pwrite(self._note, b"%020d %020d\n" % (note.committed, note.checkpointed), 0)
 
-    def end(self, *, keep_note: bool = False) -> None:
-        """Free the lock and remove the files, but for a note that has yet to be read."""
+    def remove(self, *, keep_note: bool = False) -> None:
+        """Free the lock and remove the files, except a note that the next run must read."""
         self.close()
         for path in self._paths[: 1 if keep_note else 2]:
             path.unlink(missing_ok=True)
@@ -101,44 +101,42 @@ class Run:
 
 
 def lock_path(ledger: Path, token: str) -> Path:
-    """Where the lock of a run is."""
+    """The path of a run's lock."""
     return ledger.with_name(f"{ledger.name}-run-{token}")
 
 
 def note_path(ledger: Path, token: str) -> Path:
-    """Where the note of a run is."""
+    """The path of a run's note."""
     return ledger.with_name(f"{ledger.name}-note-{token}")
 
 
-def runs_beside(ledger: Path) -> Mapping[str, Sequence[Path]]:
+def files_of_runs(ledger: Path) -> Mapping[str, Sequence[Path]]:
     """The files of all runs beside a ledger, by token."""
     found: dict[str, list[Path]] = {}
     with suppress(OSError):
         for path in ledger.parent.iterdir():
-            match = _BESIDE.match(path.name, len(ledger.name))
+            match = _NAME.match(path.name, len(ledger.name))
             if match is not None and path.name.startswith(ledger.name):
                 found.setdefault(match[1], []).append(path)
     return found
 
 
-def is_alive(path: Path) -> bool:
+def is_alive(lock: Path) -> bool:
     """Whether the process of a run still holds its lock."""
-    # Not written to, so that it is not made, and two who look don't see each other's lock.
-    look = f"{path.as_uri()}?mode=ro"
+    # Read only: the file is not created, and two that check do not see each other's lock.
     try:
-        with closing(sqlite3.connect(look, timeout=0.0, uri=True)) as connection:
-            connection.execute("PRAGMA schema_version")
+        with closing(sqlite3.connect(f"{lock.as_uri()}?mode=ro", timeout=0.0, uri=True)) as check:
+            check.execute("PRAGMA schema_version")
     except sqlite3.DatabaseError as error:
-        code = error.sqlite_errorcode & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if is_busy(error):
             return True
-        if code != sqlite3.SQLITE_NOTADB and path.exists():
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_NOTADB and lock.exists():
             raise
     return False
 
 
 def read_note(ledger: Path, token: str) -> Note | None:
-    """The note of a run that has ended; None where there is none."""
+    """The note of a run that has ended; None if there is none."""
     try:
         found = _NOTE.fullmatch(note_path(ledger, token).read_bytes())
     except OSError:

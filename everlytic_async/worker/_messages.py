@@ -31,7 +31,7 @@ import attrs
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async._wire import encode, order_key
 from everlytic_async.errors import InvalidOrderError, redact_emails
-from everlytic_async.ledger import stored_key
+from everlytic_async.ledger import storage_key
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker._settings import QueueSettings
@@ -83,9 +83,9 @@ def encode_message(order: Order, key: str | None, settings: QueueSettings) -> Me
     body = encode(order)
     _check_size(body, settings)
     if key is None:
-        name = stored_key(order_key(order, body))
+        name = storage_key(order_key(order, body))
         return Message(name, body, {MESSAGE_ID: message_id(name, settings)})
-    name = stored_key(key, own=True)
+    name = storage_key(key, custom=True)
     return Message(name, body, {MESSAGE_ID: message_id(name, settings), KEY: name})
 
 
@@ -132,7 +132,7 @@ def publisher_key(headers: Mapping[str, str]) -> str | None:
     key = headers.get(KEY)
     if key is None or _DIGEST.fullmatch(key):
         return key
-    return stored_key(key, own=True)  # published by another program
+    return storage_key(key, custom=True)  # published by another program
 
 
 def resend_override(headers: Mapping[str, str]) -> tuple[Outcome, float] | None:

@@ -26,12 +26,12 @@ from collections.abc import Iterator
 
 import attrs
 
+from everlytic_async._ledger_writer import QueueKey
 from everlytic_async.errors import InvalidOrderError, QueueError, SkippedError
 from everlytic_async.ledger import State
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import Delivery
-from everlytic_async.worker._ledger import LedgerKey
 from everlytic_async.worker._pull import QueuedOrder
 
 _LOGGER = logging.getLogger("everlytic_async.worker")
@@ -73,7 +73,7 @@ class InFlight:
     """An order that the worker holds, as the queue and as the ledger know it."""
 
     queued: QueuedOrder
-    key: LedgerKey | None
+    key: QueueKey | None
 
     @property
     def stream_item(self) -> Order | InvalidOrderError:

@@ -18,8 +18,8 @@ from typing import Any
 
 import attrs
 
-from everlytic_async._book import terms_of
 from everlytic_async._cancel import cancel_until_done
+from everlytic_async._ledger_writer import QueueKey, ResendOverride
 from everlytic_async._wire import encode, order_key
 from everlytic_async.batch import OrderStream
 from everlytic_async.client import EverlyticClient
@@ -33,10 +33,9 @@ from everlytic_async.errors import (
     SourceError,
     redact_emails,
 )
-from everlytic_async.ledger import Ledger, stored_key
+from everlytic_async.ledger import Ledger, storage_key
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker._cool_downs import share_cool_downs
-from everlytic_async.worker._ledger import KeyedLedger, LedgerKey
 from everlytic_async.worker._pull import QueuedOrder
 from everlytic_async.worker._queue import OrderQueue
 from everlytic_async.worker._registry import answer_pings
@@ -268,15 +267,14 @@ class Worker:
 
     async def _run_stream(self, ledger: Ledger) -> EverlyticError | None:
         """Send until stopped, or until going on is no use: the reason."""
-        keyed = KeyedLedger(ledger, terms_of(self._client.delivery, ()))
         problem: EverlyticError | None = None
         sent = self._held.counts[Outcome.SENT]
         try:
             async with self._client.stream_orders(
-                self._orders(keyed), ledger=keyed, key=self._key_for
+                self._orders(), ledger=ledger, key=self._key_for
             ) as self._results:
                 self._last_error = None
-                await self._handle_results(self._results, keyed)
+                await self._handle_results(self._results)
         except (BatchStoppedError, LedgerError, SourceError) as error:
             problem = error
             if isinstance(error, SourceError) and not isinstance(error.__cause__, EverlyticError):
@@ -299,17 +297,14 @@ class Worker:
             except QueueError as error:
                 _LOGGER.warning("orders come back to the queue by themselves: %s", error)
 
-    async def _handle_results(self, results: OrderStream, ledger: KeyedLedger) -> None:
+    async def _handle_results(self, results: OrderStream) -> None:
         refused: AuthenticationError | None = None
         try:
             async with asyncio.timeout(None) as self._shutdown:
                 if self._stopping.is_set():
                     self._drain()
                 async for result in results:
-                    held = self._held.find(result.order)
                     await self._held.settle(result, stopping=self._stopping.is_set())
-                    if held.key is not None:
-                        ledger.remove(held.key)
                     if isinstance(result.error, AuthenticationError):
                         refused = result.error
         except TimeoutError:
@@ -338,7 +333,7 @@ class Worker:
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()
 
-    async def _orders(self, ledger: KeyedLedger) -> AsyncIterator[Any]:
+    async def _orders(self) -> AsyncIterator[Any]:
         """The orders as they are pulled, no more than there are free slots."""
         failed = False
         while not self._stopping.is_set():
@@ -360,15 +355,16 @@ class Worker:
                 self._failures = 0 if failed else self._failures
                 failed = False
             # Held all at once: what is not yielded any more is given back.
-            for held in [self._track(queued, ledger) for queued in pulled]:
+            for held in [self._track(queued) for queued in pulled]:
                 yield held.stream_item
 
-    def _track(self, queued: QueuedOrder, ledger: KeyedLedger) -> InFlight:
+    def _track(self, queued: QueuedOrder) -> InFlight:
         key = None
         if queued.order is not None:
-            name = queued.key or stored_key(order_key(queued.order, encode(queued.order)))
-            key = LedgerKey(name, None if queued.redelivered else queued.resend)
-            ledger.add(key)
+            name = queued.key or storage_key(order_key(queued.order, encode(queued.order)))
+            # Only at the first delivery: after that, the worker that had it may have sent it.
+            resend = None if queued.redelivered else queued.resend
+            key = QueueKey(name, None if resend is None else ResendOverride(*resend))
         held = InFlight(queued, key)
         self._held.add(held)
         return held
@@ -377,7 +373,7 @@ class Worker:
         key = self._held.find(stream_item).key
         if key is None:
             raise LookupError("an invalid order has no key")
-        return key.key
+        return key
 
 
 @contextlib.asynccontextmanager

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from command_line import CUSTOMER_HASH, STORE_HASH, Here, Program, box, ended, order, results_in
 
-from everlytic_async.ledger import Entry, LedgerFile, State, stored_key
-from everlytic_async.ledger._sqlite_file import Record
+from everlytic_async.ledger import Entry, LedgerFile, State, storage_key
+from everlytic_async.ledger._sqlite_writer import Record, SqliteWriter
 from everlytic_async.sandbox import Sandbox
 
 Write = Callable[..., Path]
@@ -26,10 +26,10 @@ OWN_KEY = "customer-17"
 def made(path: Path, *entries: Entry, at: float = 1_800_000_000.0) -> Path:
     """A ledger that knows of these orders, each recorded a second after the one before."""
     times = iter(at + second for second in range(1000))
-    with LedgerFile(path, clock=lambda: next(times)) as ledger:
+    with SqliteWriter(path, clock=lambda: next(times)) as ledger:
         scope = ledger.scope("a digest", "shop.example")
         for entry in entries:
-            ledger.answer([Record(scope, entry)])
+            ledger.execute([Record(scope, entry)])
     return path
 
 
@@ -41,7 +41,7 @@ def ledger(tmp_path: Path) -> Path:
         Entry("2001", State.UNKNOWN, "x", 1, None, "the answer was lost"),
         Entry("2002@32", State.UNKNOWN, "x", 1, 500, 'it said "no", and\nthat was it'),
         Entry("3001", State.REJECTED, "x", 1, 422, "no such workflow"),
-        Entry(stored_key(OWN_KEY, own=True), State.UNKNOWN, "x"),
+        Entry(storage_key(OWN_KEY, custom=True), State.UNKNOWN, "x"),
         Entry("4001", State.NOT_SENT, "x"),
     )
 
@@ -360,7 +360,7 @@ def test_an_own_key_is_looked_for_as_its_digest(here: Here, ledger: Path) -> Non
     assert plain.code == 1
     run = here("ledger", "resolve", "--sent", "--own-key", ledger, OWN_KEY)
     assert run.code == 0
-    assert states(ledger)[stored_key(OWN_KEY, own=True)] is State.SENT
+    assert states(ledger)[storage_key(OWN_KEY, custom=True)] is State.SENT
 
 
 def test_what_is_not_unknown_is_left_alone_and_told(here: Here, ledger: Path) -> None:

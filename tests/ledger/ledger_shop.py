@@ -143,21 +143,10 @@ def peek(place: Place, key: str) -> int | None:
     """The code of an order's state, as whoever looks at this moment finds it."""
     if isinstance(place, BucketPlace):
         state = states_of(place).get(key)
-        return None if state is None else CODES[state]
+        return None if state is None else state.code
     with closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as connection:
         row = connection.execute("SELECT state FROM orders WHERE key = ?", (key,)).fetchone()
     return None if row is None else int(row[0])
-
-
-#: As an SQLite ledger writes them.
-CODES = {
-    State.IN_FLIGHT: 1,
-    State.SENT: 2,
-    State.REJECTED: 3,
-    State.INVALID: 4,
-    State.NOT_SENT: 5,
-    State.UNKNOWN: 6,
-}
 
 
 def _at_once(place: BucketPlace) -> list[Entry]:
@@ -181,6 +170,7 @@ async def stored_in(place: BucketPlace) -> list[Entry]:
         state = State(known.pop("state"))
         if state is State.IN_FLIGHT and run not in runs:
             state, known["reason"] = State.UNKNOWN, "it ended before"
+        known["body_digest"], known["recorded_at"] = known.pop("body"), known.pop("at")
         entries.append(Entry(**known, state=state))
     return entries
 

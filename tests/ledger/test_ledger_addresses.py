@@ -106,7 +106,7 @@ async def test_an_old_sqlite_ledger_is_known_by_any_host_that_it_noted(
         await keep(path, old_scope(f"http://{written}"), written, Entry(str(key), State.SENT))
     assert await outcomes(shop, path, *"0123") == dict.fromkeys("0123", Outcome.SKIPPED)
     with LedgerFile(path, must_exist=True) as file:
-        overview = file.overview()
+        overview = file.summary()
     assert overview.hosts == (f"127.0.0.1:{port}",)
     assert overview.counts[State.SENT] == 4
 

@@ -16,6 +16,7 @@ from ledger_zygote import Zygote, sandbox_of
 
 from everlytic_async import BatchStoppedError, LedgerError, OrderResult, Outcome, SqliteLedger
 from everlytic_async.ledger import LedgerFile, State
+from everlytic_async.ledger._sqlite_writer import SqliteWriter
 from support.delivery import orders, streamed
 
 
@@ -37,7 +38,7 @@ def text(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"), [(foreign, "another program"), (text, "it is no ledger")]
+    ("make", "says"), [(foreign, "another program"), (text, "it is not a ledger")]
 )
 async def test_nothing_is_sent_without_a_ledger_that_can_be_used(
     path: Path, make: Callable[[Path], None], says: str
@@ -107,8 +108,7 @@ async def test_what_may_not_be_written_stops_it_before_it_begins(zygote: Zygote,
 
 def states_to_the_next(path: Path) -> dict[str, State]:
     """The states once the next run has found out what was left in flight."""
-    with LedgerFile(path) as file:
-        file.begin_run()
+    SqliteWriter(path).close()
     return states_of(path)
 
 
@@ -185,8 +185,8 @@ async def test_a_lock_midway_stops_it_cleanly(
 async def test_a_full_disk_midway_stops_it_cleanly(path: Path) -> None:
     server, told = Shop(), Told()
     async with SqliteLedger(path) as ledger:
-        assert ledger._file is not None
-        connection = ledger._file._connection
+        assert ledger._writer is not None
+        connection = ledger._writer.connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")
         await told.run(server, ledger, orders(2_000))
@@ -219,8 +219,8 @@ async def test_a_file_that_may_not_grow_stops_it_cleanly(path: Path, zygote: Zyg
 async def test_a_file_that_is_damaged_midway_stops_it_cleanly(path: Path) -> None:
     server, told = Shop(), Told()
     async with SqliteLedger(path) as ledger:
-        assert ledger._file is not None
-        connection = ledger._file._connection
+        assert ledger._writer is not None
+        connection = ledger._writer.connection
 
         def arrived(order_id: str) -> None:
             if order_id == "20":

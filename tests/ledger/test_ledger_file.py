@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,10 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlytic_async import LedgerError
-from everlytic_async.ledger import Durability, Entry, LedgerFile, Overview, State, Terms
-from everlytic_async.ledger._sqlite_file import _MIGRATIONS, Claim, LookUp, Record, Request
+from everlytic_async.ledger import (
+    Durability,
+    Entry,
+    LedgerFile,
+    LedgerSummary,
+    ResendPolicy,
+    State,
+)
+from everlytic_async.ledger._sqlite_schema import MIGRATIONS
+from everlytic_async.ledger._sqlite_writer import Claim, Record, Request, SqliteWriter
 
-KNOWN = Terms()
+KNOWN = ResendPolicy()
 
 
 @pytest.fixture
@@ -29,19 +40,20 @@ def path(tmp_path: Path) -> Path:
 
 def filled(path: Path, *states: State, clock: Callable[[], float] = lambda: 7.0) -> None:
     """A ledger with an order in each of these states, keyed by its state."""
-    with LedgerFile(path, clock=clock) as file:
-        file.begin_run()
+    with SqliteWriter(path, clock=clock) as file:
         scope = file.scope("a digest", "shop.example")
-        file.answer(
-            Claim(scope, state, "body", KNOWN)
-            if state is State.IN_FLIGHT
-            else Record(scope, Entry(state, state, "body"))
-            for state in states
+        file.execute(
+            [
+                Claim(scope, state, "body", KNOWN)
+                if state is State.IN_FLIGHT
+                else Record(scope, Entry(state, state, "body"))
+                for state in states
+            ]
         )
 
 
-def pragma(file: LedgerFile, name: str) -> Any:
-    return file._connection.execute(f"PRAGMA {name}").fetchone()[0]
+def pragma(file: LedgerFile | SqliteWriter, name: str) -> Any:
+    return file.connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 # ------------------------------------------------------------------------------------- durability
@@ -53,7 +65,7 @@ def pragma(file: LedgerFile, name: str) -> Any:
 def test_durability_is_how_long_a_commit_waits(
     path: Path, durability: Durability, synchronous: int
 ) -> None:
-    with LedgerFile(path, durability=durability) as file:
+    with SqliteWriter(path, durability=durability) as file:
         assert pragma(file, "synchronous") == synchronous
         assert pragma(file, "journal_mode") == "wal"
 
@@ -86,13 +98,13 @@ def foreign_of_the_same_tables(path: Path) -> None:
 
 def later(path: Path) -> None:
     filled(path, *State)
-    make_database(path, f"PRAGMA user_version = {len(_MIGRATIONS) + 1}")
+    make_database(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
 
 
 def damaged(path: Path) -> None:
-    with LedgerFile(path) as file:
+    with SqliteWriter(path) as file:
         scope = file.scope("a digest", "shop.example")
-        file.answer([Record(scope, Entry(str(n), State.SENT, "body")) for n in range(5_000)])
+        file.execute([Record(scope, Entry(str(n), State.SENT, "body")) for n in range(5_000)])
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 20_000] = b"\xa5" * 20_000
@@ -109,14 +121,14 @@ def a_directory(path: Path) -> None:
 
 
 REFUSED: list[tuple[Callable[[Path], None], str]] = [
-    (not_a_database, "it is no ledger"),
+    (not_a_database, "it is not a ledger"),
     (foreign, "database of another program"),
     (foreign_by_number, "database of another program"),
     (foreign_of_the_same_tables, "database of another program"),
     (later, "a later version of everlytic-async"),
     (damaged, "damaged"),
     (cut_off, "damaged"),
-    (a_directory, "it is no file"),
+    (a_directory, "it is not a file"),
 ]
 
 
@@ -159,7 +171,7 @@ def test_to_look_at_a_ledger_nothing_is_written(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with LedgerFile(path, must_exist=True, wait_s=0.01) as file:
-            assert file.overview().counts[State.SENT] == 1
+            assert file.summary().counts[State.SENT] == 1
             assert [entry.key for _, entry in file.entries()] == ["sent"]
             with pytest.raises(LedgerError, match="another process holds it"):
                 file.resolve(State.SENT)
@@ -195,8 +207,7 @@ def test_whoever_changes_the_directory_closes_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    file = LedgerFile("orders.ledger")
-    file.begin_run()
+    file = SqliteWriter("orders.ledger")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     file.close()
@@ -211,27 +222,27 @@ def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
     path.touch()
     filled(path, State.SENT)
     with LedgerFile(path) as file:
-        assert pragma(file, "user_version") == len(_MIGRATIONS)
+        assert pragma(file, "user_version") == len(MIGRATIONS)
         assert pragma(file, "application_id") == int.from_bytes(b"EVLA")
 
 
 def test_a_ledger_of_an_earlier_version_is_brought_up_with_what_it_holds(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = "everlytic_async.ledger._sqlite_file._MIGRATIONS"
+    module = "everlytic_async.ledger._sqlite_schema.MIGRATIONS"
     filled(path, State.SENT, State.UNKNOWN)
     step = "ALTER TABLE orders ADD COLUMN note TEXT; UPDATE orders SET note = key"
-    monkeypatch.setattr(module, (*_MIGRATIONS, step))
+    monkeypatch.setattr(module, (*MIGRATIONS, step))
     with LedgerFile(path) as file:
-        assert pragma(file, "user_version") == len(_MIGRATIONS) + 1
+        assert pragma(file, "user_version") == len(MIGRATIONS) + 1
         assert {entry.key for _, entry in file.entries()} == {"sent", "unknown"}
-        assert file._connection.execute("SELECT note FROM orders").fetchall() == [
+        assert file.connection.execute("SELECT note FROM orders").fetchall() == [
             ("sent",),
             ("unknown",),
         ]
     with LedgerFile(path):  # no second time
         pass
-    monkeypatch.setattr(module, _MIGRATIONS)
+    monkeypatch.setattr(module, MIGRATIONS)
     with pytest.raises(LedgerError, match="a later version"):
         LedgerFile(path)
 
@@ -239,68 +250,57 @@ def test_a_ledger_of_an_earlier_version_is_brought_up_with_what_it_holds(
 def test_a_step_that_fails_leaves_the_ledger_as_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = "everlytic_async.ledger._sqlite_file._MIGRATIONS"
+    module = "everlytic_async.ledger._sqlite_schema.MIGRATIONS"
     filled(path, State.SENT)
-    monkeypatch.setattr(module, (*_MIGRATIONS, "DELETE FROM orders; DROP TABLE no_table"))
+    monkeypatch.setattr(module, (*MIGRATIONS, "DELETE FROM orders; DROP TABLE no_table"))
     with pytest.raises(LedgerError, match="no such table"):
         LedgerFile(path)
-    monkeypatch.setattr(module, _MIGRATIONS)
+    monkeypatch.setattr(module, MIGRATIONS)
     with LedgerFile(path) as file:
-        assert file.overview().counts[State.SENT] == 1
+        assert file.summary().counts[State.SENT] == 1
 
 
 # ------------------------------------------------------------------------------------- to look at
 
 
-def test_an_overview_tells_what_there_is(path: Path) -> None:
+def test_a_summary_says_what_there_is(path: Path) -> None:
     times = iter(range(100, 200))
-    with LedgerFile(path, clock=lambda: float(next(times))) as file:
-        empty = file.overview()
+    with LedgerFile(path) as looks, SqliteWriter(path, clock=lambda: float(next(times))) as file:
+        empty = looks.summary()
         scopes = [file.scope(f"digest {n}", host) for n, host in enumerate(["b.example", "a.ex"])]
         scopes.append(file.scope("digest 2", "a.ex"))  # another store of the same host
         for scope in scopes:
-            file.answer([Record(scope, Entry(state, state)) for state in list(State)[1:]])
-        file.answer([Record(scopes[0], Entry("2", State.SENT))])
-        full = file.overview()
+            file.execute([Record(scope, Entry(state, state)) for state in list(State)[1:]])
+        file.execute([Record(scopes[0], Entry("2", State.SENT))])
+        full = looks.summary()
 
-    assert empty == Overview(dict.fromkeys(State, 0), None, None, (), 0)
+    assert empty == LedgerSummary(dict.fromkeys(State, 0), None, None, (), 1)
     assert full.counts == {
         **dict.fromkeys(State, 3),
         State.IN_FLIGHT: 0,
         State.SENT: 4,
     }
-    assert (full.first_at, full.last_at) == (103.0, 106.0)
+    assert (full.first_at, full.last_at) == (101.0, 104.0)
     assert full.hosts == ("a.ex", "b.example")
-    assert {field.name for field in attrs.fields(Overview)} == {
-        "counts",
-        "first_at",
-        "last_at",
-        "hosts",
-        "running",
-    }
 
 
-def test_an_overview_counts_those_who_send(path: Path) -> None:
+def test_a_summary_counts_those_who_send(path: Path) -> None:
     with LedgerFile(path) as looks:
-        with LedgerFile(path) as first, LedgerFile(path) as second:
-            assert looks.overview().running == 0
-            first.begin_run()
-            second.begin_run()
-            first.begin_run()  # once is enough
-            assert looks.overview().running == 2
-            assert first.overview().running == 2
-        assert looks.overview().running == 0
+        assert looks.summary().running == 0
+        with SqliteWriter(path), SqliteWriter(path):
+            assert looks.summary().running == 2
+        assert looks.summary().running == 0
 
 
 def test_entries_come_by_key_and_state_with_their_host(path: Path) -> None:
     entry = Entry("1", State.REJECTED, "digest", 3, 422, "it said \x00 no \udc80!", 0.0)
-    with LedgerFile(path, clock=lambda: 9.5) as file:
+    with SqliteWriter(path, clock=lambda: 9.5) as file, LedgerFile(path) as looks:
         one = file.scope("one", "one.example")
         two = file.scope("two", "two.example")
-        file.answer([Record(two, Entry("0", State.SENT)), Record(one, Entry("2", State.UNKNOWN))])
-        file.answer([Record(one, entry)])
-        everything = list(file.entries())
-        unknown = [(host, entry.key) for host, entry in file.entries([State.UNKNOWN])]
+        file.execute([Record(two, Entry("0", State.SENT)), Record(one, Entry("2", State.UNKNOWN))])
+        file.execute([Record(one, entry)])
+        everything = list(looks.entries())
+        unknown = [(host, entry.key) for host, entry in looks.entries([State.UNKNOWN])]
 
     assert [(host, each.key) for host, each in everything] == [
         ("one.example", "1"),
@@ -309,24 +309,24 @@ def test_entries_come_by_key_and_state_with_their_host(path: Path) -> None:
     ]
     assert unknown == [("one.example", "2")]
     stored = everything[0][1]
-    assert stored == attrs.evolve(entry, at=9.5, reason=stored.reason)
+    assert stored == attrs.evolve(entry, recorded_at=9.5, reason=stored.reason)
     assert stored.reason is not None
     assert stored.reason.startswith("it said")
 
 
 def test_a_scope_has_one_number(path: Path) -> None:
-    with LedgerFile(path) as file, LedgerFile(path) as other:
+    with SqliteWriter(path) as file, SqliteWriter(path) as other:
         number = file.scope("one", "one.example")
         assert file.scope("two", "one.example") != number
         assert other.scope("one", "one.example") == number
 
 
 def test_keys_hold_for_their_scope(path: Path) -> None:
-    with LedgerFile(path) as file:
+    with SqliteWriter(path) as file:
         one, two = file.scope("one", "one.example"), file.scope("two", "two.example")
-        file.answer([Record(one, Entry("1", State.SENT))])
-        (found,) = file.answer([LookUp(two, ["1"])])
-        ((granted, before),) = file.answer([Claim(two, "1", "body", KNOWN)])
+        file.execute([Record(one, Entry("1", State.SENT))])
+        found = file.look_up(two, ["1"])
+        ((granted, before),) = file.execute([Claim(two, "1", "body", KNOWN)])
 
     assert found == {}
     assert (granted, before) == (True, None)
@@ -335,22 +335,21 @@ def test_keys_hold_for_their_scope(path: Path) -> None:
 # ---------------------------------------------------------------------------------- one and all
 
 
-def test_a_group_is_answered_in_turn(path: Path) -> None:
-    with LedgerFile(path) as file:
-        file.begin_run()
+def test_a_group_is_executed_in_sequence(path: Path) -> None:
+    with SqliteWriter(path) as file:
         scope = file.scope("one", "one.example")
-        answers = file.answer(
+        answers = file.execute(
             [
-                LookUp(scope, ["1"]),
+                lambda: file.look_up(scope, ["1"]),
                 Claim(scope, "1", "body", KNOWN),
                 Claim(scope, "1", "body", KNOWN),
                 Record(scope, Entry("1", State.REJECTED, "body")),
                 Claim(scope, "1", "body", KNOWN),
                 Claim(scope, "1", "other", KNOWN),
-                LookUp(scope, ["1", "2"]),
+                lambda: file.look_up(scope, ["1", "2"]),
             ]
         )
-        ((stored),) = file.answer([LookUp(scope, ["1"])])
+        stored = file.look_up(scope, ["1"])
 
     assert answers[0] == {}
     assert [answer[0] for answer in (answers[1], answers[2], answers[4], answers[5])] == [
@@ -361,35 +360,44 @@ def test_a_group_is_answered_in_turn(path: Path) -> None:
     ]
     assert answers[2][1].state is State.IN_FLIGHT
     assert answers[6]["1"].state is State.IN_FLIGHT
-    assert stored["1"].body == "other"
+    assert stored["1"].body_digest == "other"
 
 
 _SCOPES, _KEYS, _BODIES = st.sampled_from([1, 2]), st.sampled_from("abcd"), st.sampled_from("xy")
-_TERMS = st.sampled_from([Terms(), Terms(frozenset({State.UNKNOWN, State.REJECTED}))])
-_CLAIMS = st.builds(Claim, _SCOPES, _KEYS, _BODIES, _TERMS)
+_POLICIES = st.sampled_from(
+    [ResendPolicy(), ResendPolicy(frozenset({State.UNKNOWN, State.REJECTED}))]
+)
+_CLAIMS = st.builds(Claim, _SCOPES, _KEYS, _BODIES, _POLICIES)
 _RECORDS = st.builds(
     Record, _SCOPES, st.builds(Entry, _KEYS, st.sampled_from(list(State)[1:]), _BODIES)
 )
-_LOOK_UPS = st.builds(LookUp, _SCOPES, st.lists(_KEYS))
+_LOOK_UPS = st.tuples(_SCOPES, st.lists(_KEYS))
 
 
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.lists(_CLAIMS | _RECORDS, max_size=6) | st.lists(_CLAIMS | _RECORDS | _LOOK_UPS))
 )
-def test_a_group_is_answered_as_its_requests_would_be_alone(groups: list[list[Request]]) -> None:
+def test_a_group_is_executed_as_its_requests_would_be_alone(groups: list[list[Any]]) -> None:
     with TemporaryDirectory() as directory:
         stored, answered = [], []
         for name, parts in [
             ("as groups", groups),
             ("one by one", [[request] for group in groups for request in group]),
         ]:
-            with LedgerFile(Path(directory, name), clock=lambda: 0.0) as file:
-                file.begin_run()
+            path = Path(directory, name)
+            with SqliteWriter(path, clock=lambda: 0.0) as file, LedgerFile(path) as looks:
                 file.scope("one", "one.example")
                 file.scope("two", "two.example")
-                answered.append([answer for part in parts for answer in file.answer(part)])
-                stored.append(list(file.entries()))
+                answers = []
+                for part in parts:
+                    requests: list[Request] = [
+                        partial(file.look_up, *each) if isinstance(each, tuple) else each
+                        for each in part
+                    ]
+                    answers += file.execute(requests)
+                answered.append(answers)
+                stored.append(list(looks.entries()))
 
     assert stored[0] == stored[1]
     assert answered[0] == answered[1]
@@ -397,55 +405,60 @@ def test_a_group_is_answered_as_its_requests_would_be_alone(groups: list[list[Re
 
 @pytest.mark.parametrize("state", State)
 def test_invalid_is_recorded_only_where_nothing_worse_is_known(path: Path, state: State) -> None:
-    with LedgerFile(path) as file:
+    with SqliteWriter(path) as file:
         scope = file.scope("one", "one.example")
-        file.answer([Record(scope, Entry("1", state))])
-        file.answer([Record(scope, Entry("1", State.INVALID))])
-        ((known),) = file.answer([LookUp(scope, ["1"])])
+        file.execute([Record(scope, Entry("1", state))])
+        file.execute([Record(scope, Entry("1", State.INVALID))])
+        known = file.look_up(scope, ["1"])
 
     harmless = state in (State.INVALID, State.NOT_SENT)
     assert known["1"].state is (State.INVALID if harmless else state)
 
 
 def test_a_group_that_fails_leaves_nothing(path: Path) -> None:
-    with LedgerFile(path) as file:
+    with SqliteWriter(path) as file, LedgerFile(path) as looks:
         scope = file.scope("one", "one.example")
-        file._connection.execute(
+        file.connection.execute(
             "CREATE TEMP TRIGGER no BEFORE INSERT ON main.orders "
             "WHEN new.key = '2' BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
         with pytest.raises(LedgerError, match="can't be written: no"):
-            file.answer([Claim(scope, key, "body", KNOWN) for key in "123"])
-        assert list(file.entries()) == []
+            file.execute([Claim(scope, key, "body", KNOWN) for key in "123"])
+        assert list(looks.entries()) == []
 
 
 # ---------------------------------------------------------------------------------------- the dead
 
 
-def die(file: LedgerFile) -> None:
-    """End as a process ends that is killed: the system closes its files."""
-    assert file._run_lock is not None
-    file._run_lock.close()
-    file._connection.close()
-
-
-def in_flight(path: Path, *keys: str) -> LedgerFile:
-    file = LedgerFile(path)
-    file.begin_run()
+def in_flight(path: Path, *keys: str) -> SqliteWriter:
+    file = SqliteWriter(path)
     scope = file.scope("one", "one.example")
-    file.answer([Claim(scope, key, "body", KNOWN) for key in keys])
+    file.execute([Claim(scope, key, "body", KNOWN) for key in keys])
     return file
 
 
-def test_what_the_dead_had_in_flight_is_unknown_to_the_next(path: Path) -> None:
-    die(in_flight(path, "1", "2"))
+def crash(path: Path, *keys: str) -> None:
+    """A process is killed that has these orders in flight."""
+    pid = os.fork()
+    if pid == 0:
+        in_flight(path, *keys)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def lock_of(path: Path) -> Path:
+    (lock,) = path.parent.glob(f"{path.name}-run-*")
+    return lock
+
+
+def test_orders_in_flight_in_a_crashed_run_are_unknown_to_the_next(path: Path) -> None:
+    crash(path, "1", "2")
     with LedgerFile(path) as looks:
-        assert looks.overview().counts[State.IN_FLIGHT] == 2
-        assert looks.overview().running == 0
-    with in_flight(path, "3") as lives, LedgerFile(path) as file:
-        file.begin_run()
-        states = {entry.key: entry.state for _, entry in file.entries()}
-        assert lives.overview().running == 2
+        assert looks.summary().counts[State.IN_FLIGHT] == 2
+        assert looks.summary().running == 0
+        with in_flight(path, "3"), SqliteWriter(path):
+            states = {entry.key: entry.state for _, entry in looks.entries()}
+            assert looks.summary().running == 2
 
     assert states == {"1": State.UNKNOWN, "2": State.UNKNOWN, "3": State.IN_FLIGHT}
     assert not list(path.parent.glob("*-run-*"))
@@ -464,10 +477,9 @@ def test_who_opens_it_by_a_link_sees_that_the_others_live(path: Path) -> None:
     link = path.parent / "elsewhere" / "link"
     link.parent.mkdir()
     link.symlink_to(path)
-    with in_flight(path, "1"), LedgerFile(link) as file:
-        file.begin_run()
-        assert file.overview().running == 2
-        assert file.overview().counts[State.IN_FLIGHT] == 1
+    with in_flight(path, "1"), SqliteWriter(link), LedgerFile(path) as file:
+        assert file.summary().running == 2
+        assert file.summary().counts[State.IN_FLIGHT] == 1
     assert [found.name for found in link.parent.iterdir()] == ["link"]
 
 
@@ -485,13 +497,13 @@ def test_a_lock_file_that_nobody_holds_is_swept_and_nothing_else(path: Path) -> 
     ]
     for each in (stray, *kept):
         each.touch()
-    with in_flight(path) as lives:
+    with in_flight(path), LedgerFile(path) as looks:
         assert not stray.exists()
         stray.touch()
         LedgerFile(path).close()  # who only looks does not tidy up
         assert stray.exists()
         in_flight(path).close()
-        assert lives.overview().running == 1
+        assert looks.summary().running == 1
         assert not stray.exists()
     assert all(each.exists() for each in kept)
     for each in kept:
@@ -499,21 +511,21 @@ def test_a_lock_file_that_nobody_holds_is_swept_and_nothing_else(path: Path) -> 
 
 
 def test_looking_whether_somebody_lives_makes_no_file(path: Path) -> None:
-    die(file := in_flight(path))
-    file._lock_path(file._token).unlink()
+    crash(path)
+    lock_of(path).unlink()
     with LedgerFile(path) as looks:
-        assert looks.overview().running == 0
+        assert looks.summary().running == 0
     assert not list(path.parent.glob("*-run-*"))
 
 
 def test_two_who_look_do_not_take_each_other_for_the_living(path: Path) -> None:
-    die(file := in_flight(path, "1"))
-    lock = file._lock_path(file._token)
+    crash(path, "1")
+    lock = lock_of(path)
     with closing(sqlite3.connect(f"{lock.as_uri()}?mode=ro", uri=True)) as other:
         other.execute("BEGIN")
         other.execute("SELECT * FROM sqlite_schema").fetchall()  # in the midst of looking
         with LedgerFile(path) as looks:
-            assert looks.overview().running == 0
+            assert looks.summary().running == 0
     lock.unlink()
 
 
@@ -527,7 +539,10 @@ def test_unknown_orders_are_marked_by_hand(path: Path, to: State) -> None:
         assert file.resolve(to) == (2, ())  # the one in flight, too: its process has ended
         entries = {entry.key: entry for _, entry in file.entries()}
 
-    assert {key for key, entry in entries.items() if entry.at == 8.0} == {"unknown", "in_flight"}
+    assert {key for key, entry in entries.items() if entry.recorded_at == 8.0} == {
+        "unknown",
+        "in_flight",
+    }
     assert entries["unknown"].state is to
     assert entries["unknown"].reason == f"marked as {to} by hand"
     assert entries["rejected"].state is State.REJECTED
@@ -544,10 +559,11 @@ def test_unknown_orders_are_marked_by_key(path: Path) -> None:
 
 
 def test_a_key_of_two_stores_marks_none_until_it_is_said_whose(path: Path) -> None:
-    with LedgerFile(path) as file:
+    with SqliteWriter(path) as writer:
         for host in ("shop.example", "other.example"):
-            scope = file.scope(f"a digest of {host}", host)
-            file.answer(Record(scope, Entry(key, State.UNKNOWN)) for key in ("1", host))
+            scope = writer.scope(f"a digest of {host}", host)
+            writer.execute([Record(scope, Entry(key, State.UNKNOWN)) for key in ("1", host)])
+    with LedgerFile(path) as file:
 
         def unknown() -> list[tuple[str, str]]:
             return [(host, entry.key) for host, entry in file.entries([State.UNKNOWN])]
@@ -563,12 +579,11 @@ def test_a_key_of_two_stores_marks_none_until_it_is_said_whose(path: Path) -> No
 
 
 def test_what_a_living_process_has_in_flight_is_not_marked(path: Path) -> None:
-    with in_flight(path, "1") as lives:
-        die(in_flight(path, "2"))
-        with LedgerFile(path) as file:
-            assert file.resolve(State.SENT) == (1, ())
-        assert lives.resolve(State.SENT) == (0, ())
-        states = {entry.key: entry.state for _, entry in lives.entries()}
+    crash(path, "2")
+    with LedgerFile(path) as file, in_flight(path, "1"):
+        assert file.resolve(State.SENT) == (1, ())
+        assert file.resolve(State.SENT) == (0, ())
+        states = {entry.key: entry.state for _, entry in file.entries()}
         assert len(list(path.parent.glob("*-run-*"))) == 1  # the dead one's is gone
 
     assert states == {"1": State.IN_FLIGHT, "2": State.SENT}

@@ -20,14 +20,21 @@ from nats.js import api
 from nats.js.kv import KeyValue
 
 from everlytic_async import ConfigurationError, LedgerError, Outcome
-from everlytic_async.ledger import Entry, LedgerSession, NatsLedger, State, Terms, _nats_bucket
+from everlytic_async.ledger import (
+    Entry,
+    LedgerSession,
+    NatsLedger,
+    ResendPolicy,
+    State,
+    _nats_bucket,
+)
 from everlytic_async.worker import NatsServer
 from support.delivery import CUSTOMER_HASH, STORE_HASH, orders
 from support.nats_servers import connected, until
 from support.servers import unused_port
 
-KNOWN = Terms()
-AGAIN = Terms(frozenset({State.UNKNOWN}))
+KNOWN = ResendPolicy()
+AGAIN = ResendPolicy(frozenset({State.UNKNOWN}))
 
 
 @pytest.fixture
@@ -89,8 +96,8 @@ async def test_an_entry_is_read_as_it_was_recorded(place: BucketPlace) -> None:
         await one.record(entry)
         (found,) = (await one.look_up(["1", "2"])).values()
 
-    assert found.at > 0
-    assert found == attrs.evolve(entry, at=found.at)
+    assert found.recorded_at > 0
+    assert found == attrs.evolve(entry, recorded_at=found.recorded_at)
 
 
 async def test_keys_hold_for_their_scope(place: BucketPlace) -> None:
@@ -198,7 +205,7 @@ async def test_what_a_run_leaves_in_flight_is_unknown(place: BucketPlace) -> Non
             assert not (await other.claim("1", "body", AGAIN))[0]
     async with session(place) as other:
         (entry,) = (await other.look_up(["1"])).values()
-        assert (entry.state, entry.body) == (State.UNKNOWN, "body")
+        assert (entry.state, entry.body_digest) == (State.UNKNOWN, "body")
         assert "ended before the outcome" in str(entry.reason)
         assert not (await other.claim("1", "body", KNOWN))[0]
         granted, before = await other.claim("1", "body", AGAIN)

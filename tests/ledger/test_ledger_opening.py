@@ -16,10 +16,10 @@ import pytest
 from ledger_shop import entries_of, states_of
 
 from everlytic_async import LedgerError, SqliteLedger
-from everlytic_async.ledger import Durability, Entry, LedgerFile, LedgerSession, State, Terms
-from everlytic_async.ledger._sqlite_file import LookUp
+from everlytic_async.ledger import Durability, Entry, LedgerFile, LedgerSession, ResendPolicy, State
+from everlytic_async.ledger._sqlite_writer import SqliteWriter
 
-KNOWN = Terms()
+KNOWN = ResendPolicy()
 
 
 @pytest.fixture
@@ -32,23 +32,25 @@ def session_of(ledger: SqliteLedger) -> Any:
 
 
 class Hold:
-    """Keeps every `LedgerFile` waiting in one of its methods until it is told to go on."""
+    """Keeps every `SqliteWriter` waiting in one of its methods until it is told to go on."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
         self.go_on = threading.Event()
 
     def on(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        method = getattr(LedgerFile, name)
+        method = getattr(SqliteWriter, name)
 
-        def held(file: LedgerFile, *args: Any) -> Any:
+        def held(file: SqliteWriter, *args: Any, wait: bool = True, **settings: Any) -> Any:
+            if not wait:  # by the thread then: as if another process held the file
+                busy = sqlite3.OperationalError()
+                busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise LedgerError("the file is in use") from busy
             self.reached.set()
             assert self.go_on.wait(10)
-            return method(file, *args)
+            return method(file, *args, **settings)
 
-        monkeypatch.setattr(LedgerFile, name, held)
-        if name == "answer":  # by the thread then: as if another process held the file
-            monkeypatch.setattr(LedgerFile, "answer_at_once", lambda *_: None)
+        monkeypatch.setattr(SqliteWriter, name, held)
 
     async def reach(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self.reached.wait, 10)
@@ -93,7 +95,7 @@ async def test_who_enters_while_another_leaves_finds_one_file_open(path: Path) -
                     await asyncio.sleep(0)
 
     await asyncio.gather(*(stream(number) for number in range(4)))
-    assert ledger._file is None
+    assert ledger._writer is None
     assert not list(path.parent.glob("*-run-*"))
 
 
@@ -104,18 +106,18 @@ async def test_who_enters_while_the_last_one_still_waits_finds_it_open(
 
     async def first() -> None:
         async with session_of(ledger) as session:
-            hold.on(monkeypatch, "answer")
+            hold.on(monkeypatch, "execute")
             session.record(Entry("1", State.SENT))
 
     leaving = asyncio.ensure_future(first())
     await hold.reach()
-    file = ledger._file
+    writer = ledger._writer
     entering = asyncio.ensure_future(ledger.__aenter__())
     await asyncio.sleep(0)
     hold.go_on.set()
     await asyncio.gather(leaving, entering)
-    assert file is not None
-    assert ledger._file is file
+    assert writer is not None
+    assert ledger._writer is writer
     await ledger.__aexit__(None, None, None)
     assert states_of(path) == {"1": State.SENT}
 
@@ -135,18 +137,18 @@ async def test_leaving_does_not_wait_for_those_who_stay(path: Path) -> None:
     async with asyncio.timeout(10), session_of(ledger) as session:
         session.record(Entry("1", State.SENT))  # not waited for
     assert states_of(path) == {"1": State.SENT}  # and yet there once it is left
-    assert ledger._file is not None
+    assert ledger._writer is not None
     enough.set()
     await asyncio.gather(*others)
 
 
 async def test_a_ledger_stays_open_from_one_stream_to_the_next(path: Path) -> None:
     async with SqliteLedger(path) as ledger:
-        file = ledger._file
+        writer = ledger._writer
         for key in "12":
             async with claimed(ledger, key) as session:
                 await session.record(Entry(key, State.SENT))
-            assert ledger._file is file
+            assert ledger._writer is writer
     assert states_of(path) == {"1": State.SENT, "2": State.SENT}
 
 
@@ -168,7 +170,7 @@ async def test_who_asks_when_it_is_closed_is_told(path: Path) -> None:
         (State.INVALID, KNOWN, State.NOT_SENT),
         (State.NOT_SENT, KNOWN, State.NOT_SENT),
         (State.REJECTED, KNOWN, State.REJECTED),
-        (State.UNKNOWN, Terms(frozenset({State.UNKNOWN})), State.UNKNOWN),
+        (State.UNKNOWN, ResendPolicy(frozenset({State.UNKNOWN})), State.UNKNOWN),
         (State.SENT, KNOWN, State.SENT),
     ],
 )
@@ -179,7 +181,7 @@ async def test_a_claim_that_is_cancelled_is_given_back(
     hold: Hold,
     monkeypatch: pytest.MonkeyPatch,
     before: State | None,
-    terms: Terms,
+    terms: ResendPolicy,
     after: State,
     when: str,
 ) -> None:
@@ -187,8 +189,8 @@ async def test_a_claim_that_is_cancelled_is_given_back(
         if before is not None:
             await session.record(Entry("1", before, "an earlier body"))
         if when == "committing":
-            hold.on(monkeypatch, "answer")
-        first = ledger._ask(LookUp(0, ["1"]))
+            hold.on(monkeypatch, "execute")
+        first = ledger.submit(lambda: None)
         claiming = asyncio.ensure_future(session.claim("1", "body", terms))
         await asyncio.sleep(0)
         assert len(ledger._waiting) == 2  # both are of one group
@@ -207,7 +209,7 @@ async def test_a_claim_that_is_cancelled_is_given_back(
     (entry,) = entries_of(path).values()
     assert entry.state is after
     if before not in (None, State.INVALID):
-        assert entry.body == "an earlier body"
+        assert entry.body_digest == "an earlier body"
 
 
 async def test_others_have_their_turn_however_much_is_looked_up(path: Path) -> None:
@@ -232,7 +234,7 @@ async def test_it_is_looked_up_while_a_group_is_committed(
 ) -> None:
     ledger = SqliteLedger(path, durability=Durability.POWER)
     async with claimed(ledger, "1") as session:
-        hold.on(monkeypatch, "_do")
+        hold.on(monkeypatch, "execute")
         recording = asyncio.ensure_future(session.record(Entry("1", State.SENT)))
         await hold.reach()
         looking = asyncio.ensure_future(session.look_up(["1"]))
@@ -255,7 +257,7 @@ async def test_what_is_recorded_without_waiting_is_recorded(path: Path) -> None:
 # --------------------------------------------------------------------------- cancelled in the midst
 
 
-@pytest.mark.parametrize("method", ["begin_run", "_prepare", "answer"])
+@pytest.mark.parametrize("method", ["__init__", "execute"])
 async def test_cancelled_while_it_opens_it_is_closed_once_it_is_open(
     path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -273,8 +275,8 @@ async def test_cancelled_while_it_opens_it_is_closed_once_it_is_open(
     hold.go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await opening
-    assert ledger._users == 0
-    assert ledger._file is None
+    assert ledger._open_count == 0
+    assert ledger._writer is None
     async with claimed(ledger, "1"):  # it may be used again
         pass
 
@@ -282,7 +284,7 @@ async def test_cancelled_while_it_opens_it_is_closed_once_it_is_open(
 async def test_one_who_is_cancelled_while_it_opens_does_not_harm_the_other(
     path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold.on(monkeypatch, "begin_run")
+    hold.on(monkeypatch, "__init__")
     ledger = SqliteLedger(path)
     entered = asyncio.Event()
     leave = asyncio.Event()
@@ -304,7 +306,7 @@ async def test_one_who_is_cancelled_while_it_opens_does_not_harm_the_other(
     leave.set()
     await second
     assert first.cancelled()
-    assert ledger._file is None
+    assert ledger._writer is None
 
 
 async def test_cancelled_again_and_again_while_it_closes_it_is_closed(
@@ -334,7 +336,7 @@ async def test_cancelled_while_it_records_the_last_it_waits_for_that(
 ) -> None:
     async def use() -> None:
         async with claimed(SqliteLedger(path), "1") as session:
-            hold.on(monkeypatch, "answer")
+            hold.on(monkeypatch, "execute")
             session.record(Entry("1", State.SENT))
 
     using = asyncio.ensure_future(use())
@@ -349,7 +351,7 @@ async def test_cancelled_while_it_records_the_last_it_waits_for_that(
 def test_a_loop_that_ends_while_it_opens_leaves_nothing(
     path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold.on(monkeypatch, "begin_run")
+    hold.on(monkeypatch, "__init__")
 
     async def use() -> None:
         opening = asyncio.ensure_future(SqliteLedger(path).__aenter__())

@@ -15,6 +15,7 @@ from ledger_zygote import Zygote, sandbox_of
 
 from everlytic_async import Delivery, Outcome, Pacing, SqliteLedger
 from everlytic_async.ledger import LedgerFile, State
+from everlytic_async.ledger._sqlite_writer import SqliteWriter
 from everlytic_async.sandbox import Faults, Sandbox
 from support.delivery import client_of, ids_of, orders
 
@@ -101,9 +102,9 @@ async def test_killed_at_any_instant_and_resumed(
                 assert len(left) <= CONCURRENCY
                 at_stake.update(left)
                 if rng.random() < 0.5:  # else it is the next process that finds out
-                    unknown = file.overview().counts[State.UNKNOWN]
-                    file.begin_run()
-                    now_unknown = file.overview().counts
+                    unknown = file.summary().counts[State.UNKNOWN]
+                    SqliteWriter(path).close()
+                    now_unknown = file.summary().counts
                     assert now_unknown[State.IN_FLIGHT] == 0
                     assert now_unknown[State.UNKNOWN] == unknown + len(left)
         await _settled(sandbox)

@@ -19,21 +19,21 @@ import pytest
 from ledger_shop import Shop, ledger_at, states_of
 
 from everlytic_async import BatchStoppedError, LedgerError, Outcome, SqliteLedger
-from everlytic_async.ledger import Durability, Entry, LedgerFile, State, Terms
+from everlytic_async.ledger import Durability, Entry, LedgerFile, ResendPolicy, State
 from support.delivery import order, orders
 
 #: It records an order as sent and another one as in flight, says so, and waits for its end.
 CHILD = """
     import asyncio, sys
-    from everlytic_async.ledger import Entry, SqliteLedger, State, Terms
+    from everlytic_async.ledger import Entry, SqliteLedger, State, ResendPolicy
 
     async def main():
         ledger = SqliteLedger(sys.argv[1], durability=sys.argv[2])
         async with ledger.session("a scope", "shop.example") as session:
             for key in sys.argv[3].split(","):
-                await session.claim(key, "body", Terms())
+                await session.claim(key, "body", ResendPolicy())
                 await session.record(Entry(key, State.SENT, "body"))
-            await session.claim("in flight", "body", Terms())
+            await session.claim("in flight", "body", ResendPolicy())
             print("recorded", flush=True)
             sys.stdin.read()
 
@@ -145,7 +145,7 @@ def look_at_it(path: Path) -> None:
 
 def look_at_its_status(path: Path) -> None:
     with LedgerFile(path, must_exist=True) as file:
-        file.overview()
+        file.summary()
 
 
 def nothing(_path: Path) -> None:
@@ -294,7 +294,7 @@ async def test_a_file_that_was_renamed_and_is_put_back_goes_on(path: Path) -> No
         await session.record(Entry("1", State.SENT))
         moved = path.rename(path.with_name("moved"))
         with pytest.raises(LedgerError, match="Put the file back"):
-            await session.claim("2", "body", Terms())
+            await session.claim("2", "body", ResendPolicy())
     moved.rename(path)
     assert (await use(path))["1"] is State.SENT
 
@@ -391,7 +391,7 @@ def test_a_copy_replaces_nothing(path: Path) -> None:
         for target in (there, path):
             with pytest.raises(LedgerError, match="not replaced"):
                 file.copy_to(target)
-        with pytest.raises(LedgerError, match="can't be made"):
+        with pytest.raises(LedgerError, match="can't be created"):
             file.copy_to(path.with_name("nowhere") / "copy")
     assert there.read_text("utf-8") == "mine"
 

@@ -30,8 +30,9 @@ from everlytic_async import (
     SourceError,
     SqliteLedger,
 )
-from everlytic_async._book import Book
-from everlytic_async.ledger import Durability, LedgerFile, State, stored_key
+from everlytic_async._ledger_writer import LedgerWriter
+from everlytic_async.ledger import Durability, State, storage_key
+from everlytic_async.ledger._sqlite_writer import SqliteWriter
 from support.delivery import CUSTOMER_HASH, STORE_HASH, order, orders, shop, streamed
 
 SENT, SKIPPED, UNKNOWN = Outcome.SENT, Outcome.SKIPPED, Outcome.UNKNOWN
@@ -242,8 +243,8 @@ NAMED: list[tuple[dict[str, Any], str]] = [
     ({"order_id": "1001"}, "1001"),
     ({"order_id": 1001}, "1001"),
     ({"order_id": "1001", "workflow_id": 32}, "1001@32"),
-    ({"order_id": "jane.doe@shop.example"}, stored_key("jane.doe@shop.example")),
-    ({"order_id": "Jane Doe, 5 Long Street"}, stored_key("Jane Doe, 5 Long Street")),
+    ({"order_id": "jane.doe@shop.example"}, storage_key("jane.doe@shop.example")),
+    ({"order_id": "Jane Doe, 5 Long Street"}, storage_key("Jane Doe, 5 Long Street")),
 ]
 
 
@@ -286,7 +287,7 @@ async def test_ones_own_key_names_an_order(path: Place) -> None:
     assert report.counts[SENT] == 2
     assert report.counts[SKIPPED] == 1
     assert set(states_of(path)) == {
-        stored_key(f"customer{number}@example.com", own=True) for number in (1, 3)
+        storage_key(f"customer{number}@example.com", custom=True) for number in (1, 3)
     }
 
 
@@ -405,13 +406,13 @@ async def test_the_orders_of_a_group_wait_for_one_commit(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[int] = []
-    answer = LedgerFile._do
+    answer = SqliteWriter.execute
 
-    def counted(self: LedgerFile, requests: Any) -> Any:
+    def counted(self: SqliteWriter, requests: Any, *, wait: bool = True) -> Any:
         groups.append(len(requests := list(requests)))
-        return answer(self, requests)
+        return answer(self, requests, wait=wait)
 
-    monkeypatch.setattr(LedgerFile, "_do", counted)
+    monkeypatch.setattr(SqliteWriter, "execute", counted)
     async with shop() as (sandbox, client):
         report = await report_of(client, orders(512), path)
 
@@ -425,14 +426,14 @@ async def test_invalid_orders_wait_for_one_commit(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups = 0
-    answer = LedgerFile._do
+    answer = SqliteWriter.execute
 
-    def counted(self: LedgerFile, requests: Any) -> Any:
+    def counted(self: SqliteWriter, requests: Any, *, wait: bool = True) -> Any:
         nonlocal groups
         groups += 1
-        return answer(self, requests)
+        return answer(self, requests, wait=wait)
 
-    monkeypatch.setattr(LedgerFile, "_do", counted)
+    monkeypatch.setattr(SqliteWriter, "execute", counted)
     async with shop() as (_, client):
         report = await report_of(client, ({"order_id": str(n)} for n in range(300)), path)
 
@@ -598,10 +599,10 @@ async def test_what_still_waits_for_its_turn_when_it_is_cancelled_was_not_sent(p
 async def test_a_worker_that_is_cancelled_leaves_its_look_up_to_the_others(
     path: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look_up = Book.known
+    look_up = LedgerWriter.find_skipped
     cancelled: list[int] = []
 
-    async def known(book: Book, given: Any) -> Any:
+    async def known(book: LedgerWriter, given: Any) -> Any:
         if not cancelled:
             worker = asyncio.current_task()
             assert worker is not None
@@ -609,7 +610,7 @@ async def test_a_worker_that_is_cancelled_leaves_its_look_up_to_the_others(
             worker.cancel()
         return await look_up(book, given)
 
-    monkeypatch.setattr(Book, "known", known)
+    monkeypatch.setattr(LedgerWriter, "find_skipped", known)
     told = Ending()
     server = Shop()
     async with server.client(4) as client:

@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from everlytic_async import ConfigurationError, Delivery, Outcome
-from everlytic_async._book import terms_of
+from everlytic_async._ledger_writer import resend_policy
 from everlytic_async._wire import encode, order_key
-from everlytic_async.ledger import Entry, State, Terms, stored_key
+from everlytic_async.ledger import Entry, ResendPolicy, State, storage_key
 from everlytic_async.orders import Order
 
 NOBODY: frozenset[State] = frozenset()
@@ -43,10 +43,10 @@ def test_what_may_be_sent_again(
     *, state: State | None, again: frozenset[State], same: bool, other: bool
 ) -> None:
     entry = None if state is None else Entry("1", state, "body")
-    terms = Terms(again)
+    terms = ResendPolicy(again)
 
-    assert terms.grant(entry, "body") is same
-    assert terms.grant(entry, "other") is other
+    assert terms.allows(entry, "body") is same
+    assert terms.allows(entry, "other") is other
 
 
 @pytest.mark.parametrize("state", State)
@@ -65,16 +65,16 @@ def test_the_table_has_a_row_for_every_state(state: State) -> None:
         (Delivery.AT_LEAST_ONCE, {Outcome.REJECTED}, BOTH),
     ],
 )
-def test_the_terms_of_a_stream(
+def test_the_resend_policy_of_a_stream(
     delivery: Delivery, resend: list[Outcome], again: frozenset[State]
 ) -> None:
-    assert terms_of(delivery, resend).again == again
+    assert resend_policy(delivery, resend).states == again
 
 
 @pytest.mark.parametrize("outcome", ["sent", "skipped", "invalid", "not_sent", "all", 3])
 def test_what_never_is_sent_again_can_not_be_asked_for(outcome: str) -> None:
     with pytest.raises(ConfigurationError, match="unknown or rejected"):
-        terms_of(Delivery.AT_MOST_ONCE, [outcome])  # type: ignore[list-item]
+        resend_policy(Delivery.AT_MOST_ONCE, [outcome])  # type: ignore[list-item]
 
 
 # ------------------------------------------------------------------------------------------- keys
@@ -100,10 +100,10 @@ def normal(name: str) -> str:
 @example(name="jane@shop.example\n", own=False)
 @example(name="12@3\n", own=False)
 def test_what_is_stored_is_a_number_or_a_digest(*, name: str, own: bool) -> None:
-    key = stored_key(name, own=own)
+    key = storage_key(name, custom=own)
 
     assert re.search(r"@(?![0-9]*\Z)", key) is None
-    assert stored_key(key, own=own) == key
+    assert storage_key(key, custom=own) == key
     assert DIGEST.fullmatch(key) or (key == normal(name) and not own and len(key) <= 120)
     assert re.search(r"\s", key) is None
     key.encode()  # no half characters
@@ -113,15 +113,15 @@ def test_what_is_stored_is_a_number_or_a_digest(*, name: str, own: bool) -> None
 @example(["a\udc80", "a\udc81"])
 @example(["a?", "a\udc81"])
 def test_two_names_are_two_keys(names: list[str]) -> None:
-    assert stored_key(names[0], own=True) != stored_key(names[1], own=True)
+    assert storage_key(names[0], custom=True) != storage_key(names[1], custom=True)
 
 
 @pytest.mark.parametrize(
     "name", ["1001", "1001@32", "#1001", "WC-2024/17", "1001@", "0000003", "gid://shopify/Order/9"]
 )
 def test_a_shops_numbers_are_kept_as_they_are(name: str) -> None:
-    assert stored_key(name) == name
-    assert DIGEST.fullmatch(stored_key(name, own=True))
+    assert storage_key(name) == name
+    assert DIGEST.fullmatch(storage_key(name, custom=True))
 
 
 @pytest.mark.parametrize("fields", [{"order_id": "9"}, {"order_id": "9", "workflow_id": 4}, {}])
@@ -131,7 +131,7 @@ def test_what_names_an_order_without_a_key_of_ones_own_is_kept(fields: dict[str,
     )
     key = order_key(order, encode(order))
 
-    assert stored_key(key) == key
+    assert storage_key(key) == key
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -145,7 +145,7 @@ def test_what_names_an_order_without_a_key_of_ones_own_is_kept(fields: dict[str,
     ],
 )
 def test_spellings_of_one_name_are_one_key(names: tuple[str, ...], *, own: bool) -> None:
-    assert len({stored_key(name, own=own) for name in names}) == 1
+    assert len({storage_key(name, custom=own) for name in names}) == 1
 
 
 @pytest.mark.parametrize(
@@ -172,4 +172,4 @@ def key_of(fields: dict[str, object]) -> str:
     order = Order.from_mapping(
         {"contact_email": "jane@shop.example", "products": [{"product_name": "Mop"}], **fields}
     )
-    return stored_key(order_key(order, encode(order)))
+    return storage_key(order_key(order, encode(order)))

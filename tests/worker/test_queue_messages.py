@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from everlytic_async import ConfigurationError, InvalidOrderError, Order, Outcome
 from everlytic_async._wire import encode, order_key
-from everlytic_async.ledger import stored_key
+from everlytic_async.ledger import storage_key
 from everlytic_async.worker import QueueSettings
 from everlytic_async.worker._messages import (
     DeadLetterInfo,
@@ -55,7 +55,7 @@ def test_an_order_of_two_stores_is_two() -> None:
 @pytest.mark.parametrize("key", ["jane@example.com", "1", "", "ümlaut", "a\r\nNats-Msg-Id: b"])
 def test_a_publishers_own_key_is_told_as_a_digest(key: str) -> None:
     message = encode_message(an_order(), key, SETTINGS)
-    assert message.key == stored_key(key, own=True) == publisher_key(message.headers)
+    assert message.key == storage_key(key, custom=True) == publisher_key(message.headers)
     assert message.headers["Nats-Msg-Id"] == f"default:{message.key}"
     assert key in {"", "1"} or key not in str(message.headers)
 
@@ -87,7 +87,7 @@ def test_an_order_is_the_same_after_its_way(price: Decimal, name: str) -> None:
     message = encode_message(before, None, SETTINGS)
     after = decode_order(message.body, SETTINGS)
     assert encode(after) == message.body  # so its digest, and its key, are the same
-    assert stored_key(order_key(after, encode(after))) == message.key
+    assert storage_key(order_key(after, encode(after))) == message.key
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_too_large_an_order_is_none_on_either_side() -> None:
 
 
 def test_a_key_that_another_program_gave_is_its_digest() -> None:
-    assert publisher_key({"Everlytic-Key": "jane"}) == stored_key("jane", own=True)
+    assert publisher_key({"Everlytic-Key": "jane"}) == storage_key("jane", custom=True)
     assert publisher_key({}) is None
 
 

@@ -1,0 +1,274 @@
+"""How a stream uses a ledger: a claim before an order's first POST, its outcome after the last."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Self
+
+import attrs
+
+from everlytic_async.errors import (
+    ConfigurationError,
+    InvalidOrderError,
+    LedgerError,
+    RejectedError,
+    SkippedError,
+)
+from everlytic_async.ledger import (
+    Entry,
+    LedgerSession,
+    ResendPolicy,
+    State,
+    merge_entries,
+    storage_keys,
+)
+from everlytic_async.outcomes import OrderResult, Outcome
+from everlytic_async.policies import Delivery
+
+_RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
+_SKIP_MESSAGES: dict[State, str] = {
+    State.SENT: "the ledger says that it was sent before",
+    State.IN_FLIGHT: "the ledger says that it is being sent, by this run or by another process",
+    State.UNKNOWN: "the ledger says that it may have been sent before: find out, or resend unknown",
+    State.REJECTED: "the ledger says that the endpoint refused it before, and it has not changed: "
+    "fix it, or resend rejected",
+}
+
+
+def resend_policy(delivery: Delivery, resend: Collection[Outcome]) -> ResendPolicy:
+    """What may be sent again.
+
+    Raises:
+        ConfigurationError: ``resend`` has an outcome that may never be sent again.
+    """
+    outcomes = [resend] if isinstance(resend, str) else list(resend)
+    if not all(outcome in _RESENDABLE for outcome in outcomes):
+        known = " or ".join(f"{outcome}" for outcome in _RESENDABLE)
+        raise ConfigurationError(f"resend takes outcomes that may be sent again: {known}")
+    states = {State(outcome) for outcome in outcomes}
+    if delivery is Delivery.AT_LEAST_ONCE:
+        states.add(State.UNKNOWN)
+    return ResendPolicy(frozenset(states))
+
+
+def body_digest(body: bytes) -> str:
+    """A digest that is equal for equal bodies, and says nothing else about them."""
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
+async def any_sent(session: LedgerSession) -> bool:
+    """Whether the ledger knows an order that the endpoint and store accepted.
+
+    A caller's own ledger that has no such method knows of none.
+    """
+    ask = getattr(session, "any_sent", None)
+    return False if ask is None else bool(await ask())
+
+
+@attrs.frozen
+class ResendOverride:
+    """What one order may be sent again in spite of.
+
+    Attributes:
+        outcome: The recorded outcome to disregard.
+        recorded_before: Only if it was recorded until then, in seconds since the epoch: a later
+            one is of another delivery of the same order.
+    """
+
+    outcome: Outcome
+    recorded_before: float
+
+
+class QueueKey(str):
+    """The key of an order that comes from a queue; a key function may return it.
+
+    A key function's plain strings are custom keys: a ledger keeps their digests, and a state that
+    may be sent again is sent again once in a stream. An order of a queue has the key by which every
+    other run knows it, and may be delivered again at any time, each time under the same policy.
+
+    Args:
+        key: The key as a ledger keeps it; see `storage_key`.
+        override: The order's own addition to the stream's policy.
+    """
+
+    __slots__ = ("override",)
+    override: ResendOverride | None
+
+    def __new__(cls, key: str, override: ResendOverride | None = None) -> Self:
+        """Keep the override beside the key."""
+        self = super().__new__(cls, key)
+        self.override = override
+        return self
+
+
+class LedgerWriter:
+    """A ledger in use by one stream.
+
+    Args:
+        session: The ledger, for one endpoint and store.
+        policy: What may be sent again.
+        custom_keys: Whether the caller's own function makes the keys, except for `QueueKey`.
+        any_accepted: Whether the endpoint is known to have accepted any order.
+
+    Attributes:
+        failure: Why the ledger can't be used any more; None as long as it can.
+    """
+
+    __slots__ = ("_any_accepted", "_custom_keys", "_policy", "_resent", "_session", "failure")
+
+    def __init__(
+        self,
+        session: LedgerSession,
+        policy: ResendPolicy,
+        *,
+        custom_keys: bool,
+        any_accepted: Callable[[], bool],
+    ) -> None:
+        self._any_accepted = any_accepted
+        self._session = session
+        self._policy = policy
+        self._custom_keys = custom_keys
+        # Keys whose state became resendable during this stream: they are not sent again in it.
+        self._resent: set[str] = set()
+        self.failure: LedgerError | None = None
+
+    async def find_skipped(self, orders: Sequence[tuple[str, str]]) -> Mapping[int, SkippedError]:
+        """Which of these orders, each a key and a digest of its body, will not be sent.
+
+        It is a forecast: only a claim is binding.
+
+        Returns:
+            By their index in the sequence, why.
+
+        Raises:
+            LedgerError: the ledger can't be read.
+        """
+        stored = [self._stored(key) for key, _ in orders]
+        try:
+            entries = await self._session.look_up([key for keys in stored for key in keys])
+        except LedgerError as error:
+            self._fail(error)
+            raise
+        skipped = {}
+        for index, (keys, (key, digest)) in enumerate(zip(stored, orders, strict=True)):
+            entry = merge_entries(*map(entries.get, keys))
+            if entry is not None and not self._policy_for(key, entry).allows(entry, digest):
+                skipped[index] = _skipped_error(entry, digest)
+        return skipped
+
+    async def claim(self, key: str, digest: str) -> bool:
+        """Claim an order, so that no other stream or process sends it.
+
+        Returns:
+            Whether it may have been processed before.
+
+        Raises:
+            SkippedError: it must not be sent.
+            LedgerError: the intent could not be recorded: it must not be sent.
+        """
+        if self.failure is not None:
+            # Another try would wait for a lock again, and fail the same way.
+            raise LedgerError(self.failure.message)
+        stored, *earlier = self._stored(key)
+        override = isinstance(key, QueueKey) and key.override is not None
+        before: Entry | None = None
+        policy = self._policy if stored not in self._resent else ResendPolicy()
+        try:
+            if earlier or override:
+                found = await self._session.look_up([stored, *earlier])
+                before = merge_entries(*map(found.get, earlier))
+                if override:
+                    policy = self._policy_for(key, merge_entries(*found.values()))
+                if before is not None and not policy.allows(before, digest):
+                    raise _skipped_error(before, digest)
+            granted, entry = await self._session.claim(stored, digest, policy)
+        except LedgerError as error:
+            self._fail(error)
+            raise
+        if not granted:
+            assert entry is not None  # noqa: S101 - an unknown order may be sent
+            raise _skipped_error(entry, digest)
+        return State.UNKNOWN in {known.state for known in (entry, before) if known is not None}
+
+    def record(
+        self, result: OrderResult, digest: str, on_recorded: Callable[[OrderResult], None]
+    ) -> None:
+        """Record an order's outcome, without waiting.
+
+        Args:
+            result: The outcome.
+            digest: A digest of the order's body.
+            on_recorded: Called with the result once it is recorded; `failure` is set before if it
+                can't be. Called immediately if there is nothing to record: an order without a key
+                can't be found again, and the key of an order that its reader could not build lacks
+                the workflow.
+        """
+        if result.key is None or isinstance(result.order, InvalidOrderError):
+            on_recorded(result)
+            return
+        known = result.error or result.receipt
+        state = State(result.outcome)
+        if isinstance(result.error, RejectedError) and not self._any_accepted():
+            result.error.before_any_acceptance = True
+            state = State.NOT_SENT
+        entry = Entry(
+            self._stored(result.key)[0],
+            state,
+            digest,
+            attempts=result.attempts,
+            status=getattr(known, "status", None),
+            reason=None if result.error is None else str(result.error),
+        )
+        if state in self._policy.states and not isinstance(result.key, QueueKey):
+            self._resent.add(entry.key)
+        try:
+            recording = asyncio.ensure_future(self._session.record(entry))
+        except LedgerError as error:  # it is closed
+            self._fail(error)
+            on_recorded(result)
+            return
+        recording.add_done_callback(partial(self._on_recorded, result, on_recorded))
+
+    def record_cancelled(self, key: str, digest: str, state: State, attempts: int) -> None:
+        """Record, without waiting, what is known of an order whose sending was cancelled."""
+        entry = Entry(self._stored(key)[0], state, digest, attempts, None, "it was cancelled")
+        with suppress(LedgerError):  # it is closed: the next run finds out
+            self._session.record(entry)
+
+    def _on_recorded(
+        self,
+        result: OrderResult,
+        on_recorded: Callable[[OrderResult], None],
+        recording: asyncio.Future[None],
+    ) -> None:
+        error = None if recording.cancelled() else recording.exception()
+        if isinstance(error, LedgerError):
+            self._fail(error)
+        elif error is not None:
+            self._fail(LedgerError(f"the ledger raised {type(error).__name__}"))
+        on_recorded(result)
+
+    def _fail(self, error: LedgerError) -> None:
+        self.failure = self.failure or error
+
+    def _stored(self, key: str) -> tuple[str, ...]:
+        return storage_keys(key, custom=self._custom_keys and not isinstance(key, QueueKey))
+
+    def _policy_for(self, key: str, entry: Entry | None) -> ResendPolicy:
+        """The policy for an order, and for what is known of it."""
+        override = key.override if isinstance(key, QueueKey) else None
+        if override is None or entry is None or entry.recorded_at > override.recorded_before:
+            return self._policy
+        return ResendPolicy(self._policy.states | {State(override.outcome)})
+
+
+def _skipped_error(entry: Entry, digest: str) -> SkippedError:
+    changed = bool(entry.body_digest) and entry.body_digest != digest
+    why = _SKIP_MESSAGES.get(entry.state) or f"the ledger says: {entry.state}"
+    if changed:
+        why = f"{why}; and its content has changed since"
+    return SkippedError(why, str(entry.state), other_body=changed)

@@ -1,0 +1,206 @@
+"""`LedgerFile`: to look at an SQLite ledger, to mark its unknown orders, and to copy it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import MappingProxyType
+
+import attrs
+
+from everlytic_async.errors import LedgerError
+from everlytic_async.ledger._protocol import (
+    CRASHED_MESSAGE,
+    Entry,
+    ScopeName,
+    State,
+    merge_entries,
+)
+from everlytic_async.ledger._sqlite_file import COLUMNS, STATES, SqliteFile, entry_from_row
+
+__all__ = ["LedgerFile", "LedgerSummary"]
+
+# Orders with these ids under any scope and workflow: 1001, 1001@32. Two ranges of the primary key:
+# one range would hold every id that starts with the same digits.
+_FIND = f"""
+    SELECT wanted.value, scopes.host, orders.scope, {COLUMNS}
+    FROM json_each(?) AS wanted
+    CROSS JOIN scopes
+    CROSS JOIN orders ON orders.scope = scopes.id AND orders.key = wanted.value
+    UNION ALL
+    SELECT wanted.value, scopes.host, orders.scope, {COLUMNS}
+    FROM json_each(?) AS wanted
+    CROSS JOIN scopes
+    CROSS JOIN orders ON orders.scope = scopes.id
+        AND orders.key >= wanted.value || '@' AND orders.key < wanted.value || 'A'
+"""  # noqa: S608 - constants
+
+
+@attrs.frozen
+class LedgerSummary:
+    """What a ledger holds.
+
+    Attributes:
+        counts: How many orders are in each state.
+        first_at: When the oldest entry was recorded, in seconds since the epoch; None if there is
+            none.
+        last_at: When the newest entry was recorded.
+        hosts: The endpoints' hosts.
+        running: How many processes are sending with it now.
+    """
+
+    counts: Mapping[State, int]
+    first_at: float | None
+    last_at: float | None
+    hosts: tuple[str, ...]
+    running: int
+
+
+class LedgerFile(SqliteFile):
+    """A ledger's file, to look at it and to mark entries.
+
+    Everything but `resolve` works while another process writes.
+    """
+
+    def summary(self) -> LedgerSummary:
+        """What it holds, in figures."""
+        with self.translate_errors("read"):
+            execute = self.connection.execute
+            counts = dict.fromkeys(State, 0)
+            for code, count in execute("SELECT state, count(*) FROM orders GROUP BY state"):
+                counts[STATES[code]] = count
+            first_at, last_at = execute("SELECT min(at), max(at) FROM orders").fetchone()
+            hosts = execute("SELECT DISTINCT host FROM scopes ORDER BY host").fetchall()
+            runs = execute("SELECT token FROM runs WHERE ended IS NULL").fetchall()
+            return LedgerSummary(
+                counts=MappingProxyType(counts),
+                first_at=first_at,
+                last_at=last_at,
+                hosts=tuple(host for (host,) in hosts),
+                running=sum(self.is_alive(token) for (token,) in runs),
+            )
+
+    def entries(self, states: Iterable[State] = State) -> Iterator[tuple[str, Entry]]:
+        """Every entry in one of these states with its endpoint's host, by key."""
+        codes = json.dumps([state.code for state in states])
+        with self.translate_errors("read"):
+            for host, *row in self.connection.execute(
+                f"SELECT scopes.host, {COLUMNS} FROM orders JOIN scopes ON scopes.id = scope "  # noqa: S608 - constants
+                "WHERE state IN (SELECT value FROM json_each(?)) ORDER BY scope, key",
+                (codes,),
+            ):
+                yield host, entry_from_row(row)
+
+    def find_scopes(self, name: str) -> frozenset[int]:
+        """The numbers of an endpoint and store, also those that earlier versions gave it."""
+        with self.translate_errors("read"):
+            scopes = self.connection.execute("SELECT id, name, host FROM scopes").fetchall()
+        names = {str(name)}
+        if isinstance(name, ScopeName):
+            names.update(name.earlier({host for *_, host in scopes}))
+        return frozenset(number for number, found, _host in scopes if found in names)
+
+    def look_up(self, scopes: Iterable[int], keys: Sequence[str]) -> dict[str, Entry]:
+        """What is known of these orders in any of these scopes; the entry that forbids most."""
+        known: dict[str, Entry] = {}
+        with self.translate_errors("read"):
+            for scope in scopes:
+                for key, entry in self.read(scope, keys).items():
+                    known[key] = merge_entries(known.get(key), entry) or entry
+        return known
+
+    def find(self, order_ids: Iterable[str]) -> Iterator[tuple[str, str, int, Entry]]:
+        """Every entry of these orders, of any endpoint, store and workflow.
+
+        Yields:
+            The order id; the endpoint's host; the number of the endpoint and store; the entry.
+        """
+        wanted = json.dumps(list(order_ids))
+        with self.translate_errors("read"):
+            for order_id, host, scope, *row in self.connection.execute(_FIND, (wanted, wanted)):
+                yield order_id, host, scope, entry_from_row(row)
+
+    def resolve(
+        self, to: State, keys: Sequence[str] | None = None, *, host: str | None = None
+    ) -> tuple[int, tuple[str, ...]]:
+        """Mark unknown orders as what somebody has found out.
+
+        What a living process has in flight is left alone; what a crashed one left is unknown.
+
+        Args:
+            to: `State.SENT`, or `State.NOT_SENT` for orders to be sent again.
+            keys: As they are stored; None for all that are unknown.
+            host: Only orders of this host; None for all hosts.
+
+        Returns:
+            How many were marked; and the keys that are not unknown.
+
+        Raises:
+            LedgerError: the ledger can't be written, or a key names unknown orders of several
+                endpoints or stores: then nothing was marked.
+        """
+        if to not in (State.SENT, State.NOT_SENT):
+            raise ValueError("an unknown order is resolved as sent, or as not sent")
+        statement = "UPDATE orders SET state = ?, reason = ?, at = ? WHERE state = ?"
+        values = [to.code, f"marked as {to} by hand", self.clock(), State.UNKNOWN.code]
+        if host is not None:
+            statement += " AND scope IN (SELECT id FROM scopes WHERE host = ?)"
+            values.append(host)
+        with self.transaction():
+            self.recover_crashed_runs()
+            if keys is None:
+                return self.connection.execute(statement, values).rowcount, ()
+            marked = {}
+            for key in keys:
+                update = self.connection.execute(f"{statement} AND key = ?", (*values, key))
+                marked[key] = update.rowcount
+                if update.rowcount > 1:
+                    # What somebody found out about one store's order says nothing of another's.
+                    raise LedgerError(
+                        f"nothing was marked: {key} names unknown orders of {update.rowcount} "
+                        "endpoints or stores: name the host, or keep a ledger for each store"
+                    )
+        return sum(marked.values()), tuple(key for key, count in marked.items() if not count)
+
+    def copy_to(self, target: str | os.PathLike[str]) -> None:
+        """Create another ledger that holds what this one holds now, and no run.
+
+        What is in flight is unknown in the copy.
+
+        Args:
+            target: Where to create it; only its owner may read it.
+
+        Raises:
+            LedgerError: there is a file already, or it can't be created.
+        """
+        path = Path(os.path.realpath(target))
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            path.chmod(0o600)  # whatever the umask took away
+        except FileExistsError as error:
+            raise LedgerError(
+                f"there is a file at {str(path)!r}, which is not replaced: name a new one"
+            ) from error
+        except OSError as error:
+            raise LedgerError(
+                f"the ledger {str(path)!r} can't be created: {error.strerror}"
+            ) from error
+        try:
+            with self.translate_errors("copied"), closing(sqlite3.connect(path)) as copy:
+                self.connection.backup(copy)
+                now = self.clock()
+                with copy:
+                    copy.execute(
+                        "UPDATE orders SET state = ?, reason = ?, run = NULL, at = ? "
+                        "WHERE state = ?",
+                        (State.UNKNOWN.code, CRASHED_MESSAGE, now, State.IN_FLIGHT.code),
+                    )
+                    copy.execute("UPDATE runs SET ended = ? WHERE ended IS NULL", (now,))
+        except BaseException:
+            for each in (path, *(path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))):
+                each.unlink(missing_ok=True)
+            raise
