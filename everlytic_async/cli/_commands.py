@@ -247,7 +247,7 @@ Examples:
 
 Exit codes:
     0    all that was named was marked
-    1    some were left alone, for they are not unknown
+    1    some were left alone, because they are not unknown
     2    wrong usage, or no ledger that can be used
 """
 

@@ -107,7 +107,7 @@ def load_nats(options: NatsOptions) -> Nats:
         ConfigurationError: what is wrong with them.
     """
     from_options = {
-        name: value for name in _FIELDS if (value := getattr(options, name)) is not None
+        name: value for name in _FIELDS if (value := getattr(options, name, None)) is not None
     }
     if "url" in from_options and _holds_secret(from_options["url"]):
         raise ConfigurationError(

@@ -55,7 +55,7 @@ class Run(ABC):
     ) -> None:
         self.source = source
         self.tally = Tally()
-        self.input_error: Exception | None = None
+        self.input_error: BaseException | None = None
         self.error: str | None = None
         self._results = results
         self._destination = destination

@@ -29,7 +29,11 @@ def serve(options: SandboxOptions) -> int:
     """
     try:
         faults = Faults(
-            **{field.name: getattr(options, field.name) for field in attrs.fields(Faults)}
+            **{
+                field.name: getattr(options, field.name)
+                for field in attrs.fields(Faults)
+                if hasattr(options, field.name)
+            }
         )
         sandbox = Sandbox(host=options.host, port=options.port, keep=0, faults=faults)
     except ValueError as error:

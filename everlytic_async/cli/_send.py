@@ -229,7 +229,7 @@ class _SendRun(Run):
                 async for result in stream:
                     self._on_result(result)
             except SourceError as error:
-                self.input_error = error
+                self.input_error = error.__cause__ or error
             except BatchStoppedError as error:
                 self.error = str(error)
 

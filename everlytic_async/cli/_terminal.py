@@ -34,9 +34,9 @@ class Terminal:
 def open_terminal() -> Iterator[Terminal | None]:
     """Open the controlling terminal; None where nobody would answer there.
 
-    So that ``2>&1 | tee log`` does not silence a question. A job in the background is not asked: the system
-    would stop it as soon as it reads. Without a controlling terminal the standard input
-    and error will do, where both are terminals.
+    So that ``2>&1 | tee log`` does not silence a question. A job in the background is not asked:
+    the system would stop it when it reads. Without a controlling terminal the standard input and
+    error will do, if both are terminals.
     """
     try:
         fd = os.open(_CONTROLLING, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import termios
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from functools import partial
@@ -20,14 +21,13 @@ import attrs
 import pytest
 from command_line import Ended, Program, ended, lines_of, order
 from command_terminal import Terminal
-from rich.progress import Progress
 
-from everlytic_async.cli._input import Input, Reading
-from everlytic_async.cli._plan import Count, Plan
-from everlytic_async.cli._screen import _Left, lasting
-from everlytic_async.cli._tally import Tally
+from everlytic_async.cli._commands import SendOptions
+from everlytic_async.cli._input import Input, ReadOptions
+from everlytic_async.cli._plan import InputCount, plan_lines
+from everlytic_async.cli._screen import format_duration
+from everlytic_async.cli._settings import Account
 from everlytic_async.ledger import LedgerFile
-from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 
 Write = Callable[..., Path]
@@ -290,53 +290,38 @@ async def test_a_plan_counts_this_input_against_the_ledger(
     assert QUESTION not in said
 
 
-def plan(**more: Any) -> Plan:
-    count = Count()
-    count.orders = 36_000
-    count.workflows[None] = 36_000
-    return attrs.evolve(
-        Plan(
-            source="o.jsonl",
-            host="shop.example",
-            account="the environment",
-            count=count,
-            limit=None,
-            workflow_id=None,
-            rate=None,
-            concurrency=32,
-            ledger=None,
-            results=None,
+@pytest.mark.parametrize(
+    ("count", "options", "expected"),
+    [
+        ({}, {"rate": 20.0}, "rate      at most 20/s, 32 at once: 30 min or more"),
+        ({}, {}, "(--rate): 1 h at 10/s, 6 min at 100/s"),
+        ({}, {}, "workflow  none is named"),
+        (
+            {"workflows": {32: 5000, None: 3000, **dict.fromkeys(range(40, 50), 1)}},
+            {},
+            "workflow  32 for 5,000, none for 3,000, 40 for 1, 41 for 1, 42 for 1, and 7 more",
         ),
-        **more,
-    )
-
-
-def test_a_plan_says_how_long_it_may_take() -> None:
-    assert "rate      at most 20/s, 32 at once: 30 min or more" in "\n".join(
-        plan(rate=20.0).lines()
-    )
-    assert "(--rate): 1 h at 10/s, 6 min at 100/s" in "\n".join(plan().lines())
-
-
-def test_a_plan_names_the_workflows() -> None:
-    count = Count()
-    count.workflows.update({32: 5000, None: 3000, **dict.fromkeys(range(40, 50), 1)})
-    assert "workflow  32 for 5,000, none for 3,000, 40 for 1, " in "\n".join(
-        plan(count=count).lines()
-    )
-    assert ", and 7 more" in "\n".join(plan(count=count).lines())
-    assert "workflow  none is named" in "\n".join(plan().lines())
-    assert "workflow  17 for the orders that name none" in "\n".join(
-        plan(count=None, workflow_id=17).lines()
-    )
-
-
-def test_a_plan_says_what_is_not_sent() -> None:
-    count = Count()
-    count.orders, count.invalid, count.left_out = 2000, 3, 1200
-    assert "About to send 2,000 orders (and not 3 not valid, 1,200 left out) from o.jsonl:" in (
-        plan(count=count).lines()
-    )
+        (None, {"workflow_id": 17}, "workflow  17 for the orders that name none"),
+        (None, {"limit": 2000}, "About to send an unknown number of orders, 2,000 at most, from"),
+        (
+            {"to_send": 2000, "invalid": 3, "filtered": 1200},
+            {},
+            "About to send 2,000 orders (and not 3 not valid, 1,200 left out) from ",
+        ),
+    ],
+)
+def test_a_plan_says_what_will_happen(
+    orders_file: Write, count: dict[str, Any] | None, options: dict[str, Any], expected: str
+) -> None:
+    path = orders_file(order(1))
+    counted = None
+    if count is not None:
+        workflows = Counter(count.pop("workflows", {None: 36_000}))
+        counted = InputCount(**{"to_send": 36_000, **count}, workflows=workflows)
+    account = Account("https://shop.example", "store", "customer")
+    with Input(str(path)) as source:
+        lines = plan_lines(SendOptions(file=str(path), **options), account, None, source, counted)
+        assert expected in "\n".join(lines)
 
 
 @pytest.mark.parametrize(("limit", "left_out"), [(None, 2), (2, 1), (1, 0)])
@@ -345,11 +330,14 @@ def test_what_is_left_out_is_counted_to_the_end(
 ) -> None:
     days = ["2026-03-02", "2026-03-01", "2026-03-02", "2026-03-01"]
     path = orders_file(*(order(number, checkout_url=day) for number, day in enumerate(days)))
-    reading = Reading(mapping={"checkout_url": None, "date": "checkout_url"}, since="2026-03-02")
-    with Input(str(path), reading, limit=limit) as source, closing(source.ahead()) as ahead:
+    reading = ReadOptions(
+        mapping={"checkout_url": None, "date": "checkout_url"}, since="2026-03-02"
+    )
+    with Input(str(path), reading, limit=limit) as source, closing(source.first_pass()) as ahead:
         found = ((each, None) for each in islice(ahead, limit))
-        count = Count().of(found, source, progress=False)
-    assert (count.orders, count.left_out) == (min(limit or 2, 2), left_out)
+        count = InputCount()
+        count.add(found, source, progress=False)
+    assert (count.to_send, count.filtered) == (min(limit or 2, 2), left_out)
 
 
 @pytest.mark.parametrize(
@@ -375,45 +363,4 @@ def test_what_is_left_out_is_counted_to_the_end(
     ],
 )
 def test_durations_are_told_to_three_digits_or_in_two_units(seconds: float, words: str) -> None:
-    assert lasting(seconds) == words
-
-
-# -------------------------------------------------------------------------------- the time left
-
-
-class Watched:
-    """The time that is left, as the bar shows it at some second of a run."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-        progress = Progress(get_time=lambda: self._now)
-        progress.add_task("", total=1.0)
-        (self._task,) = progress.tasks
-        self._column = _Left()
-        self._tally = Tally()
-
-    def at(self, second: float, share: float, *, sent: int = 0, skipped: int = 0) -> str:
-        self._now = second
-        for outcome, count in ((Outcome.SENT, sent), (Outcome.SKIPPED, skipped)):
-            self._tally.counts[outcome] += count
-        self._task.completed = share
-        self._task.fields["tally"] = self._tally
-        return self._column.render(self._task).plain
-
-
-def test_the_time_that_is_left_is_by_what_is_sent() -> None:
-    watched = Watched()
-    watched.at(0, 0.0)
-    assert watched.at(10, 0.1, sent=100) == "left 0:01:30"
-    assert watched.at(20, 0.2, sent=100) == "left 0:01:20"
-    assert watched.at(30, 1.0, sent=800) == "left 0:00:00"
-
-
-def test_what_is_skipped_does_not_distort_the_time_that_is_left() -> None:
-    watched = Watched()
-    watched.at(0, 0.0)
-    for second in range(1, 11):
-        assert watched.at(second, 0.05 * second, skipped=5000) == "left -:--:--"
-    watched.at(11, 0.501, sent=100)
-    assert watched.at(12, 0.502, sent=100) == "left 0:08:18"
-    assert watched.at(13, 0.503, sent=100) == "left 0:08:17"
+    assert format_duration(seconds) == words

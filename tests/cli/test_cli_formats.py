@@ -13,7 +13,8 @@ from command_line import SEND, Here, Program, box, lines_of, order, results_in
 from pyarrow import parquet
 
 from everlytic_async.cli._commands import app
-from everlytic_async.cli._input import Reading
+from everlytic_async.cli._input import ReadOptions
+from everlytic_async.cli._options import InputOptions
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sandbox import Sandbox
 from everlytic_async.sources import FORMATS, REASONS
@@ -95,7 +96,7 @@ async def test_a_shops_export_is_sent_without_what_nobody_wants_an_e_mail_about(
     run = await program.pointed_at(sandbox).run(*SEND, "--results", "r.jsonl", path)
     assert (run.code, run.err) == (0, "")
     assert {"1", "4"} == {received["order_id"] for received in sandbox.received}
-    assert "  left out  2  1 cancelled, 1 trash; --include takes them in\n" in run.out
+    assert "  left out  2  1 cancelled, 1 trash; --include includes them\n" in run.out
     assert [result["line"] for result in results_in(program.directory / "r.jsonl")] == [1, 4]
 
 
@@ -184,7 +185,9 @@ def test_the_settings_file_may_hold_a_mapping_and_options_come_before_it(here: H
 
 def test_an_option_on_products_leaves_the_fields_of_the_file(here: Here) -> None:
     saved("everlytic.toml", '[mapping.products]\neach = "lines"\nproduct_name = "title"\n')
-    found = Reading.of(maps=["products=basket.lines", "product_sku=sku"])
+    found = ReadOptions.from_options(
+        InputOptions(file="-", maps=("products=basket.lines", "product_sku=sku"))
+    )
     assert found.mapping == {
         "products": {"each": "basket.lines", "product_name": "title"},
         "product_sku": "sku",
@@ -196,7 +199,7 @@ def test_an_option_on_products_leaves_the_fields_of_the_file(here: Here) -> None
 def test_a_file_with_something_else_in_it_is_refused(here: Here, text: str) -> None:
     saved("everlytic.toml", text)
     with pytest.raises(ConfigurationError):
-        Reading.of()
+        ReadOptions.from_options(InputOptions(file="-"))
 
 
 async def test_the_account_may_stand_beside_the_mapping(program: Program, sandbox: Sandbox) -> None:
@@ -213,7 +216,9 @@ def test_a_field_that_is_never_set_is_warned_of(here: Here) -> None:
     saved("o.jsonl", lines_of(order(1)))
     run = here("check", "--map", "order_link_url=link", "o.jsonl")
     assert run.code == 0
-    assert run.err.startswith("Warning: no order has order_link_url, which the mapping takes")
+    assert run.err.startswith(
+        "Warning: the mapping for order_link_url matched nothing in any order"
+    )
 
 
 # --------------------------------------------------------------------------------------- places

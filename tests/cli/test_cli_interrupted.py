@@ -73,7 +73,7 @@ async def test_a_second_ctrl_c_leaves_at_once(
     unknown = [result for result in results if result["outcome"] == "unknown"]
     assert len(unknown) >= sandbox.requests > 0
     assert {result["error"] for result in unknown} == {
-        "the command was left while the order was under way: it may have been processed"
+        "the command was ended while the order was under way: it may have been processed"
     }
     # Each is named, and its POST had begun.
     assert [result["key"] for result in results] == [str(n) for n in range(len(results))]

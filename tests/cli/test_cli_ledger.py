@@ -139,7 +139,7 @@ async def test_an_order_that_changed_since_is_skipped_and_counted(
     await here.run("send", "--ledger", "l", orders_file(order(1), order(2)))
     run = await here.run("send", "--ledger", "l", orders_file(order(1), order(2, total="9.50")))
     assert (run.code, sandbox.processed) == (0, 2)
-    assert "  1 of those skipped have changed since the ledger's record of them" in run.out
+    assert "  1 of those skipped have changed since they were first sent" in run.out
 
 
 @pytest.mark.parametrize("kind", ["no directory", "no database"])
@@ -369,8 +369,8 @@ def test_what_is_not_unknown_is_left_alone_and_told(here: Here, ledger: Path) ->
     assert run.code == 1
     assert run.out.startswith("1 order marked as not sent")
     assert run.err == (
-        "3 orders left alone, for the ledger has none of that name that is unknown: 1001, 3001, "
-        "nobody's\n"
+        "3 orders left alone, because the ledger has no unknown order of that name: "
+        "1001, 3001, nobody's\n"
     )
     assert states(ledger) == {**before, "2001": State.NOT_SENT}
 

@@ -14,7 +14,7 @@ from command_line import CUSTOMER_HASH, STORE_HASH, Ended, Here, order
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._forecast import Forecast
 from everlytic_async.cli._input import Input
-from everlytic_async.cli._plan import Count
+from everlytic_async.cli._plan import InputCount
 from everlytic_async.ledger import LedgerFile, State
 from everlytic_async.outcomes import Outcome
 
@@ -184,10 +184,10 @@ def test_the_settings_name_a_ledger_beside_them(
     [
         (["--ledger", "l", "--no-ledger"], "--ledger and --no-ledger contradict each other"),
         (["--sandbox", "--ledger", "l"], "--sandbox is a stand-in that ends with this run"),
-        (["--sandbox", "--resend", "unknown"], "--resend is about what the ledger says"),
-        (["--no-ledger", "--resend", "unknown"], "--resend is about what the ledger says"),
-        (["--sandbox", "--durability", "power"], "--durability is about the ledger"),
-        (["--no-ledger", "--durability", "power"], "--durability is about the ledger"),
+        (["--sandbox", "--resend", "unknown"], "--resend needs a ledger"),
+        (["--no-ledger", "--resend", "unknown"], "--resend needs a ledger"),
+        (["--sandbox", "--durability", "power"], "--durability needs a ledger"),
+        (["--no-ledger", "--durability", "power"], "--durability needs a ledger"),
     ],
 )
 def test_options_that_make_no_sense_together_are_told(
@@ -270,8 +270,9 @@ def test_a_count_tells_apart_what_the_ledger_knows(
     assert here("send", *options, path).code == 1
     client = EverlyticClient(endpoint.base_url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH)
     with Input(str(path)) as source, Forecast(Path("l"), client, resend) as forecast:
-        count = Count().of(forecast.tell(source.numbered()), source, progress=False)
-    assert (count.orders, dict(count.known), count.invalid) == (sent, known, 1)
+        count = InputCount()
+        count.add(forecast.predict(source.enumerate_orders()), source, progress=False)
+    assert (count.to_send, dict(count.skipped), count.invalid) == (sent, known, 1)
     # And so it comes.
     endpoint.received.clear()
     again = [word for outcome in resend for word in ("--resend", str(outcome))]

@@ -18,7 +18,7 @@ from command_terminal import Terminal
 
 import everlytic_async
 from everlytic_async.cli._commands import app
-from everlytic_async.cli._exit import guarded
+from everlytic_async.cli._exit import handle_errors
 from everlytic_async.cli._input import Input
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import InvalidOrderError
@@ -82,17 +82,10 @@ def test_how_much_is_done_is_told_by_what_is_finished(tmp_path: Path, format_: s
     path = tmp_path / "orders"
     path.write_text(lines_of(*given) if format_ == "jsonl" else json.dumps(given))
     with Input(str(path)) as source:
-        shares = []
-        for number, _order in enumerate(source.orders()):  # type: ignore[arg-type]
-            # Read 1,000 ahead of what is finished.
-            shares.append(source.share_done(max(0, number - 1000)))
-        assert shares[0] is None
-        known = [(n, share) for n, share in enumerate(shares) if share]
-        assert known[0][0] < 1100
-        for number, share in known:
-            assert share == pytest.approx((number - 1000) / 4000, rel=0.02)
-        assert source.share_done(3000) == 3000 / 4000
-        assert source.share_done(4000) == 1
+        estimates = [source.expected() for _order in source.orders()]  # type: ignore[union-attr]
+        assert estimates[0] is None
+        assert estimates[1000:] == pytest.approx([4000] * 3000, rel=0.02)
+        assert source.expected() == 4000
 
 
 def test_how_much_is_done_of_some_or_of_none(tmp_path: Path) -> None:
@@ -100,14 +93,14 @@ def test_how_much_is_done_of_some_or_of_none(tmp_path: Path) -> None:
     path.write_text(lines_of(*map(order, range(100))))
     with Input(str(path), limit=10) as source:
         orders = iter(source.orders())  # type: ignore[arg-type]
-        assert source.share_done(0) == 0
+        assert source.expected() == 10
         next(orders)
-        assert source.share_done(1) == 1 / 10
+        assert source.expected() == 10
     path.write_text("")
     with Input(str(path)) as source:
-        assert source.share_done(0) is None
+        assert source.expected() is None
         assert list(source.orders()) == []  # type: ignore[arg-type]
-        assert source.share_done(0) == 1
+        assert source.expected() == 0
 
 
 async def test_ctrl_c_on_a_terminal_leaves_it_in_order(
@@ -298,12 +291,11 @@ async def test_without_the_extra_it_says_what_to_install(program: Program) -> No
 def test_an_error_that_nobody_foresaw_is_a_line_and_a_traceback_only_for_debug(
     capsys: pytest.CaptureFixture[str], debug: bool
 ) -> None:
-    @guarded
     def command() -> int:
         raise KeyError("ann@example.com")
 
     with pytest.raises(SystemExit) as left:
-        command(debug=debug)  # type: ignore[call-arg]
+        handle_errors(command, debug=debug)
     assert left.value.code == 1
     err = capsys.readouterr().err
     assert "Error: an unexpected KeyError." in err

@@ -443,7 +443,7 @@ async def test_results_never_replace_those_of_an_earlier_run(
     assert (run.code, run.out, sandbox.requests) == (2, "", 0)
     assert run.err == (
         "Error: r.jsonl holds the results of an earlier run: name another file, or add "
-        "--append-results to write behind them\n"
+        "--append-results to append to them\n"
     )
     append = ("--results", "r.jsonl", "--append-results")
     assert (await here.run(command, *options, *append, orders_file(order(1)))).code == 0
@@ -582,12 +582,12 @@ async def test_what_a_check_found_and_cannot_write_is_told(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--no-ledger"], "to send all of it again may notify customers twice."),
+        (["--no-ledger"], "sending all of it again may notify customers twice."),
         (
             ["--no-ledger", "--results", "r.jsonl"],
-            "and r.jsonl says which: to send all of it again may notify",
+            "and r.jsonl says which: sending all of it again may notify",
         ),
-        (["--ledger", "l"], "and l knows which: run it again with the same ledger."),
+        (["--ledger", "l"], "Run it again with the same ledger (l): it knows which."),
         (["--sandbox"], "Run it again with --debug to see where."),
     ],
     ids=["plain", "results", "ledger", "sandbox"],
@@ -596,7 +596,7 @@ async def test_an_error_that_nobody_foresaw_invites_nobody_to_send_again(
     program: Program, sandbox: Sandbox, orders_file: Write, options: list[str], told: str
 ) -> None:
     (program.directory / "sitecustomize.py").write_text(
-        "import everlytic_async.cli._send as module\n"
+        "import everlytic_async.cli._run as module\n"
         "def broken(*_): raise RuntimeError('ann@example.com')\n"
         "module.reason_lines = broken\n"  # for the summary, when all were sent
     )

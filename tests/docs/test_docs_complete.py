@@ -22,7 +22,7 @@ from everlytic_async import (
     sandbox,
     worker,
 )
-from everlytic_async.cli._queue_commands import enqueue
+from everlytic_async.cli._commands import app
 
 _DIRECTIVE = re.compile(r"^\.\. auto(?:class|exception):: ([\w.]+)", re.MULTILINE)
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[\w-]+)?\)")
@@ -95,7 +95,7 @@ def test_every_figure_for_prometheus_is_listed() -> None:
 
 def test_every_option_of_a_queue_is_among_its_settings() -> None:
     section = _text("reference/settings.md")
-    options = {option for parameter in enqueue.params for option in parameter.opts}
+    options = {option for parameter in app.commands["enqueue"].params for option in parameter.opts}
     given = {option for option in options if "nats" in option or option == "--embedded"}
     assert len(given) == 9
     assert {option for option in given if f"`{option}`" not in section} == set()
