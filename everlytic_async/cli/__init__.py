@@ -1,14 +1,14 @@
 """The command ``everlytic-async``: arguments in, text out.
 
-``_commands`` and ``_queue_commands`` declare the commands and their help, with what is common to
-several in ``_options``; these are all that ``--help`` loads. What a command does is imported when
-it runs: ``_send``, ``_check``, ``_ledger``, ``_sandbox``, ``_enqueue``, ``_worker``, ``_queue``.
-They share ``_settings`` (whose orders they are), ``_proxy`` (the way they go), ``_nats`` (where a
-queue is), ``_input`` (the orders, and where each came from), ``_forecast`` (which ledger is used,
-and what it says of the input), ``_plan`` and ``_terminal`` (the question before a backfill),
-``_results`` (a line for each order), ``_report`` (a page on all), ``_tally`` (what became of them),
-``_next`` (the exit code, and what to do next), ``_screen`` and ``_pace`` (what is shown),
-``_signals`` and ``_exit`` (how it ends).
+``_commands`` and ``_queue_commands`` declare the commands, their options and their help, by the
+means of ``_options``. These are all that ``--help`` loads. What a command does is imported when it
+runs: ``_send`` and ``_enqueue`` (both a ``_run``), ``_check``, ``_ledger``, ``_sandbox``,
+``_worker``, ``_queue``. They share ``_settings``, ``_client`` and ``_proxy`` (the client to use),
+``_nats`` (where a queue is), ``_input`` (the orders and their lines), ``_forecast`` (which ledger
+is used, and what it says about the input), ``_plan`` and ``_terminal`` (the question before a
+backfill), ``_tally`` (the counts), ``_progress`` and ``_pace`` (the progress bar), ``_screen`` (the
+summary), ``_results`` (a line for each order), ``_report`` (a page about the run), ``_next`` (the
+exit code, and what to do next), ``_signals`` and ``_exit`` (how it ends).
 
 Nothing else of the package imports click, rich or typed-settings: they are the extra ``cli``.
 """

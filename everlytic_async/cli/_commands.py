@@ -56,20 +56,21 @@ _SEND_HELP = (
 Send the orders of FILE: one trigger each, so that each puts a customer into a workflow.
 
 {file}
-What is no valid order is reported with its line, and the rest is sent. An attempt that may have
+
+Invalid orders are reported with their line number, and the rest is sent. An attempt that may have
 been processed is not repeated, unless `--delivery at-least-once` allows it.
 
 Examples:
     everlytic-async send --sandbox orders.jsonl    nobody gets an e-mail
     everlytic-async send --dry-run orders.csv      read all, send nothing
-    everlytic-async send --limit 10 orders.csv.gz  begin with a few
+    everlytic-async send --limit 10 orders.csv.gz  start with a few
     everlytic-async send --map order_id=Nr --map contact_email=Mail till.csv
     everlytic-async send --rate 20 --results results.jsonl orders.json
     export-orders | everlytic-async send -
 
-What was sent is remembered in a ledger, everlytic.ledger in the working directory unless --ledger
-or the settings name another. The same file sent again sends nothing twice, and a run that was
-interrupted, even killed, goes on when it is run again. Without a terminal (cron, a container) the
+A ledger remembers what was sent: everlytic.ledger in the working directory, unless --ledger or the
+settings name another. The same file sent again sends nothing twice, and a run that was
+interrupted, or killed, resumes when you run it again. Without a terminal (cron, a container) the
 ledger must exist, be named, or be declined with --no-ledger.
 
 On a terminal, before more than 1,000 orders go to a real address, it shows how many of them the
@@ -91,14 +92,14 @@ Else it is a TOML file (see --config):
     [mapping]
     order_id = "Nr"
 
-Ctrl-C ends the reading, lets what is in flight finish, and shows the summary; a second one leaves
-at once. SIGTERM does the same.
+Ctrl-C stops reading, waits for orders in flight and prints the summary; a second Ctrl-C exits
+immediately. SIGTERM does the same.
 
 """.replace("{file}", FILE_HELP.rstrip())
     + """\
 Exit codes:
     0    every order was sent, now or before (or FILE holds none at all)
-    1    some orders were not sent: to run it again sends them
+    1    some orders were not sent: running it again sends them
     2    wrong usage or settings, or unreadable input
     3    nothing more can be sent, but some orders need a person: invalid, rejected or unknown
     130  interrupted by Ctrl-C; 143 by SIGTERM
@@ -110,8 +111,10 @@ _CHECK_HELP = (
 Validate the orders of FILE, and send nothing. No account is needed.
 
 {file}
-Every fault is shown with the path of its field, how often it is there, and the first lines that
-have it; of more than 100 that differ, the others are counted, and --results has them all.
+
+Each fault is shown with the path of its field, its count, and the first lines that have it; beyond
+100 different ones the rest is only counted, and --results has them all: as invalid, skipped (known
+to the ledger) or not_sent.
 
 Examples:
     everlytic-async check orders.jsonl
@@ -120,13 +123,13 @@ Examples:
     everlytic-async check --results faults.jsonl orders.csv
     export-orders | everlytic-async check -
 
-Where there is a ledger (see `send`), it is read, and what was sent before is told apart.
+If there is a ledger (see `send`), it is read, and what was sent before is shown as skipped.
 
 An order in JSON:
     {"contact_email": "a@example.com", "products": [{"product_name": "Mop"}]}
 
 It needs contact_email or contact_unique_id, and at least one product. A null counts as not
-set; a field that is not known is a fault.
+set; an unknown field is a fault.
 
 """.replace("{file}", FILE_HELP.rstrip())
     + EXIT_CODES.format(
@@ -142,7 +145,7 @@ Run a stand-in for the endpoint on this machine, to try things out: nobody gets 
 
 It checks the headers and the orders as the endpoint's documentation asks, counts what it gets, and
 fails on request. The lines that it prints on the standard output set the environment for `send`, or
-for code of yours in any language. Its hashes are made up, and no secrets.
+for your own code in any language. Its hashes are made up, not secret.
 
 Examples:
     everlytic-async sandbox
@@ -153,15 +156,15 @@ Examples:
 A share is of all requests, between 0 and 1; all shares are at most 1 together.
 
 Exit codes:
-    0    ended by Ctrl-C or SIGTERM, which is how it ends
+    0    ended by Ctrl-C or SIGTERM, the normal end
     2    wrong usage, or it can't listen there
 """
 
 _LEDGER_HELP = """\
-Look into a ledger, the file that `send` keeps, and tell it what you found out.
+Inspect a ledger, the file that `send` keeps, and resolve unknown orders.
 
-It knows what became of every order: its key, state, attempts, the status of the last answer, why it
-was not sent, and when. It holds no e-mail address, no order and no hash.
+It has for every order its key, state, attempts, the status of the last answer, why it was not sent,
+and when. It holds no e-mail address, no order and no hash.
 
 Examples:
     everlytic-async ledger status orders.ledger
@@ -178,8 +181,8 @@ _STATUS_HELP = """\
 Show how many orders of the ledger FILE are in which state, since when, how fast it went, to which
 hosts, and how many processes are sending with it now.
 
-It may be asked at any time, also while orders are being sent: to see how far a backfill has come
-that runs elsewhere, or what a run that was killed has left.
+You can run it at any time, also while orders are being sent: to see the progress of a backfill that
+runs elsewhere, or what a killed run has left.
 
 Examples:
     everlytic-async ledger status orders.ledger
@@ -193,8 +196,8 @@ _EXPORT_HELP = """\
 Write a line for each order that the ledger FILE knows, with host, key, state, attempts, status,
 reason, and when that was recorded (in UTC).
 
-To compare with what Everlytic, or the shop, says of them: the unknown ones above all, for only a
-person can find out whether their e-mails went out.
+To compare with Everlytic or the shop: above all the unknown ones, because only a person can find
+out whether their e-mails went out.
 
 Examples:
     everlytic-async ledger export orders.ledger
@@ -210,9 +213,9 @@ _COPY_HELP = """\
 Copy the ledger SOURCE to a new file TARGET, also while it is in use.
 
 For a backup, and to make an independent ledger of one that has two names (hard links), which is
-refused otherwise. Copies made in other ways may lack what is in the log beside a ledger. The copy
-knows nothing of what is sent later: send with one of the two only. What is in flight is unknown in
-the copy.
+refused otherwise. A copy made in another way may lack what is in the log beside the ledger. The
+copy knows nothing of what is sent later: send with one of the two only. Orders in flight are
+unknown in the copy.
 
 A ledger whose last records are lost is refused as well: orders that it does not know of may have
 been sent. With --accept-loss what is left is copied. First find out in Everlytic which orders were
@@ -228,14 +231,13 @@ Exit codes:
 """
 
 _RESOLVE_HELP = """\
-Tell the ledger FILE what became of unknown orders: that they were sent, or that they are to be sent
-again.
+Record in the ledger FILE what became of unknown orders: they were sent, or should be sent again.
 
-An order is unknown where its answer was lost, or the process was killed while it was under way. It
-is not sent again by itself, for its customer may have been notified. Look in Everlytic which of
+An order is "unknown" if the answer was lost or the process was killed while sending it. It is not
+sent again by itself, because its customer may have been notified. Find out in Everlytic which of
 them triggered the workflow; then mark those as sent, and the others to be sent again: the next
-`send` sends them. Without a look, --send-again may notify customers twice, and --sent may
-leave some out.
+`send` sends them. Without checking, --send-again may notify customers twice, and --sent may leave
+some out.
 
 KEY is the order's key as results and exports have it: 1001, or 1001@32 in workflow 32. Orders that
 are not unknown are left alone.
@@ -306,7 +308,7 @@ class SendOptions(SendingOptions, LedgerOptions, ResultsOptions, WorkflowOptions
     )
 
 
-@command(app, SendOptions, _SEND_HELP)
+@command(app, SendOptions, help=_SEND_HELP)
 def send(options: SendOptions) -> int:
     from everlytic_async.cli._send import send  # noqa: PLC0415 - not for --help
     from everlytic_async.cli._settings import announce  # noqa: PLC0415
@@ -320,7 +322,7 @@ class CheckOptions(LedgerOptions, ResultsOptions, InputOptions):
     """The options of ``check``."""
 
 
-@command(app, CheckOptions, _CHECK_HELP)
+@command(app, CheckOptions, help=_CHECK_HELP)
 def check(options: CheckOptions) -> int:
     from everlytic_async.cli._check import check  # noqa: PLC0415 - not for --help
     from everlytic_async.cli._settings import announce  # noqa: PLC0415
@@ -342,7 +344,7 @@ class LedgerFileOptions:
     file: str = argument("FILE", type=click.Path())
 
 
-@command(ledger, LedgerFileOptions, _STATUS_HELP)
+@command(ledger, LedgerFileOptions, help=_STATUS_HELP)
 def status(options: LedgerFileOptions) -> int:
     from everlytic_async.cli._ledger import status  # noqa: PLC0415 - not for --help
 
@@ -375,7 +377,7 @@ class ExportOptions(LedgerFileOptions):
     )
 
 
-@command(ledger, ExportOptions, _EXPORT_HELP)
+@command(ledger, ExportOptions, help=_EXPORT_HELP)
 def export(options: ExportOptions) -> int:
     from everlytic_async.cli._ledger import export  # noqa: PLC0415 - not for --help
 
@@ -425,7 +427,7 @@ class ResolveOptions(LedgerFileOptions):
     )
 
 
-@command(ledger, ResolveOptions, _RESOLVE_HELP)
+@command(ledger, ResolveOptions, help=_RESOLVE_HELP)
 def resolve(options: ResolveOptions) -> int:
     from everlytic_async.cli._ledger import resolve  # noqa: PLC0415 - not for --help
 
@@ -443,7 +445,7 @@ class CopyOptions:
     )
 
 
-@command(ledger, CopyOptions, _COPY_HELP)
+@command(ledger, CopyOptions, help=_COPY_HELP)
 def copy(options: CopyOptions) -> int:
     from everlytic_async.cli._ledger import copy  # noqa: PLC0415 - not for --help
 
@@ -507,7 +509,7 @@ class SandboxOptions(ProgressOptions):
     seed: int = _fault("--seed", click.INT, "Seed of the shares: the same faults in every run.", 0)
 
 
-@command(app, SandboxOptions, _SANDBOX_HELP)
+@command(app, SandboxOptions, help=_SANDBOX_HELP)
 def sandbox(options: SandboxOptions) -> int:
     from everlytic_async.cli._sandbox import serve  # noqa: PLC0415 - not for --help
 

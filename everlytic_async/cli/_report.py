@@ -293,8 +293,7 @@ def check_report(name: str, keep: Iterable[str | None]) -> Path:
     Raises:
         ConfigurationError: it can't be written there, or a library is missing.
     """
-    _template()
-    _plotly()
+    _libraries()
     path = Path(name).resolve()  # a link stays a link
     problem = None
     if name == "-":
@@ -316,9 +315,9 @@ def check_report(name: str, keep: Iterable[str | None]) -> Path:
     return path
 
 
-def _library(name: str) -> Any:
+def _libraries() -> tuple[Any, Any]:
     try:
-        return import_module(name)
+        return import_module("jinja2"), import_module("plotly.subplots")
     except ImportError:
         raise ConfigurationError(
             "--report needs plotly and Jinja2: pip install 'everlytic-async[report]'"
@@ -326,7 +325,7 @@ def _library(name: str) -> Any:
 
 
 def _template() -> Any:
-    jinja2 = _library("jinja2")
+    jinja2, _ = _libraries()
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -341,11 +340,6 @@ def _template() -> Any:
     )
 
 
-def _plotly() -> Any:
-    _library("plotly.io")
-    return _library("plotly.subplots")
-
-
 def _draw(timeline: Timeline, started: datetime, total: Bin) -> str:
     """A row for each outcome, each with its own scale, and one for the latency; as HTML."""
     width_s, bins = timeline.width_s, timeline.bins
@@ -358,7 +352,8 @@ def _draw(timeline: Timeline, started: datetime, total: Bin) -> str:
     def times(indexes: Iterable[float]) -> list[datetime]:
         return [started.replace(tzinfo=None) + timedelta(seconds=i * width_s) for i in indexes]
 
-    figure = _plotly().make_subplots(
+    _, plotly = _libraries()
+    figure = plotly.make_subplots(
         rows=len(titles), cols=1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.06
     )
     for row, outcome in enumerate(shown, 1):

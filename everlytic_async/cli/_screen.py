@@ -153,7 +153,7 @@ def outcome_lines(
         )
     if filtered:
         why = sorted(filtered.items(), key=lambda item: -item[1])
-        hint = "; --include includes them" if any(reason in REASONS for reason, _ in why) else ""
+        hint = "; --include takes them in" if any(reason in REASONS for reason, _ in why) else ""
         yield Text.assemble(
             "  left out",
             (f"  {sum(filtered.values()):>{width},}", "bold"),

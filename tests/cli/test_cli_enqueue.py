@@ -113,7 +113,7 @@ async def test_ctrl_c_ends_the_reading_of_a_pipe_and_what_was_read_is_stored(
         while await queue.depth() < 2:  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    await line_of(process, "Interrupted: no more orders are read.")
+    await line_of(process, "Interrupted: no more orders are read")
     await process.wait()  # with the pipe still open
     run = await ended(process)
     assert run.code == 130
@@ -133,7 +133,7 @@ async def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
     async with asyncio.timeout(30):
         acknowledged = [json.loads(await process.stdout.readline()) for _ in range(3)]
     process.send_signal(signal.SIGINT)
-    await line_of(process, "Interrupted: no more orders are read.")
+    await line_of(process, "Interrupted: no more orders are read")
     process.send_signal(signal.SIGINT)
     run = await ended(process)
     assert run.code == 130

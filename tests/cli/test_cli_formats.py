@@ -96,7 +96,7 @@ async def test_a_shops_export_is_sent_without_what_nobody_wants_an_e_mail_about(
     run = await program.pointed_at(sandbox).run(*SEND, "--results", "r.jsonl", path)
     assert (run.code, run.err) == (0, "")
     assert {"1", "4"} == {received["order_id"] for received in sandbox.received}
-    assert "  left out  2  1 cancelled, 1 trash; --include includes them\n" in run.out
+    assert "  left out  2  1 cancelled, 1 trash; --include takes them in\n" in run.out
     assert [result["line"] for result in results_in(program.directory / "r.jsonl")] == [1, 4]
 
 

@@ -102,7 +102,7 @@ async def test_a_killed_run_is_taken_up_and_nobody_is_notified_twice(
         run = await here.run("send", "--ledger", "l", "--durability", "power", path)
     assert run.code == 3
     assert dict(sandbox.duplicates) == {}
-    left = re.search(r"^  in flight +([0-9]+)  of a run that has ended", status.out, re.MULTILINE)
+    left = re.search(r"^  in flight +([0-9]+)  of a run that ended", status.out, re.MULTILINE)
     assert left is not None
     assert sandbox.processed + int(left[1]) >= 100
     # What a check foretells is what comes.
