@@ -372,7 +372,8 @@ class Pacer:
             # longer than the longest first pause.
             pause_s = max(pause_s, min(now - started_at, _ADAPTIVE_BACKOFF * self._retry.base_s))
         self._pause_until(now + pause_s)
-        if estimator is not None:
+        if estimator is not None and retry_after_s != 0:
+            # "Retry at once" (0) is no limit on the rate. Attempts and retry budget bound it.
             sent = started_at if sent_at is None else sent_at
             estimator.on_refused(started_at, sent, now, self._resume_at)
         reason = f"the endpoint answered {status}"

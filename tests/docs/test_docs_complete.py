@@ -43,7 +43,10 @@ def test_every_public_name_is_in_the_reference() -> None:
     } - {
         "everlytic_async.ledger.Ledger",  # by their shorter names
         "everlytic_async.ledger.SqliteLedger",
-        *(f"everlytic_async.ledger.{name}" for name in ("merge_entries", "storage_key", "storage_keys")),
+        *(
+            f"everlytic_async.ledger.{name}"
+            for name in ("merge_entries", "storage_key", "storage_keys")
+        ),
     }
     assert sorted(public) == sorted(documented)
 
