@@ -11,7 +11,7 @@ from collections.abc import Callable
 import nats.errors
 from nats.aio.client import Client
 
-from everlytic_async._nats import disconnect, error_text
+from everlytic_async._nats import disconnect, error_text, is_refusal
 
 _LOGGER = logging.getLogger("everlytic_async.worker")
 # An error that keeps coming is logged this often, in seconds.
@@ -47,7 +47,10 @@ class ConnectionLog:
             text += f": an order comes again after {self._ack_wait_s:g} s"
         now = self._clock()
         is_repeated = text == self._last_text and now - self._logged_at < _LOG_REPEAT_S
-        self.last_error = error
+        kept = self.last_error
+        # A server that refuses us also resets the connection: the refusal is the reason.
+        if kept is None or not (is_refusal(kept) and isinstance(error, OSError)):
+            self.last_error = error
         if not is_repeated:
             self._last_text, self._logged_at = text, now
         _LOGGER.log(logging.DEBUG if is_repeated else logging.WARNING, "NATS: %s", text)
