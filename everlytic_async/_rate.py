@@ -119,13 +119,14 @@ class ConcurrencyEstimator:
 class RandomRefusals:
     """Whether refusals come at random, so that sending more slowly is no remedy.
 
-    Behind a limit, a client that sends at a fraction of the rate is refused much later. Where
-    refusals come at random, it is refused after about as many orders.
+    Behind a limit, a client that sends at a fraction of the rate is hardly refused. Where refusals
+    come at random, it is refused after as few orders as before, and more are accepted a second the
+    faster it sends.
     """
 
     _RUNS = 8  # from one refusal to the next, in a row
     _SHORT_RUN, _SHORT_RUN_S = 200, 10.0  # orders and seconds: after longer ones nothing is wrong
-    _SLOWED, _LONGER = 0.25, 2.0  # the slowest runs, and how much longer they may be
+    _SLOWED = 0.25  # the slowest run, of the fastest
     _MAX_SHARE = 0.08  # of refused orders: a limit refuses more as the rate rises
     _MAX_SHARE_AFTER = 0.12  # once they are taken for random
     _PAYS = 1.2  # going faster then pays by this
@@ -161,9 +162,8 @@ class RandomRefusals:
             if share > self._MAX_SHARE_AFTER or not pays:
                 self._clear()
             return
-        slower = runs[0][0] <= self._SLOWED * runs[-1][0]
-        slow, fast = (sum(run[1] for run in some) for some in (runs[:2], runs[-2:]))
-        if share <= self._MAX_SHARE and slower and slow <= self._LONGER * max(fast, 1):
+        slowed = runs[0][0] <= self._SLOWED * runs[-1][0]
+        if share <= self._MAX_SHARE and slowed:
             self.found, self._goodput, self._since = True, goodput, 0
 
     def _clear(self) -> None:

@@ -1,7 +1,6 @@
 """What an endpoint takes is found and held: pacers in simulated time, against limits of many kinds.
 
-The bounds are what ten seeds came to, with a margin. Each mechanism of `_rate.py` has a row that
-fails without it.
+The same seed gives the same run, so the bounds are close to what these seeds come to.
 """
 
 from __future__ import annotations
@@ -108,7 +107,12 @@ SCENARIOS = {
         simulate=bucket(400, 20, clients=4), best=400, used=0.95, refused=0.02, least_share=0.3
     ),
     "four clients, Retry-After 1": Scenario(
-        simulate=bucket(400, 20, clients=4, retry_after_s=1), best=400, used=0.75, seconds=60
+        simulate=bucket(400, 20, clients=4, retry_after_s=1),
+        best=400,
+        used=0.8,
+        seconds=120,
+        since=60,
+        least_share=0.45,
     ),
     "before a slow endpoint": Scenario(
         simulate=bucket(400, 20, service_s=0.05), best=400, used=0.9
@@ -119,7 +123,7 @@ SCENARIOS = {
         simulate=at_once(20, 1.0), best=400, used=0.7, seconds=20
     ),
     "5 % at random": Scenario(
-        simulate=by_chance, best=200, used=1.0, seconds=60, since=15, refused=0.08
+        simulate=by_chance, best=300, used=1.0, seconds=60, since=15, refused=0.08
     ),
     "no limit": Scenario(
         simulate=lambda seed: Simulation(NoLimit(), service_s=0.05, network_s=0.0003, seed=seed),
@@ -167,14 +171,15 @@ def test_a_limit_that_changes_is_followed(
     assert simulation.refused_share(since=15) <= 0.005
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", range(5))
 def test_what_other_clients_leave_is_used_within_seconds(seed: int) -> None:
     simulation = bucket(400, 20, clients=4)(seed)
     simulation.run(30)
     simulation.leave(1, 2, 3)
     simulation.run(30)
 
-    assert simulation.throughput(simulation.now - 10) >= 0.95 * 400
+    assert simulation.throughput(simulation.now - 10) >= 0.9 * 400
+    assert simulation.refused_share(simulation.now - 10) <= 0.005
 
 
 def test_the_limit_that_is_reported_is_the_endpoints() -> None:
