@@ -1,11 +1,14 @@
 """Persistent record of every order's outcome, so that a second run sends only the remaining ones.
 
-``_protocol``: what a ledger is, and the one rule on what may be sent again. For SQLite:
-``_sqlite_schema`` has the schema, ``_sqlite_file`` opens a file safely (``_sqlite_checks``,
-``_sqlite_runs``), ``_sqlite_writer`` claims and
-records, ``_sqlite`` does so for the event loop, ``_sqlite_tools`` looks at it. For NATS:
-``_nats_bucket`` reads and writes a bucket, ``_nats`` opens and closes it; it needs the extra
-``nats``. Another ledger (Postgres) would be one more module that implements ``_protocol.Ledger``.
+``_protocol`` says what a ledger is, and which orders may be sent again. Two implement it:
+
+- SQLite: the schema is in ``_sqlite_schema``. ``_sqlite_file`` opens a file safely, with
+  ``_sqlite_checks`` and ``_sqlite_runs``; ``_sqlite_writer`` claims and records, ``_sqlite`` does
+  so for the event loop; ``_sqlite_tools`` is for people.
+- NATS, of the extra ``nats``: ``_nats_entries`` and ``_nats_runs`` are its two buckets,
+  ``_nats_bucket`` claims and records, ``_nats`` opens and closes it.
+
+A ledger in Postgres would be one more module that implements ``_protocol.Ledger``.
 
 The intent to send an order is committed before its POST starts, and its outcome after. What was in
 flight when a process was killed is ``unknown`` to the next.

@@ -268,10 +268,10 @@ async def test_who_was_held_for_dead_still_tells_that_it_was_sent(place: BucketP
 async def test_nothing_is_claimed_by_a_run_that_was_not_heard_of(place: BucketPlace) -> None:
     async with NatsLedger(place.url, place.bucket) as ledger:
         await without_heartbeats(place)
-        ledger.in_use._beat_at -= 50.0  # of the 60 s that a heartbeat lives
+        ledger.bucket.runs.last_heartbeat_at -= 50.0  # of the 60 s that a heartbeat lives
         async with ledger.session("scope", "s.example") as one, session(place) as other:
             await without_heartbeats(place)
-            ledger.in_use._beat_at -= 50.0
+            ledger.bucket.runs.last_heartbeat_at -= 50.0
             await one.claim("1", "body", KNOWN)
             assert await state_of(other) is State.IN_FLIGHT
 
@@ -282,7 +282,7 @@ async def test_after_a_reconnection_nobody_is_held_for_dead_at_once(place: Bucke
     ledger = NatsLedger(place.url, place.bucket)
     async with ledger, ledger.session("scope", "s.example") as other:
         assert await state_of(other) is State.UNKNOWN
-        ledger.in_use.connection.stats["reconnects"] += 1
+        ledger.bucket.connection.stats["reconnects"] += 1
         assert await state_of(other) is State.IN_FLIGHT
 
         async def is_unknown() -> bool:
@@ -537,9 +537,9 @@ async def test_a_bucket_of_somebody_elses_is_found_out(place: BucketPlace) -> No
         (key,) = await bucket.keys()
         for value in (b"", b"1", b"{}", b'{"write":"a.1","state":"lost","key":"1"}'):
             await bucket.put(key, value)
-            with pytest.raises(LedgerError, match="holds what is no entry"):
+            with pytest.raises(LedgerError, match="holds something that is not an entry"):
                 await one.look_up(["1"])
-            with pytest.raises(LedgerError, match="holds what is no entry"):
+            with pytest.raises(LedgerError, match="holds something that is not an entry"):
                 await one.claim("1", "body", KNOWN)
             assert not value or (await bucket.get(key)).value == value
 
@@ -595,11 +595,11 @@ async def test_it_may_be_opened_by_several_and_again(place: BucketPlace) -> None
     ledger = NatsLedger(place.url, place.bucket)
     for _ in range(2):
         async with ledger, ledger.session("one", "a"), ledger.session("two", "b") as two:
-            run = ledger.in_use
+            run = ledger.bucket
             await two.record(Entry("1", State.NOT_SENT))
-            assert ledger.in_use is run
+            assert ledger.bucket is run
         with pytest.raises(LedgerError, match="not open"):
-            assert ledger.in_use
+            assert ledger.bucket
 
 
 async def test_an_open_ledger_belongs_to_one_loop(place: BucketPlace) -> None:
