@@ -191,7 +191,8 @@ class SqliteLedger:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-        self._schedule()
+        if self._timer is None:
+            self._schedule()
         return future
 
     def _schedule(self) -> None:
