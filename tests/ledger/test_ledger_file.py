@@ -441,9 +441,13 @@ def crash(path: Path, *keys: str) -> None:
     """A process is killed that has these orders in flight."""
     pid = os.fork()
     if pid == 0:
-        in_flight(path, *keys)
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(pid, 0)
+        try:
+            in_flight(path, *keys)
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
 
 
 def lock_of(path: Path) -> Path:
