@@ -93,14 +93,14 @@ class EverlyticClient:
         ledger: The memory of all calls of this client, such as a `SqliteLedger`: an order that it
             knows as sent, or as possibly sent, is not sent again. It is opened by `start` and
             closed by `aclose`. By default there is none.
-        session: A session of yours to use, with its connector and proxy; it is never closed here.
-            By default the client has its own. Its middlewares are passed by, for one might repeat
-            a POST; its cookie jar is not: give it an `aiohttp.DummyCookieJar`.
+        session: The caller's own session, with its connector and proxy; it is never closed here. By
+            default the client makes one. The session's middlewares are bypassed (one might repeat
+            the POST); its cookie jar is used, so make it an `aiohttp.DummyCookieJar`.
         proxy: The URL of an HTTP proxy, such as ``http://user:password@proxy.example:3128``. Orders
             go through a tunnel (CONNECT), so the proxy sees neither the hashes nor the orders. For
             an ``http://`` address there is no tunnel: that is refused unless the proxy runs on this
             machine or `allow_http` is set. Proxies in the environment are not used.
-        on_event: A callable that hears what happens (see `everlytic_async.events`), or several.
+        on_event: A callable that gets every event (see `everlytic_async.events`), or several.
         allow_http: Whether ``http://`` is accepted for a host other than this machine.
 
     Raises:
@@ -130,14 +130,14 @@ class EverlyticClient:
         except ValueError:
             known = " or ".join(member.value for member in Delivery)
             raise ConfigurationError(f"delivery must be {known}, got {delivery!r}") from None
-        for name, given, kind in (
+        for name, policy, kind in (
             ("retry", retry, RetryPolicy),
             ("pacing", pacing, Pacing),
             ("timeouts", timeouts, Timeouts),
         ):
-            if not isinstance(given, kind):
+            if not isinstance(policy, kind):
                 raise ConfigurationError(
-                    f"{name} must be a {kind.__name__}, got a {type(given).__name__}"
+                    f"{name} must be a {kind.__name__}, got a {type(policy).__name__}"
                 )
         _check_ledger(ledger)
         self._transport = Transport(
@@ -308,7 +308,7 @@ class EverlyticClient:
         key: KeyOf | None = None,
         resend: Collection[Outcome] = (),
     ) -> OrderStream:
-        """Send many orders, and yield one result for each as they come.
+        """Send many orders; one result is yielded for each.
 
         ``async with client.stream_orders(orders) as results: async for result in results: ...``
 
@@ -317,21 +317,22 @@ class EverlyticClient:
                 further ahead than there are free slots and results that wait for you. An
                 `InvalidOrderError` in the place of an order becomes its result.
             ordered: Yield the results in the order of the input rather than as they complete.
-            ledger: Where it is kept what became of every order, such as a `SqliteLedger`: what it
-                says was sent, or may have been, is SKIPPED. Between two orders with the same key
-                one is sent. It is opened on entering the stream and closed on leaving it. By
-                default the client's ledger, where it has one.
-            key: Names an order, given as it came; by default its order id and workflow id, else a
-                digest of its body. An order for which it raises is INVALID.
-            resend: What the ledger says of orders that are to be sent again even so:
-                `Outcome.UNKNOWN`, `Outcome.REJECTED`. With AT_LEAST_ONCE, UNKNOWN always is.
+            ledger: The memory of what was sent, such as a `SqliteLedger`: an order that it knows as
+                sent, or as possibly sent, is SKIPPED. Of two orders with the same key one is sent.
+                It is opened on entering the stream and closed on leaving it. By default the
+                client's ledger, if it has one.
+            key: Takes an order, as it was read, and returns its idempotency key. By default that is
+                its order id and workflow id, else a digest of its body. If the function raises, the
+                order is INVALID.
+            resend: As of `send_order`.
 
         Raises:
             ConfigurationError: when `resend` names an outcome that must not be sent again, or as
                 for `send_order`; the latter also on entering, and by the iteration.
             LedgerError: on entering, when the ledger can't be used.
             SourceError: by the iteration, at its end, when the iterable raised.
-            BatchStoppedError: by the iteration, at its end, when it had been no use to go on.
+            BatchStoppedError: by the iteration, at its end, when every further order would have
+                failed the same way.
         """
         self._transport.check_open()
         if isinstance(orders, Mapping | str | bytes | Order) or not isinstance(
@@ -402,9 +403,9 @@ class EverlyticClient:
     async def forecast(
         self, orders: Sequence[Order], *, ledger: Ledger, resend: Collection[Outcome] = ()
     ) -> list[SkippedError | None]:
-        """What a ledger says of orders, if they were sent now. Nothing is sent or recorded.
+        """Which orders a ledger would skip if they were sent now. Nothing is sent or recorded.
 
-        It binds nobody: another process may send them meanwhile. The client need not be open.
+        Another process may send them meanwhile. The client need not be open.
 
         Args:
             orders: The orders, at most a few hundred: all are looked up at once.
@@ -412,7 +413,7 @@ class EverlyticClient:
             resend: As of `stream_orders`.
 
         Returns:
-            For each order why it would be skipped; None where it would be sent.
+            For each order why it would be skipped; None if it would be sent.
 
         Raises:
             LedgerError: when the ledger can't be read.
@@ -449,7 +450,7 @@ class EverlyticClient:
 
     @property
     def trouble(self) -> str | None:
-        """Why no order can be delivered at present, for a health check; None where it is well.
+        """Why no order can be delivered at present, for a health check; None if all is well.
 
         It is set while the endpoint fails or can't be reached and one attempt at a time probes it,
         and while a quota is used up.
@@ -462,15 +463,14 @@ class EverlyticClient:
         return f"{self._transport.host}: {why}{last}"
 
     def pause(self, seconds: float, *, reason: str = "it was asked for") -> None:
-        """Let no attempt begin for a while, because of what is known from elsewhere.
+        """Pause all sending, for example because another process of the store was throttled.
 
-        Say, that another process of the same store was throttled. What is in flight goes on. It
-        never shortens a cool-down that there is, and is cut to ``retry.retry_after_cap_s``. The
-        hooks hear of it as a `CoolDown` without a status.
+        What is in flight goes on. It never shortens a cool-down, is at most
+        ``retry.retry_after_cap_s`` long, and is emitted as a `CoolDown` without a status.
 
         Args:
             seconds: For how long, above 0.
-            reason: Why, for the log and the hooks.
+            reason: Why, for the log and hooks.
 
         Raises:
             ValueError: the seconds are no finite number above 0.

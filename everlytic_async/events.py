@@ -1,13 +1,13 @@
-"""What happens to an order, as frozen events, and the dispatcher that tells them to the hooks.
+"""What happens to an order, as frozen events, and the dispatcher that passes them to hooks.
 
-Progress bars, logs and metrics are listeners of this one stream. A hook is any callable that takes
-an event; it runs inside the sending task, so it must be quick. One that raises is logged and hurts
-nothing else. Without a hook no event is made.
+A hook is any callable that takes an event: a progress bar, metrics. It runs inside the sending
+task, so it must be quick. If it raises, that is logged, and the sending goes on. Events of single
+orders and attempts are only made if a hook, or the log at DEBUG, wants them.
 
-The standard logger ``everlytic_async`` is a listener too: INFO for batches, WARNING for cool-downs,
-outages and stops, DEBUG for each attempt.
+The logger ``everlytic_async`` gets batches at INFO, cool-downs, outages and stops at WARNING, and
+each attempt at DEBUG.
 
-Events name an order by its key, and hold no other value of it.
+An event identifies an order by its key, and holds no other value of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import attrs
 
@@ -42,7 +43,7 @@ _LOGGER.addHandler(logging.NullHandler())
 
 
 class _PrintableArguments(logging.Filter):
-    """Lets no order id, worker's name or server's words forge a line of a log."""
+    """Keeps order ids, workers' names and servers' texts from forging log lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Replace control characters in what is logged."""
@@ -75,12 +76,12 @@ class Event:
 
 @attrs.frozen(kw_only=True)
 class AttemptStarted(Event):
-    """A POST begins.
+    """A POST starts.
 
     Attributes:
-        key: What names the order.
-        attempt: Which one of the order it is, from 1.
-        in_flight: How many POSTs are in flight with it.
+        key: The order's key.
+        attempt: Which attempt of the order it is, from 1.
+        in_flight: How many POSTs are in flight, this one included.
     """
 
     key: str
@@ -90,15 +91,15 @@ class AttemptStarted(Event):
 
 @attrs.frozen(kw_only=True)
 class AttemptEnded(Event):
-    """A POST ended, and this is what it says by itself.
+    """A POST ended. This is what it means by itself.
 
     Attributes:
-        key: What names the order.
-        attempt: Which one of the order it was, from 1.
-        outcome: What the order's outcome would be, were it the last.
-        status: The HTTP status, where there was an answer.
-        error: Why it is not SENT; None where it is.
-        elapsed_s: Seconds from its begin.
+        key: The order's key.
+        attempt: Which attempt of the order it was, from 1.
+        outcome: The order's outcome if this attempt was the last.
+        status: The HTTP status; None if there was no response.
+        error: Why it is not SENT; None if it is.
+        elapsed_s: How long the attempt took, in seconds.
     """
 
     key: str
@@ -111,12 +112,12 @@ class AttemptEnded(Event):
 
 @attrs.frozen(kw_only=True)
 class BackingOff(Event):
-    """An order will be tried again after a pause.
+    """An attempt failed, and the order is tried again after a pause.
 
     Attributes:
-        key: What names the order.
+        key: The order's key.
         attempt: The attempt that failed, from 1.
-        wait_s: Seconds until the next may begin.
+        wait_s: Seconds until the next attempt may start.
         error: How the attempt failed.
     """
 
@@ -131,12 +132,12 @@ class OrderEnded(Event):
     """An order has its result.
 
     Attributes:
-        key: What names the order; None for an invalid one without a name.
-        outcome: What is known of it.
-        attempts: How many POSTs were begun for it.
-        elapsed_s: Seconds from its reading.
+        key: The order's key; None for an invalid order without one.
+        outcome: What is known of the order.
+        attempts: How many POSTs were started for it.
+        elapsed_s: Seconds since it was read.
         duplicate_risk: Whether it may have been processed more than once.
-        error: Why it is not SENT; None where it is.
+        error: Why it is not SENT; None if it is.
     """
 
     key: str | None
@@ -152,9 +153,9 @@ class CoolDown(Event):
     """Every sender of the client pauses.
 
     Attributes:
-        wait_s: Seconds until the first may go on.
-        status: The status that asked for it; None where the endpoint can't be reached at all, or
-            the pause was asked for by `EverlyticClient.pause`.
+        wait_s: Seconds until the first sender may go on.
+        status: The HTTP status that caused it; None if there was no response, or if
+            `EverlyticClient.pause` was called.
         reason: Why, in words.
     """
 
@@ -165,10 +166,10 @@ class CoolDown(Event):
 
 @attrs.frozen(kw_only=True)
 class OutageEnded(Event):
-    """The endpoint can be reached again.
+    """The endpoint answers again.
 
     Attributes:
-        lasted_s: Seconds from the first attempt that did not reach it.
+        lasted_s: Seconds since the first attempt that failed.
     """
 
     lasted_s: float
@@ -176,11 +177,11 @@ class OutageEnded(Event):
 
 @attrs.frozen(kw_only=True)
 class RateChanged(Event):
-    """The endpoint's limit was estimated anew.
+    """There is a new estimate of the endpoint's limit.
 
     Attributes:
-        rate: Orders per second that are sent from now on, before creeping up; None for no bound.
-        limit: The estimate of the limit, where there is one.
+        rate: The sending rate from now on, in orders per second; None if it is not limited.
+        limit: The estimated limit, in orders per second; None if there is none.
     """
 
     rate: float | None
@@ -189,7 +190,7 @@ class RateChanged(Event):
 
 @attrs.frozen(kw_only=True)
 class BatchStarted(Event):
-    """A stream of orders begins."""
+    """A stream of orders was started."""
 
 
 @attrs.frozen(kw_only=True)
@@ -198,8 +199,8 @@ class BatchEnded(Event):
 
     Attributes:
         counts: How many orders had each outcome.
-        elapsed_s: Seconds from its begin.
-        stopped: Why it ended before its input did; None where it did not.
+        elapsed_s: How long it took, in seconds.
+        stopped: Why it ended before its input did; None if it did not.
     """
 
     counts: Mapping[Outcome, int]
@@ -207,23 +208,23 @@ class BatchEnded(Event):
     stopped: str | None
 
 
-# Made for every order or attempt, so only where a hook takes them.
+# These are made for every order or attempt, so only if a hook wants them.
 _PER_ORDER = (AttemptStarted, AttemptEnded, BackingOff, OrderEnded)
 
 Hook = Callable[[Event], None]
 
 
-def as_hooks(given: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
+def as_hooks(on_event: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
     """One hook, several, or none, as a tuple.
 
     Raises:
-        TypeError: when something can't be called, or is `async def`: nobody would await it.
+        TypeError: one of them is not callable, or is `async def`, which would never be awaited.
     """
-    if given is None:
+    if on_event is None:
         return ()
-    if not callable(given) and not isinstance(given, Iterable):
-        raise TypeError("on_event must be a callable that takes an event, or several of them")
-    hooks = (given,) if callable(given) else tuple(given)
+    hooks: tuple[Any, ...] = (on_event,)
+    if isinstance(on_event, Iterable) and not callable(on_event):
+        hooks = tuple(on_event)
     if not all(callable(hook) for hook in hooks):
         raise TypeError("on_event must be a callable that takes an event, or several of them")
     if any(
@@ -236,14 +237,14 @@ def as_hooks(given: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
 
 @attrs.frozen(eq=False)
 class _Subscription:
-    """A hook added later, and the class of events that are passed to it."""
+    """A hook that was added later, and the class of events that it gets."""
 
     hook: Hook
     event_type: type[Event]
 
 
 class Dispatcher:
-    """Tells events to the hooks, and to the log."""
+    """Passes events to the hooks and to the log."""
 
     __slots__ = ("_hooks", "_subscriptions")
 
@@ -253,7 +254,7 @@ class Dispatcher:
 
     @property
     def has_listeners(self) -> bool:
-        """Whether anybody wants to hear of single attempts and orders: else make no such event."""
+        """Whether anybody wants events of single attempts and orders; if not, don't make them."""
         if self._hooks or _LOGGER.isEnabledFor(logging.DEBUG):
             return True
         return bool(self._subscriptions) and any(
@@ -264,7 +265,7 @@ class Dispatcher:
 
     @contextmanager
     def subscribe(self, hook: Hook, event_type: type[Event] = Event) -> Iterator[None]:
-        """Pass events of this class to one more hook while this is open."""
+        """Call one more hook with events of this class while the context is open."""
         (hook,) = as_hooks(hook)
         subscription = _Subscription(hook, event_type)
         self._subscriptions = (*self._subscriptions, subscription)
@@ -276,7 +277,7 @@ class Dispatcher:
             )
 
     def emit(self, event: Event) -> None:
-        """Tell an event to the log and to every hook."""
+        """Pass an event to the log and to every hook."""
         _log(event)
         hooks = self._hooks
         if self._subscriptions:
@@ -289,7 +290,7 @@ class Dispatcher:
             try:
                 hook(event)
             except Exception:
-                # The order goes its way whatever a listener does.
+                # A broken hook must not affect the order.
                 _LOGGER.exception("a hook raised on %s", type(event).__name__)
 
 
@@ -315,11 +316,11 @@ def _log(event: Event) -> None:
         case CoolDown():
             _LOGGER.warning("all sending pauses for %.3f s: %s", event.wait_s, event.reason)
         case OutageEnded():
-            _LOGGER.warning("the endpoint can be reached again after %.1f s", event.lasted_s)
+            _LOGGER.warning("the endpoint answers again after %.1f s", event.lasted_s)
         case RateChanged() if event.limit is not None:
             _LOGGER.info("the endpoint's limit is about %.1f orders a second", event.limit)
         case BatchStarted():
-            _LOGGER.info("a batch begins")
+            _LOGGER.info("a batch started")
         case BatchEnded():
             counts = ", ".join(f"{count} {name}" for name, count in event.counts.items() if count)
             _LOGGER.info("a batch ended after %.1f s: %s", event.elapsed_s, counts or "no orders")

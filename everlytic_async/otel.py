@@ -1,26 +1,25 @@
-"""OpenTelemetry: a hook that turns what happens to orders into spans and metrics.
+"""OpenTelemetry: a hook that turns events into spans and metrics.
 
-It needs ``opentelemetry-api``, the extra ``otel``; where the figures go is the business of the SDK
-that the application sets up. Names are those of the semantic conventions for HTTP clients
-(https://opentelemetry.io/docs/specs/semconv/http/) where they fit, and begin with ``everlytic.``
-where not.
+It needs ``opentelemetry-api`` (the extra ``otel``); the application sets up the SDK, and so where
+the data goes. Names follow the semantic conventions for HTTP clients
+(https://opentelemetry.io/docs/specs/semconv/http/); others start with ``everlytic.``.
 
-**Spans.** An order is a span ``everlytic.send_order``, from its reading to its result, below
-whatever span is current where it is sent. Each of its attempts is a client span ``POST`` below it.
+**Spans.** An order is a span ``everlytic.send_order``, from reading it to its result, below the
+span that is current where it is sent. Each of its attempts is a client span ``POST`` below it.
 
 =================================== ======= ========================================================
 attribute                           of      value
 =================================== ======= ========================================================
-``everlytic.order.key``             order   what names the order, as events have it
+``everlytic.order.key``             order   the order's key, as in events
 ``everlytic.outcome``               both    such as ``sent``
-``everlytic.order.attempts``        order   how many POSTs were begun
+``everlytic.order.attempts``        order   how many POSTs were started
 ``everlytic.order.duplicate_risk``  order   whether it may have been processed more than once
 ``error.type``                      both    the error's class; of an attempt the status, if it is
                                             400 or above
 ``http.request.method``             attempt ``POST``
-``http.response.status_code``       attempt the status, where there was an answer
-``http.request.resend_count``       attempt which repetition it is, from 1; the first has none
-``server.address``, ``server.port`` attempt of the endpoint, where the hook was told
+``http.response.status_code``       attempt the status, if there was a response
+``http.request.resend_count``       attempt which retry it is, from 1; the first attempt has none
+``server.address``, ``server.port`` attempt of the endpoint, if the hook was made with ``base_url``
 ``url.full``                        attempt the same
 =================================== ======= ========================================================
 
@@ -30,7 +29,7 @@ class and message. No stack trace: it might quote what a caller's own function r
 **Metrics.**
 
 ================================ =============== ============= =====================================
-name                             instrument      unit          told apart by
+name                             instrument      unit          attributes
 ================================ =============== ============= =====================================
 ``everlytic.orders``             counter         ``{order}``   ``everlytic.outcome``, ``error.type``
 ``everlytic.order.duration``     histogram       ``s``         the same
@@ -43,9 +42,8 @@ name                             instrument      unit          told apart by
 ``everlytic.batch.duration``     histogram       ``s``         ``everlytic.batch.stopped``
 ================================ =============== ============= =====================================
 
-All have ``server.address`` and ``server.port`` where the hook was told. There is one attempt for
-each measurement of ``http.client.request.duration``, and one cool-down for each of
-``everlytic.cool_down.duration``, whose value is the pause that was called for.
+With ``base_url``, all have ``server.address`` and ``server.port``. ``http.client.request.duration``
+is recorded for each attempt, ``everlytic.cool_down.duration`` for each cool-down (its length).
 """
 
 from __future__ import annotations
@@ -76,36 +74,36 @@ __all__ = ["OpenTelemetryHook"]
 
 _SCOPE = "everlytic_async"
 _METHOD = {"http.request.method": "POST"}
-# As the conventions advise for the duration of HTTP requests, in seconds.
+# The buckets that the conventions advise for the duration of HTTP requests, in seconds.
 _REQUEST_BOUNDARIES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-# An order, a pause and an outage may last as long as the retry policy: go on from there.
+# An order, a pause and an outage may last as long as the retry policy allows.
 _LONG_BOUNDARIES = (*_REQUEST_BOUNDARIES, 25, 50, 75, 100, 250, 500)
 _BATCH_BOUNDARIES = (1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 10_800, 36_000)
-# An order that is cancelled has no end, so that its attempts would be remembered for ever.
-_MOST_UNENDED = 10_000
-_FIRST_ERROR = 400
+# An order that is cancelled never ends: without a bound its attempts would be kept for ever.
+_MAX_OPEN_ORDERS = 10_000
+_HTTP_ERROR = 400
 
 _Attributes = dict[str, str | int | bool]
 
 
 @attrs.frozen
 class _Attempt:
-    """What a span needs to know. Not the error itself: its traceback holds on to the order."""
+    """What a span needs. Not the error itself, whose traceback refers to the order."""
 
-    began: float
-    ended: float
+    started_at: float
+    ended_at: float
     attributes: _Attributes
     exception: tuple[str, str] | None
 
 
 class OpenTelemetryHook:
-    """A hook for ``on_event`` that tells OpenTelemetry; make one for each client.
+    """A hook for ``on_event``; make one for each client.
 
-    The spans of an order are made when it ends, so that none is ever left open. An order that is
-    cancelled on its way has no end, and thus no span.
+    The spans of an order are made when it ends, so none is ever left open. An order that is
+    cancelled has no span.
 
     Args:
-        base_url: The client's, for the attributes of the server; without it they are left out.
+        base_url: The client's; without it there are no attributes of the server.
         tracer_provider: Where the spans go; by default the global provider.
         meter_provider: Where the metrics go; by default the global provider.
 
@@ -137,7 +135,7 @@ class OpenTelemetryHook:
         self._order_duration = meter.create_histogram(
             "everlytic.order.duration",
             unit="s",
-            description="From the reading of an order to its result.",
+            description="From reading an order to its result.",
             explicit_bucket_boundaries_advisory=_LONG_BOUNDARIES,
         )
         self._request_duration = meter.create_histogram(
@@ -154,13 +152,13 @@ class OpenTelemetryHook:
         self._cool_down = meter.create_histogram(
             "everlytic.cool_down.duration",
             unit="s",
-            description="How long all senders were to pause.",
+            description="How long all senders paused.",
             explicit_bucket_boundaries_advisory=_LONG_BOUNDARIES,
         )
         self._outage = meter.create_histogram(
             "everlytic.outage.duration",
             unit="s",
-            description="How long the endpoint could not be reached.",
+            description="How long the endpoint was in trouble.",
             explicit_bucket_boundaries_advisory=_LONG_BOUNDARIES,
         )
         self._rate = meter.create_gauge(
@@ -174,19 +172,19 @@ class OpenTelemetryHook:
         self._batch_duration = meter.create_histogram(
             "everlytic.batch.duration",
             unit="s",
-            description="From the begin of a batch to its end.",
+            description="Duration of a batch.",
             explicit_bucket_boundaries_advisory=_BATCH_BOUNDARIES,
         )
         self._active = 0
         # The attempts, by number, of orders that have not ended, by key.
-        self._unended: dict[str, dict[int, _Attempt]] = {}
+        self._open_attempts: dict[str, dict[int, _Attempt]] = {}
 
     def __call__(self, event: Event) -> None:
-        """Tell one event."""
+        """Record one event."""
         match event:
             case AttemptStarted():
-                # Set to what the client counts rather than raised by one: an attempt that is
-                # cancelled is not told, and would be counted as active for ever.
+                # The client's count, not our own: an attempt that is cancelled has no end event,
+                # and would count as active for ever.
                 self._set_active(event.in_flight)
             case AttemptEnded():
                 self._attempt_ended(event)
@@ -222,25 +220,25 @@ class OpenTelemetryHook:
         }
         error = event.error
         if error is not None:
-            failed = event.status is not None and event.status >= _FIRST_ERROR
-            attributes["error.type"] = str(event.status) if failed else _class_of(error)
+            failed = event.status is not None and event.status >= _HTTP_ERROR
+            attributes["error.type"] = str(event.status) if failed else _class_name(error)
         self._request_duration.record(event.elapsed_s, attributes)
         attributes = {**attributes, **self._url}
         if event.attempt > 1:
             attributes["http.request.resend_count"] = event.attempt - 1
-        # Put last, so that the first is the one that was longest without news.
-        attempts = self._unended[event.key] = self._unended.pop(event.key, {})
+        # Moved to the end, so that the first is the one with the oldest event.
+        attempts = self._open_attempts[event.key] = self._open_attempts.pop(event.key, {})
         attempts[event.attempt] = _Attempt(
             event.at - event.elapsed_s, event.at, attributes, _exception(error)
         )
-        if len(self._unended) > _MOST_UNENDED:
-            del self._unended[next(iter(self._unended))]
+        if len(self._open_attempts) > _MAX_OPEN_ORDERS:
+            del self._open_attempts[next(iter(self._open_attempts))]
 
     def _order_ended(self, event: OrderEnded) -> None:
-        attempts = {} if event.key is None else self._unended.pop(event.key, {})
+        attempts = {} if event.key is None else self._open_attempts.pop(event.key, {})
         ended: _Attributes = {"everlytic.outcome": event.outcome.value}
         if event.error is not None:
-            ended["error.type"] = _class_of(event.error)
+            ended["error.type"] = _class_name(event.error)
         measured = {**ended, **self._server}
         self._orders.add(1, measured)
         self._order_duration.record(event.elapsed_s, measured)
@@ -252,7 +250,7 @@ class OpenTelemetryHook:
         }
         if event.key is not None:
             attributes["everlytic.order.key"] = event.key
-        # Events have the monotonic clock, spans the wall clock: asked once for all of an order's.
+        # Events use the monotonic clock, spans the wall clock.
         ahead_ns = time.time_ns() - time.monotonic_ns()
         span = self._tracer.start_span(
             "everlytic.send_order",
@@ -262,24 +260,24 @@ class OpenTelemetryHook:
         if span.is_recording():
             context = trace.set_span_in_context(span)
             for number, attempt in attempts.items():
-                # Others are left from an order of the same name that was cancelled.
+                # Others are of an order with the same key that was cancelled.
                 if number <= event.attempts:
-                    self._tell_attempt(attempt, context, ahead_ns)
+                    self._add_attempt_span(attempt, context, ahead_ns)
         _end(span, _exception(event.error), _ns(event.at) + ahead_ns)
 
-    def _tell_attempt(self, attempt: _Attempt, context: Context, ahead_ns: int) -> None:
+    def _add_attempt_span(self, attempt: _Attempt, context: Context, ahead_ns: int) -> None:
         span = self._tracer.start_span(
             "POST",
             context,
             trace.SpanKind.CLIENT,
             attributes=attempt.attributes,
-            start_time=_ns(attempt.began) + ahead_ns,
+            start_time=_ns(attempt.started_at) + ahead_ns,
         )
-        _end(span, attempt.exception, _ns(attempt.ended) + ahead_ns)
+        _end(span, attempt.exception, _ns(attempt.ended_at) + ahead_ns)
 
 
 def _end(span: trace.Span, exception: tuple[str, str] | None, at_ns: int) -> None:
-    """End a span; with the error's class and message, where there was one."""
+    """End a span, with the error's class and message if there is one."""
     if exception is not None:
         kind, message = exception
         span.add_event("exception", {"exception.type": kind, "exception.message": message}, at_ns)
@@ -290,10 +288,10 @@ def _end(span: trace.Span, exception: tuple[str, str] | None, at_ns: int) -> Non
 def _exception(error: EverlyticError | None) -> tuple[str, str] | None:
     if error is None:
         return None
-    return f"{type(error).__module__}.{_class_of(error)}", str(error)
+    return f"{type(error).__module__}.{_class_name(error)}", str(error)
 
 
-def _class_of(error: EverlyticError) -> str:
+def _class_name(error: EverlyticError) -> str:
     return type(error).__qualname__
 
 

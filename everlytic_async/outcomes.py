@@ -1,6 +1,6 @@
-"""What is known of an order in the end: `Outcome`, `Receipt`, `OrderResult`, `BatchReport`.
+"""How sending ended: `Outcome`, `Receipt`, `OrderResult`, `BatchReport`.
 
-Reprs leave out the order and the endpoint's answer, which may hold a customer's data.
+Reprs leave out the order and the response's body, which may hold a customer's data.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class Outcome(enum.StrEnum):
 
     #: The endpoint accepted the trigger. Don't send it again.
     SENT = "sent"
-    #: The order failed validation here; nothing left this process. Send it once it is mended.
+    #: The order failed validation here; nothing was sent. Fix it, then send it.
     INVALID = "invalid"
-    #: The endpoint answered that it refuses this order. Send it once it is mended.
+    #: The endpoint refused this order. Fix it, then send it.
     REJECTED = "rejected"
     #: Surely not processed: never connected, or throttled until the retries ran out. Send it again.
     NOT_SENT = "not_sent"
-    #: It may have been processed. The caller decides.
+    #: It may have been processed. Find out, or decide, whether to send it again.
     UNKNOWN = "unknown"
-    #: It was sent, or may have been, before. Don't send it again.
+    #: It was sent, or may have been sent, before. Don't send it again.
     SKIPPED = "skipped"
 
 
@@ -41,11 +41,11 @@ class Receipt:
 
     Attributes:
         status: The HTTP status, 200 to 299.
-        body: The answer: the parsed JSON, else the text, else None where it was empty.
+        body: The response's body: the parsed JSON, else the text; None if it was empty.
         attempts: How many POSTs it took.
-        elapsed_s: Seconds from the first attempt's begin to the answer, pauses included.
-        headers: The response's headers, looked up without regard to case; the hashes are not in
-            them. Two receipts are equal whatever their headers.
+        elapsed_s: Seconds from the start of the first attempt to the response, pauses included.
+        headers: The response's headers without the hashes; names are case-insensitive. They are not
+            compared when receipts are.
     """
 
     status: int
@@ -61,15 +61,15 @@ class OrderResult:
 
     Attributes:
         index: The place of the order in the input, counted from 0.
-        key: What names the order: the caller's ``key``, else its order id and workflow id, else a
-            digest of its body; None for an invalid order that has no name.
-        order: The order exactly as it was given.
+        key: The order's idempotency key: the caller's ``key``, else its order id and workflow id,
+            else a digest of its body; None for an invalid order without one.
+        order: The order exactly as the caller passed it.
         outcome: What is known of it.
-        receipt: The endpoint's acceptance, for SENT; else None.
-        error: Why it is not SENT; None where it is.
-        attempts: How many POSTs were begun for it.
-        elapsed_s: Seconds from its reading to its result, waiting for a free slot included.
-        duplicate_risk: True where the trigger may have been processed more than once.
+        receipt: The endpoint's acceptance; None unless SENT.
+        error: Why it is not SENT; None if it is.
+        attempts: How many POSTs were started for it.
+        elapsed_s: Seconds from reading the order to its result, waits included.
+        duplicate_risk: Whether it may have been processed more than once.
     """
 
     index: int
@@ -85,13 +85,13 @@ class OrderResult:
 
 @attrs.frozen
 class BatchReport:
-    """What became of a batch.
+    """The results of a batch.
 
     Attributes:
-        results: One result for each order that was read: in the order of completion, or of the
-            input with ``ordered=True``.
-        elapsed_s: Seconds from the begin of the batch to its end.
-        stopped: Why it ended before its input did; None where it did not.
+        results: One result for each order that was read, in the order of completion; with
+            ``ordered=True`` in the order of the input.
+        elapsed_s: How long the batch took, in seconds.
+        stopped: Why it ended before its input did; None if it did not.
     """
 
     results: tuple[OrderResult, ...] = attrs.field(repr=False)
@@ -100,7 +100,7 @@ class BatchReport:
 
     @property
     def counts(self) -> Mapping[Outcome, int]:
-        """How many orders had each outcome; every outcome is there, be it with 0."""
+        """How many orders had each outcome; 0 for an outcome that did not occur."""
         counts = dict.fromkeys(Outcome, 0)
         for result in self.results:
             counts[result.outcome] += 1

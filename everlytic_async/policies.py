@@ -1,7 +1,7 @@
-"""How to deliver: the settings of a client, as frozen and validated values.
+"""The settings of a client, as frozen and validated values.
 
-Units stand in the names: ``_s`` is seconds. A wrong value is a `ConfigurationError`
-that names the field.
+Names that end in ``_s`` are in seconds. A wrong value raises a `ConfigurationError` that names the
+field.
 """
 
 from __future__ import annotations
@@ -92,35 +92,34 @@ class RetryPolicy:
     """When an attempt that may be repeated is repeated, and when to give up.
 
     The n-th pause is drawn evenly from 0 to ``min(cap_s, base_s * 2**(n-1))`` seconds: exponential
-    backoff with full jitter. A pause that would end after the deadline is not begun.
+    backoff with full jitter. A pause that would end after the deadline is not started.
     """
 
-    #: How many POSTs an order may cost at most, the first included. 1 means no retry. Probes
-    #: of an outage, of an endpoint that had been reached, are bounded by the deadline instead.
+    #: The most POSTs for one order, the first included; 1 means no retry. Probes during an outage
+    #: are bounded by the deadline instead if the endpoint had answered before.
     attempts: int = attrs.field(default=5, validator=_count)
-    #: The upper end of the first pause, in seconds.
+    #: The longest first pause, in seconds.
     base_s: float = attrs.field(default=0.5, validator=_seconds)
-    #: The upper end of every pause, in seconds.
+    #: The longest pause, in seconds.
     cap_s: float = attrs.field(default=30, validator=_seconds)
-    #: An order that is not delivered this many seconds after its first attempt began is given up.
+    #: How long after the start of its first attempt an order is given up, in seconds.
     deadline_s: float = attrs.field(default=120, validator=_seconds)
-    #: A Retry-After of more seconds than this means that a quota is used up: nobody waits for it,
-    #: and a batch stops.
+    #: A longer Retry-After, in seconds, means that a quota is used up: a batch stops.
     retry_after_cap_s: float = attrs.field(default=120, validator=_seconds)
-    #: A batch stops after this many equal refusals in a row if no order of the endpoint and store
-    #: was ever accepted: it is the address, the workflow or the account. None never stops for it.
+    #: A batch stops after this many equal refusals in a row if the endpoint never accepted an
+    #: order of the store: the address, the workflow or the account is wrong. None: never.
     stop_after_refusals: int | None = attrs.field(default=20, validator=_optional_count)
 
 
 @attrs.frozen(kw_only=True)
 class Pacing:
-    """How hard the endpoint may be worked. Both bounds hold for the client as a whole."""
+    """How fast to send. The bounds hold for all calls of a client together."""
 
-    #: How many POSTs may be in flight at once: at most 65,535, for each has a connection.
+    #: The most POSTs in flight at once. Each has a connection, so at most 65,535.
     max_concurrency: int = attrs.field(default=32, validator=[_count, _connections])
-    #: Orders per second, spread evenly; None for no bound of yours.
+    #: The most orders per second, spread evenly; None: no such bound.
     max_rate: float | None = attrs.field(default=None, validator=_rate)
-    #: Find the endpoint's own limit and hold it: fall when it throttles, creep up on success.
+    #: Find the endpoint's own limit from what it throttles, and stay just below it.
     adaptive: bool = attrs.field(default=True, validator=_flag)
 
 
@@ -128,9 +127,9 @@ class Pacing:
 class Timeouts:
     """How long one attempt may take, by phase."""
 
-    #: Until the connection stands, TLS included, in seconds.
+    #: The most time for connecting, TLS included, in seconds.
     connect_s: float = attrs.field(default=10, validator=_seconds)
-    #: The longest silence of the endpoint once the order is being sent, in seconds.
+    #: The longest silence of the endpoint once the order is sent, in seconds.
     read_s: float = attrs.field(default=30, validator=_seconds)
-    #: The whole attempt, in seconds.
+    #: The most time for the whole attempt, in seconds.
     total_s: float = attrs.field(default=60, validator=_seconds)

@@ -89,14 +89,14 @@ SAID: dict[str, tuple[Event, list[tuple[int, str]]]] = {
     ),
     "an outage ends": (
         OUTAGE_ENDED,
-        [(WARNING, "the endpoint can be reached again after 7.5 s")],
+        [(WARNING, "the endpoint answers again after 7.5 s")],
     ),
     "a limit is found": (
         RATE,
         [(INFO, "the endpoint's limit is about 100.2 orders a second")],
     ),
     "a limit is sought": (SEARCHING, []),
-    "a batch begins": (BEGUN, [(INFO, "a batch begins")]),
+    "a batch started": (BEGUN, [(INFO, "a batch started")]),
     "a batch ends": (OVER, [(INFO, "a batch ended after 5.0 s: 7 sent, 1 unknown")]),
     "an empty batch ends": (EMPTY, [(INFO, "a batch ended after 0.0 s: no orders")]),
     "a batch is stopped": (
