@@ -1,10 +1,12 @@
-"""One order on its way, and what its attempts so far say about it."""
+"""One order on its way: how it is prepared, and what its attempts so far say about it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from everlytic_async._wire import encode, order_key
 from everlytic_async.errors import (
     AuthenticationError,
     EverlyticError,
@@ -15,12 +17,14 @@ from everlytic_async.errors import (
     ThrottledError,
     UnknownOutcomeError,
 )
-from everlytic_async.orders import Order
-from everlytic_async.outcomes import Outcome, Receipt
+from everlytic_async.orders import Order, get_order_id
+from everlytic_async.outcomes import OrderResult, Outcome, Receipt
 
 #: What may stand for an order: a model, or a mapping with its fields. An `InvalidOrderError` stands
 #: for an order that its reader could not build.
 AnyOrder = Order | Mapping[str, Any] | InvalidOrderError
+#: Takes an order, as it was read, and returns its idempotency key.
+KeyOf = Callable[[Any], str]
 
 _OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (
     (SkippedError, Outcome.SKIPPED),
@@ -52,6 +56,51 @@ def coerce_order(raw: AnyOrder) -> Order:
     if isinstance(raw, InvalidOrderError):
         raise raw
     return Order.from_mapping(raw)
+
+
+def prepare(index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
+    """Validate and encode one order, and work out its key; the result of one that is invalid."""
+    try:
+        order = coerce_order(raw)
+    except InvalidOrderError as error:
+        key = error.order_id
+        if key_of is not None:
+            try:
+                key = _call_key_function(key_of, raw)
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the order lacks something
+                key = None
+        return _invalid(index, key, raw, error)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's mapping
+        fault = InvalidOrderError([f"order: reading it raised {type(error).__name__}"])
+        fault.__cause__ = error
+        return _invalid(index, None, raw, fault)
+    body = encode(order)
+    try:
+        key = order_key(order, body) if key_of is None else _call_key_function(key_of, raw)
+    except InvalidOrderError as error:
+        return _invalid(index, error.order_id, raw, error)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's function
+        fault = InvalidOrderError([f"key: the given function raised {type(error).__name__}"])
+        fault.order_id = get_order_id(raw)
+        fault.__cause__ = error
+        return _invalid(index, fault.order_id, raw, fault)
+    return Job(index, raw, order, body, key)
+
+
+def _invalid(index: int, key: str | None, raw: AnyOrder, error: InvalidOrderError) -> OrderResult:
+    error.__traceback__ = None  # its frames hold the order
+    return OrderResult(index, key, raw, Outcome.INVALID, None, error)
+
+
+def _call_key_function(key_of: KeyOf, raw: AnyOrder) -> str:
+    key: object = key_of(raw)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return str(key)  # a shop's number
+    if not isinstance(key, str):
+        raise TypeError("a key is text")
+    if not key.strip():
+        raise InvalidOrderError(["key: must not be blank"])
+    return key
 
 
 class Job:

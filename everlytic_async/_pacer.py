@@ -1,4 +1,4 @@
-"""When the next attempt may start: slots, rate, the shared cool-down, the retry budget.
+"""When the next attempt may start: slots, rate, the shared cool-down, trouble.
 
 One `Pacer` serves all senders of a client. It has no task and never sleeps: a sender that has to
 wait waits for a future, in turn, and a single timer wakes the next one. Clock and timer are handed
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from everlytic_async._backoff import Backoff, RetryBudget
 from everlytic_async._rate import RateEstimator
 from everlytic_async._stop_token import StoppedError, StopToken
 from everlytic_async._trouble import Trouble
@@ -26,15 +27,10 @@ from everlytic_async.policies import Pacing, RetryPolicy
 # After a late timer the next attempts follow faster, for as long as this; less where a limiter is
 # known to take fewer at once.
 _MAX_TIMER_LAG_S = 0.02
-# Jitter on top of a Retry-After, as a share of it, so that several processes don't resume at once.
-_COOL_DOWN_JITTER = 0.01
 # With adaptive pacing the rate falls as well, so a throttle without a Retry-After pauses for this
 # share of the backoff.
 _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
-_BUDGET = 500.0
-_RETRY_COST = 5.0
-_REFUND = 1.0
 
 
 class Timer(Protocol):
@@ -60,32 +56,12 @@ def _exceed_deadline(waiter: asyncio.Future[float]) -> None:
         waiter.set_exception(DeadlineExceededError())
 
 
-class RetryBudget:
-    """How many retries a client has left, so that it does not hammer a broken endpoint.
-
-    500 tokens; a retry takes 5, a success gives 1 back: botocore's standard mode.
-    """
-
-    def __init__(self) -> None:
-        self.tokens = _BUDGET
-
-    def take(self) -> bool:
-        """Pay for a retry; False if there is not enough left."""
-        if self.tokens < _RETRY_COST:
-            return False
-        self.tokens -= _RETRY_COST
-        return True
-
-    def refund(self) -> None:
-        """Give back after a success."""
-        self.tokens = min(_BUDGET, self.tokens + _REFUND)
-
-
 class Pacer:
     """Lets attempts start, in turn, as fast as is allowed and no faster.
 
     Attributes:
         in_flight: How many attempts are in flight.
+        backoff: Draws the pauses.
         budget: What retries are paid from.
         trouble: What is known of the endpoint's trouble.
         accepted_any: Whether the endpoint ever accepted an order of this client.
@@ -107,7 +83,7 @@ class Pacer:
         self._dispatcher = dispatcher or Dispatcher()
         self._clock = clock
         self._call_later = call_later
-        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self.backoff = Backoff(retry, rng)
         self.in_flight = 0
         self.budget = RetryBudget()
         self.trouble = Trouble(retry)
@@ -291,26 +267,16 @@ class Pacer:
         """Seconds until the shared cool-down ends; 0 if there is none."""
         return max(0.0, self._resume_at - self._clock())
 
-    def backoff_s(self, attempt: int) -> float:
-        """The pause after the n-th attempt in a row, from 1: exponential, with full jitter."""
-        policy = self._retry
-        ceiling = min(policy.cap_s, policy.base_s * 2.0 ** min(attempt - 1, 64))
-        return self._rng.uniform(0.0, ceiling)
-
     def pause(self, seconds: float, reason: str) -> None:
-        """Pause everybody because of what another client was told; it says nothing of our rate.
+        """Pause everybody, for example because another process was throttled.
 
-        It is no longer than the longest Retry-After that is obeyed.
+        It does not affect the rate, and is no longer than the longest Retry-After that is obeyed.
         """
-        pause_s = self._asked_pause_s(seconds)
+        pause_s = self.backoff.requested_pause_s(seconds)
         now = self._clock()
         if now + pause_s > self._resume_at:
             self._pause_until(now + pause_s)
             self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=None, reason=reason))
-
-    def _asked_pause_s(self, seconds: float) -> float:
-        jitter = 1.0 + self._rng.uniform(0.0, _COOL_DOWN_JITTER)
-        return min(seconds, self._retry.retry_after_cap_s) * jitter
 
     def _pause_until(self, resume_at: float) -> None:
         self._resume_at = max(self._resume_at, resume_at)
@@ -362,14 +328,14 @@ class Pacer:
         is_first = started_at > self._throttled_at
         pause_s = 0.0
         if retry_after_s is not None:
-            pause_s = self._asked_pause_s(retry_after_s)
+            pause_s = self.backoff.requested_pause_s(retry_after_s)
         elif is_first:
             self._consecutive_throttles += 1
-            pause_s = self.backoff_s(self._consecutive_throttles)
+            pause_s = self.backoff.pause_s(self._consecutive_throttles)
             pause_s *= 1.0 if estimator is None else _ADAPTIVE_BACKOFF
         if estimator is not None and not estimator.burst_known:
-            # The burst is told by all orders sent so far: wait for their answers, if that takes no
-            # longer than the longest first pause.
+            # All orders sent so far show how large the burst is: wait for their responses, if that
+            # takes no longer than the longest first pause.
             pause_s = max(pause_s, min(now - started_at, _ADAPTIVE_BACKOFF * self._retry.base_s))
         self._pause_until(now + pause_s)
         if estimator is not None and retry_after_s != 0:
@@ -393,7 +359,7 @@ class Pacer:
         now = self._clock()
         if not self.trouble.failed(now, started_at, error):
             return
-        pause_s = self.backoff_s(self.trouble.pauses)
+        pause_s = self.backoff.pause_s(self.trouble.pauses)
         self._pause_until(now + pause_s)
         status = getattr(error, "status", None)
         self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=status, reason=error.message))

@@ -1,8 +1,8 @@
 """Whether an attempt may be repeated, after which pause, and when to give up.
 
-The only module that knows tenacity. The classes of the errors are the verdicts: there is no status
-code in here. Jitter and backoff are drawn by the pacer, which also holds the pause that a
-Retry-After asks of everybody.
+The only module that knows tenacity. The classes of the errors are the verdicts, so there is no
+status code in here. `_backoff` draws the pauses; the pacer holds the one that a Retry-After asks of
+everybody.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def retrying(
         shared_s = pacer.remaining_cool_down_s()
         if isinstance(_error(state), ThrottledError):
             return shared_s
-        return max(shared_s, pacer.backoff_s(state.attempt_number))
+        return max(shared_s, pacer.backoff.pause_s(state.attempt_number))
 
     def stop(state: tenacity.RetryCallState) -> bool:
         used_up = state.attempt_number >= policy.attempts

@@ -1,8 +1,4 @@
-"""One order, start to end: validate, encode, wait for its turn, POST, judge, repeat where safe.
-
-The parts know how each of these is done; this module knows their order, and what the whole of an
-order's attempts says about it.
-"""
+"""One order, start to end: prepare, claim, wait for its turn, POST, judge, retry where safe."""
 
 from __future__ import annotations
 
@@ -17,17 +13,16 @@ import attrs
 
 from everlytic_async._cancel import deadline
 from everlytic_async._failures import SESSION_CLOSED
-from everlytic_async._job import AnyOrder, Job, coerce_order, combine, outcome_for
+from everlytic_async._job import AnyOrder, Job, KeyOf, combine, outcome_for, prepare
 from everlytic_async._ledger_writer import LedgerWriter, body_digest
 from everlytic_async._pacer import DeadlineExceededError, Pacer
 from everlytic_async._retry import may_retry, retrying, with_cap_note
 from everlytic_async._stop_token import StoppedError, StopToken
 from everlytic_async._transport import Transport
-from everlytic_async._wire import encode, order_key, parse_response
+from everlytic_async._wire import parse_response
 from everlytic_async.errors import (
     ConfigurationError,
     EverlyticError,
-    InvalidOrderError,
     LedgerError,
     NotSentError,
     RejectedError,
@@ -44,13 +39,10 @@ from everlytic_async.events import (
     OrderEnded,
 )
 from everlytic_async.ledger import State
-from everlytic_async.orders import get_order_id
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt
 from everlytic_async.policies import Delivery, RetryPolicy
 
 _LOGGER = logging.getLogger("everlytic_async")
-
-KeyOf = Callable[[Any], str]
 
 _AttemptEvent = type[AttemptStarted] | type[AttemptEnded] | type[BackingOff]
 
@@ -122,42 +114,18 @@ class Sender:
             # twice.
             _LOGGER.warning("the outcome of an order was not recorded: %s", book.failure)
 
-    async def result(
-        self, index: int, raw: AnyOrder, key_of: KeyOf | None, stop_token: StopToken
-    ) -> OrderResult:
-        """Deliver one order: whatever comes of it is its result."""
-        job = self.prepare(index, raw, key_of)
-        if isinstance(job, OrderResult):
-            return job
-        return await self.deliver(job, stop_token)
-
     def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
         """Validate and encode one order; the result of one that is invalid."""
         received_at = self.clock()
-        try:
-            order = coerce_order(raw)
-        except InvalidOrderError as error:
-            return self._invalid(index, raw, key_of, error)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's mapping
-            fault = InvalidOrderError([f"order: reading it raised {type(error).__name__}"])
-            fault.__cause__ = error
-            return OrderResult(index, None, raw, Outcome.INVALID, None, fault)
-        body = encode(order)
-        try:
-            key = order_key(order, body) if key_of is None else _call_key_function(key_of, raw)
-        except InvalidOrderError as error:
-            return self._invalid(index, raw, None, error)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's function
-            fault = InvalidOrderError(
-                [f"key: the given function raised {type(error).__name__}"],
-                order_id=get_order_id(raw),
-            )
-            fault.__cause__ = error
-            return self._invalid(index, raw, None, fault)
-        job = Job(index, raw, order, body, key)
-        job.received_at = received_at
+        job = prepare(index, raw, key_of)
+        if isinstance(job, Job):
+            job.received_at = received_at
         if self.dispatcher.has_listeners:
-            job.event_key = key if key_of is None else _hash_key(key)
+            event_key = job.key if key_of is None else _hash_key(job.key)
+            if isinstance(job, Job):
+                job.event_key = event_key
+            else:
+                self._emit_order_ended(job, event_key)
         return job
 
     async def deliver(
@@ -232,21 +200,6 @@ class Sender:
             job.possible_deliveries > 1,
         )
 
-    def _invalid(
-        self, index: int, given: AnyOrder, key_of: KeyOf | None, error: InvalidOrderError
-    ) -> OrderResult:
-        error.__traceback__ = None  # its frames hold the order
-        key = error.order_id
-        if key_of is not None:
-            try:
-                key = _call_key_function(key_of, given)
-            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - it may miss something
-                key = None
-        result = OrderResult(index, key, given, Outcome.INVALID, None, error)
-        if self.dispatcher.has_listeners:
-            self._emit_order_ended(result, key if key_of is None else _hash_key(key))
-        return result
-
     async def _send(
         self, job: Job, stop_token: StopToken, wait_until: float | None
     ) -> Receipt | EverlyticError:
@@ -315,7 +268,7 @@ class Sender:
             )
             verdict, left_at = await self._post(job, stop_token)
             job.in_attempt = False
-            # Before the slot is given back: who gets it next must know what was learnt.
+            # Before the slot is released, so that the next sender sees the new state.
             self._update_pacer(verdict, admitted_at, left_at)
         except BaseException:
             self._emit_attempt_ended(
@@ -406,17 +359,6 @@ class Sender:
                 error=result.error,
             )
         )
-
-
-def _call_key_function(key_of: KeyOf, given: AnyOrder) -> str:
-    key: object = key_of(given)
-    if isinstance(key, int) and not isinstance(key, bool):
-        return str(key)  # a shop's number
-    if not isinstance(key, str):
-        raise TypeError("a key is text")
-    if not key.strip():
-        raise InvalidOrderError(["key: must not be blank"])
-    return key
 
 
 def _hash_key(key: str | None) -> str | None:

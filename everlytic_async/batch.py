@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import Self
 
 from everlytic_async._cancel import cancel_and_wait
-from everlytic_async._job import AnyOrder, Job
+from everlytic_async._job import AnyOrder, Job, KeyOf
 from everlytic_async._ledger_writer import LedgerWriter, any_sent, body_digest
 from everlytic_async._reading import Reader
-from everlytic_async._sender import KeyOf, Sender
+from everlytic_async._sender import Sender
 from everlytic_async._stop_rules import StopRules
 from everlytic_async._stop_token import StopToken
 from everlytic_async.errors import (

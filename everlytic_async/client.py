@@ -18,12 +18,12 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
-from everlytic_async._job import AnyOrder
+from everlytic_async._job import AnyOrder, KeyOf
 from everlytic_async._ledger_writer import LedgerWriter, any_sent, body_digest, resend_policy
 from everlytic_async._pacer import Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
-from everlytic_async._sender import KeyOf, Sender
+from everlytic_async._sender import Sender
 from everlytic_async._stop_token import StopToken
 from everlytic_async._transport import Transport
 from everlytic_async._version import __version__

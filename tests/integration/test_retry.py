@@ -384,7 +384,7 @@ async def test_a_cool_down_is_everybodys_and_costs_nobody_else_an_attempt() -> N
 
     async def all_of_them() -> list[OrderResult]:
         stop_token = StopToken()
-        sends = (rig.sender.result(n, order(n), None, stop_token) for n in range(10))
+        sends = (rig.deliver(n, order(n), stop_token) for n in range(10))
         return await asyncio.gather(*sends)
 
     results = await rig.clock.run(all_of_them())

@@ -206,7 +206,14 @@ class Rig:
     async def send(self, given: Any = None) -> OrderResult:
         """Send one order to its end; the clock moves as it must."""
         given = order(1) if given is None else given
-        return await self.clock.run(self.sender.result(0, given, None, StopToken()))
+        return await self.clock.run(self.deliver(0, given, StopToken()))
+
+    async def deliver(self, index: int, raw: Any, stop_token: StopToken) -> OrderResult:
+        """Send one order; the clock is for the caller to move."""
+        job = self.sender.prepare(index, raw, None)
+        if isinstance(job, OrderResult):
+            return job
+        return await self.sender.deliver(job, stop_token)
 
     def stream(
         self,

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlytic_async._pacer import DeadlineExceededError, Pacer, RetryBudget
+from everlytic_async._backoff import RetryBudget
+from everlytic_async._pacer import DeadlineExceededError, Pacer
 from everlytic_async._stop_token import StoppedError, StopToken
 from everlytic_async.errors import NotSentError
 from everlytic_async.events import CoolDown, Dispatcher, Event, OutageEnded, RateChanged
@@ -811,13 +812,13 @@ def test_a_backoff_is_between_nothing_and_the_doubling_ceiling(
     pacer = a_pacer(FakeClock(), retry=RetryPolicy(base_s=base_s, cap_s=cap_s), seed=seed)
     ceiling = cap_s if attempt > 40 else min(cap_s, base_s * 2 ** (attempt - 1))
 
-    assert 0.0 <= pacer.backoff_s(attempt) <= ceiling
+    assert 0.0 <= pacer.backoff.pause_s(attempt) <= ceiling
 
 
 @pytest.mark.parametrize(("attempt", "ceiling"), [(1, 0.5), (2, 1), (3, 2), (7, 30), (50, 30)])
 def test_a_backoff_is_drawn_from_the_whole_of_its_range(attempt: int, ceiling: float) -> None:
     pacer = a_pacer(FakeClock())
-    draws = [pacer.backoff_s(attempt) for _ in range(2_000)]
+    draws = [pacer.backoff.pause_s(attempt) for _ in range(2_000)]
 
     assert min(draws) < 0.02 * ceiling
     assert max(draws) > 0.98 * ceiling
