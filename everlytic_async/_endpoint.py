@@ -73,7 +73,8 @@ def endpoint_url(base_url: object, *, allow_http: bool = False) -> str:
         shown = f"[{host}]" if ":" in host else host
         if port is not None and port != _DEFAULT_PORTS[parts.scheme]:
             shown = f"{shown}:{port}"
-        url = str(URL(f"{parts.scheme}://{shown}{prefix}{PATH}"))
+        url = f"{parts.scheme}://{shown}{prefix}{PATH}"
+        URL(url)
     except ValueError as error:
         raise ConfigurationError(f"{_WHERE} is not a URL") from error
     # What counts is the host that is connected to, not how it was written.
@@ -99,7 +100,7 @@ def _normal_host(host: str) -> str:
     """
     if ":" in host:
         address, percent, zone = host.partition("%")
-        return f"{ipaddress.IPv6Address(address)}{percent}{zone}"
+        return f"{_normal_ipv6(ipaddress.IPv6Address(address))}{percent}{zone}"
     name = URL.build(scheme="https", host=unquote(host)).raw_host or ""
     name = name.lower().removesuffix(".")
     labels = name.split(".")
@@ -111,6 +112,14 @@ def _normal_host(host: str) -> str:
     elif all(0 < len(label) <= _MAX_LABEL for label in labels):
         return name
     raise ConfigurationError(f"{_WHERE} names a host that can't exist")
+
+
+def _normal_ipv6(address: ipaddress.IPv6Address) -> str:
+    """The same text on every Python: from 3.13 on, `str` writes ``::ffff:1.2.3.4``."""
+    if address.ipv4_mapped is None:
+        return str(address)
+    high, low = divmod(int(address.ipv4_mapped), 1 << 16)
+    return f"::ffff:{high:x}:{low:x}"
 
 
 # ----------------------------------------------------------------------------- in a ledger

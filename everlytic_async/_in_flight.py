@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
+from everlytic_async._clock import CallLater, Timer
 from everlytic_async.policies import Timeouts
 
 if TYPE_CHECKING:
@@ -29,16 +30,6 @@ class ClientClosedError(Exception):
 
 class ConnectTimeoutError(TimeoutError):
     """There was no connection in time."""
-
-
-class Timer(Protocol):
-    """What `CallLater` returns."""
-
-    def cancel(self) -> None:
-        """Don't call back."""
-
-
-CallLater = Callable[[float, Callable[[], None]], Timer]
 
 
 @attrs.define(eq=False)

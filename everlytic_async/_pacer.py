@@ -14,9 +14,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from everlytic_async._backoff import Backoff, RetryBudget
+from everlytic_async._clock import CallLater, Timer, loop_call_later
 from everlytic_async._rate import RateEstimator
 from everlytic_async._stop_token import StoppedError, StopToken
 from everlytic_async._trouble import Trouble
@@ -33,20 +33,6 @@ _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
 
 
-class Timer(Protocol):
-    """What `asyncio.loop.call_later` returns."""
-
-    def cancel(self) -> None:
-        """Don't call back."""
-
-
-CallLater = Callable[[float, Callable[[], None]], Timer]
-
-
-def _loop_call_later(delay_s: float, callback: Callable[[], None]) -> Timer:
-    return asyncio.get_running_loop().call_later(delay_s, callback)
-
-
 class DeadlineExceededError(Exception):
     """Raised in a waiting sender whose turn had not come by its deadline."""
 
@@ -56,11 +42,74 @@ def _exceed_deadline(waiter: asyncio.Future[float]) -> None:
         waiter.set_exception(DeadlineExceededError())
 
 
+class Schedule:
+    """When the next attempt may start, slots and trouble left aside: rates and pauses.
+
+    The rate is held as by GCRA: each start sets the earliest time of the next.
+
+    Args:
+        pacing: The caller's bounds.
+        estimator: Works out the endpoint's own limit; None if it must not.
+
+    Attributes:
+        is_idle: Whether there was no rate and no pause so far.
+        resume_at: When the shared cool-down ends, by the clock.
+    """
+
+    def __init__(self, pacing: Pacing, estimator: RateEstimator | None) -> None:
+        self._max_rate = pacing.max_rate
+        self._estimator = estimator
+        self.is_idle = pacing.max_rate is None
+        self.resume_at = -math.inf
+        self._next_start_at = -math.inf
+        # The starts of the last second's worth: over any second, at most max_rate plus one.
+        self._starts: deque[float] = deque(maxlen=1 + int(min(pacing.max_rate or 0, _MAX_RATE)))
+
+    def next_start_at(self) -> float:
+        """When the next attempt may start, by the clock."""
+        start_at = max(self.resume_at, self._next_start_at)
+        if len(self._starts) == self._starts.maxlen:
+            start_at = max(start_at, self._starts[0] + 1.0)
+        return start_at
+
+    def on_started(self, now: float, *, waited: bool) -> None:
+        """An attempt has started; `waited`: at the time that it had waited for."""
+        rate = self.rate(now)
+        if rate is not None:
+            # Catch up after a late timer, but not after a cool-down or an idle period.
+            lag_s = _MAX_TIMER_LAG_S
+            if self._estimator is not None:
+                lag_s = min(lag_s, self._estimator.max_catch_up_s)
+            earliest = max(now - lag_s, self.resume_at)
+            if not waited and self._next_start_at < earliest:
+                earliest = now
+            self._next_start_at = max(self._next_start_at, earliest) + 1.0 / rate
+        if self._max_rate is not None:
+            self._starts.append(now)
+
+    def delay_until(self, start_at: float) -> None:
+        """Let no attempt start before then, because the endpoint has no room for it."""
+        self._next_start_at = max(self._next_start_at, start_at)
+
+    def pause_until(self, resume_at: float) -> None:
+        """Start or extend the shared cool-down."""
+        self.resume_at = max(self.resume_at, resume_at)
+        self.is_idle = False
+
+    def rate(self, now: float) -> float | None:
+        """Orders per second that may start; None if nothing limits them."""
+        rate = math.inf if self._max_rate is None else self._max_rate
+        if self._estimator is not None and self._estimator.burst_known:
+            rate = min(rate, self._estimator.rate(now))
+        return rate if rate < math.inf else None
+
+
 class Pacer:
     """Lets attempts start, in turn, as fast as is allowed and no faster.
 
     Attributes:
         in_flight: How many attempts are in flight.
+        call_later: Sets timers.
         backoff: Draws the pauses.
         budget: What retries are paid from.
         trouble: What is known of the endpoint's trouble.
@@ -74,15 +123,16 @@ class Pacer:
         *,
         dispatcher: Dispatcher | None = None,
         clock: Callable[[], float] = time.monotonic,
-        call_later: CallLater = _loop_call_later,
+        call_later: CallLater = loop_call_later,
         rng: random.Random | None = None,
     ) -> None:
         self._pacing = pacing
         self._estimator = RateEstimator() if pacing.adaptive else None
+        self._schedule = Schedule(pacing, self._estimator)
         self._retry = retry
         self._dispatcher = dispatcher or Dispatcher()
         self._clock = clock
-        self._call_later = call_later
+        self.call_later = call_later
         self.backoff = Backoff(retry, rng)
         self.in_flight = 0
         self.budget = RetryBudget()
@@ -92,11 +142,6 @@ class Pacer:
         self._waiters: deque[asyncio.Future[float]] = deque()
         self._timer: Timer | None = None
         self._idle: asyncio.Future[float] | None = None
-        self._needs_clock = pacing.max_rate is not None  # whether anything but slots is waited for
-        self._resume_at = -math.inf
-        self._next_start_at = -math.inf
-        # The starts of the last second's worth: over any second, at most max_rate plus one.
-        self._starts: deque[float] = deque(maxlen=1 + int(min(pacing.max_rate or 0, _MAX_RATE)))
         self._consecutive_throttles = 0  # a burst of refusals counts once
         self._throttled_at = -math.inf  # when the first refusal of the last burst was received
 
@@ -145,7 +190,7 @@ class Pacer:
         timer = None
         if until is not None:
             delay_s = max(0.0, until - self._clock())
-            timer = self._call_later(delay_s, partial(_exceed_deadline, waiter))
+            timer = self.call_later(delay_s, partial(_exceed_deadline, waiter))
         try:
             return await stop.wait(waiter)
         except BaseException:
@@ -172,66 +217,38 @@ class Pacer:
             self._idle = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._idle], timeout=timeout_s)
 
-    async def sleep(self, seconds: float, stop: StopToken) -> None:
-        """Back off.
-
-        Raises:
-            StoppedError: when waiting is no longer worthwhile.
-        """
-        waiter: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-
-        def wake() -> None:
-            if not waiter.done():
-                waiter.set_result(self._clock())
-
-        timer = self._call_later(seconds, wake)
-        try:
-            await stop.wait(waiter)
-        finally:
-            timer.cancel()
-
     def next_start_at(self) -> float:
         """When the next attempt may start, by the clock; infinity if that takes a `release`."""
         estimator = self._estimator
         limit = self._pacing.max_concurrency
         if self.in_flight >= (limit if estimator is None else min(limit, estimator.window)):
             return math.inf
-        if not self._needs_clock:
+        if self._schedule.is_idle:
             return -math.inf
         if self.trouble.probing:
             if self.in_flight > 0:
                 return math.inf  # one probe at a time
             self.trouble.update(self._clock())
-        start_at = max(self._resume_at, self._next_start_at)
-        if len(self._starts) == self._starts.maxlen:
-            start_at = max(start_at, self._starts[0] + 1.0)
-        return start_at
+        return self._schedule.next_start_at()
 
     def _start(self, now: float, *, waited: bool) -> float:
         self.in_flight += 1
-        if self._needs_clock:
-            rate = self.rate()
-            if rate is not None:
-                # Catch up after a late timer, but not after a cool-down or an idle period.
-                lag_s = _MAX_TIMER_LAG_S
-                if self._estimator is not None:
-                    lag_s = min(lag_s, self._estimator.max_catch_up_s)
-                earliest = max(now - lag_s, self._resume_at)
-                if not waited and self._next_start_at < earliest:
-                    earliest = now
-                self._next_start_at = max(self._next_start_at, earliest) + 1.0 / rate
-            if self._pacing.max_rate is not None:
-                self._starts.append(now)
+        if not self._schedule.is_idle:
+            self._schedule.on_started(now, waited=waited)
         return now
 
     def _evaluate_refusal(self) -> None:
         """Once a pause is over, work out what its refusals say about the limit."""
         estimator = self._estimator
-        if estimator is None or not estimator.refusal_pending or self._clock() < self._resume_at:
+        if (
+            estimator is None
+            or not estimator.refusal_pending
+            or self._clock() < self._schedule.resume_at
+        ):
             return
         estimator.evaluate(self.in_flight)
         now = self._clock()  # that took milliseconds, which are not to be caught up with
-        self._next_start_at = max(self._next_start_at, now, estimator.next_free_at)
+        self._schedule.delay_until(max(now, estimator.next_free_at))
         self._dispatcher.emit(RateChanged(at=now, rate=self.rate(), limit=estimator.limit))
 
     def _wake_waiters(self) -> None:
@@ -250,22 +267,19 @@ class Pacer:
             start_at, now = self.next_start_at(), self._clock()
             if start_at > now:
                 if start_at < math.inf:
-                    self._timer = self._call_later(start_at - now, self._wake_waiters)
+                    self._timer = self.call_later(start_at - now, self._wake_waiters)
                 return
             queue.popleft().set_result(self._start(now, waited=True))
 
     # ------------------------------------------------------------------------------- rate, pauses
 
     def rate(self) -> float | None:
-        """Orders per second that may start at present; None if nothing bounds them."""
-        rate = math.inf if self._pacing.max_rate is None else self._pacing.max_rate
-        if self._estimator is not None and self._estimator.burst_known:
-            rate = min(rate, self._estimator.rate(self._clock()))
-        return rate if rate < math.inf else None
+        """Orders per second that may start at present; None if nothing limits them."""
+        return self._schedule.rate(self._clock())
 
     def remaining_cool_down_s(self) -> float:
         """Seconds until the shared cool-down ends; 0 if there is none."""
-        return max(0.0, self._resume_at - self._clock())
+        return max(0.0, self._schedule.resume_at - self._clock())
 
     def pause(self, seconds: float, reason: str) -> None:
         """Pause everybody, for example because another process was throttled.
@@ -274,13 +288,9 @@ class Pacer:
         """
         pause_s = self.backoff.requested_pause_s(seconds)
         now = self._clock()
-        if now + pause_s > self._resume_at:
-            self._pause_until(now + pause_s)
+        if now + pause_s > self._schedule.resume_at:
+            self._schedule.pause_until(now + pause_s)
             self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=None, reason=reason))
-
-    def _pause_until(self, resume_at: float) -> None:
-        self._resume_at = max(self._resume_at, resume_at)
-        self._needs_clock = True
 
     # ------------------------------------------------------------------------ how attempts ended
 
@@ -304,7 +314,7 @@ class Pacer:
         if trouble_since is not None:
             now = self._clock()
             self._dispatcher.emit(OutageEnded(at=now, lasted_s=now - trouble_since))
-            self._resume_at = now
+            self._schedule.resume_at = now
             self._wake_waiters()
 
     def on_throttled(
@@ -337,11 +347,11 @@ class Pacer:
             # All orders sent so far show how large the burst is: wait for their responses, if that
             # takes no longer than the longest first pause.
             pause_s = max(pause_s, min(now - started_at, _ADAPTIVE_BACKOFF * self._retry.base_s))
-        self._pause_until(now + pause_s)
+        self._schedule.pause_until(now + pause_s)
         if estimator is not None and retry_after_s != 0:
             # "Retry at once" (0) is no limit on the rate. Attempts and retry budget bound it.
             sent = started_at if sent_at is None else sent_at
-            estimator.on_refused(started_at, sent, now, self._resume_at)
+            estimator.on_refused(started_at, sent, now, self._schedule.resume_at)
         reason = f"the endpoint answered {status}"
         if is_first:
             self._throttled_at = now
@@ -360,7 +370,7 @@ class Pacer:
         if not self.trouble.failed(now, started_at, error):
             return
         pause_s = self.backoff.pause_s(self.trouble.pauses)
-        self._pause_until(now + pause_s)
+        self._schedule.pause_until(now + pause_s)
         status = getattr(error, "status", None)
         self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=status, reason=error.message))
         if self.trouble.gave_up is not None:

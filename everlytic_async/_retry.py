@@ -56,7 +56,7 @@ def retrying(
     Args:
         policy: The bounds.
         delivery: Which errors may be retried.
-        pacer: Knows the shared pause, trouble and the retry budget, and sleeps.
+        pacer: Knows the shared pause, trouble and the retry budget.
         stop_token: Ends the sleeping with a `StoppedError`.
         deadline: When to stop trying, by the clock.
         clock: Monotonic seconds.
@@ -82,7 +82,7 @@ def retrying(
     async def sleep(seconds: float) -> None:
         # The shared pause is waited for in the pacer's queue, ahead of orders that are new.
         if seconds > pacer.remaining_cool_down_s():
-            await pacer.sleep(seconds, stop_token)
+            await stop_token.sleep(seconds, pacer.call_later)
 
     def before_sleep(state: tenacity.RetryCallState) -> None:
         error = _error(state)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 
+from everlytic_async._clock import CallLater
+
 
 class StoppedError(Exception):
     """Raised in a waiting sender when the batch stops, the client closes, or trouble lasts."""
@@ -52,3 +54,21 @@ class StopToken:
             return await waiter
         finally:
             self._waiters.discard(waiter)
+
+    async def sleep(self, seconds: float, call_later: CallLater) -> None:
+        """Wait so long.
+
+        Raises:
+            StoppedError: when stopped before, or meanwhile.
+        """
+        waiter: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not waiter.done():
+                waiter.set_result(seconds)
+
+        timer = call_later(seconds, wake)
+        try:
+            await self.wait(waiter)
+        finally:
+            timer.cancel()

@@ -21,16 +21,15 @@ from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
+from everlytic_async._clock import CallLater, loop_call_later
 from everlytic_async._connections import Connections, UnusableConnectionError
 from everlytic_async._decoding import MAX_BODY_BYTES, decode
 from everlytic_async._endpoint import endpoint_url
 from everlytic_async._failures import NOT_SENT, SESSION_CLOSED, error_for
 from everlytic_async._in_flight import (
-    CallLater,
     ClientClosedError,
     InFlight,
     Request,
-    Timer,
 )
 from everlytic_async._secrets import Secrets
 from everlytic_async.errors import (
@@ -93,10 +92,6 @@ def without_frames(error: BaseException) -> BaseException:
     """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
-
-
-def _loop_call_later(delay_s: float, callback: Callable[[], None]) -> Timer:
-    return asyncio.get_running_loop().call_later(delay_s, callback)
 
 
 class _Body(aiohttp.Payload, bytes):
@@ -166,7 +161,7 @@ class Transport:
         allow_http: bool = False,
         user_agent: str = "everlytic_async",
         clock: Callable[[], float] = time.monotonic,
-        call_later: CallLater = _loop_call_later,
+        call_later: CallLater = loop_call_later,
     ) -> None:
         if not isinstance(allow_http, bool):
             raise ConfigurationError(

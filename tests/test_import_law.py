@@ -22,7 +22,7 @@ PACKAGE = everlytic_async.__name__
 
 #: From the bottom up: a module imports from the layers below its own, never from beside or above.
 LAYERS = (
-    {"_cancel", "_hosts", "_version", "errors"},
+    {"_cancel", "_clock", "_hosts", "_version", "errors"},
     {"_nats"},
     {"orders", "outcomes", "policies"},
     {"_decoding", "_rate", "_strict_json", "_wire", "events", "ledger"},

@@ -249,7 +249,7 @@ def test_there_is_exactly_one_result_for_every_order_read(
     async def endpoint(_body: bytes) -> Any:
         end = next(ends_in_turn)
         if latency_s:
-            await rig.pacer.sleep(rng.uniform(0, latency_s), StopToken())
+            await StopToken().sleep(rng.uniform(0, latency_s), rig.clock.call_later)
         return ENDS[end]()
 
     rig = a_rig(
@@ -267,7 +267,7 @@ def test_there_is_exactly_one_result_for_every_order_read(
                     if len(results) == stops_after:
                         stream.stop("enough")
                     if slow:
-                        await rig.pacer.sleep(rng.uniform(0, 0.3), StopToken())
+                        await StopToken().sleep(rng.uniform(0, 0.3), rig.clock.call_later)
             except (BatchStoppedError, SourceError) as error:
                 assert stream.stopped is not None
                 return error
@@ -1090,7 +1090,7 @@ class Cancelled:
         ends = itertools.cycle(["accepted", "throttled", "failed", "accepted", "lost"])
 
         async def endpoint(_body: bytes) -> Any:
-            await rig.pacer.sleep(0.1, StopToken())
+            await StopToken().sleep(0.1, rig.clock.call_later)
             return ENDS[next(ends)]()
 
         self.rig = rig = a_rig(endpoint, pacing=Pacing(max_concurrency=2, adaptive=False))
@@ -1104,7 +1104,7 @@ class Cancelled:
     async def _async_source(self) -> AsyncIterator[Any]:
         try:
             for given in orders(8):
-                await self.rig.pacer.sleep(0.05, StopToken())
+                await StopToken().sleep(0.05, self.rig.clock.call_later)
                 yield given
         finally:
             self.closed = True

@@ -236,10 +236,10 @@ async def grants(
             assert admitted_at == clock.now
             moments.append(admitted_at)
             if (held_s := holds()) > 0:
-                await pacer.sleep(held_s, token)
+                await token.sleep(held_s, clock.call_later)
             pacer.release()
             if (idle_s := idles()) > 0:
-                await pacer.sleep(idle_s, token)
+                await token.sleep(idle_s, clock.call_later)
 
     async def all_of_them() -> None:
         async with asyncio.TaskGroup() as group:
@@ -668,7 +668,7 @@ async def test_stopping_wakes_all_who_wait_or_sleep_at_once(clock: FakeClock) ->
     token = StopToken()
     queue = Queue(pacer, token)
     await queue.join(3)
-    sleeper = asyncio.create_task(pacer.sleep(3_600, token))
+    sleeper = asyncio.create_task(token.sleep(3_600, clock.call_later))
     await settle()
     token.stop("enough")
     await settle()
@@ -697,7 +697,7 @@ async def test_stopping_leaves_those_alone_who_do_not_share_the_token(clock: Fak
     "wait",
     [
         lambda pacer, token: pacer.acquire(token),
-        lambda pacer, token: pacer.sleep(1, token),
+        lambda pacer, token: token.sleep(1, pacer.call_later),
     ],
     ids=["admit", "sleep"],
 )
@@ -742,13 +742,13 @@ def test_a_stop_reaches_children_and_not_parents() -> None:
 
 async def test_a_sleep_takes_its_time(clock: FakeClock) -> None:
     began = clock.now
-    await clock.run(a_pacer(clock).sleep(7.5, StopToken()))
+    await clock.run(StopToken().sleep(7.5, clock.call_later))
 
     assert clock.now - began == pytest.approx(7.5)
 
 
 async def test_a_cancelled_sleep_leaves_no_timer(clock: FakeClock) -> None:
-    sleeper = asyncio.create_task(a_pacer(clock).sleep(7.5, StopToken()))
+    sleeper = asyncio.create_task(StopToken().sleep(7.5, clock.call_later))
     await settle()
     sleeper.cancel()
     await settle()
