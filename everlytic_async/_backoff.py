@@ -1,0 +1,59 @@
+"""How long to pause, and how often to retry: backoff with jitter, and the retry budget."""
+
+from __future__ import annotations
+
+import random
+
+from everlytic_async.policies import RetryPolicy
+
+# Jitter on top of a Retry-After, as a share of it, so that several processes don't resume at once.
+_RETRY_AFTER_JITTER = 0.01
+_MAX_DOUBLINGS = 64
+_BUDGET = 500.0
+_RETRY_COST = 5.0
+_REFUND = 1.0
+
+
+class Backoff:
+    """Draws the pauses of one client.
+
+    Args:
+        policy: Their bounds.
+        rng: The jitter.
+    """
+
+    def __init__(self, policy: RetryPolicy, rng: random.Random | None = None) -> None:
+        self._policy = policy
+        self._rng = rng or random.Random()  # noqa: S311 - jitter is not a secret
+
+    def pause_s(self, attempt: int) -> float:
+        """The pause after the n-th attempt in a row, from 1: exponential, with full jitter."""
+        policy = self._policy
+        doublings = min(attempt - 1, _MAX_DOUBLINGS)
+        return self._rng.uniform(0.0, min(policy.cap_s, policy.base_s * 2.0**doublings))
+
+    def requested_pause_s(self, seconds: float) -> float:
+        """The pause for a Retry-After: no longer than the longest that is obeyed, plus jitter."""
+        jitter = 1.0 + self._rng.uniform(0.0, _RETRY_AFTER_JITTER)
+        return min(seconds, self._policy.retry_after_cap_s) * jitter
+
+
+class RetryBudget:
+    """How many retries a client has left, so that it does not hammer a broken endpoint.
+
+    500 tokens; a retry takes 5, a success gives 1 back: botocore's standard mode.
+    """
+
+    def __init__(self) -> None:
+        self._tokens = _BUDGET
+
+    def take(self) -> bool:
+        """Pay for a retry; False if there is not enough left."""
+        if self._tokens < _RETRY_COST:
+            return False
+        self._tokens -= _RETRY_COST
+        return True
+
+    def refund(self) -> None:
+        """Give back after a success."""
+        self._tokens = min(_BUDGET, self._tokens + _REFUND)
