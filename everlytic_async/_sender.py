@@ -99,7 +99,10 @@ class Sender:
         if result.receipt is not None:
             return result.receipt
         assert result.error is not None  # noqa: S101 - what is not sent says why
-        raise result.error
+        try:
+            raise result.error
+        finally:
+            del result, job  # this frame would refer to the error, and it to this frame: a cycle
 
     @staticmethod
     async def _record(book: LedgerWriter, job: Job | OrderResult, result: OrderResult) -> None:
@@ -243,7 +246,7 @@ class Sender:
         except DeadlineExceededError:
             pass  # the deadline came before its turn: the last attempt's verdict stands
         except EverlyticError as error:
-            verdict = with_cap_note(error, self.retry)
+            verdict = with_cap_note(error.with_traceback(None), self.retry)
         return verdict
 
     async def _attempt(
@@ -292,7 +295,7 @@ class Sender:
         except EverlyticError as error:
             if self.transport.session_closed:
                 stop_token.stop(SESSION_CLOSED)  # no further order can be sent
-            return error, None
+            return error.with_traceback(None), None  # frames would refer to the order, and back
         verdict = parse_response(
             answer.status,
             answer.headers,

@@ -380,7 +380,10 @@ class Product:
         except _FaultError as error:
             invalid = _invalid_order("product", error)
         del mapping  # as in the next
-        raise invalid
+        try:
+            raise invalid
+        finally:
+            del invalid
 
 
 @attrs.frozen(kw_only=True, repr=False, slots=False)
@@ -457,7 +460,10 @@ class Order:
             invalid = _invalid_order("order", error)
             invalid.order_id = get_order_id(mapping)
         del mapping  # so that no frame of the error shows the order
-        raise invalid
+        try:
+            raise invalid
+        finally:
+            del invalid  # this frame would refer to it, and it to this frame: a cycle
 
 
 _UNSET = {Order: dict.fromkeys(_ORDER_CHECKS), Product: dict.fromkeys(_PRODUCT_CHECKS)}
