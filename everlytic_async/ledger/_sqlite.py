@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -23,7 +24,13 @@ import attrs
 
 from everlytic_async._cancel import finish_despite_cancel
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import Entry, LedgerSession, ResendPolicy, released_entry
+from everlytic_async.ledger._protocol import (
+    Entry,
+    LedgerSession,
+    ResendPolicy,
+    in_use_error,
+    released_entry,
+)
 from everlytic_async.ledger._sqlite_schema import is_busy
 from everlytic_async.ledger._sqlite_writer import (
     Claim,
@@ -46,7 +53,8 @@ class SqliteLedger:
 
     Hand it to `EverlyticClient` or to `EverlyticClient.stream_orders`, which open and close it.
     With ``async with`` around it, it stays open from one stream to the next. While it is open it
-    belongs to one event loop; others, and forked processes, create their own for the same file.
+    belongs to one event loop; other threads, event loops and processes create their own for the
+    same file, and get a `ConfigurationError` if they use this one.
 
     Args:
         path: Where it is, on a disk of this machine: SQLite's locks don't hold on network drives.
@@ -66,6 +74,8 @@ class SqliteLedger:
         self._durability = Durability(durability)
         self._wait_s = wait_s
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid: int | None = None
+        self._binding = threading.Lock()
         self._reset()
 
     def _reset(self) -> None:
@@ -83,8 +93,9 @@ class SqliteLedger:
         return f"<SqliteLedger {self._path!r}>"
 
     async def __aenter__(self) -> Self:
-        self._bind(asyncio.get_running_loop())
-        self._open_count += 1
+        with self._binding:  # two threads may enter it at once
+            self._bind(asyncio.get_running_loop())
+            self._open_count += 1
         try:
             async with self._opening:
                 if self._writer is None:
@@ -114,21 +125,19 @@ class SqliteLedger:
         """Belong to this event loop.
 
         Raises:
-            RuntimeError: another one uses it; perhaps in the process that this one was forked from.
+            ConfigurationError: another one uses it, or the process that this one was forked from.
         """
-        if self._loop is loop:
+        pid = os.getpid()
+        if self._loop is loop and self._pid == pid:
             return
         if self._loop is not None and (self._open_count or self._writer is not None):
-            if not self._loop.is_closed():
-                raise RuntimeError(
-                    "an open ledger belongs to one event loop of one process: make another "
-                    "SqliteLedger for this one; they may share the file"
-                )
+            if self._pid != pid or not self._loop.is_closed():
+                raise in_use_error("SqliteLedger", "file")
             if self._thread is not None and self._writer is not None:
                 # That loop was closed before the ledger was: nobody sends any more.
                 self._thread.submit(self._writer.close)
                 self._thread.shutdown(wait=False)
-        self._loop = loop
+        self._loop, self._pid = loop, pid
         self._reset()
 
     async def _open(self) -> None:
