@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import NoReturn, Self
@@ -59,6 +60,10 @@ _OTHER_PROCESS = (
 _OTHER_LOOP = (
     "the client was started in another event loop or thread: use it there, or make and start one "
     "in this one (each `asyncio.run` has its own event loop)"
+)
+_OTHER_THREAD = (
+    "the client was started in another thread: hand calls to its event loop with "
+    "`loop.call_soon_threadsafe(...)`, coroutines with `asyncio.run_coroutine_threadsafe(...)`"
 )
 
 
@@ -204,6 +209,7 @@ class Transport:
         # Where it was opened; None before.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid: int | None = None
+        self._thread: int | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -223,6 +229,11 @@ class Transport:
     def is_open(self) -> bool:
         """Whether it was opened, in this process, and not closed."""
         return self._pid == os.getpid() and not self._closed
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it was opened, perhaps in another process, and perhaps closed again."""
+        return self._pid is not None
 
     @property
     def is_inherited(self) -> bool:
@@ -250,14 +261,12 @@ class Transport:
         """
         if self._closed:
             raise ConfigurationError(_CLOSED)
-        if self._pid is None:
-            raise ConfigurationError(_NOT_STARTED)
         self.check_place()
         if self.session_closed:
             raise ConfigurationError(f"{SESSION_CLOSED}: make a client with one that is open")
 
     def check_place(self) -> None:
-        """Check that this is the process and the event loop that opened it.
+        """Check that this is the process, the thread and the event loop that opened it.
 
         Sockets are shared across a fork, and an event loop's parts belong to one thread: from
         elsewhere one order's response could be read as another's.
@@ -265,12 +274,17 @@ class Transport:
         Raises:
             ConfigurationError: says what to do instead.
         """
+        if self._pid is None:
+            raise ConfigurationError(_NOT_STARTED)
         if self._pid != os.getpid():
             raise ConfigurationError(_OTHER_PROCESS)
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
-            return  # plain code, in which nothing is sent
+            # Plain code: it may prepare and stop what runs in this thread's event loop.
+            if self._thread != threading.get_ident():
+                raise ConfigurationError(_OTHER_THREAD) from None
+            return
         if running is not self._loop:
             raise ConfigurationError(_OTHER_LOOP)
 
@@ -284,6 +298,7 @@ class Transport:
         if self.session_closed:
             raise ConfigurationError(f"{SESSION_CLOSED}: give the client one that is open")
         self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
+        self._thread = threading.get_ident()
         if self._user_session is None:
             session_headers = None
             if self._proxy is None:

@@ -11,6 +11,7 @@ another process, runs in the ledger's one thread.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -23,7 +24,7 @@ from typing import Any, Self
 import attrs
 
 from everlytic_async._cancel import finish_despite_cancel
-from everlytic_async.errors import LedgerError
+from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger._protocol import (
     Entry,
     LedgerSession,
@@ -61,6 +62,10 @@ class SqliteLedger:
             It is created if there is none.
         durability: What a record survives: the death of the process, or a loss of power as well.
         wait_s: How long to wait for another process that writes, in seconds.
+
+    Raises:
+        ConfigurationError: the durability or the seconds are wrong.
+        TypeError: the path is none.
     """
 
     def __init__(
@@ -70,8 +75,16 @@ class SqliteLedger:
         durability: Durability = Durability.PROCESS,
         wait_s: float = 5.0,
     ) -> None:
-        self._path = os.fspath(path)
-        self._durability = Durability(durability)
+        self._path = os.fsdecode(path)
+        try:
+            self._durability = Durability(durability)
+        except ValueError:
+            raise ConfigurationError(
+                f"durability must be {' or '.join(Durability)}, got {durability!r}"
+            ) from None
+        seconds: object = wait_s
+        if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise ConfigurationError(f"wait_s must be a number of seconds, got {seconds!r}")
         self._wait_s = wait_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid: int | None = None
