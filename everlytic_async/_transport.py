@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import NoReturn, Self
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from everlytic_async._clock import CallLater, loop_call_later
-from everlytic_async._connections import Connections, UnusableConnectionError
+from everlytic_async._connections import Connections, UnusableConnectionError, since_last_data_s
 from everlytic_async._decoding import MAX_BODY_BYTES, decode
 from everlytic_async._endpoint import endpoint_url
 from everlytic_async._failures import NOT_SENT, SESSION_CLOSED, error_for
@@ -79,6 +80,8 @@ class Response:
             a session that is mocked.
         undecodable: What of the body can't be decoded; None if all can.
         waited_s: Seconds from then to the response's head, rather too many than too few.
+        stalled_s: Seconds of these in which the event loop stood still: a frozen process, a
+            blocking call.
     """
 
     status: int
@@ -86,6 +89,7 @@ class Response:
     body: bytes = attrs.field(repr=False)
     sent_at: float | None = None
     waited_s: float = 0.0
+    stalled_s: float = 0.0
     undecodable: str | None = None
 
 
@@ -143,6 +147,7 @@ class _Body(aiohttp.Payload, bytes):
             request.transport = writer.transport
         await writer.write(self._value)
         request.sent_at = request.last_activity_at = self._clock()
+        request.stalled_s = 0.0
 
     async def write_with_length(
         self,
@@ -431,8 +436,12 @@ class Transport:
             request.unusable = True
             response.close()
             raise UnusableConnectionError
+        # Of a 503 alone it matters when it came. Asked before the clock: if the process is frozen in
+        # between, it seems to have come late rather than early.
+        is_503 = response.status == HTTPStatus.SERVICE_UNAVAILABLE
+        ago_s = since_last_data_s(request.transport) if is_503 else 0.0
         request.last_activity_at = self._clock()
-        waited_s = request.waited_s(request.last_activity_at)
+        waited_s = max(0.0, request.waited_s(request.last_activity_at - ago_s))
         received = bytearray()
         try:
             await self._read(response, received, request)
@@ -448,7 +457,7 @@ class Transport:
                 response.close()
         if request.connection is not None:
             self._connections.on_answered(request.connection, reused=request.reused)
-        return self._response(response, bytes(received), request.sent_at, waited_s)
+        return self._response(response, bytes(received), request, waited_s)
 
     async def _read(
         self, response: aiohttp.ClientResponse, received: bytearray, request: Request
@@ -463,7 +472,7 @@ class Transport:
         self,
         response: aiohttp.ClientResponse,
         body: bytes,
-        sent_at: float | None,
+        request: Request,
         waited_s: float,
     ) -> Response:
         headers = self._headers_without_hashes(response)
@@ -473,7 +482,15 @@ class Transport:
         body = self._secrets.redact_body(body, whole=whole and len(body) < MAX_BODY_BYTES)
         if 300 <= response.status < 400 and hdrs.LOCATION in headers:  # noqa: PLR2004
             headers = {"Location": headers[hdrs.LOCATION]}
-        return Response(response.status, headers, body, sent_at, waited_s, undecodable)
+        return Response(
+            response.status,
+            headers,
+            body,
+            sent_at=request.sent_at,
+            waited_s=waited_s,
+            stalled_s=request.stalled_s,
+            undecodable=undecodable,
+        )
 
     def _headers_without_hashes(self, response: aiohttp.ClientResponse) -> Mapping[str, str]:
         """A response's headers without the hashes, in a form that can be pickled.
