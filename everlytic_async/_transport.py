@@ -436,8 +436,8 @@ class Transport:
             request.unusable = True
             response.close()
             raise UnusableConnectionError
-        # Of a 503 alone it matters when it came. Asked before the clock: if the process is frozen in
-        # between, it seems to have come late rather than early.
+        # Of a 503 alone it matters when it came. Asked before the clock: if the process is frozen
+        # in between, it seems to have come late rather than early.
         is_503 = response.status == HTTPStatus.SERVICE_UNAVAILABLE
         ago_s = since_last_data_s(request.transport) if is_503 else 0.0
         request.last_activity_at = self._clock()
