@@ -257,7 +257,10 @@ class EverlyticClient:
         Args:
             order: The order, or a mapping with its fields as the documentation names them.
             key: The order's idempotency key, or a function that takes the order and returns it. By
-                default its order id and workflow id, else a digest of its body.
+                default its order id and workflow id, else a digest of its body. A key of your own
+                never equals an order id, not even ``key=str(order_id)``: all that send the same
+                orders, such as a webhook handler and a backfill, must name them the same way, or
+                customers are notified twice. Where the order id will do, leave it out.
             resend: Outcomes on record in the client's ledger that may be sent again:
                 `Outcome.UNKNOWN`, `Outcome.REJECTED`. With AT_LEAST_ONCE, UNKNOWN always is.
             deadline_s: Seconds for the whole call, from now: waiting for the ledger and for its
@@ -326,7 +329,7 @@ class EverlyticClient:
                 client's ledger, if it has one.
             key: Takes an order, as it was read, and returns its idempotency key. By default that is
                 its order id and workflow id, else a digest of its body. If the function raises, the
-                order is INVALID.
+                order is INVALID. As for `send_order`, a key of your own never equals an order id.
             resend: As of `send_order`.
 
         Raises:

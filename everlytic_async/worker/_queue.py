@@ -231,7 +231,8 @@ class OrderQueue:
 
         Args:
             order: The order, or a mapping with its fields.
-            key: Its key; by default its order id and workflow id, else a digest of its body.
+            key: Its key; by default its order id and workflow id, else a digest of its body. A key
+                of your own never equals an order id.
 
         Returns:
             True if it was stored; False if the queue had the key already. After a lost
