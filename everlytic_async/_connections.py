@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
+import struct
+import sys
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
@@ -24,6 +27,28 @@ _FORGET_S = 600.0
 # How often the event loop must run before it has handed on what the kernel holds: twice for a plain
 # socket, once more for asyncio's TLS.
 _LOOP_RUNS = 4
+
+
+# `tcpi_last_data_recv` of Linux's `struct tcp_info`: how many milliseconds ago data came last.
+_TCP_INFO_BYTES = 56
+_LAST_DATA_RECEIVED = struct.Struct("=52xI")
+
+
+def since_last_data_s(transport: asyncio.Transport | None) -> float:
+    """Seconds since the kernel last received data of a connection, rather too few than too many.
+
+    The event loop may have been busy meanwhile, or the process frozen. Only Linux tells: elsewhere
+    it is 0.
+    """
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None or sys.platform != "linux":
+        return 0.0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        (milliseconds,) = _LAST_DATA_RECEIVED.unpack(info)
+    except (OSError, struct.error):  # it is closed, or not the kernel that we know
+        return 0.0
+    return float(milliseconds) / 1000
 
 
 class UnusableConnectionError(Exception):

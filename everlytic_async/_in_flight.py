@@ -48,6 +48,8 @@ class Request:
         unusable: Whether it was not written to because it had ended or must not be reused.
         sent_at: When the body was sent, except for what the event loop may still hold.
         last_activity_at: When the endpoint last had its turn; None until the body was sent.
+        stalled_s: Seconds in which the event loop stood still since the body was sent; before that,
+            since the first try started.
         is_late: Whether the last check found it out of time.
         abort_error: Why it was aborted: it timed out, or the client was closed.
     """
@@ -63,6 +65,7 @@ class Request:
     unusable: bool = False
     sent_at: float | None = None
     last_activity_at: float | None = None
+    stalled_s: float = 0.0
     is_late: bool = False
     abort_error: Exception | None = None
 
@@ -84,7 +87,8 @@ class Request:
         if self.sent_at is not None:
             return received_at - self.sent_at
         # Either the response came before the upload was over, or nobody knows when that was.
-        return received_at - self.started_at if self.body_sent() else 0.0
+        started_at = self.started_at - self.stalled_s  # it was moved on by as much
+        return received_at - started_at if self.body_sent() else 0.0
 
     def abort(self, error: Exception) -> None:
         """End it with this error."""
@@ -167,6 +171,7 @@ class InFlight:
         for request in self._requests:
             if stalled_s > self._check_interval_s:
                 request.started_at += stalled_s
+                request.stalled_s += stalled_s
                 if request.last_activity_at is not None:
                     request.last_activity_at += stalled_s
             error = self._timeout_error(request, now)

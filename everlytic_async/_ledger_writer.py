@@ -43,12 +43,15 @@ def resend_policy(delivery: Delivery, resend: Collection[Outcome]) -> ResendPoli
     """What may be sent again.
 
     Raises:
-        ConfigurationError: ``resend`` has an outcome that may never be sent again.
+        ConfigurationError: ``resend`` has an outcome that may never be sent again, or is not a
+            collection of outcomes.
     """
-    outcomes = [resend] if isinstance(resend, str) else list(resend)
-    if not all(outcome in _RESENDABLE for outcome in outcomes):
+    outcomes: object = [resend] if isinstance(resend, str) else resend
+    if not isinstance(outcomes, Collection) or any(each not in _RESENDABLE for each in outcomes):
         known = " or ".join(f"{outcome}" for outcome in _RESENDABLE)
-        raise ConfigurationError(f"resend takes outcomes that may be sent again: {known}")
+        raise ConfigurationError(
+            f"resend takes a collection of outcomes that may be sent again: {known}"
+        )
     states = {State(outcome) for outcome in outcomes}
     if delivery is Delivery.AT_LEAST_ONCE:
         states.add(State.UNKNOWN)

@@ -301,6 +301,7 @@ class Sender:
             answer.headers,
             answer.body,
             waited_s=answer.waited_s,
+            stalled_s=answer.stalled_s,
             undecodable=answer.undecodable,
             attempts=job.attempts,
             elapsed_s=self.clock() - job.started_at,

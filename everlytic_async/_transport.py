@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import NoReturn, Self
 from urllib.parse import urlsplit
 
@@ -22,7 +24,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from everlytic_async._clock import CallLater, loop_call_later
-from everlytic_async._connections import Connections, UnusableConnectionError
+from everlytic_async._connections import Connections, UnusableConnectionError, since_last_data_s
 from everlytic_async._decoding import MAX_BODY_BYTES, decode
 from everlytic_async._endpoint import endpoint_url
 from everlytic_async._failures import NOT_SENT, SESSION_CLOSED, error_for
@@ -60,6 +62,10 @@ _OTHER_LOOP = (
     "the client was started in another event loop or thread: use it there, or make and start one "
     "in this one (each `asyncio.run` has its own event loop)"
 )
+_OTHER_THREAD = (
+    "the client was started in another thread: hand calls to its event loop with "
+    "`loop.call_soon_threadsafe(...)`, coroutines with `asyncio.run_coroutine_threadsafe(...)`"
+)
 
 
 @attrs.frozen(slots=False)
@@ -74,6 +80,8 @@ class Response:
             a session that is mocked.
         undecodable: What of the body can't be decoded; None if all can.
         waited_s: Seconds from then to the response's head, rather too many than too few.
+        stalled_s: Seconds of these in which the event loop stood still: a frozen process, a
+            blocking call.
     """
 
     status: int
@@ -81,6 +89,7 @@ class Response:
     body: bytes = attrs.field(repr=False)
     sent_at: float | None = None
     waited_s: float = 0.0
+    stalled_s: float = 0.0
     undecodable: str | None = None
 
 
@@ -138,6 +147,7 @@ class _Body(aiohttp.Payload, bytes):
             request.transport = writer.transport
         await writer.write(self._value)
         request.sent_at = request.last_activity_at = self._clock()
+        request.stalled_s = 0.0
 
     async def write_with_length(
         self,
@@ -204,6 +214,7 @@ class Transport:
         # Where it was opened; None before.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid: int | None = None
+        self._thread: int | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -223,6 +234,11 @@ class Transport:
     def is_open(self) -> bool:
         """Whether it was opened, in this process, and not closed."""
         return self._pid == os.getpid() and not self._closed
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it was opened, perhaps in another process, and perhaps closed again."""
+        return self._pid is not None
 
     @property
     def is_inherited(self) -> bool:
@@ -250,14 +266,12 @@ class Transport:
         """
         if self._closed:
             raise ConfigurationError(_CLOSED)
-        if self._pid is None:
-            raise ConfigurationError(_NOT_STARTED)
         self.check_place()
         if self.session_closed:
             raise ConfigurationError(f"{SESSION_CLOSED}: make a client with one that is open")
 
     def check_place(self) -> None:
-        """Check that this is the process and the event loop that opened it.
+        """Check that this is the process, the thread and the event loop that opened it.
 
         Sockets are shared across a fork, and an event loop's parts belong to one thread: from
         elsewhere one order's response could be read as another's.
@@ -265,12 +279,17 @@ class Transport:
         Raises:
             ConfigurationError: says what to do instead.
         """
+        if self._pid is None:
+            raise ConfigurationError(_NOT_STARTED)
         if self._pid != os.getpid():
             raise ConfigurationError(_OTHER_PROCESS)
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
-            return  # plain code, in which nothing is sent
+            # Plain code: it may prepare and stop what runs in this thread's event loop.
+            if self._thread != threading.get_ident():
+                raise ConfigurationError(_OTHER_THREAD) from None
+            return
         if running is not self._loop:
             raise ConfigurationError(_OTHER_LOOP)
 
@@ -284,6 +303,7 @@ class Transport:
         if self.session_closed:
             raise ConfigurationError(f"{SESSION_CLOSED}: give the client one that is open")
         self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
+        self._thread = threading.get_ident()
         if self._user_session is None:
             session_headers = None
             if self._proxy is None:
@@ -416,8 +436,12 @@ class Transport:
             request.unusable = True
             response.close()
             raise UnusableConnectionError
+        # Of a 503 alone it matters when it came. Asked before the clock: if the process is frozen
+        # in between, it seems to have come late rather than early.
+        is_503 = response.status == HTTPStatus.SERVICE_UNAVAILABLE
+        ago_s = since_last_data_s(request.transport) if is_503 else 0.0
         request.last_activity_at = self._clock()
-        waited_s = request.waited_s(request.last_activity_at)
+        waited_s = max(0.0, request.waited_s(request.last_activity_at - ago_s))
         received = bytearray()
         try:
             await self._read(response, received, request)
@@ -433,7 +457,7 @@ class Transport:
                 response.close()
         if request.connection is not None:
             self._connections.on_answered(request.connection, reused=request.reused)
-        return self._response(response, bytes(received), request.sent_at, waited_s)
+        return self._response(response, bytes(received), request, waited_s)
 
     async def _read(
         self, response: aiohttp.ClientResponse, received: bytearray, request: Request
@@ -448,7 +472,7 @@ class Transport:
         self,
         response: aiohttp.ClientResponse,
         body: bytes,
-        sent_at: float | None,
+        request: Request,
         waited_s: float,
     ) -> Response:
         headers = self._headers_without_hashes(response)
@@ -458,7 +482,15 @@ class Transport:
         body = self._secrets.redact_body(body, whole=whole and len(body) < MAX_BODY_BYTES)
         if 300 <= response.status < 400 and hdrs.LOCATION in headers:  # noqa: PLR2004
             headers = {"Location": headers[hdrs.LOCATION]}
-        return Response(response.status, headers, body, sent_at, waited_s, undecodable)
+        return Response(
+            response.status,
+            headers,
+            body,
+            sent_at=request.sent_at,
+            waited_s=waited_s,
+            stalled_s=request.stalled_s,
+            undecodable=undecodable,
+        )
 
     def _headers_without_hashes(self, response: aiohttp.ClientResponse) -> Mapping[str, str]:
         """A response's headers without the hashes, in a form that can be pickled.

@@ -139,6 +139,7 @@ def parse_response(
     body: bytes,
     *,
     waited_s: float = 0.0,
+    stalled_s: float = 0.0,
     undecodable: str | None = None,
     attempts: int = 1,
     elapsed_s: float = 0.0,
@@ -152,6 +153,7 @@ def parse_response(
         headers: The response's headers; a name is looked up as it is written here.
         body: The response's body, decoded.
         waited_s: Seconds from the body being sent to the response.
+        stalled_s: Seconds of these in which this process stood still.
         undecodable: Which coding or charset of the body can't be decoded; None if all can.
         attempts: For the receipt: how many POSTs it took.
         elapsed_s: For the receipt: how long it took.
@@ -168,7 +170,7 @@ def parse_response(
     message = "" if is_html else _message_suffix(parsed, redact)
     page = ": it answered with an HTML page, the address is probably wrong" if is_html else message
     if status in {408, 429, 503}:
-        return _parse_throttle(status, headers, waited_s, message, wall_clock)
+        return _parse_throttle(status, headers, waited_s, stalled_s, message, wall_clock)
     if status == 401:  # noqa: PLR2004
         return AuthenticationError(
             "the endpoint refused the hashes (401): check the store hash and the customer hash "
@@ -227,15 +229,22 @@ def _parse_throttle(
     status: int,
     headers: Mapping[str, str],
     waited_s: float,
+    stalled_s: float,
     message: str,
     wall_clock: Callable[[], float],
 ) -> EverlyticError:
     wait_s = retry_after_s(headers.get("Retry-After"), wall_clock, headers.get("Date"))
     asked = "" if wait_s is None else f" and asked to wait {_format_seconds(wait_s)} s"
     if status == 503 and waited_s > _REFUSED_WITHIN_S:  # noqa: PLR2004
+        late = f" only after {waited_s:.1f} s{asked}"
+        if waited_s - stalled_s <= _REFUSED_WITHIN_S:
+            late = (
+                f"{asked}, but this process stood still for {stalled_s:.1f} s, so when the "
+                f"{status} came is not known"
+            )
         return ServerError(
-            f"the endpoint answered {status} only after {waited_s:.1f} s{asked}: a gateway may "
-            f"have passed the order on, so it may have been processed{message}",
+            f"the endpoint answered {status}{late}: a gateway may have passed the order on, so it "
+            f"may have been processed{message}",
             status,
             wait_s,
         )

@@ -179,7 +179,15 @@ class OrderStream:
 
         Args:
             reason: For the results of those that waited, and for `stopped`.
+
+        Raises:
+            TypeError: the reason is not text.
+            ConfigurationError: the client was started in another process, event loop or thread:
+                there, ``loop.call_soon_threadsafe(stream.stop, reason)`` calls it.
         """
+        if not isinstance(reason, str):
+            raise TypeError("reason must be text")
+        self._sender.transport.check_place()
         if self.stopped is None:
             self.stopped = reason
         self._reader.stop()
@@ -193,7 +201,11 @@ class OrderStream:
 
         Args:
             reason: For the errors of those without a result: "the process was left".
+
+        Raises:
+            ConfigurationError: the client was started in another process, event loop or thread.
         """
+        self._sender.transport.check_place()
         return [
             found if isinstance(found, OrderResult) else self._abandoned(found, reason)
             for _index, found in sorted(self._pending.items())

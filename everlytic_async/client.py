@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import math
 import os
 import time
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
@@ -40,7 +39,7 @@ from everlytic_async.events import Dispatcher, Event, Hook, as_hooks
 from everlytic_async.ledger import Ledger, LedgerSession
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, OrderResult, Outcome, Receipt
-from everlytic_async.policies import Delivery, Pacing, RetryPolicy, Timeouts
+from everlytic_async.policies import Delivery, Pacing, RetryPolicy, Timeouts, check_seconds
 
 if TYPE_CHECKING:
     import aiohttp
@@ -71,6 +70,8 @@ class ClientSettings(TypedDict, total=False):
     allow_http: bool
 
 
+# What can be iterated, and is not an iterable of orders.
+_NOT_MANY = (Mapping, str, bytes, bytearray, memoryview, Order)
 # How long calls in flight may go on when the client is closed, in seconds.
 _GRACE_S = 2.0
 
@@ -139,7 +140,8 @@ class EverlyticClient:
                 raise ConfigurationError(
                     f"{name} must be a {kind.__name__}, got a {type(policy).__name__}"
                 )
-        _check_ledger(ledger)
+        if ledger is not None:
+            _check_ledger(ledger)
         self._transport = Transport(
             base_url,
             secrets=secrets,
@@ -255,7 +257,10 @@ class EverlyticClient:
         Args:
             order: The order, or a mapping with its fields as the documentation names them.
             key: The order's idempotency key, or a function that takes the order and returns it. By
-                default its order id and workflow id, else a digest of its body.
+                default its order id and workflow id, else a digest of its body. A key of your own
+                never equals an order id, not even ``key=str(order_id)``: all that send the same
+                orders, such as a webhook handler and a backfill, must name them the same way, or
+                customers are notified twice. Where the order id will do, leave it out.
             resend: Outcomes on record in the client's ledger that may be sent again:
                 `Outcome.UNKNOWN`, `Outcome.REJECTED`. With AT_LEAST_ONCE, UNKNOWN always is.
             deadline_s: Seconds for the whole call, from now: waiting for the ledger and for its
@@ -275,13 +280,14 @@ class EverlyticClient:
                 another process, event loop or thread.
         """
         self._transport.check_open()
-        number = isinstance(deadline_s, int | float) and not isinstance(deadline_s, bool)
-        if deadline_s is not None and not (number and 0 < deadline_s < math.inf):
-            raise ConfigurationError(
-                f"deadline_s must be a number of seconds above 0, got {deadline_s!r}"
+        if deadline_s is not None:
+            check_seconds("deadline_s", deadline_s)
+        if not isinstance(key, str) and not _is_plain_function(key):
+            raise TypeError(
+                "key must be text, or a plain function that takes an order and returns its key"
             )
         book = self._writer_for(key is not None, resend)
-        key_of = _constant(key) if isinstance(key, str) else _check_key(key)
+        key_of = _constant(key) if isinstance(key, str) else key
         sending = self._sender.send(
             order, self._stop_token, key_of=key_of, book=book, deadline_s=deadline_s
         )
@@ -323,7 +329,7 @@ class EverlyticClient:
                 client's ledger, if it has one.
             key: Takes an order, as it was read, and returns its idempotency key. By default that is
                 its order id and workflow id, else a digest of its body. If the function raises, the
-                order is INVALID.
+                order is INVALID. As for `send_order`, a key of your own never equals an order id.
             resend: As of `send_order`.
 
         Raises:
@@ -335,11 +341,12 @@ class EverlyticClient:
                 failed the same way.
         """
         self._transport.check_open()
-        if isinstance(orders, Mapping | str | bytes | Order) or not isinstance(
-            orders, Iterable | AsyncIterable
-        ):
+        if isinstance(orders, _NOT_MANY) or not isinstance(orders, Iterable | AsyncIterable):
             raise TypeError("orders must be an iterable or an async iterable of orders")
-        _check_ledger(ledger)
+        if not _is_plain_function(key):
+            raise TypeError("key must be a plain function that takes an order and returns its key")
+        if ledger is not None:
+            _check_ledger(ledger)
         open_ledger: Callable[[], AbstractAsyncContextManager[LedgerSession]] | None = None
         if ledger is not None:
             open_ledger = partial(self._open_ledger, ledger)
@@ -352,7 +359,7 @@ class EverlyticClient:
             stop_token=StopToken(self._stop_token),
             concurrency=self._concurrency,
             ordered=ordered,
-            key_of=_check_key(key),
+            key_of=key,
             open_ledger=open_ledger,
             terms=resend_policy(self._sender.delivery, resend),
         )
@@ -417,7 +424,12 @@ class EverlyticClient:
 
         Raises:
             LedgerError: when the ledger can't be read.
+            ConfigurationError, TypeError: an argument is wrong.
         """
+        given: object = orders
+        if not isinstance(given, Sequence) or not all(isinstance(each, Order) for each in given):
+            raise TypeError("orders must be a sequence of Order: Order.from_mapping makes one")
+        _check_ledger(ledger)
         bodies = [encode(order) for order in orders]
         named = [
             (order_key(order, body), body_digest(body))
@@ -473,10 +485,10 @@ class EverlyticClient:
             reason: Why, for the log and hooks.
 
         Raises:
-            ValueError: the seconds are no finite number above 0.
+            ConfigurationError: the seconds are not a finite number above 0; or the client was not
+                started, or in another process, event loop or thread.
         """
-        if not 0 < seconds < math.inf:
-            raise ValueError(f"seconds must be a finite number above 0, got {seconds!r}")
+        check_seconds("seconds", seconds)
         self._transport.check_place()
         self._pacer.pause(seconds, reason)
 
@@ -491,20 +503,21 @@ class EverlyticClient:
                 Events of single attempts and orders are only made where a hook takes them.
 
         Raises:
-            TypeError: on entering, when the hook can't be called or is `async def`.
+            TypeError: the hook can't be called or is `async def`, or that is no class of events.
+            ConfigurationError: the client was started in another process, event loop or thread.
         """
+        if self._transport.is_started:
+            self._transport.check_place()
         return self._dispatcher.subscribe(hook, event_type)
 
 
 def _check_ledger(ledger: object) -> None:
-    if ledger is not None and not callable(getattr(ledger, "session", None)):
+    if isinstance(ledger, type) or not callable(getattr(ledger, "session", None)):
         raise ConfigurationError("ledger must be a ledger, such as SqliteLedger(path)")
 
 
-def _check_key(key: Any) -> KeyOf | None:
-    if key is not None and (not callable(key) or inspect.iscoroutinefunction(key)):
-        raise TypeError("key must be a plain function that takes an order and returns its key")
-    return key  # type: ignore[no-any-return]
+def _is_plain_function(key: object) -> bool:
+    return key is None or (callable(key) and not inspect.iscoroutinefunction(key))
 
 
 def _constant(key: str) -> KeyOf:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import attrs
@@ -263,11 +263,24 @@ class Dispatcher:
             for made in _PER_ORDER
         )
 
+    def subscribe(
+        self, hook: Hook, event_type: type[Event] = Event
+    ) -> AbstractContextManager[None]:
+        """Call one more hook with events of this class while the context is open.
+
+        Raises:
+            TypeError: the hook can't be called or is `async def`, or that is no class of events.
+        """
+        if not callable(hook):
+            raise TypeError("hook must be a callable that takes an event")
+        kind: object = event_type
+        if not (isinstance(kind, type) and issubclass(kind, Event)):
+            raise TypeError("event_type must be a class of everlytic_async.events")
+        as_hooks(hook)
+        return self._subscribe(_Subscription(hook, event_type))
+
     @contextmanager
-    def subscribe(self, hook: Hook, event_type: type[Event] = Event) -> Iterator[None]:
-        """Call one more hook with events of this class while the context is open."""
-        (hook,) = as_hooks(hook)
-        subscription = _Subscription(hook, event_type)
+    def _subscribe(self, subscription: _Subscription) -> Iterator[None]:
         self._subscriptions = (*self._subscriptions, subscription)
         try:
             yield

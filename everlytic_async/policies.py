@@ -41,11 +41,18 @@ def _is_number(value: object) -> bool:
     return -sys.float_info.max <= value <= sys.float_info.max
 
 
-def _seconds(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+def check_seconds(name: str, value: object) -> None:
+    """Refuse what is not a finite number of seconds above 0.
+
+    Raises:
+        ConfigurationError: it names the argument.
+    """
     if not _is_number(value) or value <= 0:  # type: ignore[operator]
-        raise ConfigurationError(
-            f"{_name(instance, attribute)} must be a number of seconds above 0, got {value!r}"
-        )
+        raise ConfigurationError(f"{name} must be a number of seconds above 0, got {value!r}")
+
+
+def _seconds(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+    check_seconds(_name(instance, attribute), value)
 
 
 def _count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:

@@ -44,6 +44,7 @@ class Bar:
         expected: Estimates how many orders there are in all; None while that is unknown.
         note: A few words about the present state, such as why it waits.
         transient: Whether it disappears at the end.
+        clock: Seconds, for the rate and the time left.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Bar:
         expected: Callable[[], float | None] = lambda: None,
         note: Callable[[], str] = lambda: "",
         transient: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._tally = tally
         self._labels = labels
         self._expected = expected
@@ -79,6 +82,7 @@ class Bar:
             redirect_stderr=False,
             disable=not self.is_shown,
             speed_estimate_period=_RATE_PERIOD_S,
+            get_time=clock,
         )
         self._task = self._progress.add_task(
             title, total=None, counts="", rate="", left="", note=""
@@ -99,7 +103,7 @@ class Bar:
 
     def draw(self) -> None:
         """Draw the present state, unless that was done a moment ago."""
-        if self.is_shown and time.monotonic() - self._drawn_at >= _REFRESH_S:
+        if self.is_shown and self._clock() - self._drawn_at >= _REFRESH_S:
             self._draw(self._expected(), self._note())
 
     @contextmanager
@@ -128,7 +132,7 @@ class Bar:
             self._progress.stop()
 
     def _draw(self, expected: float | None, note: str) -> None:
-        self._drawn_at = time.monotonic()
+        self._drawn_at = self._clock()
         attempted = self._tally.attempted
         skipped = self._tally.total - attempted
         (task,) = self._progress.tasks

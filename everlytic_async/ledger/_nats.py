@@ -9,6 +9,7 @@ import asyncio
 import os
 import re
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -22,7 +23,13 @@ from everlytic_async._nats import connect, connect_options, disconnect
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger._nats_bucket import Bucket
 from everlytic_async.ledger._nats_entries import digest
-from everlytic_async.ledger._protocol import Entry, LedgerSession, ResendPolicy, ScopeName
+from everlytic_async.ledger._protocol import (
+    Entry,
+    LedgerSession,
+    ResendPolicy,
+    ScopeName,
+    in_use_error,
+)
 
 __all__ = ["NatsLedger"]
 
@@ -110,6 +117,8 @@ class NatsLedger:
             tls=tls,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid: int | None = None
+        self._binding = threading.Lock()
         self._open_count = 0
         self._opening = asyncio.Lock()  # one at a time
         self._created: object = None  # when the bucket was: no other one is the same memory
@@ -119,16 +128,9 @@ class NatsLedger:
         return f"<NatsLedger {self._name!r}>"
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._open_count and self._loop is not None and not self._loop.is_closed():
-                raise RuntimeError(
-                    "an open ledger belongs to one event loop of one process: make another "
-                    "NatsLedger for this one; they may share the bucket"
-                )
-            self._loop, self._open_count, self._bucket = loop, 0, None
-            self._opening = asyncio.Lock()
-        self._open_count += 1
+        with self._binding:  # two threads may enter it at once
+            self._bind(asyncio.get_running_loop())
+            self._open_count += 1
         try:
             async with self._opening:
                 if self._bucket is None:
@@ -137,6 +139,21 @@ class NatsLedger:
             await self._leave()
             raise
         return self
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to this event loop.
+
+        Raises:
+            ConfigurationError: another one uses it, or the process that this one was forked from.
+        """
+        pid = os.getpid()
+        if self._loop is loop and self._pid == pid:
+            return
+        is_used = self._pid != pid or (self._loop is not None and not self._loop.is_closed())
+        if self._open_count and is_used:
+            raise in_use_error("NatsLedger", "bucket")
+        self._loop, self._pid, self._open_count, self._bucket = loop, pid, 0, None
+        self._opening = asyncio.Lock()
 
     async def __aexit__(
         self,

@@ -11,7 +11,9 @@ another process, runs in the ledger's one thread.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -22,8 +24,14 @@ from typing import Any, Self
 import attrs
 
 from everlytic_async._cancel import finish_despite_cancel
-from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import Entry, LedgerSession, ResendPolicy, released_entry
+from everlytic_async.errors import ConfigurationError, LedgerError
+from everlytic_async.ledger._protocol import (
+    Entry,
+    LedgerSession,
+    ResendPolicy,
+    in_use_error,
+    released_entry,
+)
 from everlytic_async.ledger._sqlite_schema import is_busy
 from everlytic_async.ledger._sqlite_writer import (
     Claim,
@@ -46,13 +54,18 @@ class SqliteLedger:
 
     Hand it to `EverlyticClient` or to `EverlyticClient.stream_orders`, which open and close it.
     With ``async with`` around it, it stays open from one stream to the next. While it is open it
-    belongs to one event loop; others, and forked processes, create their own for the same file.
+    belongs to one event loop; other threads, event loops and processes create their own for the
+    same file, and get a `ConfigurationError` if they use this one.
 
     Args:
         path: Where it is, on a disk of this machine: SQLite's locks don't hold on network drives.
             It is created if there is none.
         durability: What a record survives: the death of the process, or a loss of power as well.
         wait_s: How long to wait for another process that writes, in seconds.
+
+    Raises:
+        ConfigurationError: the durability or the seconds are wrong.
+        TypeError: the path is none.
     """
 
     def __init__(
@@ -62,10 +75,20 @@ class SqliteLedger:
         durability: Durability = Durability.PROCESS,
         wait_s: float = 5.0,
     ) -> None:
-        self._path = os.fspath(path)
-        self._durability = Durability(durability)
+        self._path = os.fsdecode(path)
+        try:
+            self._durability = Durability(durability)
+        except ValueError:
+            raise ConfigurationError(
+                f"durability must be {' or '.join(Durability)}, got {durability!r}"
+            ) from None
+        seconds: object = wait_s
+        if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise ConfigurationError(f"wait_s must be a number of seconds, got {seconds!r}")
         self._wait_s = wait_s
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid: int | None = None
+        self._binding = threading.Lock()
         self._reset()
 
     def _reset(self) -> None:
@@ -83,8 +106,9 @@ class SqliteLedger:
         return f"<SqliteLedger {self._path!r}>"
 
     async def __aenter__(self) -> Self:
-        self._bind(asyncio.get_running_loop())
-        self._open_count += 1
+        with self._binding:  # two threads may enter it at once
+            self._bind(asyncio.get_running_loop())
+            self._open_count += 1
         try:
             async with self._opening:
                 if self._writer is None:
@@ -114,21 +138,19 @@ class SqliteLedger:
         """Belong to this event loop.
 
         Raises:
-            RuntimeError: another one uses it; perhaps in the process that this one was forked from.
+            ConfigurationError: another one uses it, or the process that this one was forked from.
         """
-        if self._loop is loop:
+        pid = os.getpid()
+        if self._loop is loop and self._pid == pid:
             return
         if self._loop is not None and (self._open_count or self._writer is not None):
-            if not self._loop.is_closed():
-                raise RuntimeError(
-                    "an open ledger belongs to one event loop of one process: make another "
-                    "SqliteLedger for this one; they may share the file"
-                )
+            if self._pid != pid or not self._loop.is_closed():
+                raise in_use_error("SqliteLedger", "file")
             if self._thread is not None and self._writer is not None:
                 # That loop was closed before the ledger was: nobody sends any more.
                 self._thread.submit(self._writer.close)
                 self._thread.shutdown(wait=False)
-        self._loop = loop
+        self._loop, self._pid = loop, pid
         self._reset()
 
     async def _open(self) -> None:

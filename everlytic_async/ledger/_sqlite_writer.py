@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -108,6 +109,7 @@ class SqliteWriter(SqliteFile):
         wait_s: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._given = Path(path).absolute()  # perhaps by links, which may be changed
         super().__init__(path, wait_s=wait_s, clock=clock)
         self._identity = file_identity(self.path)
         self._busy_timeout_s = wait_s
@@ -347,11 +349,15 @@ class SqliteWriter(SqliteFile):
             self._files.write(self._note)
 
     def _check_identity(self) -> None:
-        if file_identity(self.path) != self._identity:
+        linked = self._given != self.path
+        if file_identity(self.path, follow=False) != self._identity or (
+            linked and file_identity(self._given) != self._identity
+        ):
+            target = f" (a link to {str(self.path)!r})" if linked else ""
             raise LedgerError(
-                f"the ledger {str(self.path)!r} was removed, renamed or replaced while it was in "
-                "use, so nothing more is sent. Put the file back, with the files beside it, before "
-                "you run it again"
+                f"the ledger {str(self._given)!r}{target} was removed, renamed or replaced while "
+                "it was in use, so nothing more is sent. Put the file back, with the files beside "
+                "it, before you run it again"
             )
 
     def _wait_for_others(self, seconds: float) -> None:

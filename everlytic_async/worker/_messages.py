@@ -78,8 +78,14 @@ def encode_message(order: Order, key: str | None, settings: QueueSettings) -> Me
         settings: Those of the queue.
 
     Raises:
-        InvalidOrderError: it is larger than the queue takes.
+        InvalidOrderError: it is larger than the queue takes, or the key is blank.
+        TypeError: the key is not text.
     """
+    given: object = key
+    if not isinstance(given, str | None):
+        raise TypeError("key must be text")
+    if key is not None and not key.strip():
+        raise InvalidOrderError(["key: must not be blank"])  # else all such orders were one
     body = encode(order)
     _check_size(body, settings)
     if key is None:

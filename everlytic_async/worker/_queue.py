@@ -180,7 +180,7 @@ class OrderQueue:
 
     async def __aenter__(self) -> Self:
         if self._open_streams is not None:
-            raise RuntimeError("a queue is entered once")
+            raise ConfigurationError("a queue is entered once: make another one")
         connection = self._user_connection or await self._connect()
         self._open_streams = Streams(connection, self.settings, self._timeout_s)
         self._log.is_open = self._user_connection is None
@@ -231,14 +231,17 @@ class OrderQueue:
 
         Args:
             order: The order, or a mapping with its fields.
-            key: Its key; by default its order id and workflow id, else a digest of its body.
+            key: Its key; by default its order id and workflow id, else a digest of its body. A key
+                of your own never equals an order id.
 
         Returns:
             True if it was stored; False if the queue had the key already. After a lost
             acknowledgement it may be this very call that had stored it.
 
         Raises:
-            InvalidOrderError: not a valid order, or too large; nothing was published.
+            InvalidOrderError: not a valid order, or too large, or its key is blank; nothing was
+                published.
+            TypeError: the key is not text.
             QueueError: it was not acknowledged in time. Perhaps it is stored; it is safe to publish
                 it again.
         """

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import random
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from types import MappingProxyType
@@ -35,6 +34,7 @@ from everlytic_async.errors import (
 )
 from everlytic_async.ledger import Ledger, storage_key
 from everlytic_async.outcomes import Outcome
+from everlytic_async.policies import check_seconds
 from everlytic_async.worker._cool_downs import share_cool_downs
 from everlytic_async.worker._pull import QueuedOrder
 from everlytic_async.worker._queue import OrderQueue
@@ -129,10 +129,7 @@ class Worker:
             "retry_cap_s": retry_cap_s,
             "max_pause_s": max_pause_s,
         }.items():
-            if not 0 < value < math.inf:
-                raise ConfigurationError(
-                    f"{name} must be a number of seconds above 0, got {value!r}"
-                )
+            check_seconds(name, value)
         self._client = client
         self._queue = queue
         self._user_ledger = ledger
@@ -187,13 +184,12 @@ class Worker:
 
         Raises:
             AuthenticationError: the endpoint refuses the hashes. The orders are back in the queue.
-            ConfigurationError: the client is not open.
+            ConfigurationError: the client is not open, or the worker has run before.
             QueueError: the queue is not open, or NATS refuses its credentials for good. Unfinished
                 orders come back to the queue after ``ack_wait_s``.
-            RuntimeError: it has run before.
         """
         if self._has_run:
-            raise RuntimeError("a worker runs once: make another one")
+            raise ConfigurationError("a worker runs once: make another one")
         self._has_run = True
         settings, connection = self._queue.settings, self._queue.connection
         ledger = self._user_ledger or self._nats_ledger()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import signal
 import sys
@@ -20,9 +21,12 @@ import everlytic_async
 from everlytic_async.cli._commands import app
 from everlytic_async.cli._exit import handle_errors
 from everlytic_async.cli._input import Input
+from everlytic_async.cli._progress import Bar
+from everlytic_async.cli._screen import LABELS
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.outcomes import Outcome
+from support.clock import FakeClock
 
 Write = Callable[..., Path]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -53,27 +57,34 @@ async def test_a_terminal_shows_a_bar_while_it_goes_on(
     assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]  # the cursor is back
 
 
-async def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
-    program: Program, orders_file: Write, until: Until
+def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # So few are all read at once.
-    path = orders_file(*map(order, range(12)))
-    terminal = Terminal()
-    async with box() as sandbox:
-        process = await (
-            program.pointed_at(sandbox)
-            .told(TERM="xterm-256color")
-            .start(*SEND, "--rate", "4", path, stdout=terminal.theirs, stderr=terminal.theirs)
-        )
-        await until(lambda: re.search("12 sent .* left 0:00:00", terminal.plain) is not None)
-        run = await ended(process)
-    terminal.close()
-    assert run.code == 0
-    shown = re.findall(r"([0-9]+) sent +[0-9]+/s +0:00:[0-9]+ left ([0-9:-]+)", terminal.plain)
-    left = {int(sent): left for sent, left in shown}
-    assert left[12] == "0:00:00"
-    assert left[4] in ("0:00:01", "0:00:02")
-    assert {left[sent] for sent in range(2, 10) if sent in left} & {"0:00:00"} == set()
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich it is a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    path = tmp_path / "orders.jsonl"
+    path.write_text(lines_of(*map(order, range(12))))
+    clock = FakeClock()
+    tally = Tally()
+    with Input(str(path)) as source:
+        # So few are all read at once.
+        assert len(list(source.orders())) == 12  # type: ignore[arg-type]
+        bar = Bar("Sending", tally, LABELS, enabled=True, expected=source.expected, clock=clock)
+        bar.start()
+        for line in range(1, 13):
+            clock.now += 0.25  # 4 orders a second
+            tally.add(Outcome.SENT, line)
+            bar.draw()
+        bar.stop()
+
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    shown = re.findall(r"([0-9]+) sent +([0-9]+)/s +0:00:0([0-9]) left ([0-9:-]+)", plain)
+    assert [left for sent, *_, left in shown if sent == "1"] == ["-:--:--"]
+    # The rate that is shown is the one before: from the third on.
+    assert {each for each in shown if int(each[0]) > 2} == {
+        (str(sent), "4", str(sent // 4), f"0:00:0{math.ceil((12 - sent) / 4)}")
+        for sent in range(3, 13)
+    }
 
 
 @pytest.mark.parametrize("format_", ["jsonl", "json"])

@@ -107,6 +107,7 @@ class Visit:
     async def send(self, data: bytes) -> None:
         """Send bytes."""
         self._writer.write(data)
+        self.server.answered_at[self.number, self.attempt] = asyncio.get_running_loop().time()
         self.server.sent[self.name] += len(data)
         await self._writer.drain()
 
@@ -169,6 +170,7 @@ class HostileServer:
         requests: How many requests there were for each order.
         processed: How often each order was processed.
         sent: Bytes that were sent for each behaviour.
+        answered_at: By order and attempt when the answer was written, by the event loop's clock.
         arrivals: When each request came, by the event loop's clock.
         connections: How many there were.
         in_play: How many orders are being treated.
@@ -186,6 +188,7 @@ class HostileServer:
         self.requests: Counter[int] = Counter()
         self.processed: Counter[int] = Counter()
         self.sent: Counter[str] = Counter()
+        self.answered_at: dict[tuple[int, int], float] = {}
         self.arrivals: list[float] = []
         self.connections = 0
         self.in_play = 0
@@ -221,6 +224,7 @@ class HostileServer:
         """Forget what was counted."""
         for counted in (self.requests, self.processed, self.sent):
             counted.clear()
+        self.answered_at.clear()
         self.arrivals.clear()
 
     def refuse(self) -> None:

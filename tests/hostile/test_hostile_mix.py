@@ -30,7 +30,7 @@ from everlytic_async import (
     SourceError,
     Timeouts,
 )
-from everlytic_async.events import Event, OrderEnded
+from everlytic_async.events import AttemptStarted, Event, OrderEnded
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 
 STATM = Path("/proc/self/statm")
@@ -52,6 +52,8 @@ MOST_MEMORY = 90 * MEGABYTE
 MOST_OBJECTS = 16 * MEGABYTE
 #: Patient enough for a machine that has other work: only what is meant to be slow is too slow.
 TIMEOUTS = Timeouts(connect_s=10, read_s=1.5, total_s=3)
+#: A 503 that is written later than this may come from a gateway that gave up.
+LATE_S = 2.0
 TWICE = attrs.evolve(QUICK, attempts=2)
 
 
@@ -147,8 +149,16 @@ async def test_every_order_of_the_mix_has_its_one_result_and_nothing_gets_out(
 
     results = list(report.results)
     assert sorted(result.index for result in results) == list(range(ORDERS))
+    starts = [event for event in events if isinstance(event, AttemptStarted)]
+    started_at = {(int(event.key or ""), event.attempt): event.at for event in starts}
+    # These the server itself answered late: it had other work.
+    late = {
+        number
+        for (number, attempt), at in server.answered_at.items()
+        if at - started_at[number, attempt] > LATE_S
+    }
     for result in results:
-        check(result, delivery, server)
+        check(result, delivery, server, late)
     assert {name_of(result.order) for result in results} == set(NAMES)
     ended = Counter(event.key for event in events if isinstance(event, OrderEnded))
     assert ended == Counter(str(number) for number in range(ORDERS))
@@ -163,10 +173,13 @@ async def test_every_order_of_the_mix_has_its_one_result_and_nothing_gets_out(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def check(result: OrderResult, delivery: Delivery, server: HostileServer) -> None:
+def check(result: OrderResult, delivery: Delivery, server: HostileServer, late: set[int]) -> None:
     """The result is a possible one, and the server agrees with it."""
     name = name_of(result.order)
-    assert result.outcome in possible(name, delivery), (name, result)
+    outcomes = possible(name, delivery)
+    if name.startswith("503") and result.index in late:
+        outcomes |= {Outcome.UNKNOWN}
+    assert result.outcome in outcomes, (name, result)
     assert server.requests[result.index] == result.attempts, (name, result)
     processed = server.processed[result.index]
     if result.outcome is Outcome.SENT:

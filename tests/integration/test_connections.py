@@ -8,6 +8,8 @@ import os
 import pickle
 import resource
 import ssl
+import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -231,6 +233,50 @@ async def test_what_arrived_during_a_stall_is_read_before_anything_times_out() -
         clock.ring_next()  # the watch is the first to run
 
         assert [(await post).status for post in posts] == [200] * len(posts)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other kernel tells when data came")
+async def test_a_response_came_when_the_kernel_had_it_not_when_the_loop_read_it() -> None:
+    connections: list[Connection] = []
+
+    async def take(connection: Connection) -> None:
+        await connection.request()
+        connections.append(connection)
+        await connection.closed()
+
+    async with RawServer(take) as server, a_transport(server.url) as transport:
+        started_at = time.monotonic()
+        post = asyncio.create_task(transport.post(BODY))
+        await until(lambda: connections)
+        connections[0]._writer.get_extra_info("socket")._sock.send(answer(503))
+        came_s = time.monotonic() - started_at
+        time.sleep(0.5)  # noqa: ASYNC251 - the event loop stalls, which is the point
+        response = await post
+
+    assert response.status == 503
+    assert response.waited_s <= came_s + 0.05
+
+
+async def test_how_long_the_loop_stood_still_is_known_of_a_response() -> None:
+    clock = FakeClock()
+    connections: list[Connection] = []
+
+    async def take(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            connections.append(connection)
+
+    async with RawServer(take) as server, a_transport(server.url, clock=clock) as transport:
+        for number, stalled_s in enumerate([0.0, 30.0, 0.0], 1):
+            post = asyncio.create_task(transport.post(BODY))
+            await until(lambda number=number: len(connections) == number)
+            connections[-1]._writer.get_extra_info("socket")._sock.send(answer(503))
+            if stalled_s:
+                clock.now += stalled_s
+                clock.ring_next()
+            response = await post
+            assert response.stalled_s == pytest.approx(stalled_s, abs=0.5)
+            assert response.waited_s >= stalled_s
 
 
 async def test_time_in_which_the_loop_stood_still_is_not_counted_while_connecting() -> None:

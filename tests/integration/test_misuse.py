@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -12,9 +13,15 @@ from typing import Any
 
 import pytest
 
-from everlytic_async import ConfigurationError, EverlyticClient
+from everlytic_async import (
+    ConfigurationError,
+    EverlyticClient,
+    InvalidOrderError,
+    Outcome,
+    SqliteLedger,
+)
 from everlytic_async.sandbox import Sandbox
-from support.delivery import client_of, ids_of, order, shop
+from support.delivery import client_of, ids_of, order, orders, shop
 
 PROCESS = Path(__file__).with_name("misuse_process.py")
 
@@ -115,6 +122,139 @@ async def test_another_thread_is_refused_before_a_byte_is_written() -> None:
                 await asyncio.to_thread(lambda call=call: asyncio.run(use(call)))
         await client.send_order(order(3))
     assert ids_of(sandbox.received) == ["1", "3"]
+
+
+async def test_another_thread_changes_nothing_also_without_a_loop_of_its_own() -> None:
+    async with shop() as (sandbox, client):
+        async with client.stream_orders(orders(3)) as results:
+            elsewhere: dict[str, Callable[[], Any]] = {
+                "stop": lambda: results.stop("enough"),
+                "unfinished": lambda: results.unfinished("the process was left"),
+                "stream_orders": lambda: client.stream_orders([order(9)]),
+                "pause": lambda: client.pause(60),
+                "subscribe": lambda: client.subscribe(print).__enter__(),
+            }
+            for use in elsewhere.values():
+                with pytest.raises(ConfigurationError, match=r"loop\.call_soon_threadsafe"):
+                    await asyncio.to_thread(use)
+            assert results.stopped is None
+            # The advice holds.
+            loop = asyncio.get_running_loop()
+            first = await anext(results)
+            await asyncio.to_thread(loop.call_soon_threadsafe, results.stop, "enough")
+            ended = [first, *[result async for result in results]]
+        assert results.stopped == "enough"
+    assert {result.outcome for result in ended} <= {Outcome.SENT, Outcome.NOT_SENT}
+    assert sandbox.requests == len(ended) == 3
+
+
+# ------------------------------------------------------------------------------- wrong arguments
+
+ONE = order(1)
+
+
+async def _key(_order: object) -> str:
+    return "1"
+
+
+Wrong = tuple[Callable[[EverlyticClient, Path], Any], type[Exception], str]
+WRONG: dict[str, Wrong] = {
+    f"{call}, resend={resend!r}": (
+        lambda client, _path, call=call, resend=resend: getattr(client, call)(
+            ONE if call == "send_order" else [ONE], resend=resend
+        ),
+        ConfigurationError,
+        "resend takes",
+    )
+    for call in ("send_order", "send_orders", "stream_orders")
+    for resend in (None, 5, "sent", ["sent"], [None], [Outcome.SENT], ONE)
+} | {
+    "send_order, key=5": (lambda c, _: c.send_order(ONE, key=5), TypeError, "text, or a plain"),
+    "send_order, key=async": (lambda c, _: c.send_order(ONE, key=_key), TypeError, "plain func"),
+    "send_order, key=blank": (lambda c, _: c.send_order(ONE, key=" "), InvalidOrderError, "blank"),
+    "send_orders, key='x'": (lambda c, _: c.send_orders([ONE], key="x"), TypeError, "plain func"),
+    "send_order, deadline_s": (
+        lambda c, _: c.send_order(ONE, deadline_s="5"),
+        ConfigurationError,
+        "deadline_s must be a number of seconds",
+    ),
+    "send_order, text": (lambda c, _: c.send_order("x"), InvalidOrderError, "expected an object"),
+    "send_order, None": (lambda c, _: c.send_order(None), InvalidOrderError, "expected an object"),
+    "send_orders, None": (lambda c, _: c.send_orders(None), TypeError, "orders must be an iter"),
+    "stream_orders, bytes": (
+        lambda c, _: c.stream_orders(bytearray(b"[]")),
+        TypeError,
+        "orders must be an iterable",
+    ),
+    "stream_orders, a class": (
+        lambda c, _: c.stream_orders([ONE], ledger=SqliteLedger),
+        ConfigurationError,
+        "ledger must be a ledger",
+    ),
+    "pause, text": (lambda c, _: c.pause("5"), ConfigurationError, "seconds must be a number of"),
+    "pause, nan": (lambda c, _: c.pause(math.nan), ConfigurationError, "seconds must be"),
+    "subscribe, None": (lambda c, _: c.subscribe(None), TypeError, "must be a callable"),
+    "subscribe, two": (lambda c, _: c.subscribe([print, print]), TypeError, "must be a callable"),
+    "subscribe, int": (lambda c, _: c.subscribe(print, int), TypeError, "event_type must be"),
+    "subscribe, text": (lambda c, _: c.subscribe(print, "x"), TypeError, "event_type must be"),
+    "stop, None": (lambda c, _: c.stream_orders([ONE]).stop(None), TypeError, "reason must be"),
+    "forecast, dict": (
+        lambda c, path: c.forecast([ONE], ledger=SqliteLedger(path)),
+        TypeError,
+        "orders must be a sequence of Order",
+    ),
+    "forecast, None": (
+        lambda c, path: c.forecast(None, ledger=SqliteLedger(path)),
+        TypeError,
+        "orders must be a sequence of Order",
+    ),
+    "forecast, no ledger": (
+        lambda c, _: c.forecast([], ledger=None),
+        ConfigurationError,
+        "ledger must be a ledger",
+    ),
+    "a ledger's durability": (
+        lambda _, path: SqliteLedger(path, durability="none"),  # type: ignore[arg-type]
+        ConfigurationError,
+        "durability must be process or power",
+    ),
+    "a ledger's wait_s": (
+        lambda _, path: SqliteLedger(path, wait_s="5"),  # type: ignore[arg-type]
+        ConfigurationError,
+        "wait_s must be a number of seconds",
+    ),
+    "a ledger's path": (
+        lambda _, _path: SqliteLedger(None),  # type: ignore[arg-type]
+        TypeError,
+        "PathLike",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+async def test_a_wrong_argument_is_named_before_anything_is_sent(
+    wrong: Wrong, tmp_path: Path
+) -> None:
+    use, kind, says = wrong
+    async with shop() as (sandbox, client):
+        with pytest.raises(kind, match=says) as caught:  # noqa: PT012 - some are not async
+            used = use(client, tmp_path / "orders.ledger")
+            if isinstance(used, Awaitable):
+                await used
+        assert "@example.com" not in str(caught.value)
+        assert sandbox.requests == 0
+        await client.send_order(ONE)
+    assert not (tmp_path / "orders.ledger").exists()
+
+
+async def test_what_is_no_order_in_a_batch_is_invalid_and_the_others_are_sent() -> None:
+    given = [order(0), None, 5, "x", [], b"x", object(), int, order(1)]
+    async with shop() as (sandbox, client):
+        report = await client.send_orders(given, ordered=True)  # type: ignore[arg-type]
+    invalid = len(given) - 2
+    outcomes = [Outcome.SENT, *[Outcome.INVALID] * invalid, Outcome.SENT]
+    assert [result.outcome for result in report.results] == outcomes
+    assert ids_of(sandbox.received) == ["0", "1"]
 
 
 @pytest.mark.parametrize(

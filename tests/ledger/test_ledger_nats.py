@@ -610,7 +610,7 @@ async def test_an_open_ledger_belongs_to_one_loop(place: BucketPlace) -> None:
             pass
 
     async with ledger:
-        with pytest.raises(RuntimeError, match="one event loop"):
+        with pytest.raises(ConfigurationError, match="one NatsLedger object for each event loop"):
             await asyncio.to_thread(asyncio.run, elsewhere())
     await asyncio.to_thread(asyncio.run, elsewhere())  # it is closed
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_shop import entries_of, states_of
+from ledger_shop import Shop, entries_of, states_of
 
-from everlytic_async import LedgerError, SqliteLedger
+from everlytic_async import ConfigurationError, LedgerError, Outcome, SqliteLedger
 from everlytic_async.ledger import Durability, Entry, LedgerFile, LedgerSession, ResendPolicy, State
 from everlytic_async.ledger._sqlite_writer import SqliteWriter
+from support.delivery import order
 
 KNOWN = ResendPolicy()
 
@@ -384,18 +385,51 @@ def test_it_may_be_used_by_one_event_loop_after_the_other(path: Path) -> None:
     assert states_of(path) == {str(number): State.SENT for number in range(1, 7)}
 
 
+ADVICE = "one SqliteLedger object for each event loop"
+
+
 def test_an_open_ledger_is_no_other_event_loops(path: Path) -> None:
     ledger = SqliteLedger(path)
 
     async def use() -> None:
         async with claimed(ledger, "1") as session:
             other = asyncio.to_thread(asyncio.run, _in_turn_by_two(ledger, "2"))
-            with pytest.raises(RuntimeError, match="belongs to one event loop"):
+            with pytest.raises(ConfigurationError, match=ADVICE):
                 await other
             await session.record(Entry("1", State.SENT))
 
     asyncio.run(use())
     assert states_of(path) == {"1": State.SENT}
+
+
+@pytest.mark.parametrize("by", ["the client", "a stream", "send_orders"])
+def test_a_ledger_in_use_by_another_threads_client_sends_nothing(path: Path, by: str) -> None:
+    ledger = SqliteLedger(path)
+    shop = Shop()
+
+    async def use(number: int) -> None:
+        its_own = {"ledger": ledger} if by == "the client" else {}
+        async with shop.client(**its_own) as client:
+            if by == "a stream":
+                async with client.stream_orders([order(number)], ledger=ledger) as results:
+                    assert [result.outcome async for result in results] == [Outcome.SENT]
+            elif by == "send_orders":
+                await client.send_orders([order(number)], ledger=ledger)
+            else:
+                await client.send_order(order(number))
+
+    async def main() -> None:
+        async with shop.open():
+            async with ledger:
+                with pytest.raises(ConfigurationError, match=ADVICE):
+                    await asyncio.to_thread(asyncio.run, use(1))
+            assert shop.posts.total() == 0
+            # Closed each time, it may be used by one after the other.
+            for number in (2, 3):
+                await asyncio.to_thread(asyncio.run, use(number))
+        assert shop.posts == {"2": 1, "3": 1}
+
+    asyncio.run(main())
 
 
 def test_a_loop_that_was_closed_in_the_midst_is_made_good_by_the_next(path: Path) -> None:
@@ -419,26 +453,26 @@ async def _claim_without_leaving(ledger: SqliteLedger) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is nothing to fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_does_not_hang_on_its_parents_ledger(path: Path) -> None:
+@pytest.mark.parametrize("same_loop", [False, True])
+def test_a_forked_process_does_not_hang_on_its_parents_ledger(path: Path, same_loop: bool) -> None:
     ledger = SqliteLedger(path)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(ledger.__aenter__())
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)  # should it hang
+        code = 1
+        try:
+            (loop.run_until_complete if same_loop else asyncio.run)(_in_turn_by_two(ledger, "2"))
+        except ConfigurationError as error:
+            code = 0 if ADVICE in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
 
-    async def use() -> int:
-        async with claimed(ledger, "1") as session:
-            pid = os.fork()
-            if pid == 0:
-                signal.alarm(10)  # should it hang
-                code = 1
-                try:
-                    asyncio.run(_in_turn_by_two(ledger, "2"))
-                except RuntimeError as error:
-                    code = 0 if "one event loop of one process" in str(error) else 2
-                finally:
-                    os._exit(code)
-            _, status = await asyncio.to_thread(os.waitpid, pid, 0)
-            await session.record(Entry("1", State.SENT))
-            return status
-
-    assert asyncio.run(use()) == 0
+    loop.run_until_complete(_in_turn_by_two(ledger, "1"))
+    loop.run_until_complete(ledger.__aexit__(None, None, None))
+    loop.close()
     assert states_of(path) == {"1": State.SENT}
 
 

@@ -289,6 +289,41 @@ async def test_a_file_that_goes_away_during_a_run_stops_it(
     clear(path)
 
 
+@pytest.mark.parametrize("linked", ["file", "directory"])
+@pytest.mark.parametrize("happens", ["retarget", "rename the file", "remove the link"])
+async def test_a_link_that_leads_elsewhere_during_a_run_stops_it(
+    tmp_path: Path, linked: str, happens: str
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for directory in (first, second):
+        directory.mkdir()
+        LedgerFile(directory / "orders.ledger").close()
+    link = tmp_path / "current"
+    name = "orders.ledger" if linked == "file" else ""
+    link.symlink_to(first / name)
+    path = link if linked == "file" else link / "orders.ledger"
+
+    def on_order(order_id: str) -> None:
+        if order_id != "20":
+            return
+        if happens == "rename the file":  # the link follows it
+            renamed = (first / "orders.ledger").rename(first / "renamed.ledger")
+            (link if linked == "file" else first / "orders.ledger").unlink(missing_ok=True)
+            path.symlink_to(renamed)
+            return
+        link.unlink()
+        if happens == "retarget":
+            link.symlink_to(second / name)
+
+    shop = Shop()
+    shop.on_order = on_order
+    async with shop.client(concurrency=2) as client:
+        with pytest.raises(BatchStoppedError, match="removed, renamed or replaced") as caught:
+            await client.send_orders(orders(1_000), ledger=SqliteLedger(path))
+    assert shop.posts.total() < 30
+    assert str(path) in str(caught.value)
+
+
 async def test_a_file_that_was_renamed_and_is_put_back_goes_on(path: Path) -> None:
     async with SqliteLedger(path) as ledger, ledger.session("a", "shop.example") as session:
         await session.record(Entry("1", State.SENT))

@@ -291,6 +291,19 @@ async def test_ones_own_key_names_an_order(path: Place) -> None:
     }
 
 
+async def test_ones_own_key_never_equals_an_order_id(path: Place) -> None:
+    server = Shop()
+    async with server.client() as client:
+        # Each customer once: that customer 2 is served says nothing about order 2.
+        report = await report_of(client, [order(1)], path, key=lambda _given: "2")
+        assert report.counts[SENT] == 1
+        report = await report_of(client, orders(3), path)
+        assert report.counts[SENT] == 3
+        report = await report_of(client, orders(3), path, key=lambda given: given["order_id"])
+        assert report.counts == {**report.counts, SENT: 2, SKIPPED: 1}
+    assert server.processed == {"0": 2, "1": 3, "2": 1}
+
+
 async def test_ones_own_key_may_be_a_number(path: Place) -> None:
     def key(given: Any) -> Any:
         return int(given["order_id"])

@@ -774,6 +774,26 @@ def test_a_503_long_after_the_body_was_sent_may_have_been_processed(
     assert ("gateway" in error.message) is late
 
 
+@pytest.mark.parametrize(
+    ("waited_s", "stalled_s", "says"),
+    [
+        (6.0, 0.0, "only after 6.0 s"),
+        (6.0, 3.0, "only after 6.0 s"),  # late without the stall as well
+        (6.0, 5.0, "stood still for 5.0 s, so when the 503 came is not known"),
+        (6.0, 6.0, "stood still for 6.0 s, so when the 503 came is not known"),
+        (1.5, 1.5, "too busy"),
+    ],
+)
+def test_a_503_that_came_while_this_process_stood_still_is_not_called_late(
+    waited_s: float, stalled_s: float, says: str
+) -> None:
+    error = parse_response(503, {"Retry-After": "7"}, b"", waited_s=waited_s, stalled_s=stalled_s)
+    assert says in str(error)
+    assert "asked to wait 7 s" in str(error)
+    assert error.may_have_been_processed is (waited_s > 2)  # type: ignore[union-attr]
+    assert ("only after" in str(error)) is (says.startswith("only after"))
+
+
 # ----------------------------------------------------------------------- what no message may hold
 
 _WORDS = st.text(string.printable, max_size=20)

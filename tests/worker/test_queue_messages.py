@@ -52,12 +52,19 @@ def test_an_order_of_two_stores_is_two() -> None:
     assert message_id("1", one) != message_id("1", other)
 
 
-@pytest.mark.parametrize("key", ["jane@example.com", "1", "", "ümlaut", "a\r\nNats-Msg-Id: b"])
+@pytest.mark.parametrize("key", ["jane@example.com", "1", "ümlaut", "a\r\nNats-Msg-Id: b"])
 def test_a_publishers_own_key_is_told_as_a_digest(key: str) -> None:
     message = encode_message(an_order(), key, SETTINGS)
     assert message.key == storage_key(key, custom=True) == publisher_key(message.headers)
     assert message.headers["Nats-Msg-Id"] == f"default:{message.key}"
-    assert key in {"", "1"} or key not in str(message.headers)
+    assert key == "1" or key not in str(message.headers)
+
+
+@pytest.mark.parametrize("key", ["", " ", 5, b"1", ["1"]])
+def test_what_is_no_key_names_no_order(key: Any) -> None:
+    kind = InvalidOrderError if isinstance(key, str) else TypeError
+    with pytest.raises(kind, match=r"key.* must"):
+        encode_message(an_order(), key, SETTINGS)
 
 
 def test_an_own_key_and_the_same_order_number_are_two() -> None:

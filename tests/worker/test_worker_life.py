@@ -166,7 +166,7 @@ async def test_stopped_before_it_runs_it_does_nothing(queue: OrderQueue, path: P
         worker.stop()
         await worker.run()
         assert not shop.posts
-        with pytest.raises(RuntimeError, match="runs once"):
+        with pytest.raises(ConfigurationError, match="runs once"):
             await worker.run()
     await has_returned(queue, 1)
 

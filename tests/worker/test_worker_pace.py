@@ -146,7 +146,7 @@ async def test_one_more_hook_hears_as_long_as_it_is_to() -> None:
         await client.send_order(order(4))
     assert [type(event) for event in cool_downs] == [CoolDown]
     assert sum(isinstance(event, AttemptEnded) for event in heard) == 1
-    with pytest.raises(TypeError, match="on_event must be"), client.subscribe(7):  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="hook must be"), client.subscribe(7):  # type: ignore[arg-type]
         pass
 
 
