@@ -17,7 +17,7 @@ from everlytic_async.cli._exit import Exit, redirect_to_devnull, say
 from everlytic_async.cli._nats import load_nats, load_queue, nats_arguments
 from everlytic_async.cli._queue_commands import WorkerOptions
 from everlytic_async.cli._screen import LABELS, count_orders, make_console, print_lines
-from everlytic_async.cli._settings import load_stores
+from everlytic_async.cli._settings import QUEUE_TABLES, announce, load_stores
 from everlytic_async.cli._signals import Signals
 from everlytic_async.client import EverlyticClient
 from everlytic_async.errors import (
@@ -54,6 +54,7 @@ def work(options: WorkerOptions) -> int:
     Raises:
         ConfigurationError, LedgerError, QueueError: before anything is taken from the queue.
     """
+    announce(options.config, "everlytic", *QUEUE_TABLES)
     if options.health is not None:
         parse_address(options.health)
     if options.durability is not None and options.ledger is None:
