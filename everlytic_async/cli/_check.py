@@ -22,7 +22,7 @@ from everlytic_async.cli._screen import (
     print_lines,
     reason_lines,
 )
-from everlytic_async.cli._settings import find_account
+from everlytic_async.cli._settings import announce, find_account
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import (
     ConfigurationError,
@@ -164,6 +164,7 @@ def check(options: CheckOptions) -> int:
         ConfigurationError: a file can't be opened.
         LedgerError: the ledger can't be read.
     """
+    announce(options.config, "everlytic", "mapping")
     ledger = choose_ledger(options, options.config)
     with (
         open_input(options) as source,

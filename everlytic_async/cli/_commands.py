@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Any
+from functools import partial
 
 import rich_click as click
 
 from everlytic_async.cli._options import (
     EXIT_CODES,
+    FILE,
     FILE_HELP,
+    FILE_OR_DASH,
     PER_SECOND,
     HyphenChoice,
     InputOptions,
@@ -25,8 +27,11 @@ from everlytic_async.cli._options import (
     WorkflowOptions,
     argument,
     command,
+    ledger_option,
     option,
     options,
+    settings_option,
+    which,
 )
 from everlytic_async.cli._queue_commands import add_queue_commands
 
@@ -275,66 +280,32 @@ class SendOptions(SendingOptions, LedgerOptions, ResultsOptions, WorkflowOptions
     """The options of ``send``."""
 
     sandbox: bool = option(
-        "--sandbox",
+        "Send to a stand-in for the endpoint, started for this run. No settings are needed.",
         panel="To try it out",
-        is_flag=True,
-        help="Send to a stand-in for the endpoint, started for this run. No settings are needed.",
+        default=False,
     )
     dry_run: bool = option(
-        "--dry-run",
+        "Read and validate everything, send nothing. Needs no settings.",
         panel="To try it out",
-        is_flag=True,
-        help="Read and validate everything, send nothing. Needs no settings.",
+        default=False,
     )
-    resend: tuple[str, ...] = option(
-        "--resend",
-        panel="The ledger",
-        type=click.Choice(["unknown", "rejected"]),
-        multiple=True,
-        help="Send again what the ledger says is unknown: its customer may then be notified twice. "
+    resend: tuple[str, ...] = ledger_option(
+        "Send again what the ledger says is unknown: its customer may then be notified twice. "
         "Or what it says was rejected, although it has not changed. May be given twice.",
+        type=click.Choice(["unknown", "rejected"]),
+        default=(),
     )
-    report: str | None = option(
-        "--report",
-        panel="Settings and results",
-        type=click.Path(dir_okay=False),
-        metavar="FILE",
-        help="Write a page (HTML) about the run when it has ended. Needs the extra `report`.",
+    report: str | None = settings_option(
+        "Write a page (HTML) about the run when it has ended. Needs the extra `report`.", **FILE
     )
     yes: bool = option(
-        "--yes",
-        is_flag=True,
-        help="Don't ask before more than 1,000 orders go to a real address.",
+        "Don't ask before more than 1,000 orders go to a real address.", default=False
     )
-
-
-@command(app, SendOptions, help=_SEND_HELP)
-def send(options: SendOptions) -> int:
-    from everlytic_async.cli._send import send  # noqa: PLC0415 - not for --help
-    from everlytic_async.cli._settings import announce  # noqa: PLC0415
-
-    announce(options.config, *(() if options.sandbox else ("everlytic",)), "mapping")
-    return send(options)
 
 
 @options
 class CheckOptions(LedgerOptions, ResultsOptions, InputOptions):
     """The options of ``check``."""
-
-
-@command(app, CheckOptions, help=_CHECK_HELP)
-def check(options: CheckOptions) -> int:
-    from everlytic_async.cli._check import check  # noqa: PLC0415 - not for --help
-    from everlytic_async.cli._settings import announce  # noqa: PLC0415
-
-    announce(options.config, "everlytic", "mapping")
-    return check(options)
-
-
-@app.group(help=_LEDGER_HELP)
-@click.command_panel("Commands", commands=["status", "export", "resolve", "copy"])
-def ledger() -> None:
-    pass
 
 
 @options
@@ -344,44 +315,27 @@ class LedgerFileOptions:
     file: str = argument("FILE", type=click.Path())
 
 
-@command(ledger, LedgerFileOptions, help=_STATUS_HELP)
-def status(options: LedgerFileOptions) -> int:
-    from everlytic_async.cli._ledger import status  # noqa: PLC0415 - not for --help
-
-    return status(options.file)
-
-
 @options
 class ExportOptions(LedgerFileOptions):
     """The options of ``ledger export``."""
 
     format: str = option(
-        "--format",
+        "JSON Lines, or CSV with a line of column names.",
         type=click.Choice(["jsonl", "csv"]),
         default="jsonl",
-        show_default=True,
-        help="JSON Lines, or CSV with a line of column names.",
     )
     states: tuple[str, ...] = option(
+        "Only orders in this state. May be given several times.",
         "--state",
         type=HyphenChoice(["in-flight", "sent", "rejected", "invalid", "not-sent", "unknown"]),
-        multiple=True,
-        help="Only orders in this state. May be given several times.",
+        default=(),
     )
     output: str = option(
-        "--output",
-        type=click.Path(allow_dash=True, dir_okay=False),
-        metavar="FILE",
+        "Where to write; the file is replaced. By default, and with `-`, the standard output.",
+        **FILE_OR_DASH,
         default="-",
-        help="Where to write; the file is replaced. By default, and with `-`, the standard output.",
+        show_default=False,
     )
-
-
-@command(ledger, ExportOptions, help=_EXPORT_HELP)
-def export(options: ExportOptions) -> int:
-    from everlytic_async.cli._ledger import export  # noqa: PLC0415 - not for --help
-
-    return export(options)
 
 
 @options
@@ -390,48 +344,28 @@ class ResolveOptions(LedgerFileOptions):
 
     keys: tuple[str, ...] = argument("[KEY]...", nargs=-1)
     was_sent: bool = option(
+        "They were sent: never send them again.",
         "--sent",
         panel="What you found out",
-        is_flag=True,
-        help="They were sent: never send them again.",
+        default=False,
     )
     send_again: bool = option(
-        "--send-again",
-        panel="What you found out",
-        is_flag=True,
-        help="They were not: the next run sends them.",
+        "They were not: the next run sends them.", panel="What you found out", default=False
     )
-    select_all: bool = option(
-        "--all", panel="Which orders", is_flag=True, help="All unknown orders."
+    select_all: bool = which("All unknown orders.", "--all", default=False)
+    keys_from: str | None = which(
+        "Those whose keys are in a text file, one on each line. `-` is the standard input.",
+        **FILE_OR_DASH,
     )
-    keys_from: str | None = option(
-        "--keys-from",
-        panel="Which orders",
-        type=click.Path(allow_dash=True, dir_okay=False),
-        metavar="FILE",
-        help="Those whose keys are in a text file, one on each line. `-` is the standard input.",
+    own_key: bool = which(
+        "The keys come from your own `key=` function in Python: the ledger keeps them as digests.",
+        default=False,
     )
-    own_key: bool = option(
-        "--own-key",
-        panel="Which orders",
-        is_flag=True,
-        help="The keys come from your own `key=` function in Python: the ledger keeps them as "
-        "digests.",
-    )
-    host: str | None = option(
-        "--host",
-        panel="Which orders",
-        metavar="HOST",
-        help="Only those sent to this host, as `ledger export` shows it. For a ledger that serves "
+    host: str | None = which(
+        "Only those sent to this host, as `ledger export` shows it. For a ledger that serves "
         "several: a key that names orders of two hosts is refused without it.",
+        metavar="HOST",
     )
-
-
-@command(ledger, ResolveOptions, help=_RESOLVE_HELP)
-def resolve(options: ResolveOptions) -> int:
-    from everlytic_async.cli._ledger import resolve  # noqa: PLC0415 - not for --help
-
-    return resolve(options)
 
 
 @options
@@ -440,82 +374,63 @@ class CopyOptions:
 
     source: str = argument("SOURCE", type=click.Path())
     target: str = argument("TARGET", type=click.Path())
-    accept_loss: bool = option(
-        "--accept-loss", is_flag=True, help="Copy what is left of a ledger that lost records."
-    )
+    accept_loss: bool = option("Copy what is left of a ledger that lost records.", default=False)
 
 
-@command(ledger, CopyOptions, help=_COPY_HELP)
-def copy(options: CopyOptions) -> int:
-    from everlytic_async.cli._ledger import copy  # noqa: PLC0415 - not for --help
-
-    return copy(options.source, options.target, accept_loss=options.accept_loss)
-
-
-def _fault(name: str, kind: click.ParamType[Any], help: str, default: float | None = None) -> Any:  # noqa: A002
-    return option(
-        name,
-        panel="What goes wrong",
-        type=kind,
-        metavar="X",
-        help=help,
-        default=default,
-        show_default=default is not None,
-    )
-
-
-_SHARE = Number(0, 1)
+_where = partial(option, panel="Where")
+_fault = partial(option, panel="What goes wrong", metavar="X")
+_share = partial(_fault, type=Number(0, 1), default=0.0)
 _SECONDS = Number(min=0)
-_COUNT = click.IntRange(min=1)
 
 
 @options
 class SandboxOptions(ProgressOptions):
     """The options of ``sandbox``; the faults are called as in `everlytic_async.sandbox.Faults`."""
 
-    host: str = option(
-        "--host",
-        panel="Where",
-        default="127.0.0.1",
-        show_default=True,
-        help="The address to listen at.",
-    )
-    port: int = option(
-        "--port",
-        panel="Where",
+    host: str = _where("The address to listen at.", default="127.0.0.1")
+    port: int = _where(
+        "The port to listen at. By default a free one.",
         type=click.IntRange(0, 65535),
         default=0,
-        help="The port to listen at. By default a free one.",
+        show_default=False,
     )
-    latency_s: float = _fault("--latency", _SECONDS, "Seconds that each request takes.", 0.0)
-    latency_jitter_s: float = _fault("--latency-jitter", _SECONDS, "Up to so many more.", 0.0)
-    throttled: float = _fault("--throttled", _SHARE, "Share answered 429, too many requests.", 0.0)
+    latency_s: float = _fault(
+        "Seconds that each request takes.", "--latency", type=_SECONDS, default=0.0
+    )
+    latency_jitter_s: float = _fault(
+        "Up to so many more.", "--latency-jitter", type=_SECONDS, default=0.0
+    )
+    throttled: float = _share("Share answered 429, too many requests.")
     retry_after_s: float | None = _fault(
-        "--retry-after", _SECONDS, "Seconds to wait, sent with each 429 and 503."
+        "Seconds to wait, sent with each 429 and 503.", "--retry-after", type=_SECONDS
     )
-    unavailable: float = _fault("--unavailable", _SHARE, "Share answered 503.", 0.0)
-    server_error: float = _fault(
-        "--server-error", _SHARE, "Share answered 500, half of it once processed.", 0.0
+    unavailable: float = _share("Share answered 503.")
+    server_error: float = _share("Share answered 500, half of it once processed.")
+    dropped_before: float = _share("Share not answered, and not processed.")
+    dropped_after: float = _share("Share not answered, but processed.")
+    rate: float | None = _fault("Orders per second; the rest gets a 429.", type=PER_SECOND)
+    burst: int = _fault("How many may exceed the rate.", type=click.IntRange(min=0), default=1)
+    max_in_flight: int | None = _fault(
+        "How many at once; more get 429.", type=click.IntRange(min=1)
     )
-    dropped_before: float = _fault(
-        "--dropped-before", _SHARE, "Share not answered, and not processed.", 0.0
+    seed: int = _fault(
+        "Seed of the shares: the same faults in every run.", type=click.INT, default=0
     )
-    dropped_after: float = _fault(
-        "--dropped-after", _SHARE, "Share not answered, but processed.", 0.0
-    )
-    rate: float | None = _fault("--rate", PER_SECOND, "Orders per second; the rest gets a 429.")
-    burst: int = _fault("--burst", click.IntRange(min=0), "How many may exceed the rate.", 1)
-    max_in_flight: int | None = _fault("--max-in-flight", _COUNT, "How many at once; more get 429.")
-    seed: int = _fault("--seed", click.INT, "Seed of the shares: the same faults in every run.", 0)
 
 
-@command(app, SandboxOptions, help=_SANDBOX_HELP)
-def sandbox(options: SandboxOptions) -> int:
-    from everlytic_async.cli._sandbox import serve  # noqa: PLC0415 - not for --help
+@app.group(help=_LEDGER_HELP)
+@click.command_panel("Commands", commands=["status", "export", "resolve", "copy"])
+def ledger() -> None:
+    pass
 
-    return serve(options)
 
-
+command(app, "send", SendOptions, "_send.send", _SEND_HELP)
+command(app, "check", CheckOptions, "_check.check", _CHECK_HELP)
+command(app, "sandbox", SandboxOptions, "_sandbox.serve", _SANDBOX_HELP)
+command(ledger, "status", LedgerFileOptions, "_ledger.status", _STATUS_HELP)
+command(ledger, "export", ExportOptions, "_ledger.export", _EXPORT_HELP)
+command(ledger, "resolve", ResolveOptions, "_ledger.resolve", _RESOLVE_HELP)
+command(ledger, "copy", CopyOptions, "_ledger.copy", _COPY_HELP)
 add_queue_commands(app)
 
 

@@ -13,7 +13,12 @@ from typing import IO, Any
 
 from rich.text import Text
 
-from everlytic_async.cli._commands import ExportOptions, ResolveOptions
+from everlytic_async.cli._commands import (
+    CopyOptions,
+    ExportOptions,
+    LedgerFileOptions,
+    ResolveOptions,
+)
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import printable
 from everlytic_async.cli._results import open_private
@@ -43,14 +48,14 @@ _SHOWN_KEYS = 5
 # --------------------------------------------------------------------------------------- status
 
 
-def status(file: str) -> int:
+def status(options: LedgerFileOptions) -> int:
     """Show what a ledger holds, and return the exit code.
 
     Raises:
         LedgerError: when it can't be read.
     """
-    with LedgerFile(file, must_exist=True) as ledger:
-        print_lines(make_console(), _figures(printable(file), ledger.summary()))
+    with LedgerFile(options.file, must_exist=True) as ledger:
+        print_lines(make_console(), _figures(printable(options.file), ledger.summary()))
     return Exit.OK
 
 
@@ -152,16 +157,18 @@ def _write(rows: Iterable[dict[str, Any]], out: IO[str], format: str) -> None:  
 # ----------------------------------------------------------------------------------------- copy
 
 
-def copy(source: str, target: str, *, accept_loss: bool) -> int:
+def copy(options: CopyOptions) -> int:
     """Make an independent ledger of another one, and return the exit code.
 
     Raises:
         LedgerError: when the one can't be read, or the other can't be made.
     """
-    with LedgerFile(source, must_exist=True, linked=True, incomplete=accept_loss) as ledger:
-        ledger.copy_to(target)
+    with LedgerFile(
+        options.source, must_exist=True, linked=True, incomplete=options.accept_loss
+    ) as ledger:
+        ledger.copy_to(options.target)
         count = sum(ledger.summary().counts.values())
-    print_lines(make_console(), [f"{count_orders(count)} copied to {printable(target)}"])
+    print_lines(make_console(), [f"{count_orders(count)} copied to {printable(options.target)}"])
     return Exit.OK
 
 

@@ -1,7 +1,7 @@
 """How options are declared: once, as a field of the frozen object that the command receives.
 
 A class of options is a frozen dataclass. Its fields are made by `option` and `argument`, which say
-how click parses it; `command` makes a command of such a class and a function. What several
+how click parses it; `command` adds a command of such a class and a function. What several
 commands share is in the classes below, to inherit from. Loaded by ``--help``, so without attrs.
 """
 
@@ -11,32 +11,16 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 import rich_click as click
 from click.core import ParameterSource
 
 from everlytic_async.cli._exit import handle_errors
-
-__all__ = [
-    "EXIT_CODES",
-    "FILE_HELP",
-    "PER_SECOND",
-    "ConfigOptions",
-    "HyphenChoice",
-    "InputOptions",
-    "LedgerOptions",
-    "Number",
-    "ProgressOptions",
-    "ResultsOptions",
-    "SendingOptions",
-    "WorkflowOptions",
-    "argument",
-    "command",
-    "command_line",
-    "option",
-    "options",
-]
+from everlytic_async.errors import ConfigurationError
 
 EXIT_CODES = """\
 Exit codes:
@@ -70,56 +54,77 @@ _PANELS = (
 )
 _MAX_CONNECTIONS = 65_535
 
-T = TypeVar("T")
-
 # ------------------------------------------------------------------------------ how to declare
 
 #: The decorator of a class of options.
 options = dataclass(frozen=True, kw_only=True)
 
 
-def option(*names: str, panel: str = "More", help: str, **settings: Any) -> Any:  # noqa: A002 - as click
-    """A field that is an option.
+def option(
+    text: str, *names: str, panel: str = "More", default: Any = None, **settings: Any
+) -> Any:
+    """A field that is an option: a flag where its default is a boolean, repeatable where it is ().
 
     Args:
-        names: How it is written, such as ``--rate``.
+        text: Its help.
+        names: How it is written; by default as its field.
         panel: Where the help shows it: one of `_PANELS`.
-        help: What it does.
+        default: Its value where it is not named.
         settings: What else `click.option` takes.
     """
-    if settings.get("multiple"):
-        default: Any = ()
-    else:
-        default = settings.get("default", False if settings.get("is_flag") else None)
-    declaration = (click.option, names, {"help": help, **settings})
-    return dataclasses.field(default=default, metadata={"click": declaration, "panel": panel})
+    settings |= {"help": text, "is_flag": isinstance(default, bool), "multiple": default == ()}
+    if default is not None and default is not False and default != ():
+        settings = {"show_default": True, **settings, "default": default}
+    return dataclasses.field(
+        default=default, metadata={"click": (click.option, names, settings), "panel": panel}
+    )
 
 
 def argument(metavar: str, **settings: Any) -> Any:
     """A field that is an argument; `settings` are those of `click.argument`."""
-    declaration = (click.argument, (), {"metavar": metavar, **settings})
-    return dataclasses.field(metadata={"click": declaration})
+    return dataclasses.field(
+        metadata={"click": (click.argument, (), {"metavar": metavar, **settings})}
+    )
 
 
 def command(
     group: click.RichGroup,
-    options_type: type[T],
+    name: str,
+    options_type: type[Any],
+    function: str,
     help: str,  # noqa: A002 - as click
-    name: str | None = None,
-) -> Callable[[Callable[[T], int]], Callable[[T], int]]:
-    """Make a command of a function that takes its options and returns its exit code."""
+    *,
+    extra: str | None = None,
+) -> None:
+    """Add a command to a group.
 
-    def register(function: Callable[[T], int]) -> Callable[[T], int]:
-        def run(*, debug: bool, **values: Any) -> None:
-            handle_errors(lambda: function(options_type(**values)), debug=debug)
+    Args:
+        group: The command's group.
+        name: How it is called.
+        options_type: Its options.
+        function: What runs, as ``module.function`` of this package, imported not before. It takes
+            the options, and returns the exit code.
+        help: What it does.
+        extra: The package that it needs, and the extra of the same name.
+    """
 
-        decorated: Callable[..., Any] = run
-        for decorator in reversed(_decorators(options_type)):
-            decorated = decorator(decorated)
-        group.command(name or function.__name__, help=help)(decorated)
-        return function
+    def run(*, debug: bool, **values: Any) -> None:
+        handle_errors(lambda: _load(function, extra)(options_type(**values)), debug=debug)
 
-    return register
+    decorated: Callable[..., Any] = run
+    for decorator in reversed(_decorators(options_type)):
+        decorated = decorator(decorated)
+    group.command(name, help=help)(decorated)
+
+
+def _load(function: str, extra: str | None) -> Callable[[Any], int]:
+    if extra is not None and find_spec(extra) is None:
+        raise ConfigurationError(
+            f"a queue needs more packages: pip install 'everlytic-async[cli,{extra}]'"
+        )
+    module, name = function.split(".")
+    loaded: Callable[[Any], int] = getattr(import_module(f"{__package__}.{module}"), name)
+    return loaded
 
 
 def _decorators(options_type: type[Any]) -> list[Callable[..., Any]]:
@@ -127,9 +132,10 @@ def _decorators(options_type: type[Any]) -> list[Callable[..., Any]]:
     panels: dict[str, list[str]] = {name: [] for name in _PANELS}
     for field in dataclasses.fields(options_type):
         declare, names, settings = field.metadata["click"]
-        parameters.append(declare(*names, field.name, **settings))
-        if names:
+        if declare is click.option:
+            names = names or (f"--{field.name.replace('_', '-')}",)
             panels[field.metadata["panel"]].append(names[0].partition("/")[0])
+        parameters.append(declare(*names, field.name, **settings))
     parameters.append(click.option("--debug", is_flag=True, help="Show the traceback of an error."))
     panels["More"] += ["--debug", "--help"]
     return parameters + [
@@ -205,19 +211,24 @@ PER_SECOND = Number(min=0, min_open=True)
 
 # ---------------------------------------------------------------- what several commands share
 
+FILE: dict[str, Any] = {"type": click.Path(dir_okay=False), "metavar": "FILE"}
+FILE_OR_DASH: dict[str, Any] = {**FILE, "type": click.Path(allow_dash=True, dir_okay=False)}
+_reading = partial(option, panel="How to read FILE")
+_sending = partial(option, panel="How to send")
+which = partial(option, panel="Which orders")
+ledger_option = partial(option, panel="The ledger")
+settings_option = partial(option, panel="Settings and results")
+
 
 @options
 class ConfigOptions:
     """Where the settings are."""
 
-    config: str | None = option(
-        "--config",
-        panel="Settings and results",
-        type=click.Path(dir_okay=False),
-        metavar="FILE",
-        help="The TOML file with the settings, and the only one that is read; `none` for no file. "
+    config: str | None = settings_option(
+        "The TOML file with the settings, and the only one that is read; `none` for no file. "
         "Without it: everlytic-async/everlytic.toml in your directory for settings (~/.config on "
         "Linux), else ./everlytic.toml. A complete account in the environment wins over all files.",
+        **FILE,
     )
 
 
@@ -226,9 +237,10 @@ class ProgressOptions:
     """What is shown while the command runs."""
 
     progress: bool = option(
+        "Show the progress: only on a terminal, on the standard error.",
         "--progress/--no-progress",
         default=True,
-        help="Show the progress: only on a terminal, on the standard error.",
+        show_default=False,
     )
 
 
@@ -237,44 +249,32 @@ class InputOptions(ConfigOptions, ProgressOptions):
     """What is read, and how."""
 
     file: str = argument("FILE", type=click.Path(allow_dash=True))
-    format: str | None = option(
-        "--format",
-        panel="How to read FILE",
-        metavar="NAME",
-        help="What FILE is: jsonl, json, csv, tsv or parquet, with the endpoint's names or those "
+    format: str | None = _reading(
+        "What FILE is: jsonl, json, csv, tsv or parquet, with the endpoint's names or those "
         "of the mapping; or a shop's export: woocommerce, shopify, shopify-csv or magento. Without "
         "it, the format is detected.",
+        metavar="NAME",
     )
-    maps: tuple[str, ...] = option(
-        "--map",
-        panel="How to read FILE",
-        multiple=True,
-        metavar="FIELD=PATH",
-        help="Where a field comes from: a column, or a path such as billing.email; PATH|PATH is "
+    maps: tuple[str, ...] = _reading(
+        "Where a field comes from: a column, or a path such as billing.email; PATH|PATH is "
         "the first that is set; a text with {path} in it is a template; FIELD:=17 a constant; "
         "FIELD= is not set. products=PATH leads to the list of products, date=PATH to the time of "
         "the order. Once for each field; it wins over the table [mapping] of the TOML file.",
+        "--map",
+        default=(),
+        metavar="FIELD=PATH",
     )
-    since: str | None = option(
-        "--since",
-        panel="How to read FILE",
-        metavar="TIME",
-        help="Leave out orders before that time: 2026-03-01, or 2026-03-01T08:00+02:00. Without "
+    since: str | None = _reading(
+        "Leave out orders before that time: 2026-03-01, or 2026-03-01T08:00+02:00. Without "
         "an offset it is UTC.",
-    )
-    until: str | None = option(
-        "--until",
-        panel="How to read FILE",
         metavar="TIME",
-        help="Leave out orders at that time or after it.",
     )
-    include: tuple[str, ...] = option(
-        "--include",
-        panel="How to read FILE",
-        multiple=True,
-        metavar="REASON",
-        help="Include orders of a shop's export that are left out otherwise: cancelled, refunded, "
+    until: str | None = _reading("Leave out orders at that time or after it.", metavar="TIME")
+    include: tuple[str, ...] = _reading(
+        "Include orders of a shop's export that are left out otherwise: cancelled, refunded, "
         "failed, unpaid, draft, trash, voided, test, fraud; or all. May be given several times.",
+        default=(),
+        metavar="REASON",
     )
 
 
@@ -282,19 +282,15 @@ class InputOptions(ConfigOptions, ProgressOptions):
 class WorkflowOptions(InputOptions):
     """Which orders are read, and what workflow they trigger."""
 
-    limit: int | None = option(
-        "--limit",
-        panel="Which orders",
+    limit: int | None = which(
+        "Read no more than the first N orders, valid or not.",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Read no more than the first N orders, valid or not.",
     )
-    workflow_id: int | None = option(
-        "--workflow-id",
-        panel="Which orders",
+    workflow_id: int | None = which(
+        "The workflow to trigger for the orders that name none.",
         type=click.IntRange(1, 2**63 - 1),
         metavar="N",
-        help="The workflow to trigger for the orders that name none.",
     )
 
 
@@ -302,20 +298,14 @@ class WorkflowOptions(InputOptions):
 class ResultsOptions:
     """Where a line for each order goes."""
 
-    results: str | None = option(
-        "--results",
-        panel="Settings and results",
-        type=click.Path(allow_dash=True, dir_okay=False),
-        metavar="FILE",
-        help="Write a line of JSON for each order as it ends: index, line, key, outcome, attempts, "
+    results: str | None = settings_option(
+        "Write a line of JSON for each order as it ends: index, line, key, outcome, attempts, "
         "error, duplicate_risk. A file that holds results already is refused. `-` is the standard "
         "output; the summary then goes to the standard error.",
+        **FILE_OR_DASH,
     )
-    append_results: bool = option(
-        "--append-results",
-        panel="Settings and results",
-        is_flag=True,
-        help="Append to what --results holds already, instead of refusing such a file.",
+    append_results: bool = settings_option(
+        "Append to what --results holds already, instead of refusing such a file.", default=False
     )
 
 
@@ -323,20 +313,15 @@ class ResultsOptions:
 class LedgerOptions:
     """Which ledger is used."""
 
-    ledger: str | None = option(
-        "--ledger",
-        panel="The ledger",
-        type=click.Path(dir_okay=False),
-        metavar="FILE",
-        help="The file that remembers the outcome of every order; what it says was sent, or may "
+    ledger: str | None = ledger_option(
+        "The file that remembers the outcome of every order; what it says was sent, or may "
         "have been, is skipped. `send` creates it; keep it on a disk of this machine. Without this "
         "option: `ledger` in the settings, else everlytic.ledger in the working directory.",
+        **FILE,
     )
-    no_ledger: bool = option(
-        "--no-ledger",
-        panel="The ledger",
-        is_flag=True,
-        help="Remember nothing and ask no ledger: the same orders sent again then notify again.",
+    no_ledger: bool = ledger_option(
+        "Remember nothing and ask no ledger: the same orders sent again then notify again.",
+        default=False,
     )
 
 
@@ -344,51 +329,34 @@ class LedgerOptions:
 class SendingOptions(ConfigOptions):
     """How orders are sent."""
 
-    concurrency: int = option(
-        "--concurrency",
-        panel="How to send",
+    concurrency: int = _sending(
+        "How many orders may be in flight at once.",
         type=_Connections(min=1),
         metavar="N",
         default=32,
-        show_default=True,
-        help="How many orders may be in flight at once.",
     )
-    rate: float | None = option(
-        "--rate",
-        panel="How to send",
+    rate: float | None = _sending(
+        "The most orders per second, evenly spread. Without it, the endpoint's limit is found.",
         type=PER_SECOND,
         metavar="N",
-        help="The most orders per second, evenly spread. Without it, the endpoint's limit is "
-        "found.",
     )
-    delivery: str = option(
-        "--delivery",
-        panel="How to send",
+    delivery: str = _sending(
+        "After a lost answer: never send the order again, or do, and perhaps notify twice.",
         type=HyphenChoice(["at-most-once", "at-least-once"]),
         default="at-most-once",
-        show_default=True,
-        help="After a lost answer: never send the order again, or do, and perhaps notify twice.",
     )
-    retries: int = option(
-        "--retries",
-        panel="How to send",
+    retries: int = _sending(
+        "How often an order is retried, where --delivery allows it.",
         type=click.IntRange(min=0),
         metavar="N",
         default=4,
-        show_default=True,
-        help="How often an order is retried, where --delivery allows it.",
     )
-    durability: str | None = option(
-        "--durability",
-        panel="The ledger",
-        type=click.Choice(["process", "power"]),
-        help="What the ledger in a file survives: the death of the process (the default), or also "
+    durability: str | None = ledger_option(
+        "What the ledger in a file survives: the death of the process (the default), or also "
         "a loss of power, which costs a wait for the disk with each group of orders.",
+        type=click.Choice(["process", "power"]),
     )
-    allow_http: bool = option(
-        "--allow-http",
-        panel="Settings and results",
-        is_flag=True,
-        help="Allow an http:// address: anybody on the way can then read the hashes and the "
-        "orders.",
+    allow_http: bool = settings_option(
+        "Allow an http:// address: anybody on the way can then read the hashes and the orders.",
+        default=False,
     )

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,13 @@ from everlytic_async.cli._queue_commands import (
     StatusOptions,
 )
 from everlytic_async.cli._screen import count_orders, make_console, print_lines
-from everlytic_async.cli._settings import DEFAULT_STORE, stores_of, the_store
+from everlytic_async.cli._settings import (
+    DEFAULT_STORE,
+    QUEUE_TABLES,
+    announce,
+    stores_of,
+    the_store,
+)
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker import DeadLetter, OrderQueue, QueueStatus, WorkerInfo
@@ -37,6 +43,7 @@ _MAX_SHOWN = 5
 @asynccontextmanager
 async def _connect(options: NatsOptions) -> AsyncIterator[Callable[[str], OrderQueue]]:
     """Makes the queue of a store, to be opened; all are on one server."""
+    announce(options.config, *QUEUE_TABLES)
     async with nats_arguments(load_nats(options)) as where:
         yield lambda store: OrderQueue(settings=load_queue(options.config, store), **where)
 
@@ -233,8 +240,10 @@ async def _apply(
         raise ConfigurationError("say which dead letters: their numbers, or --all")
     if outcomes and ids:
         raise ConfigurationError("--outcome is for --all: numbers say which")
-    store = the_store(options.config, options.store)
-    async with _connect(options) as make_queue, make_queue(store) as queue:
+    async with AsyncExitStack() as stack:
+        make_queue = await stack.enter_async_context(_connect(options))
+        store = the_store(options.config, options.store)
+        queue = await stack.enter_async_context(make_queue(store))
         selection = list(dict.fromkeys(ids)) or [
             letter.id
             async for letter in queue.dead_letters()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from typing import Any
+from functools import partial
 
 import rich_click as click
 
 from everlytic_async.cli._options import (
     EXIT_CODES,
+    FILE,
     FILE_HELP,
     ConfigOptions,
     Number,
@@ -17,10 +17,11 @@ from everlytic_async.cli._options import (
     WorkflowOptions,
     argument,
     command,
+    ledger_option,
     option,
     options,
+    which,
 )
-from everlytic_async.errors import ConfigurationError
 
 __all__ = [
     "DeadOptions",
@@ -187,11 +188,21 @@ Examples:
 )
 
 
-def _nats(name: str, metavar: str, help: str, **settings: Any) -> Any:  # noqa: A002 - as click
-    return option(name, panel="Where the queue is", metavar=metavar, help=help, **settings)
-
-
-_FILE = click.Path(dir_okay=False)
+_nats = partial(option, panel="Where the queue is")
+_serves = partial(option, panel="What it serves")
+_store = partial(
+    which,
+    "The store, a part of its orders' subject in NATS. By default the only one with a table "
+    "[worker.stores.NAME] in the TOML file, else `default`.",
+    metavar="NAME",
+)
+_outcomes = partial(
+    which,
+    "Only those with this outcome. May be repeated.",
+    "--outcome",
+    type=click.Choice(["unknown", "rejected", "invalid"]),
+    default=(),
+)
 
 
 @options
@@ -199,101 +210,82 @@ class NatsOptions(ConfigOptions):
     """Where the queue is: the fields of ``everlytic_async.cli._nats.Nats``."""
 
     url: str | None = _nats(
-        "--nats", "URL", "The NATS server, or several of one cluster with commas between them."
+        "The NATS server, or several of one cluster with commas between them.",
+        "--nats",
+        metavar="URL",
     )
     embedded: str | None = _nats(
-        "--embedded",
-        "DIR",
         "A private NATS server with its data in this directory: the one that runs there, else "
         "one that ends with this command. For trying out and small installs.",
         type=click.Path(file_okay=False),
+        metavar="DIR",
     )
     context: str | None = _nats(
-        "--nats-context", "NAME", "A context of NATS's own command line: address and credentials."
+        "A context of NATS's own command line: address and credentials.",
+        "--nats-context",
+        metavar="NAME",
     )
-    credentials: str | None = _nats(
-        "--nats-credentials", "FILE", "A .creds file: JWT and seed.", type=_FILE
-    )
-    nkey: str | None = _nats("--nats-nkey", "FILE", "A file with an NKey seed.", type=_FILE)
+    credentials: str | None = _nats("A .creds file: JWT and seed.", "--nats-credentials", **FILE)
+    nkey: str | None = _nats("A file with an NKey seed.", "--nats-nkey", **FILE)
     tls_ca: str | None = _nats(
-        "--nats-tls-ca",
-        "FILE",
         "Certificates of the authorities to trust; by default the machine's.",
-        type=_FILE,
+        "--nats-tls-ca",
+        **FILE,
     )
     tls_cert: str | None = _nats(
-        "--nats-tls-cert", "FILE", "The certificate to show to the server.", type=_FILE
+        "The certificate to show to the server.", "--nats-tls-cert", **FILE
     )
-    tls_key: str | None = _nats("--nats-tls-key", "FILE", "Its key.", type=_FILE)
-    allow_plain: bool = option(
-        "--allow-plain-nats",
-        panel="Where the queue is",
-        is_flag=True,
-        help="Use a NATS server on another machine without TLS: anybody on the way can read "
+    tls_key: str | None = _nats("Its key.", "--nats-tls-key", **FILE)
+    allow_plain: bool = _nats(
+        "Use a NATS server on another machine without TLS: anybody on the way can read "
         "credentials and orders.",
+        "--allow-plain-nats",
+        default=False,
     )
-
-
-_STORE_HELP = (
-    "The store, a part of its orders' subject in NATS. By default the only one with a table "
-    "[worker.stores.NAME] in the TOML file, else `default`."
-)
 
 
 @options
 class EnqueueOptions(NatsOptions, ResultsOptions, WorkflowOptions):
     """The options of ``enqueue``."""
 
-    store: str | None = option("--store", panel="Which orders", metavar="NAME", help=_STORE_HELP)
+    store: str | None = _store()
 
 
 @options
 class WorkerOptions(NatsOptions, SendingOptions):
     """The options of ``worker``."""
 
-    stores: tuple[str, ...] = option(
-        "--store",
-        panel="What it serves",
-        multiple=True,
-        metavar="NAME",
-        help="Serve this store. May be repeated. By default all with a table [worker.stores.NAME] "
+    stores: tuple[str, ...] = _serves(
+        "Serve this store. May be repeated. By default all with a table [worker.stores.NAME] "
         "in the TOML file, else the only one, which is called `default`.",
+        "--store",
+        default=(),
+        metavar="NAME",
     )
-    exit_when_empty: bool = option(
-        "--exit-when-empty",
-        panel="What it serves",
-        is_flag=True,
-        help="End once no order waits or is in flight: for scripts.",
+    exit_when_empty: bool = _serves(
+        "End once no order waits or is in flight: for scripts.", default=False
     )
     grace: float = option(
-        "--grace",
+        "How long orders in flight may take after SIGTERM or Ctrl-C.",
         panel="How to send",
         type=Number(min=0, min_open=True),
         metavar="SECONDS",
         default=25.0,
-        show_default=True,
-        help="How long orders in flight may take after SIGTERM or Ctrl-C.",
     )
-    ledger: str | None = option(
-        "--ledger",
-        panel="The ledger",
-        type=_FILE,
-        metavar="FILE",
-        help="Keep the ledger in this file, for all workers of this machine. By default it is in "
+    ledger: str | None = ledger_option(
+        "Keep the ledger in this file, for all workers of this machine. By default it is in "
         "NATS, for all machines. All workers of a store need the same one.",
+        **FILE,
     )
     health: str | None = option(
-        "--health",
-        metavar="HOST:PORT",
-        help="Serve /livez and /readyz there, and /metrics for Prometheus with the extra "
+        "Serve /livez and /readyz there, and /metrics for Prometheus with the extra "
         "`metrics`. Anybody who can connect can read them.",
+        metavar="HOST:PORT",
     )
     log_level: str = option(
-        "--log-level",
+        "How much to log, on the standard error; debug logs each attempt.",
         type=click.Choice(["debug", "info", "warning", "error"]),
         default="info",
-        show_default=True,
-        help="How much to log, on the standard error; debug logs each attempt.",
     )
 
 
@@ -301,22 +293,11 @@ class WorkerOptions(NatsOptions, SendingOptions):
 class QueueOptions(NatsOptions):
     """The options of ``queue status``, and what ``queue dead`` shares with it."""
 
-    stores: tuple[str, ...] = option(
+    stores: tuple[str, ...] = _serves(
+        "Only this store. May be repeated. By default all of the TOML file and of the queue.",
         "--store",
-        panel="What it serves",
-        multiple=True,
+        default=(),
         metavar="NAME",
-        help="Only this store. May be repeated. By default all of the TOML file and of the queue.",
-    )
-
-
-def _outcomes() -> Any:
-    return option(
-        "--outcome",
-        panel="Which orders",
-        type=click.Choice(["unknown", "rejected", "invalid"]),
-        multiple=True,
-        help="Only those with this outcome. May be repeated.",
     )
 
 
@@ -324,7 +305,7 @@ def _outcomes() -> Any:
 class StatusOptions(QueueOptions):
     """The options of ``queue status``."""
 
-    as_json: bool = option("--json", is_flag=True, help="A line of JSON for each store.")
+    as_json: bool = option("A line of JSON for each store.", "--json", default=False)
 
 
 @options
@@ -333,12 +314,10 @@ class DeadOptions(QueueOptions):
 
     outcomes: tuple[str, ...] = _outcomes()
     format: str = option(
-        "--format",
+        "A line to read; a line of JSON; or the orders themselves as JSON Lines, to correct "
+        "and queue again: these are customers' data.",
         type=click.Choice(["text", "jsonl", "orders"]),
         default="text",
-        show_default=True,
-        help="A line to read; a line of JSON; or the orders themselves as JSON Lines, to correct "
-        "and queue again: these are customers' data.",
     )
 
 
@@ -347,77 +326,23 @@ class SelectOptions(NatsOptions):
     """The options of ``queue redrive`` and ``queue drop``: which dead letters."""
 
     ids: tuple[int, ...] = argument("[NUMBER]...", type=click.IntRange(min=1), nargs=-1)
-    store: str | None = option("--store", panel="Which orders", metavar="NAME", help=_STORE_HELP)
-    select_all: bool = option(
-        "--all", panel="Which orders", is_flag=True, help="All dead letters of the store."
-    )
+    store: str | None = _store()
+    select_all: bool = which("All dead letters of the store.", "--all", default=False)
     outcomes: tuple[str, ...] = _outcomes()
-
-
-def _prepare(options: NatsOptions, *tables: str) -> None:
-    """Check that the extra is installed; announce the settings of ``./everlytic.toml``."""
-    if find_spec("nats") is None:
-        raise ConfigurationError(
-            "a queue needs more packages: pip install 'everlytic-async[cli,nats]'"
-        )
-    from everlytic_async.cli._settings import announce  # noqa: PLC0415 - not for --help
-
-    announce(options.config, *tables, "nats", "queue", "worker")
-
-
-def _enqueue(options: EnqueueOptions) -> int:
-    _prepare(options, "mapping")
-    from everlytic_async.cli._enqueue import enqueue  # noqa: PLC0415 - not for --help
-
-    return enqueue(options)
-
-
-def _worker(options: WorkerOptions) -> int:
-    _prepare(options, "everlytic")
-    from everlytic_async.cli._worker import work  # noqa: PLC0415 - not for --help
-
-    return work(options)
-
-
-def _status(options: StatusOptions) -> int:
-    _prepare(options)
-    from everlytic_async.cli._queue import status  # noqa: PLC0415 - not for --help
-
-    return status(options)
-
-
-def _dead(options: DeadOptions) -> int:
-    _prepare(options)
-    from everlytic_async.cli._queue import dead  # noqa: PLC0415 - not for --help
-
-    return dead(options)
-
-
-def _redrive(options: SelectOptions) -> int:
-    _prepare(options)
-    from everlytic_async.cli._queue import redrive  # noqa: PLC0415 - not for --help
-
-    return redrive(options)
-
-
-def _drop(options: SelectOptions) -> int:
-    _prepare(options)
-    from everlytic_async.cli._queue import drop  # noqa: PLC0415 - not for --help
-
-    return drop(options)
 
 
 def add_queue_commands(app: click.RichGroup) -> None:
     """Add ``enqueue``, ``worker`` and ``queue`` to the command."""
-    command(app, EnqueueOptions, _ENQUEUE_HELP, "enqueue")(_enqueue)
-    command(app, WorkerOptions, _WORKER_HELP, "worker")(_worker)
+    add = partial(command, extra="nats")
+    add(app, "enqueue", EnqueueOptions, "_enqueue.enqueue", _ENQUEUE_HELP)
+    add(app, "worker", WorkerOptions, "_worker.work", _WORKER_HELP)
 
     @app.group(help=_QUEUE_HELP)
     @click.command_panel("Commands", commands=["status", "dead", "redrive", "drop"])
     def queue() -> None:
         pass
 
-    command(queue, StatusOptions, _QUEUE_STATUS_HELP, "status")(_status)
-    command(queue, DeadOptions, _QUEUE_DEAD_HELP, "dead")(_dead)
-    command(queue, SelectOptions, _REDRIVE_HELP, "redrive")(_redrive)
-    command(queue, SelectOptions, _DROP_HELP, "drop")(_drop)
+    add(queue, "status", StatusOptions, "_queue.status", _QUEUE_STATUS_HELP)
+    add(queue, "dead", DeadOptions, "_queue.dead", _QUEUE_DEAD_HELP)
+    add(queue, "redrive", SelectOptions, "_queue.redrive", _REDRIVE_HELP)
+    add(queue, "drop", SelectOptions, "_queue.drop", _DROP_HELP)

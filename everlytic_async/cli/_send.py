@@ -35,7 +35,7 @@ from everlytic_async.cli._report import Report, check_report
 from everlytic_async.cli._results import Results, check_results
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, flush
-from everlytic_async.cli._settings import NO_FILE, Account, load_account
+from everlytic_async.cli._settings import NO_FILE, Account, announce, load_account
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
 from everlytic_async.ledger import Durability, SqliteLedger, State
@@ -51,6 +51,7 @@ def send(options: SendOptions) -> int:
     Raises:
         ConfigurationError, LedgerError: before anything is sent.
     """
+    announce(options.config, *(() if options.sandbox else ("everlytic",)), "mapping")
     _check_together(options)
     ledger = None if options.sandbox else choose_ledger(options, options.config)
     if options.dry_run:

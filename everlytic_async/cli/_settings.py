@@ -33,6 +33,7 @@ from everlytic_async.errors import ConfigurationError
 __all__ = [
     "DEFAULT_STORE",
     "NO_FILE",
+    "QUEUE_TABLES",
     "Account",
     "announce",
     "find_account",
@@ -52,6 +53,8 @@ _TABLE, _MAPPING, _WORKER, _STORES = "everlytic", "mapping", "worker", "stores"
 _LEDGER = "ledger"
 #: The tables that a settings file may have.
 _TABLES = (_TABLE, _MAPPING, "nats", "queue", _WORKER)
+#: Those about a queue.
+QUEUE_TABLES = ("nats", "queue", _WORKER)
 #: What the only store is called in the queue, where nobody gives it a name.
 DEFAULT_STORE = "default"
 _PREFIX = "EVERLYTIC_"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from everlytic_async.cli._exit import Exit, redirect_to_devnull, say
 from everlytic_async.cli._nats import load_nats, load_queue, nats_arguments
 from everlytic_async.cli._queue_commands import WorkerOptions
 from everlytic_async.cli._screen import LABELS, count_orders, make_console, print_lines
-from everlytic_async.cli._settings import load_stores
+from everlytic_async.cli._settings import QUEUE_TABLES, announce, load_stores
 from everlytic_async.cli._signals import Signals
 from everlytic_async.client import EverlyticClient
 from everlytic_async.errors import (
@@ -54,6 +54,7 @@ def work(options: WorkerOptions) -> int:
     Raises:
         ConfigurationError, LedgerError, QueueError: before anything is taken from the queue.
     """
+    announce(options.config, "everlytic", *QUEUE_TABLES)
     if options.health is not None:
         parse_address(options.health)
     if options.durability is not None and options.ledger is None:
@@ -63,10 +64,10 @@ def work(options: WorkerOptions) -> int:
         name: (make_client(options, account), load_queue(options.config, name))
         for name, account in accounts.items()
     }
-    _log_to_stderr(options.log_level)
     run = _Run(options, stores, {name: account.host for name, account in accounts.items()})
     try:
-        return asyncio.run(run.run())
+        with _log_to_stderr(options.log_level):
+            return asyncio.run(run.run())
     except asyncio.CancelledError:
         if run.forced_by is None:
             raise
@@ -94,13 +95,20 @@ class _StoreLogFilter(logging.Filter):
         return True
 
 
-def _log_to_stderr(level: str) -> None:
+@contextmanager
+def _log_to_stderr(level: str) -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_StoreLogFilter())
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s [%(store)s] %(message)s"))
     logger = logging.getLogger("everlytic_async")
+    before = logger.level
     logger.addHandler(handler)
     logger.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 class _Run:

@@ -1,4 +1,4 @@
-"""An endpoint in a thread: for a command that runs in the test's own process and loop."""
+"""An endpoint that answers each order as its id asks, in a thread."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 #: By the first letter of an order's id; all others are accepted.
 STATUSES = {"r": 422, "u": 500, "n": 429}
+PAGE = b"<!doctype html><title>Log in</title>"
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -28,35 +29,36 @@ class Endpoint(ThreadingHTTPServer):
         """Its address."""
         return f"http://127.0.0.1:{self.server_port}"
 
+    @classmethod
+    @contextmanager
+    def serve(cls) -> Iterator[Endpoint]:
+        """One that listens as long as the context lasts."""
+        with cls() as endpoint:
+            thread = threading.Thread(target=endpoint.serve_forever, args=(0.01,))
+            thread.start()
+            try:
+                yield endpoint
+            finally:
+                endpoint.shutdown()
+                thread.join()
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Endpoint
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        order_id = body.get("order_id", "")
+        order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        order_id = order.get("order_id", "")
         self.server.received.append(order_id)
-        answer = b'{"status": "success"}'
+        is_page = order_id.startswith("h")
+        body = PAGE if is_page else b'{"status": "success"}'
         self.send_response(STATUSES.get(order_id[:1], 200))
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "text/html" if is_page else "application/json")
         self.send_header("Retry-After", "0")
-        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(answer)
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         pass
-
-
-@contextmanager
-def serving() -> Iterator[Endpoint]:
-    """An endpoint that listens as long as the context lasts."""
-    with Endpoint() as endpoint:
-        thread = threading.Thread(target=endpoint.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield endpoint
-        finally:
-            endpoint.shutdown()
-            thread.join()

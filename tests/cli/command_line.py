@@ -1,4 +1,4 @@
-"""The program as a user runs it, in a process of its own, against a sandbox in the test's."""
+"""The command under test: in the test's own process (`Cli`), or in one of its own (`Program`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import json
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +20,87 @@ import pytest
 from everlytic_async.cli._commands import app
 from everlytic_async.sandbox import Faults, Sandbox
 
-#: Made up, and looked for in everything that the program writes.
+#: Made up, and looked for in everything that the command writes.
 STORE_HASH = "0b5cf0de-1111-4222-8333-5707e4a54001"
 CUSTOMER_HASH = "Cu5t0merSecretXy"
-
 TIMEOUT_S = 60
-
 #: For tests that are not about the ledger.
 SEND = ("send", "--no-ledger")
+ACCOUNT = ("EVERLYTIC_BASE_URL", "EVERLYTIC_STORE_HASH", "EVERLYTIC_CUSTOMER_HASH")
 
 
 @attrs.frozen
-class Ended:
-    """A process that has ended."""
+class Completed:
+    """A command that has ended."""
 
     code: int
     out: str
     err: str
+
+
+@attrs.frozen
+class Cli:
+    """Runs the command in the test's own process: much quicker than a process for each case.
+
+    Its endpoint has to be in a thread, such as the fixture ``sandbox``; nobody answers a question.
+    """
+
+    directory: Path
+    _monkeypatch: pytest.MonkeyPatch
+    _capsys: pytest.CaptureFixture[str]
+
+    def env(self, **variables: str) -> None:
+        """Set variables of the environment."""
+        for name, value in variables.items():
+            self._monkeypatch.setenv(name, value)
+
+    def use(self, base_url: str, store: str = STORE_HASH, customer: str = CUSTOMER_HASH) -> None:
+        """Have a complete account in the environment."""
+        self.env(**dict(zip(ACCOUNT, (base_url, store, customer), strict=True)))
+
+    def __call__(
+        self, *arguments: str | Path, stdin: bytes | Path | int | None = None
+    ) -> Completed:
+        """Run it to its end.
+
+        Args:
+            arguments: The words after its name.
+            stdin: What a pipe brings, a file, or a file descriptor; None for nothing.
+        """
+        self._capsys.readouterr()
+        with _standard_input(stdin), pytest.raises(SystemExit) as end:
+            app([str(argument) for argument in arguments], prog_name="everlytic-async")
+        captured = self._capsys.readouterr()
+        return Completed(int(end.value.code or 0), captured.out, captured.err)
+
+
+@contextmanager
+def _standard_input(source: bytes | Path | int | None) -> Iterator[None]:
+    if source is None:
+        yield
+        return
+    writer = None
+    if isinstance(source, bytes):
+        fd, writing = os.pipe()
+        writer = threading.Thread(target=_write, args=(writing, source))
+        writer.start()
+    else:
+        fd = os.open(source, os.O_RDONLY) if isinstance(source, Path) else os.dup(source)
+    saved = os.dup(0)
+    os.dup2(fd, 0)
+    os.close(fd)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+        if writer is not None:
+            writer.join()
+
+
+def _write(fd: int, data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError), open(fd, "wb") as file:
+        file.write(data)
 
 
 @attrs.frozen
@@ -44,31 +111,22 @@ class Program:
     environment: dict[str, str]
     started: list[asyncio.subprocess.Process] = attrs.field(factory=list)
 
-    def told(self, **more: str) -> Program:
+    def with_env(self, **more: str) -> Program:
         """The same with more in its environment."""
         return attrs.evolve(self, environment={**self.environment, **more})
 
-    def pointed_at(self, sandbox: Sandbox) -> Program:
-        """The same with the settings of a sandbox in its environment."""
-        return self.told(
-            EVERLYTIC_BASE_URL=sandbox.base_url,
-            EVERLYTIC_STORE_HASH=sandbox.store_hash,
-            EVERLYTIC_CUSTOMER_HASH=sandbox.customer_hash,
-        )
+    def with_endpoint(self, sandbox: Sandbox) -> Program:
+        """The same with the account of a sandbox in its environment."""
+        account = (sandbox.base_url, sandbox.store_hash, sandbox.customer_hash)
+        return self.with_env(**dict(zip(ACCOUNT, account, strict=True)))
 
     async def start(self, *arguments: str | Path, **streams: Any) -> asyncio.subprocess.Process:
-        """Start it; what is not said about its streams is a pipe, or nothing for the input.
+        """Start it. Its input is empty and its output a pipe, unless `streams` say otherwise.
 
         In a session of its own: the terminal that the tests run at is not its terminal.
         """
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-X",
-            "faulthandler",
-            "-W",
-            "error",
-            "-m",
-            "everlytic_async",
+            *(sys.executable, "-X", "faulthandler", "-W", "error", "-m", "everlytic_async"),
             *map(str, arguments),
             cwd=self.directory,
             env=self.environment,
@@ -90,43 +148,76 @@ class Program:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
 
-    async def run(self, *arguments: str | Path, stdin: bytes | None = None) -> Ended:
+    async def run(
+        self, *arguments: str | Path, stdin: bytes | None = None, **streams: Any
+    ) -> Completed:
         """Run it to its end."""
-        streams = {} if stdin is None else {"stdin": asyncio.subprocess.PIPE}
-        process = await self.start(*arguments, **streams)
-        return await ended(process, stdin)
+        if stdin is not None:
+            streams["stdin"] = asyncio.subprocess.PIPE
+        return await completed(await self.start(*arguments, **streams), stdin)
 
 
-@attrs.frozen
-class Here:
-    """Runs a command that sends nothing in the test's own process: it is so much quicker."""
-
-    directory: Path
-    capsys: pytest.CaptureFixture[str]
-
-    def __call__(self, *arguments: str | Path) -> Ended:
-        """Run it to its end."""
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            app([str(argument) for argument in arguments], prog_name="everlytic-async")
-        told = self.capsys.readouterr()
-        return Ended(int(left.value.code or 0), told.out, told.err)
-
-
-async def ended(process: asyncio.subprocess.Process, stdin: bytes | None = None) -> Ended:
-    """Wait for the end; a process that doesn't come to it is killed."""
+async def completed(process: asyncio.subprocess.Process, stdin: bytes | None = None) -> Completed:
+    """Wait for its end; a process that hangs is killed."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             out, err = await process.communicate(stdin)
     except TimeoutError:
         process.send_signal(signal.SIGABRT)  # faulthandler shows where it hangs
         _out, err = await process.communicate()
-        pytest.fail(f"the program did not end:\n{err.decode()}")
+        pytest.fail(f"the command did not end:\n{err.decode()}")
     assert process.returncode is not None
-    return Ended(process.returncode, (out or b"").decode(), (err or b"").decode())
+    return Completed(process.returncode, (out or b"").decode(), (err or b"").decode())
 
 
-def order(number: int, **more: Any) -> dict[str, Any]:
+async def read_until(process: asyncio.subprocess.Process, words: str) -> str:
+    """Read what a process writes to the standard error until these words come."""
+    assert process.stderr is not None
+    read = b""
+    async with asyncio.timeout(TIMEOUT_S):
+        while line := await process.stderr.readline():
+            read += line
+            if words in line.decode():
+                return read.decode()
+    raise AssertionError(f"it ended without {words!r}:\n{read.decode()}")
+
+
+@contextmanager
+def serve(
+    port: int = 0,
+    store_hash: str = STORE_HASH,
+    customer_hash: str = CUSTOMER_HASH,
+    **faults: float,
+) -> Iterator[Sandbox]:
+    """A sandbox with faults, in a thread with an event loop of its own."""
+    sandbox = Sandbox(
+        port=port,
+        store_hash=store_hash,
+        customer_hash=customer_hash,
+        faults=Faults(**faults),  # type: ignore[arg-type]
+    )
+    started = threading.Event()
+    loop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def run() -> None:
+        async with sandbox:
+            stopped = asyncio.Event()
+            loop.append((asyncio.get_running_loop(), stopped))
+            started.set()
+            await stopped.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    assert started.wait(TIMEOUT_S)
+    try:
+        yield sandbox
+    finally:
+        (running, stopped), *_ = loop
+        running.call_soon_threadsafe(stopped.set)
+        thread.join()
+
+
+def order(number: int | str, **more: Any) -> dict[str, Any]:
     """A valid order."""
     return {
         "order_id": str(number),
@@ -136,23 +227,12 @@ def order(number: int, **more: Any) -> dict[str, Any]:
     }
 
 
-def lines_of(*orders: Any) -> str:
+def to_lines(*orders: Any) -> str:
     """Orders as JSON Lines; text goes in as it is."""
-    return "".join(
-        (given if isinstance(given, str) else json.dumps(given)) + "\n" for given in orders
-    )
+    return "".join((each if isinstance(each, str) else json.dumps(each)) + "\n" for each in orders)
 
 
-def results_in(path: Path) -> list[dict[str, Any]]:
+def read_results(path: Path | str) -> list[dict[str, Any]]:
     """The results that a run wrote, in the order of the input."""
-    found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return sorted(found, key=lambda result: result["index"])
-
-
-def box(**faults: float) -> Sandbox:
-    """A sandbox with faults."""
-    return Sandbox(
-        store_hash=STORE_HASH,
-        customer_hash=CUSTOMER_HASH,
-        faults=Faults(**faults),  # type: ignore[arg-type]
-    )
+    results = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+    return sorted(results, key=lambda result: result["index"])

@@ -52,60 +52,48 @@ class Queue:
             max_bytes=16 * 1024**2,
         )
 
-    def opened(self, store: str = "default", **more: Any) -> OrderQueue:
-        """It, to be opened by the test: who comes first makes it."""
+    def connect(self, store: str = "default", **more: Any) -> OrderQueue:
+        """The queue, not yet open; opening creates it."""
         return OrderQueue(self.url, self.settings(store, **more), timeout_s=10)
 
     async def publish(self, orders: Iterable[Any], store: str = "default") -> None:
         """Put orders into it."""
-        async with self.opened(store) as queue:
+        async with self.connect(store) as queue:
             async for each in queue.publish_many(orders):
                 assert each.stored
 
     async def depth(self, store: str = "default") -> int:
-        """How many orders are not done with."""
-        async with self.opened(store) as queue:
+        """How many orders are unfinished."""
+        async with self.connect(store) as queue:
             return (await queue.status()).depth
 
     async def dead(self, store: str = "default") -> list[DeadLetter]:
         """Its dead letters."""
-        async with self.opened(store) as queue:
+        async with self.connect(store) as queue:
             return [letter async for letter in queue.dead_letters()]
 
-    async def bury(self, *given: tuple[Any, Outcome, str], store: str = "default") -> None:
-        """Have dead letters: orders, outcomes, reasons."""
-        await self.publish([order for order, _outcome, _reason in given], store)
-        async with self.opened(store) as queue:
-            for _order, outcome, reason in given:
+    async def bury(self, *letters: tuple[Any, Outcome, str], store: str = "default") -> None:
+        """Make dead letters of orders with outcomes and reasons."""
+        await self.publish([order for order, _outcome, _reason in letters], store)
+        async with self.connect(store) as queue:
+            for _order, outcome, reason in letters:
                 (queued,) = await queue.pull(1, 10)
                 await queued.to_dead_letter(reason, outcome, 1)
 
-    async def emptied(self) -> None:
-        """Take all that is in it, and forget it: also what it knows of duplicates."""
-        async with self.opened() as queue:
+    async def clear(self) -> None:
+        """Delete all that is in it, with what it knows of duplicates."""
+        async with self.connect() as queue:
             assert await queue.connection.jetstream().delete_stream(queue.settings.orders_stream)
 
-    def at_hand(self, program: Program, **more: Any) -> Program:
+    def visible_to(self, program: Program, **more: Any) -> Program:
         """A program that finds it by its environment and its settings."""
         (program.directory / "everlytic.toml").write_text(self.toml(**more))
-        return program.told(EVERLYTIC_NATS_URL=self.url)
+        return program.with_env(EVERLYTIC_NATS_URL=self.url)
 
 
 def now(coroutine: Any) -> Any:
-    """Do it for a test that is no coroutine, since the program runs in its process."""
+    """Await it in a test that is not a coroutine, because the command runs in its process."""
     return asyncio.run(coroutine)
-
-
-async def line_of(process: asyncio.subprocess.Process, words: str) -> str:
-    """Read what a program says until these words come."""
-    assert process.stderr is not None
-    read = b""
-    async with asyncio.timeout(60):
-        while line := await process.stderr.readline():
-            read += line
-            if words in line.decode():
-                return read.decode()
-    raise AssertionError(f"it ended without {words!r}:\n{read.decode()}")
 
 
 def write_stores(path: Path, queue: Queue, **accounts: tuple[str, str, str]) -> None:

@@ -1,4 +1,4 @@
-"""A terminal for the program under test."""
+"""A terminal for the command under test."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ import re
 import select
 import struct
 import termios
+from pathlib import Path
+from typing import Any, Self
+
+from command_line import TIMEOUT_S, Completed, Program, completed
 
 
 class Terminal:
-    """A pseudo-terminal, and all that was written to it."""
+    """A pseudo-terminal, and all that was written to it; a context manager."""
 
     def __init__(self) -> None:
         self._ours, self.theirs = pty.openpty()
@@ -36,20 +40,57 @@ class Terminal:
         """The text without colours and cursor movements."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.text)
 
-    def drain(self) -> None:
-        """Read what was written by now."""
+    async def wait_for(self, pattern: str) -> None:
+        """Wait until the text has something that a regular expression matches."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while re.search(pattern, self.plain) is None:  # noqa: ASYNC110 - no event says so
+                await asyncio.sleep(0.005)
+
+    def drain(self) -> str:
+        """Read what was written by now; return all of the text."""
         while select.select([self._ours], [], [], 0)[0]:
             before = self.text
             self._read()
             if self.text == before:
-                return
+                break
+        return self.plain
 
     def type(self, text: str) -> None:
         """Type something."""
         os.write(self._ours, text.encode())
 
-    def close(self) -> None:
-        """Close both ends."""
+    def control(self) -> None:
+        """In a process of a new session: have this terminal, and be in its foreground."""
+        fcntl.ioctl(self.theirs, termios.TIOCSCTTY, 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
         asyncio.get_running_loop().remove_reader(self._ours)
         os.close(self._ours)
         os.close(self.theirs)
+
+
+QUESTION = "Send them? [y/N] "
+
+
+async def run_at_terminal(
+    program: Program, *arguments: str | Path, answer: str | None = None, **streams: Any
+) -> tuple[Completed, str]:
+    """Run a command whose controlling terminal this is; return what it wrote there, too."""
+    with Terminal() as terminal:
+        process = await program.with_env(TERM="xterm-256color").start(
+            *arguments,
+            **{
+                "stdin": terminal.theirs,
+                "stderr": terminal.theirs,
+                "preexec_fn": terminal.control,
+                **streams,
+            },
+        )
+        if answer is not None:
+            await terminal.wait_for(re.escape(QUESTION))
+            terminal.type(answer)
+        run = await completed(process)
+        return run, terminal.drain()

@@ -1,15 +1,16 @@
-"""Fixtures for the program as a user runs it: see ``command_line``."""
+"""Fixtures for the command as a user runs it: see ``command_line``."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import CUSTOMER_HASH, STORE_HASH, TIMEOUT_S, Here, Program, lines_of
+from command_endpoint import Endpoint
+from command_line import TIMEOUT_S, Cli, Program, serve, to_lines
 from command_queue import Queue
 
 from everlytic_async.sandbox import Sandbox
@@ -32,22 +33,36 @@ def program(tmp_path: Path) -> Iterator[Program]:
 
 
 @pytest.fixture
-def here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Here:
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     for name in tuple(os.environ):
-        if name.startswith("EVERLYTIC_"):
+        if name.startswith("EVERLYTIC_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.chdir(tmp_path)
-    return Here(tmp_path, capsys)
+    return Cli(tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH) as box:
-        yield box
+def sandbox() -> Iterator[Sandbox]:
+    """In a thread of its own: for the command in a process, and in the test's."""
+    with serve() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def shop(cli: Cli, sandbox: Sandbox) -> Sandbox:
+    """A sandbox whose account is in the environment of `cli`."""
+    cli.use(sandbox.base_url)
+    return sandbox
+
+
+@pytest.fixture
+def endpoint(cli: Cli) -> Iterator[Endpoint]:
+    """One that answers as the order's id asks; its account is in the environment of `cli`."""
+    with Endpoint.serve() as endpoint:
+        cli.use(endpoint.base_url)
+        yield endpoint
 
 
 @pytest.fixture
@@ -57,12 +72,20 @@ def queue(nats_url: str) -> Queue:
 
 
 @pytest.fixture
+def cli_queue(cli: Cli, queue: Queue) -> Queue:
+    """One that `cli` finds by its environment and its settings."""
+    cli.env(EVERLYTIC_NATS_URL=queue.url)
+    (cli.directory / "everlytic.toml").write_text(queue.toml())
+    return queue
+
+
+@pytest.fixture
 def orders_file(tmp_path: Path) -> Callable[..., Path]:
     """Write orders to a file."""
 
     def write(*orders: Any) -> Path:
         path = tmp_path / "orders.jsonl"
-        path.write_text(lines_of(*orders), encoding="utf-8")
+        path.write_text(to_lines(*orders), encoding="utf-8")
         return path
 
     return write

@@ -1,26 +1,23 @@
-"""The question before a backfill, on a real terminal; what it says; the time that is left."""
+"""The question before a backfill, on a real terminal; what its plan says."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shlex
 import signal
 import sys
-import termios
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from command_line import Ended, Program, ended, lines_of, order
-from command_terminal import Terminal
+from command_line import Program, completed, order, to_lines
+from command_terminal import QUESTION, Terminal, run_at_terminal
 
 from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._input import Input, ReadOptions
@@ -31,67 +28,31 @@ from everlytic_async.ledger import LedgerFile
 from everlytic_async.sandbox import Sandbox
 
 Write = Callable[..., Path]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
-QUESTION = "Send them? [y/N] "
-
-
-def own(terminal: int) -> None:
-    """In a process of a new session: have this terminal, and be in its foreground."""
-    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-
-
-async def at_a_terminal(
-    program: Program,
-    until: Until,
-    *arguments: str | Path,
-    answer: str | None = None,
-    **streams: Any,
-) -> tuple[Ended, str]:
-    """Run it with a terminal to ask at; what it said there."""
-    terminal = Terminal()
-    process = await program.told(TERM="xterm-256color").start(
-        *arguments,
-        **{
-            "stdin": terminal.theirs,
-            "stderr": terminal.theirs,
-            "preexec_fn": partial(own, terminal.theirs),
-            **streams,
-        },
-    )
-    if answer is not None:
-        await until(lambda: QUESTION in terminal.plain)
-        terminal.type(answer)
-    run = await ended(process)
-    terminal.drain()
-    said = terminal.plain
-    terminal.close()
-    return run, said
-
+MANY = 1001
 
 # ------------------------------------------------------------------------------------ the question
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("\n", 2)])
-async def test_a_backfill_is_told_in_advance_and_asked_about(
-    program: Program,
-    sandbox: Sandbox,
-    orders_file: Write,
-    until: Until,
-    answer: str,
-    code: int,
+@pytest.mark.parametrize("streams", ["terminal", pytest.param("pipes", marks=pytest.mark.slow)])
+async def test_the_plan_of_a_backfill_is_shown_and_asked_about(
+    program: Program, sandbox: Sandbox, orders_file: Write, answer: str, code: int, streams: str
 ) -> None:
-    path = orders_file(*map(order, range(1001)))
-    run, said = await at_a_terminal(
-        program.pointed_at(sandbox),
-        until,
-        *("send", "--rate", "5000", "--workflow-id", "32", "--ledger", "l", path),
-        answer=answer,
-    )
-    assert run.code == code
-    assert sandbox.processed == (1001 if code == 0 else 0)
-    for told in (
-        f"About to send 1,001 orders from {path}:",
+    """At the terminal, also with the orders on the standard input and ``2>&1 | tee log``."""
+    path = orders_file(*map(order, range(MANY)))
+    options = ("--rate", "5000", "--workflow-id", "32", "--ledger", "l")
+    with path.open() as stdin:
+        pipes = {"stdin": stdin, "stderr": asyncio.subprocess.PIPE} if streams == "pipes" else {}
+        run, shown = await run_at_terminal(
+            program.with_endpoint(sandbox),
+            *("send", *options, "-" if pipes else path),
+            answer=answer,
+            **pipes,
+        )
+    assert (run.code, sandbox.processed) == (code, 0 if code else MANY)
+    for line in (
+        f"About to send 1,001 orders from {'standard input' if pipes else path}:",
         f"  to        {sandbox.base_url.removeprefix('http://')}",
         "  workflow  32",
         "  rate      at most 5,000/s, 32 at once: 200 ms or more",
@@ -99,113 +60,101 @@ async def test_a_backfill_is_told_in_advance_and_asked_about(
         f"  ledger    {program.directory / 'l'} (new)",
         "  results   none (--results)",
     ):
-        assert told in said
-    assert ("Nothing was sent." in said) == (code != 0)
+        assert line in shown
+    assert QUESTION not in run.out + run.err
+    assert ("Nothing was sent." in shown + run.err) == (code != 0)
     assert (program.directory / "l").exists() == (code == 0)
 
 
 @pytest.mark.parametrize(
-    ("count", "options"), [(1001, ["--yes"]), (1000, []), (1001, ["--limit", "1000"])]
+    ("count", "options", "base_url"),
+    [
+        (MANY, ["--limit", "5"], None),
+        (MANY, ["--yes"], None),
+        pytest.param(1000, [], None, marks=pytest.mark.slow),
+        # Wrong settings are an error before the question.
+        (MANY, [], "shop.example"),
+    ],
 )
-async def test_nobody_is_asked_about_fewer_or_who_said_yes(
+async def test_nobody_is_asked_about_few_orders_or_after_yes(
     program: Program,
     sandbox: Sandbox,
     orders_file: Write,
-    until: Until,
     count: int,
     options: list[str],
+    base_url: str | None,
 ) -> None:
-    path = orders_file(*map(order, range(count)))
-    run, said = await at_a_terminal(program.pointed_at(sandbox), until, "send", *options, path)
-    assert run.code == 0
-    assert QUESTION not in said
-    assert sandbox.processed == min(count, 1000 if "--limit" in options else count)
+    here = program.with_endpoint(sandbox)
+    if base_url is not None:
+        here = here.with_env(EVERLYTIC_BASE_URL=base_url)
+    run, shown = await run_at_terminal(
+        here, "send", *options, orders_file(*map(order, range(count)))
+    )
+    assert QUESTION not in shown
+    assert run.code == (0 if base_url is None else 2)
+    expected = 5 if "--limit" in options else count
+    assert sandbox.processed == (expected if base_url is None else 0)
 
 
-async def test_an_unknown_number_from_a_pipe_is_asked_about_at_the_terminal(
-    program: Program, sandbox: Sandbox, until: Until
+async def test_an_unknown_number_from_a_pipe_is_asked_about(
+    program: Program, sandbox: Sandbox
 ) -> None:
     reading, writing = os.pipe()
-    os.write(writing, lines_of(order(1), order(2)).encode())
+    os.write(writing, to_lines(order(1), order(2)).encode())
     os.close(writing)
-    run, said = await at_a_terminal(
-        program.pointed_at(sandbox),
-        until,
-        *("send", "-"),
-        answer="yes\n",
-        stdin=reading,
+    run, shown = await run_at_terminal(
+        program.with_endpoint(sandbox), "send", "-", answer="yes\n", stdin=reading
     )
     os.close(reading)
-    assert "About to send an unknown number of orders, from standard input:" in said
-    assert "  workflow  as each order says" in said
-    assert f"  ledger    {program.directory / 'everlytic.ledger'} (new): what it knows is " in said
+    assert "About to send an unknown number of orders, from standard input:" in shown
+    assert "  workflow  as each order says" in shown
+    assert f"  ledger    {program.directory / 'everlytic.ledger'} (new): what it knows is " in shown
     assert (run.code, sandbox.processed) == (0, 2)
-
-
-async def test_a_question_is_asked_at_the_terminal_wherever_the_streams_go(
-    program: Program, sandbox: Sandbox, orders_file: Write, until: Until
-) -> None:
-    """As by ``2>&1 | tee log``, with the orders on the standard input."""
-    path = orders_file(*map(order, range(1001)))
-    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
-    for answer, code in (("n\n", 2), ("y\n", 0)):
-        with path.open() as file:
-            run, said = await at_a_terminal(
-                program.pointed_at(sandbox),
-                until,
-                *("send", "-"),
-                answer=answer,
-                stdin=file,
-                **pipes,
-            )
-        assert (run.code, sandbox.processed) == (code, 0 if code else 1001)
-        assert "About to send 1,001 orders from standard input:" in said
-        assert QUESTION not in run.out + run.err
 
 
 @pytest.mark.parametrize(
     ("where", "options"),
     [
         ("no terminal", []),
-        ("no terminal", ["--yes"]),
-        ("no terminal", ["--ledger", "l"]),
-        ("no terminal", ["--no-ledger"]),
-        ("background", []),
+        *(
+            pytest.param(where, options, marks=pytest.mark.slow)
+            for where, options in (
+                ("no terminal", ["--yes"]),
+                ("no terminal", ["--ledger", "l"]),
+                ("no terminal", ["--no-ledger"]),
+                ("background", []),
+            )
+        ),
     ],
 )
-async def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_made(
-    program: Program,
-    sandbox: Sandbox,
-    orders_file: Write,
-    where: str,
-    options: list[str],
+async def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_created(
+    program: Program, sandbox: Sandbox, orders_file: Write, where: str, options: list[str]
 ) -> None:
-    here = program.pointed_at(sandbox)
-    send = ("send", *options, orders_file(*map(order, range(1001))))
+    here = program.with_endpoint(sandbox)
+    send = ("send", *options, orders_file(*map(order, range(MANY))))
     is_named = options in (["--ledger", "l"], ["--no-ledger"])
     default = program.directory / "everlytic.ledger"
-    for made_before in (False, True):
-        if made_before:
+    for exists in (False, True):
+        if exists:
             LedgerFile(default).close()
         if where == "no terminal":
             run = await here.run(*send)
         else:
             # The shell is in the foreground of its terminal, and what it starts by `&` is not.
             command = shlex.join([sys.executable, "-m", "everlytic_async", *map(str, send)])
-            terminal = Terminal()
-            process = await asyncio.create_subprocess_exec(
-                *("bash", "-c", f"set -m; {command} 2>err & wait $!"),
-                cwd=here.directory,
-                env=here.environment,
-                **dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs),
-                start_new_session=True,
-                preexec_fn=partial(own, terminal.theirs),
-            )
-            run = attrs.evolve(await ended(process), err=(here.directory / "err").read_text())
-            terminal.drain()
-            assert QUESTION not in terminal.plain
-            terminal.close()
-        if is_named or made_before:
+            with Terminal() as terminal:
+                process = await asyncio.create_subprocess_exec(
+                    *("bash", "-c", f"set -m; {command} 2>err & wait $!"),
+                    cwd=here.directory,
+                    env=here.environment,
+                    **dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs),
+                    start_new_session=True,
+                    preexec_fn=terminal.control,
+                )
+                err = here.directory / "err"
+                run = attrs.evolve(await completed(process), err=err.read_text())
+                assert QUESTION not in terminal.drain()
+        if is_named or exists:
             assert run.code == 0
             assert QUESTION not in run.err
         else:
@@ -215,79 +164,70 @@ async def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_made(
             assert "--no-ledger" in run.err
             assert not default.exists()
     # The same file twice notifies twice only where that was asked for.
-    assert sandbox.processed == 1001 * (2 if options == ["--no-ledger"] else 1)
+    assert sandbox.processed == MANY * (2 if options == ["--no-ledger"] else 1)
 
 
 async def test_ctrl_c_at_the_question_sends_nothing(
-    program: Program, sandbox: Sandbox, orders_file: Write, until: Until
+    program: Program, sandbox: Sandbox, orders_file: Write
 ) -> None:
-    path = orders_file(*map(order, range(1001)))
-    terminal = Terminal()
-    process = await program.pointed_at(sandbox).start(
-        "send", path, stdin=terminal.theirs, stderr=terminal.theirs
-    )
-    await until(lambda: QUESTION in terminal.plain)
-    process.send_signal(signal.SIGINT)
-    run = await ended(process)
-    terminal.close()
+    path = orders_file(*map(order, range(MANY)))
+    with Terminal() as terminal:
+        process = await program.with_endpoint(sandbox).start(
+            "send", path, stdin=terminal.theirs, stderr=terminal.theirs
+        )
+        await terminal.wait_for("Send them")
+        process.send_signal(signal.SIGINT)
+        run = await completed(process)
     assert (run.code, sandbox.requests) == (130, 0)
 
 
-async def test_wrong_settings_are_told_before_the_question(
-    program: Program, sandbox: Sandbox, orders_file: Write, until: Until
-) -> None:
-    path = orders_file(*map(order, range(1001)))
-    here = program.pointed_at(sandbox).told(EVERLYTIC_BASE_URL="shop.example")
-    run, said = await at_a_terminal(here, until, "send", path)
-    assert run.code == 2
-    assert QUESTION not in said
-
-
+@pytest.mark.slow
 async def test_a_plan_counts_this_input_against_the_ledger(
-    program: Program, sandbox: Sandbox, orders_file: Write, until: Until
+    program: Program, sandbox: Sandbox, orders_file: Write
 ) -> None:
     """At this address, store and workflow: what was sent there is not about to be sent."""
-    here = program.pointed_at(sandbox)
+    here = program.with_endpoint(sandbox)
     path = orders_file(*map(order, range(1500)))
 
-    async def planned(*options: str, here: Program = here) -> str:
-        run, said = await at_a_terminal(here, until, "send", *options, path, answer="n\n")
+    async def plan(*options: str, here: Program = here) -> str:
+        run, shown = await run_at_terminal(here, "send", *options, path, answer="n\n")
         assert run.code == 2
-        return said
+        return shown
 
-    assert "About to send 1,500 orders from " in await planned()
-    assert (
-        await here.run("send", "--ledger", "everlytic.ledger", "--limit", "100", path)
-    ).code == 0
-    said = await planned()
-    assert "About to send 1,400 orders (and not 100 sent before) from " in said
-    assert f"  ledger    {program.directory / 'everlytic.ledger'}\n" in said.replace("\r", "")
-    assert "note" not in said
+    assert "About to send 1,500 orders from " in await plan()
+    send = ("send", "--ledger", "everlytic.ledger", "--limit", "100", path)
+    assert (await here.run(*send)).code == 0
+    shown = await plan()
+    assert "About to send 1,400 orders (and not 100 sent before) from " in shown
+    assert f"  ledger    {program.directory / 'everlytic.ledger'}\n" in shown.replace("\r", "")
+    assert "note" not in shown
 
     # Another spelling of the address is the same; another workflow or store is not.
     port = sandbox.base_url.rpartition(":")[2]
-    spelled = here.told(EVERLYTIC_BASE_URL=f"HTTP://127.0.0.1:{port}/servlet/e-commerce/orders/")
-    said = await planned(here=spelled)
-    assert "About to send 1,400 orders (and not 100 sent before) from " in said
-    host = f"127.0.0.1:{port}"
+    url = f"HTTP://127.0.0.1:{port}/servlet/e-commerce/orders/"
+    shown = await plan(here=here.with_env(EVERLYTIC_BASE_URL=url))
+    assert "About to send 1,400 orders (and not 100 sent before) from " in shown
     for options, other, where in (
         (["--workflow-id", "7"], here, "without a workflow id"),
         (
             [],
-            here.told(EVERLYTIC_STORE_HASH="another"),
-            f"at another address or store ({host}) without a workflow id",
+            here.with_env(EVERLYTIC_STORE_HASH="another"),
+            f"at another address or store (127.0.0.1:{port}) without a workflow id",
         ),
     ):
-        said = await planned(*options, here=other)
-        assert "About to send 1,500 orders from " in said
+        shown = await plan(*options, here=other)
+        assert "About to send 1,500 orders from " in shown
         note = f"the ledger knows 100 of these orders as sent, or perhaps sent, {where}"
-        assert f"  note      {note}" in said
+        assert f"  note      {note}" in shown
 
     # Where all were sent there is nothing to ask.
     assert (await here.run("send", path)).code == 0
-    run, said = await at_a_terminal(here, until, "send", path)
+    run, shown = await run_at_terminal(here, "send", path)
     assert (run.code, sandbox.processed) == (0, 1500)
-    assert QUESTION not in said
+    assert QUESTION not in shown
+
+
+# ---------------------------------------------------------------------------------------- the plan
 
 
 @pytest.mark.parametrize(
@@ -362,5 +302,5 @@ def test_what_is_left_out_is_counted_to_the_end(
         (365 * 86_400, "365 days"),
     ],
 )
-def test_durations_are_told_to_three_digits_or_in_two_units(seconds: float, words: str) -> None:
+def test_durations_have_three_digits_or_two_units(seconds: float, words: str) -> None:
     assert format_duration(seconds) == words

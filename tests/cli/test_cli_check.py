@@ -1,32 +1,81 @@
-"""``check``: what is wrong with a file, told without an account and without a request."""
+"""``check``, and what it shares with ``send``: faults with their lines, formats, the mapping."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from command_line import Program, lines_of, order, results_in
+from command_line import SEND, Cli, Program, order, read_results, to_lines
+from pyarrow import parquet
+
+from everlytic_async.cli._commands import app
+from everlytic_async.sandbox import Sandbox
+from everlytic_async.sources import FORMATS, REASONS
 
 Write = Callable[..., Path]
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "orders.jsonl"
+TILL = """\
+Receipt;E-Mail;Item;Price;Day
+000003;ann@example.com;Mop;21.00;2026-03-01
+000003;;Bucket;9.90;
+000004;bea@example.org;Mop;21.00;2026-03-02
+000005;;Soap;1.50;2026-03-03
+"""
+MAPPING = {
+    "order_id": "Receipt",
+    "contact_email": "E-Mail",
+    "product_name": "Item",
+    "product_price": "Price",
+    "date": "Day",
+}
+MAPS = [part for field, path in MAPPING.items() for part in ("--map", f"{field}={path}")]
 
 
-async def test_the_example_orders_are_valid(program: Program) -> None:
-    run = await program.run("check", EXAMPLES)
+def woocommerce(number: int, status: str = "completed") -> dict[str, object]:
+    return {
+        "id": number,
+        "number": str(number),
+        "status": status,
+        "date_created_gmt": "2026-03-22T16:28:02",
+        "total": "29.35",
+        "customer_id": 0,
+        "billing": {"email": f"buyer{number}@example.com"},
+        "line_items": [{"name": "Mop", "price": 29.35, "quantity": 1, "sku": ""}],
+    }
+
+
+def save(name: str, data: str | bytes) -> Path:
+    path = Path(name)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def toml(**mapping: str) -> str:
+    return "[mapping]\n" + "".join(f'{name} = "{path}"\n' for name, path in mapping.items())
+
+
+# ---------------------------------------------------------------------------------------- faults
+
+
+def test_the_example_orders_are_valid(cli: Cli) -> None:
+    run = cli("check", EXAMPLES)
     assert (run.code, run.err) == (0, "")
     assert re.search(r"^  valid +30  ready to be sent", run.out, re.MULTILINE)
 
 
-async def test_faults_are_counted_with_their_lines(program: Program, orders_file: Write) -> None:
+def test_faults_are_counted_with_their_lines(cli: Cli, orders_file: Write) -> None:
     two = [{"product_price": "1"}, {"product_price": "2"}]
     path = orders_file(
         *(order(line, products=two if line % 100 == 0 else [{}]) for line in range(1, 3001)),
         order(3001, contact_email=None),
     )
-    run = await program.run("check", path)
+    run = cli("check", path)
     assert (run.code, run.err) == (1, "")
     assert run.out.startswith(f"3,001 orders read from {path} in ")
     assert re.search(r"^  valid +2,970  ", run.out, re.MULTILINE)
@@ -39,58 +88,278 @@ async def test_faults_are_counted_with_their_lines(program: Program, orders_file
     assert "one of the two is required  (line 3001)\n" in run.out
 
 
-@pytest.mark.parametrize(("differing", "others"), [(100, 0), (103, 3)])
-async def test_every_reason_is_shown_and_the_results_have_what_is_too_much(
-    program: Program, orders_file: Write, differing: int, others: int
+@pytest.mark.parametrize(("count", "others"), [(100, 0), (103, 3)])
+def test_a_hundred_reasons_are_shown_and_the_results_have_all(
+    cli: Cli, orders_file: Write, count: int, others: int
 ) -> None:
-    path = orders_file(*(order(line, **{f"odd_{line}": 1}) for line in range(1, differing + 1)))
-    run = await program.run("check", "--results", "r.jsonl", path)
+    path = orders_file(*(order(line, **{f"odd_{line}": 1}) for line in range(1, count + 1)))
+    run = cli("check", "--results", "r.jsonl", path)
     assert (run.code, run.err) == (1, "")
     assert len(re.findall(r"  1 x odd_[0-9]+: no such field", run.out)) == 100
-    told = f"  {others} x other reasons: --results FILE has them all  (lines 101, 102, 103)\n"
-    assert (told in run.out) is bool(others)
-    results = results_in(program.directory / "r.jsonl")
-    assert [result["error"] for result in results] == [
-        f"odd_{line}: no such field" for line in range(1, differing + 1)
+    rest = f"  {others} x other reasons: --results FILE has them all  (lines 101, 102, 103)\n"
+    assert (rest in run.out) is bool(others)
+    results = read_results("r.jsonl")
+    assert [(each["outcome"], each["error"]) for each in results] == [
+        ("invalid", f"odd_{line}: no such field") for line in range(1, count + 1)
     ]
-    assert {result["outcome"] for result in results} == {"invalid"}
 
 
-async def test_the_results_of_a_check_never_replace_the_orders(
-    program: Program, orders_file: Write
-) -> None:
-    path = orders_file(order(1))
-    run = await program.run("check", "--results", path, path)
-    assert (run.code, run.out) == (2, "")
-    assert "--results names the file that holds the orders" in run.err
-    assert path.read_text() == lines_of(order(1))
-
-
-async def test_a_pipe_is_checked(program: Program) -> None:
-    run = await program.run("check", "-", stdin=lines_of(order(1), "[]").encode())
+def test_a_pipe_is_checked(cli: Cli) -> None:
+    run = cli("check", "-", stdin=to_lines(order(1), "[]").encode())
     assert run.code == 1
     assert "is no order: expected one JSON object on each line  (line 2)" in run.out
 
 
-async def test_no_orders_are_told_and_are_no_failure(program: Program) -> None:
-    run = await program.run("check", "/dev/null")
-    assert run.code == 0
-    assert run.err == "There is no order in /dev/null: nothing to do.\n"
-
-
-async def test_a_terminal_that_lacks_a_character_is_no_reason_to_fail(
+async def test_a_character_that_the_terminal_lacks_is_no_failure(
     program: Program, orders_file: Write
 ) -> None:
     path = orders_file(order(1, products=[{"product_price": "…"}]))
     odd = path.rename(path.with_name("bestellungen-ü-☕.jsonl"))
-    run = await program.told(PYTHONIOENCODING="ascii").run("check", odd)
+    run = await program.with_env(PYTHONIOENCODING="ascii").run("check", odd)
     assert (run.code, run.err) == (1, "")
     assert r"products[\u2026].product_price" in run.out
 
 
-async def test_a_file_name_cannot_speak_to_the_terminal(program: Program) -> None:
-    path = program.directory / "a\x1b[31m\nb.jsonl"
-    path.write_text(lines_of(order(1)))
-    run = await program.run("check", path)
+def test_a_file_name_cannot_control_the_terminal(cli: Cli) -> None:
+    run = cli("check", save("a\x1b[31m\nb.jsonl", to_lines(order(1))))
     assert run.code == 0
     assert "a?[31m?b.jsonl" in run.out
+
+
+@pytest.mark.parametrize("orders", [0, 2000])
+def test_a_damaged_file_is_an_error_and_what_was_read_of_it_is_sent(
+    cli: Cli, shop: Sandbox, orders: int
+) -> None:
+    good = gzip.compress(to_lines(*map(order, range(orders))).encode()) if orders else b""
+    damaged = gzip.compress(to_lines(*map(order, range(5))).encode())[:-20]
+    path = save("o.jsonl.gz", good + damaged)
+    for command, code in ((SEND, 1 if orders else 2), (("check",), 2)):
+        run = cli(*command, path)
+        assert run.code == code
+        assert (
+            f"Error: {path}: the gzip file ends too early: it was cut off. Copy or download it "
+            "again" in run.err
+        )
+    assert (shop.processed > 0) == (orders > 0)
+
+
+@pytest.mark.parametrize("command", ["check", "send"])
+def test_a_file_that_is_not_an_export_is_an_error(cli: Cli, shop: Sandbox, command: str) -> None:
+    run = cli(command, "--no-ledger", save("o.xlsx", b"PK\x03\x04" + bytes(100)))
+    assert (run.code, shop.requests) == (2, 0)
+    assert "Error: o.xlsx: it is a ZIP archive or an Excel workbook" in run.err
+
+
+# --------------------------------------------------------------------------------------- formats
+
+
+@pytest.mark.parametrize("name", ["o.jsonl", "o.json", "o.jsonl.gz", "o.csv", "o.tsv", "o.parquet"])
+def test_every_format_is_detected(cli: Cli, name: str) -> None:
+    orders = [order(number) for number in range(1, 4)]
+    flat = [
+        {"order_id": str(n), "contact_email": f"{n}@example.com", "product_name": "Mop"}
+        for n in range(1, 4)
+    ]
+    match name.split(".", 1)[1]:
+        case "json":
+            save(name, json.dumps(orders))
+        case "jsonl.gz":
+            save(name, gzip.compress(to_lines(*orders).encode()))
+        case "csv" | "tsv" as kind:
+            between = "," if kind == "csv" else "\t"
+            rows = [list(flat[0]), *(row.values() for row in flat)]
+            save(name, "".join(between.join(row) + "\n" for row in rows))
+        case "parquet":
+            parquet.write_table(pa.Table.from_pylist(flat), name)
+        case _:
+            save(name, to_lines(*orders))
+    run = cli("check", name)
+    assert (run.code, run.err) == (0, "")
+    assert re.search(r"^  valid +3  ", run.out, re.MULTILINE)
+
+
+def test_a_shops_export_is_sent_without_what_nobody_wants_an_e_mail_about(
+    cli: Cli, shop: Sandbox
+) -> None:
+    orders = [woocommerce(1), woocommerce(2, "cancelled"), woocommerce(3, "trash"), woocommerce(4)]
+    path = save("export.json.gz", gzip.compress(json.dumps(orders).encode()))
+    run = cli(*SEND, "--results", "r.jsonl", path)
+    assert (run.code, run.err) == (0, "")
+    assert {each["order_id"] for each in shop.received} == {"1", "4"}
+    assert "  left out  2  1 cancelled, 1 trash; --include takes them in\n" in run.out
+    assert [each["line"] for each in read_results("r.jsonl")] == [1, 4]
+
+
+def test_csv_from_a_pipe_is_sent_by_its_mapping(cli: Cli, shop: Sandbox) -> None:
+    run = cli(*SEND, *MAPS, "-", stdin=TILL.encode())
+    assert run.code == 3
+    received = {each["order_id"]: each for each in shop.received}
+    assert set(received) == {"000003", "000004"}
+    assert [p["product_name"] for p in received["000003"]["products"]] == ["Mop", "Bucket"]
+    assert "one of the two is required  (line 5)" in run.out
+
+
+def test_include_takes_in_what_is_left_out(cli: Cli) -> None:
+    path = save("export.json", json.dumps([woocommerce(1, "cancelled"), woocommerce(2, "trash")]))
+    for options, valid in (([], 0), (["--include", "cancelled"], 1), (["--include", "all"], 2)):
+        run = cli("check", *options, path)
+        assert run.code == 0
+        assert f"{valid} order{'' if valid == 1 else 's'} read" in run.out
+        assert ("All orders of export.json are left out" in run.err) == (not valid)
+
+
+def test_since_and_until_bound_the_orders(cli: Cli) -> None:
+    path = save("till.csv", TILL)
+    run = cli("check", *MAPS, "--since", "2026-03-02", "--until", "2026-03-03", path)
+    assert run.code == 0
+    assert "1 order read from till.csv" in run.out
+    assert "  left out  2  1 before since, 1 not before until\n" in run.out
+
+
+def test_the_format_can_be_named(cli: Cli) -> None:
+    path = save("orders.txt", to_lines(order(1)))
+    assert cli("check", "--format", "jsonl", path).code == 0
+    run = cli("check", "--format", "csv", path)
+    assert run.code == 2
+    assert run.err.startswith("Error: orders.txt: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--format", "xml"], "there is no format 'xml'"),
+        (["--include", "nice"], "there is no 'nice'"),
+        (["--since", "yesterday"], "since: expected a date or a time"),
+        (["--map", "order_id"], "expected FIELD=PATH"),
+        (["--map", "order_nr=Nr"], "did you mean order_id?"),
+        (["--map", "order_id=a", "--map", "order_id=b"], "mapped more than once"),
+    ],
+)
+@pytest.mark.parametrize("command", [("check",), ("send", "--sandbox")])
+def test_a_wrong_option_is_an_error_before_anything_is_read(
+    cli: Cli, command: tuple[str, ...], options: list[str], error: str
+) -> None:
+    run = cli(*command, *options, save("o.jsonl", to_lines(order(1))))
+    assert (run.code, run.out) == (2, "")
+    assert error in run.err
+
+
+def test_the_help_names_all_formats_and_reasons() -> None:
+    texts = {param.name: getattr(param, "help", "") for param in app.commands["check"].params}
+    assert [name for name in FORMATS if name not in texts["format"]] == []
+    assert [name for name in REASONS if name not in texts["include"]] == []
+
+
+# --------------------------------------------------------------------------------------- mapping
+
+
+def test_the_settings_file_may_hold_a_mapping_and_options_come_before_it(
+    cli: Cli, shop: Sandbox
+) -> None:
+    path = save("till.csv", TILL)
+    save("everlytic.toml", toml(**{**MAPPING, "order_id": "Nr"}))
+    run = cli("check", path)
+    assert (run.code, "Nr" in run.err) == (2, True)
+    run = cli("check", "--map", "order_id=Receipt", path)
+    assert run.code == 1
+    assert "3 orders read" in run.out
+    save("named.toml", toml(**MAPPING))
+    assert cli(*SEND, "--config", "named.toml", "--limit", "2", path).code == 0
+    assert [each["order_id"] for each in shop.received] == ["000003", "000004"]
+
+
+def test_an_option_on_products_leaves_the_fields_of_the_file(cli: Cli, shop: Sandbox) -> None:
+    save("everlytic.toml", '[mapping.products]\neach = "lines"\nproduct_name = "title"\n')
+    product = {"title": "Mop", "sku": "m1"}
+    odd = {"order_id": "1", "contact_email": "a@example.com", "basket": {"lines": [product]}}
+    maps = ("--map", "products=basket.lines", "--map", "product_sku=sku")
+    assert cli(*SEND, *maps, save("o.jsonl", to_lines(odd))).code == 0
+    (received,) = shop.received
+    assert received["products"] == [{"product_name": "Mop", "product_sku": "m1"}]
+
+
+@pytest.mark.parametrize("text", ["mapping = 5", "[maping]\norder_id = 'x'", "[mapping]\n[more]"])
+def test_a_settings_file_with_something_else_in_it_is_refused(cli: Cli, text: str) -> None:
+    save("everlytic.toml", text)
+    run = cli("check", save("o.jsonl", to_lines(order(1))))
+    assert (run.code, run.out) == (2, "")
+    assert "Error: everlytic.toml has " in run.err
+
+
+def test_a_mapping_that_matches_nothing_is_a_warning(cli: Cli) -> None:
+    run = cli("check", "--map", "order_link_url=link", save("o.jsonl", to_lines(order(1))))
+    assert run.code == 0
+    assert run.err.startswith(
+        "Warning: the mapping for order_link_url matched nothing in any order"
+    )
+
+
+# ---------------------------------------------------------------------------------------- places
+
+
+@pytest.mark.parametrize(
+    ("shop_name", "name", "places"),
+    [
+        ("woocommerce", "o.jsonl", "lines 2, 4"),
+        ("woocommerce", "o.json", "records 2, 3"),
+        ("woocommerce", "o.jsonl.gz", "lines 2, 4"),
+        ("shopify", "o.jsonl", "lines 2, 4"),
+        ("magento", "o.jsonl", "lines 2, 4"),
+        ("shopify-csv", "o.csv", "lines 4, 5"),
+        ("shopify-csv", "o.parquet", "rows 2, 3"),
+    ],
+)
+@pytest.mark.parametrize("command", [("check",), ("send", "--dry-run")])
+def test_orders_of_an_export_are_counted_as_its_file_is_written(
+    cli: Cli, shop_name: str, name: str, places: str, command: tuple[str, ...]
+) -> None:
+    """An export may be written in several ways: it is not the shop that says what is counted."""
+    columns = ("Name", "Email", "Lineitem name", "Lineitem quantity", "Lineitem price")
+    rows = [
+        dict(zip(columns, cells, strict=True))
+        for cells in (
+            ("#1", "ann@example.com", "Mop\nred", "1", "21.00"),
+            ("#2", "", "Mop", "1", "21.00"),
+            ("#3", "", "Mop", "1", "21.00"),
+        )
+    ]
+    bad: dict[str, dict[str, object]] = {
+        "woocommerce": {**woocommerce(1), "billing": {"email": None}},
+        "shopify": {"id": 1, "name": "#1", "line_items": [{"title": "Mop", "name": "Mop"}]},
+        "magento": {"entity_id": 1, "increment_id": "1", "items": [{"sku": "1", "name": "Mop"}]},
+    }
+    match name.split(".", 1)[1]:
+        case "csv":
+            table = [columns, *(row.values() for row in rows)]
+            save(name, "".join(",".join(f'"{cell}"' for cell in row) + "\n" for row in table))
+        case "parquet":
+            parquet.write_table(pa.Table.from_pylist(rows), name)
+        case "json":
+            save(name, json.dumps([woocommerce(7), bad[shop_name], bad[shop_name]], indent=1))
+        case kind:
+            emails = {"email": "a@example.com", "customer_email": "a@example.com"}
+            is_woo = shop_name == "woocommerce"
+            good = woocommerce(7) if is_woo else {**bad[shop_name], **emails}
+            lines = to_lines(good, bad[shop_name], "", bad[shop_name])
+            save(name, gzip.compress(lines.encode()) if kind == "jsonl.gz" else lines)
+    run = cli(*command, "--format", shop_name, name)
+    assert f"one of the two is required  ({places})" in run.out
+
+
+def test_rows_of_parquet_and_records_of_a_document_are_counted(cli: Cli, shop: Sandbox) -> None:
+    rows = [{"order_id": str(n), "contact_email": None, "product_name": "Mop"} for n in range(2)]
+    parquet.write_table(pa.Table.from_pylist(rows), "o.parquet")
+    assert "(rows 1, 2)" in cli("check", "o.parquet").out
+    save("o.json", json.dumps([order(1), {}, order(3)], indent=2))
+    run = cli(*SEND, "--report", "run.html", "o.json")
+    assert "(record 2)" in run.out
+    page = Path("run.html").read_text("utf-8")
+    assert "record 2" in page
+    assert "line 2" not in page
+
+
+def test_faults_of_further_rows_count_together(cli: Cli) -> None:
+    rows = "".join(f"{n},{n}@example.com,Mop,1\n{n},,Soap,1,oops\n" for n in range(1, 4))
+    save("o.csv", f"order_id,contact_email,product_name,product_price\n{rows}")
+    run = cli("check", "o.csv")
+    assert re.search(r"^  3 x line … .*  \(lines 2, 4, 6\)$", run.out, re.MULTILINE)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nkeys
 import pytest
 import trustme
-from command_line import Here, Program, ended, lines_of, order, results_in
-from command_queue import Queue, line_of, now
+from command_line import Cli, Program, completed, order, read_results, read_until, to_lines
+from command_queue import Queue, now
 from command_terminal import Terminal
 
-from everlytic_async.cli import _nats
 from everlytic_async.worker import NatsServer
 from support.nats_servers import until
 
@@ -24,118 +23,123 @@ SHOPIFY = Path(__file__).parents[1] / "sources" / "data" / "shopify_orders.csv"
 TOKEN = "t0ken-of-nats-57"
 
 
-@pytest.fixture
-def at_hand(here: Here, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    """The queue, where a program in the test's process finds it."""
-    monkeypatch.setenv("EVERLYTIC_NATS_URL", queue.url)
-    (here.directory / "everlytic.toml").write_text(queue.toml())
-    return queue
+@pytest.fixture(scope="module")
+def token_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A server that lets in who has the token."""
+    with asyncio.Runner() as runner:
+        server = NatsServer(tmp_path_factory.mktemp("nats"), token=TOKEN)
+        runner.run(server.start())
+        yield server
+        runner.run(server.close())
 
 
-def test_valid_orders_are_stored_and_the_others_told_by_their_lines(
-    here: Here, at_hand: Queue, orders_file: Write
+def test_valid_orders_are_stored_and_the_others_reported_with_their_lines(
+    cli: Cli, cli_queue: Queue, orders_file: Write
 ) -> None:
     path = orders_file(order(1), "nonsense", order(2), order(3, products=[]))
-    run = here("enqueue", "--results", "r.jsonl", path)
+    run = cli("enqueue", "--results", "r.jsonl", path)
     assert run.code == 1
     assert f"4 orders from {path} to the queue of default" in run.out
     assert "queued    2  stored, for a worker to send" in run.out
     assert "invalid   2  not valid, so not queued" in run.out
     assert "(line 2)" in run.out
     assert "products: at least one is required  (line 4)" in run.out
-    results = results_in(here.directory / "r.jsonl")
+    results = read_results(cli.directory / "r.jsonl")
     assert [result["outcome"] for result in results] == ["queued", "invalid", "queued", "invalid"]
     assert [result["key"] for result in results] == ["1", None, "2", None]
-    assert now(at_hand.depth()) == 2
+    assert now(cli_queue.depth()) == 2
 
 
-def test_again_it_stores_nothing_twice_and_says_so(
-    here: Here, at_hand: Queue, orders_file: Write
+def test_a_second_run_stores_nothing_twice_and_says_so(
+    cli: Cli, cli_queue: Queue, orders_file: Write
 ) -> None:
     path = orders_file(order(1), order(2))
-    assert here("enqueue", path).code == 0
-    again = here("enqueue", "--results", "-", orders_file(order(1), order(2), order(3)))
+    assert cli("enqueue", path).code == 0
+    again = cli("enqueue", "--results", "-", orders_file(order(1), order(2), order(3)))
     assert again.code == 0
     outcomes = [json.loads(line)["outcome"] for line in again.out.splitlines()]
     assert outcomes == ["known", "known", "queued"]
     assert "known     2  the queue knew them already: not stored again" in again.err
-    assert now(at_hand.depth()) == 3
+    assert now(cli_queue.depth()) == 3
 
 
-def test_what_send_reads_it_reads_and_puts_under_the_store(here: Here, at_hand: Queue) -> None:
-    run = here("enqueue", "--store", "shop-a", "--workflow-id", "32", "--limit", "2", SHOPIFY)
+def test_it_reads_what_send_reads_and_queues_it_for_the_store(cli: Cli, cli_queue: Queue) -> None:
+    run = cli("enqueue", "--store", "shop-a", "--workflow-id", "32", "--limit", "2", SHOPIFY)
     assert run.code == 0
     assert "2 orders" in run.out
     assert "to the queue of shop-a" in run.out
-    assert now(at_hand.depth("shop-a")) == 2
-    assert now(at_hand.depth()) == 0
+    assert now(cli_queue.depth("shop-a")) == 2
+    assert now(cli_queue.depth()) == 0
 
 
-def test_nothing_to_do_is_told(here: Here, at_hand: Queue, orders_file: Write) -> None:
-    run = here("enqueue", orders_file())
+def test_an_input_without_orders_is_no_failure(
+    cli: Cli, cli_queue: Queue, orders_file: Write
+) -> None:
+    run = cli("enqueue", orders_file())
     assert run.code == 0
     assert "There is no order" in run.err
 
 
-def test_a_server_that_is_away_is_told_before_anything_is_replaced(
-    here: Here, orders_file: Write, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_an_unreachable_server_is_an_error_before_anything_is_created(
+    cli: Cli, orders_file: Write
 ) -> None:
-    monkeypatch.setattr(_nats.nats_arguments.__wrapped__, "__kwdefaults__", {"timeout_s": 0.2})
-    run = here(
+    run = cli(
         "enqueue", "--nats", "nats://127.0.0.1:1", "--results", "r.jsonl", orders_file(order(1))
     )
     assert run.code == 2
     assert "Error: no NATS server could be reached" in run.err
-    assert not (here.directory / "r.jsonl").exists()
+    assert not (cli.directory / "r.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_full_queue_loses_nothing_and_says_what_to_do(
-    here: Here, at_hand: Queue, orders_file: Write, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, cli_queue: Queue, orders_file: Write
 ) -> None:
-    monkeypatch.setattr(_nats.nats_arguments.__wrapped__, "__kwdefaults__", {"timeout_s": 0.3})
-    (here.directory / "everlytic.toml").write_text(at_hand.toml(max_messages=3))
-    run = here("enqueue", orders_file(*map(order, range(5))))
+    (cli.directory / "everlytic.toml").write_text(cli_queue.toml(max_messages=3))
+    run = cli("enqueue", orders_file(*map(order, range(5))))
     assert run.code == 1
     assert "queued      3" in run.out
     assert "not queued  2  not acknowledged by the queue: run it again" in run.out
     assert "Error: the queue did not acknowledge the order: maximum messages exceeded" in run.err
     assert "Run it again to queue the rest" in run.err
-    assert now(at_hand.depth()) == 3
+    assert now(cli_queue.depth()) == 3
 
 
 async def test_ctrl_c_ends_the_reading_of_a_pipe_and_what_was_read_is_stored(
     program: Program, queue: Queue
 ) -> None:
-    process = await queue.at_hand(program).start("enqueue", "-", stdin=asyncio.subprocess.PIPE)
+    process = await queue.visible_to(program).start("enqueue", "-", stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
-    process.stdin.write((lines_of(order(1), order(2)) + '{"order_id":').encode())
+    process.stdin.write((to_lines(order(1), order(2)) + '{"order_id":').encode())
     async with asyncio.timeout(30):
         while await queue.depth() < 2:  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    await line_of(process, "Interrupted: no more orders are read")
+    await read_until(process, "Interrupted: no more orders are read")
     await process.wait()  # with the pipe still open
-    run = await ended(process)
+    run = await completed(process)
     assert run.code == 130
     assert "2 orders from standard input" in run.out
     assert "Nothing after line 2 of standard input was read." in run.err
     assert await queue.depth() == 2
 
 
+@pytest.mark.slow
 async def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
     program: Program, queue: Queue, orders_file: Write
 ) -> None:
-    here = queue.at_hand(program)
-    async with queue.opened(max_messages=3):
+    here = queue.visible_to(program)
+    async with queue.connect(max_messages=3):
         pass
     process = await here.start("enqueue", "--results", "-", orders_file(*map(order, range(9))))
     assert process.stdout is not None
     async with asyncio.timeout(30):
         acknowledged = [json.loads(await process.stdout.readline()) for _ in range(3)]
     process.send_signal(signal.SIGINT)
-    await line_of(process, "Interrupted: no more orders are read")
+    await read_until(process, "Interrupted: no more orders are read")
     process.send_signal(signal.SIGINT)
-    run = await ended(process)
+    run = await completed(process)
     assert run.code == 130
     assert "Traceback" not in run.err
     results = acknowledged + [json.loads(line) for line in run.out.splitlines()]
@@ -147,35 +151,32 @@ async def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
     assert "Run it again to queue the rest" in run.err
 
 
+@pytest.mark.slow
 async def test_progress_is_shown_on_a_terminal(
     program: Program, queue: Queue, orders_file: Write
 ) -> None:
-    terminal = Terminal()
-    try:
-        process = await queue.at_hand(program).start(
-            "enqueue", orders_file(*map(order, range(50))), stderr=terminal.theirs
-        )
-        run = await ended(process)
+    path = orders_file(*map(order, range(50)))
+    with Terminal() as terminal:
+        run = await queue.visible_to(program).run("enqueue", path, stderr=terminal.theirs)
         terminal.drain()
-    finally:
-        terminal.close()
     assert run.code == 0
     assert "Queueing for default" in terminal.plain
     assert "50 queued" in terminal.plain
 
 
-# ------------------------------------------------------------------------------ who may come in
+# ------------------------------------------------------------------------------ who may connect
 
 
 def test_a_password_in_an_argument_is_refused_and_not_repeated(
-    here: Here, orders_file: Write
+    cli: Cli, orders_file: Write
 ) -> None:
-    run = here("enqueue", "--nats", f"nats://me:{TOKEN}@127.0.0.1", orders_file(order(1)))
+    run = cli("enqueue", "--nats", f"nats://me:{TOKEN}@127.0.0.1", orders_file(order(1)))
     assert run.code == 2
     assert "EVERLYTIC_NATS_URL" in run.err
     assert TOKEN not in run.err + run.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token", [TOKEN, None])
 async def test_nobody_reaches_an_embedded_server_without_its_token(
     program: Program, orders_file: Write, token: str | None
@@ -185,7 +186,7 @@ async def test_nobody_reaches_an_embedded_server_without_its_token(
     async def is_listening() -> bool:
         return (directory / "address").exists()
 
-    here = program.told(**({} if token is None else {"EVERLYTIC_NATS_TOKEN": token}))
+    here = program.with_env(**({} if token is None else {"EVERLYTIC_NATS_TOKEN": token}))
     embedded = ("--embedded", "queue")
     # One that goes on until its input ends, and so its server.
     process = await here.start("enqueue", *embedded, "-", stdin=asyncio.subprocess.PIPE)
@@ -208,57 +209,59 @@ async def test_nobody_reaches_an_embedded_server_without_its_token(
     kept = (directory / "token").read_text().strip()
     assert token in (None, kept)
     assert kept not in run.out
-    assert (await ended(process, b"")).code == 0
+    assert (await completed(process, b"")).code == 0
 
 
 @pytest.mark.parametrize("place", ["environment", "file", "context", "address"])
-async def test_a_token_is_taken_from_where_nobody_else_reads_it(
-    program: Program, orders_file: Write, place: str
+def test_a_token_is_read_where_nobody_else_reads_it(
+    cli: Cli, token_server: NatsServer, orders_file: Write, place: str
 ) -> None:
-    async with NatsServer(program.directory / "data", token=TOKEN) as server:
-        address = server.url.replace(f"{TOKEN}@", "")
-        told = {"EVERLYTIC_NATS_URL": address, "EVERLYTIC_NATS_TOKEN": TOKEN}
-        if place == "file":
+    address = token_server.url.replace(f"{TOKEN}@", "")
+    match place:
+        case "environment":
+            cli.env(EVERLYTIC_NATS_URL=address, EVERLYTIC_NATS_TOKEN=TOKEN)
+        case "address":
+            cli.env(EVERLYTIC_NATS_URL=token_server.url)
+        case "file":
             text = f'[nats]\nurl = ["{address}"]\ntoken = "{TOKEN}"\n'
-            (program.directory / "everlytic.toml").write_text(text)
-            told = {}
-        elif place == "context":
-            path = program.directory / "home" / ".config" / "nats" / "context" / "shop.json"
+            Path("everlytic.toml").write_text(text)
+        case "context":
+            path = Path("home/.config/nats/context/shop.json")
             path.parent.mkdir(parents=True)
-            held = {"description": "", "url": address, "token": TOKEN, "nsc": ""}
-            path.write_text(json.dumps(held))
-            told = {"EVERLYTIC_NATS_CONTEXT": "shop"}
-        elif place == "address":
-            told = {"EVERLYTIC_NATS_URL": server.url}
-        run = await program.told(**told).run("enqueue", "--debug", orders_file(order(1)))
+            settings = {"description": "", "url": address, "token": TOKEN, "nsc": ""}
+            path.write_text(json.dumps(settings))
+            cli.env(EVERLYTIC_NATS_CONTEXT="shop")
+    run = cli("enqueue", "--debug", orders_file(order(place)))
     assert run.code == 0
     assert "Error" not in run.err
     assert TOKEN not in run.out
 
 
-async def test_a_certificate_and_an_nkey_are_named_by_their_paths(
-    program: Program, orders_file: Write, tmp_path: Path
-) -> None:
+def test_a_certificate_and_an_nkey_are_named_by_their_paths(cli: Cli, orders_file: Write) -> None:
     authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.cert_pem.write_to_path("ca.pem")
     certificate = authority.issue_cert("127.0.0.1")
-    files = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
+    files = {"cert_file": str(Path("cert.pem").absolute())}
+    files["key_file"] = str(Path("key.pem").absolute())
     certificate.private_key_pem.write_to_path(files["key_file"])
     certificate.cert_chain_pems[0].write_to_path(files["cert_file"])
     seed = nkeys.encode_seed(bytes(32), nkeys.PREFIX_BYTE_USER)
-    await asyncio.to_thread((tmp_path / "user.nk").write_bytes, seed)
+    Path("user.nk").write_bytes(seed)
     user = nkeys.from_seed(bytearray(seed)).public_key.decode()
     config = {"tls": files, "authorization": {"users": [{"nkey": user}]}}
-    async with NatsServer(tmp_path / "data", config=config) as server:
-        run = await program.run(
+    with asyncio.Runner() as runner:
+        server = NatsServer(cli.directory / "data", config=config)
+        runner.run(server.start())
+        run = cli(
             *("enqueue", "--nats", server.url, "--nats-tls-ca", "ca.pem"),
             *("--nats-nkey", "user.nk", orders_file(order(1))),
         )
+        runner.run(server.close())
     assert (run.code, run.err) == (0, "")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "error"),
     [
         ("[nats]\nulr = 'x'", "[nats] has what is no setting: ulr"),
         (f"[nats]\ntoken = 5\nuser = '{TOKEN}'", "token of the settings of NATS must be text"),
@@ -273,29 +276,27 @@ async def test_a_certificate_and_an_nkey_are_named_by_their_paths(
         ("[worker]\nrate = 5", "nothing else: not rate"),
     ],
 )
-def test_wrong_settings_are_told_without_what_is_secret(
-    here: Here, orders_file: Write, text: str, told: str
+def test_wrong_settings_are_an_error_without_what_is_secret(
+    cli: Cli, orders_file: Write, text: str, error: str
 ) -> None:
-    (here.directory / "everlytic.toml").write_text(text)
-    run = here("enqueue", orders_file(order(1)))
+    (cli.directory / "everlytic.toml").write_text(text)
+    run = cli("enqueue", orders_file(order(1)))
     assert run.code == 2
-    assert told in run.err
+    assert error in run.err
     assert TOKEN not in run.err
 
 
-def test_an_option_puts_aside_where_the_file_says_the_queue_is(
-    here: Here, at_hand: Queue, orders_file: Write
-) -> None:
-    text = at_hand.toml() + "\n[nats]\nembedded = 'elsewhere'\n"
-    (here.directory / "everlytic.toml").write_text(text)
-    assert here("enqueue", "--nats", at_hand.url, orders_file(order(1))).code == 0
-    assert not (here.directory / "elsewhere").exists()
-    assert now(at_hand.depth()) == 1
+def test_an_option_wins_over_the_file(cli: Cli, cli_queue: Queue, orders_file: Write) -> None:
+    text = cli_queue.toml() + "\n[nats]\nembedded = 'elsewhere'\n"
+    (cli.directory / "everlytic.toml").write_text(text)
+    assert cli("enqueue", "--nats", cli_queue.url, orders_file(order(1))).code == 0
+    assert not (cli.directory / "elsewhere").exists()
+    assert now(cli_queue.depth()) == 1
 
 
-def test_several_stores_are_not_guessed_at(here: Here, queue: Queue, orders_file: Write) -> None:
+def test_with_several_stores_one_must_be_named(cli: Cli, queue: Queue, orders_file: Write) -> None:
     tables = "[worker.stores.a]\nbase_url = 'x'\n[worker.stores.b]\nbase_url = 'y'\n"
-    (here.directory / "everlytic.toml").write_text(tables)
-    run = here("enqueue", "--nats", queue.url, orders_file(order(1)))
+    (cli.directory / "everlytic.toml").write_text(tables)
+    run = cli("enqueue", "--nats", queue.url, orders_file(order(1)))
     assert run.code == 2
     assert "name one of a, b by --store" in run.err

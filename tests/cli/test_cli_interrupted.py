@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from command_line import SEND, Program, box, ended, lines_of, order, results_in
+from command_line import SEND, Program, completed, order, read_results, read_until, serve, to_lines
 
 from everlytic_async.sandbox import Sandbox
 
@@ -20,12 +20,9 @@ ORDERS = 2000
 
 
 async def interrupt(process: asyncio.subprocess.Process, number: int = signal.SIGINT) -> None:
-    """Send a signal, and wait until the program says that it has heard."""
-    assert process.stderr is not None
+    """Send a signal, and wait until the command says that it handles it."""
     process.send_signal(number)
-    async with asyncio.timeout(30):
-        told = await process.stderr.readline()
-    assert told.startswith(b"Interrupted: ")
+    assert (await read_until(process, "\n")).startswith("Interrupted: ")
 
 
 @pytest.mark.parametrize(
@@ -35,17 +32,17 @@ async def test_the_first_signal_lets_what_is_in_flight_finish(
     program: Program, orders_file: Write, until: Until, number: int, code: int
 ) -> None:
     path = orders_file(*map(order, range(ORDERS)))
-    async with box(latency_s=0.5) as sandbox:
-        process = await program.pointed_at(sandbox).start(
+    with serve(latency_s=0.25) as sandbox:
+        process = await program.with_endpoint(sandbox).start(
             *SEND, "--concurrency", "4", "--results", "r.jsonl", path
         )
         await until(lambda: sandbox.in_flight == 4 and sandbox.processed >= 4)
         await interrupt(process, number)
-        run = await ended(process)
+        run = await completed(process)
     assert run.code == code
-    results = results_in(program.directory / "r.jsonl")
+    results = read_results(program.directory / "r.jsonl")
     outcomes = Counter(result["outcome"] for result in results)
-    # What the server processed is what was told, and everything that was read is told of.
+    # What the server processed is what is reported, and everything that was read has a result.
     assert outcomes["sent"] == sandbox.processed == sandbox.requests
     assert set(outcomes) <= {"sent", "not_sent"}
     assert list(range(len(results))) == [result["index"] for result in results]
@@ -54,28 +51,27 @@ async def test_the_first_signal_lets_what_is_in_flight_finish(
     assert f"{len(results)} orders from {path}" in run.out
 
 
-async def test_a_second_ctrl_c_leaves_at_once(
+async def test_a_second_ctrl_c_exits_at_once(
     program: Program, orders_file: Write, until: Until
 ) -> None:
     path = orders_file(*map(order, range(ORDERS)))
-    async with box(latency_s=300) as sandbox:
-        process = await program.pointed_at(sandbox).start(
+    with serve(latency_s=300) as sandbox:
+        process = await program.with_endpoint(sandbox).start(
             *SEND, "--concurrency", "4", "--results", "r.jsonl", path
         )
         await until(lambda: sandbox.in_flight > 0)
         await interrupt(process)
         process.send_signal(signal.SIGINT)
-        run = await ended(process)  # in less than the latency
-    assert run.code == 130
-    assert sandbox.processed == 0
-    results = results_in(program.directory / "r.jsonl")
+        run = await completed(process)  # in less than the latency
+    assert (run.code, sandbox.processed) == (130, 0)
+    results = read_results(program.directory / "r.jsonl")
     assert list(range(len(results))) == [result["index"] for result in results]
     unknown = [result for result in results if result["outcome"] == "unknown"]
     assert len(unknown) >= sandbox.requests > 0
     assert {result["error"] for result in unknown} == {
         "the command was ended while the order was under way: it may have been processed"
     }
-    # Each is named, and its POST had begun.
+    # Each is named, and its POST was started.
     assert [result["key"] for result in results] == [str(n) for n in range(len(results))]
     assert {result["attempts"] for result in unknown} == {1}
     assert {result["attempts"] for result in results if result not in unknown} <= {0}
@@ -86,48 +82,49 @@ async def test_a_second_ctrl_c_leaves_at_once(
 async def test_ctrl_c_ends_the_wait_for_a_pipe(
     program: Program, sandbox: Sandbox, until: Until
 ) -> None:
-    process = await program.pointed_at(sandbox).start(*SEND, "-", stdin=asyncio.subprocess.PIPE)
+    process = await program.with_endpoint(sandbox).start(*SEND, "-", stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
-    # Half an order is on its way when it is interrupted.
-    process.stdin.write((lines_of(order(1), order(2)) + '{"order_id":').encode())
+    # It is interrupted in the middle of an order.
+    process.stdin.write((to_lines(order(1), order(2)) + '{"order_id":').encode())
     await until(lambda: sandbox.processed == 2)
     await interrupt(process)
     async with asyncio.timeout(30):
         assert await process.wait() == 130  # with the input still open
     process.stdin.close()
-    run = await ended(process)
+    run = await completed(process)
     assert "2 orders from standard input" in run.out
     assert "Nothing after line 2 of standard input was read." in run.err
     assert "invalid" not in run.out
 
 
-async def test_a_signal_that_the_starter_ignores_is_ignored(
+@pytest.mark.slow
+async def test_a_signal_that_is_ignored_from_the_start_stays_ignored(
     program: Program, orders_file: Write, until: Until
 ) -> None:
     path = orders_file(*map(order, range(8)))
-    async with box(latency_s=0.2) as sandbox:
-        process = await program.pointed_at(sandbox).start(
+    with serve(latency_s=0.2) as sandbox:
+        process = await program.with_endpoint(sandbox).start(
             *SEND, "--concurrency", "2", path, preexec_fn=_ignore_ctrl_c
         )
         await until(lambda: sandbox.in_flight == 2)
         process.send_signal(signal.SIGINT)  # as Ctrl-C reaches what a script runs with `&`
-        run = await ended(process)
-    assert (run.code, run.err) == (0, "")
-    assert sandbox.processed == 8
+        run = await completed(process)
+    assert (run.code, run.err, sandbox.processed) == (0, "", 8)
 
 
 def _ignore_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-async def test_ctrl_c_while_checking_tells_what_was_found_so_far(program: Program) -> None:
+@pytest.mark.slow
+async def test_ctrl_c_during_a_check_shows_what_was_found_so_far(program: Program) -> None:
     process = await program.start("check", "-", stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     # More than any buffer on the way holds: when the last byte is gone, the first lines were read.
-    process.stdin.write(lines_of(*map(order, range(20_000))).encode())
+    process.stdin.write(to_lines(*map(order, range(20_000))).encode())
     await process.stdin.drain()
     process.send_signal(signal.SIGINT)
-    run = await ended(process)
+    run = await completed(process)
     assert run.code == 130
     assert "orders read from standard input" in run.out
     assert "the rest was not read" in run.err

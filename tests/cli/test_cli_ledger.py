@@ -1,4 +1,4 @@
-"""``send --ledger`` and ``ledger``: a second run takes up the rest, and people look and decide."""
+"""The ledger: which one, what it skips, what the exit code and the last words say; ``ledger``."""
 
 from __future__ import annotations
 
@@ -6,25 +6,46 @@ import csv
 import json
 import re
 import resource
+import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from command_line import CUSTOMER_HASH, STORE_HASH, Here, Program, box, ended, order, results_in
+from command_endpoint import Endpoint
+from command_line import (
+    CUSTOMER_HASH,
+    SEND,
+    STORE_HASH,
+    Cli,
+    Completed,
+    Program,
+    completed,
+    order,
+    read_results,
+    serve,
+)
 
+from everlytic_async import EverlyticClient
+from everlytic_async.cli._forecast import Forecast
+from everlytic_async.cli._input import Input
+from everlytic_async.cli._plan import InputCount
 from everlytic_async.ledger import Entry, LedgerFile, State, storage_key
 from everlytic_async.ledger._sqlite_writer import Record, SqliteWriter
+from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 
 Write = Callable[..., Path]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 # It could be an order id, and then it would be kept as it is.
-OWN_KEY = "customer-17"
+CUSTOM_KEY = "customer-17"
+INVALID = {"order_id": "i1", "contact_email": "nobody"}
+ONE_AT_ONCE = ("--retries", "0", "--concurrency", "1")
 
 
-def made(path: Path, *entries: Entry, at: float = 1_800_000_000.0) -> Path:
-    """A ledger that knows of these orders, each recorded a second after the one before."""
+def make_ledger(path: Path, *entries: Entry, at: float = 1_800_000_000.0) -> Path:
+    """A ledger that knows these orders, each recorded a second after the one before."""
     times = iter(at + second for second in range(1000))
     with SqliteWriter(path, clock=lambda: next(times)) as ledger:
         scope = ledger.scope("a digest", "shop.example")
@@ -35,177 +56,377 @@ def made(path: Path, *entries: Entry, at: float = 1_800_000_000.0) -> Path:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
-    return made(
+    return make_ledger(
         tmp_path / "orders.ledger",
         *(Entry(f"10{n:02}", State.SENT, "x", 1, 200) for n in range(10)),
         Entry("2001", State.UNKNOWN, "x", 1, None, "the answer was lost"),
         Entry("2002@32", State.UNKNOWN, "x", 1, 500, 'it said "no", and\nthat was it'),
         Entry("3001", State.REJECTED, "x", 1, 422, "no such workflow"),
-        Entry(storage_key(OWN_KEY, custom=True), State.UNKNOWN, "x"),
+        Entry(storage_key(CUSTOM_KEY, custom=True), State.UNKNOWN, "x"),
         Entry("4001", State.NOT_SENT, "x"),
     )
 
 
-def states(path: Path) -> dict[str, State]:
+def states(path: Path | str) -> dict[str, State]:
     with LedgerFile(path, must_exist=True) as ledger:
         return {entry.key: entry.state for _host, entry in ledger.entries()}
 
 
-# ---------------------------------------------------------------------------------- send --ledger
+def named(*ids: str) -> list[Any]:
+    return [INVALID if each == "i1" else order(each) for each in ids]
 
 
-async def test_an_order_that_could_not_be_read_leaves_nothing_behind(
-    program: Program, sandbox: Sandbox, orders_file: Write
+def commands(run: Completed) -> list[list[str]]:
+    """What is printed to be copied, without the name of the program."""
+    lines = [line.strip() for line in run.err.splitlines() if line.startswith("  everlytic-async")]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+# -------------------------------------------------------------------------------- which ledger
+
+
+def test_a_ledger_is_created_where_it_is_named_and_shown_as_new(
+    cli: Cli, shop: Sandbox, orders_file: Write
 ) -> None:
-    here = program.pointed_at(sandbox)
-    send = ("send", "--ledger", "l", "--workflow-id", "32", "--results")
-    await here.run(*send, "r.jsonl", orders_file(order(77, contact_email=None)))
-    (result,) = results_in(program.directory / "r.jsonl")
-    assert (result["key"], result["outcome"]) == ("77", "invalid")
-    run = await here.run(*send, "r2.jsonl", orders_file(order(77)))
+    path = orders_file(order(1), order(2))
+    first, second = cli("send", "--ledger", "l", path), cli("send", "--ledger", "l", path)
+    assert (first.code, first.err) == (0, f"Ledger: {cli.directory / 'l'} (new)\n")
+    assert (second.code, second.err) == (0, f"Ledger: {cli.directory / 'l'}\n")
+    assert shop.processed == 2
+
+
+@pytest.mark.parametrize("place", ["everlytic.toml", "home/.config/everlytic-async/everlytic.toml"])
+@pytest.mark.parametrize("account", ["file", "environment"])
+def test_the_settings_name_a_ledger_beside_them(
+    cli: Cli, sandbox: Sandbox, orders_file: Write, place: str, account: str
+) -> None:
+    settings = cli.directory / place
+    (settings.parent / "kept").mkdir(parents=True)
+    text = '[everlytic]\nledger = "kept/l"\n'
+    if account == "environment":
+        cli.use(sandbox.base_url)
+    else:
+        text += (
+            f'base_url = "{sandbox.base_url}"\nstore_hash = "{STORE_HASH}"\n'
+            f'customer_hash = "{CUSTOMER_HASH}"\n'
+        )
+    settings.write_text(text)
+    path = orders_file(order(1))
+    run = cli("send", path)
     assert run.code == 0
-    exported = await here.run("ledger", "export", "l")
-    # It has another key by now: what was recorded before would be there for good.
-    assert [json.loads(line)["key"] for line in exported.out.splitlines()] == ["77@32"]
+    assert f"Ledger: {settings.parent / 'kept/l'} (new)\n" in run.err
+    assert (cli("send", path).code, sandbox.processed) == (0, 1)
+    # An option comes before them.
+    assert cli("send", "--ledger", "l", path).code == 0
+    assert cli("send", "--no-ledger", path).code == 0
+    assert sandbox.processed == 3
 
 
-async def test_a_second_run_skips_what_was_sent_and_that_is_no_failure(
-    program: Program, sandbox: Sandbox, orders_file: Write
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--ledger", "l", "--no-ledger"], "--ledger and --no-ledger contradict each other"),
+        (["--sandbox", "--ledger", "l"], "--sandbox is a stand-in that ends with this run"),
+        (["--sandbox", "--resend", "unknown"], "--resend needs a ledger"),
+        (["--no-ledger", "--resend", "unknown"], "--resend needs a ledger"),
+        (["--sandbox", "--durability", "power"], "--durability needs a ledger"),
+        (["--no-ledger", "--durability", "power"], "--durability needs a ledger"),
+    ],
+)
+def test_options_that_contradict_each_other_are_an_error(
+    cli: Cli, orders_file: Write, options: list[str], error: str
 ) -> None:
-    path = orders_file(*map(order, range(30)))
-    here = program.pointed_at(sandbox)
-    first = await here.run("send", "--ledger", "l", "--limit", "10", path)
-    second = await here.run("send", "--ledger", "l", "--results", "r.jsonl", path)
-    assert (first.code, second.code) == (0, 0)
-    assert (sandbox.processed, dict(sandbox.duplicates)) == (30, {})
-    assert re.search(r"^  sent +20  accepted", second.out, re.MULTILINE)
-    assert re.search(r"^  skipped +10  known to the ledger", second.out, re.MULTILINE)
-    assert "  10 x the ledger says that it was sent before  (lines 1, 2, 3, 4, 5 and 5 more)" in (
-        second.out
-    )
-    skipped = [r for r in results_in(program.directory / "r.jsonl") if r["outcome"] == "skipped"]
-    assert [str(number) for number in range(10)] == [result["key"] for result in skipped]
+    run = cli("send", *options, orders_file(order(1)))
+    assert (run.code, run.out) == (2, "")
+    assert run.err.startswith(f"Error: {error}")
+    assert not Path("l").exists()
 
 
-async def test_a_killed_run_is_taken_up_and_nobody_is_notified_twice(
-    program: Program, orders_file: Write, until: Until
+@pytest.mark.parametrize("options", [["--no-ledger"], ["--sandbox"]])
+def test_a_ledger_may_be_declined(
+    cli: Cli, shop: Sandbox, orders_file: Write, options: list[str]
 ) -> None:
-    path = orders_file(*map(order, range(100)))
-    async with box(latency_s=0.04, latency_jitter_s=0.06) as sandbox:
-        here = program.pointed_at(sandbox)
-        process = await here.start("send", "--ledger", "l", "--concurrency", "8", path)
-        await until(lambda: sandbox.processed >= 20)
-        process.kill()
-        assert (await ended(process)).code == -9
-        status = await here.run("ledger", "status", "l")
-        checked = await here.run("check", "--ledger", "l", path)
-        run = await here.run("send", "--ledger", "l", "--durability", "power", path)
+    assert cli("send", *options, orders_file(order(1))).code == 0
+    assert shop.processed == (0 if "--sandbox" in options else 1)
+    assert not list(cli.directory.glob("*ledger*"))
+
+
+@pytest.mark.parametrize("kind", ["no directory", "no database"])
+def test_a_ledger_that_cannot_be_used_ends_it_before_anything_is_sent(
+    cli: Cli, shop: Sandbox, orders_file: Write, kind: str
+) -> None:
+    path = cli.directory / ("none/l" if kind == "no directory" else "l")
+    if kind == "no database":
+        path.write_text("an order, and another order, and so on\n" * 100)
+    run = cli("send", "--ledger", path, "--results", "r.jsonl", orders_file(order(1)))
+    assert (run.code, run.out, shop.requests) == (2, "", 0)
+    assert f"Error: the ledger '{path}' can't be " in run.err
+    assert not Path("r.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", [("check",), ("send", "--dry-run")])
+def test_what_sends_nothing_reads_the_ledger_and_never_creates_one(
+    cli: Cli, endpoint: Endpoint, orders_file: Write, command: tuple[str, ...]
+) -> None:
+    path = orders_file(*named("s1", "s2", "u1", "i1", "s3"))
+    run = cli(*command, path)
+    assert run.code == 1
+    assert "  valid     4  " in run.out
+    assert not list(cli.directory.glob("*ledger*"))
+    Path("everlytic.ledger").touch()  # as after a run on a terminal
+    assert cli("send", "--limit", "3", "--retries", "0", path).code == 3
+    before = Path("everlytic.ledger").read_bytes(), states("everlytic.ledger")
+    run = cli(*command, "--results", "r.jsonl", path)
+    assert run.code == 1
+    assert f"Ledger: {cli.directory / 'everlytic.ledger'}; it is only read" in run.err
+    for line in ("valid     1  ", "skipped   3  ", "invalid   1  "):
+        assert f"  {line}" in run.out
+    assert "  2 x the ledger says that it was sent before" in run.out
+    assert before == (Path("everlytic.ledger").read_bytes(), states("everlytic.ledger"))
+    assert '"outcome": "skipped"' in Path("r.jsonl").read_text()
+    assert "valid     4  " in cli(*command, "--no-ledger", path).out
+
+
+def test_a_check_without_an_account_says_where_the_orders_went(
+    cli: Cli, shop: Sandbox, orders_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = orders_file(order(1), order(2))
+    cli("send", "--ledger", "l", "--workflow-id", "7", path)
+    monkeypatch.delenv("EVERLYTIC_BASE_URL")
+    run = cli("check", "--ledger", "l", path)
+    assert run.code == 0
+    assert (
+        "Note: the ledger knows 2 of these orders as sent, or perhaps sent, at another address or "
+        f"store ({shop.base_url.removeprefix('http://')}) in workflow 7"
+    ) in run.err
+
+
+@pytest.mark.parametrize(
+    ("resend", "sent", "known"),
+    [
+        ([], 2, {State.SENT: 1, State.UNKNOWN: 1, State.REJECTED: 1}),
+        ([Outcome.UNKNOWN], 3, {State.SENT: 1, State.REJECTED: 1}),
+        ([Outcome.UNKNOWN, Outcome.REJECTED], 4, {State.SENT: 1}),
+    ],
+)
+def test_a_plan_counts_what_the_ledger_knows(
+    cli: Cli,
+    endpoint: Endpoint,
+    orders_file: Write,
+    resend: list[Outcome],
+    sent: int,
+    known: dict[State, int],
+) -> None:
+    path = orders_file(*named("s1", "u1", "r1", "n1", "s2", "i1"))
+    options = ("--ledger", "l", *ONE_AT_ONCE)
+    assert cli("send", *options, "--limit", "4", path).code == 1
+    client = EverlyticClient(endpoint.base_url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH)
+    with Input(str(path)) as source, Forecast(Path("l"), client, resend) as forecast:
+        count = InputCount()
+        count.add(forecast.predict(source.enumerate_orders()), source, progress=False)
+    assert (count.to_send, dict(count.skipped), count.invalid) == (sent, known, 1)
+    # And so it comes.
+    endpoint.received.clear()
+    again = [word for outcome in resend for word in ("--resend", str(outcome))]
+    cli("send", *options, *again, path)
+    assert len(endpoint.received) == sent
+
+
+# --------------------------------------------------------------- the exit code and the last words
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "code", "sent_again"),
+    [
+        (["s1", "s2"], [], 0, 0),
+        ([], [], 0, 0),
+        (["s1", "s1"], ["--concurrency", "2"], 0, 0),
+        (["s1", "n1"], [], 1, 1),
+        (["s1", "u1"], [], 3, 0),
+        (["s1", "r1"], [], 3, 0),
+        (["s1", "i1"], [], 3, 0),
+        (["s1", "r1", "i1", "u1"], [], 3, 0),
+        (["s1", "r1", "i1", "u1", "n1"], [], 1, 1),
+        # Only what is taken from the input counts.
+        (["s1", "u1", "n1"], ["--limit", "1"], 0, 0),
+        (["s1", "u1", "n1"], ["--limit", "2"], 3, 0),
+    ],
+)
+def test_the_exit_code_of_every_run_says_what_is_left_to_do(  # noqa: PLR0917
+    cli: Cli,
+    endpoint: Endpoint,
+    orders_file: Write,
+    ids: list[str],
+    options: list[str],
+    code: int,
+    sent_again: int,
+) -> None:
+    send = ("send", "--ledger", "l", *ONE_AT_ONCE, *options, orders_file(*named(*ids)))
+    assert cli(*send).code == code
+    before = len(endpoint.received)
+    assert (cli(*send).code, len(endpoint.received)) == (code, before + sent_again)
+
+
+@pytest.mark.parametrize("found", ["--sent", "--send-again"])
+def test_the_commands_that_a_run_ends_with_do_what_they_say(
+    cli: Cli, endpoint: Endpoint, orders_file: Write, found: str
+) -> None:
+    path = orders_file(*named("s1", "u1", "u2", "i1", "r1"))
+    run = cli("send", *ONE_AT_ONCE, "--ledger", "my ledger", path)
     assert run.code == 3
-    assert dict(sandbox.duplicates) == {}
-    left = re.search(r"^  in flight +([0-9]+)  of a run that ended", status.out, re.MULTILINE)
-    assert left is not None
-    assert sandbox.processed + int(left[1]) >= 100
-    # What a check foretells is what comes.
-    for found in (checked, run):
-        assert f"  {left[1]} x the ledger says that it may have been sent before" in found.out
-    assert "\n  everlytic-async ledger export --state unknown l\n" in run.err
-    assert list(program.directory.glob("l-run-*")) == []
+    assert "2 orders are unknown" in run.err
+    assert "2 orders are invalid or rejected" in run.err
+    assert "To send the rest" not in run.err  # it would send nothing
+    export, sent, again, resend = commands(run)
+    assert cli(*export).out.count('"state": "unknown"') == 2
+    (resolve,) = [each for each in (sent, again) if found in each]
+    assert resolve[-1] == "KEY..."
+    assert cli(*resolve[:-1], "u1", "u2").code == 0
+    # Everlytic is well again, and a person has corrected the others.
+    orders_file(*named("s1"), order(1, order_id="u1"), order(2, order_id="i1"))
+    endpoint.received.clear()
+    run = cli(*resend)
+    assert run.code == (0 if found == "--sent" else 3)
+    assert endpoint.received == (["i1"] if found == "--sent" else ["u1", "i1"])
 
 
-async def test_what_is_unknown_is_sent_again_only_when_that_is_asked_for(
-    program: Program, orders_file: Write
+def test_the_rest_is_sent_by_the_command_that_is_shown(
+    cli: Cli, endpoint: Endpoint, orders_file: Write
 ) -> None:
+    run = cli(
+        *("send", *ONE_AT_ONCE, "--no-progress", "--rate", "500"),
+        *("--map", "order_link_url=https://shop.example/{order_id}", "--results", "r.jsonl"),
+        *("--ledger", "l", orders_file(*named("s1", "n1"))),
+    )
+    assert run.code == 1
+    (again,) = commands(run)
+    orders_file(*named("s1", "s2"))
+    assert (cli(*again).code, endpoint.received) == (0, ["s1", "n1", "s2"])
+    assert len(Path("r.jsonl").read_text().splitlines()) == 4
+
+
+def test_without_a_ledger_nobody_is_invited_to_send_all_of_it_again(
+    cli: Cli, endpoint: Endpoint, orders_file: Write
+) -> None:
+    run = cli(*SEND, "--retries", "0", orders_file(*named("s1", "n1")))
+    assert (run.code, commands(run)) == (1, [])
+    assert "would notify everybody again" in run.err
+
+
+# ------------------------------------------------------------------------------- the second run
+
+
+def test_a_second_run_skips_what_was_sent_and_reports_what_changed(
+    cli: Cli, shop: Sandbox, orders_file: Write
+) -> None:
+    orders = [order(n) for n in range(30)]
+    assert cli("send", "--ledger", "l", "--limit", "10", orders_file(*orders)).code == 0
+    orders[3]["total"] = "9.50"
+    run = cli("send", "--ledger", "l", "--results", "r.jsonl", orders_file(*orders))
+    assert (run.code, shop.processed, dict(shop.duplicates)) == (0, 30, {})
+    assert re.search(r"^  sent +20  accepted", run.out, re.MULTILINE)
+    assert re.search(r"^  skipped +10  known to the ledger", run.out, re.MULTILINE)
+    assert "  9 x the ledger says that it was sent before  (lines 1, 2, 3, 5, 6 and 4 more)" in (
+        run.out
+    )
+    assert "  1 of those skipped have changed since they were first sent" in run.out
+    skipped = [each for each in read_results("r.jsonl") if each["outcome"] == "skipped"]
+    assert [str(number) for number in range(10)] == [each["key"] for each in skipped]
+
+
+def test_an_order_that_was_invalid_leaves_nothing_behind_and_is_sent_once_corrected(
+    cli: Cli, shop: Sandbox, orders_file: Write
+) -> None:
+    send = ("send", "--ledger", "l", "--workflow-id", "32", "--results")
+    first = cli(*send, "r.jsonl", orders_file(order(77, contact_email=None), order(78)))
+    (result, _) = read_results("r.jsonl")
+    assert (first.code, result["key"], result["outcome"]) == (3, "77", "invalid")
+    assert "1 order is invalid: a person has to correct it." in first.err
+    second = cli(*send, "r2.jsonl", orders_file(order(77), order(78)))
+    assert (second.code, shop.processed) == (0, 2)
+    assert "again" not in second.err
+    # It has another key by now: what was recorded before would be there for good.
+    assert set(states("l")) == {"77@32", "78@32"}
+
+
+def test_unknown_orders_are_sent_again_only_on_request(cli: Cli, orders_file: Write) -> None:
+    send = ("send", "--ledger", "l")
     path = orders_file(*map(order, range(4)))
-    async with box(dropped_after=1) as lossy:
-        here = program.pointed_at(lossy)
-        first = await here.run("send", "--ledger", "l", path)
-    port = int(lossy.base_url.rpartition(":")[2])
-    async with Sandbox(port=port, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH) as sandbox:
-        second = await here.run("send", "--ledger", "l", path)
+    with serve(dropped_after=1) as lossy:
+        cli.use(lossy.base_url)
+        first = cli(*send, path)
+    with serve(port=int(lossy.base_url.rpartition(":")[2])) as sandbox:
+        second = cli(*send, path)
         assert sandbox.requests == 0
-        third = await here.run("send", "--ledger", "l", "--resend", "unknown", path)
+        third = cli(*send, "--resend", "unknown", path)
     assert (first.code, second.code, third.code) == (3, 3, 0)
     for run in (first, second):
-        assert "To send the rest" not in run.err  # it would send nothing
+        assert "To send the rest" not in run.err
         assert "\n  everlytic-async ledger export --state unknown l\n" in run.err
     assert (lossy.processed, sandbox.processed) == (4, 4)
     assert "4 of them may have been processed more than once" in third.out
 
 
-async def test_an_order_that_changed_since_is_skipped_and_counted(
-    program: Program, sandbox: Sandbox, orders_file: Write
+async def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
+    program: Program, orders_file: Write, until: Until
 ) -> None:
-    here = program.pointed_at(sandbox)
-    await here.run("send", "--ledger", "l", orders_file(order(1), order(2)))
-    run = await here.run("send", "--ledger", "l", orders_file(order(1), order(2, total="9.50")))
-    assert (run.code, sandbox.processed) == (0, 2)
-    assert "  1 of those skipped have changed since they were first sent" in run.out
+    path = orders_file(*map(order, range(60)))
+    with serve(latency_s=0.04, latency_jitter_s=0.06) as sandbox:
+        shop = program.with_endpoint(sandbox)
+        process = await shop.start("send", "--ledger", "l", "--concurrency", "8", path)
+        await until(lambda: sandbox.processed >= 12)
+        process.kill()
+        assert (await completed(process)).code == -9
+        status = await shop.run("ledger", "status", "l")
+        checked = await shop.run("check", "--ledger", "l", path)
+        run = await shop.run("send", "--ledger", "l", "--durability", "power", path)
+    assert (run.code, dict(sandbox.duplicates)) == (3, {})
+    left = re.search(r"^  in flight +([0-9]+)  of a run that ended", status.out, re.MULTILINE)
+    assert left is not None
+    assert sandbox.processed + int(left[1]) >= 60
+    # What a check predicts is what comes.
+    for each in (checked, run):
+        assert f"  {left[1]} x the ledger says that it may have been sent before" in each.out
+    assert "\n  everlytic-async ledger export --state unknown l\n" in run.err
+    assert list(program.directory.glob("l-run-*")) == []
 
 
-@pytest.mark.parametrize("kind", ["no directory", "no database"])
-async def test_a_ledger_that_cannot_be_used_ends_it_before_anything_is_sent(
-    program: Program, sandbox: Sandbox, orders_file: Write, kind: str
+async def test_status_counts_the_processes_that_are_sending(
+    program: Program, orders_file: Write, until: Until
 ) -> None:
-    results = program.directory / "r.jsonl"
-    path = program.directory / ("none/l" if kind == "no directory" else "l")
-    if kind == "no database":
-        path.write_text("an order, and another order, and so on\n" * 100)
-    run = await program.pointed_at(sandbox).run(
-        "send", "--ledger", path, "--results", results, orders_file(order(1))
-    )
-    assert (run.code, run.out) == (2, "")
-    assert f"Error: the ledger '{path}' can't be " in run.err
-    assert sandbox.requests == 0
-    assert not results.exists()
-
-
-async def test_what_is_not_valid_is_sent_once_it_is_mended(
-    program: Program, sandbox: Sandbox, orders_file: Write
-) -> None:
-    here = program.pointed_at(sandbox)
-    first = await here.run("send", "--ledger", "l", orders_file(order(1), order(2, products=[])))
-    second = await here.run("send", "--ledger", "l", orders_file(order(1), order(2)))
-    assert (first.code, second.code) == (3, 0)
-    assert "1 order is invalid: a person has to correct it." in first.err
-    assert "again" not in second.err
-    assert [received["order_id"] for received in sandbox.received] == ["1", "2"]
+    with serve(latency_s=300) as sandbox:
+        here = program.with_endpoint(sandbox)
+        process = await here.start("send", "--ledger", "l", orders_file(order(1)))
+        await until(lambda: sandbox.in_flight == 1)
+        run = await here.run("ledger", "status", "l")
+        process.kill()
+        await completed(process)
+    assert "1 process is sending with it now.\n" in run.out
+    assert re.search(r"^  in flight +1  being sent$", run.out, re.MULTILINE)
 
 
 async def test_a_ledger_that_fails_midway_stops_it_and_what_was_sent_is_on_record(
     program: Program, sandbox: Sandbox, orders_file: Write
 ) -> None:
-    path = orders_file(*map(order, range(3000)))
-    process = await program.pointed_at(sandbox).start(
-        "send", "--ledger", "l", "--results", "/dev/null", path, preexec_fn=_small_files
-    )
-    run = await ended(process)
+    path = orders_file(*map(order, range(1500)))
+    options = ("--ledger", "l", "--results", "/dev/null")
+    run = await program.with_endpoint(sandbox).run("send", *options, path, preexec_fn=_small_files)
     assert run.code == 1
     assert "Error: the batch was stopped: the ledger '" in run.err
     assert "To send the rest, run it again; what was sent is not sent again:\n" in run.err
-    assert 0 < sandbox.processed < 3000
-    known = states(program.directory / "l")
-    assert {received["order_id"] for received in sandbox.received} <= set(known)
+    assert 0 < sandbox.processed < 1500
+    assert {each["order_id"] for each in sandbox.received} <= set(states(program.directory / "l"))
 
 
 def _small_files() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-
-
-async def test_results_never_replace_the_ledger(
-    program: Program, sandbox: Sandbox, orders_file: Write
-) -> None:
-    here = program.pointed_at(sandbox)
-    path = orders_file(order(1))
-    run = await here.run("send", "--ledger", "l", "--results", "l", path)
-    assert (run.code, run.err) == (2, "Error: --results names the same file as --ledger\n")
-    assert sandbox.requests == 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
 
 # ----------------------------------------------------------------------------------------- status
 
 
-def test_status_shows_counts_times_and_hosts(here: Here, ledger: Path) -> None:
-    run = here("ledger", "status", ledger)
+def test_status_shows_counts_times_and_hosts(cli: Cli, ledger: Path) -> None:
+    run = cli("ledger", "status", ledger)
     assert (run.code, run.err) == (0, "")
     assert run.out.startswith(f"{ledger} knows of 15 orders for shop.example\n")
     for state, count in (("sent", 10), ("unknown", 3), ("not sent", 1), ("rejected", 1)):
@@ -216,30 +437,16 @@ def test_status_shows_counts_times_and_hosts(here: Here, ledger: Path) -> None:
     assert run.out.endswith("No process is sending with it now.\n")
 
 
-async def test_status_counts_the_processes_that_are_sending(
-    program: Program, orders_file: Write, until: Until
-) -> None:
-    async with box(latency_s=300) as sandbox:
-        here = program.pointed_at(sandbox)
-        process = await here.start("send", "--ledger", "l", orders_file(order(1)))
-        await until(lambda: sandbox.in_flight == 1)
-        run = await here.run("ledger", "status", "l")
-        process.kill()
-        await ended(process)
-    assert "1 process is sending with it now.\n" in run.out
-    assert re.search(r"^  in flight +1  being sent$", run.out, re.MULTILINE)
-
-
-def test_status_of_an_empty_ledger_is_nothing_special(here: Here) -> None:
-    run = here("ledger", "status", made(Path("l")))
+def test_status_of_an_empty_ledger_is_nothing_special(cli: Cli) -> None:
+    run = cli("ledger", "status", make_ledger(Path("l")))
     assert (run.code, run.err) == (0, "")
     assert run.out.startswith("l knows of 0 orders for shop.example\n")
 
 
 @pytest.mark.parametrize("command", ["status", "export", "resolve", "copy"])
-def test_a_file_that_is_no_ledger_is_told_and_none_is_made(here: Here, command: str) -> None:
+def test_a_missing_ledger_is_an_error_and_none_is_made(cli: Cli, command: str) -> None:
     more = {"resolve": ["--sent", "--all"], "copy": ["target"]}.get(command, [])
-    run = here("ledger", command, "none", *more)
+    run = cli("ledger", command, "none", *more)
     assert (run.code, run.out) == (2, "")
     assert not Path("target").exists()
     assert run.err.startswith("Error: there is no ledger at ")
@@ -249,32 +456,32 @@ def test_a_file_that_is_no_ledger_is_told_and_none_is_made(here: Here, command: 
 # ------------------------------------------------------------------------------------------- copy
 
 
-def test_a_copy_is_an_independent_ledger(here: Here, ledger: Path) -> None:
-    known = here("ledger", "export", ledger)
-    run = here("ledger", "copy", ledger, "copy.ledger")
+def test_a_copy_is_an_independent_ledger(cli: Cli, ledger: Path) -> None:
+    known = cli("ledger", "export", ledger)
+    run = cli("ledger", "copy", ledger, "copy.ledger")
     assert (run.code, run.err) == (0, "")
     assert run.out.endswith(" copied to copy.ledger\n")
-    assert here("ledger", "export", "copy.ledger").out == known.out
+    assert cli("ledger", "export", "copy.ledger").out == known.out
 
-    run = here("ledger", "copy", ledger, "copy.ledger")
+    run = cli("ledger", "copy", ledger, "copy.ledger")
     assert (run.code, run.out) == (2, "")
     assert "not replaced" in run.err
 
 
-def test_a_ledger_with_two_names_is_refused_and_its_copy_is_not(here: Here, ledger: Path) -> None:
+def test_a_ledger_with_two_names_is_refused_and_its_copy_is_not(cli: Cli, ledger: Path) -> None:
     Path("twin.ledger").hardlink_to(ledger)
-    run = here("ledger", "status", "twin.ledger")
+    run = cli("ledger", "status", "twin.ledger")
     assert (run.code, run.out) == (2, "")
     assert "everlytic-async ledger copy" in run.err
-    assert here("ledger", "copy", "twin.ledger", "copy.ledger").code == 0
-    assert here("ledger", "status", "copy.ledger").code == 0
+    assert cli("ledger", "copy", "twin.ledger", "copy.ledger").code == 0
+    assert cli("ledger", "status", "copy.ledger").code == 0
 
 
 # ----------------------------------------------------------------------------------------- export
 
 
-def test_an_export_has_a_line_for_each_order(here: Here, ledger: Path) -> None:
-    run = here("ledger", "export", ledger)
+def test_an_export_has_a_line_for_each_order(cli: Cli, ledger: Path) -> None:
+    run = cli("ledger", "export", ledger)
     rows = [json.loads(line) for line in run.out.splitlines()]
     assert (run.code, len(rows)) == (0, 15)
     assert rows[10] == {
@@ -288,9 +495,9 @@ def test_an_export_has_a_line_for_each_order(here: Here, ledger: Path) -> None:
     }
 
 
-def test_an_export_may_be_csv_of_some_states_into_a_file(here: Here, ledger: Path) -> None:
+def test_an_export_may_be_csv_of_some_states_into_a_file(cli: Cli, ledger: Path) -> None:
     options = ["--format", "csv", "--state", "unknown", "--state", "not_sent", "--output", "o.csv"]
-    run = here("ledger", "export", *options, ledger)
+    run = cli("ledger", "export", *options, ledger)
     assert (run.code, run.out) == (0, "")
     with Path("o.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -300,18 +507,18 @@ def test_an_export_may_be_csv_of_some_states_into_a_file(here: Here, ledger: Pat
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
+    ("output", "error"),
     [
         ("none/o", "none/o can't be written: No such file or directory"),
         ("orders.ledger", "--output names the ledger itself"),
         ("/dev/full", "/dev/full can't be written: No space left on device"),
     ],
 )
-def test_an_export_that_cannot_be_written_is_told(
-    here: Here, ledger: Path, output: str, told: str
+def test_an_export_that_cannot_be_written_is_an_error(
+    cli: Cli, ledger: Path, output: str, error: str
 ) -> None:
-    run = here("ledger", "export", "--output", output, ledger)
-    assert (run.code, run.err) == (2, f"Error: {told}\n")
+    run = cli("ledger", "export", "--output", output, ledger)
+    assert (run.code, run.err) == (2, f"Error: {error}\n")
     assert len(states(ledger)) == 15
 
 
@@ -322,50 +529,50 @@ def test_an_export_that_cannot_be_written_is_told(
     ("option", "state"), [("--sent", State.SENT), ("--send-again", State.NOT_SENT)]
 )
 def test_unknown_orders_are_marked_by_their_keys(
-    here: Here, ledger: Path, option: str, state: State
+    cli: Cli, ledger: Path, option: str, state: State
 ) -> None:
     before = states(ledger)
-    run = here("ledger", "resolve", ledger, option, "2001", "2002@32")
+    run = cli("ledger", "resolve", ledger, option, "2001", "2002@32")
     assert (run.code, run.err) == (0, "")
     assert run.out.startswith("2 orders marked as ")
     assert states(ledger) == {**before, "2001": state, "2002@32": state}
 
 
-def test_all_that_are_unknown_are_marked_and_nothing_else(here: Here, ledger: Path) -> None:
+def test_all_unknown_orders_are_marked_and_nothing_else(cli: Cli, ledger: Path) -> None:
     before = states(ledger)
-    assert here("ledger", "resolve", "--sent", "--all", ledger).code == 0
+    assert cli("ledger", "resolve", "--sent", "--all", ledger).code == 0
     after = states(ledger)
     assert {key for key in before if before[key] != after[key]} == {
         key for key in before if before[key] is State.UNKNOWN
     }
 
 
-def test_a_host_says_whose_orders_are_meant(here: Here, ledger: Path) -> None:
+def test_a_host_limits_the_orders_to_mark(cli: Cli, ledger: Path) -> None:
     before = states(ledger)
-    run = here("ledger", "resolve", "--sent", "--all", "--host", "another.example", ledger)
+    run = cli("ledger", "resolve", "--sent", "--all", "--host", "another.example", ledger)
     assert (run.code, run.out[:15]) == (0, "0 orders marked")
     assert states(ledger) == before
-    run = here("ledger", "resolve", ledger, "--sent", "2001", "--host", "shop.example")
+    run = cli("ledger", "resolve", ledger, "--sent", "2001", "--host", "shop.example")
     assert (run.code, run.out[:14]) == (0, "1 order marked")
 
 
-def test_keys_come_from_a_file(here: Here, ledger: Path) -> None:
+def test_keys_come_from_a_file(cli: Cli, ledger: Path) -> None:
     Path("keys.txt").write_text("\ufeff2001\n\n 2002@32 \r\n", encoding="utf-8")
-    run = here("ledger", "resolve", "--sent", "--keys-from", "keys.txt", ledger)
+    run = cli("ledger", "resolve", "--sent", "--keys-from", "keys.txt", ledger)
     assert (run.code, run.out.startswith("2 orders marked")) == (0, True)
 
 
-def test_an_own_key_is_looked_for_as_its_digest(here: Here, ledger: Path) -> None:
-    plain = here("ledger", "resolve", "--sent", ledger, OWN_KEY)
+def test_a_custom_key_is_looked_up_as_its_digest(cli: Cli, ledger: Path) -> None:
+    plain = cli("ledger", "resolve", "--sent", ledger, CUSTOM_KEY)
     assert plain.code == 1
-    run = here("ledger", "resolve", "--sent", "--own-key", ledger, OWN_KEY)
+    run = cli("ledger", "resolve", "--sent", "--own-key", ledger, CUSTOM_KEY)
     assert run.code == 0
-    assert states(ledger)[storage_key(OWN_KEY, custom=True)] is State.SENT
+    assert states(ledger)[storage_key(CUSTOM_KEY, custom=True)] is State.SENT
 
 
-def test_what_is_not_unknown_is_left_alone_and_told(here: Here, ledger: Path) -> None:
+def test_orders_that_are_not_unknown_are_left_alone_and_named(cli: Cli, ledger: Path) -> None:
     before = states(ledger)
-    run = here("ledger", "resolve", "--send-again", ledger, "1001", "3001", "nobody's", "2001")
+    run = cli("ledger", "resolve", "--send-again", ledger, "1001", "3001", "nobody's", "2001")
     assert run.code == 1
     assert run.out.startswith("1 order marked as not sent")
     assert run.err == (
@@ -387,11 +594,9 @@ def test_what_is_not_unknown_is_left_alone_and_told(here: Here, ledger: Path) ->
     ],
     ids=" ".join,
 )
-def test_a_resolve_that_is_not_clear_changes_nothing(
-    here: Here, ledger: Path, options: list[str]
-) -> None:
+def test_an_ambiguous_resolve_changes_nothing(cli: Cli, ledger: Path, options: list[str]) -> None:
     before = states(ledger)
-    run = here("ledger", "resolve", ledger, *options)
+    run = cli("ledger", "resolve", ledger, *options)
     assert (run.code, run.out) == (2, "")
     assert run.err.startswith("Error: ")
     assert before == states(ledger)

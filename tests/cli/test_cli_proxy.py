@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import attrs
 import pytest
-from command_line import CUSTOMER_HASH, SEND, STORE_HASH, Program, order
+from command_line import CUSTOMER_HASH, SEND, STORE_HASH, Cli, order
 
 from everlytic_async import ConfigurationError
 from everlytic_async.cli._proxy import find_proxy
@@ -47,70 +46,58 @@ PROXY = f"http://user:{PASSWORD}@proxy.example:3128"
     ],
 )
 def test_the_environment_names_the_proxy(
-    monkeypatch: pytest.MonkeyPatch,
-    environment: dict[str, str],
-    base_url: str,
-    expected: str | None,
+    cli: Cli, environment: dict[str, str], base_url: str, expected: str | None
 ) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    cli.env(**environment)
     assert find_proxy(base_url) == expected
 
 
 @pytest.mark.parametrize("kind", ["socks5", "https"])
-def test_another_kind_of_proxy_is_refused_without_its_password(
-    monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", f"{kind}://user:{PASSWORD}@proxy.example")
-    monkeypatch.delenv("NO_PROXY", raising=False)
+def test_another_kind_of_proxy_is_refused_without_its_password(cli: Cli, kind: str) -> None:
+    cli.env(HTTPS_PROXY=f"{kind}://user:{PASSWORD}@proxy.example")
     with pytest.raises(ConfigurationError, match=f"HTTPS_PROXY .*{kind}://.* NO_PROXY") as caught:
         find_proxy("https://shop.example")
     assert PASSWORD not in str(caught.value)
 
 
-@attrs.frozen
-class Tunnels:
-    """What a proxy was asked for."""
+class RefusingProxy(socketserver.ThreadingTCPServer):
+    """A proxy that keeps what it is asked for, and refuses it."""
 
-    port: int
-    asked: list[bytes] = attrs.field(factory=list)
+    daemon_threads = True
 
-
-@asynccontextmanager
-async def refusing_proxy() -> AsyncIterator[Tunnels]:
-    """A proxy that notes what it is asked for, and refuses it."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tunnels.asked.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    tunnels = Tunnels(server.sockets[0].getsockname()[1])
-    async with server:
-        yield tunnels
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+        super().__init__(("127.0.0.1", 0), _Refuse)
 
 
-async def test_orders_go_through_the_proxy_and_its_password_is_never_written(
-    program: Program, orders_file: Write
+class _Refuse(socketserver.StreamRequestHandler):
+    server: RefusingProxy
+
+    def handle(self) -> None:
+        self.server.requests.append(b"".join(iter(self.rfile.readline, b"\r\n")))
+        self.wfile.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.fixture
+def proxy() -> Iterator[RefusingProxy]:
+    with RefusingProxy() as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
+        thread.start()
+        yield proxy
+        proxy.shutdown()
+        thread.join()
+
+
+def test_orders_go_through_the_proxy_and_its_password_is_never_written(
+    cli: Cli, proxy: RefusingProxy, orders_file: Write
 ) -> None:
-    async with refusing_proxy() as proxy:
-        run = await program.told(
-            EVERLYTIC_BASE_URL="https://shop.invalid",
-            EVERLYTIC_STORE_HASH=STORE_HASH,
-            EVERLYTIC_CUSTOMER_HASH=CUSTOMER_HASH,
-            HTTPS_PROXY=f"http://user:{PASSWORD}@127.0.0.1:{proxy.port}",
-        ).run(*SEND, "--debug", "--retries", "0", "--results", "r", orders_file(order(1)))
+    cli.use("https://shop.invalid")
+    cli.env(HTTPS_PROXY=f"http://user:{PASSWORD}@127.0.0.1:{proxy.server_address[1]}")
+    run = cli(*SEND, "--debug", "--retries", "0", "--results", "r", orders_file(order(1)))
     assert run.code == 1
-    asked = proxy.asked[0]
-    assert asked.startswith(b"CONNECT shop.invalid:443 HTTP/1.1\r\n")
-    assert base64.b64encode(f"user:{PASSWORD}".encode()) in asked
-    assert STORE_HASH.encode() not in b"".join(proxy.asked)
-    written = run.out + run.err + (program.directory / "r").read_text()
+    requests = b"".join(proxy.requests)
+    assert requests.startswith(b"CONNECT shop.invalid:443 HTTP/1.1\r\n")
+    assert base64.b64encode(f"user:{PASSWORD}".encode()) in requests
+    written = run.out + run.err + Path("r").read_text() + requests.decode()
     assert "proxy" in written
-    for secret in (PASSWORD, STORE_HASH, CUSTOMER_HASH):
-        assert secret not in written
+    assert [each for each in (PASSWORD, STORE_HASH, CUSTOMER_HASH) if each in written] == []

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from command_line import Here, Program, order
+from command_line import Cli, Program, order
 from command_queue import Queue, now
 
 from everlytic_async.outcomes import Outcome
@@ -17,19 +17,12 @@ REJECTED = (order(2), Outcome.REJECTED, "status 422")
 INVALID = (order(3), Outcome.INVALID, "products: too few")
 
 
-@pytest.fixture
-def at_hand(here: Here, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    monkeypatch.setenv("EVERLYTIC_NATS_URL", queue.url)
-    (here.directory / "everlytic.toml").write_text(queue.toml())
-    return queue
-
-
 def lines(text: str) -> list[str]:
     return [" ".join(line.split()) for line in text.splitlines()]
 
 
-def test_status_of_an_empty_queue(here: Here, at_hand: Queue) -> None:
-    run = here("queue", "status")
+def test_status_of_an_empty_queue(cli: Cli, cli_queue: Queue) -> None:
+    run = cli("queue", "status")
     assert run.code == 0
     assert run.err.startswith("Settings: ")
     assert run.err.endswith(" from ./everlytic.toml in this directory (--config none ignores it)\n")
@@ -42,15 +35,15 @@ def test_status_of_an_empty_queue(here: Here, at_hand: Queue) -> None:
     ]
 
 
-def test_status_shows_stores_that_nobody_serves(here: Here, at_hand: Queue) -> None:
-    now(at_hand.publish([order(1), order(2)], "forgotten"))
-    now(at_hand.bury(UNKNOWN, store="shop"))
-    run = here("queue", "status", "--json")
+def test_status_shows_stores_without_a_worker(cli: Cli, cli_queue: Queue) -> None:
+    now(cli_queue.publish([order(1), order(2)], "forgotten"))
+    now(cli_queue.bury(UNKNOWN, store="shop"))
+    run = cli("queue", "status", "--json")
     found = {each["store"]: each for each in map(json.loads, run.out.splitlines())}
     assert list(found) == ["forgotten", "shop"]
     assert (found["forgotten"]["waiting"], found["forgotten"]["dead"]) == (2, 0)
     assert (found["shop"]["depth"], found["shop"]["dead"]) == (0, 1)
-    one = here("queue", "status", "--store", "shop")
+    one = cli("queue", "status", "--store", "shop")
     assert "forgotten" not in one.out
     assert "dead 1 a person has to decide: everlytic-async queue dead" in lines(one.out)
 
@@ -58,19 +51,20 @@ def test_status_shows_stores_that_nobody_serves(here: Here, at_hand: Queue) -> N
 ODD = ["sho\x1b[2Jp", "sh~p", "a" * 65, "\u00fc"]
 
 
-def test_status_survives_subjects_that_are_no_stores(here: Here, at_hand: Queue) -> None:
-    now(at_hand.publish([order(1)], "shop"))
+def test_status_survives_odd_subjects(cli: Cli, cli_queue: Queue) -> None:
+    now(cli_queue.publish([order(1)], "shop"))
 
     async def publish() -> None:
-        async with connected(at_hand.url) as connection:
+        async with connected(cli_queue.url) as connection:
             for name in ODD:
                 for kind in ("orders", "dead"):
-                    await connection.jetstream().publish(f"{at_hand.name}.{kind}.{name}", b"{}")
+                    await connection.jetstream().publish(f"{cli_queue.name}.{kind}.{name}", b"{}")
             reader, writer = await asyncio.open_connection(
-                "127.0.0.1", int(at_hand.url.rpartition(":")[2])
+                "127.0.0.1", int(cli_queue.url.rpartition(":")[2])
             )
             writer.write(
-                b"CONNECT {}\r\nPUB %s.orders.\xff\xfe 2\r\n{}\r\nPING\r\n" % at_hand.name.encode()
+                b"CONNECT {}\r\nPUB %s.orders.\xff\xfe 2\r\n{}\r\nPING\r\n"
+                % cli_queue.name.encode()
             )
             await reader.readuntil(b"PONG\r\n")
             writer.close()
@@ -78,100 +72,101 @@ def test_status_survives_subjects_that_are_no_stores(here: Here, at_hand: Queue)
 
     now(publish())
     for arguments in ([], ["--json"]):
-        run = here("queue", "status", *arguments)
+        run = cli("queue", "status", *arguments)
         assert run.code == 0
         assert "shop" in run.out
         assert "\x1b" not in run.out + run.err
         assert "not a store's subject, so no worker sends them" in run.err
         assert "more such subjects" in run.err
-    assert here("queue", "dead").code == 0
+    assert cli("queue", "dead").code == 0
 
 
 def test_control_characters_of_a_dead_letter_do_not_reach_the_terminal(
-    here: Here, at_hand: Queue
+    cli: Cli, cli_queue: Queue
 ) -> None:
-    now(at_hand.publish([]))
+    now(cli_queue.publish([]))
 
     async def publish() -> None:
-        async with connected(at_hand.url) as connection:
+        async with connected(cli_queue.url) as connection:
             headers = {"Everlytic-Reason": "\x1b[2Jforged\x9b2J", "Everlytic-Outcome": "unknown"}
-            subject = f"{at_hand.name}.dead.default"
+            subject = f"{cli_queue.name}.dead.default"
             body = '{"order_id":\t"\x9b\x85\u2028\xfc",\n"total": 1.10}'.encode()
             await connection.jetstream().publish(subject, body, headers=headers)
 
     now(publish())
     for form in ("text", "jsonl", "orders"):
-        run = here("queue", "dead", "--format", form)
+        run = cli("queue", "dead", "--format", form)
         assert run.code == 0
         assert not {"\x1b", "\x9b", "\x85", "\u2028"} & set(run.out)
         assert form == "orders" or "forged" in run.out
     assert run.out == '{"order_id": "\\u009b\\u0085\\u2028\xfc", "total": 1.10}\n'
 
 
+@pytest.mark.slow
 async def test_two_redrives_at_once_both_end_well(program: Program, queue: Queue) -> None:
-    here = queue.at_hand(program)
+    here = queue.visible_to(program)
     for arguments in (["--all"], [str(number) for number in range(31, 61)]):
         await queue.bury(*[(order(number), Outcome.REJECTED, "no") for number in range(30)])
         runs = await asyncio.gather(*(here.run("queue", "redrive", *arguments) for _ in range(2)))
-        # Which letters are missing is found out first: a command that begins later may miss some.
+        # Which letters are missing is found out first: a command that starts later may miss some.
         assert [run.code for run in runs] == [int("has no dead letter" in run.err) for run in runs]
         assert "--all" not in arguments or [run.code for run in runs] == [0, 0]
         assert sum(int(run.out.split()[0]) for run in runs) == 30
         assert await queue.dead() == []
         assert await queue.depth() == 30
-        await queue.emptied()
+        await queue.clear()
 
 
-def test_dead_letters_are_shown_with_their_reasons(here: Here, at_hand: Queue) -> None:
-    now(at_hand.bury(UNKNOWN, REJECTED, INVALID))
-    run = here("queue", "dead")
+def test_dead_letters_are_shown_with_their_reasons(cli: Cli, cli_queue: Queue) -> None:
+    now(cli_queue.bury(UNKNOWN, REJECTED, INVALID))
+    run = cli("queue", "dead")
     first, second, third = lines(run.out)
     assert first.startswith("1 ")
     assert "unknown 1 the answer to [an address] was lost (1 attempt)" in first
     assert "jane@example.com" not in run.out
     assert "rejected 2 status 422" in second
     assert "invalid 3 products: too few" in third
-    rows = here("queue", "dead", "--format", "jsonl", "--outcome", "rejected").out.splitlines()
+    rows = cli("queue", "dead", "--format", "jsonl", "--outcome", "rejected").out.splitlines()
     (row,) = map(json.loads, rows)
     assert (row["store"], row["number"], row["key"]) == ("default", 2, "2")
 
 
-def test_dead_orders_can_be_written_to_be_mended(here: Here, at_hand: Queue) -> None:
-    now(at_hand.bury(INVALID, UNKNOWN))
-    run = here("queue", "dead", "--format", "orders", "--outcome", "invalid")
+def test_dead_orders_can_be_written_to_be_corrected(cli: Cli, cli_queue: Queue) -> None:
+    now(cli_queue.bury(INVALID, UNKNOWN))
+    run = cli("queue", "dead", "--format", "orders", "--outcome", "invalid")
     (line,) = run.out.splitlines()
     assert json.loads(line) == order(3)
 
 
-def test_none_are_told(here: Here, at_hand: Queue) -> None:
-    assert here("queue", "dead").out == "default has no dead letters.\n"
+def test_no_dead_letters(cli: Cli, cli_queue: Queue) -> None:
+    assert cli("queue", "dead").out == "default has no dead letters.\n"
 
 
-def test_chosen_ones_are_put_back(here: Here, at_hand: Queue) -> None:
-    now(at_hand.bury(UNKNOWN, REJECTED, INVALID))
-    run = here("queue", "redrive", "2", "9", "3", "3")
+def test_selected_ones_are_put_back(cli: Cli, cli_queue: Queue) -> None:
+    now(cli_queue.bury(UNKNOWN, REJECTED, INVALID))
+    run = cli("queue", "redrive", "2", "9", "3", "3")
     assert run.code == 1
     assert run.out == "2 orders put back, for a worker to send.\n"
     assert "default has no dead letter 9\n" in run.err
-    assert [letter.id for letter in now(at_hand.dead())] == [1]
-    assert now(at_hand.depth()) == 2
+    assert [letter.id for letter in now(cli_queue.dead())] == [1]
+    assert now(cli_queue.depth()) == 2
 
 
-def test_all_of_an_outcome_are_put_back_or_deleted(here: Here, at_hand: Queue) -> None:
-    now(at_hand.bury(UNKNOWN, REJECTED, INVALID))
-    assert here("queue", "redrive", "--all", "--outcome", "rejected").code == 0
-    assert here("queue", "drop", "--all", "--outcome", "invalid").code == 0
-    assert [letter.outcome for letter in now(at_hand.dead())] == [Outcome.UNKNOWN]
-    assert now(at_hand.depth()) == 1
-    assert here("queue", "drop", "--all").out == "1 order deleted, and not sent.\n"
-    assert now(at_hand.dead()) == []
+def test_all_of_an_outcome_are_put_back_or_deleted(cli: Cli, cli_queue: Queue) -> None:
+    now(cli_queue.bury(UNKNOWN, REJECTED, INVALID))
+    assert cli("queue", "redrive", "--all", "--outcome", "rejected").code == 0
+    assert cli("queue", "drop", "--all", "--outcome", "invalid").code == 0
+    assert [letter.outcome for letter in now(cli_queue.dead())] == [Outcome.UNKNOWN]
+    assert now(cli_queue.depth()) == 1
+    assert cli("queue", "drop", "--all").out == "1 order deleted, and not sent.\n"
+    assert now(cli_queue.dead()) == []
 
 
 @pytest.mark.parametrize(
     "arguments", [[], ["1", "--all"], ["1", "--outcome", "unknown"]], ids=" ".join
 )
-def test_it_must_be_said_which(here: Here, at_hand: Queue, arguments: list[str]) -> None:
+def test_the_selection_must_be_clear(cli: Cli, cli_queue: Queue, arguments: list[str]) -> None:
     for command in ("redrive", "drop"):
-        run = here("queue", command, *arguments)
+        run = cli("queue", command, *arguments)
         assert run.code == 2
-        assert "\nError: " in run.err
+        assert run.err.startswith("Error: say which dead letters") or "--outcome is for" in run.err

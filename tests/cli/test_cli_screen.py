@@ -14,45 +14,49 @@ from pathlib import Path
 
 import click
 import pytest
-from command_line import SEND, Program, box, ended, lines_of, order
+from command_line import SEND, Cli, Program, completed, order, serve, to_lines
 from command_terminal import Terminal
 
 import everlytic_async
 from everlytic_async.cli._commands import app
 from everlytic_async.cli._exit import handle_errors
 from everlytic_async.cli._input import Input
+from everlytic_async.cli._pace import PacingStatus
 from everlytic_async.cli._progress import Bar
 from everlytic_async.cli._screen import LABELS
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import InvalidOrderError
+from everlytic_async.events import CoolDown, OutageEnded, RateChanged
 from everlytic_async.outcomes import Outcome
+from everlytic_async.sandbox import Sandbox
 from support.clock import FakeClock
 
 Write = Callable[..., Path]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
+XTERM = {"TERM": "xterm-256color"}
+
+# ------------------------------------------------------------------------------------- a terminal
 
 
-async def test_a_terminal_shows_a_bar_while_it_goes_on(
-    program: Program, orders_file: Write, until: Until
+async def test_a_terminal_shows_a_bar_while_orders_are_sent(
+    program: Program, orders_file: Write
 ) -> None:
-    path = orders_file(*map(order, range(100)), "nonsense")
-    terminal = Terminal()
-    async with box(latency_s=0.1) as sandbox:
+    path = orders_file(*map(order, range(40)), "nonsense")
+    with serve(latency_s=0.05) as sandbox, Terminal() as terminal:
         process = await (
-            program.pointed_at(sandbox)
-            .told(TERM="xterm-256color")
+            program.with_endpoint(sandbox)
+            .with_env(**XTERM)
             .start(
                 *SEND, "--concurrency", "4", path, stdout=terminal.theirs, stderr=terminal.theirs
             )
         )
-        await until(lambda: re.search(r"[1-9][0-9]* sent", terminal.plain) is not None)
-        assert sandbox.processed < 100
-        run = await ended(process)
-        await until(lambda: "Why invalid" in terminal.plain)
-    terminal.close()
+        await terminal.wait_for(r"[1-9][0-9]* sent")
+        assert sandbox.processed < 40
+        run = await completed(process)
+        await terminal.wait_for("Why invalid")
     assert run.code == 3
     assert f"Sending to {sandbox.base_url.removeprefix('http://')}" in terminal.plain
-    assert re.search(r"100 sent +1 invalid +[0-9]+/s +0:00:[0-9]+ left 0:00:00", terminal.plain)
+    assert re.search(r"40 sent +1 invalid +[0-9]+/s +0:00:[0-9]+ left 0:00:00", terminal.plain)
     assert "\x1b[" in terminal.text
     assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]  # the cursor is back
 
@@ -87,11 +91,58 @@ def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
     }
 
 
+@pytest.mark.slow
+async def test_ctrl_c_on_a_terminal_leaves_it_in_order(
+    program: Program, orders_file: Write, until: Until
+) -> None:
+    path = orders_file(*map(order, range(2000)))
+    with serve(latency_s=300) as sandbox, Terminal() as terminal:
+        process = await (
+            program.with_endpoint(sandbox)
+            .with_env(**XTERM)
+            .start(*SEND, path, stdout=terminal.theirs, stderr=terminal.theirs)
+        )
+        await until(lambda: sandbox.in_flight > 0)
+        process.send_signal(signal.SIGINT)
+        await terminal.wait_for("Interrupted: ")
+        process.send_signal(signal.SIGINT)
+        run = await completed(process)
+        await terminal.wait_for("was read\\.")
+    assert run.code == 130
+    assert "Finishing" in terminal.plain
+    assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]
+
+
+async def test_no_progress_means_neither_bar_nor_colour(
+    program: Program, sandbox: Sandbox, orders_file: Write
+) -> None:
+    path = orders_file(*map(order, range(20)))
+    with Terminal() as terminal:
+        run = await (
+            program.with_endpoint(sandbox)
+            .with_env(**XTERM)
+            .run(*SEND, "--no-progress", path, stderr=terminal.theirs)
+        )
+        assert (run.code, terminal.drain()) == (0, "")
+    assert "\x1b" not in run.out
+
+
+async def test_the_sandbox_counts_on_a_terminal(program: Program) -> None:
+    with Terminal() as terminal:
+        process = await program.with_env(**XTERM).start("sandbox", stderr=terminal.theirs)
+        await terminal.wait_for("0 requests, 0 orders processed")
+        process.send_signal(signal.SIGINT)
+        assert (await completed(process)).code == 0
+
+
+# -------------------------------------------------------------------------------- what a bar shows
+
+
 @pytest.mark.parametrize("format_", ["jsonl", "json"])
-def test_how_much_is_done_is_told_by_what_is_finished(tmp_path: Path, format_: str) -> None:
-    given = [order(number) for number in range(4000)]
+def test_the_number_of_orders_is_estimated_from_what_was_read(tmp_path: Path, format_: str) -> None:
+    orders = [order(number) for number in range(4000)]
     path = tmp_path / "orders"
-    path.write_text(lines_of(*given) if format_ == "jsonl" else json.dumps(given))
+    path.write_text(to_lines(*orders) if format_ == "jsonl" else json.dumps(orders))
     with Input(str(path)) as source:
         estimates = [source.expected() for _order in source.orders()]  # type: ignore[union-attr]
         assert estimates[0] is None
@@ -99,9 +150,9 @@ def test_how_much_is_done_is_told_by_what_is_finished(tmp_path: Path, format_: s
         assert source.expected() == 4000
 
 
-def test_how_much_is_done_of_some_or_of_none(tmp_path: Path) -> None:
+def test_the_estimate_of_some_orders_or_of_none(tmp_path: Path) -> None:
     path = tmp_path / "orders.jsonl"
-    path.write_text(lines_of(*map(order, range(100))))
+    path.write_text(to_lines(*map(order, range(100))))
     with Input(str(path), limit=10) as source:
         orders = iter(source.orders())  # type: ignore[arg-type]
         assert source.expected() == 10
@@ -114,91 +165,86 @@ def test_how_much_is_done_of_some_or_of_none(tmp_path: Path) -> None:
         assert source.expected() == 0
 
 
-async def test_ctrl_c_on_a_terminal_leaves_it_in_order(
-    program: Program, orders_file: Write, until: Until
-) -> None:
-    path = orders_file(*map(order, range(2000)))
-    terminal = Terminal()
-    async with box(latency_s=300) as sandbox:
-        process = await (
-            program.pointed_at(sandbox)
-            .told(TERM="xterm-256color")
-            .start(*SEND, path, stdout=terminal.theirs, stderr=terminal.theirs)
-        )
-        await until(lambda: sandbox.in_flight > 0)
-        process.send_signal(signal.SIGINT)
-        await until(lambda: "Interrupted: " in terminal.plain)
-        process.send_signal(signal.SIGINT)
-        run = await ended(process)
-        await until(lambda: "was read." in terminal.plain)
-    terminal.close()
-    assert run.code == 130
-    assert "Finishing" in terminal.plain
-    assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-@pytest.mark.parametrize("options", [[], ["--no-progress"]], ids=["a pipe", "--no-progress"])
-async def test_there_is_no_bar_and_no_colour_elsewhere(
-    program: Program, orders_file: Write, until: Until, options: list[str]
-) -> None:
-    path = orders_file(*map(order, range(20)))
-    terminal = Terminal()
-    async with box(latency_s=0.05) as sandbox:
-        here = program.pointed_at(sandbox).told(TERM="xterm-256color")
-        process = await here.start(
-            *SEND,
-            *options,
-            path,
-            stderr=terminal.theirs if options else asyncio.subprocess.PIPE,
-        )
-        run = await ended(process)
-    terminal.close()
-    assert run.code == 0
-    assert (run.err, terminal.text) == ("", "")
-    assert "\x1b" not in run.out
+def cool_down(clock: Clock, wait_s: float, status: int | None = 429) -> CoolDown:
+    reason = "the endpoint answered 429" if status else "shop.example: the connection was refused"
+    return CoolDown(at=clock.now, wait_s=wait_s, status=status, reason=reason)
 
 
-async def test_the_sandbox_counts_on_a_terminal(program: Program, until: Until) -> None:
-    terminal = Terminal()
-    process = await program.told(TERM="xterm-256color").start("sandbox", stderr=terminal.theirs)
-    await until(lambda: "0 requests, 0 orders processed" in terminal.plain)
-    process.send_signal(signal.SIGINT)
-    run = await ended(process)
-    terminal.close()
-    assert run.code == 0
+def test_the_pacing_status_is_empty_at_first() -> None:
+    assert PacingStatus(Clock()).text == ""
+
+
+def test_a_pause_is_counted_down_and_forgotten_when_it_is_over() -> None:
+    clock = Clock()
+    pace = PacingStatus(clock)
+    pace(cool_down(clock, 3.0))
+    assert pace.text == "waits 3 s: the endpoint answered 429"
+    clock.now += 2.0
+    assert pace.text == "waits 1 s: the endpoint answered 429"
+    clock.now += 1.0
+    assert pace.text == ""
+
+
+def test_a_pause_too_short_to_read_about_is_not_shown() -> None:
+    clock = Clock()
+    pace = PacingStatus(clock)
+    pace(cool_down(clock, 0.2))
+    assert pace.text == ""
+
+
+def test_the_limit_is_shown_once_the_pause_is_over() -> None:
+    clock = Clock()
+    pace = PacingStatus(clock)
+    pace(cool_down(clock, 1.0))
+    pace(RateChanged(at=clock.now, rate=398.0, limit=400.0))
+    assert pace.text.startswith("waits 1 s")
+    clock.now += 1.0
+    assert pace.text == "limit about 400/s"
+
+
+def test_an_outage_is_shown_until_it_is_over() -> None:
+    clock = Clock()
+    pace = PacingStatus(clock)
+    pace(cool_down(clock, 0.1, status=None))
+    clock.now += 5.0
+    assert pace.text == "tries again: shop.example: the connection was refused"
+    pace(OutageEnded(at=clock.now, lasted_s=5.0))
+    assert pace.text == ""
 
 
 # ------------------------------------------------------------------------------------- the help
 
 
-def commands() -> dict[str, click.Command]:
-    groups = {
-        name: command for name, command in app.commands.items() if hasattr(command, "commands")
-    }
+def all_commands() -> dict[str, click.Command]:
+    groups = {name: each for name, each in app.commands.items() if hasattr(each, "commands")}
     inner = {
-        f"{name} {own}": command
+        f"{name} {command}": each
         for name, group in groups.items()
-        for own, command in group.commands.items()
+        for command, each in group.commands.items()
     }
     return {"": app, **app.commands, **inner}
 
 
-@pytest.mark.parametrize("name", commands())
-def test_every_option_has_help(name: str) -> None:
-    command = commands()[name]
-    context = click.Context(command)
-    options = [param for param in command.get_params(context) if isinstance(param, click.Option)]
-    assert options
-    assert [option.name for option in options if not option.help] == []
-
-
-@pytest.mark.parametrize("name", commands())
-async def test_help_lists_every_option_and_teaches(program: Program, name: str) -> None:
-    run = await program.run(*name.split(), "--help")
+@pytest.mark.parametrize("name", all_commands())
+def test_help_lists_and_explains_every_option_with_examples(cli: Cli, name: str) -> None:
+    run = cli(*name.split(), "--help")
     assert (run.code, run.err) == (0, "")
-    for param in commands()[name].get_params(click.Context(commands()[name])):
-        for option in param.opts if isinstance(param, click.Option) else ():
-            assert option in run.out
+    command = all_commands()[name]
+    options = [
+        param
+        for param in command.get_params(click.Context(command))
+        if isinstance(param, click.Option)
+    ]
+    assert [option.name for option in options if not option.help] == []
+    assert [opt for option in options for opt in option.opts if opt not in run.out] == []
     assert "everlytic-async" in run.out
     if name:
         assert "Examples:" in run.out
@@ -207,15 +253,8 @@ async def test_help_lists_every_option_and_teaches(program: Program, name: str) 
         for variable in ("EVERLYTIC_BASE_URL", "EVERLYTIC_STORE_HASH", "EVERLYTIC_CUSTOMER_HASH"):
             assert variable in run.out
     if not name:
-        assert re.findall(r"^│ ([a-z]+) ", run.out, re.MULTILINE) == [
-            "send",
-            "check",
-            "ledger",
-            "sandbox",
-            "enqueue",
-            "worker",
-            "queue",
-        ]
+        shown = re.findall(r"^│ ([a-z]+) ", run.out, re.MULTILINE)
+        assert shown == ["send", "check", "ledger", "sandbox", "enqueue", "worker", "queue"]
 
 
 async def test_help_loads_nothing_that_it_does_not_need(program: Program) -> None:
@@ -223,29 +262,23 @@ async def test_help_loads_nothing_that_it_does_not_need(program: Program) -> Non
         "import sys\nsys.argv = ['everlytic-async', '--help']\n"
         "from everlytic_async.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
-        "heavy = {'aiohttp', 'asyncio', 'attrs', 'typed_settings', 'rich.progress'}\n"
+        "heavy = {'aiohttp', 'asyncio', 'attrs', 'rich.progress'}\n"
         "own = {f'everlytic_async.{name}' for name in ('client', 'orders', 'sandbox', 'sources')}\n"
         "print(sorted((heavy | own) & set(sys.modules)), file=sys.stderr)\n"
     )
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        script,
+        *(sys.executable, "-c", script),
         env=program.environment,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
-    run = await ended(process)
-    assert run.err == "[]\n"
+    assert (await completed(process)).err == "[]\n"
 
 
-async def test_the_version_is_told(program: Program) -> None:
-    run = await program.run("--version")
-    assert (run.code, run.out, run.err) == (
-        0,
-        f"everlytic-async {version('everlytic-async')}\n",
-        "",
-    )
+def test_the_version_is_shown(cli: Cli) -> None:
+    run = cli("--version")
+    expected = f"everlytic-async {version('everlytic-async')}\n"
+    assert (run.code, run.out, run.err) == (0, expected, "")
 
 
 @pytest.mark.parametrize(
@@ -264,15 +297,15 @@ async def test_the_version_is_told(program: Program) -> None:
         ["ledger", "state", "x"],
         ["ledger", "export", "--state", "lost", "x"],
         ["sandbox", "--port", "99999"],
+        *(["send", "--workflow-id", each, "x"] for each in ("0", str(2**63), "32.0")),
     ],
     ids=" ".join,
 )
-async def test_wrong_usage_is_told_with_exit_code_2(program: Program, arguments: list[str]) -> None:
-    run = await program.run(*arguments)
+def test_wrong_usage_has_exit_code_2(cli: Cli, arguments: list[str]) -> None:
+    run = cli(*arguments)
     assert (run.code, run.out) == (2, "")
     assert "Error" in run.err
-    assert "Traceback" not in run.err
-    if {"--rate", "--concurrency", "--throttled"}.intersection(arguments):
+    if {"--rate", "--concurrency", "--throttled", "--workflow-id"}.intersection(arguments):
         assert f"'{arguments[1]}'" in run.err
     if "--concurrency" in arguments:
         assert "than there are ports" in re.sub(r"[ │\n]+", " ", run.err)
@@ -292,14 +325,14 @@ async def test_without_the_extra_it_says_what_to_install(program: Program) -> No
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    run = await ended(process)
+    run = await completed(process)
     assert (run.code, run.out) == (2, "")
     assert "pip install 'everlytic-async[cli]'" in run.err
     assert "Traceback" not in run.err
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_an_error_that_nobody_foresaw_is_a_line_and_a_traceback_only_for_debug(
+def test_an_unforeseen_error_is_a_line_and_a_traceback_only_with_debug(
     capsys: pytest.CaptureFixture[str], debug: bool
 ) -> None:
     def command() -> int:

@@ -1,4 +1,4 @@
-"""``worker``: real processes, a real NATS server, real signals; sandboxes count what arrives."""
+"""``worker``: a real NATS server, real signals; sandboxes count what arrives."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from command_line import CUSTOMER_HASH, STORE_HASH, Here, Program, box, ended, order
-from command_queue import Queue, line_of, write_stores
+from command_line import (
+    CUSTOMER_HASH,
+    STORE_HASH,
+    Cli,
+    Program,
+    completed,
+    order,
+    read_until,
+    serve,
+)
+from command_queue import Queue, now, write_stores
 
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
@@ -23,31 +32,80 @@ Until = Callable[[Callable[[], bool]], Awaitable[None]]
 OTHER_STORE, OTHER_CUSTOMER = "5107e-of-another-shop", "0therCust0merXy1"
 
 
-async def test_it_sends_what_is_queued_and_ends_when_the_queue_is_empty(
-    program: Program, queue: Queue, sandbox: Sandbox
+def test_it_sends_what_is_queued_and_ends_when_the_queue_is_empty(
+    cli: Cli, cli_queue: Queue, shop: Sandbox
 ) -> None:
-    await queue.publish(map(order, range(20)))
-    run = await queue.at_hand(program).pointed_at(sandbox).run("worker", "--exit-when-empty")
-    assert (run.code, sandbox.processed) == (0, 20)
+    now(cli_queue.publish(map(order, range(20))))
+    run = cli("worker", "--exit-when-empty")
+    assert (run.code, shop.processed) == (0, 20)
     assert run.out == "default: 20 sent; 0 orders to the dead letters, 0 back to the queue\n"
     assert "[default] the worker started" in run.err
-    assert await queue.depth() == 0
+    assert now(cli_queue.depth()) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_each_store_gets_its_own_orders_with_its_own_hashes(
+    cli: Cli, queue: Queue, sandbox: Sandbox
+) -> None:
+    for store, count in (("a", 5), ("b", 7), ("c", 3)):
+        now(queue.publish(map(order, range(count)), store))
+    with serve(store_hash=OTHER_STORE, customer_hash=OTHER_CUSTOMER) as other:
+        write_stores(
+            cli.directory / "everlytic.toml",
+            queue,
+            a=(sandbox.base_url, STORE_HASH, CUSTOMER_HASH),
+            b=(other.base_url, OTHER_STORE, OTHER_CUSTOMER),
+        )
+        cli.env(EVERLYTIC_NATS_URL=queue.url)
+        run = cli("worker", "--exit-when-empty", "--log-level", "debug")
+    assert (run.code, sandbox.processed, other.processed) == (0, 5, 7)
+    for text in ("a: 5 sent", "b: 7 sent"):
+        assert text in run.out
+    for store in ("a", "b"):
+        assert re.search(rf" DEBUG \[{store}\] order \S+, attempt 1: sent", run.err)
+    for secret in (STORE_HASH, CUSTOMER_HASH, OTHER_STORE, OTHER_CUSTOMER, "buyer1@"):
+        assert secret not in run.out + run.err
+    assert now(queue.depth("c")) == 3
+    missing = cli("worker", "--store", "a", "--store", "c")
+    assert missing.code == 2
+    assert "has no table [worker.stores.c]; it has a, b" in missing.err
+
+
+def test_wrong_hashes_end_their_store_alone_and_its_orders_stay(
+    cli: Cli, queue: Queue, sandbox: Sandbox
+) -> None:
+    for store in ("a", "b"):
+        now(queue.publish(map(order, range(3)), store))
+    write_stores(
+        cli.directory / "everlytic.toml",
+        queue,
+        a=(sandbox.base_url, "of-another", CUSTOMER_HASH),
+        b=(sandbox.base_url, STORE_HASH, CUSTOMER_HASH),
+    )
+    cli.env(EVERLYTIC_NATS_URL=queue.url)
+    run = cli("worker", "--exit-when-empty")
+    assert (run.code, sandbox.processed) == (1, 3)
+    assert "[a] no more orders of this store are taken" in run.err
+    assert "b: 3 sent" in run.out
+    assert now(queue.depth("a")) == 3
+    assert now(queue.dead("a")) == []
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 async def test_the_first_signal_ends_what_is_in_flight_and_leaves_the_rest_in_the_queue(
     program: Program, queue: Queue, until: Until, number: int
 ) -> None:
     await queue.publish(map(order, range(30)))
-    async with box(latency_s=0.3) as sandbox:
+    with serve(latency_s=0.3) as sandbox:
         process = (
-            await queue.at_hand(program)
-            .pointed_at(sandbox)
+            await queue.visible_to(program)
+            .with_endpoint(sandbox)
             .start("worker", "--concurrency", "4", "--ledger", "orders.ledger")
         )
         await until(lambda: sandbox.in_flight == 4)
         process.send_signal(number)
-        run = await ended(process)
+        run = await completed(process)
         assert sandbox.processed == sandbox.requests
         assert run.code == 0
         assert f"default: {sandbox.processed} sent" in run.out
@@ -56,103 +114,55 @@ async def test_the_first_signal_ends_what_is_in_flight_and_leaves_the_rest_in_th
     assert await queue.dead() == []
 
 
-async def test_it_obeys_although_nobody_reads_its_log_any_more(
+@pytest.mark.slow
+async def test_it_stops_although_nobody_reads_its_log_any_more(
     program: Program, queue: Queue, sandbox: Sandbox, until: Until
 ) -> None:
     await queue.publish([order(1)])
     reading, writing = os.pipe()
     try:
-        process = await queue.at_hand(program).pointed_at(sandbox).start("worker", stderr=writing)
+        process = (
+            await queue.visible_to(program).with_endpoint(sandbox).start("worker", stderr=writing)
+        )
     finally:
         os.close(writing)
     await until(lambda: sandbox.processed == 1)
     os.close(reading)
     process.terminate()
-    run = await ended(process)
+    run = await completed(process)
     assert (run.code, run.out.partition(";")[0]) == (0, "default: 1 sent")
 
 
-async def test_a_second_signal_breaks_off_what_is_in_flight_and_the_next_worker_knows(
+@pytest.mark.slow
+async def test_a_second_signal_cancels_what_is_in_flight_and_the_next_worker_knows(
     program: Program, queue: Queue, until: Until
 ) -> None:
     await queue.publish(map(order, range(4)))
-    async with box(latency_s=300) as sandbox:
-        here = queue.at_hand(program).pointed_at(sandbox)
+    with serve(latency_s=300) as sandbox:
+        here = queue.visible_to(program).with_endpoint(sandbox)
         process = await here.start("worker", "--concurrency", "2", "--ledger", "orders.ledger")
         await until(lambda: sandbox.in_flight == 2)
         process.send_signal(signal.SIGTERM)
-        await line_of(process, "Stopping: ")
+        await read_until(process, "Stopping: ")
         process.send_signal(signal.SIGTERM)
-        run = await ended(process)
+        run = await completed(process)
         assert run.code == 143
         assert "Traceback" not in run.err
-    port = int(sandbox.base_url.rpartition(":")[2])
-    async with Sandbox(port=port, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH) as sandbox:
+    with serve(port=int(sandbox.base_url.rpartition(":")[2])) as sandbox:
         run = await here.run("worker", "--ledger", "orders.ledger", "--exit-when-empty")
         assert run.code == 0
         assert sandbox.processed == 2
     assert [letter.outcome for letter in await queue.dead()] == [Outcome.UNKNOWN] * 2
 
 
-async def test_several_stores_each_get_their_own_orders_by_their_own_hashes(
-    program: Program, queue: Queue
-) -> None:
-    await queue.publish(map(order, range(5)), "a")
-    await queue.publish(map(order, range(7)), "b")
-    await queue.publish(map(order, range(3)), "c")
-    other = Sandbox(store_hash=OTHER_STORE, customer_hash=OTHER_CUSTOMER)
-    async with box() as sandbox, other:
-        write_stores(
-            program.directory / "everlytic.toml",
-            queue,
-            a=(sandbox.base_url, STORE_HASH, CUSTOMER_HASH),
-            b=(other.base_url, OTHER_STORE, OTHER_CUSTOMER),
-        )
-        here = program.told(EVERLYTIC_NATS_URL=queue.url)
-        run = await here.run("worker", "--exit-when-empty", "--log-level", "debug")
-        assert run.code == 0
-        assert (sandbox.processed, other.processed) == (5, 7)
-        for text in ("a: 5 sent", "b: 7 sent"):
-            assert text in run.out
-        for store in ("a", "b"):
-            assert re.search(rf" DEBUG \[{store}\] order \S+, attempt 1: sent", run.err)
-        for secret in (STORE_HASH, CUSTOMER_HASH, OTHER_STORE, OTHER_CUSTOMER, "buyer1@"):
-            assert secret not in run.out + run.err
-        assert await queue.depth("c") == 3
-        missing = await here.run("worker", "--store", "a", "--store", "c")
-        assert missing.code == 2
-        assert "has no table [worker.stores.c]; it has a, b" in missing.err
-
-
-async def test_wrong_hashes_end_their_store_alone_and_its_orders_stay(
-    program: Program, queue: Queue, sandbox: Sandbox
-) -> None:
-    await queue.publish(map(order, range(3)), "a")
-    await queue.publish(map(order, range(3)), "b")
-    write_stores(
-        program.directory / "everlytic.toml",
-        queue,
-        a=(sandbox.base_url, "of-another", CUSTOMER_HASH),
-        b=(sandbox.base_url, STORE_HASH, CUSTOMER_HASH),
-    )
-    here = program.told(EVERLYTIC_NATS_URL=queue.url)
-    run = await here.run("worker", "--exit-when-empty")
-    assert run.code == 1
-    assert "[a] no more orders of this store are taken" in run.err
-    assert "b: 3 sent" in run.out
-    assert sandbox.processed == 3
-    assert await queue.depth("a") == 3
-    assert await queue.dead("a") == []
-
-
 async def test_the_health_of_a_worker_is_served(
     program: Program, queue: Queue, sandbox: Sandbox, until: Until
 ) -> None:
     await queue.publish(map(order, range(5)))
-    here = queue.at_hand(program).pointed_at(sandbox)
+    here = queue.visible_to(program).with_endpoint(sandbox)
     process = await here.start("worker", "--health", "127.0.0.1:0")
-    told = await line_of(process, "health is served at ")
-    url = told.rpartition("health is served at ")[2].strip()
+    log = await read_until(process, "health is served at ")
+    url = log.rpartition("health is served at ")[2].strip()
     await until(lambda: sandbox.processed == 5)
 
     def get(path: str) -> str:
@@ -164,44 +174,46 @@ async def test_the_health_of_a_worker_is_served(
     assert 'everlytic_orders_total{outcome="sent",store="default"} 5.0' in figures
     assert STORE_HASH not in figures
     process.terminate()
-    assert (await ended(process)).code == 0
+    assert (await completed(process)).code == 0
 
 
-async def test_a_signal_while_it_connects_is_obeyed(program: Program, sandbox: Sandbox) -> None:
-    process = await program.pointed_at(sandbox).start("worker", "--nats", "nats://127.0.0.1:1")
-    await line_of(process, "Connect call failed")
+@pytest.mark.slow
+async def test_a_signal_while_it_connects_ends_it(program: Program, sandbox: Sandbox) -> None:
+    process = await program.with_endpoint(sandbox).start("worker", "--nats", "nats://127.0.0.1:1")
+    await read_until(process, "Connect call failed")
     process.terminate()
-    run = await ended(process)  # in less than its patience
+    run = await completed(process)  # in less than its patience
     assert (run.code, run.out) == (143, "")
 
 
 @pytest.mark.parametrize("where", ["9090", "localhost:http", ":70000"])
-def test_a_wrong_address_for_health_is_told(here: Here, where: str) -> None:
-    run = here("worker", "--health", where)
+def test_a_wrong_address_for_health_is_an_error(cli: Cli, where: str) -> None:
+    run = cli("worker", "--health", where)
     assert run.code == 2
     assert "--health wants HOST:PORT" in run.err
 
 
-def test_what_is_missing_is_told_before_anything_is_connected(here: Here) -> None:
-    run = here("worker", "--nats", "nats://127.0.0.1:1")
+def test_missing_settings_are_an_error_before_anything_is_connected(cli: Cli) -> None:
+    run = cli("worker", "--nats", "nats://127.0.0.1:1")
     assert run.code == 2
     assert "no base_url" in run.err
-    assert here("worker", "--durability", "power").code == 2
+    assert cli("worker", "--durability", "power").code == 2
 
 
 # -------------------------------------------------------------------------------- a private server
 
 
+@pytest.mark.slow
 async def test_workers_on_one_directory_share_a_server_that_ends_with_its_command(
     program: Program, sandbox: Sandbox, orders_file: Write, until: Until
 ) -> None:
-    here = program.pointed_at(sandbox)
+    here = program.with_endpoint(sandbox)
     queued = await here.run("enqueue", "--embedded", "queue", orders_file(*map(order, range(10))))
     assert queued.code == 0  # and its server has ended with it
     first = await here.start("worker", "--embedded", "queue")
     await until(lambda: sandbox.processed == 10)
     second = await here.start("worker", "--embedded", "queue")
-    await line_of(second, "the worker started")
+    await read_until(second, "the worker started")
     orders = orders_file(*map(order, range(9, 12)))  # the ledger knows order 9
     assert (await here.run("enqueue", "--embedded", "queue", orders)).code == 0
     await until(lambda: sandbox.processed == 12)
@@ -209,8 +221,8 @@ async def test_workers_on_one_directory_share_a_server_that_ends_with_its_comman
     status = json.loads(found.out)
     assert (status["dead"], len(status["workers"])) == (0, 2)
     first.terminate()
-    assert (await ended(first)).code == 0
-    left = await ended(second)
+    assert (await completed(first)).code == 0
+    left = await completed(second)
     assert left.code == 1
     assert "the private NATS server has ended" in left.err
     assert not sandbox.duplicates
