@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import nats.errors
 import nkeys
 import pytest
 import trustme
@@ -22,7 +21,6 @@ from worker_shop import Shop, make_queue
 from everlytic_async import LedgerError, QueueError
 from everlytic_async.ledger import NatsLedger
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings, Worker
-from everlytic_async.worker._connection import ConnectionLog
 from support.delivery import order
 from support.nats_servers import until
 
@@ -211,17 +209,6 @@ def keys(path: Path, number: int) -> str:
     seed = nkeys.encode_seed(bytes([number]) * 32, nkeys.PREFIX_BYTE_USER)
     path.write_bytes(seed)
     return str(nkeys.from_seed(bytearray(seed)).public_key.decode())
-
-
-async def test_the_refusal_is_kept_as_the_reason_and_not_the_reset_that_follows_it() -> None:
-    log = ConnectionLog(1.0)
-    refusal = nats.errors.Error("nats: 'Authorization Violation'")
-    await log.on_error(ConnectionRefusedError())
-    await log.on_error(refusal)
-    await log.on_error(ConnectionResetError("Connection reset by peer"))
-    assert log.last_error is refusal
-    await log.on_reconnected()
-    assert log.last_error is None
 
 
 async def test_revoked_credentials_end_a_worker_with_the_reason(

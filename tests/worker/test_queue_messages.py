@@ -9,28 +9,39 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.js import api
 
 from everlytic_async import ConfigurationError, InvalidOrderError, Order, Outcome
 from everlytic_async._wire import encode, order_key
 from everlytic_async.ledger import storage_key
 from everlytic_async.worker import QueueSettings
+from everlytic_async.worker._dead_letters import DeadLetter, dead_letter_headers, redrive_headers
 from everlytic_async.worker._messages import (
-    DeadLetterInfo,
-    dead_letter_headers,
     decode_order,
     encode_message,
     message_id,
-    parse_dead_letter,
     publisher_key,
-    redrive_headers,
     resend_override,
 )
 from support.delivery import order
 
 SETTINGS = QueueSettings()
-DEAD = DeadLetterInfo(
-    outcome=Outcome.UNKNOWN, reason="it may have been", attempts=2, sequence=7, deliveries=3
-)
+
+
+def dead_headers(headers: dict[str, str], **changes: Any) -> dict[str, str]:
+    return dead_letter_headers(
+        headers,
+        SETTINGS,
+        **{
+            "outcome": Outcome.UNKNOWN,
+            "reason": "it may have been",
+            "attempts": 2,
+            "deliveries": 3,
+            "sequence": 7,
+            "stored_at": 1.5,
+            **changes,
+        },
+    )
 
 
 def an_order(**fields: Any) -> Order:
@@ -132,43 +143,44 @@ def test_a_key_that_another_program_gave_is_its_digest() -> None:
 # -------------------------------------------------------------------------------- dead letters
 
 
+def read(headers: dict[str, str]) -> DeadLetter:
+    return DeadLetter.from_message(api.RawStreamMsg(seq=4, headers=headers), SETTINGS)
+
+
 def test_a_dead_letter_can_be_read_again() -> None:
     own = encode_message(an_order(), "mine", SETTINGS)
-    headers = dead_letter_headers(DEAD, own.headers, 1.5, SETTINGS)
-    assert parse_dead_letter(headers) == DEAD
-    assert publisher_key(headers) == own.key
+    letter = read(dead_headers(own.headers))
+    assert (letter.id, letter.key, letter.order_sequence) == (4, own.key, 7)
+    assert (letter.outcome, letter.reason) == (Outcome.UNKNOWN, "it may have been")
+    assert (letter.attempts, letter.deliveries) == (2, 3)
 
 
-def test_a_dead_letter_is_named_by_where_the_order_lay_and_since_when() -> None:
+def test_missing_or_odd_headers_are_read_as_nothing_known() -> None:
+    letter = read({"Everlytic-Outcome": "odd", "Everlytic-Attempts": "inf"})
+    assert (letter.outcome, letter.reason, letter.attempts) == (Outcome.UNKNOWN, "", 0)
+
+
+def test_a_dead_letters_id_is_the_orders_place_and_time() -> None:
     def name(stored_at: float) -> str:
-        return dead_letter_headers(DEAD, {}, stored_at, SETTINGS)["Nats-Msg-Id"]
+        return dead_headers({}, stored_at=stored_at)["Nats-Msg-Id"]
 
-    assert name(1.5) == name(1.5) != name(1.6)  # a stream made anew counts from 1 again
+    assert name(1.5) == name(1.5) != name(1.6)  # a stream created again counts from 1 again
 
 
 @pytest.mark.parametrize(
     "reason", ["for jane@example.com\r\nX: y", "ümlaut  " + "x" * 5000, "\x00\x7f", "\u2028"]
 )
-def test_a_reason_is_one_line_of_ascii_that_names_nobody(reason: str) -> None:
-    dead = DeadLetterInfo(
-        outcome=Outcome.REJECTED, reason=reason, attempts=1, sequence=1, deliveries=1
-    )
-    told = dead_letter_headers(dead, {}, 0.0, SETTINGS)["Everlytic-Reason"]
-    assert told.isascii()
-    assert "\n" not in told
-    assert "\r" not in told
-    assert "jane" not in told
-    assert len(told) <= 500
+def test_a_reason_is_one_line_of_ascii_without_addresses(reason: str) -> None:
+    header = dead_headers({}, reason=reason)["Everlytic-Reason"]
+    assert header.isascii()
+    assert not {"\n", "\r"} & set(header)
+    assert "jane" not in header
+    assert len(header) <= 500
 
 
-def test_headers_that_are_missing_or_odd_are_no_fault() -> None:
-    read = parse_dead_letter({"Everlytic-Outcome": "odd", "Everlytic-Attempts": "inf"})
-    assert (read.outcome, read.reason, read.attempts) == (Outcome.UNKNOWN, "", 0)
-
-
-def test_a_redriven_order_has_a_name_of_its_own_and_passes_over_what_was_known() -> None:
+def test_a_redriven_order_has_a_new_id_and_disregards_the_recorded_outcome() -> None:
     own = encode_message(an_order(), "mine", SETTINGS)
-    dead = dead_letter_headers(DEAD, own.headers, 1.5, SETTINGS)
+    dead = dead_headers(own.headers)
     redriven = redrive_headers(dead, 4, 1000.0, SETTINGS)
     assert redriven["Nats-Msg-Id"] != own.headers["Nats-Msg-Id"]
     assert redriven["Nats-Msg-Id"] == redrive_headers(dead, 4, 2000.0, SETTINGS)["Nats-Msg-Id"]
@@ -178,10 +190,9 @@ def test_a_redriven_order_has_a_name_of_its_own_and_passes_over_what_was_known()
 
 
 @pytest.mark.parametrize("outcome", [Outcome.INVALID, Outcome.SENT, "odd"])
-def test_what_may_be_sent_anyway_or_never_passes_over_nothing(outcome: str) -> None:
-    assert (
-        resend_override(redrive_headers({"Everlytic-Outcome": outcome}, 1, 1.0, SETTINGS)) is None
-    )
+def test_only_unknown_and_rejected_can_be_disregarded(outcome: str) -> None:
+    redriven = redrive_headers({"Everlytic-Outcome": outcome}, 1, 1.0, SETTINGS)
+    assert resend_override(redriven) is None
     assert resend_override({"Everlytic-Resend": outcome}) is None
 
 

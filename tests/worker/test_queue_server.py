@@ -16,7 +16,7 @@ from worker_shop import dead_of, make_queue, until
 
 from everlytic_async import InvalidOrderError, Outcome, QueueError
 from everlytic_async.worker import NatsServer, OrderQueue, Published, QueueSettings
-from everlytic_async.worker._messages import redrive_headers
+from everlytic_async.worker._dead_letters import redrive_headers
 from support.delivery import order, orders, streamed
 from support.nats_servers import connected
 
