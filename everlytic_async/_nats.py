@@ -293,7 +293,7 @@ class Connector:
             if on_back is not None:
                 on_back()
 
-        connecting = asyncio.ensure_future(
+        connecting = asyncio.create_task(
             connection.connect(
                 **self._options,
                 name=name,
@@ -332,10 +332,10 @@ def closed_reason(connection: Client) -> str | None:
 
 
 async def _wait_connected(
-    connecting: asyncio.Future[None], connection: _Connection, timeout_s: float
+    connecting: asyncio.Task[None], connection: _Connection, timeout_s: float
 ) -> None:
     """Wait until it is connected, refused, or out of time."""
-    refused = asyncio.ensure_future(connection.refused.wait())
+    refused = asyncio.create_task(connection.refused.wait())
     try:
         await asyncio.wait(
             {connecting, refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
