@@ -50,7 +50,9 @@ class Streams:
     def __init__(self, connection: Client, settings: QueueSettings, timeout_s: float) -> None:
         self.connection = connection
         self.settings = settings
-        self.jetstream: JetStreamContext = connection.jetstream(timeout=_REQUEST_TIMEOUT_S)
+        self.jetstream: JetStreamContext = connection.jetstream(
+            timeout=min(timeout_s, _REQUEST_TIMEOUT_S)
+        )
         self.orders, self.dead_letters = _stream_configs(settings)
         self._timeout_s = timeout_s
         self._creating = asyncio.Lock()  # if many notice at once, one creates it
