@@ -41,7 +41,7 @@ _NUMBERS = itertools.count(1)
 
 
 class Shop:
-    """A server on loopback.
+    """A server on loopback; entered again, it is at the same port.
 
     Attributes:
         fates: By order id what is done: a name of `STATUSES`, or ``hang``: it is processed, and
@@ -62,11 +62,12 @@ class Shop:
         self.in_flight = self.peak = 0
         self.latency_s = 0.0
         self.url = ""
-        self._server = RawServer(self._serve)
+        self._port = 0
 
     async def __aenter__(self) -> Self:
+        self._server = RawServer(self._serve, port=self._port)
         await self._server.__aenter__()
-        self.url = self._server.url
+        self.url, self._port = self._server.url, self._server.port
         return self
 
     async def __aexit__(self, *error: object) -> None:
