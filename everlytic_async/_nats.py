@@ -2,18 +2,19 @@
 
 nats-py's `close` stops halfway if the connection is lost. It uses TLS only if the server asks for
 it, whatever the address says, and it closes for good when a server ends a connection with an error,
-such as revoked credentials: see `Connection`.
+such as revoked credentials: see `_Connection`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import nats.errors
 import nats.js.errors
@@ -57,6 +58,8 @@ _RECONNECT_S = 0.25
 _PING_S = 10
 # How long a cancelled connect may go on, in seconds: cut off halfway, nats-py leaks its socket.
 _FINISH_S = 1.0
+# Closing may take this long to write what is left, in seconds.
+_FLUSH_S = 2
 
 #: Makes the error to raise from what happened, in words.
 Fail = Callable[[str], Exception]
@@ -78,27 +81,56 @@ class _Tcp(TcpTransport):
         self.write(b"".join(payload))  # type: ignore[no-untyped-call]
 
 
-class Connection(Client):
+class NatsAccess(TypedDict, total=False):
+    """How a NATS server lets us in: keyword arguments of whatever connects to one.
+
+    Attributes:
+        user_credentials: Path of a ``.creds`` file: JWT and seed. Needs ``nats-py[nkeys]``.
+        nkeys_seed: Path of a file with an NKey seed. Needs ``nats-py[nkeys]``.
+        user: A user's name, if the server has users.
+        password: The user's password.
+        token: A token, if the server requires one.
+        tls: A context, if this machine does not trust the server's certificate or the server
+            requires a client certificate. With it, or with an address of ``tls://``, nothing is
+            sent to a server that does not offer TLS.
+        allow_plain_nats: Whether credentials and orders may go to a server on another machine
+            without TLS, where anybody on the way can read them.
+    """
+
+    user_credentials: str | os.PathLike[str] | None
+    nkeys_seed: str | os.PathLike[str] | None
+    user: str | None
+    password: str | None
+    token: str | None
+    tls: ssl.SSLContext | None
+    allow_plain_nats: bool
+
+
+class _Connection(Client):
     """A connection that never falls back to plain text, and that survives a refusal.
 
     At every connect and reconnect it checks that the server offers TLS before it sends anything,
     credentials included. When the server ends it with an error, it reconnects and reads its
-    credentials files again.
-
-    Args:
-        options: The arguments of `Client.connect`: they say whether TLS was asked for.
-        allow_plain: Whether a server on another machine may be used without TLS.
-        timeout_s: It closes for good after being refused for this long without a break, in seconds.
+    credentials files again. It closes for good after being refused for `timeout_s` without a break.
     """
 
-    def __init__(self, options: dict[str, Any], *, allow_plain: bool, timeout_s: float) -> None:
+    def __init__(self, *, wants_tls: bool, allow_plain: bool, timeout_s: float) -> None:
         super().__init__()
-        schemes = {server.partition("://")[0].lower() for server in options.get("servers", ())}
-        self._wants_tls = options.get("tls") is not None or not schemes.isdisjoint(("tls", "wss"))
+        self.refused = asyncio.Event()  # until it is connected
+        self.reason: Exception | None = None  # why it is not connected
+        self._wants_tls = wants_tls
         self._allow_plain = allow_plain
         self._timeout_s = timeout_s
         self._was_connected = False
         self._refused_at: float | None = None
+
+    def note(self, error: Exception) -> None:
+        """Remember why it is not connected: the refusal, not the reset that follows it."""
+        if is_refusal(error):
+            self.refused.set()
+        elif self.refused.is_set():
+            return
+        self.reason = error
 
     @property
     def _transport(self) -> Transport | None:
@@ -130,7 +162,8 @@ class Connection(Client):
                 self._pending, self._pending_data_size = [], 0
                 raise nats.errors.NoServersError from error
             raise error from None
-        self._was_connected, self._refused_at = True, None
+        self._was_connected, self._refused_at, self.reason = True, None, None
+        self.refused.clear()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection:
@@ -191,106 +224,143 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, UnusableError) or any(each in words for each in _REFUSALS)
 
 
-def connect_options(
-    servers: str | Sequence[str] | Client,
-    *,
-    user_credentials: str | os.PathLike[str] | None,
-    nkeys_seed: str | os.PathLike[str] | None,
-    user: str | None,
-    password: str | None,
-    token: str | None,
-    tls: ssl.SSLContext | None,
-) -> dict[str, Any]:
-    """The arguments of `Client.connect` that say where the servers are, and who we are."""
-    options: dict[str, Any] = {
-        "user_credentials": None if user_credentials is None else os.fspath(user_credentials),
-        "nkeys_seed": None if nkeys_seed is None else os.fspath(nkeys_seed),
-        "user": user,
-        "password": password,
-        "token": token,
-        "tls": tls,
-    }
-    if not isinstance(servers, Client):
-        options["servers"] = [servers] if isinstance(servers, str) else list(servers)
-    return options
-
-
-async def connect(
-    options: dict[str, Any],
-    *,
-    name: str,
-    allow_plain: bool,
-    timeout_s: float,
-    fail: Fail,
-    on_error: Callable[[Exception], Awaitable[None]] | None = None,
-    **callbacks: Any,
-) -> Client:
-    """Connect, and keep connected: the client reconnects for as long as it takes.
+class Connector:
+    """Makes connections to the same servers, or lends the caller's own.
 
     Args:
-        options: See `connect_options`.
-        name: What the server calls this connection.
-        allow_plain: See `Connection`.
-        timeout_s: How long to try, in seconds; a refusal ends it at once.
-        fail: Makes the error to raise.
-        on_error: Is called with each error of the connection, now and later.
-        callbacks: More of nats-py's, such as ``closed_cb``.
-
-    Raises:
-        ConfigurationError: NKeys need another package.
-        Exception: what `fail` makes, if no server can be reached, or it refuses us.
+        servers: The address of a NATS server, several of one cluster, or the caller's connection,
+            which is used and never closed.
+        access: How the servers let us in.
     """
-    connection = Connection(options, allow_plain=allow_plain, timeout_s=timeout_s)
-    refused = asyncio.Event()
-    reason: Exception | None = None
 
-    async def error_cb(error: Exception) -> None:
-        nonlocal reason
-        if not refused.is_set():
-            reason = error  # the refusal itself, not the reset connection that follows it
-        if is_refusal(error):
-            refused.set()
-        if on_error is not None:
-            await on_error(error)
+    def __init__(self, servers: str | Sequence[str] | Client, **access: Unpack[NatsAccess]) -> None:
+        unknown = access.keys() - NatsAccess.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
+        self._user_connection = servers if isinstance(servers, Client) else None
+        self._allow_plain = access.pop("allow_plain_nats", False)
+        self._options: dict[str, Any] = {**access}
+        for name in ("user_credentials", "nkeys_seed"):
+            if self._options.get(name) is not None:
+                self._options[name] = os.fspath(self._options[name])
+        if not isinstance(servers, Client):
+            self._options["servers"] = [servers] if isinstance(servers, str) else list(servers)
 
-    connecting = asyncio.ensure_future(
-        connection.connect(
-            **options,
-            name=name,
-            allow_reconnect=True,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=_RECONNECT_S,  # type: ignore[arg-type]
-            ping_interval=_PING_S,
-            error_cb=error_cb,
-            **callbacks,
+    async def connect(
+        self,
+        *,
+        name: str,
+        timeout_s: float,
+        fail: Fail,
+        on_error: Callable[[Exception], None] | None = None,
+        on_lost: Callable[[], None] | None = None,
+        on_back: Callable[[], None] | None = None,
+    ) -> Client:
+        """Connect, and keep connected: the client reconnects for as long as it takes.
+
+        Args:
+            name: What the server calls this connection.
+            timeout_s: How long to try, in seconds; a refusal ends it at once. Later, a server that
+                refuses us for as long ends the connection.
+            fail: Makes the error to raise.
+            on_error: Is called with each error of the connection, now and later.
+            on_lost: Is called when the connection is lost; not when it is closed.
+            on_back: Is called when it is back.
+
+        Raises:
+            ConfigurationError: NKeys need another package.
+            Exception: what `fail` makes, if no server can be reached, or it refuses us.
+        """
+        if self._user_connection is not None:
+            return self._user_connection
+        schemes = {server.partition("://")[0].lower() for server in self._options["servers"]}
+        connection = _Connection(
+            wants_tls=self._options.get("tls") is not None or bool(schemes & {"tls", "wss"}),
+            allow_plain=self._allow_plain,
+            timeout_s=timeout_s,
         )
-    )
-    waiting = asyncio.ensure_future(refused.wait())
+
+        async def error_cb(error: Exception) -> None:
+            connection.note(error)
+            if on_error is not None:
+                on_error(error)
+
+        async def disconnected_cb() -> None:
+            if on_lost is not None and not connection.is_closed:
+                on_lost()
+
+        async def reconnected_cb() -> None:
+            if on_back is not None:
+                on_back()
+
+        connecting = asyncio.create_task(
+            connection.connect(
+                **self._options,
+                name=name,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=_RECONNECT_S,  # type: ignore[arg-type]
+                ping_interval=_PING_S,
+                error_cb=error_cb,
+                disconnected_cb=disconnected_cb,
+                reconnected_cb=reconnected_cb,
+            )
+        )
+        await _wait_connected(connecting, connection, timeout_s)
+        error = None if connecting.cancelled() else connecting.exception()
+        if error is None and not connecting.cancelled():
+            return connection
+        await disconnect(connection)
+        if isinstance(error, ImportError):
+            raise ConfigurationError("NKeys need more: pip install 'nats-py[nkeys]'") from error
+        if error is None or isinstance(error, OSError | ValueError | nats.errors.Error):
+            words = error_text(error or connection.reason)
+            raise fail(f"no NATS server could be reached: {words}") from error
+        raise error
+
+    async def close(self, connection: Client) -> None:
+        """Close it, unless it is the caller's; however often we are cancelled meanwhile."""
+        if connection is not self._user_connection:
+            await run_to_end(_flush_and_disconnect(connection))
+
+
+def closed_reason(connection: Client) -> str | None:
+    """Why a connection was closed for good, in words; None if it was not."""
+    if not connection.is_closed:
+        return None
+    return error_text(getattr(connection, "reason", None) or connection.last_error)
+
+
+async def _wait_connected(
+    connecting: asyncio.Task[None], connection: _Connection, timeout_s: float
+) -> None:
+    """Wait until it is connected, refused, or out of time."""
+    refused = asyncio.create_task(connection.refused.wait())
     try:
         await asyncio.wait(
-            {connecting, waiting}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            {connecting, refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
         )
     except asyncio.CancelledError:
         await run_to_end(_abort(connecting, connection))
         raise
     finally:
-        waiting.cancel()
+        refused.cancel()
     await cancel_until_done(connecting)
-    error = None if connecting.cancelled() else connecting.exception()
-    if error is None and not connecting.cancelled():
-        return connection
-    await disconnect(connection)
-    if isinstance(error, ImportError):
-        raise ConfigurationError("NKeys need more: pip install 'nats-py[nkeys]'") from error
-    if error is None or isinstance(error, OSError | ValueError | nats.errors.Error):
-        words = error_text(error or reason)
-        raise fail(f"no NATS server could be reached: {words}") from error
-    raise error
 
 
 async def _abort(connecting: asyncio.Future[None], connection: Client) -> None:
     await asyncio.wait({connecting}, timeout=_FINISH_S)
     await cancel_until_done(connecting)
+    await disconnect(connection)
+
+
+async def _flush_and_disconnect(connection: Client) -> None:
+    if connection.is_connected:
+        # Mostly acknowledgements; if this fails they are repeated later. The first ping overtakes
+        # what the client has not written yet.
+        with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
+            await connection.flush(timeout=_FLUSH_S)
+            await connection.flush(timeout=_FLUSH_S)
     await disconnect(connection)
 
 

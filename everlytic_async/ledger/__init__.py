@@ -32,7 +32,7 @@ from everlytic_async.ledger._protocol import (
 )
 
 if TYPE_CHECKING:
-    from everlytic_async.ledger._nats import NatsLedger
+    from everlytic_async.ledger._nats import NatsAccess, NatsLedger
     from everlytic_async.ledger._sqlite import SqliteLedger
     from everlytic_async.ledger._sqlite_tools import LedgerFile, LedgerSummary
     from everlytic_async.ledger._sqlite_writer import Durability
@@ -44,6 +44,7 @@ __all__ = [
     "LedgerFile",
     "LedgerSession",
     "LedgerSummary",
+    "NatsAccess",
     "NatsLedger",
     "ResendPolicy",
     "ScopeName",
@@ -59,6 +60,7 @@ _MODULES = {
     "Durability": "_sqlite_writer",
     "LedgerFile": "_sqlite_tools",
     "LedgerSummary": "_sqlite_tools",
+    "NatsAccess": "_nats",
     "NatsLedger": "_nats",
     "SqliteLedger": "_sqlite",
 }

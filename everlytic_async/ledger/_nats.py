@@ -8,18 +8,17 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import attrs
 from nats.aio.client import Client
 
 from everlytic_async._cancel import run_shielded, run_to_end
-from everlytic_async._nats import connect, connect_options, disconnect
+from everlytic_async._nats import Connector, NatsAccess
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger._nats_bucket import Bucket
 from everlytic_async.ledger._nats_entries import digest
@@ -31,7 +30,7 @@ from everlytic_async.ledger._protocol import (
     in_use_error,
 )
 
-__all__ = ["NatsLedger"]
+__all__ = ["NatsAccess", "NatsLedger"]
 
 _BUCKET = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _SCOPE = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -61,16 +60,7 @@ class NatsLedger:
             long, in seconds. An existing bucket keeps its own value. Make it longer than the
             server's restarts.
         patience_s: How long to repeat what the server does not acknowledge, in seconds.
-        user_credentials: Path of a ``.creds`` file: JWT and seed. Needs ``nats-py[nkeys]``.
-        nkeys_seed: Path of a file with an NKey seed. Needs ``nats-py[nkeys]``.
-        user: A user's name, if the server has users.
-        password: The user's password.
-        token: A token, if the server requires one.
-        tls: A context, if this machine does not trust the server's certificate or the server
-            requires a client certificate. With it, or with an address of ``tls://``, nothing is
-            sent to a server that does not offer TLS.
-        allow_plain_nats: Whether credentials and entries may go to a server on another machine
-            without TLS, where anybody on the way can read them.
+        access: How the server lets us in; see `NatsAccess`.
 
     Raises:
         ConfigurationError: A setting is not valid.
@@ -84,13 +74,7 @@ class NatsLedger:
         replicas: int = 1,
         heartbeat_s: float = 60.0,
         patience_s: float = 30.0,
-        user_credentials: str | os.PathLike[str] | None = None,
-        nkeys_seed: str | os.PathLike[str] | None = None,
-        user: str | None = None,
-        password: str | None = None,
-        token: str | None = None,
-        tls: ssl.SSLContext | None = None,
-        allow_plain_nats: bool = False,
+        **access: Unpack[NatsAccess],
     ) -> None:
         if not _BUCKET.fullmatch(bucket):
             raise ConfigurationError("bucket must be of letters, digits, - and _ only")
@@ -105,17 +89,7 @@ class NatsLedger:
         self._replicas = replicas
         self._heartbeat_s = heartbeat_s
         self._patience_s = patience_s
-        self._allow_plain_nats = allow_plain_nats
-        self._user_connection = servers if isinstance(servers, Client) else None
-        self._options = connect_options(
-            servers,
-            user_credentials=user_credentials,
-            nkeys_seed=nkeys_seed,
-            user=user,
-            password=password,
-            token=token,
-            tls=tls,
-        )
+        self._connector = Connector(servers, **access)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid: int | None = None
         self._binding = threading.Lock()
@@ -190,7 +164,11 @@ class NatsLedger:
         return self._bucket
 
     async def _open_bucket(self) -> None:
-        connection = self._user_connection or await self._connect()
+        connection = await self._connector.connect(
+            name="everlytic-async ledger",
+            timeout_s=self._patience_s,
+            fail=lambda words: LedgerError(f"the ledger {self._name!r} can't be opened: {words}"),
+        )
         try:
             self._bucket = await Bucket.open(
                 connection,
@@ -202,18 +180,8 @@ class NatsLedger:
             )
             self._created = self._bucket.created
         except BaseException:
-            if connection is not self._user_connection:
-                await run_to_end(disconnect(connection))
+            await self._connector.close(connection)
             raise
-
-    async def _connect(self) -> Client:
-        return await connect(
-            self._options,
-            name="everlytic-async ledger",
-            allow_plain=self._allow_plain_nats,
-            timeout_s=self._patience_s,
-            fail=lambda words: LedgerError(f"the ledger {self._name!r} can't be opened: {words}"),
-        )
 
     async def _leave(self) -> None:
         """Wait until everything is recorded; the last one to leave closes it."""
@@ -229,8 +197,7 @@ class NatsLedger:
         if not self._open_count and self._bucket is bucket:
             self._bucket = None
             await bucket.close()
-            if bucket.connection is not self._user_connection:
-                await disconnect(bucket.connection)
+            await self._connector.close(bucket.connection)
 
 
 @attrs.frozen(eq=False)

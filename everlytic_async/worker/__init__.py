@@ -8,7 +8,7 @@ dead letters with the reason, for a person to decide.
 ``_settings``, ``_messages``: names and limits; an order as a message. ``_queue``: `OrderQueue`, on
 top of ``_connection``, ``_streams``, ``_pull`` and ``_dead_letters``. ``_worker``: `Worker`;
 ``_settle``: what the queue is asked to do with each order; ``_ledger``: the ledger as the worker's
-stream sees it; ``_cool_downs``: how a store's workers pause together; ``_registry``: which run.
+stream sees it; ``_peers``: how a store's workers pause together; ``_peers``: which run.
 ``_health``, ``_metrics``: what monitors get. ``_server``: a private NATS server. Needs the extra
 ``nats``; ``_metrics`` needs ``metrics`` too.
 """
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from everlytic_async.worker._dead_letters import DeadLetter
     from everlytic_async.worker._health import HealthServer
+    from everlytic_async.worker._peers import WorkerInfo
     from everlytic_async.worker._pull import QueuedOrder
     from everlytic_async.worker._queue import OrderQueue, Published, QueueStatus
-    from everlytic_async.worker._registry import WorkerInfo
     from everlytic_async.worker._server import NatsServer
     from everlytic_async.worker._settings import QueueSettings
     from everlytic_async.worker._worker import Worker, WorkerStatus
@@ -48,7 +48,7 @@ _LAZY_IMPORTS = {
     "HealthServer": "_health",
     "NatsServer": "_server",
     "OrderQueue": "_queue",
-    "WorkerInfo": "_registry",
+    "WorkerInfo": "_peers",
     "Published": "_queue",
     "QueueSettings": "_settings",
     "QueueStatus": "_queue",

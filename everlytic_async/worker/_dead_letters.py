@@ -1,28 +1,46 @@
-"""`DeadLetter`: reading, redriving and dropping orders that nobody sends again by themselves."""
+"""`DeadLetter`: orders that nobody sends again by themselves: made, read, redriven and dropped.
+
+A dead letter is a message with the body of its order, and headers that say why: ``Everlytic-`` with
+``Outcome``, ``Reason``, ``Attempts``, ``Store``, ``Sequence``, ``Deliveries``, ``Message-Id`` (the
+order's) and ``Key``. ``Truncated-Bytes`` says how much of the body is missing for lack of room.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 import attrs
 import nats.js.errors
 from nats.js import api
 
-from everlytic_async.errors import InvalidOrderError
+from everlytic_async.errors import InvalidOrderError, redact_emails
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker._messages import (
+    KEY,
+    MESSAGE_ID,
+    REDRIVEN_AT,
+    RESEND,
+    RESENDABLE,
     decode_order,
     encode_message,
-    parse_dead_letter,
+    parse_number,
     publisher_key,
-    redrive_headers,
 )
 from everlytic_async.worker._settings import QueueSettings
 from everlytic_async.worker._streams import Streams
 
 __all__ = ["DeadLetter"]
 
+_OUTCOME = "Everlytic-Outcome"
+_REASON = "Everlytic-Reason"
+_ATTEMPTS = "Everlytic-Attempts"
+_STORE = "Everlytic-Store"
+_SEQUENCE = "Everlytic-Sequence"
+_DELIVERIES = "Everlytic-Deliveries"
+_ORIGINAL_ID = "Everlytic-Message-Id"
+_MAX_REASON = 500
 # JetStream's code for the deletion of a message that is not there.
 _NO_SUCH_MESSAGE = 10057
 
@@ -55,6 +73,107 @@ class DeadLetter:
     body: bytes = attrs.field(repr=False)
     headers: dict[str, str] = attrs.field(repr=False, factory=dict)
 
+    @classmethod
+    def from_message(cls, raw: api.RawStreamMsg, settings: QueueSettings) -> DeadLetter:
+        """Read a message of the stream of dead letters; a missing outcome is UNKNOWN."""
+        headers = {name: str(value) for name, value in (raw.headers or {}).items()}
+        outcome, body = headers.get(_OUTCOME, ""), raw.data or b""
+
+        def number(name: str) -> int:
+            return int(parse_number(headers.get(name, "")))
+
+        return cls(
+            id=raw.seq or 0,
+            key=_ledger_key(headers, body, settings),
+            outcome=Outcome(outcome) if outcome in set(Outcome) else Outcome.UNKNOWN,
+            reason=headers.get(_REASON, ""),
+            attempts=number(_ATTEMPTS),
+            deliveries=number(_DELIVERIES),
+            order_sequence=number(_SEQUENCE),
+            created_at=0.0 if raw.time is None else raw.time.timestamp(),
+            body=body,
+            headers=headers,
+        )
+
+
+def dead_letter_headers(
+    headers: Mapping[str, str],
+    settings: QueueSettings,
+    *,
+    outcome: Outcome,
+    reason: str,
+    attempts: int,
+    deliveries: int,
+    sequence: int,
+    stored_at: float,
+) -> dict[str, str]:
+    """The headers of a dead letter.
+
+    Args:
+        headers: The order's headers.
+        settings: Those of the queue.
+        outcome: As in `DeadLetter`, and the next three too.
+        reason: It may quote the endpoint.
+        attempts: Of the worker that gives it up.
+        deliveries: So far.
+        sequence: The order's place in its stream.
+        stored_at: When the order was stored, in seconds since the epoch. With the sequence it
+            identifies the order, even after the stream was deleted and created again.
+    """
+    key = publisher_key(headers)
+    return {
+        **({} if key is None else {KEY: key}),
+        MESSAGE_ID: f"{settings.orders_stream}:{sequence}:{stored_at:.6f}",
+        _ORIGINAL_ID: _ascii_header(headers.get(MESSAGE_ID, "")),
+        _OUTCOME: str(outcome),
+        _REASON: _ascii_header(redact_emails(reason))[:_MAX_REASON],
+        _ATTEMPTS: str(attempts),
+        _STORE: settings.store,
+        _SEQUENCE: str(sequence),
+        _DELIVERIES: str(deliveries),
+    }
+
+
+def redrive_headers(
+    headers: Mapping[str, str], letter_id: int, now: float, settings: QueueSettings
+) -> dict[str, str]:
+    """The headers of a dead letter's order when it is put back.
+
+    Its message id is new, or JetStream would drop it as a duplicate; and it is the same each time,
+    so that a repeated redrive stores it once. The dead letter's own message id is part of it, since
+    a stream that was deleted and created again reuses this number for another letter.
+
+    Args:
+        headers: The dead letter's.
+        letter_id: Its place in the stream of dead letters.
+        now: Seconds since the epoch.
+        settings: Those of the queue.
+    """
+    original = headers.get(_ORIGINAL_ID) or settings.store
+    letter = hashlib.sha256(headers.get(MESSAGE_ID, "").encode()).hexdigest()[:16]
+    redriven = {MESSAGE_ID: f"{original}:redriven-{letter_id}-{letter}"}
+    if KEY in headers:
+        redriven[KEY] = headers[KEY]
+    outcome = headers.get(_OUTCOME)
+    if outcome in RESENDABLE:
+        redriven |= {RESEND: str(outcome), REDRIVEN_AT: f"{now:.3f}"}
+    return redriven
+
+
+def _ascii_header(text: str) -> str:
+    return " ".join(text.split()).encode("ascii", "backslashreplace").decode()
+
+
+def _ledger_key(headers: dict[str, str], body: bytes, settings: QueueSettings) -> str | None:
+    key = publisher_key(headers)
+    try:
+        return key or encode_message(decode_order(body, settings), None, settings).key
+    except InvalidOrderError:
+        return None
+
+
+# ------------------------------------------------------------------------------- on the server
+
 
 async def iter_dead_letters(streams: Streams) -> AsyncIterator[DeadLetter]:
     """All of the store, oldest first."""
@@ -64,19 +183,10 @@ async def iter_dead_letters(streams: Streams) -> AsyncIterator[DeadLetter]:
         letter = await _next(streams, letter.id + 1)
 
 
-async def find(streams: Streams, letter_id: int) -> DeadLetter | None:
-    """One of them; None if it is not there."""
-    letter = await _next(streams, letter_id)
-    return letter if letter is not None and letter.id == letter_id else None
-
-
 async def redrive(streams: Streams, selection: Iterable[DeadLetter | int]) -> int:
     """Put them back into the stream of orders; how many. See `OrderQueue.redrive`."""
     count = 0
-    for each in selection:
-        letter = await find(streams, _id(each))
-        if letter is None:
-            continue
+    async for letter in _find(streams, selection):
         headers = redrive_headers(letter.headers, letter.id, time.time(), streams.settings)
         await streams.store_raw_order(letter.body, headers)
         count += await _delete(streams, letter.id)
@@ -85,15 +195,18 @@ async def redrive(streams: Streams, selection: Iterable[DeadLetter | int]) -> in
 
 async def drop(streams: Streams, selection: Iterable[DeadLetter | int]) -> int:
     """Delete them; how many. See `OrderQueue.drop`."""
-    count = 0
+    return sum([await _delete(streams, each.id) async for each in _find(streams, selection)])
+
+
+async def _find(
+    streams: Streams, selection: Iterable[DeadLetter | int]
+) -> AsyncIterator[DeadLetter]:
+    """Those that are still there, and are of this store."""
     for each in selection:
-        if await find(streams, _id(each)) is not None:
-            count += await _delete(streams, _id(each))
-    return count
-
-
-def _id(letter: DeadLetter | int) -> int:
-    return letter.id if isinstance(letter, DeadLetter) else letter
+        letter_id = each.id if isinstance(each, DeadLetter) else each
+        letter = await _next(streams, letter_id)
+        if letter is not None and letter.id == letter_id:
+            yield letter
 
 
 async def _next(streams: Streams, first: int) -> DeadLetter | None:
@@ -111,31 +224,8 @@ async def _next(streams: Streams, first: int) -> DeadLetter | None:
         except nats.js.errors.NotFoundError:
             return None
 
-    raw = await streams.request(get, "the dead letters can't be read")
-    if raw is None or raw.seq is None:
-        return None
-    headers = {name: str(value) for name, value in (raw.headers or {}).items()}
-    info, body = parse_dead_letter(headers), raw.data or b""
-    return DeadLetter(
-        id=raw.seq,
-        key=_ledger_key(headers, body, settings),
-        outcome=info.outcome,
-        reason=info.reason,
-        attempts=info.attempts,
-        deliveries=info.deliveries,
-        order_sequence=info.sequence,
-        created_at=0.0 if raw.time is None else raw.time.timestamp(),
-        body=body,
-        headers=headers,
-    )
-
-
-def _ledger_key(headers: dict[str, str], body: bytes, settings: QueueSettings) -> str | None:
-    key = publisher_key(headers)
-    try:
-        return key or encode_message(decode_order(body, settings), None, settings).key
-    except InvalidOrderError:
-        return None
+    raw = await streams.request(streams.dead_letters, get, "the dead letters can't be read")
+    return None if raw is None else DeadLetter.from_message(raw, settings)
 
 
 async def _delete(streams: Streams, letter_id: int) -> bool:
@@ -153,4 +243,5 @@ async def _delete(streams: Streams, letter_id: int) -> bool:
                 return False
             raise
 
-    return await streams.request(delete, f"dead letter {letter_id} can't be deleted")
+    failed = f"dead letter {letter_id} can't be deleted"
+    return await streams.request(streams.dead_letters, delete, failed)

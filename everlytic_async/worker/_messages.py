@@ -11,12 +11,8 @@ Everlytic-Resend         of a redriven order: the recorded outcome that must not
 Everlytic-Redriven-At    of a redriven order: when, in seconds since the epoch
 =======================  ===========================================================================
 
-A dead letter is the same body with ``Everlytic-Outcome``, ``-Reason``, ``-Attempts``, ``-Store``,
-``-Sequence``, ``-Deliveries`` and ``-Message-Id`` (the order's) as well; see `DeadLetterInfo`.
-``-Truncated-Bytes`` says how many bytes of the body are missing because there was no room for more.
-
-No message holds a hash, or an address anywhere but in its body. Header values are ASCII: clients
-differ in how they read others.
+``_dead_letters`` has those of a dead letter. No message holds a hash, or an address anywhere but in
+its body. Header values are ASCII: clients differ in how they read others.
 """
 
 from __future__ import annotations
@@ -30,7 +26,7 @@ import attrs
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async._wire import encode, order_key
-from everlytic_async.errors import InvalidOrderError, redact_emails
+from everlytic_async.errors import InvalidOrderError
 from everlytic_async.ledger import storage_key
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
@@ -40,18 +36,10 @@ MESSAGE_ID = "Nats-Msg-Id"
 KEY = "Everlytic-Key"
 RESEND = "Everlytic-Resend"
 REDRIVEN_AT = "Everlytic-Redriven-At"
-OUTCOME = "Everlytic-Outcome"
-REASON = "Everlytic-Reason"
-ATTEMPTS = "Everlytic-Attempts"
-STORE = "Everlytic-Store"
-SEQUENCE = "Everlytic-Sequence"
-DELIVERIES = "Everlytic-Deliveries"
-ORIGINAL_ID = "Everlytic-Message-Id"
-TRUNCATED_BYTES = "Everlytic-Truncated-Bytes"
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{32}")
-_MAX_REASON = 500
-_RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
+#: The recorded outcomes that a redriven order may be sent in spite of.
+RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
 
 
 @attrs.frozen
@@ -144,102 +132,13 @@ def publisher_key(headers: Mapping[str, str]) -> str | None:
 def resend_override(headers: Mapping[str, str]) -> tuple[Outcome, float] | None:
     """Which recorded outcome must not stop a redriven order, if it was recorded before when."""
     outcome = headers.get(RESEND)
-    if outcome not in _RESENDABLE:
+    if outcome not in RESENDABLE:
         return None
-    return Outcome(outcome), _to_float(headers.get(REDRIVEN_AT, ""))
+    return Outcome(outcome), parse_number(headers.get(REDRIVEN_AT, ""))
 
 
-# -------------------------------------------------------------------------------- dead letters
-
-
-@attrs.frozen(kw_only=True)
-class DeadLetterInfo:
-    """Why an order is a dead letter.
-
-    Attributes:
-        outcome: INVALID, REJECTED or UNKNOWN.
-        reason: In words.
-        attempts: How many POSTs the worker that gave it up started.
-        sequence: Its place in the stream of orders.
-        deliveries: How often it was delivered to a worker.
-    """
-
-    outcome: Outcome
-    reason: str
-    attempts: int
-    sequence: int
-    deliveries: int
-
-
-def dead_letter_headers(
-    info: DeadLetterInfo, headers: Mapping[str, str], stored_at: float, settings: QueueSettings
-) -> dict[str, str]:
-    """The headers of a dead letter; its body is the order's.
-
-    Args:
-        info: Why it is one.
-        headers: The order's headers.
-        stored_at: When the order was stored, in seconds since the epoch. With the sequence it
-            identifies the order, even after the stream was deleted and created again.
-        settings: Those of the queue.
-    """
-    key = publisher_key(headers)
-    return {
-        **({} if key is None else {KEY: key}),
-        MESSAGE_ID: f"{settings.orders_stream}:{info.sequence}:{stored_at:.6f}",
-        ORIGINAL_ID: _ascii_header(headers.get(MESSAGE_ID, "")),
-        OUTCOME: str(info.outcome),
-        REASON: _ascii_header(redact_emails(info.reason))[:_MAX_REASON],
-        ATTEMPTS: str(info.attempts),
-        STORE: settings.store,
-        SEQUENCE: str(info.sequence),
-        DELIVERIES: str(info.deliveries),
-    }
-
-
-def parse_dead_letter(headers: Mapping[str, str]) -> DeadLetterInfo:
-    """Why an order is a dead letter, from its headers; a missing outcome is UNKNOWN."""
-    outcome = headers.get(OUTCOME, "")
-    return DeadLetterInfo(
-        outcome=Outcome(outcome) if outcome in set(Outcome) else Outcome.UNKNOWN,
-        reason=headers.get(REASON, ""),
-        attempts=int(_to_float(headers.get(ATTEMPTS, ""))),
-        sequence=int(_to_float(headers.get(SEQUENCE, ""))),
-        deliveries=int(_to_float(headers.get(DELIVERIES, ""))),
-    )
-
-
-def redrive_headers(
-    headers: Mapping[str, str], sequence: int, now: float, settings: QueueSettings
-) -> dict[str, str]:
-    """The headers of a dead letter's order when it is put back.
-
-    Its message id is new, or JetStream would drop it as a duplicate; and it is the same each time,
-    so that a repeated redrive stores it once. The dead letter's own id is part of it, since a
-    stream that was deleted and created again reuses this number for another letter.
-
-    Args:
-        headers: The dead letter's.
-        sequence: Its place in the stream of dead letters.
-        now: Seconds since the epoch.
-        settings: Those of the queue.
-    """
-    original = headers.get(ORIGINAL_ID) or settings.store
-    letter = hashlib.sha256(headers.get(MESSAGE_ID, "").encode()).hexdigest()[:16]
-    redriven = {MESSAGE_ID: f"{original}:redriven-{sequence}-{letter}"}
-    if KEY in headers:
-        redriven[KEY] = headers[KEY]
-    outcome = headers.get(OUTCOME)
-    if outcome in _RESENDABLE:
-        redriven |= {RESEND: str(outcome), REDRIVEN_AT: f"{now:.3f}"}
-    return redriven
-
-
-def _ascii_header(text: str) -> str:
-    return " ".join(text.split()).encode("ascii", "backslashreplace").decode()
-
-
-def _to_float(text: str) -> float:
+def parse_number(text: str) -> float:
+    """A header's number; 0 for anything else, such as an infinity."""
     try:
         value = float(text)
     except ValueError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -59,9 +60,7 @@ class Metrics(Collector):
 
     def __enter__(self) -> Self:
         for store, worker in self._workers.items():
-            self._subscribed.enter_context(
-                worker.client.subscribe(_Hook(store, self._attempts, self._pauses, self._limit))
-            )
+            self._subscribed.enter_context(worker.client.subscribe(partial(self._count, store)))
         return self
 
     def __exit__(
@@ -71,6 +70,17 @@ class Metrics(Collector):
         traceback: TracebackType | None,
     ) -> None:
         self._subscribed.close()
+
+    def _count(self, store: str, event: Event) -> None:
+        match event:
+            case AttemptEnded():
+                status = "none" if event.status is None else str(event.status)
+                self._attempts.labels(store, status).observe(event.elapsed_s)
+            case CoolDown():
+                status = "none" if event.status is None else str(event.status)
+                self._pauses.labels(store, status).inc()
+            case RateChanged() if event.limit is not None:
+                self._limit.labels(store).set(event.limit)
 
     def read(self, queues: Sequence[QueueStatus]) -> tuple[bytes, str]:
         """All metrics as text, and its content type.
@@ -130,24 +140,3 @@ class Metrics(Collector):
             for queue in self._queues:
                 family.add_metric((queue.store,), getattr(queue, name))
             yield family
-
-
-class _Hook:
-    """Counts the events of one store's client."""
-
-    def __init__(self, store: str, attempts: Histogram, pauses: Counter, limit: Gauge) -> None:
-        self._store = store
-        self._attempts = attempts
-        self._pauses = pauses
-        self._limit = limit
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case AttemptEnded():
-                status = "none" if event.status is None else str(event.status)
-                self._attempts.labels(self._store, status).observe(event.elapsed_s)
-            case CoolDown():
-                status = "none" if event.status is None else str(event.status)
-                self._pauses.labels(self._store, status).inc()
-            case RateChanged() if event.limit is not None:
-                self._limit.labels(self._store).set(event.limit)

@@ -1,7 +1,7 @@
 """Taking orders from the queue: `Puller` requests messages, `QueuedOrder` is one that arrived.
 
-Not by the NATS client's ``fetch``: when cancelled, that one drops what has arrived, and may leave a
-request behind that takes orders for nobody.
+Not by the NATS client's ``fetch``: when cancelled, that one drops what has arrived, and leaves a
+request behind that takes orders which nobody receives.
 """
 
 from __future__ import annotations
@@ -11,31 +11,23 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from everlytic_async._nats import error_text
+from everlytic_async._cancel import finish_despite_cancel
+from everlytic_async._nats import closed_reason, error_text
 from everlytic_async.errors import InvalidOrderError, QueueError
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
-from everlytic_async.worker._messages import (
-    DeadLetterInfo,
-    dead_letter_headers,
-    decode_order,
-    publisher_key,
-    resend_override,
-)
-from everlytic_async.worker._settings import QueueSettings
+from everlytic_async.worker._dead_letters import dead_letter_headers
+from everlytic_async.worker._messages import decode_order, publisher_key, resend_override
+from everlytic_async.worker._streams import Streams
 
 __all__ = ["QueuedOrder"]
 
-#: Stores a dead letter: its body and its headers.
-StoreDeadLetter = Callable[[bytes, dict[str, str]], Awaitable[None]]
 # A request that must be answered at once is given up after this, in seconds.
 _REQUEST_TIMEOUT_S = 2.0
 # How often a waiting pull checks whether the connection was lost, in seconds.
@@ -64,8 +56,7 @@ class QueuedOrder:
 
     __slots__ = (
         "_message",
-        "_settings",
-        "_store_dead_letter",
+        "_streams",
         "deliveries",
         "error",
         "key",
@@ -75,12 +66,9 @@ class QueuedOrder:
         "stored_at",
     )
 
-    def __init__(
-        self, message: Msg, settings: QueueSettings, store_dead_letter: StoreDeadLetter
-    ) -> None:
+    def __init__(self, message: Msg, streams: Streams) -> None:
         self._message = message
-        self._settings = settings
-        self._store_dead_letter = store_dead_letter
+        self._streams = streams
         metadata = message.metadata
         self.sequence = metadata.sequence.stream
         self.deliveries = metadata.num_delivered
@@ -91,12 +79,19 @@ class QueuedOrder:
         self.order: Order | None = None
         self.error: InvalidOrderError | None = None
         try:
-            self.order = decode_order(message.data, settings)
+            self.order = decode_order(message.data, streams.settings)
         except InvalidOrderError as error:
             self.error = error
 
     def __repr__(self) -> str:
         return f"<QueuedOrder {self.sequence}, delivery {self.deliveries}>"
+
+    @property
+    def item(self) -> Order | InvalidOrderError:
+        """The order, or why it is not a valid one: what a stream of orders takes."""
+        item = self.order or self.error
+        assert item is not None  # noqa: S101 - it is one or the other
+        return item
 
     @property
     def redelivered(self) -> bool:
@@ -105,16 +100,16 @@ class QueuedOrder:
 
     async def ack(self) -> None:
         """Remove it from the queue. If this is lost on its way, it is delivered again."""
-        await send_ack(self._message, b"+ACK")
+        await _send_ack(self._message, b"+ACK")
 
     async def nak(self, delay_s: float = 0.0) -> None:
         """Put it back, to be delivered again after a delay in seconds."""
-        delay = json.dumps({"delay": int(delay_s * 1e9)}).encode() if delay_s > 0 else b""
-        await send_ack(self._message, b"-NAK " + delay if delay else b"-NAK")
+        delay = b' {"delay": %d}' % int(delay_s * 1e9) if delay_s > 0 else b""
+        await _send_ack(self._message, b"-NAK" + delay)
 
     async def in_progress(self) -> None:
         """Send a heartbeat: ``ack_wait_s`` starts again."""
-        await send_ack(self._message, b"+WPI")
+        await _send_ack(self._message, b"+WPI")
 
     async def to_dead_letter(self, reason: str, outcome: Outcome, attempts: int) -> None:
         """Move it to the dead letters: it leaves the queue once it is stored there.
@@ -127,21 +122,21 @@ class QueuedOrder:
         Raises:
             QueueError: it could not be stored there: it is still in the queue.
         """
-        info = DeadLetterInfo(
+        headers = dead_letter_headers(
+            self._message.headers or {},
+            self._streams.settings,
             outcome=outcome,
             reason=reason,
             attempts=attempts,
-            sequence=self.sequence,
             deliveries=self.deliveries,
+            sequence=self.sequence,
+            stored_at=self.stored_at,
         )
-        headers = self._message.headers or {}
-        await self._store_dead_letter(
-            self._message.data, dead_letter_headers(info, headers, self.stored_at, self._settings)
-        )
+        await self._streams.store_dead_letter(self._message.data, headers)
         await self.ack()
 
 
-async def send_ack(message: Msg, word: bytes) -> None:
+async def _send_ack(message: Msg, word: bytes) -> None:
     """Acknowledge a message in one way or another.
 
     Raises:
@@ -154,145 +149,117 @@ async def send_ack(message: Msg, word: bytes) -> None:
 
 
 class Puller:
-    """Requests messages from the server, no more than are wanted, over one connection.
+    """Requests orders, no more than are wanted, and one request at a time.
+
+    The server can't be made to forget a request. So one whose pull was cancelled goes on, and what
+    it brings is for the next pull; `release` waits for its end.
 
     Args:
-        connection: To NATS.
-        settings: Those of the queue.
+        streams: Those of the queue.
         expires_s: How long a request for one order waits at the server, in seconds.
-
-    Attributes:
-        consumer_missing: Whether the consumer has to be created first.
     """
 
-    def __init__(self, connection: Client, settings: QueueSettings, expires_s: float) -> None:
-        self.consumer_missing = True
-        self._connection = connection
+    def __init__(self, streams: Streams, expires_s: float) -> None:
+        settings = streams.settings
+        self._streams = streams
+        self._connection = streams.connection
         self._expires_s = expires_s
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{settings.orders_stream}.{settings.consumer}"
-        self._inbox = connection.new_inbox()
+        self._inbox = streams.connection.new_inbox()
         self._subscription: Subscription | None = None
-        self._request_id = 0  # the last part of the inbox of each request
-        self._end_status: str | None = None  # what ended the last one
-        # Requests that are open at the server: how many orders they may bring, and until when.
-        self._open_requests: dict[int, tuple[int, float]] = {}
+        self._consumer_missing = True
+        self._request: asyncio.Task[QueueError | None] | None = None
+        self._request_count = 0
+        self._reply = ""  # the inbox of the last request
+        self._end_status = ""  # what ended it
         self._buffer: deque[Msg] = deque()
-        self._changed: asyncio.Future[None] | None = None
+        self._arrived = asyncio.Event()
 
-    async def pull(self, count: int, wait_s: float) -> list[Msg]:
-        """Up to `count` messages; see `OrderQueue.pull`."""
+    async def pull(self, count: int, wait_s: float) -> list[QueuedOrder]:
+        """Up to `count` orders; see `OrderQueue.pull`."""
         deadline = time.monotonic() + wait_s
         if not self._buffer:
-            if not self._connection.is_connected:
-                await self._wait_connected(deadline)
-                return []
-            if self._subscription is None:
-                self._subscription = await self._connection.subscribe(
-                    f"{self._inbox}.*", cb=self._on_message
-                )
-            await self._request(count, None, min(deadline, time.monotonic() + _REQUEST_TIMEOUT_S))
+            await self._wait_connected(deadline)
+        if not self._buffer and self._connection.is_connected:
+            if self._consumer_missing:
+                await self._streams.ensure_consumer()
+                self._consumer_missing = False
+            await self._run_request(count, None)
             while self._should_wait() and (left_s := deadline - time.monotonic()) > 0:
                 # For one only: a waiting request for more would take what another worker has a free
                 # slot for.
-                expires_s = min(left_s, self._expires_s)
-                await self._request(1, expires_s, time.monotonic() + expires_s + _POLL_S)
-        return self._take(count)
+                await self._run_request(1, min(left_s, self._expires_s))
+        taken = [self._buffer.popleft() for _ in range(min(count, len(self._buffer)))]
+        return [QueuedOrder(message, self._streams) for message in taken]
 
     async def release(self) -> None:
         """Request no more, and put back what arrived and was not taken."""
+        if self._request is not None:
+            await finish_despite_cancel(self._request)
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
-            await self._wait_requests_done()
             with contextlib.suppress(nats.errors.Error):  # the connection is closed
                 await subscription.unsubscribe()
-        for message in self._take(len(self._buffer)):
-            await send_ack(message, b"-NAK")
+        while self._buffer:
+            await _send_ack(self._buffer.popleft(), b"-NAK")
 
     def _should_wait(self) -> bool:
-        return not self._buffer and not self.consumer_missing and self._connection.is_connected
+        return not self._buffer and not self._consumer_missing and self._connection.is_connected
 
     async def _wait_connected(self, deadline: float) -> None:
         while not self._connection.is_connected and (left_s := deadline - time.monotonic()) > 0:
-            self._raise_if_closed()
+            if (reason := closed_reason(self._connection)) is not None:
+                raise QueueError(f"the connection to NATS was closed: {reason}")
             await asyncio.sleep(min(left_s, _POLL_S))
-
-    async def _wait_requests_done(self) -> None:
-        """Wait until no request is open at the server: what it sends after that goes to nobody."""
-        while self._connection.is_connected and self._open_requests:
-            left_s = max(end for _, end in self._open_requests.values()) - time.monotonic()
-            if left_s <= 0:
-                break
-            await self._wait_event(min(left_s, _POLL_S))
-        self._open_requests.clear()
-
-    def _take(self, count: int) -> list[Msg]:
-        return [self._buffer.popleft() for _ in range(min(count, len(self._buffer)))]
 
     async def _on_message(self, message: Msg) -> None:
         if not message.subject.startswith(self._inbox):
             self._buffer.append(message)
-            self._count_down()
-        else:  # a status: it ends one of our requests
-            request_id = int(message.subject.rpartition(".")[2])
-            self._open_requests.pop(request_id, None)
-            if request_id == self._request_id:
-                self._end_status = (message.headers or {}).get("Status", "")
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        elif message.subject == self._reply:  # a status: it ends our request
+            self._end_status = (message.headers or {}).get("Status", "none")
+        self._arrived.set()
 
-    def _count_down(self) -> None:
-        """An order arrived for the oldest request, which is served first."""
-        for request_id, (count, end) in self._open_requests.items():
-            if count > 1:
-                self._open_requests[request_id] = (count - 1, end)
-            else:
-                del self._open_requests[request_id]
-            return
+    async def _run_request(self, count: int, expires_s: float | None) -> None:
+        """Make a request and wait for its end, or for that of one whose pull was cancelled."""
+        if self._request is None or self._request.done():
+            self._request = asyncio.create_task(self._request_orders(count, expires_s))
+        if (error := await asyncio.shield(self._request)) is not None:
+            raise error
 
-    async def _request(self, count: int, expires_s: float | None, deadline: float) -> None:
+    async def _request_orders(self, count: int, expires_s: float | None) -> QueueError | None:
         """Request orders, and wait until they are here, or the server has none, or it is time."""
-        self._request_id += 1
-        self._end_status = None
-        request: dict[str, Any] = {"batch": count}
-        if expires_s is None:
-            request["no_wait"] = True
-        else:
-            request["expires"] = max(1, int(expires_s * 1e9))
+        request: dict[str, Any] = {"batch": count, "no_wait": True}
+        deadline = time.monotonic() + _REQUEST_TIMEOUT_S
+        if expires_s is not None:
+            request = {"batch": count, "expires": max(1, int(expires_s * 1e9))}
+            deadline = time.monotonic() + expires_s + _POLL_S
+        self._request_count += 1
+        self._reply, self._end_status = f"{self._inbox}.{self._request_count}", ""
         reconnects = self._connection.stats["reconnects"]
-        self._open_requests[self._request_id] = (count, deadline)
         try:
+            if self._subscription is None:
+                self._subscription = await self._connection.subscribe(
+                    f"{self._inbox}.*", cb=self._on_message
+                )
             await self._connection.publish(
-                self._subject,
-                json.dumps(request).encode(),
-                reply=f"{self._inbox}.{self._request_id}",
+                self._subject, json.dumps(request).encode(), reply=self._reply
             )
         except nats.errors.Error as error:
-            raise QueueError(f"orders could not be requested: {error_text(error)}") from error
-        status = await self._wait_answer(count, deadline, reconnects)
-        if status in (_CONFLICT, _NO_RESPONDERS):
-            self.consumer_missing = True
-            if not self._buffer:  # not again at once: perhaps there is no leader yet
-                await asyncio.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
-
-    async def _wait_answer(self, count: int, deadline: float, reconnects: int) -> str | None:
-        """Wait for so many messages; the status if the server ended the request before."""
-        while len(self._buffer) < count and self._end_status is None:
-            self._raise_if_closed()
+            return QueueError(f"orders could not be requested: {error_text(error)}")
+        while len(self._buffer) < count and not self._end_status:
             left_s = deadline - time.monotonic()
             was_lost = self._connection.stats["reconnects"] != reconnects
             if left_s <= 0 or was_lost or not self._connection.is_connected:
                 break
-            await self._wait_event(min(left_s, _POLL_S))
-        return self._end_status
+            await self._wait_message(min(left_s, _POLL_S))
+        if self._end_status in (_CONFLICT, _NO_RESPONDERS):
+            self._consumer_missing = True
+            if not self._buffer:  # not again at once: perhaps there is no leader yet
+                await asyncio.sleep(_POLL_S)
+        return None
 
-    def _raise_if_closed(self) -> None:
-        if self._connection.is_closed:
-            raise QueueError("the connection to NATS was closed")
-
-    async def _wait_event(self, timeout_s: float) -> None:
-        """Wait until a message arrives, but no longer than this."""
-        self._changed = asyncio.get_running_loop().create_future()
-        try:
-            await asyncio.wait([self._changed], timeout=timeout_s)
-        finally:
-            self._changed = None
+    async def _wait_message(self, timeout_s: float) -> None:
+        self._arrived.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._arrived.wait()

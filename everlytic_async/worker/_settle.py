@@ -22,14 +22,9 @@ import contextlib
 import enum
 import logging
 import random
-from collections.abc import Iterator
 
-import attrs
-
-from everlytic_async._ledger_writer import QueueKey
-from everlytic_async.errors import InvalidOrderError, QueueError, SkippedError
+from everlytic_async.errors import QueueError, SkippedError
 from everlytic_async.ledger import State
-from everlytic_async.orders import Order
 from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import Delivery
 from everlytic_async.worker._pull import QueuedOrder
@@ -68,21 +63,6 @@ def action_for(result: OrderResult, delivery: Delivery) -> tuple[AckAction, Outc
     return AckAction.DEAD_LETTER, outcome
 
 
-@attrs.frozen(eq=False)
-class InFlight:
-    """An order that the worker holds, as the queue and as the ledger know it."""
-
-    queued: QueuedOrder
-    key: QueueKey | None
-
-    @property
-    def stream_item(self) -> Order | InvalidOrderError:
-        """What the stream gets."""
-        item = self.queued.order or self.queued.error
-        assert item is not None  # noqa: S101 - it is one or the other
-        return item
-
-
 class Settler:
     """The orders that a worker holds, until each is settled.
 
@@ -108,22 +88,19 @@ class Settler:
         self._retry_cap_s = retry_cap_s
         self._rng = random.Random()  # noqa: S311 - jitter is not a secret
         # By identity of what the stream gets, which is alive as long as it is here.
-        self._in_flight: dict[int, InFlight] = {}
+        self._in_flight: dict[int, QueuedOrder] = {}
         self._dead_letter_tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._in_flight)
 
-    def __iter__(self) -> Iterator[InFlight]:
-        return iter(tuple(self._in_flight.values()))
-
-    def add(self, held: InFlight) -> None:
+    def add(self, queued: QueuedOrder) -> None:
         """The worker took it."""
-        self._in_flight[id(held.stream_item)] = held
+        self._in_flight[id(queued.item)] = queued
 
-    def find(self, stream_item: object) -> InFlight:
-        """The order that a stream's item stands for."""
-        return self._in_flight[id(stream_item)]
+    def find(self, item: object) -> QueuedOrder:
+        """The order that an item of the stream stands for."""
+        return self._in_flight[id(item)]
 
     async def settle(self, result: OrderResult, *, stopping: bool) -> None:
         """Acknowledge an order whose outcome is recorded.
@@ -132,30 +109,28 @@ class Settler:
             result: The stream's.
             stopping: Whether an order to retry is given back at once, for another worker.
         """
-        held = self.find(result.order)
+        queued = self.find(result.order)
         action, outcome = action_for(result, self._delivery)
         self.counts[result.outcome] += 1
-        delay_s = 0.0 if stopping else self._retry_delay_s(held)
-        if action is AckAction.DEAD_LETTER:
-            # It may take a while; the next result does not wait for it.
-            task = asyncio.create_task(self._dead_letter(held, outcome, result, delay_s))
-            self._dead_letter_tasks.add(task)
-            task.add_done_callback(self._dead_letter_tasks.discard)
-        elif action is AckAction.ACK:
-            await self._ack(held)
-        else:
-            await self._nak(held, delay_s)
+        delay_s = 0.0 if stopping else self._retry_delay_s(queued)
+        if action is not AckAction.DEAD_LETTER:
+            await self._remove(queued, action, delay_s)
+            return
+        # It may take a while; the next result does not wait for it.
+        task = asyncio.create_task(self._dead_letter(queued, outcome, result, delay_s))
+        self._dead_letter_tasks.add(task)
+        task.add_done_callback(self._dead_letter_tasks.discard)
 
     async def send_heartbeats(self) -> None:
         """Keep all of them from being delivered to another worker."""
-        for held in self:
+        for queued in tuple(self._in_flight.values()):
             with contextlib.suppress(QueueError):
-                await held.queued.in_progress()
+                await queued.in_progress()
 
     async def nak_all(self, delay_s: float) -> None:
         """Put back what is left: not sent, or cancelled and recorded in the ledger."""
-        for held in self:
-            await self._nak(held, delay_s)
+        for queued in tuple(self._in_flight.values()):
+            await self._remove(queued, AckAction.NAK, delay_s)
 
     async def finish_dead_letters(self, timeout_s: float) -> None:
         """Wait until the dead letters are stored, no longer than this; what is left is put back."""
@@ -169,45 +144,39 @@ class Settler:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ack(self, held: InFlight) -> None:
-        try:
-            await held.queued.ack()
-            self.acked += 1
-        except QueueError as error:
-            _LOGGER.warning("a sent order will come again, and be skipped: %s", error)
-        finally:
-            self._remove(held)
-
-    async def _nak(self, held: InFlight, delay_s: float) -> None:
-        try:
-            await held.queued.nak(delay_s)
-            self.nacked += 1
-        except QueueError as error:
-            _LOGGER.warning("an order comes back to the queue by itself: %s", error)
-        finally:
-            self._remove(held)
-
     async def _dead_letter(
-        self, held: InFlight, outcome: Outcome, result: OrderResult, delay_s: float
+        self, queued: QueuedOrder, outcome: Outcome, result: OrderResult, delay_s: float
     ) -> None:
         try:
-            await held.queued.to_dead_letter(str(result.error or ""), outcome, result.attempts)
+            await queued.to_dead_letter(str(result.error or ""), outcome, result.attempts)
         except QueueError as error:
             _LOGGER.warning("a dead letter could not be stored, the order comes again: %s", error)
-            await self._nak(held, delay_s)
+            await self._remove(queued, AckAction.NAK, delay_s)
         else:
-            self.dead_lettered += 1
+            _LOGGER.warning("order %d of the queue is a dead letter: %s", queued.sequence, outcome)
+            await self._remove(queued, AckAction.DEAD_LETTER)
+
+    async def _remove(self, queued: QueuedOrder, action: AckAction, delay_s: float = 0.0) -> None:
+        """Acknowledge an order, or put it back, and forget it."""
+        try:
+            if action is AckAction.ACK:
+                await queued.ack()
+                self.acked += 1
+            elif action is AckAction.NAK:
+                await queued.nak(delay_s)
+                self.nacked += 1
+            else:  # acknowledged already, once it was stored there
+                self.dead_lettered += 1
+        except QueueError as error:
             _LOGGER.warning(
-                "order %d of the queue is a dead letter: %s", held.queued.sequence, outcome
+                "an order will be delivered again, and skipped if it was sent: %s", error
             )
-            self._remove(held)
+        finally:
+            self._in_flight.pop(id(queued.item), None)
+            self.slot_freed.set()
 
-    def _remove(self, held: InFlight) -> None:
-        self._in_flight.pop(id(held.stream_item), None)
-        self.slot_freed.set()
-
-    def _retry_delay_s(self, held: InFlight) -> float:
+    def _retry_delay_s(self, queued: QueuedOrder) -> float:
         """Longer with each delivery, with jitter."""
-        doublings = min(held.queued.deliveries - 1, _MAX_DOUBLINGS)
+        doublings = min(queued.deliveries - 1, _MAX_DOUBLINGS)
         ceiling = min(self._retry_cap_s, self._retry_base_s * 2.0**doublings)
         return ceiling * self._rng.uniform(0.5, 1.0)

@@ -14,13 +14,15 @@ from nats.js import JetStreamContext, api
 from everlytic_async._cancel import run_shielded
 from everlytic_async._nats import with_retries
 from everlytic_async.errors import QueueError
-from everlytic_async.worker._messages import TRUNCATED_BYTES, Message, too_large_error
+from everlytic_async.worker._messages import Message, too_large_error
 from everlytic_async.worker._settings import QueueSettings
 
 _LOGGER = logging.getLogger("everlytic_async.worker")
 _T = TypeVar("_T")
 # A request without an answer is repeated after this, in seconds.
 _REQUEST_TIMEOUT_S = 5.0
+# How many bytes of a dead letter are missing for lack of room.
+_TRUNCATED_BYTES = "Everlytic-Truncated-Bytes"
 # Room for the headers within the server's max_payload; those of a dead letter are the longest.
 _HEADERS_BYTES = 2048
 # How many pulls may wait at the server: one for each worker.
@@ -39,60 +41,37 @@ class Streams:
         connection: To NATS.
         settings: Those of the queue.
         timeout_s: How long to repeat what the server does not acknowledge, in seconds.
+
+    Attributes:
+        orders: The stream of orders, as it is created.
+        dead_letters: The stream of dead letters, as it is created.
     """
 
     def __init__(self, connection: Client, settings: QueueSettings, timeout_s: float) -> None:
         self.connection = connection
         self.settings = settings
-        self.jetstream: JetStreamContext = connection.jetstream(timeout=_REQUEST_TIMEOUT_S)
+        self.jetstream: JetStreamContext = connection.jetstream(
+            timeout=min(timeout_s, _REQUEST_TIMEOUT_S)
+        )
+        self.orders, self.dead_letters = _stream_configs(settings)
         self._timeout_s = timeout_s
         self._creating = asyncio.Lock()  # if many notice at once, one creates it
         self._seen: set[str] = set()
 
-    @property
-    def orders(self) -> api.StreamConfig:
-        """The stream of orders, as it is created."""
-        settings = self.settings
-        window = min(settings.duplicate_window_s, settings.max_age_s or settings.duplicate_window_s)
-        return api.StreamConfig(
-            name=settings.orders_stream,
-            subjects=[f"{settings.subject}.orders.*"],
-            description="Orders for Everlytic, until their outcome is known",
-            retention=api.RetentionPolicy.WORK_QUEUE,
-            max_age=settings.max_age_s or 0,
-            duplicate_window=window,
-            max_msg_size=_UNLIMITED,
-            **self._limits(),
-        )
+    async def request(
+        self, config: api.StreamConfig, ask: Callable[[], Awaitable[_T]], failed: str
+    ) -> _T:
+        """Ask about a stream, and repeat it while that may help; create the stream if missing."""
 
-    @property
-    def dead_letters(self) -> api.StreamConfig:
-        """The stream of dead letters, as it is created."""
-        settings = self.settings
-        return api.StreamConfig(
-            name=settings.dead_letter_stream,
-            subjects=[f"{settings.subject}.dead.*"],
-            description="Orders for Everlytic that a person has to decide on",
-            retention=api.RetentionPolicy.LIMITS,
-            duplicate_window=settings.duplicate_window_s,
-            **self._limits(),
-        )
+        async def attempt() -> _T:
+            try:
+                return await ask()
+            except (nats.js.errors.NotFoundError, nats.js.errors.NoStreamResponseError):
+                await self._create(config)
+                return await ask()
 
-    def _limits(self) -> dict[str, Any]:
-        """The same for both. A full stream refuses new messages and keeps the old ones."""
-        settings = self.settings
-        return {
-            "storage": api.StorageType.FILE,
-            "discard": api.DiscardPolicy.NEW,
-            "num_replicas": settings.replicas,
-            "max_bytes": settings.max_bytes,
-            "max_msgs": settings.max_messages or _UNLIMITED,
-        }
-
-    async def request(self, ask: Callable[[], Awaitable[_T]], failed: str) -> _T:
-        """Ask the server, and repeat it while that may help."""
         return await with_retries(
-            lambda: run_shielded(ask()),
+            lambda: run_shielded(attempt()),
             timeout_s=self._timeout_s,
             fail=lambda words: QueueError(f"{failed}: {words}"),
         )
@@ -107,6 +86,7 @@ class Streams:
         """
         for config in (self.orders, self.dead_letters):
             await self.request(
+                config,
                 lambda config=config: self._create(config),  # type: ignore[misc]
                 f"the stream {config.name} can't be created",
             )
@@ -126,30 +106,21 @@ class Streams:
             max_waiting=_MAX_WAITING,
         )
         await self.request(
-            lambda: self._with_stream(
-                self.orders, lambda: self.jetstream.add_consumer(settings.orders_stream, config)
-            ),
+            self.orders,
+            lambda: self.jetstream.add_consumer(settings.orders_stream, config),
             f"the consumer {settings.consumer} can't be created",
         )
-
-    async def _with_stream(self, config: api.StreamConfig, ask: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask about a stream, which is created if it turns out to be missing."""
-        try:
-            return await ask()
-        except (nats.js.errors.NotFoundError, nats.js.errors.NoStreamResponseError):
-            await self._create(config)
-            return await ask()
 
     async def _create(self, config: api.StreamConfig) -> None:
         name = str(config.name)
         async with self._creating:
-            found = await self._config(name)
+            found = await self._find(name)
             if found is None:
                 try:
                     found = (await self.jetstream.add_stream(config)).config
                 except nats.js.errors.BadRequestError:
                     # Another process was first, perhaps with other limits.
-                    found = await self._config(name)
+                    found = await self._find(name)
                     if found is None:
                         raise
                 if name in self._seen:
@@ -159,7 +130,7 @@ class Streams:
                         name,
                     )
         self._seen.add(name)
-        subject = (config.subjects or [""])[0]
+        [subject] = config.subjects or [""]
         retention = (config.retention or api.RetentionPolicy.LIMITS).value
         if subject not in (found.subjects or []) or found.retention != retention:
             raise QueueError(
@@ -168,7 +139,7 @@ class Streams:
                 f"{subject} and {retention}. Choose another subject and other streams"
             )
 
-    async def _config(self, name: str) -> api.StreamConfig | None:
+    async def _find(self, name: str) -> api.StreamConfig | None:
         try:
             return (await self.jetstream.stream_info(name)).config
         except nats.js.errors.NotFoundError:
@@ -176,27 +147,31 @@ class Streams:
 
     # ------------------------------------------------------------------------------- use them
 
-    async def info(self, config: api.StreamConfig, subjects: str, failed: str) -> api.StreamInfo:
-        """What a stream holds on these subjects."""
+    async def info(
+        self, config: api.StreamConfig, subjects: str
+    ) -> tuple[api.StreamState, dict[str, int]]:
+        """What a stream holds, and how many messages on each of these subjects."""
 
         async def ask() -> api.StreamInfo:
             return await self.jetstream.stream_info(str(config.name), subjects_filter=subjects)
 
-        return await self.request(lambda: self._with_stream(config, ask), failed)
+        info = await self.request(config, ask, "the state of the queue is not known")
+        return info.state, info.state.subjects or {}
 
-    async def consumer_info(self, failed: str) -> api.ConsumerInfo | None:
+    async def consumer_info(self) -> api.ConsumerInfo | None:
         """The consumer's state; None if no worker has created it yet."""
+        settings = self.settings
 
         async def ask() -> api.ConsumerInfo | None:
             try:
                 info: api.ConsumerInfo = await self.jetstream.consumer_info(
-                    self.settings.orders_stream, self.settings.consumer
+                    settings.orders_stream, settings.consumer
                 )
             except nats.js.errors.NotFoundError:
                 return None
             return info
 
-        return await self.request(ask, failed)
+        return await self.request(self.orders, ask, "the state of the queue is not known")
 
     async def store_order(self, message: Message) -> bool:
         """Store an order; False if the stream had it already.
@@ -219,7 +194,7 @@ class Streams:
         """Store a dead letter."""
         room = self._max_body_bytes
         if len(body) > room:  # from another program: ours leaves room for the headers
-            headers = {**headers, TRUNCATED_BYTES: str(len(body) - room)}
+            headers = {**headers, _TRUNCATED_BYTES: str(len(body) - room)}
             body = body[:room]
         subject = self.settings.dead_letter_subject
         await self._store(self.dead_letters, subject, body, headers, "dead letter")
@@ -236,9 +211,39 @@ class Streams:
         headers: dict[str, str],
         what: str,
     ) -> api.PubAck:
-        def publish() -> Awaitable[api.PubAck]:
-            return self.jetstream.publish(subject, body, headers=headers)
-
         return await self.request(
-            lambda: self._with_stream(config, publish), f"the queue did not acknowledge the {what}"
+            config,
+            lambda: self.jetstream.publish(subject, body, headers=headers),
+            f"the queue did not acknowledge the {what}",
         )
+
+
+def _stream_configs(settings: QueueSettings) -> tuple[api.StreamConfig, api.StreamConfig]:
+    """The streams of orders and of dead letters. A full one refuses what is new."""
+    window_s = settings.duplicate_window_s
+    limits: dict[str, Any] = {
+        "storage": api.StorageType.FILE,
+        "discard": api.DiscardPolicy.NEW,
+        "num_replicas": settings.replicas,
+        "max_bytes": settings.max_bytes,
+        "max_msgs": settings.max_messages or _UNLIMITED,
+    }
+    orders = api.StreamConfig(
+        name=settings.orders_stream,
+        subjects=[f"{settings.subject}.orders.*"],
+        description="Orders for Everlytic, until their outcome is known",
+        retention=api.RetentionPolicy.WORK_QUEUE,
+        max_age=settings.max_age_s or 0,
+        duplicate_window=min(window_s, settings.max_age_s or window_s),
+        max_msg_size=_UNLIMITED,
+        **limits,
+    )
+    dead_letters = api.StreamConfig(
+        name=settings.dead_letter_stream,
+        subjects=[f"{settings.subject}.dead.*"],
+        description="Orders for Everlytic that a person has to decide on",
+        retention=api.RetentionPolicy.LIMITS,
+        duplicate_window=window_s,
+        **limits,
+    )
+    return orders, dead_letters

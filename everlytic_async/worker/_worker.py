@@ -35,11 +35,9 @@ from everlytic_async.errors import (
 from everlytic_async.ledger import Ledger, storage_key
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import check_seconds
-from everlytic_async.worker._cool_downs import share_cool_downs
-from everlytic_async.worker._pull import QueuedOrder
+from everlytic_async.worker._peers import answer_pings, share_cool_downs
 from everlytic_async.worker._queue import OrderQueue
-from everlytic_async.worker._registry import answer_pings
-from everlytic_async.worker._settle import InFlight, Settler
+from everlytic_async.worker._settle import Settler
 
 __all__ = ["Worker", "WorkerStatus"]
 
@@ -48,8 +46,6 @@ _LOGGER = logging.getLogger("everlytic_async.worker")
 _PULL_WAIT_S = 5.0
 # Heartbeats for each order within the queue's ack_wait_s.
 _HEARTBEATS = 3
-# How often to check whether the connection to NATS was closed for good, in seconds.
-_POLL_S = 0.5
 # The pause after a stream that ended early, in seconds; it doubles.
 _PAUSE_BASE_S = 0.5
 _MAX_DOUBLINGS = 16
@@ -203,10 +199,9 @@ class Worker:
                 answering = answer_pings(connection, settings.workers_subject, self._stats)
                 await stack.enter_async_context(answering)
                 await stack.enter_async_context(_in_background(self._send_heartbeats()))
-                await stack.enter_async_context(_in_background(self._stop_when_closed()))
-                while not self._stopping.is_set():
+                while not self._stopping.is_set() and self._queue.closed_reason is None:
                     error = await self._run_stream(ledger)
-                    if error is not None:
+                    if error is not None and self._queue.closed_reason is None:
                         await self._pause(error)
             if (reason := self._queue.closed_reason) is not None:
                 raise QueueError(f"the connection to NATS was closed: {reason}")
@@ -252,12 +247,6 @@ class Worker:
             await asyncio.sleep(self._queue.settings.ack_wait_s / _HEARTBEATS)
             if self._queue.connected:  # else they are late; the orders are claimed in the ledger
                 await self._held.send_heartbeats()
-
-    async def _stop_when_closed(self) -> None:
-        """Stop once the connection is closed for good: else it would wait for orders for ever."""
-        while self._queue.closed_reason is None:  # noqa: ASYNC110 - no event for the caller's own
-            await asyncio.sleep(_POLL_S)
-        self.stop()
 
     # ----------------------------------------------------------------------------- one stream
 
@@ -343,6 +332,9 @@ class Worker:
             try:
                 pulled = await self._queue.pull(free, _PULL_WAIT_S)
             except QueueError as error:
+                if self._queue.closed_reason is not None:
+                    self.stop()
+                    return
                 failed = True
                 await self._pause(error)
                 continue
@@ -350,26 +342,21 @@ class Worker:
                 self._last_error = None
                 self._failures = 0 if failed else self._failures
                 failed = False
-            # Held all at once: what is not yielded any more is given back.
-            for held in [self._track(queued) for queued in pulled]:
-                yield held.stream_item
+            for queued in pulled:  # all at once: what is not yielded any more is given back
+                self._held.add(queued)
+            for queued in pulled:
+                yield queued.item
 
-    def _track(self, queued: QueuedOrder) -> InFlight:
-        key = None
-        if queued.order is not None:
-            name = queued.key or storage_key(order_key(queued.order, encode(queued.order)))
-            # Only at the first delivery: after that, the worker that had it may have sent it.
-            resend = None if queued.redelivered else queued.resend
-            key = QueueKey(name, None if resend is None else ResendOverride(*resend))
-        held = InFlight(queued, key)
-        self._held.add(held)
-        return held
-
-    def _key_for(self, stream_item: Any) -> str:
-        key = self._held.find(stream_item).key
-        if key is None:
+    def _key_for(self, item: Any) -> QueueKey:
+        """The key of an order that it has taken, as the ledger keeps it."""
+        queued = self._held.find(item)
+        if queued.order is None:
             raise LookupError("an invalid order has no key")
-        return key
+        key = queued.key or storage_key(order_key(queued.order, encode(queued.order)))
+        if queued.resend is None or queued.redelivered:
+            # Only at the first delivery: after that, the worker that had it may have sent it.
+            return QueueKey(key)
+        return QueueKey(key, ResendOverride(*queued.resend))
 
 
 @contextlib.asynccontextmanager

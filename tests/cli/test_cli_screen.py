@@ -62,12 +62,11 @@ async def test_a_terminal_shows_a_bar_while_orders_are_sent(
 
 
 def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    orders_file: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # to rich it is a terminal
     monkeypatch.setenv("COLUMNS", "120")
-    path = tmp_path / "orders.jsonl"
-    path.write_text(lines_of(*map(order, range(12))))
+    path = orders_file(*map(order, range(12)))
     clock = FakeClock()
     tally = Tally()
     with Input(str(path)) as source:

@@ -88,9 +88,10 @@ class RawServer:
         bodies: Every request's body that was read to its end.
     """
 
-    def __init__(self, script: Script, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, script: Script, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self._script = script
         self._tls = tls
+        self._port = port
         self._server: asyncio.Server | None = None
         self._handlers: set[asyncio.Task[None]] = set()
         self.connections = 0
@@ -109,7 +110,7 @@ class RawServer:
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", 0, ssl=self._tls, backlog=256
+            self._serve, "127.0.0.1", self._port, ssl=self._tls, backlog=256
         )
         return self
 

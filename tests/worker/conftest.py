@@ -1,27 +1,23 @@
-"""Queues on a real NATS server; and what every test here is held to: nothing is left behind."""
+"""Queues on a real NATS server; and after every test nothing may be left running or open."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
-from worker_shop import make_queue
+from worker_shop import make_queue, queue_settings
 
 from everlytic_async.worker import OrderQueue, QueueSettings
 from support.nats_servers import nats_cluster, nats_server, nats_url
 
 __all__ = ["nats_cluster", "nats_server", "nats_url"]
 
-_NUMBERS = itertools.count(1)
-
 
 @pytest.fixture(autouse=True)
-async def nothing_left_behind() -> AsyncIterator[None]:
+async def nothing_left_running() -> AsyncIterator[None]:
     """After each test no task is pending; those of a closed NATS connection may take a moment."""
     yield
     for _ in range(200):
@@ -41,27 +37,8 @@ def nothing_left_open() -> Iterator[None]:
 
 @pytest.fixture
 def settings() -> QueueSettings:
-    """Those of a queue that is the test's own on the server that many share."""
-    return settings_of()
-
-
-def settings_of(**given: Any) -> QueueSettings:
-    name = f"q{os.getpid()}_{next(_NUMBERS)}"
-    return QueueSettings(
-        **{
-            "subject": name,
-            "orders_stream": f"{name}_orders",
-            "dead_letter_stream": f"{name}_dead",
-            "max_bytes": 16 * 1024**2,
-            **given,
-        }
-    )
-
-
-@pytest.fixture
-def own_settings() -> Callable[..., QueueSettings]:
-    """Makes such settings, with some that the test gives."""
-    return settings_of
+    """Of a queue of the test's own, on the server that many share."""
+    return queue_settings()
 
 
 @pytest.fixture
@@ -69,3 +46,9 @@ async def queue(nats_url: str, settings: QueueSettings) -> AsyncIterator[OrderQu
     """An open queue with nothing in it."""
     async with make_queue(nats_url, settings, timeout_s=10) as queue:
         yield queue
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a ledger may be."""
+    return tmp_path / "orders.ledger"

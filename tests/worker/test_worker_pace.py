@@ -18,7 +18,7 @@ from everlytic_async._pacer import Pacer
 from everlytic_async._stop_token import StopToken
 from everlytic_async.events import AttemptEnded, CoolDown, Dispatcher, Event, OrderEnded
 from everlytic_async.worker import QueueSettings, Worker
-from everlytic_async.worker._cool_downs import parse_cool_down, share_cool_downs
+from everlytic_async.worker._peers import Pause, decode, share_cool_downs
 from support.clock import FakeClock
 from support.delivery import order
 from support.nats_servers import connected
@@ -255,7 +255,7 @@ async def test_another_stores_cool_down_is_none_of_ours(
     ids=range(15),
 )
 def test_what_no_worker_says_is_passed_over(said: bytes) -> None:
-    assert parse_cool_down(said) is None
+    assert decode(Pause, said) is None
 
 
 async def test_nonsense_on_the_subject_hurts_nobody(

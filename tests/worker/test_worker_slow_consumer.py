@@ -163,19 +163,19 @@ async def test_a_worker_for_whom_the_server_keeps_too_little_gets_all_in_the_end
     assert any(LOST in each for each in told(caplog))
 
 
-async def test_dropped_messages_are_logged_from_time_to_time(
+def test_dropped_messages_are_logged_from_time_to_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, "everlytic_async")
     now = 0.0
     log = ConnectionLog(1.0, clock=lambda: now)
     for subject in ("one", "two", "three"):
-        await log.on_error(nats.errors.SlowConsumerError(subject, "", 1, None))
+        log.on_error(nats.errors.SlowConsumerError(subject, "", 1, None))
     [why] = told(caplog)
     assert why == (
         "NATS: messages came faster than they were taken, and some were dropped (slow consumer): "
         "an order comes again after 1 s"
     )
     now = 61.0
-    await log.on_error(nats.errors.SlowConsumerError("four", "", 1, None))
+    log.on_error(nats.errors.SlowConsumerError("four", "", 1, None))
     assert len(told(caplog)) == 2

@@ -1,33 +1,52 @@
-"""An endpoint that does with each order what a test says, and workers that send to it."""
+"""An endpoint that does with each order what a test says; queues and workers that send to it."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Self
 
 from nats.aio.client import Client
 
-from everlytic_async import EverlyticClient, Pacing
-from everlytic_async.worker import DeadLetter, OrderQueue, QueueSettings, Worker
-from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order
+from everlytic_async import EverlyticClient, Pacing, SqliteLedger
+from everlytic_async.ledger import Ledger, LedgerFile, State
+from everlytic_async.worker import (
+    DeadLetter,
+    OrderQueue,
+    Published,
+    QueuedOrder,
+    QueueSettings,
+    Worker,
+)
+from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order, orders
 from support.servers import Connection, RawServer
 
-STATUSES = {"accept": 200, "refuse": 422, "throttle": 429, "fail": 500, "unauthorized": 401}
-DEFAULTS = QueueSettings()
+STATUSES = {
+    "accept": 200,
+    "unauthorized": 401,
+    "refuse": 422,
+    "throttle": 429,
+    "fail": 500,
+    "busy": 503,
+}
 _LIMIT_S = 30.0
+_NUMBERS = itertools.count(1)
 
 
 class Shop:
-    """A server on loopback.
+    """A server on loopback; entered again, it is at the same port.
 
     Attributes:
         fates: By order id what is done: a name of `STATUSES`, or ``hang``: it is processed, and
             answered when `answers` is set. Of a list, one each time, and the last from then on.
+            An empty id stands for all others.
         processed: How often an order was processed, by its id.
         posts: How often it came.
         in_flight: Orders that are being answered.
@@ -43,11 +62,12 @@ class Shop:
         self.in_flight = self.peak = 0
         self.latency_s = 0.0
         self.url = ""
-        self._server = RawServer(self._serve)
+        self._port = 0
 
     async def __aenter__(self) -> Self:
+        self._server = RawServer(self._serve, port=self._port)
         await self._server.__aenter__()
-        self.url = self._server.url
+        self.url, self._port = self._server.url, self._server.port
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -100,18 +120,62 @@ class Shop:
         return EverlyticClient(self.url, **given)
 
 
+def once(count: int) -> Counter[str]:
+    """What `Shop.processed` is after each order from 0 on was sent once."""
+    return Counter(str(number) for number in range(count))
+
+
+# --------------------------------------------------------------------------------------- queues
+
+
+def queue_settings(**changes: Any) -> QueueSettings:
+    """Of a queue of the test's own, on the server that many share."""
+    name = f"q{os.getpid()}_{next(_NUMBERS)}"
+    return QueueSettings(
+        **{
+            "subject": name,
+            "orders_stream": f"{name}_orders",
+            "dead_letter_stream": f"{name}_dead",
+            "max_bytes": 16 * 1024**2,
+            **changes,
+        }
+    )
+
+
 def make_queue(
-    servers: str | Sequence[str] | Client, settings: QueueSettings = DEFAULTS, **options: Any
+    servers: str | Sequence[str] | Client,
+    settings: QueueSettings = QueueSettings(),  # noqa: B008 - frozen
+    **options: Any,
 ) -> OrderQueue:
     """A queue whose closing waits less for the server."""
     return OrderQueue(servers, settings, **{"pull_expires_s": 0.2, **options})
 
 
-async def until(is_so: Callable[[], Any], what: str = "it", limit_s: float = _LIMIT_S) -> None:
-    """Wait until it is so."""
+async def publish(queue: OrderQueue, source: Any, **options: Any) -> list[Published]:
+    """Publish many; the results."""
+    return [each async for each in queue.publish_many(source, **options)]
+
+
+async def fill(queue: OrderQueue, count: int) -> None:
+    """Publish this many orders, numbered from 0."""
+    assert all(each.stored for each in await publish(queue, orders(count)))
+
+
+def numbers_of(pulled: list[QueuedOrder]) -> list[str | None]:
+    """The ids of orders that were pulled."""
+    return [each.order and each.order.order_id for each in pulled]
+
+
+async def dead_letters(queue: OrderQueue) -> list[DeadLetter]:
+    """All of them."""
+    return [letter async for letter in queue.dead_letters()]
+
+
+async def until(condition: Callable[[], Any], what: str = "it", limit_s: float = _LIMIT_S) -> None:
+    """Wait until it holds."""
     ends = time.monotonic() + limit_s
     while True:
-        answer = is_so()
+        answer = condition()
         if asyncio.iscoroutine(answer):
             answer = await answer
         if answer:
@@ -120,13 +184,26 @@ async def until(is_so: Callable[[], Any], what: str = "it", limit_s: float = _LI
         await asyncio.sleep(0.01)
 
 
-async def emptied(queue: OrderQueue, limit_s: float = _LIMIT_S) -> None:
-    """Wait until the queue is empty."""
+async def until_status(queue: OrderQueue, limit_s: float = _LIMIT_S, **expected: int) -> None:
+    """Wait until the queue's status has these values."""
 
-    async def is_empty() -> bool:
-        return (await queue.status()).depth == 0
+    async def matches() -> bool:
+        status = await queue.status()
+        return all(getattr(status, name) == value for name, value in expected.items())
 
-    await until(is_empty, "an empty queue", limit_s)
+    await until(matches, f"a status of {expected}", limit_s)
+
+
+# -------------------------------------------------------------------------------------- workers
+
+
+def make_worker(
+    client: EverlyticClient, queue: OrderQueue, ledger: Path | Ledger | None, **settings: Any
+) -> Worker:
+    """A worker that waits less."""
+    given = {"retry_base_s": 0.05, "retry_cap_s": 0.2, "max_pause_s": 0.2, **settings}
+    ledger = SqliteLedger(ledger) if isinstance(ledger, Path) else ledger
+    return Worker(client, queue, ledger, **given)
 
 
 @asynccontextmanager
@@ -140,6 +217,17 @@ async def running(worker: Worker) -> AsyncIterator[asyncio.Task[None]]:
         await run
 
 
-async def dead_of(queue: OrderQueue) -> list[DeadLetter]:
-    """The dead letters."""
-    return [letter async for letter in queue.dead_letters()]
+async def drain(
+    client: EverlyticClient, queue: OrderQueue, ledger: Path | Ledger | None, **settings: Any
+) -> Worker:
+    """Run a worker until the queue is empty."""
+    worker = make_worker(client, queue, ledger, **settings)
+    async with running(worker):
+        await until_status(queue, depth=0)
+    return worker
+
+
+def states(path: Path) -> dict[str, State]:
+    """What a ledger's file says, by the orders' keys."""
+    with LedgerFile(path, must_exist=True) as file:
+        return {entry.key: entry.state for _, entry in file.entries()}

@@ -1,4 +1,4 @@
-"""The connection to NATS: what is never sent in clear, and what becomes of refused credentials."""
+"""The connection to NATS: TLS, credentials, and how it is opened, lost and closed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,14 +18,15 @@ import nats.errors
 import nkeys
 import pytest
 import trustme
-from worker_shop import Shop, make_queue
+from nats.aio.client import Client
+from worker_shop import Shop, make_queue, numbers_of, until
 
 from everlytic_async import LedgerError, QueueError
+from everlytic_async._nats import disconnect, error_text
 from everlytic_async.ledger import NatsLedger
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings, Worker
-from everlytic_async.worker._connection import ConnectionLog
 from support.delivery import order
-from support.nats_servers import until
+from support.nats_servers import connected, kill
 
 SECRET = "the-passw0rd"
 
@@ -35,7 +37,7 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-def known(authority: trustme.CA) -> ssl.SSLContext:
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
     """Trusts the certificates of `tls_files`."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
@@ -57,14 +59,14 @@ async def eavesdropper(
     host: str = "127.0.0.1", **info: Any
 ) -> AsyncIterator[tuple[int, bytearray]]:
     """A server that speaks NATS without TLS; its port, and all that it was sent."""
-    heard = bytearray()
+    received = bytearray()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         info = {"server_id": "x", "version": "2.15.1", "headers": True, "max_payload": 1048576}
         writer.write(f"INFO {json.dumps(info)}\r\n".encode())
         try:
             while data := await reader.read(65_536):
-                heard.extend(data)
+                received.extend(data)
                 if b"PING" in data:
                     writer.write(b"PONG\r\n")
         except ConnectionError:
@@ -74,7 +76,7 @@ async def eavesdropper(
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        yield server.sockets[0].getsockname()[1], heard
+        yield server.sockets[0].getsockname()[1], received
 
 
 def queue_at(*servers: str, settings: QueueSettings, **how: Any) -> OrderQueue:
@@ -95,7 +97,7 @@ async def test_where_tls_is_asked_for_and_not_offered_nothing_is_sent(
     settings: QueueSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with eavesdropper() as (port, heard):
+    async with eavesdropper() as (port, received):
         plain, secure = f"nats://127.0.0.1:{port}", f"tls://127.0.0.1:{port}"
         how: dict[str, Any] = {"user": "me", "password": SECRET, "token": SECRET}
         servers = {"an address": [secure], "one of several": [plain, secure]}.get(asked_by, [plain])
@@ -106,7 +108,7 @@ async def test_where_tls_is_asked_for_and_not_offered_nothing_is_sent(
             at_loopback(monkeypatch)
         with pytest.raises((QueueError, LedgerError), match="does not offer TLS") as raised:
             await open_(*servers, settings=settings, **how).__aenter__()
-        assert bytes(heard) == b""
+        assert bytes(received) == b""
         assert SECRET not in str(raised.value)
 
 
@@ -125,7 +127,7 @@ async def test_plain_nats_is_for_loopback_or_allowed(
     host: str, settings: QueueSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_loopback(monkeypatch)
-    async with eavesdropper() as (port, heard):
+    async with eavesdropper() as (port, received):
         queue = queue_at(
             f"nats://{host}:{port}",
             settings=settings,
@@ -133,28 +135,27 @@ async def test_plain_nats_is_for_loopback_or_allowed(
             allow_plain_nats=host != "localhost",
         )
         entering = asyncio.ensure_future(queue.__aenter__())
-        await until_so(lambda: SECRET.encode() in heard, "the credentials")
+        await until(lambda: SECRET.encode() in received, "the credentials")
         entering.cancel()
         await asyncio.wait({entering})
 
 
 @pytest.mark.parametrize("optional", [False, True])
-@pytest.mark.parametrize("scheme", ["nats", "tls"])
-async def test_a_server_that_offers_tls_is_spoken_to_by_it(
+async def test_where_the_server_offers_tls_it_is_used(
     tmp_path: Path,
     settings: QueueSettings,
-    known: ssl.SSLContext,
+    trusting: ssl.SSLContext,
     tls_files: dict[str, str],
-    scheme: str,
     *,
     optional: bool,
 ) -> None:
     config: dict[str, Any] = {"tls": tls_files, "allow_non_tls": optional}
     async with NatsServer(tmp_path / "data", config=config) as server:
-        address = server.url.replace("nats://", f"{scheme}://")
-        async with queue_at(address, settings=settings, tls=known) as queue:
-            assert await queue.publish(order(1))
-        stranger = queue_at(address, settings=settings, tls=ssl.create_default_context())
+        for number, scheme in enumerate(("nats", "tls")):
+            address = server.url.replace("nats://", f"{scheme}://")
+            async with queue_at(address, settings=settings, tls=trusting) as queue:
+                assert await queue.publish(order(number))
+        stranger = queue_at(server.url, settings=settings, tls=ssl.create_default_context())
         with pytest.raises(QueueError, match="certificate"):
             await stranger.__aenter__()
 
@@ -162,7 +163,7 @@ async def test_a_server_that_offers_tls_is_spoken_to_by_it(
 async def test_a_server_that_comes_back_without_tls_is_sent_nothing(
     tmp_path: Path,
     settings: QueueSettings,
-    known: ssl.SSLContext,
+    trusting: ssl.SSLContext,
     tls_files: dict[str, str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -170,25 +171,14 @@ async def test_a_server_that_comes_back_without_tls_is_sent_nothing(
     server = NatsServer(data, config={"tls": tls_files})
     await server.start()
     port = int(server.url.rpartition(":")[2])
-    async with queue_at(server.url, settings=settings, tls=known, token=SECRET) as queue:
+    async with queue_at(server.url, settings=settings, tls=trusting, token=SECRET) as queue:
         await server.close()
         async with NatsServer(data, port=port):
-
-            async def is_said() -> bool:
-                return "does not offer TLS" in caplog.text
-
-            await until(is_said, "the reconnect")
+            await until(lambda: "does not offer TLS" in caplog.text, "the reconnect")
             assert not queue.connected
         async with NatsServer(data, port=port, config={"tls": tls_files}):
             assert await queue.publish(order(1)) or True
             assert queue.connected
-
-
-async def until_so(is_so: Callable[[], bool], what: str) -> None:
-    async def asked() -> bool:
-        return is_so()
-
-    await until(asked, what, 20)
 
 
 # ------------------------------------------------------------------------- refused credentials
@@ -213,17 +203,6 @@ def keys(path: Path, number: int) -> str:
     return str(nkeys.from_seed(bytearray(seed)).public_key.decode())
 
 
-async def test_the_refusal_is_kept_as_the_reason_and_not_the_reset_that_follows_it() -> None:
-    log = ConnectionLog(1.0)
-    refusal = nats.errors.Error("nats: 'Authorization Violation'")
-    await log.on_error(ConnectionRefusedError())
-    await log.on_error(refusal)
-    await log.on_error(ConnectionResetError("Connection reset by peer"))
-    assert log.last_error is refusal
-    await log.on_reconnected()
-    assert log.last_error is None
-
-
 async def test_revoked_credentials_end_a_worker_with_the_reason(
     tmp_path: Path, settings: QueueSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -239,9 +218,9 @@ async def test_revoked_credentials_end_a_worker_with_the_reason(
         worker = Worker(client, queue)
         running = asyncio.create_task(worker.run())
         await other.publish(order(1))
-        await until_so(lambda: shop.processed.total() == 1, "the first")
+        await until(lambda: shop.processed.total() == 1, "the first")
         reload(server, authorization=users("other"))
-        await until_so(lambda: not queue.connected, "the refusal")
+        await until(lambda: not queue.connected, "the refusal")
         publishing = asyncio.create_task(queue.publish(order(9)))  # it waits for the connection
         with pytest.raises(QueueError, match=r"(?i)closed: .*authorization violation"):
             async with asyncio.timeout(20):
@@ -268,12 +247,12 @@ async def test_renewed_credentials_are_read_again(tmp_path: Path, settings: Queu
     ):
         worker = Worker(client, queue, ledger)
         running = asyncio.create_task(worker.run())
-        await until_so(lambda: worker.status.ready, "the worker")
+        await until(lambda: worker.status.ready, "the worker")
         renewed = await asyncio.to_thread(keys, seed, 2)
         reload(server, authorization={"users": [{"nkey": renewed}]})
-        await until_so(lambda: not queue.connected, "the refusal")
+        await until(lambda: not queue.connected, "the refusal")
         await queue.publish(order(1))
-        await until_so(lambda: shop.processed.total() == 1, "the order")
+        await until(lambda: shop.processed.total() == 1, "the order")
         worker.stop()
         await running
 
@@ -314,7 +293,6 @@ async def interrupting(port: int) -> AsyncIterator[tuple[int, Callable[[str], No
 @pytest.mark.parametrize(
     "error",
     [
-        "User Authentication Expired",
         "User Authentication Revoked",
         "Account Authentication Expired",
         "Authorization Violation",
@@ -324,7 +302,7 @@ async def interrupting(port: int) -> AsyncIterator[tuple[int, Callable[[str], No
     ],
 )
 async def test_an_error_that_ends_a_connection_does_not_end_the_queue(
-    nats_url: str, settings: QueueSettings, error: str
+    nats_url: str, settings: QueueSettings, error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
         interrupting(int(nats_url.rpartition(":")[2])) as (port, interrupt),
@@ -332,18 +310,119 @@ async def test_an_error_that_ends_a_connection_does_not_end_the_queue(
     ):
         for number in (1, 2):
             assert await queue.publish(order(number))
-            [taken] = await queue.pull(5, 5)
-            assert taken.order is not None
-            assert taken.order.order_id == str(number)
+            [pulled] = await queue.pull(5, 5)
+            assert numbers_of([pulled]) == [str(number)]
             if number == 1:
                 interrupt(error)
-                await until_so(lambda: not queue.connected, "the interruption")
+                await until(lambda: not queue.connected, "the interruption")
+    assert "NATS: the connection is back" in caplog.text
 
 
-async def test_a_credentials_file_that_is_cut_off_is_told(
+async def test_a_credentials_file_that_is_cut_off_is_an_error(
     nats_url: str, settings: QueueSettings, tmp_path: Path
 ) -> None:
     credentials = tmp_path / "user.creds"
     await asyncio.to_thread(credentials.write_text, "-----BEGIN NATS USER JWT-----\n")
     with pytest.raises(QueueError, match="does not hold a JWT and a seed"):
         await queue_at(nats_url, settings=settings, user_credentials=credentials).__aenter__()
+
+
+async def test_a_wrong_token_is_an_error_at_once(tmp_path: Path, settings: QueueSettings) -> None:
+    async with NatsServer(tmp_path, token="right") as server:
+        address = server.url.replace("right", "wrong")
+        started_at = time.monotonic()
+        with pytest.raises(QueueError, match=r"(?i)authorization") as raised:
+            await make_queue(address, settings).__aenter__()
+        assert time.monotonic() - started_at < 15  # not the time-out of 30
+        assert "wrong" not in str(raised.value)
+        async with make_queue(server.url, settings) as queue:
+            assert await queue.publish(order(1))
+
+
+async def test_an_nkey_opens_the_queue(tmp_path: Path, settings: QueueSettings) -> None:
+    ours, other = tmp_path / "ours.nk", tmp_path / "other.nk"
+    user, _ = [await asyncio.to_thread(keys, path, n) for n, path in enumerate((ours, other))]
+    config = {"authorization": {"users": [{"nkey": user}]}}
+    async with NatsServer(tmp_path / "data", config=config) as server:
+        async with queue_at(server.url, settings=settings, nkeys_seed=ours, timeout_s=10) as queue:
+            assert await queue.publish(order(1))
+        for seed, error in {
+            other: "(?i)authorization",
+            None: "(?i)authorization",
+            tmp_path / "none": "no NATS server could be reached",
+        }.items():
+            with pytest.raises(QueueError, match=error):
+                await queue_at(server.url, settings=settings, nkeys_seed=seed).__aenter__()
+
+
+# --------------------------------------------------------------------------- opened and closed
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "nats://127.0.0.1:9",
+        "nats://[",
+        *(f"nats://shop:{SECRET}@127.0.0.1:{port}" for port in (SECRET, f"4222{SECRET}", "99999")),
+    ],
+)
+async def test_a_server_that_cannot_be_reached_is_an_error_without_secrets(
+    address: str, settings: QueueSettings
+) -> None:
+    queue = queue_at(address, settings=settings, timeout_s=0.2)
+    with pytest.raises(QueueError, match="no NATS server could be reached") as raised:
+        await queue.__aenter__()
+    assert SECRET not in f"{raised.value} {raised.value!r}"
+    with pytest.raises(QueueError, match="the queue is not open"):
+        await queue.publish(order(1))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("Port could not be cast to integer value as 's3cret'"), "ValueError"),
+        (nats.errors.Error("nats: can't reach nats://shop:s3cret@host"), "Error"),
+        (nats.errors.NoServersError(), "no servers available for connection"),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+        (None, "no answer"),
+    ],
+)
+def test_an_error_is_described_without_an_address(error: Exception | None, words: str) -> None:
+    assert error_text(error) == words
+
+
+async def test_cancelled_while_it_connects_it_leaves_nothing(settings: QueueSettings) -> None:
+    entering = asyncio.ensure_future(make_queue("nats://127.0.0.1:9", settings).__aenter__())
+    await asyncio.sleep(0.1)
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+
+
+async def test_the_callers_connection_is_used_and_not_closed(
+    nats_url: str, settings: QueueSettings
+) -> None:
+    async with connected(nats_url) as connection:
+        async with make_queue(connection, settings) as queue:
+            assert queue.connection is connection
+            await queue.publish(order(1))
+        assert connection.is_connected
+
+
+async def test_a_connection_that_is_lost_with_something_to_write_is_closed(
+    nats_server: NatsServer, settings: QueueSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_queue(nats_server.url, settings) as queue:
+        await queue.pull(1, 0.05)
+        connection = queue.connection
+        await kill(nats_server)
+        for _ in range(100):
+            await connection.publish("lost", b"x" * 1000)
+        await until(lambda: "the connection was lost" in caplog.text, "the loss")
+    assert connection.is_closed
+    await disconnect(Client())  # one that never connected
+
+
+def test_an_unknown_keyword_is_an_error() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword arguments: tokne"):
+        make_queue("nats://127.0.0.1:9", tokne="x")

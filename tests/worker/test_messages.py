@@ -1,4 +1,4 @@
-"""Orders as messages: what names them, what a message holds, and what is no order."""
+"""Orders as messages: what identifies them, what a message holds, and what is not an order."""
 
 from __future__ import annotations
 
@@ -9,51 +9,43 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.js import api
 
 from everlytic_async import ConfigurationError, InvalidOrderError, Order, Outcome
 from everlytic_async._wire import encode, order_key
 from everlytic_async.ledger import storage_key
 from everlytic_async.worker import QueueSettings
+from everlytic_async.worker._dead_letters import DeadLetter, dead_letter_headers, redrive_headers
 from everlytic_async.worker._messages import (
-    DeadLetterInfo,
-    dead_letter_headers,
     decode_order,
     encode_message,
-    message_id,
-    parse_dead_letter,
     publisher_key,
-    redrive_headers,
     resend_override,
 )
 from support.delivery import order
 
 SETTINGS = QueueSettings()
-DEAD = DeadLetterInfo(
-    outcome=Outcome.UNKNOWN, reason="it may have been", attempts=2, sequence=7, deliveries=3
-)
 
 
 def an_order(**fields: Any) -> Order:
     return Order.from_mapping(order(1, **fields))
 
 
-# ------------------------------------------------------------------------------------ messages
+def id_of(key: str | None = None, store: str = "default", **fields: Any) -> str:
+    return encode_message(an_order(**fields), key, QueueSettings(store=store)).headers[
+        "Nats-Msg-Id"
+    ]
 
 
-def test_an_order_is_named_as_a_ledger_names_it() -> None:
+def test_an_order_has_the_key_that_a_ledger_gives_it() -> None:
     message = encode_message(an_order(), None, SETTINGS)
     assert message.key == "1"
     assert message.headers == {"Nats-Msg-Id": "default:1"}
     assert json.loads(message.body)["order_id"] == "1"
 
 
-def test_an_order_of_two_stores_is_two() -> None:
-    one, other = (QueueSettings(store=store) for store in ("one", "other"))
-    assert message_id("1", one) != message_id("1", other)
-
-
 @pytest.mark.parametrize("key", ["jane@example.com", "1", "ümlaut", "a\r\nNats-Msg-Id: b"])
-def test_a_publishers_own_key_is_told_as_a_digest(key: str) -> None:
+def test_a_publishers_own_key_is_sent_as_a_digest(key: str) -> None:
     message = encode_message(an_order(), key, SETTINGS)
     assert message.key == storage_key(key, custom=True) == publisher_key(message.headers)
     assert message.headers["Nats-Msg-Id"] == f"default:{message.key}"
@@ -67,17 +59,13 @@ def test_what_is_no_key_names_no_order(key: Any) -> None:
         encode_message(an_order(), key, SETTINGS)
 
 
-def test_an_own_key_and_the_same_order_number_are_two() -> None:
-    own, given = (
-        encode_message(an_order(), "1", SETTINGS),
-        encode_message(an_order(), None, SETTINGS),
-    )
-    assert own.headers["Nats-Msg-Id"] != given.headers["Nats-Msg-Id"]
+def test_orders_that_differ_in_store_or_kind_of_key_have_different_ids() -> None:
+    assert len({id_of(), id_of(store="other"), id_of("1"), id_of(order_id="2")}) == 4
 
 
 @pytest.mark.parametrize("order_id", ["ümlaut", "a b", "a\nb", "x" * 500, "é" * 50])
 def test_a_message_id_is_one_short_word_of_ascii(order_id: str) -> None:
-    name = encode_message(an_order(order_id=order_id), None, SETTINGS).headers["Nats-Msg-Id"]
+    name = id_of(order_id=order_id)
     assert name.isascii()
     assert name.isprintable()
     assert " " not in name
@@ -98,7 +86,7 @@ def test_an_order_is_the_same_after_its_way(price: Decimal, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "error"),
     [
         (b"", "order: is not JSON: Expecting value, column 1"),
         (b"not json", "order: is not JSON: Expecting value, column 1"),
@@ -117,13 +105,13 @@ def test_an_order_is_the_same_after_its_way(price: Decimal, name: str) -> None:
         (b'{"contact_email": "jane@example.com", "prodcts": []}', "prodcts: no such field"),
     ],
 )
-def test_what_is_no_order_says_why_and_not_what_it_holds(body: bytes, told: str) -> None:
-    with pytest.raises(InvalidOrderError, match=told) as raised:
+def test_an_invalid_message_says_why_and_quotes_nothing(body: bytes, error: str) -> None:
+    with pytest.raises(InvalidOrderError, match=error) as raised:
         decode_order(body, SETTINGS)
     assert "jane" not in str(raised.value)
 
 
-def test_too_large_an_order_is_none_on_either_side() -> None:
+def test_an_order_that_is_too_large_is_invalid_on_either_side() -> None:
     small = QueueSettings(max_message_bytes=100)
     with pytest.raises(InvalidOrderError, match="the queue takes 100"):
         encode_message(an_order(), None, small)
@@ -131,7 +119,7 @@ def test_too_large_an_order_is_none_on_either_side() -> None:
         decode_order(encode(an_order()), small)
 
 
-def test_a_key_that_another_program_gave_is_its_digest() -> None:
+def test_a_key_from_another_program_is_kept_as_its_digest() -> None:
     assert publisher_key({"Everlytic-Key": "jane"}) == storage_key("jane", custom=True)
     assert publisher_key({}) is None
 
@@ -139,56 +127,68 @@ def test_a_key_that_another_program_gave_is_its_digest() -> None:
 # -------------------------------------------------------------------------------- dead letters
 
 
+def dead_headers(headers: dict[str, str], **changes: Any) -> dict[str, str]:
+    fields: dict[str, Any] = {
+        "outcome": Outcome.UNKNOWN,
+        "reason": "it may have been",
+        "attempts": 2,
+        "deliveries": 3,
+        "sequence": 7,
+        "stored_at": 1.5,
+    }
+    return dead_letter_headers(headers, SETTINGS, **{**fields, **changes})
+
+
+def read(headers: dict[str, str]) -> DeadLetter:
+    return DeadLetter.from_message(api.RawStreamMsg(seq=4, headers=headers), SETTINGS)
+
+
 def test_a_dead_letter_can_be_read_again() -> None:
     own = encode_message(an_order(), "mine", SETTINGS)
-    headers = dead_letter_headers(DEAD, own.headers, 1.5, SETTINGS)
-    assert parse_dead_letter(headers) == DEAD
-    assert publisher_key(headers) == own.key
+    letter = read(dead_headers(own.headers))
+    assert (letter.id, letter.key, letter.order_sequence) == (4, own.key, 7)
+    assert (letter.outcome, letter.reason) == (Outcome.UNKNOWN, "it may have been")
+    assert (letter.attempts, letter.deliveries) == (2, 3)
 
 
-def test_a_dead_letter_is_named_by_where_the_order_lay_and_since_when() -> None:
-    def name(stored_at: float) -> str:
-        return dead_letter_headers(DEAD, {}, stored_at, SETTINGS)["Nats-Msg-Id"]
+def test_missing_or_odd_headers_are_read_as_nothing_known() -> None:
+    letter = read({"Everlytic-Outcome": "odd", "Everlytic-Attempts": "inf"})
+    assert (letter.outcome, letter.reason, letter.attempts) == (Outcome.UNKNOWN, "", 0)
 
-    assert name(1.5) == name(1.5) != name(1.6)  # a stream made anew counts from 1 again
+
+def test_a_dead_letters_id_is_the_orders_place_and_time() -> None:
+    ids = [dead_headers({}, stored_at=at)["Nats-Msg-Id"] for at in (1.5, 1.5, 1.6)]
+    assert ids[0] == ids[1] != ids[2]  # a stream that was created again counts from 1
 
 
 @pytest.mark.parametrize(
     "reason", ["for jane@example.com\r\nX: y", "ümlaut  " + "x" * 5000, "\x00\x7f", "\u2028"]
 )
-def test_a_reason_is_one_line_of_ascii_that_names_nobody(reason: str) -> None:
-    dead = DeadLetterInfo(
-        outcome=Outcome.REJECTED, reason=reason, attempts=1, sequence=1, deliveries=1
-    )
-    told = dead_letter_headers(dead, {}, 0.0, SETTINGS)["Everlytic-Reason"]
-    assert told.isascii()
-    assert "\n" not in told
-    assert "\r" not in told
-    assert "jane" not in told
-    assert len(told) <= 500
+def test_a_reason_is_one_line_of_ascii_without_addresses(reason: str) -> None:
+    header = dead_headers({}, reason=reason)["Everlytic-Reason"]
+    assert header.isascii()
+    assert not {"\n", "\r"} & set(header)
+    assert "jane" not in header
+    assert len(header) <= 500
 
 
-def test_headers_that_are_missing_or_odd_are_no_fault() -> None:
-    read = parse_dead_letter({"Everlytic-Outcome": "odd", "Everlytic-Attempts": "inf"})
-    assert (read.outcome, read.reason, read.attempts) == (Outcome.UNKNOWN, "", 0)
-
-
-def test_a_redriven_order_has_a_name_of_its_own_and_passes_over_what_was_known() -> None:
+def test_a_redriven_order_has_a_new_id_and_disregards_the_recorded_outcome() -> None:
     own = encode_message(an_order(), "mine", SETTINGS)
-    dead = dead_letter_headers(DEAD, own.headers, 1.5, SETTINGS)
-    redriven = redrive_headers(dead, 4, 1000.0, SETTINGS)
-    assert redriven["Nats-Msg-Id"] != own.headers["Nats-Msg-Id"]
-    assert redriven["Nats-Msg-Id"] == redrive_headers(dead, 4, 2000.0, SETTINGS)["Nats-Msg-Id"]
-    assert redriven["Nats-Msg-Id"] != redrive_headers(dead, 5, 1000.0, SETTINGS)["Nats-Msg-Id"]
+    dead = dead_headers(own.headers)
+    redriven, later, other = (
+        redrive_headers(dead, letter, now, SETTINGS) for letter, now in ((4, 1e3), (4, 2e3), (5, 1))
+    )
+    ids = [each["Nats-Msg-Id"] for each in (redriven, later, other, own.headers)]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
     assert publisher_key(redriven) == own.key
     assert resend_override(redriven) == (Outcome.UNKNOWN, 1000.0)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.INVALID, Outcome.SENT, "odd"])
-def test_what_may_be_sent_anyway_or_never_passes_over_nothing(outcome: str) -> None:
-    assert (
-        resend_override(redrive_headers({"Everlytic-Outcome": outcome}, 1, 1.0, SETTINGS)) is None
-    )
+def test_only_unknown_and_rejected_can_be_disregarded(outcome: str) -> None:
+    redriven = redrive_headers({"Everlytic-Outcome": outcome}, 1, 1.0, SETTINGS)
+    assert resend_override(redriven) is None
     assert resend_override({"Everlytic-Resend": outcome}) is None
 
 
@@ -198,19 +198,13 @@ def test_what_may_be_sent_anyway_or_never_passes_over_nothing(outcome: str) -> N
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"store": ""},
-        {"store": "a.b"},
-        {"store": "*"},
-        {"store": "a b"},
+        *({"store": name} for name in ("", "a.b", "*", "a b")),
         {"orders_stream": "a.b"},
-        {"subject": "a..b"},
-        {"subject": ">"},
-        {"replicas": 2},
-        {"replicas": True},
+        *({"subject": name} for name in ("a..b", ">")),
+        *({"replicas": count} for count in (2, True)),
         {"duplicate_window_s": 0},
         {"ack_wait_s": float("inf")},
-        {"max_bytes": None},
-        {"max_bytes": 0},
+        *({"max_bytes": size} for size in (None, 0)),
         {"max_messages": 1.5},
         {"max_age_s": -1},
         {"max_message_bytes": "1"},

@@ -1,0 +1,322 @@
+"""What a worker does with each order, by its outcome; and orders that were redriven."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worker_shop import (
+    Shop,
+    dead_letters,
+    drain,
+    fill,
+    make_queue,
+    make_worker,
+    once,
+    queue_settings,
+    running,
+    states,
+    until,
+    until_status,
+)
+
+from everlytic_async import Delivery, Outcome, SkippedError, SqliteLedger, UnknownOutcomeError
+from everlytic_async.errors import AuthenticationError, NotSentError, RejectedError
+from everlytic_async.ledger import NatsLedger, State
+from everlytic_async.outcomes import OrderResult, Receipt
+from everlytic_async.worker import OrderQueue
+from everlytic_async.worker._dead_letters import redrive_headers
+from everlytic_async.worker._settle import AckAction, action_for
+from support.delivery import CUSTOMER_HASH, STORE_HASH, order, orders
+
+ONCE, AGAIN = Delivery.AT_MOST_ONCE, Delivery.AT_LEAST_ONCE
+
+
+def skipped(state: State) -> SkippedError:
+    return SkippedError("the ledger says so", str(state))
+
+
+def before_any_acceptance() -> RejectedError:
+    error = RejectedError("no", 422)
+    error.before_any_acceptance = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "delivery", "action", "reported"),
+    [
+        (Outcome.SENT, None, ONCE, AckAction.ACK, Outcome.SENT),
+        (Outcome.SKIPPED, skipped(State.SENT), ONCE, AckAction.ACK, Outcome.SENT),
+        (Outcome.SKIPPED, skipped(State.IN_FLIGHT), ONCE, AckAction.NAK, Outcome.SKIPPED),
+        (Outcome.SKIPPED, skipped(State.UNKNOWN), ONCE, AckAction.DEAD_LETTER, Outcome.UNKNOWN),
+        (Outcome.SKIPPED, skipped(State.REJECTED), ONCE, AckAction.DEAD_LETTER, Outcome.REJECTED),
+        (Outcome.NOT_SENT, NotSentError("no"), ONCE, AckAction.NAK, Outcome.NOT_SENT),
+        (Outcome.REJECTED, RejectedError("no", 422), ONCE, AckAction.DEAD_LETTER, Outcome.REJECTED),
+        (Outcome.REJECTED, before_any_acceptance(), ONCE, AckAction.NAK, Outcome.NOT_SENT),
+        (Outcome.NOT_SENT, AuthenticationError("no", 401), ONCE, AckAction.NAK, Outcome.NOT_SENT),
+        (Outcome.INVALID, None, ONCE, AckAction.DEAD_LETTER, Outcome.INVALID),
+        (Outcome.UNKNOWN, UnknownOutcomeError("?"), ONCE, AckAction.DEAD_LETTER, Outcome.UNKNOWN),
+        (Outcome.UNKNOWN, UnknownOutcomeError("?"), AGAIN, AckAction.NAK, Outcome.UNKNOWN),
+    ],
+)
+def test_the_table_of_outcomes(
+    outcome: Outcome, error: Any, delivery: Delivery, action: AckAction, reported: Outcome
+) -> None:
+    receipt = Receipt(200) if outcome is Outcome.SENT else None
+    result = OrderResult(0, "1", {}, outcome, receipt, error)
+    assert action_for(result, delivery) == (action, reported)
+
+
+# -------------------------------------------------------------------------------- end to end
+
+
+async def test_every_order_is_sent_once_and_leaves_the_queue(queue: OrderQueue, path: Path) -> None:
+    await fill(queue, 150)
+    async with Shop() as shop, shop.client() as client:
+        worker = await drain(client, queue, path)
+    assert shop.processed == once(150)
+    status = worker.status
+    assert status.counts[Outcome.SENT] == status.acked == 150
+    assert (status.in_flight, status.nacked, status.dead_lettered) == (0, 0, 0)
+    assert states(path) == {str(number): State.SENT for number in range(150)}
+    assert await dead_letters(queue) == []
+
+
+async def test_by_default_the_ledger_is_on_the_queues_servers(queue: OrderQueue) -> None:
+    await fill(queue, 3)
+    async with Shop() as shop, shop.client() as client:
+        await drain(client, queue, None)
+        assert not await queue.publish(order(1))
+        again = await client.send_orders(orders(3), ledger=NatsLedger(queue.connection))
+        assert again.counts[Outcome.SKIPPED] == 3
+    assert set(shop.processed.values()) == {1}
+
+
+async def test_it_holds_no_more_orders_than_it_has_slots(queue: OrderQueue, path: Path) -> None:
+    await fill(queue, 50)
+    async with Shop({"": "hang"}) as shop, shop.client(concurrency=4) as client:
+        worker = make_worker(client, queue, path)
+        async with running(worker):
+            await until(lambda: shop.in_flight == 4)
+            await asyncio.sleep(0.1)
+            status = await queue.status()
+            assert (status.in_flight, status.waiting) == (4, 46)
+            assert worker.status.in_flight == 4
+            shop.answers.set()
+            await until_status(queue, depth=0)
+    assert shop.peak == 4
+
+
+@pytest.mark.parametrize(
+    ("fate", "outcome", "state", "reason"),
+    [
+        ("refuse", Outcome.REJECTED, State.REJECTED, "422"),
+        ("fail", Outcome.UNKNOWN, State.UNKNOWN, "500"),
+    ],
+)
+async def test_an_order_that_may_not_be_sent_again_is_a_dead_letter(
+    queue: OrderQueue, path: Path, fate: str, outcome: Outcome, state: State, reason: str
+) -> None:
+    await fill(queue, 3)
+    async with Shop({"1": fate}) as shop, shop.client() as client:
+        await shop.accept_one(client)
+        await drain(client, queue, path)
+    [letter] = await dead_letters(queue)
+    assert (letter.key, letter.outcome, letter.attempts) == ("1", outcome, 1)
+    assert reason in letter.reason
+    assert "jane" not in letter.reason
+    assert states(path)["1"] is state
+    assert shop.posts["1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fate", "delivery", "processed"), [("fail", AGAIN, 8), ("throttle", ONCE, 1)]
+)
+async def test_an_order_that_may_be_sent_again_is_delivered_again(
+    queue: OrderQueue, path: Path, fate: str, delivery: Delivery, processed: int
+) -> None:
+    await fill(queue, 1)
+    fates: dict[str, Any] = {"0": [fate] * 7 + ["accept"]}  # more than one delivery's attempts
+    async with Shop(fates) as shop, shop.client(delivery=delivery) as client:
+        await shop.accept_one(client)
+        worker = await drain(client, queue, path)
+    assert shop.processed["0"] == processed
+    assert worker.status.nacked == 1
+    assert await dead_letters(queue) == []
+
+
+async def test_messages_that_are_not_orders_stop_no_other(queue: OrderQueue, path: Path) -> None:
+    stream, subject = queue.connection.jetstream(), queue.settings.orders_subject
+    await queue.publish(order(1))
+    product = b'{"contact_email": "a@b.example", "products": [{"product_price": %s}]}'
+    invalid = (
+        *(b"", b"{", b"[" * 9999, b'{"contact_email": 7}', b"x" * 1_100_000, b"\xff"),
+        *(product % number for number in (b"1e99999999999999999999", b"9" * 100_000, b"NaN")),
+        b'{"total": 1%s}' % (b', "total": 1' * 80_000),
+    )
+    for body in invalid:
+        await stream.publish(subject, body)
+    await queue.publish(order(2))
+    async with Shop() as shop, shop.client() as client:
+        await drain(client, queue, path)
+    assert shop.processed == Counter({"1": 1, "2": 1})
+    letters = await dead_letters(queue)
+    assert {letter.outcome for letter in letters} == {Outcome.INVALID}
+    assert len(letters) == len(invalid)
+
+
+async def test_what_the_ledger_knows_is_not_sent_again(queue: OrderQueue, path: Path) -> None:
+    """Sent orders leave the queue. One that is unknown, as after a crash, is a dead letter."""
+    await fill(queue, 5)
+    async with Shop({"0": ["fail", "accept"]}) as shop, shop.client() as client:
+        known = [order(number) for number in (0, 2, 3)]
+        await client.send_orders(known, ledger=SqliteLedger(path))
+        worker = await drain(client, queue, path)
+    assert shop.posts == once(5)
+    assert worker.status.counts[Outcome.SKIPPED] == 3
+    assert [(each.key, each.outcome) for each in await dead_letters(queue)] == [
+        ("0", Outcome.UNKNOWN)
+    ]
+
+
+async def test_an_order_that_another_process_is_sending_is_waited_for(
+    queue: OrderQueue, path: Path
+) -> None:
+    await fill(queue, 1)
+    async with Shop({"0": "hang"}) as shop, shop.client() as client:
+        ledger = SqliteLedger(path)
+        sending = asyncio.ensure_future(client.send_orders([order(0)], ledger=ledger))
+        await until(lambda: shop.in_flight == 1)
+        worker = make_worker(client, queue, path)
+        async with running(worker):
+            await until(lambda: worker.status.nacked >= 2)
+            shop.answers.set()
+            await until_status(queue, depth=0)
+        assert (await sending).counts[Outcome.SENT] == 1
+    assert shop.posts["0"] == 1
+    assert await dead_letters(queue) == []
+
+
+async def test_an_order_with_its_own_key_is_another_order(queue: OrderQueue, path: Path) -> None:
+    await queue.publish(order(1))
+    await queue.publish(order(1), key="jane@example.com")
+    async with Shop() as shop, shop.client() as client:
+        await drain(client, queue, path)
+        again = await client.send_orders(
+            [order(1)], ledger=SqliteLedger(path), key=lambda _: "jane@example.com"
+        )
+        assert again.counts[Outcome.SKIPPED] == 1
+    assert shop.processed["1"] == 2
+    assert len(states(path)) == 2
+    assert "jane" not in str(states(path))
+
+
+# ----------------------------------------------------------------------------------- redriven
+
+
+async def test_a_redriven_order_is_sent_whatever_was_recorded(
+    queue: OrderQueue, path: Path
+) -> None:
+    await fill(queue, 3)
+    fates: dict[str, Any] = {"0": ["fail", "accept"], "1": ["refuse", "accept"]}
+    async with Shop(fates) as shop, shop.client() as client:
+        await shop.accept_one(client)
+        await drain(client, queue, path)
+        assert await queue.redrive(await dead_letters(queue)) == 2
+        await drain(client, queue, path)
+    assert shop.posts == Counter({"0": 2, "1": 2, "2": 1})
+    assert await dead_letters(queue) == []
+    assert set(states(path).values()) == {State.SENT}
+
+
+async def test_a_redriven_order_that_was_sent_meanwhile_is_not_sent(
+    queue: OrderQueue, path: Path
+) -> None:
+    await fill(queue, 1)
+    async with Shop({"0": ["fail", "accept"]}) as shop, shop.client() as client:
+        await drain(client, queue, path)
+        await client.send_orders([order(0)], ledger=SqliteLedger(path), resend=[Outcome.UNKNOWN])
+        await queue.redrive(await dead_letters(queue))
+        await drain(client, queue, path)
+    assert shop.posts["0"] == 2
+    assert await dead_letters(queue) == []
+
+
+async def test_a_redriven_order_that_fails_again_is_a_dead_letter_again(
+    queue: OrderQueue, path: Path
+) -> None:
+    await fill(queue, 1)
+    async with Shop({"0": "fail"}) as shop, shop.client() as client:
+        for posts in (1, 2, 3):
+            await drain(client, queue, path)
+            assert shop.posts["0"] == posts
+            [letter] = await dead_letters(queue)
+            assert await queue.redrive([letter]) == 1
+
+
+async def test_a_redriven_order_is_sent_by_its_first_delivery_alone(
+    nats_url: str, path: Path
+) -> None:
+    """The worker that had it before may have sent it: the redrive was for that delivery."""
+    async with make_queue(nats_url, queue_settings(ack_wait_s=0.3)) as queue:
+        await fill(queue, 1)
+        async with Shop({"0": "fail"}) as shop, shop.client() as client:
+            await drain(client, queue, path)
+            await queue.redrive(await dead_letters(queue))
+            await queue.pull(1, 5)  # and crashes
+            await drain(client, queue, path)
+        assert shop.posts["0"] == 1
+        assert [letter.outcome for letter in await dead_letters(queue)] == [Outcome.UNKNOWN]
+
+
+async def test_a_redrive_disregards_only_what_was_recorded_before_it(
+    queue: OrderQueue, path: Path
+) -> None:
+    await fill(queue, 1)
+    async with Shop({"0": "fail"}) as shop, shop.client() as client:
+        await drain(client, queue, path)
+        [letter] = await dead_letters(queue)
+        headers = redrive_headers(letter.headers, letter.id, 1000.0, queue.settings)  # long ago
+        stream = queue.connection.jetstream()
+        await stream.publish(queue.settings.orders_subject, letter.body, headers=headers)
+        await drain(client, queue, path)
+    assert shop.posts["0"] == 1
+    assert {each.outcome for each in await dead_letters(queue)} == {Outcome.UNKNOWN}
+
+
+# ------------------------------------------------------------------------------------ secrets
+
+
+async def test_messages_logs_and_reprs_hold_no_hash_and_no_address(
+    queue: OrderQueue, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)
+    await fill(queue, 5)
+    await queue.connection.jetstream().publish(
+        queue.settings.orders_subject, b'{"contact_email": "jane@example.com"}'
+    )
+    messages: list[str] = []
+
+    async def note(message: Any) -> None:
+        messages.append(f"{message.subject} {message.headers} {message.data!r}")
+
+    subscription = await queue.connection.subscribe(">", cb=note)
+    async with Shop({"1": "refuse", "2": "fail"}) as shop, shop.client() as client:
+        await shop.accept_one(client)
+        worker = await drain(client, queue, path)
+    await subscription.unsubscribe()
+    assert messages
+    logged = [each.getMessage() for each in caplog.records if each.name.endswith(".worker")]
+    assert logged
+    shown = (repr(worker), repr(worker.status), repr(await dead_letters(queue)))
+    for text in (*logged, *shown):
+        assert "@example" not in text
+    assert "customer" not in caplog.text
+    for text in (caplog.text, *messages):
+        assert STORE_HASH not in text
+        assert CUSTOMER_HASH not in text

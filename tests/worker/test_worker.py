@@ -1,0 +1,427 @@
+"""A worker's life: how it stops, what it waits for, and what it gives back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from worker_shop import (
+    Shop,
+    dead_letters,
+    drain,
+    fill,
+    make_queue,
+    make_worker,
+    once,
+    queue_settings,
+    running,
+    states,
+    until,
+    until_status,
+)
+
+from everlytic_async import (
+    AuthenticationError,
+    ConfigurationError,
+    LedgerError,
+    Outcome,
+    QueueError,
+    RetryPolicy,
+    SqliteLedger,
+)
+from everlytic_async.ledger import LedgerSession, NatsLedger, State
+from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
+from support.delivery import order
+
+IMPATIENT = RetryPolicy(base_s=0.005, cap_s=0.02, deadline_s=0.2)
+
+
+async def assert_returned(queue: OrderQueue, count: int) -> None:
+    """All of this many orders can be pulled at once."""
+    await until_status(queue, depth=count, idle_workers=0)
+    pulled = await queue.pull(count + 1, 5)
+    assert len(pulled) == count
+    for each in pulled:
+        await each.nak()
+    await queue.release()
+
+
+# --------------------------------------------------------------------------------------- stop
+
+
+async def test_stopped_it_finishes_what_is_in_flight_and_gives_back_the_rest(
+    queue: OrderQueue, path: Path
+) -> None:
+    await fill(queue, 20)
+    async with Shop({"": "hang"}) as shop, shop.client(concurrency=4) as client:
+        worker = make_worker(client, queue, path)
+        run = asyncio.create_task(worker.run())
+        await until(lambda: shop.in_flight == 4)
+        worker.stop()
+        worker.stop()
+        assert worker.status.stopping
+        assert not worker.status.ready
+        await asyncio.sleep(0.1)
+        assert not run.done()
+        assert (await queue.status()).in_flight == 4
+        shop.answers.set()
+        await run
+    assert sum(shop.processed.values()) == 4
+    assert worker.status.acked == 4
+    assert set(states(path).values()) == {State.SENT}
+    await assert_returned(queue, 16)
+
+
+async def test_orders_that_wait_for_their_turn_go_back_at_once(
+    queue: OrderQueue, path: Path
+) -> None:
+    await fill(queue, 4)
+    async with Shop({"": "throttle"}) as shop:
+        shop.retry_after = "60"
+        async with shop.client(concurrency=4, retry=RetryPolicy()) as client:
+            worker = make_worker(client, queue, path, retry_base_s=300, retry_cap_s=300)
+            run = asyncio.create_task(worker.run())
+            await until(lambda: sum(shop.posts.values()) >= 1 and shop.in_flight == 0)
+            worker.stop()
+            await asyncio.wait_for(run, 10)
+        await assert_returned(queue, 4)  # long before the delay of 300 s
+    assert set(states(path).values()) == {State.NOT_SENT}
+
+
+@pytest.mark.parametrize("how", ["stop", "cancel"])
+async def test_what_outlasts_the_shutdown_timeout_is_cancelled_and_unknown(
+    queue: OrderQueue, path: Path, how: str
+) -> None:
+    await fill(queue, 5)
+    async with Shop({"0": "hang", "1": "hang"}) as shop, shop.client() as client:
+        worker = make_worker(client, queue, path, shutdown_timeout_s=0.1)
+        run = asyncio.create_task(worker.run())
+        await until(lambda: shop.in_flight == 2 and worker.status.acked == 3)
+        if how == "stop":
+            worker.stop()
+            await asyncio.wait_for(run, 10)
+        else:
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+        assert Counter(states(path).values()) == {State.SENT: 3, State.UNKNOWN: 2}
+        shop.fates.clear()
+        await drain(client, queue, path)
+    assert shop.posts == once(5)
+    assert [letter.outcome for letter in await dead_letters(queue)] == [Outcome.UNKNOWN] * 2
+
+
+@pytest.mark.parametrize("after_s", [0, 0.1])
+async def test_stopped_while_it_has_nothing_to_do_it_ends_soon(
+    queue: OrderQueue, path: Path, after_s: float
+) -> None:
+    async with Shop() as shop, shop.client() as client:
+        worker = make_worker(client, queue, path)
+        run = asyncio.create_task(worker.run())
+        if after_s:
+            await until(lambda: worker.status.ready)
+            await asyncio.sleep(after_s)
+        worker.stop()
+        await asyncio.wait_for(run, 5)
+    assert not worker.status.running
+
+
+async def test_stopped_before_it_runs_it_does_nothing(queue: OrderQueue, path: Path) -> None:
+    await fill(queue, 1)
+    async with Shop() as shop, shop.client() as client:
+        worker = make_worker(client, queue, path)
+        worker.stop()
+        await worker.run()
+        assert not shop.posts
+        with pytest.raises(ConfigurationError, match="runs once"):
+            await worker.run()
+    await assert_returned(queue, 1)
+
+
+# ------------------------------------------------------------------------------ with each other
+
+
+async def test_two_workers_share_the_work_and_send_each_order_once(
+    nats_url: str, settings: QueueSettings, path: Path
+) -> None:
+    async with (
+        Shop() as shop,
+        make_queue(nats_url, settings) as queue,
+        make_queue(nats_url, settings) as other_queue,
+        shop.client(concurrency=4) as client,
+        shop.client(concurrency=4) as other_client,
+    ):
+        shop.latency_s = 0.005
+        await fill(queue, 150)
+        workers = [make_worker(client, queue, path), make_worker(other_client, other_queue, path)]
+        async with running(workers[0]), running(workers[1]):
+            await until_status(queue, depth=0)
+    assert shop.processed == once(150)
+    sent = [worker.status.counts[Outcome.SENT] for worker in workers]
+    assert sum(sent) == 150
+    assert min(sent) > 25
+
+
+async def test_heartbeats_keep_an_order_from_other_workers(nats_url: str, path: Path) -> None:
+    async with (
+        Shop({"0": "hang"}) as shop,
+        make_queue(nats_url, queue_settings(ack_wait_s=0.4)) as queue,
+        shop.client() as client,
+    ):
+        await fill(queue, 1)
+        async with running(make_worker(client, queue, path)):
+            await until(lambda: shop.in_flight == 1)
+            for _ in range(12):
+                assert (await queue.status()).redelivered == 0
+                await asyncio.sleep(0.1)
+            shop.answers.set()
+            await until_status(queue, depth=0)
+    assert shop.posts["0"] == 1
+
+
+# ----------------------------------------------------------------- trouble with the endpoint
+
+
+@pytest.mark.parametrize("was_reached", [True, False])
+async def test_an_endpoint_that_fails_for_a_while_costs_few_dead_letters(
+    queue: OrderQueue, path: Path, *, was_reached: bool
+) -> None:
+    await fill(queue, 200)
+    async with (
+        Shop({"": "accept" if was_reached else "fail"}) as shop,
+        shop.client(retry=IMPATIENT) as client,
+    ):
+        worker = make_worker(client, queue, path)
+        async with running(worker) as run:
+            if was_reached:
+                await until(lambda: worker.status.counts[Outcome.SENT] >= 20, "20 sent")
+            shop.fates[""] = "fail"
+            await until(lambda: worker.status.last_error and worker.status.in_flight == 0)
+            assert not run.done()
+            assert "500" in str(worker.status.last_error)
+            posts = sum(shop.posts.values())
+            await until(lambda: sum(shop.posts.values()) >= posts + 2, "more probes")
+            shop.fates[""] = "accept"
+            await until_status(queue, depth=0)
+            assert worker.status.ready
+    dead = await dead_letters(queue)
+    assert {letter.outcome for letter in dead} == {Outcome.UNKNOWN}
+    assert len(dead) <= 8 + 5 + 20
+    assert worker.status.counts[Outcome.SENT] + len(dead) == 200
+    assert max(Counter(shop.processed).values()) == 1
+
+
+async def test_an_endpoint_that_cannot_be_reached_is_waited_for(
+    queue: OrderQueue, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    await fill(queue, 10)
+    async with Shop() as shop:
+        retry = RetryPolicy(attempts=2, base_s=0.01)
+        client = shop.client(retry=retry)  # its server ends here
+    async with client:
+        worker = make_worker(client, queue, path)
+        async with running(worker) as run:
+            await until(lambda: worker.status.last_error is not None)
+            assert not worker.status.ready
+            await until(lambda: worker.status.nacked > 10)
+            assert not run.done()
+            assert not shop.posts
+            async with shop:
+                await until_status(queue, depth=0)
+            assert worker.status.last_error is None
+    assert shop.processed == once(10)
+    assert "no orders are taken for" in caplog.text
+    assert await dead_letters(queue) == []
+
+
+async def test_a_used_up_quota_is_waited_for_with_nothing_held(
+    queue: OrderQueue, path: Path
+) -> None:
+    await fill(queue, 50)
+    retry = RetryPolicy(base_s=0.005, cap_s=0.02, deadline_s=5, retry_after_cap_s=0.05)
+    async with Shop({"": "throttle"}) as shop, shop.client(retry=retry) as client:
+        shop.retry_after = "3600"
+        worker = make_worker(client, queue, path)
+        async with running(worker) as run:
+            await until(lambda: "3600" in str(worker.status.last_error), "the figure")
+            await until(lambda: worker.status.in_flight == 0, "nothing held")
+            assert not worker.status.ready
+            assert not run.done()
+            assert sum(shop.posts.values()) <= 2 * 8
+            shop.retry_after, shop.fates[""] = "", "accept"
+            await until_status(queue, depth=0)
+    assert worker.status.counts[Outcome.SENT] == 50
+    assert await dead_letters(queue) == []
+
+
+async def test_faults_of_account_and_address_make_no_dead_letters(
+    queue: OrderQueue, path: Path
+) -> None:
+    await fill(queue, 50)
+    async with Shop({"": "refuse"}) as shop, shop.client(retry=IMPATIENT) as client:
+        worker = make_worker(client, queue, path)
+        async with running(worker):
+            await until(lambda: "refusals in a row" in str(worker.status.last_error), "a stop")
+            assert await dead_letters(queue) == []
+            shop.fates = {"": "accept", "7": "refuse"}
+            await until_status(queue, depth=0)
+    assert worker.status.counts[Outcome.SENT] == 49
+    assert [letter.outcome for letter in await dead_letters(queue)] == [Outcome.REJECTED]
+
+
+async def test_refused_hashes_end_it_and_the_orders_are_back(queue: OrderQueue, path: Path) -> None:
+    await fill(queue, 50)
+    async with Shop({"": "unauthorized"}) as shop, shop.client(concurrency=4) as client:
+        with pytest.raises(AuthenticationError, match="401"):
+            await asyncio.wait_for(make_worker(client, queue, path).run(), 20)
+        assert shop.posts.total() <= 8
+        assert await dead_letters(queue) == []
+        shop.fates[""] = "accept"
+        await drain(client, queue, path)
+        assert shop.processed == once(50)
+    assert await dead_letters(queue) == []
+
+
+# ------------------------------------------------------------ trouble with the ledger and NATS
+
+
+class BrokenLedger(SqliteLedger):
+    """Can't be used for a while."""
+
+    broken = True
+
+    @asynccontextmanager
+    async def session(self, scope: str, host: str) -> AsyncIterator[LedgerSession]:
+        if self.broken:
+            raise LedgerError("the ledger is locked")
+        async with super().session(scope, host) as session:
+            yield session
+
+
+async def test_a_ledger_that_cannot_be_used_is_waited_for(queue: OrderQueue, path: Path) -> None:
+    await fill(queue, 5)
+    async with Shop() as shop, shop.client() as client:
+        ledger = BrokenLedger(path)
+        worker = make_worker(client, queue, ledger)
+        async with running(worker):
+            await until(lambda: worker.status.last_error == "the ledger is locked")
+            assert not shop.posts
+            ledger.broken = False
+            await until_status(queue, depth=0)
+    assert shop.processed == once(5)
+
+
+async def test_without_its_ledger_nothing_is_sent_until_it_is_started_again(
+    queue: OrderQueue,
+) -> None:
+    async with Shop() as shop, shop.client() as client:
+        ledger = NatsLedger(queue.connection, queue.settings.subject, heartbeat_s=1.0)
+        worker = make_worker(client, queue, ledger, shutdown_timeout_s=5)
+        async with running(worker):
+            await fill(queue, 2)
+            await until_status(queue, depth=0)
+            assert await queue.connection.jetstream().delete_key_value(queue.settings.subject)
+            await queue.publish(order(2))
+            await until(lambda: "was deleted" in (worker.status.last_error or ""))
+            assert not worker.status.ready
+        assert shop.posts.total() == 2
+        assert (await queue.status()).depth == 1
+        await drain(client, queue, NatsLedger(queue.connection, queue.settings.subject))
+    assert shop.processed == once(3)
+
+
+async def test_a_full_stream_of_dead_letters_keeps_the_order_in_the_queue(
+    nats_url: str, path: Path
+) -> None:
+    settings = queue_settings(max_messages=1)
+    async with (
+        make_queue(nats_url, settings, timeout_s=0.2) as queue,
+        Shop({"": "refuse"}) as shop,
+        shop.client() as client,
+    ):
+        await shop.accept_one(client)
+        async with running(make_worker(client, queue, path)):
+            await queue.publish(order(0))
+            await until_status(queue, depth=0, dead=1)
+        # It also ends while a dead letter can't be stored, however patient the queue is.
+        async with make_queue(nats_url, settings, timeout_s=60) as patient:
+            await queue.publish(order(1))
+            stopped = make_worker(client, patient, path, shutdown_timeout_s=0.3)
+            async with running(stopped):
+                await until(lambda: shop.posts["1"] == 1)
+            assert stopped.status.in_flight == 0
+        worker = make_worker(client, queue, path)
+        async with running(worker):
+            await until(lambda: worker.status.nacked >= 2)
+            assert (await queue.status()).depth == 1
+            assert await queue.drop(await dead_letters(queue)) == 1
+            await until_status(queue, depth=0)
+        assert [letter.outcome for letter in await dead_letters(queue)] == [Outcome.REJECTED]
+    assert shop.posts == once(2)
+
+
+async def test_streams_that_are_deleted_are_created_again(queue: OrderQueue, path: Path) -> None:
+    async with Shop({"7": "refuse"}) as shop, shop.client() as client:
+        worker = make_worker(client, queue, path)
+        async with running(worker):
+            await until(lambda: worker.status.ready)
+            stream = queue.connection.jetstream()
+            for name in (queue.settings.orders_stream, queue.settings.dead_letter_stream):
+                await stream.delete_stream(name)
+            await fill(queue, 8)
+            await until_status(queue, depth=0)
+            assert worker.status.ready
+        assert [letter.key for letter in await dead_letters(queue)] == ["7"]
+    assert shop.processed == once(7)
+
+
+async def test_a_server_that_restarts_is_waited_for(nats_server: NatsServer, path: Path) -> None:
+    settings = queue_settings(ack_wait_s=1.0)  # an ack that was lost is due again after it
+    async with (
+        Shop() as shop,
+        make_queue(nats_server.url, settings) as queue,
+        shop.client() as client,
+    ):
+        shop.latency_s = 0.01
+        await fill(queue, 150)
+        worker = make_worker(client, queue, path)
+        async with running(worker):
+            await until(lambda: shop.processed.total() > 50)
+            await nats_server.close()
+            assert not worker.status.ready
+            await nats_server.start()
+            await until_status(queue, depth=0)
+            assert await dead_letters(queue) == []
+            await nats_server.close()
+            await until(lambda: not queue.connected)  # stopped while it is away, it ends
+    assert shop.processed == once(150)
+
+
+# ------------------------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize(
+    "name", ["shutdown_timeout_s", "retry_base_s", "retry_cap_s", "max_pause_s"]
+)
+async def test_a_wrong_setting_is_named(queue: OrderQueue, path: Path, name: str) -> None:
+    async with Shop() as shop, shop.client() as client:
+        for value in (0, -1, float("nan"), float("inf")):
+            with pytest.raises(ConfigurationError, match=name):
+                make_worker(client, queue, path, **{name: value})
+
+
+async def test_a_client_or_a_queue_that_is_not_open_is_an_error(
+    queue: OrderQueue, nats_url: str, settings: QueueSettings, path: Path
+) -> None:
+    async with Shop() as shop:
+        with pytest.raises(ConfigurationError, match="the client is not started"):
+            await make_worker(shop.client(), queue, path).run()
+        async with shop.client() as client:
+            with pytest.raises(QueueError, match="the queue is not open"):
+                await make_worker(client, make_queue(nats_url, settings), path).run()
