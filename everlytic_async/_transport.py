@@ -8,8 +8,6 @@ would pass the hashes on to another host) and cookies are not kept.
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -33,6 +31,7 @@ from everlytic_async._in_flight import (
     InFlight,
     Request,
 )
+from everlytic_async._lifecycle import Lifecycle
 from everlytic_async._secrets import Secrets
 from everlytic_async.errors import (
     ConfigurationError,
@@ -49,23 +48,6 @@ _KEEPALIVE_S = 4
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_HEADERS = 4096
 _JSON = "application/json"
-_NOT_STARTED = (
-    "the client is not started: use `async with EverlyticClient(...) as client`, or "
-    "`await client.start()`"
-)
-_CLOSED = "the client is closed and can't be used again: make a new one"
-_STARTED = "the client is started already: start it once, and share it"
-_OTHER_PROCESS = (
-    "the client was started in another process, before a fork: make and start one in each process"
-)
-_OTHER_LOOP = (
-    "the client was started in another event loop or thread: use it there, or make and start one "
-    "in this one (each `asyncio.run` has its own event loop)"
-)
-_OTHER_THREAD = (
-    "the client was started in another thread: hand calls to its event loop with "
-    "`loop.call_soon_threadsafe(...)`, coroutines with `asyncio.run_coroutine_threadsafe(...)`"
-)
 
 
 @attrs.frozen(slots=False)
@@ -211,11 +193,7 @@ class Transport:
         self._clean_headers: Mapping[str, str] = {}
         self._user_session = session
         self._owned_session: aiohttp.ClientSession | None = None
-        # Where it was opened; None before.
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid: int | None = None
-        self._thread: int | None = None
-        self._closed = False
+        self.lifecycle = Lifecycle()
 
     def __repr__(self) -> str:
         return f"<Transport {self.host}>"
@@ -230,68 +208,15 @@ class Transport:
         """Whether the caller's session is closed: nothing can be sent any more."""
         return self._user_session is not None and self._user_session.closed
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it was opened, in this process, and not closed."""
-        return self._pid == os.getpid() and not self._closed
-
-    @property
-    def is_started(self) -> bool:
-        """Whether it was opened, perhaps in another process, and perhaps closed again."""
-        return self._pid is not None
-
-    @property
-    def is_inherited(self) -> bool:
-        """Whether a fork copied it here: its connections are the other process's."""
-        return self._pid is not None and self._pid != os.getpid()
-
-    def check_new(self) -> None:
-        """Check that it was neither opened nor closed.
-
-        Raises:
-            ConfigurationError: says what to do instead.
-        """
-        if self.is_inherited:
-            raise ConfigurationError(_OTHER_PROCESS)
-        if self._closed:
-            raise ConfigurationError(_CLOSED)
-        if self._pid is not None:
-            raise ConfigurationError(_STARTED)
-
     def check_open(self) -> None:
-        """Check that it is open, and that this is the process and the event loop that opened it.
+        """Check that an order may be sent: see `Lifecycle.check_open`.
 
         Raises:
             ConfigurationError: says what to do instead.
         """
-        if self._closed:
-            raise ConfigurationError(_CLOSED)
-        self.check_place()
+        self.lifecycle.check_open()
         if self.session_closed:
             raise ConfigurationError(f"{SESSION_CLOSED}: make a client with one that is open")
-
-    def check_place(self) -> None:
-        """Check that this is the process, the thread and the event loop that opened it.
-
-        Sockets are shared across a fork, and an event loop's parts belong to one thread: from
-        elsewhere one order's response could be read as another's.
-
-        Raises:
-            ConfigurationError: says what to do instead.
-        """
-        if self._pid is None:
-            raise ConfigurationError(_NOT_STARTED)
-        if self._pid != os.getpid():
-            raise ConfigurationError(_OTHER_PROCESS)
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            # Plain code: it may prepare and stop what runs in this thread's event loop.
-            if self._thread != threading.get_ident():
-                raise ConfigurationError(_OTHER_THREAD) from None
-            return
-        if running is not self._loop:
-            raise ConfigurationError(_OTHER_LOOP)
 
     async def open(self) -> None:
         """Make the session, unless the caller's is used.
@@ -299,11 +224,10 @@ class Transport:
         Raises:
             ConfigurationError: it was opened before, or the caller's session is closed.
         """
-        self.check_new()
+        self.lifecycle.check_new()
         if self.session_closed:
             raise ConfigurationError(f"{SESSION_CLOSED}: give the client one that is open")
-        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
-        self._thread = threading.get_ident()
+        self.lifecycle.start()
         if self._user_session is None:
             session_headers = None
             if self._proxy is None:
@@ -316,16 +240,6 @@ class Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=session_headers,
             )
-
-    def begin_close(self) -> None:
-        """Let no call start from now on; those that run may go on until `close`.
-
-        Raises:
-            ConfigurationError: it was opened in another process or event loop.
-        """
-        if self._pid is not None and not self._closed:
-            self.check_place()
-        self._closed = True
 
     async def close(self) -> None:
         """End what is in flight; close the session, unless it is the caller's."""
@@ -351,8 +265,8 @@ class Transport:
             UnknownOutcomeError: it was, and no complete response came.
             ConfigurationError: it was opened in another process or event loop.
         """
-        if self._pid is not None:
-            self.check_place()
+        if self.lifecycle.is_started:
+            self.lifecycle.check_place()
         try:
             return await self._post(body, report_cancelled)
         except BaseException as error:  # noqa: BLE001 - it is raised again
@@ -365,7 +279,7 @@ class Transport:
         if session is None or session.closed:
             whose = SESSION_CLOSED if self.session_closed else "the client's session is closed"
             raise NotSentError(f"{NOT_SENT}{self.host}: {whose}")
-        task = asyncio.current_task(self._loop)
+        task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         started_at, tries = self._clock(), 0
         while True:

@@ -163,7 +163,7 @@ class OrderStream:
                 "a stream of orders must be entered: "
                 "`async with client.stream_orders(...) as results`"
             )
-        self._sender.transport.check_place()
+        self._sender.transport.lifecycle.check_place()
         result = await self._results.get()
         if result is None:
             failure, self._failure = self._failure, None
@@ -187,7 +187,7 @@ class OrderStream:
         """
         if not isinstance(reason, str):
             raise TypeError("reason must be text")
-        self._sender.transport.check_place()
+        self._sender.transport.lifecycle.check_place()
         if self.stopped is None:
             self.stopped = reason
         self._reader.stop()
@@ -205,7 +205,7 @@ class OrderStream:
         Raises:
             ConfigurationError: the client was started in another process, event loop or thread.
         """
-        self._sender.transport.check_place()
+        self._sender.transport.lifecycle.check_place()
         return [
             found if isinstance(found, OrderResult) else self._abandoned(found, reason)
             for _index, found in sorted(self._pending.items())
@@ -217,9 +217,9 @@ class OrderStream:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._sender.transport.is_inherited:
+        if self._sender.transport.lifecycle.is_inherited:
             return  # a forked copy: the tasks, the ledger and the source are the other process's
-        self._sender.transport.check_place()
+        self._sender.transport.lifecycle.check_place()
         self._leaving = True
         async with AsyncExitStack() as closing:  # backwards: the tasks, the ledger, the source
             closing.push_async_callback(self._reader.close)

@@ -191,7 +191,7 @@ class EverlyticClient:
             ConfigurationError: the client was started or closed before.
             LedgerError: the ledger can't be used.
         """
-        self._transport.check_new()
+        self._transport.lifecycle.check_new()
         load_tenacity()
         if self._ledger is not None:
             self._ledger_session = await self._closing.enter_async_context(
@@ -217,9 +217,9 @@ class EverlyticClient:
         Raises:
             ConfigurationError: the client was started in another event loop or thread.
         """
-        if self._transport.is_inherited:
+        if self._transport.lifecycle.is_inherited:
             return
-        self._transport.begin_close()
+        self._transport.lifecycle.close()
         self._stop_token.stop("the client was closed")
         try:
             await self._pacer.wait_idle(_GRACE_S)
@@ -448,7 +448,7 @@ class EverlyticClient:
     @property
     def is_open(self) -> bool:
         """Whether it was started, in this process, and not closed."""
-        return self._transport.is_open
+        return self._transport.lifecycle.is_open
 
     @property
     def delivery(self) -> Delivery:
@@ -489,7 +489,7 @@ class EverlyticClient:
                 started, or in another process, event loop or thread.
         """
         check_seconds("seconds", seconds)
-        self._transport.check_place()
+        self._transport.lifecycle.check_place()
         self._pacer.pause(seconds, reason)
 
     def subscribe(
@@ -506,8 +506,8 @@ class EverlyticClient:
             TypeError: the hook can't be called or is `async def`, or that is no class of events.
             ConfigurationError: the client was started in another process, event loop or thread.
         """
-        if self._transport.is_started:
-            self._transport.check_place()
+        if self._transport.lifecycle.is_started:
+            self._transport.lifecycle.check_place()
         return self._dispatcher.subscribe(hook, event_type)
 
 

@@ -28,7 +28,7 @@ LAYERS = (
     {"_decoding", "_rate", "_strict_json", "_wire", "events", "ledger"},
     {"_connections", "_endpoint"},
     {"_secrets"},
-    {"_backoff", "_stop_token", "_trouble"},
+    {"_backoff", "_lifecycle", "_stop_token", "_trouble"},
     {"_ledger_writer", "_in_flight", "_pacer"},
     {"_failures"},
     {"_transport"},

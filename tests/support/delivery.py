@@ -11,6 +11,7 @@ from typing import Any, cast
 import attrs
 
 from everlytic_async import EverlyticClient, OrderResult
+from everlytic_async._lifecycle import Lifecycle
 from everlytic_async._pacer import Pacer
 from everlytic_async._sender import Sender
 from everlytic_async._stop_token import StopToken
@@ -131,6 +132,13 @@ def _silent() -> Response:
 Endpoint = Callable[[bytes], Response | Awaitable[Response]]
 
 
+class Anywhere(Lifecycle):
+    """Open in every event loop."""
+
+    def check_place(self) -> None:
+        """It is."""
+
+
 class ScriptedTransport:
     """Stands where `Transport` does; a function answers, at once or when it likes.
 
@@ -142,17 +150,15 @@ class ScriptedTransport:
     """
 
     host = "shop.example"
-    is_inherited = False
     session_closed = False
 
     def check_open(self) -> None:
-        """It is open anywhere."""
-
-    check_place = check_open
+        """It is open."""
 
     def __init__(self, endpoint: Endpoint, clock: FakeClock) -> None:
         self._endpoint = endpoint
         self._clock = clock
+        self.lifecycle = Anywhere()
         self.bodies: list[bytes] = []
         self.times: list[float] = []
         self.in_flight = 0
