@@ -111,7 +111,10 @@ class SqliteWriter(SqliteFile):
     ) -> None:
         self._given = Path(path).absolute()  # perhaps by links, which may be changed
         super().__init__(path, wait_s=wait_s, clock=clock)
-        self._identity = file_identity(self.path)
+        # SQLite's log and its index as well: whoever opens the ledger without them gets new ones,
+        # and neither sees the other's claims.
+        self._files_in_use = self.path, Path(f"{self.path}-wal"), Path(f"{self.path}-shm")
+        self._identities = self._identify()
         self._busy_timeout_s = wait_s
         self._stale_checked_at = -math.inf
         self._note = Note()
@@ -349,16 +352,18 @@ class SqliteWriter(SqliteFile):
             self._files.write(self._note)
 
     def _check_identity(self) -> None:
-        linked = self._given != self.path
-        if file_identity(self.path, follow=False) != self._identity or (
-            linked and file_identity(self._given) != self._identity
-        ):
-            target = f" (a link to {str(self.path)!r})" if linked else ""
+        if self._identify() != self._identities:
+            target = f" (a link to {str(self.path)!r})" if self._given != self.path else ""
             raise LedgerError(
-                f"the ledger {str(self._given)!r}{target} was removed, renamed or replaced while "
-                "it was in use, so nothing more is sent. Put the file back, with the files beside "
-                "it, before you run it again"
+                f"the ledger {str(self._given)!r}{target}, or its log beside it (-wal, -shm), was "
+                "removed, renamed or replaced while it was in use, so nothing more is sent. Put "
+                "the file back, with the files beside it, before you run it again"
             )
+
+    def _identify(self) -> Sequence[tuple[int, int] | None]:
+        """Which files are found by their names now."""
+        found = [file_identity(path, follow=False) for path in self._files_in_use]
+        return found if self._given == self.path else [*found, file_identity(self._given)]
 
     def _wait_for_others(self, seconds: float) -> None:
         if seconds != self._busy_timeout_s:
