@@ -153,9 +153,9 @@ class LedgerWriter:
         stored = [self._stored(key) for key, _ in orders]
         try:
             entries = await self._session.look_up([key for keys in stored for key in keys])
-        except LedgerError as error:
-            self._fail(error)
-            raise
+        except Exception as error:  # noqa: BLE001 - a caller's own ledger may raise anything
+            failure = self._fail(error)
+            raise failure from failure.__cause__
         skipped = {}
         for index, (keys, (key, digest)) in enumerate(zip(stored, orders, strict=True)):
             entry = merge_entries(*map(entries.get, keys))
@@ -187,11 +187,13 @@ class LedgerWriter:
                 if override:
                     policy = self._policy_for(key, merge_entries(*found.values()))
                 if before is not None and not policy.allows(before, digest):
-                    raise _skipped_error(before, digest)
+                    raise _skipped_error(before, digest)  # noqa: TRY301 - before the claim
             granted, entry = await self._session.claim(stored, digest, policy)
-        except LedgerError as error:
-            self._fail(error)
+        except SkippedError:
             raise
+        except Exception as error:  # noqa: BLE001 - a caller's own ledger may raise anything
+            failure = self._fail(error)
+            raise failure from failure.__cause__
         if not granted:
             assert entry is not None  # noqa: S101 - an unknown order may be sent
             raise _skipped_error(entry, digest)
@@ -230,7 +232,7 @@ class LedgerWriter:
             self._resent.add(entry.key)
         try:
             recording = asyncio.ensure_future(self._session.record(entry))
-        except LedgerError as error:  # it is closed
+        except Exception as error:  # noqa: BLE001 - it is closed, or a caller's own raises anything
             self._fail(error)
             on_recorded(result)
             return
@@ -239,7 +241,7 @@ class LedgerWriter:
     def record_cancelled(self, key: str, digest: str, state: State, attempts: int) -> None:
         """Record, without waiting, what is known of an order whose sending was cancelled."""
         entry = Entry(self._stored(key)[0], state, digest, attempts, None, "it was cancelled")
-        with suppress(LedgerError):  # it is closed: the next run finds out
+        with suppress(Exception):  # it is closed, for example: the next run finds out
             self._session.record(entry)
 
     def _on_recorded(
@@ -249,14 +251,18 @@ class LedgerWriter:
         recording: asyncio.Future[None],
     ) -> None:
         error = None if recording.cancelled() else recording.exception()
-        if isinstance(error, LedgerError):
+        if isinstance(error, Exception):
             self._fail(error)
-        elif error is not None:
-            self._fail(LedgerError(f"the ledger raised {type(error).__name__}"))
         on_recorded(result)
 
-    def _fail(self, error: LedgerError) -> None:
+    def _fail(self, error: Exception) -> LedgerError:
+        """Note why the ledger can't be used any more. A caller's own may raise anything."""
+        if not isinstance(error, LedgerError):
+            failure = LedgerError(f"the ledger raised {type(error).__name__}")
+            failure.__cause__ = error
+            error = failure
         self.failure = self.failure or error
+        return error
 
     def _stored(self, key: str) -> tuple[str, ...]:
         return storage_keys(key, custom=self._custom_keys and not isinstance(key, QueueKey))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,15 +14,97 @@ import pytest
 from ledger_shop import Shop, states_of
 from ledger_zygote import Zygote, sandbox_of
 
-from everlytic_async import BatchStoppedError, LedgerError, OrderResult, Outcome, SqliteLedger
-from everlytic_async.ledger import LedgerFile, State
+from everlytic_async import (
+    BatchReport,
+    BatchStoppedError,
+    LedgerError,
+    NotSentError,
+    OrderResult,
+    Outcome,
+    SqliteLedger,
+)
+from everlytic_async.ledger import Entry, LedgerFile, LedgerSession, ResendPolicy, State
 from everlytic_async.ledger._sqlite_writer import SqliteWriter
-from support.delivery import orders, streamed
+from support.delivery import order, orders, streamed
+from support.transports import until
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "orders.ledger"
+
+
+class Unforeseen:
+    """A caller's own ledger, one of whose calls raises what no ledger should from the n-th on."""
+
+    def __init__(self, call: str, after: int = 0) -> None:
+        self.call, self.after = call, after
+
+    def _at(self, call: str) -> None:
+        if call == self.call:
+            self.after -= 1
+            if self.after < 0:
+                raise OSError("the database is gone")
+
+    @asynccontextmanager
+    async def session(self, _scope: str, _host: str) -> AsyncIterator[LedgerSession]:
+        yield self
+
+    async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
+        self._at("look_up")
+        return dict.fromkeys(keys, Entry("", State.NOT_SENT))
+
+    async def claim(
+        self, _key: str, _digest: str, _policy: ResendPolicy
+    ) -> tuple[bool, Entry | None]:
+        self._at("claim")
+        return True, None
+
+    def record(self, _entry: Entry) -> Awaitable[None]:
+        self._at("record")
+        return asyncio.create_task(self._record())
+
+    async def _record(self) -> None:
+        self._at("record, later")
+
+    async def any_sent(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("call", ["look_up", "claim", "record", "record, later"])
+async def test_whatever_a_ledger_raises_stops_a_batch_with_a_result_for_each_order(
+    call: str,
+) -> None:
+    server = Shop()
+    async with server.client(concurrency=2) as client, asyncio.timeout(10):
+        with pytest.raises(BatchStoppedError, match="the ledger raised OSError") as caught:
+            await client.send_orders(orders(20), ledger=Unforeseen(call))
+    assert isinstance(caught.value.report, BatchReport)
+    counts = caught.value.report.counts
+    assert counts[Outcome.SENT] == server.posts.total() < 20
+    assert counts[Outcome.SENT] + counts[Outcome.NOT_SENT] == len(caught.value.report.results)
+
+
+@pytest.mark.parametrize("call", ["claim", "record", "record, later"])
+async def test_whatever_a_ledger_raises_one_order_has_its_verdict(call: str) -> None:
+    server = Shop()
+    async with server.client(ledger=Unforeseen(call)) as client:
+        if call == "claim":
+            with pytest.raises(NotSentError, match="the ledger raised OSError"):
+                await client.send_order(order(1))
+        else:
+            assert (await client.send_order(order(1))).status == 200
+    assert server.posts.total() == (call != "claim")
+
+
+async def test_a_cancelled_order_ends_so_whatever_its_ledger_raises() -> None:
+    server = Shop(_1="hang")
+    async with server.client(ledger=Unforeseen("record")) as client:
+        sending = asyncio.create_task(client.send_order(order(1)))
+        await until(lambda: server.posts)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
 
 
 # ----------------------------------------------------------------------- before anything is sent
@@ -49,9 +131,9 @@ async def test_nothing_is_sent_without_a_ledger_that_can_be_used(
 
     def counted() -> Iterator[dict[str, object]]:
         nonlocal read
-        for order in orders(10):
+        for each in orders(10):
             read += 1
-            yield order
+            yield each
 
     async with server.client() as client:
         with pytest.raises(LedgerError, match=says):
@@ -145,8 +227,8 @@ class Told:
 
 
 async def kept_waiting(count: int) -> AsyncIterator[dict[str, object]]:
-    async for order in streamed(orders(count)):
-        yield order
+    async for each in streamed(orders(count)):
+        yield each
 
 
 @pytest.mark.parametrize("kind", [orders, kept_waiting])
