@@ -90,7 +90,8 @@ async def prove(
 
 
 @pytest.mark.parametrize("kept_in", ["a file", "NATS"])
-@pytest.mark.parametrize("count", [300, pytest.param(5_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [300, 5_000])
 async def test_killed_stopped_and_restarted_no_order_is_lost_or_sent_twice(
     nats_server: NatsServer, own_settings: Settings, tmp_path: Path, kept_in: str, count: int
 ) -> None:
