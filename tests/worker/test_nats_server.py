@@ -82,6 +82,11 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def command_of(pid: int) -> str:
+    done = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, check=True)
+    return done.stdout.decode()
+
+
 def make_directory(path: Path, mode: int, **files: str) -> Path:
     path.mkdir(exist_ok=True)
     for name, text in files.items():
@@ -307,7 +312,8 @@ async def test_a_token_is_shown_nowhere_and_must_fit_an_address(data: Path) -> N
         assert "Sesame" not in repr(server)
         assert await connects(server.url)
         assert await is_refused_without_token(server.url)
-        assert b"Sesame" not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+        assert server.pid is not None
+        assert "Sesame" not in command_of(server.pid)
         assert mode(data / "nats-server.conf") == 0o600
     for token in ("", "a/b", "a b", "a:b", "$2a$11$x", "\u00e9"):
         with pytest.raises(ConfigurationError, match="the token") as raised:
