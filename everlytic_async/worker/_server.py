@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,15 +18,14 @@ from typing import Any, Self
 from everlytic_async._cancel import run_to_end
 from everlytic_async.errors import ConfigurationError, QueueError
 from everlytic_async.worker._server_files import (
+    DirectoryLockedError,
     check_token,
     claim_directory,
     ensure_token,
+    locked,
     read_token,
     write_private,
 )
-
-if sys.platform != "win32":
-    import fcntl
 
 __all__ = ["NatsServer"]
 
@@ -56,10 +55,6 @@ ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
-
-
-class _DirectoryLockedError(ConfigurationError):
-    """Another nats-server uses the directory."""
 
 
 class _PortInUseError(QueueError):
@@ -162,7 +157,7 @@ class NatsServer:
         while True:
             try:
                 await server._try_to_start(shared=True)
-            except _DirectoryLockedError:
+            except DirectoryLockedError:
                 # Its server runs, or starts, or is about to end.
                 url = await server._running_url()
                 if url is not None:
@@ -190,7 +185,7 @@ class NatsServer:
                 "the server has no address until it is started: "
                 "use `async with NatsServer(...) as server:` or `await server.start()`"
             )
-        return self._url(self._port, self._token)
+        return _url(self._port, self._token)
 
     @property
     def pid(self) -> int | None:
@@ -205,7 +200,7 @@ class NatsServer:
         while True:
             try:
                 await self._try_to_start(shared=False)
-            except (_DirectoryLockedError, _PortInUseError):
+            except (DirectoryLockedError, _PortInUseError):
                 if time.monotonic() >= deadline:
                     raise
             else:
@@ -239,38 +234,6 @@ class NatsServer:
     def _log(self) -> Path:
         return self.directory / "nats-server.log"
 
-    @staticmethod
-    def _url(port: int, token: str | None) -> str:
-        return f"nats://{'' if token is None else f'{token}@'}127.0.0.1:{port}"
-
-    @contextlib.contextmanager
-    def _usable_directory(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise ConfigurationError(
-                f"{str(self.directory)!r} can't be the directory of a nats-server: {error.strerror}"
-            ) from error
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[int | None]:
-        """Lock the directory, for the server to inherit: it is free when the server has ended."""
-        if sys.platform == "win32":
-            yield None
-            return
-        lock = os.open(self.directory, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise _DirectoryLockedError(
-                    f"another nats-server uses {str(self.directory)!r}: connect to that one, or "
-                    "give this one a directory of its own"
-                ) from error
-            yield lock
-        finally:
-            os.close(lock)
-
     async def _running_url(self) -> str | None:
         """The address of the server that another process runs here; None if it is not ready."""
         try:
@@ -281,20 +244,21 @@ class NatsServer:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-        return self._url(port, read_token(self.directory))
+        return _url(port, read_token(self.directory))
 
     # ------------------------------------------------------------------------------- process
 
     async def _try_to_start(self, *, shared: bool) -> None:
-        with self._usable_directory():
-            if shared:
-                claim_directory(self.directory)
-            else:
-                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._locked() as lock:
+        try:
+            claim_directory(self.directory, shared=shared)
+            with locked(self.directory) as lock:
                 if shared:
                     self._token = ensure_token(self.directory, self._token)
                 await self._start(lock)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{str(self.directory)!r} can't be the directory of a nats-server: {error.strerror}"
+            ) from error
 
     async def _start(self, lock: int | None) -> None:
         for old in (self._address, *self.directory.glob("*.ports")):
@@ -332,7 +296,8 @@ class NatsServer:
         self._address.write_text(f"{port}\n", "ascii")
 
     def _configuration(self) -> dict[str, Any]:
-        config: dict[str, Any] = {
+        authorization = {} if self._token is None else {"authorization": {"token": self._token}}
+        return {
             "listen": f"127.0.0.1:{self._port or -1}",
             "server_name": "everlytic-async",
             "jetstream": {"store_dir": str(self.directory)},
@@ -341,10 +306,9 @@ class NatsServer:
             "logfile_size_limit": _MAX_LOG_BYTES,
             "logfile_max_num": 2,
             "ports_file_dir": str(self.directory),
+            **authorization,
+            **self._config,
         }
-        if self._token is not None:
-            config["authorization"] = {"token": self._token}
-        return {**config, **self._config}
 
     async def _wait_ready(self, process: asyncio.subprocess.Process) -> int | None:
         """Wait for the file with its ports; the port, or None if it ended instead."""
@@ -362,6 +326,10 @@ class NatsServer:
                 f"{str(self._log)!r}"
             ) from error
         return None
+
+
+def _url(port: int, token: str | None) -> str:
+    return f"nats://{'' if token is None else f'{token}@'}127.0.0.1:{port}"
 
 
 async def _terminate(process: asyncio.subprocess.Process) -> None:
@@ -391,12 +359,7 @@ def _find_binary() -> Path:
 
 def _last_line(log: Path, offset: int) -> str:
     """The server's last error, or last line, in its log from that place on."""
-    try:
-        with log.open("rb") as file:
-            file.seek(offset)
-            lines = file.read().decode("utf-8", "replace").split("\n")
-    except OSError:
-        lines = []
+    lines = log.read_bytes()[offset:].decode("utf-8", "replace").split("\n")
     for line in reversed(lines):
         if "[FTL]" in line or "[ERR]" in line:
             return line.partition("] ")[2].partition("] ")[2]

@@ -6,13 +6,19 @@ must neither read the token nor plant one: a client that joined their server wou
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
 import stat
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from everlytic_async.errors import ConfigurationError
+
+if sys.platform != "win32":
+    import fcntl
 
 _TOKEN = "token"  # noqa: S105 - the name of the file
 _MAX_BYTES = 1024
@@ -34,15 +40,19 @@ def check_token(token: str) -> None:
         )
 
 
-def claim_directory(directory: Path) -> None:
-    """Create a directory for its owner alone (0700), or check an existing one.
+class DirectoryLockedError(ConfigurationError):
+    """Another nats-server uses the directory."""
+
+
+def claim_directory(directory: Path, *, shared: bool) -> None:
+    """Create a directory for its owner alone (0700), or check an existing one that is shared.
 
     Raises:
         ConfigurationError: it belongs to another user, or others can write to it.
         OSError: it can't be created or read.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os.name != "posix":
+    if not shared or os.name != "posix":
         return  # Windows closes home directories to other users, and its modes say nothing
     found = directory.stat()
     if found.st_uid != os.geteuid():
@@ -50,14 +60,37 @@ def claim_directory(directory: Path) -> None:
             f"{str(directory)!r} belongs to another user, who could read the orders: name a "
             "directory of your own"
         )
-    if found.st_mode & 0o077:
-        if not any(directory.iterdir()):
-            directory.chmod(0o700)
-        elif found.st_mode & 0o022:
-            raise ConfigurationError(
-                f"{str(directory)!r} holds a NATS server's data, and others can write to it: check "
-                f"what is in it, then `chmod 700` it"
-            )
+    if found.st_mode & 0o077 and not any(directory.iterdir()):
+        directory.chmod(0o700)
+    elif found.st_mode & 0o022:
+        raise ConfigurationError(
+            f"{str(directory)!r} holds a NATS server's data, and others can write to it: check "
+            f"what is in it, then `chmod 700` it"
+        )
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[int | None]:
+    """Lock the directory, for the server to inherit: it is free when the server has ended.
+
+    Raises:
+        DirectoryLockedError: another server has not ended.
+    """
+    if sys.platform == "win32":
+        yield None
+        return
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DirectoryLockedError(
+                f"another nats-server uses {str(directory)!r}: connect to that one, or give this "
+                "one a directory of its own"
+            ) from error
+        yield lock
+    finally:
+        os.close(lock)
 
 
 def read_token(directory: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""A worker that is slow to take what NATS sends: what it misses comes again, and is sent once.
+"""A worker that reads too slowly: what it misses is delivered again, and is sent once.
 
 That it happened at all is read from the server's log, or from the client's own error.
 """
@@ -12,26 +12,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
-from worker_shop import Shop, dead_of, emptied, make_queue, running, until
+from worker_shop import (
+    Shop,
+    dead_letters,
+    make_queue,
+    make_worker,
+    queue_settings,
+    running,
+    until,
+    until_status,
+)
 
 from everlytic_async import SqliteLedger
 from everlytic_async.ledger import Ledger
-from everlytic_async.worker import (
-    NatsServer,
-    OrderQueue,
-    QueueSettings,
-    Worker,
-)
+from everlytic_async.worker import NatsServer, OrderQueue
 from everlytic_async.worker._connection import ConnectionLog
 from support.delivery import order
 
-Settings = Callable[..., QueueSettings]
 LIMIT_S = 30.0
 #: What is in flight at the endpoint when it happens, and what is on its way to the worker: far more
 #: bytes than the system keeps unread for a connection.
@@ -42,17 +44,13 @@ LOST = "NATS: the connection was lost"
 BACK = "NATS: the connection is back"
 
 
-@pytest.fixture(params=["a file", pytest.param("NATS", marks=pytest.mark.slow)])
+@pytest.fixture(params=["a file", "NATS"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger | None:
     """A worker's; None for its own, on the connection that is cut."""
     return SqliteLedger(tmp_path / "orders.ledger") if request.param == "a file" else None
 
 
-def worker_of(client: Any, queue: OrderQueue, ledger: Ledger | None = None) -> Worker:
-    return Worker(client, queue, ledger, retry_base_s=0.05, retry_cap_s=0.2)
-
-
-async def fill(queue: OrderQueue, numbers: Iterable[int], size: int = 1) -> None:
+async def publish(queue: OrderQueue, numbers: Iterable[int], size: int = 1) -> None:
     products = [{"product_name": "x" * size, "product_price": 21}]
     async for each in queue.publish_many(order(number, products=products) for number in numbers):
         assert each.stored
@@ -72,15 +70,15 @@ def keep_little_unread(connection: Client) -> None:
     unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
 
 
-def stand_still(until_so: Callable[[], object]) -> None:
+def block_until(condition: Callable[[], object]) -> None:
     """Block this thread, and so the event loop, until it is so: that is what is tried here."""
     ends = time.monotonic() + LIMIT_S
-    while not until_so():
+    while not condition():
         assert time.monotonic() < ends, f"not within {LIMIT_S:g} s"
         time.sleep(0.01)
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What was logged; no customer's address, nor a traceback, is in it."""
     assert "customer" not in caplog.text
     assert "@" not in caplog.text
@@ -88,14 +86,14 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
 
 
-async def test_a_worker_that_stood_still_and_is_cut_off_goes_on(
+@pytest.mark.slow
+async def test_a_blocked_worker_that_is_disconnected_goes_on(
     tmp_path: Path,
-    own_settings: Settings,
     ledger: Ledger | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, "everlytic_async")
-    settings = own_settings(ack_wait_s=1.0, max_bytes=64 * 1024**2)
+    settings = queue_settings(ack_wait_s=1.0, max_bytes=64 * 1024**2)
     async with (
         NatsServer(tmp_path / "nats", config={"write_deadline": "100ms"}) as server,
         make_queue(server.url, settings) as others,
@@ -103,14 +101,14 @@ async def test_a_worker_that_stood_still_and_is_cut_off_goes_on(
         Shop({str(number): "hang" for number in HANGING}) as shop,
         shop.client(len(ALL_ONCE)) as client,
     ):
-        worker = worker_of(client, queue, ledger)
+        worker = make_worker(client, queue, ledger)
         async with running(worker):
-            await fill(others, HANGING)
+            await publish(others, HANGING)
             await until(lambda: shop.in_flight == len(HANGING))
             consumer = (settings.orders_stream, settings.consumer)
             stream = others.connection.jetstream()
             await stream.pause_consumer(*consumer, "2100-01-01T00:00:00Z")
-            await fill(others, LARGE, LARGE_BYTES)
+            await publish(others, LARGE, LARGE_BYTES)
             assert cuts(server) == []
             keep_little_unread(queue.connection)
             cut, come = f"cid:{queue.connection.client_id}", queue.connection.stats["in_bytes"]
@@ -121,26 +119,26 @@ async def test_a_worker_that_stood_still_and_is_cut_off_goes_on(
             async with asyncio.timeout(LIMIT_S):
                 while queue.connection.stats["in_bytes"] < come + 2 * LARGE_BYTES:  # noqa: ASYNC110 - see above
                     await asyncio.sleep(0)
-            stand_still(lambda: cut in cuts(server))
+            block_until(lambda: cut in cuts(server))
             shop.answers.set()
-            await emptied(others)
+            await until_status(others, depth=0)
             assert worker.status.ready
         assert cut in cuts(server)
         assert queue.connection.stats["reconnects"] == len(cuts(server))
-        assert await dead_of(others) == []
+        assert await dead_letters(others) == []
     assert shop.processed == shop.posts == ALL_ONCE
-    said = told(caplog)
-    assert any(LOST in each and "Slow Consumer" in each for each in said)
-    assert BACK in said
+    logged = warnings(caplog)
+    assert any(LOST in each and "Slow Consumer" in each for each in logged)
+    assert BACK in logged
 
 
-async def test_a_worker_for_whom_the_server_keeps_too_little_gets_all_in_the_end(
+@pytest.mark.slow
+async def test_a_worker_whose_server_buffers_too_little_gets_all_in_the_end(
     tmp_path: Path,
-    own_settings: Settings,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, "everlytic_async")
-    settings = own_settings(ack_wait_s=0.5, max_bytes=64 * 1024**2)
+    settings = queue_settings(ack_wait_s=0.5, max_bytes=64 * 1024**2)
     little = {"max_payload": 1024**2, "max_pending": 2 * 1024**2}
     async with (
         NatsServer(tmp_path / "nats", config=little) as server,
@@ -149,21 +147,21 @@ async def test_a_worker_for_whom_the_server_keeps_too_little_gets_all_in_the_end
         Shop() as shop,
         shop.client(len(ALL_ONCE)) as client,
     ):
-        await fill(others, HANGING)
-        await fill(others, LARGE, LARGE_BYTES)
+        await publish(others, HANGING)
+        await publish(others, LARGE, LARGE_BYTES)
         keep_little_unread(queue.connection)
-        worker = worker_of(client, queue)
+        worker = make_worker(client, queue, None)
         async with running(worker):
-            await emptied(others)
+            await until_status(others, depth=0)
             assert worker.status.ready
         assert cuts(server) != []
         assert queue.connection.stats["reconnects"] == len(cuts(server))
-        assert await dead_of(others) == []
+        assert await dead_letters(others) == []
     assert shop.processed == shop.posts == ALL_ONCE
-    assert any(LOST in each for each in told(caplog))
+    assert any(LOST in each for each in warnings(caplog))
 
 
-def test_dropped_messages_are_logged_from_time_to_time(
+def test_a_repeated_error_is_logged_once_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, "everlytic_async")
@@ -171,11 +169,11 @@ def test_dropped_messages_are_logged_from_time_to_time(
     log = ConnectionLog(1.0, clock=lambda: now)
     for subject in ("one", "two", "three"):
         log.on_error(nats.errors.SlowConsumerError(subject, "", 1, None))
-    [why] = told(caplog)
+    [why] = warnings(caplog)
     assert why == (
         "NATS: messages came faster than they were taken, and some were dropped (slow consumer): "
         "an order comes again after 1 s"
     )
     now = 61.0
     log.on_error(nats.errors.SlowConsumerError("four", "", 1, None))
-    assert len(told(caplog)) == 2
+    assert len(warnings(caplog)) == 2

@@ -1,0 +1,156 @@
+"""Workers as processes that are killed, stopped, and lose their server: what arrived is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from worker_process import worker_process
+from worker_shop import dead_letters, fill, make_queue, queue_settings, until, until_status
+
+from everlytic_async import Outcome, SqliteLedger
+from everlytic_async.ledger import NatsLedger
+from everlytic_async.sandbox import Faults, Sandbox
+from everlytic_async.worker import NatsServer, QueueSettings
+from support.delivery import CUSTOMER_HASH, STORE_HASH, client_of, ids_of, orders
+from support.nats_servers import NatsCluster, kill
+
+CONCURRENCY = 8
+
+
+def make_sandbox(latency_s: float = 0.02) -> Sandbox:
+    faults = Faults(latency_s=latency_s, latency_jitter_s=latency_s / 2)
+    return Sandbox(store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, faults=faults)
+
+
+def worker_options(servers: list[str], settings: QueueSettings, url: str) -> dict[str, Any]:
+    return {
+        "servers": servers,
+        "settings": attrs.asdict(settings),
+        "url": url,
+        "ledger": None,
+        "concurrency": CONCURRENCY,
+    }
+
+
+async def prove(
+    servers: list[str],
+    settings: QueueSettings,
+    count: int,
+    *,
+    ledger: Path | None = None,
+    workers: int = 3,
+    heartbeat_s: float = 3.0,
+    break_servers: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Send orders by several workers; of which one is killed: none is lost or sent twice.
+
+    Args:
+        servers: Addresses of NATS.
+        settings: Of the queue.
+        count: How many orders.
+        ledger: An SQLite file, or None for the servers.
+        workers: How many.
+        heartbeat_s: Of the ledger in NATS.
+        break_servers: Breaks the servers, and brings them back; a worker is stopped before.
+    """
+    async with (
+        make_sandbox() as sandbox,
+        make_queue(servers, settings) as queue,
+        AsyncExitStack() as stack,
+    ):
+        options = worker_options(servers, settings, sandbox.base_url)
+        options |= {"ledger": ledger and str(ledger), "heartbeat_s": heartbeat_s}
+        started = [stack.enter_async_context(worker_process(**options)) for _ in range(workers)]
+        killed, *others = await asyncio.gather(*started)
+        await fill(queue, count)
+        await until(lambda: sandbox.processed > count * 0.2)
+        killed.kill()
+        if break_servers is not None:
+            await until(lambda: sandbox.processed > count * 0.4)
+            others[0].send_signal(signal.SIGTERM)
+            assert sandbox.processed < count * 0.9
+            await break_servers()
+        await until_status(queue, 180, depth=0)
+        assert await killed.wait() == -signal.SIGKILL
+        # Once more, for nothing: the ledger knows them all.
+        kept = SqliteLedger(ledger) if ledger else NatsLedger(servers, settings.subject)
+        async with client_of(sandbox) as client:
+            again = await client.send_orders(orders(count), ledger=kept)
+        letters = await dead_letters(queue)
+
+    processed, dead = ids_of(sandbox.received), [letter.key for letter in letters]
+    assert not sandbox.duplicates
+    assert len(processed) == len(set(processed)) == sandbox.requests
+    assert {letter.outcome for letter in letters} <= {Outcome.UNKNOWN}
+    assert len(set(dead)) == len(dead)
+    assert {*processed, *dead} == {str(number) for number in range(count)}
+    assert again.counts[Outcome.SKIPPED] == count
+    # Of the killed worker; and NATS may have been away for longer than the others wait for it.
+    assert len(dead) <= CONCURRENCY * (1 if break_servers is None else workers)
+
+
+async def test_orders_of_a_killed_worker_are_neither_lost_nor_sent_twice(nats_url: str) -> None:
+    await prove([nats_url], queue_settings(ack_wait_s=0.6), 100, workers=2, heartbeat_s=1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept_in", ["a file", "NATS"])
+@pytest.mark.parametrize("count", [300, 5_000])
+async def test_killed_stopped_and_restarted_no_order_is_lost_or_sent_twice(
+    nats_server: NatsServer, path: Path, kept_in: str, count: int
+) -> None:
+    async def restart() -> None:
+        await kill(nats_server)
+        await nats_server.start()
+
+    settings = queue_settings(ack_wait_s=2.0)
+    ledger = path if kept_in == "a file" else None
+    await prove([nats_server.url], settings, count, ledger=ledger, break_servers=restart)
+
+
+@pytest.mark.slow
+async def test_no_order_is_lost_or_sent_twice_when_the_leader_of_a_cluster_is_killed(
+    nats_cluster: NatsCluster,
+) -> None:
+    settings = queue_settings(ack_wait_s=2.0, replicas=3)
+
+    async def kill_leader() -> None:
+        name = await nats_cluster.kill_leader(settings.orders_stream)
+        await nats_cluster.restart(name)
+
+    await prove(nats_cluster.urls, settings, 5_000, break_servers=kill_leader)
+
+
+@pytest.mark.slow
+async def test_the_orders_of_a_worker_that_hangs_are_not_sent_again(nats_url: str) -> None:
+    settings = queue_settings(ack_wait_s=0.5)
+    async with make_sandbox() as sandbox, make_queue(nats_url, settings) as queue:
+        options = worker_options([nats_url], settings, sandbox.base_url)
+        options["heartbeat_s"] = 60.0
+        async with worker_process(**options) as hanging, worker_process(**options) as other:
+            # Stopped while orders still come, it is certain to hold some.
+            publishing = asyncio.create_task(fill(queue, 300))
+            await until(lambda: sandbox.processed > 60)
+            hanging.send_signal(signal.SIGSTOP)
+            await publishing
+
+            async def is_redelivered() -> bool:
+                status = await queue.status()
+                return status.waiting == 0 and 0 < status.redelivered == status.in_flight
+
+            try:
+                await until(is_redelivered)
+            finally:
+                hanging.send_signal(signal.SIGCONT)
+            await until_status(queue, depth=0)
+            assert other.returncode is None
+        assert await dead_letters(queue) == []
+    assert not sandbox.duplicates
+    assert sandbox.processed == 300
