@@ -52,17 +52,19 @@ def detect_container(source: OpenedSource, requested: str | None) -> str:
         ConfigurationError: when it can't be detected, or is surely not what was requested.
     """
     first = source.first_line.lstrip()
+    if first.startswith(_PARQUET) and requested in (None, "parquet"):
+        return "parquet"
     if first.startswith(_PARQUET):
-        if requested in (None, "parquet"):
-            return "parquet"
         raise ConfigurationError(f"it is Parquet, not {requested}")
     if requested == "parquet":
         raise ConfigurationError("it is not a Parquet file")
     for start, what in _UNSUPPORTED:
         if first.startswith(start):
             raise ConfigurationError(f"it {what}")
-    if requested is not None:
-        return requested
+    return requested or _guess(source, first)
+
+
+def _guess(source: OpenedSource, first: bytes) -> str:
     if b"\x00" in first[:1000]:
         raise ConfigurationError("it is not text: expected JSON, CSV or Parquet")
     by_name = next((_BY_NAME[end] for end in _BY_NAME if source.name.endswith(end)), None)

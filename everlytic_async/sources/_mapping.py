@@ -290,10 +290,12 @@ class Compiler:
             raise ConfigurationError(f"{field}: braces in a template hold a path, such as {{id}}")
         pieces: list[tuple[str, Getter | None]] = []
         for text, name, *_ in parts:
-            get = None if name is None else self.path(name)
-            if name in fields and get is not None:
-                get = _first_set(fields[name], get)
-            pieces.append((text, get))
+            if name is None:
+                pieces.append((text, None))
+            elif name in fields:
+                pieces.append((text, _first_set(fields[name], self.path(name))))
+            else:
+                pieces.append((text, self.path(name)))
         is_url = _URL.match(template) is not None
 
         def fill(record: Any) -> str | None:

@@ -25,7 +25,7 @@ __all__ = ["MAX_ROW_BYTES", "ParquetReader"]
 MAX_ROW_BYTES = 2 * 1024 * 1024
 _BATCH_ROWS = 256
 # What a batch may take as Python objects; if it takes more, its rows are made one by one.
-_MAX_BATCH_BYTES = 32 * 1024 * 1024
+_MAX_BATCH_BYTES = 16 * 1024 * 1024
 # What a value takes at least.
 _VALUE_BYTES = 64
 # Of the lists in one column of a row group: all of the values may be in one row.

@@ -169,12 +169,12 @@ class Reader(Iterator[Order | InvalidOrderError]):
     def _detect_container(self, source: OpenedSource) -> str:
         preset = self._preset
         container = detect_container(source, None if preset else self._requested)
-        if preset is not None and container != "parquet":
-            if (container in ("csv", "tsv")) != preset.is_tabular:
-                kind = "CSV" if preset.is_tabular else "JSON"
-                raise ConfigurationError(
-                    f"it is {container}, and {preset.name} is {kind}: choose another format"
-                )
+        is_tabular = container in ("csv", "tsv")
+        if preset is not None and container != "parquet" and is_tabular != preset.is_tabular:
+            kind = "CSV" if preset.is_tabular else "JSON"
+            raise ConfigurationError(
+                f"it is {container}, and {preset.name} is {kind}: choose another format"
+            )
         return container
 
     def _read_table(self, table: CsvReader | ParquetReader) -> Iterator[Numbered]:
