@@ -185,7 +185,7 @@ class Input:
     @property
     def never_set(self) -> frozenset[str]:
         """The fields that are mapped, and no order had so far."""
-        return self._reader.never_set
+        return self._reader.unmatched_fields
 
     @property
     def mapped_by(self) -> str | None:

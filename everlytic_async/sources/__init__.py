@@ -1,8 +1,8 @@
-"""Readers of files: each yields orders lazily, and an error in the place of one that is none.
+"""Readers of files: each yields orders lazily, and an error in place of an invalid one.
 
 `read_orders` reads JSON Lines, JSON, CSV, TSV and Parquet, each plain or packed with gzip or zstd.
-The fields are called as the endpoint calls them, or as the shop does whose export it is, or as a
-mapping says.
+The fields have the endpoint's names, or those of the shop whose export it is, or those that a
+mapping gives.
 
 A mapping says for a field of `everlytic_async.Order`, or of `everlytic_async.Product`, where its
 value comes from:
@@ -11,33 +11,34 @@ value comes from:
 ``"billing.email"``               a path: keys with dots between them, or the name of a column.
                                   A number picks from a list; any other key picks from each of it
 ``["email", "customer.email"]``   the first of these that is set
-``"https://a.example/{id}"``      a template: in braces stand paths, or fields of the order as they
+``"https://a.example/{id}"``      a template: braces hold paths, or fields of the order as they
                                   are sent; in a URL they are percent-encoded. Without a value for
                                   one of them, the field is not set
 ``17``, ``True``                  a constant, as is everything that is neither text nor list
-``{"constant": "x"}``             a constant text; ``path``, ``template`` and ``first`` say outright
-                                  what is meant, where the forms above can't tell
+``{"constant": "x"}``             a constant text; ``path``, ``template`` and ``first`` name the
+                                  form where the ones above are ambiguous
 ``None``                          the field is not set, whatever the input holds
 a callable                        in Python: it takes the order (for a product: the product) as it
-                                  stands in the input, and returns the value
+                                  is in the input, and returns the value
 ================================  ==============================================================
 
 ``products`` is the path of the list of products, or a table: ``each`` is that path, and the rest
-are the fields of a product, with paths that begin at the product. Fields of a product may stand
-beside those of the order, too: their names tell them apart. Without such a list each row is a
-product, and consecutive rows of the same order become one order.
+are the fields of a product, with paths that start at the product. Fields of a product may also be
+beside those of the order: their names tell them apart. Without such a list each row is a product,
+and consecutive rows of the same order become one order.
 
-Three more keys say what is no field: ``group_by``, the path of what rows of the same order share
-(without it: what becomes ``order_id``); ``date``, the path of the time of the order; and ``each``,
-the path of the list of orders in a JSON document.
+Three more keys are not fields: ``group_by``, the path of what rows of the same order share (by
+default: what becomes ``order_id``); ``date``, the path of the time of the order; and ``each``, the
+path of the list of orders in a JSON document.
 
-Values stay what they are, but for texts: one that is blank is not set; one for a field that is a
-number becomes it, digit by digit; one for ``product_gallery`` is split at its blanks.
+Values are kept as they are, except texts: a blank one counts as not set; one for a field that is a
+number is parsed digit by digit; one for ``product_gallery`` is split at its blanks.
 
-From the bottom up: ``_open`` opens and unpacks; ``_detect`` tells the format; a module for each
-format yields records (``_jsonl``, ``_json``, ``_csv``, ``_parquet``); ``_mapping`` makes records
-into orders; one module for each shop says how its records are mapped and which are left out
-(``_woocommerce``, ``_shopify``, ``_shopify_csv``, ``_magento``); ``_reader`` ties them together.
+From the bottom up: ``_open`` opens and decompresses; ``_detect`` detects the format; a module for
+each format yields records (``_jsonl``, ``_json``, ``_csv``, ``_parquet``); ``_mapping`` compiles a
+mapping and ``_mapper`` applies it; ``_assembler`` puts rows together to orders; one table for each
+shop says how its records are mapped and which are skipped (``_woocommerce``, ``_shopify``,
+``_shopify_csv``, ``_magento``); ``_reader`` ties them together.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from typing import Any
 
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.orders import Order
-from everlytic_async.sources._dates import Moment
+from everlytic_async.sources._dates import DateLike
 from everlytic_async.sources._mapping import parse_mapping
 from everlytic_async.sources._open import Source
 from everlytic_async.sources._reader import FORMATS, REASONS, Reader
@@ -60,34 +61,34 @@ def read_orders(
     format: str | None = None,  # noqa: A002 - the public name
     *,
     mapping: Mapping[str, Any] | None = None,
-    since: Moment | None = None,
-    until: Moment | None = None,
+    since: DateLike | None = None,
+    until: DateLike | None = None,
     include: Iterable[str] = (),
 ) -> Reader:
-    """Read orders lazily: hand it to `everlytic_async.EverlyticClient.stream_orders`.
+    """Read orders lazily: pass the reader to `everlytic_async.EverlyticClient.stream_orders`.
 
     What can't be an order becomes an `everlytic_async.InvalidOrderError` in its place, with its
-    ``line`` (its row or place, where there are no lines; from 1) and every fault, and without any
-    of its values; reading goes on after it. Types are never guessed: text stays text (``000003``),
+    ``line`` (its row or place, if there are no lines; from 1) and every fault, and without any of
+    its values; reading goes on after it. Types are never guessed: text stays text (``000003``),
     numbers are exact (a fraction is a Decimal of the digits that the file has).
 
     Args:
-        path_or_file: A path; ``-`` for the standard input; or an open file, which stays open. Let
-            it be binary: a file that was opened as text raises by itself where it can't decode.
+        path_or_file: A path; ``-`` for the standard input; or an open file, which stays open. It
+            should be binary: a file that was opened as text raises by itself where it can't decode.
             UTF-8, with or without a byte order mark.
-        format: One of `FORMATS`; None to find it out. ``jsonl``, ``json``, ``csv``, ``tsv`` and
-            ``parquet`` say how it is written, and then its fields are the endpoint's, or those of
+        format: One of `FORMATS`; None to detect it. ``jsonl``, ``json``, ``csv``, ``tsv`` and
+            ``parquet`` name how it is written, and then its fields are the endpoint's, or those of
             the mapping. The others are shops' exports.
-        mapping: What becomes which field: see above. What it does not name is taken as the shop's
-            format says; without one, from the key or column that is called as the field is.
-        since: Leave out orders before that time. A time without an offset is UTC.
-        until: Leave out orders at that time or after it.
-        include: Which orders of a shop not to leave out, of `REASONS`; ``all`` for all of them.
+        mapping: What becomes which field: see above. What it does not name comes from where the
+            shop's format has it; without one, from the key or column with the name of the field.
+        since: Skip orders before that time. A time without an offset is UTC.
+        until: Skip orders at that time or after it.
+        include: Which orders of a shop not to skip, of `REASONS`; ``all`` for all of them.
 
     Raises:
         ConfigurationError: at once, when an argument is wrong; by the iteration, when the format
-            can't be told, the mapping does not fit, or a package is missing (the message says how
-            to install it).
+            can't be detected, the mapping does not fit, or a package is missing (the message says
+            how to install it).
         SourceError: by the iteration, when the file is damaged or cut off, so that the rest of it
             can't be read.
         OSError: by the iteration, when the file can't be opened or read.

@@ -1,4 +1,4 @@
-"""Which format an input has, by its content, and where that can't tell, by its name."""
+"""Which format an input has: by its content, or by its name if the content does not show it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.sources._csv import delimiter_of
+from everlytic_async.sources._csv import detect_delimiter
 from everlytic_async.sources._json import is_list_of_orders
-from everlytic_async.sources._open import MAX_LINE_BYTES, Content
+from everlytic_async.sources._open import MAX_LINE_BYTES, OpenedSource
 
-__all__ = ["CONTAINERS", "container_of"]
+__all__ = ["CONTAINERS", "detect_container"]
 
 #: How the orders are written, apart from what their fields are called.
 CONTAINERS = ("jsonl", "json", "csv", "tsv", "parquet")
@@ -24,8 +24,8 @@ _BY_NAME = {
     ".tab": "tsv",
     ".parquet": "parquet",
 }
-# What begins so is none of them, and what to do about it.
-_OTHERS = (
+# What starts like this can't be read, and what to do about it.
+_UNSUPPORTED = (
     (b"PK\x03\x04", "is a ZIP archive or an Excel workbook: unpack it, or save it as CSV in UTF-8"),
     (b"\xd0\xcf\x11\xe0", "is an Excel workbook: save it as CSV in UTF-8"),
     (b"BZh", "is packed with bzip2: unpack it, or pack it with gzip or zstd"),
@@ -41,60 +41,61 @@ _OTHERS = (
 _PARQUET = b"PAR1"
 
 
-def container_of(content: Content, wanted: str | None) -> str:
-    """The container of an input, one of `CONTAINERS`.
+def detect_container(source: OpenedSource, requested: str | None) -> str:
+    """The container of an input that is not empty, one of `CONTAINERS`.
 
     Args:
-        content: The input, with something in it.
-        wanted: What it is said to be, or None.
+        source: The input.
+        requested: What the caller says that it is, or None.
 
     Raises:
-        ConfigurationError: when it can't be told, or is surely not what it is said to be.
+        ConfigurationError: when it can't be detected, or is surely not what was requested.
     """
-    first = content.first.lstrip()
-    is_parquet = first.startswith(_PARQUET)
-    if is_parquet or wanted == "parquet":
-        if is_parquet and wanted in (None, "parquet"):
-            return "parquet"
-        raise ConfigurationError(
-            f"it is Parquet, not {wanted}" if is_parquet else "it is no Parquet file"
-        )
-    for begin, what in _OTHERS:
-        if first.startswith(begin):
+    first = source.first_line.lstrip()
+    if first.startswith(_PARQUET) and requested in (None, "parquet"):
+        return "parquet"
+    if first.startswith(_PARQUET):
+        raise ConfigurationError(f"it is Parquet, not {requested}")
+    if requested == "parquet":
+        raise ConfigurationError("it is not a Parquet file")
+    for start, what in _UNSUPPORTED:
+        if first.startswith(start):
             raise ConfigurationError(f"it {what}")
-    if wanted is not None:
-        return wanted
+    return requested or _guess(source, first)
+
+
+def _guess(source: OpenedSource, first: bytes) -> str:
     if b"\x00" in first[:1000]:
-        raise ConfigurationError("it is no text: expected JSON, CSV or Parquet")
-    by_name = next((_BY_NAME[end] for end in _BY_NAME if content.name.endswith(end)), None)
-    if by_name in ("jsonl", "csv", "tsv"):
-        # Of a JSON document it may be the wrong one of two names.
-        return _json_of(first) if by_name == "jsonl" and first[:1] in (b"{", b"[") else by_name
-    if first[:1] in (b"{", b"["):
-        return _json_of(first)
+        raise ConfigurationError("it is not text: expected JSON, CSV or Parquet")
+    by_name = next((_BY_NAME[end] for end in _BY_NAME if source.name.endswith(end)), None)
+    if by_name in ("csv", "tsv"):
+        return by_name
+    if first.startswith((b"{", b"[")):
+        return _detect_json(first)
     if by_name is not None:
         return by_name
-    header = first.partition(b"\r")[0]  # of a file whose lines end with it, the first line
+    header = first.partition(b"\r")[0]
     delimiter = None
     if len(header) < MAX_LINE_BYTES:
-        delimiter = delimiter_of(header.decode("utf-8", "replace"))
+        delimiter = detect_delimiter(header.decode("utf-8", "replace"))
     if delimiter is None:
         raise ConfigurationError(
-            "its format can't be told: give it one of jsonl, json, csv, tsv, woocommerce, shopify, "
-            "shopify-csv, magento (JSON begins with { or [; CSV with a line of column names)"
+            "its format can't be detected: name it, one of jsonl, json, csv, tsv, woocommerce, "
+            "shopify, shopify-csv, magento (JSON starts with { or [; CSV with a line of column "
+            "names)"
         )
     return "tsv" if delimiter == "\t" else "csv"
 
 
-def _json_of(first: bytes) -> str:
-    """Whether the first line is an order of its own, or a document begins with it."""
+def _detect_json(first: bytes) -> str:
+    """Whether the first line is an order of its own, or the start of a document."""
     if first.startswith(b"["):
         return "json"
     text = first.decode("utf-8", "replace").strip()
     try:
         value, end = StrictDecoder().decode_start(text, 0)
     except json.JSONDecodeError as error:
-        # An object goes on in the next line, or in the next megabyte.
+        # An object may go on in the next line, or in the next megabyte.
         goes_on = error.pos >= len(text) or len(first) >= MAX_LINE_BYTES
         return "json" if goes_on else "jsonl"
     except JsonFaultError:

@@ -1,17 +1,14 @@
-"""JSON Lines: one order on each line. See https://jsonlines.org.
-
-A line is decoded strictly, see `everlytic_async._strict_json`. A fault says what is wrong and
-where, never a value: it may be a customer's.
-"""
+"""JSON Lines: one order on each line. See https://jsonlines.org."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, skip_line
+from everlytic_async.sources._records import InvalidRow, Item
 
 __all__ = ["read_json_lines"]
 
@@ -19,9 +16,7 @@ _TOO_LONG = f"is longer than {MAX_LINE_BYTES:,} bytes"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_json_lines(
-    file: IO[bytes], decoder: StrictDecoder
-) -> Iterator[tuple[int, dict[str, Any] | InvalidOrderError]]:
+def read_json_lines(file: IO[bytes], decoder: StrictDecoder) -> Iterator[tuple[int, Item]]:
     """Yield each line's number, from 1, and its object, or its fault; skip blank lines.
 
     Args:
@@ -29,24 +24,19 @@ def read_json_lines(
         decoder: Decodes each line.
     """
     number = 0
-    # Room for the line's end.
-    while line := file.readline(MAX_LINE_BYTES + 2):
+    while line := file.readline(MAX_LINE_BYTES + 2):  # room for the end of the line
         number += 1
         if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
             skip_line(file)
-            yield number, InvalidOrderError([_TOO_LONG], number)
+        elif not (line := (line.removeprefix(BOM) if number == 1 else line).strip()):
             continue
-        if number == 1:
-            line = line.removeprefix(BOM)  # it marks the file, not the line
-        line = line.strip()
-        if line:
-            try:
-                yield number, _parse(line, decoder, is_first=number == 1)
-            except JsonFaultError as error:
-                yield number, InvalidOrderError([str(error)], number)
+        try:
+            yield number, _parse(line, decoder, is_first=number == 1)
+        except JsonFaultError as error:
+            yield number, InvalidRow(InvalidOrderError([str(error)], number))
 
 
-def _parse(line: bytes, decoder: StrictDecoder, *, is_first: bool) -> dict[str, Any]:
+def _parse(line: bytes, decoder: StrictDecoder, *, is_first: bool) -> Item:
     if len(line) > MAX_LINE_BYTES:
         raise JsonFaultError(_TOO_LONG)
     try:
@@ -56,5 +46,5 @@ def _parse(line: bytes, decoder: StrictDecoder, *, is_first: bool) -> dict[str, 
         raise JsonFaultError(f"{encoding}: save the file as UTF-8") from None
     value = decoder.decode(text)
     if not isinstance(value, dict):
-        raise JsonFaultError("is no order: expected one JSON object on each line")
+        raise JsonFaultError("is not an order: expected one JSON object on each line")
     return value

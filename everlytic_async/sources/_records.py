@@ -1,32 +1,33 @@
-"""What readers of formats yield, before it is made into orders."""
+"""What the readers of formats yield, before it is made into orders."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from everlytic_async.errors import InvalidOrderError
 
-__all__ = ["BadRow", "Item", "Record"]
+__all__ = ["InvalidRow", "Item", "Record"]
 
-#: An order or a row as it stands in the file, by its keys or columns.
-Record = dict[str, Any]
+#: An order of JSON by its keys, or a row of a table: its cells in the order of the columns.
+Record = Mapping[str, Any] | Sequence[Any]
 
 
 @attrs.frozen
-class BadRow:
-    """What can't be a row, and with it perhaps a part of an order that has several.
+class InvalidRow:
+    """What can't be read, and may have been part of an order that has several rows.
 
     Attributes:
         error: Why.
-        row: What could be read of it all the same; None for nothing.
-        is_partial: Whether the row has its first cells only.
+        row: The cells that could be read; None if there are none.
+        is_partial: Whether only the first cells of the row could be read.
     """
 
     error: InvalidOrderError
-    row: Record | None = None
+    row: Sequence[Any] | None = None
     is_partial: bool = False
 
 
-Item = Record | BadRow
+Item = Record | InvalidRow

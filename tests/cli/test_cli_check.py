@@ -107,7 +107,7 @@ def test_a_hundred_reasons_are_shown_and_the_results_have_all(
 def test_a_pipe_is_checked(cli: Cli) -> None:
     run = cli("check", "-", stdin=to_lines(order(1), "[]").encode())
     assert run.code == 1
-    assert "is no order: expected one JSON object on each line  (line 2)" in run.out
+    assert "is not an order: expected one JSON object on each line  (line 2)" in run.out
 
 
 async def test_a_character_that_the_terminal_lacks_is_no_failure(

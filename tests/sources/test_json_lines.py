@@ -130,9 +130,9 @@ def test_numbers_keep_their_digits_and_their_kind() -> None:
         (b"order 17", "is not JSON: Expecting value, column 1"),
         (VALID + VALID, f"is not JSON: Extra data, column {len(VALID) + 1}"),
         (b'{"total": "\x01"}', "is not JSON: Invalid control character at, column 12"),
-        (b"[]", "is no order: expected one JSON object on each line"),
-        (b'"text"', "is no order: expected one JSON object on each line"),
-        (b"null", "is no order: expected one JSON object on each line"),
+        (b"[]", "is not an order: expected one JSON object on each line"),
+        (b'"text"', "is not an order: expected one JSON object on each line"),
+        (b"null", "is not an order: expected one JSON object on each line"),
         (
             VALID[:-1] + b', "total": NaN}',
             "total: expected text or a number, got NaN or an infinity",
@@ -141,7 +141,7 @@ def test_numbers_keep_their_digits_and_their_kind() -> None:
             VALID[:-1] + b', "contact_unique_id": -Infinity}',
             "contact_unique_id: expected text, got NaN or an infinity",
         ),
-        (b"NaN", "is no order: expected one JSON object on each line"),
+        (b"NaN", "is not an order: expected one JSON object on each line"),
         (b'{"total": 1, "total": 2}', "total: given more than once in one object"),
         (
             b'{"products": [{"product_sku": 1, "product_sku": 1}]}',

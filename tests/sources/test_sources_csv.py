@@ -313,8 +313,8 @@ def test_new_lines_and_quotes_in_a_cell_stay_there() -> None:
 @pytest.mark.parametrize(
     ("header", "complaint"),
     [
-        ("Order,E-mail,Thing", "3 of its 3 columns are no fields of an order"),
-        ("contact_email,product_name,Notes", "1 of its 3 columns are no fields of an order"),
+        ("Order,E-mail,Thing", "3 of its 3 columns are not fields of an order"),
+        ("contact_email,product_name,Notes", "1 of its 3 columns are not fields of an order"),
         ("order_id,product_name", "none of its 2 columns is contact_email or contact_unique_id"),
         ("contact_email,contact_email", "its header has more than one column 'contact_email'"),
         (",,", "the first line does not name the columns"),

@@ -225,9 +225,9 @@ def test_a_path_that_no_order_has_is_told() -> None:
         io.StringIO(text),
         mapping={**BASE, "order_id": "number", "product_sku": "SKU", "total": None},
     )
-    assert reader.never_set == frozenset()
+    assert reader.unmatched_fields == frozenset()
     assert len(list(reader)) == 2
-    assert reader.never_set == {"order_id", "product_sku"}
+    assert reader.unmatched_fields == {"order_id", "product_sku"}
 
 
 def test_products_that_are_no_list_are_the_orders_fault() -> None:
@@ -241,9 +241,9 @@ def test_products_that_are_no_list_are_the_orders_fault() -> None:
 @pytest.mark.parametrize(
     ("mapping", "told"),
     [
-        ({"contact_mail": "x"}, "contact_mail is no field: did you mean contact_email"),
-        ({"products": {"contact_email": "x"}}, "products.contact_email is no field"),
-        ({"xyz": "x"}, "xyz is no field: the known ones are contact_email, "),
+        ({"contact_mail": "x"}, "contact_mail is not a field: did you mean contact_email"),
+        ({"products": {"contact_email": "x"}}, "products.contact_email is not a field"),
+        ({"xyz": "x"}, "xyz is not a field: the known ones are contact_email, "),
         ([("order_id", "x")], "mapping: expected a table of fields"),
         ({"contact_email": "mail", "order_id": "nr"}, "order_id: there is no column 'nr': did you"),
         ({"contact_email": "mail", "order_id": ""}, "order_id: expected a path"),
@@ -251,8 +251,8 @@ def test_products_that_are_no_list_are_the_orders_fault() -> None:
         ({"contact_email": "mail", "order_id": {"path": 7}}, "order_id: expected a path"),
         ({"contact_email": "mail", "order_id": {"a": "b"}}, "a table in a mapping has one key of"),
         ({"contact_email": "mail", "order_id": "{nr"}, "order_id: the template is broken"),
-        ({"contact_email": "mail", "order_id": "{nrs:>9}"}, "in braces of a template stands"),
-        ({"contact_email": "mail", "order_id": "{}"}, "in braces of a template stands"),
+        ({"contact_email": "mail", "order_id": "{nrs:>9}"}, "braces in a template hold"),
+        ({"contact_email": "mail", "order_id": "{}"}, "braces in a template hold"),
         ({"contact_email": None, "contact_unique_id": None}, "leaves an order without a contact"),
     ],
 )  # fmt: skip
@@ -265,7 +265,7 @@ def test_a_mapping_that_can_not_be_meant_is_refused(mapping: Any, told: str) -> 
     ("pairs", "told"),
     [
         (["contact_email"], "'contact_email': expected FIELD=PATH"),
-        (["contact_mail=x"], "contact_mail is no field: did you mean contact_email"),
+        (["contact_mail=x"], "contact_mail is not a field: did you mean contact_email"),
         (["order_id=a", "order_id=b"], "order_id: mapped more than once"),
         (["workflow_id:=seventeen"], "workflow_id: after := comes JSON"),
         (["workflow_id:=NaN"], "workflow_id: after := comes JSON"),

@@ -169,9 +169,9 @@ def test_what_is_damaged_is_told(damaged: bytes) -> None:
         ),
         (b"<!doctype html>", "it is HTML or XML: export the orders as JSON or CSV"),
         (LINE.decode().encode("utf-16"), "it is UTF-16: save the file as UTF-8"),
-        (CSV.decode().encode("utf-16-be"), "it is no text"),
-        (b"orders\nof mine\n", "its format can't be told: give it one of jsonl, json, csv"),
-        (os.urandom(0) + b"\x01\x00\x02", "it is no text: expected JSON, CSV or Parquet"),
+        (CSV.decode().encode("utf-16-be"), "it is not text"),
+        (b"orders\nof mine\n", "its format can.t be detected: name it, one of jsonl, json, csv"),
+        (os.urandom(0) + b"\x01\x00\x02", "it is not text: expected JSON, CSV or Parquet"),
     ],
 )
 def test_what_is_none_of_them_is_named_and_what_to_do(data: bytes, told: str) -> None:

@@ -390,8 +390,8 @@ def test_the_shop_may_be_named(shop: str) -> None:
 @pytest.mark.parametrize(
     ("shop", "named", "told"),
     [
-        ("woocommerce", "shopify-csv", "it is json, and shopify-csv is CSV: give another format"),
-        ("shopify-csv", "shopify", "it is csv, and shopify is JSON: give another format"),
+        ("woocommerce", "shopify-csv", "it is json, and shopify-csv is CSV: choose another format"),
+        ("shopify-csv", "shopify", "it is csv, and shopify is JSON: choose another format"),
     ],
 )
 def test_a_shop_that_it_can_not_be_is_refused(shop: str, named: str, told: str) -> None:
@@ -418,7 +418,7 @@ def test_a_mapping_adds_to_a_shops_and_replaces_parts_of_it() -> None:
     assert order["contact_unique_id"] == "26"
     assert (order["workflow_id"], order["total"]) == (17, "29.35")
     assert order["products"][1]["product_name"] == "Rope by the metre"
-    assert reader.never_set == {"product_description"}
+    assert reader.unmatched_fields == {"product_description"}
 
 
 def test_a_shopify_name_is_encoded_in_a_url() -> None:
@@ -475,7 +475,7 @@ def test_a_row_without_a_name_at_the_top_is_no_order_whoever_it_is_of() -> None:
     (lost, _order) = shopify(
         item("Bucket", Email="ann@example.com"), item("Mop", Name="#2", Email="bea@example.com")
     )
-    assert str(lost) == ("line 2: belongs to an order that does not stand above it: is it cut off?")
+    assert str(lost) == ("line 2: belongs to an order that is not above it: is it cut off?")
 
 
 def test_further_columns_change_nothing() -> None:

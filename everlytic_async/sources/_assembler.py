@@ -1,0 +1,248 @@
+"""Puts records together to orders: the rows of one order, which are skipped, and their faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from everlytic_async.errors import MAX_FAULTS, InvalidOrderError
+from everlytic_async.orders import Order, get_order_id
+from everlytic_async.sources._dates import parse_datetime
+from everlytic_async.sources._mapper import RecordMapper
+from everlytic_async.sources._preset import Preset
+from everlytic_async.sources._records import InvalidRow, Item, Record
+
+__all__ = ["Numbered", "OrderAssembler", "make_order"]
+
+#: An order, or its faults, with its place in the input.
+Numbered = tuple[int, Order | InvalidOrderError]
+
+#: More rows, cells and text than an order has: a wrong column to group by, or a hostile file, does
+#: not fill the memory.
+_MAX_ROWS = 10_000
+_MAX_CELLS = 500_000
+_MAX_CHARS = 8 * 1024 * 1024
+# The cells and characters of an order with fewer rows are not counted.
+_FEW_ROWS = 8
+_DUPLICATE = "duplicate row"
+_BEFORE_SINCE, _AFTER_UNTIL = "before since", "not before until"
+
+
+def make_order(mapping: Any, number: int) -> Order | InvalidOrderError:
+    """The order that a mapping is, or its faults with its place in the input."""
+    try:
+        return Order.from_mapping(mapping)
+    except InvalidOrderError as error:
+        return InvalidOrderError(error.args[0], number, error.order_id)
+    except Exception as error:  # noqa: BLE001 - see `_unexpected`
+        return _unexpected(error, number)
+
+
+def _unexpected(error: Exception, number: int) -> InvalidOrderError:
+    """The fault of an order whose data made something raise: the rest of the file is read.
+
+    It does not hold the error's message: that may quote a value.
+    """
+    return InvalidOrderError([f"order: reading it raised {type(error).__name__}"], number)
+
+
+class OrderAssembler:
+    """Makes orders of the records of one input.
+
+    Args:
+        mapper: Makes records into mappings of orders.
+        preset: The shop whose export it is; None for another input.
+        since: Skip orders before that time.
+        until: Skip orders at that time or after it.
+        skipped: Where to count the orders that are skipped, by reason.
+    """
+
+    def __init__(
+        self,
+        mapper: RecordMapper,
+        preset: Preset | None,
+        since: datetime | None,
+        until: datetime | None,
+        skipped: dict[str, int],
+    ) -> None:
+        self._mapper = mapper
+        self._preset = preset
+        self._dedupes = preset is not None and preset.dedupe_rows
+        self._since, self._until = since, until
+        self._skipped = skipped
+
+    def orders(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
+        """The orders of an input, in its order, each with the number of its first record."""
+        if self._mapper.is_grouping:
+            yield from self._grouped(items)
+            return
+        for number, item in items:
+            if isinstance(item, InvalidRow):
+                yield number, item.error
+            elif (order := self._build(number, (item,), ())) is not None:
+                yield number, order
+
+    def _grouped(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
+        """Put consecutive rows of one order together."""
+        group: _Group | None = None
+        suspect: int | None = None  # the row above, if it is unknown whose it is
+        for number, item in items:
+            key, row, error, continues = self._identify(number, item, group)
+            if group is not None and not continues:
+                if row is None:
+                    group.add_suspect(number)
+                order = self._build(group.number, group.rows, group.faults)
+                if order is not None:
+                    yield group.number, order
+                group = None
+            if row is None:
+                # It is unknown whose row it is: the orders before and after it may lack it.
+                assert error is not None  # noqa: S101 - there is no row
+                yield number, error
+                suspect = number
+                continue
+            if group is None:
+                group = self._start_group(number, key, suspect)
+                suspect = None
+            if error is not None:
+                for fault in error.faults:
+                    group.add_fault(fault if number == group.number else f"line {number} {fault}")
+            elif self._dedupes and group.has(row):
+                self._skip(_DUPLICATE)
+            else:
+                group.add(row)
+        if group is not None:
+            order = self._build(group.number, group.rows, group.faults)
+            if order is not None:
+                yield group.number, order
+
+    def _identify(
+        self, number: int, item: Item, group: _Group | None
+    ) -> tuple[Any, Record | None, InvalidOrderError | None, bool]:
+        """The key of a row, the row, its fault, and whether it continues the group.
+
+        There is no row if it is unknown whose it is; then there is a fault.
+        """
+        row: Record | None
+        error: InvalidOrderError | None
+        if isinstance(item, InvalidRow):
+            row, error = item.row, item.error
+        else:
+            row, error = item, None
+        if row is None:
+            return None, None, error, False
+        try:
+            key = self._mapper.key(row)
+            if key is not None:
+                return key, row, error, group is not None and bool(key == group.key)
+            if isinstance(item, InvalidRow) and item.is_partial:
+                return None, None, error, False
+            # Shopify leaves out what does not change. In other tables such a row has no contact.
+            is_further = self._preset is not None or not self._mapper.has_contact(row)
+        except Exception as raised:  # noqa: BLE001 - see `_unexpected`
+            return None, None, _unexpected(raised, number), False
+        return None, row, error, group is not None and is_further
+
+    def _start_group(self, number: int, key: Any, suspect: int | None) -> _Group:
+        group = _Group(number, key)
+        if key is None and self._preset is not None:
+            group.add_fault("belongs to an order that is not above it: is it cut off?")
+        if suspect is not None:
+            group.add_suspect(suspect)
+        return group
+
+    def _build(
+        self, number: int, rows: Sequence[Record], faults: Sequence[str]
+    ) -> Order | InvalidOrderError | None:
+        """The order of some records, or its faults; None if it is skipped."""
+        try:
+            if not rows:
+                return InvalidOrderError(list(faults), number)
+            reason = self._mapper.skip_reason(rows[0])
+            if reason is not None:
+                self._skip(reason)
+                return None
+            if faults:
+                return InvalidOrderError(list(faults), number)
+            date_faults: list[str] = []
+            if self._since is not None or self._until is not None:
+                time = parse_datetime(self._mapper.date(rows[0]))
+                if time is None:
+                    date_faults.append("date: expected a time such as 2026-03-01T08:00:00")
+                elif (reason := self._out_of_bounds(time)) is not None:
+                    self._skip(reason)
+                    return None
+            order, found = self._mapper.order(rows)
+            if date_faults or found:
+                return InvalidOrderError(date_faults + found, number, get_order_id(order))
+            return make_order(order, number)
+        except Exception as error:  # noqa: BLE001 - see `_unexpected`
+            return _unexpected(error, number)
+
+    def _out_of_bounds(self, time: datetime) -> str | None:
+        if self._since is not None and time < self._since:
+            return _BEFORE_SINCE
+        return _AFTER_UNTIL if self._until is not None and time >= self._until else None
+
+    def _skip(self, reason: str) -> None:
+        """Count a row or an order that is skipped."""
+        self._skipped[reason] = self._skipped.get(reason, 0) + 1
+
+
+class _Group:
+    """The rows of an order that were read so far."""
+
+    def __init__(self, number: int, key: Any) -> None:
+        self.number = number
+        self.key = key
+        self.rows: list[Record] = []
+        self.faults: list[str] = []
+        self._seen: set[Any] | None = None
+        self._chars = 0
+
+    def add(self, row: Record) -> None:
+        """Add a row, unless there are too many."""
+        count = len(self.rows)
+        if count >= _FEW_ROWS:
+            cells = row.values() if isinstance(row, dict) else row
+            self._chars += sum(len(cell) for cell in cells if isinstance(cell, str))
+            if count >= _MAX_ROWS:
+                self.add_fault(f"has more than {_MAX_ROWS:,} rows: is group_by the right column?")
+            elif count * len(row) > _MAX_CELLS or self._chars > _MAX_CHARS:
+                self.add_fault(
+                    f"its rows have more than {_MAX_CELLS:,} cells or {_MAX_CHARS:,} characters: "
+                    "is group_by the right column?"
+                )
+        # With a fault only the first row is needed: it may say that the order is skipped.
+        if not count or not self.faults:
+            self.rows.append(row)
+
+    def has(self, row: Record) -> bool:
+        """Whether there is an equal row."""
+        if len(self.rows) < _FEW_ROWS:
+            return row in self.rows
+        if self._seen is None:
+            self._seen = set(map(_hashable, self.rows))
+        cells = _hashable(row)
+        if cells in self._seen:
+            return True
+        if not self.faults:
+            self._seen.add(cells)
+        return False
+
+    def add_fault(self, fault: str) -> None:
+        if fault not in self.faults and len(self.faults) <= MAX_FAULTS:
+            self.faults.append(fault)
+
+    def add_suspect(self, number: int) -> None:
+        self.add_fault(f"line {number}, next to it, can't be read and may be a row of this order")
+
+
+def _hashable(row: Record) -> Any:
+    cells = tuple(row)
+    try:
+        hash(cells)
+    except TypeError:  # of Parquet: a list in a cell
+        return repr(cells)
+    return cells
