@@ -6,8 +6,8 @@ import random
 
 from everlytic_async.policies import RetryPolicy
 
-# Jitter on top of a Retry-After, as a share of it, so that several processes don't resume at once.
-_RETRY_AFTER_JITTER = 0.01
+# On top of a pause, as a share of it, so that several processes don't resume at once.
+_JITTER = 0.01
 _MAX_DOUBLINGS = 64
 _BUDGET = 500.0
 _RETRY_COST = 5.0
@@ -32,10 +32,13 @@ class Backoff:
         doublings = min(attempt - 1, _MAX_DOUBLINGS)
         return self._rng.uniform(0.0, min(policy.cap_s, policy.base_s * 2.0**doublings))
 
-    def requested_pause_s(self, seconds: float) -> float:
+    def requested_pause_s(self, retry_after_s: float) -> float:
         """The pause for a Retry-After: no longer than the longest that is obeyed, plus jitter."""
-        jitter = 1.0 + self._rng.uniform(0.0, _RETRY_AFTER_JITTER)
-        return min(seconds, self._policy.retry_after_cap_s) * jitter
+        return self.add_jitter(min(retry_after_s, self._policy.retry_after_cap_s))
+
+    def add_jitter(self, seconds: float) -> float:
+        """A pause of somebody else's choice, and a little more."""
+        return seconds * (1.0 + self._rng.uniform(0.0, _JITTER))
 
 
 class RetryBudget:

@@ -228,7 +228,7 @@ class Pacer:
         if self.trouble.probing:
             if self.in_flight > 0:
                 return math.inf  # one probe at a time
-            self.trouble.update(self._clock())
+            self.trouble.update(self._clock(), self._schedule.resume_at)
         return self._schedule.next_start_at()
 
     def _start(self, now: float, *, waited: bool) -> float:
@@ -284,10 +284,9 @@ class Pacer:
     def pause(self, seconds: float, reason: str) -> None:
         """Pause everybody, for example because another process was throttled.
 
-        It does not affect the rate, and is no longer than the longest Retry-After that is obeyed.
+        It does not affect the rate.
         """
-        pause_s = self.backoff.requested_pause_s(seconds)
-        now = self._clock()
+        now, pause_s = self._clock(), self.backoff.add_jitter(seconds)
         if now + pause_s > self._schedule.resume_at:
             self._schedule.pause_until(now + pause_s)
             self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=None, reason=reason))
@@ -367,7 +366,7 @@ class Pacer:
     def on_failed(self, started_at: float, error: EverlyticError) -> None:
         """An attempt ended in none of the foreseen answers; see `Trouble`."""
         now = self._clock()
-        if not self.trouble.failed(now, started_at, error):
+        if not self.trouble.failed(now, started_at, self._schedule.resume_at, error):
             return
         pause_s = self.backoff.pause_s(self.trouble.pauses)
         self._schedule.pause_until(now + pause_s)

@@ -323,7 +323,8 @@ class Sender:
         else:
             self.pacer.on_failed(admitted_at, verdict)
             if isinstance(verdict, ServerError) and verdict.retry_after_s:
-                self.pacer.pause(verdict.retry_after_s, f"the endpoint answered {verdict.status}")
+                pause_s = min(verdict.retry_after_s, self.retry.retry_after_cap_s)
+                self.pacer.pause(pause_s, f"the endpoint answered {verdict.status}")
 
     # --------------------------------------------------------------------------------- events
 

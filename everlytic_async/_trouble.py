@@ -62,18 +62,21 @@ class Trouble:
         self._last_at = -math.inf
         self._probing_since = math.inf
 
-    def failed(self, now: float, admitted_at: float, error: EverlyticError) -> bool:
+    def failed(
+        self, now: float, admitted_at: float, resume_at: float, error: EverlyticError
+    ) -> bool:
         """An attempt ended unforeseen.
 
         Args:
             now: The time.
             admitted_at: When the attempt was admitted.
+            resume_at: When the last pause ended or ends.
             error: How it ended.
 
         Returns:
             Whether everybody pauses now.
         """
-        self.update(admitted_at)
+        self.update(admitted_at, resume_at)
         self._last_at = now
         if self.since is None:
             self.since = now
@@ -94,14 +97,14 @@ class Trouble:
             self.gave_up = f"no order was accepted or refused in {RUN + probes} attempts in a row"
         return True
 
-    def update(self, now: float) -> None:
+    def update(self, now: float, resume_at: float) -> None:
         """Forget the trouble, or give up, if the time for it has come.
 
         Args:
             now: When an attempt starts.
+            resume_at: When the last pause ended or ends: in a pause there can be no attempt.
         """
-        deadline_s = self._policy.deadline_s
-        if now - self._last_at > deadline_s:
+        if now - max(self._last_at, resume_at) > self._policy.deadline_s:
             self._clear()  # after so long nobody knows whether it is still the same trouble
         elif self.probing:
             self._give_up_if_over(now)

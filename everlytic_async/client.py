@@ -477,8 +477,8 @@ class EverlyticClient:
     def pause(self, seconds: float, *, reason: str = "it was asked for") -> None:
         """Pause all sending, for example because another process of the store was throttled.
 
-        What is in flight goes on. It never shortens a cool-down, is at most
-        ``retry.retry_after_cap_s`` long, and is emitted as a `CoolDown` without a status.
+        What is in flight goes on. It never shortens a cool-down, and is emitted as a `CoolDown`
+        without a status. Trouble of the endpoint is not forgotten meanwhile.
 
         Args:
             seconds: For how long, above 0.

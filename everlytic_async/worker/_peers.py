@@ -37,6 +37,8 @@ _T = TypeVar("_T")
 _MAX_TEXT = 500
 # With these an endpoint asks everybody to pause; a 408 is about one request.
 _PAUSE_STATUSES = (429, 503)
+# The longest pause that another worker may ask for, in seconds.
+_MAX_PAUSE_S = 300.0
 # What the server answers by itself if nothing listens.
 _NO_RESPONDERS = "503"
 
@@ -193,7 +195,7 @@ async def share_cool_downs(
             _LOGGER.warning("ignored a message on %s that is not from a worker", subject)
         elif pause.by != sender:
             reason = f"another worker of the store was answered {pause.status}"
-            client.pause(pause.wait_s, reason=reason)
+            client.pause(min(pause.wait_s, _MAX_PAUSE_S), reason=reason)
 
     async with _subscribed(connection, subject, on_message):
         with client.subscribe(on_event, CoolDown):

@@ -314,6 +314,8 @@ class Worker:
         pause_s = ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is not a secret
         self._last_error = redact_emails(str(error))  # it may quote the endpoint
         _LOGGER.warning("no orders are taken for %.1f s: %s", pause_s, self._last_error)
+        if self._client.trouble is not None:
+            self._client.pause(pause_s, reason="the worker waits for the endpoint")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()

@@ -34,6 +34,7 @@ from everlytic_async import (
     UnknownOutcomeError,
 )
 from everlytic_async._stop_token import StopToken
+from everlytic_async._transport import Response
 from everlytic_async.errors import EverlyticError
 from everlytic_async.events import AttemptStarted, Event
 from everlytic_async.ledger import LedgerFile, State
@@ -102,14 +103,6 @@ async def test_four_seconds_of_trouble_cost_what_was_in_flight_and_the_probes(
     assert rig.clock.now < 1_000 + 4.5 + 30
 
 
-LAST_WORDS = {
-    "failed": "500",
-    "lost": "broke",
-    "silent": "nothing came back",
-    "unreachable": "refused",
-}
-
-
 @pytest.mark.parametrize("delivery", Delivery)
 @pytest.mark.parametrize("reached", [True, False])
 @pytest.mark.parametrize("end", ["failed", "lost", "silent", "unreachable"])
@@ -140,6 +133,28 @@ async def test_trouble_for_ever_stops_the_batch_after_a_bounded_number_of_posts(
         "silent": "nothing came back",
         "unreachable": "refused",
     }[end] in message
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("reached", [True, False])
+@pytest.mark.parametrize("deadline_s", [3, 120])
+@pytest.mark.parametrize("retry_after_s", [None, 100, 300])
+async def test_a_pause_longer_than_the_deadline_does_not_make_the_trouble_forgotten(
+    retry_after_s: int | None, deadline_s: float, reached: bool, seed: int
+) -> None:
+    """The pauses are our own: backoff up to 30 s, and what a late 503 asks for, up to 120 s."""
+
+    def endpoint(_body: bytes) -> Any:
+        if reached and len(rig.transport.bodies) <= 100:
+            return ENDS["accepted"]()
+        headers = {} if retry_after_s is None else {"Retry-After": f"{retry_after_s}"}
+        return Response(503, headers, b"", rig.clock.now, waited_s=2.5)
+
+    rig = a_rig(endpoint, retry=RetryPolicy(deadline_s=deadline_s), seed=seed)
+    with pytest.raises(BatchStoppedError, match="503"):
+        await outcomes_of(rig, orders(5_000), concurrency=8)
+    assert len(rig.transport.bodies) <= 100 * reached + 60
+    assert rig.clock.now - 1_000 < 1_000
 
 
 @pytest.mark.parametrize("ending", ["500", "drop"])
