@@ -76,6 +76,6 @@ async def test_only_pauses_of_some_seconds_are_taken_and_subscribers_get_their_e
         with client.subscribe(events.append, CoolDown):
             client.pause(0.01)
         client.pause(1.0)
-        with pytest.raises(TypeError, match="on_event must be"), client.subscribe(7):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="hook must be"), client.subscribe(7):  # type: ignore[arg-type]
             pass
     assert [type(event) for event in events] == [CoolDown]
