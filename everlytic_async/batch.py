@@ -326,8 +326,8 @@ class OrderStream:
             self._expect_skips = True
         elif result.error is not None and (why := self._stop_rules.reason_to_stop(result)):
             self._fail(why)
-        if self._ledger_writer is not None and self._ledger_writer.failure is not None:
-            self._fail(str(self._ledger_writer.failure))
+        if self._ledger_writer is not None and (failure := self._ledger_writer.failure):
+            self._fail(str(failure), failure.__cause__)
         if self._stop_token.reason is not None:  # not by `stop`: the client was closed
             self._fail(self._stop_token.reason)
 

@@ -270,7 +270,7 @@ async def test_how_long_the_loop_stood_still_is_known_of_a_response() -> None:
         for number, stalled_s in enumerate([0.0, 30.0, 0.0], 1):
             post = asyncio.create_task(transport.post(BODY))
             await until(lambda number=number: len(connections) == number)
-            connections[-1]._writer.get_extra_info("socket")._sock.send(answer(503))
+            connections[-1]._writer.get_extra_info("socket")._sock.send(answer())
             if stalled_s:
                 clock.now += stalled_s
                 clock.ring_next()

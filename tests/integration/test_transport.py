@@ -311,7 +311,7 @@ async def test_the_wait_for_the_answer_starts_when_a_large_body_was_sent(slow: s
         await connection.rest()
         if slow == "answer":
             clock.now += 3
-        await connection.answer(503, b"")
+        await connection.answer()
 
     async with (
         RawServer(slowly) as server,
@@ -344,7 +344,7 @@ async def test_with_a_callers_session_the_whole_attempt_was_waited_for() -> None
     async def slowly(connection: Connection) -> None:
         await connection.request()
         clock.now += 3
-        await connection.answer(503, b"")
+        await connection.answer()
 
     async with (
         RawServer(slowly) as server,

@@ -79,6 +79,7 @@ async def test_whatever_a_ledger_raises_stops_a_batch_with_a_result_for_each_ord
     async with server.client(concurrency=2) as client, asyncio.timeout(10):
         with pytest.raises(BatchStoppedError, match="the ledger raised OSError") as caught:
             await client.send_orders(orders(20), ledger=Unforeseen(call))
+    assert isinstance(caught.value.__cause__, OSError)
     assert isinstance(caught.value.report, BatchReport)
     counts = caught.value.report.counts
     assert counts[Outcome.SENT] == server.posts.total() < 20
