@@ -31,6 +31,8 @@ _MAX_TIMER_LAG_S = 0.02
 # share of the backoff.
 _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
+# A Retry-After of 0 ("at once") is obeyed for so many bursts in a row without an accepted order.
+_MAX_AT_ONCE = 5
 
 
 class DeadlineExceededError(Exception):
@@ -335,11 +337,13 @@ class Pacer:
         # Of a burst that was in flight together the first one speaks for all; the others can only
         # ask for a longer pause.
         is_first = started_at > self._throttled_at
+        self._consecutive_throttles += is_first
+        if retry_after_s == 0 and self._consecutive_throttles > _MAX_AT_ONCE:
+            retry_after_s = None
         pause_s = 0.0
         if retry_after_s is not None:
             pause_s = self.backoff.requested_pause_s(retry_after_s)
         elif is_first:
-            self._consecutive_throttles += 1
             pause_s = self.backoff.pause_s(self._consecutive_throttles)
             pause_s *= 1.0 if estimator is None else _ADAPTIVE_BACKOFF
         if estimator is not None and not estimator.burst_known:

@@ -24,6 +24,7 @@ from everlytic_async import (
     EverlyticClient,
     InvalidOrderError,
     NotSentError,
+    OrderResult,
     Outcome,
     Pacing,
     RejectedError,
@@ -178,6 +179,35 @@ async def test_a_server_that_fails_every_order_gets_few_of_them(ending: str) -> 
     assert report is not None
     assert report.counts[Outcome.UNKNOWN] == len(server.bodies)
     assert report.counts[Outcome.UNKNOWN] + report.counts[Outcome.NOT_SENT] == len(report.results)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("retry_after", [None, "0"])
+async def test_an_endpoint_that_throttles_everything_gets_fewer_and_fewer_orders(
+    retry_after: str | None, status: int
+) -> None:
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+
+    async def endpoint(_body: bytes) -> Response:
+        future = asyncio.get_running_loop().create_future()
+        rig.clock.call_later(0.01, lambda: future.set_result(None))
+        await future
+        return Response(status, headers, b"", rig.clock.now)
+
+    rig = a_rig(endpoint, pacing=Pacing())
+    taken: list[OrderResult] = []
+
+    async def read() -> None:
+        async with rig.stream(orders(5_000), concurrency=32) as stream:
+            async for result in stream:
+                taken.append(result)  # noqa: PERF401 - it never ends
+
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(read())
+        await rig.clock.advance(120)
+        assert len(rig.transport.bodies) <= 200
+        reading.cancel()
+    assert {result.outcome for result in taken} <= {Outcome.NOT_SENT}
 
 
 async def test_a_throttle_neither_counts_as_trouble_nor_ends_it() -> None:

@@ -59,12 +59,6 @@ async def test_senders_that_wait_already_wait_for_the_pause_too() -> None:
     assert (await waiting) - started_at >= 10
 
 
-async def test_no_pause_is_longer_than_the_policy_allows() -> None:
-    pacer = a_pacer(FakeClock(), [])
-    pacer.pause(1e9, "")
-    assert pacer.remaining_cool_down_s() <= 101
-
-
 async def test_only_pauses_of_some_seconds_are_taken_and_subscribers_get_their_events() -> None:
     events: list[Event] = []
     async with EverlyticClient(

@@ -216,6 +216,27 @@ async def test_an_endpoint_that_fails_for_a_while_costs_few_dead_letters(
     assert max(Counter(shop.processed).values()) == 1
 
 
+async def test_a_pause_longer_than_the_deadline_is_followed_by_one_probe(
+    queue: OrderQueue, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "everlytic_async.worker")
+    await fill(queue, 200)
+    retry = RetryPolicy(base_s=0.001, cap_s=0.01, deadline_s=0.1)
+
+    def pauses() -> int:
+        return caplog.text.count("no orders are taken for")
+
+    async with Shop() as shop, shop.client(retry=retry) as client:
+        worker = make_worker(client, queue, path, max_pause_s=0.5)
+        async with running(worker):
+            await until(lambda: worker.status.counts[Outcome.SENT] >= 20, "20 sent")
+            shop.fates[""] = "fail"
+            await until(lambda: pauses() >= 6, "pauses that are longer than the deadline")
+            before, posts = pauses(), shop.posts.total()
+            await until(lambda: pauses() >= before + 4, "four probes")
+            assert shop.posts.total() - posts <= pauses() - before + 1
+
+
 async def test_an_endpoint_that_cannot_be_reached_is_waited_for(
     queue: OrderQueue, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
