@@ -158,8 +158,8 @@ class Job:
         if body_sent:
             self.possible_deliveries += 1
             self.last_unknown = UnknownOutcomeError(
-                "the order was sent, but its sending was cancelled before the answer came: it may "
-                "have been processed"
+                "the order was sent, but it was cancelled, or its deadline passed, before the "
+                "response came: it may have been processed"
             )
 
     def note(self, verdict: Receipt | EverlyticError) -> None:

@@ -214,7 +214,10 @@ class Sender:
         except DeadlineExceededError:
             verdict = NotSentError("the order was not sent: its turn had not come by its deadline")
         except StoppedError as stopped:
-            verdict = NotSentError(f"the order was not sent: {stopped}")
+            trouble, why = self.pacer.trouble, str(stopped)
+            if trouble.gave_up is not None and stop_token.reason is None:
+                why = trouble.describe(self.transport.host)
+            verdict = NotSentError(f"the order was not sent: {why}")
         return verdict if job.last_unknown is None else combine(job.last_unknown, verdict)
 
     async def _retry(

@@ -28,7 +28,8 @@ from everlytic_async.errors import (
 from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import RetryPolicy
 
-_RUN_AGAIN = "Run again with the same ledger when that is solved: it sends what was not sent."
+_WITH_LEDGER = "Run again with the same ledger when that is solved: it sends what was not sent."
+_WITHOUT_LEDGER = "When that is solved, send again only the orders whose result is not_sent."
 
 
 class StopRules:
@@ -39,9 +40,19 @@ class StopRules:
         host: The endpoint's, for messages.
         retry: The policy.
         any_accepted: Whether the endpoint and store are known to have accepted any order.
+        has_ledger: Whether the batch has a ledger.
     """
 
-    __slots__ = ("_any_accepted", "_attempts", "_host", "_limit", "_pacer", "_run", "_status")
+    __slots__ = (
+        "_advice",
+        "_any_accepted",
+        "_attempts",
+        "_host",
+        "_limit",
+        "_pacer",
+        "_run",
+        "_status",
+    )
 
     def __init__(
         self,
@@ -49,7 +60,10 @@ class StopRules:
         host: str,
         retry: RetryPolicy,
         any_accepted: Callable[[], bool],
+        *,
+        has_ledger: bool,
     ) -> None:
+        self._advice = _WITH_LEDGER if has_ledger else _WITHOUT_LEDGER
         self._pacer = pacer
         self._host = host
         self._limit = retry.stop_after_refusals
@@ -90,7 +104,7 @@ class StopRules:
             return None
         last = trouble.last
         if last is None:  # a quota
-            return f"{self._host}: {why}{_workflow(result)}. {_RUN_AGAIN}"
+            return f"{self._host}: {why}{_workflow(result)}. {self._advice}"
         state = "is in trouble"
         if isinstance(last, NotSentError) and last.is_local:
             state = "was not reached, by a limit of this machine"
@@ -98,7 +112,7 @@ class StopRules:
             state = "could not be reached"
         return (
             f"{self._host} {state}: {why}{_workflow(result)}. The last: {last.message}. "
-            f"{_RUN_AGAIN}"
+            f"{self._advice}"
         )
 
     def _used_up_its_retries(self, result: OrderResult, error: NotSentError) -> bool:

@@ -115,6 +115,11 @@ class Trouble:
             if lasted_s >= self._policy.deadline_s:
                 self.gave_up = f"no order was accepted or refused for {lasted_s:.0f} s"
 
+    def describe(self, host: str) -> str:
+        """What is wrong, for a message."""
+        why = self.gave_up or "no order is accepted or refused"
+        return f"{host}: {why}" + ("" if self.last is None else f". The last: {self.last}")
+
     def quota_used_up(self, now: float, reason: str) -> None:
         """The endpoint asked for a pause that is too long to wait for."""
         self._last_at = now

@@ -129,7 +129,11 @@ class OrderStream:
         self._expect_skips = False  # whether the ledger is likely to know the next orders
         self._recording = 0  # results that wait until the ledger has recorded them
         self._stop_rules = StopRules(
-            sender.pacer, sender.transport.host, sender.retry, self._any_accepted
+            sender.pacer,
+            sender.transport.host,
+            sender.retry,
+            self._any_accepted,
+            has_ledger=open_ledger is not None,
         )
         self._counts = dict.fromkeys(Outcome, 0)
         self._started_at = 0.0

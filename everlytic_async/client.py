@@ -470,9 +470,7 @@ class EverlyticClient:
         trouble = self._pacer.trouble
         if not trouble.probing:
             return None
-        why = trouble.gave_up or "no order is accepted or refused"
-        last = "" if trouble.last is None else f". The last: {trouble.last}"
-        return f"{self._transport.host}: {why}{last}"
+        return trouble.describe(self._transport.host)
 
     def pause(self, seconds: float, *, reason: str = "it was asked for") -> None:
         """Pause all sending, for example because another process of the store was throttled.

@@ -127,7 +127,7 @@ async def test_trouble_for_ever_stops_the_batch_after_a_bounded_number_of_posts(
     message = caught.value.message
     assert "shop.example" in message
     assert "workflow 32" in message
-    assert "Run again with the same ledger" in message
+    assert "send again only the orders whose result is not_sent" in message
     assert {
         "failed": "500",
         "lost": "broke",
