@@ -22,7 +22,7 @@ import attrs
 import typed_settings
 
 from everlytic_async.cli._queue_commands import NatsOptions
-from everlytic_async.cli._settings import load_table
+from everlytic_async.cli._settings import find_table
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.worker import NatsServer, QueueSettings
 
@@ -114,7 +114,7 @@ def load_nats(options: NatsOptions) -> Nats:
             "--nats holds a password or a token, which every user of the machine can read there: "
             f"set {_PREFIX}URL instead, or url in the table [{_TABLE}]"
         )
-    table = load_table(options.config, _TABLE)
+    table, _path = find_table(options.config, _TABLE)
     unknown = sorted(table.keys() - set(_FIELDS))
     if unknown:
         raise ConfigurationError(
@@ -196,7 +196,7 @@ def load_queue(config: str | None, store: str) -> QueueSettings:
     Raises:
         ConfigurationError: a setting is wrong, or there is none of that name.
     """
-    table = load_table(config, _QUEUE)
+    table, _path = find_table(config, _QUEUE)
     known = [field.name for field in attrs.fields(QueueSettings) if field.name != "store"]
     unknown = sorted(table.keys() - set(known))
     if unknown:

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from everlytic_async.cli._commands import SandboxOptions
 from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._run import Signals
 from everlytic_async.cli._screen import make_console, print_lines
-from everlytic_async.cli._signals import Signals
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sandbox import Faults, Sandbox
 

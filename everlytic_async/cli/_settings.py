@@ -37,11 +37,10 @@ __all__ = [
     "Account",
     "announce",
     "find_account",
+    "find_table",
     "load_account",
     "load_ledger",
-    "load_mapping",
     "load_stores",
-    "load_table",
     "stores_of",
     "the_store",
 ]
@@ -124,7 +123,7 @@ def find_account(config: str | None) -> Account | None:
         ConfigurationError: what is wrong with the file, or missing in it.
     """
     environment = _environment()
-    table, path = _find_table(config, _TABLE)
+    table, path = find_table(config, _TABLE)
     where = f"[{_TABLE}] of {path}"
     _only_settings(table, where, (*_SETTINGS, _LEDGER))
     in_file = path is not None and bool(table.keys() & set(_SETTINGS))
@@ -158,7 +157,7 @@ def announce(config: str | None, *tables: str) -> None:
     here = _places()[1]
     taken = []
     for name in tables:
-        table, path = _find_table(config, name)
+        table, path = find_table(config, name)
         if path != here or config is not None:
             continue
         if name == _TABLE and not _missing(_environment()) and _LEDGER not in table:
@@ -177,7 +176,7 @@ def load_ledger(config: str | None) -> Path | None:
     Raises:
         ConfigurationError: what is wrong with the file.
     """
-    table, path = _find_table(config, _TABLE)
+    table, path = find_table(config, _TABLE)
     named = table.get(_LEDGER)
     if path is None or named is None:
         return None
@@ -248,27 +247,6 @@ def the_store(config: str | None, name: str | None) -> str:
     return stores[0]
 
 
-def load_table(config: str | None, name: str) -> dict[str, Any]:
-    """Load a table as it stands in its file; an empty one where there is none.
-
-    Raises:
-        ConfigurationError: what is wrong with a file.
-    """
-    return _find_table(config, name)[0]
-
-
-def load_mapping(config: str | None) -> tuple[dict[str, Any], Path | None]:
-    """Load what the settings say of the columns of the input, in the table ``[mapping]``.
-
-    Returns:
-        The table, and the file that it stands in; an empty one, and None, where there is none.
-
-    Raises:
-        ConfigurationError: what is wrong with a file.
-    """
-    return _find_table(config, _MAPPING)
-
-
 # --------------------------------------------------------------------------------- environment
 
 
@@ -295,8 +273,12 @@ def _places() -> tuple[Path, Path]:
     return Path(click.get_app_dir("everlytic-async")) / _FILE, Path(_FILE)
 
 
-def _find_table(config: str | None, name: str) -> tuple[dict[str, Any], Path | None]:
-    """A table and its file: of the first file that has such a table."""
+def find_table(config: str | None, name: str) -> tuple[dict[str, Any], Path | None]:
+    """A table as it stands in the first file that has it, and that file; else an empty one.
+
+    Raises:
+        ConfigurationError: what is wrong with a file.
+    """
     if config == NO_FILE:
         return {}, None
     paths = [path for path in _places() if path.is_file()] if config is None else [Path(config)]
@@ -371,7 +353,7 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
 
 def _stores(config: str | None) -> tuple[dict[str, dict[str, Any]], Path | None]:
     """The tables of the stores, by their names, and their file."""
-    table, path = _find_table(config, _WORKER)
+    table, path = find_table(config, _WORKER)
     stores = table.get(_STORES, {})
     others = sorted(table.keys() - {_STORES})
     if others or not isinstance(stores, dict):

@@ -16,9 +16,9 @@ from everlytic_async.cli._client import make_client
 from everlytic_async.cli._exit import Exit, redirect_to_devnull, say
 from everlytic_async.cli._nats import load_nats, load_queue, nats_arguments
 from everlytic_async.cli._queue_commands import WorkerOptions
+from everlytic_async.cli._run import Signals
 from everlytic_async.cli._screen import LABELS, count_orders, make_console, print_lines
 from everlytic_async.cli._settings import QUEUE_TABLES, announce, load_stores
-from everlytic_async.cli._signals import Signals
 from everlytic_async.client import EverlyticClient
 from everlytic_async.errors import (
     AuthenticationError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import re
@@ -27,9 +28,10 @@ from command_line import (
 )
 
 from everlytic_async import EverlyticClient
-from everlytic_async.cli._forecast import Forecast
-from everlytic_async.cli._input import Input
-from everlytic_async.cli._plan import InputCount
+from everlytic_async.cli._commands import SendOptions
+from everlytic_async.cli._forecast import choose_ledger
+from everlytic_async.cli._input import open_input
+from everlytic_async.cli._plan import count_input
 from everlytic_async.ledger import Entry, LedgerFile, State, storage_key
 from everlytic_async.ledger._sqlite_writer import Record, SqliteWriter
 from everlytic_async.outcomes import Outcome
@@ -221,14 +223,17 @@ def test_a_plan_counts_what_the_ledger_knows(
     options = ("--ledger", "l", *ONE_AT_ONCE)
     assert cli("send", *options, "--limit", "4", path).code == 1
     client = EverlyticClient(endpoint.base_url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH)
-    with Input(str(path)) as source, Forecast(Path("l"), client, resend) as forecast:
-        count = InputCount()
-        count.add(forecast.predict(source.enumerate_orders()), source, progress=False)
-    assert (count.to_send, dict(count.skipped), count.invalid) == (sent, known, 1)
+    again = SendOptions(file=str(path), ledger="l", resend=tuple(map(str, resend)))
+    with open_input(again) as source:
+        count = asyncio.run(count_input(again, client, choose_ledger(again), source))
+    assert count is not None
+    known = {str(state): number for state, number in known.items()}
+    assert (count.to_send, count.tally.skipped) == (sent, known)
+    assert count.tally.counts[Outcome.INVALID] == 1
     # And so it comes.
     endpoint.received.clear()
-    again = [word for outcome in resend for word in ("--resend", str(outcome))]
-    cli("send", *options, *again, path)
+    words = [word for outcome in resend for word in ("--resend", str(outcome))]
+    cli("send", *options, *words, path)
     assert len(endpoint.received) == sent
 
 

@@ -20,9 +20,9 @@ from command_terminal import Terminal
 import everlytic_async
 from everlytic_async.cli._commands import app
 from everlytic_async.cli._exit import handle_errors
-from everlytic_async.cli._input import Input
-from everlytic_async.cli._pace import PacingStatus
-from everlytic_async.cli._progress import Bar
+from everlytic_async.cli._input import open_input
+from everlytic_async.cli._options import InputOptions, WorkflowOptions
+from everlytic_async.cli._progress import Bar, PacingStatus
 from everlytic_async.cli._screen import LABELS
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import InvalidOrderError
@@ -142,7 +142,7 @@ def test_the_number_of_orders_is_estimated_from_what_was_read(tmp_path: Path, fo
     orders = [order(number) for number in range(4000)]
     path = tmp_path / "orders"
     path.write_text(to_lines(*orders) if format_ == "jsonl" else json.dumps(orders))
-    with Input(str(path)) as source:
+    with open_input(InputOptions(file=str(path))) as source:
         estimates = [source.expected() for _order in source.orders()]  # type: ignore[union-attr]
         assert estimates[0] is None
         assert estimates[1000:] == pytest.approx([4000] * 3000, rel=0.02)
@@ -152,13 +152,13 @@ def test_the_number_of_orders_is_estimated_from_what_was_read(tmp_path: Path, fo
 def test_the_estimate_of_some_orders_or_of_none(tmp_path: Path) -> None:
     path = tmp_path / "orders.jsonl"
     path.write_text(to_lines(*map(order, range(100))))
-    with Input(str(path), limit=10) as source:
+    with open_input(WorkflowOptions(file=str(path), limit=10)) as source:
         orders = iter(source.orders())  # type: ignore[arg-type]
         assert source.expected() == 10
         next(orders)
         assert source.expected() == 10
     path.write_text("")
-    with Input(str(path)) as source:
+    with open_input(InputOptions(file=str(path))) as source:
         assert source.expected() is None
         assert list(source.orders()) == []  # type: ignore[arg-type]
         assert source.expected() == 0
@@ -357,7 +357,7 @@ def test_a_tally_stays_small_whatever_the_reasons() -> None:
     reasons = tally.reasons[Outcome.REJECTED]
     assert len(reasons) < 20
     assert sum(reason.count for reason in reasons.values()) == tally.total == 10_000
-    assert max(len(reason.lines) for reason in reasons.values()) < 10
+    assert max(len(reason.examples) for reason in reasons.values()) < 10
     assert "--results" in list(reasons)[-1]
 
 
@@ -367,7 +367,7 @@ def test_an_order_is_counted_once_for_a_reason_also_among_the_others() -> None:
     tally.add(Outcome.INVALID, 2, InvalidOrderError(["b: x", "d: x", "e: x"]))
     tally.add(Outcome.INVALID, 3, InvalidOrderError(["p[0]: x", "p[1]: x"]))
     found = {
-        text.partition(":")[0]: (reason.count, reason.lines)
+        text.partition(":")[0]: (reason.count, list(reason.examples))
         for text, reason in tally.reasons[Outcome.INVALID].items()
     }
     assert found == {"a": (1, [1]), "b": (2, [1, 2]), "other reasons": (3, [1, 2, 3])}
