@@ -418,19 +418,21 @@ class SandboxOptions(ProgressOptions):
     )
 
 
+command(app, "send", SendOptions, "_send.send", _SEND_HELP)
+command(app, "check", CheckOptions, "_check.check", _CHECK_HELP)
+
+
 @app.group(help=_LEDGER_HELP)
 @click.command_panel("Commands", commands=["status", "export", "resolve", "copy"])
 def ledger() -> None:
     pass
 
 
-command(app, "send", SendOptions, "_send.send", _SEND_HELP)
-command(app, "check", CheckOptions, "_check.check", _CHECK_HELP)
-command(app, "sandbox", SandboxOptions, "_sandbox.serve", _SANDBOX_HELP)
 command(ledger, "status", LedgerFileOptions, "_ledger.status", _STATUS_HELP)
 command(ledger, "export", ExportOptions, "_ledger.export", _EXPORT_HELP)
 command(ledger, "resolve", ResolveOptions, "_ledger.resolve", _RESOLVE_HELP)
 command(ledger, "copy", CopyOptions, "_ledger.copy", _COPY_HELP)
+command(app, "sandbox", SandboxOptions, "_sandbox.serve", _SANDBOX_HELP)
 add_queue_commands(app)
 
 

@@ -69,7 +69,7 @@ def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
     path = orders_file(*map(order, range(12)))
     clock = FakeClock()
     tally = Tally()
-    with Input(str(path)) as source:
+    with open_input(InputOptions(file=str(path))) as source:
         # So few are all read at once.
         assert len(list(source.orders())) == 12  # type: ignore[arg-type]
         bar = Bar("Sending", tally, LABELS, enabled=True, expected=source.expected, clock=clock)
@@ -164,25 +164,17 @@ def test_the_estimate_of_some_orders_or_of_none(tmp_path: Path) -> None:
         assert source.expected() == 0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def cool_down(clock: Clock, wait_s: float, status: int | None = 429) -> CoolDown:
+def cool_down(clock: FakeClock, wait_s: float, status: int | None = 429) -> CoolDown:
     reason = "the endpoint answered 429" if status else "shop.example: the connection was refused"
     return CoolDown(at=clock.now, wait_s=wait_s, status=status, reason=reason)
 
 
 def test_the_pacing_status_is_empty_at_first() -> None:
-    assert PacingStatus(Clock()).text == ""
+    assert PacingStatus(FakeClock()).text == ""
 
 
 def test_a_pause_is_counted_down_and_forgotten_when_it_is_over() -> None:
-    clock = Clock()
+    clock = FakeClock()
     pace = PacingStatus(clock)
     pace(cool_down(clock, 3.0))
     assert pace.text == "waits 3 s: the endpoint answered 429"
@@ -193,14 +185,14 @@ def test_a_pause_is_counted_down_and_forgotten_when_it_is_over() -> None:
 
 
 def test_a_pause_too_short_to_read_about_is_not_shown() -> None:
-    clock = Clock()
+    clock = FakeClock()
     pace = PacingStatus(clock)
     pace(cool_down(clock, 0.2))
     assert pace.text == ""
 
 
 def test_the_limit_is_shown_once_the_pause_is_over() -> None:
-    clock = Clock()
+    clock = FakeClock()
     pace = PacingStatus(clock)
     pace(cool_down(clock, 1.0))
     pace(RateChanged(at=clock.now, rate=398.0, limit=400.0))
@@ -210,7 +202,7 @@ def test_the_limit_is_shown_once_the_pause_is_over() -> None:
 
 
 def test_an_outage_is_shown_until_it_is_over() -> None:
-    clock = Clock()
+    clock = FakeClock()
     pace = PacingStatus(clock)
     pace(cool_down(clock, 0.1, status=None))
     clock.now += 5.0
