@@ -12,7 +12,7 @@ from everlytic_async.cli._nats import Nats, load_nats, load_queue, nats_argument
 from everlytic_async.cli._queue_commands import EnqueueOptions
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._run import Run
-from everlytic_async.cli._settings import QUEUE_TABLES, announce, the_store
+from everlytic_async.cli._settings import QUEUE_TABLES, announce, resolve_store
 from everlytic_async.errors import (
     ConfigurationError,
     InvalidOrderError,
@@ -44,7 +44,7 @@ def enqueue(options: EnqueueOptions) -> int:
         ConfigurationError, QueueError: before anything is queued.
     """
     announce(options.config, "mapping", *QUEUE_TABLES)
-    settings = load_queue(options.config, the_store(options.config, options.store))
+    settings = load_queue(options.config, resolve_store(options.config, options.store))
     nats = load_nats(options)
     forced: list[int] = []
     try:

@@ -27,8 +27,8 @@ from everlytic_async.cli._settings import (
     DEFAULT_STORE,
     QUEUE_TABLES,
     announce,
-    stores_of,
-    the_store,
+    configured_stores,
+    resolve_store,
 )
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.outcomes import Outcome
@@ -89,7 +89,7 @@ async def _stores(options: QueueOptions, make_queue: Callable[[str], OrderQueue]
     """
     if options.stores:
         return list(dict.fromkeys(options.stores))
-    known = stores_of(options.config)
+    known = configured_stores(options.config)
     async with make_queue((*known, DEFAULT_STORE)[0]) as queue:
         return list(dict.fromkeys([*known, *await queue.stores()])) or [DEFAULT_STORE]
 
@@ -242,7 +242,7 @@ async def _apply(
         raise ConfigurationError("--outcome is for --all: numbers say which")
     async with AsyncExitStack() as stack:
         make_queue = await stack.enter_async_context(_connect(options))
-        store = the_store(options.config, options.store)
+        store = resolve_store(options.config, options.store)
         queue = await stack.enter_async_context(make_queue(store))
         selection = list(dict.fromkeys(ids)) or [
             letter.id

@@ -18,7 +18,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,14 @@ __all__ = [
     "QUEUE_TABLES",
     "Account",
     "announce",
+    "configured_stores",
     "find_account",
     "find_table",
     "load_account",
     "load_ledger",
     "load_stores",
-    "stores_of",
-    "the_store",
+    "reject_unknown",
+    "resolve_store",
 ]
 
 #: ``--config none``: read no settings file.
@@ -56,7 +57,6 @@ _TABLES = (_TABLE, _MAPPING, "nats", "queue", _WORKER)
 QUEUE_TABLES = ("nats", "queue", _WORKER)
 #: What the only store is called in the queue, where nobody gives it a name.
 DEFAULT_STORE = "default"
-_PREFIX = "EVERLYTIC_"
 _ENVIRONMENT = "the environment"
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _ROOT = 0
@@ -103,11 +103,10 @@ def load_account(config: str | None) -> Account:
     """
     account = find_account(config)
     if account is None:
-        names = ", ".join(_PREFIX + name.upper() for name in _SETTINGS)
         places = " or ".join(map(str, _places())) if config in (None, NO_FILE) else config
         raise ConfigurationError(
             f"no {', no '.join(_missing(_environment()))}{_blank()}. "
-            f"Set all three in the environment:\n  {names}\n"
+            f"Set all three in the environment:\n  {', '.join(map(_variable, _SETTINGS))}\n"
             f"or in the table [{_TABLE}] of {places}:\n"
             f"  {', '.join(_SETTINGS)}\n"
             "The hashes are on the store's page in Everlytic. To try without an account: "
@@ -125,8 +124,8 @@ def find_account(config: str | None) -> Account | None:
     environment = _environment()
     table, path = find_table(config, _TABLE)
     where = f"[{_TABLE}] of {path}"
-    _only_settings(table, where, (*_SETTINGS, _LEDGER))
-    in_file = path is not None and bool(table.keys() & set(_SETTINGS))
+    reject_unknown(table, (*_SETTINGS, _LEDGER), where)
+    in_file = bool(table.keys() & set(_SETTINGS))
     if not _missing(environment):
         if in_file and config is not None:
             say(f"Note: the account is that of the environment, which is complete: not {where}.")
@@ -134,11 +133,10 @@ def find_account(config: str | None) -> Account | None:
     if not in_file:
         return None
     account = _account(table, where, origin=str(path))
-    if set_there := [name for name in _SETTINGS if environment[name] is not None]:
+    if unused := [_variable(name) for name in _SETTINGS if environment[name] is not None]:
         say(
-            f"Note: {', '.join(_PREFIX + name.upper() for name in set_there)} in the environment "
-            f"{'is' if len(set_there) == 1 else 'are'} not used: only all three together are. The "
-            f"account is that of {path}."
+            f"Note: {', '.join(unused)} in the environment {'is' if len(unused) == 1 else 'are'} "
+            f"not used: only all three together are. The account is that of {path}."
         )
     return account
 
@@ -160,9 +158,8 @@ def announce(config: str | None, *tables: str) -> None:
         table, path = find_table(config, name)
         if path != here or config is not None:
             continue
-        if name == _TABLE and not _missing(_environment()) and _LEDGER not in table:
-            continue
-        taken.append(f"[{name}]")
+        if name != _TABLE or _missing(_environment()) or _LEDGER in table:
+            taken.append(f"[{name}]")
     if taken:
         say(
             f"Settings: {', '.join(taken)} from ./{here} in this directory "
@@ -177,22 +174,21 @@ def load_ledger(config: str | None) -> Path | None:
         ConfigurationError: what is wrong with the file.
     """
     table, path = find_table(config, _TABLE)
-    named = table.get(_LEDGER)
-    if path is None or named is None:
+    name = table.get(_LEDGER)
+    if path is None or name is None:
         return None
-    if not isinstance(named, str) or not named.strip():
+    if not isinstance(name, str) or not name.strip():
         raise ConfigurationError(
             f"{_LEDGER} in [{_TABLE}] of {path} must be the path of a file, in quotes"
         )
-    return Path(os.path.abspath(path)).parent / Path(named).expanduser()  # noqa: PTH100 - as named
+    return Path(os.path.abspath(path)).parent / Path(name).expanduser()  # noqa: PTH100 - as named
 
 
 def load_stores(config: str | None, names: Sequence[str]) -> dict[str, Account]:
     """Load the accounts of several stores, by the names that the queue has for them.
 
-    Each has a table ``[worker.stores.NAME]``; the environment is not asked for these, because it
-    has one account and does not say whose. Where there is no such table, there is one store, and
-    its account is that of `load_account`.
+    Each has a table ``[worker.stores.NAME]``; the environment has one account and does not say
+    whose. Where there is no such table, there is one store, with the account of `load_account`.
 
     Args:
         config: As of `load_account`.
@@ -205,24 +201,21 @@ def load_stores(config: str | None, names: Sequence[str]) -> dict[str, Account]:
     if not tables:
         if len(names) > 1:
             raise ConfigurationError(
-                f"several stores have their hashes in tables of a settings file: "
-                f"{', '.join(f'[{_WORKER}.{_STORES}.{name}]' for name in names)}"
+                "several stores have their hashes in tables of a settings file: "
+                f"{', '.join(map(_store_table, names))}"
             )
         return {name: load_account(config) for name in names or (DEFAULT_STORE,)}
-    missing = [name for name in names if name not in tables]
-    if missing:
+    if missing := [_store_table(name) for name in names if name not in tables]:
         raise ConfigurationError(
-            f"{path} has no table "
-            f"{', no table '.join(f'[{_WORKER}.{_STORES}.{name}]' for name in missing)}; "
-            f"it has {', '.join(tables)}"
+            f"{path} has no table {', no table '.join(missing)}; it has {', '.join(tables)}"
         )
     return {
-        name: _account(tables[name], f"[{_WORKER}.{_STORES}.{name}] of {path}", origin=str(path))
+        name: _account(tables[name], f"{_store_table(name)} of {path}", origin=str(path))
         for name in names or tables
     }
 
 
-def stores_of(config: str | None) -> tuple[str, ...]:
+def configured_stores(config: str | None) -> tuple[str, ...]:
     """The names of the stores that the file has tables for: none where there is but one store.
 
     Raises:
@@ -231,15 +224,13 @@ def stores_of(config: str | None) -> tuple[str, ...]:
     return tuple(_stores(config)[0])
 
 
-def the_store(config: str | None, name: str | None) -> str:
-    """The one store that is meant: the one that is named, else the only one that there is.
+def resolve_store(config: str | None, name: str | None) -> str:
+    """The store that is named, else the only one that there is.
 
     Raises:
         ConfigurationError: there are several.
     """
-    if name is not None:
-        return name
-    stores = stores_of(config) or (DEFAULT_STORE,)
+    stores = (name,) if name is not None else configured_stores(config) or (DEFAULT_STORE,)
     if len(stores) > 1:
         raise ConfigurationError(
             f"there are several stores: name one of {', '.join(stores)} by --store"
@@ -250,8 +241,12 @@ def the_store(config: str | None, name: str | None) -> str:
 # --------------------------------------------------------------------------------- environment
 
 
+def _variable(name: str) -> str:
+    return f"EVERLYTIC_{name.upper()}"
+
+
 def _environment() -> dict[str, Any]:
-    return {name: os.environ.get(_PREFIX + name.upper()) for name in _SETTINGS}
+    return {name: os.environ.get(_variable(name)) for name in _SETTINGS}
 
 
 def _missing(values: Mapping[str, Any]) -> list[str]:
@@ -351,6 +346,10 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
         )
 
 
+def _store_table(name: str) -> str:
+    return f"[{_WORKER}.{_STORES}.{name}]"
+
+
 def _stores(config: str | None) -> tuple[dict[str, dict[str, Any]], Path | None]:
     """The tables of the stores, by their names, and their file."""
     table, path = find_table(config, _WORKER)
@@ -358,18 +357,23 @@ def _stores(config: str | None) -> tuple[dict[str, dict[str, Any]], Path | None]
     others = sorted(table.keys() - {_STORES})
     if others or not isinstance(stores, dict):
         raise ConfigurationError(
-            f"[{_WORKER}] of {path} holds tables [{_WORKER}.{_STORES}.NAME] and nothing else"
+            f"[{_WORKER}] of {path} holds tables {_store_table('NAME')} and nothing else"
             + (f": not {', '.join(others)}" if others else "")
         )
     for name, store in stores.items():
-        where = f"[{_WORKER}.{_STORES}.{name}] of {path}"
+        where = f"{_store_table(name)} of {path}"
         if not isinstance(store, dict):
             raise ConfigurationError(f"{where} is not a table")
-        _only_settings(store, where, _SETTINGS)
+        reject_unknown(store, _SETTINGS, where)
     return stores, path
 
 
-def _only_settings(table: Mapping[str, Any], where: str, known: Sequence[str]) -> None:
+def reject_unknown(table: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Refuse a key that is not a setting.
+
+    Raises:
+        ConfigurationError: it names those that are.
+    """
     if unknown := sorted(table.keys() - set(known)):
         raise ConfigurationError(
             f"{where} has what is not a setting: {', '.join(unknown)}. "
