@@ -28,12 +28,7 @@ _MAX_REASONS = 100
 
 
 def check(options: CheckOptions) -> int:
-    """Validate the orders of a file, and return the exit code.
-
-    Raises:
-        ConfigurationError: a file can't be opened.
-        LedgerError: the ledger can't be read.
-    """
+    """Validate the orders of a file, and return the exit code."""
     announce(options.config, "everlytic", "mapping")
     return examine(options, choose_ledger(options), "ready to be sent")
 
@@ -51,9 +46,6 @@ def examine(
         ledger: What the ledger knows is skipped, where it exists.
         valid: What to say of the valid orders.
         delivery: How they would be sent.
-
-    Raises:
-        ConfigurationError, LedgerError: a file can't be used.
     """
     with open_input(options) as source:
         return asyncio.run(_examine(options, source, ledger, valid, delivery))

@@ -24,11 +24,7 @@ def get_delivery(options: SendingOptions) -> Delivery:
 def make_client(
     options: SendingOptions, account: Account, hooks: Sequence[Hook] = ()
 ) -> EverlyticClient:
-    """Make a client, not yet open.
-
-    Raises:
-        ConfigurationError: the account is not valid.
-    """
+    """Make a client, not yet open."""
     return EverlyticClient(
         account.base_url,
         store_hash=account.store_hash,
@@ -51,10 +47,6 @@ def find_proxy(base_url: str) -> str | None:
 
     Args:
         base_url: The address of the install.
-
-    Raises:
-        ConfigurationError: when the environment names a proxy of another kind. The message has
-            nothing of it but its kind.
     """
     try:
         parts = urlsplit(base_url.strip())

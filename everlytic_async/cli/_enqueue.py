@@ -38,11 +38,7 @@ _LABELS: Mapping[Outcome, tuple[str, str, str]] = {
 
 
 def enqueue(options: EnqueueOptions) -> int:
-    """Put the orders of a file into the queue, show what became of them; return the exit code.
-
-    Raises:
-        ConfigurationError, QueueError: before anything is queued.
-    """
+    """Put the orders of a file into the queue, show what became of them; return the exit code."""
     announce(options.config, "mapping", *QUEUE_TABLES)
     settings = load_queue(options.config, resolve_store(options.config, options.store))
     nats = load_nats(options)

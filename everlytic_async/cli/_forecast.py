@@ -70,9 +70,6 @@ class LedgerChoice:
         """See that a default ledger is not made where nobody would see that it is.
 
         A job that starts in another directory each time would forget all that it sent.
-
-        Raises:
-            ConfigurationError: when it is new, nobody named it, and there is no terminal.
         """
         if self.is_new and not self.is_named and not has_terminal():
             raise ConfigurationError(
@@ -86,11 +83,7 @@ class LedgerChoice:
 
 
 def choose_ledger(options: CheckOptions | SendOptions) -> LedgerChoice | None:
-    """The ledger of a run; None with ``--no-ledger``.
-
-    Raises:
-        ConfigurationError: when both were given, or what is wrong with the settings.
-    """
+    """The ledger of a run; None with ``--no-ledger``."""
     named = options.ledger
     if options.no_ledger:
         if named is not None:

@@ -49,9 +49,6 @@ class Input:
     Args:
         options: Which file, and how it is read.
 
-    Raises:
-        ConfigurationError: when it can't be opened, or can't be read so.
-
     Attributes:
         name: Its name, fit for a terminal.
         limit: Read no more orders than this, valid or not; None for all of them.
@@ -194,9 +191,6 @@ class Input:
 
         `limit` does not count here. `place` and `filtered` are those of the pass as
         long as it lasts.
-
-        Raises:
-            ConfigurationError: when not all of it can be read.
         """
         try:
             yield from self._in_workflow()
@@ -271,11 +265,7 @@ class Input:
 
 @contextmanager
 def open_input(options: InputOptions) -> Iterator[Input]:
-    """Open the input that the options of a command name.
-
-    Raises:
-        ConfigurationError: it can't be opened.
-    """
+    """Open the input that the options of a command name."""
     with closing(Input(options)) as source:
         if source.is_terminal:
             say("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
@@ -283,11 +273,7 @@ def open_input(options: InputOptions) -> Iterator[Input]:
 
 
 def _load_mapping(options: InputOptions) -> tuple[dict[str, Any], Path | None]:
-    """The table ``[mapping]`` of the settings with ``--map`` over it, and the table's file.
-
-    Raises:
-        ConfigurationError: an option, or the file, is wrong.
-    """
+    """The table ``[mapping]`` of the settings with ``--map`` over it, and the table's file."""
     mapping, path = find_table(options.config, "mapping")
     from_options = parse_mapping(options.maps)
     table = mapping.get("products")

@@ -49,11 +49,7 @@ _SHOWN_KEYS = 5
 
 
 def status(options: LedgerFileOptions) -> int:
-    """Show what a ledger holds, and return the exit code.
-
-    Raises:
-        LedgerError: when it can't be read.
-    """
+    """Show what a ledger holds, and return the exit code."""
     with LedgerFile(options.file, must_exist=True) as ledger:
         print_lines(make_console(), _figures(printable(options.file), ledger.summary()))
     return Exit.OK
@@ -101,12 +97,7 @@ def _time(at: float) -> str:
 
 
 def export(options: ExportOptions) -> int:
-    """Write what a ledger knows of each order, and return the exit code.
-
-    Raises:
-        ConfigurationError: when the output can't be written.
-        LedgerError: when the ledger can't be read.
-    """
+    """Write what a ledger knows of each order, and return the exit code."""
     output = options.output
     states = [State(name.replace("-", "_")) for name in options.states] or list(State)
     with LedgerFile(options.file, must_exist=True) as ledger:
@@ -158,11 +149,7 @@ def _write(rows: Iterable[dict[str, Any]], out: IO[str], format: str) -> None:  
 
 
 def copy(options: CopyOptions) -> int:
-    """Make an independent ledger of another one, and return the exit code.
-
-    Raises:
-        LedgerError: when the one can't be read, or the other can't be made.
-    """
+    """Make an independent ledger of another one, and return the exit code."""
     with LedgerFile(
         options.source, must_exist=True, linked=True, incomplete=options.accept_loss
     ) as ledger:
@@ -176,12 +163,7 @@ def copy(options: CopyOptions) -> int:
 
 
 def resolve(options: ResolveOptions) -> int:
-    """Mark unknown orders as what somebody found out, and return the exit code.
-
-    Raises:
-        ConfigurationError: when it is not said which orders, or as what.
-        LedgerError: when the ledger can't be written.
-    """
+    """Mark unknown orders as what somebody found out, and return the exit code."""
     keys, keys_from, host = options.keys, options.keys_from, options.host
     if options.was_sent == options.send_again:
         raise ConfigurationError("say what you found out: either --sent or --send-again")

@@ -96,9 +96,6 @@ def load_nats(options: NatsOptions) -> Nats:
 
     Where the queue is, is one setting: an address replaces the directory and the context of a
     lower place. What a context says of access comes last of all.
-
-    Raises:
-        ConfigurationError: what is wrong with them.
     """
     table, path = find_table(options.config, "nats")
     reject_unknown(table, _FIELDS, f"[nats] of {path}")
@@ -138,11 +135,7 @@ def _check_texts(values: Mapping[str, Any]) -> None:
 
 
 def _load_context(name: str) -> dict[str, Any]:
-    """What a context of NATS's own command line says.
-
-    Raises:
-        ConfigurationError: there is none, or it asks for what is not known here.
-    """
+    """What a context of NATS's own command line says."""
     if not _CONTEXT_NAME.fullmatch(name):
         raise ConfigurationError(f"{name!r} is not the name of a NATS context")
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
@@ -169,11 +162,7 @@ def _load_context(name: str) -> dict[str, Any]:
 
 
 def load_queue(config: str | None, store: str) -> QueueSettings:
-    """Load what the queue is called and holds, for one store, from the table ``[queue]``.
-
-    Raises:
-        ConfigurationError: a setting is wrong, or there is none of that name.
-    """
+    """Load what the queue is called and holds, for one store, from the table ``[queue]``."""
     table, path = find_table(config, "queue")
     known = [field.name for field in attrs.fields(QueueSettings) if field.name != "store"]
     reject_unknown(table, known, f"[queue] of {path}")
@@ -191,10 +180,6 @@ async def nats_arguments(
     """The arguments of `everlytic_async.worker.OrderQueue` that say where and how to connect.
 
     A private server runs for as long as this lasts, where it does not run already.
-
-    Raises:
-        ConfigurationError: a file can't be used.
-        QueueError: a private server does not start.
     """
     logging.getLogger("asyncio").addFilter(_drop_tls_eof_warning)
     arguments: dict[str, Any] = {

@@ -52,6 +52,7 @@ _PANELS = (
     "Settings and results",
     "More",
 )
+# Each order in flight has a connection, and no address takes more of them than there are ports.
 _MAX_CONNECTIONS = 65_535
 
 # ------------------------------------------------------------------------------ how to declare
@@ -192,21 +193,6 @@ class Number(click.FloatRange):
         return number
 
 
-class _Connections(click.IntRange):
-    """Says why there is an upper bound."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if number > _MAX_CONNECTIONS:
-            self.fail(
-                f"{value} is more than {_MAX_CONNECTIONS}: each order in flight has a connection, "
-                "and no address takes more of them than there are ports.",
-                param,
-                ctx,
-            )
-        return number
-
-
 PER_SECOND = Number(min=0, min_open=True)
 
 # ---------------------------------------------------------------- what several commands share
@@ -331,7 +317,7 @@ class SendingOptions(ConfigOptions):
 
     concurrency: int = _sending(
         "How many orders may be in flight at once.",
-        type=_Connections(min=1),
+        type=click.IntRange(1, _MAX_CONNECTIONS),
         metavar="N",
         default=32,
     )

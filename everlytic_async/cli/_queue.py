@@ -52,11 +52,7 @@ async def _connect(options: NatsOptions) -> AsyncIterator[Callable[[str], OrderQ
 
 
 def status(options: StatusOptions) -> int:
-    """Show what is in the queue of each store, and return the exit code.
-
-    Raises:
-        QueueError: the queue can't be reached.
-    """
+    """Show what is in the queue of each store, and return the exit code."""
     return asyncio.run(_status(options))
 
 
@@ -120,11 +116,7 @@ def _status_lines(found: QueueStatus, workers: Sequence[WorkerInfo]) -> Iterator
 
 
 def dead(options: DeadOptions) -> int:
-    """Show the dead letters of a store, and return the exit code.
-
-    Raises:
-        QueueError: the queue can't be reached.
-    """
+    """Show the dead letters of a store, and return the exit code."""
     return asyncio.run(_dead(options))
 
 
@@ -210,22 +202,12 @@ def _write(line: str) -> None:
 
 
 def redrive(options: SelectOptions) -> int:
-    """Put dead letters back into the queue, and return the exit code.
-
-    Raises:
-        ConfigurationError: none is selected.
-        QueueError: the queue can't be reached; what was put back before is.
-    """
+    """Put dead letters back into the queue, and return the exit code."""
     return asyncio.run(_apply(options, OrderQueue.redrive, "put back, for a worker to send"))
 
 
 def drop(options: SelectOptions) -> int:
-    """Delete dead letters, and return the exit code.
-
-    Raises:
-        ConfigurationError: none is selected.
-        QueueError: the queue can't be reached; what was deleted before is.
-    """
+    """Delete dead letters, and return the exit code."""
     return asyncio.run(_apply(options, OrderQueue.drop, "deleted, and not sent"))
 
 

@@ -252,12 +252,7 @@ def _replace(path: Path, page: str) -> str | None:
 
 
 def check_report(name: str, keep: Mapping[str, str | None], source: Input | None = None) -> None:
-    """Check where the page goes, before anything is asked or sent.
-
-    Raises:
-        ConfigurationError: it can't be written there, is another file of the run, or a library is
-            missing.
-    """
+    """Check where the page goes, before anything is asked or sent."""
     _libraries()
     path = Path(name).resolve()
     problem = None

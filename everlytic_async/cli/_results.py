@@ -29,9 +29,6 @@ class Results:
         source: The input, which must be another file.
         keep: Other files that it must not be, by the options that name them.
 
-    Raises:
-        ConfigurationError: when it can't be opened.
-
     Attributes:
         is_stdout: Whether the standard output is taken by the results.
         fault: Why not all results could be written; None where they could.
@@ -91,12 +88,7 @@ class Results:
 
 
 def check_results(options: ResultsOptions, source: Input, keep: Mapping[str, str | None]) -> None:
-    """Check that `Results` may open its file, before anything is asked or sent.
-
-    Raises:
-        ConfigurationError: it is another file of the run, or it holds results, which may be the
-            only record of what became of those orders, and nobody said to append to them.
-    """
+    """Check that `Results` may open its file, before anything is asked or sent."""
     name = options.results
     if name is None or name == "-":
         return
@@ -124,9 +116,6 @@ def refuse_same_file(
         name: The file.
         keep: The other files, by the options that name them.
         source: The input.
-
-    Raises:
-        ConfigurationError: when it is one of those.
     """
     path = Path(name)
     for other, kept in keep.items():

@@ -22,11 +22,7 @@ _REFRESH_S = 0.2
 
 
 def serve(options: SandboxOptions) -> int:
-    """Serve until the first Ctrl-C or SIGTERM, and show the counts.
-
-    Raises:
-        ConfigurationError: when it can't listen there, or the faults make no sense.
-    """
+    """Serve until the first Ctrl-C or SIGTERM, and show the counts."""
     try:
         faults = Faults(
             **{

@@ -46,11 +46,7 @@ __all__ = ["send"]
 
 
 def send(options: SendOptions) -> int:
-    """Send the orders of a file, show what became of them, and return the exit code.
-
-    Raises:
-        ConfigurationError, LedgerError: before anything is sent.
-    """
+    """Send the orders of a file, show what became of them, and return the exit code."""
     announce(options.config, *(() if options.sandbox else ("everlytic",)), "mapping")
     _check_together(options)
     ledger = None if options.sandbox else choose_ledger(options)

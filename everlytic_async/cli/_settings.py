@@ -97,9 +97,6 @@ def load_account(config: str | None) -> Account:
 
     Args:
         config: What ``--config`` says: a file, `NO_FILE`, or None for the files in their places.
-
-    Raises:
-        ConfigurationError: with all that is missing, or what is wrong with the file.
     """
     account = find_account(config)
     if account is None:
@@ -116,11 +113,7 @@ def load_account(config: str | None) -> Account:
 
 
 def find_account(config: str | None) -> Account | None:
-    """The same, but None where neither the environment nor a file has an account.
-
-    Raises:
-        ConfigurationError: what is wrong with the file, or missing in it.
-    """
+    """The same, but None where neither the environment nor a file has an account."""
     environment = _environment()
     table, path = find_table(config, _TABLE)
     where = f"[{_TABLE}] of {path}"
@@ -148,9 +141,6 @@ def announce(config: str | None, *tables: str) -> None:
         config: As of `load_account`.
         tables: The tables that the command reads. ``everlytic`` does not count where a complete
             environment wins, unless it names the ledger.
-
-    Raises:
-        ConfigurationError: what is wrong with a file.
     """
     here = _places()[1]
     taken = []
@@ -168,11 +158,7 @@ def announce(config: str | None, *tables: str) -> None:
 
 
 def load_ledger(config: str | None) -> Path | None:
-    """The ledger that the settings name; a relative path counts from their file.
-
-    Raises:
-        ConfigurationError: what is wrong with the file.
-    """
+    """The ledger that the settings name; a relative path counts from their file."""
     table, path = find_table(config, _TABLE)
     name = table.get(_LEDGER)
     if path is None or name is None:
@@ -193,9 +179,6 @@ def load_stores(config: str | None, names: Sequence[str]) -> dict[str, Account]:
     Args:
         config: As of `load_account`.
         names: The stores; none for all that the file has.
-
-    Raises:
-        ConfigurationError: a store has no account, or what is wrong with the file.
     """
     tables, path = _stores(config)
     if not tables:
@@ -216,20 +199,12 @@ def load_stores(config: str | None, names: Sequence[str]) -> dict[str, Account]:
 
 
 def configured_stores(config: str | None) -> tuple[str, ...]:
-    """The names of the stores that the file has tables for: none where there is but one store.
-
-    Raises:
-        ConfigurationError: what is wrong with the file.
-    """
+    """The names of the stores that the file has tables for: none where there is but one store."""
     return tuple(_stores(config)[0])
 
 
 def resolve_store(config: str | None, name: str | None) -> str:
-    """The store that is named, else the only one that there is.
-
-    Raises:
-        ConfigurationError: there are several.
-    """
+    """The store that is named, else the only one that there is."""
     stores = (name,) if name is not None else configured_stores(config) or (DEFAULT_STORE,)
     if len(stores) > 1:
         raise ConfigurationError(
@@ -269,11 +244,7 @@ def _places() -> tuple[Path, Path]:
 
 
 def find_table(config: str | None, name: str) -> tuple[dict[str, Any], Path | None]:
-    """A table as it stands in the first file that has it, and that file; else an empty one.
-
-    Raises:
-        ConfigurationError: what is wrong with a file.
-    """
+    """A table as it stands in the first file that has it, and that file; else an empty one."""
     if config == NO_FILE:
         return {}, None
     paths = [path for path in _places() if path.is_file()] if config is None else [Path(config)]
@@ -326,11 +297,7 @@ def _syntax_error(error: tomllib.TOMLDecodeError, text: str) -> str:
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:
-    """See that nobody else decides where the orders and the hashes go.
-
-    Raises:
-        ConfigurationError: another user owns the file, or may write to it.
-    """
+    """See that nobody else decides where the orders and the hashes go."""
     if not stat.S_ISREG(found.st_mode):
         return  # a pipe of the user's own shell, as in --config <(...)
     if found.st_uid not in (os.geteuid(), _ROOT):
@@ -369,11 +336,7 @@ def _stores(config: str | None) -> tuple[dict[str, dict[str, Any]], Path | None]
 
 
 def reject_unknown(table: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Refuse a key that is not a setting.
-
-    Raises:
-        ConfigurationError: it names those that are.
-    """
+    """Refuse a key that is not a setting."""
     if unknown := sorted(table.keys() - set(known)):
         raise ConfigurationError(
             f"{where} has what is not a setting: {', '.join(unknown)}. "
@@ -382,11 +345,7 @@ def reject_unknown(table: Mapping[str, Any], known: Collection[str], where: str)
 
 
 def _account(table: Mapping[str, Any], where: str, *, origin: str) -> Account:
-    """The account of a table.
-
-    Raises:
-        ConfigurationError: when it is not complete, or not text.
-    """
+    """The account of a table."""
     values = {name: table.get(name) for name in _SETTINGS}
     odd = [name for name, value in values.items() if not isinstance(value, str | None)]
     if odd:

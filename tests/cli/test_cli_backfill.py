@@ -70,7 +70,7 @@ async def test_the_plan_of_a_backfill_is_shown_and_asked_about(
     ("count", "options", "base_url"),
     [
         (MANY, ["--limit", "5"], None),
-        (MANY, ["--yes"], None),
+        pytest.param(MANY, ["--yes"], None, marks=pytest.mark.slow),
         pytest.param(1000, [], None, marks=pytest.mark.slow),
         # Wrong settings are an error before the question.
         (MANY, [], "shop.example"),

@@ -126,7 +126,7 @@ def test_a_file_name_cannot_control_the_terminal(cli: Cli) -> None:
     assert "a?[31m?b.jsonl" in run.out
 
 
-@pytest.mark.parametrize("orders", [0, 2000])
+@pytest.mark.parametrize("orders", [0, 1000])
 def test_a_damaged_file_is_an_error_and_what_was_read_of_it_is_sent(
     cli: Cli, shop: Sandbox, orders: int
 ) -> None:

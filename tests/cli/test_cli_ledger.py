@@ -8,7 +8,7 @@ import json
 import re
 import resource
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from command_line import (
     Cli,
     Completed,
     Program,
-    completed,
     order,
     read_results,
     serve,
+    wait_until,
 )
 
 from everlytic_async import EverlyticClient
@@ -38,7 +38,6 @@ from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 
 Write = Callable[..., Path]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 # It could be an order id, and then it would be kept as it is.
 CUSTOM_KEY = "customer-17"
@@ -372,19 +371,19 @@ def test_unknown_orders_are_sent_again_only_on_request(cli: Cli, orders_file: Wr
     assert "4 of them may have been processed more than once" in third.out
 
 
-async def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
-    program: Program, orders_file: Write, until: Until
+def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
+    cli: Cli, program: Program, orders_file: Write
 ) -> None:
     path = orders_file(*map(order, range(60)))
     with serve(latency_s=0.04, latency_jitter_s=0.06) as sandbox:
-        shop = program.with_endpoint(sandbox)
-        process = await shop.start("send", "--ledger", "l", "--concurrency", "8", path)
-        await until(lambda: sandbox.processed >= 12)
-        process.kill()
-        assert (await completed(process)).code == -9
-        status = await shop.run("ledger", "status", "l")
-        checked = await shop.run("check", "--ledger", "l", path)
-        run = await shop.run("send", "--ledger", "l", "--durability", "power", path)
+        send = ("send", "--ledger", "l", "--concurrency", "8", path)
+        with program.with_endpoint(sandbox).running(*send) as process:
+            wait_until(lambda: sandbox.processed >= 12)
+            process.kill()
+        status = cli("ledger", "status", "l")
+        cli.use(sandbox.base_url)
+        checked = cli("check", "--ledger", "l", path)
+        run = cli("send", "--ledger", "l", "--durability", "power", path)
     assert (run.code, dict(sandbox.duplicates)) == (3, {})
     left = re.search(r"^  in flight +([0-9]+)  of a run that ended", status.out, re.MULTILINE)
     assert left is not None
@@ -393,19 +392,16 @@ async def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
     for each in (checked, run):
         assert f"  {left[1]} x the ledger says that it may have been sent before" in each.out
     assert "\n  everlytic-async ledger export --state unknown l\n" in run.err
-    assert list(program.directory.glob("l-run-*")) == []
+    assert list(cli.directory.glob("l-run-*")) == []
 
 
-async def test_status_counts_the_processes_that_are_sending(
-    program: Program, orders_file: Write, until: Until
+def test_status_counts_the_processes_that_are_sending(
+    cli: Cli, program: Program, orders_file: Write
 ) -> None:
-    with serve(latency_s=300) as sandbox:
-        here = program.with_endpoint(sandbox)
-        process = await here.start("send", "--ledger", "l", orders_file(order(1)))
-        await until(lambda: sandbox.in_flight == 1)
-        run = await here.run("ledger", "status", "l")
-        process.kill()
-        await completed(process)
+    send = ("send", "--ledger", "l", orders_file(order(1)))
+    with serve(latency_s=300) as sandbox, program.with_endpoint(sandbox).running(*send):
+        wait_until(lambda: sandbox.in_flight == 1)
+        run = cli("ledger", "status", "l")
     assert "1 process is sending with it now.\n" in run.out
     assert re.search(r"^  in flight +1  being sent$", run.out, re.MULTILINE)
 
