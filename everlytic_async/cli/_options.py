@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -104,13 +104,13 @@ def command(
         name: How it is called.
         options_type: Its options.
         function: What runs, as ``module.function`` of this package, imported not before. It takes
-            the options, and returns the exit code.
+            the options, and returns the exit code. It may be a coroutine function.
         help: What it does.
         extra: The package that it needs, and the extra of the same name.
     """
 
     def run(*, debug: bool, **values: Any) -> None:
-        handle_errors(lambda: _load(function, extra)(options_type(**values)), debug=debug)
+        handle_errors(lambda: _run(function, options_type(**values), extra), debug=debug)
 
     decorated: Callable[..., Any] = run
     for decorator in reversed(_decorators(options_type)):
@@ -118,14 +118,15 @@ def command(
     group.command(name, help=help)(decorated)
 
 
-def _load(function: str, extra: str | None) -> Callable[[Any], int]:
+def _run(function: str, values: Any, extra: str | None) -> int:
     if extra is not None and find_spec(extra) is None:
         raise ConfigurationError(
             f"a queue needs more packages: pip install 'everlytic-async[cli,{extra}]'"
         )
     module, name = function.split(".")
-    loaded: Callable[[Any], int] = getattr(import_module(f"{__package__}.{module}"), name)
-    return loaded
+    code: int | Coroutine[Any, Any, int]
+    code = getattr(import_module(f"{__package__}.{module}"), name)(values)
+    return code if isinstance(code, int) else import_module("asyncio").run(code)
 
 
 def _decorators(options_type: type[Any]) -> list[Callable[..., Any]]:

@@ -16,7 +16,7 @@ from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._forecast import CHUNK, Forecast, LedgerChoice
 from everlytic_async.cli._input import Input, Item, printable
 from everlytic_async.cli._progress import Bar
-from everlytic_async.cli._screen import count_orders, format_duration, open_terminal
+from everlytic_async.cli._screen import count_orders, format_duration, join_some, open_terminal
 from everlytic_async.cli._settings import Account
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import SkippedError
@@ -28,7 +28,6 @@ __all__ = ["InputCount", "confirm", "count_input", "plan_lines"]
 
 #: With more orders than this, a person is asked.
 _CONFIRM_ABOVE = 1000
-_MAX_WORKFLOWS = 5
 #: What the ledger has skipped, in words.
 _SKIPPED = {
     State.SENT: "sent before",
@@ -179,12 +178,12 @@ def _workflow(options: SendOptions, count: InputCount | None) -> str:
         return "none is named: Everlytic chooses (--workflow-id)"
     if len(workflows) == 1:
         return str(next(iter(workflows)))
-    shown = [
-        f"{'none' if workflow is None else workflow} for {number:,}"
-        for workflow, number in workflows.most_common(_MAX_WORKFLOWS)
-    ]
-    more = len(workflows) - _MAX_WORKFLOWS
-    return ", ".join(shown) + (f", and {more:,} more" if more > 0 else "")
+    return join_some(
+        [
+            f"{'none' if workflow is None else workflow} for {number:,}"
+            for workflow, number in workflows.most_common()
+        ]
+    )
 
 
 def _rate(options: SendOptions, count: InputCount | None) -> str:

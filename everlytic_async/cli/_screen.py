@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import IO
 
 from rich.console import Console
@@ -24,10 +25,13 @@ from everlytic_async.sources import REASONS
 __all__ = [
     "LABELS",
     "SEND_LABELS",
+    "count_lines",
     "count_orders",
     "flush",
     "format_duration",
+    "format_time",
     "has_terminal",
+    "join_some",
     "make_console",
     "notes",
     "open_terminal",
@@ -133,26 +137,44 @@ def outcome_lines(
 
     `labels` are as `SEND_LABELS`; `filtered` is how many orders were left out, by reason.
     """
-    shown = {outcome: label for outcome, label in labels.items() if tally.counts[outcome]}
-    name_width = max([8, *(len(name) for name, _style, _meaning in shown.values())])
-    width = len(f"{max(*tally.counts.values(), sum(filtered.values()), 0):,}")
-    for outcome, (name, style, meaning) in shown.items():
-        yield Text.assemble(
-            "  ",
-            (f"{name:<{name_width}}", style),
-            (f"  {tally.counts[outcome]:>{width},}", "bold"),
-            (f"  {meaning}", "dim"),
-        )
-    for note in notes(tally):
-        yield Text(f"  {note}", "magenta")
+    rows = [
+        (name, style, tally.counts[outcome], meaning)
+        for outcome, (name, style, meaning) in labels.items()
+        if tally.counts[outcome]
+    ]
     if filtered:
         why = sorted(filtered.items(), key=lambda item: -item[1])
         hint = "; --include takes them in" if any(reason in REASONS for reason, _ in why) else ""
+        meaning = f"{', '.join(f'{count:,} {reason}' for reason, count in why)}{hint}"
+        rows.append(("left out", "", sum(filtered.values()), meaning))
+    yield from count_lines(rows)
+    for note in notes(tally):
+        yield Text(f"  {note}", "magenta")
+
+
+def count_lines(rows: Iterable[tuple[str, str, int, str]]) -> Iterator[Text]:
+    """A line for each row: what is counted, its style, how many there are, and what it means."""
+    rows = list(rows)
+    name_width = max([8, *(len(name) for name, *_ in rows)])
+    width = max([1, *(len(f"{count:,}") for _name, _style, count, _meaning in rows)])
+    for name, style, count, meaning in rows:
         yield Text.assemble(
-            "  left out",
-            (f"  {sum(filtered.values()):>{width},}", "bold"),
-            (f"  {', '.join(f'{count:,} {reason}' for reason, count in why)}{hint}", "dim"),
+            "  ",
+            (f"{name:<{name_width}}", style),
+            (f"  {count:>{width},}", "bold"),
+            (f"  {meaning}" if meaning else "", "dim"),
         )
+
+
+def join_some(items: Sequence[object], most: int = 5) -> str:
+    """The first few, and how many more there are."""
+    shown = ", ".join(map(str, items[:most]))
+    return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
+
+
+def format_time(at: float) -> str:
+    """A Unix time as the time of day here."""
+    return datetime.fromtimestamp(at).astimezone().isoformat(" ", "seconds")
 
 
 def notes(tally: Tally) -> Iterator[str]:

@@ -239,7 +239,7 @@ async def test_a_plan_counts_this_input_against_the_ledger(
         (
             {"workflows": {32: 5000, None: 3000, **dict.fromkeys(range(40, 50), 1)}},
             {},
-            "workflow  32 for 5,000, none for 3,000, 40 for 1, 41 for 1, 42 for 1, and 7 more",
+            "workflow  32 for 5,000, none for 3,000, 40 for 1, 41 for 1, 42 for 1 and 7 more",
         ),
         (None, {"workflow_id": 17}, "workflow  17 for the orders that name none"),
         (None, {"limit": 2000}, "About to send an unknown number of orders, 2,000 at most, from"),
