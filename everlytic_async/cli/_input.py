@@ -110,8 +110,8 @@ class Input:
             raise
         if stat.S_ISREG(found.st_mode):
             file = io.BufferedReader(raw)
-            self._begin = file.tell()
-            self._size: int | None = found.st_size - self._begin
+            self._start_offset = file.tell()
+            self._size: int | None = found.st_size - self._start_offset
             return file
         self._size = None
         self._interruptible = _InterruptibleReader(raw)
@@ -183,7 +183,7 @@ class Input:
     def _fraction_read(self) -> float | None:
         if self._size is None:
             return None
-        done = self._file.tell() - self._begin
+        done = self._file.tell() - self._start_offset
         return min(1.0, done / self._size) if self._size else 1.0
 
     def first_pass(self) -> Generator[Numbered]:
@@ -198,7 +198,7 @@ class Input:
             raise ConfigurationError(f"{self.describe_error(error)}") from error
         finally:
             self._reader.close()
-            self._file.seek(self._begin)
+            self._file.seek(self._start_offset)
             self._reader = self._new_reader()
 
     def orders(self) -> Iterator[Item] | AsyncIterator[Item]:

@@ -194,7 +194,7 @@ async def nats_arguments(
     }
     if nats.embedded is not None:
         async with NatsServer.join_or_start(nats.embedded, token=nats.token) as url:
-            # The token of the server that runs is in the address, whoever started it.
+            # The address has the token, also where another command started the server.
             yield {"servers": url, **arguments, "token": None}
         return
     urls = nats.url if isinstance(nats.url, list) else (nats.url or _DEFAULT_URL).split(",")

@@ -259,7 +259,7 @@ class InputOptions(ConfigOptions, ProgressOptions):
     until: str | None = _reading("Leave out orders at that time or after it.", metavar="TIME")
     include: tuple[str, ...] = _reading(
         "Include orders of a shop's export that are left out otherwise: cancelled, refunded, "
-        "failed, unpaid, draft, trash, voided, test, fraud; or all. May be given several times.",
+        "failed, unpaid, draft, trash, voided, test, fraud; or all. May be repeated.",
         default=(),
         metavar="REASON",
     )

@@ -113,7 +113,7 @@ def load_account(config: str | None) -> Account:
 
 
 def find_account(config: str | None) -> Account | None:
-    """The same, but None where neither the environment nor a file has an account."""
+    """As `load_account`, but None where there is none in the environment or a file."""
     environment = _environment()
     table, path = find_table(config, _TABLE)
     where = f"[{_TABLE}] of {path}"

@@ -395,15 +395,21 @@ def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
     assert list(cli.directory.glob("l-run-*")) == []
 
 
-def test_status_counts_the_processes_that_are_sending(
+def test_what_another_process_is_sending_is_skipped_and_left_for_the_next_run(
     cli: Cli, program: Program, orders_file: Write
 ) -> None:
     send = ("send", "--ledger", "l", orders_file(order(1)))
     with serve(latency_s=300) as sandbox, program.with_endpoint(sandbox).running(*send):
         wait_until(lambda: sandbox.in_flight == 1)
-        run = cli("ledger", "status", "l")
-    assert "1 process is sending with it now.\n" in run.out
-    assert re.search(r"^  in flight +1  being sent$", run.out, re.MULTILINE)
+        status = cli("ledger", "status", "l")
+        cli.use(sandbox.base_url)
+        run = cli(*send)
+        assert sandbox.requests == 1
+    assert "1 process is sending with it now.\n" in status.out
+    assert re.search(r"^  in flight +1  being sent$", status.out, re.MULTILINE)
+    assert run.code == 1
+    assert "1 order is being sent by another process. When that has ended:\n" in run.err
+    assert commands(run) == [["send", "--ledger", "l", str(send[-1])]]
 
 
 async def test_a_ledger_that_fails_midway_stops_it_and_what_was_sent_is_on_record(
