@@ -63,7 +63,6 @@ EXTRAS = {
     "pyarrow",
     "rich",
     "rich_click",
-    "typed_settings",
     "uvloop",
 }
 

@@ -2,175 +2,159 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, closing
+from itertools import islice
 
 from everlytic_async import EverlyticClient
-from everlytic_async.cli._commands import CheckOptions
+from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._exit import Exit, say
-from everlytic_async.cli._forecast import Forecast, LedgerChoice, choose_ledger
-from everlytic_async.cli._input import Input, open_input
-from everlytic_async.cli._progress import Bar
+from everlytic_async.cli._forecast import CHUNK, Forecast, LedgerChoice, choose_ledger
+from everlytic_async.cli._input import Input, Item, open_input
 from everlytic_async.cli._results import Results
-from everlytic_async.cli._run import no_orders, warn_of_unmatched
-from everlytic_async.cli._screen import (
-    SEND_LABELS,
-    count_orders,
-    make_console,
-    outcome_lines,
-    print_lines,
-    reason_lines,
-)
+from everlytic_async.cli._run import Run
+from everlytic_async.cli._screen import SEND_LABELS, count_orders
 from everlytic_async.cli._settings import announce, find_account
-from everlytic_async.cli._tally import Tally
-from everlytic_async.errors import (
-    ConfigurationError,
-    InvalidOrderError,
-    SkippedError,
-    SourceError,
-)
+from everlytic_async.errors import ConfigurationError, InvalidOrderError, SkippedError, SourceError
+from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Delivery
 
-__all__ = ["check", "examine", "forecast"]
+__all__ = ["check", "examine"]
 
-# Whoever checks an export wants to see all kinds of faults, if possible.
+# A check shows all kinds of faults, if possible.
 _MAX_REASONS = 100
 
 
+def check(options: CheckOptions) -> int:
+    """Validate the orders of a file, and return the exit code."""
+    announce(options.config, "everlytic", "mapping")
+    return examine(options, choose_ledger(options), "ready to be sent")
+
+
 def examine(
-    source: Input,
-    results: Results,
-    *,
-    progress: bool,
+    options: CheckOptions | SendOptions,
+    ledger: LedgerChoice | None,
     valid: str,
-    known: Forecast | None = None,
+    delivery: Delivery = Delivery.AT_MOST_ONCE,
 ) -> int:
     """Validate every order of the input, show what was found, and return the exit code.
 
     Args:
-        source: The orders.
-        results: Where a line for each goes: ``invalid``, ``skipped`` for those that the ledger
-            has skipped, or ``not_sent`` for the others.
-        progress: Whether a progress bar may be shown.
-        valid: What to say of the valid ones.
-        known: What a ledger says of them; None without one.
+        options: The options of the command.
+        ledger: What the ledger knows is skipped, where it exists.
+        valid: What to say of the valid orders.
+        delivery: How they would be sent.
     """
-    started_at = time.monotonic()
-    tally = Tally(_MAX_REASONS)
-    labels = {
-        Outcome.NOT_SENT: ("valid", "green", valid),
-        Outcome.SKIPPED: SEND_LABELS[Outcome.SKIPPED],
-        Outcome.INVALID: ("invalid", "yellow", "can't be sent: correct them first"),
-    }
-    names = {Outcome.NOT_SENT: "valid", Outcome.INVALID: "invalid"}
-    bar = Bar("Checking", tally, names, enabled=progress, expected=source.expected)
-    code: int | None = None
-    ended_early = ""
-    bar.start()
-    try:
-        _examine(source, results, tally, bar, known)
-    except KeyboardInterrupt:
-        code = Exit.INTERRUPTED
-        ended_early = (
-            f"Interrupted after {source.place} {source.last_line:,}: the rest was not read."
-        )
-    except (OSError, ConfigurationError, SourceError) as error:
-        code = Exit.USAGE
-        ended_early = f"Error: {source.describe_error(error)}"
-    finally:
-        bar.stop()
-    results.close()
-    seconds = time.monotonic() - started_at
-    out = make_console(stderr=results.is_stdout)
-    print_lines(out, [f"{count_orders(tally.total)} read from {source.name} in {seconds:.1f} s"])
-    print_lines(out, outcome_lines(tally, source.filtered, labels))
-    print_lines(out, reason_lines(tally, source.place, labels))
-    warn_of_unmatched(source)
-    if known is not None:
-        for note in known.notes():
-            say(f"Note: {note}")
-    for fault in (ended_early, results.fault):
-        if fault:
-            say(fault)
-    if code is None and not tally.total:
-        say(no_orders(source))
-    if code is None:
-        code = Exit.FAILED if tally.counts[Outcome.INVALID] or results.fault else Exit.OK
-    return code
+    with open_input(options) as source:
+        return asyncio.run(_examine(options, source, ledger, valid, delivery))
 
 
-def _examine(
-    source: Input, results: Results, tally: Tally, bar: Bar, known: Forecast | None
-) -> None:
-    orders = source.enumerate_orders()
-    predicted = ((each, None) for each in orders) if known is None else known.predict(orders)
-    for index, ((line, order), skipped) in enumerate(predicted):
-        error: InvalidOrderError | SkippedError | None
-        if isinstance(order, InvalidOrderError):
-            error, outcome, key = order, Outcome.INVALID, order.order_id
-        else:
-            error, key = skipped, None if order.order_id is None else str(order.order_id)
-            outcome = Outcome.NOT_SENT if skipped is None else Outcome.SKIPPED
-        tally.add(outcome, line, error)
-        results.write(
-            index=index,
-            line=line,
-            key=None if outcome is Outcome.NOT_SENT else key,
-            outcome=outcome,
-            error=error or "nothing was sent: it was only checked",
-        )
-        bar.draw()
-
-
-@contextmanager
-def forecast(
+async def _examine(
+    options: CheckOptions | SendOptions,
+    source: Input,
     ledger: LedgerChoice | None,
-    config: str | None,
-    *,
-    delivery: Delivery = Delivery.AT_MOST_ONCE,
-    resend: tuple[str, ...] = (),
-) -> Iterator[Forecast | None]:
-    """What the ledger says of orders, without sending any; None if there is no ledger yet.
+    valid: str,
+    delivery: Delivery,
+) -> int:
+    async with AsyncExitStack() as stack:
+        stack.callback(source.close)  # while the loop runs: the reader thread uses it
+        forecast = None
+        if ledger is not None and not ledger.is_new:
+            say(f"Ledger: {ledger.line}; it is only read")
+            file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
+            resend = options.resend if isinstance(options, SendOptions) else ()
+            forecast = Forecast(file, _client(options.config, delivery), resend)
+        keep = {} if ledger is None else {"--ledger": str(ledger.path)}
+        results = stack.enter_context(closing(Results(options, source, keep)))
+        return await _CheckRun(options, source, results, forecast, valid).execute()
 
-    Without an account the endpoint and the store are unknown: then `Forecast.notes` has all that
-    the ledger knows of the orders.
 
-    Raises:
-        ConfigurationError: what is wrong with the account.
-        LedgerError: when the ledger can't be read.
-    """
-    if ledger is None or ledger.is_new:
-        yield None
-        return
-    say(f"Ledger: {ledger.line}; it is only read")
+def _client(config: str | None, delivery: Delivery) -> EverlyticClient:
+    """Whom the orders would go to: nobody without an account, so that all is known elsewhere."""
     account = find_account(config)
-    client = EverlyticClient(
+    return EverlyticClient(
         "https://none.invalid" if account is None else account.base_url,
         store_hash="none" if account is None else account.store_hash,
         customer_hash="none" if account is None else account.customer_hash,
         delivery=delivery,
         allow_http=True,  # nothing is sent
     )
-    with Forecast(ledger.path, client, [Outcome(name) for name in resend]) as known:
-        yield known
 
 
-def check(options: CheckOptions) -> int:
-    """Validate the orders of a file, and return the exit code.
+class _CheckRun(Run):
+    """Validates the orders, and compares them with the ledger."""
 
-    Raises:
-        ConfigurationError: a file can't be opened.
-        LedgerError: the ledger can't be read.
-    """
-    announce(options.config, "everlytic", "mapping")
-    ledger = choose_ledger(options, options.config)
-    with (
-        open_input(options) as source,
-        forecast(ledger, options.config) as known,
-        Results(options, source) as results,
-    ):
-        return examine(
-            source, results, progress=options.progress, valid="ready to be sent", known=known
+    interrupted = "Interrupted: the rest was not read."
+    input_error_code = Exit.USAGE
+
+    def __init__(
+        self,
+        options: CheckOptions | SendOptions,
+        source: Input,
+        results: Results,
+        forecast: Forecast | None,
+        valid: str,
+    ) -> None:
+        self._forecast = forecast
+        super().__init__(
+            source,
+            results,
+            title="Checking",
+            destination="",
+            labels={
+                Outcome.NOT_SENT: ("valid", "green", valid),
+                Outcome.SKIPPED: SEND_LABELS[Outcome.SKIPPED],
+                Outcome.INVALID: ("invalid", "yellow", "can't be sent: correct them first"),
+            },
+            progress=options.progress,
+            max_reasons=_MAX_REASONS,
         )
+
+    async def move(self) -> None:
+        index = 0
+        try:
+            async for chunk in self._chunks():
+                for order, reason in zip(chunk, await self._find_skipped(chunk), strict=True):
+                    if isinstance(order, InvalidOrderError):
+                        self.add(index, Outcome.INVALID, key=order.order_id, error=order)
+                    elif reason is None:
+                        self.add(index, Outcome.NOT_SENT, note="nothing was sent: only checked")
+                    else:
+                        key = None if order.order_id is None else str(order.order_id)
+                        self.add(index, Outcome.SKIPPED, key=key, error=reason)
+                    index += 1
+                await asyncio.sleep(0)  # for signals, and the progress bar
+        except (OSError, ConfigurationError, SourceError) as error:
+            self.input_error = error
+
+    async def _find_skipped(self, orders: list[Item]) -> Sequence[SkippedError | None]:
+        if self._forecast is None:
+            return [None] * len(orders)
+        return await self._forecast.find_skipped(orders)
+
+    async def _chunks(self) -> AsyncIterator[list[Item]]:
+        orders = self.source.orders()
+        if isinstance(orders, Iterator):
+            while chunk := list(islice(orders, CHUNK)):
+                yield chunk
+        else:
+            async for order in orders:
+                yield [order]
+
+    def stop(self, reason: str) -> None:  # noqa: ARG002 - the summary says why
+        self.source.stop()
+
+    def exit_now(self) -> None:
+        """Nothing is in flight."""
+
+    def headline(self) -> str:
+        return f"{count_orders(self.tally.total)} read from {self.source.name}"
+
+    def advise(self) -> Iterator[str]:
+        if self._forecast is not None:
+            yield from (f"Note: {note}" for note in self._forecast.notes())
+
+    def judge(self) -> int:
+        return Exit.FAILED if self.tally.counts[Outcome.INVALID] else Exit.OK

@@ -1,16 +1,19 @@
-"""The client that the options of a command ask for."""
+"""The client that the options of a command ask for, with the proxy that the environment names."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from everlytic_async import Delivery, EverlyticClient, Pacing, RetryPolicy
 from everlytic_async.cli._options import SendingOptions
-from everlytic_async.cli._proxy import find_proxy
 from everlytic_async.cli._settings import Account
+from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
 
-__all__ = ["get_delivery", "make_client"]
+__all__ = ["find_proxy", "get_delivery", "make_client", "proxy_host"]
 
 
 def get_delivery(options: SendingOptions) -> Delivery:
@@ -21,11 +24,7 @@ def get_delivery(options: SendingOptions) -> Delivery:
 def make_client(
     options: SendingOptions, account: Account, hooks: Sequence[Hook] = ()
 ) -> EverlyticClient:
-    """Make a client, not yet open.
-
-    Raises:
-        ConfigurationError: the account is not valid.
-    """
+    """Make a client, not yet open."""
     return EverlyticClient(
         account.base_url,
         store_hash=account.store_hash,
@@ -37,3 +36,51 @@ def make_client(
         on_event=hooks,
         allow_http=options.allow_http,
     )
+
+
+def find_proxy(base_url: str) -> str | None:
+    """The proxy for an address, as other tools find it: HTTPS_PROXY, ALL_PROXY, NO_PROXY.
+
+    It may hold a password; None is the direct way.
+
+    This machine is always reached directly: ``http://`` is allowed there because nobody listens.
+
+    Args:
+        base_url: The address of the install.
+    """
+    try:
+        parts = urlsplit(base_url.strip())
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None  # the client says what is wrong with it
+    if not host or _is_this_machine(host) or proxy_bypass(host if port is None else parts.netloc):
+        return None
+    proxies = getproxies()
+    name = next((name for name in (parts.scheme, "all") if proxies.get(name)), None)
+    if name is None:
+        return None
+    proxy = proxies[name]
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    kind = proxy.partition("://")[0].lower()
+    if kind != "http":
+        raise ConfigurationError(
+            f"{name.upper()}_PROXY in the environment names a proxy of a kind that can't be used "
+            f"({kind}://): name one by http://, through which https:// goes in a tunnel, or list "
+            f"{host} in NO_PROXY"
+        )
+    return proxy
+
+
+def proxy_host(proxy: str) -> str:
+    """The host and port of a proxy, without its user and password."""
+    return urlsplit(proxy).netloc.rpartition("@")[2]
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -291,7 +291,7 @@ class SendOptions(SendingOptions, LedgerOptions, ResultsOptions, WorkflowOptions
     )
     resend: tuple[str, ...] = ledger_option(
         "Send again what the ledger says is unknown: its customer may then be notified twice. "
-        "Or what it says was rejected, although it has not changed. May be given twice.",
+        "Or what it says was rejected, although it has not changed. May be repeated.",
         type=click.Choice(["unknown", "rejected"]),
         default=(),
     )
@@ -325,7 +325,7 @@ class ExportOptions(LedgerFileOptions):
         default="jsonl",
     )
     states: tuple[str, ...] = option(
-        "Only orders in this state. May be given several times.",
+        "Only orders in this state. May be repeated.",
         "--state",
         type=HyphenChoice(["in-flight", "sent", "rejected", "invalid", "not-sent", "unknown"]),
         default=(),
@@ -398,7 +398,7 @@ class SandboxOptions(ProgressOptions):
         "Seconds that each request takes.", "--latency", type=_SECONDS, default=0.0
     )
     latency_jitter_s: float = _fault(
-        "Up to so many more.", "--latency-jitter", type=_SECONDS, default=0.0
+        "Up to that many more seconds, at random.", "--latency-jitter", type=_SECONDS, default=0.0
     )
     throttled: float = _share("Share answered 429, too many requests.")
     retry_after_s: float | None = _fault(
@@ -418,19 +418,21 @@ class SandboxOptions(ProgressOptions):
     )
 
 
+command(app, "send", SendOptions, "_send.send", _SEND_HELP)
+command(app, "check", CheckOptions, "_check.check", _CHECK_HELP)
+
+
 @app.group(help=_LEDGER_HELP)
 @click.command_panel("Commands", commands=["status", "export", "resolve", "copy"])
 def ledger() -> None:
     pass
 
 
-command(app, "send", SendOptions, "_send.send", _SEND_HELP)
-command(app, "check", CheckOptions, "_check.check", _CHECK_HELP)
-command(app, "sandbox", SandboxOptions, "_sandbox.serve", _SANDBOX_HELP)
 command(ledger, "status", LedgerFileOptions, "_ledger.status", _STATUS_HELP)
 command(ledger, "export", ExportOptions, "_ledger.export", _EXPORT_HELP)
 command(ledger, "resolve", ResolveOptions, "_ledger.resolve", _RESOLVE_HELP)
 command(ledger, "copy", CopyOptions, "_ledger.copy", _COPY_HELP)
+command(app, "sandbox", SandboxOptions, "_sandbox.serve", _SANDBOX_HELP)
 add_queue_commands(app)
 
 
@@ -438,6 +440,6 @@ def run() -> None:
     """Run the command with the arguments of the process, and exit."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A character that the terminal doesn't know is no reason to fail.
+            # A character that the terminal doesn't know must not end the command.
             stream.reconfigure(errors="backslashreplace")
     app(prog_name="everlytic-async")

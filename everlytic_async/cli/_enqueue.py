@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 
 from everlytic_async.cli._exit import Exit
 from everlytic_async.cli._input import Input, Item, open_input
-from everlytic_async.cli._nats import load_nats, load_queue, nats_arguments
+from everlytic_async.cli._nats import Nats, load_nats, load_queue, nats_arguments
 from everlytic_async.cli._queue_commands import EnqueueOptions
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._run import Run
-from everlytic_async.cli._settings import QUEUE_TABLES, announce, the_store
+from everlytic_async.cli._settings import QUEUE_TABLES, announce, resolve_store
 from everlytic_async.errors import (
     ConfigurationError,
     InvalidOrderError,
@@ -20,7 +20,7 @@ from everlytic_async.errors import (
     SourceError,
 )
 from everlytic_async.outcomes import Outcome
-from everlytic_async.worker import OrderQueue
+from everlytic_async.worker import OrderQueue, QueueSettings
 
 __all__ = ["enqueue"]
 
@@ -38,50 +38,47 @@ _LABELS: Mapping[Outcome, tuple[str, str, str]] = {
 
 
 def enqueue(options: EnqueueOptions) -> int:
-    """Put the orders of a file into the queue, show what became of them; return the exit code.
-
-    Raises:
-        ConfigurationError, QueueError: before anything is queued.
-    """
+    """Put the orders of a file into the queue, show what became of them; return the exit code."""
     announce(options.config, "mapping", *QUEUE_TABLES)
-    settings = load_queue(options.config, the_store(options.config, options.store))
+    settings = load_queue(options.config, resolve_store(options.config, options.store))
     nats = load_nats(options)
-    forced_exit_code: int | None = None
-    with open_input(options, limit=options.limit, workflow_id=options.workflow_id) as source:
+    forced: list[int] = []
+    try:
+        with open_input(options) as source:
+            return asyncio.run(_enqueue(options, settings, nats, source, forced))
+    except asyncio.CancelledError:
+        if not forced:
+            raise
+        return forced[0]
 
-        async def run() -> int:
-            nonlocal forced_exit_code
-            async with AsyncExitStack() as stack:
-                stack.callback(source.close)  # while the loop runs: the reader thread calls it
-                where = await stack.enter_async_context(nats_arguments(nats))
-                queue = await stack.enter_async_context(OrderQueue(settings=settings, **where))
-                results = stack.enter_context(Results(options, source))
-                running = _EnqueueRun(options, source, results, queue)
-                try:
-                    return await running.execute()
-                finally:
-                    forced_exit_code = running.forced_exit_code
 
-        try:
-            return asyncio.run(run())
-        except asyncio.CancelledError:
-            if forced_exit_code is None:
-                raise
-            return forced_exit_code
+async def _enqueue(
+    options: EnqueueOptions, settings: QueueSettings, nats: Nats, source: Input, forced: list[int]
+) -> int:
+    async with AsyncExitStack() as stack:
+        stack.callback(source.close)  # while the loop runs: the reader thread uses it
+        where = await stack.enter_async_context(nats_arguments(nats))
+        queue = await stack.enter_async_context(OrderQueue(settings=settings, **where))
+        results = stack.enter_context(closing(Results(options, source, {})))
+        return await _EnqueueRun(options, source, results, queue, forced).execute()
 
 
 class _EnqueueRun(Run):
-    """Publishes the orders.
-
-    Attributes:
-        forced_exit_code: The exit code, if a second signal ended the run.
-    """
+    """Publishes the orders. If a second signal ends the run, `forced` has its exit code."""
 
     def __init__(
-        self, options: EnqueueOptions, source: Input, results: Results, queue: OrderQueue
+        self,
+        options: EnqueueOptions,
+        source: Input,
+        results: Results,
+        queue: OrderQueue,
+        forced: list[int],
     ) -> None:
-        store = queue.settings.store
         self._queue = queue
+        self._forced: list[int] = forced
+        self._cancelled = False
+        self._task = asyncio.current_task()
+        store = queue.settings.store
         super().__init__(
             source,
             results,
@@ -90,19 +87,15 @@ class _EnqueueRun(Run):
             labels=_LABELS,
             progress=options.progress,
         )
-        self._stopped = asyncio.Event()
-        self._forced = False
-        self._task = asyncio.current_task()
-        self.forced_exit_code: int | None = None
 
     async def execute(self) -> int:
         try:
             return await super().execute()
         except asyncio.CancelledError:
-            if self._forced:
+            if self._cancelled:
                 for index in tuple(self.source.lines):  # queueing them again is safe
                     self.add(index, Outcome.NOT_SENT, error="the command was ended meanwhile")
-                self.forced_exit_code = self.finish()
+                self._forced.append(self.finish())
             raise
 
     async def move(self) -> None:
@@ -123,60 +116,41 @@ class _EnqueueRun(Run):
             await published.aclose()
 
     async def _orders(self) -> AsyncIterator[Item]:
-        """The orders until stopped; an error of the input is kept, not raised."""
+        """The orders; an error of the input is kept, not raised."""
         try:
             orders = self.source.orders()
             if isinstance(orders, Iterator):
                 for order in orders:
                     yield order
-                    if self._stopped.is_set():
-                        return
             else:
-                async for order in _until(self._stopped, orders):
+                async for order in orders:
                     yield order
         except (OSError, ConfigurationError, SourceError) as error:
             self.input_error = error
 
     def stop(self, reason: str) -> None:  # noqa: ARG002 - the summary says why
-        self._stopped.set()
+        self.source.stop()
 
     def exit_now(self) -> None:
-        self._forced = True
+        self._cancelled = True
         if self._task is not None:
             self._task.cancel()
 
     def note(self) -> str:
         return "" if self._queue.connected else "waits for the NATS server"
 
+    def result_name(self, outcome: Outcome) -> str:
+        return self.names[outcome].replace(" ", "_")
+
+    @property
+    def _all_queued(self) -> bool:
+        counts = self.tally.counts
+        return self.tally.total == counts[Outcome.SENT] + counts[Outcome.SKIPPED]
+
     def advise(self) -> Iterator[str]:
-        complete = self.tally.all_ok and self.source.exhausted
+        complete = self._all_queued and self.source.exhausted
         if not complete and self.source.read_count and not self.tally.counts[Outcome.INVALID]:
             yield "Run it again to queue the rest: what the queue has, it does not take twice."
 
     def judge(self) -> int:
-        return Exit.OK if self.tally.all_ok and self.error is None else Exit.FAILED
-
-
-async def _until(stopped: asyncio.Event, orders: AsyncIterator[Item]) -> AsyncIterator[Item]:
-    """The orders until the event is set, even while waiting for the next one."""
-    stopping = asyncio.create_task(stopped.wait())
-    coming: asyncio.Task[Item] | None = None
-    try:
-        while not stopped.is_set():
-            coming = asyncio.create_task(_next(orders))
-            await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                return
-            try:
-                yield coming.result()
-            except StopAsyncIteration:
-                return
-    finally:
-        tasks = [task for task in (coming, stopping) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _next(orders: AsyncIterator[Item]) -> Item:
-    return await anext(orders)
+        return Exit.OK if self._all_queued and self.error is None else Exit.FAILED

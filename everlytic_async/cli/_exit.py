@@ -1,4 +1,8 @@
-"""How a command ends: its exit code, and an error in words rather than as a traceback."""
+"""How a command ends: its exit code, and an error in words rather than as a traceback.
+
+Whatever a command runs may raise a `ConfigurationError`, `LedgerError` or `QueueError`: before
+anything is sent. `handle_errors` shows it.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ A forecast reads only: no ledger is made, and none is changed.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import Counter
 from collections.abc import (
@@ -17,29 +16,27 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import ExitStack, asynccontextmanager
-from itertools import islice
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import attrs
 
 from everlytic_async import EverlyticClient, Order, SkippedError
-from everlytic_async.cli._input import Numbered, printable
-from everlytic_async.cli._options import LedgerOptions
+from everlytic_async.cli._commands import CheckOptions, SendOptions
+from everlytic_async.cli._input import Item, printable
+from everlytic_async.cli._screen import has_terminal
 from everlytic_async.cli._settings import load_ledger
-from everlytic_async.cli._terminal import has_terminal
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import Entry, LedgerFile, LedgerSession, ResendPolicy, State
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["DEFAULT_LEDGER", "Forecast", "LedgerChoice", "choose_ledger"]
+__all__ = ["CHUNK", "DEFAULT_LEDGER", "Forecast", "LedgerChoice", "choose_ledger"]
 
 #: The ledger where nobody names one, in the working directory.
 DEFAULT_LEDGER = "everlytic.ledger"
-# How many orders are looked up at once.
-_CHUNK = 500
+#: How many orders are looked up at once.
+CHUNK = 500
 # What an order is elsewhere that would be sent here: it notified somebody, or may have.
 _NOTIFIED = (State.SENT, State.UNKNOWN, State.IN_FLIGHT)
 _PLACES_SHOWN = 3
@@ -73,9 +70,6 @@ class LedgerChoice:
         """See that a default ledger is not made where nobody would see that it is.
 
         A job that starts in another directory each time would forget all that it sent.
-
-        Raises:
-            ConfigurationError: when it is new, nobody named it, and there is no terminal.
         """
         if self.is_new and not self.is_named and not has_terminal():
             raise ConfigurationError(
@@ -88,12 +82,8 @@ class LedgerChoice:
             )
 
 
-def choose_ledger(options: LedgerOptions, config: str | None) -> LedgerChoice | None:
-    """The ledger of a run; None with ``--no-ledger``.
-
-    Raises:
-        ConfigurationError: when both were given, or what is wrong with the settings.
-    """
+def choose_ledger(options: CheckOptions | SendOptions) -> LedgerChoice | None:
+    """The ledger of a run; None with ``--no-ledger``."""
     named = options.ledger
     if options.no_ledger:
         if named is not None:
@@ -101,7 +91,7 @@ def choose_ledger(options: LedgerOptions, config: str | None) -> LedgerChoice | 
         return None
     if named is not None:
         return _choice(named, is_named=True)
-    if (from_settings := load_ledger(config)) is not None:
+    if (from_settings := load_ledger(options.config)) is not None:
         return _choice(os.fspath(from_settings), is_named=True)
     return _choice(DEFAULT_LEDGER, is_named=False)
 
@@ -112,49 +102,31 @@ def _choice(name: str, *, is_named: bool) -> LedgerChoice:
 
 
 class Forecast:
-    """What a ledger says of the orders of an input. Use it as a context manager.
+    """What a ledger says of orders before any is sent: a ledger that is only read.
 
     Args:
-        path: The ledger, which exists.
+        file: The ledger.
         client: Whom the orders would go to; it need not be open.
         resend: What ``--resend`` names.
-
-    Raises:
-        LedgerError: when it can't be read.
     """
 
     def __init__(
-        self, path: Path, client: EverlyticClient, resend: Collection[Outcome] = ()
+        self, file: LedgerFile, client: EverlyticClient, resend: Collection[str] = ()
     ) -> None:
-        self._closing = ExitStack()
+        self._file = file
         self._client = client
-        self._resend = resend
-        self._reader = _Reader(self._closing.enter_context(LedgerFile(path, must_exist=True)))
-        self._runner = self._closing.enter_context(asyncio.Runner())
+        self._resend = [Outcome(name) for name in resend]
+        self._scopes: frozenset[int] = frozenset()
+        self._anybody_sends = bool(file.summary().running)
+        # How many orders that are not known here are known elsewhere: by host, workflow, and
+        # whether the endpoint and the store are the same.
+        self._elsewhere: Counter[tuple[str, str | None, bool]] = Counter()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._closing.close()
-
-    def predict(self, found: Iterable[Numbered]) -> Iterator[tuple[Numbered, SkippedError | None]]:
-        """With each order why it would be skipped; None where it would be sent, or is invalid."""
-        pending = iter(found)
-        while chunk := list(islice(pending, _CHUNK)):
-            valid = [order for _line, order in chunk if isinstance(order, Order)]
-            skipped = iter(
-                self._runner.run(
-                    self._client.forecast(valid, ledger=self._reader, resend=self._resend)
-                )
-            )
-            for line, order in chunk:
-                yield (line, order), next(skipped) if isinstance(order, Order) else None
+    async def find_skipped(self, orders: Sequence[Item]) -> list[SkippedError | None]:
+        """Why each order would be skipped; None where it would be sent, or is invalid."""
+        valid = [order for order in orders if isinstance(order, Order)]
+        found = iter(await self._client.forecast(valid, ledger=self, resend=self._resend))
+        return [next(found) if isinstance(order, Order) else None for order in orders]
 
     def notes(self) -> Iterator[str]:
         """Where else the ledger knows orders that would be sent: a line for each place.
@@ -162,7 +134,7 @@ class Forecast:
         Another workflow, host, path or store is another trigger, and may be meant. A mistyped one
         notifies everybody again.
         """
-        places = self._reader.elsewhere.most_common()
+        places = self._elsewhere.most_common()
         for (host, workflow, is_here), count in places[:_PLACES_SHOWN]:
             where = "without a workflow id" if workflow is None else f"in workflow {workflow}"
             if not is_here:
@@ -173,21 +145,6 @@ class Forecast:
             )
         if len(places) > _PLACES_SHOWN:
             yield f"and so in {len(places) - _PLACES_SHOWN:,} more places"
-
-
-class _Reader:
-    """A ledger that is only read, for `EverlyticClient.forecast`.
-
-    Attributes:
-        elsewhere: How many orders that are not known here are known elsewhere: by host, workflow,
-            and whether the endpoint and the store are the same.
-    """
-
-    def __init__(self, file: LedgerFile) -> None:
-        self._file = file
-        self._scopes: frozenset[int] = frozenset()
-        self._anybody_sends = bool(file.summary().running)
-        self.elsewhere: Counter[tuple[str, str | None, bool]] = Counter()
 
     @asynccontextmanager
     async def session(self, scope: str, host: str) -> AsyncIterator[LedgerSession]:  # noqa: ARG002
@@ -216,7 +173,7 @@ class _Reader:
                 workflow = entry.key.removeprefix(order_id).removeprefix("@")
                 found.add((order_id, host, workflow or None, scope in self._scopes))
         for _order_id, host, workflow_id, is_here in found:
-            self.elsewhere[host, workflow_id, is_here] += 1
+            self._elsewhere[host, workflow_id, is_here] += 1
 
     async def any_sent(self) -> NoReturn:
         """Asked by those who send."""

@@ -1,7 +1,7 @@
 """The orders of one input, and the line that each of those under way came from.
 
-A regular file is read where the orders are sent: a disk does not keep anybody waiting. A pipe or a
-terminal may, and so it is read by a thread, which can be told to end in the middle of its waiting.
+A regular file is read on the event loop that sends the orders: a disk answers at once. A pipe or a
+terminal may keep it waiting, so a thread reads it, whose wait can be interrupted.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ import select
 import stat
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 import attrs
 import click
 
 from everlytic_async.cli._exit import say
-from everlytic_async.cli._options import InputOptions
-from everlytic_async.cli._settings import load_mapping
+from everlytic_async.cli._options import InputOptions, WorkflowOptions
+from everlytic_async.cli._settings import find_table
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.errors import printable as shown_text
 from everlytic_async.orders import Order
 from everlytic_async.sources import Reader, parse_mapping, read_orders
 
-__all__ = ["Input", "Item", "Numbered", "ReadOptions", "open_input", "printable"]
+__all__ = ["Input", "Item", "Numbered", "open_input", "printable"]
 
 Item = Order | InvalidOrderError
 #: An order, and where it stands in the input: see `Input.place`.
@@ -44,81 +43,37 @@ _AHEAD = 64
 _PLACES = {"json": "record", "parquet": "row"}
 
 
-@attrs.frozen
-class ReadOptions:
-    """How an input is read: the arguments of `everlytic_async.sources.read_orders`.
-
-    Attributes:
-        mapped_by: The file that holds a part of the mapping; None where there is none.
-    """
-
-    format: str | None = None
-    mapping: Mapping[str, Any] = attrs.Factory(dict)
-    since: str | None = None
-    until: str | None = None
-    include: tuple[str, ...] = ()
-    mapped_by: Path | None = None
-
-    @classmethod
-    def from_options(cls, options: InputOptions) -> ReadOptions:
-        """What the options of a command and the table ``[mapping]`` of the settings say.
-
-        Raises:
-            ConfigurationError: an option, or the file, is wrong.
-        """
-        mapping, path = load_mapping(options.config)
-        from_options = parse_mapping(options.maps)
-        table = mapping.get("products")
-        if isinstance(table, Mapping) and "products" in from_options:
-            # The option says where the products are, and nothing about their fields.
-            from_options["products"] = {**table, "each": from_options["products"]}
-        return cls(
-            format=options.format,
-            mapping={**mapping, **from_options},
-            since=options.since,
-            until=options.until,
-            include=options.include,
-            mapped_by=path,
-        )
-
-
 class Input:
-    """One file, or the standard input: read it once, in one of the ways below, then close it.
+    """One file, or the standard input: read it once, then close it.
 
     Args:
-        name: A path, or ``-`` for the standard input.
-        reading: How it is read.
-        limit: Read no more orders than this, valid or not; None for all of them.
-        workflow_id: The workflow of those orders that name none.
-
-    Raises:
-        ConfigurationError: when it can't be opened, or can't be read so.
+        options: Which file, and how it is read.
 
     Attributes:
         name: Its name, fit for a terminal.
-        limit: As given.
+        limit: Read no more orders than this, valid or not; None for all of them.
+        mapped_by: The file that says how columns are mapped, fit for a terminal.
         lines: By index from 0: the line of each order that has no result yet.
         read_count: How many orders were handed out.
         last_line: The line of the last one, or what the format has instead: see `place`.
         exhausted: Whether everything that was to be read was.
     """
 
-    def __init__(
-        self,
-        name: str,
-        reading: ReadOptions | None = None,
-        *,
-        limit: int | None = None,
-        workflow_id: int | None = None,
-    ) -> None:
+    def __init__(self, options: InputOptions) -> None:
+        name = options.file
         self.name = "standard input" if name == "-" else printable(name)
-        self.limit = limit
-        self._reading = reading or ReadOptions()
-        self._workflow_id = workflow_id
+        self.limit: int | None = None
+        self._workflow_id: int | None = None
+        if isinstance(options, WorkflowOptions):
+            self.limit, self._workflow_id = options.limit, options.workflow_id
+        self._options = options
+        self._mapping, path = _load_mapping(options)
+        self.mapped_by = None if path is None else printable(os.fspath(path))
         self.lines: dict[int, int] = {}
         self.read_count = 0
         self.last_line = 0
         self.exhausted = False
+        self._stopped = False
         # The fraction of the file that is read, and the orders in it: now and a block before.
         self._progress: tuple[float | None, int] = (None, 0)
         self._previous_progress: tuple[float | None, int] = (None, 0)
@@ -135,11 +90,11 @@ class Input:
             raise
 
     def _new_reader(self) -> Reader:
-        how = self._reading
+        how = self._options
         return read_orders(
             self._file,
             how.format,
-            mapping=how.mapping,
+            mapping=self._mapping,
             since=how.since,
             until=how.until,
             include=how.include,
@@ -155,8 +110,8 @@ class Input:
             raise
         if stat.S_ISREG(found.st_mode):
             file = io.BufferedReader(raw)
-            self._begin = file.tell()
-            self._size: int | None = found.st_size - self._begin
+            self._start_offset = file.tell()
+            self._size: int | None = found.st_size - self._start_offset
             return file
         self._size = None
         self._interruptible = _InterruptibleReader(raw)
@@ -186,12 +141,6 @@ class Input:
     def never_set(self) -> frozenset[str]:
         """The fields that are mapped, and no order had so far."""
         return self._reader.unmatched_fields
-
-    @property
-    def mapped_by(self) -> str | None:
-        """The file that says how columns are mapped, fit for a terminal."""
-        path = self._reading.mapped_by
-        return None if path is None else printable(os.fspath(path))
 
     def describe_error(self, error: BaseException | None) -> str | None:
         """What to say of an error that the reading ended with; None where it is of another kind."""
@@ -234,7 +183,7 @@ class Input:
     def _fraction_read(self) -> float | None:
         if self._size is None:
             return None
-        done = self._file.tell() - self._begin
+        done = self._file.tell() - self._start_offset
         return min(1.0, done / self._size) if self._size else 1.0
 
     def first_pass(self) -> Generator[Numbered]:
@@ -242,9 +191,6 @@ class Input:
 
         `limit` does not count here. `place` and `filtered` are those of the pass as
         long as it lasts.
-
-        Raises:
-            ConfigurationError: when not all of it can be read.
         """
         try:
             yield from self._in_workflow()
@@ -252,46 +198,33 @@ class Input:
             raise ConfigurationError(f"{self.describe_error(error)}") from error
         finally:
             self._reader.close()
-            self._file.seek(self._begin)
+            self._file.seek(self._start_offset)
             self._reader = self._new_reader()
 
-    def enumerate_orders(self) -> Iterator[Numbered]:
-        """Every order with its line: the plain way, for whoever does nothing meanwhile."""
-        for numbered in self._numbered():
-            self._take(numbered)
-            yield numbered
-        self.exhausted = True
-
     def orders(self) -> Iterator[Item] | AsyncIterator[Item]:
-        """Every order, for a stream of them; `lines` knows their lines."""
+        """Every order; `lines` knows their lines."""
         return self._iter_sync() if self._interruptible is None else self._iter_async()
 
     def pop_line(self, index: int) -> int:
         """The line of an order that has its result now: it may be forgotten."""
         return self.lines.pop(index)
 
-    def close(self) -> None:
-        """End the reading, be it in the middle of its waiting, and close what was opened here.
-
-        The loop that took the orders still runs: the thread tells it things to the last.
-        """
+    def stop(self) -> None:
+        """Hand out no more orders, and end the wait for the next one."""
+        self._stopped = True
         if self._interruptible is not None:
             self._interruptible.interrupt()
+
+    def close(self) -> None:
+        """Stop reading, even if blocked, and close what was opened here.
+
+        The loop that took the orders still has to run: the thread uses it to the last.
+        """
+        self.stop()
         if self._reader_thread is not None:
             self._reader_thread.stop()
         self._reader.close()
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _numbered(self) -> Iterator[Numbered]:
         return islice(self._in_workflow(), self.limit)
@@ -307,46 +240,51 @@ class Input:
             return line, attrs.evolve(order, workflow_id=self._workflow_id)
         return numbered
 
-    def _take(self, numbered: Numbered) -> Item:
+    def _deliver(self, numbered: Numbered) -> Item:
         self.last_line, order = numbered
+        # As a stream counts them: from 0, in the order of reading.
+        self.lines[self.read_count] = self.last_line
         self.read_count += 1
         return order
 
-    def _deliver(self, numbered: Numbered) -> Item:
-        # As a stream counts them: from 0, in the order of reading.
-        self.lines[self.read_count] = numbered[0]
-        return self._take(numbered)
-
     def _iter_sync(self) -> Iterator[Item]:
         for numbered in self._numbered():
+            if self._stopped:
+                return
             yield self._deliver(numbered)
         self.exhausted = True
 
     async def _iter_async(self) -> AsyncIterator[Item]:
         self._reader_thread = _ThreadedReader(self._numbered())
         async for numbered in self._reader_thread:
+            if self._stopped:
+                return
             yield self._deliver(numbered)
-        self.exhausted = True
+        self.exhausted = not self._stopped
 
 
 @contextmanager
-def open_input(
-    options: InputOptions, *, limit: int | None = None, workflow_id: int | None = None
-) -> Iterator[Input]:
-    """Open the input that the options of a command name.
-
-    Raises:
-        ConfigurationError: it can't be opened.
-    """
-    reading = ReadOptions.from_options(options)
-    with Input(options.file, reading, limit=limit, workflow_id=workflow_id) as source:
+def open_input(options: InputOptions) -> Iterator[Input]:
+    """Open the input that the options of a command name."""
+    with closing(Input(options)) as source:
         if source.is_terminal:
             say("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
         yield source
 
 
+def _load_mapping(options: InputOptions) -> tuple[dict[str, Any], Path | None]:
+    """The table ``[mapping]`` of the settings with ``--map`` over it, and the table's file."""
+    mapping, path = find_table(options.config, "mapping")
+    from_options = parse_mapping(options.maps)
+    table = mapping.get("products")
+    if isinstance(table, Mapping) and "products" in from_options:
+        # The option says where the products are, and nothing about their fields.
+        from_options["products"] = {**table, "each": from_options["products"]}
+    return {**mapping, **from_options}, path
+
+
 class _InterruptibleReader(io.RawIOBase):
-    """A raw file whose end another thread may bring about."""
+    """A raw file that another thread can end."""
 
     def __init__(self, raw: io.FileIO) -> None:
         self._raw = raw

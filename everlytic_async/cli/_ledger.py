@@ -22,7 +22,15 @@ from everlytic_async.cli._commands import (
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import printable
 from everlytic_async.cli._results import open_private
-from everlytic_async.cli._screen import count_orders, format_duration, make_console, print_lines
+from everlytic_async.cli._screen import (
+    count_lines,
+    count_orders,
+    format_duration,
+    format_time,
+    join_some,
+    make_console,
+    print_lines,
+)
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import Entry, LedgerFile, LedgerSummary, State, storage_keys
 
@@ -42,18 +50,13 @@ _DIED = (
     "`ledger resolve` can mark them"
 )
 _COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at")
-_SHOWN_KEYS = 5
 
 
 # --------------------------------------------------------------------------------------- status
 
 
 def status(options: LedgerFileOptions) -> int:
-    """Show what a ledger holds, and return the exit code.
-
-    Raises:
-        LedgerError: when it can't be read.
-    """
+    """Show what a ledger holds, and return the exit code."""
     with LedgerFile(options.file, must_exist=True) as ledger:
         print_lines(make_console(), _figures(printable(options.file), ledger.summary()))
     return Exit.OK
@@ -63,50 +66,37 @@ def _figures(shown: str, summary: LedgerSummary) -> Iterator[Text | str]:
     counts, total = summary.counts, sum(summary.counts.values())
     hosts = f" for {', '.join(summary.hosts)}" if summary.hosts else ""
     yield f"{shown} knows of {count_orders(total)}{hosts}"
-    width = len(f"{max(counts.values()):,}")
-    for state, (style, meaning) in _MEANING.items():
-        if counts[state]:
-            left_behind = state is State.IN_FLIGHT and not summary.running
-            yield Text.assemble(
-                "  ",
-                (f"{_words(state):<9}", style),
-                (f"  {counts[state]:>{width},}", "bold"),
-                (f"  {_DIED if left_behind else meaning}", "dim"),
-            )
+    yield from count_lines(
+        (
+            state.replace("_", " "),
+            style,
+            counts[state],
+            _DIED if state is State.IN_FLIGHT and not summary.running else meaning,
+        )
+        for state, (style, meaning) in _MEANING.items()
+        if counts[state]
+    )
     if summary.first_at is not None and summary.last_at is not None:
         took_s = summary.last_at - summary.first_at
         rate = f", {total / took_s:,.1f}/s with all pauses" if took_s >= 1 else ""
         yield (
-            f"Recorded from {_time(summary.first_at)} to {_time(summary.last_at)}: "
+            f"Recorded from {format_time(summary.first_at)} to {format_time(summary.last_at)}: "
             f"{format_duration(took_s)}{rate}"
         )
-    match summary.running:
-        case 0:
-            yield "No process is sending with it now."
-        case 1:
-            yield "1 process is sending with it now."
-        case running:
-            yield f"{running} processes are sending with it now."
-
-
-def _words(state: State) -> str:
-    return state.replace("_", " ")
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at).astimezone().isoformat(" ", "seconds")
+    running = summary.running
+    who = (
+        "1 process is"
+        if running == 1
+        else f"{running or 'No'} process{'es are' if running else ' is'}"
+    )
+    yield f"{who} sending with it now."
 
 
 # --------------------------------------------------------------------------------------- export
 
 
 def export(options: ExportOptions) -> int:
-    """Write what a ledger knows of each order, and return the exit code.
-
-    Raises:
-        ConfigurationError: when the output can't be written.
-        LedgerError: when the ledger can't be read.
-    """
+    """Write what a ledger knows of each order, and return the exit code."""
     output = options.output
     states = [State(name.replace("-", "_")) for name in options.states] or list(State)
     with LedgerFile(options.file, must_exist=True) as ledger:
@@ -158,11 +148,7 @@ def _write(rows: Iterable[dict[str, Any]], out: IO[str], format: str) -> None:  
 
 
 def copy(options: CopyOptions) -> int:
-    """Make an independent ledger of another one, and return the exit code.
-
-    Raises:
-        LedgerError: when the one can't be read, or the other can't be made.
-    """
+    """Make an independent ledger of another one, and return the exit code."""
     with LedgerFile(
         options.source, must_exist=True, linked=True, incomplete=options.accept_loss
     ) as ledger:
@@ -176,12 +162,7 @@ def copy(options: CopyOptions) -> int:
 
 
 def resolve(options: ResolveOptions) -> int:
-    """Mark unknown orders as what somebody found out, and return the exit code.
-
-    Raises:
-        ConfigurationError: when it is not said which orders, or as what.
-        LedgerError: when the ledger can't be written.
-    """
+    """Mark unknown orders as what somebody found out, and return the exit code."""
     keys, keys_from, host = options.keys, options.keys_from, options.host
     if options.was_sent == options.send_again:
         raise ConfigurationError("say what you found out: either --sent or --send-again")
@@ -207,12 +188,10 @@ def resolve(options: ResolveOptions) -> int:
     print_lines(make_console(), [f"{count_orders(count)} marked as {done}."])
     if names is None or not missing:
         return Exit.OK
-    shown = ", ".join(printable(names[key]) for key in missing[:_SHOWN_KEYS])
-    more = len(missing) - _SHOWN_KEYS
+    shown = join_some([printable(names[key]) for key in missing])
     say(
         f"{count_orders(len(missing))} left alone, because the ledger has no unknown order "
-        f"of that name: "
-        f"{shown}{f' and {more:,} more' if more > 0 else ''}"
+        f"of that name: {shown}"
     )
     return Exit.FAILED
 

@@ -1,7 +1,7 @@
-"""Where the queue is, and by what right it is used: options, environment, TOML file, NATS context.
+"""Where the queue is, and how it is accessed: options, environment, TOML file, NATS context.
 
-Paths of credentials may be arguments; a password, a token or an address that holds one may not, for
-every user of the machine can read those.
+Paths of credentials may be arguments; a password, a token or an address that holds one may not,
+because every user of the machine can read those.
 """
 
 from __future__ import annotations
@@ -19,25 +19,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
-import typed_settings
 
 from everlytic_async.cli._queue_commands import NatsOptions
-from everlytic_async.cli._settings import load_table
+from everlytic_async.cli._settings import find_table, reject_unknown
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.worker import NatsServer, QueueSettings
 
 __all__ = ["Nats", "load_nats", "load_queue", "nats_arguments"]
 
-_TABLE, _QUEUE = "nats", "queue"
 # EVERLYTIC_NATS_URL, EVERLYTIC_NATS_CONTEXT, EVERLYTIC_NATS_EMBEDDED, EVERLYTIC_NATS_CREDENTIALS,
 # EVERLYTIC_NATS_NKEY, EVERLYTIC_NATS_USER, EVERLYTIC_NATS_PASSWORD, EVERLYTIC_NATS_TOKEN,
 # EVERLYTIC_NATS_TLS_CA, EVERLYTIC_NATS_TLS_CERT, EVERLYTIC_NATS_TLS_KEY
 _PREFIX = "EVERLYTIC_NATS_"
 #: NATS's own default.
 _DEFAULT_URL = "nats://127.0.0.1:4222"
-_WHERE = ("url", "embedded", "context")
+_LOCATIONS = ("url", "embedded", "context")
 # What a context of NATS's own command line may hold, and what it is here.
-_OF_CONTEXT = {
+_CONTEXT_KEYS = {
     "url": "url",
     "creds": "credentials",
     "nkey": "nkey",
@@ -48,17 +46,17 @@ _OF_CONTEXT = {
     "cert": "tls_cert",
     "key": "tls_key",
 }
-_OF_NO_MATTER = {"description", "color_scheme", "name"}
-_CONTEXT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-# What asyncio warns of at the end of each TLS connection of the NATS client; it means nothing.
-_NO_NEWS = "returning true from eof_received() has no effect when using ssl"
-# An answer that takes longer than this is none, in seconds; a worker is more patient.
-_PATIENCE_S = 10.0
+_IGNORED_CONTEXT_KEYS = {"description", "color_scheme", "name"}
+_CONTEXT_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+# asyncio logs this at the end of each TLS connection of the NATS client; it means nothing.
+_TLS_EOF_WARNING = "returning true from eof_received() has no effect when using ssl"
+# An answer that takes longer is given up, in seconds; a worker is more patient.
+_TIMEOUT_S = 10.0
 
 
 @attrs.frozen(kw_only=True)
 class Nats:
-    """Where the queue is, one of the first three, and by what right.
+    """Where the queue is, one of the first three, and how it is accessed.
 
     Attributes:
         url: Addresses of servers, one or more.
@@ -69,25 +67,24 @@ class Nats:
         user: The name of a user.
         password: The user's password.
         token: A token.
-        tls_ca: The path of the certificates of those that may vouch for the server.
+        tls_ca: The path of the certificates of the authorities to trust.
         tls_cert: The path of the certificate to show.
         tls_key: The path of its key.
         allow_plain: Whether a server on another machine may be used without TLS. Only an option
             says so: a settings file that is passed around must not.
     """
 
-    # Any: typed-settings would turn a number into text, and repeat in its message what it can't.
-    url: Any = attrs.field(default=None, repr=False)  # it may hold a password
-    embedded: Any = None
-    context: Any = None
-    credentials: Any = None
-    nkey: Any = None
-    user: Any = None
-    password: Any = attrs.field(default=None, repr=False)
-    token: Any = attrs.field(default=None, repr=False)
-    tls_ca: Any = None
-    tls_cert: Any = None
-    tls_key: Any = None
+    url: str | list[str] | None = attrs.field(default=None, repr=False)  # it may hold a password
+    embedded: str | None = None
+    context: str | None = None
+    credentials: str | None = None
+    nkey: str | None = None
+    user: str | None = None
+    password: str | None = attrs.field(default=None, repr=False)
+    token: str | None = attrs.field(default=None, repr=False)
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
     allow_plain: bool = False
 
 
@@ -97,93 +94,67 @@ _FIELDS = [field.name for field in attrs.fields(Nats) if field.name != "allow_pl
 def load_nats(options: NatsOptions) -> Nats:
     """Load the settings: each from the options, else the environment, else the TOML file.
 
-    Where the queue is, is one thing: who names an address puts aside the directory and the context
-    of a lower place. What a context says of rights comes last of all.
-
-    Args:
-        options: Those of the command; they are called as `Nats`' attributes.
-
-    Raises:
-        ConfigurationError: what is wrong with them.
+    Where the queue is, is one setting: an address replaces the directory and the context of a
+    lower place. What a context says of access comes last of all.
     """
-    from_options = {
-        name: value for name in _FIELDS if (value := getattr(options, name, None)) is not None
-    }
-    if "url" in from_options and _holds_secret(from_options["url"]):
+    table, path = find_table(options.config, "nats")
+    reject_unknown(table, _FIELDS, f"[nats] of {path}")
+    from_options = {name: getattr(options, name, None) for name in _FIELDS}
+    url = from_options["url"]
+    if url is not None and any(
+        "@" in urlsplit(each).netloc or "@" in each for each in url.split(",")
+    ):
         raise ConfigurationError(
             "--nats holds a password or a token, which every user of the machine can read there: "
-            f"set {_PREFIX}URL instead, or url in the table [{_TABLE}]"
-        )
-    table = load_table(options.config, _TABLE)
-    unknown = sorted(table.keys() - set(_FIELDS))
-    if unknown:
-        raise ConfigurationError(
-            f"the table [{_TABLE}] has what is no setting: {', '.join(unknown)}. "
-            f"The settings are {', '.join(_FIELDS)}"
+            f"set {_PREFIX}URL instead, or url in the table [nats]"
         )
     merged: dict[str, Any] = {}
     for place, level in {
-        f"[{_TABLE}]": table,
-        "the environment": _load(typed_settings.EnvLoader(_PREFIX)),
+        "[nats]": table,
+        "the environment": {name: os.environ.get(_PREFIX + name.upper()) for name in _FIELDS},
         "the options": from_options,
     }.items():
-        where = [name for name in _WHERE if name in level]
+        values = {name: value for name, value in level.items() if value is not None}
+        where = [name for name in _LOCATIONS if name in values]
         if len(where) > 1:
             raise ConfigurationError(f"{place}: only one of {', '.join(where)} can be")
         if where:
-            merged = {name: value for name, value in merged.items() if name not in _WHERE}
-        merged.update(level)
-    _check(merged)
+            merged = {name: value for name, value in merged.items() if name not in _LOCATIONS}
+        merged.update(values)
+    _check_texts(merged)
     if "context" in merged:
-        merged = {**_context(merged["context"]), **merged}
+        merged = {**_load_context(merged["context"]), **merged}
     return Nats(**merged, allow_plain=options.allow_plain)
 
 
-def _load(loader: typed_settings.loaders.Loader) -> dict[str, Any]:
-    found = attrs.asdict(typed_settings.load_settings(Nats, [loader]))
-    return {name: found[name] for name in _FIELDS if found[name] is not None}
-
-
-def _check(values: Mapping[str, Any]) -> None:
+def _check_texts(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         texts = value if name == "url" and isinstance(value, list) and value else [value]
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ConfigurationError(f"{name} of the settings of NATS must be text, and not blank")
 
 
-def _holds_secret(url: str) -> bool:
-    return any("@" in urlsplit(each).netloc or "@" in each for each in url.split(","))
-
-
-def _context(name: str) -> dict[str, Any]:
-    """What a context of NATS's own command line says.
-
-    Raises:
-        ConfigurationError: there is none, or it asks for what is not known here.
-    """
-    if not _CONTEXT.fullmatch(name):
-        raise ConfigurationError(f"{name!r} is no name of a NATS context")
+def _load_context(name: str) -> dict[str, Any]:
+    """What a context of NATS's own command line says."""
+    if not _CONTEXT_NAME.fullmatch(name):
+        raise ConfigurationError(f"{name!r} is not the name of a NATS context")
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     path = Path(home, "nats", "context", f"{name}.json")
     try:
-        held = json.loads(path.read_text("utf-8"))
+        context = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigurationError(
             f"the NATS context {name} can't be read from {path}: {error.strerror}"
         ) from error
     except ValueError as error:
-        raise ConfigurationError(f"{path} is not JSON") from error  # not its words: it may quote
-    if not isinstance(held, dict):
-        raise ConfigurationError(f"{path} is no NATS context")
-    held = {key: value for key, value in held.items() if value not in ("", None, False)}
-    unknown = sorted(held.keys() - _OF_CONTEXT.keys() - _OF_NO_MATTER)
-    if unknown:
-        raise ConfigurationError(
-            f"the NATS context {name} has what is not known here: {', '.join(unknown)}. "
-            f"Known are {', '.join(_OF_CONTEXT)}"
-        )
-    found = {ours: held[theirs] for theirs, ours in _OF_CONTEXT.items() if theirs in held}
-    _check(found)
+        raise ConfigurationError(f"{path} is not JSON") from error  # its message may quote
+    if not isinstance(context, dict):
+        raise ConfigurationError(f"{path} is not a NATS context")
+    context = {key: value for key, value in context.items() if value not in ("", None, False)}
+    known = [*_CONTEXT_KEYS, *_IGNORED_CONTEXT_KEYS]
+    reject_unknown(context, known, f"the NATS context {name}")
+    found = {ours: context[theirs] for theirs, ours in _CONTEXT_KEYS.items() if theirs in context}
+    _check_texts(found)
     for key in ("credentials", "nkey", "tls_ca", "tls_cert", "tls_key"):
         if key in found:
             found[key] = os.path.expanduser(found[key])  # noqa: PTH111 - as text
@@ -191,19 +162,10 @@ def _context(name: str) -> dict[str, Any]:
 
 
 def load_queue(config: str | None, store: str) -> QueueSettings:
-    """Load what the queue is called and holds, for one store, from the table ``[queue]``.
-
-    Raises:
-        ConfigurationError: a setting is wrong, or there is none of that name.
-    """
-    table = load_table(config, _QUEUE)
+    """Load what the queue is called and holds, for one store, from the table ``[queue]``."""
+    table, path = find_table(config, "queue")
     known = [field.name for field in attrs.fields(QueueSettings) if field.name != "store"]
-    unknown = sorted(table.keys() - set(known))
-    if unknown:
-        raise ConfigurationError(
-            f"the table [{_QUEUE}] has what is no setting: {', '.join(unknown)}. "
-            f"The settings are {', '.join(known)}"
-        )
+    reject_unknown(table, known, f"[queue] of {path}")
     # The file is read with exact decimals, for the prices of a mapping.
     plain: dict[str, Any] = {
         name: float(value) if isinstance(value, Decimal) else value for name, value in table.items()
@@ -213,17 +175,13 @@ def load_queue(config: str | None, store: str) -> QueueSettings:
 
 @asynccontextmanager
 async def nats_arguments(
-    nats: Nats, *, timeout_s: float = _PATIENCE_S
+    nats: Nats, *, timeout_s: float = _TIMEOUT_S
 ) -> AsyncIterator[dict[str, Any]]:
-    """The arguments of `everlytic_async.worker.OrderQueue` that say where and by what right.
+    """The arguments of `everlytic_async.worker.OrderQueue` that say where and how to connect.
 
     A private server runs for as long as this lasts, where it does not run already.
-
-    Raises:
-        ConfigurationError: a file can't be used.
-        QueueError: a private server does not start.
     """
-    logging.getLogger("asyncio").addFilter(_is_news)
+    logging.getLogger("asyncio").addFilter(_drop_tls_eof_warning)
     arguments: dict[str, Any] = {
         "user_credentials": _readable(nats.credentials),
         "nkeys_seed": _readable(nats.nkey),
@@ -236,15 +194,15 @@ async def nats_arguments(
     }
     if nats.embedded is not None:
         async with NatsServer.join_or_start(nats.embedded, token=nats.token) as url:
-            # The token of the server that runs is in the address, whoever started it.
+            # The address has the token, also where another command started the server.
             yield {"servers": url, **arguments, "token": None}
         return
     urls = nats.url if isinstance(nats.url, list) else (nats.url or _DEFAULT_URL).split(",")
     yield {"servers": [url.strip() for url in urls], **arguments}
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    return record.msg != _NO_NEWS
+def _drop_tls_eof_warning(record: logging.LogRecord) -> bool:
+    return record.msg != _TLS_EOF_WARNING
 
 
 def _readable(path: str | None) -> str | None:

@@ -1,28 +1,19 @@
-"""After a run: its exit code, and what to do next, with the command to copy."""
+"""What to do next after a run, with the command to copy."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
 
-from everlytic_async.cli._exit import Exit
 from everlytic_async.cli._input import printable
 from everlytic_async.cli._options import ResultsOptions
 from everlytic_async.cli._results import APPEND_OPTION
 from everlytic_async.cli._screen import count_orders
 from everlytic_async.cli._tally import Tally
+from everlytic_async.ledger import State
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["advise", "exit_code"]
-
-
-def exit_code(tally: Tally) -> Exit:
-    """The exit code that the outcomes ask for; see `Exit`."""
-    if tally.to_send:
-        return Exit.FAILED
-    if tally.unknown or tally.to_correct:
-        return Exit.NEEDS_PERSON
-    return Exit.OK
+__all__ = ["advise"]
 
 
 def advise(
@@ -53,11 +44,9 @@ def advise(
             )
         return
     file, again = shlex.quote(ledger), _run_again(options, words)
-    if tally.in_flight and not tally.counts[Outcome.NOT_SENT]:
-        yield (
-            f"{_they(tally.in_flight)} being sent by another process. When that has ended:\n"
-            f"  {again}"
-        )
+    in_flight = tally.skipped[State.IN_FLIGHT]
+    if in_flight and not tally.counts[Outcome.NOT_SENT]:
+        yield (f"{_they(in_flight)} being sent by another process. When that has ended:\n  {again}")
     elif tally.to_send or not all_read:
         yield f"To send the rest, run it again; what was sent is not sent again:\n  {again}"
     if forced:

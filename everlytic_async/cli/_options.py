@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -52,6 +52,7 @@ _PANELS = (
     "Settings and results",
     "More",
 )
+# Each order in flight has a connection, and no address takes more of them than there are ports.
 _MAX_CONNECTIONS = 65_535
 
 # ------------------------------------------------------------------------------ how to declare
@@ -103,13 +104,13 @@ def command(
         name: How it is called.
         options_type: Its options.
         function: What runs, as ``module.function`` of this package, imported not before. It takes
-            the options, and returns the exit code.
+            the options, and returns the exit code. It may be a coroutine function.
         help: What it does.
         extra: The package that it needs, and the extra of the same name.
     """
 
     def run(*, debug: bool, **values: Any) -> None:
-        handle_errors(lambda: _load(function, extra)(options_type(**values)), debug=debug)
+        handle_errors(lambda: _run(function, options_type(**values), extra), debug=debug)
 
     decorated: Callable[..., Any] = run
     for decorator in reversed(_decorators(options_type)):
@@ -117,14 +118,15 @@ def command(
     group.command(name, help=help)(decorated)
 
 
-def _load(function: str, extra: str | None) -> Callable[[Any], int]:
+def _run(function: str, values: Any, extra: str | None) -> int:
     if extra is not None and find_spec(extra) is None:
         raise ConfigurationError(
             f"a queue needs more packages: pip install 'everlytic-async[cli,{extra}]'"
         )
     module, name = function.split(".")
-    loaded: Callable[[Any], int] = getattr(import_module(f"{__package__}.{module}"), name)
-    return loaded
+    code: int | Coroutine[Any, Any, int]
+    code = getattr(import_module(f"{__package__}.{module}"), name)(values)
+    return code if isinstance(code, int) else import_module("asyncio").run(code)
 
 
 def _decorators(options_type: type[Any]) -> list[Callable[..., Any]]:
@@ -189,21 +191,6 @@ class Number(click.FloatRange):
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
-
-
-class _Connections(click.IntRange):
-    """Says why there is an upper bound."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if number > _MAX_CONNECTIONS:
-            self.fail(
-                f"{value} is more than {_MAX_CONNECTIONS}: each order in flight has a connection, "
-                "and no address takes more of them than there are ports.",
-                param,
-                ctx,
-            )
         return number
 
 
@@ -272,7 +259,7 @@ class InputOptions(ConfigOptions, ProgressOptions):
     until: str | None = _reading("Leave out orders at that time or after it.", metavar="TIME")
     include: tuple[str, ...] = _reading(
         "Include orders of a shop's export that are left out otherwise: cancelled, refunded, "
-        "failed, unpaid, draft, trash, voided, test, fraud; or all. May be given several times.",
+        "failed, unpaid, draft, trash, voided, test, fraud; or all. May be repeated.",
         default=(),
         metavar="REASON",
     )
@@ -331,7 +318,7 @@ class SendingOptions(ConfigOptions):
 
     concurrency: int = _sending(
         "How many orders may be in flight at once.",
-        type=_Connections(min=1),
+        type=click.IntRange(1, _MAX_CONNECTIONS),
         metavar="N",
         default=32,
     )

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from itertools import islice
 
 import attrs
 
 from everlytic_async import EverlyticClient
+from everlytic_async.cli._client import find_proxy, proxy_host
 from everlytic_async.cli._commands import SendOptions
-from everlytic_async.cli._forecast import Forecast, LedgerChoice
-from everlytic_async.cli._input import Input, Numbered, printable
+from everlytic_async.cli._forecast import CHUNK, Forecast, LedgerChoice
+from everlytic_async.cli._input import Input, Item, printable
 from everlytic_async.cli._progress import Bar
-from everlytic_async.cli._proxy import find_proxy, proxy_host
-from everlytic_async.cli._screen import count_orders, format_duration
+from everlytic_async.cli._screen import count_orders, format_duration, join_some, open_terminal
 from everlytic_async.cli._settings import Account
 from everlytic_async.cli._tally import Tally
-from everlytic_async.cli._terminal import open_terminal
 from everlytic_async.errors import SkippedError
-from everlytic_async.ledger import State
+from everlytic_async.ledger import LedgerFile, State
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["InputCount", "confirm", "plan_lines"]
+__all__ = ["InputCount", "confirm", "count_input", "plan_lines"]
 
 #: With more orders than this, a person is asked.
 _CONFIRM_ABOVE = 1000
-_MAX_WORKFLOWS = 5
 #: What the ledger has skipped, in words.
 _SKIPPED = {
     State.SENT: "sent before",
@@ -45,66 +44,39 @@ class InputCount:
     """How many orders of the input will be sent, and to which workflows.
 
     Attributes:
-        to_send: Those that will be sent.
-        skipped: Those that the ledger has skipped, by what it knows of them.
-        invalid: Those that are not valid.
-        filtered: Those that are left out.
+        tally: By outcome: ``NOT_SENT`` are those that will be sent.
+        filtered: How many are left out.
         workflows: How many of those to send name which workflow; None if they name none.
         notes: What the ledger knows of these orders elsewhere.
     """
 
-    to_send: int = 0
-    skipped: Counter[State] = attrs.Factory(Counter)
-    invalid: int = 0
+    tally: Tally = attrs.Factory(Tally)
     filtered: int = 0
     workflows: Counter[int | None] = attrs.Factory(Counter)
     notes: tuple[str, ...] = ()
 
-    def add(
-        self,
-        orders: Iterable[tuple[Numbered, SkippedError | None]],
-        source: Input,
-        *,
-        progress: bool,
-    ) -> None:
-        """Count these orders of an input, with a progress bar.
+    @property
+    def to_send(self) -> int:
+        """How many will be sent."""
+        return self.tally.counts[Outcome.NOT_SENT]
 
-        Args:
-            orders: Each order, and why it would be skipped.
-            source: The input.
-            progress: Whether a progress bar may be shown.
-        """
-        tally = Tally()
-        filtered = source.filtered  # of this pass: it grows, and remains when the pass has ended
-        names = {Outcome.NOT_SENT: "orders", Outcome.INVALID: "invalid"}
-        bar = Bar("Counting", tally, names, enabled=progress, transient=True)
-        bar.start()
-        try:
-            for (_line, order), skipped in orders:
-                outcome = Outcome.NOT_SENT
-                if skipped is not None:
-                    self.skipped[State(str(skipped.state))] += 1
-                elif isinstance(order, Order):
-                    self.to_send += 1
-                    self.workflows[order.workflow_id] += 1
-                else:
-                    self.invalid += 1
-                    outcome = Outcome.INVALID
-                tally.add(outcome, 0)
-                self.filtered = sum(filtered.values())
-                bar.draw()
-            if tally.total != source.limit:
-                self.filtered = sum(filtered.values())  # with those after the last order
-        finally:
-            bar.stop()
+    def add(self, order: Item, skipped: SkippedError | None) -> None:
+        """Count an order; `skipped` is why it would be."""
+        if skipped is not None:
+            self.tally.add(Outcome.SKIPPED, 0, skipped)
+        elif isinstance(order, Order):
+            self.tally.add(Outcome.NOT_SENT, 0)
+            self.workflows[order.workflow_id] += 1
+        else:
+            self.tally.add(Outcome.INVALID, 0)
 
     def describe(self) -> str:
         """The numbers in words."""
         rest = [
             f"{number:,} {what}"
             for number, what in (
-                *((self.skipped[state], words) for state, words in _SKIPPED.items()),
-                (self.invalid, "not valid"),
+                *((self.tally.skipped[state], words) for state, words in _SKIPPED.items()),
+                (self.tally.counts[Outcome.INVALID], "not valid"),
                 (self.filtered, "left out"),
             )
             if number
@@ -120,34 +92,49 @@ def confirm(
     source: Input,
 ) -> bool:
     """Show the plan and ask, if there is much to send and a terminal to ask at."""
-    if source.is_terminal:
+    if source.is_terminal or (source.limit or _CONFIRM_ABOVE + 1) <= _CONFIRM_ABOVE:
         return True
     with open_terminal() as terminal:
         if terminal is None:
             return True
-        count = _count(options, client, ledger, source)
+        count = asyncio.run(count_input(options, client, ledger, source))
         number = options.limit if count is None else count.to_send
         if number is not None and number <= _CONFIRM_ABOVE:
             return True
-        return terminal.confirm(plan_lines(options, account, ledger, source, count), "Send them?")
+        reader, writer = terminal
+        writer.writelines(f"{x}\n" for x in plan_lines(options, account, ledger, source, count))
+        writer.write("Send them? [y/N] ")
+        writer.flush()
+        return reader.readline().strip().lower() in ("y", "yes")
 
 
-def _count(
+async def count_input(
     options: SendOptions, client: EverlyticClient, ledger: LedgerChoice | None, source: Input
 ) -> InputCount | None:
-    """Compare the input with the ledger; None if it can't be read twice, or is small anyway."""
-    if not source.is_seekable or (source.limit or _CONFIRM_ABOVE + 1) <= _CONFIRM_ABOVE:
+    """Compare the input with the ledger; None if it can't be read twice."""
+    if not source.is_seekable:
         return None
     count = InputCount()
+    names = {Outcome.NOT_SENT: "orders", Outcome.INVALID: "invalid"}
+    bar = Bar("Counting", count.tally, names, enabled=options.progress, transient=True)
     with ExitStack() as stack:
+        forecast = None
+        if ledger is not None and not ledger.is_new:
+            file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
+            forecast = Forecast(file, client, options.resend)
         orders = islice(stack.enter_context(closing(source.first_pass())), source.limit)
-        if ledger is None or ledger.is_new:
-            count.add(((each, None) for each in orders), source, progress=options.progress)
-        else:
-            resend = [Outcome(name) for name in options.resend]
-            known = stack.enter_context(Forecast(ledger.path, client, resend))
-            count.add(known.predict(orders), source, progress=options.progress)
-            count.notes = tuple(known.notes())
+        filtered = source.filtered  # of this pass: it grows
+        bar.start()
+        stack.callback(bar.stop)
+        while chunk := [order for _line, order in islice(orders, CHUNK)]:
+            skipped = (
+                [None] * len(chunk) if forecast is None else await forecast.find_skipped(chunk)
+            )
+            for order, reason in zip(chunk, skipped, strict=True):
+                count.add(order, reason)
+            bar.draw()
+        count.filtered = sum(filtered.values())
+        count.notes = () if forecast is None else tuple(forecast.notes())
     return count
 
 
@@ -191,12 +178,12 @@ def _workflow(options: SendOptions, count: InputCount | None) -> str:
         return "none is named: Everlytic chooses (--workflow-id)"
     if len(workflows) == 1:
         return str(next(iter(workflows)))
-    shown = [
-        f"{'none' if workflow is None else workflow} for {number:,}"
-        for workflow, number in workflows.most_common(_MAX_WORKFLOWS)
-    ]
-    more = len(workflows) - _MAX_WORKFLOWS
-    return ", ".join(shown) + (f", and {more:,} more" if more > 0 else "")
+    return join_some(
+        [
+            f"{'none' if workflow is None else workflow} for {number:,}"
+            for workflow, number in workflows.most_common()
+        ]
+    )
 
 
 def _rate(options: SendOptions, count: InputCount | None) -> str:

@@ -1,4 +1,4 @@
-"""The progress bar.
+"""The progress bar, and the pacing in a few words for it.
 
 Its numbers come from two places: how many orders have which outcome from the `Tally` of the run,
 how many are expected from the `Input`. rich works out the rate and the time left.
@@ -7,6 +7,7 @@ how many are expected from the `Input`. rich works out the rate and the time lef
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,14 +24,17 @@ from rich.progress import (
 from everlytic_async.cli._screen import SEND_LABELS, make_console
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import printable
+from everlytic_async.events import CoolDown, Event, OutageEnded, RateChanged
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["Bar"]
+__all__ = ["Bar", "PacingStatus"]
 
 _REFRESH_S = 0.1
 # The rate and the time left are those of the last seconds.
 _RATE_PERIOD_S = 10.0
 _BAR_WIDTH = 24
+# A shorter pause is over before anybody has read about it.
+_MIN_SHOWN_S = 0.5
 
 
 class Bar:
@@ -93,12 +97,9 @@ class Bar:
         """Show it."""
         self._progress.start()
 
-    def set_title(self, title: str) -> None:
-        """Say that something else is going on now."""
+    def announce(self, title: str, message: str) -> None:
+        """Print a line above the bar, which has another title from now on."""
         self._progress.update(self._task, description=title)
-
-    def print(self, message: str) -> None:
-        """Print a line above the bar."""
         self._progress.console.print(printable(message))
 
     def draw(self) -> None:
@@ -153,3 +154,37 @@ class Bar:
             if (count := self._tally.counts[outcome]) or not place:
                 style = SEND_LABELS[outcome][1] if place else "green"
                 yield f"[{style}]{count:,}[/] {label}"
+
+
+class PacingStatus:
+    """A hook for the client's events: why nothing is sent at present, or the limit in use.
+
+    Args:
+        clock: The clock of the events, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pause: CoolDown | None = None
+        self._limit: float | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Handle an event."""
+        match event:
+            case CoolDown() if event.wait_s >= _MIN_SHOWN_S or event.status is None:
+                self._pause = event
+            case OutageEnded():
+                self._pause = None
+            case RateChanged():
+                self._limit = event.limit
+
+    @property
+    def text(self) -> str:
+        """A few words for the progress bar; empty where there is nothing to say."""
+        if self._pause is not None:
+            left_s = self._pause.at + self._pause.wait_s - self._clock()
+            if left_s > 0:
+                return f"waits {math.ceil(left_s)} s: {self._pause.reason}"
+            if self._pause.status is None:
+                return f"tries again: {self._pause.reason}"
+        return "" if self._limit is None else f"limit about {self._limit:,.0f}/s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -22,13 +21,20 @@ from everlytic_async.cli._queue_commands import (
     SelectOptions,
     StatusOptions,
 )
-from everlytic_async.cli._screen import count_orders, make_console, print_lines
+from everlytic_async.cli._screen import (
+    count_lines,
+    count_orders,
+    format_time,
+    join_some,
+    make_console,
+    print_lines,
+)
 from everlytic_async.cli._settings import (
     DEFAULT_STORE,
     QUEUE_TABLES,
     announce,
-    stores_of,
-    the_store,
+    configured_stores,
+    resolve_store,
 )
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.outcomes import Outcome
@@ -51,16 +57,8 @@ async def _connect(options: NatsOptions) -> AsyncIterator[Callable[[str], OrderQ
 # --------------------------------------------------------------------------------------- status
 
 
-def status(options: StatusOptions) -> int:
-    """Show what is in the queue of each store, and return the exit code.
-
-    Raises:
-        QueueError: the queue can't be reached.
-    """
-    return asyncio.run(_status(options))
-
-
-async def _status(options: StatusOptions) -> int:
+async def status(options: StatusOptions) -> int:
+    """Show what is in the queue of each store, and return the exit code."""
     async with _connect(options) as make_queue:
         stores = await _stores(options, make_queue)
         async with make_queue(stores[0]) as queue:
@@ -89,7 +87,7 @@ async def _stores(options: QueueOptions, make_queue: Callable[[str], OrderQueue]
     """
     if options.stores:
         return list(dict.fromkeys(options.stores))
-    known = stores_of(options.config)
+    known = configured_stores(options.config)
     async with make_queue((*known, DEFAULT_STORE)[0]) as queue:
         return list(dict.fromkeys([*known, *await queue.stores()])) or [DEFAULT_STORE]
 
@@ -105,12 +103,10 @@ def _status_lines(found: QueueStatus, workers: Sequence[WorkerInfo]) -> Iterator
         ("dead", found.dead, "a person has to decide: everlytic-async queue dead"),
         ("workers", len(workers), f"{found.idle_workers:,} waiting for an order"),
     ]
-    width = max(len(f"{count:,}") for _name, count, _meaning in rows)
-    for name, count, meaning in rows:
-        shown = meaning if count or name == "workers" else ""
-        yield Text.assemble(
-            f"  {name:<9}", (f"  {count:>{width},}", "bold"), (f"  {shown}".rstrip(), "dim")
-        )
+    yield from count_lines(
+        (name, "", count, meaning if count or name == "workers" else "")
+        for name, count, meaning in rows
+    )
     for worker in workers:
         state = "stopping" if worker.stopping else worker.last_error or "sending"
         yield f"    {worker.name}: {worker.in_flight:,} in flight, {worker.sent:,} sent; {state}"
@@ -119,16 +115,8 @@ def _status_lines(found: QueueStatus, workers: Sequence[WorkerInfo]) -> Iterator
 # ----------------------------------------------------------------------------------------- dead
 
 
-def dead(options: DeadOptions) -> int:
-    """Show the dead letters of a store, and return the exit code.
-
-    Raises:
-        QueueError: the queue can't be reached.
-    """
-    return asyncio.run(_dead(options))
-
-
-async def _dead(options: DeadOptions) -> int:
+async def dead(options: DeadOptions) -> int:
+    """Show the dead letters of a store, and return the exit code."""
     not_json = 0
     async with _connect(options) as make_queue:
         for store in await _stores(options, make_queue):
@@ -152,11 +140,10 @@ async def _dead(options: DeadOptions) -> int:
 
 
 def _line(letter: DeadLetter) -> Text:
-    at = datetime.fromtimestamp(letter.created_at).astimezone().isoformat(" ", "seconds")
     attempts = "1 attempt" if letter.attempts == 1 else f"{letter.attempts} attempts"
     return Text.assemble(
         (f"{letter.id}", "bold"),
-        f"  {at}  ",
+        f"  {format_time(letter.created_at)}  ",
         (str(letter.outcome), _STYLES.get(letter.outcome, "")),
         f"  {letter.key or '(no order)'}  {letter.reason} ({attempts})",
     )
@@ -209,24 +196,14 @@ def _write(line: str) -> None:
 # ------------------------------------------------------------------------------ redrive and drop
 
 
-def redrive(options: SelectOptions) -> int:
-    """Put dead letters back into the queue, and return the exit code.
-
-    Raises:
-        ConfigurationError: none is selected.
-        QueueError: the queue can't be reached; what was put back before is.
-    """
-    return asyncio.run(_apply(options, OrderQueue.redrive, "put back, for a worker to send"))
+async def redrive(options: SelectOptions) -> int:
+    """Put dead letters back into the queue, and return the exit code."""
+    return await _apply(options, OrderQueue.redrive, "put back, for a worker to send")
 
 
-def drop(options: SelectOptions) -> int:
-    """Delete dead letters, and return the exit code.
-
-    Raises:
-        ConfigurationError: none is selected.
-        QueueError: the queue can't be reached; what was deleted before is.
-    """
-    return asyncio.run(_apply(options, OrderQueue.drop, "deleted, and not sent"))
+async def drop(options: SelectOptions) -> int:
+    """Delete dead letters, and return the exit code."""
+    return await _apply(options, OrderQueue.drop, "deleted, and not sent")
 
 
 async def _apply(
@@ -242,7 +219,7 @@ async def _apply(
         raise ConfigurationError("--outcome is for --all: numbers say which")
     async with AsyncExitStack() as stack:
         make_queue = await stack.enter_async_context(_connect(options))
-        store = the_store(options.config, options.store)
+        store = resolve_store(options.config, options.store)
         queue = await stack.enter_async_context(make_queue(store))
         selection = list(dict.fromkeys(ids)) or [
             letter.id
@@ -256,7 +233,5 @@ async def _apply(
     if not ids:
         say(f"{count_orders(len(missing))} of those: another command did it at the same time")
         return Exit.OK
-    shown = ", ".join(map(str, missing[:_MAX_SHOWN]))
-    more = len(missing) - _MAX_SHOWN
-    say(f"{store} has no dead letter {shown}{f', and {more:,} more' if more > 0 else ''}")
+    say(f"{store} has no dead letter {join_some(missing)}")
     return Exit.FAILED

@@ -36,8 +36,8 @@ __all__ = [
 
 _NATS_HELP = """\
 The queue is on a NATS server with JetStream: at nats://127.0.0.1:4222, or as --nats,
-EVERLYTIC_NATS_URL, or url in the table [nats] of the TOML file says. --embedded DIR needs no server
-of yours: it uses the private one that runs in DIR, or starts one, which ends with this command; the
+EVERLYTIC_NATS_URL, or url in the table [nats] of the TOML file says. --embedded DIR needs no other
+server: it uses the private one that runs in DIR, or starts one, which ends with this command; the
 data stays in DIR. Only your own commands get in, by a token that is stored in DIR. A password or a
 token comes from the environment (EVERLYTIC_NATS_USER, EVERLYTIC_NATS_PASSWORD,
 EVERLYTIC_NATS_TOKEN), the TOML file, or a NATS context.

@@ -1,10 +1,13 @@
-"""One run of `send` or `enqueue` over an input: results, progress, signals, summary, exit code."""
+"""One run of a command over its input: results, progress, signals, summary, exit code."""
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.text import Text
 
@@ -19,16 +22,15 @@ from everlytic_async.cli._screen import (
     print_lines,
     reason_lines,
 )
-from everlytic_async.cli._signals import Signals
-from everlytic_async.cli._tally import Tally
+from everlytic_async.cli._tally import REASONS, Tally
 from everlytic_async.errors import EverlyticError
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["Run", "no_orders", "warn_of_unmatched"]
+__all__ = ["Run", "Signals"]
 
 
 class Run(ABC):
-    """A subclass moves the orders; the rest is the same for both commands.
+    """A subclass moves the orders; the rest is the same for all.
 
     Args:
         source: The orders.
@@ -37,11 +39,19 @@ class Run(ABC):
         destination: Where the orders go, for the summary.
         labels: By outcome: what it is called, its style, and what it means.
         progress: Whether a progress bar may be shown.
+        max_reasons: How many reasons to show for an outcome.
 
     Attributes:
         input_error: Why reading ended before the end of the input; None if it did not.
         error: Why the run ended early, in words; None if it did not.
     """
+
+    #: What to say at the first signal.
+    interrupted = (
+        "Interrupted: no more orders are read; waiting for those in flight. Again to exit at once."
+    )
+    #: The exit code where a part of the input can't be read.
+    input_error_code = Exit.FAILED
 
     def __init__(
         self,
@@ -52,19 +62,20 @@ class Run(ABC):
         destination: str,
         labels: Mapping[Outcome, tuple[str, str, str]],
         progress: bool,
+        max_reasons: int = REASONS,
     ) -> None:
         self.source = source
-        self.tally = Tally()
+        self.tally = Tally(max_reasons)
+        self.names = {outcome: name for outcome, (name, _style, _meaning) in labels.items()}
         self.input_error: BaseException | None = None
         self.error: str | None = None
         self._results = results
         self._destination = destination
         self._labels = labels
-        self._names = {outcome: name for outcome, (name, _style, _meaning) in labels.items()}
         self._bar = Bar(
             title,
             self.tally,
-            self._names,
+            self.names,
             enabled=progress,
             expected=source.expected,
             note=self.note,
@@ -86,16 +97,24 @@ class Run(ABC):
         """End the process at once: the second signal."""
 
     @abstractmethod
-    def note(self) -> str:
-        """A few words about the present state, for the progress bar."""
-
-    @abstractmethod
     def advise(self) -> Iterator[str]:
         """What to do next, after the summary."""
 
     @abstractmethod
     def judge(self) -> int:
         """The exit code of a run that ended by itself."""
+
+    def note(self) -> str:
+        """A few words about the present state, for the progress bar."""
+        return ""
+
+    def result_name(self, outcome: Outcome) -> str:
+        """What the results call an outcome."""
+        return str(outcome)
+
+    def headline(self) -> str:
+        """What the summary starts with."""
+        return f"{count_orders(self.tally.total)} from {self.source.name} to {self._destination}"
 
     @property
     def elapsed_s(self) -> float:
@@ -121,17 +140,21 @@ class Run(ABC):
         attempts: int = 0,
         error: EverlyticError | str | None = None,
         duplicate_risk: bool = False,
+        note: str | None = None,
     ) -> int:
-        """Count a result and write its line; return where the order is in the input."""
+        """Count a result and write its line; return where the order is in the input.
+
+        `note` is for the results where there is no error.
+        """
         line = self.source.pop_line(index)
-        self.tally.add(outcome, line, error, duplicate_risk=duplicate_risk)
+        self.tally.add(outcome, line, error, key=key, duplicate_risk=duplicate_risk)
         written = self._results.write(
             index=index,
             line=line,
             key=key,
-            outcome=self._names[outcome].replace(" ", "_"),
+            outcome=self.result_name(outcome),
             attempts=attempts,
-            error=error,
+            error=error or note,
             duplicate_risk=duplicate_risk,
         )
         if not written:
@@ -144,7 +167,11 @@ class Run(ABC):
         self._results.close()
         self._summarize()
         source = self.source
-        warn_of_unmatched(source)
+        if source.read_count and source.never_set:
+            say(
+                f"Warning: the mapping for {', '.join(sorted(source.never_set))} matched nothing "
+                "in any order. Check the column name."
+            )
         if self._summary_error is not None:
             say(f"Error: {self._summary_error}. The orders are as the summary above says.")
         for problem in (self._describe_input_error(), self.error, self._results.fault):
@@ -165,14 +192,19 @@ class Run(ABC):
         return message
 
     def _exit_code(self) -> int:
+        source = self.source
         if self.signals.received is not None:
             return 128 + self.signals.received
         if self.input_error is not None:
-            return Exit.FAILED if self.source.read_count else Exit.USAGE
+            return self.input_error_code if source.read_count else Exit.USAGE
         if self._results.fault or self._summary_error:
             return Exit.FAILED
         if not self.tally.total and self.error is None:
-            say(no_orders(self.source))
+            say(
+                f"All orders of {source.name} are left out: nothing to do."
+                if source.filtered
+                else f"There is no order in {source.name}: nothing to do."
+            )
         return self.judge()
 
     def _summarize(self) -> None:
@@ -186,36 +218,50 @@ class Run(ABC):
 
     def summary(self) -> Iterator[Text | str]:
         """The counts and reasons."""
-        seconds, total = self.elapsed_s, self.tally.total
+        seconds, total, source = self.elapsed_s, self.tally.total, self.source
         rate = f", {total / seconds:,.0f}/s" if seconds >= 1 else ""
-        source = self.source
-        yield (
-            f"{count_orders(total)} from {source.name} to {self._destination} in "
-            f"{seconds:.1f} s{rate}"
-        )
+        yield f"{self.headline()} in {seconds:.1f} s{rate}"
         yield from outcome_lines(self.tally, source.filtered, self._labels)
         yield from reason_lines(self.tally, source.place, self._labels)
 
     def _drain(self) -> None:
         self.stop("interrupted")
-        self._bar.set_title("Finishing")
-        self._bar.print(
-            "Interrupted: no more orders are read; waiting for those in flight. "
-            "Again to exit at once."
-        )
+        self._bar.announce("Finishing", self.interrupted)
 
 
-def no_orders(source: Input) -> str:
-    """What to say about an input without an order."""
-    if source.filtered:
-        return f"All orders of {source.name} are left out: nothing to do."
-    return f"There is no order in {source.name}: nothing to do."
+class Signals:
+    """Handles Ctrl-C and SIGTERM, except where they are ignored since the process started.
 
+    Args:
+        drain: Called for the first one.
+        exit_now: Called for every further one.
 
-def warn_of_unmatched(source: Input) -> None:
-    """Warn of fields whose mapping matched nothing."""
-    if source.read_count and source.never_set:
-        say(
-            f"Warning: the mapping for {', '.join(sorted(source.never_set))} matched nothing in "
-            "any order. Check the column name."
-        )
+    Attributes:
+        received: The first one; None as long as there was none.
+    """
+
+    def __init__(self, drain: Callable[[], None], exit_now: Callable[[], None]) -> None:
+        self._drain = drain
+        self._exit_now = exit_now
+        self.received: signal.Signals | None = None
+
+    @contextmanager
+    def install(self) -> Iterator[None]:
+        """Handle them on the running loop while the context lasts."""
+        loop = asyncio.get_running_loop()
+        both = (signal.SIGINT, signal.SIGTERM)
+        installed = [each for each in both if signal.getsignal(each) is not signal.SIG_IGN]
+        for number in installed:
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in installed:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self.received is None:
+            self.received = number
+            self._drain()
+        else:
+            self._exit_now()

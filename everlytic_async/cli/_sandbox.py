@@ -11,8 +11,8 @@ from rich.text import Text
 
 from everlytic_async.cli._commands import SandboxOptions
 from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._run import Signals
 from everlytic_async.cli._screen import make_console, print_lines
-from everlytic_async.cli._signals import Signals
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sandbox import Faults, Sandbox
 
@@ -22,11 +22,7 @@ _REFRESH_S = 0.2
 
 
 def serve(options: SandboxOptions) -> int:
-    """Serve until the first Ctrl-C or SIGTERM, and show the counts.
-
-    Raises:
-        ConfigurationError: when it can't listen there, or the faults make no sense.
-    """
+    """Serve until the first Ctrl-C or SIGTERM, and show the counts."""
     try:
         faults = Faults(
             **{

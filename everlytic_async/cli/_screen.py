@@ -1,4 +1,4 @@
-"""Lines on a console: the summary of a run and the reasons of its failures.
+"""What a person sees: lines on a console, the summary of a run, a terminal to ask at.
 
 Colours are for terminals only: rich decides.
 """
@@ -6,8 +6,12 @@ Colours are for terminals only: rich decides.
 from __future__ import annotations
 
 import math
+import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import IO
 
 from rich.console import Console
 from rich.text import Text
@@ -21,10 +25,16 @@ from everlytic_async.sources import REASONS
 __all__ = [
     "LABELS",
     "SEND_LABELS",
+    "count_lines",
     "count_orders",
     "flush",
     "format_duration",
+    "format_time",
+    "has_terminal",
+    "join_some",
     "make_console",
+    "notes",
+    "open_terminal",
     "outcome_lines",
     "print_lines",
     "reason_lines",
@@ -125,52 +135,63 @@ def outcome_lines(
 ) -> Iterable[Text]:
     """A line for each outcome that occurred: its count, and what it means.
 
-    Args:
-        tally: The counts.
-        filtered: How many orders of the input were left out, by reason.
-        labels: By outcome: its name, its style, and what it means.
+    `labels` are as `SEND_LABELS`; `filtered` is how many orders were left out, by reason.
     """
-    shown = {outcome: label for outcome, label in labels.items() if tally.counts[outcome]}
-    name_width = max([8, *(len(name) for name, _style, _meaning in shown.values())])
-    width = len(f"{max(*tally.counts.values(), sum(filtered.values()), 0):,}")
-    for outcome, (name, style, meaning) in shown.items():
-        yield Text.assemble(
-            "  ",
-            (f"{name:<{name_width}}", style),
-            (f"  {tally.counts[outcome]:>{width},}", "bold"),
-            (f"  {meaning}", "dim"),
-        )
-    if tally.possible_duplicates:
-        yield Text(
-            f"  {tally.possible_duplicates:,} of them may have been processed more than once",
-            "magenta",
-        )
-    if tally.changed:
-        yield Text(
-            f"  {tally.changed:,} of those skipped have changed since they were first sent, and "
-            "were not sent as they are now",
-            "cyan",
-        )
+    rows = [
+        (name, style, tally.counts[outcome], meaning)
+        for outcome, (name, style, meaning) in labels.items()
+        if tally.counts[outcome]
+    ]
     if filtered:
         why = sorted(filtered.items(), key=lambda item: -item[1])
         hint = "; --include takes them in" if any(reason in REASONS for reason, _ in why) else ""
+        meaning = f"{', '.join(f'{count:,} {reason}' for reason, count in why)}{hint}"
+        rows.append(("left out", "", sum(filtered.values()), meaning))
+    yield from count_lines(rows)
+    for note in notes(tally):
+        yield Text(f"  {note}", "magenta")
+
+
+def count_lines(rows: Iterable[tuple[str, str, int, str]]) -> Iterator[Text]:
+    """A line for each row: what is counted, its style, how many there are, and what it means."""
+    rows = list(rows)
+    name_width = max([8, *(len(name) for name, *_ in rows)])
+    width = max([1, *(len(f"{count:,}") for _name, _style, count, _meaning in rows)])
+    for name, style, count, meaning in rows:
         yield Text.assemble(
-            "  left out",
-            (f"  {sum(filtered.values()):>{width},}", "bold"),
-            (f"  {', '.join(f'{count:,} {reason}' for reason, count in why)}{hint}", "dim"),
+            "  ",
+            (f"{name:<{name_width}}", style),
+            (f"  {count:>{width},}", "bold"),
+            (f"  {meaning}" if meaning else "", "dim"),
+        )
+
+
+def join_some(items: Sequence[object], most: int = 5) -> str:
+    """The first few, and how many more there are."""
+    shown = ", ".join(map(str, items[:most]))
+    return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
+
+
+def format_time(at: float) -> str:
+    """A Unix time as the time of day here."""
+    return datetime.fromtimestamp(at).astimezone().isoformat(" ", "seconds")
+
+
+def notes(tally: Tally) -> Iterator[str]:
+    """What the counts do not say."""
+    if tally.possible_duplicates:
+        yield f"{tally.possible_duplicates:,} of them may have been processed more than once"
+    if tally.changed:
+        yield (
+            f"{tally.changed:,} of those skipped have changed since they were first sent, and "
+            "were not sent as they are now"
         )
 
 
 def reason_lines(
     tally: Tally, place: str, labels: Mapping[Outcome, tuple[str, str, str]]
 ) -> Iterable[Text]:
-    """The reasons of the failures, the most frequent first, with their lines in the input.
-
-    Args:
-        tally: The reasons.
-        place: What the input has instead of lines.
-        labels: By outcome: its name, its style, and what it means.
-    """
+    """The reasons of the failures, the most frequent first, with their lines in the input."""
     for outcome, (name, style, _meaning) in labels.items():
         reasons = tally.reasons.get(outcome)
         if reasons is None:
@@ -181,6 +202,41 @@ def reason_lines(
             yield Text.assemble(
                 (f"  {reason.count:,} x ", "bold"), text, (f"  ({reason.where(place)})", "dim")
             )
+
+
+@contextmanager
+def open_terminal() -> Iterator[tuple[IO[str], IO[str]] | None]:
+    """Open the controlling terminal to read and to write; None where nobody would answer there.
+
+    So that ``2>&1 | tee log`` does not silence a question. A job in the background is not asked:
+    the system would stop it when it reads. Without a controlling terminal the standard input and
+    error will do, if both are terminals.
+    """
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        streams = (sys.stdin, sys.stderr)
+        yield streams if all(each is not None and each.isatty() for each in streams) else None
+        return
+    # Two files of one descriptor: one for both would have to seek between them.
+    with (
+        open(fd, encoding="utf-8", errors="replace") as reader,  # noqa: PTH123 - no path
+        open(fd, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as writer,
+    ):
+        yield (reader, writer) if _is_in_foreground(fd) else None
+
+
+def has_terminal() -> bool:
+    """Whether `open_terminal` would open one."""
+    with open_terminal() as terminal:
+        return terminal is not None
+
+
+def _is_in_foreground(fd: int) -> bool:
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:  # it was hung up
+        return False
 
 
 def flush() -> None:

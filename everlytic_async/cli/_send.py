@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from typing import NoReturn
 
 import click
@@ -21,16 +21,16 @@ from everlytic_async import (
     SkippedError,
     SourceError,
 )
-from everlytic_async.cli._check import examine, forecast
+from everlytic_async.cli._check import examine
 from everlytic_async.cli._client import get_delivery, make_client
 from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._exit import Exit, UnexpectedError, say
 from everlytic_async.cli._forecast import LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, open_input, printable
-from everlytic_async.cli._next import advise, exit_code
+from everlytic_async.cli._next import advise
 from everlytic_async.cli._options import command_line
-from everlytic_async.cli._pace import PacingStatus
 from everlytic_async.cli._plan import confirm
+from everlytic_async.cli._progress import PacingStatus
 from everlytic_async.cli._report import Report, check_report
 from everlytic_async.cli._results import Results, check_results
 from everlytic_async.cli._run import Run
@@ -46,19 +46,21 @@ __all__ = ["send"]
 
 
 def send(options: SendOptions) -> int:
-    """Send the orders of a file, show what became of them, and return the exit code.
-
-    Raises:
-        ConfigurationError, LedgerError: before anything is sent.
-    """
+    """Send the orders of a file, show what became of them, and return the exit code."""
     announce(options.config, *(() if options.sandbox else ("everlytic",)), "mapping")
     _check_together(options)
-    ledger = None if options.sandbox else choose_ledger(options, options.config)
+    ledger = None if options.sandbox else choose_ledger(options)
     if options.dry_run:
-        return _dry_run(options, ledger)
+        valid = "would be sent; this was a dry run, and nothing was"
+        return examine(options, ledger, valid, get_delivery(options))
     account = None if options.sandbox else load_account(options.config)
-    with open_input(options, limit=options.limit, workflow_id=options.workflow_id) as source:
-        _check_files(options, ledger, source)
+    with open_input(options) as source:
+        keep = {"--ledger": None if ledger is None else str(ledger.path)}
+        check_results(options, source, keep)
+        if options.report is not None:
+            config = None if options.config == NO_FILE else options.config
+            others = {"--results": options.results, "--config": config, **keep}
+            check_report(options.report, others, source)
         if account is not None:
             client = make_client(options, account)  # raises, before anybody is asked
             if ledger is not None:
@@ -83,99 +85,66 @@ def _check_together(options: SendOptions) -> None:
                 raise ConfigurationError(f"{name} needs a ledger: leave out {without}")
 
 
-def _dry_run(options: SendOptions, ledger: LedgerChoice | None) -> int:
-    with (
-        open_input(options, limit=options.limit, workflow_id=options.workflow_id) as source,
-        forecast(
-            ledger, options.config, delivery=get_delivery(options), resend=options.resend
-        ) as known,
-        Results(options, source, keep=_ledger_file(ledger)) as results,
-    ):
-        return examine(
-            source,
-            results,
-            progress=options.progress,
-            valid="would be sent; this was a dry run, and nothing was",
-            known=known,
-        )
-
-
-def _ledger_file(ledger: LedgerChoice | None) -> dict[str, str]:
-    return {} if ledger is None else {"--ledger": str(ledger.path)}
-
-
-def _check_files(options: SendOptions, ledger: LedgerChoice | None, source: Input) -> None:
-    """Check that results and report can be written, before anything is asked or sent."""
-    check_results(options, source, keep=_ledger_file(ledger))
-    if options.report is not None:
-        check_report(options.report, _run_files(options, ledger))
-
-
-def _run_files(options: SendOptions, ledger: LedgerChoice | None) -> list[str | None]:
-    config = None if options.config == NO_FILE else options.config
-    return [options.file, options.results, config, *_ledger_file(ledger).values()]
-
-
 async def _send(
     options: SendOptions, account: Account | None, choice: LedgerChoice | None, source: Input
 ) -> int:
     async with AsyncExitStack() as stack:
-        stack.callback(source.close)  # while the loop runs: the reader thread calls it
+        stack.callback(source.close)  # while the loop runs: the reader thread uses it
         sandbox = None
         if account is None:
             sandbox = await stack.enter_async_context(Sandbox(keep=0))
             account = Account(sandbox.base_url, sandbox.store_hash, sandbox.customer_hash)
         host = f"the sandbox at {account.host}" if sandbox else account.host
         pacing = PacingStatus()
-        report = None
         # A hook costs time for each attempt: only those that somebody looks at.
         hooks: list[Hook] = [pacing] if options.progress and sys.stderr.isatty() else []
+        report = None
         if options.report is not None:
-            shown = None if choice is None else choice.shown
-            report = Report(options, host, shown, keep=_run_files(options, choice))
+            report = Report(options, host, None if choice is None else choice.shown)
             hooks.append(report.on_event)
         client = make_client(options, account, hooks)
-        ledger = None
+        ledger, keep = None, {}
         if choice is not None:
             durability = Durability(options.durability or Durability.PROCESS)
             ledger = SqliteLedger(choice.path, durability=durability)
             await stack.enter_async_context(ledger)
+            keep = {"--ledger": str(choice.path)}
         # Last: no file is created before everything else is right.
-        results = stack.enter_context(Results(options, source, keep=_ledger_file(choice)))
+        results = stack.enter_context(closing(Results(options, source, keep)))
         await stack.enter_async_context(client)
         stream = client.stream_orders(
             source.orders(), ledger=ledger, resend=[Outcome(name) for name in options.resend]
         )
-        run = _SendRun(
-            options,
-            source,
-            results,
-            stream,
-            host=host,
-            pacing=pacing,
-            ledger=choice,
-            report=report,
-            sandbox=sandbox,
-        )
+        run = _SendRun(options, source, results, stream, host, pacing, choice, report, sandbox)
         return await run.execute()
 
 
 class _SendRun(Run):
     """Sends the orders through a stream of results."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - one caller, and each is another thing
         self,
         options: SendOptions,
         source: Input,
         results: Results,
         stream: OrderStream,
-        *,
         host: str,
         pacing: PacingStatus,
         ledger: LedgerChoice | None,
         report: Report | None,
         sandbox: Sandbox | None,
     ) -> None:
+        self._options = options
+        self._stream = stream
+        self._pacing = pacing
+        self._ledger = None if ledger is None else ledger.shown
+        self._report = report
+        self._report_fault: str | None = None
+        self._sandbox = sandbox
+        self._words = command_line(click.get_current_context())
+        # Skipped because the ledger says that they are being sent, by their keys.
+        self._in_flight: Counter[str | None] = Counter()
+        self._forced = False
         super().__init__(
             source,
             results,
@@ -184,16 +153,6 @@ class _SendRun(Run):
             labels=SEND_LABELS,
             progress=options.progress,
         )
-        self._options = options
-        self._stream = stream
-        self._pacing = pacing
-        self._ledger = ledger
-        self._report = report
-        self._sandbox = sandbox
-        self._words = command_line(click.get_current_context())
-        # Skipped because the ledger says that they are being sent, by their keys.
-        self._in_flight: Counter[str | None] = Counter()
-        self._forced = False
 
     async def execute(self) -> int:
         """Send every order; return the exit code.
@@ -215,7 +174,7 @@ class _SendRun(Run):
         if self._ledger is not None:
             return (
                 f"Some orders may have been sent. Run it again with the same ledger "
-                f"({self._ledger.shown}): it knows which."
+                f"({self._ledger}): it knows which."
             )
         results = self._options.results
         which = "" if results in (None, "-") else f", and {printable(results)} says which"
@@ -235,7 +194,7 @@ class _SendRun(Run):
                 self.error = str(error)
 
     def _on_result(self, result: OrderResult) -> None:
-        line = self.add(
+        self.add(
             result.index,
             result.outcome,
             key=result.key,
@@ -244,7 +203,7 @@ class _SendRun(Run):
             duplicate_risk=result.duplicate_risk,
         )
         if self._report is not None:
-            self._report.add(result, line)
+            self._report.add(result)
         if isinstance(result.error, SkippedError):
             if result.error.state == State.IN_FLIGHT:
                 self._in_flight[result.key] += 1
@@ -275,30 +234,32 @@ class _SendRun(Run):
             yield "EVERLYTIC_STORE_HASH and EVERLYTIC_CUSTOMER_HASH (see send --help)."
 
     def advise(self) -> Iterator[str]:
-        if self._report is not None:
-            self._report.finish(
-                self._stream.stopped,
-                self.elapsed_s,
-                place=self.source.place,
-                filtered=self.source.filtered,
-            )
-            if self._report.fault is not None:
-                yield f"Error: {self._report.fault}"
-            else:
-                yield f"Report: {printable(str(self._options.report))}"
+        steps: list[str] = []
         if self.source.read_count and self._sandbox is None:
-            yield from advise(
+            steps += advise(
                 self.tally,
                 self._options,
                 self._words,
-                ledger=None if self._ledger is None else self._ledger.shown,
+                ledger=self._ledger,
                 all_read=self.source.exhausted,
                 forced=self._forced,
             )
+        if self._report is not None:
+            self._report_fault = self._report.finish(
+                self.tally,
+                steps,
+                stopped=self._stream.stopped,
+                elapsed_s=self.elapsed_s,
+                place=self.source.place,
+                filtered=self.source.filtered,
+            )
+            name = printable(str(self._options.report))
+            yield (
+                f"Report: {name}" if self._report_fault is None else f"Error: {self._report_fault}"
+            )
+        yield from steps
 
     def judge(self) -> int:
         # A batch that was stopped with nothing left to send is judged by its orders.
         stopped = self.error is not None and not self.source.exhausted
-        if stopped or (self._report is not None and self._report.fault is not None):
-            return Exit.FAILED
-        return exit_code(self.tally)
+        return Exit.FAILED if stopped or self._report_fault else self.tally.exit_code

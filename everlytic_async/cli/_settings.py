@@ -18,7 +18,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,14 @@ __all__ = [
     "QUEUE_TABLES",
     "Account",
     "announce",
+    "configured_stores",
     "find_account",
+    "find_table",
     "load_account",
     "load_ledger",
-    "load_mapping",
     "load_stores",
-    "load_table",
-    "stores_of",
-    "the_store",
+    "reject_unknown",
+    "resolve_store",
 ]
 
 #: ``--config none``: read no settings file.
@@ -57,7 +57,6 @@ _TABLES = (_TABLE, _MAPPING, "nats", "queue", _WORKER)
 QUEUE_TABLES = ("nats", "queue", _WORKER)
 #: What the only store is called in the queue, where nobody gives it a name.
 DEFAULT_STORE = "default"
-_PREFIX = "EVERLYTIC_"
 _ENVIRONMENT = "the environment"
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _ROOT = 0
@@ -98,17 +97,13 @@ def load_account(config: str | None) -> Account:
 
     Args:
         config: What ``--config`` says: a file, `NO_FILE`, or None for the files in their places.
-
-    Raises:
-        ConfigurationError: with all that is missing, or what is wrong with the file.
     """
     account = find_account(config)
     if account is None:
-        names = ", ".join(_PREFIX + name.upper() for name in _SETTINGS)
         places = " or ".join(map(str, _places())) if config in (None, NO_FILE) else config
         raise ConfigurationError(
             f"no {', no '.join(_missing(_environment()))}{_blank()}. "
-            f"Set all three in the environment:\n  {names}\n"
+            f"Set all three in the environment:\n  {', '.join(map(_variable, _SETTINGS))}\n"
             f"or in the table [{_TABLE}] of {places}:\n"
             f"  {', '.join(_SETTINGS)}\n"
             "The hashes are on the store's page in Everlytic. To try without an account: "
@@ -118,16 +113,12 @@ def load_account(config: str | None) -> Account:
 
 
 def find_account(config: str | None) -> Account | None:
-    """The same, but None where neither the environment nor a file has an account.
-
-    Raises:
-        ConfigurationError: what is wrong with the file, or missing in it.
-    """
+    """As `load_account`, but None where there is none in the environment or a file."""
     environment = _environment()
-    table, path = _find_table(config, _TABLE)
+    table, path = find_table(config, _TABLE)
     where = f"[{_TABLE}] of {path}"
-    _only_settings(table, where, (*_SETTINGS, _LEDGER))
-    in_file = path is not None and bool(table.keys() & set(_SETTINGS))
+    reject_unknown(table, (*_SETTINGS, _LEDGER), where)
+    in_file = bool(table.keys() & set(_SETTINGS))
     if not _missing(environment):
         if in_file and config is not None:
             say(f"Note: the account is that of the environment, which is complete: not {where}.")
@@ -135,11 +126,10 @@ def find_account(config: str | None) -> Account | None:
     if not in_file:
         return None
     account = _account(table, where, origin=str(path))
-    if set_there := [name for name in _SETTINGS if environment[name] is not None]:
+    if unused := [_variable(name) for name in _SETTINGS if environment[name] is not None]:
         say(
-            f"Note: {', '.join(_PREFIX + name.upper() for name in set_there)} in the environment "
-            f"{'is' if len(set_there) == 1 else 'are'} not used: only all three together are. The "
-            f"account is that of {path}."
+            f"Note: {', '.join(unused)} in the environment {'is' if len(unused) == 1 else 'are'} "
+            f"not used: only all three together are. The account is that of {path}."
         )
     return account
 
@@ -151,19 +141,15 @@ def announce(config: str | None, *tables: str) -> None:
         config: As of `load_account`.
         tables: The tables that the command reads. ``everlytic`` does not count where a complete
             environment wins, unless it names the ledger.
-
-    Raises:
-        ConfigurationError: what is wrong with a file.
     """
     here = _places()[1]
     taken = []
     for name in tables:
-        table, path = _find_table(config, name)
+        table, path = find_table(config, name)
         if path != here or config is not None:
             continue
-        if name == _TABLE and not _missing(_environment()) and _LEDGER not in table:
-            continue
-        taken.append(f"[{name}]")
+        if name != _TABLE or _missing(_environment()) or _LEDGER in table:
+            taken.append(f"[{name}]")
     if taken:
         say(
             f"Settings: {', '.join(taken)} from ./{here} in this directory "
@@ -172,75 +158,54 @@ def announce(config: str | None, *tables: str) -> None:
 
 
 def load_ledger(config: str | None) -> Path | None:
-    """The ledger that the settings name; a relative path counts from their file.
-
-    Raises:
-        ConfigurationError: what is wrong with the file.
-    """
-    table, path = _find_table(config, _TABLE)
-    named = table.get(_LEDGER)
-    if path is None or named is None:
+    """The ledger that the settings name; a relative path counts from their file."""
+    table, path = find_table(config, _TABLE)
+    name = table.get(_LEDGER)
+    if path is None or name is None:
         return None
-    if not isinstance(named, str) or not named.strip():
+    if not isinstance(name, str) or not name.strip():
         raise ConfigurationError(
             f"{_LEDGER} in [{_TABLE}] of {path} must be the path of a file, in quotes"
         )
-    return Path(os.path.abspath(path)).parent / Path(named).expanduser()  # noqa: PTH100 - as named
+    return Path(os.path.abspath(path)).parent / Path(name).expanduser()  # noqa: PTH100 - as named
 
 
 def load_stores(config: str | None, names: Sequence[str]) -> dict[str, Account]:
     """Load the accounts of several stores, by the names that the queue has for them.
 
-    Each has a table ``[worker.stores.NAME]``; the environment is not asked for these, because it
-    has one account and does not say whose. Where there is no such table, there is one store, and
-    its account is that of `load_account`.
+    Each has a table ``[worker.stores.NAME]``; the environment has one account and does not say
+    whose. Where there is no such table, there is one store, with the account of `load_account`.
 
     Args:
         config: As of `load_account`.
         names: The stores; none for all that the file has.
-
-    Raises:
-        ConfigurationError: a store has no account, or what is wrong with the file.
     """
     tables, path = _stores(config)
     if not tables:
         if len(names) > 1:
             raise ConfigurationError(
-                f"several stores have their hashes in tables of a settings file: "
-                f"{', '.join(f'[{_WORKER}.{_STORES}.{name}]' for name in names)}"
+                "several stores have their hashes in tables of a settings file: "
+                f"{', '.join(map(_store_table, names))}"
             )
         return {name: load_account(config) for name in names or (DEFAULT_STORE,)}
-    missing = [name for name in names if name not in tables]
-    if missing:
+    if missing := [_store_table(name) for name in names if name not in tables]:
         raise ConfigurationError(
-            f"{path} has no table "
-            f"{', no table '.join(f'[{_WORKER}.{_STORES}.{name}]' for name in missing)}; "
-            f"it has {', '.join(tables)}"
+            f"{path} has no table {', no table '.join(missing)}; it has {', '.join(tables)}"
         )
     return {
-        name: _account(tables[name], f"[{_WORKER}.{_STORES}.{name}] of {path}", origin=str(path))
+        name: _account(tables[name], f"{_store_table(name)} of {path}", origin=str(path))
         for name in names or tables
     }
 
 
-def stores_of(config: str | None) -> tuple[str, ...]:
-    """The names of the stores that the file has tables for: none where there is but one store.
-
-    Raises:
-        ConfigurationError: what is wrong with the file.
-    """
+def configured_stores(config: str | None) -> tuple[str, ...]:
+    """The names of the stores that the file has tables for: none where there is but one store."""
     return tuple(_stores(config)[0])
 
 
-def the_store(config: str | None, name: str | None) -> str:
-    """The one store that is meant: the one that is named, else the only one that there is.
-
-    Raises:
-        ConfigurationError: there are several.
-    """
-    if name is not None:
-        return name
-    stores = stores_of(config) or (DEFAULT_STORE,)
+def resolve_store(config: str | None, name: str | None) -> str:
+    """The store that is named, else the only one that there is."""
+    stores = (name,) if name is not None else configured_stores(config) or (DEFAULT_STORE,)
     if len(stores) > 1:
         raise ConfigurationError(
             f"there are several stores: name one of {', '.join(stores)} by --store"
@@ -248,32 +213,15 @@ def the_store(config: str | None, name: str | None) -> str:
     return stores[0]
 
 
-def load_table(config: str | None, name: str) -> dict[str, Any]:
-    """Load a table as it stands in its file; an empty one where there is none.
-
-    Raises:
-        ConfigurationError: what is wrong with a file.
-    """
-    return _find_table(config, name)[0]
-
-
-def load_mapping(config: str | None) -> tuple[dict[str, Any], Path | None]:
-    """Load what the settings say of the columns of the input, in the table ``[mapping]``.
-
-    Returns:
-        The table, and the file that it stands in; an empty one, and None, where there is none.
-
-    Raises:
-        ConfigurationError: what is wrong with a file.
-    """
-    return _find_table(config, _MAPPING)
-
-
 # --------------------------------------------------------------------------------- environment
 
 
+def _variable(name: str) -> str:
+    return f"EVERLYTIC_{name.upper()}"
+
+
 def _environment() -> dict[str, Any]:
-    return {name: os.environ.get(_PREFIX + name.upper()) for name in _SETTINGS}
+    return {name: os.environ.get(_variable(name)) for name in _SETTINGS}
 
 
 def _missing(values: Mapping[str, Any]) -> list[str]:
@@ -295,8 +243,8 @@ def _places() -> tuple[Path, Path]:
     return Path(click.get_app_dir("everlytic-async")) / _FILE, Path(_FILE)
 
 
-def _find_table(config: str | None, name: str) -> tuple[dict[str, Any], Path | None]:
-    """A table and its file: of the first file that has such a table."""
+def find_table(config: str | None, name: str) -> tuple[dict[str, Any], Path | None]:
+    """A table as it stands in the first file that has it, and that file; else an empty one."""
     if config == NO_FILE:
         return {}, None
     paths = [path for path in _places() if path.is_file()] if config is None else [Path(config)]
@@ -349,11 +297,7 @@ def _syntax_error(error: tomllib.TOMLDecodeError, text: str) -> str:
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:
-    """See that nobody else decides where the orders and the hashes go.
-
-    Raises:
-        ConfigurationError: another user owns the file, or may write to it.
-    """
+    """See that nobody else decides where the orders and the hashes go."""
     if not stat.S_ISREG(found.st_mode):
         return  # a pipe of the user's own shell, as in --config <(...)
     if found.st_uid not in (os.geteuid(), _ROOT):
@@ -369,25 +313,30 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
         )
 
 
+def _store_table(name: str) -> str:
+    return f"[{_WORKER}.{_STORES}.{name}]"
+
+
 def _stores(config: str | None) -> tuple[dict[str, dict[str, Any]], Path | None]:
     """The tables of the stores, by their names, and their file."""
-    table, path = _find_table(config, _WORKER)
+    table, path = find_table(config, _WORKER)
     stores = table.get(_STORES, {})
     others = sorted(table.keys() - {_STORES})
     if others or not isinstance(stores, dict):
         raise ConfigurationError(
-            f"[{_WORKER}] of {path} holds tables [{_WORKER}.{_STORES}.NAME] and nothing else"
+            f"[{_WORKER}] of {path} holds tables {_store_table('NAME')} and nothing else"
             + (f": not {', '.join(others)}" if others else "")
         )
     for name, store in stores.items():
-        where = f"[{_WORKER}.{_STORES}.{name}] of {path}"
+        where = f"{_store_table(name)} of {path}"
         if not isinstance(store, dict):
             raise ConfigurationError(f"{where} is not a table")
-        _only_settings(store, where, _SETTINGS)
+        reject_unknown(store, _SETTINGS, where)
     return stores, path
 
 
-def _only_settings(table: Mapping[str, Any], where: str, known: Sequence[str]) -> None:
+def reject_unknown(table: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Refuse a key that is not a setting."""
     if unknown := sorted(table.keys() - set(known)):
         raise ConfigurationError(
             f"{where} has what is not a setting: {', '.join(unknown)}. "
@@ -396,11 +345,7 @@ def _only_settings(table: Mapping[str, Any], where: str, known: Sequence[str]) -
 
 
 def _account(table: Mapping[str, Any], where: str, *, origin: str) -> Account:
-    """The account of a table.
-
-    Raises:
-        ConfigurationError: when it is not complete, or not text.
-    """
+    """The account of a table."""
     values = {name: table.get(name) for name in _SETTINGS}
     odd = [name for name, value in values.items() if not isinstance(value, str | None)]
     if odd:

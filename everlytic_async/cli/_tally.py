@@ -11,14 +11,16 @@ from collections import Counter
 
 import attrs
 
+from everlytic_async.cli._exit import Exit
 from everlytic_async.errors import EverlyticError, InvalidOrderError, SkippedError
 from everlytic_async.ledger import State
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["Reason", "Tally"]
+__all__ = ["REASONS", "Reason", "Tally"]
 
 _EXAMPLES = 5
-_REASONS = 12
+#: How many reasons to keep apart for an outcome.
+REASONS = 12
 _OTHER = "other reasons: --results FILE has them all"
 # What differs from order to order, while the reason is the same.
 _PLACE = re.compile(r"\[[0-9]+\]|, column [0-9]+|\bline [0-9]+")
@@ -31,26 +33,19 @@ class Reason:
 
     Attributes:
         count: How many of them.
-        lines: The lines of the first few of them.
+        examples: The lines of the first few, with their keys.
     """
 
     count: int = 0
-    lines: list[int] = attrs.Factory(list)
-
-    def add(self, line: int) -> None:
-        """Count one more order."""
-        self.count += 1
-        if len(self.lines) < _EXAMPLES:
-            self.lines.append(line)
+    examples: dict[int, str | None] = attrs.Factory(dict)
 
     def where(self, place: str) -> str:
         """The lines, in words; `place` is what the input has in place of them."""
-        lines = sorted(self.lines)
-        more = self.count - len(lines)
+        lines = sorted(self.examples)
         if self.count == 1:
             return f"{place} {lines[0]}"
-        shown = ", ".join(map(str, lines))
-        return f"{place}s {shown} and {more:,} more" if more else f"{place}s {shown}"
+        more = self.count - len(lines)
+        return f"{place}s {', '.join(map(str, lines))}" + (f" and {more:,} more" if more else "")
 
 
 class Tally:
@@ -67,7 +62,7 @@ class Tally:
         changed: How many were skipped although they have changed since they were first sent.
     """
 
-    def __init__(self, max_reasons: int = _REASONS) -> None:
+    def __init__(self, max_reasons: int = REASONS) -> None:
         self._max_reasons = max_reasons
         self.counts: Counter[Outcome] = Counter()
         self.reasons: dict[Outcome, dict[str, Reason]] = {}
@@ -81,6 +76,7 @@ class Tally:
         line: int,
         error: EverlyticError | str | None = None,
         *,
+        key: str | None = None,
         duplicate_risk: bool = False,
     ) -> None:
         """Count one order: one with several faults counts for each of them."""
@@ -93,25 +89,18 @@ class Tally:
             return
         faults = error.faults if isinstance(error, InvalidOrderError) else (str(error),)
         reasons = self.reasons.setdefault(outcome, {})
-        texts = set()
+        texts: dict[str, None] = {}  # an order with two faulty products has the fault once
         for fault in faults:
-            text = _normalize_reason(fault)
+            text = _PLACE.sub(lambda place: _ANY_PLACE[place[0][0]], fault)
             if text not in reasons and len(reasons) >= self._max_reasons:
                 text = _OTHER
-            # One order with two faulty products has the fault once.
-            if text not in texts:
-                texts.add(text)
-                reasons.setdefault(text, Reason()).add(line)
-
-    @property
-    def total(self) -> int:
-        """How many orders there were."""
-        return self.counts.total()
-
-    @property
-    def attempted(self) -> int:
-        """How many were not just skipped."""
-        return self.total - self.counts[Outcome.SKIPPED]
+            texts[text] = None
+            reasons.setdefault(text, Reason())
+        for text in texts:
+            reason = reasons[text]
+            reason.count += 1
+            if len(reason.examples) < _EXAMPLES:
+                reason.examples[line] = key
 
     def resolve_in_flight(self, count: int, outcome: Outcome) -> None:
         """Correct the count of orders that were skipped because this very run was sending them.
@@ -124,14 +113,20 @@ class Tally:
         self.skipped[str(outcome)] += count
 
     @property
-    def in_flight(self) -> int:
-        """How many another process was sending."""
-        return self.skipped[State.IN_FLIGHT]
+    def total(self) -> int:
+        """How many orders there were."""
+        return self.counts.total()
+
+    @property
+    def attempted(self) -> int:
+        """How many were not just skipped."""
+        return self.total - self.counts[Outcome.SKIPPED]
 
     @property
     def to_send(self) -> int:
         """How many the next run sends: surely not processed, or in flight in another process."""
-        return self.counts[Outcome.NOT_SENT] + self.skipped[State.NOT_SENT] + self.in_flight
+        waiting = self.skipped[State.NOT_SENT] + self.skipped[State.IN_FLIGHT]
+        return self.counts[Outcome.NOT_SENT] + waiting
 
     @property
     def unknown(self) -> int:
@@ -149,10 +144,8 @@ class Tally:
         return self.counts[Outcome.INVALID] + self.rejected
 
     @property
-    def all_ok(self) -> bool:
-        """Whether every order was sent, or skipped."""
-        return self.total == self.counts[Outcome.SENT] + self.counts[Outcome.SKIPPED]
-
-
-def _normalize_reason(fault: str) -> str:
-    return _PLACE.sub(lambda place: _ANY_PLACE[place[0][0]], fault)
+    def exit_code(self) -> Exit:
+        """The exit code that the outcomes of `send` ask for."""
+        if self.to_send:
+            return Exit.FAILED
+        return Exit.NEEDS_PERSON if self.unknown or self.to_correct else Exit.OK

@@ -16,9 +16,9 @@ from everlytic_async.cli._client import make_client
 from everlytic_async.cli._exit import Exit, redirect_to_devnull, say
 from everlytic_async.cli._nats import load_nats, load_queue, nats_arguments
 from everlytic_async.cli._queue_commands import WorkerOptions
+from everlytic_async.cli._run import Signals
 from everlytic_async.cli._screen import LABELS, count_orders, make_console, print_lines
 from everlytic_async.cli._settings import QUEUE_TABLES, announce, load_stores
-from everlytic_async.cli._signals import Signals
 from everlytic_async.client import EverlyticClient
 from everlytic_async.errors import (
     AuthenticationError,
@@ -49,11 +49,7 @@ _STORE: ContextVar[str] = ContextVar("store", default="-")
 
 
 def work(options: WorkerOptions) -> int:
-    """Serve the stores until SIGTERM or Ctrl-C, and return the exit code.
-
-    Raises:
-        ConfigurationError, LedgerError, QueueError: before anything is taken from the queue.
-    """
+    """Serve the stores until SIGTERM or Ctrl-C, and return the exit code."""
     announce(options.config, "everlytic", *QUEUE_TABLES)
     if options.health is not None:
         parse_address(options.health)
@@ -76,11 +72,7 @@ def work(options: WorkerOptions) -> int:
 
 
 def parse_address(where: str) -> tuple[str, int]:
-    """Parse ``HOST:PORT``, ``[::1]:PORT`` or ``:PORT``, which is all hosts.
-
-    Raises:
-        ConfigurationError: none of these.
-    """
+    """Parse ``HOST:PORT``, ``[::1]:PORT`` or ``:PORT``, which is all hosts."""
     host, colon, port = where.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
         raise ConfigurationError(f"--health wants HOST:PORT, such as 127.0.0.1:9090, not {where!r}")
@@ -185,21 +177,15 @@ class _Run:
         _LOGGER.info("orders of %s go to %s", name, self._hosts[name])
         try:
             await worker.run()
-        except AuthenticationError as error:
+        except (AuthenticationError, QueueError) as error:
             # Only this store is affected: the others go on.
             self._failed = True
+            is_hashes = isinstance(error, AuthenticationError)
             _LOGGER.error(  # noqa: TRY400 - the text says it all
-                "no more orders of this store are taken: %s. They are back in the queue: set the "
-                "right hashes, and start a worker again",
+                "no more orders of this store are taken: %s. They are in the queue: %s, and start "
+                "a worker again",
                 redact_emails(str(error)),
-            )
-        except QueueError as error:
-            # The workers of other stores may have credentials that are still good.
-            self._failed = True
-            _LOGGER.error(  # noqa: TRY400 - the text says it all
-                "no more orders of this store are taken: %s. Those in the queue stay there: renew "
-                "the credentials, and start a worker again",
-                error,
+                "set the right hashes" if is_hashes else "renew the credentials",
             )
 
     async def _report(self) -> None:

@@ -7,9 +7,11 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,19 @@ class Program:
         self.started.append(process)
         return process
 
+    @contextmanager
+    def running(self, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+        """Start it, for a test that is not a coroutine, and kill it in the end."""
+        command = [sys.executable, "-W", "error", "-m", "everlytic_async", *map(str, arguments)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, cwd=self.directory, env=self.environment, text=True, stdout=pipe, stderr=pipe
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
     def kill_all(self) -> None:
         """End what a test that failed has left: a worker would go on for ever."""
         for process in self.started:
@@ -168,6 +183,14 @@ async def completed(process: asyncio.subprocess.Process, stdin: bytes | None = N
         pytest.fail(f"the command did not end:\n{err.decode()}")
     assert process.returncode is not None
     return Completed(process.returncode, (out or b"").decode(), (err or b"").decode())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a sandbox in a thread, or a process."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 async def read_until(process: asyncio.subprocess.Process, words: str) -> str:

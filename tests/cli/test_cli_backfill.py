@@ -9,8 +9,6 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,14 @@ import pytest
 from command_line import Program, completed, order, to_lines
 from command_terminal import QUESTION, Terminal, run_at_terminal
 
+from everlytic_async import EverlyticClient
 from everlytic_async.cli._commands import SendOptions
-from everlytic_async.cli._input import Input, ReadOptions
-from everlytic_async.cli._plan import InputCount, plan_lines
+from everlytic_async.cli._input import open_input
+from everlytic_async.cli._plan import InputCount, count_input, plan_lines
 from everlytic_async.cli._screen import format_duration
 from everlytic_async.cli._settings import Account
 from everlytic_async.ledger import LedgerFile
+from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 
 Write = Callable[..., Path]
@@ -70,7 +70,7 @@ async def test_the_plan_of_a_backfill_is_shown_and_asked_about(
     ("count", "options", "base_url"),
     [
         (MANY, ["--limit", "5"], None),
-        (MANY, ["--yes"], None),
+        pytest.param(MANY, ["--yes"], None, marks=pytest.mark.slow),
         pytest.param(1000, [], None, marks=pytest.mark.slow),
         # Wrong settings are an error before the question.
         (MANY, [], "shop.example"),
@@ -239,7 +239,7 @@ async def test_a_plan_counts_this_input_against_the_ledger(
         (
             {"workflows": {32: 5000, None: 3000, **dict.fromkeys(range(40, 50), 1)}},
             {},
-            "workflow  32 for 5,000, none for 3,000, 40 for 1, 41 for 1, 42 for 1, and 7 more",
+            "workflow  32 for 5,000, none for 3,000, 40 for 1, 41 for 1, 42 for 1 and 7 more",
         ),
         (None, {"workflow_id": 17}, "workflow  17 for the orders that name none"),
         (None, {"limit": 2000}, "About to send an unknown number of orders, 2,000 at most, from"),
@@ -253,15 +253,17 @@ async def test_a_plan_counts_this_input_against_the_ledger(
 def test_a_plan_says_what_will_happen(
     orders_file: Write, count: dict[str, Any] | None, options: dict[str, Any], expected: str
 ) -> None:
-    path = orders_file(order(1))
     counted = None
     if count is not None:
-        workflows = Counter(count.pop("workflows", {None: 36_000}))
-        counted = InputCount(**{"to_send": 36_000, **count}, workflows=workflows)
+        counted = InputCount(filtered=count.get("filtered", 0))
+        workflows = Counter(count.get("workflows", {None: count.get("to_send", 36_000)}))
+        counted.workflows = workflows
+        counted.tally.counts[Outcome.NOT_SENT] = workflows.total()
+        counted.tally.counts[Outcome.INVALID] = count.get("invalid", 0)
     account = Account("https://shop.example", "store", "customer")
-    with Input(str(path)) as source:
-        lines = plan_lines(SendOptions(file=str(path), **options), account, None, source, counted)
-        assert expected in "\n".join(lines)
+    plan = SendOptions(file=str(orders_file(order(1))), **options)
+    with open_input(plan) as source:
+        assert expected in "\n".join(plan_lines(plan, account, None, source, counted))
 
 
 @pytest.mark.parametrize(("limit", "left_out"), [(None, 2), (2, 1), (1, 0)])
@@ -270,13 +272,12 @@ def test_what_is_left_out_is_counted_to_the_end(
 ) -> None:
     days = ["2026-03-02", "2026-03-01", "2026-03-02", "2026-03-01"]
     path = orders_file(*(order(number, checkout_url=day) for number, day in enumerate(days)))
-    reading = ReadOptions(
-        mapping={"checkout_url": None, "date": "checkout_url"}, since="2026-03-02"
-    )
-    with Input(str(path), reading, limit=limit) as source, closing(source.first_pass()) as ahead:
-        found = ((each, None) for each in islice(ahead, limit))
-        count = InputCount()
-        count.add(found, source, progress=False)
+    maps = ("checkout_url=", "date=checkout_url")
+    options = SendOptions(file=str(path), maps=maps, since="2026-03-02", limit=limit)
+    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
+    with open_input(options) as source:
+        count = asyncio.run(count_input(options, client, None, source))
+    assert count is not None
     assert (count.to_send, count.filtered) == (min(limit or 2, 2), left_out)
 
 

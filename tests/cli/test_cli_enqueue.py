@@ -263,15 +263,15 @@ def test_a_certificate_and_an_nkey_are_named_by_their_paths(cli: Cli, orders_fil
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("[nats]\nulr = 'x'", "[nats] has what is no setting: ulr"),
+        ("[nats]\nulr = 'x'", "[nats] of everlytic.toml has what is not a setting: ulr"),
         (f"[nats]\ntoken = 5\nuser = '{TOKEN}'", "token of the settings of NATS must be text"),
         ("[nats]\nurl = 'a'\nembedded = 'b'", "only one of url, embedded can be"),
-        ("[nats]\ncontext = '../x'", "no name of a NATS context"),
+        ("[nats]\ncontext = '../x'", "not the name of a NATS context"),
         ("[nats]\ncontext = 'none'", "can't be read"),
         ("[nats]\ntls_cert = 'x'", "a certificate goes with its key"),
         ("[nats]\ntls_ca = 'none.pem'", "certificates for NATS can't be used"),
         ("[nats]\ncredentials = 'none.creds'", "'none.creds' can't be read"),
-        ("[queue]\nstore = 'x'", "[queue] has what is no setting: store"),
+        ("[queue]\nstore = 'x'", "[queue] of everlytic.toml has what is not a setting: store"),
         ("[queue]\nreplicas = 2", "QueueSettings.replicas must be 1, 3 or 5, got 2"),
         ("[worker]\nrate = 5", "nothing else: not rate"),
     ],

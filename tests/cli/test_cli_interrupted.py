@@ -127,5 +127,5 @@ async def test_ctrl_c_during_a_check_shows_what_was_found_so_far(program: Progra
     run = await completed(process)
     assert run.code == 130
     assert "orders read from standard input" in run.out
-    assert "the rest was not read" in run.err
+    assert "Interrupted: the rest was not read." in run.err
     assert "Traceback" not in run.err

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import re
 import resource
 import shlex
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,23 @@ from command_line import (
     Cli,
     Completed,
     Program,
-    completed,
     order,
     read_results,
     serve,
+    wait_until,
 )
 
 from everlytic_async import EverlyticClient
-from everlytic_async.cli._forecast import Forecast
-from everlytic_async.cli._input import Input
-from everlytic_async.cli._plan import InputCount
+from everlytic_async.cli._commands import SendOptions
+from everlytic_async.cli._forecast import choose_ledger
+from everlytic_async.cli._input import open_input
+from everlytic_async.cli._plan import count_input
 from everlytic_async.ledger import Entry, LedgerFile, State, storage_key
 from everlytic_async.ledger._sqlite_writer import Record, SqliteWriter
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 
 Write = Callable[..., Path]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 # It could be an order id, and then it would be kept as it is.
 CUSTOM_KEY = "customer-17"
@@ -221,14 +222,17 @@ def test_a_plan_counts_what_the_ledger_knows(
     options = ("--ledger", "l", *ONE_AT_ONCE)
     assert cli("send", *options, "--limit", "4", path).code == 1
     client = EverlyticClient(endpoint.base_url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH)
-    with Input(str(path)) as source, Forecast(Path("l"), client, resend) as forecast:
-        count = InputCount()
-        count.add(forecast.predict(source.enumerate_orders()), source, progress=False)
-    assert (count.to_send, dict(count.skipped), count.invalid) == (sent, known, 1)
+    again = SendOptions(file=str(path), ledger="l", resend=tuple(map(str, resend)))
+    with open_input(again) as source:
+        count = asyncio.run(count_input(again, client, choose_ledger(again), source))
+    assert count is not None
+    known = {str(state): number for state, number in known.items()}
+    assert (count.to_send, count.tally.skipped) == (sent, known)
+    assert count.tally.counts[Outcome.INVALID] == 1
     # And so it comes.
     endpoint.received.clear()
-    again = [word for outcome in resend for word in ("--resend", str(outcome))]
-    cli("send", *options, *again, path)
+    words = [word for outcome in resend for word in ("--resend", str(outcome))]
+    cli("send", *options, *words, path)
     assert len(endpoint.received) == sent
 
 
@@ -367,19 +371,19 @@ def test_unknown_orders_are_sent_again_only_on_request(cli: Cli, orders_file: Wr
     assert "4 of them may have been processed more than once" in third.out
 
 
-async def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
-    program: Program, orders_file: Write, until: Until
+def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
+    cli: Cli, program: Program, orders_file: Write
 ) -> None:
     path = orders_file(*map(order, range(60)))
     with serve(latency_s=0.04, latency_jitter_s=0.06) as sandbox:
-        shop = program.with_endpoint(sandbox)
-        process = await shop.start("send", "--ledger", "l", "--concurrency", "8", path)
-        await until(lambda: sandbox.processed >= 12)
-        process.kill()
-        assert (await completed(process)).code == -9
-        status = await shop.run("ledger", "status", "l")
-        checked = await shop.run("check", "--ledger", "l", path)
-        run = await shop.run("send", "--ledger", "l", "--durability", "power", path)
+        send = ("send", "--ledger", "l", "--concurrency", "8", path)
+        with program.with_endpoint(sandbox).running(*send) as process:
+            wait_until(lambda: sandbox.processed >= 12)
+            process.kill()
+        status = cli("ledger", "status", "l")
+        cli.use(sandbox.base_url)
+        checked = cli("check", "--ledger", "l", path)
+        run = cli("send", "--ledger", "l", "--durability", "power", path)
     assert (run.code, dict(sandbox.duplicates)) == (3, {})
     left = re.search(r"^  in flight +([0-9]+)  of a run that ended", status.out, re.MULTILINE)
     assert left is not None
@@ -388,21 +392,24 @@ async def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
     for each in (checked, run):
         assert f"  {left[1]} x the ledger says that it may have been sent before" in each.out
     assert "\n  everlytic-async ledger export --state unknown l\n" in run.err
-    assert list(program.directory.glob("l-run-*")) == []
+    assert list(cli.directory.glob("l-run-*")) == []
 
 
-async def test_status_counts_the_processes_that_are_sending(
-    program: Program, orders_file: Write, until: Until
+def test_what_another_process_is_sending_is_skipped_and_left_for_the_next_run(
+    cli: Cli, program: Program, orders_file: Write
 ) -> None:
-    with serve(latency_s=300) as sandbox:
-        here = program.with_endpoint(sandbox)
-        process = await here.start("send", "--ledger", "l", orders_file(order(1)))
-        await until(lambda: sandbox.in_flight == 1)
-        run = await here.run("ledger", "status", "l")
-        process.kill()
-        await completed(process)
-    assert "1 process is sending with it now.\n" in run.out
-    assert re.search(r"^  in flight +1  being sent$", run.out, re.MULTILINE)
+    send = ("send", "--ledger", "l", orders_file(order(1)))
+    with serve(latency_s=300) as sandbox, program.with_endpoint(sandbox).running(*send):
+        wait_until(lambda: sandbox.in_flight == 1)
+        status = cli("ledger", "status", "l")
+        cli.use(sandbox.base_url)
+        run = cli(*send)
+        assert sandbox.requests == 1
+    assert "1 process is sending with it now.\n" in status.out
+    assert re.search(r"^  in flight +1  being sent$", status.out, re.MULTILINE)
+    assert run.code == 1
+    assert "1 order is being sent by another process. When that has ended:\n" in run.err
+    assert commands(run) == [["send", "--ledger", "l", str(send[-1])]]
 
 
 async def test_a_ledger_that_fails_midway_stops_it_and_what_was_sent_is_on_record(

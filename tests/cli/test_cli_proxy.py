@@ -12,7 +12,7 @@ import pytest
 from command_line import CUSTOMER_HASH, SEND, STORE_HASH, Cli, order
 
 from everlytic_async import ConfigurationError
-from everlytic_async.cli._proxy import find_proxy
+from everlytic_async.cli._client import find_proxy
 
 Write = Callable[..., Path]
 

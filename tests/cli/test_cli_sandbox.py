@@ -2,58 +2,56 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import SEND, Cli, Program, completed, order
+from command_line import SEND, Cli, Program, order
 
 from everlytic_async.sandbox import Sandbox
 
 Write = Callable[..., Path]
 
 
-async def read_exports(process: asyncio.subprocess.Process) -> dict[str, str]:
-    """What the three lines would set."""
-    assert process.stdout is not None
-    exports = {}
-    async with asyncio.timeout(30):
+@contextmanager
+def sandbox_process(cli: Cli, program: Program, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """One whose three lines of settings are in the environment of `cli`."""
+    with program.running("sandbox", *options) as process:
+        assert process.stdout is not None
         for _ in range(3):
-            name, _equals, value = (await process.stdout.readline()).decode().partition("=")
-            exports[name.removeprefix("export ")] = value.strip()
-    return exports
+            name, _equals, value = process.stdout.readline().partition("=")
+            cli.env(**{name.removeprefix("export "): value.strip()})
+        yield process
 
 
-async def test_it_prints_all_that_send_needs(program: Program, orders_file: Write) -> None:
-    process = await program.start("sandbox")
-    here = program.with_env(**await read_exports(process))
-    run = await here.run(*SEND, orders_file(order(1), order(2), order(2)))
-    process.send_signal(signal.SIGTERM)
-    server = await completed(process)
-    assert (run.code, server.code) == (0, 0)
-    assert server.out == (
+def test_it_prints_all_that_send_needs(cli: Cli, program: Program, orders_file: Write) -> None:
+    with sandbox_process(cli, program) as process:
+        run = cli(*SEND, orders_file(order(1), order(2), order(2)))
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate()
+    assert (run.code, process.returncode) == (0, 0)
+    assert out == (
         "3 requests, 3 orders processed, 1 of them again; answered: 3 with 200; dropped: 0\n"
     )
-    assert "nobody gets an e-mail" in server.err
+    assert "nobody gets an e-mail" in err
 
 
-async def test_its_options_are_its_faults(program: Program, orders_file: Write) -> None:
-    process = await program.start(
-        *("sandbox", "--dropped-after", "0.1", "--throttled", "0.25", "--retry-after", "0"),
-        *("--seed", "3", "--latency", "0.001", "--latency-jitter", "0.001"),
-    )
-    here = program.with_env(**await read_exports(process))
-    run = await here.run(*SEND, orders_file(*map(order, range(40))))
-    process.send_signal(signal.SIGINT)
-    server = await completed(process)
+def test_its_options_are_its_faults(cli: Cli, program: Program, orders_file: Write) -> None:
+    options = ("--dropped-after", "0.1", "--throttled", "0.25", "--retry-after", "0", "--seed", "3")
+    latency = ("--latency", "0.001", "--latency-jitter", "0.001")
+    with sandbox_process(cli, program, *options, *latency) as process:
+        run = cli(*SEND, orders_file(*map(order, range(40))))
+        process.send_signal(signal.SIGINT)
+        out, _err = process.communicate()
     assert run.code == 3
     counts = re.fullmatch(
         r"([0-9]+) requests, 40 orders processed, 0 of them again; "
         r"answered: ([0-9]+) with 200, ([0-9]+) with 429; dropped: ([0-9]+)\n",
-        server.out,
+        out,
     )
     assert counts is not None
     requests, sent, throttled, dropped = map(int, counts.groups())

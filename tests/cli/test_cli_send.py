@@ -9,7 +9,8 @@ import pty
 import re
 import stat
 import sys
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +27,7 @@ from command_line import (
     read_results,
     serve,
     to_lines,
+    wait_until,
 )
 
 from everlytic_async.sandbox import Sandbox
@@ -34,7 +36,6 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "orders.jsonl"
 NO_SPACE = "No space left on device"
 
 Write = Callable[..., Path]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 def received_ids(sandbox: Sandbox) -> list[str]:
@@ -193,24 +194,32 @@ def test_results_on_the_standard_output_have_it_for_themselves(
     assert "1 order from" in run.err
 
 
-@pytest.mark.parametrize("results", ["-", "r.jsonl"])
-async def test_each_result_is_written_as_it_comes(
-    program: Program, sandbox: Sandbox, until: Until, results: str
-) -> None:
+def test_each_result_is_written_as_it_comes(cli: Cli, shop: Sandbox) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, to_lines(order(1)).encode())
+    path = Path("r.jsonl")
+
+    def close_when_written() -> None:
+        wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
+        os.close(writing)
+
+    thread = threading.Thread(target=close_when_written)  # the input ends only then
+    thread.start()
+    run = cli(*SEND, "--results", "r.jsonl", "-", stdin=reading)
+    thread.join()
+    os.close(reading)
+    assert (run.code, shop.processed) == (0, 1)
+
+
+async def test_each_result_goes_down_a_pipe_as_it_comes(program: Program, sandbox: Sandbox) -> None:
     process = await program.with_endpoint(sandbox).start(
-        *SEND, "--results", results, "-", stdin=asyncio.subprocess.PIPE
+        *SEND, "--results", "-", "-", stdin=asyncio.subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(to_lines(order(1)).encode())
-    # The input has not ended, and the result is there.
-    if results == "-":
-        async with asyncio.timeout(30):
-            line = (await process.stdout.readline()).decode()
-    else:
-        path = program.directory / results
-        await until(lambda: path.exists() and path.read_text().endswith("\n"))
-        line = path.read_text()
+    async with asyncio.timeout(30):
+        line = await process.stdout.readline()  # with the input still open
     process.stdin.close()
     assert json.loads(line)["key"] == "1"
     assert (await completed(process)).code == 0
@@ -406,7 +415,7 @@ def test_an_endpoint_that_answers_html_is_probably_another(
 def test_a_missing_library_for_the_report_is_an_error_before_anything_is_sent(
     cli: Cli, shop: Sandbox, orders_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "plotly.subplots", None)
+    monkeypatch.setitem(sys.modules, "plotly.io", None)
     run = cli("send", "--ledger", "l", "--report", "r.html", orders_file(order(1)))
     assert (run.code, run.out, shop.requests) == (2, "", 0)
     assert run.err == (
@@ -467,7 +476,9 @@ def test_a_check_that_cannot_be_written_is_an_error(
     path = orders_file(order(1))
     full()
     run = cli(*command, path)
-    assert (run.code, run.err) == (1, f"Error: the standard output can't be written: {NO_SPACE}\n")
+    assert run.code == 1
+    assert "  valid     1  " in run.err
+    assert f"Error: the standard output can't be written: {NO_SPACE}. " in run.err
 
 
 async def test_results_on_a_full_standard_output_end_it_at_once(
@@ -483,15 +494,16 @@ async def test_results_on_a_full_standard_output_end_it_at_once(
     assert sandbox.processed < 200
 
 
-async def test_a_reader_of_the_output_that_leaves_is_no_error(
-    program: Program, sandbox: Sandbox, orders_file: Write
+def test_a_reader_of_the_output_that_leaves_is_no_error(
+    cli: Cli, shop: Sandbox, orders_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = os.pipe()
-    os.close(ours)
-    path = orders_file(*map(order, range(20)))
-    run = await program.with_endpoint(sandbox).run(*SEND, path, stdout=theirs)
-    os.close(theirs)
-    assert (run.code, run.err, sandbox.processed) == (0, "", 20)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as gone:  # noqa: PTH123 - no path
+        monkeypatch.setattr(sys, "stdout", gone)
+        run = cli(*SEND, orders_file(*map(order, range(20))))
+        monkeypatch.undo()
+    assert (run.code, run.err, shop.processed) == (0, "", 20)
 
 
 class _Broken:

@@ -71,7 +71,7 @@ def test_nothing_reaches_the_terminal_but_text(capsys: Any, text: str) -> None:
     say(text.replace("\n", " "))
     print_lines(make_console(), [f"  1  {text}", Text.assemble((text, "bold"), " dead")])
     bar = Bar("sending", Tally(), LABELS, enabled=True)
-    bar.print(text)
+    bar.announce("", text)
     out, err = capsys.readouterr()
     lines = [*out.splitlines(), *err.splitlines()]
     assert len(lines) == 4
