@@ -244,7 +244,7 @@ class Worker:
     # ----------------------------------------------------------------------------- one stream
 
     async def _run_stream(self, ledger: Ledger) -> EverlyticError | None:
-        """Send until stopped, or until going on is no use: the reason."""
+        """Send until stopped, or until no order can be sent: the reason."""
         problem: EverlyticError | None = None
         sent = self._held.counts[Outcome.SENT]
         try:
