@@ -51,7 +51,7 @@ NATS_ERRORS = (TimeoutError, ConnectionError, nats.errors.Error)
 # Backoff between two tries of one request, in seconds; with jitter.
 _RETRY_BASE_S = 0.05
 _RETRY_CAP_S = 2.0
-_MAX_DOUBLINGS = 10
+_MAX_DOUBLINGS = 16
 # Between two tries to connect, in seconds.
 _RECONNECT_S = 0.25
 # Pings find a connection that was lost silently; seconds between them.
@@ -67,6 +67,10 @@ Fail = Callable[[str], Exception]
 
 class UnusableError(nats.errors.Error):
     """This server, or these credentials, can't be used; nothing was sent."""
+
+
+class _RefusedError(Exception):
+    """A server refused us at the first connect: the cause says why."""
 
 
 class _Tcp(TcpTransport):
@@ -116,7 +120,6 @@ class _Connection(Client):
 
     def __init__(self, *, wants_tls: bool, allow_plain: bool, timeout_s: float) -> None:
         super().__init__()
-        self.refused = asyncio.Event()  # until it is connected
         self.reason: Exception | None = None  # why it is not connected
         self._wants_tls = wants_tls
         self._allow_plain = allow_plain
@@ -126,11 +129,8 @@ class _Connection(Client):
 
     def note(self, error: Exception) -> None:
         """Remember why it is not connected: the refusal, not the reset that follows it."""
-        if is_refusal(error):
-            self.refused.set()
-        elif self.refused.is_set():
-            return
-        self.reason = error
+        if self.reason is None or is_refusal(error) or not is_refusal(self.reason):
+            self.reason = error
 
     @property
     def _transport(self) -> Transport | None:
@@ -146,6 +146,8 @@ class _Connection(Client):
             await super()._process_connect_init()
         except Exception as error:
             if not self._was_connected:
+                if is_refusal(error):  # nats-py would try again for ever
+                    raise _RefusedError from error
                 raise
             # A reconnect: nats-py would leave this socket open, and on an unexpected error stop
             # trying silently.
@@ -163,7 +165,6 @@ class _Connection(Client):
                 raise nats.errors.NoServersError from error
             raise error from None
         self._was_connected, self._refused_at, self.reason = True, None, None
-        self.refused.clear()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection:
@@ -224,6 +225,10 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, UnusableError) or any(each in words for each in _REFUSALS)
 
 
+def _ignore(*_: object) -> None:
+    pass
+
+
 class Connector:
     """Makes connections to the same servers, or lends the caller's own.
 
@@ -252,9 +257,9 @@ class Connector:
         name: str,
         timeout_s: float,
         fail: Fail,
-        on_error: Callable[[Exception], None] | None = None,
-        on_lost: Callable[[], None] | None = None,
-        on_back: Callable[[], None] | None = None,
+        on_error: Callable[[Exception], None] = _ignore,
+        on_lost: Callable[[], None] = _ignore,
+        on_back: Callable[[], None] = _ignore,
     ) -> Client:
         """Connect, and keep connected: the client reconnects for as long as it takes.
 
@@ -282,16 +287,14 @@ class Connector:
 
         async def error_cb(error: Exception) -> None:
             connection.note(error)
-            if on_error is not None:
-                on_error(error)
+            on_error(error)
 
         async def disconnected_cb() -> None:
-            if on_lost is not None and not connection.is_closed:
+            if not connection.is_closed:
                 on_lost()
 
         async def reconnected_cb() -> None:
-            if on_back is not None:
-                on_back()
+            on_back()
 
         connecting = asyncio.create_task(
             connection.connect(
@@ -306,13 +309,20 @@ class Connector:
                 reconnected_cb=reconnected_cb,
             )
         )
-        await _wait_connected(connecting, connection, timeout_s)
+        try:
+            await asyncio.wait({connecting}, timeout=timeout_s)
+        except asyncio.CancelledError:
+            await run_to_end(_abort(connecting, connection))
+            raise
+        await cancel_until_done(connecting)
         error = None if connecting.cancelled() else connecting.exception()
         if error is None and not connecting.cancelled():
             return connection
         await disconnect(connection)
         if isinstance(error, ImportError):
             raise ConfigurationError("NKeys need more: pip install 'nats-py[nkeys]'") from error
+        if isinstance(error, _RefusedError):
+            error = error.__cause__
         if error is None or isinstance(error, OSError | ValueError | nats.errors.Error):
             words = error_text(error or connection.reason)
             raise fail(f"no NATS server could be reached: {words}") from error
@@ -329,23 +339,6 @@ def closed_reason(connection: Client) -> str | None:
     if not connection.is_closed:
         return None
     return error_text(getattr(connection, "reason", None) or connection.last_error)
-
-
-async def _wait_connected(
-    connecting: asyncio.Task[None], connection: _Connection, timeout_s: float
-) -> None:
-    """Wait until it is connected, refused, or out of time."""
-    refused = asyncio.create_task(connection.refused.wait())
-    try:
-        await asyncio.wait(
-            {connecting, refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
-    except asyncio.CancelledError:
-        await run_to_end(_abort(connecting, connection))
-        raise
-    finally:
-        refused.cancel()
-    await cancel_until_done(connecting)
 
 
 async def _abort(connecting: asyncio.Future[None], connection: Client) -> None:
@@ -383,6 +376,12 @@ async def _end_task(owner: object, name: str) -> None:
         await cancel_until_done(task)
 
 
+def backoff_s(doublings: int, base_s: float, cap_s: float) -> float:
+    """How long to wait before the next try, in seconds, with jitter: half of it at least."""
+    ceiling_s = min(cap_s, base_s * 2.0 ** min(doublings, _MAX_DOUBLINGS))
+    return ceiling_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is not a secret
+
+
 async def with_retries(
     request: Callable[[], Awaitable[_T]],
     *,
@@ -408,8 +407,7 @@ async def with_retries(
             return await request()
         except _TEMPORARY as error:
             tries += 1
-            pause_s = min(_RETRY_CAP_S, _RETRY_BASE_S * 2.0 ** min(tries, _MAX_DOUBLINGS))
-            pause_s *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter is not a secret
+            pause_s = backoff_s(tries, _RETRY_BASE_S, _RETRY_CAP_S)
             if is_final(error):
                 raise fail(error_text(error)) from error
             if time.monotonic() + pause_s >= deadline:

@@ -226,13 +226,13 @@ class _Session:
 
     def record(self, entry: Entry) -> Awaitable[None]:
         bucket = self._ledger.bucket
-        # Whoever is cancelled while waiting does not end the recording.
+        # A cancelled waiter does not end the recording.
         recording = asyncio.shield(bucket.start(bucket.record(self._scopes[0], entry)))
         recording.add_done_callback(_consume_exception)
         return recording
 
 
 def _consume_exception(future: asyncio.Future[None]) -> None:
-    """Whoever does not await it notices at the next request."""
+    """A failure that nobody awaits shows at the next request."""
     if not future.cancelled():
         future.exception()

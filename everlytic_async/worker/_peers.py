@@ -115,7 +115,7 @@ async def _subscribed(
 async def answer_pings(
     connection: Client, subject: str, stats: Callable[[], dict[str, Any]]
 ) -> AsyncIterator[None]:
-    """Answer whoever asks for the workers of a store, while open.
+    """Answer pings to the workers of a store, while open.
 
     Args:
         connection: To NATS.

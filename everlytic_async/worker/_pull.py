@@ -161,7 +161,7 @@ class Puller:
 
     def __init__(self, streams: Streams, expires_s: float) -> None:
         settings = streams.settings
-        self._streams = streams
+        self.streams = streams
         self._connection = streams.connection
         self._expires_s = expires_s
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{settings.orders_stream}.{settings.consumer}"
@@ -182,7 +182,7 @@ class Puller:
             await self._wait_connected(deadline)
         if not self._buffer and self._connection.is_connected:
             if self._consumer_missing:
-                await self._streams.ensure_consumer()
+                await self.streams.ensure_consumer()
                 self._consumer_missing = False
             await self._run_request(count, None)
             while self._should_wait() and (left_s := deadline - time.monotonic()) > 0:
@@ -190,7 +190,7 @@ class Puller:
                 # slot for.
                 await self._run_request(1, min(left_s, self._expires_s))
         taken = [self._buffer.popleft() for _ in range(min(count, len(self._buffer)))]
-        return [QueuedOrder(message, self._streams) for message in taken]
+        return [QueuedOrder(message, self.streams) for message in taken]
 
     async def release(self) -> None:
         """Request no more, and put back what arrived and was not taken."""

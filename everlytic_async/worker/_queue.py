@@ -1,8 +1,7 @@
 """`OrderQueue`: the orders of a store on their way to its workers.
 
-Publishing is safe to repeat: JetStream knows an order by its key. An order that was taken stays
-stored until it is acknowledged: a worker that dies loses nothing. The connection is restored for as
-long as it takes; what can't be done meanwhile is a `QueueError`.
+Publishing is safe to repeat: JetStream knows an order by its key. A pulled order stays stored until
+it is acknowledged: a worker that crashes loses nothing.
 """
 
 from __future__ import annotations
@@ -80,13 +79,15 @@ class QueueStatus:
 class OrderQueue:
     """The orders of one store on their way to its workers; use it with ``async with``.
 
+    A lost connection is restored for as long as it takes. It is closed for good once the server has
+    refused it for `timeout_s`, because the credentials were revoked or have expired.
+
     Args:
         servers: The address of a NATS server, several of one cluster, or the caller's connection,
             which is used and never closed; make that one with ``max_reconnect_attempts=-1``.
         settings: What it is called and what it holds.
         timeout_s: How long to repeat what the server does not acknowledge, in seconds: connecting,
-            publishing, asking. A server that refuses credentials which were good before is given up
-            after as long.
+            publishing, asking.
         pull_expires_s: How long one request for an order waits at the server, in seconds. It can't
             be cancelled, so closing waits for its end.
         access: How the server lets us in; see `everlytic_async.ledger.NatsAccess`.
@@ -114,7 +115,7 @@ class OrderQueue:
         self._timeout_s = timeout_s
         self._pull_expires_s = pull_expires_s
         self._connector = Connector(servers, **access)
-        self._opened: tuple[Streams, Puller] | None = None
+        self._puller: Puller | None = None
 
     def __repr__(self) -> str:
         return f"<OrderQueue {self.settings.orders_subject}>"
@@ -122,14 +123,14 @@ class OrderQueue:
     # ------------------------------------------------------------------------- the connection
 
     @property
-    def _open(self) -> tuple[Streams, Puller]:
-        if self._opened is None:
+    def _open_puller(self) -> Puller:
+        if self._puller is None:
             raise QueueError("the queue is not open: use `async with OrderQueue(...) as queue`")
-        return self._opened
+        return self._puller
 
     @property
     def _streams(self) -> Streams:
-        return self._open[0]
+        return self._open_puller.streams
 
     @property
     def connection(self) -> Client:
@@ -139,19 +140,15 @@ class OrderQueue:
     @property
     def connected(self) -> bool:
         """Whether the server can be reached, as far as is known."""
-        return self._opened is not None and self.connection.is_connected
+        return self._puller is not None and self.connection.is_connected
 
     @property
     def closed_reason(self) -> str | None:
-        """Why the connection was closed for good, in words; None if it was not.
-
-        A lost connection is restored. It is closed once the server has refused it for
-        ``timeout_s``, because the credentials were revoked or have expired.
-        """
-        return None if self._opened is None else closed_reason(self.connection)
+        """Why the connection was closed for good, in words; None if it was not."""
+        return None if self._puller is None else closed_reason(self.connection)
 
     async def __aenter__(self) -> Self:
-        if self._opened is not None:
+        if self._puller is not None:
             raise ConfigurationError("a queue is entered once: make another one")
         log = ConnectionLog(self.settings.ack_wait_s)
         connection = await self._connector.connect(
@@ -163,7 +160,7 @@ class OrderQueue:
             on_back=log.on_back,
         )
         streams = Streams(connection, self.settings, self._timeout_s)
-        self._opened = (streams, Puller(streams, self._pull_expires_s))
+        self._puller = Puller(streams, self._pull_expires_s)
         try:
             await streams.ensure()
         except BaseException:
@@ -183,7 +180,7 @@ class OrderQueue:
             await self._close()
 
     async def _close(self) -> None:
-        connection, self._opened = self.connection, None
+        connection, self._puller = self.connection, None
         await self._connector.close(connection)
 
     # -------------------------------------------------------------------------------- publish
@@ -233,11 +230,9 @@ class OrderQueue:
         """
         pending: deque[asyncio.Task[Published]] = deque()
         failure: QueueError | None = None
-        index = 0
         try:
-            async for order in _iterate(orders):
+            async for index, order in _enumerate(orders):
                 pending.append(asyncio.create_task(self._publish(index, order)))
-                index += 1
                 if len(pending) >= max_in_flight:
                     published = await pending.popleft()
                     yield published
@@ -280,7 +275,7 @@ class OrderQueue:
         Returns:
             Those that there are; none after the wait, or while the server can't be reached.
         """
-        return await self._open[1].pull(count, wait_s)
+        return await self._open_puller.pull(count, wait_s)
 
     async def release(self) -> None:
         """Take no more orders, and put back those that arrived and were not taken.
@@ -288,7 +283,7 @@ class OrderQueue:
         Raises:
             QueueError: they can't be put back now; they come back after ``ack_wait_s``.
         """
-        await self._open[1].release()
+        await self._open_puller.release()
 
     # --------------------------------------------------------------------------------- status
 
@@ -310,12 +305,7 @@ class OrderQueue:
         )
 
     async def workers(self, wait_s: float = 0.5) -> list[WorkerInfo]:
-        """The workers of this store that answer.
-
-        Args:
-            wait_s: How long to wait for their answers, in seconds. If there are none, the server
-                says so at once.
-        """
+        """The workers of this store that answer within `wait_s` seconds; none are known at once."""
         return await list_workers(self.connection, self.settings.workers_subject, wait_s)
 
     async def stores(self) -> list[str]:
@@ -362,26 +352,18 @@ class OrderQueue:
         return await _dead_letters.redrive(self._streams, selection)
 
     async def drop(self, selection: Iterable[DeadLetter | int]) -> int:
-        """Delete dead letters for good.
-
-        Args:
-            selection: Dead letters, or their ids. What is no longer there is ignored.
-
-        Returns:
-            How many were deleted.
-
-        Raises:
-            QueueError: one can't be deleted; those before it were.
-        """
+        """Delete dead letters for good; how many. See `redrive`."""
         return await _dead_letters.drop(self._streams, selection)
 
 
-async def _iterate(
+async def _enumerate(
     orders: Iterable[AnyOrder] | AsyncIterable[AnyOrder],
-) -> AsyncIterator[AnyOrder]:
+) -> AsyncIterator[tuple[int, AnyOrder]]:
     if isinstance(orders, AsyncIterable):
+        index = 0
         async for order in orders:
-            yield order
+            yield index, order
+            index += 1
     else:
-        for order in orders:
-            yield order
+        for index, order in enumerate(orders):
+            yield index, order

@@ -100,7 +100,7 @@ class QueueSettings:
 
     @property
     def cool_down_subject(self) -> str:
-        """Where the store's workers tell each other of cool-downs."""
+        """Where the store's workers publish their cool-downs."""
         return f"{self.subject}.pace.{self.store}"
 
     @property

@@ -21,8 +21,8 @@ import asyncio
 import contextlib
 import enum
 import logging
-import random
 
+from everlytic_async._nats import backoff_s
 from everlytic_async.errors import QueueError, SkippedError
 from everlytic_async.ledger import State
 from everlytic_async.outcomes import OrderResult, Outcome
@@ -30,7 +30,6 @@ from everlytic_async.policies import Delivery
 from everlytic_async.worker._pull import QueuedOrder
 
 _LOGGER = logging.getLogger("everlytic_async.worker")
-_MAX_DOUBLINGS = 16
 
 
 class AckAction(enum.Enum):
@@ -86,7 +85,6 @@ class Settler:
         self._delivery = delivery
         self._retry_base_s = retry_base_s
         self._retry_cap_s = retry_cap_s
-        self._rng = random.Random()  # noqa: S311 - jitter is not a secret
         # By identity of what the stream gets, which is alive as long as it is here.
         self._in_flight: dict[int, QueuedOrder] = {}
         self._dead_letter_tasks: set[asyncio.Task[None]] = set()
@@ -112,7 +110,9 @@ class Settler:
         queued = self.find(result.order)
         action, outcome = action_for(result, self._delivery)
         self.counts[result.outcome] += 1
-        delay_s = 0.0 if stopping else self._retry_delay_s(queued)
+        delay_s = 0.0
+        if not stopping:
+            delay_s = backoff_s(queued.deliveries - 1, self._retry_base_s, self._retry_cap_s)
         if action is not AckAction.DEAD_LETTER:
             await self._remove(queued, action, delay_s)
             return
@@ -174,9 +174,3 @@ class Settler:
         finally:
             self._in_flight.pop(id(queued.item), None)
             self.slot_freed.set()
-
-    def _retry_delay_s(self, queued: QueuedOrder) -> float:
-        """Longer with each delivery, with jitter."""
-        doublings = min(queued.deliveries - 1, _MAX_DOUBLINGS)
-        ceiling = min(self._retry_cap_s, self._retry_base_s * 2.0**doublings)
-        return ceiling * self._rng.uniform(0.5, 1.0)

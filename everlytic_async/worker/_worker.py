@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +18,7 @@ import attrs
 
 from everlytic_async._cancel import cancel_until_done
 from everlytic_async._ledger_writer import QueueKey, ResendOverride
+from everlytic_async._nats import backoff_s
 from everlytic_async._wire import encode, order_key
 from everlytic_async.batch import OrderStream
 from everlytic_async.client import EverlyticClient
@@ -29,10 +29,9 @@ from everlytic_async.errors import (
     EverlyticError,
     LedgerError,
     QueueError,
-    SourceError,
     redact_emails,
 )
-from everlytic_async.ledger import Ledger, storage_key
+from everlytic_async.ledger import Ledger, NatsLedger, storage_key
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import check_seconds
 from everlytic_async.worker._peers import answer_pings, share_cool_downs
@@ -48,7 +47,6 @@ _PULL_WAIT_S = 5.0
 _HEARTBEATS = 3
 # The pause after a stream that ended early, in seconds; it doubles.
 _PAUSE_BASE_S = 0.5
-_MAX_DOUBLINGS = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -188,7 +186,7 @@ class Worker:
             raise ConfigurationError("a worker runs once: make another one")
         self._has_run = True
         settings, connection = self._queue.settings, self._queue.connection
-        ledger = self._user_ledger or self._nats_ledger()
+        ledger = self._user_ledger or NatsLedger(connection, replicas=settings.replicas)
         self._running = True
         _LOGGER.info("the worker started: %s", settings.orders_subject)
         try:
@@ -228,11 +226,6 @@ class Worker:
             now = asyncio.get_running_loop().time()
             self._shutdown.reschedule(now + self._shutdown_timeout_s)
 
-    def _nats_ledger(self) -> Ledger:
-        from everlytic_async.ledger import NatsLedger  # noqa: PLC0415 - not for other ledgers
-
-        return NatsLedger(self._queue.connection, replicas=self._queue.settings.replicas)
-
     def _stats(self) -> dict[str, Any]:
         status = self.status
         return {
@@ -251,7 +244,7 @@ class Worker:
     # ----------------------------------------------------------------------------- one stream
 
     async def _run_stream(self, ledger: Ledger) -> EverlyticError | None:
-        """Send until stopped, or until going on is no use: the reason."""
+        """Send until stopped, or until no order can be sent: the reason."""
         problem: EverlyticError | None = None
         sent = self._held.counts[Outcome.SENT]
         try:
@@ -260,10 +253,8 @@ class Worker:
             ) as self._results:
                 self._last_error = None
                 await self._handle_results(self._results)
-        except (BatchStoppedError, LedgerError, SourceError) as error:
+        except (BatchStoppedError, LedgerError) as error:
             problem = error
-            if isinstance(error, SourceError) and not isinstance(error.__cause__, EverlyticError):
-                raise  # a bug of ours
         finally:
             self._results = None
             await self._clean_up()
@@ -309,9 +300,8 @@ class Worker:
 
     async def _pause(self, error: EverlyticError) -> None:
         """Wait, longer each time, or until stopped."""
-        ceiling = min(self._max_pause_s, _PAUSE_BASE_S * 2.0 ** min(self._failures, _MAX_DOUBLINGS))
+        pause_s = backoff_s(self._failures, _PAUSE_BASE_S, self._max_pause_s)
         self._failures += 1
-        pause_s = ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is not a secret
         self._last_error = redact_emails(str(error))  # it may quote the endpoint
         _LOGGER.warning("no orders are taken for %.1f s: %s", pause_s, self._last_error)
         if self._client.trouble is not None:

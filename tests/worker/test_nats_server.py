@@ -1,4 +1,4 @@
-"""A private nats-server: it starts, keeps its data, and ends with whoever started it."""
+"""A private nats-server: it starts, keeps its data, and ends with the process that started it."""
 
 from __future__ import annotations
 

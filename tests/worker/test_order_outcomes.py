@@ -25,6 +25,7 @@ from worker_shop import (
 )
 
 from everlytic_async import Delivery, Outcome, SkippedError, SqliteLedger, UnknownOutcomeError
+from everlytic_async._nats import backoff_s
 from everlytic_async.errors import AuthenticationError, NotSentError, RejectedError
 from everlytic_async.ledger import NatsLedger, State
 from everlytic_async.outcomes import OrderResult, Receipt
@@ -147,6 +148,25 @@ async def test_an_order_that_may_be_sent_again_is_delivered_again(
     assert shop.processed["0"] == processed
     assert worker.status.nacked == 1
     assert await dead_letters(queue) == []
+
+
+async def test_an_order_that_was_not_sent_is_delivered_again_after_a_delay(
+    nats_url: str, queue: OrderQueue, path: Path
+) -> None:
+    await fill(queue, 1)
+    async with Shop({"0": "throttle"}) as shop, shop.client() as client:
+        await shop.accept_one(client)
+        worker = make_worker(client, queue, path, retry_base_s=100, retry_cap_s=100)
+        async with make_queue(nats_url, queue.settings) as other, running(worker):
+            await until(lambda: worker.status.nacked == 1)
+            assert await other.pull(1, 0.2) == []
+            assert (await other.status()).in_flight == 1
+
+
+@pytest.mark.parametrize(("doublings", "ceiling"), [(0, 2), (1, 4), (3, 16), (10, 100), (999, 100)])
+def test_delays_double_up_to_a_cap_with_jitter(doublings: int, ceiling: float) -> None:
+    delays = [backoff_s(doublings, 2, 100) for _ in range(100)]
+    assert ceiling / 2 <= min(delays) < max(delays) <= ceiling
 
 
 async def test_messages_that_are_not_orders_stop_no_other(queue: OrderQueue, path: Path) -> None:

@@ -256,8 +256,9 @@ async def test_a_consumer_that_was_deleted_is_created_again(queue: OrderQueue) -
     settings = queue.settings
     await queue.connection.jetstream().delete_consumer(settings.orders_stream, settings.consumer)
     pulled: list[Any] = []
-    while not pulled:
-        pulled = await queue.pull(1, 1)
+    async with asyncio.timeout(20):
+        while not pulled:
+            pulled = await queue.pull(1, 1)
     assert numbers_of(pulled) == ["0"]
 
 
@@ -320,15 +321,18 @@ async def test_release_puts_back_what_arrived_and_was_not_taken(
 async def test_after_a_release_no_order_goes_to_nobody(
     nats_url: str, settings: QueueSettings
 ) -> None:
+    async def release_after(delay_s: float) -> None:
+        await asyncio.sleep(delay_s)  # while the order is on its way to the open request
+        await queue.release()
+
     async with make_queue(nats_url, settings) as queue, make_queue(nats_url, settings) as other:
-        for number in range(6):
+        for number in range(12):
             pulling = asyncio.ensure_future(queue.pull(1, 30))
-            await asyncio.sleep(0.002 * number)
+            await until_status(other, idle_workers=1)
             pulling.cancel()
             await asyncio.wait({pulling})
-            _, stored = await asyncio.gather(queue.release(), other.publish(order(number)))
-            assert stored
-            [pulled] = await other.pull(1, 10)  # long before ack_wait_s
+            await asyncio.gather(other.publish(order(number)), release_after(0.0002 * number))
+            [pulled] = await other.pull(1, 5)  # long before ack_wait_s
             assert numbers_of([pulled]) == [str(number)]
             await pulled.ack()
 

@@ -55,7 +55,7 @@ async def _work(
             client, queue, kept, shutdown_timeout_s=10, retry_base_s=0.2, retry_cap_s=1.0
         )
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
-        print("ready", flush=True)  # noqa: T201 - to whoever started it
+        print("ready", flush=True)  # noqa: T201 - to the test
         await worker.run()
         print(json.dumps(dict(worker.status.counts)), flush=True)  # noqa: T201
 
