@@ -157,7 +157,7 @@ def skip_line(file: IO[bytes]) -> None:
 
 def _gzip(stack: ExitStack, file: IO[bytes]) -> Callable[[int], bytes]:
     unpacked = stack.enter_context(gzip.GzipFile(fileobj=file))
-    return _explain_damage("gzip", unpacked.read, (gzip.BadGzipFile, zlib.error))
+    return _explain_damage("gzip", unpacked.read1, (gzip.BadGzipFile, zlib.error))
 
 
 def _zstd(stack: ExitStack, file: IO[bytes]) -> Callable[[int], bytes]:
@@ -170,7 +170,7 @@ def _zstd(stack: ExitStack, file: IO[bytes]) -> Callable[[int], bytes]:
     except ImportError:
         raise ConfigurationError(missing_extra_message("zstd", "sources")) from None
     unpacked = stack.enter_context(zstd.ZstdFile(file))
-    return _explain_damage("zstd", unpacked.read, (zstd.ZstdError,))
+    return _explain_damage("zstd", unpacked.read1, (zstd.ZstdError,))
 
 
 _DECOMPRESSORS: dict[bytes, Callable[[ExitStack, IO[bytes]], Callable[[int], bytes]]] = {
