@@ -139,6 +139,8 @@ def _characters(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
+    if isinstance(value, str) and value.isascii() and "\x00" not in value:
+        return value
     if "\x00" in _characters(value):
         raise _FaultError(": holds a NUL character")
     return value

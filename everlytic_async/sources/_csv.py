@@ -99,7 +99,7 @@ class CsvReader:
             try:
                 cells = self._split(text)
             except _RowError as error:
-                yield number, self._give_up(number, error)
+                yield number, self._give_up(number, text, error)
                 continue
             if not cells[0].strip() and not any(map(str.strip, cells)):
                 continue
@@ -121,10 +121,10 @@ class CsvReader:
         Raises:
             _RowError: it is not a row.
         """
-        self._row, self._row_chars = [text], len(text)
         line = text.rstrip("\r\n")
         if '"' not in line:
             return self._split_unquoted(line)
+        self._row, self._row_chars = [text], len(text)
         if line[0] == line[-1] == '"':
             cells = line[1:-1].split(f'"{self._delimiter}"')
             if line.count('"') == 2 * len(cells):  # every cell is quoted, and none has quotes
@@ -182,14 +182,13 @@ class CsvReader:
         self._row.append(text)
         return text
 
-    def _give_up(self, number: int, error: _RowError) -> InvalidRow:
+    def _give_up(self, number: int, text: str, error: _RowError) -> InvalidRow:
         """Take the first line for a row that can't be read, and let the others be rows."""
-        text, *others = self._row
-        if others:
+        if self._number > number:
             # Where the cell that a line starts in ends does not depend on where it started. So no
             # line is read as the inside of a cell twice, and time stays linear.
             self._fails_until = max(self._fails_until, self._number)
-            self._push_back(others)
+            self._push_back(self._row[1:])
         # The cells before the first quote: perhaps they name the order.
         cells = text.partition('"')[0].split(self._delimiter)[:-1]
         row = (cells + [""] * len(self.columns))[: len(self.columns)] if cells else None

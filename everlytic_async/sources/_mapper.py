@@ -220,8 +220,9 @@ class RecordMapper:
         """Add what only the later rows set; the faults of contacts that differ."""
         faults: dict[str, None] = {}
         for row in rows[1:]:
-            missing = [field for field in self._fields if field[0] not in order]
-            order.update(_read(missing, row))
+            if len(order) < len(self._fields):
+                missing = [field for field in self._fields if field[0] not in order]
+                order.update(_read(missing, row))
             for field, value in _read(self._contacts, row).items():
                 if str(value).casefold() != str(order[field]).casefold():
                     faults[f"{field}: the rows of the order do not agree on it"] = None
