@@ -17,6 +17,7 @@ from everlytic_async.errors import (
     ThrottledError,
     UnknownOutcomeError,
 )
+from everlytic_async.events import AttemptEnded, OrderEnded
 from everlytic_async.orders import Order, get_order_id
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt
 
@@ -172,6 +173,41 @@ class Job:
         else:
             self.last_failure = verdict
 
+    def make_result(self, verdict: Receipt | EverlyticError, now: float) -> OrderResult:
+        """The order's result, if nothing more is done for it."""
+        receipt, error, outcome = None, None, Outcome.SENT
+        if isinstance(verdict, Receipt):
+            receipt = verdict
+        else:
+            error, outcome = verdict, outcome_for(verdict)
+            error.attempts = self.attempts
+        return OrderResult(
+            self.index,
+            self.key,
+            self.raw,
+            outcome,
+            receipt,
+            error,
+            self.attempts,
+            now - self.received_at,
+            self.possible_deliveries > 1,
+        )
+
+    def attempt_ended(
+        self, verdict: Receipt | EverlyticError, admitted_at: float, now: float
+    ) -> AttemptEnded:
+        """The event for the end of its last attempt."""
+        error = None if isinstance(verdict, Receipt) else verdict
+        return AttemptEnded(
+            at=now,
+            key=str(self.event_key),
+            attempt=self.attempts,
+            outcome=Outcome.SENT if error is None else outcome_for(error),
+            status=getattr(verdict, "status", None),
+            error=error,
+            elapsed_s=now - admitted_at,
+        )
+
     def abandoned_error(self, reason: str) -> EverlyticError:
         """What is known of the order if nothing more is done for it.
 
@@ -199,3 +235,16 @@ def combine(
     if isinstance(last, Receipt | UnknownOutcomeError):
         return last
     return type(earlier)(f"{earlier.message}; a later attempt: {last.message}", earlier.status)
+
+
+def order_ended(result: OrderResult, event_key: str | None, now: float) -> OrderEnded:
+    """The event for the end of an order."""
+    return OrderEnded(
+        at=now,
+        key=event_key,
+        outcome=result.outcome,
+        attempts=result.attempts,
+        elapsed_s=result.elapsed_s,
+        duplicate_risk=result.duplicate_risk,
+        error=result.error,
+    )

@@ -13,7 +13,7 @@ import attrs
 
 from everlytic_async._cancel import deadline
 from everlytic_async._failures import SESSION_CLOSED
-from everlytic_async._job import AnyOrder, Job, KeyOf, combine, outcome_for, prepare
+from everlytic_async._job import AnyOrder, Job, KeyOf, combine, order_ended, outcome_for, prepare
 from everlytic_async._ledger_writer import LedgerWriter, body_digest
 from everlytic_async._pacer import DeadlineExceededError, Pacer
 from everlytic_async._retry import may_retry, retrying, with_cap_note
@@ -32,19 +32,17 @@ from everlytic_async.errors import (
     UnknownOutcomeError,
 )
 from everlytic_async.events import (
-    AttemptEnded,
     AttemptStarted,
     BackingOff,
     Dispatcher,
-    OrderEnded,
 )
 from everlytic_async.ledger import State
-from everlytic_async.outcomes import OrderResult, Outcome, Receipt
+from everlytic_async.outcomes import OrderResult, Receipt
 from everlytic_async.policies import Delivery, RetryPolicy
 
 _LOGGER = logging.getLogger("everlytic_async")
 
-_AttemptEvent = type[AttemptStarted] | type[AttemptEnded] | type[BackingOff]
+_AttemptEvent = type[AttemptStarted] | type[BackingOff]
 
 
 @attrs.frozen(eq=False)
@@ -95,7 +93,7 @@ class Sender:
         if result is None:
             assert isinstance(job, Job)  # noqa: S101 - else there is a result
             reason = f"its deadline of {deadline_s:g} s passed"
-            result = self._make_result(job, job.abandoned_error(reason))
+            result = job.make_result(job.abandoned_error(reason), self.clock())
         if result.receipt is not None:
             return result.receipt
         assert result.error is not None  # noqa: S101 - what is not sent says why
@@ -128,7 +126,7 @@ class Sender:
             if isinstance(job, Job):
                 job.event_key = event_key
             else:
-                self._emit_order_ended(job, event_key)
+                self.dispatcher.emit(order_ended(job, event_key, self.clock()))
         return job
 
     async def deliver(
@@ -179,29 +177,11 @@ class Sender:
 
     def end(self, job: Job, verdict: Receipt | EverlyticError) -> OrderResult:
         """The result of an order, of which the hooks are notified."""
-        result = self._make_result(job, verdict)
+        now = self.clock()
+        result = job.make_result(verdict, now)
         if job.event_key is not None:
-            self._emit_order_ended(result, job.event_key)
+            self.dispatcher.emit(order_ended(result, job.event_key, now))
         return result
-
-    def _make_result(self, job: Job, verdict: Receipt | EverlyticError) -> OrderResult:
-        receipt, error, outcome = None, None, Outcome.SENT
-        if isinstance(verdict, Receipt):
-            receipt = verdict
-        else:
-            error, outcome = verdict, outcome_for(verdict)
-            error.attempts = job.attempts
-        return OrderResult(
-            job.index,
-            job.key,
-            job.raw,
-            outcome,
-            receipt,
-            error,
-            job.attempts,
-            self.clock() - job.received_at,
-            job.possible_deliveries > 1,
-        )
 
     async def _send(
         self, job: Job, stop_token: StopToken, wait_until: float | None
@@ -277,14 +257,12 @@ class Sender:
             # Before the slot is released, so that the next sender sees the new state.
             self._update_pacer(verdict, admitted_at, left_at)
         except BaseException:
-            self._emit_attempt_ended(
-                job, job.abandoned_error("its sending was cancelled"), admitted_at
-            )
+            self._attempt_ended(job, job.abandoned_error("its sending was cancelled"), admitted_at)
             raise
         finally:
             pacer.release()
         job.note(verdict)
-        self._emit_attempt_ended(job, verdict, admitted_at)
+        self._attempt_ended(job, verdict, admitted_at)
         return verdict
 
     async def _post(
@@ -337,36 +315,11 @@ class Sender:
             fields.setdefault("at", self.clock())
             self.dispatcher.emit(event_type(key=job.event_key, **fields))
 
-    def _emit_attempt_ended(
+    def _attempt_ended(
         self, job: Job, verdict: Receipt | EverlyticError, admitted_at: float
     ) -> None:
-        if job.event_key is None:
-            return
-        error = None if isinstance(verdict, Receipt) else verdict
-        now = self.clock()
-        self._emit(
-            job,
-            AttemptEnded,
-            at=now,
-            attempt=job.attempts,
-            outcome=Outcome.SENT if error is None else outcome_for(error),
-            status=getattr(verdict, "status", None),
-            error=error,
-            elapsed_s=now - admitted_at,
-        )
-
-    def _emit_order_ended(self, result: OrderResult, event_key: str | None) -> None:
-        self.dispatcher.emit(
-            OrderEnded(
-                at=self.clock(),
-                key=event_key,
-                outcome=result.outcome,
-                attempts=result.attempts,
-                elapsed_s=result.elapsed_s,
-                duplicate_risk=result.duplicate_risk,
-                error=result.error,
-            )
-        )
+        if job.event_key is not None:
+            self.dispatcher.emit(job.attempt_ended(verdict, admitted_at, self.clock()))
 
 
 def _hash_key(key: str | None) -> str | None:
