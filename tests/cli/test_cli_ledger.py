@@ -517,7 +517,7 @@ def test_an_export_may_be_csv_of_some_states_into_a_file(cli: Cli, ledger: Path)
     ("output", "error"),
     [
         ("none/o", "none/o can't be written: No such file or directory"),
-        ("orders.ledger", "--output names the ledger itself"),
+        ("orders.ledger", "--output names the same file as the ledger"),
         ("/dev/full", "/dev/full can't be written: No space left on device"),
     ],
 )
