@@ -47,6 +47,12 @@ def advise(
     in_flight = tally.skipped[State.IN_FLIGHT]
     if in_flight and not tally.counts[Outcome.NOT_SENT]:
         yield (f"{_they(in_flight)} being sent by another process. When that has ended:\n  {again}")
+    elif tally.refused_first:
+        yield (
+            f"{_they(tally.refused_first)} refused, and none was accepted before: probably the "
+            "address, the workflow or the account is wrong. When that is right, run it again, "
+            f"which sends them:\n  {again}"
+        )
     elif tally.to_send or not all_read:
         yield f"To send the rest, run it again; what was sent is not sent again:\n  {again}"
     if forced:

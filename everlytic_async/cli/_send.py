@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, closing
 from typing import NoReturn
 
+import attrs
 import click
 from rich.text import Text
 
@@ -194,6 +195,9 @@ class _SendRun(Run):
                 self.error = str(error)
 
     def _on_result(self, result: OrderResult) -> None:
+        if getattr(result.error, "before_any_acceptance", False):
+            # As in the ledger: the next run sends it.
+            result = attrs.evolve(result, outcome=Outcome.NOT_SENT)
         self.add(
             result.index,
             result.outcome,

@@ -309,6 +309,33 @@ def test_the_rest_is_sent_by_the_command_that_is_shown(
     assert len(Path("r.jsonl").read_text().splitlines()) == 4
 
 
+def test_refusals_before_any_acceptance_are_not_booked_on_the_orders(
+    cli: Cli, endpoint: Endpoint, orders_file: Write
+) -> None:
+    """The summary, the results and the report agree with the ledger: the next run sends them."""
+    pytest.importorskip("plotly")
+    path = orders_file(*named(*(f"r{number}" for number in range(30))))
+    run = cli(
+        *("send", *ONE_AT_ONCE, "--ledger", "l", "--results", "r.jsonl", "--report", "r.html"),
+        path,
+    )
+    assert (run.code, len(endpoint.received)) == (1, 20)
+    assert re.search(r"^  not sent +30  ", run.out, re.MULTILINE)
+    assert {each["outcome"] for each in read_results("r.jsonl")} == {"not_sent"}
+    page = Path("r.html").read_text()
+    for text in (run.out + run.err, page):
+        assert "20 orders are refused, and none was accepted before" in text
+        assert "a person has to correct" not in text
+        assert "--resend" not in text
+    (again,) = commands(run)
+    # Once another order was accepted, it is the orders' own fault.
+    orders_file(*named("s1", "r0", "r1"))
+    endpoint.received.clear()
+    run = cli(*again)
+    assert (run.code, endpoint.received) == (3, ["s1", "r0", "r1"])
+    assert "2 orders are rejected: a person has to correct them." in run.err
+
+
 def test_without_a_ledger_nobody_is_invited_to_send_all_of_it_again(
     cli: Cli, endpoint: Endpoint, orders_file: Write
 ) -> None:
