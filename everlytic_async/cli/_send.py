@@ -67,7 +67,7 @@ def send(options: SendOptions) -> int:
             if ledger is not None:
                 ledger.check_terminal()
                 say(f"Ledger: {ledger.line}")
-            if not options.yes and not confirm(options, account, client, ledger, source):
+            if not confirm(options, account, client, ledger, source):
                 say("Nothing was sent.")
                 return Exit.USAGE
         return asyncio.run(_send(options, account, ledger, source))

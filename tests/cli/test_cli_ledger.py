@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import gzip
 import json
 import re
 import resource
@@ -309,6 +310,34 @@ def test_the_rest_is_sent_by_the_command_that_is_shown(
     assert len(Path("r.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize("options", [[], ["--yes"], ["--limit", "2"]], ids=str)
+def test_orders_that_were_sent_elsewhere_are_named_also_without_a_plan(
+    cli: Cli, endpoint: Endpoint, orders_file: Write, options: list[str]
+) -> None:
+    """As from cron: another workflow, host or store sends all of them again."""
+    send = ("send", "--ledger", "l", *options, orders_file(*named("s1", "s2")))
+    for more, store, where in (
+        ([], STORE_HASH, None),
+        ([], STORE_HASH, None),
+        (["--workflow-id", "7"], STORE_HASH, "without a workflow id"),
+        (["--workflow-id", "7"], STORE_HASH, None),
+        ([], "another", "at another address or store (127.0.0.1:"),
+    ):
+        cli.use(endpoint.base_url, store)
+        run = cli(*send, *more)
+        assert run.code == 0
+        note = f"Warning: the ledger knows 2 of these orders as sent, or perhaps sent, {where}"
+        assert note in run.err if where is not None else "Warning" not in run.err
+    # What can't be read is named by the run, as it is without a ledger.
+    Path("orders.jsonl").write_bytes(gzip.compress(bytes(100))[:20])
+    errors = [
+        [line for line in cli(*words).err.splitlines() if line.startswith("Error: ")]
+        for words in (send, (*SEND, send[-1]))
+    ]
+    assert len(errors[0]) == 1
+    assert errors[0] == errors[1]
+
+
 def test_refusals_before_any_acceptance_are_not_booked_on_the_orders(
     cli: Cli, endpoint: Endpoint, orders_file: Write
 ) -> None:
@@ -339,9 +368,13 @@ def test_refusals_before_any_acceptance_are_not_booked_on_the_orders(
 def test_without_a_ledger_nobody_is_invited_to_send_all_of_it_again(
     cli: Cli, endpoint: Endpoint, orders_file: Write
 ) -> None:
-    run = cli(*SEND, "--retries", "0", orders_file(*named("s1", "n1")))
+    run = cli(*SEND, *ONE_AT_ONCE, orders_file(*named("s1", "n1", "u1")))
     assert (run.code, commands(run)) == (1, [])
     assert "would notify everybody again" in run.err
+    assert "a new ledger knows nothing of this run" in run.err
+    assert "1 order is unknown: Everlytic may have processed it. " in run.err
+    orders_file(*named("s1"))
+    assert "ledger" not in cli(*SEND, "orders.jsonl").err
 
 
 # ------------------------------------------------------------------------------- the second run
