@@ -57,10 +57,17 @@ __all__ = [
 #: How many faults of one order are named. A file can hold a million of them in a few kilobytes.
 MAX_FAULTS = 20
 
-_WORD = re.compile(r"[^\s\"<>]+")
 # The sign between the two parts of an address: as it is, or as URLs, HTML and JSON write it.
-_AT = re.compile(
-    r"(?<=.)(?:[@\uff20]|%(?:25){0,3}40|&(?:#0{0,6}64|#x0{0,6}40|commat);|\\u(?:0040|ff20))(?=.)",
+_AT = (
+    r"(?:[@\uff20\ufe6b]|%(?:25){0,3}(?:u00)?40|\\(?:u(?:0040|ff20|fe6b)|x40)"
+    r"|&(?:amp;){0,3}(?:(?:#0{0,6}64(?!\d)|#x0{0,6}40(?![\da-f]));?+|commat;))"
+)
+_SIGN = re.compile(rf"(?<=.){_AT}(?=.)", re.IGNORECASE)
+# A word; what is in quotes belongs to it where the sign follows.
+_WORD = re.compile(rf'(?:"[^"]*"(?={_AT}))?[^\s"<>]+|"[^"]*"(?={_AT})', re.IGNORECASE)
+# Blanks around the sign, where the name of a host follows: "2 @ 3.50 each" is a price.
+_BLANKS = re.compile(
+    rf"(?:(?<=\S)\s({_AT})\s?|(?<=\S)({_AT})\s)(?=[^\s\"<>@]{{1,63}}\.[^\W\d_]{{2}})",
     re.IGNORECASE,
 )
 
@@ -71,7 +78,8 @@ def redact_emails(text: str) -> str:
     It is used once, where the response is parsed, and for other servers' texts: so no log, record
     or screen has to.
     """
-    return _WORD.sub(lambda word: "[an address]" if _AT.search(word[0]) else word[0], text)
+    text = _BLANKS.sub(r"\1\2", text)
+    return _WORD.sub(lambda word: "[an address]" if _SIGN.search(word[0]) else word[0], text)
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._forecast import CHUNK, Forecast, LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, Item, open_input
-from everlytic_async.cli._results import Results
+from everlytic_async.cli._results import Results, ledger_files
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, count_orders
 from everlytic_async.cli._settings import announce, find_account
@@ -66,7 +66,7 @@ async def _examine(
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             resend = options.resend if isinstance(options, SendOptions) else ()
             forecast = Forecast(file, _client(options.config, delivery), resend)
-        keep = {} if ledger is None else {"--ledger": str(ledger.path)}
+        keep = ledger_files(None if ledger is None else ledger.path)
         results = stack.enter_context(closing(Results(options, source, keep)))
         return await _CheckRun(options, source, results, forecast, valid).execute()
 

@@ -15,6 +15,8 @@ from everlytic_async.events import Hook
 
 __all__ = ["find_proxy", "get_delivery", "make_client", "proxy_host"]
 
+_OTHER_KINDS = ("https", "socks", "socks4", "socks4a", "socks5", "socks5h")
+
 
 def get_delivery(options: SendingOptions) -> Delivery:
     """What ``--delivery`` says."""
@@ -64,9 +66,11 @@ def find_proxy(base_url: str) -> str | None:
         proxy = f"http://{proxy}"
     kind = proxy.partition("://")[0].lower()
     if kind != "http":
+        # Nothing else of it: without a scheme this may be a part of the password.
+        shown = f" ({kind}://)" if kind in _OTHER_KINDS else ""
         raise ConfigurationError(
-            f"{name.upper()}_PROXY in the environment names a proxy of a kind that can't be used "
-            f"({kind}://): name one by http://, through which https:// goes in a tunnel, or list "
+            f"{name.upper()}_PROXY in the environment names a proxy of a kind that can't be used"
+            f"{shown}: name one by http://, through which https:// goes in a tunnel, or list "
             f"{host} in NO_PROXY"
         )
     return proxy

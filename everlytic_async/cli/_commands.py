@@ -105,7 +105,7 @@ immediately. SIGTERM does the same.
 Exit codes:
     0    every order was sent, now or before (or FILE holds none at all)
     1    some orders were not sent: running it again sends them
-    2    wrong usage or settings, or unreadable input
+    2    wrong usage or settings, unreadable input, or an unexpected error
     3    nothing more can be sent, but some orders need a person: invalid, rejected or unknown
     130  interrupted by Ctrl-C; 143 by SIGTERM
 """

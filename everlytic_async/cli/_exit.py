@@ -28,7 +28,8 @@ class Exit(enum.IntEnum):
     OK = 0
     #: Some orders were not: running `send` again sends them.
     FAILED = 1
-    #: Wrong usage or settings, or input that can't be read.
+    #: Wrong usage or settings, input that can't be read, or an error that nobody foresaw. Not 1:
+    #: a script that repeats 1 would repeat it for ever.
     USAGE = 2
     #: Nothing more can be sent: a person has to act on the rest.
     NEEDS_PERSON = 3
@@ -86,7 +87,7 @@ def handle_errors(command: Callable[[], int], *, debug: bool) -> NoReturn:
         if debug:
             traceback.print_exception(error)
         say(f"Error: {error if expected else _describe(error, debug=debug)}")
-        code = Exit.USAGE if expected else Exit.FAILED
+        code = Exit.USAGE
     sys.exit(code)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +20,14 @@ from everlytic_async.cli._commands import (
 )
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import printable
-from everlytic_async.cli._results import open_private
+from everlytic_async.cli._results import ledger_files, open_private, refuse_same_file
 from everlytic_async.cli._screen import (
     count_lines,
     count_orders,
     format_duration,
     format_time,
     join_some,
+    json_line,
     make_console,
     print_lines,
 )
@@ -119,11 +119,9 @@ def _opened(output: str, keep: Path) -> Iterator[IO[str]]:
         yield sys.stdout
         sys.stdout.flush()
         return
-    path = Path(output)
-    if path.exists() and path.samefile(keep):
-        raise ConfigurationError("--output names the ledger itself")
+    refuse_same_file("--output", output, ledger_files(keep))
     with open(
-        path, "w", encoding="utf-8", errors="backslashreplace", newline="", opener=open_private
+        output, "w", encoding="utf-8", errors="backslashreplace", newline="", opener=open_private
     ) as file:
         yield file
 
@@ -140,7 +138,7 @@ def _write(rows: Iterable[dict[str, Any]], out: IO[str], format: str) -> None:  
         table.writeheader()
         table.writerows(rows)
     else:
-        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        out.writelines(f"{json_line(row)}\n" for row in rows)
     out.flush()
 
 

@@ -146,7 +146,7 @@ def _load_context(name: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"the NATS context {name} can't be read from {path}: {error.strerror}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not JSON") from error  # its message may quote
     if not isinstance(context, dict):
         raise ConfigurationError(f"{path} is not a NATS context")

@@ -39,23 +39,32 @@ def advise(
         if tally.to_send or tally.unknown or tally.to_correct or not all_read:
             yield (
                 "There was no ledger: the same command again would notify everybody again who was "
-                "notified now. Put what is to be sent into a file of its own; --results FILE "
-                "names the orders, and with --ledger FILE running it again sends only the rest."
+                "notified now, also with --ledger FILE, because a new ledger knows nothing of this "
+                "run. Put what is to be sent into a file of its own, and send that with a ledger. "
+                "--results FILE names the outcome of each order."
+            )
+        if tally.unknown:
+            yield (
+                f"{_look_at_unknown(tally.unknown)}: only those that did not belong into that file."
             )
         return
     file, again = shlex.quote(ledger), _run_again(options, words)
     in_flight = tally.skipped[State.IN_FLIGHT]
     if in_flight and not tally.counts[Outcome.NOT_SENT]:
         yield (f"{_they(in_flight)} being sent by another process. When that has ended:\n  {again}")
+    elif tally.refused_first:
+        yield (
+            f"{_they(tally.refused_first)} refused, and none was accepted before: probably the "
+            "address, the workflow or the account is wrong. When that is right, run it again, "
+            f"which sends them:\n  {again}"
+        )
     elif tally.to_send or not all_read:
         yield f"To send the rest, run it again; what was sent is not sent again:\n  {again}"
     if forced:
         yield "What was in flight is unknown: the next run lists it."
     elif tally.unknown:
         yield (
-            f"{_they(tally.unknown)} unknown: Everlytic may have processed "
-            f"{'it' if tally.unknown == 1 else 'them'}. A person has to look whether the contacts "
-            "entered the workflow:\n"
+            f"{_look_at_unknown(tally.unknown)}:\n"
             f"  everlytic-async ledger export --state unknown {file}\n"
             "Then record what you found, for those that did and those that did not, and run it "
             "again:\n"
@@ -85,6 +94,13 @@ def _run_again(options: ResultsOptions, words: Sequence[str]) -> str:
     more = [] if options.results in (None, "-") or options.append_results else [APPEND_OPTION]
     words = [*words[:2], *more, *words[2:]]
     return " ".join(shlex.quote(printable(word)) for word in words)
+
+
+def _look_at_unknown(count: int) -> str:
+    return (
+        f"{_they(count)} unknown: Everlytic may have processed {'it' if count == 1 else 'them'}. "
+        "A person has to look whether the contacts entered the workflow"
+    )
 
 
 def _they(count: int) -> str:

@@ -26,7 +26,7 @@ EXIT_CODES = """\
 Exit codes:
     0    {good}
     1    {bad}
-    2    wrong usage or settings, or unreadable input: {none}
+    2    wrong usage or settings, unreadable input, or an unexpected error: {none}
     130  interrupted by Ctrl-C{terminated}
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext, suppress
 from itertools import islice
 
 import attrs
@@ -13,13 +13,14 @@ import attrs
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._client import find_proxy, proxy_host
 from everlytic_async.cli._commands import SendOptions
+from everlytic_async.cli._exit import say
 from everlytic_async.cli._forecast import CHUNK, Forecast, LedgerChoice
 from everlytic_async.cli._input import Input, Item, printable
 from everlytic_async.cli._progress import Bar
 from everlytic_async.cli._screen import count_orders, format_duration, join_some, open_terminal
 from everlytic_async.cli._settings import Account
 from everlytic_async.cli._tally import Tally
-from everlytic_async.errors import SkippedError
+from everlytic_async.errors import ConfigurationError, SkippedError, SourceError
 from everlytic_async.ledger import LedgerFile, State
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
@@ -91,15 +92,21 @@ def confirm(
     ledger: LedgerChoice | None,
     source: Input,
 ) -> bool:
-    """Show the plan and ask, if there is much to send and a terminal to ask at."""
-    if source.is_terminal or (source.limit or _CONFIRM_ABOVE + 1) <= _CONFIRM_ABOVE:
+    """Show the plan and ask, if there is much to send and a terminal to ask at.
+
+    Nobody is asked otherwise, but what the ledger knows of these orders elsewhere is said.
+    """
+    if source.is_terminal:
         return True
-    with open_terminal() as terminal:
+    is_small = options.yes or (source.limit or _CONFIRM_ABOVE + 1) <= _CONFIRM_ABOVE
+    with nullcontext() if is_small else open_terminal() as terminal:
         if terminal is None:
+            _warn(options, client, ledger, source)
             return True
         count = asyncio.run(count_input(options, client, ledger, source))
         number = options.limit if count is None else count.to_send
         if number is not None and number <= _CONFIRM_ABOVE:
+            _say_notes(count)
             return True
         reader, writer = terminal
         writer.writelines(f"{x}\n" for x in plan_lines(options, account, ledger, source, count))
@@ -108,10 +115,29 @@ def confirm(
         return reader.readline().strip().lower() in ("y", "yes")
 
 
-async def count_input(
+def _warn(
     options: SendOptions, client: EverlyticClient, ledger: LedgerChoice | None, source: Input
+) -> None:
+    """Look at the first orders only: the others do not wait for a second reading of them all."""
+    if ledger is not None and not ledger.is_new:
+        with suppress(OSError, ConfigurationError, SourceError):  # the run says what is wrong
+            first = min(source.limit or _CONFIRM_ABOVE, _CONFIRM_ABOVE)
+            _say_notes(asyncio.run(count_input(options, client, ledger, source, first)))
+
+
+def _say_notes(count: InputCount | None) -> None:
+    for note in () if count is None else count.notes:
+        say(f"Warning: {note}")
+
+
+async def count_input(
+    options: SendOptions,
+    client: EverlyticClient,
+    ledger: LedgerChoice | None,
+    source: Input,
+    at_most: int | None = None,
 ) -> InputCount | None:
-    """Compare the input with the ledger; None if it can't be read twice."""
+    """Compare the input, or its first orders, with the ledger; None if it can't be read twice."""
     if not source.is_seekable:
         return None
     count = InputCount()
@@ -122,7 +148,7 @@ async def count_input(
         if ledger is not None and not ledger.is_new:
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             forecast = Forecast(file, client, options.resend)
-        orders = islice(stack.enter_context(closing(source.first_pass())), source.limit)
+        orders = islice(stack.enter_context(closing(source.first_pass())), at_most or source.limit)
         filtered = source.filtered  # of this pass: it grows
         bar.start()
         stack.callback(bar.stop)

@@ -24,8 +24,10 @@ from everlytic_async.cli._queue_commands import (
 from everlytic_async.cli._screen import (
     count_lines,
     count_orders,
+    escape_json,
     format_time,
     join_some,
+    json_line,
     make_console,
     print_lines,
 )
@@ -69,7 +71,7 @@ async def status(options: StatusOptions) -> int:
             if options.as_json:
                 line = {**attrs.asdict(found), "depth": found.depth}
                 line["workers"] = [attrs.asdict(worker) for worker in workers]
-                print_lines(make_console(), [Text(json.dumps(line))])
+                print_lines(make_console(), [json_line(line)])
             else:
                 print_lines(make_console(), _status_lines(found, workers))
     for subject, count in sorted(strays.items())[:_MAX_SHOWN]:
@@ -129,7 +131,7 @@ async def dead(options: DeadOptions) -> int:
                     if options.format == "orders":
                         not_json += not _write_order(letter)
                     elif options.format == "jsonl":
-                        _write(json.dumps(_row(store, letter)))
+                        _write(json_line(_row(store, letter)))
                     else:
                         print_lines(make_console(), [_line(letter)])
             if options.format == "text" and not count:
@@ -169,23 +171,12 @@ def _write_order(letter: DeadLetter) -> bool:
         json.loads(text)
     except (ValueError, RecursionError):
         return False
-    _write(text.translate(_ONE_LINE).translate(_Escapes()))
+    _write(escape_json(text.translate(_ONE_LINE)))
     return True
 
 
 # JSON strings have none of these unescaped: here they are white space between values.
 _ONE_LINE = dict.fromkeys(map(ord, "\t\r\n"), " ")
-
-
-class _Escapes(dict[int, str]):
-    """JSON escapes for unprintable characters, for `str.translate`.
-
-    A terminal must not interpret what a customer put into an order.
-    """
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def _write(line: str) -> None:

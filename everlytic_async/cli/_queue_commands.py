@@ -109,8 +109,8 @@ back. A second one cancels what is in flight: those orders are recorded as unkno
 Exit codes:
     0    stopped as asked; or the queue is empty (--exit-when-empty)
     1    the endpoint refused a store's hashes, or NATS the worker's credentials for half a minute;
-         or the private NATS server ended; or an unexpected error
-    2    wrong usage or settings, or the queue or the ledger can't be used
+         or the private NATS server ended
+    2    wrong usage or settings, or the queue or the ledger can't be used; or an unexpected error
     130  stopped by a second Ctrl-C, or by the first while connecting
     143  the same by SIGTERM
 """.replace("{nats}", _NATS_HELP)

@@ -45,6 +45,9 @@ __all__ = ["COLOURS", "Report", "Timeline", "check_report", "quantile"]
 # Powers of two: the edges of bins are exact.
 _FIRST_WIDTH_S = 0.125
 _MAX_BINS = 256
+# What every page has near its beginning.
+_GENERATOR = b'<meta name="generator" content="everlytic-async">'
+_HEAD_BYTES = 4096
 # A shorter run is not drawn: one bar says nothing.
 _MIN_DRAWN_S = 1.0
 # Latencies are counted by their logarithm: those in one bucket differ by at most this factor.
@@ -267,6 +270,21 @@ def check_report(name: str, keep: Mapping[str, str | None], source: Input | None
     if problem is not None:
         raise ConfigurationError(f"the report can't be written to {name!r}: {problem}")
     refuse_same_file("--report", name, keep, source)
+    if not _may_replace(path):
+        raise ConfigurationError(
+            f"another file is there, not a report: {name!r}. Name a new one for the report"
+        )
+
+
+def _may_replace(path: Path) -> bool:
+    """Whether nothing is lost: there is no such file, an empty one, or an earlier page."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    try:
+        with path.open("rb") as file:
+            return _GENERATOR in file.read(_HEAD_BYTES)
+    except OSError:
+        return False
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -14,9 +13,17 @@ from typing import IO, Any
 from everlytic_async.cli._exit import redirect_to_devnull
 from everlytic_async.cli._input import Input, printable
 from everlytic_async.cli._options import ResultsOptions
+from everlytic_async.cli._screen import json_line
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 
-__all__ = ["APPEND_OPTION", "Results", "check_results", "open_private", "refuse_same_file"]
+__all__ = [
+    "APPEND_OPTION",
+    "Results",
+    "check_results",
+    "ledger_files",
+    "open_private",
+    "refuse_same_file",
+]
 
 APPEND_OPTION = "--append-results"
 
@@ -40,6 +47,7 @@ class Results:
         name = options.results
         self._closing = ExitStack()
         self._file: IO[str] | None = None
+        self._line_end = ""  # that the file lacks
         self.is_stdout = name == "-"
         self.fault: str | None = None
         if name is None:
@@ -49,6 +57,8 @@ class Results:
             return
         check_results(options, source, keep)
         try:
+            if _is_cut_off(Path(name)):
+                self._line_end = "\n"
             # Line by line to the system: a process that is killed has its results on the disk.
             file = open(  # noqa: SIM115 - it stays open
                 name, "a", 1, "utf-8", errors="backslashreplace", opener=open_private
@@ -68,7 +78,8 @@ class Results:
         risk = fields.pop("duplicate_risk")
         result = {**fields, "error": error if error is None else str(error), "duplicate_risk": risk}
         try:
-            self._file.write(json.dumps(result, ensure_ascii=False) + "\n")
+            self._file.write(f"{self._line_end}{json_line(result)}\n")
+            self._line_end = ""
             if self.is_stdout:
                 self._file.flush()  # a pipe is buffered
         except OSError as failure:
@@ -126,6 +137,24 @@ def refuse_same_file(
             raise ConfigurationError(f"{option} names the same file as {other}")
     if source is not None and path.exists() and source.is_file(path):
         raise ConfigurationError(f"{option} names the file that holds the orders")
+
+
+def ledger_files(ledger: Path | None) -> dict[str, str | None]:
+    """The files of a ledger, by what they are: nothing else may be written to them."""
+    if ledger is None:
+        return {}
+    path = ledger.resolve()  # the others are beside the real one
+    ends = ("-wal", "-shm", "-journal")
+    return {"the ledger": str(path), **{f"the ledger's {end}": f"{path}{end}" for end in ends}}
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a file ends in the middle of a line: after a kill, or on a full disk."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 def _cannot_write(name: str, error: OSError) -> ConfigurationError:

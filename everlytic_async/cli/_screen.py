@@ -5,6 +5,7 @@ Colours are for terminals only: rich decides.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -27,11 +28,13 @@ __all__ = [
     "SEND_LABELS",
     "count_lines",
     "count_orders",
+    "escape_json",
     "flush",
     "format_duration",
     "format_time",
     "has_terminal",
     "join_some",
+    "json_line",
     "make_console",
     "notes",
     "open_terminal",
@@ -111,6 +114,27 @@ def print_lines(console: Console, lines: Iterable[Text | str]) -> None:
         )  # what is still buffered would fail again, at the exit
         which = "error" if console.stderr else "output"
         raise OutputError(f"the standard {which} can't be written: {error.strerror}") from error
+
+
+class _Escapes(dict[int, str]):
+    """JSON escapes for unprintable characters, for `str.translate`."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        return character if character.isprintable() else json.dumps(character)[1:-1]
+
+
+def escape_json(text: str) -> str:
+    """JSON in one line with each unprintable character escaped.
+
+    A terminal must not interpret what a customer put into an order.
+    """
+    return text if text.isprintable() else text.translate(_Escapes())
+
+
+def json_line(value: object) -> str:
+    """A value as a line of JSON, fit for a terminal; without the line end."""
+    return escape_json(json.dumps(value, ensure_ascii=False))
 
 
 def count_orders(count: int) -> str:

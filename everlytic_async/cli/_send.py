@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, closing
 from typing import NoReturn
 
+import attrs
 import click
 from rich.text import Text
 
@@ -32,7 +33,7 @@ from everlytic_async.cli._options import command_line
 from everlytic_async.cli._plan import confirm
 from everlytic_async.cli._progress import PacingStatus
 from everlytic_async.cli._report import Report, check_report
-from everlytic_async.cli._results import Results, check_results
+from everlytic_async.cli._results import Results, check_results, ledger_files
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, flush
 from everlytic_async.cli._settings import NO_FILE, Account, announce, load_account
@@ -55,7 +56,7 @@ def send(options: SendOptions) -> int:
         return examine(options, ledger, valid, get_delivery(options))
     account = None if options.sandbox else load_account(options.config)
     with open_input(options) as source:
-        keep = {"--ledger": None if ledger is None else str(ledger.path)}
+        keep = ledger_files(None if ledger is None else ledger.path)
         check_results(options, source, keep)
         if options.report is not None:
             config = None if options.config == NO_FILE else options.config
@@ -66,7 +67,7 @@ def send(options: SendOptions) -> int:
             if ledger is not None:
                 ledger.check_terminal()
                 say(f"Ledger: {ledger.line}")
-            if not options.yes and not confirm(options, account, client, ledger, source):
+            if not confirm(options, account, client, ledger, source):
                 say("Nothing was sent.")
                 return Exit.USAGE
         return asyncio.run(_send(options, account, ledger, source))
@@ -103,13 +104,13 @@ async def _send(
             report = Report(options, host, None if choice is None else choice.shown)
             hooks.append(report.on_event)
         client = make_client(options, account, hooks)
-        ledger, keep = None, {}
+        ledger = None
         if choice is not None:
             durability = Durability(options.durability or Durability.PROCESS)
             ledger = SqliteLedger(choice.path, durability=durability)
             await stack.enter_async_context(ledger)
-            keep = {"--ledger": str(choice.path)}
         # Last: no file is created before everything else is right.
+        keep = ledger_files(None if choice is None else choice.path)
         results = stack.enter_context(closing(Results(options, source, keep)))
         await stack.enter_async_context(client)
         stream = client.stream_orders(
@@ -194,6 +195,9 @@ class _SendRun(Run):
                 self.error = str(error)
 
     def _on_result(self, result: OrderResult) -> None:
+        if getattr(result.error, "before_any_acceptance", False):
+            # As in the ledger: the next run sends it.
+            result = attrs.evolve(result, outcome=Outcome.NOT_SENT)
         self.add(
             result.index,
             result.outcome,

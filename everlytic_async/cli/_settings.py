@@ -273,6 +273,12 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     except tomllib.TOMLDecodeError as error:
         # Without its frames, whose locals are the text; and without what it quotes.
         raise ConfigurationError(f"{path}{_syntax_error(error, text)}") from None
+    except ConfigurationError:
+        raise
+    except (ValueError, ArithmeticError):  # more digits than Python or Decimal takes
+        raise ConfigurationError(f"{path} can't be read: a number in it is too long") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path} can't be read: it is nested too deeply") from None
     tables = {name: document[name] for name in _TABLES if name in document}
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise ConfigurationError(

@@ -60,6 +60,7 @@ class Tally:
         possible_duplicates: How many orders may have been processed more than once.
         skipped: What the ledger knows of those skipped, and how many they are.
         changed: How many were skipped although they have changed since they were first sent.
+        refused_first: How many were refused before any was accepted, which is not their fault.
     """
 
     def __init__(self, max_reasons: int = REASONS) -> None:
@@ -69,6 +70,7 @@ class Tally:
         self.possible_duplicates = 0
         self.skipped: Counter[str] = Counter()
         self.changed = 0
+        self.refused_first = 0
 
     def add(
         self,
@@ -85,6 +87,7 @@ class Tally:
         if isinstance(error, SkippedError):
             self.skipped[str(error.state)] += 1
             self.changed += error.other_body
+        self.refused_first += getattr(error, "before_any_acceptance", False)
         if error is None:
             return
         faults = error.faults if isinstance(error, InvalidOrderError) else (str(error),)

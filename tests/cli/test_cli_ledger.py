@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import gzip
 import json
 import re
 import resource
@@ -309,12 +310,71 @@ def test_the_rest_is_sent_by_the_command_that_is_shown(
     assert len(Path("r.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize("options", [[], ["--yes"], ["--limit", "2"]], ids=str)
+def test_orders_that_were_sent_elsewhere_are_named_also_without_a_plan(
+    cli: Cli, endpoint: Endpoint, orders_file: Write, options: list[str]
+) -> None:
+    """As from cron: another workflow, host or store sends all of them again."""
+    send = ("send", "--ledger", "l", *options, orders_file(*named("s1", "s2")))
+    for more, store, where in (
+        ([], STORE_HASH, None),
+        ([], STORE_HASH, None),
+        (["--workflow-id", "7"], STORE_HASH, "without a workflow id"),
+        (["--workflow-id", "7"], STORE_HASH, None),
+        ([], "another", "at another address or store (127.0.0.1:"),
+    ):
+        cli.use(endpoint.base_url, store)
+        run = cli(*send, *more)
+        assert run.code == 0
+        note = f"Warning: the ledger knows 2 of these orders as sent, or perhaps sent, {where}"
+        assert note in run.err if where is not None else "Warning" not in run.err
+    # What can't be read is named by the run, as it is without a ledger.
+    Path("orders.jsonl").write_bytes(gzip.compress(bytes(100))[:20])
+    errors = [
+        [line for line in cli(*words).err.splitlines() if line.startswith("Error: ")]
+        for words in (send, (*SEND, send[-1]))
+    ]
+    assert len(errors[0]) == 1
+    assert errors[0] == errors[1]
+
+
+def test_refusals_before_any_acceptance_are_not_booked_on_the_orders(
+    cli: Cli, endpoint: Endpoint, orders_file: Write
+) -> None:
+    """The summary, the results and the report agree with the ledger: the next run sends them."""
+    pytest.importorskip("plotly")
+    path = orders_file(*named(*(f"r{number}" for number in range(30))))
+    run = cli(
+        *("send", *ONE_AT_ONCE, "--ledger", "l", "--results", "r.jsonl", "--report", "r.html"),
+        path,
+    )
+    assert (run.code, len(endpoint.received)) == (1, 20)
+    assert re.search(r"^  not sent +30  ", run.out, re.MULTILINE)
+    assert {each["outcome"] for each in read_results("r.jsonl")} == {"not_sent"}
+    page = Path("r.html").read_text()
+    for text in (run.out + run.err, page):
+        assert "20 orders are refused, and none was accepted before" in text
+        assert "a person has to correct" not in text
+        assert "--resend" not in text
+    (again,) = commands(run)
+    # Once another order was accepted, it is the orders' own fault.
+    orders_file(*named("s1", "r0", "r1"))
+    endpoint.received.clear()
+    run = cli(*again)
+    assert (run.code, endpoint.received) == (3, ["s1", "r0", "r1"])
+    assert "2 orders are rejected: a person has to correct them." in run.err
+
+
 def test_without_a_ledger_nobody_is_invited_to_send_all_of_it_again(
     cli: Cli, endpoint: Endpoint, orders_file: Write
 ) -> None:
-    run = cli(*SEND, "--retries", "0", orders_file(*named("s1", "n1")))
+    run = cli(*SEND, *ONE_AT_ONCE, orders_file(*named("s1", "n1", "u1")))
     assert (run.code, commands(run)) == (1, [])
     assert "would notify everybody again" in run.err
+    assert "a new ledger knows nothing of this run" in run.err
+    assert "1 order is unknown: Everlytic may have processed it. " in run.err
+    orders_file(*named("s1"))
+    assert "ledger" not in cli(*SEND, "orders.jsonl").err
 
 
 # ------------------------------------------------------------------------------- the second run
@@ -517,7 +577,7 @@ def test_an_export_may_be_csv_of_some_states_into_a_file(cli: Cli, ledger: Path)
     ("output", "error"),
     [
         ("none/o", "none/o can't be written: No such file or directory"),
-        ("orders.ledger", "--output names the ledger itself"),
+        ("orders.ledger", "--output names the same file as the ledger"),
         ("/dev/full", "/dev/full can't be written: No space left on device"),
     ],
 )

@@ -52,11 +52,24 @@ def test_the_environment_names_the_proxy(
     assert find_proxy(base_url) == expected
 
 
-@pytest.mark.parametrize("kind", ["socks5", "https"])
-def test_another_kind_of_proxy_is_refused_without_its_password(cli: Cli, kind: str) -> None:
-    cli.env(HTTPS_PROXY=f"{kind}://user:{PASSWORD}@proxy.example")
-    with pytest.raises(ConfigurationError, match=f"HTTPS_PROXY .*{kind}://.* NO_PROXY") as caught:
+@pytest.mark.parametrize(
+    ("proxy", "kind"),
+    [
+        (f"socks5://user:{PASSWORD}@proxy.example", " (socks5://)"),
+        (f"HTTPS://user:{PASSWORD}@proxy.example", " (https://)"),
+        # Without a scheme, what stands before :// may be a part of the password.
+        (f"user:{PASSWORD}://x@proxy.example:3128", ""),
+        (f"{PASSWORD}://x@proxy.example:3128", ""),
+        (f"{PASSWORD}@proxy.example://3128", ""),
+    ],
+)
+def test_another_kind_of_proxy_is_refused_without_its_password(
+    cli: Cli, proxy: str, kind: str
+) -> None:
+    cli.env(HTTPS_PROXY=proxy)
+    with pytest.raises(ConfigurationError, match=r"HTTPS_PROXY .* NO_PROXY") as caught:
         find_proxy("https://shop.example")
+    assert f"that can't be used{kind}: " in str(caught.value)
     assert PASSWORD not in str(caught.value)
 
 

@@ -463,10 +463,10 @@ def test_it_loads_nothing_from_anywhere(busy: str) -> None:
 
 def test_an_earlier_page_is_replaced_and_no_part_is_left(tmp_path: Path) -> None:
     path = tmp_path / "run.html"
-    path.write_text("earlier")
+    earlier = FakeRun(path).page()
     run = FakeRun(path)
     run.order(Outcome.SENT)
-    assert path.read_text() == "earlier"
+    assert path.read_text() == earlier
     assert run.page().startswith("<!DOCTYPE html>")
     assert [*tmp_path.iterdir()] == [path]
 
@@ -519,6 +519,19 @@ def test_the_orders_are_not_replaced(cli: Cli) -> None:
     run = cli("send", "--sandbox", "--report", "o.jsonl", "o.jsonl")
     assert (run.code, Path("o.jsonl").read_text()) == (2, "{}")
     assert "--report names the file that holds the orders" in run.err
+
+
+@pytest.mark.parametrize("content", [b"", b"{}\n", b"\xff\xfe", b"<!DOCTYPE html>\n<html>"])
+def test_only_an_earlier_page_is_replaced(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "run.html"
+    path.write_bytes(content)
+    if content:
+        with pytest.raises(ConfigurationError, match="another file is there"):
+            check_report(str(path), {})
+        path.unlink()
+    for _ in range(2):
+        check_report(str(path), {})
+        FakeRun(path).page()
 
 
 @pytest.mark.parametrize("missing", ["plotly.io", "jinja2"])

@@ -31,6 +31,7 @@ from command_line import (
 )
 
 from everlytic_async.sandbox import Sandbox
+from support.hostile_text import HOSTILE
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "orders.jsonl"
 NO_SPACE = "No space left on device"
@@ -244,7 +245,7 @@ def test_results_never_replace_the_orders(
 def test_results_never_replace_those_of_an_earlier_run(
     cli: Cli, shop: Sandbox, orders_file: Write, command: tuple[str, ...]
 ) -> None:
-    Path("r.jsonl").write_text("earlier\n")
+    Path("r.jsonl").write_text("earlier")  # its last line was cut off
     path = orders_file(order(1))
     run = cli(*command, "--results", "r.jsonl", path)
     assert (run.code, run.out, shop.requests) == (2, "", 0)
@@ -252,19 +253,66 @@ def test_results_never_replace_those_of_an_earlier_run(
         "Error: r.jsonl holds the results of an earlier run: name another file, or add "
         "--append-results to append to them\n"
     )
-    assert cli(*command, "--results", "r.jsonl", "--append-results", path).code == 0
-    earlier, result = Path("r.jsonl").read_text().splitlines()
-    assert (earlier, json.loads(result)["line"]) == ("earlier", 1)
+    for _ in range(2):
+        assert cli(*command, "--results", "r.jsonl", "--append-results", path).code == 0
+    earlier, *results = Path("r.jsonl").read_text().splitlines()
+    assert (earlier, [json.loads(each)["line"] for each in results]) == ("earlier", [1, 1])
 
 
-@pytest.mark.parametrize("results", ["none/r.jsonl", ".", "l"])
+@pytest.mark.parametrize("command", ["send", "check"])
+@pytest.mark.parametrize("results", ["none/r.jsonl", "."])
 def test_results_that_cannot_be_opened_end_it_before_anything_is_sent(
-    cli: Cli, shop: Sandbox, orders_file: Write, results: str
+    cli: Cli, shop: Sandbox, orders_file: Write, results: str, command: str
 ) -> None:
-    run = cli("send", "--ledger", "l", "--results", results, orders_file(order(1)))
+    run = cli(command, "--ledger", "l", "--results", results, orders_file(order(1)))
     assert (run.code, run.out, shop.requests) == (2, "", 0)
-    assert ("Error: --results names the same file as --ledger\n" in run.err) == (results == "l")
     assert "Traceback" not in run.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("send", "--ledger", "l", "--results"),
+        ("send", "--ledger", "l", "--append-results", "--results"),
+        ("send", "--ledger", "l", "--report"),
+        ("send", "--dry-run", "--ledger", "l", "--append-results", "--results"),
+        ("check", "--ledger", "l", "--append-results", "--results"),
+        ("ledger", "export", "--output"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", "-journal"])
+def test_nothing_is_written_to_a_ledgers_files(
+    cli: Cli, shop: Sandbox, orders_file: Write, command: tuple[str, ...], end: str
+) -> None:
+    Path("real").mkdir()
+    Path("l").symlink_to("real/l")  # its files are beside the real one
+    path = orders_file(order(1))
+    for is_new in (True, False):
+        if not is_new:
+            assert cli("send", "--ledger", "l", path).code == 0
+        before = [(each, each.read_bytes()) for each in sorted(Path("real").iterdir())]
+        run = cli(*command, f"real/l{end}", "l" if "export" in command else path)
+        assert (run.code, run.out, shop.requests) == (2, "", int(not is_new))
+        assert f"{command[-1]} names" in run.err or is_new
+        assert [(each, each.read_bytes()) for each in sorted(Path("real").iterdir())] == before
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name != "surrogate"])
+def test_no_line_of_json_moves_a_cursor(
+    cli: Cli, shop: Sandbox, orders_file: Write, name: str
+) -> None:
+    path = orders_file(order(1, order_id=HOSTILE[name]))
+    written = [cli("send", "--ledger", "l", "--results", "-", path).out]
+    cli("send", "--ledger", "l", "--results", "r.jsonl", path)
+    written += [Path("r.jsonl").read_text("utf-8"), cli("ledger", "export", "l").out]
+    lines = []
+    for text in written:
+        line, end = text.split("\n")
+        assert (line.isprintable(), end) == (True, "")
+        lines.append(json.loads(line))
+    # A ledger keeps such an id as a digest.
+    assert [lines[0]["key"], lines[1]["key"]] == [HOSTILE[name]] * 2
 
 
 def test_what_a_run_writes_is_for_nobody_else(cli: Cli, shop: Sandbox, orders_file: Write) -> None:
@@ -544,7 +592,7 @@ def test_after_an_unforeseen_error_nobody_is_invited_to_send_all_again(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", _Broken())  # for the summary, when all were sent
     run = cli("send", *options, orders_file(*map(order, range(20))))
-    assert (run.code, shop.processed) == (1, 0 if "--sandbox" in options else 20)
+    assert (run.code, shop.processed) == (2, 0 if "--sandbox" in options else 20)
     assert "Error: an unexpected RuntimeError. " in run.err
     assert advice in run.err
     assert ("--debug" in run.err) == ("--sandbox" in options)

@@ -202,6 +202,9 @@ def test_all_that_is_missing_is_named_with_where_to_set_it(cli: Cli, orders_file
         ("[everlytic]\nstore_hash = 5707", "store_hash must be text, in quotes"),
         (f"[everlytic]\nstore_hash = ['{STORE_HASH}']", "store_hash must be text, in quotes"),
         (toml("https://shop.example") + "ledger = 5", "ledger"),
+        (f"[mapping]\nproduct_price = {'9' * 5000}", "a number in it is too long"),
+        ("[mapping]\nproduct_price = 1e9999999999999999999", "a number in it is too long"),
+        (f"[mapping]\nproducts = {'[' * 3000}", "it is nested too deeply"),
         (None, "can't be read: No such file or directory"),
     ],
 )
