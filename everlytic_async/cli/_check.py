@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing
-from itertools import islice
 
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._commands import CheckOptions, SendOptions
@@ -16,7 +15,7 @@ from everlytic_async.cli._results import Results, ledger_files
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, count_orders
 from everlytic_async.cli._settings import announce, find_account
-from everlytic_async.errors import ConfigurationError, InvalidOrderError, SkippedError, SourceError
+from everlytic_async.errors import InvalidOrderError, SkippedError
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Delivery
@@ -113,35 +112,28 @@ class _CheckRun(Run):
         )
 
     async def move(self) -> None:
-        index = 0
-        try:
-            async for chunk in self._chunks():
-                for order, reason in zip(chunk, await self._find_skipped(chunk), strict=True):
-                    if isinstance(order, InvalidOrderError):
-                        self.add(index, Outcome.INVALID, key=order.order_id, error=order)
-                    elif reason is None:
-                        self.add(index, Outcome.NOT_SENT, note="nothing was sent: only checked")
-                    else:
-                        key = None if order.order_id is None else str(order.order_id)
-                        self.add(index, Outcome.SKIPPED, key=key, error=reason)
-                    index += 1
-                await asyncio.sleep(0)  # for signals, and the progress bar
-        except (OSError, ConfigurationError, SourceError) as error:
-            self.input_error = error
+        chunk: list[Item] = []
+        async for order in self.orders():
+            chunk.append(order)
+            if len(chunk) == CHUNK:
+                await self._add_all(chunk)
+                chunk = []
+        await self._add_all(chunk)
 
-    async def _find_skipped(self, orders: list[Item]) -> Sequence[SkippedError | None]:
-        if self._forecast is None:
-            return [None] * len(orders)
-        return await self._forecast.find_skipped(orders)
-
-    async def _chunks(self) -> AsyncIterator[list[Item]]:
-        orders = self.source.orders()
-        if isinstance(orders, Iterator):
-            while chunk := list(islice(orders, CHUNK)):
-                yield chunk
-        else:
-            async for order in orders:
-                yield [order]
+    async def _add_all(self, orders: list[Item]) -> None:
+        first = self.tally.total
+        skipped: Sequence[SkippedError | None] = [None] * len(orders)
+        if self._forecast is not None:
+            skipped = await self._forecast.find_skipped(orders)
+        for index, (order, reason) in enumerate(zip(orders, skipped, strict=True), first):
+            if isinstance(order, InvalidOrderError):
+                self.add(index, Outcome.INVALID, key=order.order_id, error=order)
+            elif reason is None:
+                self.add(index, Outcome.NOT_SENT, note="nothing was sent: it was only checked")
+            else:
+                key = None if order.order_id is None else str(order.order_id)
+                self.add(index, Outcome.SKIPPED, key=key, error=reason)
+        await asyncio.sleep(0)  # for signals, and the progress bar
 
     def stop(self, reason: str) -> None:  # noqa: ARG002 - the summary says why
         self.source.stop()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, closing
 
 from everlytic_async.cli._exit import Exit
-from everlytic_async.cli._input import Input, Item, open_input
+from everlytic_async.cli._input import Input, open_input
 from everlytic_async.cli._nats import Nats, load_nats, load_queue, nats_arguments
 from everlytic_async.cli._queue_commands import EnqueueOptions
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._settings import QUEUE_TABLES, announce, resolve_store
 from everlytic_async.errors import (
-    ConfigurationError,
     InvalidOrderError,
     QueueError,
-    SourceError,
 )
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker import OrderQueue, QueueSettings
@@ -99,7 +97,7 @@ class _EnqueueRun(Run):
             raise
 
     async def move(self) -> None:
-        published = self._queue.publish_many(self._orders())
+        published = self._queue.publish_many(self.orders())
         try:
             async for each in published:
                 match each.error:
@@ -114,19 +112,6 @@ class _EnqueueRun(Run):
             self.error = str(error)
         finally:
             await published.aclose()
-
-    async def _orders(self) -> AsyncIterator[Item]:
-        """The orders; an error of the input is kept, not raised."""
-        try:
-            orders = self.source.orders()
-            if isinstance(orders, Iterator):
-                for order in orders:
-                    yield order
-            else:
-                async for order in orders:
-                    yield order
-        except (OSError, ConfigurationError, SourceError) as error:
-            self.input_error = error
 
     def stop(self, reason: str) -> None:  # noqa: ARG002 - the summary says why
         self.source.stop()

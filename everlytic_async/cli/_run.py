@@ -6,13 +6,13 @@ import asyncio
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.text import Text
 
 from everlytic_async.cli._exit import Exit, OutputError, say
-from everlytic_async.cli._input import Input
+from everlytic_async.cli._input import Input, Item
 from everlytic_async.cli._progress import Bar
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import (
@@ -23,7 +23,7 @@ from everlytic_async.cli._screen import (
     reason_lines,
 )
 from everlytic_async.cli._tally import REASONS, Tally
-from everlytic_async.errors import EverlyticError
+from everlytic_async.errors import ConfigurationError, EverlyticError, SourceError
 from everlytic_async.outcomes import Outcome
 
 __all__ = ["Run", "Signals"]
@@ -160,6 +160,19 @@ class Run(ABC):
         if not written:
             self.stop("the results can't be written")  # no order without a trace
         return line
+
+    async def orders(self) -> AsyncIterator[Item]:
+        """The orders of the input; an error of it is kept, not raised."""
+        try:
+            orders = self.source.orders()
+            if isinstance(orders, Iterator):
+                for order in orders:
+                    yield order
+            else:
+                async for order in orders:
+                    yield order
+        except (OSError, ConfigurationError, SourceError) as error:
+            self.input_error = error
 
     def finish(self) -> int:
         """Show the summary, what ended the run and what to do next; return the exit code."""
