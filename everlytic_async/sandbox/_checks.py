@@ -1,9 +1,10 @@
 """What the endpoint's documentation asks of a request, as pure functions.
 
 The tables below are the documentation's own ("Order notification", its two property tables and
-its sample), read strictly: a field that it does not name, or a type that it does not give, is
-refused, so that a mistake shows here and not in a customer's mailbox. Answers name the field that
-is wrong and never repeat its value.
+its sample), read strictly: a field or a type that it does not name is refused, so
+that a mistake shows here and not in a customer's mailbox. Responses name the field that is wrong
+and never its value. It is independent of `everlytic_async.orders` on purpose, and checks the types
+of JSON only, not what a valid e-mail address or URL is.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class RefusedError(Exception):
 
 
 @attrs.frozen
-class _Kind:
+class _FieldType:
     """A documented type: its name, and whether a parsed JSON value is of it."""
 
     expected: str
@@ -58,25 +59,25 @@ def _is_number(value: Any) -> bool:
     return type(value) in {int, Decimal}  # to Python, true and false are integers
 
 
-_STRING = _Kind("a string", _is_string)
-_NUMBER = _Kind("a number", _is_number)
-_STRING_OR_NUMBER = _Kind(
+_STRING = _FieldType("a string", _is_string)
+_NUMBER = _FieldType("a number", _is_number)
+_STRING_OR_NUMBER = _FieldType(
     "a string or a number", lambda value: _is_string(value) or _is_number(value)
 )
-_POSITIVE_INTEGER = _Kind(
+_POSITIVE_INTEGER = _FieldType(
     "an integer above 0",
     lambda value: type(value) is int and value > 0,
 )
-_STRINGS = _Kind(
+_STRINGS = _FieldType(
     "an array of strings",
     lambda value: isinstance(value, list) and all(map(_is_string, value)),
 )
-_NON_EMPTY_ARRAY = _Kind(
+_NON_EMPTY_ARRAY = _FieldType(
     "a non-empty array of objects", lambda value: isinstance(value, list) and bool(value)
 )
 
 _IDENTIFIERS = ("contact_email", "contact_unique_id")
-_ORDER: Mapping[str, _Kind] = {
+_ORDER: Mapping[str, _FieldType] = {
     **dict.fromkeys(_IDENTIFIERS, _STRING),
     "order_link_url": _STRING,
     "order_id": _STRING_OR_NUMBER,  # the table says string, the sample sends 34
@@ -90,7 +91,7 @@ _ORDER: Mapping[str, _Kind] = {
     "workflow_id": _POSITIVE_INTEGER,
 }
 # The documentation has no table for a product: these are the types of its sample.
-_PRODUCT: Mapping[str, _Kind] = {
+_PRODUCT: Mapping[str, _FieldType] = {
     "product_name": _STRING,
     "product_description": _STRING,
     "product_price": _NUMBER,
@@ -153,11 +154,11 @@ def _refuse(message: str) -> NoReturn:
 
 def _parse(body: bytes) -> Any:
     try:
-        # As text, for of bytes json takes a byte-order mark, and UTF-16. Not by orjson, which
-        # makes numbers into floats, and refuses what no float can hold.
-        value = json.loads(body.decode(), parse_float=Decimal, parse_constant=_no_number)
+        # As text: of bytes json accepts a byte order mark, and UTF-16. Not orjson: it reads
+        # numbers as floats, and refuses those that a float can't hold.
+        value = json.loads(body.decode(), parse_float=Decimal, parse_constant=_reject_constant)
         if b"\\u" in body:
-            # Half of a pair stands for no character. An error, where there is one.
+            # A lone surrogate is not a character: encoding it raises.
             json.dumps(value, ensure_ascii=False, default=str).encode()
     except (ValueError, ArithmeticError, RecursionError):
         # Raised outside of the handler: the parser's error holds the body.
@@ -182,8 +183,8 @@ def _is_deeper_than(depth: int, value: Any) -> bool:
     return True
 
 
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _faults_of_order(order: Mapping[str, Any]) -> Iterator[str]:
@@ -202,9 +203,9 @@ def _faults_of_order(order: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _faults_of_fields(
-    given: Mapping[str, Any], documented: Mapping[str, _Kind], prefix: str
+    values: Mapping[str, Any], documented: Mapping[str, _FieldType], prefix: str
 ) -> Iterator[str]:
-    for name, value in given.items():
+    for name, value in values.items():
         kind = documented.get(name)
         if kind is None:
             yield f"{prefix}{name[:_MAX_NAME]}: not a documented field"

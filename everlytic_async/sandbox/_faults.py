@@ -1,6 +1,6 @@
 """What may go wrong at the sandbox: how much of it, when, and in an order that repeats itself.
 
-`Faults` is the setting; `Fates` draws from it what happens to each request; `LeakyBucket` is the
+`Faults` is the setting; `FaultSampler` draws from it what happens to each request; `LeakyBucket` is the
 rate limiter. None of them waits or touches the network.
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 import attrs
 
 
-def _figure(
+def _number_validator(
     what: str, fits: Callable[[Any], bool], *, kinds: tuple[type, ...] = (int, float)
 ) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    """Make a validator that says what it wants; None passes where it is the default."""
+    """Make a validator that names what it expects; None passes if it is the default."""
 
     def validate(_faults: object, field: attrs.Attribute[Any], value: Any) -> None:
         if value is None and field.default is None:
@@ -32,19 +32,19 @@ def _figure(
     return validate
 
 
-_SHARE = _figure("a share between 0 and 1", lambda value: 0 <= value <= 1)
-_SECONDS = _figure("a number of seconds, 0 or more", lambda value: 0 <= value < math.inf)
-_RATE = _figure("a number per second, above 0", lambda value: 0 < value < math.inf)
-_SEED = _figure("an integer", lambda _value: True, kinds=(int,))
-_COUNT = _figure("an integer, 0 or more", lambda value: value >= 0, kinds=(int,))
-_LIMIT = _figure("an integer, 1 or more", lambda value: value >= 1, kinds=(int,))
+_SHARE = _number_validator("a share between 0 and 1", lambda value: 0 <= value <= 1)
+_SECONDS = _number_validator("a number of seconds, 0 or more", lambda value: 0 <= value < math.inf)
+_RATE = _number_validator("a number per second, above 0", lambda value: 0 < value < math.inf)
+_SEED = _number_validator("an integer", lambda _value: True, kinds=(int,))
+_COUNT = _number_validator("an integer, 0 or more", lambda value: value >= 0, kinds=(int,))
+_LIMIT = _number_validator("an integer, 1 or more", lambda value: value >= 1, kinds=(int,))
 
 
 #: Shares that are 1 together on paper may be a little more as floats.
 _ROUNDING = 1e-9
 
 
-class Fate(enum.Enum):
+class FaultKind(enum.Enum):
     """What happens to one request."""
 
     SERVED = enum.auto()
@@ -62,7 +62,7 @@ class Faults:
 
     The shares are between 0 and 1 and together at most 1: a request meets one of them or none.
     They are drawn from one generator seeded with `seed`, so that the n-th request of every run
-    meets the same fate. "Processed" means checked, counted and remembered: the real endpoint would
+    meets the same fault. "Processed" means checked, counted and remembered: the real endpoint would
     have triggered the workflow.
 
     Raises:
@@ -72,9 +72,9 @@ class Faults:
 
     #: Seed of every draw.
     seed: int = attrs.field(default=0, validator=_SEED)
-    #: Seconds that each request takes, but for those that a limit refuses: these are instant.
+    #: Seconds that each request takes, except those that a limit refuses: these are instant.
     latency_s: float = attrs.field(default=0.0, validator=_SECONDS)
-    #: Up to so many seconds more, drawn evenly.
+    #: Up to this many seconds more, drawn evenly.
     latency_jitter_s: float = attrs.field(default=0.0, validator=_SECONDS)
     #: Share answered 429, not processed.
     throttled: float = attrs.field(default=0.0, validator=_SHARE)
@@ -103,36 +103,36 @@ class Faults:
             raise ValueError(f"the shares of faults must be at most 1 together, not {total:g}")
 
 
-def _shares(faults: Faults) -> dict[Fate, float]:
-    """The share of each fate but `Fate.SERVED`."""
+def _shares(faults: Faults) -> dict[FaultKind, float]:
+    """The share of each fate except `FaultKind.SERVED`."""
     return {
-        Fate.THROTTLED: faults.throttled,
-        Fate.UNAVAILABLE: faults.unavailable,
-        Fate.FAILED_BEFORE: faults.server_error * (1 - faults.server_error_processes),
-        Fate.FAILED_AFTER: faults.server_error * faults.server_error_processes,
-        Fate.DROPPED_BEFORE: faults.dropped_before,
-        Fate.DROPPED_AFTER: faults.dropped_after,
+        FaultKind.THROTTLED: faults.throttled,
+        FaultKind.UNAVAILABLE: faults.unavailable,
+        FaultKind.FAILED_BEFORE: faults.server_error * (1 - faults.server_error_processes),
+        FaultKind.FAILED_AFTER: faults.server_error * faults.server_error_processes,
+        FaultKind.DROPPED_BEFORE: faults.dropped_before,
+        FaultKind.DROPPED_AFTER: faults.dropped_after,
     }
 
 
-class Fates:
-    """The fate and the latency of one request after the other."""
+class FaultSampler:
+    """The fault and the latency of one request after the other."""
 
     def __init__(self, faults: Faults) -> None:
         shares = _shares(faults)
         self._faults = faults
         self._random = random.Random(faults.seed)  # noqa: S311 - to repeat, not to hide
-        self._fates = [Fate.SERVED, *shares]
+        self._kinds = [FaultKind.SERVED, *shares]
         self._weights = [max(0.0, 1 - math.fsum(shares.values())), *shares.values()]
 
-    def draw(self) -> tuple[Fate, float]:
+    def next(self) -> tuple[FaultKind, float]:
         """What happens to the next request, and the seconds that it takes.
 
-        Every request costs the same number of draws, so that no fate shifts those after it.
+        Every request costs the same number of draws, so that no request shifts those after it.
         """
-        (fate,) = self._random.choices(self._fates, self._weights)
+        (kind,) = self._random.choices(self._kinds, self._weights)
         jitter_s = self._random.uniform(0, self._faults.latency_jitter_s)
-        return fate, self._faults.latency_s + jitter_s
+        return kind, self._faults.latency_s + jitter_s
 
 
 class LeakyBucket:

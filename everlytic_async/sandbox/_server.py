@@ -1,4 +1,4 @@
-"""The server: it takes orders as the endpoint does, counts them, and errs on request.
+"""The server: it accepts orders as the endpoint does, counts them, and fails on request.
 
 What happens to a request, in this order: the limits (`Faults.rate`, `Faults.max_in_flight`), as of
 a proxy that stands in front; the latency; a fault that keeps it from the application; the checks;
@@ -17,13 +17,13 @@ from aiohttp import web
 from yarl import URL
 
 from everlytic_async.sandbox._checks import PATH, RefusedError, check_body, check_headers, error
-from everlytic_async.sandbox._faults import Fate, Fates, Faults, LeakyBucket
+from everlytic_async.sandbox._faults import FaultKind, FaultSampler, Faults, LeakyBucket
 
 #: More than any order needs; a larger body is answered 413.
 _MAX_BODY_BYTES = 16 * 1024 * 1024
-#: Answers that are being written when the sandbox closes get so many seconds.
+#: How long a response that is being written when the sandbox closes may take.
 _SHUTDOWN_TIMEOUT_S = 0.2
-#: So many connections may wait to be accepted.
+#: How many connections may wait to be accepted.
 _BACKLOG = 128
 
 _MAX_PORT = 65_535
@@ -33,19 +33,15 @@ _FAILURES: Mapping[int, str] = {
     500: "Internal server error.",
     503: "Service unavailable.",
 }
-_FAILS_BEFORE: Mapping[Fate, int] = {
-    Fate.THROTTLED: 429,
-    Fate.UNAVAILABLE: 503,
-    Fate.FAILED_BEFORE: 500,
+_FAILS_BEFORE: Mapping[FaultKind, int] = {
+    FaultKind.THROTTLED: 429,
+    FaultKind.UNAVAILABLE: 503,
+    FaultKind.FAILED_BEFORE: 500,
 }
 
 
 def _check(name: str, value: object, kind: type, what: str) -> None:
-    """See that an argument is of a type, of which no boolean is here.
-
-    Raises:
-        TypeError: when it is not.
-    """
+    """Raise a `TypeError` unless an argument is of a type, which a boolean never is here."""
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{name} must be {what}, not a {type(value).__name__}")
 
@@ -74,8 +70,8 @@ class Sandbox:
         processed: Orders that passed the checks and would have triggered the workflow.
         dropped: Connections closed without an answer because a fault said so.
         statuses: Answers by HTTP status, with the 404s of other paths.
-        in_flight: Requests under way at the endpoint's path.
-        peak_in_flight: The most there ever were at the same time.
+        in_flight: Requests in flight at the endpoint's path.
+        peak_in_flight: The most that were ever in flight at the same time.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -126,7 +122,7 @@ class Sandbox:
         self._listener: asyncio.Server | None = None
         # aiohttp forgets a handler whose client has left, so they are kept here.
         self._handlers: set[asyncio.Task[Any]] = set()
-        self._fates = Fates(faults)
+        self._sampler = FaultSampler(faults)
         self._limiter = None if faults.rate is None else LeakyBucket(faults.rate, faults.burst)
         self._serving = 0
         self._received: deque[dict[str, Any]] = deque(maxlen=keep)
@@ -167,10 +163,10 @@ class Sandbox:
         return MappingProxyType(self._duplicates)
 
     async def start(self) -> None:
-        """Start to listen.
+        """Start listening.
 
         Raises:
-            RuntimeError: It is started already.
+            RuntimeError: It is already started.
             OSError: The address cannot be listened at: in use, or not of this machine.
         """
         if self._runner is not None:
@@ -202,10 +198,10 @@ class Sandbox:
         self._base_url = str(address).rstrip("/")
 
     async def close(self) -> None:
-        """Stop to listen, break off what is under way, and close every connection.
+        """Stop listening, cancel what is in flight, and close every connection.
 
-        Once it returns, no connection is open and no order is processed any more. Closing what is
-        not started does nothing.
+        Once it returns, no connection is open and no order is processed any more. Without a start
+        it does nothing.
         """
         listener, self._listener = self._listener, None
         if listener is not None:
@@ -265,15 +261,15 @@ class Sandbox:
             raise RefusedError(413, error("body: too large")) from None
         except ConnectionError:  # the client left in the middle of its upload
             return web.Response()  # aiohttp wants one, and finds no connection to write it to
-        # Drawn for every request, refused or not, so that a limit does not shift the fates.
-        fate, latency_s = self._fates.draw()
+        # Drawn for every request, refused or not, so that a limit does not shift the faults.
+        kind, latency_s = self._sampler.next()
         if self._is_over_a_limit():
             return self._fail(429)
         self._serving += 1
         try:
             if latency_s:
                 await asyncio.sleep(latency_s)
-            return self._serve(request, body, fate)
+            return self._serve(request, body, kind)
         finally:
             self._serving -= 1
 
@@ -283,10 +279,10 @@ class Sandbox:
             return True
         return self._limiter is not None and not self._limiter.admit()
 
-    def _serve(self, request: web.Request, body: bytes, fate: Fate) -> web.Response:
-        if fate in _FAILS_BEFORE:
-            return self._fail(_FAILS_BEFORE[fate])
-        if fate is Fate.DROPPED_BEFORE:
+    def _serve(self, request: web.Request, body: bytes, kind: FaultKind) -> web.Response:
+        if kind in _FAILS_BEFORE:
+            return self._fail(_FAILS_BEFORE[kind])
+        if kind is FaultKind.DROPPED_BEFORE:
             return self._drop(request)
         check_headers(
             request.headers,
@@ -295,18 +291,18 @@ class Sandbox:
             customer_hash=self.customer_hash,
         )
         self._process(check_body(body))
-        if fate is Fate.DROPPED_AFTER:
+        if kind is FaultKind.DROPPED_AFTER:
             return self._drop(request)
-        if fate is Fate.FAILED_AFTER:
+        if kind is FaultKind.FAILED_AFTER:
             return self._fail(500)
         return self._answer(200, {"status": "success"})
 
     def _process(self, order: dict[str, Any]) -> None:
         self.processed += 1
         self._received.append(order)
-        if (given := order.get("order_id")) is None:
+        if "order_id" not in order:
             return
-        order_id = str(given)
+        order_id = str(order["order_id"])
         if order_id in self._order_ids:
             self._duplicates[order_id] = self._duplicates.get(order_id, 0) + 1
         self._order_ids.add(order_id)

@@ -15,7 +15,7 @@ import pytest
 
 from everlytic_async.sandbox import Faults, Sandbox
 
-# ---------------------------------------------------------------------------------- address
+# ---------------------------------------------------------------------- address and arguments
 
 
 async def test_it_listens_on_loopback_at_a_free_port(shop, sample):
@@ -31,71 +31,42 @@ async def test_it_serves_below_a_path_prefix_only(shop, sample, prefix):
     async with Sandbox(path_prefix=prefix) as sandbox:
         assert not sandbox.base_url.endswith("/")
         assert (await shop.post(sandbox, sample)).status == 200
-        outside = f"{sandbox.base_url.rsplit(':', 1)[0]}"
-        assert outside == "http://127.0.0.1"
-        port = int(sandbox.base_url.split(":")[2].split("/")[0])
-        url = f"http://127.0.0.1:{port}/servlet/e-commerce/orders"
-        async with shop.session.post(url) as response:
+        host, port = re.match(r"(http://127\.0\.0\.1):([0-9]+)/", sandbox.base_url).groups()
+        async with shop.session.post(f"{host}:{port}/servlet/e-commerce/orders") as response:
             assert response.status == 404
 
 
-def test_it_has_no_address_before_its_start():
-    with pytest.raises(RuntimeError, match="async with Sandbox"):
-        _ = Sandbox().base_url
-
-
-async def test_a_port_in_use_is_an_error_and_leaves_nothing_open():
-    async with Sandbox() as first:
-        port = int(first.base_url.rsplit(":", 1)[1])
-        second = Sandbox(port=port)
-        with pytest.raises(OSError, match=str(port)):
-            await second.start()
-    await second.start()
-    assert second.base_url == first.base_url
-    await second.close()
-
-
-async def test_it_cannot_be_started_twice_at_once():
-    async with Sandbox() as sandbox:
-        with pytest.raises(RuntimeError, match="started already"):
-            await sandbox.start()
-
-
-async def test_it_starts_again_at_the_same_address_with_its_counters(shop, sample):
+async def test_it_starts_once_and_again_at_the_same_address_with_its_counters(shop, sample):
     sandbox = Sandbox()
+    with pytest.raises(RuntimeError, match="async with Sandbox"):
+        _ = sandbox.base_url
     async with sandbox:
         before = sandbox.base_url
         await shop.post(sandbox, sample)
+        with pytest.raises(RuntimeError, match="started already"):
+            await sandbox.start()
+        port = int(before.rsplit(":", 1)[1])
+        second = Sandbox(port=port)
+        with pytest.raises(OSError, match=str(port)):
+            await second.start()
     with pytest.raises(aiohttp.ClientConnectorError):
         await shop.post(sandbox, sample)
     async with sandbox:
         assert sandbox.base_url == before
         assert (await shop.post(sandbox, sample)).status == 200
-
     assert (sandbox.requests, sandbox.processed) == (2, 2)
+    async with second:  # the port that it was refused
+        assert second.base_url == before
 
 
-# ----------------------------------------------------------------------------------- hashes
-
-
-def test_the_hashes_by_default_have_the_shapes_of_real_ones():
-    sandbox = Sandbox()
-
-    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", sandbox.store_hash)
-    assert re.fullmatch(r"[0-9A-Za-z]{16}", sandbox.customer_hash)
-
-
-async def test_hashes_may_be_given_and_are_those_asked_for(shop, sample):
+async def test_the_hashes_are_those_asked_for_and_have_the_shapes_of_real_ones(shop, sample):
+    default = Sandbox()
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", default.store_hash)
+    assert re.fullmatch(r"[0-9A-Za-z]{16}", default.customer_hash)
     async with Sandbox(store_hash="mine", customer_hash="ours") as sandbox:
         assert (await shop.post(sandbox, sample)).status == 200
-        theirs = {"x-ev-store-hash": Sandbox().store_hash}
+        theirs = {"x-ev-store-hash": default.store_hash}
         assert (await shop.post(sandbox, sample, headers=theirs)).status == 401
-
-
-@pytest.mark.parametrize("name", ["store_hash", "customer_hash"])
-def test_a_blank_hash_is_refused(name):
-    with pytest.raises(ValueError, match="must not be blank"):
-        Sandbox(**{name: " "})
 
 
 @pytest.mark.parametrize(
@@ -111,10 +82,13 @@ def test_a_blank_hash_is_refused(name):
         ({"port": 65536}, ValueError, "port must be from 0 to 65535, not 65536"),
         ({"path_prefix": None}, TypeError, "path_prefix must be text, not a NoneType"),
         ({"store_hash": None}, TypeError, "store_hash must be text, not a NoneType"),
+        ({"store_hash": " "}, ValueError, "store_hash must not be blank"),
         ({"customer_hash": b"x"}, TypeError, "customer_hash must be text, not a bytes"),
+        ({"customer_hash": ""}, ValueError, "customer_hash must not be blank"),
         ({"faults": {}}, TypeError, "faults must be a Faults, not a dict"),
         ({"keep": "x"}, TypeError, "keep must be None or an integer, not a str"),
         ({"keep": True}, TypeError, "keep must be None or an integer, not a bool"),
+        ({"keep": -1}, ValueError, "keep must be None or at least 0, not -1"),
     ],
     ids=repr,
 )
@@ -151,37 +125,19 @@ async def test_duplicates_are_counted_by_order_id_beyond_the_first(shop, sample)
         assert sandbox.processed == 9
 
 
-async def test_a_refused_order_is_no_duplicate(shop, sample):
-    async with Sandbox() as sandbox:
-        await shop.post(sandbox, sample)
-        await shop.post(sandbox, sample | {"products": []})
-
-        assert sandbox.duplicates == {}
-        assert sandbox.statuses == {200: 1, 400: 1}
-
-
 @pytest.mark.parametrize(("keep", "kept"), [(None, "abcde"), (2, "de"), (0, "")])
 async def test_it_remembers_the_last_orders_and_counts_them_all(shop, sample, keep, kept):
     async with Sandbox(keep=keep) as sandbox:
         for order_id in "abcde":
             await shop.post(sandbox, sample | {"order_id": order_id})
+        # A refused order is neither remembered nor a duplicate.
         await shop.post(sandbox, sample | {"order_id": "a", "products": []})
 
         assert [order["order_id"] for order in sandbox.received] == list(kept)
+        sandbox.received.clear()  # a copy
+        assert len(sandbox.received) == len(kept)
         assert (sandbox.requests, sandbox.processed) == (6, 5)
-
-
-def test_a_negative_keep_is_refused():
-    with pytest.raises(ValueError, match="keep must be None or at least 0, not -1"):
-        Sandbox(keep=-1)
-
-
-async def test_what_was_received_cannot_be_changed_from_outside(shop, sample):
-    async with Sandbox() as sandbox:
-        await shop.post(sandbox, sample)
-        sandbox.received.clear()
-
-        assert len(sandbox.received) == 1
+        assert (sandbox.duplicates, sandbox.statuses) == ({}, {200: 5, 400: 1})
 
 
 async def test_it_counts_what_is_in_flight_and_the_peak(shop, until):

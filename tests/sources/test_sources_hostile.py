@@ -353,8 +353,28 @@ FILES: dict[str, Hostile] = {
 }
 
 
+#: More than a second of CPU each. Of each kind one or more are left for the short suite.
+SLOW = {
+    "one quote and a long rest",
+    "one quote and a line without end",
+    "wrong rows of one order",
+    "rows of orders, all different in their last cell",
+    "wide rows of one order",
+    "long rows of one order",
+    "an object of wrappers",
+    "a list of objects in an order",
+    "an order that is too long",
+    "a line without end",
+    "Parquet: a list without end",
+    "Parquet: texts that share their beginnings",
+    "Parquet: long texts, packed",
+}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and figures of Linux")
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FILES]
+)
 def test_a_hostile_file_is_read_in_linear_time_and_little_memory(name: str, tmp_path: Path) -> None:
     hostile = FILES[name]
     path = tmp_path / hostile.name

@@ -45,28 +45,11 @@ def shown(found: Any) -> list[str]:
     return [f"{line} {item!r}" for line, item in found]
 
 
-@pytest.fixture
-def pipe() -> Any:
-    """Makes a file that can't be read twice of bytes."""
-    opened: list[Any] = []
+class Pipe(io.BytesIO):
+    """A file that can't be read twice."""
 
-    def make(data: bytes) -> io.BufferedReader:
-        process = subprocess.Popen(
-            [sys.executable, "-c", "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdin is not None
-        process.stdin.write(data)
-        process.stdin.close()
-        opened.append(process)
-        assert isinstance(process.stdout, io.BufferedReader)
-        return process.stdout
-
-    yield make
-    for process in opened:
-        process.stdout.close()
-        process.wait()
+    def seekable(self) -> bool:
+        return False
 
 
 @pytest.mark.parametrize("packer", PACKERS)
@@ -86,9 +69,9 @@ def test_the_format_is_found_however_it_is_packed(
 
 
 @pytest.mark.parametrize("packer", ["", ".gz", ".zst"])
-def test_a_pipe_is_read_as_a_file_is(packer: str, pipe: Any) -> None:
+def test_a_pipe_is_read_as_a_file_is(packer: str) -> None:
     for format_ in ("jsonl", "shopify", "shopify-csv"):
-        reader = read_orders(pipe(PACKERS[packer](INPUTS[format_])))
+        reader = read_orders(Pipe(PACKERS[packer](INPUTS[format_])))
         expected = shown(read_orders(io.BytesIO(INPUTS[format_])).lines())
         assert shown(reader.lines()) == expected
 
@@ -113,6 +96,27 @@ def test_a_file_that_was_opened_as_text_is_read_too(format_: str, tmp_path: Path
         assert shown(read_orders(file).lines()) == expected
         assert not file.closed
     assert shown(read_orders(io.StringIO(INPUTS[format_].decode(), newline="")).lines()) == expected
+
+
+def test_text_that_is_not_utf_8_is_a_fault() -> None:
+    file = io.StringIO("\ufeff" + LINE.decode() + '\n{"total": "\udc80"}')
+    (one, first), (three, third) = read_lines(file)
+    assert isinstance(first, Order)
+    assert (one, three, str(third)) == (1, 3, "line 3: is not UTF-8: save the file as UTF-8")
+    assert not file.closed
+
+
+def test_a_dash_is_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(LINE)))
+    assert [line for line, _order in read_lines("-")] == [1]
+
+
+def test_a_wrong_format_is_refused_at_once_and_a_missing_file_when_it_is_read() -> None:
+    with pytest.raises(ConfigurationError, match="no format 'xml': the known ones are jsonl, json"):
+        read_orders("never opened", format="xml")
+    orders = read_orders("never-opened.jsonl")
+    with pytest.raises(FileNotFoundError):
+        next(orders)
 
 
 def test_a_file_is_read_from_where_it_stands() -> None:
