@@ -120,17 +120,12 @@ class _Connection(Client):
 
     def __init__(self, *, wants_tls: bool, allow_plain: bool, timeout_s: float) -> None:
         super().__init__()
-        self.reason: Exception | None = None  # why it is not connected
+        self.refusal: Exception | None = None  # why it was closed for good
         self._wants_tls = wants_tls
         self._allow_plain = allow_plain
         self._timeout_s = timeout_s
         self._was_connected = False
         self._refused_at: float | None = None
-
-    def note(self, error: Exception) -> None:
-        """Remember why it is not connected: the refusal, not the reset that follows it."""
-        if self.reason is None or is_refusal(error) or not is_refusal(self.reason):
-            self.reason = error
 
     @property
     def _transport(self) -> Transport | None:
@@ -160,11 +155,12 @@ class _Connection(Client):
             now = time.monotonic()
             self._refused_at = now if self._refused_at is None else self._refused_at
             if now - self._refused_at >= self._timeout_s:
+                self.refusal = error
                 # This makes the client close; first drop what it would still write to the socket.
                 self._pending, self._pending_data_size = [], 0
                 raise nats.errors.NoServersError from error
             raise error from None
-        self._was_connected, self._refused_at, self.reason = True, None, None
+        self._was_connected, self._refused_at = True, None
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection:
@@ -285,8 +281,11 @@ class Connector:
             timeout_s=timeout_s,
         )
 
+        last_error: Exception | None = None
+
         async def error_cb(error: Exception) -> None:
-            connection.note(error)
+            nonlocal last_error
+            last_error = error
             on_error(error)
 
         async def disconnected_cb() -> None:
@@ -324,7 +323,7 @@ class Connector:
         if isinstance(error, _RefusedError):
             error = error.__cause__
         if error is None or isinstance(error, OSError | ValueError | nats.errors.Error):
-            words = error_text(error or connection.reason)
+            words = error_text(error or last_error)
             raise fail(f"no NATS server could be reached: {words}") from error
         raise error
 
@@ -338,7 +337,7 @@ def closed_reason(connection: Client) -> str | None:
     """Why a connection was closed for good, in words; None if it was not."""
     if not connection.is_closed:
         return None
-    return error_text(getattr(connection, "reason", None) or connection.last_error)
+    return error_text(getattr(connection, "refusal", None) or connection.last_error)
 
 
 async def _abort(connecting: asyncio.Future[None], connection: Client) -> None:

@@ -34,8 +34,9 @@ __all__ = ["Bucket"]
 
 _LOGGER = logging.getLogger("everlytic_async.ledger")
 _T = TypeVar("_T")
-# A request without a response is repeated after this, in seconds.
-_ANSWER_S = 5.0
+# A request without a response is repeated after this, in seconds, and at least this often in all.
+_REQUEST_TIMEOUT_S = 5.0
+_MIN_TRIES = 6
 # Entries that are read concurrently.
 _LOOK_UP = 256
 # After a failed heartbeat the next one follows within this, in seconds.
@@ -90,7 +91,7 @@ class Bucket:
         Raises:
             LedgerError: they can't be used.
         """
-        stream = connection.jetstream(timeout=min(_ANSWER_S, patience_s))
+        stream = connection.jetstream(timeout=min(_REQUEST_TIMEOUT_S, patience_s / _MIN_TRIES))
 
         async def bind() -> Bucket:
             entries = await Entries.open(stream, name, replicas=replicas, created=created)

@@ -175,12 +175,13 @@ def test_a_reason_is_one_line_of_ascii_without_addresses(reason: str) -> None:
 def test_a_redriven_order_has_a_new_id_and_disregards_the_recorded_outcome() -> None:
     own = encode_message(an_order(), "mine", SETTINGS)
     dead = dead_headers(own.headers)
-    redriven, later, other = (
-        redrive_headers(dead, letter, now, SETTINGS) for letter, now in ((4, 1e3), (4, 2e3), (5, 1))
-    )
-    ids = [each["Nats-Msg-Id"] for each in (redriven, later, other, own.headers)]
-    assert ids[0] == ids[1]
-    assert len(set(ids)) == 3
+    redriven = redrive_headers(dead, 4, 1000.0, SETTINGS)
+    later = redrive_headers(dead, 4, 2000.0, SETTINGS)
+    of_another_letter = redrive_headers(dead, 5, 1000.0, SETTINGS)
+    of_a_new_stream = redrive_headers(dead_headers(own.headers, stored_at=9.0), 4, 1000.0, SETTINGS)
+    assert redriven["Nats-Msg-Id"] == later["Nats-Msg-Id"]
+    different = (own.headers, redriven, of_another_letter, of_a_new_stream)
+    assert len({each["Nats-Msg-Id"] for each in different}) == 4
     assert publisher_key(redriven) == own.key
     assert resend_override(redriven) == (Outcome.UNKNOWN, 1000.0)
 

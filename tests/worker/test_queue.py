@@ -326,12 +326,14 @@ async def test_after_a_release_no_order_goes_to_nobody(
         await queue.release()
 
     async with make_queue(nats_url, settings) as queue, make_queue(nats_url, settings) as other:
-        for number in range(12):
+        for number in range(25):
             pulling = asyncio.ensure_future(queue.pull(1, 30))
             await until_status(other, idle_workers=1)
             pulling.cancel()
             await asyncio.wait({pulling})
-            await asyncio.gather(other.publish(order(number)), release_after(0.0002 * number))
+            await asyncio.gather(
+                other.publish(order(number)), release_after(0.0001 * (number % 13))
+            )
             [pulled] = await other.pull(1, 5)  # long before ack_wait_s
             assert numbers_of([pulled]) == [str(number)]
             await pulled.ack()
