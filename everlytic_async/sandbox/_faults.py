@@ -1,7 +1,7 @@
 """What may go wrong at the sandbox: how much of it, when, and in an order that repeats itself.
 
-`Faults` is the setting; `FaultSampler` draws from it what happens to each request; `LeakyBucket` is the
-rate limiter. None of them waits or touches the network.
+`Faults` is the setting; `FaultSampler` draws from it what happens to each request; `LeakyBucket` is
+the rate limiter. None of them waits or touches the network.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from aiohttp import web
 from yarl import URL
 
 from everlytic_async.sandbox._checks import PATH, RefusedError, check_body, check_headers, error
-from everlytic_async.sandbox._faults import FaultKind, FaultSampler, Faults, LeakyBucket
+from everlytic_async.sandbox._faults import FaultKind, Faults, FaultSampler, LeakyBucket
 
 #: More than any order needs; a larger body is answered 413.
 _MAX_BODY_BYTES = 16 * 1024 * 1024

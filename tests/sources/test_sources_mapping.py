@@ -319,7 +319,11 @@ def test_an_invalid_order_has_its_id_if_it_could_be_read(
         ('{"m": "a@b", "p": "x", "nr": BAD}', {"order_id": lambda row: str(row["nr"])}, "nr"),
         ('{"m": "a@b", "p": "x", "nr": BAD}', {"group_by": "nr"}, "nr"),
         ('{"m": "a@b", "p": "x", "a": {"ann@b": [1, {"c": BAD}]}}', {}, "a.…[1].c"),
-        ('{"number": 1, "billing": 1, "line_items": [{"total": BAD}]}', None, "line_items[0].total"),
+        (
+            '{"number": 1, "billing": 1, "line_items": [{"total": BAD}]}',
+            None,
+            "line_items[0].total",
+        ),
     ],
 )  # fmt: skip
 def test_nan_and_infinities_are_never_mapped(
