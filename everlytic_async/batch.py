@@ -7,6 +7,7 @@ all tasks have ended, every order that was read has exactly one result, whatever
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -29,7 +30,7 @@ from everlytic_async.errors import (
 )
 from everlytic_async.events import BatchEnded, BatchStarted
 from everlytic_async.ledger import LedgerSession, ResendPolicy
-from everlytic_async.outcomes import OrderResult, Outcome
+from everlytic_async.outcomes import BatchReport, OrderResult, Outcome
 
 __all__ = ["OrderStream"]
 
@@ -390,3 +391,37 @@ class OrderStream:
             )
         )
         self._results.close()
+
+
+async def collect(stream: OrderStream) -> BatchReport:
+    """Iterate over a stream to its end.
+
+    Raises:
+        SourceError: the iterable raised; with the report so far as ``report``.
+        BatchStoppedError: the batch ended early for any other reason; with the report so far, and
+            the cause if it was not foreseen.
+    """
+    started_at = time.monotonic()
+    results: list[OrderResult] = []
+    failure: BatchStoppedError | SourceError | None = None
+    unforeseen: Exception | None = None
+    try:
+        async with stream:
+            try:
+                async for result in stream:
+                    results.append(result)  # noqa: PERF401 - kept when the iteration raises
+            except (BatchStoppedError, SourceError) as error:
+                failure = error
+    except (ConfigurationError, LedgerError):
+        raise
+    except Exception as error:  # noqa: BLE001 - such as what closing the source raises
+        unforeseen = error
+    report = BatchReport(tuple(results), time.monotonic() - started_at, stream.stopped)
+    if failure is None and unforeseen is not None:
+        failure = BatchStoppedError(
+            f"the batch ended with an error that was not foreseen: {type(unforeseen).__name__}"
+        )
+        failure.__cause__ = unforeseen
+    if failure is not None:
+        raise type(failure)(failure.message, report) from failure.__cause__ or unforeseen
+    return report

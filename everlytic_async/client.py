@@ -5,20 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import time
-from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
 from contextlib import (
-    AbstractAsyncContextManager,
     AbstractContextManager,
-    AsyncExitStack,
-    nullcontext,
 )
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
+from everlytic_async._client_ledger import ClientLedger
 from everlytic_async._job import AnyOrder, KeyOf
-from everlytic_async._ledger_writer import LedgerWriter, any_sent, body_digest, resend_policy
+from everlytic_async._ledger_writer import resend_policy
 from everlytic_async._pacer import Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
@@ -26,20 +22,24 @@ from everlytic_async._sender import Sender
 from everlytic_async._stop_token import StopToken
 from everlytic_async._transport import Transport
 from everlytic_async._version import __version__
-from everlytic_async._wire import encode, order_key
-from everlytic_async.batch import OrderStream
+from everlytic_async.batch import OrderStream, collect
 from everlytic_async.errors import (
-    BatchStoppedError,
     ConfigurationError,
-    LedgerError,
     SkippedError,
-    SourceError,
 )
 from everlytic_async.events import Dispatcher, Event, Hook, as_hooks
-from everlytic_async.ledger import Ledger, LedgerSession
+from everlytic_async.ledger import Ledger
 from everlytic_async.orders import Order
-from everlytic_async.outcomes import BatchReport, OrderResult, Outcome, Receipt
-from everlytic_async.policies import Delivery, Pacing, RetryPolicy, Timeouts, check_seconds
+from everlytic_async.outcomes import BatchReport, Outcome, Receipt
+from everlytic_async.policies import (
+    Delivery,
+    Pacing,
+    RetryPolicy,
+    Timeouts,
+    check_delivery,
+    check_seconds,
+    check_type,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -126,22 +126,10 @@ class EverlyticClient:
     ) -> None:
         secrets = Secrets(store_hash, customer_hash, proxy)
         del store_hash, customer_hash, proxy  # so that this frame never shows them
-        try:
-            delivery = Delivery(delivery)
-        except ValueError:
-            known = " or ".join(member.value for member in Delivery)
-            raise ConfigurationError(f"delivery must be {known}, got {delivery!r}") from None
-        for name, policy, kind in (
-            ("retry", retry, RetryPolicy),
-            ("pacing", pacing, Pacing),
-            ("timeouts", timeouts, Timeouts),
-        ):
-            if not isinstance(policy, kind):
-                raise ConfigurationError(
-                    f"{name} must be a {kind.__name__}, got a {type(policy).__name__}"
-                )
-        if ledger is not None:
-            _check_ledger(ledger)
+        delivery = check_delivery(delivery)
+        check_type("retry", retry, RetryPolicy)
+        check_type("pacing", pacing, Pacing)
+        check_type("timeouts", timeouts, Timeouts)
         self._transport = Transport(
             base_url,
             secrets=secrets,
@@ -158,10 +146,7 @@ class EverlyticClient:
         self._pacer = Pacer(pacing, retry, dispatcher=self._dispatcher)
         self._sender = Sender(self._transport, self._pacer, delivery, retry, self._dispatcher)
         self._stop_token = StopToken()
-        self._ledger = ledger
-        self._ledger_session: LedgerSession | None = None
-        self._any_sent = False  # before, by the ledger
-        self._closing = AsyncExitStack()  # closes the ledger
+        self._ledger = ClientLedger(ledger, self._sender)
 
     @classmethod
     def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
@@ -193,21 +178,13 @@ class EverlyticClient:
         """
         self._transport.lifecycle.check_new()
         load_tenacity()
-        if self._ledger is not None:
-            self._ledger_session = await self._closing.enter_async_context(
-                self._open_ledger(self._ledger)
-            )
+        await self._ledger.open()
         try:
-            if self._ledger_session is not None:
-                self._any_sent = await any_sent(self._ledger_session)
             await self._transport.open()
         except BaseException:
-            await self._closing.aclose()
+            await self._ledger.close()
             raise
         return self
-
-    def _open_ledger(self, ledger: Ledger) -> AbstractAsyncContextManager[LedgerSession]:
-        return ledger.session(self._transport.endpoint_id, self._transport.host)
 
     async def aclose(self) -> None:
         """Close the session. Calls that wait end as not sent; those in flight get a short grace.
@@ -230,8 +207,7 @@ class EverlyticClient:
                 await self._pacer.wait_idle(_GRACE_S)
                 await asyncio.sleep(0)
             finally:
-                self._ledger_session = None
-                await self._closing.aclose()
+                await self._ledger.close()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -286,24 +262,13 @@ class EverlyticClient:
             raise TypeError(
                 "key must be text, or a plain function that takes an order and returns its key"
             )
-        book = self._writer_for(key is not None, resend)
+        book = self._ledger.writer(resend, custom_keys=key is not None)
         key_of = _constant(key) if isinstance(key, str) else key
         sending = self._sender.send(
             order, self._stop_token, key_of=key_of, book=book, deadline_s=deadline_s
         )
         del order  # so that this frame doesn't show it
         return await sending
-
-    def _writer_for(self, custom_keys: bool, resend: Collection[Outcome]) -> LedgerWriter | None:
-        terms = resend_policy(self._sender.delivery, resend)
-        if self._ledger_session is None:
-            return None
-        return LedgerWriter(
-            self._ledger_session,
-            terms,
-            custom_keys=custom_keys,
-            any_accepted=lambda: self._any_sent or self._pacer.accepted_any,
-        )
 
     def stream_orders(
         self,
@@ -345,14 +310,6 @@ class EverlyticClient:
             raise TypeError("orders must be an iterable or an async iterable of orders")
         if not _is_plain_function(key):
             raise TypeError("key must be a plain function that takes an order and returns its key")
-        if ledger is not None:
-            _check_ledger(ledger)
-        open_ledger: Callable[[], AbstractAsyncContextManager[LedgerSession]] | None = None
-        if ledger is not None:
-            open_ledger = partial(self._open_ledger, ledger)
-        elif self._ledger_session is not None:
-            session = self._ledger_session
-            open_ledger = lambda: nullcontext(session)  # noqa: E731
         return OrderStream(
             orders,
             sender=self._sender,
@@ -360,7 +317,7 @@ class EverlyticClient:
             concurrency=self._concurrency,
             ordered=ordered,
             key_of=key,
-            open_ledger=open_ledger,
+            open_ledger=self._ledger.opener(ledger),
             terms=resend_policy(self._sender.delivery, resend),
         )
 
@@ -380,32 +337,9 @@ class EverlyticClient:
             BatchStoppedError: when the batch ended early for any other reason, with the report so
                 far as ``report``; of an error that was not foreseen, that is the cause.
         """
-        started_at = time.monotonic()
-        results: list[OrderResult] = []
         stream = self.stream_orders(orders, ordered=ordered, ledger=ledger, key=key, resend=resend)
         del orders  # so that this frame doesn't show them
-        failure: BatchStoppedError | SourceError | None = None
-        unforeseen: Exception | None = None
-        try:
-            async with stream as results_of:
-                try:
-                    async for result in results_of:
-                        results.append(result)  # noqa: PERF401 - kept when the iteration raises
-                except (BatchStoppedError, SourceError) as error:
-                    failure = error
-        except (ConfigurationError, LedgerError):
-            raise
-        except Exception as error:  # noqa: BLE001 - such as what closing the source raises
-            unforeseen = error
-        report = BatchReport(tuple(results), time.monotonic() - started_at, stream.stopped)
-        if failure is None and unforeseen is not None:
-            failure = BatchStoppedError(
-                f"the batch ended with an error that was not foreseen: {type(unforeseen).__name__}"
-            )
-            failure.__cause__ = unforeseen
-        if failure is not None:
-            raise type(failure)(failure.message, report) from failure.__cause__ or unforeseen
-        return report
+        return await collect(stream)
 
     async def forecast(
         self, orders: Sequence[Order], *, ledger: Ledger, resend: Collection[Outcome] = ()
@@ -426,24 +360,10 @@ class EverlyticClient:
             LedgerError: when the ledger can't be read.
             ConfigurationError, TypeError: an argument is wrong.
         """
-        given: object = orders
-        if not isinstance(given, Sequence) or not all(isinstance(each, Order) for each in given):
+        raw: object = orders
+        if not isinstance(raw, Sequence) or not all(isinstance(each, Order) for each in raw):
             raise TypeError("orders must be a sequence of Order: Order.from_mapping makes one")
-        _check_ledger(ledger)
-        bodies = [encode(order) for order in orders]
-        named = [
-            (order_key(order, body), body_digest(body))
-            for order, body in zip(orders, bodies, strict=True)
-        ]
-        async with self._open_ledger(ledger) as session:
-            book = LedgerWriter(
-                session,
-                resend_policy(self._sender.delivery, resend),
-                custom_keys=False,
-                any_accepted=lambda: True,
-            )
-            skipped = await book.find_skipped(named)
-        return [skipped.get(place) for place in range(len(named))]
+        return await self._ledger.forecast(orders, ledger, resend)
 
     @property
     def is_open(self) -> bool:
@@ -507,11 +427,6 @@ class EverlyticClient:
         if self._transport.lifecycle.is_started:
             self._transport.lifecycle.check_place()
         return self._dispatcher.subscribe(hook, event_type)
-
-
-def _check_ledger(ledger: object) -> None:
-    if isinstance(ledger, type) or not callable(getattr(ledger, "session", None)):
-        raise ConfigurationError("ledger must be a ledger, such as SqliteLedger(path)")
 
 
 def _is_plain_function(key: object) -> bool:

@@ -140,3 +140,27 @@ class Timeouts:
     read_s: float = attrs.field(default=30, validator=_seconds)
     #: The most time for the whole attempt, in seconds.
     total_s: float = attrs.field(default=60, validator=_seconds)
+
+
+def check_delivery(value: object) -> Delivery:
+    """The member for it or for its value.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    for member in Delivery:
+        if value == member:
+            return member
+    raise ConfigurationError(f"delivery must be {' or '.join(Delivery)}, got {value!r}")
+
+
+def check_type(name: str, value: object, expected: type) -> None:
+    """Check that a setting is of a class.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not isinstance(value, expected):
+        raise ConfigurationError(
+            f"{name} must be a {expected.__name__}, got a {type(value).__name__}"
+        )

@@ -37,6 +37,7 @@ LAYERS = (
     {"_sender"},
     {"_reading"},
     {"batch"},
+    {"_client_ledger"},
     {"client"},
     {"otel", "sandbox", "sources", "worker"},
     {"cli"},
