@@ -165,6 +165,16 @@ def test_the_estimate_of_some_orders_or_of_none(tmp_path: Path) -> None:
         assert source.expected() == 0
 
 
+def test_a_stopped_input_hands_out_no_more_orders(orders_file: Write) -> None:
+    path = orders_file(*map(order, range(5)))
+    with open_input(InputOptions(file=str(path))) as source:
+        orders = iter(source.orders())  # type: ignore[arg-type]
+        next(orders)
+        source.stop()
+        assert list(orders) == []
+        assert (source.lines, source.read_count, source.exhausted) == ({0: 1}, 1, False)
+
+
 def cool_down(clock: FakeClock, wait_s: float, status: int | None = 429) -> CoolDown:
     reason = "the endpoint answered 429" if status else "shop.example: the connection was refused"
     return CoolDown(at=clock.now, wait_s=wait_s, status=status, reason=reason)
