@@ -1,8 +1,8 @@
 """Reading orders lazily: one task over any iterable, sync or async.
 
-Two bounds keep it from reading ahead: how many orders may be under way, and how many may wait until
-their results are taken. A slow consumer slows the reading down, and a million orders need no more
-memory than a hundred.
+Bounds keep it from reading ahead: how many orders may be under way, how many may wait until their
+results are taken, and how much memory both may take. A slow consumer slows the reading down, and a
+million orders need no more memory than a hundred.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from typing import Any, Generic, TypeVar
 
 _Item = TypeVar("_Item")
 
+#: So many bytes may be read and have no result that was taken, plus one order of any size. Ordinary
+#: orders never come near it.
+_MAX_BYTES = 24 * 1024 * 1024
+
 
 class Reader(Generic[_Item]):
     """Reads a source and hands on what it reads, in chunks.
@@ -23,6 +27,7 @@ class Reader(Generic[_Item]):
         handle: Awaited with each chunk before the next is read.
         most_unfinished: How many orders may be read and have no result yet.
         most_untaken: How many may be read and have no result that was taken.
+        memory_size: About how many bytes an order takes.
 
     Attributes:
         read: How many orders were read.
@@ -37,6 +42,7 @@ class Reader(Generic[_Item]):
         *,
         most_unfinished: int,
         most_untaken: int,
+        memory_size: Callable[[_Item], int],
         chunk: int,
     ) -> None:
         self._source = source
@@ -44,6 +50,9 @@ class Reader(Generic[_Item]):
         self._handle = handle
         self._most_unfinished = most_unfinished
         self._most_untaken = most_untaken
+        self._memory_size = memory_size
+        self._sizes: dict[int, int] = {}  # by index: of the orders whose result was not taken
+        self._bytes = 0  # of all of them
         self._finished = 0
         self._taken = 0
         self._stopped = False
@@ -73,7 +82,6 @@ class Reader(Generic[_Item]):
                 items = await self._next_async(self._iterator)
             else:
                 items = self._next_chunk(self._iterator)
-            self.read += len(items)
             if items:
                 await self._handle(items)
             # The senders have their turn, however many orders there are to read.
@@ -84,9 +92,10 @@ class Reader(Generic[_Item]):
         self._finished += 1
         self._room.set()
 
-    def on_taken(self) -> None:
+    def on_taken(self, index: int) -> None:
         """The result of one order was taken."""
         self._taken += 1
+        self._bytes -= self._sizes.pop(index)
         self._room.set()
 
     def stop(self) -> None:
@@ -103,7 +112,15 @@ class Reader(Generic[_Item]):
         elif inspect.isgenerator(self._iterator):
             self._iterator.close()
 
+    def _add(self, items: list[_Item], item: _Item) -> None:
+        items.append(item)
+        size = self._sizes[self.read] = self._memory_size(item)
+        self._bytes += size
+        self.read += 1
+
     def _room_left(self) -> int:
+        if self._bytes > _MAX_BYTES:
+            return 0
         unfinished, untaken = self.read - self._finished, self.read - self._taken
         return min(self._most_unfinished - unfinished, self._most_untaken - untaken)
 
@@ -111,8 +128,8 @@ class Reader(Generic[_Item]):
         items: list[_Item] = []
         most = min(self.chunk, self._room_left())
         try:
-            while len(items) < most and not self._stopped:
-                items.append(next(iterator))
+            while len(items) < most and self._bytes <= _MAX_BYTES and not self._stopped:
+                self._add(items, next(iterator))
         except StopIteration:
             self._stopped = True
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller's code
@@ -122,8 +139,9 @@ class Reader(Generic[_Item]):
     async def _next_async(self, iterator: AsyncIterator[_Item]) -> list[_Item]:
         task = self._waiting = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
+        items: list[_Item] = []
         try:
-            return [await anext(iterator)]
+            self._add(items, await anext(iterator))
         except StopAsyncIteration:
             self._stopped = True
         except asyncio.CancelledError as error:
@@ -138,7 +156,7 @@ class Reader(Generic[_Item]):
             if self._interrupted:
                 task.uncancel()
                 self._interrupted = False
-        return []
+        return items
 
     def _fail(self, error: BaseException) -> None:
         self.error = error

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from everlytic_async._cancel import cancel_and_wait
-from everlytic_async._job import AnyOrder, Job, KeyOf
+from everlytic_async._job import AnyOrder, Job, KeyOf, memory_size
 from everlytic_async._ledger_writer import LedgerWriter, any_sent, body_digest
 from everlytic_async._reading import Reader
 from everlytic_async._sender import Sender
@@ -120,7 +120,12 @@ class OrderStream:
         # Orders that a ledger knows need no slot.
         ahead = concurrency if open_ledger is None else concurrency + _LOOKUP_CHUNK
         self._reader = Reader(
-            orders, self._handle, most_unfinished=ahead, most_untaken=2 * ahead, chunk=concurrency
+            orders,
+            self._handle,
+            most_unfinished=ahead,
+            most_untaken=2 * ahead,
+            memory_size=memory_size,
+            chunk=concurrency,
         )
         self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
         self._results = _Results(ordered=ordered)
@@ -176,7 +181,7 @@ class OrderStream:
                 raise failure
             raise StopAsyncIteration
         del self._pending[result.index]
-        self._reader.on_taken()
+        self._reader.on_taken(result.index)
         return result
 
     def stop(self, reason: str) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from everlytic_async.errors import MAX_FAULTS, InvalidOrderError
-from everlytic_async.orders import Order, get_order_id
+from everlytic_async.orders import MAX_ITEMS, Order, get_order_id
 from everlytic_async.sources._dates import parse_datetime
 from everlytic_async.sources._mapper import RecordMapper
 from everlytic_async.sources._preset import Preset
@@ -20,7 +20,7 @@ Numbered = tuple[int, Order | InvalidOrderError]
 
 #: More rows, cells and text than an order has: a wrong column to group by, or a hostile file, does
 #: not fill the memory.
-_MAX_ROWS = 10_000
+_MAX_ROWS = MAX_ITEMS
 _MAX_CELLS = 500_000
 _MAX_CHARS = 8 * 1024 * 1024
 # The cells and characters of an order with fewer rows are not counted.
@@ -206,7 +206,7 @@ class _Group:
         count = len(self.rows)
         if count >= _FEW_ROWS:
             cells = row.values() if isinstance(row, dict) else row
-            self._chars += sum(len(cell) for cell in cells if isinstance(cell, str))
+            self._chars += sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
             if count >= _MAX_ROWS:
                 self.add_fault(f"has more than {_MAX_ROWS:,} rows: is group_by the right column?")
             elif count * len(row) > _MAX_CELLS or self._chars > _MAX_CHARS:

@@ -2,8 +2,9 @@
 
 The document is split into its orders, and each is parsed by the decoder of JSON Lines, so that the
 same rules hold: exact numbers, no key twice, no NaN. An order with such a fault has it, and reading
-goes on after it; only broken syntax ends it. That is why no streaming parser is used: ijson ends
-the file at a lone surrogate and takes the last of two equal keys, and it is no faster.
+goes on after it, also when it is too long or nested too deeply to be parsed; only broken syntax
+ends it. That is why no streaming parser is used: ijson ends the file at a lone surrogate and takes
+the last of two equal keys, and it is no faster.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from everlytic_async.sources._records import InvalidRow, Item
 
 __all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json"]
 
-#: A longer order is an error, so that a file whose quotes or brackets don't match does not fill the
+#: A longer order is a fault, so that a file whose quotes or brackets don't match does not fill the
 #: memory. Decoded, JSON takes up to 30 times its length: `{},{},{}` does.
 MAX_ORDER_CHARS = 2 * 1024 * 1024
 
@@ -38,7 +39,21 @@ _TAIL_CHARS = 16
 # Finds the end of a value with a fault.
 _LENIENT = json.JSONDecoder(parse_float=len, parse_int=len, parse_constant=len)
 
-_TOO_LONG = f"an order of over {MAX_ORDER_CHARS:,} characters"
+# What follows in a value that is skipped, up to the next character that matters: in a string, in
+# brackets (strings, and what has no brackets in it, at once), and outside both.
+_STRING_CHARS = r'[^"\\]*+(?:\\.[^"\\]*+)*+'
+_FLAT = rf'(?:[^"\[\]{{}}]++|"{_STRING_CHARS}")*+'
+_IN_STRING = re.compile(_STRING_CHARS, re.DOTALL)
+_IN_BRACKETS = re.compile(
+    rf'(?:[^"\[\]{{}}]++|"{_STRING_CHARS}"|\[{_FLAT}\]|{{{_FLAT}}})*+', re.DOTALL
+)
+_IN_SCALAR = re.compile(r'[^"\[\]{}, \t\n\r]*+')
+
+_TOO_LONG = f"is longer than {MAX_ORDER_CHARS:,} characters"
+
+
+class _UnparsableError(Exception):
+    """Why a value can't be parsed, however its syntax is."""
 
 
 def is_order(value: dict[str, Any]) -> bool:
@@ -136,7 +151,8 @@ class _JsonStream:
                 if not is_wrapper:
                     fields[key] = value
                     if self._dropped + self._at - start > MAX_ORDER_CHARS:
-                        self._fail(_TOO_LONG)
+                        faults = [_TOO_LONG]
+                        fields = {name: None for name in fields if name in _ORDER_KEYS}
             more = self._skip_comma()
         self._expect("}")
         if not is_wrapper and not each:
@@ -155,6 +171,38 @@ class _JsonStream:
 
     def _read_value(self) -> tuple[Any, str | None]:
         """The value that starts here; its fault, if it has one."""
+        try:
+            return self._parse_value()
+        except _UnparsableError as error:
+            self._skip_value()
+            return None, str(error)
+
+    def _skip_value(self) -> None:
+        """Go to the end of the value that starts here, by its quotes and brackets alone."""
+        depth = 0
+        in_string = False
+        while True:
+            chars = _IN_STRING if in_string else _IN_BRACKETS if depth else _IN_SCALAR
+            found = chars.match(self._text, self._at)
+            assert found is not None  # noqa: S101 - it matches the empty text
+            self._at = found.end()
+            char = self._text[self._at : self._at + 1]
+            if not char or char == "\\":
+                if self._ended:
+                    return  # what comes next says that it was cut off
+                self._fill()
+                continue
+            if not depth and not in_string and char not in '"[{':
+                return
+            self._at += 1
+            if char == '"':
+                in_string = not in_string
+            elif not in_string:
+                depth += 1 if char in "[{" else -1
+            if not depth and not in_string:
+                return
+
+    def _parse_value(self) -> tuple[Any, str | None]:
         while True:
             self.peek()
             start = self._at
@@ -172,7 +220,7 @@ class _JsonStream:
                 self._fill()
                 continue
             except RecursionError:
-                self._fail("is nested too deeply")
+                raise _UnparsableError("is nested too deeply") from None
             if end == len(self._text) and not self._ended and self._text[start] not in '"{[':
                 self._fill()  # a number may go on
                 continue
@@ -214,7 +262,7 @@ class _JsonStream:
     def _fill(self) -> None:
         kept = self._text[self._at :]
         if len(kept) > MAX_ORDER_CHARS:
-            self._fail(_TOO_LONG)
+            raise _UnparsableError(_TOO_LONG)
         # Before a long value is tried again, as much again is read: else its time is quadratic.
         wanted = 1
         if len(kept) > _CHUNK:

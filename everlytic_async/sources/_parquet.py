@@ -25,16 +25,18 @@ __all__ = ["MAX_ROW_BYTES", "ParquetReader"]
 MAX_ROW_BYTES = 2 * 1024 * 1024
 _BATCH_ROWS = 256
 # What a batch may take as Python objects; if it takes more, its rows are made one by one.
-_MAX_BATCH_BYTES = 16 * 1024 * 1024
+_MAX_BATCH_BYTES = 8 * 1024 * 1024
 # What a value takes at least.
 _VALUE_BYTES = 64
-# Of the lists in one column of a row group: all of the values may be in one row.
-_MAX_LIST_VALUES = 4_000_000
-# A column chunk is decompressed as a whole. Up to this size it may be compressed in any way; above
-# it, no real column shrinks a thousandfold.
-_MAX_UNPACKED = 32 * 1024 * 1024
-_MAX_RATIO = 1_000
-_TEXTS = ("STRING", "NONE", "JSON", "ENUM")
+# Of the lists in one column of a row group, and in all columns of a batch: all of the values may be
+# in one row.
+_MAX_LIST_VALUES = 3_000_000
+# Of a row's values of fixed length together: no field of an order is half as long.
+_MAX_FIXED_BYTES = 32 * 1024
+# Pages are decompressed as a whole, and a column chunk may be one page. Together they may be this
+# large when they shrank more than any real column does.
+_MAX_UNPACKED = 16 * 1024 * 1024
+_MAX_RATIO = 200
 
 
 class ParquetReader:
@@ -98,6 +100,7 @@ class ParquetReader:
                 while (batch := next(batches, None)) is not None:
                     fits = self._weight(batch) <= _MAX_BATCH_BYTES
                     yield batch, self._to_rows(batch) if fits else None
+                    del batch  # before the next one is read
             except self._errors as error:
                 raise _damaged(error) from None
 
@@ -120,35 +123,63 @@ class ParquetReader:
         """
         group = self._metadata.row_group(number)
         in_dictionaries: list[str] = []
-        rows = _BATCH_ROWS
+        lists: list[str] = []
+        list_values = 0
+        row_bytes = fixed_bytes = 0  # of a row's values that can't be kept in a dictionary
+        suspicious = 0
+        most_bytes = _MAX_BATCH_BYTES // max(1, group.num_columns)
         for place in range(group.num_columns):
             chunk, column = group.column(place), self._metadata.schema.column(place)
-            in_lists = column.max_repetition_level > 0
-            if in_lists and chunk.num_values > _MAX_LIST_VALUES:
-                raise SourceError(
-                    f"the Parquet file has a row group with over {_MAX_LIST_VALUES:,} values in "
-                    "the lists of one column: write it with smaller row groups"
-                )
             unpacked, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
-            if unpacked > max(_MAX_UNPACKED, _MAX_RATIO * packed):
-                raise SourceError(
-                    f"the Parquet file has a column whose {packed:,} bytes unpack to "
-                    f"{unpacked:,}: it would fill the memory. Write it with smaller row groups"
-                )
-            if "DELTA_BYTE_ARRAY" in chunk.encodings:
-                # Texts that share their beginnings: each may be as long as all of them together,
-                # and Arrow holds them up to four times while it joins them.
-                rows = min(rows, max(1, _MAX_BATCH_BYTES // 4 // max(1, unpacked)))
-            values = chunk.num_values if in_lists else min(chunk.num_values, _BATCH_ROWS)
+            if unpacked > _MAX_RATIO * packed:
+                suspicious += unpacked
+            # What one value may take: of a dictionary, or of texts that share their beginnings,
+            # each may be as long as all of them together.
+            is_binary = column.physical_type == "BYTE_ARRAY"
+            is_joined = is_binary and "DELTA_BYTE_ARRAY" in chunk.encodings
+            is_shared = is_binary and any("DICTIONARY" in each for each in chunk.encodings)
+            width = 0
+            if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
+                width = column.length
+                fixed_bytes += width
+            elif is_joined:
+                width = 4 * unpacked  # Arrow holds them up to four times while it joins them
+            elif is_shared and column.logical_type.type == "DECIMAL":
+                width = unpacked  # Arrow keeps no numbers in a dictionary
+            values = min(chunk.num_values, _BATCH_ROWS)
+            if column.max_repetition_level > 0:
+                values = chunk.num_values
+                lists.append(column.path)
+                list_values += values
+                if values > _MAX_LIST_VALUES or values * width > _MAX_LIST_VALUES * _VALUE_BYTES:
+                    raise _too_large(f"over {_MAX_LIST_VALUES:,} values in the lists of one column")
+            else:
+                row_bytes += width
             if (
-                column.physical_type == "BYTE_ARRAY"
-                and column.logical_type.type in _TEXTS
-                and any("DICTIONARY" in encoding for encoding in chunk.encodings)
-                and values * unpacked > _MAX_BATCH_BYTES
-                and values * self._longest(number, column.path) > _MAX_BATCH_BYTES
+                is_shared
+                and values * unpacked > most_bytes
+                and values * self._longest(number, column.path) > most_bytes
             ):
                 in_dictionaries.append(column.path)
-        return in_dictionaries, rows
+        if suspicious > _MAX_UNPACKED:
+            raise _too_large(f"columns that unpack to {suspicious:,} bytes from very few")
+        if fixed_bytes > _MAX_FIXED_BYTES:
+            raise _too_large(f"values of fixed length of {fixed_bytes:,} bytes a row")
+        if list_values > _MAX_LIST_VALUES:
+            self._check_lists(number, lists, in_dictionaries)
+        rows = _MAX_BATCH_BYTES // max(1, row_bytes)
+        return in_dictionaries, max(1, min(_BATCH_ROWS, rows))
+
+    def _check_lists(self, group: int, paths: list[str], in_dictionaries: list[str]) -> None:
+        """Read one column after another, so that all of them in a batch fit into memory."""
+        most = 0
+        for path in paths:
+            batches = self._open(in_dictionaries).iter_batches(
+                _BATCH_ROWS, row_groups=[group], columns=[path], use_threads=False
+            )
+            most += max(sum(map(len, self._flatten(batch.columns))) for batch in batches)
+        if most > _MAX_LIST_VALUES:
+            raise _too_large(f"rows with over {_MAX_LIST_VALUES:,} values in their lists")
 
     def _longest(self, group: int, path: str) -> int:
         """The length of the longest text in the dictionary of a column."""
@@ -202,6 +233,13 @@ class ParquetReader:
                 pending += (array.keys, array.items)
             elif self._types.is_nested(array.type) and not self._types.is_dictionary(array.type):
                 pending.append(array.flatten())
+
+
+def _too_large(what: str) -> SourceError:
+    return SourceError(
+        f"the Parquet file has a row group with {what}: it would fill the memory. Leave out the "
+        "columns that orders don't need, or write smaller row groups"
+    )
 
 
 def _damaged(error: Exception) -> SourceError:

@@ -44,8 +44,6 @@ class QueuedOrder:
     comes back by itself after the queue's ``ack_wait_s``.
 
     Attributes:
-        order: The order; None if the message is not one.
-        error: Why it is not a valid order; None if it is.
         key: The publisher's own key, as a ledger keeps it; None for the order's own.
         sequence: Its place in the stream.
         stored_at: When it was published, in seconds since the epoch.
@@ -55,12 +53,11 @@ class QueuedOrder:
     """
 
     __slots__ = (
+        "_item",
         "_message",
         "_streams",
         "deliveries",
-        "error",
         "key",
-        "order",
         "resend",
         "sequence",
         "stored_at",
@@ -76,12 +73,7 @@ class QueuedOrder:
         headers = message.headers or {}
         self.key = publisher_key(headers)
         self.resend = resend_override(headers)
-        self.order: Order | None = None
-        self.error: InvalidOrderError | None = None
-        try:
-            self.order = decode_order(message.data, streams.settings)
-        except InvalidOrderError as error:
-            self.error = error
+        self._item: Order | InvalidOrderError | None = None
 
     def __repr__(self) -> str:
         return f"<QueuedOrder {self.sequence}, delivery {self.deliveries}>"
@@ -89,9 +81,24 @@ class QueuedOrder:
     @property
     def item(self) -> Order | InvalidOrderError:
         """The order, or why it is not a valid one: what a stream of orders takes."""
-        item = self.order or self.error
-        assert item is not None  # noqa: S101 - it is one or the other
-        return item
+        # Not before it is wanted: decoded, a message takes many times its bytes, and several are
+        # pulled at once.
+        if self._item is None:
+            try:
+                self._item = decode_order(self._message.data, self._streams.settings)
+            except InvalidOrderError as error:
+                self._item = error
+        return self._item
+
+    @property
+    def order(self) -> Order | None:
+        """The order; None if the message is not one."""
+        return self.item if isinstance(self.item, Order) else None
+
+    @property
+    def error(self) -> InvalidOrderError | None:
+        """Why it is not a valid order; None if it is."""
+        return self.item if isinstance(self.item, InvalidOrderError) else None
 
     @property
     def redelivered(self) -> bool:

@@ -92,6 +92,25 @@ def parquet_list(count: int) -> bytes:
     return parquet(contact_email=["ann@example.com"], products=lists)
 
 
+def parquet_list_of(values: Any) -> bytes:
+    pa = pytest.importorskip("pyarrow")
+    lists = pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+    return parquet(contact_email=[ANN], products=lists)
+
+
+def parquet_wide_list(count: int) -> bytes:
+    pa = pytest.importorskip("pyarrow")
+    nothing = [pa.nulls(count, pa.int64())] * 10
+    return parquet_list_of(pa.StructArray.from_arrays(nothing, [f"a{n}" for n in range(10)]))
+
+
+def fixed_length(count: int, size: int) -> Any:
+    pa = pytest.importorskip("pyarrow")
+    kind = pa.binary(size)
+    indices = pa.array([0] * count, pa.int32())
+    return pa.DictionaryArray.from_arrays(indices, pa.array([b"x" * size], kind)).cast(kind)
+
+
 def parquet_nested(count: int, size: int) -> bytes:
     pa = pytest.importorskip("pyarrow")
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), ["x" * size])
@@ -208,7 +227,7 @@ FILES: dict[str, Hostile] = {
         options={"mapping": {"workflow_id": 7}},
     ),
     "products that are none": Hostile(
-        lambda: line(1) + b'{"products": [%s]}\n' % OBJECTS.replace(b"{}", b"9") + line(2),
+        lambda: line(1) + b'{"products": [%s]}\n' % b",".join([b"9"] * 9_999) + line(2),
         fault="line 2: contact_email or",
     ),
     "NaN at the bottom": Hostile(
@@ -266,8 +285,7 @@ FILES: dict[str, Hostile] = {
             b"{" + b",\n".join(b'"k%d":[{}]' % n for n in range(300_000)) + b"}", 1
         ),
         orders=[],
-        error="SourceError: what comes at its beginning is not JSON: an order of over 2,097,152",
-        invalid=0,
+        fault="line 1: is longer than 2,097,152 characters",
     ),
     "an object of wrappers": Hostile(
         lambda: b'{"a": 1,\n' + MANY + b"".join(b', "data": 0' for _ in range(70_000)) + b"}",
@@ -287,10 +305,64 @@ FILES: dict[str, Hostile] = {
         fault="line 2: meta: no such field",
     ),
     "an order that is too long": Hostile(
-        lambda: gzip.compress(b"[%s, {%s" % (line(1), b'"meta": [' + (OBJECTS + b",") * 9), 1),
+        lambda: gzip.compress(
+            b"[%s, {%s{}]}, %s]" % (line(1), b'"meta": [' + (OBJECTS + b",") * 99, line(2)), 1
+        ),
+        fault="line 2: is longer than 2,097,152 characters",
+    ),
+    "orders that are too long, one after another": Hostile(
+        lambda: gzip.compress(
+            line(1) + line(9, (b", " + MANY) * 3 + b', "items": [{}]') + line(2), 1
+        ),
+        fault="line 2: is longer than 2,097,152 characters",
+        options={"format": "json"},
+    ),
+    "a text that is too long": Hostile(
+        lambda: gzip.compress(
+            b'[%s, {"a": "%s]"}, "%s", %s, %s]'
+            % (line(1), b'x\\"]\\\\' * 600_000, b"\\\\" * 3_000_000, b"9" * 3_000_000, line(2)),
+            1,
+        ),
+        fault="line 2: is longer than 2,097,152 characters",
+        invalid=3,
+    ),
+    "a list of what is nested too deeply": Hostile(
+        lambda: (
+            b'{"orders": [%s, %s1%s, {"a": %s%s}, %s]}'
+            % (
+                line(1),
+                b"[" * 900_000,
+                b"]" * 900_000,
+                b'{"]":' * 3_000_000,
+                b'"\\""' + b"}" * 3_000_000,
+                line(2),
+            )
+        ),
+        fault="line 2: is nested too deeply",
+        invalid=2,
+    ),
+    "an order cut off in what is nested too deeply": Hostile(
+        lambda: b"[%s, %s" % (line(1), b'[{"a":' * 900_000),
         orders=["1"],
-        error="SourceError: what comes after order 1 is not JSON: an order of over 2,097,152",
-        invalid=0,
+        fault="line 2: is nested too deeply",
+        error="SourceError: the JSON ends too early, after order 2",
+    ),
+    "products of nothing": Hostile(
+        lambda: (
+            line(1)
+            + b'{"contact_email": "%s", "products": [%s]}\n' % (ANN.encode(), OBJECTS)
+            + line(2)
+        ),
+        fault="line 2: products: over 10,000 items, more than are accepted",
+    ),
+    "pictures of nothing": Hostile(
+        lambda: (
+            line(1)
+            + b'{"contact_email": "%s", "products": [{"product_gallery": [%s]}]}\n'
+            % (ANN.encode(), b",".join([b'"http://a"'] * 85_000))
+            + line(2)
+        ),
+        fault="line 2: products[0].product_gallery: over 10,000 items",
     ),
     "blank lines": Hostile(
         lambda: gzip.compress(line(1) + b"\n" * 3_000_000 + line(2), 1), invalid=0
@@ -312,7 +384,7 @@ FILES: dict[str, Hostile] = {
         invalid=256,
     ),
     "Parquet: one text for many products": Hostile(
-        lambda: parquet_nested(1_000_000, 1_000_000),
+        lambda: parquet_nested(700_000, 1_000_000),
         orders=[],
         fault="line 1: takes over 2,097,152 bytes",
         name="orders.parquet",
@@ -320,7 +392,7 @@ FILES: dict[str, Hostile] = {
     "Parquet: a list without end": Hostile(
         lambda: parquet_list(50_000_000),
         orders=[],
-        error="SourceError: the Parquet file has a row group with over 4,000,000 values",
+        error="SourceError: the Parquet file has a row group with over 3,000,000 values",
         name="orders.parquet",
         invalid=0,
     ),
@@ -343,10 +415,73 @@ FILES: dict[str, Hostile] = {
         name="orders.parquet",
         invalid=256,
     ),
+    "Parquet: many columns of long texts": Hostile(
+        lambda: parquet(
+            contact_email=[ANN] * 256, **{f"c{n}": ["x" * 30_000] * 256 for n in range(200)}
+        ),
+        orders=[],
+        fault="line 1: takes over 2,097,152 bytes",
+        name="orders.parquet",
+        invalid=256,
+        options={"mapping": {"contact_email": "contact_email"}},
+    ),
+    "Parquet: many columns, packed": Hostile(
+        lambda: parquet(contact_email=[ANN], **{f"c{n}": ["x" * 1_000_000] for n in range(300)}),
+        orders=[],
+        error="SourceError: the Parquet file has a row group with columns that unpack to 300,",
+        name="orders.parquet",
+        options={"mapping": {"contact_email": "contact_email"}},
+        invalid=0,
+    ),
+    "Parquet: a list of many columns": Hostile(
+        lambda: parquet_wide_list(2_000_000),
+        orders=[],
+        error="SourceError: the Parquet file has a row group with rows with over 3,000,000 values",
+        name="orders.parquet",
+        invalid=0,
+    ),
+    "Parquet: values of fixed length": Hostile(
+        lambda: parquet(contact_email=[ANN] * 200, order_id=fixed_length(200, 1_000_000)),
+        orders=[],
+        error="SourceError: the Parquet file has a row group with values of fixed length of 1,000",
+        name="orders.parquet",
+        invalid=0,
+    ),
+    "Parquet: values of fixed length in a list": Hostile(
+        lambda: parquet_list_of(fixed_length(200, 1_000_000)),
+        orders=[],
+        error="SourceError: the Parquet file has a row group with over 3,000,000 values in the li",
+        name="orders.parquet",
+        invalid=0,
+    ),
+    "Parquet: short values of fixed length": Hostile(
+        lambda: parquet(
+            contact_email=[ANN] * 900,
+            order_id=[str(n) for n in range(900)],
+            product_name=fixed_length(900, 30_000),
+        ),
+        orders=[],
+        fault="line 1: products[0].product_name: expected text, got a bytes",
+        name="orders.parquet",
+        invalid=900,
+    ),
+    "Parquet: texts behind their lengths": Hostile(
+        lambda: parquet(
+            contact_email=["x" * 60_000] * 500,
+            options={
+                "use_dictionary": False,
+                "column_encoding": {"contact_email": "DELTA_LENGTH_BYTE_ARRAY"},
+            },
+        ),
+        orders=[],
+        error="SourceError: the Parquet file has a row group with columns that unpack to 30,",
+        name="orders.parquet",
+        invalid=0,
+    ),
     "Parquet: long texts, packed": Hostile(
         lambda: parquet(contact_email=["x" * 1_000_000] * 256, options={"use_dictionary": False}),
         orders=[],
-        error="SourceError: the Parquet file has a column whose",
+        error="SourceError: the Parquet file has a row group with columns that unpack to 256,",
         name="orders.parquet",
         invalid=0,
     ),
