@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from sys import getsizeof
 from typing import Any
 
 from everlytic_async._wire import encode, order_key
@@ -19,7 +18,7 @@ from everlytic_async.errors import (
     UnknownOutcomeError,
 )
 from everlytic_async.events import AttemptEnded, OrderEnded
-from everlytic_async.orders import Order, Product, get_order_id
+from everlytic_async.orders import Order, get_order_id
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt
 
 #: What may stand for an order: a model, or a mapping with its fields. An `InvalidOrderError` stands
@@ -28,8 +27,9 @@ AnyOrder = Order | Mapping[str, Any] | InvalidOrderError
 #: Takes an order, as it was read, and returns its idempotency key.
 KeyOf = Callable[[Any], str]
 
-# What a product takes without its texts: four numbers, and its JSON.
-_PRODUCT_BYTES = 1_000
+# What an order takes in memory: so many times its JSON, and so many bytes for each product.
+_JSON_FACTOR = 4
+_PRODUCT_BYTES = 600
 
 _OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (
     (SkippedError, Outcome.SKIPPED),
@@ -61,22 +61,6 @@ def coerce_order(raw: AnyOrder) -> Order:
     if isinstance(raw, InvalidOrderError):
         raise raw
     return Order.from_mapping(raw)
-
-
-def memory_size(raw: AnyOrder) -> int:
-    """About how many bytes a model and its JSON take; 0 for others, which are the caller's own."""
-    if not isinstance(raw, Order):
-        return 0
-    size = _texts_size(raw)
-    for product in raw.products:
-        size += _PRODUCT_BYTES + _texts_size(product)
-        if isinstance(product, Product):
-            size += sum(2 * getsizeof(url) for url in product.product_gallery or ())
-    return size
-
-
-def _texts_size(model: object) -> int:
-    return sum(2 * getsizeof(value) for value in vars(model).values() if isinstance(value, str))
 
 
 def prepare(index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
@@ -172,6 +156,11 @@ class Job:
         self.possible_deliveries = 0
         #: A fault of the program that ended the sending.
         self.unforeseen: Exception | None = None
+
+    @property
+    def memory_size(self) -> int:
+        """About how many bytes the order takes."""
+        return _JSON_FACTOR * len(self.body) + _PRODUCT_BYTES * len(self.order.products)
 
     def mark_cancelled(self, body_sent: bool) -> None:
         """Note that the attempt was cancelled, and whether its whole body may have been sent."""

@@ -13,21 +13,23 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from typing import Any, Generic, TypeVar
 
 _Item = TypeVar("_Item")
+_Prepared = TypeVar("_Prepared")
 
 #: So many bytes may be read and have no result that was taken, plus one order of any size. Ordinary
 #: orders never come near it.
 _MAX_BYTES = 24 * 1024 * 1024
 
 
-class Reader(Generic[_Item]):
+class Reader(Generic[_Item, _Prepared]):
     """Reads a source and hands on what it reads, in chunks.
 
     Args:
         source: What is read. What its iteration raises ends the reading and becomes `error`.
+        prepare: Called with the index of each order and the order; returns what is handled, and
+            about how many bytes it takes.
         handle: Awaited with each chunk before the next is read.
         most_unfinished: How many orders may be read and have no result yet.
         most_untaken: How many may be read and have no result that was taken.
-        memory_size: About how many bytes an order takes.
 
     Attributes:
         read: How many orders were read.
@@ -38,19 +40,19 @@ class Reader(Generic[_Item]):
     def __init__(
         self,
         source: Iterable[_Item] | AsyncIterable[_Item],
-        handle: Callable[[list[_Item]], Awaitable[None]],
+        prepare: Callable[[int, _Item], tuple[_Prepared, int]],
+        handle: Callable[[list[_Prepared]], Awaitable[None]],
         *,
         most_unfinished: int,
         most_untaken: int,
-        memory_size: Callable[[_Item], int],
         chunk: int,
     ) -> None:
         self._source = source
         self._iterator: Iterator[_Item] | AsyncIterator[_Item] | None = None
+        self._prepare = prepare
         self._handle = handle
         self._most_unfinished = most_unfinished
         self._most_untaken = most_untaken
-        self._memory_size = memory_size
         self._sizes: dict[int, int] = {}  # by index: of the orders whose result was not taken
         self._bytes = 0  # of all of them
         self._finished = 0
@@ -112,9 +114,10 @@ class Reader(Generic[_Item]):
         elif inspect.isgenerator(self._iterator):
             self._iterator.close()
 
-    def _add(self, items: list[_Item], item: _Item) -> None:
-        items.append(item)
-        size = self._sizes[self.read] = self._memory_size(item)
+    def _add(self, items: list[_Prepared], item: _Item) -> None:
+        prepared, size = self._prepare(self.read, item)
+        items.append(prepared)
+        self._sizes[self.read] = size
         self._bytes += size
         self.read += 1
 
@@ -124,8 +127,8 @@ class Reader(Generic[_Item]):
         unfinished, untaken = self.read - self._finished, self.read - self._taken
         return min(self._most_unfinished - unfinished, self._most_untaken - untaken)
 
-    def _next_chunk(self, iterator: Iterator[_Item]) -> list[_Item]:
-        items: list[_Item] = []
+    def _next_chunk(self, iterator: Iterator[_Item]) -> list[_Prepared]:
+        items: list[_Prepared] = []
         most = min(self.chunk, self._room_left())
         try:
             while len(items) < most and self._bytes <= _MAX_BYTES and not self._stopped:
@@ -136,10 +139,10 @@ class Reader(Generic[_Item]):
             self._fail(error)
         return items
 
-    async def _next_async(self, iterator: AsyncIterator[_Item]) -> list[_Item]:
+    async def _next_async(self, iterator: AsyncIterator[_Item]) -> list[_Prepared]:
         task = self._waiting = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        items: list[_Item] = []
+        items: list[_Prepared] = []
         try:
             self._add(items, await anext(iterator))
         except StopAsyncIteration:

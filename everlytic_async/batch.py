@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from everlytic_async._cancel import cancel_and_wait
-from everlytic_async._job import AnyOrder, Job, KeyOf, memory_size
+from everlytic_async._job import AnyOrder, Job, KeyOf
 from everlytic_async._ledger_writer import LedgerWriter, any_sent, body_digest
 from everlytic_async._reading import Reader
 from everlytic_async._sender import Sender
@@ -121,10 +121,10 @@ class OrderStream:
         ahead = concurrency if open_ledger is None else concurrency + _LOOKUP_CHUNK
         self._reader = Reader(
             orders,
+            self._prepare,
             self._handle,
             most_unfinished=ahead,
             most_untaken=2 * ahead,
-            memory_size=memory_size,
             chunk=concurrency,
         )
         self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
@@ -270,18 +270,21 @@ class OrderStream:
         if self._reader.error is not None:
             self._fail_by_source(self._reader.error)
 
-    async def _handle(self, orders: list[AnyOrder]) -> None:
-        """Prepare what was read; what is invalid or to be skipped has its result already."""
+    def _prepare(self, index: int, raw: AnyOrder) -> tuple[Job | OrderResult, int]:
+        job = self._pending[index] = self._sender.prepare(index, raw, self._key_of)
+        return job, job.memory_size if isinstance(job, Job) else 0
+
+    async def _handle(self, prepared: list[Job | OrderResult]) -> None:
+        """Queue what was read, unless it is invalid or to be skipped."""
         jobs: list[Job] = []
-        for index, raw in enumerate(orders, self._reader.read - len(orders)):
-            job = self._pending[index] = self._sender.prepare(index, raw, self._key_of)
+        for job in prepared:
             if isinstance(job, Job):
                 jobs.append(job)
             else:
                 self._record(job, "")
         # A look-up is for many at once. The orders of an async source come one by one: their claims
         # alone will do.
-        if self._ledger_writer is not None and self._expect_skips and len(orders) > 1:
+        if self._ledger_writer is not None and self._expect_skips and len(prepared) > 1:
             jobs = await self._without_skipped(self._ledger_writer, jobs)
         for job in jobs:
             self._jobs.put_nowait(job)
