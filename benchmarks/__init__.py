@@ -6,6 +6,8 @@ Run them from the project's root, with ``pip install -e '.[benchmarks]'`` done b
     CPU per order and orders per second of the client and of seven rivals.
 ``python -m benchmarks.memory``
     The memory of the process over the length of a stream.
+``python -m benchmarks.reading``
+    CPU of reading a Shopify CSV and a WooCommerce JSON, beside `csv.DictReader` and ijson.
 ``python -m benchmarks.startup``
     How long the imports and the command's ``--help`` take.
 ``python -m benchmarks.pacing``

@@ -13,7 +13,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from itertools import islice
 from typing import Any, Self, TypeVar
 
 import attrs
@@ -305,22 +304,22 @@ def _from_mapping(cls: type[_ModelT], checks: Mapping[str, _Check], mapping: Any
     """Build a model from parsed JSON, or raise a `_FaultError`."""
     if type(mapping) is not dict and not isinstance(mapping, Mapping):
         raise _wrong_type("an object", mapping)
-    if mapping.keys() <= checks.keys():
-        faults: list[str] = []
-    else:
-        unknown = islice((key for key in mapping if key not in checks), MAX_FAULTS + 1)
-        mapping = {key: value for key, value in mapping.items() if key in checks}
-        faults = [
-            f".{key}: no such field"
-            if is_safe_field_name(key)
-            else ": has a key that is not the name of a field"
-            for key in unknown
-        ]
     # As `cls(**mapping)` does, in less time: a backfill makes millions.
     model = object.__new__(cls)
     fields = model.__dict__
     fields |= _UNSET[cls]
     fields |= mapping
+    faults: list[str] = []
+    if len(fields) > len(checks):
+        unknown = [key for key in fields if key not in checks]
+        for key in unknown:
+            del fields[key]
+        faults = [
+            f".{key}: no such field"
+            if is_safe_field_name(key)
+            else ": has a key that is not the name of a field"
+            for key in unknown[: MAX_FAULTS + 1]
+        ]
     try:
         model.__attrs_post_init__()
     except InvalidOrderError as error:

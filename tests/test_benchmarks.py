@@ -326,3 +326,12 @@ def test_workers_measures_where_the_time_goes(tmp_path):
     assert [run["workers"] for run in runs] == [1, 2, 1, 2]
     assert [run["ledger_bytes"] > 0 for run in runs] == [True, True, False, False]
     assert list(figures["alone"]) == ["none", "process"]
+
+
+def test_reading_compares_the_same_orders_with_each_rival(tmp_path):
+    figures = figures_of(tmp_path, "benchmarks.reading", "--orders", "20", "--rounds", "1")
+    assert all(row["ratios"][0] > 0 for row in figures["cpu"].values())
+    assert targets(figures) == [
+        "shopify.csv, beside csv.DictReader",
+        "woocommerce.json, beside ijson",
+    ]

@@ -264,7 +264,16 @@ class Compiler:
         if not rest:
             return lambda record: record.get(path)
         parts = [head, *rest]
-        return lambda record: record[path] if path in record else _descend(record, parts)
+
+        def get(record: Mapping[str, Any]) -> Any:
+            if path in record:
+                return record[path]
+            value: Any = record
+            for part in parts:
+                value = value.get(part) if isinstance(value, dict) else _step(value, part)
+            return value
+
+        return get
 
     def _computed(self, spec: Computed) -> Getter:
         function = spec.function

@@ -27,8 +27,9 @@ def parse_number(text: str) -> Decimal | str:
 def to_decimal(value: Any) -> Decimal | None:
     """A number, or the text of one, with all its digits; None for anything else."""
     if isinstance(value, str):
-        value = parse_number(value)
-    elif isinstance(value, float):
+        number = parse_number(value)
+        return None if isinstance(number, str) else number
+    if isinstance(value, float):
         value = Decimal(repr(value))
     elif isinstance(value, int) and not isinstance(value, bool):
         return Decimal(value)

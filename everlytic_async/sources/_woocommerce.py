@@ -37,13 +37,15 @@ def _round_prices(items: Any, order_total: Any) -> Any:
         return items
     total = to_decimal(order_total)
     places = 0 if total is None else _places(total)
+    if not places:
+        return items
     return [_round_price(item, places) if isinstance(item, dict) else item for item in items]
 
 
 def _round_price(item: dict[str, Any], places: int) -> dict[str, Any]:
     """The item; if its price has more decimals than the order's total, it is computed."""
     price = to_decimal(item.get("price"))
-    if not places or price is None or _places(price) <= places:
+    if price is None or _places(price) <= places:
         return item
     total, quantity = to_decimal(item.get("total")), to_decimal(item.get("quantity"))
     if total is None or not quantity:
@@ -59,7 +61,7 @@ def _places(number: Decimal) -> int:
 
 
 def _unescape(name: Any) -> Any:
-    return html.unescape(name) if isinstance(name, str) else name
+    return html.unescape(name) if isinstance(name, str) and "&" in name else name
 
 
 def _gallery(source: Any) -> list[str] | None:
