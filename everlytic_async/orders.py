@@ -228,11 +228,12 @@ def _each(values: Any, check: _Check) -> tuple[Any, ...]:
     """Check every value of a list."""
     if not isinstance(values, list | tuple):
         raise _wrong_type("a list", values)
-    if len(values) > MAX_ITEMS:
-        raise _FaultError(f": over {MAX_ITEMS:,} items, more than are accepted")
     checked: list[Any] = []
     faults: list[str] = []
     for place, value in enumerate(values):
+        if place == MAX_ITEMS:
+            faults.append(f": over {MAX_ITEMS:,} items, more than are accepted")
+            break
         try:
             checked.append(check(value))
         except _FaultError as error:
