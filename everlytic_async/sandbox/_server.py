@@ -62,10 +62,7 @@ class Sandbox:
             count all of them, and `duplicates` remembers every order id.
 
     Attributes:
-        store_hash: As given.
-        customer_hash: As given.
-        faults: As given.
-        keep: As given.
+        store_hash, customer_hash, faults, keep: The arguments.
         requests: POSTs to the endpoint's path, refused ones included.
         processed: Orders that passed the checks and would have triggered the workflow.
         dropped: Connections closed without an answer because a fault said so.
