@@ -118,7 +118,7 @@ async def test_an_address_for_websockets_that_a_server_does_not_speak_is_named(
     open_: Callable[..., Any], settings: QueueSettings
 ) -> None:
     async with eavesdropper() as (port, _):
-        with pytest.raises((QueueError, LedgerError), match="speak WebSocket .* nats://"):
+        with pytest.raises((QueueError, LedgerError), match=r"speak WebSocket .* nats://"):
             await open_(f"ws://127.0.0.1:{port}", settings=settings).__aenter__()
 
 
