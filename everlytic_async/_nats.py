@@ -324,6 +324,8 @@ class Connector:
             error = error.__cause__
         if error is None or isinstance(error, OSError | ValueError | nats.errors.Error):
             words = error_text(error or last_error)
+            if schemes & {"ws", "wss"}:
+                words += ". Does it speak WebSocket there? Most servers are at nats:// or tls://"
             raise fail(f"no NATS server could be reached: {words}") from error
         raise error
 

@@ -118,7 +118,8 @@ class OrderStream:
         self._open_ledger = open_ledger
         self._terms = terms or ResendPolicy()
         self._ledger: tuple[LedgerWriter, AsyncExitStack] | None = None
-        self._any_sent = False  # before, by the ledger
+        #: Whether the ledger knew, at the start, any order that this endpoint and store accepted.
+        self.any_sent = False
         # Orders that a ledger knows need no slot. Others wait for one in a small buffer, so that
         # no sender waits for the reader.
         buffer = min(concurrency // 8, _BUFFER) if open_ledger is None else _LOOKUP_CHUNK
@@ -250,7 +251,7 @@ class OrderStream:
     async def _enter_ledger(self, open_ledger: OpenLedger) -> None:
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(open_ledger())
-            self._any_sent = await any_sent(session)
+            self.any_sent = await any_sent(session)
             book = LedgerWriter(
                 session,
                 self._terms,
@@ -354,7 +355,7 @@ class OrderStream:
 
     def _any_accepted(self) -> bool:
         """Whether the endpoint and store are known to have accepted any order."""
-        return self._any_sent or self._sender.pacer.accepted_any
+        return self.any_sent or self._sender.pacer.accepted_any
 
     # --------------------------------------------------------------------------------- how it ends
 

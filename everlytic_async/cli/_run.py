@@ -23,7 +23,7 @@ from everlytic_async.cli._screen import (
     reason_lines,
 )
 from everlytic_async.cli._tally import REASONS, Tally
-from everlytic_async.errors import ConfigurationError, EverlyticError, SourceError
+from everlytic_async.errors import ConfigurationError, EverlyticError, SkippedError, SourceError
 from everlytic_async.outcomes import Outcome
 
 __all__ = ["Run", "Signals"]
@@ -147,6 +147,10 @@ class Run(ABC):
         `note` is for the results where there is no error.
         """
         line = self.source.pop_line(index)
+        if isinstance(error, SkippedError):
+            # The option of the command, not the argument of the library.
+            words = error.message.replace(" resend ", " --resend ")
+            error = SkippedError(words, error.state, error.other_body)
         self.tally.add(outcome, line, error, key=key, duplicate_risk=duplicate_risk)
         written = self._results.write(
             index=index,

@@ -41,6 +41,8 @@ _SEQUENCE = "Everlytic-Sequence"
 _DELIVERIES = "Everlytic-Deliveries"
 _ORIGINAL_ID = "Everlytic-Message-Id"
 _MAX_REASON = 500
+# A header may be forged: its number stays short on a screen.
+_MAX_COUNT = 999_999_999
 # JetStream's code for the deletion of a message that is not there.
 _NO_SUCH_MESSAGE = 10057
 
@@ -80,7 +82,7 @@ class DeadLetter:
         outcome, body = headers.get(_OUTCOME, ""), raw.data or b""
 
         def number(name: str) -> int:
-            return int(parse_number(headers.get(name, "")))
+            return int(min(parse_number(headers.get(name, "")), _MAX_COUNT))
 
         return cls(
             id=raw.seq or 0,

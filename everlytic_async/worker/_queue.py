@@ -304,6 +304,15 @@ class OrderQueue:
             bytes=orders.bytes,
         )
 
+    async def was_served(self) -> bool:
+        """Whether workers have dealt with any order of this store before."""
+        settings, streams = self.settings, self._streams
+        consumer = await streams.consumer_info()
+        if getattr(getattr(consumer, "ack_floor", None), "consumer_seq", 0):
+            return True
+        _, dead = await streams.info(streams.dead_letters, settings.dead_letter_subject)
+        return bool(dead.get(settings.dead_letter_subject))
+
     async def workers(self, wait_s: float = 0.5) -> list[WorkerInfo]:
         """The workers of this store that answer within `wait_s` seconds; none are known at once."""
         return await list_workers(self.connection, self.settings.workers_subject, wait_s)

@@ -424,6 +424,10 @@ def test_unknown_orders_are_sent_again_only_on_request(cli: Cli, orders_file: Wr
         assert sandbox.requests == 0
         third = cli(*send, "--resend", "unknown", path)
     assert (first.code, second.code, third.code) == (3, 3, 0)
+    assert (
+        "4 x the ledger says that it may have been sent before: find out, or --resend unknown"
+        in (second.out)
+    )
     for run in (first, second):
         assert "To send the rest" not in run.err
         assert "\n  everlytic-async ledger export --state unknown l\n" in run.err

@@ -88,7 +88,11 @@ def test_control_characters_of_a_dead_letter_do_not_reach_the_terminal(
 
     async def publish() -> None:
         async with connected(cli_queue.url) as connection:
-            headers = {"Everlytic-Reason": "\x1b[2Jforged\x9b2J", "Everlytic-Outcome": "unknown"}
+            headers = {
+                "Everlytic-Reason": "\x1b[2Jforged\x9b2J",
+                "Everlytic-Outcome": "unknown",
+                "Everlytic-Attempts": "1e308",
+            }
             subject = f"{cli_queue.name}.dead.default"
             body = '{"order_id":\t"\x9b\x85\u2028\xfc",\n"total": 1.10}'.encode()
             await connection.jetstream().publish(subject, body, headers=headers)
@@ -97,6 +101,7 @@ def test_control_characters_of_a_dead_letter_do_not_reach_the_terminal(
     for form in ("text", "jsonl", "orders"):
         run = cli("queue", "dead", "--format", form)
         assert run.code == 0
+        assert max(map(len, run.out.splitlines())) < 250
         assert not {"\x1b", "\x9b", "\x85", "\u2028"} & set(run.out)
         assert form == "orders" or "forged" in run.out
     assert run.out == '{"order_id": "\\u009b\\u0085\\u2028\xfc", "total": 1.10}\n'

@@ -112,6 +112,16 @@ async def test_where_tls_is_asked_for_and_not_offered_nothing_is_sent(
         assert SECRET not in str(raised.value)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of nats-py's call of aiohttp
+@pytest.mark.parametrize("open_", [queue_at, ledger_at])
+async def test_an_address_for_websockets_that_a_server_does_not_speak_is_named(
+    open_: Callable[..., Any], settings: QueueSettings
+) -> None:
+    async with eavesdropper() as (port, _):
+        with pytest.raises((QueueError, LedgerError), match=r"speak WebSocket .* nats://"):
+            await open_(f"ws://127.0.0.1:{port}", settings=settings).__aenter__()
+
+
 def at_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every host name lead to this machine."""
     connect = asyncio.open_connection
