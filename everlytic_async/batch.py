@@ -313,6 +313,7 @@ class OrderStream:
                 self._record(result, job.digest)
             else:
                 self._put(result)
+            del job, result  # while it waits for the next one, a task holds no order
 
     # -------------------------------------------------------------------------------------- results
 

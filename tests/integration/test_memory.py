@@ -6,13 +6,14 @@ import asyncio
 import gc
 import resource
 import sys
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from everlytic_async import EverlyticClient, Outcome
+from everlytic_async import EverlyticClient, Order, Outcome
 from everlytic_async._transport import Response
 from support.delivery import CUSTOMER_HASH, STORE_HASH, order
 from support.servers import QuickServer
@@ -88,3 +89,42 @@ async def test_the_network_keeps_nothing_of_an_order_either(*, ordered: bool) ->
 
     assert seen == 5_000
     assert objects[-1] - objects[0] < 1_000  # in 4,000 orders: not even one object for each
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "products",
+    [
+        [{}] * 10_000,
+        [{"product_name": "x" * 4_000_000}],
+        [{"product_gallery": ["http://a"] * 9_999}] * 9,
+    ],
+    ids=["many products", "a long text", "many pictures"],
+)
+async def test_few_large_orders_are_in_memory_at_once(products: Any, *, is_async: bool) -> None:
+    orders: list[weakref.ref[Order]] = []
+    most = 0
+
+    def large() -> Iterator[Order]:
+        nonlocal most
+        for number in range(60):
+            made = Order(contact_email="ann@example.com", order_id=number, products=products)
+            orders.append(weakref.ref(made))
+            most = max(most, sum(each() is not None for each in orders))
+            yield made
+            del made
+
+    async def large_async() -> AsyncIterator[Order]:
+        for made in large():
+            yield made
+
+    async with (
+        QuickServer.running() as url,
+        EverlyticClient(url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH) as client,
+        client.stream_orders(large_async() if is_async else large()) as stream,
+    ):
+        async for result in stream:
+            assert result.outcome is Outcome.SENT
+            del result
+    assert len(orders) == 60
+    assert most < 15

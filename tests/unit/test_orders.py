@@ -377,9 +377,9 @@ def test_a_nul_is_a_fault(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"products": [{"product_price": "ten"}] * 100_000},
-        {"products": [7] * 100_000},
-        {"products": [{"product_gallery": ["x"] * 100_000}]},
+        {"products": [{"product_price": "ten"}] * 10_000},
+        {"products": [7] * 10_000},
+        {"products": [{"product_gallery": ["x"] * 10_000}]},
         {"products": [{f"a{n}": 1 for n in range(100_000)}]},
         {"products": [{}], **{f"a{n}": 1 for n in range(100_000)}},
     ],
