@@ -27,8 +27,9 @@ AnyOrder = Order | Mapping[str, Any] | InvalidOrderError
 #: Takes an order, as it was read, and returns its idempotency key.
 KeyOf = Callable[[Any], str]
 
-# What an order takes in memory: so many times its JSON, and so many bytes for each product.
-_JSON_FACTOR = 4
+# What an order takes in memory: so many times its JSON (with one emoji, a text takes four bytes a
+# character), and so many bytes for each product.
+_JSON_FACTOR = 6
 _PRODUCT_BYTES = 600
 
 _OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (

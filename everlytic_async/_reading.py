@@ -17,7 +17,7 @@ _Prepared = TypeVar("_Prepared")
 
 #: So many bytes may be read and have no result that was taken, plus one order of any size. Ordinary
 #: orders never come near it.
-_MAX_BYTES = 24 * 1024 * 1024
+_MAX_BYTES = 16 * 1024 * 1024
 
 
 class Reader(Generic[_Item, _Prepared]):
@@ -90,6 +90,7 @@ class Reader(Generic[_Item, _Prepared]):
                 items = self._next_chunk(self._iterator)
             if items:
                 await self._handle(items)
+            del items  # while it waits for room, it holds no order
             # The senders have their turn, however many orders there are to read.
             await asyncio.sleep(0)
 

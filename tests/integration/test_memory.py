@@ -96,7 +96,7 @@ async def test_the_network_keeps_nothing_of_an_order_either(*, ordered: bool) ->
     "products",
     [
         [{}] * 10_000,
-        [{"product_name": "x" * 4_000_000}],
+        [{"product_name": "\N{GRINNING FACE}" + "x" * 1_000_000}],
         [{"product_gallery": ["http://a"] * 9_999}] * 9,
     ],
     ids=["many products", "a long text", "many pictures"],
@@ -127,4 +127,4 @@ async def test_few_large_orders_are_in_memory_at_once(products: Any, *, is_async
             assert result.outcome is Outcome.SENT
             del result
     assert len(orders) == 60
-    assert most < 15
+    assert most < 9
