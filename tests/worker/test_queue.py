@@ -340,11 +340,11 @@ async def test_after_a_release_no_order_goes_to_nobody(
 
 
 async def test_an_order_is_delivered_again_until_it_is_acknowledged(nats_url: str) -> None:
-    async with make_queue(nats_url, queue_settings(ack_wait_s=0.5)) as queue:
+    async with make_queue(nats_url, queue_settings(ack_wait_s=0.8)) as queue:
         await queue.publish(order(1))
         [first] = await queue.pull(1, 5)
         assert not first.redelivered
-        for _ in range(8):  # heartbeats keep it
+        for _ in range(10):  # heartbeats keep it
             await first.in_progress()
             assert await queue.pull(1, 0.1) == []
         [second] = await queue.pull(1, 10)

@@ -170,7 +170,7 @@ async def test_two_workers_share_the_work_and_send_each_order_once(
 async def test_heartbeats_keep_an_order_from_other_workers(nats_url: str, path: Path) -> None:
     async with (
         Shop({"0": "hang"}) as shop,
-        make_queue(nats_url, queue_settings(ack_wait_s=0.4)) as queue,
+        make_queue(nats_url, queue_settings(ack_wait_s=0.9)) as queue,
         shop.client() as client,
     ):
         await fill(queue, 1)
