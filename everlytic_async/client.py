@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 from everlytic_async._job import AnyOrder, KeyOf
-from everlytic_async._ledger_writer import LedgerWriter, any_sent, body_digest, resend_policy
 from everlytic_async._pacer import Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
@@ -37,6 +36,7 @@ from everlytic_async.errors import (
 )
 from everlytic_async.events import Dispatcher, Event, Hook, as_hooks
 from everlytic_async.ledger import Ledger, LedgerSession
+from everlytic_async.ledger.claims import LedgerWriter, any_sent, body_digest, resend_policy
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, OrderResult, Outcome, Receipt
 from everlytic_async.policies import Delivery, Pacing, RetryPolicy, Timeouts, check_seconds
