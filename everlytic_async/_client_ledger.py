@@ -6,12 +6,12 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from functools import partial
 
-from everlytic_async._ledger_writer import LedgerWriter, any_sent, body_digest, resend_policy
 from everlytic_async._sender import Sender
 from everlytic_async._wire import encode, order_key
 from everlytic_async.batch import OpenLedger
 from everlytic_async.errors import ConfigurationError, SkippedError
 from everlytic_async.ledger import Ledger, LedgerSession
+from everlytic_async.ledger.claims import LedgerWriter, any_sent, body_digest, resend_policy
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
 

@@ -14,7 +14,6 @@ import attrs
 from everlytic_async._cancel import deadline
 from everlytic_async._failures import SESSION_CLOSED
 from everlytic_async._job import AnyOrder, Job, KeyOf, combine, order_ended, outcome_for, prepare
-from everlytic_async._ledger_writer import LedgerWriter, body_digest
 from everlytic_async._pacer import DeadlineExceededError, Pacer
 from everlytic_async._retry import may_retry, retrying, with_cap_note
 from everlytic_async._stop_token import StoppedError, StopToken
@@ -37,6 +36,7 @@ from everlytic_async.events import (
     Dispatcher,
 )
 from everlytic_async.ledger import State
+from everlytic_async.ledger.claims import LedgerWriter, body_digest
 from everlytic_async.outcomes import OrderResult, Receipt
 from everlytic_async.policies import Delivery, RetryPolicy
 

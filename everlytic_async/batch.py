@@ -16,7 +16,6 @@ from typing import Self
 
 from everlytic_async._cancel import cancel_and_wait
 from everlytic_async._job import AnyOrder, Job, KeyOf
-from everlytic_async._ledger_writer import LedgerWriter, any_sent, body_digest
 from everlytic_async._reading import Reader
 from everlytic_async._sender import Sender
 from everlytic_async._stop_rules import StopRules
@@ -30,6 +29,7 @@ from everlytic_async.errors import (
 )
 from everlytic_async.events import BatchEnded, BatchStarted
 from everlytic_async.ledger import LedgerSession, ResendPolicy
+from everlytic_async.ledger.claims import LedgerWriter, any_sent, body_digest
 from everlytic_async.outcomes import BatchReport, OrderResult, Outcome
 
 __all__ = ["OrderStream"]

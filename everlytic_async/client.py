@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 from everlytic_async._client_ledger import ClientLedger
 from everlytic_async._job import AnyOrder, KeyOf
-from everlytic_async._ledger_writer import resend_policy
 from everlytic_async._pacer import Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
@@ -29,6 +28,7 @@ from everlytic_async.errors import (
 )
 from everlytic_async.events import Dispatcher, Event, Hook, as_hooks
 from everlytic_async.ledger import Ledger
+from everlytic_async.ledger.claims import resend_policy
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, Outcome, Receipt
 from everlytic_async.policies import (

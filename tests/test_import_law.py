@@ -29,7 +29,7 @@ LAYERS = (
     {"_connections", "_endpoint"},
     {"_secrets"},
     {"_backoff", "_lifecycle", "_stop_token", "_trouble"},
-    {"_ledger_writer", "_in_flight", "_pacer"},
+    {"_in_flight", "_pacer"},
     {"_failures"},
     {"_transport"},
     {"_job"},
@@ -48,7 +48,7 @@ ONLY: dict[str, set[str]] = {
     "__init__": {"_version"},  # it names modules as text, and loads them when they are asked for
     "__main__": {"cli"},
     "_rate": set(),
-    "ledger": {"_cancel", "_nats", "errors"},
+    "ledger": {"_cancel", "_nats", "errors", "outcomes", "policies"},
     "otel": {"_endpoint", "_version", "errors", "events"},
     "sandbox": set(),  # so that a mistake of the encoder can't cancel itself
     "sources": {"_strict_json", "errors", "orders"},

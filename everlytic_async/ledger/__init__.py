@@ -1,6 +1,7 @@
 """Persistent record of every order's outcome, so that a second run sends only the remaining ones.
 
-``_protocol`` says what a ledger is, and which orders may be sent again. Two implement it:
+``_protocol`` says what a ledger is, and which orders may be sent again. ``claims`` is how the core
+uses any ledger. Two implement it:
 
 - SQLite: the schema is in ``_sqlite_schema``. ``_sqlite_file`` opens a file safely, with
   ``_sqlite_checks`` and ``_sqlite_runs``; ``_sqlite_writer`` claims and records, ``_sqlite`` does

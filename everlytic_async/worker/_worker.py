@@ -17,7 +17,6 @@ from typing import Any
 import attrs
 
 from everlytic_async._cancel import cancel_until_done
-from everlytic_async._ledger_writer import QueueKey, ResendOverride
 from everlytic_async._nats import backoff_s
 from everlytic_async._wire import encode, order_key
 from everlytic_async.batch import OrderStream
@@ -32,6 +31,7 @@ from everlytic_async.errors import (
     redact_emails,
 )
 from everlytic_async.ledger import Ledger, NatsLedger, storage_key
+from everlytic_async.ledger.claims import QueueKey, ResendOverride
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import check_seconds
 from everlytic_async.worker._peers import answer_pings, share_cool_downs

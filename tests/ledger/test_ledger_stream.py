@@ -30,9 +30,9 @@ from everlytic_async import (
     SourceError,
     SqliteLedger,
 )
-from everlytic_async._ledger_writer import LedgerWriter
 from everlytic_async.ledger import Durability, State, storage_key
 from everlytic_async.ledger._sqlite_writer import SqliteWriter
+from everlytic_async.ledger.claims import LedgerWriter
 from support.delivery import CUSTOMER_HASH, STORE_HASH, order, orders, shop, streamed
 
 SENT, SKIPPED, UNKNOWN = Outcome.SENT, Outcome.SKIPPED, Outcome.UNKNOWN

@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from everlytic_async import ConfigurationError, Delivery, Outcome
-from everlytic_async._ledger_writer import resend_policy
 from everlytic_async._wire import encode, order_key
 from everlytic_async.ledger import Entry, ResendPolicy, State, storage_key
+from everlytic_async.ledger.claims import resend_policy
 from everlytic_async.orders import Order
 
 NOBODY: frozenset[State] = frozenset()

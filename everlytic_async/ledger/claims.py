@@ -1,4 +1,4 @@
-"""How a stream uses a ledger: a claim before an order's first POST, its outcome after the last."""
+"""How the core uses a ledger: a claim before an order's first POST, its outcome after the last."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from everlytic_async.errors import (
     RejectedError,
     SkippedError,
 )
-from everlytic_async.ledger import (
+from everlytic_async.ledger._protocol import (
     Entry,
     LedgerSession,
     ResendPolicy,
@@ -28,6 +28,15 @@ from everlytic_async.ledger import (
 )
 from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import Delivery
+
+__all__ = [
+    "LedgerWriter",
+    "QueueKey",
+    "ResendOverride",
+    "any_sent",
+    "body_digest",
+    "resend_policy",
+]
 
 _RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
 _SKIP_MESSAGES: dict[State, str] = {
