@@ -52,8 +52,8 @@ class NatsLedger:
         servers: The address of a NATS server, several of one cluster, or your own connection,
             which is used and never closed; give that one ``max_reconnect_attempts=-1``.
         bucket: The name of the key-value bucket; it is created if there is none, on disk and
-            without bounds: an order takes about 700 bytes. `bucket` with ``_runs`` after it is the
-            second one.
+            without bounds: an order takes about 700 bytes. A second one has its name with
+            ``_runs`` after it.
         replicas: On how many servers of a cluster each entry is kept, if the bucket is created: 1,
             3 or 5.
         heartbeat_s: What a process had in flight is unknown once it sent no heartbeat for this

@@ -62,7 +62,7 @@ class Sandbox:
             count all of them, and `duplicates` remembers every order id.
 
     Attributes:
-        store_hash, customer_hash, faults, keep: The arguments.
+        store_hash: As the argument, and so are `customer_hash`, `faults` and `keep`.
         requests: POSTs to the endpoint's path, refused ones included.
         processed: Orders that passed the checks and would have triggered the workflow.
         dropped: Connections closed without an answer because a fault said so.

@@ -113,6 +113,17 @@ def test_every_environment_variable_is_listed_and_no_other() -> None:
     assert read == listed
 
 
+def test_map_of_the_house_names_every_room_and_no_file_that_is_not_there() -> None:
+    package = Path(everlytic_async.__file__).parent
+    named = {*re.findall(r"`([\w/]+(?:\.py|/))`", _text("explanation/architecture.md"))}
+    missing = [name for name in named if not ((package / name).exists() or (ROOT / name).exists())]
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
+    rooms = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert not missing
+    unnamed = (modules - {"_version.py"} | rooms) - named
+    assert not unnamed
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     links = _LINK.findall(page.read_text(encoding="utf-8"))
