@@ -30,8 +30,6 @@ class Reader(Generic[_Item, _Prepared]):
         handle: Awaited with each chunk before the next is read.
         most_unfinished: How many orders may be read and have no result yet.
         most_untaken: How many may be read and have no result that was taken.
-        least_room: For how many there must be room before a sync source is asked again, so that
-            not every order that ends wakes the reader.
 
     Attributes:
         read: How many orders were read.
@@ -48,13 +46,11 @@ class Reader(Generic[_Item, _Prepared]):
         most_unfinished: int,
         most_untaken: int,
         chunk: int,
-        least_room: int = 1,
     ) -> None:
         self._source = source
         self._iterator: Iterator[_Item] | AsyncIterator[_Item] | None = None
         self._prepare = prepare
         self._handle = handle
-        self._least_room = 1 if isinstance(source, AsyncIterable) else least_room
         self._most_unfinished = most_unfinished
         self._most_untaken = most_untaken
         self._sizes: dict[int, int] = {}  # by index: of the orders whose result was not taken
@@ -80,7 +76,7 @@ class Reader(Generic[_Item, _Prepared]):
             self.error = error
             return
         while not self._stopped:
-            if self._room_left() < self._least_room:
+            if self._room_left() <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
@@ -127,7 +123,7 @@ class Reader(Generic[_Item, _Prepared]):
         self.read += 1
 
     def _wake_if_room(self) -> None:
-        if self._room_left() >= self._least_room:
+        if self._room_left() > 0:
             self._room.set()
 
     def _room_left(self) -> int:

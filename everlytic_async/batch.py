@@ -37,8 +37,6 @@ __all__ = ["OrderStream"]
 # How many orders a ledger is asked for at once, before any of them waits for a slot: skipping one
 # then costs little.
 _LOOKUP_CHUNK = 32
-# How many orders are prepared before there is a slot for them, at most an eighth of the slots.
-_BUFFER = 16
 # How long what is in flight may go on after `async with` was left early, in seconds.
 _GRACE_S = 2.0
 
@@ -120,17 +118,15 @@ class OrderStream:
         self._ledger: tuple[LedgerWriter, AsyncExitStack] | None = None
         #: Whether the ledger knew, at the start, any order that this endpoint and store accepted.
         self.any_sent = False
-        # Orders that a ledger knows need no slot. Others wait for one in a small buffer, so that
-        # no sender waits for the reader.
-        buffer = min(concurrency // 8, _BUFFER) if open_ledger is None else _LOOKUP_CHUNK
+        # Orders that a ledger knows need no slot.
+        ahead = concurrency if open_ledger is None else concurrency + _LOOKUP_CHUNK
         self._reader = Reader(
             orders,
             self._prepare,
             self._handle,
-            most_unfinished=concurrency + buffer,
-            most_untaken=2 * (concurrency if open_ledger is None else concurrency + buffer),
+            most_unfinished=ahead,
+            most_untaken=2 * ahead,
             chunk=concurrency,
-            least_room=max(1, buffer // 2),
         )
         self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
         self._results = _Results(ordered=ordered)

@@ -303,8 +303,10 @@ def _check_fields(fields: dict[str, Any], checks: Mapping[str, _Check]) -> list[
 
 def _from_mapping(cls: type[_ModelT], checks: Mapping[str, _Check], mapping: Any) -> _ModelT:
     """Build a model from parsed JSON, or raise a `_FaultError`."""
-    if type(mapping) is not dict and not isinstance(mapping, Mapping):
-        raise _wrong_type("an object", mapping)
+    if type(mapping) is not dict:
+        if not isinstance(mapping, Mapping):
+            raise _wrong_type("an object", mapping)
+        mapping = {key: mapping[key] for key in mapping.keys()}  # noqa: SIM118 - it may be lazy
     # As `cls(**mapping)` does, in less time: a backfill makes millions.
     model = object.__new__(cls)
     fields = model.__dict__
