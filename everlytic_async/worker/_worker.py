@@ -194,7 +194,6 @@ class Worker:
         self._has_run = True
         settings, connection = self._queue.settings, self._queue.connection
         ledger = self._user_ledger or NatsLedger(connection, replicas=settings.replicas)
-        self._running = True
         with contextlib.suppress(QueueError):  # it is asked for orders next
             self._was_served = await self._queue.was_served()
         _LOGGER.info("the worker started: %s", settings.orders_subject)
@@ -206,6 +205,7 @@ class Worker:
                 answering = answer_pings(connection, settings.workers_subject, self._stats)
                 await stack.enter_async_context(answering)
                 await stack.enter_async_context(_in_background(self._send_heartbeats()))
+                self._running = True
                 while not self._stopping.is_set() and self._queue.closed_reason is None:
                     error = await self._run_stream(ledger)
                     if error is not None and self._queue.closed_reason is None:
