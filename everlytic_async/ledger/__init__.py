@@ -6,8 +6,10 @@ uses any ledger. Two implement it:
 - SQLite: the schema is in ``_sqlite_schema``. ``_sqlite_file`` opens a file safely, with
   ``_sqlite_checks`` and ``_sqlite_runs``; ``_sqlite_writer`` claims and records, ``_sqlite`` does
   so for the event loop; ``_sqlite_tools`` is for people.
-- NATS, of the extra ``nats``: ``_nats_entries`` and ``_nats_runs`` are its two buckets,
-  ``_nats_bucket`` claims and records, ``_nats`` opens and closes it.
+- NATS, of the extra ``nats``: ``_nats_entries`` and ``_nats_runs`` are its two buckets
+  (``_nats_kv``), ``_nats_bucket`` claims and records, ``_nats`` opens and closes it.
+
+Both are opened by the first stream and closed by the last: ``_shared``.
 
 A ledger in Postgres would be one more module that implements ``_protocol.Ledger``.
 

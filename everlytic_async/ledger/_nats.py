@@ -6,29 +6,21 @@ It is opened and closed here, and used in ``_nats_bucket``.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import threading
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Self, Unpack
+from typing import Unpack
 
 import attrs
 from nats.aio.client import Client
 
-from everlytic_async._cancel import run_shielded, run_to_end
+from everlytic_async._cancel import run_shielded
 from everlytic_async._nats import Connector, NatsAccess
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger._nats_bucket import Bucket
 from everlytic_async.ledger._nats_entries import digest
-from everlytic_async.ledger._protocol import (
-    Entry,
-    LedgerSession,
-    ResendPolicy,
-    ScopeName,
-    in_use_error,
-)
+from everlytic_async.ledger._protocol import Entry, LedgerSession, ResendPolicy, ScopeName
+from everlytic_async.ledger._shared import SharedLedger
 
 __all__ = ["NatsAccess", "NatsLedger"]
 
@@ -38,7 +30,7 @@ _SCOPE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HEARTBEAT_S = (0.1, 86_400.0)
 
 
-class NatsLedger:
+class NatsLedger(SharedLedger[Bucket]):
     """A ledger in NATS JetStream; any number of processes on any machines may share it.
 
     Hand it to `EverlyticClient.stream_orders`, which opens and closes it. With ``async with``
@@ -85,92 +77,37 @@ class NatsLedger:
             raise ConfigurationError("patience_s must be more than 0")
         if replicas not in (1, 3, 5):
             raise ConfigurationError("replicas must be 1, 3 or 5")
-        self._name = bucket
+        super().__init__(bucket, "bucket")
         self._replicas = replicas
         self._heartbeat_s = heartbeat_s
         self._patience_s = patience_s
         self._connector = Connector(servers, **access)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid: int | None = None
-        self._binding = threading.Lock()
-        self._open_count = 0
-        self._opening = asyncio.Lock()  # one at a time
         self._created: object = None  # when the bucket was: no other one is the same memory
-        self._bucket: Bucket | None = None
-
-    def __repr__(self) -> str:
-        return f"<NatsLedger {self._name!r}>"
-
-    async def __aenter__(self) -> Self:
-        with self._binding:  # two threads may enter it at once
-            self._bind(asyncio.get_running_loop())
-            self._open_count += 1
-        try:
-            async with self._opening:
-                if self._bucket is None:
-                    await run_shielded(self._open_bucket())
-        except BaseException:
-            await self._leave()
-            raise
-        return self
-
-    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Belong to this event loop.
-
-        Raises:
-            ConfigurationError: another one uses it, or the process that this one was forked from.
-        """
-        pid = os.getpid()
-        if self._loop is loop and self._pid == pid:
-            return
-        is_used = self._pid != pid or (self._loop is not None and not self._loop.is_closed())
-        if self._open_count and is_used:
-            raise in_use_error("NatsLedger", "bucket")
-        self._loop, self._pid, self._open_count, self._bucket = loop, pid, 0, None
-        self._opening = asyncio.Lock()
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._leave()
 
     @asynccontextmanager
-    async def session(self, scope: str, host: str) -> AsyncIterator[LedgerSession]:
+    async def session(
+        self,
+        scope: str,
+        host: str,  # noqa: ARG002 - no command shows it
+    ) -> AsyncIterator[LedgerSession]:
         """Use it for one endpoint and store; see `everlytic_async.Ledger.session`."""
         async with self:
-            bucket = self._bucket
-            assert bucket is not None  # noqa: S101 - it was opened
-            await run_shielded(bucket.register_host(host))
             names = [scope]
             if isinstance(scope, ScopeName):
                 # Entries of earlier versions are found where they are; nothing moves them.
-                names += await run_shielded(bucket.used_scopes(sorted(scope.earlier())))
+                names += await run_shielded(self.opened.used_scopes(sorted(scope.earlier())))
             yield _Session(
                 self, tuple(name if _SCOPE.fullmatch(name) else digest(name) for name in names)
             )
 
-    @property
-    def bucket(self) -> Bucket:
-        """The open bucket, for its sessions.
-
-        Raises:
-            LedgerError: it is not open.
-        """
-        if self._bucket is None:
-            raise LedgerError(f"the ledger {self._name!r} is not open")
-        return self._bucket
-
-    async def _open_bucket(self) -> None:
+    async def _open(self) -> Bucket:
         connection = await self._connector.connect(
             name="everlytic-async ledger",
             timeout_s=self._patience_s,
             fail=lambda words: LedgerError(f"the ledger {self._name!r} can't be opened: {words}"),
         )
         try:
-            self._bucket = await Bucket.open(
+            bucket = await Bucket.open(
                 connection,
                 self._name,
                 replicas=self._replicas,
@@ -178,26 +115,18 @@ class NatsLedger:
                 patience_s=self._patience_s,
                 created=self._created,
             )
-            self._created = self._bucket.created
         except BaseException:
             await self._connector.close(connection)
             raise
+        self._created = bucket.created
+        return bucket
 
-    async def _leave(self) -> None:
-        """Wait until everything is recorded; the last one to leave closes it."""
-        self._open_count -= 1
-        bucket = self._bucket
-        if bucket is None:
-            return
-        # However often we are cancelled meanwhile: what was sent must be recorded.
-        await run_to_end(self._release(bucket))
+    async def _finish(self, opened: Bucket) -> None:
+        await opened.wait_pending()
 
-    async def _release(self, bucket: Bucket) -> None:
-        await bucket.wait_pending()
-        if not self._open_count and self._bucket is bucket:
-            self._bucket = None
-            await bucket.close()
-            await self._connector.close(bucket.connection)
+    async def _close(self, opened: Bucket) -> None:
+        await opened.close()
+        await self._connector.close(opened.connection)
 
 
 @attrs.frozen(eq=False)
@@ -208,12 +137,12 @@ class _Session:
     _scopes: tuple[str, ...]  # its own, then those of earlier versions that hold entries
 
     async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
-        return await run_shielded(self._ledger.bucket.look_up(self._scopes, keys))
+        return await run_shielded(self._ledger.opened.look_up(self._scopes, keys))
 
     async def claim(
         self, key: str, body_digest: str, policy: ResendPolicy
     ) -> tuple[bool, Entry | None]:
-        bucket = self._ledger.bucket
+        bucket = self._ledger.opened
         claiming = bucket.start(bucket.claim(self._scopes, key, body_digest, policy))
         try:
             return await asyncio.shield(claiming)
@@ -222,10 +151,10 @@ class _Session:
             raise
 
     async def any_sent(self) -> bool:
-        return await run_shielded(self._ledger.bucket.any_sent(self._scopes))
+        return await run_shielded(self._ledger.opened.any_sent(self._scopes))
 
     def record(self, entry: Entry) -> Awaitable[None]:
-        bucket = self._ledger.bucket
+        bucket = self._ledger.opened
         # A cancelled waiter does not end the recording.
         recording = asyncio.shield(bucket.start(bucket.record(self._scopes[0], entry)))
         recording.add_done_callback(_consume_exception)

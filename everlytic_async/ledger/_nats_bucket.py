@@ -128,11 +128,6 @@ class Bucket:
             await cancel_until_done(self._heartbeat_task)
         await self.runs.end()
 
-    async def register_host(self, host: str) -> None:
-        """Show people who look at the bucket for which endpoint this run sends."""
-        if self.runs.add_host(host):
-            await self._retry("written", self.runs.send_heartbeat)
-
     async def _heartbeat_loop(self) -> None:
         wait_s = self.runs.heartbeat_s
         while True:
@@ -140,11 +135,12 @@ class Bucket:
             wait_s = self.runs.heartbeat_s
             try:
                 await self.runs.send_heartbeat()
-                if self._lost is None:
-                    await self._entries.check()
+                await self._entries.check()
+                await self.runs.check()
             except LedgerError as error:
                 _LOGGER.error("%s", error)  # noqa: TRY400 - the message is complete
                 self._lost = error
+                return
             except NATS_ERRORS:  # the next claim raises it
                 wait_s = min(_HEARTBEAT_RETRY_S, wait_s)
 

@@ -4,9 +4,6 @@ An order is one key of the bucket, ``<scope>.<digest of its key>``; its value is
 and the id of the write, ``<run>.<number>``. Every write names the revision that it replaces, 0 for
 none, so that one of several claimants gets the order. If an acknowledgement is lost, the id tells
 whether the stored write is our own. So any write may be repeated.
-
-The bucket may not be deleted: without it nobody knows what was sent. Whoever had it open sends
-nothing more, even if another process has created a new one.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from nats.js.kv import KeyValue
 
 from everlytic_async._nats import error_text, with_retries
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._nats_runs import bind_or_create, bucket, created_at
+from everlytic_async.ledger._nats_kv import bind_or_create, bucket, check_exists, created_at
 from everlytic_async.ledger._protocol import CRASHED_MESSAGE, Entry, State
 
 __all__ = ["Entries", "Stored", "digest", "encode", "kv_key", "retry"]
@@ -33,6 +30,10 @@ _T = TypeVar("_T")
 _ANY_SENT = 200
 # JetStream's message for a full bucket, which comes with the number of any failure.
 _FULL = "maximum"
+_DELETED = (
+    "nobody knows any more what was sent, and nothing is. Make sure that no order waits that was "
+    "sent before, for example by `queue status`; then start again, with a new and empty ledger"
+)
 
 
 @attrs.frozen
@@ -104,7 +105,7 @@ class Entries:
         """
         if created is None:
             await bind_or_create(stream, name, replicas, None)
-        info = await _stream_info(stream, name, created)
+        info = await check_exists(stream, name, created, _DELETED)
         config = info.config
         bounded = any((bound or 0) > 0 for bound in (config.max_bytes, config.max_msgs))
         if config.max_age or (bounded and config.discard != api.DiscardPolicy.NEW.value):
@@ -120,7 +121,7 @@ class Entries:
         Raises:
             LedgerError: it was deleted.
         """
-        await _stream_info(self._stream, self.name, self.created)
+        await check_exists(self._stream, self.name, self.created, _DELETED)
 
     async def look_up(self, key: str) -> Stored:
         """What any replica holds for a key."""
@@ -221,27 +222,6 @@ def _decode(revision: int, value: bytes) -> Stored:
         known["at"],
     )
     return Stored(revision, entry, known["write"])
-
-
-async def _stream_info(stream: JetStreamContext, name: str, created: object) -> api.StreamInfo:
-    """What the server says about the bucket; with a time, about the one created then.
-
-    Raises:
-        LedgerError: that one is gone.
-    """
-    try:
-        info = await stream.stream_info(f"KV_{name}")
-    except nats.js.errors.NotFoundError:
-        if created is None:
-            raise
-        info = None
-    if info is None or created not in (None, created_at(info)):
-        raise LedgerError(
-            f"the ledger {name!r} was deleted while it was in use, so nobody knows any more what "
-            "was sent, and nothing is. Make sure that no order waits that was sent before, for "
-            "example by `queue status`; then start again, with a new and empty ledger"
-        )
-    return info
 
 
 async def retry(

@@ -3,36 +3,34 @@
 A run is a ledger for as long as it is open. It renews a key of ``<bucket>_runs``, its heartbeat,
 which the server drops after a time without renewal. What is in flight in a run without a key is
 unknown; that is derived on reading, and nobody has to write it down.
-
-This bucket may be deleted: it is created again, and all runs count as alive until they had time to
-renew their heartbeats in it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import logging
 import secrets
 
 import nats.js.errors
 from nats.aio.client import Client
-from nats.js import JetStreamContext, api
-from nats.js.kv import KeyValue
+from nats.js import JetStreamContext
 
 from everlytic_async._nats import NATS_ERRORS
 from everlytic_async.errors import LedgerError
+from everlytic_async.ledger._nats_kv import bind_or_create, bucket, check_exists, created_at
 
-__all__ = ["Runs", "bind_or_create", "bucket", "created_at"]
+__all__ = ["Runs"]
 
-_LOGGER = logging.getLogger("everlytic_async.ledger")
 # How often a heartbeat is renewed in its time to live; after this part of it nothing is claimed.
 _HEARTBEATS_PER_TTL = 3
 _CLAIM_FRESHNESS = 2 / 3
 # After a reconnect the heartbeats of other runs may have expired during the outage. All runs count
 # as alive for this part of a time to live, so that they can renew them.
 _RECONNECT_GRACE = 1 / 2
+_DELETED = (
+    "other processes may take this one for crashed, and nothing more is sent: start again, and it "
+    "is created again"
+)
 
 
 class Runs:
@@ -40,16 +38,14 @@ class Runs:
 
     Attributes:
         token: The name of this run.
-        last_heartbeat_at: When the last acknowledged heartbeat was sent, by the loop's clock.
     """
 
     def __init__(
         self,
         connection: Client,
         stream: JetStreamContext,
-        *,
         name: str,
-        replicas: int,
+        *,
         ttl_s: float,
         created: object,
     ) -> None:
@@ -57,13 +53,12 @@ class Runs:
         self._connection = connection
         self._stream = stream
         self._name = name
-        self._replicas = replicas
         self._ttl_s = ttl_s
         self._created = created
         self._runs = bucket(stream, name, direct=False)
-        self._hosts: set[str] = set()
-        self.last_heartbeat_at = float("-inf")
-        self._grace_until = float("-inf")  # until then all runs count as alive
+        # By the loop's clock: when the last acknowledged heartbeat was sent, and until when all
+        # runs count as alive.
+        self._sent_at = self._grace_until = float("-inf")
         self._reconnects = connection.stats["reconnects"]
 
     @classmethod
@@ -76,14 +71,7 @@ class Runs:
         replicas: int,
         ttl_s: float,
     ) -> Runs:
-        """Bind to the bucket of a ledger's runs, or create it.
-
-        Args:
-            connection: To NATS.
-            stream: The same.
-            ledger: The bucket of entries.
-            replicas: For a bucket that is created.
-            ttl_s: The same: how long a heartbeat lives, in seconds.
+        """Bind to the bucket of a ledger's runs, or create it with these settings.
 
         Raises:
             LedgerError: heartbeats never expire in it.
@@ -95,14 +83,8 @@ class Runs:
                 f"the bucket {name!r} keeps everything for ever, so that crashed processes are "
                 "never noticed: delete it, and it is created again"
             )
-        return cls(
-            connection,
-            stream,
-            name=name,
-            replicas=replicas,
-            ttl_s=status.ttl,
-            created=created_at(status.stream_info),
-        )
+        created = created_at(status.stream_info)
+        return cls(connection, stream, name, ttl_s=status.ttl, created=created)
 
     @property
     def heartbeat_s(self) -> float:
@@ -112,25 +94,29 @@ class Runs:
     @property
     def is_fresh(self) -> bool:
         """Whether every other run will see this one as alive for long enough to claim an order."""
-        age_s = asyncio.get_running_loop().time() - self.last_heartbeat_at
-        return age_s <= _CLAIM_FRESHNESS * self._ttl_s
-
-    def add_host(self, host: str) -> bool:
-        """Name an endpoint in the heartbeat, for people; whether it is a new one."""
-        is_new = host not in self._hosts
-        self._hosts.add(host)
-        return is_new
+        return self._now() - self._sent_at <= _CLAIM_FRESHNESS * self._ttl_s
 
     async def send_heartbeat(self) -> None:
-        """Renew the heartbeat; create the bucket if it was deleted."""
-        now = asyncio.get_running_loop().time()
-        value = json.dumps({"hosts": sorted(self._hosts)}).encode()
+        """Renew the heartbeat.
+
+        Raises:
+            LedgerError: the bucket was deleted.
+        """
+        now = self._now()
         try:
-            await self._runs.put(self.token, value)
+            await self._runs.put(self.token, b"{}")
         except nats.js.errors.NoStreamResponseError:
-            await self._check_bucket()
-            await self._runs.put(self.token, value)
-        self.last_heartbeat_at = max(self.last_heartbeat_at, now)
+            await self.check()
+            raise
+        self._sent_at = max(self._sent_at, now)
+
+    async def check(self) -> None:
+        """Check that the bucket still exists.
+
+        Raises:
+            LedgerError: it was deleted.
+        """
+        await check_exists(self._stream, self._name, self._created, _DELETED)
 
     async def is_alive(self, token: str) -> bool:
         """Whether a run still exists, as far as is known."""
@@ -138,14 +124,14 @@ class Runs:
             return True
         if self._connection.stats["reconnects"] != self._reconnects:
             self._reconnects = self._connection.stats["reconnects"]
-            self._start_grace()
-        if self._in_grace:
+            self._grace_until = self._now() + _RECONNECT_GRACE * self._ttl_s
+        if self._now() < self._grace_until:
             return True
         try:
             await self._runs.get(token)
         except nats.js.errors.KeyNotFoundError:
-            await self._check_bucket()
-            return self._in_grace
+            await self.check()
+            return False
         return True
 
     async def end(self) -> None:
@@ -155,59 +141,5 @@ class Runs:
             with contextlib.suppress(*NATS_ERRORS):
                 await self._runs.delete(self.token)
 
-    @property
-    def _in_grace(self) -> bool:
-        return asyncio.get_running_loop().time() < self._grace_until
-
-    def _start_grace(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._grace_until = now + _RECONNECT_GRACE * self._ttl_s
-
-    async def _check_bucket(self) -> None:
-        """Create the bucket if it was deleted, whichever run notices first."""
-        runs = await bind_or_create(self._stream, self._name, self._replicas, self._ttl_s)
-        created = created_at((await runs.status()).stream_info)
-        if created != self._created:
-            _LOGGER.warning("the bucket %r was deleted, and created again", self._name)
-            self._created = created
-            self._start_grace()
-
-
-def bucket(stream: JetStreamContext, name: str, *, direct: bool) -> KeyValue:
-    """A bucket that exists, for reads from any replica, or from the leader."""
-    return KeyValue(name=name, stream=f"KV_{name}", pre=f"$KV.{name}.", js=stream, direct=direct)
-
-
-async def bind_or_create(
-    stream: JetStreamContext, name: str, replicas: int, ttl_s: float | None
-) -> KeyValue:
-    """A bucket, which is created if there is none."""
-    try:
-        return await stream.key_value(name)
-    except nats.js.errors.BucketNotFoundError:
-        pass
-    config = api.KeyValueConfig(
-        bucket=name,
-        description="What became of orders for Everlytic",
-        history=1,
-        replicas=replicas,
-        storage=api.StorageType.FILE,
-        ttl=ttl_s,
-        direct=True,
-    )
-    try:
-        return await stream.create_key_value(config)
-    except nats.js.errors.BadRequestError:
-        # Another process has created it meanwhile, perhaps with other settings.
-        with contextlib.suppress(nats.js.errors.BucketNotFoundError):
-            return await stream.key_value(name)
-        raise
-
-
-def created_at(info: api.StreamInfo) -> object:
-    """When a stream was created.
-
-    Releases of nats-py before 2.14 don't say. With those we notice that a bucket is gone, but not
-    that another one was created in its place.
-    """
-    return getattr(info, "created", None) or "unknown"
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -12,8 +12,6 @@ from typing import Protocol, Self
 
 import attrs
 
-from everlytic_async.errors import ConfigurationError
-
 __all__ = [
     "CRASHED_MESSAGE",
     "Entry",
@@ -22,7 +20,6 @@ __all__ = [
     "ResendPolicy",
     "ScopeName",
     "State",
-    "in_use_error",
     "merge_entries",
     "released_entry",
     "storage_key",
@@ -165,20 +162,6 @@ class ScopeName(str):
             hosts: Hosts that a ledger has noted beside its scopes.
         """
         return () if self._earlier is None else self._earlier(hosts)
-
-
-def in_use_error(kind: str, place: str) -> ConfigurationError:
-    """The error of a ledger object that is open elsewhere: its parts belong to one event loop.
-
-    Args:
-        kind: The ledger's class.
-        place: What several of its objects may share.
-    """
-    return ConfigurationError(
-        f"this {kind} is open in another event loop, thread or process. Make one {kind} object for "
-        f"each event loop (each thread and each `asyncio.run` has its own): they may share the "
-        f"{place}"
-    )
 
 
 class LedgerSession(Protocol):

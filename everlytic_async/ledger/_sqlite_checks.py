@@ -1,8 +1,12 @@
-"""Checks before a ledger's file is used: what could not be safe is refused.
+"""Checks of a ledger's file: what could not be safe is refused.
 
 SQLite keeps its log, ``FILE-wal``, and we keep the files of the runs, beside the *name* of the
 ledger. A file with two names has two logs; a log without its file, or a file without its log, does
 not say what was sent.
+
+`check_before_opening` is the list of checks before SQLite opens the file to write, because on
+closing SQLite would write the log into the wrong file. `FileIdentity` is checked during a run,
+after each group of commits.
 """
 
 from __future__ import annotations
@@ -10,8 +14,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -26,76 +29,66 @@ from everlytic_async.ledger._sqlite_runs import (
     read_note,
 )
 
-__all__ = [
-    "check_before_opening",
-    "check_names",
-    "check_records",
-    "create_file",
-    "file_identity",
-    "wal_has_content",
-]
+__all__ = ["FileIdentity", "check_before_opening", "check_runs"]
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
-def create_file(path: Path) -> None:
-    """Create an empty file that only its owner may read and write, if there is none.
-
-    SQLite gives its log the same mode.
-
-    Raises:
-        OSError: it can't be created.
-    """
-    if path.exists():
-        return
-    try:
-        try:
-            # Never opened: closing it would free the locks of another ledger of this process.
-            os.mknod(path, stat.S_IFREG | 0o600)
-        except (AttributeError, PermissionError):  # there is no such call, or we may not use it
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        return
-    path.chmod(0o600)  # whatever the umask took away
-
-
-def file_identity(path: Path, *, follow: bool = True) -> tuple[int, int] | None:
-    """What distinguishes a file from another one that takes its name; None if there is none.
+def check_before_opening(path: Path, *, linked: bool, incomplete: bool) -> bool:
+    """Refuse a file that has another name, is missing, was replaced, or lacks records.
 
     Args:
-        path: Its name.
-        follow: Whether a link is followed.
-    """
-    try:
-        # For each group of commits: half the time of `Path.stat`.
-        found = os.stat(path, follow_symlinks=follow)  # noqa: PTH116
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        path: The ledger, which may not exist yet.
+        linked: Accept other names.
+        incomplete: Accept that records are lost.
 
-
-def wal_has_content(path: Path) -> bool:
-    """Whether a log with content is beside a ledger."""
-    try:
-        return path.with_name(f"{path.name}-wal").stat().st_size > 0
-    except OSError:
-        return False
-
-
-def check_names(path: Path) -> None:
-    """Refuse a file that may be in use under another name.
+    Returns:
+        Whether a log with content is beside it, for `check_runs`.
 
     Raises:
-        LedgerError: it has hard links, or is a mount point of its own.
+        LedgerError: it is not safe.
+        OSError: it can't be read.
     """
+    if not linked and path.is_file():
+        _check_hard_links(path)
+        _check_mount(path)
+    had_log = _log_has_content(path)
+    notes = _notes_of_crashed(path)
+    if incomplete or not (had_log or notes):
+        return had_log
+    _check_not_missing(path, notes)
+    _check_not_older_than_log(path, notes)
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            check_runs(connection, path, had_log=had_log)
+    except sqlite3.Error:
+        pass  # opening it to write will say why
+    return had_log
+
+
+def _check_hard_links(path: Path) -> None:
     names = path.stat().st_nlink
-    if path.is_file() and names > 1:
+    if names > 1:
         raise LedgerError(
             f"the ledger {str(path)!r} is one file with {names} names (hard links). Each name has "
             "a log of its own, so orders could be sent twice. Make an independent ledger with "
             "`everlytic-async ledger copy`, and use that"
         )
-    if _is_mount_point(path):
+
+
+def _check_mount(path: Path) -> None:
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        # It also differs within some overlay filesystems, but those are Linux's.
+        is_mount = path.stat().st_dev != path.parent.stat().st_dev
+    else:
+        # proc(5): the fifth field is the mount point, with white space in octal.
+        points = (mount.split(b" ", 5)[4] for mount in mounts)
+        is_mount = os.fsencode(path) in {
+            _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), point) for point in points
+        }
+    if is_mount:
         raise LedgerError(
             f"the ledger {str(path)!r} is mounted as a single file. Its log is not, so processes "
             "outside of this mount would not see it, and orders could be sent twice. Mount the "
@@ -103,70 +96,44 @@ def check_names(path: Path) -> None:
         )
 
 
-def _is_mount_point(path: Path) -> bool:
-    try:
-        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        # It also differs within some overlay filesystems, but those are Linux's.
-        return path.stat().st_dev != path.parent.stat().st_dev
-    wanted = os.fsencode(path)
-    # proc(5): the fifth field is the mount point, with white space in octal.
-    return any(
-        _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), mount.split(b" ", 5)[4]) == wanted
-        for mount in mounts
-    )
-
-
-def check_before_opening(path: Path) -> None:
-    """Refuse a file that is not the one to which the log and the notes beside it belong.
-
-    Before SQLite opens it to write: on closing, it would write the log into the wrong file.
-
-    Raises:
-        LedgerError: the file is missing, was replaced, or lost records.
-    """
-    had_log = wal_has_content(path)  # first: a ledger's file is created before its log
-    tokens = files_of_runs(path)
-    if any(is_alive(lock_path(path, token)) for token in tokens):
-        return  # that run has checked
-    notes = _notes(path, tokens)
-    if not had_log and not notes:
-        return
+def _check_not_missing(path: Path, notes: Mapping[str, Note]) -> None:
     if not path.exists() or path.stat().st_size == 0:
         raise LedgerError(
             f"the ledger {str(path)!r} is missing, but its records of orders that were sent are "
             f"there: {_names_beside(path, notes)}. It was removed or renamed. Put it back; to "
             "start a new one that knows nothing of those orders, move these files away"
         )
-    committed = _committed_without_log(path)
-    if committed is not None and any(
-        committed.get(token, -1) < note.checkpointed for token, note in notes.items()
-    ):
-        raise _replaced_error(path, notes)
+
+
+def _check_not_older_than_log(path: Path, notes: Mapping[str, Note]) -> None:
+    """Refuse a file without the transactions that a note says were in it, not only in the log."""
+    if any(is_alive(lock_path(path, token)) for token in files_of_runs(path)):
+        return  # that run has checked, and writes into the file meanwhile
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            check_records(connection, path, had_log=had_log)
+        uri = f"{path.as_uri()}?mode=ro&immutable=1"  # without its log
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            committed = dict(connection.execute("SELECT token, committed FROM runs").fetchall())
     except sqlite3.Error:
-        return  # opening it to write will say why
+        return  # a checkpoint was interrupted, or the file is of an earlier version
+    if any(committed.get(token, -1) < note.checkpointed for token, note in notes.items()):
+        raise _replaced_error(path, notes)
 
 
-def check_records(connection: sqlite3.Connection, path: Path, *, had_log: bool) -> bool:
-    """Refuse a ledger that lost records of a run that did not end.
+def check_runs(connection: sqlite3.Connection, path: Path, *, had_log: bool) -> bool:
+    """Refuse a ledger that lacks records of a crashed run.
 
     Args:
         connection: To read the ledger.
-        path: The ledger's path.
-        had_log: Whether there was a log with content before it was opened.
+        path: The ledger.
+        had_log: Whether a log with content was there before it was opened.
 
     Returns:
-        Whether there is a crashed run without a note: an earlier version wrote none.
+        Whether a crashed run wrote no note, as in earlier versions: the log with its records goes
+        when the file is closed, and with it the only trace of that run.
 
     Raises:
         LedgerError: records are lost.
     """
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'runs'")
-    if not tables.fetchone()[0]:
-        return False
     while True:
         error, lacks_note = _find_loss(connection, path, had_log=had_log)
         if error is None:
@@ -180,8 +147,10 @@ def check_records(connection: sqlite3.Connection, path: Path, *, had_log: bool) 
 def _find_loss(
     connection: sqlite3.Connection, path: Path, *, had_log: bool
 ) -> tuple[LedgerError | None, bool]:
-    notes = _notes(path, files_of_runs(path))
+    notes = _notes_of_crashed(path)
     columns = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
+    if not columns:
+        return None, False  # it is empty
     committed = "committed" if "committed" in columns else "0"
     runs = connection.execute(f"SELECT token, {committed}, began, ended FROM runs").fetchall()  # noqa: S608
     if notes.keys() - {token for token, *_ in runs}:
@@ -197,11 +166,16 @@ def _find_loss(
     return None, lacks_note
 
 
-def _notes(path: Path, tokens: Iterable[str]) -> Mapping[str, Note]:
+def _notes_of_crashed(path: Path) -> Mapping[str, Note]:
     """The notes of the runs that have crashed, by token."""
-    crashed = (token for token in tokens if not is_alive(lock_path(path, token)))
+    crashed = [token for token in files_of_runs(path) if not is_alive(lock_path(path, token))]
     notes = {token: read_note(path, token) for token in crashed}
     return {token: note for token, note in notes.items() if note is not None}
+
+
+def _log_has_content(path: Path) -> bool:
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _lost_error(path: Path, started_at: float) -> LedgerError:
@@ -224,19 +198,50 @@ def _replaced_error(path: Path, notes: Mapping[str, Note]) -> LedgerError:
 
 
 def _names_beside(path: Path, notes: Mapping[str, Note]) -> str:
-    log = [f"{path.name}-wal", f"{path.name}-shm"] if wal_has_content(path) else []
+    log = [f"{path.name}-wal", f"{path.name}-shm"] if _log_has_content(path) else []
     return ", ".join([*log, *(note_path(path, token).name for token in notes)])
 
 
-def _committed_without_log(path: Path) -> Mapping[str, int] | None:
-    """How many transactions of each run are in the file itself, without its log.
+class FileIdentity:
+    """Which files are found by a ledger's names when it is opened.
 
-    None if that can't be read: a checkpoint may have been interrupted, or the file is of an
-    earlier version.
+    The log and its index too: whoever opens the ledger without them gets new ones, and neither sees
+    the other's claims.
+
+    Args:
+        path: The ledger.
+        given: Its name as the user gave it, perhaps by links.
     """
+
+    __slots__ = ("_files", "_given", "_path")
+
+    def __init__(self, path: Path, given: Path) -> None:
+        self._path, self._given = path, given
+        self._files = self._find()
+
+    def check(self) -> None:
+        """Refuse to go on if a name leads elsewhere: what is recorded then is not found again.
+
+        Raises:
+            LedgerError: a file was removed, renamed or replaced.
+        """
+        if self._find() != self._files:
+            target = f" (a link to {str(self._path)!r})" if self._given != self._path else ""
+            raise LedgerError(
+                f"the ledger {str(self._given)!r}{target}, or its log beside it (-wal, -shm), was "
+                "removed, renamed or replaced while it was in use, so nothing more is sent. Put "
+                "the file back, with the files beside it, before you run it again"
+            )
+
+    def _find(self) -> list[tuple[int, int] | None]:
+        files = (_identity(f"{self._path}{end}", follow=False) for end in ("", "-wal", "-shm"))
+        return [*files, _identity(str(self._given), follow=True)]
+
+
+def _identity(name: str, *, follow: bool) -> tuple[int, int] | None:
     try:
-        uri = f"{path.as_uri()}?mode=ro&immutable=1"
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
-            return dict(connection.execute("SELECT token, committed FROM runs").fetchall())
-    except sqlite3.Error:
+        # For each group of commits: half the time of `Path.stat`.
+        found = os.stat(name, follow_symlinks=follow)  # noqa: PTH116
+    except OSError:
         return None
+    return found.st_dev, found.st_ino

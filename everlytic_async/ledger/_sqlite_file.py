@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,17 +21,12 @@ from typing import Any, Self
 
 from everlytic_async.errors import LedgerError
 from everlytic_async.ledger._protocol import CRASHED_MESSAGE, Entry, State
-from everlytic_async.ledger._sqlite_checks import (
-    check_before_opening,
-    check_names,
-    check_records,
-    create_file,
-    wal_has_content,
-)
+from everlytic_async.ledger._sqlite_checks import check_before_opening, check_runs
 from everlytic_async.ledger._sqlite_runs import files_of_runs, is_alive, lock_path
 from everlytic_async.ledger._sqlite_schema import (
     MIGRATIONS,
     check_database,
+    check_version,
     enable_wal,
     migrate,
     version_of,
@@ -91,17 +87,10 @@ class SqliteFile:
         self._stale_files: list[Path] = []  # of crashed runs, once their end is committed
         if must_exist and not self.path.is_file():
             raise LedgerError(f"there is no ledger at {str(self.path)!r}")
-        had_log = wal_has_content(self.path)  # before it is opened: that creates an empty one
-        try:
-            if not incomplete:
-                check_before_opening(self.path)
-            if not must_exist:
-                create_file(self.path)
-            if not linked:
-                check_names(self.path)
-        except OSError as error:
-            raise self.ledger_error("opened", "unable to open") from error
         with self.translate_errors("opened"):
+            had_log = check_before_opening(self.path, linked=linked, incomplete=incomplete)
+            if not must_exist:
+                _create(self.path)
             # Autocommit: each group starts and commits its own transaction.
             self.connection = sqlite3.connect(
                 self.path, timeout=wait_s, isolation_level=None, check_same_thread=False
@@ -109,8 +98,7 @@ class SqliteFile:
         try:
             with self.translate_errors("opened"):
                 self._prepare(only_look=must_exist)
-                if not incomplete and check_records(self.connection, self.path, had_log=had_log):
-                    # Once we close the file its log is gone, the only trace of that run.
+                if not incomplete and check_runs(self.connection, self.path, had_log=had_log):
                     with suppress(LedgerError), self.transaction():
                         self.recover_crashed_runs()
         except BaseException:
@@ -141,7 +129,8 @@ class SqliteFile:
         if only_look and version_of(self.connection) == len(MIGRATIONS):
             return  # so that it can be looked at while the disk is full or the file is locked
         with self.transaction():  # this also proves that it can be written
-            migrate(self.connection, self.path)
+            check_version(self.connection, self.path)
+            migrate(self.connection)
 
     # ---------------------------------------------------------------------- entries, transactions
 
@@ -182,8 +171,9 @@ class SqliteFile:
             yield
         except sqlite3.Error as error:
             raise self.ledger_error(what, str(error)) from error
-        except OSError as error:  # of the files of a run
-            raise self.ledger_error(what, error.strerror or type(error).__name__) from error
+        except OSError as error:  # of the file itself, or of the files of a run
+            message = "unable to open" if what == "opened" else error.strerror
+            raise self.ledger_error(what, message or type(error).__name__) from error
 
     def ledger_error(self, what: str, message: str) -> LedgerError:
         """An error that says what to do, where SQLite's message is known."""
@@ -225,3 +215,21 @@ def entry_from_row(row: Sequence[Any]) -> Entry:
     """The entry of a row of `COLUMNS`."""
     key, code, digest, attempts, status, reason, at = row
     return Entry(key, STATES[code], digest, attempts, status, reason, at)
+
+
+def _create(path: Path) -> None:
+    """Create an empty file that only its owner may read and write, if there is none.
+
+    SQLite gives its log the same mode.
+    """
+    if path.exists():
+        return
+    try:
+        try:
+            # Never opened: closing it would free the locks of another ledger of this process.
+            os.mknod(path, stat.S_IFREG | 0o600)
+        except (AttributeError, PermissionError):  # there is no such call, or we may not use it
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return
+    path.chmod(0o600)  # whatever the umask took away

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from everlytic_async.errors import LedgerError
 
-__all__ = ["MIGRATIONS", "check_database", "enable_wal", "is_busy", "migrate", "version_of"]
+__all__ = [
+    "MIGRATIONS",
+    "check_database",
+    "check_version",
+    "enable_wal",
+    "is_busy",
+    "migrate",
+    "version_of",
+]
 
 #: "EVLA", so that `file` and we recognize our files.
 _APPLICATION_ID = 0x45564C41
@@ -88,23 +97,26 @@ def version_of(connection: sqlite3.Connection) -> int:
     return version
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Within a transaction: bring the schema up to date.
+def check_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a ledger that a later version of this package wrote.
 
     Raises:
-        LedgerError: a later version of this package wrote it.
+        LedgerError: it can't be used.
     """
-    version = version_of(connection)
-    if version > len(MIGRATIONS):
+    if version_of(connection) > len(MIGRATIONS):
         raise LedgerError(
             f"the ledger {str(path)!r} was written by a later version of everlytic-async: install "
             "that version or a newer one"
         )
-    for step in MIGRATIONS[version:]:
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[str] = MIGRATIONS) -> None:
+    """Within a transaction: bring the schema up to date."""
+    for step in migrations[version_of(connection) :]:
         for statement in step.split(";"):
             connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    connection.execute(f"PRAGMA user_version = {len(migrations)}")
 
 
 def is_busy(error: BaseException | None) -> bool:

@@ -13,13 +13,7 @@ from types import MappingProxyType
 import attrs
 
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import (
-    CRASHED_MESSAGE,
-    Entry,
-    ScopeName,
-    State,
-    merge_entries,
-)
+from everlytic_async.ledger._protocol import Entry, ScopeName, State, merge_entries
 from everlytic_async.ledger._sqlite_file import COLUMNS, STATES, SqliteFile, entry_from_row
 
 __all__ = ["LedgerFile", "LedgerSummary"]
@@ -192,14 +186,9 @@ class LedgerFile(SqliteFile):
         try:
             with self.translate_errors("copied"), closing(sqlite3.connect(path)) as copy:
                 self.connection.backup(copy)
-                now = self.clock()
-                with copy:
-                    copy.execute(
-                        "UPDATE orders SET state = ?, reason = ?, run = NULL, at = ? "
-                        "WHERE state = ?",
-                        (State.UNKNOWN.code, CRASHED_MESSAGE, now, State.IN_FLIGHT.code),
-                    )
-                    copy.execute("UPDATE runs SET ended = ? WHERE ended IS NULL", (now,))
+            # No run has a lock beside the copy: what is in flight becomes unknown.
+            with SqliteFile(path, incomplete=True, clock=self.clock) as file, file.transaction():
+                file.recover_crashed_runs()
         except BaseException:
             for each in (path, *(path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))):
                 each.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import attrs
 
 from everlytic_async.errors import LedgerError
 from everlytic_async.ledger._protocol import Entry, ResendPolicy, ScopeName, State
-from everlytic_async.ledger._sqlite_checks import file_identity
+from everlytic_async.ledger._sqlite_checks import FileIdentity
 from everlytic_async.ledger._sqlite_file import SqliteFile
 from everlytic_async.ledger._sqlite_runs import Note, RunFiles
 
@@ -31,22 +31,19 @@ _CHECKPOINT_AFTER = 100
 _STALE_CHECK_S = 1.0
 _RETRY_S = 0.005
 
-# One statement for all rows that differ only in key and body, as intents do, and most outcomes.
-_UPSERT = """
-    INSERT INTO orders (scope, state, run, attempts, status, reason, at, key, body)
-    SELECT ?, ?, ?, ?, ?, ?, ?, key, value FROM json_each(?) WHERE true
+_ON_CONFLICT = """
     ON CONFLICT (scope, key) DO UPDATE SET
         body = excluded.body, state = excluded.state, run = excluded.run,
         attempts = excluded.attempts, status = excluded.status, reason = excluded.reason,
         at = excluded.at
 """
+_COLUMNS = "orders (scope, key, body, state, run, attempts, status, reason, at)"
+_UPSERT = f"INSERT INTO {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) {_ON_CONFLICT}"  # noqa: S608 - constants
 _RANK = " ".join(f"WHEN {state.code} THEN {state.rank}" for state in State)
-# An invalid order's twin says nothing about the order that was sent, or may have been.
-_UPSERT_INVALID = f"{_UPSERT} WHERE CASE orders.state {_RANK} END = 0"
 _MERGE = f"""
-    INSERT INTO orders (scope, key, body, state, run, attempts, status, reason, at)
+    INSERT INTO {_COLUMNS}
     SELECT ?, key, body, state, run, attempts, status, reason, at FROM orders WHERE scope = ?
-    {_UPSERT[_UPSERT.index("ON CONFLICT") :]}
+    {_ON_CONFLICT}
     WHERE (CASE excluded.state {_RANK} END, excluded.at)
         > (CASE orders.state {_RANK} END, orders.at)
 """  # noqa: S608 - a constant
@@ -109,12 +106,8 @@ class SqliteWriter(SqliteFile):
         wait_s: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._given = Path(path).absolute()  # perhaps by links, which may be changed
         super().__init__(path, wait_s=wait_s, clock=clock)
-        # SQLite's log and its index as well: whoever opens the ledger without them gets new ones,
-        # and neither sees the other's claims.
-        self._files_in_use = self.path, Path(f"{self.path}-wal"), Path(f"{self.path}-shm")
-        self._identities = self._identify()
+        self._identity = FileIdentity(self.path, Path(path).absolute())
         self._busy_timeout_s = wait_s
         self._stale_checked_at = -math.inf
         self._note = Note()
@@ -156,7 +149,7 @@ class SqliteWriter(SqliteFile):
                 # If that can't be written, the next run finds out by the lock and the note.
                 with suppress(LedgerError):
                     self._wait_for_others(self.wait_s)
-                    self._check_identity()
+                    self._identity.check()
                     with self.transaction():
                         self.end_run(self._run)
                         self.recover_crashed_runs()
@@ -191,64 +184,58 @@ class SqliteWriter(SqliteFile):
                 "UPDATE runs SET committed = committed + 1 WHERE id = ?", (self._run,)
             )
         # Afterwards: what was committed to a file that nobody finds again is not a record.
-        self._check_identity()
+        self._identity.check()
         self._update_note(committed=self._note.committed + 1)
         return answers
 
     def _execute(self, requests: Sequence[Request]) -> list[Any]:
-        answers: list[Any] = []
-        batch: dict[tuple[int, str], Claim | Record] = {}
-        for request in requests:
-            if isinstance(request, Claim | Record):
-                place = request.scope, request.key
-                if place not in batch:
-                    batch[place] = request
-                    continue
-                answers += self._write(batch)
-                batch = {place: request}
-            else:
-                answers += self._write(batch)
-                batch = {}
-                answers.append(request())
-        return answers + self._write(batch)
+        """Write first, then read: a look-up sees all that was asked for before."""
+        writes = iter(self._write([each for each in requests if isinstance(each, Claim | Record)]))
+        return [
+            next(writes) if isinstance(request, Claim | Record) else request()
+            for request in requests
+        ]
 
-    def _write(self, batch: Mapping[tuple[int, str], Claim | Record]) -> list[Any]:
-        """The answers to claims and records of different orders: their sequence is irrelevant."""
+    def _write(self, requests: Sequence[Claim | Record]) -> list[Any]:
         now = self.clock()
-        claims = [request for request in batch.values() if isinstance(request, Claim)]
-        known = self._read_claimed(claims)
+        known = self._read_known(requests)
         if self._should_check_stale(known):
             self.recover_crashed_runs()
-            known = self._read_claimed(claims)
+            known = self._read_known(requests)
         answers: list[Any] = []
-        # By all values of a row that many share: the digests of the bodies by their keys.
-        rows: dict[tuple[Any, ...], dict[str, str]] = {}
-        invalid: dict[tuple[Any, ...], dict[str, str]] = {}
-        for place, request in batch.items():
-            if isinstance(request, Record):
-                entry, reason = request.entry, request.entry.reason
-                if reason is not None:  # half a character would make the whole row unreadable
-                    reason = reason.encode("utf-8", "replace").decode()
-                row = (request.scope, entry.state.code, None, entry.attempts, entry.status, reason)
-                target = invalid if entry.state is State.INVALID else rows
-                target.setdefault(row, {})[entry.key] = entry.body_digest
-                answers.append(None)
-                continue
+        rows: dict[tuple[int, str], tuple[Any, ...]] = {}
+        for request in requests:
+            place = request.scope, request.key
             before = known.get(place)
-            granted = request.policy.allows(before, request.body_digest)
-            if granted:
-                intent = (request.scope, State.IN_FLIGHT.code, self._run, 0, None, None)
-                rows.setdefault(intent, {})[request.key] = request.body_digest
-            answers.append((granted, before))
-        for statement, groups in (_UPSERT, rows), (_UPSERT_INVALID, invalid):
-            for values, digests in groups.items():
-                self.connection.execute(statement, (*values, now, json.dumps(digests)))
+            if isinstance(request, Claim):
+                granted = request.policy.allows(before, request.body_digest)
+                answers.append((granted, before))
+                if not granted:
+                    continue
+                run, entry = self._run, Entry(request.key, State.IN_FLIGHT, request.body_digest)
+            else:
+                run, entry = None, request.entry
+                answers.append(None)
+                if entry.state is State.INVALID and before is not None and before.state.rank:
+                    continue  # its twin was sent, or may have been
+            known[place] = entry
+            rows[place] = self._row(request.scope, entry, run, now)
+        self.connection.executemany(_UPSERT, rows.values())
         return answers
 
-    def _read_claimed(self, claims: Sequence[Claim]) -> dict[tuple[int, str], Entry]:
+    def _row(self, scope: int, entry: Entry, run: int | None, now: float) -> tuple[Any, ...]:
+        reason = entry.reason
+        if reason is not None:  # half a character would make the whole row unreadable
+            reason = reason.encode("utf-8", "replace").decode()
+        values = entry.state.code, run, entry.attempts, entry.status, reason, now
+        return scope, entry.key, entry.body_digest, *values
+
+    def _read_known(self, requests: Iterable[Claim | Record]) -> dict[tuple[int, str], Entry]:
+        """The entries of the orders to claim, and of invalid ones."""
         keys: dict[int, list[str]] = {}
-        for claim in claims:
-            keys.setdefault(claim.scope, []).append(claim.key)
+        for request in requests:
+            if isinstance(request, Claim) or request.entry.state is State.INVALID:
+                keys.setdefault(request.scope, []).append(request.key)
         return {
             (scope, key): entry
             for scope, wanted in keys.items()
@@ -350,20 +337,6 @@ class SqliteWriter(SqliteFile):
         self._note = attrs.evolve(self._note, **changes)
         with self.translate_errors("written"):
             self._files.write(self._note)
-
-    def _check_identity(self) -> None:
-        if self._identify() != self._identities:
-            target = f" (a link to {str(self.path)!r})" if self._given != self.path else ""
-            raise LedgerError(
-                f"the ledger {str(self._given)!r}{target}, or its log beside it (-wal, -shm), was "
-                "removed, renamed or replaced while it was in use, so nothing more is sent. Put "
-                "the file back, with the files beside it, before you run it again"
-            )
-
-    def _identify(self) -> Sequence[tuple[int, int] | None]:
-        """Which files are found by their names now."""
-        found = [file_identity(path, follow=False) for path in self._files_in_use]
-        return found if self._given == self.path else [*found, file_identity(self._given)]
 
     def _wait_for_others(self, seconds: float) -> None:
         if seconds != self._busy_timeout_s:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from ledger_shop import Place, a_bucket
 from ledger_zygote import Zygote
 
 from everlytic_async import batch
@@ -18,23 +19,37 @@ from support.nats_servers import nats_cluster, nats_server, nats_url
 __all__ = ["nats_cluster", "nats_server", "nats_url"]
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "orders.ledger"
+
+
+@pytest.fixture(params=["sqlite", "nats"])
+def place(request: pytest.FixtureRequest, path: Path) -> Place:
+    """A test that asks for it runs with a ledger of each kind."""
+    return path if request.param == "sqlite" else a_bucket(request.getfixturevalue("nats_url"))
+
+
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not finish need not be waited for so long here."""
+    """A batch that is cancelled waits only briefly for orders that never get a response."""
     monkeypatch.setattr(batch, "_GRACE_S", 0.02)
 
 
 @pytest.fixture(autouse=True)
-async def nothing_left_behind(tmp_path: Path) -> AsyncIterator[None]:
+async def nothing_left_behind(path: Path) -> AsyncIterator[None]:
     """After each test no task is pending, no ledger's thread lives, and no process is on record."""
     yield
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    assert not left
-    until = time.monotonic() + 5  # a thread that was told to end may take its time
-    while threads := [name for name in _threads() if "everlytic_async-ledger" in name]:
+    assert not asyncio.all_tasks() - {asyncio.current_task()}
+    until = time.monotonic() + 5
+    while threads := [each.name for each in threading.enumerate() if "ledger" in each.name]:
         assert time.monotonic() < until, threads
         await asyncio.sleep(0.001)
-    assert _lock_files(tmp_path) == []
+    assert lock_files(path.parent) == []
+
+
+def lock_files(directory: Path) -> list[Path]:
+    return list(directory.rglob("*-run-*"))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -44,16 +59,8 @@ def nothing_left_open() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
     """A process that forks those that send."""
     with Zygote.running() as zygote:
         yield zygote
-
-
-def _lock_files(directory: Path) -> list[str]:
-    return [path.name for path in directory.rglob("*-run-*")]
-
-
-def _threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate()]

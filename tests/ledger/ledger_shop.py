@@ -1,4 +1,4 @@
-"""An endpoint that does with each order what a test says, and what a ledger holds."""
+"""An endpoint that does with each order what a test says; ledgers, and what they hold."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 import secrets
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from nats.aio.client import Client
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 
 from everlytic_async import EverlyticClient, Pacing, SqliteLedger
-from everlytic_async.ledger import Entry, LedgerFile, NatsLedger, State
+from everlytic_async.ledger import (
+    Entry,
+    LedgerFile,
+    LedgerSession,
+    NatsLedger,
+    ResendPolicy,
+    State,
+)
 from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH
 from support.servers import Connection, RawServer
 
@@ -117,11 +124,40 @@ def a_bucket(url: str) -> BucketPlace:
     return BucketPlace(url, f"test_{secrets.token_hex(8)}")
 
 
-def ledger_at(place: Place) -> SqliteLedger | NatsLedger:
+def ledger_at(place: Place, **settings: Any) -> SqliteLedger | NatsLedger:
     """A ledger of the kind that lies at such a place."""
     if isinstance(place, BucketPlace):
-        return NatsLedger(place.url, place.bucket)
-    return SqliteLedger(place)
+        return NatsLedger(place.url, place.bucket, **settings)
+    return SqliteLedger(place, **settings)
+
+
+@asynccontextmanager
+async def session_at(
+    place: Place, *claimed: str, scope: str = "a scope", host: str = "shop.example", **settings: Any
+) -> AsyncIterator[LedgerSession]:
+    """A session with a ledger that nobody else opened, and claims for these orders."""
+    async with ledger_at(place, **settings).session(scope, host) as session:
+        for key in claimed:
+            assert (await session.claim(key, "body", ResendPolicy()))[0]
+        yield session
+
+
+async def keep(place: Place, *entries: Entry, **settings: Any) -> None:
+    """Record these."""
+    async with session_at(place, **settings) as session:
+        for entry in entries:
+            await session.record(entry)
+
+
+@contextmanager
+def locked(path: Path, lock: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
+    """Another process holds an SQLite ledger, until a ROLLBACK or the end."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        other.execute(lock)
+        yield other
+    finally:
+        other.close()
 
 
 def entries_of(place: Place) -> dict[str, Entry]:
@@ -137,16 +173,6 @@ def entries_of(place: Place) -> dict[str, Entry]:
 def states_of(place: Place) -> dict[str, State]:
     """The states, by key."""
     return {key: entry.state for key, entry in entries_of(place).items()}
-
-
-def peek(place: Place, key: str) -> int | None:
-    """The code of an order's state, as whoever looks at this moment finds it."""
-    if isinstance(place, BucketPlace):
-        state = states_of(place).get(key)
-        return None if state is None else state.code
-    with closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as connection:
-        row = connection.execute("SELECT state FROM orders WHERE key = ?", (key,)).fetchone()
-    return None if row is None else int(row[0])
 
 
 def _at_once(place: BucketPlace) -> list[Entry]:

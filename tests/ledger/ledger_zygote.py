@@ -1,7 +1,7 @@
-"""A process that forks others that send orders with a ledger, so that none need be started anew.
+"""A process that forks others that use a ledger, so that no interpreter has to start for each.
 
-It reads a line of JSON for each: what `_send` takes. It writes the child's process id, what the
-child tells of its end (an empty line where it could not), and its status as of `os.waitpid`.
+It reads a line of JSON for each: a function's name and its arguments. It writes the child's process
+id, what the child returned (an empty line if it could not), and its status as of `os.waitpid`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import asyncio
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from everlytic_async import (
     Pacing,
     SqliteLedger,
 )
-from everlytic_async.ledger import Ledger, NatsLedger
+from everlytic_async.ledger import Durability, Entry, Ledger, NatsLedger, ResendPolicy, State
 from everlytic_async.sandbox import Sandbox
 from support.delivery import CUSTOMER_HASH, STORE_HASH, TENACIOUS, orders
 
@@ -47,7 +48,18 @@ def _ledger_of(place: str, heartbeat_s: float) -> Ledger:
     return NatsLedger(url, bucket, heartbeat_s=heartbeat_s)
 
 
-async def _send(
+async def record_and_die(*, ledger: str, keys: list[str], durability: str) -> None:
+    """Record orders as sent, have one in flight, and be killed."""
+    opened = SqliteLedger(ledger, durability=Durability(durability))
+    async with opened.session("a scope", "shop.example") as session:
+        for key in keys:
+            await session.claim(key, "body", ResendPolicy())
+            await session.record(Entry(key, State.SENT, "body"))
+        await session.claim("in flight", "body", ResendPolicy())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def send(
     *,
     url: str,
     ledger: str,
@@ -84,6 +96,12 @@ async def _send(
     return {"ends": ends, "error": error, "left": left}
 
 
+_JOBS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
+    "record_and_die": record_and_die,
+    "send": send,
+}
+
+
 def main() -> None:
     for line in sys.stdin:
         read, write = os.pipe()
@@ -91,7 +109,8 @@ def main() -> None:
         if pid == 0:
             os.close(read)
             with os.fdopen(write, "w") as told:
-                told.write(json.dumps(asyncio.run(_send(**json.loads(line)))))
+                name, arguments = json.loads(line)
+                told.write(json.dumps(asyncio.run(_JOBS[name](**arguments))))
             os._exit(0)
         os.close(write)
         print(pid, flush=True)  # noqa: T201 - to whoever started it
@@ -139,11 +158,19 @@ class Zygote:
             yield cls(process)
             # Leaving it closes its input, and it ends.
 
-    async def begin(self, sandbox: Sandbox, ledger: Path | str, count: int, **settings: Any) -> int:
+    async def start(self, sandbox: Sandbox, ledger: Path | str, count: int, **settings: Any) -> int:
         """Start to send; the process id."""
-        given = {"url": sandbox.base_url, "ledger": str(ledger), "count": count, **settings}
+        url = sandbox.base_url
+        return await self._fork("send", url=url, ledger=str(ledger), count=count, **settings)
+
+    async def killed(self, ledger: Path, *keys: str, durability: str = "process") -> None:
+        """A process that has recorded these as sent is killed, with another order in flight."""
+        await self._fork("record_and_die", ledger=str(ledger), keys=keys, durability=durability)
+        assert (await self.end()).status == signal.SIGKILL
+
+    async def _fork(self, job: str, **arguments: Any) -> int:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{json.dumps(given)}\n")
+        self._process.stdin.write(f"{json.dumps([job, arguments])}\n")
         self._process.stdin.flush()
         return int(await self._line())
 
@@ -154,7 +181,7 @@ class Zygote:
 
     async def send(self, sandbox: Sandbox, ledger: Path | str, count: int, **settings: Any) -> End:
         """Send to the end."""
-        await self.begin(sandbox, ledger, count, **settings)
+        await self.start(sandbox, ledger, count, **settings)
         return await self.end()
 
     async def _line(self) -> str:

@@ -1,33 +1,40 @@
-"""A ledger in NATS, call by call: claims, heartbeats, and writes that nobody acknowledged."""
+"""What a ledger in NATS has of its own: heartbeats, lost acknowledgements, and its buckets."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
-import nats.errors
 import pytest
-from ledger_shop import BucketPlace, Shop, a_bucket, states_of, stored_in
+from ledger_shop import (
+    BucketPlace,
+    Shop,
+    a_bucket,
+    keep,
+    ledger_at,
+    session_at,
+    states_of,
+    stored_in,
+)
 from nats.js import api
-from nats.js.kv import KeyValue
 
 from everlytic_async import ConfigurationError, LedgerError, Outcome
 from everlytic_async.ledger import Entry, LedgerSession, NatsLedger, ResendPolicy, State
 from everlytic_async.worker import NatsServer
 from support.delivery import CUSTOMER_HASH, STORE_HASH, orders
-from support.nats_servers import connected, until
+from support.nats_servers import connected, kill, until
 from support.servers import unused_port
 
 KNOWN = ResendPolicy()
 AGAIN = ResendPolicy(frozenset({State.UNKNOWN}))
+SENT = Entry("1", State.SENT, "body")
 
 
 @pytest.fixture
@@ -35,438 +42,337 @@ def place(nats_url: str) -> BucketPlace:
     return a_bucket(nats_url)
 
 
-@asynccontextmanager
-async def session(place: BucketPlace, **settings: Any) -> AsyncIterator[LedgerSession]:
-    async with NatsLedger(place.url, place.bucket, **settings).session("scope", "s.example") as one:
-        yield one
-
-
-async def state_of(one: LedgerSession, key: str = "1") -> State | None:
-    entry = (await one.look_up([key])).get(key)
+async def state_of(session: LedgerSession, key: str = "1") -> State | None:
+    entry = (await session.look_up([key])).get(key)
     return None if entry is None else entry.state
+
+
+async def until_state(session: LedgerSession, state: State, key: str = "1") -> None:
+    async def is_so() -> bool:
+        return await state_of(session, key) is state
+
+    await until(is_so, f"{key} to be {state}")
 
 
 @contextmanager
 def stopped(server: NatsServer) -> Iterator[None]:
-    """The server answers nothing meanwhile, and handles the requests afterwards."""
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGSTOP)
+    """The server answers nothing meanwhile, and does afterwards what it was asked for."""
+    pid = server.pid
+    assert pid is not None
+    tasks = Path(f"/proc/{pid}/task")
+    os.kill(pid, signal.SIGSTOP)
     try:
-        # The signal arrives late: a thread that still runs may answer a request.
-        while _states_of_threads(server.pid) - {"T", "Z"}:
+        # The signal is only under way yet: a thread that runs may still answer a request.
+        while any(
+            each.read_text().rpartition(")")[2].split()[0] not in "TZ"
+            for each in tasks.glob("*/stat")
+        ):
             time.sleep(0.0005)
         yield
     finally:
-        os.kill(server.pid, signal.SIGCONT)
+        if server.pid == pid:  # it was not killed
+            os.kill(pid, signal.SIGCONT)
 
 
-def _states_of_threads(pid: int) -> set[str]:
-    """From Linux, T for a stopped one; nothing on another system."""
-    stats = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/stat")]
-    return {stat.rpartition(")")[2].split()[0] for stat in stats}
-
-
-# ---------------------------------------------------------------------------- claims and records
-
-
-async def test_one_of_many_claimants_gets_an_order(place: BucketPlace) -> None:
-    async with session(place) as one, session(place) as two:
-        answers = await asyncio.gather(
-            *(each.claim("1", "body", KNOWN) for each in (one, two) for _ in range(20))
-        )
-
-    granted = [before for was_granted, before in answers if was_granted]
-    assert granted == [None]
-    refused = [before for was_granted, before in answers if not was_granted]
-    assert {before.state for before in refused if before is not None} == {State.IN_FLIGHT}
-    assert len(refused) == 39
+# ----------------------------------------------------------------------------------------- entries
 
 
 async def test_an_entry_is_read_as_it_was_recorded(place: BucketPlace) -> None:
     entry = Entry("1", State.REJECTED, "digest", 3, 422, "it said \x00 no \udc80!")
-    async with session(place) as one:
-        await one.claim("1", "digest", KNOWN)
-        await one.record(entry)
-        (found,) = (await one.look_up(["1", "2"])).values()
+    async with session_at(place, "1") as session:
+        await session.record(entry)
+        (found,) = (await session.look_up(["1", "2"])).values()
 
     assert found.recorded_at > 0
     assert found == attrs.evolve(entry, recorded_at=found.recorded_at)
 
 
-async def test_keys_belong_to_their_scope(place: BucketPlace) -> None:
-    async with NatsLedger(place.url, place.bucket) as ledger:
+async def test_keys_hold_for_their_scope(place: BucketPlace) -> None:
+    async with ledger_at(place) as ledger:
         for scope in ("one", "two", "an odd one.>*"):
-            async with ledger.session(scope, "s.example") as one:
-                assert await state_of(one) is None
-                assert (await one.claim("1", "body", KNOWN)) == (True, None)
-                assert await state_of(one) is State.IN_FLIGHT
+            async with ledger.session(scope, "s.example") as session:
+                assert await state_of(session) is None
+                assert (await session.claim("1", "body", KNOWN)) == (True, None)
+                assert await state_of(session) is State.IN_FLIGHT
 
 
-@pytest.mark.parametrize(
-    ("known", "kept"),
-    [
-        (None, State.INVALID),
-        (State.INVALID, State.INVALID),
-        (State.NOT_SENT, State.INVALID),
-        (State.SENT, State.SENT),
-        (State.UNKNOWN, State.UNKNOWN),
-        (State.REJECTED, State.REJECTED),
-    ],
-)
-async def test_invalid_covers_only_what_is_harmless(
-    place: BucketPlace, known: State | None, kept: State
+@pytest.mark.parametrize("known", [None, *(state for state in State)])
+async def test_invalid_replaces_only_what_is_harmless(
+    place: BucketPlace, known: State | None
 ) -> None:
-    async with session(place) as one:
-        if known is not None:
-            await one.record(Entry("1", known, "body"))
-        await one.record(Entry("1", State.INVALID))
-        assert await state_of(one) is kept
+    async with session_at(place) as session:
+        if known is State.IN_FLIGHT:
+            await session.claim("1", "body", KNOWN)
+        elif known is not None:
+            await session.record(Entry("1", known, "body"))
+        await session.record(Entry("1", State.INVALID))
+        harmless = known in (None, State.INVALID, State.NOT_SENT)
+        assert await state_of(session) is (State.INVALID if harmless else known)
+        await session.record(SENT)  # a claim has not ended by that
+        assert await state_of(session) is State.SENT
 
 
-async def test_an_invalid_order_with_the_same_key_does_not_end_a_claim(place: BucketPlace) -> None:
-    async with session(place) as one:
-        await one.claim("1", "body", KNOWN)
-        await one.record(Entry("1", State.INVALID))
-        assert await state_of(one) is State.IN_FLIGHT
-        await one.record(Entry("1", State.NOT_SENT, "body"))
-        assert await state_of(one) is State.NOT_SENT
-
-
-async def test_a_deleted_entry_counts_as_none(place: BucketPlace) -> None:
-    async with session(place) as one, connected(place.url) as connection:
-        await one.record(Entry("1", State.SENT, "body"))
+async def test_an_entry_that_was_deleted_is_not_known(place: BucketPlace) -> None:
+    async with session_at(place) as session, connected(place.url) as connection:
+        await session.record(SENT)
         bucket = await connection.jetstream().key_value(place.bucket)
         (key,) = await bucket.keys()
         await bucket.delete(key)
-        assert await state_of(one) is None
-        assert await one.claim("1", "body", KNOWN) == (True, None)
-        await one.record(Entry("1", State.SENT, "body"))
-        assert await state_of(one) is State.SENT
+        assert await state_of(session) is None
+        assert await session.claim("1", "body", KNOWN) == (True, None)
+        await session.record(SENT)
+        assert await state_of(session) is State.SENT
 
 
-async def test_entries_are_read_concurrently_within_a_bound(
-    place: BucketPlace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asking = most = 0
-    get = KeyValue.get
-
-    async def counted(self: KeyValue, *args: Any, **settings: Any) -> Any:
-        nonlocal asking, most
-        asking += 1
-        most = max(most, asking)
-        try:
-            return await get(self, *args, **settings)
-        finally:
-            asking -= 1
-
+async def test_many_are_looked_up(place: BucketPlace) -> None:
     keys = [str(number) for number in range(600)]
-    async with session(place) as one:
-        await asyncio.gather(*(one.record(Entry(key, State.SENT)) for key in keys[::2]))
-        monkeypatch.setattr(KeyValue, "get", counted)
-        found = await one.look_up(keys)
-
-    assert list(found) == keys[::2]
-    assert 100 < most <= 256
+    async with session_at(place) as session:
+        await asyncio.gather(*(session.record(Entry(key, State.SENT)) for key in keys[::2]))
+        assert list(await session.look_up(keys)) == keys[::2]
 
 
-async def test_records_are_written_even_if_nobody_waits(place: BucketPlace) -> None:
-    async with session(place) as one:
-        for number in range(50):
-            one.record(Entry(str(number), State.SENT))
-        recording = asyncio.ensure_future(one.record(Entry("50", State.SENT)))
-        recording.cancel()
-    assert states_of(place) == {str(number): State.SENT for number in range(51)}
-
-
-async def test_a_session_that_was_left_records_nothing(place: BucketPlace) -> None:
-    async with session(place) as one:
-        pass
-    with pytest.raises(LedgerError, match="is not open"):
-        one.record(Entry("1", State.SENT))
-    with pytest.raises(LedgerError, match="is not open"):
-        await one.claim("1", "body", KNOWN)
-
-
-# ------------------------------------------------------------------------ runs that crashed
-
-
-async def test_what_a_run_leaves_in_flight_is_unknown(place: BucketPlace) -> None:
-    async with session(place) as one:
-        await one.claim("1", "body", KNOWN)
-        async with session(place) as other:
-            assert await state_of(other) is State.IN_FLIGHT
-            assert not (await other.claim("1", "body", AGAIN))[0]
-    async with session(place) as other:
-        (entry,) = (await other.look_up(["1"])).values()
-        assert (entry.state, entry.body_digest) == (State.UNKNOWN, "body")
-        assert "ended before the outcome" in str(entry.reason)
-        assert not (await other.claim("1", "body", KNOWN))[0]
-        granted, before = await other.claim("1", "body", AGAIN)
-        assert granted
-        assert before == entry
-
-
-async def test_heartbeats_keep_a_run_alive(place: BucketPlace) -> None:
-    heartbeat_s = 1.5
-    async with (
-        session(place, heartbeat_s=heartbeat_s) as one,
-        session(place) as other,
-        connected(place.url) as connection,
-    ):
-        await one.claim("1", "body", KNOWN)
-        stream = connection.jetstream()
-        info = await stream.stream_info(f"KV_{place.bucket}_runs")
-        assert info.config.max_age == heartbeat_s
-        beats = info.state.last_seq
-
-        async def are_renewed() -> bool:
-            found = await stream.stream_info(f"KV_{place.bucket}_runs")
-            return found.state.last_seq >= beats + 10  # two runs: well after the first have gone
-
-        await until(are_renewed, "the heartbeats")
-        assert await state_of(other) is State.IN_FLIGHT
+# -------------------------------------------------------------------------------------- heartbeats
 
 
 async def expire_heartbeats(place: BucketPlace) -> None:
-    """As if all heartbeats had expired."""
+    """As the server does in time without renewal."""
     async with connected(place.url) as connection:
         await connection.jetstream().purge_stream(f"KV_{place.bucket}_runs")
 
 
-async def test_a_run_that_counted_as_crashed_still_records_what_it_sent(place: BucketPlace) -> None:
-    async with session(place) as one, session(place) as other:
-        for key in ("1", "2", "3"):
-            await one.claim(key, "body", KNOWN)
+async def test_what_a_run_leaves_in_flight_is_unknown(place: BucketPlace) -> None:
+    async with session_at(place, "1"), session_at(place) as other:
+        assert await state_of(other) is State.IN_FLIGHT
+        assert not (await other.claim("1", "body", AGAIN))[0]
+    async with session_at(place) as other:
+        (entry,) = (await other.look_up(["1"])).values()
+        assert (entry.state, entry.body_digest) == (State.UNKNOWN, "body")
+        assert "ended before the outcome" in str(entry.reason)
+        assert not (await other.claim("1", "body", KNOWN))[0]
+        assert await other.claim("1", "body", AGAIN) == (True, entry)
+
+
+async def test_a_run_that_goes_on_sends_heartbeats(place: BucketPlace) -> None:
+    async with (
+        session_at(place, "1", heartbeat_s=0.4),
+        session_at(place) as other,
+        connected(place.url) as connection,
+    ):
+        stream = connection.jetstream()
+        info = await stream.stream_info(f"KV_{place.bucket}_runs")
+        assert info.config.max_age == 0.4
+
+        async def renewed() -> bool:
+            found = await stream.stream_info(f"KV_{place.bucket}_runs")
+            return found.state.last_seq >= info.state.last_seq + 10  # the first have expired
+
+        await until(renewed, "the heartbeats")
+        assert await state_of(other) is State.IN_FLIGHT
+
+
+async def test_a_run_that_counted_as_crashed_still_records_that_it_sent(
+    place: BucketPlace,
+) -> None:
+    async with session_at(place, *"123") as one, session_at(place) as other:
         await expire_heartbeats(place)
-        for key in ("1", "2"):
+        for key in "12":
             granted, before = await other.claim(key, "body", AGAIN)
             assert granted
             assert before is not None
             assert before.state is State.UNKNOWN
-        await one.record(Entry("1", State.NOT_SENT, "body"))
-        await one.record(Entry("2", State.SENT, "body"))
-        await one.record(Entry("3", State.NOT_SENT, "body"))
-        states = [state for key in ("1", "2", "3") if (state := states_of(place)[key])]
-        # The other run records the outcome of the first; nothing replaces that of the second.
-        assert states == [State.UNKNOWN, State.SENT, State.NOT_SENT]
-        await other.record(Entry("1", State.SENT, "body"))
+        for key, state in [("1", State.NOT_SENT), ("2", State.SENT), ("3", State.NOT_SENT)]:
+            await one.record(Entry(key, state, "body"))
+        # The first is the other's now; nothing replaces that the second was sent.
+        assert [await state_of(one, key) for key in "23"] == [State.SENT, State.NOT_SENT]
+        await other.record(SENT)
         await other.record(Entry("2", State.UNKNOWN, "body"))
-        assert states_of(place) == {
-            "1": State.SENT,
-            "2": State.SENT,
-            "3": State.NOT_SENT,
-        }
+        assert [await state_of(one, key) for key in "12"] == [State.SENT] * 2
 
 
-async def test_a_run_sends_a_heartbeat_before_it_claims_after_a_silence(place: BucketPlace) -> None:
-    async with NatsLedger(place.url, place.bucket) as ledger:
-        await expire_heartbeats(place)
-        ledger.bucket.runs.last_heartbeat_at -= 50.0  # of the 60 s that a heartbeat lives
-        async with ledger.session("scope", "s.example") as one, session(place) as other:
-            await expire_heartbeats(place)
-            ledger.bucket.runs.last_heartbeat_at -= 50.0
-            await one.claim("1", "body", KNOWN)
-            assert await state_of(other) is State.IN_FLIGHT
+async def test_a_run_renews_a_late_heartbeat_before_it_claims(place: BucketPlace) -> None:
+    """Otherwise another run could take the claim for that of a crashed one."""
+    async with session_at(place, heartbeat_s=0.6) as session, connected(place.url) as connection:
+        stream = connection.jetstream()
+        claims = await connection.subscribe(f"$KV.{place.bucket}.>")
+        heartbeats = await connection.subscribe(f"$KV.{place.bucket}_runs.>")
+        await connection.flush()
+        time.sleep(0.5)  # noqa: ASYNC251 - the event loop is blocked, as by a long calculation
+        await session.claim("1", "body", KNOWN)
+        await claims.next_msg()
+        # Both come by one connection, in the sequence in which they were published.
+        assert heartbeats.pending_msgs > 0
+        assert (await stream.stream_info(f"KV_{place.bucket}_runs")).state.messages == 1
 
 
-async def test_after_a_reconnect_other_runs_count_as_alive_for_a_while(place: BucketPlace) -> None:
-    async with session(place, heartbeat_s=1.0) as one:
-        await one.claim("1", "body", KNOWN)
-    ledger = NatsLedger(place.url, place.bucket)
-    async with ledger, ledger.session("scope", "s.example") as other:
+async def test_after_a_reconnect_other_runs_have_time_to_renew_their_heartbeats(
+    nats_server: NatsServer,
+) -> None:
+    place = a_bucket(nats_server.url)
+    async with session_at(place, "1", heartbeat_s=1.0):
+        pass
+    async with session_at(place) as other:
         assert await state_of(other) is State.UNKNOWN
-        ledger.bucket.connection.stats["reconnects"] += 1
+        await kill(nats_server)
+        await nats_server.start()
         assert await state_of(other) is State.IN_FLIGHT
-
-        async def is_unknown() -> bool:
-            return await state_of(other) is State.UNKNOWN
-
-        await until(is_unknown, "the end of the grace")
+        await until_state(other, State.UNKNOWN)
 
 
-# ------------------------------------------------------------------------ buckets that are deleted
+# --------------------------------------------------------------------- not acknowledged, cancelled
 
 
-async def deleted(place: BucketPlace, what: str = "") -> None:
+async def test_a_claim_that_is_cancelled_before_its_acknowledgement_is_released(
+    nats_server: NatsServer,
+) -> None:
+    place = a_bucket(nats_server.url)
+    async with session_at(place) as session:
+        with stopped(nats_server):
+            claiming = asyncio.ensure_future(session.claim("1", "body", AGAIN))
+            await asyncio.sleep(0.01)
+            claiming.cancel()
+            await asyncio.wait([claiming])
+            assert claiming.cancelled()
+    assert states_of(place) == {"1": State.NOT_SENT}
+
+
+async def test_what_was_not_acknowledged_in_time_is_written_once(nats_server: NatsServer) -> None:
+    """The server gets the first write and its repetition, and the run recognizes its own."""
+    place = a_bucket(nats_server.url)
+    async with session_at(place, patience_s=3.0) as session:
+        for work, answer in (
+            (lambda: session.claim("1", "body", KNOWN), (True, None)),
+            (lambda: session.record(SENT), None),
+        ):
+            with stopped(nats_server):
+                doing = asyncio.ensure_future(work())  # type: ignore[operator]
+                await asyncio.wait([doing], timeout=0.8)  # a sixth of its patience, and more
+                assert not doing.done()
+            assert await doing == answer
+        assert await state_of(session) is State.SENT
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_what_an_outage_cut_off_is_settled_once_the_server_is_back(
+    nats_server: NatsServer, *, left: bool
+) -> None:
+    """Even if the ledger is closed then: the orders were not sent whose claims failed."""
+    place = a_bucket(nats_server.url)
+    async with session_at(place, "2", patience_s=0.6) as session:
+        with stopped(nats_server):
+            errors = await asyncio.gather(
+                session.claim("1", "body", KNOWN),
+                session.record(Entry("2", State.SENT, "body")),
+                session.look_up(["1"]),
+                return_exceptions=True,
+            )
+            if not left:
+                await kill(nats_server)  # with all that it has not read yet
+        for error, what in zip(errors, ("written", "written", "read"), strict=True):
+            assert isinstance(error, LedgerError)
+            assert f"can't be {what}" in str(error)
+            assert "for 0.6 seconds no ack" in str(error)
+        if not left:
+            await nats_server.start()
+            await until_state(session, State.NOT_SENT, "1")
+            await until_state(session, State.SENT, "2")
+    assert states_of(place) == {"1": State.NOT_SENT, "2": State.SENT}
+
+
+# ----------------------------------------------------------------------- buckets that are not safe
+
+
+async def deleted(place: BucketPlace, what: str) -> None:
     async with connected(place.url) as connection:
         assert await connection.jetstream().delete_key_value(f"{place.bucket}{what}")
 
 
-async def test_a_deleted_bucket_of_runs_is_created_again_and_no_run_counts_as_crashed(
-    place: BucketPlace,
-) -> None:
-    ledger = NatsLedger(place.url, place.bucket, heartbeat_s=2.0)
-    async with session(place, heartbeat_s=2.0) as one, ledger, ledger.session("scope", "") as other:
-        await one.claim("1", "body", KNOWN)
-        await deleted(place, "_runs")
-        assert await state_of(other) is State.IN_FLIGHT
-        for number in range(2, 14):
-            granted, _ = await other.claim(str(number), "body", KNOWN)
-            assert granted
-            assert await state_of(other) is State.IN_FLIGHT
-            assert await state_of(one, str(number)) is State.IN_FLIGHT
-            await asyncio.sleep(0.2)  # longer than until both have sent heartbeats
-        await one.record(Entry("1", State.SENT, "body"))
-        assert await state_of(other) is State.SENT
-
-
+@pytest.mark.parametrize("what", ["", "_runs"])
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_without_its_bucket_of_entries_a_run_sends_nothing_more(
-    place: BucketPlace, *, replaced: bool
+async def test_a_run_whose_bucket_is_deleted_sends_nothing_more(
+    place: BucketPlace, what: str, *, replaced: bool
 ) -> None:
-    ledger = NatsLedger(place.url, place.bucket, heartbeat_s=0.3)
-    async with ledger, ledger.session("scope", "s.example") as one:
-        await one.claim("1", "body", KNOWN)
-        await one.record(Entry("1", State.SENT, "body"))
-        await deleted(place)
+    ledger = ledger_at(place, heartbeat_s=0.3)
+    async with ledger, ledger.session("a scope", "s.example") as session:
+        await session.claim("0", "body", KNOWN)
+        await deleted(place, what)
         if replaced:
-            async with session(place) as other:
-                assert await state_of(other) is None
+            await keep(place)
+        number = 0
 
-            async def is_refused() -> bool:
-                try:
-                    await one.claim(secrets.token_hex(4), "body", KNOWN)
-                except LedgerError:
-                    return True
-                return False
+        async def is_refused() -> bool:
+            nonlocal number
+            number += 1
+            try:
+                await session.claim(str(number), "body", KNOWN)
+            except LedgerError as error:
+                return "was deleted while it was in use" in str(error)
+            return False
 
-            await until(is_refused, "the refusal", 10)
+        await until(is_refused, "the refusal", 10)
         with pytest.raises(LedgerError, match="was deleted while it was in use"):
-            await one.claim("1", "body", KNOWN)
-    with pytest.raises(LedgerError, match="was deleted while it was in use"):
-        async with ledger:
-            pass
+            await session.claim("x", "body", KNOWN)
+    if not what:
+        with pytest.raises(LedgerError, match="was deleted while it was in use"):
+            async with ledger:
+                pass
+    async with session_at(place, "y"):  # another ledger starts with a new one
+        pass
+
+
+UNSAFE: list[tuple[str, dict[str, Any], str]] = [
+    ("", {"max_age": 3600.0}, "forgets entries"),
+    ("", {"max_msgs": 1000, "discard": api.DiscardPolicy.OLD}, "forgets entries"),
+    ("_runs", {}, "for ever"),
+]
+
+
+@pytest.mark.parametrize(("where", "config", "says"), UNSAFE)
+async def test_a_bucket_that_forgets_entries_or_keeps_heartbeats_is_refused(
+    place: BucketPlace, where: str, config: dict[str, Any], says: str
+) -> None:
+    name = f"{place.bucket}{where}"
     async with connected(place.url) as connection:
-        names = [each.config.name for each in await connection.jetstream().streams_info()]
-    assert (f"KV_{place.bucket}" in names) is replaced
-    async with session(place) as other:  # the next run has a new one
-        granted, _ = await other.claim("1", "body", KNOWN)
-        assert granted
+        await connection.jetstream().add_stream(
+            name=f"KV_{name}", subjects=[f"$KV.{name}.>"], max_msgs_per_subject=1, **config
+        )
+    with pytest.raises(LedgerError, match=says):
+        await keep(place)
 
 
-# ----------------------------------------------------------------- cancelled, or not acknowledged
+async def test_a_bucket_of_another_program_is_refused(place: BucketPlace) -> None:
+    async with session_at(place) as session, connected(place.url) as connection:
+        bucket = await connection.jetstream().key_value(place.bucket)
+        await session.record(SENT)
+        (key,) = await bucket.keys()
+        for value in (b"", b"1", b"{}", b'{"write":"a.1","state":"lost","key":"1"}'):
+            await bucket.put(key, value)
+            for use in (session.look_up(["1"]), session.claim("1", "body", KNOWN)):
+                with pytest.raises(LedgerError, match="holds something that is not an entry"):
+                    await use
+            assert not value or (await bucket.get(key)).value == value
 
 
-@pytest.mark.parametrize("known", [None, State.NOT_SENT, State.INVALID, State.UNKNOWN])
-async def test_a_claim_that_was_cancelled_while_it_waited_is_released(
-    nats_server: NatsServer, known: State | None
-) -> None:
-    place = a_bucket(nats_server.url)
-    async with session(place) as one:
-        if known is not None:
-            await one.record(Entry("1", known, "body"))
-        with stopped(nats_server):
-            claiming = asyncio.ensure_future(one.claim("1", "body", AGAIN))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            claiming.cancel()
-            await asyncio.wait([claiming])
-            assert claiming.cancelled()
-    assert states_of(place) == {"1": State.UNKNOWN if known is State.UNKNOWN else State.NOT_SENT}
+async def test_a_bucket_that_the_user_made_is_used_until_it_is_full(place: BucketPlace) -> None:
+    async with connected(place.url) as connection:
+        config = api.KeyValueConfig(place.bucket, history=5, direct=None, max_bytes=4096)
+        await connection.jetstream().create_key_value(config)
+    async with session_at(place, "1") as session, asyncio.timeout(10):
+        assert await state_of(session) is State.IN_FLIGHT
+        with pytest.raises(LedgerError, match="maximum bytes"):
+            await asyncio.gather(*(session.claim(f"{n}0", "body", KNOWN) for n in range(100)))
 
 
-async def test_a_claim_that_is_cancelled_as_its_answer_arrives_is_released(
-    place: BucketPlace,
-) -> None:
-    async with session(place) as one:
-        for number in range(60):
-            claiming = asyncio.ensure_future(one.claim(str(number), "body", KNOWN))
-            for _ in range(number):
-                await asyncio.sleep(0)
-            claiming.cancel()
-            await asyncio.wait([claiming])
-            if not claiming.cancelled():
-                one.record(Entry(str(number), State.NOT_SENT))
-    assert set(states_of(place).values()) <= {State.NOT_SENT}
-
-
-async def test_what_was_not_acknowledged_is_tried_again(
-    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = a_bucket(nats_server.url)
-    tries = 0
-    update = KeyValue.update
-
-    async def counted(self: KeyValue, *args: Any, **settings: Any) -> int:
-        nonlocal tries
-        tries += 1
-        return await update(self, *args, **settings)
-
-    monkeypatch.setattr(KeyValue, "update", counted)
-    async with session(place, patience_s=3.0) as one:
-
-        async def is_tried() -> bool:
-            return tries >= 3
-
-        with stopped(nats_server):
-            claiming = asyncio.ensure_future(one.claim("1", "body", KNOWN))
-            await until(is_tried, "three tries")
-            assert not claiming.done()
-        assert await claiming == (True, None)
-        tries = 0
-        with stopped(nats_server):
-            recording = asyncio.ensure_future(one.record(Entry("1", State.SENT, "body")))
-            await until(is_tried, "three tries")
-        await recording
-    async with session(place) as other:
-        assert await state_of(other) is State.SENT
-
-
-async def test_what_was_not_acknowledged_in_time_fails_and_is_recorded_late(
-    nats_server: NatsServer,
-) -> None:
-    place = a_bucket(nats_server.url)
-    async with session(place, patience_s=1.0) as one:
-        await one.claim("2", "body", KNOWN)
-        with stopped(nats_server):
-            results = await asyncio.gather(
-                one.record(Entry("2", State.SENT, "body")),
-                one.claim("1", "body", KNOWN),
-                one.look_up(["1"]),
-                return_exceptions=True,
-            )
-        messages = [str(each) for each in results if isinstance(each, LedgerError)]
-        assert ["written" in each for each in messages] == [True, True, False]
-        assert "can't be read" in messages[2]
-        assert all("for 1 seconds no ack" in each for each in messages)
-    # The server has both all the same: leaving waits for them. What was not claimed was not sent.
-    assert states_of(place) == {"1": State.NOT_SENT, "2": State.SENT}
-
-
-async def test_what_the_server_never_received_is_recorded_late(
-    place: BucketPlace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def lost(_self: KeyValue, *_args: Any, **_settings: Any) -> int:
-        raise nats.errors.TimeoutError
-
-    async with session(place, patience_s=1.0) as one:
-        await one.claim("1", "body", KNOWN)
-        with monkeypatch.context() as away:
-            away.setattr(KeyValue, "update", lost)
-            with pytest.raises(LedgerError, match="no acknowledgement"):
-                await one.record(Entry("1", State.SENT, "body"))
-            assert await state_of(one) is State.IN_FLIGHT
-
-        async def is_recorded() -> bool:
-            return await state_of(one) is State.SENT
-
-        await until(is_recorded, "the record")
-
-
-# ------------------------------------------------------------------ buckets that are refused
-
-
-async def test_without_a_server_it_is_not_opened() -> None:
+async def test_without_a_server_nothing_is_sent() -> None:
     url = f"nats://somebody:Sesame@127.0.0.1:{await unused_port()}"
     server = Shop()
     async with server.client() as client:
         with pytest.raises(LedgerError, match="no NATS server could be reached") as raised:
-            await client.send_orders(orders(3), ledger=NatsLedger(url, patience_s=1.0))
+            await client.send_orders(orders(3), ledger=NatsLedger(url, patience_s=0.3))
     assert "Sesame" not in str(raised.value)
     assert not server.posts
 
 
-async def test_a_wrong_token_is_an_error_at_once(tmp_path: Path) -> None:
+async def test_a_wrong_token_is_refused_immediately(tmp_path: Path) -> None:
     async with NatsServer(tmp_path, token="Sesame") as server:
         address = server.url.replace("Sesame@", "")
         async with asyncio.timeout(10):
@@ -478,118 +384,30 @@ async def test_a_wrong_token_is_an_error_at_once(tmp_path: Path) -> None:
             assert "Sesame" not in repr(ledger)
 
 
-@pytest.mark.parametrize("where", ["", "_runs"])
-async def test_a_bucket_with_the_wrong_lifetime_is_refused(place: BucketPlace, where: str) -> None:
-    async with connected(place.url) as connection:
-        ttl = None if where else 3600.0
-        config = api.KeyValueConfig(f"{place.bucket}{where}", ttl=ttl)
-        await connection.jetstream().create_key_value(config)
-        with pytest.raises(LedgerError, match="for ever" if where else "forgets entries"):
-            async with NatsLedger(place.url, place.bucket):
-                pass
-
-
-async def test_a_bucket_that_drops_old_entries_is_refused(place: BucketPlace) -> None:
-    async with connected(place.url) as connection:
-        await connection.jetstream().add_stream(
-            name=f"KV_{place.bucket}",
-            subjects=[f"$KV.{place.bucket}.>"],
-            max_msgs_per_subject=1,
-            max_msgs=1000,
-            discard=api.DiscardPolicy.OLD,
-        )
-        with pytest.raises(LedgerError, match="forgets entries"):
-            async with NatsLedger(place.url, place.bucket):
-                pass
-
-
-async def test_a_bucket_that_holds_something_else_is_an_error(place: BucketPlace) -> None:
-    async with session(place) as one, connected(place.url) as connection:
-        bucket = await connection.jetstream().key_value(place.bucket)
-        await one.record(Entry("1", State.SENT))
-        (key,) = await bucket.keys()
-        for value in (b"", b"1", b"{}", b'{"write":"a.1","state":"lost","key":"1"}'):
-            await bucket.put(key, value)
-            with pytest.raises(LedgerError, match="holds something that is not an entry"):
-                await one.look_up(["1"])
-            with pytest.raises(LedgerError, match="holds something that is not an entry"):
-                await one.claim("1", "body", KNOWN)
-            assert not value or (await bucket.get(key)).value == value
-
-
-async def test_a_bucket_that_the_caller_created_is_used(place: BucketPlace) -> None:
-    async with connected(place.url) as connection:
-        config = api.KeyValueConfig(place.bucket, history=5, direct=None)
-        await connection.jetstream().create_key_value(config)
-    async with session(place) as one:
-        assert await one.claim("1", "body", KNOWN) == (True, None)
-        assert await state_of(one) is State.IN_FLIGHT
-
-
-async def test_a_full_bucket_stops_it_cleanly(place: BucketPlace) -> None:
-    async with connected(place.url) as connection:
-        config = api.KeyValueConfig(place.bucket, max_bytes=4096)
-        await connection.jetstream().create_key_value(config)
-    async with session(place) as one, asyncio.timeout(10):
-        with pytest.raises(LedgerError, match="maximum bytes"):
-            await asyncio.gather(*(one.claim(str(n), "body", KNOWN) for n in range(100)))
-
-
 @pytest.mark.parametrize(
-    ("settings", "name"),
+    ("setting", "value"),
     [
-        ({"bucket": "a.b"}, "bucket"),
-        ({"bucket": ""}, "bucket"),
-        ({"heartbeat_s": 0.01}, "heartbeat_s"),
-        ({"heartbeat_s": float("nan")}, "heartbeat_s"),
-        ({"patience_s": 0}, "patience_s"),
-        ({"patience_s": float("nan")}, "patience_s"),
-        ({"replicas": 2}, "replicas"),
+        ("bucket", "a.b"),
+        ("bucket", ""),
+        ("heartbeat_s", 0.01),
+        ("heartbeat_s", float("nan")),
+        ("patience_s", 0),
+        ("patience_s", float("nan")),
+        ("replicas", 2),
     ],
 )
-def test_a_wrong_setting_is_named(settings: dict[str, Any], name: str) -> None:
-    with pytest.raises(ConfigurationError, match=name):
-        NatsLedger("nats://127.0.0.1:4222", **settings)
+def test_a_setting_that_is_not_valid_is_refused(setting: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=setting):
+        NatsLedger("nats://127.0.0.1:4222", **{setting: value})
 
 
-# --------------------------------------------------------------------------- opened and closed
-
-
-async def test_the_callers_connection_is_used_and_left_open(place: BucketPlace) -> None:
+async def test_the_users_connection_is_used_and_left_open(place: BucketPlace) -> None:
     async with connected(place.url) as connection:
         for _ in range(2):
-            async with NatsLedger(connection, place.bucket).session("scope", "s.example") as one:
-                await one.record(Entry("1", State.SENT))
+            async with NatsLedger(connection, place.bucket).session("a", "s.example") as session:
+                await session.record(SENT)
         assert connection.is_connected
     assert states_of(place) == {"1": State.SENT}
-
-
-async def test_it_can_be_opened_several_times(place: BucketPlace) -> None:
-    ledger = NatsLedger(place.url, place.bucket)
-    for _ in range(2):
-        async with ledger, ledger.session("one", "a"), ledger.session("two", "b") as two:
-            run = ledger.bucket
-            await two.record(Entry("1", State.NOT_SENT))
-            assert ledger.bucket is run
-        with pytest.raises(LedgerError, match="not open"):
-            assert ledger.bucket
-
-
-async def test_an_open_ledger_belongs_to_one_loop(place: BucketPlace) -> None:
-    ledger = NatsLedger(place.url, place.bucket)
-
-    async def elsewhere() -> None:
-        async with ledger:
-            pass
-
-    async with ledger:
-        with pytest.raises(ConfigurationError, match="one NatsLedger object for each event loop"):
-            await asyncio.to_thread(asyncio.run, elsewhere())
-    await asyncio.to_thread(asyncio.run, elsewhere())  # it is closed
-
-
-def all_of(directory: Path) -> bytes:
-    return b"".join(each.read_bytes() for each in directory.rglob("*") if each.is_file())
 
 
 async def test_nothing_personal_is_in_the_bucket(tmp_path: Path) -> None:
@@ -601,19 +419,20 @@ async def test_nothing_personal_is_in_the_bucket(tmp_path: Path) -> None:
     }
     others = [{**personal, "order_id": str(number)} for number in range(4)]
     invalid = {**personal, "order_id": "9", "products": [], "jane.doe@shop.example": "Jane"}
+    custom = [{**personal, "order_id": "8"}]
     shop = Shop(_0="refuse", _1="lose", _2="fail", _3="throttle")
     async with NatsServer(tmp_path, token="Sesame") as server:
         async with shop.client() as client, NatsLedger(server.url) as ledger:
             report = await client.send_orders([personal, invalid, *others], ledger=ledger)
-            await client.send_orders(
-                [{**personal, "order_id": "8"}],
-                ledger=ledger,
-                key=lambda order: order["contact_email"],
-            )
+            await client.send_orders(custom, ledger=ledger, key=lambda raw: raw["contact_email"])
         assert len(await stored_in(BucketPlace(server.url, "everlytic_ledger"))) == 6
-    stored = all_of(tmp_path)
+    stored = b"".join(each.read_bytes() for each in files_in(tmp_path)).lower()
 
     assert report.counts[Outcome.SENT] == 1
-    for secret in ("jane", "doe@", "@shop", STORE_HASH, CUSTOMER_HASH, "Sesame"):
-        assert secret.lower().encode() not in stored.lower()
+    for secret in ("jane", "doe@", "@shop", STORE_HASH, CUSTOMER_HASH, "sesame"):
+        assert secret.lower().encode() not in stored
     assert b"refused the order (422)" in stored  # it would be found
+
+
+def files_in(directory: Path) -> list[Path]:
+    return [each for each in directory.rglob("*") if each.is_file()]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_shop import BucketPlace, Shop, a_bucket, stored_in
+from ledger_shop import BucketPlace, Shop, a_bucket, ledger_at, stored_in
 from ledger_zygote import Zygote, sandbox_of
 
 from everlytic_async import BatchStoppedError, Delivery, Outcome
@@ -30,75 +30,35 @@ async def states_in(place: BucketPlace) -> dict[str, State]:
     return {entry.key: entry.state for entry in await stored_in(place)}
 
 
-async def test_two_processes_share_a_bucket(place: BucketPlace, zygote: Zygote) -> None:
-    with Zygote.running() as other:
-        async with sandbox_of() as sandbox:
-            ends = await asyncio.gather(
-                *(each.send(sandbox, str(place), 300, concurrency=32) for each in (zygote, other))
-            )
-
-    assert [(end.status, end.error) for end in ends] == [(0, None)] * 2
-    assert sandbox.processed == sandbox.requests == 300
-    assert not sandbox.duplicates
-    assert await states_in(place) == {str(number): State.SENT for number in range(300)}
-
-
-async def test_orders_in_flight_of_a_killed_process_become_unknown(
-    place: BucketPlace, zygote: Zygote
-) -> None:
-    async def in_flight() -> dict[str, State] | None:
-        states = await states_in(place)
-        return states if list(states.values()).count(State.IN_FLIGHT) == 8 else None
-
-    async def is_unknown() -> bool:
-        return State.IN_FLIGHT not in (await states_in(place)).values()
-
-    async with sandbox_of(faults=Faults(latency_s=30.0)) as sandbox:
-        pid = await zygote.begin(sandbox, str(place), 20, concurrency=8, heartbeat_s=1.0)
-        states = await until(in_flight, "eight orders to be in flight")
-        os.kill(pid, signal.SIGKILL)
-        assert (await zygote.end()).status == signal.SIGKILL
-        await until(is_unknown, "the heartbeat to go away")
-    assert await states_in(place) == dict.fromkeys(states, State.UNKNOWN)
-
-    async with sandbox_of() as sandbox:
-        end = await zygote.send(sandbox, str(place), 20)
-        # It is another address, so another scope: all are sent.
-        assert len(end.ends["sent"]) == 20
-
-
 @pytest.mark.parametrize(
     ("delivery", "outcome"),
     [(Delivery.AT_MOST_ONCE, Outcome.SKIPPED), (Delivery.AT_LEAST_ONCE, Outcome.SENT)],
 )
-async def test_an_order_in_flight_at_a_crash_is_sent_again_only_at_least_once(
+async def test_what_a_killed_process_had_in_flight_is_unknown_in_time(
     place: BucketPlace, zygote: Zygote, delivery: Delivery, outcome: Outcome
 ) -> None:
-    sandbox = sandbox_of(faults=Faults(latency_s=30.0))
+    async def in_flight() -> bool:
+        return sandbox.in_flight == 8
 
-    async def one_in_flight() -> bool:
-        return sandbox.in_flight == 1
-
-    async def has_expired() -> bool:
+    async def unknown() -> bool:
         return State.IN_FLIGHT not in (await states_in(place)).values()
 
-    async with sandbox:
+    async with sandbox_of(faults=Faults(latency_s=30.0)) as sandbox:
         port = int(sandbox.base_url.rpartition(":")[2])
-        pid = await zygote.begin(sandbox, str(place), 1, heartbeat_s=0.5)
-        await until(one_in_flight, "the order to arrive")
+        pid = await zygote.start(sandbox, str(place), 20, concurrency=8, heartbeat_s=0.5)
+        await until(in_flight, "eight orders to be in flight")
+        assert list((await states_in(place)).values()) == [State.IN_FLIGHT] * 8
         os.kill(pid, signal.SIGKILL)
-        await zygote.end()
-        await until(has_expired, "the heartbeat to go away")
-    async with (
-        sandbox_of(port=port) as again,
-        client_of(again, delivery=delivery) as client,
-    ):
-        ledger = NatsLedger(place.url, place.bucket)
-        (result,) = (await client.send_orders(orders(1), ledger=ledger)).results
+        assert (await zygote.end()).status == signal.SIGKILL
+        await until(unknown, "the heartbeat to expire")
+    assert list((await states_in(place)).values()) == [State.UNKNOWN] * 8
 
-    assert result.outcome is outcome
-    assert getattr(result.error, "state", "unknown") == "unknown"
-    assert result.duplicate_risk is (outcome is Outcome.SENT)
+    ledger = ledger_at(place)
+    async with sandbox_of(port=port) as again, client_of(again, delivery=delivery) as client:
+        results = (await client.send_orders(orders(8), ledger=ledger)).results
+    assert {result.outcome for result in results} == {outcome}
+    assert {getattr(result.error, "state", "unknown") for result in results} == {"unknown"}
+    assert {result.duplicate_risk for result in results} == {outcome is Outcome.SENT}
 
 
 @pytest.mark.parametrize("kind", [list, streamed])
@@ -119,7 +79,7 @@ async def test_a_restart_of_the_server_is_waited_for(
     server = Shop(_60="lose", _70="refuse")
     server.on_order = arrived
     async with server.client() as client:
-        ledger = NatsLedger(place.url, place.bucket, patience_s=6.0)  # lost requests: 1 s
+        ledger = ledger_at(place, patience_s=6.0)  # lost requests: 1 s
         report = await client.send_orders(kind(orders(200)), ledger=ledger)
     await restarting[0]
 
@@ -152,7 +112,7 @@ async def test_a_server_that_does_not_come_back_stops_it_cleanly(nats_server: Na
         assert set(server.posts) == sent
         assert 50 <= len(sent) < 400
         await nats_server.start()
-        # Its heartbeat has nearly expired: the server got no more of them.
+        # Its heartbeat is as good as gone: the server was told of no more.
         states = await states_in(place)
         known = {key for key, state in states.items() if state is not State.NOT_SENT}
         assert sent <= known
@@ -196,7 +156,7 @@ async def test_a_cluster_of_three_keeps_a_ledger(nats_cluster: NatsCluster) -> N
 
 
 @pytest.mark.slow
-async def test_a_batch_survives_the_death_of_the_clusters_leader(nats_cluster: NatsCluster) -> None:
+async def test_the_leader_of_a_cluster_is_killed_in_the_middle(nats_cluster: NatsCluster) -> None:
     await through_a_cluster(nats_cluster, 1_000, lose_leader=True)
 
 

@@ -10,55 +10,43 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from ledger_shop import states_of
+from ledger_shop import Place, keep, ledger_at, states_of
 from ledger_zygote import Zygote, sandbox_of
 
 from everlytic_async import Delivery, Outcome, Pacing, SqliteLedger
 from everlytic_async.ledger import LedgerFile, State
-from everlytic_async.ledger._sqlite_writer import SqliteWriter
 from everlytic_async.sandbox import Faults, Sandbox
 from support.delivery import client_of, ids_of, orders
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "orders.ledger"
-
-
-# ----------------------------------------------------------------------------------- at once
-
-
-async def test_two_processes_share_a_ledger(path: Path, zygote: Zygote) -> None:
+async def test_two_processes_share_a_ledger(place: Place, zygote: Zygote) -> None:
     with Zygote.running() as other:
         async with sandbox_of() as sandbox:
             ends = await asyncio.gather(
-                *(each.send(sandbox, path, 500, concurrency=32) for each in (zygote, other))
+                *(each.send(sandbox, str(place), 300, concurrency=32) for each in (zygote, other))
             )
 
     assert [(end.status, end.error) for end in ends] == [(0, None)] * 2
-    assert sandbox.processed == sandbox.requests == 500
+    assert sandbox.processed == sandbox.requests == 300
     assert not sandbox.duplicates
-    assert states_of(path) == {str(number): State.SENT for number in range(500)}
+    assert states_of(place) == {str(number): State.SENT for number in range(300)}
     sent = [set(end.ends.get("sent", ())) for end in ends]
     assert not sent[0] & sent[1]
     for end in ends:
-        assert len(end.ends.get("sent", ())) + len(end.ends.get("skipped", ())) == 500
+        assert len(end.ends.get("sent", ())) + len(end.ends.get("skipped", ())) == 300
 
 
-@pytest.mark.parametrize("shared", [True, False])
-async def test_two_streams_share_a_ledger(path: Path, *, shared: bool) -> None:
-    ledger = SqliteLedger(path)
-    ledgers = [ledger, ledger if shared else SqliteLedger(path)]
+async def test_two_streams_share_a_ledger(place: Place) -> None:
+    ledger = ledger_at(place)
     async with sandbox_of() as sandbox, client_of(sandbox) as client:
         reports = await asyncio.gather(
-            *(client.send_orders(orders(500), ledger=ledger) for ledger in ledgers)
+            *(client.send_orders(orders(200), ledger=each) for each in (ledger, ledger))
         )
 
-    assert sandbox.processed == sandbox.requests == 500
-    assert not sandbox.duplicates
+    assert sandbox.processed == sandbox.requests == 200
     counts = Counter(result.outcome for report in reports for result in report.results)
-    assert counts == {Outcome.SENT: 500, Outcome.SKIPPED: 500}
-    assert states_of(path) == {str(number): State.SENT for number in range(500)}
+    assert counts == {Outcome.SENT: 200, Outcome.SKIPPED: 200}
+    assert states_of(place) == {str(number): State.SENT for number in range(200)}
 
 
 # ------------------------------------------------------------------------------------ killed
@@ -69,8 +57,8 @@ CONCURRENCY = 8
 async def _kill(zygote: Zygote, pid: int, sandbox: Sandbox, rng: random.Random) -> int:
     """Kill it at an instant, most often while it sends; its status."""
     if rng.random() < 0.8:
-        begun = sandbox.requests
-        while sandbox.requests == begun:  # noqa: ASYNC110 - the sandbox counts, it does not call
+        before = sandbox.requests
+        while sandbox.requests == before:  # noqa: ASYNC110 - the sandbox counts, it does not call
             await asyncio.sleep(0.001)
     await asyncio.sleep(rng.uniform(0, 0.1))
     os.kill(pid, signal.SIGKILL)
@@ -95,7 +83,7 @@ async def test_killed_at_any_instant_and_resumed(
     faults = Faults(latency_s=0.004, latency_jitter_s=0.004)
     async with sandbox_of(faults=faults) as sandbox:
         for _ in range(kills):
-            pid = await zygote.begin(sandbox, path, count, **settings)
+            pid = await zygote.start(sandbox, path, count, **settings)
             assert await _kill(zygote, pid, sandbox, rng) == signal.SIGKILL
             with LedgerFile(path) as file:
                 left = [entry.key for _, entry in file.entries([State.IN_FLIGHT])]
@@ -103,7 +91,7 @@ async def test_killed_at_any_instant_and_resumed(
                 at_stake.update(left)
                 if rng.random() < 0.5:  # else it is the next process that finds out
                     unknown = file.summary().counts[State.UNKNOWN]
-                    SqliteWriter(path).close()
+                    await keep(path)
                     now_unknown = file.summary().counts
                     assert now_unknown[State.IN_FLIGHT] == 0
                     assert now_unknown[State.UNKNOWN] == unknown + len(left)
@@ -127,14 +115,14 @@ async def test_killed_at_any_instant_and_resumed(
         assert all(times <= at_stake[key] for key, times in sandbox.duplicates.items())
 
 
-async def test_what_a_killed_process_left_is_sent_again_at_the_callers_word(
+async def test_what_a_killed_process_left_is_sent_again_when_asked_for(
     path: Path, zygote: Zygote
 ) -> None:
     async with (
         sandbox_of(faults=Faults(latency_s=0.05)) as sandbox,
         client_of(sandbox, pacing=Pacing(adaptive=False)) as client,
     ):
-        pid = await zygote.begin(sandbox, path, 100)
+        pid = await zygote.start(sandbox, path, 100)
         assert await _kill(zygote, pid, sandbox, random.Random(3)) == signal.SIGKILL
         await _settled(sandbox)
         first = await client.send_orders(orders(100), ledger=SqliteLedger(path))
