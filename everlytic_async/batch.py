@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
 from everlytic_async._cancel import cancel_and_wait
 from everlytic_async._job import AnyOrder, Job, KeyOf
+from everlytic_async._ledgers import StreamLedger
 from everlytic_async._reading import Reader
 from everlytic_async._sender import Sender
 from everlytic_async._stop_rules import StopRules
@@ -23,13 +24,12 @@ from everlytic_async._stop_token import StopToken
 from everlytic_async.errors import (
     BatchStoppedError,
     ConfigurationError,
+    EverlyticError,
     LedgerError,
     NotSentError,
     SourceError,
 )
 from everlytic_async.events import BatchEnded, BatchStarted
-from everlytic_async.ledger import LedgerSession, ResendPolicy
-from everlytic_async.ledger.claims import LedgerWriter, any_sent, body_digest
 from everlytic_async.outcomes import BatchReport, OrderResult, Outcome
 
 __all__ = ["OrderStream"]
@@ -39,8 +39,6 @@ __all__ = ["OrderStream"]
 _LOOKUP_CHUNK = 32
 # How long what is in flight may go on after `async with` was left early, in seconds.
 _GRACE_S = 2.0
-
-OpenLedger = Callable[[], AbstractAsyncContextManager[LedgerSession]]
 
 
 class _Results:
@@ -106,41 +104,34 @@ class OrderStream:
         concurrency: int,
         ordered: bool,
         key_of: KeyOf | None,
-        open_ledger: OpenLedger | None = None,
-        terms: ResendPolicy | None = None,
+        ledger: StreamLedger,
     ) -> None:
         self._sender = sender
         self._stop_token = stop_token
         self._concurrency = concurrency
         self._key_of = key_of
-        self._open_ledger = open_ledger
-        self._terms = terms or ResendPolicy()
-        self._ledger: tuple[LedgerWriter, AsyncExitStack] | None = None
-        #: Whether the ledger knew, at the start, any order that this endpoint and store accepted.
-        self.any_sent = False
+        self._ledger = ledger
         # Orders that a ledger knows need no slot.
-        ahead = concurrency if open_ledger is None else concurrency + _LOOKUP_CHUNK
+        ahead = concurrency + _LOOKUP_CHUNK if ledger.exists else concurrency
         self._reader = Reader(
             orders,
             self._prepare,
             self._handle,
             most_unfinished=ahead,
             most_untaken=2 * ahead,
-            chunk=concurrency,
+            chunk=_LOOKUP_CHUNK if ledger.exists else concurrency,
         )
         self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
         self._results = _Results(ordered=ordered)
         self._tasks: set[asyncio.Task[None]] | None = None  # None before it is entered
         # By index: the orders that were read and whose result was not taken, as far as they are.
         self._pending: dict[int, Job | OrderResult] = {}
-        self._expect_skips = False  # whether the ledger is likely to know the next orders
-        self._recording = 0  # results that wait until the ledger has recorded them
         self._stop_rules = StopRules(
             sender.pacer,
             sender.transport.host,
             sender.retry,
-            self._any_accepted,
-            has_ledger=open_ledger is not None,
+            ledger.any_accepted,
+            has_ledger=ledger.exists,
         )
         self._counts = dict.fromkeys(Outcome, 0)
         self._started_at = 0.0
@@ -149,14 +140,13 @@ class OrderStream:
         #: Why the batch ended before its input did; None if it did not.
         self.stopped: str | None = None
 
-    # ------------------------------------------------------------------------ for whoever iterates
+    # ------------------------------------------------------------------------------- for the caller
 
     async def __aenter__(self) -> Self:
         self._sender.transport.check_open()
         if self._tasks is not None:
             raise ConfigurationError("a stream of orders is entered once: make another one")
-        if self._open_ledger is not None:
-            await self._enter_ledger(self._open_ledger)
+        await self._ledger.open(custom_keys=self._key_of is not None)
         self._started_at = self._sender.clock()
         self._sender.dispatcher.emit(BatchStarted(at=self._started_at))
         work = [self._read(), *(self._send() for _ in range(self._concurrency))]
@@ -184,6 +174,11 @@ class OrderStream:
         del self._pending[result.index]
         self._reader.on_taken(result.index)
         return result
+
+    @property
+    def any_sent(self) -> bool:
+        """Whether the ledger knew, on entering, an order that this endpoint and store accepted."""
+        return self._ledger.any_sent
 
     def stop(self, reason: str) -> None:
         """End the reading. What is in flight finishes; what waits is NOT_SENT; iteration goes on.
@@ -234,8 +229,7 @@ class OrderStream:
         self._leaving = True
         async with AsyncExitStack() as closing:  # backwards: the tasks, the ledger, the source
             closing.push_async_callback(self._reader.close)
-            if self._ledger is not None:
-                closing.push_async_callback(self._ledger[1].aclose)
+            closing.push_async_callback(self._ledger.close)
             tasks = self._tasks or set()
             closing.push_async_callback(cancel_and_wait, tasks)
             if tasks:
@@ -243,24 +237,6 @@ class OrderStream:
                 await asyncio.wait(tasks, timeout=_GRACE_S)
 
     # ----------------------------------------------------------------------------- reading, sending
-
-    async def _enter_ledger(self, open_ledger: OpenLedger) -> None:
-        async with AsyncExitStack() as stack:
-            session = await stack.enter_async_context(open_ledger())
-            self.any_sent = await any_sent(session)
-            book = LedgerWriter(
-                session,
-                self._terms,
-                custom_keys=self._key_of is not None,
-                any_accepted=self._any_accepted,
-            )
-            self._ledger = book, stack.pop_all()
-        self._reader.chunk = _LOOKUP_CHUNK
-        self._expect_skips = True
-
-    @property
-    def _ledger_writer(self) -> LedgerWriter | None:
-        return None if self._ledger is None else self._ledger[0]
 
     async def _read(self) -> None:
         try:
@@ -283,31 +259,22 @@ class OrderStream:
                 jobs.append(job)
             else:
                 self._record(job, "")
-        # A look-up is for many at once. The orders of an async source come one by one: their claims
-        # alone will do.
-        if self._ledger_writer is not None and self._expect_skips and len(prepared) > 1:
-            jobs = await self._without_skipped(self._ledger_writer, jobs)
-        for job in jobs:
-            self._jobs.put_nowait(job)
-
-    async def _without_skipped(self, book: LedgerWriter, jobs: list[Job]) -> list[Job]:
-        for job in jobs:
-            job.digest = body_digest(job.body)
+        skipped: Mapping[int, EverlyticError]
         try:
-            skipped = await book.find_skipped([(job.key, job.digest) for job in jobs])
+            # The orders of an async source come one by one: their claims alone will do.
+            skipped = await self._ledger.find_skipped(jobs) if len(prepared) > 1 else {}
         except LedgerError as error:
-            for job in jobs:
-                self._put(self._sender.end(job, NotSentError(f"the order was not sent: {error}")))
-            return []
-        for place, why in skipped.items():
-            self._put(self._sender.end(jobs[place], why))
-        # What a ledger knows comes in runs. For what it does not know the claims alone will do.
-        self._expect_skips = bool(skipped)
-        return [job for place, job in enumerate(jobs) if place not in skipped]
+            why = f"the order was not sent: {error}"
+            skipped = {place: NotSentError(why) for place in range(len(jobs))}
+        for place, job in enumerate(jobs):
+            if place in skipped:
+                self._put(self._sender.end(job, skipped[place]))
+            else:
+                self._jobs.put_nowait(job)
 
     async def _send(self) -> None:
         while (job := await self._jobs.get()) is not None:
-            result = await self._sender.deliver(job, self._stop_token, self._ledger_writer)
+            result = await self._sender.deliver(job, self._stop_token, self._ledger.writer)
             if job.unforeseen is not None:
                 self._fail_unforeseen(job.unforeseen)
             if job.claimed:
@@ -320,15 +287,10 @@ class OrderStream:
 
     def _record(self, result: OrderResult, digest: str) -> None:
         """Hand out a result once it is recorded. Meanwhile its sender goes on."""
-        if self._ledger_writer is None:
-            self._put(result)
-            return
         self._pending[result.index] = result
-        self._recording += 1
-        self._ledger_writer.record(result, digest, self._recorded)
+        self._ledger.record(result, digest, self._recorded)
 
     def _recorded(self, result: OrderResult) -> None:
-        self._recording -= 1
         self._put(result)
         self._end_if_done()
 
@@ -337,21 +299,18 @@ class OrderStream:
         self._counts[result.outcome] += 1
         self._results.put(result)
         self._reader.on_finished()
-        if result.outcome is Outcome.SKIPPED and self._ledger_writer is not None:
-            self._expect_skips = True
+        writer = self._ledger.writer
+        if result.outcome is Outcome.SKIPPED:
+            self._ledger.expects_skips = True
         elif result.error is not None and (why := self._stop_rules.reason_to_stop(result)):
             self._fail(why)
-        if self._ledger_writer is not None and (failure := self._ledger_writer.failure):
-            self._fail(str(failure), failure.__cause__)
+        if writer is not None and writer.failure is not None:
+            self._fail(str(writer.failure), writer.failure.__cause__)
         if self._stop_token.reason is not None:  # not by `stop`: the client was closed
             self._fail(self._stop_token.reason)
 
     def _abandoned(self, job: Job, reason: str) -> OrderResult:
         return self._sender.end(job, job.abandoned_error(reason))
-
-    def _any_accepted(self) -> bool:
-        """Whether the endpoint and store are known to have accepted any order."""
-        return self.any_sent or self._sender.pacer.accepted_any
 
     # --------------------------------------------------------------------------------- how it ends
 
@@ -386,7 +345,7 @@ class OrderStream:
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._tasks or self._recording:
+        if self._tasks or self._ledger.recording:
             return
         for found in [*self._pending.values()]:
             if isinstance(found, Job):  # its task was cancelled or failed

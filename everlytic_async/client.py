@@ -12,8 +12,8 @@ from contextlib import (
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
-from everlytic_async._client_ledger import ClientLedger
 from everlytic_async._job import AnyOrder, KeyOf
+from everlytic_async._ledgers import ClientLedger
 from everlytic_async._pacer import Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
@@ -28,7 +28,6 @@ from everlytic_async.errors import (
 )
 from everlytic_async.events import Dispatcher, Event, Hook, as_hooks
 from everlytic_async.ledger import Ledger
-from everlytic_async.ledger.claims import resend_policy
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, Outcome, Receipt
 from everlytic_async.policies import (
@@ -317,8 +316,7 @@ class EverlyticClient:
             concurrency=self._concurrency,
             ordered=ordered,
             key_of=key,
-            open_ledger=self._ledger.opener(ledger),
-            terms=resend_policy(self._sender.delivery, resend),
+            ledger=self._ledger.for_stream(ledger, resend),
         )
 
     async def send_orders(

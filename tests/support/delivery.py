@@ -11,6 +11,7 @@ from typing import Any, cast
 import attrs
 
 from everlytic_async import EverlyticClient, OrderResult
+from everlytic_async._ledgers import StreamLedger
 from everlytic_async._lifecycle import Lifecycle
 from everlytic_async._pacer import Pacer
 from everlytic_async._sender import Sender
@@ -24,6 +25,7 @@ from everlytic_async.errors import (
     ResponseTimeoutError,
 )
 from everlytic_async.events import Dispatcher, Event
+from everlytic_async.ledger import ResendPolicy
 from everlytic_async.policies import Delivery, Pacing, RetryPolicy
 from everlytic_async.sandbox import Sandbox
 from support.clock import FakeClock
@@ -238,6 +240,7 @@ class Rig:
             concurrency=concurrency,
             ordered=ordered,
             key_of=key,
+            ledger=StreamLedger(None, ResendPolicy(), lambda: self.pacer.accepted_any),
         )
 
 

@@ -1,0 +1,213 @@
+"""The ledger of a client, for all its calls, and the ledger of one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from functools import partial
+
+from everlytic_async._job import Job
+from everlytic_async._sender import Sender
+from everlytic_async._wire import encode, order_key
+from everlytic_async.errors import ConfigurationError, SkippedError
+from everlytic_async.ledger import Ledger, LedgerSession, ResendPolicy
+from everlytic_async.ledger.claims import LedgerWriter, any_sent, body_digest, resend_policy
+from everlytic_async.orders import Order
+from everlytic_async.outcomes import OrderResult, Outcome
+
+OpenLedger = Callable[[], AbstractAsyncContextManager[LedgerSession]]
+
+
+class StreamLedger:
+    """The ledger of one stream, if it has one.
+
+    Args:
+        open_ledger: Opens it; None if there is none.
+        policy: What may be sent again.
+        accepted_any: Whether the endpoint accepted an order of this client.
+
+    Attributes:
+        writer: What claims and records; None if there is no ledger, or it is not open.
+        any_sent: Whether it knew, on opening, any order that this endpoint and store accepted.
+        expects_skips: Whether it is likely to know the next orders.
+        recording: How many results wait until they are recorded.
+    """
+
+    def __init__(
+        self,
+        open_ledger: OpenLedger | None,
+        policy: ResendPolicy,
+        accepted_any: Callable[[], bool],
+    ) -> None:
+        self._open_ledger = open_ledger
+        self._policy = policy
+        self._accepted_any = accepted_any
+        self._closing = AsyncExitStack()
+        self.writer: LedgerWriter | None = None
+        self.any_sent = False
+        self.expects_skips = False
+        self.recording = 0
+
+    @property
+    def exists(self) -> bool:
+        """Whether the stream has one."""
+        return self._open_ledger is not None
+
+    def any_accepted(self) -> bool:
+        """Whether the endpoint and store are known to have accepted any order."""
+        return self.any_sent or self._accepted_any()
+
+    async def open(self, *, custom_keys: bool) -> None:
+        """Open it.
+
+        Raises:
+            LedgerError: it can't be used.
+        """
+        if self._open_ledger is None:
+            return
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(self._open_ledger())
+            self.any_sent = await any_sent(session)
+            self.writer = LedgerWriter(
+                session, self._policy, custom_keys=custom_keys, any_accepted=self.any_accepted
+            )
+            self._closing = stack.pop_all()
+        self.expects_skips = True
+
+    async def close(self) -> None:
+        """Close it."""
+        await self._closing.aclose()
+
+    async def find_skipped(self, jobs: Sequence[Job]) -> Mapping[int, SkippedError]:
+        """Which of these orders will not be sent: by their index, why.
+
+        Only asked if some are likely to be known: for others their claims will do.
+
+        Raises:
+            LedgerError: it can't be read.
+        """
+        if self.writer is None or not self.expects_skips:
+            return {}
+        for job in jobs:
+            job.digest = body_digest(job.body)
+        skipped = await self.writer.find_skipped([(job.key, job.digest) for job in jobs])
+        self.expects_skips = bool(skipped)  # what a ledger knows comes in runs
+        return skipped
+
+    def record(
+        self, result: OrderResult, digest: str, on_recorded: Callable[[OrderResult], None]
+    ) -> None:
+        """Record a result, without waiting.
+
+        Args:
+            result: The result.
+            digest: A digest of the order's body.
+            on_recorded: Called with the result afterwards.
+        """
+        if self.writer is None:
+            on_recorded(result)
+            return
+
+        def finish(result: OrderResult) -> None:
+            self.recording -= 1
+            on_recorded(result)
+
+        self.recording += 1
+        self.writer.record(result, digest, finish)
+
+
+class ClientLedger:
+    """The ledger of a client, which is opened and closed with it.
+
+    Args:
+        ledger: None if the client has none.
+        sender: The client's.
+
+    Raises:
+        ConfigurationError: it is not a ledger.
+    """
+
+    def __init__(self, ledger: Ledger | None, sender: Sender) -> None:
+        self._ledger = None if ledger is None else _checked(ledger)
+        self._sender = sender
+        self._session: LedgerSession | None = None
+        self._any_sent = False  # before, by the ledger
+        self._closing = AsyncExitStack()
+
+    async def open(self) -> None:
+        """Open it.
+
+        Raises:
+            LedgerError: it can't be used.
+        """
+        if self._ledger is None:
+            return
+        self._session = await self._closing.enter_async_context(self._open(self._ledger))
+        try:
+            self._any_sent = await any_sent(self._session)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close it."""
+        self._session = None
+        await self._closing.aclose()
+
+    def writer(self, resend: Collection[Outcome], *, custom_keys: bool) -> LedgerWriter | None:
+        """What one call writes to; None if there is no ledger.
+
+        Raises:
+            ConfigurationError, TypeError: `resend` is wrong.
+        """
+        policy = resend_policy(self._sender.delivery, resend)
+        if self._session is None:
+            return None
+        return LedgerWriter(
+            self._session,
+            policy,
+            custom_keys=custom_keys,
+            any_accepted=lambda: self._any_sent or self._sender.pacer.accepted_any,
+        )
+
+    def for_stream(self, ledger: Ledger | None, resend: Collection[Outcome]) -> StreamLedger:
+        """A stream's ledger, by default the client's.
+
+        Raises:
+            ConfigurationError, TypeError: an argument is wrong.
+        """
+        open_ledger: OpenLedger | None = None
+        if ledger is not None:
+            open_ledger = partial(self._open, _checked(ledger))
+        elif (session := self._session) is not None:
+            open_ledger = lambda: nullcontext(session)  # noqa: E731
+        policy = resend_policy(self._sender.delivery, resend)
+        return StreamLedger(open_ledger, policy, lambda: self._sender.pacer.accepted_any)
+
+    async def forecast(
+        self, orders: Sequence[Order], ledger: Ledger, resend: Collection[Outcome]
+    ) -> list[SkippedError | None]:
+        """See `EverlyticClient.forecast`."""
+        named = []
+        for order in orders:
+            body = encode(order)
+            named.append((order_key(order, body), body_digest(body)))
+        async with self._open(_checked(ledger)) as session:
+            writer = LedgerWriter(
+                session,
+                resend_policy(self._sender.delivery, resend),
+                custom_keys=False,
+                any_accepted=lambda: True,
+            )
+            skipped = await writer.find_skipped(named)
+        return [skipped.get(place) for place in range(len(named))]
+
+    def _open(self, ledger: Ledger) -> AbstractAsyncContextManager[LedgerSession]:
+        transport = self._sender.transport
+        return ledger.session(transport.endpoint_id, transport.host)
+
+
+def _checked(ledger: Ledger) -> Ledger:
+    if isinstance(ledger, type) or not callable(getattr(ledger, "session", None)):
+        raise ConfigurationError("ledger must be a ledger, such as SqliteLedger(path)")
+    return ledger
