@@ -80,16 +80,8 @@ class Bucket:
     ) -> Bucket:
         """Bind to the buckets, create missing ones, and start a run.
 
-        Args:
-            connection: To NATS.
-            name: Of the bucket of entries.
-            replicas: For a bucket that is created.
-            heartbeat_s: The same.
-            patience_s: How long to go on trying, in seconds.
-            created: `Bucket.created` of an earlier run, whose bucket it must be; None for any.
-
         Raises:
-            LedgerError: they can't be used.
+            LedgerError: they can't be used, or the bucket of entries was not `created` then.
         """
         stream = connection.jetstream(timeout=min(_REQUEST_TIMEOUT_S, patience_s / _MIN_TRIES))
 

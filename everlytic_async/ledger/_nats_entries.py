@@ -68,12 +68,7 @@ class Stored:
 
 
 class Entries:
-    """The bucket of entries.
-
-    Args:
-        stream: JetStream.
-        name: The bucket's name.
-        info: What the server says about it.
+    """The bucket of entries; made by `Entries.open`.
 
     Attributes:
         name: The bucket's name.
@@ -92,13 +87,7 @@ class Entries:
     async def open(
         cls, stream: JetStreamContext, name: str, *, replicas: int, created: object
     ) -> Entries:
-        """Bind to the bucket, or create it.
-
-        Args:
-            stream: JetStream.
-            name: The bucket's name.
-            replicas: For a bucket that is created.
-            created: `created` of the bucket that it must be; None for any.
+        """Bind to the bucket, which must have been created then; to any, or a new one, if None.
 
         Raises:
             LedgerError: it is another one, or drops entries.
@@ -176,7 +165,17 @@ class Entries:
 
     def _decode(self, revision: int, value: bytes) -> Stored:
         try:
-            return _decode(revision, value)
+            known = json.loads(value)
+            entry = Entry(
+                known["key"],
+                State(known["state"]),
+                known["body"],
+                known["attempts"],
+                known.get("status"),
+                known.get("reason"),
+                known["at"],
+            )
+            return Stored(revision, entry, known["write"])
         except (ValueError, TypeError, KeyError) as error:
             raise LedgerError(
                 f"the bucket {self.name!r} holds something that is not an entry: give the ledger "
@@ -208,20 +207,6 @@ def encode(entry: Entry, write: str) -> bytes:
     }
     known = {name: value for name, value in known.items() if value is not None}
     return json.dumps(known, separators=(",", ":")).encode()
-
-
-def _decode(revision: int, value: bytes) -> Stored:
-    known = json.loads(value)
-    entry = Entry(
-        known["key"],
-        State(known["state"]),
-        known["body"],
-        known["attempts"],
-        known.get("status"),
-        known.get("reason"),
-        known["at"],
-    )
-    return Stored(revision, entry, known["write"])
 
 
 async def retry(

@@ -86,17 +86,7 @@ Request = Claim | Record | Callable[[], Any]
 
 
 class SqliteWriter(SqliteFile):
-    """A ledger's file in use by a run, a process that may send. Its methods block.
-
-    Args:
-        path: As of `SqliteFile`.
-        durability: What a commit survives.
-        wait_s: As of `SqliteFile`.
-        clock: As of `SqliteFile`.
-
-    Raises:
-        LedgerError: it can't be used.
-    """
+    """A ledger's file in use by a run, a process that may send. Its methods block."""
 
     def __init__(
         self,
@@ -160,26 +150,29 @@ class SqliteWriter(SqliteFile):
             super().close()
 
     def execute(self, requests: Sequence[Request], *, wait: bool = True) -> list[Any]:
-        """Do what is asked for, in sequence and in one transaction.
+        """Do what is asked for, in one transaction; the answers.
 
         Args:
             requests: What is asked for.
             wait: Whether to wait for another process that holds the file.
-
-        Returns:
-            The answers, in the same sequence.
 
         Raises:
             LedgerError: it can't be done: then nothing of it was. Its cause `is_busy` if another
                 process holds the file.
         """
         self._wait_for_others(self.wait_s if wait else 0.0)
-        if not any(isinstance(request, Claim | Record) for request in requests):
+        writes = [request for request in requests if isinstance(request, Claim | Record)]
+        if not writes:
             return [request() for request in requests if callable(request)]
         if wait and self.is_checkpoint_due:
             self._checkpoint()
         with self.transaction():
-            answers = self._execute(requests)
+            written = iter(self._write(writes))
+            # A look-up comes after the writes: it sees all that was asked for before it.
+            answers = [
+                next(written) if isinstance(request, Claim | Record) else request()
+                for request in requests
+            ]
             self.connection.execute(
                 "UPDATE runs SET committed = committed + 1 WHERE id = ?", (self._run,)
             )
@@ -187,14 +180,6 @@ class SqliteWriter(SqliteFile):
         self._identity.check()
         self._update_note(committed=self._note.committed + 1)
         return answers
-
-    def _execute(self, requests: Sequence[Request]) -> list[Any]:
-        """Write first, then read: a look-up sees all that was asked for before."""
-        writes = iter(self._write([each for each in requests if isinstance(each, Claim | Record)]))
-        return [
-            next(writes) if isinstance(request, Claim | Record) else request()
-            for request in requests
-        ]
 
     def _write(self, requests: Sequence[Claim | Record]) -> list[Any]:
         now = self.clock()

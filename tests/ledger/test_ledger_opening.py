@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ledger_shop import (
 
 from everlytic_async import ConfigurationError, LedgerError, Outcome, SqliteLedger
 from everlytic_async.ledger import Durability, Entry, LedgerFile, NatsLedger, ResendPolicy, State
+from everlytic_async.ledger._shared import SharedLedger
 from support.delivery import order
 
 AnyLedger = SqliteLedger | NatsLedger
@@ -197,6 +199,49 @@ async def test_a_claim_that_is_cancelled_as_it_is_written_is_released(
         assert claiming.cancelled()
         assert writing.cancelled()
     assert states_of(path) == sent("0") | dict.fromkeys("12", after)
+
+
+class Counted(SharedLedger[str]):
+    """It counts how often it was opened and closed; each takes some turns of the event loop."""
+
+    def __init__(self) -> None:
+        super().__init__("counted", "nothing")
+        self.calls: Counter[str] = Counter()
+
+    async def _open(self) -> str:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.calls["open"] += 1
+        return "opened"
+
+    async def _finish(self, opened: str) -> None:
+        await asyncio.sleep(0)
+        self.calls["finish"] += opened == "opened"
+
+    async def _close(self, opened: str) -> None:
+        await asyncio.sleep(0)
+        self.calls["close"] += opened == "opened"
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_whenever_it_is_cancelled_it_is_closed_as_often_as_opened(others: int) -> None:
+    for turns in range(20):
+        ledger = Counted()
+
+        async def use(ledger: Counted = ledger) -> None:
+            async with ledger:
+                assert ledger.opened == "opened"
+                await asyncio.sleep(0)
+
+        using = [asyncio.ensure_future(use()) for _ in range(1 + others)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        using[0].cancel()
+        ends = await asyncio.gather(*using, return_exceptions=True)
+        assert ends[1:] == [None] * others
+        assert ledger.calls["open"] == ledger.calls["close"] <= 1 + others
+        with pytest.raises(LedgerError, match="is not open"):
+            assert ledger.opened
 
 
 async def cancelled_thrice(work: Awaitable[object], go_on: Callable[[], object]) -> None:
