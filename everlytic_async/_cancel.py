@@ -1,6 +1,6 @@
 """Waiting that goes on when we are cancelled, ending tasks, and deadlines.
 
-`CancelledError` always travels on: whoever waits here raises it once the wait is over.
+`CancelledError` always travels on: it is raised once the wait is over.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def outcome_for(error: EverlyticError) -> Outcome:
     for kind, outcome in _OUTCOMES:
         if isinstance(error, kind):
             return outcome
-    raise TypeError(f"{type(error).__name__} is no order's error")
+    raise TypeError(f"{type(error).__name__} is not the error of an order")
 
 
 def coerce_order(raw: AnyOrder) -> Order:

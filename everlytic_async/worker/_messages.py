@@ -69,8 +69,8 @@ def encode_message(order: Order, key: str | None, settings: QueueSettings) -> Me
         InvalidOrderError: it is larger than the queue takes, or the key is blank.
         TypeError: the key is not text.
     """
-    given: object = key
-    if not isinstance(given, str | None):
+    raw: object = key
+    if not isinstance(raw, str | None):
         raise TypeError("key must be text")
     if key is not None and not key.strip():
         raise InvalidOrderError(["key: must not be blank"])  # else all such orders were one
