@@ -419,7 +419,8 @@ class EverlyticClient:
                 Events of single attempts and orders are only made where a hook takes them.
 
         Raises:
-            TypeError: the hook can't be called or is `async def`, or `event_type` is not a class of events.
+            TypeError: the hook can't be called or is `async def`, or `event_type` is not a class of
+                events.
             ConfigurationError: the client was started in another process, event loop or thread.
         """
         if self._transport.lifecycle.is_started:

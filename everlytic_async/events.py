@@ -269,7 +269,8 @@ class Dispatcher:
         """Call one more hook with events of this class while the context is open.
 
         Raises:
-            TypeError: the hook can't be called or is `async def`, or `event_type` is not a class of events.
+            TypeError: the hook can't be called or is `async def`, or `event_type` is not a class of
+                events.
         """
         if not callable(hook):
             raise TypeError("hook must be a callable that takes an event")

@@ -210,13 +210,13 @@ class FileIdentity:
 
     Args:
         path: The ledger.
-        path_as_named: Its name as the user wrote it, perhaps by links.
+        named_path: Its name as the user wrote it, perhaps by links.
     """
 
-    __slots__ = ("_files", "_given", "_path")
+    __slots__ = ("_files", "_named_path", "_path")
 
-    def __init__(self, path: Path, path_as_named: Path) -> None:
-        self._path, self._path_as_named = path, path_as_named
+    def __init__(self, path: Path, named_path: Path) -> None:
+        self._path, self._named_path = path, named_path
         self._files = self._find()
 
     def check(self) -> None:
@@ -226,18 +226,16 @@ class FileIdentity:
             LedgerError: a file was removed, renamed or replaced.
         """
         if self._find() != self._files:
-            target = (
-                f" (a link to {str(self._path)!r})" if self._path_as_named != self._path else ""
-            )
+            target = f" (a link to {str(self._path)!r})" if self._named_path != self._path else ""
             raise LedgerError(
-                f"the ledger {str(self._path_as_named)!r}{target}, or its log beside it (-wal, -shm), was "
+                f"the ledger {str(self._named_path)!r}{target}, or its log beside it (-wal, -shm), was "
                 "removed, renamed or replaced while it was in use, so nothing more is sent. Put "
                 "the file back, with the files beside it, before you run it again"
             )
 
     def _find(self) -> list[tuple[int, int] | None]:
         files = (_identity(f"{self._path}{end}", follow=False) for end in ("", "-wal", "-shm"))
-        return [*files, _identity(str(self._path_as_named), follow=True)]
+        return [*files, _identity(str(self._named_path), follow=True)]
 
 
 def _identity(name: str, *, follow: bool) -> tuple[int, int] | None:
