@@ -17,9 +17,11 @@ from urllib.parse import unquote, urlsplit
 from yarl import URL
 
 from everlytic_async._hosts import is_loopback
-from everlytic_async._wire import PATH
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import ScopeName
+
+#: The endpoint, below the address of the install.
+PATH = "/servlet/e-commerce/orders"
 
 _WHERE = "base_url (EVERLYTIC_BASE_URL)"
 _MAX_PORT = 65_535

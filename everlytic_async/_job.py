@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from everlytic_async._wire import encode, order_key
+from everlytic_async._encoding import encode, order_key
 from everlytic_async.errors import (
     AuthenticationError,
     EverlyticError,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from functools import partial
 
+from everlytic_async._encoding import encode, order_key
 from everlytic_async._job import Job
 from everlytic_async._sender import Sender
-from everlytic_async._wire import encode, order_key
 from everlytic_async.errors import ConfigurationError, SkippedError
 from everlytic_async.ledger import Ledger, LedgerSession, ResendPolicy
 from everlytic_async.ledger.claims import LedgerWriter, any_sent, body_digest, resend_policy

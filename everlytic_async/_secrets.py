@@ -15,9 +15,12 @@ from yarl import URL
 
 from everlytic_async._endpoint import ledger_scope
 from everlytic_async._hosts import is_loopback
-from everlytic_async._wire import CUSTOMER_HASH_HEADER, STORE_HASH_HEADER
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import ScopeName
+
+#: The headers that carry the hashes.
+STORE_HASH_HEADER = "x-ev-store-hash"
+CUSTOMER_HASH_HEADER = "x-ev-customer-hash"
 
 _REDACTED = b"[hash]"
 # Fewer characters of a hash reveal nothing.

@@ -23,7 +23,6 @@ from yarl import URL
 
 from everlytic_async._clock import CallLater, loop_call_later
 from everlytic_async._connections import Connections, UnusableConnectionError, since_last_data_s
-from everlytic_async._decoding import MAX_BODY_BYTES, decode
 from everlytic_async._endpoint import endpoint_url
 from everlytic_async._failures import NOT_SENT, SESSION_CLOSED, error_for
 from everlytic_async._in_flight import (
@@ -32,6 +31,8 @@ from everlytic_async._in_flight import (
     Request,
 )
 from everlytic_async._lifecycle import Lifecycle
+from everlytic_async._request_headers import request_headers
+from everlytic_async._response_body import MAX_BODY_BYTES, decode
 from everlytic_async._secrets import Secrets
 from everlytic_async.errors import (
     ConfigurationError,
@@ -172,15 +173,7 @@ class Transport:
         self.host = urlsplit(url).netloc
         #: Names the endpoint and the store in a ledger, and reveals nothing of the hash.
         self.endpoint_id = secrets.endpoint_id(base_url, url)
-        self._request_headers: Mapping[str, str] | None = CIMultiDict(
-            {
-                **secrets.headers(),
-                "Content-Type": _JSON,
-                "Accept": _JSON,
-                "Accept-Encoding": "identity",
-                "User-Agent": user_agent,
-            }
-        )
+        self._request_headers: Mapping[str, str] | None = request_headers(secrets, user_agent)
         # `InFlight` checks the time-outs. Only connecting over a caller's session is left to
         # aiohttp: waiting for a place in its pool is not part of it.
         self._timeout = aiohttp.ClientTimeout(

@@ -1,7 +1,7 @@
-"""Many orders: `OrderStream` reads them lazily, sends them at once, and yields one result for each.
+"""Many orders: `OrderStream` reads them lazily, sends them concurrently, and yields their results.
 
-One reader task hands the orders to as many sender tasks as there are slots (see `_reading`). When
-all tasks have ended, every order that was read has exactly one result, whatever happened.
+One task reads (see `_order_reader`), and as many tasks send as there are slots. When all of them
+have ended, every order that was read has exactly one result, whatever happened.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Self
 from everlytic_async._cancel import cancel_and_wait
 from everlytic_async._job import AnyOrder, Job, KeyOf
 from everlytic_async._ledgers import StreamLedger
-from everlytic_async._reading import Reader
+from everlytic_async._order_reader import Reader
 from everlytic_async._sender import Sender
 from everlytic_async._stop_rules import StopRules
 from everlytic_async._stop_token import StopToken

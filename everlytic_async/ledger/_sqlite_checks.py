@@ -228,9 +228,9 @@ class FileIdentity:
         if self._find() != self._files:
             target = f" (a link to {str(self._path)!r})" if self._named_path != self._path else ""
             raise LedgerError(
-                f"the ledger {str(self._named_path)!r}{target}, or its log beside it (-wal, -shm), was "
-                "removed, renamed or replaced while it was in use, so nothing more is sent. Put "
-                "the file back, with the files beside it, before you run it again"
+                f"the ledger {str(self._named_path)!r}{target}, or its log beside it (-wal, -shm), "
+                "was removed, renamed or replaced while it was in use, so nothing more is sent. "
+                "Put the file back, with the files beside it, before you run it again"
             )
 
     def _find(self) -> list[tuple[int, int] | None]:

@@ -24,8 +24,8 @@ from collections.abc import Mapping
 
 import attrs
 
+from everlytic_async._encoding import encode, order_key
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
-from everlytic_async._wire import encode, order_key
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.ledger import storage_key
 from everlytic_async.orders import Order

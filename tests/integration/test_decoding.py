@@ -18,10 +18,10 @@ from everlytic_async import (
     RejectedError,
     UnexpectedResponseError,
 )
-from everlytic_async._decoding import MAX_BODY_BYTES, decode
+from everlytic_async._response import parse_response
+from everlytic_async._response_body import MAX_BODY_BYTES, decode
 from everlytic_async._secrets import Secrets
 from everlytic_async._transport import Transport
-from everlytic_async._wire import parse_response
 from everlytic_async.policies import Timeouts
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import Connection, RawServer

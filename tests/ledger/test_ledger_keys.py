@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from ledger_shop import Place, Shop, keep, ledger_at, states_of
 
 from everlytic_async import Outcome, SkippedError
-from everlytic_async._wire import PATH, encode, order_key
+from everlytic_async._encoding import encode, order_key
+from everlytic_async._endpoint import PATH
 from everlytic_async.ledger import Entry, LedgerFile, State, storage_key
 from everlytic_async.orders import Order
 from support.delivery import STORE_HASH, order

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from everlytic_async import ConfigurationError
-from everlytic_async._endpoint import endpoint_url
-from everlytic_async._wire import PATH
+from everlytic_async._endpoint import PATH, endpoint_url
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from order_strategies import EMAILS, IDENTIFIERS, ORDERS, WITH_ALL_DIGITS, WORKFLOWS
 
-from everlytic_async import _wire
-from everlytic_async._decoding import MAX_BODY_BYTES
-from everlytic_async._wire import encode, order_key, parse_response, retry_after_s
+from everlytic_async._encoding import encode, order_key
+from everlytic_async._endpoint import PATH
+from everlytic_async._response import parse_response, retry_after_s
+from everlytic_async._response_body import MAX_BODY_BYTES
+from everlytic_async._secrets import CUSTOMER_HASH_HEADER, STORE_HASH_HEADER
 from everlytic_async.errors import (
     AuthenticationError,
     EverlyticError,
@@ -248,9 +250,9 @@ def test_encoding_changes_nothing_and_gives_the_same_bytes_again(fields: dict[st
 
 
 def test_path_and_header_names_are_the_documented_ones() -> None:
-    assert _wire.PATH == "/servlet/e-commerce/orders"
-    assert _wire.STORE_HASH_HEADER == "x-ev-store-hash"
-    assert _wire.CUSTOMER_HASH_HEADER == "x-ev-customer-hash"
+    assert PATH == "/servlet/e-commerce/orders"
+    assert STORE_HASH_HEADER == "x-ev-store-hash"
+    assert CUSTOMER_HASH_HEADER == "x-ev-customer-hash"
     assert MAX_BODY_BYTES == 65_536
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nats.js import api
 
 from everlytic_async import ConfigurationError, InvalidOrderError, Order, Outcome
-from everlytic_async._wire import encode, order_key
+from everlytic_async._encoding import encode, order_key
 from everlytic_async.ledger import storage_key
 from everlytic_async.worker import QueueSettings
 from everlytic_async.worker._dead_letters import DeadLetter, dead_letter_headers, redrive_headers

@@ -1,4 +1,4 @@
-"""The endpoint's wire, as pure functions: an `Order` to bytes; a response to a verdict.
+"""What a response means: from its status, headers and body to a `Receipt` or an error.
 
 ==================================================================  ================================
 response                                                            verdict
@@ -21,23 +21,17 @@ Sources: the documentation shows no response of this endpoint; the contact-sync 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
-from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-import attrs
 import orjson
-from cattrs.fns import identity
-from cattrs.gen import make_dict_unstructure_fn, override
-from cattrs.preconf.orjson import make_converter
 
 from everlytic_async.errors import (
     AuthenticationError,
@@ -48,14 +42,7 @@ from everlytic_async.errors import (
     UnexpectedResponseError,
     redact_emails,
 )
-from everlytic_async.orders import Order, Product, format_number
 from everlytic_async.outcomes import Receipt
-
-#: The endpoint, below the address of the install.
-PATH = "/servlet/e-commerce/orders"
-#: The header names of the two hashes.
-STORE_HASH_HEADER = "x-ev-store-hash"
-CUSTOMER_HASH_HEADER = "x-ev-customer-hash"
 
 # A busy server refuses immediately. A 503 that took longer comes from a gateway that had passed the
 # order on and gave up waiting for the response (Varnish does so after its first-byte time-out).
@@ -73,64 +60,6 @@ _MAX_RETRY_AFTER_S = 1e9  # finite, and longer than anybody waits
 _LEADING_STATUS = re.compile(r'\{\s*"(status|result)"\s*:\s*"([^"\\]{1,40})"')
 # Contact ids this short are redacted only as whole words: "7" must not match inside "175".
 _MIN_SUBSTRING_REDACTION = 4
-_AMBIGUOUS_KEY_SUFFIX = re.compile(r"@[0-9]*$")
-
-
-# ------------------------------------------------------------------------------ order to bytes
-
-
-def _exact_number(value: object) -> orjson.Fragment:
-    """Write, digit by digit, a number that orjson would refuse: exact, huge, or a subclass."""
-    if isinstance(value, Decimal | int | float):
-        return orjson.Fragment(format_number(value))
-    raise TypeError(f"not a value of an order: {type(value).__name__}")
-
-
-def _make_order_writer() -> Callable[[Order], dict[str, Any]]:
-    converter = make_converter()
-
-    def writer(model: type, **hooks: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
-        # The models hold only what JSON holds (and Decimals): their values go out as they are.
-        names = (field.name for field in attrs.fields(model))
-        overrides: Any = {name: override(unstruct_hook=hooks.get(name, identity)) for name in names}
-        return make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True, **overrides)
-
-    product = writer(Product)
-    return writer(Order, products=lambda products: [product(one) for one in products])
-
-
-_ORDER_TO_WIRE = _make_order_writer()
-
-
-def encode(order: Order) -> bytes:
-    """The JSON body of a trigger: documented names, nothing unset, exact digits."""
-    wire = _ORDER_TO_WIRE(order)
-    try:
-        return orjson.dumps(wire, default=_exact_number)
-    except orjson.JSONEncodeError:
-        # The one thing a valid order may hold that orjson refuses without asking `default`.
-        for product in wire["products"]:
-            product.update(
-                {n: _exact_number(value) for n, value in product.items() if isinstance(value, int)}
-            )
-        return orjson.dumps(wire, default=_exact_number)
-
-
-def order_key(order: Order, body: bytes) -> str:
-    """What names a trigger: its order id and workflow id, else a digest of its body.
-
-    ``1001`` is order 1001 without a workflow, ``1001@32`` the same in workflow 32. No two different
-    pairs share a key: an order id that itself looks like a pair gets a closing ``@``.
-    """
-    if order.order_id is None:
-        return f"sha256:{hashlib.sha256(body).hexdigest()[:32]}"
-    name = str(order.order_id)
-    if order.workflow_id is not None:
-        return f"{name}@{order.workflow_id}"
-    return f"{name}@" if _AMBIGUOUS_KEY_SUFFIX.search(name.rstrip()) else name
-
-
-# ----------------------------------------------------------------------- response to a verdict
 
 
 def parse_response(

@@ -1,0 +1,70 @@
+"""An order as it is sent: its JSON, and the key that identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import attrs
+import orjson
+from cattrs.fns import identity
+from cattrs.gen import make_dict_unstructure_fn, override
+from cattrs.preconf.orjson import make_converter
+
+from everlytic_async.orders import Order, Product, format_number
+
+_AMBIGUOUS_KEY_SUFFIX = re.compile(r"@[0-9]*$")
+
+
+def _exact_number(value: object) -> orjson.Fragment:
+    """Write, digit by digit, a number that orjson would refuse: exact, huge, or a subclass."""
+    if isinstance(value, Decimal | int | float):
+        return orjson.Fragment(format_number(value))
+    raise TypeError(f"not a value of an order: {type(value).__name__}")
+
+
+def _make_order_writer() -> Callable[[Order], dict[str, Any]]:
+    converter = make_converter()
+
+    def writer(model: type, **hooks: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
+        # The models hold only what JSON holds (and Decimals): their values go out as they are.
+        names = (field.name for field in attrs.fields(model))
+        overrides: Any = {name: override(unstruct_hook=hooks.get(name, identity)) for name in names}
+        return make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True, **overrides)
+
+    product = writer(Product)
+    return writer(Order, products=lambda products: [product(one) for one in products])
+
+
+_ORDER_TO_WIRE = _make_order_writer()
+
+
+def encode(order: Order) -> bytes:
+    """The JSON body of a trigger: documented names, nothing unset, exact digits."""
+    wire = _ORDER_TO_WIRE(order)
+    try:
+        return orjson.dumps(wire, default=_exact_number)
+    except orjson.JSONEncodeError:
+        # The one thing a valid order may hold that orjson refuses without asking `default`.
+        for product in wire["products"]:
+            product.update(
+                {n: _exact_number(value) for n, value in product.items() if isinstance(value, int)}
+            )
+        return orjson.dumps(wire, default=_exact_number)
+
+
+def order_key(order: Order, body: bytes) -> str:
+    """What names a trigger: its order id and workflow id, else a digest of its body.
+
+    ``1001`` is order 1001 without a workflow, ``1001@32`` the same in workflow 32. No two different
+    pairs share a key: an order id that itself looks like a pair gets a closing ``@``.
+    """
+    if order.order_id is None:
+        return f"sha256:{hashlib.sha256(body).hexdigest()[:32]}"
+    name = str(order.order_id)
+    if order.workflow_id is not None:
+        return f"{name}@{order.workflow_id}"
+    return f"{name}@" if _AMBIGUOUS_KEY_SUFFIX.search(name.rstrip()) else name
