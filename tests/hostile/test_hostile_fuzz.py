@@ -1,6 +1,6 @@
 """Whatever is sent and whatever is answered: nothing but an `EverlyticError` comes of it.
 
-Through a real socket; `tests/unit/test_wire.py` does the same to the verdicts alone.
+Through a real socket; `tests/unit/test_response.py` does the same to the verdicts alone.
 """
 
 from __future__ import annotations
