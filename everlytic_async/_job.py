@@ -241,7 +241,7 @@ class Job:
 def combine(
     earlier: UnknownOutcomeError, last: Receipt | EverlyticError
 ) -> Receipt | EverlyticError:
-    """What all attempts together say: one that may have been processed is not unsaid."""
+    """What all attempts together say: a later failure doesn't undo an earlier "may have been"."""
     if isinstance(last, Receipt | UnknownOutcomeError):
         return last
     return type(earlier)(f"{earlier.message}; a later attempt: {last.message}", earlier.status)

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 _Item = TypeVar("_Item")
 _Prepared = TypeVar("_Prepared")
 
-#: So many bytes may be read and have no result that was taken, plus one order of any size. Ordinary
+#: The most bytes of orders whose results were not taken, plus one order of any size. Ordinary
 #: orders never come near it.
 _MAX_BYTES = 16 * 1024 * 1024
 
@@ -28,8 +28,8 @@ class Reader(Generic[_Item, _Prepared]):
         prepare: Called with the index of each order and the order; returns what is handled, and
             about how many bytes it takes.
         handle: Awaited with each chunk before the next is read.
-        most_unfinished: How many orders may be read and have no result yet.
-        most_untaken: How many may be read and have no result that was taken.
+        max_unfinished: How many orders may be read and have no result yet.
+        max_untaken: How many may be read and have no result that was taken.
 
     Attributes:
         read: How many orders were read.
@@ -43,16 +43,16 @@ class Reader(Generic[_Item, _Prepared]):
         prepare: Callable[[int, _Item], tuple[_Prepared, int]],
         handle: Callable[[list[_Prepared]], Awaitable[None]],
         *,
-        most_unfinished: int,
-        most_untaken: int,
+        max_unfinished: int,
+        max_untaken: int,
         chunk: int,
     ) -> None:
         self._source = source
         self._iterator: Iterator[_Item] | AsyncIterator[_Item] | None = None
         self._prepare = prepare
         self._handle = handle
-        self._most_unfinished = most_unfinished
-        self._most_untaken = most_untaken
+        self._max_unfinished = max_unfinished
+        self._max_untaken = max_untaken
         self._sizes: dict[int, int] = {}  # by index: of the orders whose result was not taken
         self._bytes = 0  # of all of them
         self._finished = 0
@@ -130,7 +130,7 @@ class Reader(Generic[_Item, _Prepared]):
         if self._bytes > _MAX_BYTES:
             return 0
         unfinished, untaken = self.read - self._finished, self.read - self._taken
-        return min(self._most_unfinished - unfinished, self._most_untaken - untaken)
+        return min(self._max_unfinished - unfinished, self._max_untaken - untaken)
 
     def _next_chunk(self, iterator: Iterator[_Item]) -> list[_Prepared]:
         items: list[_Prepared] = []

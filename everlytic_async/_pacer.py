@@ -54,14 +54,14 @@ class Schedule:
         estimator: Works out the endpoint's own limit; None if it must not.
 
     Attributes:
-        is_idle: Whether there was no rate and no pause so far.
+        never_limited: Whether there was no rate and no pause so far.
         resume_at: When the shared cool-down ends, by the clock.
     """
 
     def __init__(self, pacing: Pacing, estimator: RateEstimator | None) -> None:
         self._max_rate = pacing.max_rate
         self._estimator = estimator
-        self.is_idle = pacing.max_rate is None
+        self.never_limited = pacing.max_rate is None
         self.resume_at = -math.inf
         self._next_start_at = -math.inf
         # The starts of the last second's worth: over any second, at most max_rate plus one.
@@ -96,7 +96,7 @@ class Schedule:
     def pause_until(self, resume_at: float) -> None:
         """Start or extend the shared cool-down."""
         self.resume_at = max(self.resume_at, resume_at)
-        self.is_idle = False
+        self.never_limited = False
 
     def rate(self, now: float) -> float | None:
         """Orders per second that may start; None if nothing limits them."""
@@ -225,7 +225,7 @@ class Pacer:
         limit = self._pacing.max_concurrency
         if self.in_flight >= (limit if estimator is None else min(limit, estimator.window)):
             return math.inf
-        if self._schedule.is_idle:
+        if self._schedule.never_limited:
             return -math.inf
         if self.trouble.probing:
             if self.in_flight > 0:
@@ -235,7 +235,7 @@ class Pacer:
 
     def _start(self, now: float, *, waited: bool) -> float:
         self.in_flight += 1
-        if not self._schedule.is_idle:
+        if not self._schedule.never_limited:
             self._schedule.on_started(now, waited=waited)
         return now
 

@@ -1,8 +1,8 @@
 """Whether an attempt may be repeated, after which pause, and when to give up.
 
-The only module that knows tenacity. The classes of the errors are the verdicts, so there is no
-status code in here. `_backoff` draws the pauses; the pacer holds the one that a Retry-After asks of
-everybody.
+The only module that knows tenacity. An error's class says whether the attempt may be repeated: there is
+no status code in here. `_backoff` has the pauses of one order, the pacer the one that a Retry-After
+asks of all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def load() -> None:
 
 
 def may_retry(error: object, delivery: Delivery) -> bool:
-    """Whether the attempt that ended so may be repeated: the promise not to notify twice."""
+    """Whether an attempt that ended with this error may be repeated without notifying twice."""
     if isinstance(error, _NOT_PROCESSED):
         return True
     return delivery is Delivery.AT_LEAST_ONCE and isinstance(error, UnknownOutcomeError)
@@ -113,10 +113,10 @@ def with_cap_note(error: EverlyticError, policy: RetryPolicy) -> EverlyticError:
 
 
 def _is_free_probe(error: BaseException | None, policy: RetryPolicy, pacer: Pacer) -> bool:
-    """Whether the attempt was a probe that surely was not processed: those are everybody's.
+    """Whether the attempt was a probe that surely was not processed.
 
-    The deadline bounds them, and not whose turn it was: trouble of an endpoint that had answered
-    before then costs a lone order no more than one among many.
+    Such probes don't count against an order's attempts, because any order may have been the probe.
+    The deadline bounds them.
     """
     trouble = pacer.trouble
     if not isinstance(error, NotSentError) or policy.attempts == 1:

@@ -62,7 +62,7 @@ class Sender:
         stop_token: StopToken,
         *,
         key_of: KeyOf | None = None,
-        book: LedgerWriter | None = None,
+        ledger_writer: LedgerWriter | None = None,
         deadline_s: float | None = None,
     ) -> Receipt:
         """Deliver one order, and record its outcome if there is a ledger.
@@ -71,7 +71,7 @@ class Sender:
             raw: The order.
             stop_token: Ends the waiting.
             key_of: Names the order.
-            book: The ledger.
+            ledger_writer: The ledger.
             deadline_s: Seconds for the whole call; None to bound only the waiting, by the policy.
 
         Raises:
@@ -84,9 +84,9 @@ class Sender:
         try:
             async with deadline(deadline_s) as scope:
                 if isinstance(job, Job):
-                    result = await self.deliver(job, stop_token, book, wait_until)
-                if book is not None and result is not None:
-                    await self._record(book, job, result)
+                    result = await self.deliver(job, stop_token, ledger_writer, wait_until)
+                if ledger_writer is not None and result is not None:
+                    await self._record(ledger_writer, job, result)
         except TimeoutError:
             if not scope.expired():
                 raise
@@ -103,17 +103,19 @@ class Sender:
             del result, job  # this frame would refer to the error, and it to this frame: a cycle
 
     @staticmethod
-    async def _record(book: LedgerWriter, job: Job | OrderResult, result: OrderResult) -> None:
+    async def _record(
+        ledger_writer: LedgerWriter, job: Job | OrderResult, result: OrderResult
+    ) -> None:
         if isinstance(job, Job) and not job.claimed:
             return
         recorded = asyncio.Event()
         digest = job.digest if isinstance(job, Job) else ""
-        book.record(result, digest, lambda _result: recorded.set())
+        ledger_writer.record(result, digest, lambda _result: recorded.set())
         await recorded.wait()
-        if book.failure is not None:
+        if ledger_writer.failure is not None:
             # The order has its outcome. To the next call it is "in flight", so that it is not sent
             # twice.
-            _LOGGER.warning("the outcome of an order was not recorded: %s", book.failure)
+            _LOGGER.warning("the outcome of an order was not recorded: %s", ledger_writer.failure)
 
     def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
         """Validate and encode one order; the result of one that is invalid."""
@@ -133,7 +135,7 @@ class Sender:
         self,
         job: Job,
         stop_token: StopToken,
-        book: LedgerWriter | None = None,
+        ledger_writer: LedgerWriter | None = None,
         wait_until: float | None = None,
     ) -> OrderResult:
         """Deliver an order that was prepared: whatever comes of it is its result.
@@ -141,14 +143,14 @@ class Sender:
         Args:
             job: The order.
             stop_token: Ends the waiting.
-            book: The ledger: what it does not let us claim is not sent. Its outcome is for the
-                caller to record.
+            ledger_writer: The ledger: an order that it does not let us claim is not sent. The caller
+                records the outcome.
             wait_until: When to stop waiting for a turn, by the clock.
         """
-        if book is not None:
+        if ledger_writer is not None:
             job.digest = job.digest or body_digest(job.body)
             try:
-                if await book.claim(job.key, job.digest):
+                if await ledger_writer.claim(job.key, job.digest):
                     job.possible_deliveries = 1
                     job.last_unknown = UnknownOutcomeError("it may have been processed before")
             except SkippedError as skipped:
@@ -168,9 +170,9 @@ class Sender:
             verdict.__cause__ = job.unforeseen = error
         except BaseException:
             known = job.abandoned_error("its sending was cancelled")
-            if book is not None:
+            if ledger_writer is not None:
                 state = State(outcome_for(known))
-                book.record_cancelled(job.key, job.digest, state, job.attempts)
+                ledger_writer.record_cancelled(job.key, job.digest, state, job.attempts)
             self.end(job, known)
             raise
         return self.end(job, verdict)

@@ -56,7 +56,7 @@ class StopToken:
             self._waiters.discard(waiter)
 
     async def sleep(self, seconds: float, call_later: CallLater) -> None:
-        """Wait so long.
+        """Wait for this many seconds.
 
         Raises:
             StoppedError: when stopped before, or meanwhile.

@@ -61,8 +61,8 @@ class Response:
         body: The body, decoded, cut at `MAX_BODY_BYTES`, without the hashes.
         sent_at: When the order was sent, by the transport's clock; None if that is not known: with
             a session that is mocked.
+        waited_s: Seconds from `sent_at` to the response's head, at most.
         undecodable: What of the body can't be decoded; None if all can.
-        waited_s: Seconds from then to the response's head, rather too many than too few.
         stalled_s: Seconds of these in which the event loop stood still: a frozen process, a
             blocking call.
     """

@@ -6,7 +6,7 @@ a throttle (429, 408, a quick 503) neither ends it nor counts.
 
 After `RUN` such attempts in a row one attempt at a time probes, with growing pauses. The waiting
 ends when the trouble outlasts the retry policy, and at once when a quota is used up: from then on
-one call a pause probes, and all others fail at once.
+one call in each pause is let through as a probe, and all others fail immediately.
 
 A pure state machine: the times are handed in, the pauses are the pacer's.
 """

@@ -119,14 +119,14 @@ class OrderStream:
             orders,
             self._prepare,
             self._handle,
-            most_unfinished=ahead,
-            most_untaken=2 * ahead,
+            max_unfinished=ahead,
+            max_untaken=2 * ahead,
             chunk=_LOOKUP_CHUNK if ledger.exists else concurrency,
         )
         self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
         self._results = _Results(ordered=ordered)
         self._tasks: set[asyncio.Task[None]] | None = None  # None before it is entered
-        # By index: the orders that were read and whose result was not taken, as far as they are.
+        # By index: each order that was read, and its result, until the result is taken.
         self._pending: dict[int, Job | OrderResult] = {}
         self._stop_rules = StopRules(
             sender.pacer,

@@ -261,10 +261,14 @@ class EverlyticClient:
             raise TypeError(
                 "key must be text, or a plain function that takes an order and returns its key"
             )
-        book = self._ledger.writer(resend, custom_keys=key is not None)
+        ledger_writer = self._ledger.writer(resend, custom_keys=key is not None)
         key_of = _constant(key) if isinstance(key, str) else key
         sending = self._sender.send(
-            order, self._stop_token, key_of=key_of, book=book, deadline_s=deadline_s
+            order,
+            self._stop_token,
+            key_of=key_of,
+            ledger_writer=ledger_writer,
+            deadline_s=deadline_s,
         )
         del order  # so that this frame doesn't show it
         return await sending
@@ -294,7 +298,7 @@ class EverlyticClient:
             key: Takes an order, as it was read, and returns its idempotency key. By default that is
                 its order id and workflow id, else a digest of its body. If the function raises, the
                 order is INVALID. As for `send_order`, a key of your own never equals an order id.
-            resend: As of `send_order`.
+            resend: As for `send_order`.
 
         Raises:
             ConfigurationError: when `resend` names an outcome that must not be sent again, or as
@@ -348,8 +352,8 @@ class EverlyticClient:
 
         Args:
             orders: The orders, at most a few hundred: all are looked up at once.
-            ledger: As of `stream_orders`.
-            resend: As of `stream_orders`.
+            ledger: As for `stream_orders`.
+            resend: As for `stream_orders`.
 
         Returns:
             For each order why it would be skipped; None if it would be sent.

@@ -7,13 +7,13 @@
     ├── InvalidOrderError           the order failed validation here; nothing was sent
     ├── RejectedError               the endpoint answered that it refuses this order
     │   └── AuthenticationError     401: the store hash or the customer hash is wrong
-    ├── ThrottledError              429, 408, an immediate 503: not processed, no retries left
-    ├── NotSentError                never connected, or cut before the body was sent
+    ├── ThrottledError              429, 408, an immediate 503: not processed
+    ├── NotSentError                nothing was sent, or not the whole body: surely not processed
     ├── UnknownOutcomeError         the trigger may have been processed
     │   ├── ServerError             a 5xx; a 503 only where it came late
     │   ├── ResponseTimeoutError    the body was sent, no response came in time
     │   ├── ConnectionLostError     the body was sent, the connection ended
-    │   └── UnexpectedResponseError a 2xx that is HTML: a login page or a proxy answered
+    │   └── UnexpectedResponseError not this endpoint's response: HTML, undecodable, not HTTP
     ├── SkippedError                the ledger says that it was sent, or may have been, before
     ├── LedgerError                 the ledger can't be read or written
     ├── QueueError                  the queue of orders can't be read or written
@@ -185,7 +185,7 @@ class ThrottledError(EverlyticError):
 
 
 class NotSentError(EverlyticError):
-    """No connection, or it was cut before the body was sent: surely not processed.
+    """Surely not processed: no connection, or it was cut before the body was sent, or never tried.
 
     Attributes:
         connected: Whether there was a connection, so that the endpoint can be reached.
