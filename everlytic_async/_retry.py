@@ -1,8 +1,8 @@
 """Whether an attempt may be repeated, after which pause, and when to give up.
 
-The only module that knows tenacity. An error's class says whether the attempt may be repeated: there is
-no status code in here. `_backoff` has the pauses of one order, the pacer the one that a Retry-After
-asks of all.
+The only module that knows tenacity. An error's class says whether the attempt may be repeated: no
+status code is looked at. `_backoff` has the pauses of one order, the pacer the one that a
+Retry-After asks of all.
 """
 
 from __future__ import annotations

@@ -138,13 +138,13 @@ class Sender:
         ledger_writer: LedgerWriter | None = None,
         wait_until: float | None = None,
     ) -> OrderResult:
-        """Deliver an order that was prepared: whatever comes of it is its result.
+        """Deliver an order that was prepared, and return its result.
 
         Args:
             job: The order.
             stop_token: Ends the waiting.
-            ledger_writer: The ledger: an order that it does not let us claim is not sent. The caller
-                records the outcome.
+            ledger_writer: The ledger: an order that it does not let us claim is not sent. The
+                caller records the outcome.
             wait_until: When to stop waiting for a turn, by the clock.
         """
         if ledger_writer is not None:
