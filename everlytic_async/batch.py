@@ -105,12 +105,14 @@ class OrderStream:
         ordered: bool,
         key_of: KeyOf | None,
         ledger: StreamLedger,
+        grace_s: float | None = None,
     ) -> None:
         self._sender = sender
         self._stop_token = stop_token
         self._concurrency = concurrency
         self._key_of = key_of
         self._ledger = ledger
+        self._grace_s = grace_s
         # Orders that a ledger knows need no slot.
         ahead = concurrency + _LOOKUP_CHUNK if ledger.exists else concurrency
         self._reader = Reader(
@@ -234,7 +236,8 @@ class OrderStream:
             closing.push_async_callback(cancel_and_wait, tasks)
             if tasks:
                 self.stop("the batch was left before its end")
-                await asyncio.wait(tasks, timeout=_GRACE_S)
+                grace_s = _GRACE_S if self._grace_s is None else self._grace_s
+                await asyncio.wait(tasks, timeout=grace_s)
 
     # ----------------------------------------------------------------------------- reading, sending
 

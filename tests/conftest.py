@@ -1,4 +1,4 @@
-"""What all tests share: how hypothesis looks for counter-examples, and what is run when."""
+"""What all tests share: how hypothesis looks for counter-examples, and what runs when."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import settings
 
-# No deadline: a shared machine stalls. In CI the same examples every time, for a run to be
-# repeatable; elsewhere new ones, for a bug to be found.
-settings.register_profile("here", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "here")
+# No deadline: a shared machine stalls. In CI the same examples every time, so that a run can be
+# repeated; elsewhere new ones, so that bugs are found.
+_IN_CI = bool(os.environ.get("CI"))
+settings.register_profile("short", deadline=None, derandomize=_IN_CI, max_examples=25)
+settings.register_profile("slow", deadline=None, derandomize=_IN_CI, max_examples=300)
+
+
+def _runs_slow(config: pytest.Config) -> bool:
+    return "slow" in config.getoption("markexpr", "")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try many examples only where there is time for it."""
+    settings.load_profile("slow" if _runs_slow(config) else "short")
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
@@ -24,10 +33,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return math.ceil(1.5 * (cores or 1))
 
 
+@pytest.hookimpl(tryfirst=True)  # before what `-m` does not select is left out
 def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
-    """Run what is marked as slow only where ``-m`` speaks of it."""
-    if "slow" in config.getoption("markexpr", ""):
-        return
+    """Run tests marked as slow only with ``-m slow``, which runs the property tests once more."""
     for item in items:
-        if item.get_closest_marker("slow") is not None:
-            item.add_marker(pytest.mark.skip(reason="takes long: .ci/run runs it, and -m slow"))
+        if _runs_slow(config):
+            if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+                item.add_marker("slow")
+        elif item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.skip(reason="slow: run by .ci/run and with -m slow"))

@@ -20,7 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LIMITERS = [
     "sandbox",
     pytest.param(
-        "nginx", marks=pytest.mark.skipif(find_nginx() is None, reason="nginx is not installed")
+        "nginx",
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.skipif(find_nginx() is None, reason="nginx is not installed"),
+        ],
     ),
 ]
 
@@ -81,7 +85,13 @@ def test_throughput_names_the_contestants_there_are_when_asked_for_another():
     assert "curl is not among: stream_orders," in ended.stderr
 
 
-@pytest.mark.parametrize("contestant", ["bare_aiohttp", "stream_orders", "send_order"])
+@pytest.mark.parametrize(
+    "contestant",
+    [
+        "stream_orders",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("bare_aiohttp", "send_order")),
+    ],
+)
 def test_a_contestant_whose_orders_are_refused_is_not_measured(contestant):
     refusing = {
         "backend": "sandbox",
@@ -112,6 +122,7 @@ def test_an_answer_that_is_not_the_endpoints_is_an_error():
             check(status, body)
 
 
+@pytest.mark.slow
 def test_memory_is_read_along_the_stream_and_judged_from_the_10_000th_order(tmp_path):
     short = figures_of(tmp_path, "benchmarks.memory", "--orders", "1200")
     assert list(short["resident_bytes"]) == ["1000", "1200"]
@@ -122,6 +133,7 @@ def test_memory_is_read_along_the_stream_and_judged_from_the_10_000th_order(tmp_
     assert targets(longer) == ["growth between the 10,000th and the 10,100th order"]
 
 
+@pytest.mark.slow
 def test_startup_measures_whole_processes(tmp_path):
     figures = figures_of(tmp_path, "benchmarks.startup", "--rounds", "1")
     took_ms = figures["took_ms"]
@@ -155,6 +167,7 @@ def test_pacing_counts_refusals_at_the_limiter_and_loses_sight_of_no_order(tmp_p
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limiter", LIMITERS)
 def test_pacing_shows_each_process_share_of_one_limit(tmp_path, limiter):
     figures = figures_of(
@@ -169,6 +182,7 @@ def test_pacing_shows_each_process_share_of_one_limit(tmp_path, limiter):
     assert one["share"] == pytest.approx(sum(one["shares"]) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limiter", LIMITERS)
 def test_pacing_takes_a_limit_on_requests_at_the_same_time(tmp_path, limiter):
     figures = figures_of(
@@ -183,6 +197,7 @@ def test_pacing_takes_a_limit_on_requests_at_the_same_time(tmp_path, limiter):
     assert one["share"] <= 1
 
 
+@pytest.mark.slow
 def test_pacing_without_a_limit_measures_what_pacing_costs(tmp_path):
     figures = figures_of(
         tmp_path,
@@ -231,6 +246,7 @@ def test_pacing_measures_in_one_run_all_that_is_promised(tmp_path):
     assert len(targets(figures)) == len(set(targets(figures)))
 
 
+@pytest.mark.slow
 def test_terminated_in_the_middle_it_takes_all_its_processes_along():
     screen, terminal = pty.openpty()
     process = subprocess.Popen(
@@ -275,6 +291,7 @@ def test_the_contestants_keep_the_order_of_the_table_however_they_are_asked_for(
     assert chosen(None, known) == list(known)
 
 
+@pytest.mark.slow
 def test_ledger_measures_with_and_without_one_and_a_resume(tmp_path):
     figures = figures_of(
         tmp_path,

@@ -38,7 +38,11 @@ _COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
 _FENCE = re.compile(r"^[ ]*```\S", re.MULTILINE)
 _MARK = "\x1e"  # the record separator: no program here prints it
 _TIMEOUT_S = 120
-_SLOW = {"run-workers.md"}  # waits for what workers that were killed leave behind
+# Their programs take long, or wait for what killed workers leave behind.
+_SLOW = {
+    *("tutorial-backfill.md", "command.md", "ledger.md", "brokers.md", "run-workers.md"),
+    *("database.md", "backfill.md"),
+}
 # Of the quick start, which test_docs_quick_start and .ci/run run where it is meant to be run.
 _ELSEWHERE = "printed elsewhere"
 

@@ -42,7 +42,7 @@ NAMES = [
 #: Few of these are enough: each keeps a sender, or every sender, waiting.
 LONG = [name for name in NAMES if BEHAVIOURS[name].slow]
 SHORT = [name for name in NAMES if name not in LONG]
-ORDERS = 2_000
+ORDERS = pytest.mark.parametrize("count", [150, pytest.param(2_000, marks=pytest.mark.slow)])
 AT_ONCE = 64
 MEGABYTE = 1 << 20
 #: Of the process: results, events and log are kept here. One body of 100 MB as bytes and as text,
@@ -124,9 +124,10 @@ def resident_bytes() -> int:
     return int(STATM.read_text().split()[1]) * resource.getpagesize()
 
 
+@ORDERS
 @pytest.mark.parametrize("delivery", Delivery)
-async def test_every_order_of_the_mix_has_its_one_result_and_nothing_gets_out(
-    delivery: Delivery, caplog: pytest.LogCaptureFixture
+async def test_every_order_of_the_mix_has_its_one_result_and_no_secret_gets_out(
+    delivery: Delivery, count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     events: list[Event] = []
@@ -145,10 +146,10 @@ async def test_every_order_of_the_mix_has_its_one_result_and_nothing_gets_out(
             on_event=[events.append, memory.look],
         ) as client,
     ):
-        report = await client.send_orders(orders(ORDERS, seed=7))
+        report = await client.send_orders(orders(count, seed=7))
 
     results = list(report.results)
-    assert sorted(result.index for result in results) == list(range(ORDERS))
+    assert sorted(result.index for result in results) == list(range(count))
     starts = [event for event in events if isinstance(event, AttemptStarted)]
     started_at = {(int(event.key or ""), event.attempt): event.at for event in starts}
     # These the server itself answered late: it had other work.
@@ -161,7 +162,7 @@ async def test_every_order_of_the_mix_has_its_one_result_and_nothing_gets_out(
         check(result, delivery, server, late)
     assert {name_of(result.order) for result in results} == set(NAMES)
     ended = Counter(event.key for event in events if isinstance(event, OrderEnded))
-    assert ended == Counter(str(number) for number in range(ORDERS))
+    assert ended == Counter(str(number) for number in range(count))
     assert memory.grown < MOST_MEMORY
 
     logged = [caplog.text, *(repr(record.__dict__) for record in caplog.records)]

@@ -18,7 +18,7 @@ from support.delivery import order
 HOW, URL, STORE, CUSTOMER = sys.argv[1:]
 
 
-async def at_home(client: EverlyticClient) -> tuple[OrderStream, OrderStream]:
+async def start(client: EverlyticClient) -> tuple[OrderStream, OrderStream]:
     """Start the client, leave a connection to reuse, and make two streams, one of them entered."""
     await client.start()
     await client.send_order(order(1))
@@ -27,7 +27,7 @@ async def at_home(client: EverlyticClient) -> tuple[OrderStream, OrderStream]:
     return client.stream_orders([order(2)]), entered
 
 
-def uses(
+def calls(
     client: EverlyticClient, made: OrderStream, entered: OrderStream
 ) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
     async def stream() -> None:
@@ -43,16 +43,16 @@ def uses(
     }
 
 
-async def tried(use: Callable[[], Coroutine[Any, Any, Any]]) -> str:
+async def try_one(call: Callable[[], Coroutine[Any, Any, Any]]) -> str:
     try:
         async with asyncio.timeout(5):
-            return f"returned {await use()!r}"
+            return f"returned {await call()!r}"
     except BaseException as error:  # noqa: BLE001 - it is what is printed
         return f"{type(error).__name__}: {error}"
 
 
 async def try_all(*parts: Any) -> dict[str, str]:
-    return {name: await tried(use) for name, use in uses(*parts).items()}
+    return {name: await try_one(call) for name, call in calls(*parts).items()}
 
 
 def report(found: dict[str, str]) -> None:
@@ -73,7 +73,7 @@ def in_a_child(work: Callable[[], None]) -> None:
 def main() -> None:
     client = EverlyticClient(URL, store_hash=STORE, customer_hash=CUSTOMER)
     home = asyncio.new_event_loop()
-    made, entered = home.run_until_complete(at_home(client))
+    made, entered = home.run_until_complete(start(client))
     parts = (client, made, entered)
 
     def elsewhere() -> None:
@@ -89,7 +89,7 @@ def main() -> None:
         # The child goes on with the loop that it inherited.
         in_a_child(lambda: report(home.run_until_complete(try_all(*parts))))
 
-    # At home everything still works, over the same connection.
+    # Here everything still works, over the same connection.
     async def end() -> None:
         await client.send_order(order(4))
         await entered.__aexit__(None, None, None)

@@ -1,4 +1,4 @@
-"""A client that is used at the wrong time or place says so and what to do, and sends nothing."""
+"""A client that is used at the wrong time or place says what to do instead, and sends nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from everlytic_async import (
     SqliteLedger,
 )
 from everlytic_async.sandbox import Sandbox
-from support.delivery import client_of, ids_of, order, orders, shop
+from support.delivery import client_of, order, order_ids, orders, sandbox_client
 
 PROCESS = Path(__file__).with_name("misuse_process.py")
 
@@ -38,11 +38,11 @@ CALLS: dict[str, Use] = {
 }
 
 
-async def is_refused(use: Use, client: EverlyticClient, advice: str) -> None:
+async def assert_refused(use: Use, client: EverlyticClient, advice: str) -> None:
     with pytest.raises(ConfigurationError, match=advice):  # noqa: PT012 - some are not async
-        used = use(client)
-        if isinstance(used, Awaitable):
-            await used
+        value = use(client)
+        if isinstance(value, Awaitable):
+            await value
 
 
 @pytest.mark.parametrize("call", ["send_order", "send_orders", "stream_orders"])
@@ -50,38 +50,38 @@ async def test_a_client_that_was_not_started_says_how_to_start_it(call: str) -> 
     async with Sandbox() as sandbox:
         client = client_of(sandbox)
         assert not client.is_open
-        await is_refused(CALLS[call], client, NEW)
+        await assert_refused(CALLS[call], client, NEW)
     assert sandbox.requests == 0
 
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_a_closed_client_says_to_make_a_new_one(call: str) -> None:
-    async with shop() as (sandbox, client):
+    async with sandbox_client() as (sandbox, client):
         assert client.is_open
         await client.aclose()
         assert not client.is_open
-        await is_refused(CALLS[call], client, CLOSED)
+        await assert_refused(CALLS[call], client, CLOSED)
     assert sandbox.requests == 0
 
 
-async def test_a_client_that_was_closed_unstarted_is_closed() -> None:
+async def test_a_client_closed_before_its_start_is_closed() -> None:
     async with Sandbox() as sandbox:
         client = client_of(sandbox)
         await client.aclose()
-        await is_refused(CALLS["start"], client, CLOSED)
+        await assert_refused(CALLS["start"], client, CLOSED)
 
 
 @pytest.mark.parametrize("call", ["enter", "start"])
 async def test_a_started_client_is_not_started_again(call: str) -> None:
-    async with shop() as (sandbox, client):
-        await is_refused(CALLS[call], client, "started already")
+    async with sandbox_client() as (sandbox, client):
+        await assert_refused(CALLS[call], client, "started already")
         assert client.is_open
         await client.send_order(order(1))
     assert sandbox.requests == 1
 
 
 async def test_a_stream_of_a_closed_client_is_not_entered() -> None:
-    async with shop() as (sandbox, client):
+    async with sandbox_client() as (sandbox, client):
         stream = client.stream_orders([order(1)])
         await client.aclose()
         with pytest.raises(ConfigurationError, match=CLOSED):
@@ -89,8 +89,8 @@ async def test_a_stream_of_a_closed_client_is_not_entered() -> None:
     assert sandbox.requests == 0
 
 
-async def test_a_stream_says_how_it_is_used() -> None:
-    async with shop() as (sandbox, client):
+async def test_a_stream_must_be_entered_and_once() -> None:
+    async with sandbox_client() as (sandbox, client):
         stream = client.stream_orders([order(1)])
         with pytest.raises(ConfigurationError, match=r"async with client\.stream_orders"):
             await anext(stream)
@@ -102,7 +102,7 @@ async def test_a_stream_says_how_it_is_used() -> None:
 
 
 async def test_another_thread_is_refused_before_a_byte_is_written() -> None:
-    async with shop() as (sandbox, client):
+    async with sandbox_client() as (sandbox, client):
         await client.send_order(order(1))
         made = client.stream_orders([order(2)])
         entered = client.stream_orders([])
@@ -115,17 +115,17 @@ async def test_another_thread_is_refused_before_a_byte_is_written() -> None:
 
         async def use(call: str) -> None:
             async with asyncio.timeout(5):
-                await is_refused(elsewhere[call], client, "another event loop|started already")
+                await assert_refused(elsewhere[call], client, "another event loop|started already")
 
         async with entered:
             for call in elsewhere:
                 await asyncio.to_thread(lambda call=call: asyncio.run(use(call)))
         await client.send_order(order(3))
-    assert ids_of(sandbox.received) == ["1", "3"]
+    assert order_ids(sandbox.received) == ["1", "3"]
 
 
-async def test_another_thread_changes_nothing_also_without_a_loop_of_its_own() -> None:
-    async with shop() as (sandbox, client):
+async def test_another_thread_without_an_event_loop_is_refused_too() -> None:
+    async with sandbox_client() as (sandbox, client):
         async with client.stream_orders(orders(3)) as results:
             elsewhere: dict[str, Callable[[], Any]] = {
                 "stop": lambda: results.stop("enough"),
@@ -172,6 +172,11 @@ WRONG: dict[str, Wrong] = {
     "send_order, key=5": (lambda c, _: c.send_order(ONE, key=5), TypeError, "text, or a plain"),
     "send_order, key=async": (lambda c, _: c.send_order(ONE, key=_key), TypeError, "plain func"),
     "send_order, key=blank": (lambda c, _: c.send_order(ONE, key=" "), InvalidOrderError, "blank"),
+    "stream_orders, key=async": (
+        lambda c, _: c.stream_orders([], key=_key),
+        TypeError,
+        "key must be",
+    ),
     "send_orders, key='x'": (lambda c, _: c.send_orders([ONE], key="x"), TypeError, "plain func"),
     "send_order, deadline_s": (
         lambda c, _: c.send_order(ONE, deadline_s="5"),
@@ -192,7 +197,14 @@ WRONG: dict[str, Wrong] = {
         "ledger must be a ledger",
     ),
     "pause, text": (lambda c, _: c.pause("5"), ConfigurationError, "seconds must be a number of"),
-    "pause, nan": (lambda c, _: c.pause(math.nan), ConfigurationError, "seconds must be"),
+    **{
+        f"pause, {seconds}": (
+            lambda c, _, seconds=seconds: c.pause(seconds),
+            ConfigurationError,
+            "seconds must be",
+        )
+        for seconds in (0, -1, math.nan, math.inf)
+    },
     "subscribe, None": (lambda c, _: c.subscribe(None), TypeError, "must be a callable"),
     "subscribe, two": (lambda c, _: c.subscribe([print, print]), TypeError, "must be a callable"),
     "subscribe, int": (lambda c, _: c.subscribe(print, int), TypeError, "event_type must be"),
@@ -236,25 +248,24 @@ async def test_a_wrong_argument_is_named_before_anything_is_sent(
     wrong: Wrong, tmp_path: Path
 ) -> None:
     use, kind, says = wrong
-    async with shop() as (sandbox, client):
+    async with sandbox_client() as (sandbox, client):
         with pytest.raises(kind, match=says) as caught:  # noqa: PT012 - some are not async
-            used = use(client, tmp_path / "orders.ledger")
-            if isinstance(used, Awaitable):
-                await used
+            value = use(client, tmp_path / "orders.ledger")
+            if isinstance(value, Awaitable):
+                await value
         assert "@example.com" not in str(caught.value)
         assert sandbox.requests == 0
         await client.send_order(ONE)
     assert not (tmp_path / "orders.ledger").exists()
 
 
-async def test_what_is_no_order_in_a_batch_is_invalid_and_the_others_are_sent() -> None:
-    given = [order(0), None, 5, "x", [], b"x", object(), int, order(1)]
-    async with shop() as (sandbox, client):
-        report = await client.send_orders(given, ordered=True)  # type: ignore[arg-type]
-    invalid = len(given) - 2
-    outcomes = [Outcome.SENT, *[Outcome.INVALID] * invalid, Outcome.SENT]
-    assert [result.outcome for result in report.results] == outcomes
-    assert ids_of(sandbox.received) == ["0", "1"]
+async def test_what_is_not_an_order_in_a_batch_is_invalid_and_the_others_are_sent() -> None:
+    items: list[Any] = [order(0), None, 5, "x", [], b"x", object(), int, order(1)]
+    async with sandbox_client() as (sandbox, client):
+        report = await client.send_orders(items, ordered=True)
+    invalid = [Outcome.INVALID] * (len(items) - 2)
+    assert [result.outcome for result in report.results] == [Outcome.SENT, *invalid, Outcome.SENT]
+    assert order_ids(sandbox.received) == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -290,6 +301,6 @@ async def test_another_loop_or_process_is_refused_before_a_byte_is_written(
     for use, said in found.items():
         assert said.startswith("ConfigurationError: "), (use, said)
         assert advice in said or "started already" in said, (use, said)
-    # What is sent at home arrives, and nothing else does.
-    assert ids_of(sandbox.received) == ["1", "4"]
+    # What is sent where the client was started arrives, and nothing else.
+    assert order_ids(sandbox.received) == ["1", "4"]
     assert sandbox.requests == 2

@@ -1,16 +1,5 @@
-"""What every test here is held to: it leaves no task behind."""
+"""After each test here no task is pending."""
 
-from __future__ import annotations
+from support.tasks import no_task_left
 
-import asyncio
-from collections.abc import AsyncIterator
-
-import pytest
-
-
-@pytest.fixture(autouse=True)
-async def nothing_left_running() -> AsyncIterator[None]:
-    """After each test no task is pending."""
-    yield
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    assert not left
+__all__ = ["no_task_left"]

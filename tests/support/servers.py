@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -55,6 +55,26 @@ class Connection:
         """Send a whole answer."""
         await self.send(answer(status, body, *headers))
 
+    async def read(self, size: int) -> bytes:
+        """Read up to so many bytes."""
+        return await self._reader.read(size)
+
+    def write(self, data: bytes) -> None:
+        """Write bytes, without waiting for it."""
+        self._writer.write(data)
+
+    def push(self, data: bytes) -> None:
+        """Send bytes to the client's kernel now, while no event loop runs."""
+        self._writer.get_extra_info("socket")._sock.send(data)
+
+    def shut_down(self) -> None:
+        """End the connection in the client's kernel now, while no event loop runs."""
+        self._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._writer.close()
+
     def reset(self) -> None:
         """End the connection with a TCP reset."""
         sock = self._writer.get_extra_info("socket")
@@ -63,11 +83,9 @@ class Connection:
 
     async def closed(self) -> None:
         """Wait until the client closes the connection, whatever it sends before."""
-        try:
+        with suppress(ConnectionError):  # closed hard: data of ours was still unread
             while await self._reader.read(65_536):
                 pass
-        except ConnectionError:
-            pass  # closed hard: data of ours was still unread
 
 
 def answer(status: int = 200, body: bytes = SUCCESS, *headers: str) -> bytes:
@@ -79,12 +97,43 @@ def answer(status: int = 200, body: bytes = SUCCESS, *headers: str) -> bytes:
 Script = Callable[[Connection], Awaitable[None]]
 
 
+async def accept_all(connection: Connection) -> None:
+    """Accept one order after the other."""
+    while True:
+        await connection.request()
+        await connection.answer()
+
+
+async def never_answer(connection: Connection) -> None:
+    """Read an order, and never answer."""
+    await connection.request()
+    await connection.closed()
+
+
+def answer_all(status: int, body: bytes = SUCCESS, *headers: str) -> Script:
+    """Answer every order like this."""
+
+    async def script(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.answer(status, body, *headers)
+
+    return script
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a counter of a server: not everything has an event."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0)
+
+
 class RawServer:
     """Runs a script for every connection; the connection ends with its script.
 
     Attributes:
         connections: How many there were.
-        heads: Every request's head, as it came.
+        heads: Every request's head, as it was received.
         bodies: Every request's body that was read to its end.
     """
 
@@ -148,7 +197,7 @@ class RawServer:
 
 
 async def unused_port() -> int:
-    """A port of loopback at which nobody listens."""
+    """A port of loopback on which nothing listens."""
     server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
     port: int = server.sockets[0].getsockname()[1]
     server.close()
@@ -157,7 +206,7 @@ async def unused_port() -> int:
 
 
 class QuickServer(asyncio.Protocol):
-    """Accepts every order as fast as may be; for numbers of them. One object is one connection."""
+    """Accepts many orders fast. One object is one connection."""
 
     def __init__(self) -> None:
         self._received = b""
@@ -166,7 +215,7 @@ class QuickServer(asyncio.Protocol):
     @classmethod
     @asynccontextmanager
     async def running(cls) -> AsyncIterator[str]:
-        """Its address, as long as it runs."""
+        """Run one, and return its address."""
         server = await asyncio.get_running_loop().create_server(cls, "127.0.0.1", 0)
         async with server:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

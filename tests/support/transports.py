@@ -1,8 +1,7 @@
-"""A `Transport` by itself, and what its tests wait for."""
+"""A `Transport` by itself."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,23 +13,26 @@ from everlytic_async._transport import Transport
 from everlytic_async.policies import Timeouts
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH
-from support.servers import Connection
+from support.servers import until
+
+__all__ = ["BODY", "make_transport", "until"]
 
 BODY = b'{"contact_email":"user@example.com"}'
 
 
 @asynccontextmanager
-async def a_transport(
+async def make_transport(
     url: str,
     *,
     session: aiohttp.ClientSession | None = None,
     clock: Callable[[], float] = time.monotonic,
+    hashes: tuple[str, str] = (STORE_HASH, CUSTOMER_HASH),
     **timeouts: float,
 ) -> AsyncIterator[Transport]:
-    """An open transport; with a fake clock its timers are the clock's."""
+    """An open transport; with a `FakeClock`, its timers are the clock's."""
     transport = Transport(
         url,
-        secrets=Secrets(STORE_HASH, CUSTOMER_HASH),
+        secrets=Secrets(*hashes),
         timeouts=Timeouts(**{"connect_s": 5, "read_s": 5, "total_s": 5, **timeouts}),
         session=session,
         clock=clock,
@@ -41,23 +43,3 @@ async def a_transport(
         yield transport
     finally:
         await transport.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for a counter: servers and transports have no events for everything."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(0)
-
-
-async def accept_all(connection: Connection) -> None:
-    """Accept one order after the other."""
-    while True:
-        await connection.request()
-        await connection.answer()
-
-
-async def never_answer(connection: Connection) -> None:
-    """Read an order, and say nothing."""
-    await connection.request()
-    await connection.closed()

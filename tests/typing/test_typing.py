@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow  # .ci/run checks the package's own types in any case
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 

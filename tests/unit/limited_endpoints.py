@@ -1,7 +1,7 @@
-"""Endpoints with a limit, and clients that are kept busy against them, in simulated time.
+"""Endpoints with a limit, and clients that always have more to send, in simulated time.
 
-A discrete-event simulation of `Pacer`s that share one limiter: no event loop, nobody sleeps, and
-the same seed gives the same run.
+A discrete-event simulation of `Pacer`s that share one limiter: without an event loop, without
+sleeping, and the same seed gives the same run.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from everlytic_async.policies import Pacing, RetryPolicy
 
 
 class Limiter(Protocol):
-    """Decides on requests; what passes leaves it some time later."""
+    """Lets requests pass or refuses them."""
 
     def admit(self, now: float) -> bool:
-        """Whether the request that comes now passes."""
+        """Whether a request that arrives now passes."""
 
     def done(self) -> None:
-        """One that had passed has been served."""
+        """A request that had passed was answered."""
 
 
 class NoLimit:
@@ -42,21 +42,18 @@ class NoLimit:
 
 @attrs.define
 class LeakyBucket(NoLimit):
-    """As nginx's ``limit_req zone=... burst=... nodelay``; the rate may change meanwhile.
+    """Like nginx's ``limit_req zone=... burst=... nodelay``; the rate may change.
 
-    Its clock tells multiples of `grain_s`, where that is not 0: nginx's tells milliseconds. At each
-    full second it stands still for `stalls_s`: what comes meanwhile comes to it at once.
+    Its clock counts multiples of `grain_s`, if that is not 0: nginx's counts milliseconds.
     """
 
     rate: float
     burst: int
     grain_s: float = 0.0
-    stalls_s: float = 0.0
     _excess: float = 0.0
     _last: float | None = None
 
     def admit(self, now: float) -> bool:
-        now = max(now, now // 1.0 + self.stalls_s)
         if self.grain_s:
             now -= now % self.grain_s
         excess = 0.0
@@ -91,7 +88,7 @@ class TokenBucket(NoLimit):
 
 @attrs.define
 class ConcurrencyLimit:
-    """So many requests may be under way at a time."""
+    """So many requests may be in flight at a time."""
 
     limit: int
     _serving: int = 0
@@ -107,8 +104,8 @@ class ConcurrencyLimit:
 
 
 @attrs.define
-class Chance(NoLimit):
-    """Refuses this share of what comes, whatever the rate."""
+class RandomRefusals(NoLimit):
+    """Refuses this share of all requests, whatever the rate."""
 
     share: float
     rng: random.Random
@@ -118,8 +115,8 @@ class Chance(NoLimit):
 
 
 @attrs.define
-class Record:
-    """What one client was answered, as moments, and what it said of the limit."""
+class ClientLog:
+    """When one client had orders accepted and refused, and its estimates of the limit."""
 
     accepted: list[float] = attrs.Factory(list)
     refused: list[float] = attrs.Factory(list)
@@ -133,11 +130,10 @@ class Simulation:
         limiter: The endpoint's.
         clients: How many, each with a `Pacer` of its own.
         slots: How many POSTs each may have in flight.
-        network_s: One way; the answer takes as long again.
-        service_s: What is let through is answered this much later.
+        network_s: How long a request takes, and its answer as well.
+        service_s: How long the endpoint takes for a request that passes.
         retry_after_s: What each refusal asks for, if anything.
         max_rate: Of each client.
-        adaptive: Of each client.
         timer_s: The resolution of the clients' timers: each is late by up to this.
         seed: Of the jitter of the pauses and of the network.
     """
@@ -152,7 +148,6 @@ class Simulation:
         service_s: float = 0.001,
         retry_after_s: float | None = None,
         max_rate: float | None = None,
-        adaptive: bool = True,
         timer_s: float = 0.001,
         seed: int = 0,
     ) -> None:
@@ -162,7 +157,7 @@ class Simulation:
         self.service_s = service_s
         self.retry_after_s = retry_after_s
         self.timer_s = timer_s
-        self.records = [Record() for _ in range(clients)]
+        self.records = [ClientLog() for _ in range(clients)]
         self._rng = random.Random(seed)
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -170,7 +165,7 @@ class Simulation:
         self._gone: set[int] = set()
         self.pacers = [
             Pacer(
-                Pacing(max_concurrency=slots, max_rate=max_rate, adaptive=adaptive),
+                Pacing(max_concurrency=slots, max_rate=max_rate),
                 RetryPolicy(),
                 dispatcher=Dispatcher((self._hook(record),)),
                 clock=lambda: self.now,
@@ -190,38 +185,30 @@ class Simulation:
             happen()
         self.now = end
 
-    def leave(self, *clients: int) -> None:
+    def stop_clients(self, *clients: int) -> None:
         """These have nothing more to send."""
         self._gone.update(clients)
 
-    def accepted(self, since: float, client: int | None = None) -> int:
-        """How many were accepted since then, of one client or of all."""
-        records = self.records if client is None else [self.records[client]]
-        return sum(moment >= since for record in records for moment in record.accepted)
-
     def throughput(self, since: float, client: int | None = None) -> float:
-        """The same, a second."""
-        return self.accepted(since, client) / (self.now - since)
-
-    def refused(self, since: float = 0.0) -> int:
-        """How many were refused since then."""
-        return sum(moment >= since for record in self.records for moment in record.refused)
+        """Accepted orders a second since then, of one client or of all."""
+        records = self.records if client is None else [self.records[client]]
+        accepted = sum(moment >= since for record in records for moment in record.accepted)
+        return accepted / (self.now - since)
 
     def refused_share(self, since: float = 0.0) -> float:
-        """How many of those that were sent since then."""
-        refused = self.refused(since)
-        return refused / max(1, refused + self.accepted(since))
+        """How many of the requests since then were refused."""
+        refused = sum(moment >= since for record in self.records for moment in record.refused)
+        accepted = sum(moment >= since for record in self.records for moment in record.accepted)
+        return refused / max(1, refused + accepted)
 
     def lowest_share(self, since: float) -> float:
-        """What the client with the least came to, as a share of what would be fair."""
+        """The throughput of the client with the least, as a part of a fair share."""
         clients = range(len(self.pacers))
         lowest = min(self.throughput(since, client) for client in clients)
         return lowest * len(clients) / self.throughput(since)
 
-    # ------------------------------------------------------------------------ how it goes
-
     @staticmethod
-    def _hook(record: Record) -> Callable[[object], None]:
+    def _hook(record: ClientLog) -> Callable[[object], None]:
         def hook(event: object) -> None:
             if isinstance(event, RateChanged):
                 record.changes.append(event)
@@ -235,7 +222,7 @@ class Simulation:
         return lambda: self._send(client)
 
     def _send(self, client: int) -> None:
-        """Start as many as may start now, and come back when the next one may."""
+        """Start as many as may start now; call again when the next one may."""
         if client in self._gone:
             return
         pacer = self.pacers[client]
@@ -254,7 +241,7 @@ class Simulation:
                 service_s = self.service_s * self._rng.uniform(0.9, 1.1)
             self._at(self.now + service_s, lambda: self._answer(client, started_at, passes))
 
-        self._at(self.now + self._way(), arrive)
+        self._at(self.now + self._travel_s(), arrive)
 
     def _answer(self, client: int, started_at: float, passed: bool) -> None:
         if passed:
@@ -271,7 +258,7 @@ class Simulation:
             pacer.release()
             self._send(client)
 
-        self._at(self.now + self._way(), receive)
+        self._at(self.now + self._travel_s(), receive)
 
-    def _way(self) -> float:
+    def _travel_s(self) -> float:
         return self.network_s * self._rng.uniform(0.8, 1.2)

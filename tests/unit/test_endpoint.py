@@ -1,4 +1,4 @@
-"""`endpoint_url`: any spelling of an install's address leads to one URL, or is refused."""
+"""`endpoint_url`: every spelling of an address leads to one URL, or is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from everlytic_async._endpoint import PATH, endpoint_url
         ("http://[::1]:80", f"http://[::1]{PATH}"),
     ],
 )
-def test_the_address_of_an_install_becomes_the_endpoints(address: str, used: str) -> None:
+def test_the_address_of_an_install_leads_to_its_endpoint(address: str, used: str) -> None:
     assert endpoint_url(address) == used
 
 
@@ -66,7 +66,7 @@ def test_the_address_of_an_install_becomes_the_endpoints(address: str, used: str
         f"https://{'ü' * 60}.example",
     ],
 )
-def test_an_address_that_cannot_be_is_refused(address: object) -> None:
+def test_an_impossible_address_is_refused(address: object) -> None:
     with pytest.raises(ConfigurationError, match=r"base_url \(EVERLYTIC_BASE_URL\)"):
         endpoint_url(address)
 
@@ -86,7 +86,7 @@ def test_an_address_that_cannot_be_is_refused(address: object) -> None:
         "http://[::ffff:7f00:1]",
     ],
 )
-def test_http_is_for_loopback_or_where_it_is_allowed(address: str) -> None:
+def test_http_is_for_loopback_only_unless_allowed(address: str) -> None:
     with pytest.raises(ConfigurationError, match="allow_http"):
         endpoint_url(address)
     assert endpoint_url(address, allow_http=True) == f"{address}{PATH}"
@@ -153,18 +153,12 @@ def test_spellings_of_one_address_are_one_endpoint(spellings: list[str], normal:
     assert endpoint_url(endpoint_url(normal)) == f"{normal}{PATH}"
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        "http://localhost",
-        "https://localhost:444",
-        "https://localhost/a",
-        "https://127.0.0.1",
-        "https://localhost.example",
-    ],
-)
-def test_another_address_is_another_endpoint(other: str) -> None:
-    assert endpoint_url(other) != endpoint_url("https://localhost")
+def test_another_address_is_another_endpoint() -> None:
+    others = (
+        *("http://localhost", "https://localhost:444", "https://localhost/a"),
+        *("https://127.0.0.1", "https://localhost.example", "https://localhost"),
+    )
+    assert len({endpoint_url(other) for other in others}) == len(others)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +171,7 @@ def test_another_address_is_another_endpoint(other: str) -> None:
         ("http://0177.0.0.1", "http://0200.0.0.1"),
     ],
 )
-def test_loopback_is_judged_by_the_normal_form(loopback: str, elsewhere: str) -> None:
+def test_loopback_is_recognized_in_any_spelling(loopback: str, elsewhere: str) -> None:
     assert endpoint_url(loopback)
     with pytest.raises(ConfigurationError, match="allow_http"):
         endpoint_url(elsewhere)

@@ -1,11 +1,10 @@
-"""What an endpoint takes is found and held: pacers in simulated time, against limits of many kinds.
+"""The limit of an endpoint is found and held: pacers in simulated time, and the arithmetic.
 
-The same seed gives the same run, so the bounds are close to what these seeds come to.
+The same seed gives the same run, so the bounds are close to what these seeds reach.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
 import random
@@ -13,37 +12,40 @@ from collections.abc import Callable
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from limited_endpoints import (
-    Chance,
     ConcurrencyLimit,
     LeakyBucket,
     NoLimit,
+    RandomRefusals,
     Simulation,
     TokenBucket,
 )
 
 from everlytic_async._rate import RateEstimator
+from everlytic_async._transport import Response
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Pacing
-from support.delivery import a_rig, an_answer, orders
+from support.delivery import orders
+from support.fake_delivery import end_with, fake_delivery, make_response
 
-SEEDS = (0, 1)
+slow = pytest.mark.slow
+SEEDS = (0, pytest.param(1, marks=slow))
 
 
 @attrs.frozen(kw_only=True)
 class Scenario:
-    """An endpoint, and what is to come of it.
+    """An endpoint, and the least that must be made of it.
 
     Attributes:
         simulate: Makes it, for a seed.
-        seconds: How long to send.
-        since: What is counted, from this second on.
         best: Orders a second that the endpoint takes.
         used: At least this share of them is used.
-        refused: At most this share of all requests is refused, from the first second on.
-        least_share: The client with the least has this much of a fair share.
+        seconds: How long to send.
+        since: The second from which on orders are counted.
+        refused: At most this share of all requests is refused.
+        least_share: The client with the fewest orders gets this part of a fair share.
     """
 
     simulate: Callable[[int], Simulation]
@@ -56,7 +58,7 @@ class Scenario:
 
 
 def bucket(rate: float, burst: int, **settings_: float | None) -> Callable[[int], Simulation]:
-    """A limiter as nginx's, whose clock has milliseconds, on a fast network."""
+    """A limiter like nginx's, whose clock counts milliseconds, on a fast network."""
 
     def simulate(seed: int) -> Simulation:
         limiter = LeakyBucket(rate, burst, grain_s=0.001)
@@ -72,8 +74,8 @@ def at_once(limit: int, retry_after_s: float | None = None) -> Callable[[int], S
     )
 
 
-def by_chance(seed: int) -> Simulation:
-    limiter = Chance(0.05, random.Random(seed))
+def at_random(seed: int) -> Simulation:
+    limiter = RandomRefusals(0.05, random.Random(seed))
     return Simulation(limiter, slots=32, network_s=0.01, service_s=0.03, seed=seed)
 
 
@@ -85,9 +87,6 @@ SCENARIOS = {
     "400/s, Retry-After 1, a minute": Scenario(
         simulate=bucket(400, 20, retry_after_s=1), best=400, used=0.94, refused=0.001, seconds=60
     ),
-    "max_rate=400": Scenario(
-        simulate=bucket(400, 20, max_rate=400), best=400, used=0.995, refused=0
-    ),
     "max_rate=400, Retry-After 1": Scenario(
         simulate=bucket(400, 20, max_rate=400, retry_after_s=1), best=400, used=0.995, refused=0
     ),
@@ -95,7 +94,7 @@ SCENARIOS = {
         f"{rate}/s, burst {burst}": Scenario(
             simulate=bucket(rate, burst), best=rate, used=0.93, refused=0.015
         )
-        for rate, burst in itertools.product([100, 400, 1_000], [5, 100])
+        for rate, burst in itertools.product([100, 1_000], [5, 100])
     },
     "100/s, burst 1": Scenario(simulate=bucket(100, 1), best=100, used=0.9),
     "400/s, burst 1": Scenario(simulate=bucket(400, 1), best=400, used=0.9),
@@ -123,7 +122,7 @@ SCENARIOS = {
         simulate=at_once(20, 1.0), best=400, used=0.7, seconds=20
     ),
     "5 % at random": Scenario(
-        simulate=by_chance, best=300, used=1.0, seconds=60, since=15, refused=0.08
+        simulate=at_random, best=300, used=1.0, seconds=60, since=15, refused=0.08
     ),
     "no limit": Scenario(
         simulate=lambda seed: Simulation(NoLimit(), service_s=0.05, network_s=0.0003, seed=seed),
@@ -136,7 +135,13 @@ SCENARIOS = {
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        pytest.param(scenario, id=name, marks=slow if scenario.seconds > 30 else ())
+        for name, scenario in SCENARIOS.items()
+    ],
+)
 def test_a_limit_is_found_and_held(scenario: Scenario, seed: int) -> None:
     simulation = scenario.simulate(seed)
     simulation.run(scenario.seconds)
@@ -154,8 +159,9 @@ def test_a_limit_is_found_and_held(scenario: Scenario, seed: int) -> None:
         (400, 200, 1.0, 20, 0.9),
         (1_000, 200, None, 20, 0.97),
         (1_000, 200, 1.0, 40, 0.9),
-        (100, 500, None, 90, 0.95),
-        (200, 400, 1.0, 150, 0.9),  # after a pause of a second the next probe takes a minute
+        pytest.param(100, 500, None, 90, 0.95, marks=slow),
+        # After a pause of a second the next probe takes a minute.
+        pytest.param(200, 400, 1.0, 150, 0.9, marks=slow),
     ],
 )
 def test_a_limit_that_changes_is_followed(
@@ -171,71 +177,44 @@ def test_a_limit_that_changes_is_followed(
     assert simulation.refused_share(since=15) <= 0.005
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_what_other_clients_leave_is_used_within_seconds(seed: int) -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+def test_freed_capacity_is_used_within_seconds(seed: int) -> None:
     simulation = bucket(400, 20, clients=4)(seed)
     simulation.run(30)
-    simulation.leave(1, 2, 3)
+    simulation.stop_clients(1, 2, 3)
     simulation.run(30)
 
     assert simulation.throughput(simulation.now - 10) >= 0.9 * 400
     assert simulation.refused_share(simulation.now - 10) <= 0.005
-
-
-def test_the_limit_that_is_reported_is_the_endpoints() -> None:
-    simulation = bucket(400, 20)(0)
-    simulation.run(60)
-
-    last = simulation.records[0].changes[-1]
-    assert last.limit == pytest.approx(400, rel=0.01)
+    assert simulation.records[0].changes[-1].limit == pytest.approx(400, rel=0.05)
 
 
 # ----------------------------------------------------------------- very tight limits, with tasks
 
 
-async def send_to(
-    limiter: LeakyBucket, *, retry_after_s: int | None, count: int, seed: int
-) -> tuple[int, int, list[int]]:
-    """Accepted and refused after the first 20 that were accepted, and the orders that were lost."""
-    accepted = refused = 0
-    headers = {} if retry_after_s is None else {"Retry_After": str(retry_after_s)}
-
-    async def endpoint(_body: bytes) -> object:
-        nonlocal accepted, refused
-        passes = limiter.admit(rig.clock.now)
-        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        rig.clock.call_later(0.02, lambda: arrived.set_result(None))
-        await arrived
-        if passes:
-            accepted += 1
-            return an_answer()
-        refused += accepted >= 20
-        return an_answer(429, b"", **headers)
-
-    rig = a_rig(endpoint, pacing=Pacing(max_concurrency=32), seed=seed)  # type: ignore[arg-type]
-
-    async def send() -> list[int]:
-        async with rig.stream(orders(count), concurrency=32) as results:
-            return [r.index async for r in results if r.outcome is not Outcome.SENT]
-
-    lost = await rig.clock.run(send())
-    return accepted - 20, refused, lost
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("retry_after_s", [None, 1, 5])
-@pytest.mark.parametrize("burst", [0, 5, 20])
-@pytest.mark.parametrize("per_minute", [30, 60])
+@pytest.mark.parametrize(("per_minute", "burst"), [(30, 0), (30, 20), (60, 5)])
 async def test_a_very_tight_limit_refuses_few_and_loses_none(
     *, per_minute: int, burst: int, retry_after_s: int | None, seed: int
 ) -> None:
     limiter = LeakyBucket(per_minute / 60, burst)
-    accepted, refused, lost = await send_to(
-        limiter, retry_after_s=retry_after_s, count=150, seed=seed
-    )
+    headers = {} if retry_after_s is None else {"Retry_After": str(retry_after_s)}
+    refusal = make_response(429, b"", **headers)
+    passed: list[bool] = []
 
-    assert lost == []
-    assert refused <= 0.15 * (accepted + refused)
+    async def endpoint(_body: bytes) -> Response:
+        passed.append(limiter.admit(fake.clock.now))
+        response = end_with("accepted" if passed[-1] else refusal)
+        await fake.clock.sleep(0.02)
+        return response
+
+    fake = fake_delivery(endpoint, pacing=Pacing(max_concurrency=32), seed=seed)
+    reading = await fake.read(orders(150), concurrency=32)
+
+    assert reading.outcomes == [Outcome.SENT] * 150
+    found = list(itertools.accumulate(passed)).index(20)  # after this the limit is known
+    assert passed[found + 1 :].count(False) <= 0.15 * len(passed[found + 1 :])
 
 
 # ------------------------------------------------------------------------------- the arithmetic
@@ -267,7 +246,7 @@ def test_a_burst_of_refusals_is_one(refusals: int) -> None:
 
 
 @pytest.mark.parametrize("connected_in_s", [0.0, 0.05])
-def test_the_time_to_connect_is_not_the_limiters(connected_in_s: float) -> None:
+def test_the_time_to_connect_is_not_counted(connected_in_s: float) -> None:
     limiter = LeakyBucket(rate=400.0, burst=20)
     estimator = RateEstimator()
 
@@ -293,7 +272,6 @@ def test_the_time_to_connect_is_not_the_limiters(connected_in_s: float) -> None:
 Step = tuple[str, float, int, float]
 
 
-@settings(max_examples=100)
 @given(
     steps=st.lists(
         st.tuples(
@@ -305,7 +283,7 @@ Step = tuple[str, float, int, float]
         max_size=60,
     ),
 )
-def test_the_rate_is_a_rate_whatever_happens(steps: list[Step]) -> None:
+def test_the_rate_is_a_positive_number_in_any_sequence(steps: list[Step]) -> None:
     estimator = RateEstimator()
     in_flight: list[float] = []
     now = 1_000.0

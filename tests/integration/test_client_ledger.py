@@ -1,0 +1,185 @@
+"""A client with a ledger: its calls share one memory, which no fault of the account enters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from everlytic_async import (
+    AuthenticationError,
+    BatchStoppedError,
+    Outcome,
+    RejectedError,
+    RetryPolicy,
+    SkippedError,
+    SqliteLedger,
+    UnknownOutcomeError,
+)
+from everlytic_async.ledger import LedgerFile, State
+from support.delivery import make_client, order, orders
+from support.servers import Connection, RawServer, never_answer, until
+
+
+class Answers:
+    """A server whose next answers the test sets."""
+
+    status = 200
+
+    async def __call__(self, connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.answer(self.status, b'{"message":"no such workflow"}')
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> SqliteLedger:
+    return SqliteLedger(tmp_path / "orders.ledger")
+
+
+async def test_wrong_hashes_then_the_right_ones_lose_no_order(ledger: SqliteLedger) -> None:
+    answers = Answers()
+    async with RawServer(answers) as server:
+        async with make_client(server.url, ledger=ledger) as client:
+            answers.status = 401
+            with pytest.raises(BatchStoppedError, match="401"):
+                await client.send_orders(orders(100))
+            with pytest.raises(AuthenticationError):
+                await client.send_order(order(1))
+        async with make_client(server.url, ledger=ledger) as client:
+            answers.status = 200
+            report = await client.send_orders(orders(100))
+    assert report.counts[Outcome.SENT] == 100
+
+
+@pytest.mark.parametrize("limit", [20, 3, None])
+async def test_refusals_of_every_order_stop_the_batch_and_are_not_recorded_as_the_orders_fault(
+    ledger: SqliteLedger, limit: int | None
+) -> None:
+    answers = Answers()
+    retry = RetryPolicy(stop_after_refusals=limit)
+    source = [order(number, workflow_id=32) for number in range(60)]
+    async with RawServer(answers) as server:
+        async with make_client(server.url, retry=retry, ledger=ledger) as client:
+            answers.status = 422
+            if limit is None:
+                assert (await client.send_orders(source)).counts[Outcome.REJECTED] == 60
+            else:
+                with pytest.raises(BatchStoppedError, match=r"workflow 32.*no such workflow"):
+                    await client.send_orders(source)
+                assert limit <= len(server.bodies) < limit + 32
+        async with make_client(server.url, retry=retry, ledger=ledger) as client:
+            answers.status = 200
+            assert (await client.send_orders(source)).counts[Outcome.SENT] == 60
+
+
+async def test_bad_records_do_not_block_a_store_that_accepted_an_order_before(
+    ledger: SqliteLedger,
+) -> None:
+    answers = Answers()
+    async with RawServer(answers) as server:
+        async with make_client(server.url, ledger=ledger) as client:
+            await client.send_order(order(1_000))
+        async with make_client(server.url, ledger=ledger) as client:
+            answers.status = 422
+            assert (await client.send_orders(orders(60))).counts[Outcome.REJECTED] == 60
+            # The fault is the orders' own, and so is on record.
+            assert (await client.send_orders(orders(60))).counts[Outcome.SKIPPED] == 60
+            with pytest.raises(SkippedError) as caught:
+                await client.send_order(order(1))
+            assert caught.value.state == "rejected"
+            with pytest.raises(RejectedError):
+                await client.send_order(order(1), resend=[Outcome.REJECTED])
+
+
+async def test_the_calls_of_a_client_send_an_order_once(ledger: SqliteLedger) -> None:
+    async with RawServer(Answers()) as server:
+        for _ in range(2):
+            async with make_client(server.url, ledger=ledger) as client:
+                sending = [client.send_order(order(1)) for _ in range(5)]
+                ends = await asyncio.gather(*sending, return_exceptions=True)
+                skipped = [end for end in ends if isinstance(end, SkippedError)]
+                assert len(skipped) >= 4
+                assert {end.state for end in skipped} <= {"sent", "in_flight"}
+                report = await client.send_orders(orders(3))
+                assert report.counts[Outcome.SKIPPED] >= 1
+                for number in (9, 10):  # two orders under one key of the caller's
+                    with suppress(SkippedError):
+                        await client.send_order(order(number), key="cart 7")
+                with pytest.raises(SkippedError) as caught:
+                    await client.send_order(order(9), key="cart 7")
+                assert caught.value.state == "sent"
+        ids = [json.loads(body)["order_id"] for body in server.bodies]
+        assert sorted(ids) == ["0", "1", "2", "9"]
+
+
+async def test_an_order_of_unknown_outcome_is_sent_again_only_on_request(
+    ledger: SqliteLedger,
+) -> None:
+    async def lose_the_first(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            if len(connection.server.bodies) == 1:
+                return
+            await connection.answer()
+
+    async with (
+        RawServer(lose_the_first) as server,
+        make_client(server.url, ledger=ledger) as client,
+    ):
+        with pytest.raises(UnknownOutcomeError):
+            await client.send_order(order(1))
+        with pytest.raises(SkippedError) as caught:
+            await client.send_order(order(1))
+        assert caught.value.state == "unknown"
+        assert len(server.bodies) == 1
+        await client.send_order(order(1), resend=[Outcome.UNKNOWN])
+        assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("own_session", [True, False])
+async def test_closing_the_client_ends_orders_in_flight_as_unknown_and_records_them(
+    tmp_path: Path, *, own_session: bool
+) -> None:
+    path = tmp_path / "orders.ledger"
+    async with RawServer(never_answer) as server, aiohttp.ClientSession() as session:
+        settings = {"ledger": SqliteLedger(path), "session": None if own_session else session}
+        client = await make_client(server.url, **settings).start()
+        one = asyncio.create_task(client.send_order(order(99)))
+        many = asyncio.create_task(client.send_orders(orders(3)))
+        await until(lambda: len(server.bodies) == 4)
+        await client.aclose()  # after its grace of 2 seconds
+        with pytest.raises(UnknownOutcomeError, match="closed while it was in flight: it may have"):
+            await asyncio.wait_for(one, 5)
+        with pytest.raises(BatchStoppedError, match="closed") as caught:
+            await asyncio.wait_for(many, 5)
+        assert not session.closed
+    assert caught.value.report is not None
+    assert caught.value.report.counts[Outcome.UNKNOWN] == 3
+    with LedgerFile(path, must_exist=True) as file:
+        assert {entry.state for _, entry in file.entries()} == {State.UNKNOWN}
+
+
+async def test_a_claimed_order_is_unfinished_like_any_other(ledger: SqliteLedger) -> None:
+    answer = asyncio.Event()
+
+    async def wait_and_answer(connection: Connection) -> None:
+        await connection.request()
+        await answer.wait()
+        await connection.answer()
+
+    async with (
+        RawServer(wait_and_answer) as server,
+        make_client(server.url) as client,
+        client.stream_orders(orders(3), ledger=ledger) as stream,
+    ):
+        await until(lambda: len(server.bodies) == 3)
+        unfinished = stream.unfinished("the process was left")
+        answer.set()
+    assert [(result.key, result.outcome, result.attempts) for result in unfinished] == [
+        (str(number), Outcome.UNKNOWN, 1) for number in range(3)
+    ]

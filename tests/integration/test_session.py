@@ -1,0 +1,277 @@
+"""A caller's own session: it is used, never closed, and changes no verdict."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from everlytic_async import (
+    BatchStoppedError,
+    ConfigurationError,
+    EverlyticError,
+    NotSentError,
+    Outcome,
+    UnknownOutcomeError,
+)
+from everlytic_async._transport import Transport
+from support.delivery import STORE_HASH, make_client, order, orders
+from support.servers import (
+    Connection,
+    RawServer,
+    Script,
+    accept_all,
+    answer,
+    never_answer,
+    until,
+)
+from support.transports import BODY, make_transport
+
+
+def once(data: bytes, then: Callable[[Connection], Awaitable[None]] | None = None) -> Script:
+    """Read a request, send some bytes, and close, or do what comes then."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(data)
+        if then is not None:
+            await then(connection)
+
+    return script
+
+
+async def started(server: RawServer, transport: Transport) -> asyncio.Task[Any]:
+    task = asyncio.create_task(transport.post(BODY))
+    await until(lambda: server.bodies)
+    return task
+
+
+async def test_a_callers_session_is_used_and_never_closed() -> None:
+    async with (
+        RawServer(accept_all) as server,
+        aiohttp.ClientSession(headers={"X-Of-The-Caller": "1"}) as session,
+    ):
+        async with make_transport(server.url, session=session) as transport:
+            await transport.post(BODY)
+
+        assert not session.closed
+        assert b"X-Of-The-Caller: 1" in server.heads[0]
+
+
+async def test_a_sessions_raise_for_status_does_not_change_a_verdict() -> None:
+    async with (
+        RawServer(once(answer(422, b"no"))) as server,
+        aiohttp.ClientSession(raise_for_status=True) as session,
+        make_transport(server.url, session=session) as transport,
+    ):
+        assert (await transport.post(BODY)).status == 422
+
+
+async def test_a_sessions_time_outs_do_not_change_a_verdict() -> None:
+    gate = asyncio.Event()
+
+    async def after_a_while(connection: Connection) -> None:
+        await connection.request()
+        await gate.wait()
+        await connection.answer()
+
+    hasty = aiohttp.ClientTimeout(total=0.01, sock_read=0.01)
+    async with (
+        RawServer(after_a_while) as server,
+        aiohttp.ClientSession(timeout=hasty) as session,
+        make_transport(server.url, session=session) as transport,
+    ):
+        task = await started(server, transport)
+        asyncio.get_running_loop().call_later(0.1, gate.set)  # when the session's have passed
+
+        assert (await task).status == 200
+
+
+async def test_a_sessions_middlewares_do_not_repeat_a_post() -> None:
+    async def twice(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        (await handler(request)).release()
+        return await handler(request)
+
+    async with (
+        RawServer(accept_all) as server,
+        aiohttp.ClientSession(middlewares=(twice,)) as session,
+        make_transport(server.url, session=session) as transport,
+    ):
+        assert (await transport.post(BODY)).status == 200
+        assert len(server.bodies) == 1
+
+
+async def test_a_callers_closed_session_stops_a_batch_at_once_and_says_so() -> None:
+    async with RawServer(accept_all) as server:
+        session = aiohttp.ClientSession()
+
+        async def then_close() -> AsyncIterator[dict[str, Any]]:
+            for number in range(100):
+                if number == 10:
+                    await session.close()
+                yield order(number)
+
+        async with make_client(server.url, session=session) as client:
+            with pytest.raises(BatchStoppedError, match="session is closed") as caught:
+                await client.send_orders(then_close())
+            with pytest.raises(ConfigurationError, match="session is closed"):
+                await client.send_order(order(1))
+            with pytest.raises(ConfigurationError, match="session is closed"):
+                client.stream_orders([order(1)])
+
+    report = caught.value.report
+    assert report is not None
+    assert report.elapsed_s < 5
+    assert report.counts[Outcome.NOT_SENT] >= 1
+    assert report.counts[Outcome.SENT] == len(server.bodies) - report.counts[Outcome.UNKNOWN]
+
+
+async def test_waiting_for_a_place_in_its_pool_assert_not_sent() -> None:
+    connector = aiohttp.TCPConnector(limit=1)
+    async with (
+        RawServer(never_answer) as server,
+        aiohttp.ClientSession(connector=connector) as session,
+        make_transport(server.url, session=session) as patient,
+        make_transport(server.url, session=session, total_s=0.15) as transport,
+    ):
+        first = await started(server, patient)
+        with pytest.raises(NotSentError, match="in time"):
+            await transport.post(BODY)
+        assert len(server.heads) == 1
+        first.cancel()
+        await asyncio.wait([first])
+
+
+# ---------------------------------------------------------------- hooks of the session that raise
+
+
+_HOOKS = {
+    # Whether the order has surely not left when the hook raises.
+    "on_request_start": True,
+    "on_connection_create_start": True,
+    "on_connection_create_end": True,
+    "on_dns_resolvehost_start": True,
+    "on_dns_resolvehost_end": True,
+    "on_request_headers_sent": True,
+    "on_request_chunk_sent": True,
+    "on_request_end": False,
+}
+
+
+class _ProxyError(Exception):
+    """As of a library that aiohttp knows nothing about."""
+
+
+_ERRORS = [
+    AttributeError("'NoneType' object has no attribute 'status'"),
+    RuntimeError(f"the handler is closed; {STORE_HASH} user@example.com"),
+    _ProxyError("general SOCKS server failure"),
+    ValueError("no"),
+    KeyError("x"),
+    OSError("something"),
+    # Such as an exporter's own connection that is refused.
+    aiohttp.ClientConnectorError(
+        aiohttp.client_reqrep.ConnectionKey("a", 1, *[None] * 5),
+        OSError(111, "Connection refused"),
+    ),
+    aiohttp.ConnectionTimeoutError("elsewhere"),
+]
+
+
+@pytest.mark.parametrize("error", _ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("hook", _HOOKS)
+async def test_an_exception_of_a_hook_is_not_sent_only_if_the_order_surely_was_not(
+    hook: str, error: Exception
+) -> None:
+    async def fail(*_: object) -> None:
+        raise error
+
+    tracing = aiohttp.TraceConfig()
+    getattr(tracing, hook).append(fail)
+    async with (
+        RawServer(accept_all) as server,
+        aiohttp.ClientSession(trace_configs=[tracing]) as session,
+        make_transport(server.url, session=session) as transport,
+    ):
+        kind: type[EverlyticError] = NotSentError if _HOOKS[hook] else UnknownOutcomeError
+        with pytest.raises(kind) as caught:
+            await transport.post(BODY)
+        await asyncio.sleep(0.01)  # for what may still be on its way
+
+    assert len(server.bodies) == (0 if _HOOKS[hook] else 1)
+    assert caught.value.__context__ is None
+    assert STORE_HASH not in caught.value.message
+    assert "user@" not in caught.value.message
+
+
+async def test_a_hook_that_raises_on_a_lost_connection_hides_nothing() -> None:
+    # OpenTelemetry's instrumentation calls a user's response hook, which reads params.response.
+    async def read_the_status(_session: object, _context: object, params: Any) -> None:
+        _ = params.response.status
+
+    async def lose(connection: Connection) -> None:
+        await connection.request()
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_exception.append(read_the_status)
+    async with (
+        RawServer(lose) as server,
+        aiohttp.ClientSession(trace_configs=[tracing]) as session,
+        make_client(server.url, session=session) as client,
+    ):
+        report = await client.send_orders(orders(4))
+
+    assert len(server.bodies) == report.counts[Outcome.UNKNOWN] == 4
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+async def test_a_cancellation_is_not_hidden_by_a_hook(*, hidden: bool) -> None:
+    async def hide(*_: object) -> None:
+        if hidden:
+            raise AttributeError("status")
+
+    async def silent(connection: Connection) -> None:
+        await connection.request()
+        await connection.closed()
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_exception.append(hide)
+    body_sent: list[bool] = []
+    async with (
+        RawServer(silent) as server,
+        aiohttp.ClientSession(trace_configs=[tracing]) as session,
+        make_transport(server.url, session=session) as transport,
+    ):
+        post = asyncio.create_task(transport.post(BODY, body_sent.append))
+        await until(lambda: server.bodies)
+        post.cancel()
+        await asyncio.wait([post])
+
+    assert post.cancelled()
+    assert body_sent == [True]
+
+
+async def test_what_ends_the_process_is_not_caught() -> None:
+    class Stop(BaseException):
+        pass
+
+    async def fail(*_: object) -> None:
+        raise Stop
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_end.append(fail)
+    body_sent: list[bool] = []
+    async with (
+        RawServer(accept_all) as server,
+        aiohttp.ClientSession(trace_configs=[tracing]) as session,
+        make_transport(server.url, session=session) as transport,
+    ):
+        with pytest.raises(Stop):
+            await transport.post(BODY, body_sent.append)
+
+    assert body_sent == [True]

@@ -1,0 +1,244 @@
+"""Which bytes an order becomes, and its key."""
+
+from __future__ import annotations
+
+import enum
+import json
+from decimal import Decimal
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from order_strategies import IDENTIFIERS, ORDERS, WITH_ALL_DIGITS, WORKFLOWS
+
+from everlytic_async import _endpoint, _request_headers
+from everlytic_async._encoding import encode, order_key
+from everlytic_async.orders import Order
+
+
+def _refuse(word: str) -> NoReturn:
+    raise AssertionError(f"not JSON: {word}")
+
+
+def parsed(body: bytes) -> Any:
+    """Read JSON exactly: every number as a Decimal."""
+    return json.loads(body.decode(), parse_float=Decimal, parse_int=Decimal, parse_constant=_refuse)
+
+
+def exact(value: Any) -> Any:
+    """What a value must be on the wire, read by `parsed`."""
+    match value:
+        case str():
+            return value
+        case float():
+            return Decimal(repr(value))
+        case int() | Decimal():
+            return Decimal(value)
+        case list() | tuple():
+            return list(value)
+    raise AssertionError(f"no such value in an order: {value!r}")
+
+
+TEXT_ON_THE_WIRE = {
+    *("contact_unique_id", "order_id"),
+    *("sub_total", "shipping_fee", "taxes", "total", "discount"),
+}
+#: Order, product and contact as in the documentation's code sample.
+SAMPLE = """{
+    "order_link_url": "http://store.com/order_url/2344",
+    "order_id": 34,
+    "products": [{
+        "product_description": "Mandatory coherent internet solution",
+        "product_name": "Mop Head - Cotton, 24 Oz",
+        "product_price": 21,
+        "product_quantity": 4,
+        "product_sku": 412,
+        "product_line_total": 100043.22,
+        "product_special_price": 71,
+        "product_url": "https://bbb.org/risus.xml",
+        "product_gallery": [
+            "https://source.unsplash.com/400x1300/?rap",
+            "https://source.unsplash.com/400x300/?rap"
+        ]
+    }],
+    "contact_email": "user@example.com"
+}"""
+
+
+def order_with(**fields: Any) -> Order:
+    return Order(**{"contact_email": "jo@example.com", "products": [{}], **fields})
+
+
+def encoded(**fields: Any) -> Any:
+    return parsed(encode(order_with(**fields)))
+
+
+def test_path_and_header_names_are_the_documented_ones() -> None:
+    assert _endpoint.PATH == "/servlet/e-commerce/orders"
+    assert _request_headers.STORE_HASH_HEADER == "x-ev-store-hash"
+    assert _request_headers.CUSTOMER_HASH_HEADER == "x-ev-customer-hash"
+
+
+def test_the_documented_example_becomes_what_its_php_sends() -> None:
+    totals = {"sub_total": 100043.22, "shipping_fee": 50, "taxes": Decimal("0.00"), "total": "1.5"}
+    sample = json.loads(SAMPLE)
+
+    body = encode(Order.from_mapping({**sample, **totals}))
+
+    # The order's id and totals are text, as the documentation's table says.
+    as_text = {"order_id": "34", "sub_total": "100043.22", "shipping_fee": "50", "taxes": "0.00"}
+    assert json.loads(body) == {**sample, **totals, **as_text}
+    assert b'"product_line_total":100043.22,' in body
+    assert b'"product_price":21,' in body
+
+
+@given(ORDERS)
+@example({"contact_email": "a@b", "products": [{"product_price": 2**64, "product_sku": -(2**64)}]})
+@example({"contact_email": "a@b", "products": [{"product_price": Decimal("1E+5000")}]})
+def test_an_order_reaches_the_wire_whole_and_exact(fields: dict[str, Any]) -> None:
+    order = Order.from_mapping(fields)
+    body = encode(order)
+    wire = parsed(body)
+
+    assert wire.keys() == fields.keys()
+    assert wire["products"] == [
+        {name: exact(value) for name, value in product.items()} for product in fields["products"]
+    ]
+    for name in fields.keys() - {"products"}:
+        value = fields[name]
+        if name in TEXT_ON_THE_WIRE:
+            assert isinstance(wire[name], str)
+            assert (wire[name] if isinstance(value, str) else Decimal(wire[name])) == exact(value)
+        else:
+            assert wire[name] == exact(value)
+    assert order == Order.from_mapping(fields)  # encoding changes nothing
+    assert encode(order) == body
+
+
+@given(WITH_ALL_DIGITS)
+def test_a_decimal_reaches_the_wire_digit_by_digit(number: Decimal) -> None:
+    fields = ("product_price", "product_quantity", "product_sku", "product_line_total")
+    wire = encoded(products=[dict.fromkeys(fields, number)], total=number)
+    [product] = wire["products"]
+    digits = {name: value.as_tuple() for name, value in product.items()}
+    assert digits == dict.fromkeys(fields, number.as_tuple())
+    assert Decimal(wire["total"]).as_tuple() == number.as_tuple()
+
+
+class _Whole(int):
+    pass
+
+
+class _Real(float):
+    pass
+
+
+class _Money(Decimal):
+    pass
+
+
+class _Text(str):
+    __slots__ = ()
+
+
+class _Sku(enum.StrEnum):
+    MOP = "mop"
+
+
+class _Size(enum.IntEnum):
+    SMALL = 4
+    HUGE = 2**70
+
+
+@pytest.mark.parametrize(
+    ("number", "digits"),
+    [
+        (Decimal("10.10"), b"10.10"),
+        (Decimal("100043.22"), b"100043.22"),
+        (Decimal("0.1000000000000000055511151231257827"), b"0.1000000000000000055511151231257827"),
+        (Decimal("-0.00"), b"-0.00"),
+        (Decimal("1E+3"), b"1000"),
+        (Decimal("1E+400"), b"1E+400"),
+        (2**63, b"9223372036854775808"),
+        (-(2**70), b"-1180591620717411303424"),
+        (0.1, b"0.1"),
+        (10.10, b"10.1"),
+        (_Whole(5), b"5"),
+        (_Whole(2**70), b"1180591620717411303424"),
+        (_Real(1.5), b"1.5"),
+        (_Real(1e22), b"10000000000000000000000"),
+        (_Money("10.10"), b"10.10"),
+        (_Size.SMALL, b"4"),
+        (_Size.HUGE, b"1180591620717411303424"),
+    ],
+    ids=repr,
+)
+def test_a_number_is_written_in_its_own_digits(number: Any, digits: bytes) -> None:
+    for name in ("product_price", "product_sku"):
+        body = encode(order_with(products=[{name: number}]))
+        expected = b'{"contact_email":"jo@example.com","products":[{"%b":%b}]}'
+        assert body == expected % (name.encode(), digits)
+
+
+@pytest.mark.parametrize("value", [_Text("käse"), _Sku.MOP])
+def test_a_subclass_of_text_is_written_as_its_text(value: str) -> None:
+    wire = encoded(order_id=value, total=value, products=[{"product_sku": value}])
+    text = str.__str__(value)
+    assert (wire["order_id"], wire["total"]) == (text, text)
+    assert wire["products"] == [{"product_sku": text}]
+
+
+def test_zero_and_empty_are_set_and_so_are_sent() -> None:
+    product = {"product_name": "", "product_price": 0, "product_quantity": 0.0}
+    product["product_gallery"] = []
+    assert encoded(total="", taxes=0, products=[product]) == {
+        "contact_email": "jo@example.com",
+        "total": "",
+        "taxes": "0",
+        "products": [product],
+    }
+
+
+# ----------------------------------------------------------------------------------------- its key
+
+
+def make_key(**fields: Any) -> str:
+    order = order_with(**fields)
+    return order_key(order, encode(order))
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({"order_id": "1001"}, "1001"),
+        ({"order_id": 1001, "total": 1}, "1001"),
+        ({"order_id": "1001", "workflow_id": 32}, "1001@32"),
+        ({"order_id": "1001@32"}, "1001@32@"),
+        ({"order_id": "1001@"}, "1001@@"),
+        ({"order_id": "1001@", "workflow_id": 32}, "1001@@32"),
+        ({"order_id": "jo@example.com"}, "jo@example.com"),
+    ],
+)
+def test_a_key_is_the_order_id_and_the_workflow(fields: dict[str, Any], key: str) -> None:
+    assert make_key(**fields) == key
+
+
+_TRICKY_IDS = st.text("@0123456789a\n ", min_size=1, max_size=6).filter(str.strip) | IDENTIFIERS
+_PAIRS = st.tuples(_TRICKY_IDS, st.none() | st.integers(1, 20) | WORKFLOWS)
+
+
+@given(st.lists(_PAIRS, min_size=2, max_size=20, unique=True))
+@example([("1001@32", None), ("1001", 32), ("1001@32@", None), ("1001@32", 32), ("1001@", 32)])
+@example([("1@2", None), ("1@2\n", None), ("1", 2), ("1@", None), ("1", None)])
+def test_two_different_orders_never_share_a_key(pairs: list[tuple[str, int | None]]) -> None:
+    keys = {make_key(order_id=order_id, workflow_id=workflow) for order_id, workflow in pairs}
+    assert len(keys) == len(pairs)
+
+
+def test_the_key_of_an_order_without_an_id_is_a_digest_of_its_body() -> None:
+    one, same, other = make_key(total=1), make_key(total=1), make_key(total=2)
+    assert one.startswith("sha256:")
+    assert len(one) == len("sha256:") + 32
+    assert same == one
+    assert len({one, other, make_key(total=1, workflow_id=3)}) == 3
