@@ -12,7 +12,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from order_strategies import IDENTIFIERS, ORDERS, WITH_ALL_DIGITS, WORKFLOWS
 
-from everlytic_async import _endpoint, _request_headers
 from everlytic_async._encoding import encode, order_key
 from everlytic_async.orders import Order
 
@@ -72,12 +71,6 @@ def order_with(**fields: Any) -> Order:
 
 def encoded(**fields: Any) -> Any:
     return parsed(encode(order_with(**fields)))
-
-
-def test_path_and_header_names_are_the_documented_ones() -> None:
-    assert _endpoint.PATH == "/servlet/e-commerce/orders"
-    assert _request_headers.STORE_HASH_HEADER == "x-ev-store-hash"
-    assert _request_headers.CUSTOMER_HASH_HEADER == "x-ev-customer-hash"
 
 
 def test_the_documented_example_becomes_what_its_php_sends() -> None:
