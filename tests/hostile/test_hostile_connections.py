@@ -1,14 +1,12 @@
-"""What befalls a connection befalls every order alike: surely not sent, until the order was sent.
+"""Connections that fail before an order was sent, and after.
 
-So these are not in the mix: each of them is an outage, which stops a batch.
+They are not in the mix: each of them is an outage, which stops a batch.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import aiohttp
 import attrs
@@ -27,40 +25,20 @@ from everlytic_async import (
     Timeouts,
 )
 from support.servers import Connection, RawServer, Script, unused_port
+from support.tls import server_context, trusting_session
 
 YESTERDAY = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
 HELLO = b"\x16\x03\x01"
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@asynccontextmanager
-async def trusting(authority: trustme.CA) -> AsyncIterator[aiohttp.ClientSession]:
-    """A caller's session that trusts the authority, and nobody else."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    connector = aiohttp.TCPConnector(ssl=context)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        yield session
-
-
-def as_server(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.configure_cert(context)
-    return context
 
 
 # ----------------------------------------------------------------------- before the order may leave
 
 
 def _after_hello(data: bytes = b"", end: Callable[[Connection], None] | None = None) -> Script:
-    """Take the beginning of the handshake, say this, and end the connection."""
+    """Read the start of the handshake, send this, and end the connection."""
 
     async def script(connection: Connection) -> None:
-        assert await connection._reader.readexactly(3) == HELLO
+        assert (await connection.read(65_536)).startswith(HELLO)
         if data:
             await connection.send(data)
         if end is not None:
@@ -75,7 +53,7 @@ async def _hang(connection: Connection) -> None:
 
 @attrs.frozen
 class Broken:
-    """A handshake that comes to nothing, and what is said of it."""
+    """A handshake that fails, and what its error says."""
 
     script: Script
     says: str
@@ -93,13 +71,13 @@ HANDSHAKES = {
 }
 
 
-async def the_fault(
+async def fault_at(
     url: str,
     delivery: Delivery,
     session: aiohttp.ClientSession | None = None,
     timeouts: Timeouts = PATIENT,
 ) -> str:
-    """What is said of an order that could not be sent to there."""
+    """The error of an order that could not be sent to this address."""
     host = url.partition("//")[2]
     async with client_at(url, delivery=delivery, session=session, timeouts=timeouts) as client:
         with pytest.raises(BatchStoppedError) as caught:
@@ -116,7 +94,7 @@ async def the_fault(
 
 @pytest.mark.parametrize("delivery", Delivery)
 async def test_a_refused_connection_is_tried_again_and_given_up(delivery: Delivery) -> None:
-    message = await the_fault(f"http://localhost:{await unused_port()}", delivery)
+    message = await fault_at(f"http://localhost:{await unused_port()}", delivery)
     assert "the connection was refused" in message
 
 
@@ -128,7 +106,7 @@ async def test_tls_that_ends_in_the_middle_of_its_handshake(
     timeouts = Timeouts(connect_s=0.1) if broken.hangs else PATIENT
     async with RawServer(broken.script) as server:
         url = server.url.replace("http:", "https:")
-        assert broken.says in await the_fault(url, delivery, timeouts=timeouts)
+        assert broken.says in await fault_at(url, delivery, timeouts=timeouts)
         assert server.connections == ATTEMPTS
         assert server.heads == []
 
@@ -145,10 +123,10 @@ async def test_a_certificate_that_is_not_the_endpoints(
     else:
         certificate = trustme.CA().issue_cert("localhost")
     async with (
-        RawServer(_hang, tls=as_server(certificate)) as server,
-        trusting(authority) as session,
+        RawServer(_hang, tls=server_context(certificate)) as server,
+        trusting_session(authority) as session,
     ):
-        assert "its certificate is not valid" in await the_fault(server.url, delivery, session)
+        assert "its certificate is not valid" in await fault_at(server.url, delivery, session)
         assert server.heads == []
 
 
@@ -180,8 +158,8 @@ async def test_tls_that_ends_after_the_order_was_sent(
 ) -> None:
     certificate = authority.issue_cert("localhost")
     async with (
-        RawServer(script, tls=as_server(certificate)) as server,
-        trusting(authority) as session,
+        RawServer(script, tls=server_context(certificate)) as server,
+        trusting_session(authority) as session,
         client_at(server.url, delivery=delivery, session=session, timeouts=PATIENT) as client,
     ):
         host = server.url.removeprefix("https://")

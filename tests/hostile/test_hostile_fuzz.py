@@ -1,4 +1,4 @@
-"""Whatever is sent and whatever is answered: nothing but an `EverlyticError` comes of it.
+"""Any order and any response: the result is a receipt or an `EverlyticError`.
 
 Through a real socket; `tests/unit/test_response.py` does the same to the verdicts alone.
 """
@@ -112,9 +112,8 @@ async def sent(order: Any, script: Script) -> tuple[Receipt | EverlyticError, Ra
             return error, server
 
 
-@settings(max_examples=300)
 @given(st.binary(max_size=300) | answers())
-def test_whatever_is_answered_there_is_a_verdict_and_no_secret_in_it(data: bytes) -> None:
+def test_every_response_has_a_verdict_without_a_secret(data: bytes) -> None:
     verdict, server = asyncio.run(sent(order_for("success", 1), saying(data)))
 
     assert len(server.bodies) == 1
@@ -171,9 +170,9 @@ _ORDERS = (
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(_ORDERS)
-def test_whatever_is_passed_is_sent_as_json_or_is_invalid(order: Any) -> None:
+def test_every_order_is_sent_as_json_or_is_invalid(order: Any) -> None:
     verdict, server = asyncio.run(sent(order, saying(b"HTTP/1.1 204 Done\r\n\r\n")))
 
     if isinstance(verdict, InvalidOrderError):

@@ -42,7 +42,6 @@ NAMES = [
 #: Few of these are enough: each keeps a sender, or every sender, waiting.
 LONG = [name for name in NAMES if BEHAVIOURS[name].slow]
 SHORT = [name for name in NAMES if name not in LONG]
-ORDERS = pytest.mark.parametrize("count", [150, pytest.param(2_000, marks=pytest.mark.slow)])
 AT_ONCE = 64
 MEGABYTE = 1 << 20
 #: Of the process: results, events and log are kept here. One body of 100 MB as bytes and as text,
@@ -124,10 +123,12 @@ def resident_bytes() -> int:
     return int(STATM.read_text().split()[1]) * resource.getpagesize()
 
 
-@ORDERS
+@pytest.mark.parametrize(
+    ("count", "long"), [(300, False), pytest.param(2_000, True, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("delivery", Delivery)
 async def test_every_order_of_the_mix_has_its_one_result_and_no_secret_gets_out(
-    delivery: Delivery, count: int, caplog: pytest.LogCaptureFixture
+    delivery: Delivery, count: int, long: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     events: list[Event] = []
@@ -146,7 +147,7 @@ async def test_every_order_of_the_mix_has_its_one_result_and_no_secret_gets_out(
             on_event=[events.append, memory.look],
         ) as client,
     ):
-        report = await client.send_orders(orders(count, seed=7))
+        report = await client.send_orders(orders(count, seed=7, long=long))
 
     results = list(report.results)
     assert sorted(result.index for result in results) == list(range(count))
@@ -160,7 +161,7 @@ async def test_every_order_of_the_mix_has_its_one_result_and_no_secret_gets_out(
     }
     for result in results:
         check(result, delivery, server, late)
-    assert {name_of(result.order) for result in results} == set(NAMES)
+    assert {name_of(result.order) for result in results} == set(NAMES if long else SHORT)
     ended = Counter(event.key for event in events if isinstance(event, OrderEnded))
     assert ended == Counter(str(number) for number in range(count))
     assert memory.grown < MOST_MEMORY

@@ -1,4 +1,4 @@
-"""No frame of an exception that leaves the package holds a hash, or the order that was sent.
+"""No frame of an exception that leaves the package holds a hash or an order.
 
 Error trackers send the local variables of every frame away, and rich prints them. The hashes are
 globals here, and no local variable of a test holds them: what is found comes from the package.
@@ -32,7 +32,7 @@ from everlytic_async import (
     Timeouts,
 )
 from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order
-from support.servers import Connection, RawServer, Script, answer, unused_port
+from support.servers import Connection, RawServer, Script, answer, never_answer, until, unused_port
 
 TESTS = str(Path(__file__).parent)
 CUSTOMER = "customer1@example.com"
@@ -124,7 +124,7 @@ def find_leaks(error: BaseException, *secrets: str) -> list[str]:
     return sorted(set(found))
 
 
-def holds_no_secret(error: BaseException) -> None:
+def assert_no_secret(error: BaseException) -> None:
     assert find_leaks(error, STORE_HASH, CUSTOMER_HASH, PASSWORD) == []
     # What the caller's own frames hold is the caller's.
     ours = [
@@ -138,7 +138,7 @@ def holds_no_secret(error: BaseException) -> None:
     assert ours == []
 
 
-async def raised_by(work: Awaitable[object]) -> BaseException:
+async def raised_in(work: Awaitable[object]) -> BaseException:
     try:
         await work
     except BaseException as error:  # noqa: BLE001 - it is what is looked at
@@ -146,7 +146,7 @@ async def raised_by(work: Awaitable[object]) -> BaseException:
     raise AssertionError("nothing was raised")
 
 
-def test_the_walk_finds_a_secret() -> None:
+def test_a_leak_is_found() -> None:
     def leak() -> None:
         headers = {"x-ev-store-hash": STORE_HASH}
         raise ValueError(len(headers))
@@ -221,7 +221,7 @@ def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, wrong: int, *, from_en
     with pytest.raises(ConfigurationError) as caught:
         make(**settings)
     del settings
-    holds_no_secret(caught.value)
+    assert_no_secret(caught.value)
 
 
 @pytest.mark.parametrize("name", ["BASE_URL", "STORE_HASH", "CUSTOMER_HASH"])
@@ -234,7 +234,7 @@ def test_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: 
         monkeypatch.setenv(f"EVERLYTIC_{name}", value)
     with pytest.raises(ConfigurationError) as caught:
         EverlyticClient.from_env()
-    holds_no_secret(caught.value)
+    assert_no_secret(caught.value)
 
 
 # ------------------------------------------------------- time-outs and cancellation around a call
@@ -253,11 +253,6 @@ async def a_client(url: str, *, own: bool, **settings: Any) -> AsyncIterator[Eve
         ) as client,
     ):
         yield client
-
-
-async def keep_silent(connection: Connection) -> None:
-    await connection.request()
-    await connection.closed()
 
 
 async def read_nothing(connection: Connection) -> None:
@@ -281,7 +276,7 @@ async def be_busy(connection: Connection) -> None:
 PHASES: dict[str, Script | None] = {
     "connecting": None,
     "uploading": read_nothing,
-    "waiting for the answer": keep_silent,
+    "waiting for the answer": never_answer,
     "reading the answer": answer_half,
     "waiting for its turn": be_busy,
 }
@@ -325,7 +320,12 @@ async def in_a_batch(client: EverlyticClient, size: int) -> None:
         await client.send_orders(an_order(size) for _ in range(2))
 
 
-GIVING_UP = [by_timeout, by_wait_for, by_cancelling, by_a_group, while_handling_another_error]
+GIVING_UP = [
+    by_timeout,
+    *(pytest.param(how, marks=pytest.mark.slow) for how in (by_wait_for, by_cancelling)),
+    by_a_group,
+    pytest.param(while_handling_another_error, marks=pytest.mark.slow),
+]
 
 
 def an_order(size: int) -> dict[str, Any]:
@@ -360,23 +360,23 @@ async def test_a_caller_who_gives_up(
     own: bool,
     hanging_port: int,
 ) -> None:
-    async with RawServer(PHASES[phase] or keep_silent) as server:
+    async with RawServer(PHASES[phase] or never_answer) as server:
         url = server.url if PHASES[phase] else f"http://127.0.0.1:{hanging_port}"
         async with a_client(url, own=own) as client:
             size = 20_000_000 if phase == "uploading" else 10
-            error = await raised_by(give_up(client, size))
+            error = await raised_in(give_up(client, size))
     assert isinstance(error, TimeoutError | asyncio.CancelledError | ExceptionGroup)
-    holds_no_secret(error)
+    assert_no_secret(error)
 
 
 async def test_a_caller_who_gives_up_a_batch() -> None:
-    async with RawServer(keep_silent) as server, a_client(server.url, own=True) as client:
-        holds_no_secret(await raised_by(in_a_batch(client, 10)))
+    async with RawServer(never_answer) as server, a_client(server.url, own=True) as client:
+        assert_no_secret(await raised_in(in_a_batch(client, 10)))
 
 
 async def test_what_the_caller_was_handling_stays_whole() -> None:
-    async with RawServer(keep_silent) as server, a_client(server.url, own=True) as client:
-        error = await raised_by(while_handling_another_error(client, 10))
+    async with RawServer(never_answer) as server, a_client(server.url, own=True) as client:
+        error = await raised_in(while_handling_another_error(client, 10))
     (handled,) = (one for one in chained(error) if isinstance(one, KeyError))
     assert handled.__traceback__ is not None
 
@@ -427,7 +427,7 @@ ENDS: dict[str, Script] = {
     "refused upload": refuse_the_upload,
     "nonsense": talk_nonsense,
     "broken off": break_off,
-    "silent": keep_silent,
+    "silent": never_answer,
     "never read": read_nothing,
     "half": answer_half,
     "401": replying(401, b'"Invalid credentials."'),
@@ -453,9 +453,9 @@ async def test_every_error_of_an_order(end: str, *, own: bool) -> None:
         }.get(end, server.url)
         async with a_client(url, own=own, timeouts=timeouts, retry=ONCE) as client:
             size = 20_000_000 if end in ("never read", "refused upload") else 10
-            error = await raised_by(client.send_order(an_order(size)))
+            error = await raised_in(client.send_order(an_order(size)))
             assert isinstance(error, EverlyticError)
-            holds_no_secret(error)
+            assert_no_secret(error)
 
 
 async def test_the_errors_of_a_batch() -> None:
@@ -463,29 +463,28 @@ async def test_the_errors_of_a_batch() -> None:
         RawServer(replying(401, b'"no"')) as server,
         a_client(server.url, own=True) as client,
     ):
-        error = await raised_by(client.send_orders([an_order(10), {"contact_email": CUSTOMER}]))
-    holds_no_secret(error)
+        error = await raised_in(client.send_orders([an_order(10), {"contact_email": CUSTOMER}]))
+    assert_no_secret(error)
     assert isinstance(error, BatchStoppedError)
     assert error.report is not None
     assert len(error.report.failures) == 2
     for result in error.report.failures:
         assert result.error is not None
-        holds_no_secret(result.error)
+        assert_no_secret(result.error)
 
 
 async def test_an_invalid_order() -> None:
     async with a_client("https://shop.example", own=True) as client:
-        error = await raised_by(client.send_order({"contact_email": CUSTOMER, "products": 5}))
-    holds_no_secret(error)
+        error = await raised_in(client.send_order({"contact_email": CUSTOMER, "products": 5}))
+    assert_no_secret(error)
 
 
-async def test_a_client_that_is_closed_while_an_order_is_under_way() -> None:
+async def test_a_client_that_is_closed_while_an_order_is_in_flight() -> None:
     async with (
-        RawServer(keep_silent) as server,
+        RawServer(never_answer) as server,
         a_client(server.url, own=True, pacing=Pacing(adaptive=False)) as client,
     ):
         sending = asyncio.create_task(client.send_order(an_order(10)))
-        while not server.bodies:  # noqa: ASYNC110 - a counter, no event
-            await asyncio.sleep(0)
+        await until(lambda: server.bodies)
         await client.aclose()
-        holds_no_secret(await raised_by(sending))
+        assert_no_secret(await raised_in(sending))

@@ -1,4 +1,4 @@
-"""The wire, without a network: which bytes an order becomes, and its key."""
+"""Which bytes an order becomes, and its key."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from order_strategies import IDENTIFIERS, ORDERS, WITH_ALL_DIGITS, WORKFLOWS
 
 from everlytic_async._encoding import encode, order_key
-from everlytic_async._endpoint import PATH
-from everlytic_async._secrets import CUSTOMER_HASH_HEADER, STORE_HASH_HEADER
 from everlytic_async.orders import Order
 
 
@@ -73,12 +71,6 @@ def order_with(**fields: Any) -> Order:
 
 def encoded(**fields: Any) -> Any:
     return parsed(encode(order_with(**fields)))
-
-
-def test_path_and_header_names_are_the_documented_ones() -> None:
-    assert PATH == "/servlet/e-commerce/orders"
-    assert STORE_HASH_HEADER == "x-ev-store-hash"
-    assert CUSTOMER_HASH_HEADER == "x-ev-customer-hash"
 
 
 def test_the_documented_example_becomes_what_its_php_sends() -> None:

@@ -1,4 +1,4 @@
-"""The wire, without a network: what a response means, by status, body and Retry-After."""
+"""What a response means, by status, body and Retry-After."""
 
 from __future__ import annotations
 
