@@ -98,6 +98,8 @@ def parse_response(
     # A page's own words are for a browser.
     message = "" if is_html else _message_suffix(parsed, redact)
     page = ": it answered with an HTML page, the address is probably wrong" if is_html else message
+    if status == 413:  # noqa: PLR2004
+        page = ": it is larger than the server accepts"
     if status in {408, 429, 503}:
         return _parse_throttle(status, headers, waited_s, stalled_s, message, wall_clock)
     if status == 401:  # noqa: PLR2004

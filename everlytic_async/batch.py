@@ -303,14 +303,14 @@ class OrderStream:
         self._results.put(result)
         self._reader.on_finished()
         writer = self._ledger.writer
+        if self._stop_token.reason is not None:  # not by `stop`: the client or session was closed
+            self._fail(self._stop_token.reason)
         if result.outcome is Outcome.SKIPPED:
             self._ledger.expects_skips = True
         elif result.error is not None and (why := self._stop_rules.reason_to_stop(result)):
             self._fail(why)
         if writer is not None and writer.failure is not None:
             self._fail(str(writer.failure), writer.failure.__cause__)
-        if self._stop_token.reason is not None:  # not by `stop`: the client was closed
-            self._fail(self._stop_token.reason)
 
     def _abandoned(self, job: Job, reason: str) -> OrderResult:
         return self._sender.end(job, job.abandoned_error(reason))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterable
 
@@ -22,7 +23,9 @@ def _runs_slow(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Try many examples only where there is time for it."""
+    """Try many examples only where there is time for it; let child processes be interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell started us in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.load_profile("slow" if _runs_slow(config) else "short")
 
 

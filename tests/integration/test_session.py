@@ -15,9 +15,11 @@ from everlytic_async import (
     EverlyticError,
     NotSentError,
     Outcome,
+    RetryPolicy,
     UnknownOutcomeError,
 )
 from everlytic_async._transport import Transport
+from everlytic_async.events import CoolDown, Event
 from support.delivery import STORE_HASH, make_client, order, orders
 from support.servers import (
     Connection,
@@ -129,6 +131,29 @@ async def test_a_callers_closed_session_stops_a_batch_at_once_and_says_so() -> N
     assert report.elapsed_s < 5
     assert report.counts[Outcome.NOT_SENT] >= 1
     assert report.counts[Outcome.SENT] == len(server.bodies) - report.counts[Outcome.UNKNOWN]
+
+
+async def test_a_session_closed_in_a_pause_is_not_blamed_on_the_endpoint() -> None:
+    session = aiohttp.ClientSession()
+
+    async def fail_then_close(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.answer(500, b"")
+
+    def close_in_pause(event: Event) -> None:
+        if isinstance(event, CoolDown):
+            closing.append(asyncio.ensure_future(session.close()))
+
+    closing: list[asyncio.Future[None]] = []
+    async with RawServer(fail_then_close) as server:
+        retry = RetryPolicy(base_s=0.01, cap_s=0.02)
+        async with make_client(
+            server.url, session=session, retry=retry, on_event=close_in_pause
+        ) as client:
+            with pytest.raises(BatchStoppedError, match="session is closed"):
+                await client.send_orders(order(number) for number in range(100))
+    await asyncio.gather(*closing)
 
 
 async def test_waiting_for_a_place_in_its_pool_assert_not_sent() -> None:
