@@ -1,20 +1,15 @@
-"""Experiments that measure what the package claims, beside its rivals, in one run.
+"""Experiments that measure what the package promises, beside its rivals, in one run.
 
 Run them from the project's root, with ``pip install -e '.[benchmarks]'`` done before:
 
 ``python -m benchmarks.throughput``
-    CPU per order and orders per second of the client and of seven rivals.
-``python -m benchmarks.memory``
-    The memory of the process over the length of a stream.
-``python -m benchmarks.reading``
-    CPU of reading a Shopify CSV and a WooCommerce JSON, beside `csv.DictReader` and ijson.
-``python -m benchmarks.startup``
-    How long the imports and the command's ``--help`` take.
+    CPU per order and orders per second of the client and of its rivals.
 ``python -m benchmarks.pacing``
-    How well an unknown rate limit is found and held, against nginx where it is installed;
-    ``pacing latency``, ``pacing connections`` and ``pacing matrix`` ask the neighbouring questions.
+    How well an unknown limit is found and held, against nginx if it is installed.
+``python -m benchmarks.ledger``, ``workers``, ``memory``, ``startup``
+    What a ledger costs; what a second worker brings; memory over a long stream; imports.
 
-Each takes ``--help`` and ``--json FILE``, and ends with 0 where every target is met, 1 where one is
-missed, and 2 where the measurement itself failed. Every server, and every client that is measured,
-has a process of its own, and all of them end with the benchmark.
+Each takes ``--help`` and ``--json FILE``, and exits with 0 if every goal is met, 1 if one is missed,
+and 2 if the measurement itself failed. `_harness` runs the processes and compares them, `server` is
+every server, `_child` every measured client. All of them end with the benchmark.
 """

@@ -1,7 +1,7 @@
-"""What the measured processes share: the orders, the answer that they check, the loop they run in.
+"""What clients and servers share: the orders, the response to each, the loop, lines of figures.
 
-It imports no more than the standard library, so that a process that is measured holds nothing that
-its contestant did not ask for.
+Only the standard library is imported here: a measured process holds nothing that its contestant
+does not need.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import asyncio
 import gc
 import importlib
 import json
+import resource
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 #: Where the orders go, below a server's address.
@@ -21,14 +23,14 @@ PATH = "/servlet/e-commerce/orders"
 STORE_HASH = "5a4db0c5-0000-4000-8000-000000000000"
 CUSTOMER_HASH = "SandboxCustomer1"
 HEADERS = {"x-ev-store-hash": STORE_HASH, "x-ev-customer-hash": CUSTOMER_HASH}
-#: What the endpoint answers; everybody checks it, for every order.
+#: What the endpoint responds; every contestant checks it, for every order.
 SUCCESS = {"status": "success"}
 
 _Result = TypeVar("_Result")
 
 
 class WrongAnswerError(Exception):
-    """An order was not accepted where every order is: the figures would be worth nothing."""
+    """An order was not accepted by a server that accepts all: the figures would mean nothing."""
 
 
 def order(number: int) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def order(number: int) -> dict[str, Any]:
 
 
 def orders(count: int) -> Iterator[dict[str, Any]]:
-    """So many different orders, made as they are asked for."""
+    """Different orders, made as they are asked for."""
     return (order(number) for number in range(count))
 
 
@@ -69,7 +71,7 @@ def check(status: int, body: object) -> None:
     """Make sure that an order was accepted.
 
     Raises:
-        WrongAnswerError: it was not.
+        WrongAnswerError: It was not.
     """
     if status != 200 or body != SUCCESS:
         raise WrongAnswerError(f"expected 200 and {SUCCESS}, got {status} and {body!r:.200}")
@@ -82,8 +84,21 @@ def run(main: Coroutine[Any, Any, _Result], *, uvloop: bool = False) -> _Result:
         return runner.run(main)
 
 
+def emit(**figures: Any) -> None:
+    """Print a line of figures for the process that started this one."""
+    print(json.dumps(figures), flush=True)
+
+
+async def wait_for_stdin_end() -> None:
+    """Wait until the process that started this one closes the pipe to it, or is gone."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+
+
 class Meter:
-    """CPU of the whole process, all its threads, and time, from its making on."""
+    """CPU of the whole process, all its threads, and time, from its creation on."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -96,6 +111,17 @@ class Meter:
         return {"cpu_s": time.process_time() - self._cpu, "wall_s": wall_s}
 
 
-def child(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Be a measured process: the settings come as JSON in the argument, the figures go out so."""
-    print(json.dumps(work(json.loads(sys.argv[1]))), flush=True)
+def resident_bytes(pid: int | None = None) -> int:
+    """The resident memory of this process or another; without /proc, this one's peak so far."""
+    statm = Path(f"/proc/{pid or 'self'}/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    if pid is not None:
+        raise RuntimeError("the memory of another process is only known on Linux")
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most resident memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

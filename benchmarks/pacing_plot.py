@@ -12,32 +12,21 @@ from pathlib import Path
 import attrs
 import click
 
-from benchmarks._common import BenchmarkError, start
-from benchmarks._limiter import find_nginx
-from benchmarks.pacing import Setting, limiter, send
+from benchmarks._harness import BenchmarkError, service, start
+from benchmarks.pacing import Setting, send
+from benchmarks.server import find_nginx
 
 _STEP_S = 0.25
 _SECONDS = 15
 _SENDERS = {"adaptive": "everlytic_async", "tenacity_jitter": "tenacity, exponential jitter"}
 _WIDTH, _HEIGHT, _LEFT, _TOP = 360, 180, 44, 30
 _MAX_PER_S = 800
-_SETTING = Setting(
-    backend="nginx",
-    limit=400,
-    burst=20,
-    connections=None,
-    retry_after=None,
-    latency_s=0.0,
-    orders=400 * _SECONDS,
-    concurrency=64,
-    processes=1,
-    attempts=10,
-)
+_SETTING = Setting(backend="nginx", limit=400, burst=20, seconds=_SECONDS)
 
 
 @attrs.frozen
 class Curve:
-    """What one sender was answered, in orders a second for each step."""
+    """The responses to one sender, in orders a second for each step."""
 
     accepted: list[float]
     refused: list[float]
@@ -53,11 +42,11 @@ def _per_s(moments: Sequence[float], first: float) -> list[float]:
 
 
 def _measure(sender: str) -> Curve:
-    with limiter(_SETTING) as (front, _):
-        send(sender, _SETTING, front.url)
-    moments = front.counts["moments"]
-    first = min(min(times) for times in moments.values())
-    return Curve(_per_s(moments["200"], first), _per_s(moments.get("429", []), first))
+    with service(**_SETTING.server()) as server:
+        send(sender, _SETTING, server.url)
+    moments = server.counts["moments"]
+    first = min(min(times) for times in moments.values() if times)
+    return Curve(_per_s(moments["200"], first), _per_s(moments["429"], first))
 
 
 def _line(values: Sequence[float], kind: str) -> str:

