@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from documentation import ROOT
 
 
-def test_command_reference_is_what_the_command_says() -> None:
-    """Written anew by: cog -r docs/reference/command.md."""
+@pytest.mark.slow  # it runs --help of every command
+def test_the_command_reference_is_up_to_date() -> None:
+    """`cog -r docs/reference/command.md` updates it."""
     done = subprocess.run(
         [sys.executable, "-m", "cogapp", "--check", "--diff", "docs/reference/command.md"],
         cwd=ROOT,

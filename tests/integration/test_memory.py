@@ -61,17 +61,17 @@ async def test_nothing_is_kept_of_an_order(*, ordered: bool) -> None:
     async with (
         QuickServer.running() as url,
         make_client(url) as client,
-        client.stream_orders(many(2_000), ordered=ordered) as stream,
+        client.stream_orders(many(1_000), ordered=ordered) as stream,
     ):
         seen = 0
         async for _ in stream:
             seen += 1
-            if seen % 500 == 0:
+            if seen % 250 == 0:
                 gc.collect()
                 objects.append(len(gc.get_objects()))
 
-    assert seen == 2_000
-    assert objects[-1] - objects[0] < 500  # in 1,500 orders: not even one object for each
+    assert seen == 1_000
+    assert objects[-1] - objects[0] < 500  # in 750 orders: not even one object for each
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -79,8 +79,10 @@ async def test_nothing_is_kept_of_an_order(*, ordered: bool) -> None:
     "products",
     [
         [{}] * 10_000,
-        [{"product_name": "\N{GRINNING FACE}" + "x" * 1_000_000}],
-        [{"product_gallery": ["http://a"] * 9_999}] * 9,
+        pytest.param(
+            [{"product_name": "\N{GRINNING FACE}" + "x" * 1_000_000}], marks=pytest.mark.slow
+        ),
+        pytest.param([{"product_gallery": ["http://a"] * 9_999}] * 9, marks=pytest.mark.slow),
     ],
     ids=["many products", "a long text", "many pictures"],
 )

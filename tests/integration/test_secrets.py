@@ -173,7 +173,10 @@ def cut_within_the_other(store_hash: str, customer_hash: str) -> str:
     "write",
     [as_json, as_php_json, as_success, as_text, as_html, cut_within, cut_within_the_other],
 )
-@pytest.mark.parametrize("status", [200, 302, 401, 403, 429, 500])
+@pytest.mark.parametrize(
+    "status",
+    [200, 302, 401, *(pytest.param(status, marks=pytest.mark.slow) for status in (403, 429, 500))],
+)
 async def test_hashes_that_a_server_repeats_are_not_shown(
     traces: Traces,
     hashes: tuple[str, str],
