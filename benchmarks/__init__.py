@@ -9,7 +9,7 @@ Run them from the project's root, with ``pip install -e '.[benchmarks]'`` done b
 ``python -m benchmarks.ledger``, ``workers``, ``memory``, ``startup``
     What a ledger costs; what a second worker brings; memory over a long stream; imports.
 
-Each takes ``--help`` and ``--json FILE``, and exits with 0 if every goal is met, 1 if one is missed,
-and 2 if the measurement itself failed. `_harness` runs the processes and compares them, `server` is
+Each takes ``--help`` and ``--json FILE``. It exits with 0 if every goal is met, 1 if one is missed,
+and 2 if the measurement itself failed. `harness` runs the processes and compares them, `server` is
 every server, `_child` every measured client. All of them end with the benchmark.
 """

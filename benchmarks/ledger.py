@@ -14,20 +14,8 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks._harness import (
-    MB,
-    Comparison,
-    Figures,
-    Goal,
-    Report,
-    benchmark,
-    count,
-    progress,
-    service,
-    spread,
-    start,
-)
-from benchmarks._stream import FROM, growth, stream
+from benchmarks import harness
+from benchmarks.memory import FROM, growth, stream
 
 _NONE = "none"
 _KINDS = {
@@ -37,15 +25,15 @@ _KINDS = {
 }
 
 
-def _compare(directory: Path, orders: int, rounds: int, concurrency: int) -> Comparison:
+def _compare(directory: Path, orders: int, rounds: int, concurrency: int) -> harness.Comparison:
     # Every worker makes its connection, and the code warms up, before anything is measured.
     warm_up = max(2 * concurrency, min(2_000, orders // 5))
     files = numbers()
 
-    def once(kind: str) -> Figures:
+    def once(kind: str) -> harness.Figures:
         ledger = None if kind == _NONE else directory / f"{next(files)}"
         durability = "process" if kind == _NONE else kind
-        with service() as server:
+        with harness.service() as server:
             run = stream(
                 *(server.url, orders, concurrency),
                 warm_up=warm_up,
@@ -56,25 +44,25 @@ def _compare(directory: Path, orders: int, rounds: int, concurrency: int) -> Com
         return run
 
     others = [kind for kind in _KINDS if kind != _NONE]
-    return Comparison.measure(_NONE, others, rounds, once)
+    return harness.Comparison.measure(_NONE, others, rounds, once)
 
 
-def _backfill(file: Path, orders: int, concurrency: int) -> tuple[Figures, Figures]:
+def _backfill(file: Path, orders: int, concurrency: int) -> tuple[harness.Figures, harness.Figures]:
     marks = sorted({mark for mark in (FROM, orders // 2, orders) if FROM <= mark <= orders})
-    with service() as server:
+    with harness.service() as server:
         first = stream(server.url, orders, concurrency, ledger=file, marks=marks or [orders])
-        progress(f"skipping {orders:,} orders")
+        harness.progress(f"skipping {orders:,} orders")
         second = stream(server.url, orders, concurrency, ledger=file, outcome="skipped")
     server.check(orders)
     return first, second
 
 
-@benchmark(__doc__)
-@count("--orders", 20_000)
-@count("--rounds", 5)
-@count("--backfill", 1_000_000)
-@count("--concurrency", 64)
-def main(orders: int, rounds: int, backfill: int, concurrency: int) -> Report:
+@harness.benchmark(__doc__)
+@harness.count("--orders", 20_000)
+@harness.count("--rounds", 5)
+@harness.count("--backfill", 1_000_000)
+@harness.count("--concurrency", 64)
+def main(orders: int, rounds: int, backfill: int, concurrency: int) -> harness.Report:
     """Measure."""
     with TemporaryDirectory() as name:
         directory = Path(name)
@@ -83,27 +71,31 @@ def main(orders: int, rounds: int, backfill: int, concurrency: int) -> Report:
         first, second = _backfill(file, backfill, concurrency)
         size = file.stat().st_size
     ratio = median(comparison.ratios("process", "per_s"))
-    return Report(
+    return harness.Report(
         title=f"{orders:,} orders, {concurrency} at once, {rounds} rounds",
         headings=("run", "orders/s", "x without", "CPU µs/order"),
         rows=[
             (
                 title,
-                spread(comparison.values(kind, "per_s")),
-                spread(comparison.ratios(kind, "per_s"), ".2f"),
-                spread(comparison.values(kind, "cpu_us"), ".1f"),
+                harness.spread(comparison.values(kind, "per_s")),
+                harness.spread(comparison.ratios(kind, "per_s"), ".2f"),
+                harness.spread(comparison.values(kind, "cpu_us"), ".1f"),
             )
             for kind, title in _KINDS.items()
         ],
         goals=[
-            Goal("throughput with / without a ledger", ratio, 0.85, at_most=False, unit="x"),
-            Goal("orders a second that a resume skips", second["per_s"], 50_000, at_most=False),
+            harness.Goal(
+                "throughput with / without a ledger", ratio, 0.85, at_most=False, unit="x"
+            ),
+            harness.Goal(
+                "orders a second that a resume skips", second["per_s"], 50_000, at_most=False
+            ),
             *growth(first["resident_bytes"]),
         ],
         notes=[
             (
                 f"A backfill of {backfill:,} orders: {first['per_s']:,.0f} a second, a ledger of "
-                f"{size / MB:.1f} MB; its resume skips {second['per_s']:,.0f} a second"
+                f"{size / harness.MB:.1f} MB; its resume skips {second['per_s']:,.0f} a second"
             )
         ],
         figures={
@@ -117,4 +109,4 @@ def main(orders: int, rounds: int, backfill: int, concurrency: int) -> Report:
 
 
 if __name__ == "__main__":
-    start(main)
+    harness.start(main)

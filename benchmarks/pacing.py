@@ -24,19 +24,7 @@ from typing import Any
 import attrs
 import click
 
-from benchmarks._harness import (
-    BenchmarkError,
-    Figures,
-    Goal,
-    Report,
-    benchmark,
-    count,
-    measure_together,
-    progress,
-    select,
-    service,
-    start,
-)
+from benchmarks import harness
 from benchmarks.server import find_nginx
 
 _NAMES = {
@@ -94,11 +82,6 @@ class Setting:
         """How long several processes send; None: until every order is sent."""
         return None if self.processes == 1 else self.seconds
 
-    def server(self) -> dict[str, Any]:
-        """The settings of `benchmarks.server`."""
-        names = ("backend", "limit", "burst", "connections", "retry_after", "latency_s")
-        return {name: getattr(self, name) for name in names}
-
     def __str__(self) -> str:
         if self.connections is not None:
             limit = f"{self.connections} at once for {self.latency_s * 1e3:g} ms"
@@ -111,7 +94,7 @@ class Setting:
         return f"{limit}{asked}{senders}, {self.orders:,} orders"
 
 
-def send(sender: str, setting: Setting, url: str) -> list[Figures]:
+def send(sender: str, setting: Setting, url: str) -> list[harness.Figures]:
     """Let the processes start together; what each reports."""
     settings = {
         "mode": "pace",
@@ -124,10 +107,10 @@ def send(sender: str, setting: Setting, url: str) -> list[Figures]:
         "retry_after": sender == "tenacity_retry_after",
         "max_rate": setting.per_s / setting.processes if sender == "max_rate" else None,
     }
-    return measure_together([{**settings, "process": n} for n in range(setting.processes)])
+    return harness.measure_together([{**settings, "process": n} for n in range(setting.processes)])
 
 
-def _once(sender: str, setting: Setting) -> Figures:
+def _once(sender: str, setting: Setting) -> harness.Figures:
     """Send once.
 
     Returns:
@@ -139,7 +122,7 @@ def _once(sender: str, setting: Setting) -> Figures:
         peak_in_flight: The most requests that were past the limiter at the same time.
         processes: What each process reported.
     """
-    with service(**setting.server()) as server:
+    with harness.service(**attrs.asdict(setting)) as server:
         reports = send(sender, setting, server.url)
     sent = sum(report["sent"] for report in reports)
     server.check(sent)
@@ -178,28 +161,28 @@ def _bounds(sender: str, setting: Setting) -> tuple[float, float | None] | None:
     return 98.0, 0.6
 
 
-def _median(runs: Sequence[Figures], name: str) -> float:
+def _median(runs: Sequence[harness.Figures], name: str) -> float:
     return median(float(run[name]) for run in runs)
 
 
-def _goals(sender: str, setting: Setting, runs: Sequence[Figures]) -> list[Goal]:
+def _goals(sender: str, setting: Setting, runs: Sequence[harness.Figures]) -> list[harness.Goal]:
     bounds = _bounds(sender, setting)
     if bounds is None:
         return []
     what = f"{_NAMES[sender]}, {setting}"
     share = 100 * _median(runs, "share")
-    goals = [Goal(f"{what}: of the limit", share, bounds[0], at_most=False, unit=" %")]
+    goals = [harness.Goal(f"{what}: of the limit", share, bounds[0], at_most=False, unit=" %")]
     if bounds[1] is not None:
         refused = 100 * _median(runs, "refused")
-        goals.append(Goal(f"{what}: refused", refused, bounds[1], at_most=True, unit=" %"))
+        goals.append(harness.Goal(f"{what}: refused", refused, bounds[1], at_most=True, unit=" %"))
     if sender == "adaptive" and setting.processes > 1:
         least = 100 * _median(runs, "least_share")
-        goals.append(Goal(f"{what}: the least share", least, 50, at_most=False, unit=" %"))
+        goals.append(harness.Goal(f"{what}: the least share", least, 50, at_most=False, unit=" %"))
     lost = max(run["lost"] for run in runs)
-    return [*goals, Goal(f"{what}: orders lost", lost, 0, at_most=True)]
+    return [*goals, harness.Goal(f"{what}: orders lost", lost, 0, at_most=True)]
 
 
-def _row(sender: str, setting: Setting, runs: Sequence[Figures]) -> list[str]:
+def _row(sender: str, setting: Setting, runs: Sequence[harness.Figures]) -> list[str]:
     return [
         str(setting),
         _NAMES[sender],
@@ -230,7 +213,7 @@ def _backend(asked: str) -> str:
     if asked == "auto":
         return "sandbox" if find_nginx() is None else "nginx"
     if asked == "nginx" and find_nginx() is None:
-        raise BenchmarkError("nginx is not installed: install it, or use --backend sandbox")
+        raise harness.BenchmarkError("nginx is not installed: install it, or use --backend sandbox")
     return asked
 
 
@@ -238,7 +221,7 @@ def _parts(
     scenario: str, settings: list[Setting], connections: int, only: str | None
 ) -> list[tuple[Setting, list[str]]]:
     """What is measured: settings, and who meets each."""
-    asked = select(only, list(_NAMES))
+    asked = harness.select(only, list(_NAMES))
     if scenario == "all":
         return [
             (setting, [name for name in senders if name in asked])
@@ -254,23 +237,23 @@ def _parts(
     return [(setting, asked) for setting in settings]
 
 
-@benchmark(__doc__)
+@harness.benchmark(__doc__)
 @click.argument(
     "scenario", type=click.Choice(["rate", "latency", "connections", "all"]), default="rate"
 )
 @click.option("--limit", type=click.IntRange(1), multiple=True, default=[400], show_default=True)
 @click.option("--burst", type=click.IntRange(0), multiple=True, default=[20], show_default=True)
-@count("--connections", 20, "For `connections`: requests at the same time.")
+@harness.count("--connections", 20, "For `connections`: requests at the same time.")
 @click.option("--retry-after", type=click.IntRange(0), help="Seconds that each refusal asks for.")
 @click.option("--seconds", type=click.FloatRange(0), default=15.0, show_default=True)
-@count("--concurrency", 64)
-@count("--processes", 1)
+@harness.count("--concurrency", 64)
+@harness.count("--processes", 1)
 @click.option(
     "--latency-ms",
     type=click.FloatRange(0, min_open=True),
     help="Default 0; 50 for `latency` and `connections`.",
 )
-@count("--rounds", 1)
+@harness.count("--rounds", 1)
 @click.option("--only", help=f"Some of: {', '.join(_NAMES)}.")
 @click.option("--backend", type=click.Choice(["auto", "nginx", "sandbox"]), default="auto")
 def main(
@@ -284,19 +267,21 @@ def main(
     only: str | None,
     backend: str,
     **options: Any,
-) -> Report:
+) -> harness.Report:
     """Measure."""
     if latency_ms is None:
         latency_ms = _LATENCY_MS if scenario in ("latency", "connections") else 0.0
     common = {**options, "backend": _backend(backend), "latency_s": latency_ms / 1e3}
     settings = [Setting(limit=per_s, burst=ahead, **common) for per_s in limit for ahead in burst]
     parts = _parts(scenario, settings, connections, only)
-    measured = [(name, setting, list[Figures]()) for setting, some in parts for name in some]
+    measured = [
+        (name, setting, list[harness.Figures]()) for setting, some in parts for name in some
+    ]
     for number in range(rounds):
         for name, setting, runs in measured:
-            progress(f"round {number + 1} of {rounds}: {_NAMES[name]}, {setting}")
+            harness.progress(f"round {number + 1} of {rounds}: {_NAMES[name]}, {setting}")
             runs.append(_once(name, setting))
-    return Report(
+    return harness.Report(
         title=f"{common['backend']}, {options['concurrency']} at once, medians of {rounds} rounds",
         headings=(
             *("limit", "sender", "of the limit", "refusals", "refused", "lost", "seconds"),
@@ -312,4 +297,4 @@ def main(
 
 
 if __name__ == "__main__":
-    start(main)
+    harness.start(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 import click
 
-from benchmarks._harness import BenchmarkError, service, start
+from benchmarks import harness
 from benchmarks.pacing import Setting, send
 from benchmarks.server import find_nginx
 
@@ -42,7 +42,7 @@ def _per_s(moments: Sequence[float], first: float) -> list[float]:
 
 
 def _measure(sender: str) -> Curve:
-    with service(**_SETTING.server()) as server:
+    with harness.service(**attrs.asdict(_SETTING)) as server:
         send(sender, _SETTING, server.url)
     moments = server.counts["moments"]
     first = min(min(times) for times in moments.values() if times)
@@ -113,9 +113,9 @@ path, polyline {{ fill: none; stroke-width: 1.6 }} .grid {{ stroke: #ddd; stroke
 def main(file: Path) -> None:
     """Measure and draw."""
     if find_nginx() is None:
-        raise BenchmarkError("nginx is not installed")
+        raise harness.BenchmarkError("nginx is not installed")
     file.write_text(draw([(title, _measure(sender)) for sender, title in _SENDERS.items()]))
 
 
 if __name__ == "__main__":
-    start(main)
+    harness.start(main)

@@ -13,19 +13,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks._harness import (
-    ROOT,
-    BenchmarkError,
-    Comparison,
-    Figures,
-    Goal,
-    Report,
-    benchmark,
-    count,
-    environment,
-    spread,
-    start,
-)
+from benchmarks import harness
 
 _AIOHTTP = "import aiohttp"
 _IMPORTS = ("import everlytic_async", "from everlytic_async import EverlyticClient")
@@ -46,18 +34,18 @@ def _commands() -> dict[str, list[str]]:
     return commands
 
 
-@benchmark(__doc__)
-@count("--rounds", 15)
-def main(rounds: int) -> Report:
+@harness.benchmark(__doc__)
+@harness.count("--rounds", 15)
+def main(rounds: int) -> harness.Report:
     """Measure."""
     commands = _commands()
 
-    def once(name: str) -> Figures:
+    def once(name: str) -> harness.Figures:
         started_at = time.perf_counter()
         ended = subprocess.run(
             commands[name],
-            cwd=ROOT,
-            env=environment(),
+            cwd=harness.ROOT,
+            env=harness.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -66,33 +54,35 @@ def main(rounds: int) -> Report:
         )
         took_ms = (time.perf_counter() - started_at) * 1e3
         if ended.returncode != 0:
-            raise BenchmarkError(f"{name} ended with {ended.returncode}:\n{ended.stderr.strip()}")
+            raise harness.BenchmarkError(
+                f"{name} ended with {ended.returncode}:\n{ended.stderr.strip()}"
+            )
         return {"ms": took_ms}
 
     for name in commands:
         once(name)
     others = [name for name in commands if name != _AIOHTTP]
-    comparison = Comparison.measure(_AIOHTTP, others, rounds, once)
+    comparison = harness.Comparison.measure(_AIOHTTP, others, rounds, once)
     beyond_ms = {
         name: [ours - theirs for ours, theirs in comparison.pairs(name, "ms")] for name in _IMPORTS
     }
     goals = [
-        Goal(
+        harness.Goal(
             f"`{name}` beyond aiohttp's own", median(row), _MAX_IMPORT_MS, at_most=True, unit=" ms"
         )
         for name, row in beyond_ms.items()
     ]
     if _HELP in commands:
         help_ms = median(comparison.values(_HELP, "ms"))
-        goals.append(Goal(f"`{_HELP}`", help_ms, _MAX_HELP_MS, at_most=True, unit=" ms"))
-    return Report(
+        goals.append(harness.Goal(f"`{_HELP}`", help_ms, _MAX_HELP_MS, at_most=True, unit=" ms"))
+    return harness.Report(
         title=f"Whole processes, {rounds} rounds",
         headings=("process", "ms", "beyond aiohttp's, ms"),
         rows=[
             (
                 name,
-                spread(comparison.values(name, "ms")),
-                spread(beyond_ms[name], "+.0f") if name in beyond_ms else "",
+                harness.spread(comparison.values(name, "ms")),
+                harness.spread(beyond_ms[name], "+.0f") if name in beyond_ms else "",
             )
             for name in commands
         ],
@@ -106,4 +96,4 @@ def main(rounds: int) -> Report:
 
 
 if __name__ == "__main__":
-    start(main)
+    harness.start(main)

@@ -15,20 +15,7 @@ from statistics import median
 
 import click
 
-from benchmarks._harness import (
-    BenchmarkError,
-    Comparison,
-    Figures,
-    Goal,
-    Report,
-    benchmark,
-    count,
-    measure,
-    select,
-    service,
-    spread,
-    start,
-)
+from benchmarks import harness
 
 _BASE = "bare_aiohttp"
 #: The share of the orders that the slow ones send: their figures need no more.
@@ -47,14 +34,14 @@ _NAMES = {
 _OTHERS = [name for name in _NAMES if name != _BASE]
 
 
-def _runner(orders: int, concurrency: int, *, uvloop: bool) -> Callable[[str], Figures]:
+def _runner(orders: int, concurrency: int, *, uvloop: bool) -> Callable[[str], harness.Figures]:
     """Measure a contestant once: microseconds of CPU per order, orders per second."""
 
-    def once(name: str) -> Figures:
+    def once(name: str) -> harness.Figures:
         share = max(1, round(orders * _SLOW.get(name, 1)))
         # Every worker makes its connection, and the code warms up, before anything is measured.
         warm_up = max(2 * concurrency, min(2_000, share // 5))
-        with service(pinned=True) as server:
+        with harness.service(pinned=True) as server:
             settings = {
                 "mode": "send",
                 "sender": name,
@@ -64,7 +51,7 @@ def _runner(orders: int, concurrency: int, *, uvloop: bool) -> Callable[[str], F
                 "warm_up": warm_up,
                 "uvloop": uvloop,
             }
-            figures = measure(settings, pinned=True)
+            figures = harness.measure(settings, pinned=True)
         server.check(share + warm_up)
         return {
             "orders": share,
@@ -75,46 +62,50 @@ def _runner(orders: int, concurrency: int, *, uvloop: bool) -> Callable[[str], F
     return once
 
 
-def _goals(comparison: Comparison) -> list[Goal]:
+def _goals(comparison: harness.Comparison) -> list[harness.Goal]:
     """The promise is about the whole path: mappings in, results out."""
     if "stream_orders" not in comparison.runs:
         return []
     name = "CPU of stream_orders / "
     ours = comparison.ratios("stream_orders", "cpu_us")
-    goals = [Goal(f"{name}bare aiohttp", median(ours), 1.15, at_most=True, unit="x")]
+    goals = [harness.Goal(f"{name}bare aiohttp", median(ours), 1.15, at_most=True, unit="x")]
     if "aiohttp_tenacity" in comparison.runs:
         theirs = comparison.ratios("aiohttp_tenacity", "cpu_us")
         ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
-        goals.append(Goal(f"{name}aiohttp under tenacity", ratio, 0.75, at_most=True, unit="x"))
+        goals.append(
+            harness.Goal(f"{name}aiohttp under tenacity", ratio, 0.75, at_most=True, unit="x")
+        )
     return goals
 
 
-@benchmark(__doc__)
-@count("--orders", 20_000)
-@count("--rounds", 5)
-@count("--concurrency", 64)
+@harness.benchmark(__doc__)
+@harness.count("--orders", 20_000)
+@harness.count("--rounds", 5)
+@harness.count("--concurrency", 64)
 @click.option("--only", help=f"Some of: {', '.join(_OTHERS)}. Bare aiohttp always runs.")
 @click.option("--uvloop", is_flag=True, help="Run every contestant of asyncio in uvloop's loop.")
-def main(orders: int, rounds: int, concurrency: int, only: str | None, *, uvloop: bool) -> Report:
+def main(
+    orders: int, rounds: int, concurrency: int, only: str | None, *, uvloop: bool
+) -> harness.Report:
     """Measure."""
-    names = select(only, _OTHERS)
+    names = harness.select(only, _OTHERS)
     absent = [name for name in names if find_spec(_NAMES[name][1]) is None]
     if absent and only is not None:
-        raise BenchmarkError(
+        raise harness.BenchmarkError(
             f"not installed: {', '.join(absent)}. Install everlytic-async[benchmarks]"
         )
     others = [name for name in names if name not in absent]
     once = _runner(orders, concurrency, uvloop=uvloop)
-    comparison = Comparison.measure(_BASE, others, rounds, once)
-    return Report(
+    comparison = harness.Comparison.measure(_BASE, others, rounds, once)
+    return harness.Report(
         title=f"{concurrency} at once, {'uvloop' if uvloop else 'asyncio'}, {rounds} rounds",
         headings=("contestant", "CPU µs/order", "x bare aiohttp", "orders/s"),
         rows=[
             (
                 _NAMES[name][0],
-                spread(comparison.values(name, "cpu_us"), ".1f"),
-                spread(comparison.ratios(name, "cpu_us"), ".2f"),
-                spread(comparison.values(name, "per_s")),
+                harness.spread(comparison.values(name, "cpu_us"), ".1f"),
+                harness.spread(comparison.ratios(name, "cpu_us"), ".2f"),
+                harness.spread(comparison.values(name, "per_s")),
             )
             for name in comparison.runs
         ],
@@ -125,4 +116,4 @@ def main(orders: int, rounds: int, concurrency: int, only: str | None, *, uvloop
 
 
 if __name__ == "__main__":
-    start(main)
+    harness.start(main)

