@@ -98,19 +98,24 @@ async def pace(settings: Settings) -> Figures:
 
 
 async def stream(settings: Settings) -> Figures:
-    """One stream, with a ledger or without; the memory after each of the orders in ``marks``."""
+    """One stream; the memory after each of the orders in ``marks``.
+
+    It may have a ``ledger``, the path of a file, with a ``durability``; another ``outcome`` than
+    sent; a ``warm_up``; and be ``ordered``.
+    """
     from everlytic_async import Outcome, SqliteLedger
     from everlytic_async.ledger import Durability
 
-    marks, expected, seen, ledger = set(settings["marks"]), Outcome(settings["outcome"]), 0, None
-    if settings["ledger"] is not None:
-        ledger = SqliteLedger(settings["ledger"], durability=Durability(settings["durability"]))
+    marks, expected = set(settings["marks"]), Outcome(settings.get("outcome", "sent"))
+    seen, ledger, ordered = 0, None, settings.get("ordered", False)
+    if "ledger" in settings:
+        durability = Durability(settings.get("durability", "process"))
+        ledger = SqliteLedger(settings["ledger"], durability=durability)
     async with make_client(settings) as client:
-        await client.send_orders(orders(settings["warm_up"]))
+        await client.send_orders(orders(settings.get("warm_up", 0)))
         meter = Meter()
-        async with client.stream_orders(
-            orders(settings["orders"]), ledger=ledger, ordered=settings["ordered"]
-        ) as results:
+        source = orders(settings["orders"])
+        async with client.stream_orders(source, ledger=ledger, ordered=ordered) as results:
             async for result in results:
                 if result.outcome is not expected:
                     raise WrongAnswerError(f"{result!r}") from result.error

@@ -13,6 +13,7 @@ from itertools import count as numbers
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from benchmarks import harness
 from benchmarks.memory import FROM, growth, stream
@@ -31,15 +32,11 @@ def _compare(directory: Path, orders: int, rounds: int, concurrency: int) -> har
     files = numbers()
 
     def once(kind: str) -> harness.Figures:
-        ledger = None if kind == _NONE else directory / f"{next(files)}"
-        durability = "process" if kind == _NONE else kind
+        more: dict[str, Any] = {"warm_up": warm_up}
+        if kind != _NONE:
+            more |= {"ledger": f"{directory}/{next(files)}", "durability": kind}
         with harness.service() as server:
-            run = stream(
-                *(server.url, orders, concurrency),
-                warm_up=warm_up,
-                ledger=ledger,
-                durability=durability,
-            )
+            run = stream(server.url, orders, concurrency, **more)
         server.check(orders + warm_up)
         return run
 
@@ -47,7 +44,7 @@ def _compare(directory: Path, orders: int, rounds: int, concurrency: int) -> har
     return harness.Comparison.measure(_NONE, others, rounds, once)
 
 
-def _backfill(file: Path, orders: int, concurrency: int) -> tuple[harness.Figures, harness.Figures]:
+def _backfill(file: str, orders: int, concurrency: int) -> tuple[harness.Figures, harness.Figures]:
     marks = sorted({mark for mark in (FROM, orders // 2, orders) if FROM <= mark <= orders})
     with harness.service() as server:
         first = stream(server.url, orders, concurrency, ledger=file, marks=marks or [orders])
@@ -68,7 +65,7 @@ def main(orders: int, rounds: int, backfill: int, concurrency: int) -> harness.R
         directory = Path(name)
         comparison = _compare(directory, orders, rounds, concurrency)
         file = directory / "backfill"
-        first, second = _backfill(file, backfill, concurrency)
+        first, second = _backfill(str(file), backfill, concurrency)
         size = file.stat().st_size
     ratio = median(comparison.ratios("process", "per_s"))
     return harness.Report(

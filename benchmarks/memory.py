@@ -8,7 +8,7 @@ between the 10,000th order and the last it may grow by less than 20 MB.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,30 +21,14 @@ _MARKS = (1_000, FROM, 100_000, 1_000_000, 10_000_000)
 
 
 def stream(
-    url: str,
-    orders: int,
-    concurrency: int,
-    *,
-    warm_up: int = 0,
-    ledger: Path | None = None,
-    durability: str = "process",
-    outcome: str = "sent",
-    marks: Sequence[int] = (),
-    ordered: bool = False,
+    url: str, orders: int, concurrency: int, *, marks: Sequence[int] = (), **more: Any
 ) -> harness.Figures:
-    """Stream orders once: ``per_s``, ``cpu_us`` an order, and memory after each of the marks."""
-    settings = {
-        "mode": "stream",
-        "url": url,
-        "orders": orders,
-        "concurrency": concurrency,
-        "warm_up": warm_up,
-        "ledger": None if ledger is None else str(ledger),
-        "durability": durability,
-        "outcome": outcome,
-        "marks": marks,
-        "ordered": ordered,
-    }
+    """Stream orders once: ``per_s``, ``cpu_us`` an order, and memory after each of the marks.
+
+    More settings are those of `benchmarks._child.stream`.
+    """
+    settings = {"mode": "stream", "url": url, "orders": orders, "concurrency": concurrency, **more}
+    settings["marks"] = marks
     resident = {}
     with harness.Child(harness.CLIENT, settings, default_malloc=bool(marks)) as process:
         for mark in marks:

@@ -205,7 +205,7 @@ def _promised(base: Setting, connections: int) -> list[tuple[Setting, list[str]]
         (attrs.evolve(busy, seconds=4 * base.seconds), ["adaptive"]),
         (attrs.evolve(base, processes=4), ["adaptive"]),
         (attrs.evolve(slow, connections=connections), ["adaptive"]),
-        (slow, ["adaptive", "tenacity_jitter"]),
+        (attrs.evolve(slow, seconds=1.25 * base.seconds), ["adaptive", "tenacity_jitter"]),
     ]
 
 

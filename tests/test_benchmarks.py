@@ -237,7 +237,7 @@ def test_pacing_measures_in_one_run_all_that_is_promised(tmp_path):
         ("adaptive", 1, 0.2, 400),
         ("adaptive", None, 0.05, 400),
         ("adaptive", None, 0.05, None),
-        ("adaptive", None, 0.05, None),
+        ("adaptive", None, 0.0625, None),
     ]
     assert [run["setting"]["processes"] for run in figures["runs"]] == [1, 1, 1, 1, 1, 4, 1, 1]
     assert [run["setting"]["connections"] for run in figures["runs"]][-2:] == [20, None]
