@@ -199,7 +199,9 @@ Exit codes:
 
 _EXPORT_HELP = """\
 Write a line for each order that the ledger FILE knows, with host, key, state, attempts, status,
-reason, and when that was recorded (in UTC).
+reason, when that was recorded (in UTC), and the number that this ledger gave to the address and
+store. An order that was tried with several store hashes, one of them perhaps mistyped, has a line
+for each.
 
 To compare with Everlytic or the shop: above all the unknown ones, because only a person can find
 out whether their e-mails went out.

@@ -128,19 +128,23 @@ class Forecast:
         found = iter(await self._client.forecast(valid, ledger=self, resend=self._resend))
         return [next(found) if isinstance(order, Order) else None for order in orders]
 
-    def notes(self) -> Iterator[str]:
+    def notes(self, *, is_part: bool = False) -> Iterator[str]:
         """Where else the ledger knows orders that would be sent: a line for each place.
 
         Another workflow, host, path or store is another trigger, and may be meant. A mistyped one
         notifies everybody again.
+
+        Args:
+            is_part: Whether only a part of the orders was looked up.
         """
+        least = "at least " if is_part else ""
         places = self._elsewhere.most_common()
         for (host, workflow, is_here), count in places[:_PLACES_SHOWN]:
             where = "without a workflow id" if workflow is None else f"in workflow {workflow}"
             if not is_here:
                 where = f"at another address or store ({host}) {where}"
             yield (
-                f"the ledger knows {count:,} of these orders as sent, or perhaps sent, {where}: "
+                f"the ledger knows {least}{count:,} of these orders as sent, or perhaps sent, {where}: "
                 "sending them here is another trigger, which may notify the same customers again"
             )
         if len(places) > _PLACES_SHOWN:

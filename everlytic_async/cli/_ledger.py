@@ -49,7 +49,7 @@ _DIED = (
     "of a run that ended without recording their outcomes: unknown to the next run, and "
     "`ledger resolve` can mark them"
 )
-_COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at")
+_COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at", "store")
 
 
 # --------------------------------------------------------------------------------------- status
@@ -76,6 +76,11 @@ def _figures(shown: str, summary: LedgerSummary) -> Iterator[Text | str]:
         for state, (style, meaning) in _MEANING.items()
         if counts[state]
     )
+    for host, count in summary.never_accepted.items():
+        yield (
+            f"Not counted: {count_orders(count)} for another address or store hash ({host}), which "
+            "accepted none so far. If that was a mistake, nothing is left to do for them."
+        )
     if summary.first_at is not None and summary.last_at is not None:
         took_s = summary.last_at - summary.first_at
         rate = f", {total / took_s:,.1f}/s with all pauses" if took_s >= 1 else ""
@@ -100,7 +105,7 @@ def export(options: ExportOptions) -> int:
     output = options.output
     states = [State(name.replace("-", "_")) for name in options.states] or list(State)
     with LedgerFile(options.file, must_exist=True) as ledger:
-        rows = (_row(host, entry) for host, entry in ledger.entries(states))
+        rows = (_row(*row) for row in ledger.rows(states))
         try:
             with _opened(output, keep=Path(options.file)) as out:
                 _write(rows, out, options.format)
@@ -126,9 +131,10 @@ def _opened(output: str, keep: Path) -> Iterator[IO[str]]:
         yield file
 
 
-def _row(host: str, entry: Entry) -> dict[str, Any]:
+def _row(host: str, store: int, entry: Entry) -> dict[str, Any]:
     at = datetime.fromtimestamp(entry.recorded_at, UTC).isoformat(timespec="milliseconds")
-    values = (host, entry.key, str(entry.state), entry.attempts, entry.status, entry.reason, at)
+    outcome = (str(entry.state), entry.attempts, entry.status, entry.reason, at)
+    values = (host, entry.key, *outcome, store)
     return dict(zip(_COLUMNS, values, strict=True))
 
 
@@ -151,7 +157,8 @@ def copy(options: CopyOptions) -> int:
         options.source, must_exist=True, linked=True, incomplete=options.accept_loss
     ) as ledger:
         ledger.copy_to(options.target)
-        count = sum(ledger.summary().counts.values())
+        summary = ledger.summary()
+        count = sum(summary.counts.values()) + sum(summary.never_accepted.values())
     print_lines(make_console(), [f"{count_orders(count)} copied to {printable(options.target)}"])
     return Exit.OK
 

@@ -160,7 +160,9 @@ async def count_input(
                 count.add(order, reason)
             bar.draw()
         count.filtered = sum(filtered.values())
-        count.notes = () if forecast is None else tuple(forecast.notes())
+        # There may be more orders than were read, unless --limit ended it.
+        is_part = at_most is not None and at_most != source.limit and count.tally.total == at_most
+        count.notes = () if forecast is None else tuple(forecast.notes(is_part=is_part))
     return count
 
 

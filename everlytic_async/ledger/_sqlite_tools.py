@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -38,6 +39,11 @@ _FIND = f"""
 class LedgerSummary:
     """What a ledger holds.
 
+    An endpoint and store that never processed an order, nor perhaps did, nor refused one, is
+    counted only if there is no other: a run with a mistyped address or store hash leaves all its
+    orders as not sent, and the run with the right one records the same orders again. If there are
+    only such stores, the last one used is counted.
+
     Attributes:
         counts: How many orders are in each state.
         first_at: When the oldest entry was recorded, in seconds since the epoch; None if there is
@@ -45,6 +51,7 @@ class LedgerSummary:
         last_at: When the newest entry was recorded.
         hosts: The endpoints' hosts.
         running: How many processes are sending with it now.
+        never_accepted: How many entries are not in `counts`, by the host of their endpoint.
     """
 
     counts: Mapping[State, int]
@@ -52,6 +59,7 @@ class LedgerSummary:
     last_at: float | None
     hosts: tuple[str, ...]
     running: int
+    never_accepted: Mapping[str, int] = MappingProxyType({})
 
 
 class LedgerFile(SqliteFile):
@@ -64,30 +72,45 @@ class LedgerFile(SqliteFile):
         """What it holds, in figures."""
         with self.translate_errors("read"):
             execute = self.connection.execute
-            counts = dict.fromkeys(State, 0)
-            for code, count in execute("SELECT state, count(*) FROM orders GROUP BY state"):
-                counts[STATES[code]] = count
-            first_at, last_at = execute("SELECT min(at), max(at) FROM orders").fetchone()
-            hosts = execute("SELECT DISTINCT host FROM scopes ORDER BY host").fetchall()
+            hosts = dict(execute("SELECT id, host FROM scopes").fetchall())
+            figures = execute(
+                "SELECT scope, state, count(*), min(at), max(at) FROM orders GROUP BY scope, state"
+            ).fetchall()
             runs = execute("SELECT token FROM runs WHERE ended IS NULL").fetchall()
-            return LedgerSummary(
-                counts=MappingProxyType(counts),
-                first_at=first_at,
-                last_at=last_at,
-                hosts=tuple(host for (host,) in hosts),
-                running=sum(self.is_alive(token) for (token,) in runs),
-            )
+            running = sum(self.is_alive(token) for (token,) in runs)
+        used = {scope for scope, code, *_ in figures if STATES[code].rank}
+        if figures and not used:
+            used = {max(figures, key=lambda row: row[-1])[0]}
+        counts, never_accepted = Counter[State](), Counter[str]()
+        for scope, code, count, *_ in figures:
+            if scope in used:
+                counts[STATES[code]] += count
+            else:
+                never_accepted[hosts[scope]] += count
+        idle = {scope for scope, *_ in figures} - used
+        return LedgerSummary(
+            counts=MappingProxyType({state: counts[state] for state in State}),
+            first_at=min((row[3] for row in figures if row[0] in used), default=None),
+            last_at=max((row[4] for row in figures if row[0] in used), default=None),
+            hosts=tuple(sorted({host for scope, host in hosts.items() if scope not in idle})),
+            running=running,
+            never_accepted=MappingProxyType(dict(never_accepted)),
+        )
 
     def entries(self, states: Iterable[State] = State) -> Iterator[tuple[str, Entry]]:
         """Every entry in one of these states with its endpoint's host, by key."""
+        return ((host, entry) for host, _scope, entry in self.rows(states))
+
+    def rows(self, states: Iterable[State] = State) -> Iterator[tuple[str, int, Entry]]:
+        """As `entries`, with the number of the endpoint and store in this ledger after the host."""
         codes = json.dumps([state.code for state in states])
         with self.translate_errors("read"):
-            for host, *row in self.connection.execute(
-                f"SELECT scopes.host, {COLUMNS} FROM orders JOIN scopes ON scopes.id = scope "  # noqa: S608 - constants
+            for host, scope, *row in self.connection.execute(
+                f"SELECT host, scope, {COLUMNS} FROM orders JOIN scopes ON scopes.id = scope "  # noqa: S608 - constants
                 "WHERE state IN (SELECT value FROM json_each(?)) ORDER BY scope, key",
                 (codes,),
             ):
-                yield host, entry_from_row(row)
+                yield host, scope, entry_from_row(row)
 
     def find_scopes(self, name: str) -> frozenset[int]:
         """The numbers of an endpoint and store, also those that earlier versions gave it."""

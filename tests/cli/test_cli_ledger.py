@@ -338,6 +338,18 @@ def test_orders_that_were_sent_elsewhere_are_named_also_without_a_plan(
     assert errors[0] == errors[1]
 
 
+def test_the_warning_without_a_plan_says_that_it_looked_at_the_first_orders_only(
+    cli: Cli, shop: Sandbox, orders_file: Write
+) -> None:
+    send = ("send", "--ledger", "l", "--yes", orders_file(*map(order, range(1001))))
+    assert cli(*send).code == 0
+    for more, known in (
+        (["--workflow-id", "7"], "at least 1,000"),
+        (["--workflow-id", "8", "--limit", "1000"], "1,000"),
+    ):
+        assert f"the ledger knows {known} of these orders" in cli(*send, *more).err
+
+
 def test_refusals_before_any_acceptance_are_not_booked_on_the_orders(
     cli: Cli, endpoint: Endpoint, orders_file: Write
 ) -> None:
@@ -551,6 +563,34 @@ def test_a_ledger_with_two_names_is_refused_and_its_copy_is_not(cli: Cli, ledger
 # ----------------------------------------------------------------------------------------- export
 
 
+def test_a_run_with_a_wrong_hash_does_not_mislead(
+    cli: Cli, shop: Sandbox, orders_file: Write
+) -> None:
+    """Its orders are under another store, which nobody meant."""
+    send = ("send", "--ledger", "l", orders_file(*named("1", "2", "3")))
+    seen = []
+    for store in ("wrong", "wrong-too", STORE_HASH):
+        cli.use(shop.base_url, store)
+        cli(*send)
+        seen.append(cli("ledger", "status", "l").out)
+    host = shop.base_url.removeprefix("http://")
+    assert [text.splitlines()[0] for text in seen] == [
+        f"l knows of 3 orders for {host}" for _ in seen
+    ]
+    assert "not sent  3  surely not processed: the next run sends them" in seen[0]
+    assert "Not counted" not in seen[0]
+    assert "not sent" not in seen[2]
+    assert "sent      3  accepted" in seen[2]
+    assert f"Not counted: 6 orders for another address or store hash ({host})" in seen[2]
+    assert cli("ledger", "copy", "l", "copy").out.startswith("9 orders copied")
+    rows = [json.loads(line) for line in cli("ledger", "export", "l").out.splitlines()]
+    assert {(row["store"], row["state"]) for row in rows} == {
+        (1, "not_sent"),
+        (2, "not_sent"),
+        (3, "sent"),
+    }
+
+
 def test_an_export_has_a_line_for_each_order(cli: Cli, ledger: Path) -> None:
     run = cli("ledger", "export", ledger)
     rows = [json.loads(line) for line in run.out.splitlines()]
@@ -563,6 +603,7 @@ def test_an_export_has_a_line_for_each_order(cli: Cli, ledger: Path) -> None:
         "status": None,
         "reason": "the answer was lost",
         "at": "2027-01-15T08:00:11.000+00:00",
+        "store": 1,
     }
 
 
