@@ -146,11 +146,11 @@ def test_pacing_counts_refusals_at_the_limiter_and_loses_sight_of_no_order(tmp_p
         *("rate", "--limit", "200", "--burst", "5", "--seconds", "0.5", "--retry-after", "0"),
         *("--backend", limiter, "--only", "max_rate,tenacity_retry_after"),
     )
-    given, rival = figures["runs"]
-    assert (given["sender"], rival["sender"]) == ("max_rate", "tenacity_retry_after")
-    assert given["lost"] == 0
+    ours, rival = figures["runs"]
+    assert (ours["sender"], rival["sender"]) == ("max_rate", "tenacity_retry_after")
+    assert ours["lost"] == 0
     assert rival["refusals"] > 0  # 64 at once, and 6 are let through
-    for one in (given, rival):
+    for one in (ours, rival):
         assert sum(process["sent"] for process in one["processes"]) == 100 - one["lost"]
         assert one["refused"] == one["refusals"] / 100
     assert goals(figures) == [

@@ -227,12 +227,12 @@ def test_every_library_of_the_law_is_imported_where_the_law_says() -> None:
         ("__main__", "from everlytic_async.cli import main"),
     ],
 )
-def test_what_is_lawful_is_let_through(module: str, source: str) -> None:
+def test_a_lawful_import_passes(module: str, source: str) -> None:
     assert list(breaches(module, source)) == []
 
 
 @pytest.mark.parametrize(
-    ("module", "source", "told"),
+    ("module", "source", "message"),
     [
         ("errors", "from everlytic_async.outcomes import BatchReport", "is not below"),
         ("errors", "def f():\n    from .outcomes import BatchReport", "is not below"),
@@ -273,5 +273,5 @@ def test_what_is_lawful_is_let_through(module: str, source: str) -> None:
         ("batch", "import numpy", "nobody"),
     ],
 )
-def test_what_breaks_the_law_is_found(module: str, source: str, told: str) -> None:
-    assert told in "\n".join(breaches(module, source))
+def test_a_breach_is_found(module: str, source: str, message: str) -> None:
+    assert message in "\n".join(breaches(module, source))

@@ -108,18 +108,18 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
         everlytic_async.Oder  # noqa: B018 - the access is the subject
 
 
-def test_type_checkers_are_told_the_same_names() -> None:
+def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse((ROOT / "__init__.py").read_text("utf-8"))
     [guarded] = [node for node in tree.body if isinstance(node, ast.If)]
-    told = {
+    report = {
         (alias.asname, f"{node.module}.{alias.name}")
         for node in ast.walk(guarded)
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    # A class of a package is told of where the package exports it.
+    # A class is imported from where its package exports it.
     homes = {name: getattr(everlytic_async, name).__module__.partition("._")[0] for name in PUBLIC}
-    assert told == {(name, f"{home}.{name}") for name, home in homes.items()}
+    assert report == {(name, f"{home}.{name}") for name, home in homes.items()}
 
 
 def public_modules() -> Iterator[ModuleType]:
@@ -192,27 +192,27 @@ def test_the_search_for_missing_descriptions_finds_them() -> None:
 
 # ------------------------------------------------------------------------- what an import costs
 
-# Told on standard output: what was loaded, and what was done beside loading code.
+# Printed: what was loaded, and what was done apart from loading code.
 WATCH = """
 import json, sys, threading
-deeds = []
-def hear(event, args):
+actions = []
+def note(event, args):
     if event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_s",
                          "os.spawn", "os.remove", "os.rename", "os.mkdir", "shutil.", "sqlite3.",
                          "tempfile.", "urllib.", "ftplib.", "smtplib.", "webbrowser.")):
-        deeds.append(event)
+        actions.append(event)
     elif event == "open":
         path, mode, flags = args
         writes = isinstance(mode, str) and set(mode) & set("wax+") or not mode and flags & 0o3
         if writes or not str(path).endswith((".py", ".pyc", ".so", ".pyd", ".dll", ".zip")):
-            deeds.append(f"{'write' if writes else 'read'} {path}")
+            actions.append(f"{'write' if writes else 'read'} {path}")
 before = set(sys.modules)
-sys.addaudithook(hear)
+sys.addaudithook(note)
 %s
-deeds += [f"thread {thread.name}" for thread in threading.enumerate()[1:]]
+actions += [f"thread {thread.name}" for thread in threading.enumerate()[1:]]
 loaded = sorted({name.partition(".")[0] for name in sys.modules.keys() - before})
 modules = sorted(name for name in sys.modules if name.startswith("everlytic_async"))
-print(json.dumps({"deeds": deeds, "loaded": loaded, "modules": modules}))
+print(json.dumps({"actions": actions, "loaded": loaded, "modules": modules}))
 """
 
 
@@ -227,39 +227,39 @@ def watched(statement: str) -> dict[str, list[str]]:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    told: dict[str, list[str]] = json.loads(done.stdout)
-    return told
+    report: dict[str, list[str]] = json.loads(done.stdout)
+    return report
 
 
 def test_importing_the_package_loads_no_other_and_does_nothing() -> None:
-    told = watched("import everlytic_async")
-    assert told["modules"] == ["everlytic_async", "everlytic_async._version"]
-    assert set(told["loaded"]) - set(sys.stdlib_module_names) == {"everlytic_async"}
-    assert told["deeds"] == []
+    report = watched("import everlytic_async")
+    assert report["modules"] == ["everlytic_async", "everlytic_async._version"]
+    assert set(report["loaded"]) - set(sys.stdlib_module_names) == {"everlytic_async"}
+    assert report["actions"] == []
 
 
 @pytest.mark.parametrize("module", ["", ".sandbox", ".sources"])
 def test_using_every_public_name_loads_no_extra_and_changes_nothing(module: str) -> None:
-    told = watched(f"from everlytic_async{module} import *")
-    assert set(told["loaded"]) & EXTRAS == set()
+    report = watched(f"from everlytic_async{module} import *")
+    assert set(report["loaded"]) & EXTRAS == set()
     # What aiohttp reads, such as the system's table of MIME types, is its own business.
-    assert [deed for deed in told["deeds"] if not deed.startswith("read ")] == []
+    assert [action for action in report["actions"] if not action.startswith("read ")] == []
 
 
 def test_the_client_is_loaded_only_when_it_is_asked_for() -> None:
-    told = watched("from everlytic_async import Order, RetryPolicy")
-    assert not {"aiohttp", "tenacity", "cattrs"} & set(told["loaded"])
+    report = watched("from everlytic_async import Order, RetryPolicy")
+    assert not {"aiohttp", "tenacity", "cattrs"} & set(report["loaded"])
 
 
 def test_the_sandbox_does_not_load_the_client() -> None:
-    told = watched("from everlytic_async.sandbox import Sandbox")
-    others = [name for name in told["modules"] if ".sandbox" not in name]
+    report = watched("from everlytic_async.sandbox import Sandbox")
+    others = [name for name in report["modules"] if ".sandbox" not in name]
     assert others == ["everlytic_async", "everlytic_async._version"]
-    assert "tenacity" not in told["loaded"]
+    assert "tenacity" not in report["loaded"]
 
 
 @pytest.mark.parametrize(
-    ("statement", "deed"),
+    ("statement", "action"),
     [
         ("import socket; socket.create_server(('127.0.0.1', 0)).close()", "socket.bind"),
         ("import os; open(os.devnull, 'w').close()", "write"),
@@ -268,5 +268,5 @@ def test_the_sandbox_does_not_load_the_client() -> None:
         ("import os; open(os.devnull).close()", "read"),
     ],
 )
-def test_the_watch_notices_what_is_done(statement: str, deed: str) -> None:
-    assert any(told.startswith(deed) for told in watched(statement)["deeds"])
+def test_the_watch_notices_what_is_done(statement: str, action: str) -> None:
+    assert any(report.startswith(action) for report in watched(statement)["actions"])

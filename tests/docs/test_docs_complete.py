@@ -99,9 +99,9 @@ def test_every_figure_for_prometheus_is_listed() -> None:
 def test_every_option_of_a_queue_is_among_its_settings() -> None:
     section = _text("reference/settings.md")
     options = {option for parameter in app.commands["enqueue"].params for option in parameter.opts}
-    given = {option for option in options if "nats" in option or option == "--embedded"}
-    assert len(given) == 9
-    assert {option for option in given if f"`{option}`" not in section} == set()
+    named = {option for option in options if "nats" in option or option == "--embedded"}
+    assert len(named) == 9
+    assert {option for option in named if f"`{option}`" not in section} == set()
 
 
 def test_every_environment_variable_is_listed_and_no_other() -> None:

@@ -23,7 +23,7 @@ def test_quick_start_has_exactly_two_commands_of_one_line() -> None:
 def test_first_command_sends_the_example_orders_on_a_fresh_machine(
     checkout: Path, tmp_path: Path
 ) -> None:
-    # What pip is told (its cache, its index) stays; what this test run has does not.
+    # Keep pip's settings (its cache, its index), and nothing else of this test run.
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "http_proxy", "https_proxy")
     environment = {
         name: value

@@ -59,14 +59,14 @@ async def test_every_misbehaviour_has_its_verdict_its_requests_and_its_words(
         )
         if behaviour.second:
             await client.send_order(order_for("success", 0))
-        given = [order_for(behaviour.name, 1, large=behaviour.large)]
+        orders = [order_for(behaviour.name, 1, large=behaviour.large)]
         if behaviour.stops:
             with pytest.raises(BatchStoppedError) as caught:
-                await client.send_orders(given)
+                await client.send_orders(orders)
             report = caught.value.report
             assert report is not None
         else:
-            report = await client.send_orders(given)
+            report = await client.send_orders(orders)
 
     (result,) = report.results
     check(behaviour, delivery, server, result)
@@ -81,10 +81,10 @@ async def test_every_misbehaviour_that_takes_long_ends_with_the_clients_patience
     async with HostileServer(PLAYS) as server, small_session() as session:
 
         async def send(number: int, behaviour: Behaviour) -> OrderResult:
-            given = order_for(behaviour.name, number, large=behaviour.large)
+            order = order_for(behaviour.name, number, large=behaviour.large)
             client = client_of(server, delivery=delivery, session=session, timeouts=IMPATIENT)
             async with client:
-                results = client.stream_orders([given])
+                results = client.stream_orders([order])
                 async with results:
                     return await anext(results)
 

@@ -1,4 +1,4 @@
-"""What events tell of a delivery is what happened at the server, and names no customer."""
+"""The events of a delivery agree with the server, and name no customer."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ class Story:
 
     def by_order(self) -> dict[str, list[Any]]:
         """The events that name an order, by its name."""
-        told: dict[str, list[Any]] = defaultdict(list)
+        found: dict[str, list[Any]] = defaultdict(list)
         for event in self.events:
             if isinstance(event, AttemptStarted | AttemptEnded | BackingOff | OrderEnded):
                 assert event.key is not None
-                told[event.key].append(event)
-        return told
+                found[event.key].append(event)
+        return found
 
 
-def hold_together(course: list[Any]) -> None:
+def assert_consistent(chain: list[Any]) -> None:
     """The events of one order: a chain of attempts and pauses, and one end."""
-    kinds = [type(event) for event in course]
+    kinds = [type(event) for event in chain]
     attempts = kinds.count(AttemptStarted)
     one = [AttemptStarted, AttemptEnded]
     pausing = [*one, BackingOff]
@@ -71,30 +71,30 @@ def hold_together(course: list[Any]) -> None:
         [*pausing * (attempts - 1), *one, OrderEnded],
         [*pausing * attempts, OrderEnded],
     )
-    numbers = [event.attempt for event in course if not isinstance(event, OrderEnded)]
+    numbers = [event.attempt for event in chain if not isinstance(event, OrderEnded)]
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(1, attempts + 1))
-    end = course[-1]
+    end = chain[-1]
     assert end.attempts == attempts
-    moments = [event.at for event in course]
+    moments = [event.at for event in chain]
     assert moments == sorted(moments)
-    last = [event for event in course if isinstance(event, AttemptEnded)][-1]
+    last = [event for event in chain if isinstance(event, AttemptEnded)][-1]
     assert (end.error is None) == (end.outcome is Outcome.SENT)
     if end.outcome is Outcome.SENT:
         assert last.outcome is Outcome.SENT
         assert last.error is None
-    for event, following in itertools.pairwise(course):
+    for event, following in itertools.pairwise(chain):
         if isinstance(event, BackingOff):
             assert event.error is not None
         if isinstance(event, BackingOff) and isinstance(following, AttemptStarted):
-            # What it was told to wait, it waited; but for what rounding may take away.
+            # It waited as long as announced, apart from rounding.
             assert following.at - event.at >= event.wait_s - 0.001
         if isinstance(event, AttemptEnded) and isinstance(following, BackingOff):
             assert event.error is following.error
 
 
 @pytest.mark.parametrize("delivery", list(Delivery))
-async def test_events_tell_what_happened_at_the_server(delivery: Delivery) -> None:
+async def test_events_agree_with_the_server(delivery: Delivery) -> None:
     story = Story()
     pacing = Pacing(max_concurrency=8)
     async with shop(Sandbox(faults=FAULTS), on_event=story, delivery=delivery, pacing=pacing) as (
@@ -110,10 +110,10 @@ async def test_events_tell_what_happened_at_the_server(delivery: Delivery) -> No
     assert statuses == sandbox.statuses
     assert set(statuses) == {200, 429, 503, 500}
 
-    told = story.by_order()
-    assert set(told) == {str(number) for number in range(120)}
-    for course in told.values():
-        hold_together(course)
+    found = story.by_order()
+    assert set(found) == {str(number) for number in range(120)}
+    for chain in found.values():
+        assert_consistent(chain)
     results = {result.key: result for result in report.results}
     for end in story[OrderEnded]:
         result = results[end.key]
@@ -127,7 +127,7 @@ async def test_events_tell_what_happened_at_the_server(delivery: Delivery) -> No
     assert all(1 <= event.in_flight <= 8 for event in story[AttemptStarted])
 
 
-async def test_a_batch_is_told_from_its_begin_to_its_end() -> None:
+async def test_a_batch_has_a_start_and_an_end() -> None:
     story = Story()
     async with shop(Sandbox(faults=FAULTS), on_event=story) as (_, client):
         report = await client.send_orders([*orders(60), {"order_id": "bad"}])
@@ -136,14 +136,14 @@ async def test_a_batch_is_told_from_its_begin_to_its_end() -> None:
     assert isinstance(story.events[-1], BatchEnded)
     (ended,) = story[BatchEnded]
     assert ended.counts == report.counts
-    told = Counter(event.outcome for event in story[OrderEnded])
-    assert told == {outcome: count for outcome, count in ended.counts.items() if count}
+    found = Counter(event.outcome for event in story[OrderEnded])
+    assert found == {outcome: count for outcome, count in ended.counts.items() if count}
     assert ended.counts[Outcome.INVALID] == 1
     assert ended.stopped is None
     assert 0 < ended.elapsed_s == ended.at - story.events[0].at
 
 
-async def test_throttling_is_told_before_the_attempt_that_met_it_and_the_rate_after() -> None:
+async def test_a_throttle_is_emitted_before_its_attempt_and_the_rate_after_it() -> None:
     story = Story()
     async with shop(
         Sandbox(faults=Faults(rate=500, burst=10)), on_event=story, retry=MANY_RETRIES
@@ -167,7 +167,7 @@ async def test_throttling_is_told_before_the_attempt_that_met_it_and_the_rate_af
     assert all(event.rate is None or event.rate > 0 for event in story[RateChanged])
 
 
-async def test_an_outage_is_told_from_its_first_pause_to_its_end() -> None:
+async def test_an_outage_is_emitted_from_its_first_pause_to_its_end() -> None:
     story = Story()
     sent, down = asyncio.Event(), asyncio.Event()
 
@@ -208,24 +208,24 @@ async def test_an_outage_is_told_from_its_first_pause_to_its_end() -> None:
     started_at = ended.at - ended.lasted_s
     assert story[OrderEnded][19].at < started_at <= pauses[0].at < ended.at
     assert all(event.at < ended.at for event in pauses)
-    for course in story.by_order().values():
-        hold_together(course)
+    for chain in story.by_order().values():
+        assert_consistent(chain)
 
 
-async def test_single_calls_are_told_as_batches_are() -> None:
+async def test_single_calls_emit_the_same_events() -> None:
     story = Story()
     async with shop(Sandbox(faults=FAULTS), on_event=story, delivery=Delivery.AT_LEAST_ONCE) as (
         sandbox,
         client,
     ):
-        calls = (client.send_order(given) for given in orders(40))
+        calls = (client.send_order(raw) for raw in orders(40))
         await asyncio.gather(*calls, return_exceptions=True)
 
-    told = story.by_order()
-    assert len(told) == len(story[OrderEnded]) == 40
+    found = story.by_order()
+    assert len(found) == len(story[OrderEnded]) == 40
     assert len(story[AttemptEnded]) == sandbox.requests
-    for course in told.values():
-        hold_together(course)
+    for chain in found.values():
+        assert_consistent(chain)
     assert not story[BatchStarted]
 
 
@@ -271,7 +271,7 @@ async def test_neither_events_nor_the_log_name_a_customer_or_a_hash(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     story = Story()
-    given = [
+    items = [
         *orders(40),
         order(90, products="a secret product"),
         order(91, sub_total="a secret sum"),
@@ -280,16 +280,16 @@ async def test_neither_events_nor_the_log_name_a_customer_or_a_hash(
     ]
     with caplog.at_level(logging.DEBUG):
         async with shop(Sandbox(faults=FAULTS), on_event=story) as (sandbox, client):
-            await client.send_orders(given)
+            await client.send_orders(items)
             # A key of the caller's own may be just what must not be shown.
-            await client.send_orders(given, key=lambda order: str(order["contact_email"]))
-            await client.send_orders(given, key=lambda order: str(order["order_id"]))
+            await client.send_orders(items, key=lambda order: str(order["contact_email"]))
+            await client.send_orders(items, key=lambda order: str(order["order_id"]))
 
     texts = [*map(repr, story.events), *map(str, story.events)]
     texts += [logging.Formatter().format(record) for record in caplog.records]
     texts += [repr(record.args) for record in caplog.records]
     texts += [str(getattr(event, "error", "")) for event in story.events]
-    assert len(story[OrderEnded]) == 3 * len(given)
+    assert len(story[OrderEnded]) == 3 * len(items)
     assert len(caplog.records) > 3 * 40
     for text in texts:
         for secret in (

@@ -61,7 +61,7 @@ from everlytic_async.events import (
 )
 from everlytic_async.otel import OpenTelemetryHook
 from everlytic_async.sandbox import Faults, Sandbox
-from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, client_of, order, orders, shop
+from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH, client_of, order, orders, shop
 from support.servers import Connection, RawServer, Script, unused_port
 
 ERROR, UNSET = trace.StatusCode.ERROR, trace.StatusCode.UNSET
@@ -69,12 +69,12 @@ OrderAttributes = dict[str, object]
 
 
 class Telemetry:
-    """An SDK that keeps in memory what it is told."""
+    """An SDK that keeps everything in memory."""
 
     def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
         self._exporter = InMemorySpanExporter()
         self._reader = InMemoryMetricReader()
-        self._told: dict[str, Metric] = {}
+        self._metrics: dict[str, Metric] = {}
         self.tracers = TracerProvider(sampler=sampler, shutdown_on_exit=False)
         self.tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
         self.meters = MeterProvider([self._reader], shutdown_on_exit=False)
@@ -100,16 +100,16 @@ class Telemetry:
         return self.spans("POST")
 
     def metrics(self) -> dict[str, Metric]:
-        """Each as it was last told: older SDKs don't tell a gauge again that has not changed."""
+        """Each as last exported: older SDKs don't export an unchanged gauge again."""
         data = self._reader.get_metrics_data()
         if data is not None:
-            self._told |= {
+            self._metrics |= {
                 metric.name: metric
                 for resource in data.resource_metrics
                 for scope in resource.scope_metrics
                 for metric in scope.metrics
             }
-        return self._told
+        return self._metrics
 
     def points(self, name: str) -> list[tuple[dict[str, Any], Any]]:
         """The attributes of each series of a metric, and its value or its histogram."""
@@ -125,7 +125,7 @@ class Telemetry:
         ]
 
     def total(self, name: str) -> float:
-        """The sum of a counter, or how often a histogram was told."""
+        """The sum of a counter, or the count of a histogram."""
         return sum(
             point.count if isinstance(point, HistogramDataPoint) else point
             for _, point in self.points(name)
@@ -180,9 +180,9 @@ def answers(*statuses: int) -> Script:
 
 
 def client_at(url: str, *hooks: Any, **settings: Any) -> EverlyticClient:
-    given: dict[str, Any] = {"retry": QUICK, "pacing": Pacing(adaptive=False), **settings}
+    values: dict[str, Any] = {"retry": FAST_RETRY, "pacing": Pacing(adaptive=False), **settings}
     return EverlyticClient(
-        url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, on_event=hooks, **given
+        url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, on_event=hooks, **values
     )
 
 
@@ -231,14 +231,14 @@ async def test_each_repetition_is_a_span_with_its_number_and_status(telemetry: T
 
     assert attributes(one(telemetry.orders))["everlytic.order.attempts"] == 3
     assert one(telemetry.orders).status.status_code is UNSET
-    told = [attributes(span) for span in telemetry.attempts]
-    assert [span.get("http.response.status_code") for span in told] == [503, 429, 200]
-    assert [span.get("http.request.resend_count") for span in told] == [None, 1, 2]
-    assert [span.get("error.type") for span in told] == ["503", "429", None]
+    labels = [attributes(span) for span in telemetry.attempts]
+    assert [span.get("http.response.status_code") for span in labels] == [503, 429, 200]
+    assert [span.get("http.request.resend_count") for span in labels] == [None, 1, 2]
+    assert [span.get("error.type") for span in labels] == ["503", "429", None]
     assert [span.status.status_code for span in telemetry.attempts] == [ERROR, ERROR, UNSET]
 
 
-async def test_spans_have_the_times_of_what_they_tell(telemetry: Telemetry) -> None:
+async def test_spans_have_the_times_of_their_events(telemetry: Telemetry) -> None:
     events: list[Event] = []
     before = time.time_ns()
     async with (
@@ -292,11 +292,11 @@ async def test_what_was_not_sent_has_the_class_and_the_message_of_its_error(
     assert attributes(sent)["error.type"] == error
     assert attributes(attempt)["error.type"] == of_the_attempt
     assert attributes(attempt).get("http.response.status_code", 0) == status
-    told = {"exception.type": f"everlytic_async.errors.{error}", "exception.message": message}
+    labels = {"exception.type": f"everlytic_async.errors.{error}", "exception.message": message}
     for span in (sent, attempt):
         assert span.status.status_code is ERROR
         assert span.status.description == message
-        assert exceptions(span) == [("exception", told)]
+        assert exceptions(span) == [("exception", labels)]
 
 
 async def test_an_endpoint_that_cannot_be_reached_has_attempts_without_a_status(
@@ -306,12 +306,12 @@ async def test_an_endpoint_that_cannot_be_reached_has_attempts_without_a_status(
         with pytest.raises(NotSentError):
             await client.send_order(order(1))
 
-    assert len(telemetry.attempts) == QUICK.attempts
+    assert len(telemetry.attempts) == FAST_RETRY.attempts
     for span in telemetry.attempts:
         assert attributes(span)["error.type"] == "NotSentError"
         assert "http.response.status_code" not in attributes(span)
     cool_downs = telemetry.points("everlytic.cool_down.duration")
-    assert [dict(told) for told, _ in cool_downs] == [{}]
+    assert [dict(labels) for labels, _ in cool_downs] == [{}]
 
 
 async def test_an_invalid_order_is_a_span_without_an_attempt(telemetry: Telemetry) -> None:
@@ -320,10 +320,10 @@ async def test_an_invalid_order_is_a_span_without_an_attempt(telemetry: Telemetr
             await client.send_order({"contact_email": "nobody"})
 
     assert telemetry.attempts == []
-    told = attributes(one(telemetry.orders))
-    assert told["everlytic.outcome"] == "invalid"
-    assert told["everlytic.order.attempts"] == 0
-    assert "everlytic.order.key" not in told
+    labels = attributes(one(telemetry.orders))
+    assert labels["everlytic.outcome"] == "invalid"
+    assert labels["everlytic.order.attempts"] == 0
+    assert "everlytic.order.key" not in labels
 
 
 async def test_orders_are_below_the_span_that_is_current_where_they_are_sent(
@@ -357,20 +357,20 @@ async def test_orders_are_below_the_span_that_is_current_where_they_are_sent(
         ),
     ],
 )
-def test_the_server_is_told_by_the_address_of_the_install(
+def test_the_server_is_named_by_the_address_of_the_install(
     telemetry: Telemetry, base_url: str, address: str, port: int, url: str
 ) -> None:
     hook = telemetry.hook(base_url)
     for event in ended("1"):
         hook(event)
 
-    told = attributes(one(telemetry.attempts))
-    assert told["server.address"] == address
-    assert told["server.port"] == port
-    assert told["url.full"] == f"{url}/servlet/e-commerce/orders"
+    labels = attributes(one(telemetry.attempts))
+    assert labels["server.address"] == address
+    assert labels["server.port"] == port
+    assert labels["url.full"] == f"{url}/servlet/e-commerce/orders"
 
 
-def test_an_address_that_is_none_is_refused(telemetry: Telemetry) -> None:
+def test_an_invalid_address_is_refused(telemetry: Telemetry) -> None:
     with pytest.raises(ConfigurationError, match="base_url"):
         telemetry.hook("shop.example")
 
@@ -378,24 +378,24 @@ def test_an_address_that_is_none_is_refused(telemetry: Telemetry) -> None:
 # ----------------------------------------------------------------------------------------- metrics
 
 
-async def test_metrics_tell_what_the_server_and_the_report_tell(telemetry: Telemetry) -> None:
+async def test_metrics_agree_with_the_server_and_the_report(telemetry: Telemetry) -> None:
     faults = Faults(seed=5, throttled=0.05, unavailable=0.05, server_error=0.05, dropped_after=0.05)
-    given = [*orders(150), {"order_id": "x"}, {}]
+    values = [*orders(150), {"order_id": "x"}, {}]
     async with Sandbox(faults=faults) as sandbox:
         hook = telemetry.hook(sandbox.base_url)
         async with client_of(sandbox, on_event=hook, delivery=Delivery.AT_LEAST_ONCE) as client:
-            report = await client.send_orders(given)
+            report = await client.send_orders(values)
 
     by_outcome: Counter[str] = Counter()
-    for told, count in telemetry.points("everlytic.orders"):
-        by_outcome[told["everlytic.outcome"]] += count
+    for labels, count in telemetry.points("everlytic.orders"):
+        by_outcome[labels["everlytic.outcome"]] += count
     assert by_outcome == {outcome: n for outcome, n in report.counts.items() if n}
     assert by_outcome["invalid"] == 2
-    assert telemetry.total("everlytic.order.duration") == len(given)
+    assert telemetry.total("everlytic.order.duration") == len(values)
 
     by_status: Counter[int] = Counter()
-    for told, histogram in telemetry.points("http.client.request.duration"):
-        by_status[told.get("http.response.status_code", 0)] += histogram.count
+    for labels, histogram in telemetry.points("http.client.request.duration"):
+        by_status[labels.get("http.response.status_code", 0)] += histogram.count
     assert by_status == {**sandbox.statuses, 0: sandbox.dropped}
     assert sum(by_status.values()) == sandbox.requests == len(telemetry.attempts)
     assert set(by_status) == {0, 200, 429, 500, 503}
@@ -403,22 +403,22 @@ async def test_metrics_tell_what_the_server_and_the_report_tell(telemetry: Telem
     assert telemetry.total("everlytic.batch.duration") == 1
 
 
-async def test_the_requests_in_flight_are_told(telemetry: Telemetry) -> None:
-    told: list[tuple[float, int]] = []
+async def test_requests_in_flight_are_measured(telemetry: Telemetry) -> None:
+    labels: list[tuple[float, int]] = []
     async with Sandbox(faults=Faults(latency_s=0.02)) as sandbox:
         hook = telemetry.hook()
 
         def watch(event: Event) -> None:
             if isinstance(event, AttemptStarted | AttemptEnded):
-                told.append((telemetry.total("http.client.active_requests"), sandbox.in_flight))
+                labels.append((telemetry.total("http.client.active_requests"), sandbox.in_flight))
 
         pacing = Pacing(max_concurrency=4)
         async with client_of(sandbox, on_event=[hook, watch], pacing=pacing) as client:
             await client.send_orders(orders(12))
 
-    assert max(active for active, _ in told) == 4
-    assert told[-1][0] == 0
-    assert all(0 <= active <= 4 for active, _ in told)
+    assert max(active for active, _ in labels) == 4
+    assert labels[-1][0] == 0
+    assert all(0 <= active <= 4 for active, _ in labels)
 
 
 async def test_after_a_cancelled_order_the_requests_in_flight_are_right_again(
@@ -438,7 +438,7 @@ async def test_after_a_cancelled_order_the_requests_in_flight_are_right_again(
     assert telemetry.total("http.client.active_requests") == 0
 
 
-async def test_cool_downs_the_rate_and_the_limit_are_told(telemetry: Telemetry) -> None:
+async def test_cool_downs_the_rate_and_the_limit_are_measured(telemetry: Telemetry) -> None:
     rates: list[RateChanged] = []
 
     def keep(event: Event) -> None:
@@ -446,10 +446,10 @@ async def test_cool_downs_the_rate_and_the_limit_are_told(telemetry: Telemetry) 
             rates.append(event)
 
     def until_found() -> Iterator[OrderAttributes]:
-        for given in orders(3_000):
+        for values in orders(3_000):
             if any(event.limit is not None for event in rates):
                 return
-            yield given
+            yield values
 
     async with Sandbox(faults=Faults(rate=400, burst=5)) as sandbox:
         hook = telemetry.hook(sandbox.base_url)
@@ -462,8 +462,8 @@ async def test_cool_downs_the_rate_and_the_limit_are_told(telemetry: Telemetry) 
     assert rate == rates[-1].rate
     assert limit == found[-1]
     assert set(at_server) == {"server.address", "server.port"}
-    ((told, pauses),) = telemetry.points("everlytic.cool_down.duration")
-    assert told["http.response.status_code"] == 429
+    ((labels, pauses),) = telemetry.points("everlytic.cool_down.duration")
+    assert labels["http.response.status_code"] == 429
     assert 1 <= pauses.count <= sandbox.statuses[429]
 
 
@@ -487,7 +487,7 @@ async def test_an_outage_is_measured(telemetry: Telemetry) -> None:
     assert outage.sum > 0
 
 
-async def test_a_batch_that_stopped_is_told_from_one_that_came_to_its_end(
+async def test_a_stopped_batch_has_its_own_series(
     telemetry: Telemetry,
 ) -> None:
     async with shop(on_event=telemetry.hook()) as (_, client):
@@ -497,8 +497,8 @@ async def test_a_batch_that_stopped_is_told_from_one_that_came_to_its_end(
             await client.send_orders(orders(2))
 
     counts = {
-        told["everlytic.batch.stopped"]: histogram.count
-        for told, histogram in telemetry.points("everlytic.batch.duration")
+        labels["everlytic.batch.stopped"]: histogram.count
+        for labels, histogram in telemetry.points("everlytic.batch.duration")
     }
     assert counts == {False: 1, True: 1}
 
@@ -566,10 +566,10 @@ async def test_names_that_are_not_our_own_are_those_of_the_conventions(
 
     used = {*telemetry.metrics()}
     for name in telemetry.metrics():
-        used |= {key for told, _ in telemetry.points(name) for key in told}
+        used |= {key for labels, _ in telemetry.points(name) for key in labels}
     for span in telemetry.spans():
         used |= {*attributes(span)}
-        used |= {key for _, told in exceptions(span) for key in told}
+        used |= {key for _, labels in exceptions(span) for key in labels}
     assert {name for name in used if not name.startswith("everlytic.")} <= known
     assert len(used) > 15
 
@@ -675,18 +675,18 @@ def test_no_error_is_kept_while_its_order_goes_on(telemetry: Telemetry) -> None:
 async def test_no_address_no_hash_and_nothing_of_an_order_leaves_the_process(
     telemetry: Telemetry,
 ) -> None:
-    def key_of(given: Mapping[str, Any]) -> str:
-        if given["order_id"] == "3":
-            raise KeyError(given["contact_email"])
-        return str(given["contact_email"])
+    def key_of(values: Mapping[str, Any]) -> str:
+        if values["order_id"] == "3":
+            raise KeyError(values["contact_email"])
+        return str(values["contact_email"])
 
     faults = Faults(seed=2, throttled=0.1, server_error=0.1, dropped_after=0.1)
     async with Sandbox(faults=faults) as sandbox:
         hook = telemetry.hook(sandbox.base_url)
         async with client_of(sandbox, on_event=hook) as client:
-            given = [*orders(40), order(41, sub_total="secret sum"), order(42, products="secret")]
-            await client.send_orders(given, key=key_of)
-            await client.send_orders(given)
+            values = [*orders(40), order(41, sub_total="secret sum"), order(42, products="secret")]
+            await client.send_orders(values, key=key_of)
+            await client.send_orders(values)
 
     assert len(telemetry.orders) == 84
     left = telemetry.everything()
@@ -714,14 +714,14 @@ async def test_what_is_not_sampled_has_metrics_and_no_spans() -> None:
     telemetry.close()
 
 
-async def test_without_an_sdk_it_does_nothing_and_hurts_nothing() -> None:
+async def test_without_an_sdk_it_does_nothing() -> None:
     async with shop(on_event=OpenTelemetryHook()) as (sandbox, client):
         report = await client.send_orders(orders(3))
 
     assert report.counts[Outcome.SENT] == sandbox.processed == 3
 
 
-def test_events_that_it_has_no_use_for_are_let_pass(telemetry: Telemetry) -> None:
+def test_other_events_are_ignored(telemetry: Telemetry) -> None:
     hook: Callable[[Event], None] = telemetry.hook()
     hook(BatchStarted(at=0.0))
     hook(RateChanged(at=0.0, rate=None, limit=None))
@@ -730,7 +730,7 @@ def test_events_that_it_has_no_use_for_are_let_pass(telemetry: Telemetry) -> Non
     assert telemetry.metrics() == {}
 
 
-def test_it_needs_the_api_and_no_sdk() -> None:
+def test_it_needs_only_the_api() -> None:
     program = (
         "import sys, everlytic_async.otel\n"
         "everlytic_async.otel.OpenTelemetryHook('https://shop.example')\n"

@@ -14,7 +14,7 @@ _MAX_TURNS = 100_000
 
 
 class FakeTimer:
-    """A timer of a `FakeClock`; whoever set it may only cancel it."""
+    """A timer of a `FakeClock`."""
 
     def __init__(self, callback: Callable[[], None]) -> None:
         self._callback: Callable[[], None] | None = callback

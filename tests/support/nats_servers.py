@@ -58,13 +58,13 @@ async def connected(*servers: str, **options: Any) -> AsyncIterator[Client]:
     async def silent(_error: Exception) -> None:
         pass  # a server that is killed is what is being tested
 
-    given: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "error_cb": silent,
         "max_reconnect_attempts": -1,
         "reconnect_time_wait": 0.05,
         **options,
     }
-    connection = await nats.connect(list(servers), **given)
+    connection = await nats.connect(list(servers), **settings)
     try:
         yield connection
     finally:
