@@ -31,8 +31,10 @@ _MAX_TIMER_LAG_S = 0.02
 # share of the backoff.
 _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
-# A Retry-After of 0 ("at once") is obeyed for so many bursts in a row without an accepted order.
+# A Retry-After of 0 ("at once") is obeyed until this many bursts of refusals in a row came after
+# fewer accepted orders than this: then it comes from a limiter, and is taken as none.
 _MAX_AT_ONCE = 5
+_FEW_ACCEPTED = 10
 
 
 class DeadlineExceededError(Exception):
@@ -145,6 +147,9 @@ class Pacer:
         self._timer: Timer | None = None
         self._idle: asyncio.Future[float] | None = None
         self._consecutive_throttles = 0  # a burst of refusals counts once
+        self._accepted_since_throttle = 0
+        self._close_throttles = 0  # in a row
+        self._obeys_at_once = True
         self._throttled_at = -math.inf  # when the first refusal of the last burst was received
 
     # ------------------------------------------------------------------------------------- turns
@@ -304,6 +309,7 @@ class Pacer:
         """
         self.budget.refund()
         self._consecutive_throttles = 0
+        self._accepted_since_throttle += 1
         self.accepted_any = True
         self.on_rejected(started_at)
         if self._estimator is not None:
@@ -337,8 +343,14 @@ class Pacer:
         # Of a burst that was in flight together the first one speaks for all; the others can only
         # ask for a longer pause.
         is_first = started_at > self._throttled_at
-        self._consecutive_throttles += is_first
-        if retry_after_s == 0 and self._consecutive_throttles > _MAX_AT_ONCE:
+        if is_first:
+            self._consecutive_throttles += 1
+            is_close = self._accepted_since_throttle < _FEW_ACCEPTED
+            self._close_throttles = self._close_throttles + 1 if is_close else 0
+            self._accepted_since_throttle = 0
+        if retry_after_s == 0 and self._close_throttles > _MAX_AT_ONCE:
+            self._obeys_at_once = False
+        if retry_after_s == 0 and not self._obeys_at_once:
             retry_after_s = None
         pause_s = 0.0
         if retry_after_s is not None:
