@@ -1,9 +1,9 @@
 """Parquet: typed rows, of which nested ones may be whole orders. Read by pyarrow, in batches.
 
-A file of a few hundred bytes can claim that its rows hold gigabytes. So before each row group is
-read, its metadata is checked, and the longest text of each of its dictionaries. If many rows could
-share a long one, it stays in its dictionary until the size of each row is known. A row that takes
-over `MAX_ROW_BYTES` is a fault.
+A file of a few hundred bytes can claim that its rows hold gigabytes. So the types of its columns
+are checked; and before each row group is read, its metadata, and the longest text of each of its
+dictionaries. If many rows could share a long one, it stays in its dictionary until the size of each
+row is known. A row that takes over `MAX_ROW_BYTES` is a fault.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import IO, Any
 
 from everlytic_async.errors import ConfigurationError, InvalidOrderError, SourceError
+from everlytic_async.orders import is_safe_field_name
 from everlytic_async.sources._open import missing_extra_message
 from everlytic_async.sources._records import InvalidRow
 
@@ -28,11 +29,16 @@ _BATCH_ROWS = 256
 _MAX_BATCH_BYTES = 8 * 1024 * 1024
 # What a value takes at least.
 _VALUE_BYTES = 64
+# What an empty text or list takes at least in Arrow.
+_OFFSET_BYTES = 8
 # Of the lists in one column of a row group, and in all columns of a batch: all of the values may be
 # in one row.
 _MAX_LIST_VALUES = 3_000_000
-# Of a row's values of fixed length together: no field of an order is half as long.
+# Of a row's values of fixed length together: no field of an order is half as long. Arrow takes this
+# memory even if they are null.
 _MAX_FIXED_BYTES = 32 * 1024
+# Of such values in the lists of one column of a row group, and of all lists of a batch.
+_MAX_LIST_BYTES = 16 * 1024 * 1024
 # Pages are decompressed as a whole, and a column chunk may be one page. Together they may be this
 # large when they shrank more than any real column does.
 _MAX_UNPACKED = 16 * 1024 * 1024
@@ -64,6 +70,7 @@ class ParquetReader:
         except ImportError:
             raise ConfigurationError(missing_extra_message("Parquet", "parquet")) from None
         self._types: Any = pyarrow.types
+        self._extension: Any = pyarrow.BaseExtensionType
         self._errors = (pyarrow.ArrowException, OSError, ValueError, ArithmeticError)
         if not file.seekable():
             copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
@@ -77,6 +84,7 @@ class ParquetReader:
         except self._errors as error:
             raise _damaged(error) from None
         self.columns: Sequence[str] = self._schema.names
+        self._fixed = self._check_types()
 
     def __iter__(self) -> Iterator[tuple[int, tuple[Any, ...] | InvalidRow]]:
         """Yield the number of each row, from 1, and the row."""
@@ -88,6 +96,53 @@ class ParquetReader:
                     yield number, rows[place]
                 else:
                     yield number, self._row_alone(batch.slice(place, 1), number)
+
+    def _check_types(self) -> list[tuple[int, bool]]:
+        """For each column of the metadata, what `_fixed_bytes` says of it.
+
+        Raises:
+            SourceError: they would fill the memory, whatever the rows hold.
+        """
+        found = [self._fixed_bytes(kind) for kind in self._schema.types]
+        sizes = [sum(size for size, _ in leaves) for leaves in found]
+        if sum(sizes) > _MAX_FIXED_BYTES:
+            place = sizes.index(max(sizes))
+            name = self.columns[place]
+            shown = repr(name) if is_safe_field_name(name) else f"{place + 1}"
+            raise SourceError(
+                f"the Parquet file has values of fixed length of {sum(sizes):,} bytes a row, most "
+                f"of them in column {shown}: they would fill the memory. Leave that column out, or "
+                "write it as lists or texts of any length"
+            )
+        return [leaf for leaves in found for leaf in leaves]
+
+    def _fixed_bytes(self, kind: Any, repeats: int = 0) -> list[tuple[int, bool]]:
+        """What the values of fixed length in a value take, also if it is null.
+
+        Args:
+            kind: Of the value.
+            repeats: How often it is in a list of fixed length; 0 if it is in none.
+
+        Returns:
+            For each column of the metadata that it is made of: the bytes, of one value of each list
+            whose length is not fixed; and whether there is such a list.
+        """
+        types = self._types
+        if isinstance(kind, self._extension):
+            return self._fixed_bytes(kind.storage_type, repeats)
+        if types.is_dictionary(kind):
+            return self._fixed_bytes(kind.value_type, repeats)
+        if types.is_fixed_size_list(kind):
+            return self._fixed_bytes(kind.value_type, kind.list_size * (repeats or 1))
+        if types.is_nested(kind):
+            inner = [kind.field(place).type for place in range(kind.num_fields)]
+            found = [leaf for each in inner for leaf in self._fixed_bytes(each, repeats)]
+            return found if types.is_struct(kind) else [(size, True) for size, _ in found]
+        if types.is_fixed_size_binary(kind) or types.is_decimal256(kind):
+            return [(kind.byte_width * (repeats or 1), False)]
+        has_width = types.is_primitive(kind) or types.is_decimal(kind)
+        size = (kind.bit_width + 7) // 8 if has_width else _OFFSET_BYTES
+        return [(size * repeats, False)]
 
     def _batches(self) -> Iterator[tuple[Any, list[tuple[Any, ...]] | None]]:
         """Every batch, with its rows unless they take too much memory together."""
@@ -125,7 +180,15 @@ class ParquetReader:
         in_dictionaries: list[str] = []
         lists: list[str] = []
         list_values = 0
-        row_bytes = fixed_bytes = 0  # of a row's values that can't be kept in a dictionary
+        fixed_in_lists = [
+            group.column(place).num_values * size
+            for place, (size, is_in_list) in zip(range(group.num_columns), self._fixed, strict=True)
+            if is_in_list
+        ]
+        if (fixed := max(fixed_in_lists, default=0)) > _MAX_LIST_BYTES:
+            raise _too_large(f"{fixed:,} bytes of fixed length in the lists of one column")
+        # Of a row's values that can't be kept in a dictionary.
+        row_bytes = sum(size for size, is_in_list in self._fixed if not is_in_list)
         suspicious = 0
         most_bytes = _MAX_BATCH_BYTES // max(1, group.num_columns)
         for place in range(group.num_columns):
@@ -139,10 +202,7 @@ class ParquetReader:
             is_joined = is_binary and "DELTA_BYTE_ARRAY" in chunk.encodings
             is_shared = is_binary and any("DICTIONARY" in each for each in chunk.encodings)
             width = 0
-            if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
-                width = column.length
-                fixed_bytes += width
-            elif is_joined:
+            if is_joined:
                 width = 4 * unpacked  # Arrow holds them up to four times while it joins them
             elif is_shared and column.logical_type.type == "DECIMAL":
                 width = unpacked  # Arrow keeps no numbers in a dictionary
@@ -163,23 +223,29 @@ class ParquetReader:
                 in_dictionaries.append(column.path)
         if suspicious > _MAX_UNPACKED:
             raise _too_large(f"columns that unpack to {suspicious:,} bytes from very few")
-        if fixed_bytes > _MAX_FIXED_BYTES:
-            raise _too_large(f"values of fixed length of {fixed_bytes:,} bytes a row")
-        if list_values > _MAX_LIST_VALUES:
+        if list_values > _MAX_LIST_VALUES or sum(fixed_in_lists) > _MAX_LIST_BYTES:
             self._check_lists(number, lists, in_dictionaries)
         rows = _MAX_BATCH_BYTES // max(1, row_bytes)
         return in_dictionaries, max(1, min(_BATCH_ROWS, rows))
 
     def _check_lists(self, group: int, paths: list[str], in_dictionaries: list[str]) -> None:
         """Read one column after another, so that all of them in a batch fit into memory."""
-        most = 0
+        most = most_bytes = 0
         for path in paths:
             batches = self._open(in_dictionaries).iter_batches(
                 _BATCH_ROWS, row_groups=[group], columns=[path], use_threads=False
             )
-            most += max(sum(map(len, self._flatten(batch.columns))) for batch in batches)
-        if most > _MAX_LIST_VALUES:
-            raise _too_large(f"rows with over {_MAX_LIST_VALUES:,} values in their lists")
+            values = size = 0  # of the largest batch
+            while (batch := next(batches, None)) is not None:
+                values = max(values, sum(map(len, self._flatten(batch.columns))))
+                size = max(size, batch.nbytes)
+                del batch  # before the next one is read
+            most += values
+            most_bytes += size
+            if most > _MAX_LIST_VALUES:
+                raise _too_large(f"rows with over {_MAX_LIST_VALUES:,} values in their lists")
+            if most_bytes > _MAX_LIST_BYTES:
+                raise _too_large(f"rows with over {_MAX_LIST_BYTES:,} bytes in their lists")
 
     def _longest(self, group: int, path: str) -> int:
         """The length of the longest text in the dictionary of a column."""

@@ -111,6 +111,36 @@ def fixed_length(count: int, size: int) -> Any:
     return pa.DictionaryArray.from_arrays(indices, pa.array([b"x" * size], kind)).cast(kind)
 
 
+def parquet_null(**kinds: Any) -> bytes:
+    """40 orders; in each, the columns of these types are null."""
+    pa = pytest.importorskip("pyarrow")
+    columns = {name: pa.array([None] * 40, kind) for name, kind in kinds.items()}
+    return parquet(
+        order_id=[str(n) for n in range(40)],
+        contact_email=[ANN] * 40,
+        products=[[{"product_name": "Mop"}]] * 40,
+        **columns,
+    )
+
+
+def null_lists(*lengths: int) -> Any:
+    """The type of lists of fixed length, nested."""
+    pa = pytest.importorskip("pyarrow")
+    kind = pa.int8()
+    for length in lengths:
+        kind = pa.list_(kind, length)
+    return kind
+
+
+def struct(**kinds: Any) -> Any:
+    return pytest.importorskip("pyarrow").struct(list(kinds.items()))
+
+
+def tensor(size: int) -> Any:
+    pa = pytest.importorskip("pyarrow")
+    return pa.fixed_shape_tensor(pa.int8(), [size])
+
+
 def parquet_nested(count: int, size: int) -> bytes:
     pa = pytest.importorskip("pyarrow")
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), ["x" * size])
@@ -443,14 +473,72 @@ FILES: dict[str, Hostile] = {
     "Parquet: values of fixed length": Hostile(
         lambda: parquet(contact_email=[ANN] * 200, order_id=fixed_length(200, 1_000_000)),
         orders=[],
-        error="SourceError: the Parquet file has a row group with values of fixed length of 1,000",
+        error="SourceError: the Parquet file has values of fixed length of 1,000,000 bytes a row",
         name="orders.parquet",
         invalid=0,
     ),
     "Parquet: values of fixed length in a list": Hostile(
         lambda: parquet_list_of(fixed_length(200, 1_000_000)),
         orders=[],
-        error="SourceError: the Parquet file has a row group with over 3,000,000 values in the li",
+        error="SourceError: the Parquet file has values of fixed length of 1,000,000 bytes a row",
+        name="orders.parquet",
+        invalid=0,
+    ),
+    **{
+        f"Parquet: null lists of fixed length, {name}": Hostile(
+            make,
+            orders=[],
+            error=f"SourceError: the Parquet file has {error}",
+            name="orders.parquet",
+            invalid=0,
+        )
+        for name, make, error in [
+            (
+                "a column",
+                lambda: parquet_null(order_link_url=null_lists(20_000_000)),
+                "values of fixed length of 20,000,000 bytes a row, most of them in column 'order",
+            ),
+            (
+                "nested",
+                lambda: parquet_null(order_link_url=null_lists(5_000, 4_000)),
+                "values of fixed length of 20,000,000 bytes a row",
+            ),
+            (
+                "in a struct",
+                lambda: parquet_null(order_link_url=struct(a=null_lists(9_000_000))),
+                "values of fixed length of 9,000,000 bytes a row",
+            ),
+            (
+                "a tensor",
+                lambda: parquet_null(order_link_url=tensor(9_000_000)),
+                "values of fixed length of 9,000,000 bytes a row",
+            ),
+            (
+                "many columns",
+                lambda: parquet_null(**{f"a{n}": null_lists(30_000) for n in range(300)}),
+                "values of fixed length of 9,000,000 bytes a row",
+            ),
+            (
+                "in a list",
+                lambda: parquet_list_of(
+                    pytest.importorskip("pyarrow").nulls(40_000, null_lists(9_000))
+                ),
+                "a row group with 360,000,000 bytes of fixed length in the lists of one column",
+            ),
+            (
+                "in a list of columns",
+                lambda: parquet_list_of(
+                    pytest.importorskip("pyarrow").nulls(
+                        5_000, struct(**{f"a{n}": null_lists(3_000) for n in range(10)})
+                    )
+                ),
+                "a row group with rows with over 16,777,216 bytes in their lists",
+            ),
+        ]
+    },
+    "Parquet: short lists of fixed length": Hostile(
+        lambda: parquet_null(order_link_url=null_lists(30_000)),
+        orders=[str(n) for n in range(40)],
         name="orders.parquet",
         invalid=0,
     ),
