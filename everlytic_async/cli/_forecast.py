@@ -144,8 +144,9 @@ class Forecast:
             if not is_here:
                 where = f"at another address or store ({host}) {where}"
             yield (
-                f"the ledger knows {least}{count:,} of these orders as sent, or perhaps sent, {where}: "
-                "sending them here is another trigger, which may notify the same customers again"
+                f"the ledger knows {least}{count:,} of these orders as sent, or perhaps sent, "
+                f"{where}: sending them here is another trigger, which may notify the same "
+                "customers again"
             )
         if len(places) > _PLACES_SHOWN:
             yield f"and so in {len(places) - _PLACES_SHOWN:,} more places"
