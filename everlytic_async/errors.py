@@ -59,12 +59,23 @@ MAX_FAULTS = 20
 
 # The sign between the two parts of an address: as it is, or as URLs, HTML and JSON write it.
 _AT = (
-    r"(?:[@\uff20\ufe6b]|%(?:25){0,3}(?:u00)?40|\\(?:u(?:0040|ff20|fe6b)|x40)"
-    r"|&(?:amp;){0,3}(?:(?:#0{0,6}64(?!\d)|#x0{0,6}40(?![\da-f]));?+|commat;))"
+    r"(?:[@\uff20\ufe6b]|%(?:25){0,3}(?:u00)?40|\\(?:u(?:0040|ff20|fe6b|\{0{0,6}40\})|x40)"
+    r"|&(?:amp;){0,3}(?:(?:#0{0,6}64(?!\d)|#x0{0,6}40(?![\da-f]));?+|commat;)"
+    # As mails write it, where the name of a host follows: "qty=400" is a number.
+    r"|(?<=[^\s=])=40(?=[\w-]{1,63}\.[^\W\d_]{2}))"
 )
 _SIGN = re.compile(rf"(?<=.){_AT}(?=.)", re.IGNORECASE)
 # A word; what is in quotes belongs to it where the sign follows.
 _WORD = re.compile(rf'(?:"[^"]*"(?={_AT}))?[^\s"<>]+|"[^"]*"(?={_AT})', re.IGNORECASE)
+# What is in other quotes, or has quotes in it, up to the sign. All bounded: a text of nothing but
+# quotes takes no longer than another.
+_QUOTED = re.compile(
+    r'(?:"(?:[^"\\]|\\.){1,200}+"|&quot;(?:(?!&quot;)[^<>]){1,200}+&quot;'
+    r"|(?<!\w)'[^']{1,200}+'"
+    r"|(?:\u201c|\\u201c)(?:(?!\u201d|\\u201d).){1,200}+(?:\u201d|\\u201d))"
+    rf"{_AT}[^\s\"<>]+",
+    re.IGNORECASE,
+)
 # Blanks around the sign, where the name of a host follows: "2 @ 3.50 each" is a price.
 _BLANKS = re.compile(
     rf"(?:(?<=\S)\s({_AT})\s?|(?<=\S)({_AT})\s)(?=[^\s\"<>@]{{1,63}}\.[^\W\d_]{{2}})",
@@ -78,7 +89,7 @@ def redact_emails(text: str) -> str:
     It is used once, where the response is parsed, and for other servers' texts: so no log, record
     or screen has to.
     """
-    text = _BLANKS.sub(r"\1\2", text)
+    text = _QUOTED.sub("[an address]", _BLANKS.sub(r"\1\2", text))
     return _WORD.sub(lambda word: "[an address]" if _SIGN.search(word[0]) else word[0], text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, nullcontext
 
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._commands import CheckOptions, SendOptions
@@ -73,13 +73,14 @@ async def _examine(
 def _client(config: str | None, delivery: Delivery) -> EverlyticClient:
     """Whom the orders would go to: nobody without an account, so that all is known elsewhere."""
     account = find_account(config)
-    return EverlyticClient(
-        "https://none.invalid" if account is None else account.base_url,
-        store_hash="none" if account is None else account.store_hash,
-        customer_hash="none" if account is None else account.customer_hash,
-        delivery=delivery,
-        allow_http=True,  # nothing is sent
-    )
+    with nullcontext() if account is None else account.naming_origin():
+        return EverlyticClient(
+            "https://none.invalid" if account is None else account.base_url,
+            store_hash="none" if account is None else account.store_hash,
+            customer_hash="none" if account is None else account.customer_hash,
+            delivery=delivery,
+            allow_http=True,  # nothing is sent
+        )
 
 
 class _CheckRun(Run):

@@ -27,17 +27,18 @@ def make_client(
     options: SendingOptions, account: Account, hooks: Sequence[Hook] = ()
 ) -> EverlyticClient:
     """Make a client, not yet open."""
-    return EverlyticClient(
-        account.base_url,
-        store_hash=account.store_hash,
-        customer_hash=account.customer_hash,
-        delivery=get_delivery(options),
-        retry=RetryPolicy(attempts=options.retries + 1),
-        pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
-        proxy=find_proxy(account.base_url),
-        on_event=hooks,
-        allow_http=options.allow_http,
-    )
+    with account.naming_origin():
+        return EverlyticClient(
+            account.base_url,
+            store_hash=account.store_hash,
+            customer_hash=account.customer_hash,
+            delivery=get_delivery(options),
+            retry=RetryPolicy(attempts=options.retries + 1),
+            pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
+            proxy=find_proxy(account.base_url),
+            on_event=hooks,
+            allow_http=options.allow_http,
+        )
 
 
 def find_proxy(base_url: str) -> str | None:

@@ -27,7 +27,7 @@ from everlytic_async.cli._settings import find_table
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.errors import printable as shown_text
 from everlytic_async.orders import Order
-from everlytic_async.sources import Reader, parse_mapping, read_orders
+from everlytic_async.sources import Reader, normalize_mapping, parse_mapping, read_orders
 
 __all__ = ["Input", "Item", "Numbered", "open_input", "printable"]
 
@@ -276,6 +276,12 @@ def _load_mapping(options: InputOptions) -> tuple[dict[str, Any], Path | None]:
     """The table ``[mapping]`` of the settings with ``--map`` over it, and the table's file."""
     mapping, path = find_table(options.config, "mapping")
     from_options = parse_mapping(options.maps)
+    try:
+        normalize_mapping(
+            {field: spec for field, spec in mapping.items() if field not in from_options}
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[mapping] of {path}: {error}") from error
     table = mapping.get("products")
     if isinstance(table, Mapping) and "products" in from_options:
         # The option says where the products are, and nothing about their fields.

@@ -292,7 +292,8 @@ class ResultsOptions:
         **FILE_OR_DASH,
     )
     append_results: bool = settings_option(
-        "Append to what --results holds already, instead of refusing such a file.", default=False
+        "Append to the results that --results holds already, instead of refusing such a file.",
+        default=False,
     )
 
 

@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 APPEND_OPTION = "--append-results"
+# Each result starts with its index.
+_FIRST_FIELD = b'{"index": '
 
 
 class Results:
@@ -44,6 +46,7 @@ class Results:
     def __init__(
         self, options: ResultsOptions, source: Input, keep: Mapping[str, str | None]
     ) -> None:
+        check_results(options, source, keep)
         name = options.results
         self._closing = ExitStack()
         self._file: IO[str] | None = None
@@ -55,7 +58,6 @@ class Results:
         if name == "-":
             self._file = sys.stdout
             return
-        check_results(options, source, keep)
         try:
             if _is_cut_off(Path(name)):
                 self._line_end = "\n"
@@ -101,13 +103,28 @@ class Results:
 def check_results(options: ResultsOptions, source: Input, keep: Mapping[str, str | None]) -> None:
     """Check that `Results` may open its file, before anything is asked or sent."""
     name = options.results
+    if name is None and options.append_results:
+        raise ConfigurationError(
+            f"{APPEND_OPTION} needs --results FILE: there is nothing to append"
+        )
     if name is None or name == "-":
         return
     try:
         refuse_same_file("--results", name, keep, source)
         found = os.stat(name) if os.path.exists(name) else None  # noqa: PTH110, PTH116 - as named
+        has_others = (
+            found is not None
+            and options.append_results
+            and stat.S_ISREG(found.st_mode)
+            and not _starts_like_results(Path(name))
+        )
     except OSError as error:
         raise _cannot_write(name, error) from error
+    if has_others:
+        raise ConfigurationError(
+            f"{printable(name)} holds something else than results: nothing is appended to it. "
+            "Name another file"
+        )
     if found is None or options.append_results or not stat.S_ISREG(found.st_mode):
         return
     if found.st_size:
@@ -146,6 +163,13 @@ def ledger_files(ledger: Path | None) -> dict[str, str | None]:
     path = ledger.resolve()  # the others are beside the real one
     ends = ("-wal", "-shm", "-journal")
     return {"the ledger": str(path), **{f"the ledger's {end}": f"{path}{end}" for end in ends}}
+
+
+def _starts_like_results(path: Path) -> bool:
+    """Whether a file is empty or starts with a result, of which a kill may have left a part."""
+    with path.open("rb") as file:
+        start = file.read(len(_FIRST_FIELD))
+    return _FIRST_FIELD.startswith(start)
 
 
 def _is_cut_off(path: Path) -> bool:

@@ -18,7 +18,8 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,19 @@ class Account:
     def host(self) -> str:
         """The host of the install, with its port where one is named."""
         return urlsplit(self.base_url.strip()).netloc.rpartition("@")[2]
+
+    @contextmanager
+    def naming_origin(self) -> Iterator[None]:
+        """Have an error of the client name the file that a setting came from, not a variable."""
+        try:
+            yield
+        except ConfigurationError as error:
+            if self.origin == _ENVIRONMENT:
+                raise
+            message = str(error)
+            for name in _SETTINGS:
+                message = message.replace(f"{name} ({_variable(name)})", f"{name} in {self.origin}")
+            raise ConfigurationError(message) from None
 
 
 _SETTINGS = ("base_url", "store_hash", "customer_hash")
@@ -279,6 +293,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigurationError(f"{path} can't be read: a number in it is too long") from None
     except RecursionError:
         raise ConfigurationError(f"{path} can't be read: it is nested too deeply") from None
+    if (place := _find_nul(document)) is not None:  # no path and no other setting can have one
+        raise ConfigurationError(f"{path}: {place} holds a NUL character")
     tables = {name: document[name] for name in _TABLES if name in document}
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise ConfigurationError(
@@ -289,6 +305,23 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         known = ", ".join(f"[{name}]" for name in _TABLES)
         raise ConfigurationError(f"{path} has more than the tables {known}: {others}")
     return tables
+
+
+def _find_nul(value: object, place: str = "") -> str | None:
+    """The dotted name of a text that holds a NUL character, or has one in its name."""
+    if isinstance(value, str):
+        return place if "\0" in value else None
+    items: Iterable[tuple[object, object]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for name, inner in items:
+        below = f"{place}.{name}" if place else f"{name}"
+        found = below.replace("\0", "?") if "\0" in below else _find_nul(inner, below)
+        if found is not None:
+            return found
+    return None
 
 
 def _syntax_error(error: tomllib.TOMLDecodeError, text: str) -> str:

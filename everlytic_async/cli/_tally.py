@@ -21,7 +21,7 @@ __all__ = ["REASONS", "Reason", "Tally"]
 _EXAMPLES = 5
 #: How many reasons to keep apart for an outcome.
 REASONS = 12
-_OTHER = "other reasons: --results FILE has them all"
+_OTHER = "other reasons: the results have them all (--results FILE)"
 # What differs from order to order, while the reason is the same.
 _PLACE = re.compile(r"\[[0-9]+\]|, column [0-9]+|\bline [0-9]+")
 _ANY_PLACE = {"[": "[…]", ",": "", "l": "line …"}

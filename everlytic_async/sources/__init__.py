@@ -49,11 +49,19 @@ from typing import Any
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.orders import Order
 from everlytic_async.sources._dates import DateLike
-from everlytic_async.sources._mapping import parse_mapping
+from everlytic_async.sources._mapping import normalize_mapping, parse_mapping
 from everlytic_async.sources._open import Source
 from everlytic_async.sources._reader import FORMATS, REASONS, Reader
 
-__all__ = ["FORMATS", "REASONS", "Reader", "parse_mapping", "read_lines", "read_orders"]
+__all__ = [
+    "FORMATS",
+    "REASONS",
+    "Reader",
+    "normalize_mapping",
+    "parse_mapping",
+    "read_lines",
+    "read_orders",
+]
 
 
 def read_orders(

@@ -97,7 +97,10 @@ def test_a_hundred_reasons_are_shown_and_the_results_have_all(
     run = cli("check", "--results", "r.jsonl", path)
     assert (run.code, run.err) == (1, "")
     assert len(re.findall(r"  1 x odd_[0-9]+: no such field", run.out)) == 100
-    rest = f"  {others} x other reasons: --results FILE has them all  (lines 101, 102, 103)\n"
+    rest = (
+        f"  {others} x other reasons: the results have them all (--results FILE)  "
+        "(lines 101, 102, 103)\n"
+    )
     assert (rest in run.out) is bool(others)
     results = read_results("r.jsonl")
     assert [(each["outcome"], each["error"]) for each in results] == [

@@ -245,7 +245,8 @@ def test_results_never_replace_the_orders(
 def test_results_never_replace_those_of_an_earlier_run(
     cli: Cli, shop: Sandbox, orders_file: Write, command: tuple[str, ...]
 ) -> None:
-    Path("r.jsonl").write_text("earlier")  # its last line was cut off
+    cut_off = '{"index": 0, "line"'
+    Path("r.jsonl").write_text(cut_off)
     path = orders_file(order(1))
     run = cli(*command, "--results", "r.jsonl", path)
     assert (run.code, run.out, shop.requests) == (2, "", 0)
@@ -256,7 +257,28 @@ def test_results_never_replace_those_of_an_earlier_run(
     for _ in range(2):
         assert cli(*command, "--results", "r.jsonl", "--append-results", path).code == 0
     earlier, *results = Path("r.jsonl").read_text().splitlines()
-    assert (earlier, [json.loads(each)["line"] for each in results]) == ("earlier", [1, 1])
+    assert (earlier, [json.loads(each)["line"] for each in results]) == (cut_off, [1, 1])
+
+
+@pytest.mark.parametrize("command", [SEND, ("send", "--dry-run"), ("check",)])
+@pytest.mark.parametrize("content", [b"SQLite format 3\0", b"order_id,email\n", b'{"id": 1}\n'])
+def test_results_are_appended_to_results_only(
+    cli: Cli, shop: Sandbox, orders_file: Write, command: tuple[str, ...], content: bytes
+) -> None:
+    Path("other").write_bytes(content)
+    run = cli(*command, "--append-results", "--results", "other", orders_file(order(1)))
+    assert (run.code, run.out, shop.requests) == (2, "", 0)
+    assert "Error: other holds something else than results: nothing is appended to it" in run.err
+    assert Path("other").read_bytes() == content
+
+
+@pytest.mark.parametrize("command", [SEND, ("send", "--sandbox"), ("check",)])
+def test_appending_needs_a_file_to_append_to(
+    cli: Cli, shop: Sandbox, orders_file: Write, command: tuple[str, ...]
+) -> None:
+    run = cli(*command, "--append-results", orders_file(order(1)))
+    assert (run.code, run.out, shop.requests) == (2, "", 0)
+    assert "Error: --append-results needs --results FILE" in run.err
 
 
 @pytest.mark.parametrize("command", ["send", "check"])

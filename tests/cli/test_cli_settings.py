@@ -11,6 +11,7 @@ from command_line import CUSTOMER_HASH, SEND, STORE_HASH, Cli, order
 
 from everlytic_async.cli._settings import load_account
 from everlytic_async.errors import ConfigurationError
+from everlytic_async.ledger._sqlite_writer import SqliteWriter
 from everlytic_async.sandbox import Sandbox
 
 Write = Callable[..., Path]
@@ -199,6 +200,8 @@ def test_all_that_is_missing_is_named_with_where_to_set_it(cli: Cli, orders_file
         (toml("https://shop.example", table="everlitic"), "has no table [everlytic]"),
         (f"everlytic = '{STORE_HASH}'", "has no table [everlytic]"),
         (toml("https://shop.example") + "rate = 5", "what is not a setting: rate"),
+        ('[everlytic]\nledger = "a\\u0000b"', ": everlytic.ledger holds a NUL character"),
+        ('[nats]\nx = [{"a\\u0000" = 1}]', ": nats.x.0.a? holds a NUL character"),
         ("[everlytic]\nstore_hash = 5707", "store_hash must be text, in quotes"),
         (f"[everlytic]\nstore_hash = ['{STORE_HASH}']", "store_hash must be text, in quotes"),
         (toml("https://shop.example") + "ledger = 5", "ledger"),
@@ -225,7 +228,7 @@ def test_a_wrong_file_is_an_error_without_its_hashes(
 @pytest.mark.parametrize(
     ("base_url", "error"),
     [
-        ("shop.example", "base_url (EVERLYTIC_BASE_URL) must be a whole URL"),
+        ("shop.example", "base_url in everlytic.toml must be a whole URL"),
         ("http://shop.invalid", "must begin with https://"),
     ],
 )
@@ -248,6 +251,32 @@ def test_plain_http_is_for_this_machine_unless_allowed(cli: Cli, orders_file: Wr
     assert "--allow-http" in refused.err
     assert allowed.code == 1
     assert "shop.invalid" in allowed.out
+
+
+@pytest.mark.parametrize("command", ["send", "check"])
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (
+            toml("https://shop.example").replace(STORE_HASH, "two words"),
+            "store_hash in everlytic.toml holds a space",
+        ),
+        ('[mapping]\ncolour = "x"\n', "[mapping] of everlytic.toml: "),
+        ('[mapping]\norder_id = "{x"\n', "[mapping] of everlytic.toml: order_id"),
+    ],
+)
+def test_an_error_in_the_settings_names_their_file(
+    cli: Cli, orders_file: Write, command: str, text: str, error: str
+) -> None:
+    write(LOCAL, text)
+    if "[everlytic]" not in text:
+        cli.use("https://shop.example")
+    with SqliteWriter("l"):  # a check asks it for the account's orders
+        pass
+    run = cli(command, "--ledger", "l", orders_file(order(1)))
+    assert (run.code, run.out) == (2, "")
+    assert f"Error: {error}" in run.err
+    assert "EVERLYTIC_" not in run.err
 
 
 @pytest.mark.parametrize("option", ["--store-hash", "--customer-hash", "--base-url"])

@@ -142,6 +142,11 @@ _SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda address: address.replace("@", " &#64;"),
     lambda address: '"' + address.replace("@", '"@'),
     lambda address: '"' + address.replace(".", " o'", 1).replace("@", '"@'),
+    lambda address: address.replace("@", "\\u{40}"),
+    lambda address: address.replace("@", "=40"),
+    lambda address: "to:&quot;" + address.replace(".", " ", 1).replace("@", "&quot;@"),
+    lambda address: "don't: '" + address.replace(".", " ", 1).replace("@", "'@"),
+    lambda address: "\u201c" + address.replace(".", " ", 1).replace("@", "\u201d@"),
     lambda address: 'the "new" "' + address.replace(".", " ", 1).replace("@", '"%40'),
 )
 ADDRESS = "Jean-Luc.O+connor@mail.example.com"
@@ -162,11 +167,16 @@ def test_no_message_holds_an_address_in_any_spelling(spell: Callable[[str], str]
             assert "order 1001." in error.message
 
 
+def test_a_quote_within_quotes_does_not_end_an_address() -> None:
+    assert rejected({"message": r'No "ann\"s"@mail.example here'}) == "No [an address] here"
+
+
 @pytest.mark.parametrize(
     "words",
     [
         *("1001 @ 32", "@home", "me@", "50%40", "a % 40 b", "5&#64;"),
         *("5 mops @ 3.50 each", "2 @ R99.95", "qty=400", "&#640;&#x400;x"),
+        *("qty=400.50 each", "a=40 b.example", "the shop's 'new' x", "a &quot;b&quot; c"),
         *('the "new" shop', '"a b" @home', '"a" or "b"'),
     ],
 )
@@ -176,7 +186,8 @@ def test_what_is_not_an_address_stays_in_a_message(words: str) -> None:
 
 def test_redacting_a_long_text_takes_no_time() -> None:
     started_at = time.process_time()
-    for letter in ("a", "%25", "&#0", "\\", '"', '"a ', "@", "@ ", "a%40", "&amp;", "a @ a."):
+    letters = ("a", "%25", "&#0", "\\", '"', '"a ', "@", "@ ", "a%40", "&amp;", "a @ a.")
+    for letter in (*letters, '\\"', "&quot;", "&quot;a ", "'", " 'a", "\u201c", "a=40a", "\\u{0"):
         rejected({"message": letter * (60_000 // len(letter))})
     assert time.process_time() - started_at < 2
 
