@@ -213,10 +213,11 @@ class FileIdentity:
         named_path: Its name as the user wrote it, perhaps by links.
     """
 
-    __slots__ = ("_files", "_named_path", "_path")
+    __slots__ = ("_files", "_named_path", "_names", "_path")
 
     def __init__(self, path: Path, named_path: Path) -> None:
         self._path, self._named_path = path, named_path
+        self._names = tuple(f"{path}{end}" for end in ("", "-wal", "-shm"))
         self._files = self._find()
 
     def check(self) -> None:
@@ -234,11 +235,11 @@ class FileIdentity:
             )
 
     def _find(self) -> list[tuple[int, int] | None]:
-        files = (_identity(f"{self._path}{end}", follow=False) for end in ("", "-wal", "-shm"))
-        return [*files, _identity(str(self._named_path), follow=True)]
+        files = [_identity(name, follow=False) for name in self._names]
+        return [*files, _identity(self._named_path, follow=True)]
 
 
-def _identity(name: str, *, follow: bool) -> tuple[int, int] | None:
+def _identity(name: str | Path, *, follow: bool) -> tuple[int, int] | None:
     try:
         # For each group of commits: half the time of `Path.stat`.
         found = os.stat(name, follow_symlinks=follow)  # noqa: PTH116
