@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, closing, nullcontext
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._exit import Exit, say
-from everlytic_async.cli._forecast import CHUNK, Forecast, LedgerChoice, choose_ledger
+from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, Item, open_input
 from everlytic_async.cli._results import Results, ledger_files
 from everlytic_async.cli._run import Run
@@ -113,13 +113,13 @@ class _CheckRun(Run):
         )
 
     async def move(self) -> None:
-        chunk: list[Item] = []
+        chunk = Chunk()
         async for order in self.orders():
-            chunk.append(order)
-            if len(chunk) == CHUNK:
-                await self._add_all(chunk)
-                chunk = []
-        await self._add_all(chunk)
+            chunk.add(order)
+            if chunk.is_full:
+                await self._add_all(chunk.orders)
+                chunk = Chunk()
+        await self._add_all(chunk.orders)
 
     async def _add_all(self, orders: list[Item]) -> None:
         first = self.tally.total

@@ -23,6 +23,7 @@ from typing import NoReturn
 import attrs
 
 from everlytic_async import EverlyticClient, Order, SkippedError
+from everlytic_async._encoding import encode
 from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._input import Item, printable
 from everlytic_async.cli._screen import has_terminal
@@ -31,12 +32,14 @@ from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import Entry, LedgerFile, LedgerSession, ResendPolicy, State
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["CHUNK", "DEFAULT_LEDGER", "Forecast", "LedgerChoice", "choose_ledger"]
+__all__ = ["DEFAULT_LEDGER", "Chunk", "Forecast", "LedgerChoice", "choose_ledger"]
 
 #: The ledger where nobody names one, in the working directory.
 DEFAULT_LEDGER = "everlytic.ledger"
-#: How many orders are looked up at once.
-CHUNK = 500
+# How many orders are looked up at once, and their bytes as JSON: in memory they take up to twenty
+# times as much.
+_MAX_CHUNK_ORDERS = 500
+_MAX_CHUNK_BYTES = 512 * 1024
 # What an order is elsewhere that would be sent here: it notified somebody, or may have.
 _NOTIFIED = (State.SENT, State.UNKNOWN, State.IN_FLIGHT)
 _PLACES_SHOWN = 3
@@ -99,6 +102,33 @@ def choose_ledger(options: CheckOptions | SendOptions) -> LedgerChoice | None:
 def _choice(name: str, *, is_named: bool) -> LedgerChoice:
     # Not resolve(): the name that the user knows.
     return LedgerChoice(Path(os.path.abspath(name)), printable(name), is_named)  # noqa: PTH100
+
+
+class Chunk:
+    """The next orders to look up: few enough, and small enough, to be in memory together.
+
+    Attributes:
+        orders: Valid and invalid ones.
+    """
+
+    def __init__(self, orders: Iterable[Item] = ()) -> None:
+        self.orders: list[Item] = []
+        self._bytes = 0
+        for order in orders:
+            self.add(order)
+            if self.is_full:
+                break
+
+    def add(self, order: Item) -> None:
+        """Add one more."""
+        self.orders.append(order)
+        if isinstance(order, Order):
+            self._bytes += len(encode(order))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether to look them up before more are read."""
+        return len(self.orders) >= _MAX_CHUNK_ORDERS or self._bytes >= _MAX_CHUNK_BYTES
 
 
 class Forecast:

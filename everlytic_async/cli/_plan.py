@@ -14,7 +14,7 @@ from everlytic_async import EverlyticClient
 from everlytic_async.cli._client import find_proxy, proxy_host
 from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._exit import say
-from everlytic_async.cli._forecast import CHUNK, Forecast, LedgerChoice
+from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice
 from everlytic_async.cli._input import Input, Item, printable
 from everlytic_async.cli._progress import Bar
 from everlytic_async.cli._screen import count_orders, format_duration, join_some, open_terminal
@@ -152,7 +152,7 @@ async def count_input(
         filtered = source.filtered  # of this pass: it grows
         bar.start()
         stack.callback(bar.stop)
-        while chunk := [order for _line, order in islice(orders, CHUNK)]:
+        while chunk := Chunk(order for _line, order in orders).orders:
             skipped = (
                 [None] * len(chunk) if forecast is None else await forecast.find_skipped(chunk)
             )
