@@ -139,6 +139,7 @@ class OrderStream:
         self._started_at = 0.0
         self._failure: BatchStoppedError | SourceError | None = None
         self._leaving = False
+        self._is_stopped_by_caller = False
         #: Why the batch ended before its input did; None if it did not.
         self.stopped: str | None = None
 
@@ -198,6 +199,7 @@ class OrderStream:
         self._sender.transport.lifecycle.check_place()
         if self.stopped is None:
             self.stopped = reason
+            self._is_stopped_by_caller = self._failure is None
         self._reader.stop()
         self._stop_token.stop(reason)
 
@@ -360,6 +362,7 @@ class OrderStream:
                 counts=dict(self._counts),
                 elapsed_s=now - self._started_at,
                 stopped=self.stopped,
+                by_caller=self._is_stopped_by_caller,
             )
         )
         self._results.close()

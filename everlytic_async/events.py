@@ -201,11 +201,13 @@ class BatchEnded(Event):
         counts: How many orders had each outcome.
         elapsed_s: How long it took, in seconds.
         stopped: Why it ended before its input did; None if it did not.
+        by_caller: Whether it was the caller who stopped it: nothing failed.
     """
 
     counts: Mapping[Outcome, int]
     elapsed_s: float
     stopped: str | None
+    by_caller: bool = False
 
 
 # These are made for every order or attempt, so only if a hook wants them.
@@ -339,6 +341,7 @@ def _log(event: Event) -> None:
             counts = ", ".join(f"{count} {name}" for name, count in event.counts.items() if count)
             _LOGGER.info("a batch ended after %.1f s: %s", event.elapsed_s, counts or "no orders")
             if event.stopped is not None:
-                _LOGGER.warning("the batch ended early: %s", event.stopped)
+                level = logging.INFO if event.by_caller else logging.WARNING
+                _LOGGER.log(level, "the batch ended early: %s", event.stopped)
         case _:
             pass

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -27,7 +28,8 @@ def make_client(
     options: SendingOptions, account: Account, hooks: Sequence[Hook] = ()
 ) -> EverlyticClient:
     """Make a client, not yet open."""
-    with account.naming_origin():
+    found = _find_proxy(account.base_url)
+    with account.naming_origin(), _naming_variable(None if found is None else found[0]):
         return EverlyticClient(
             account.base_url,
             store_hash=account.store_hash,
@@ -35,7 +37,7 @@ def make_client(
             delivery=get_delivery(options),
             retry=RetryPolicy(attempts=options.retries + 1),
             pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
-            proxy=find_proxy(account.base_url),
+            proxy=None if found is None else found[1],
             on_event=hooks,
             allow_http=options.allow_http,
         )
@@ -51,6 +53,23 @@ def find_proxy(base_url: str) -> str | None:
     Args:
         base_url: The address of the install.
     """
+    found = _find_proxy(base_url)
+    return None if found is None else found[1]
+
+
+@contextmanager
+def _naming_variable(variable: str | None) -> Iterator[None]:
+    """Have an error about the proxy name the variable that it came from."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if variable is None or not str(error).startswith("proxy "):
+            raise
+        raise ConfigurationError(f"{variable} in the environment: {error}") from None
+
+
+def _find_proxy(base_url: str) -> tuple[str, str] | None:
+    """The variable that names the proxy, in upper case, and the proxy."""
     try:
         parts = urlsplit(base_url.strip())
         host, port = parts.hostname, parts.port
@@ -65,16 +84,17 @@ def find_proxy(base_url: str) -> str | None:
     proxy = proxies[name]
     if "://" not in proxy:
         proxy = f"http://{proxy}"
+    variable = f"{name.upper()}_PROXY"
     kind = proxy.partition("://")[0].lower()
     if kind != "http":
         # Nothing else of it: without a scheme this may be a part of the password.
         shown = f" ({kind}://)" if kind in _OTHER_KINDS else ""
         raise ConfigurationError(
-            f"{name.upper()}_PROXY in the environment names a proxy of a kind that can't be used"
+            f"{variable} in the environment names a proxy of a kind that can't be used"
             f"{shown}: name one by http://, through which https:// goes in a tunnel, or list "
             f"{host} in NO_PROXY"
         )
-    return proxy
+    return variable, proxy
 
 
 def proxy_host(proxy: str) -> str:

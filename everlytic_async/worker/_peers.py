@@ -35,6 +35,8 @@ __all__ = ["WorkerInfo"]
 _LOGGER = logging.getLogger("everlytic_async.worker")
 _T = TypeVar("_T")
 _MAX_TEXT = 500
+# More orders than anybody has.
+_COUNT_LIMIT = 2**63
 # With these an endpoint asks everybody to pause; a 408 is about one request.
 _PAUSE_STATUSES = (429, 503)
 # The longest pause that another worker may ask for, in seconds.
@@ -45,6 +47,12 @@ _NO_RESPONDERS = "503"
 
 def _text(value: object) -> str:
     return str(value)[:_MAX_TEXT]
+
+
+def _count(value: float) -> int:
+    if not 0 <= value < _COUNT_LIMIT:
+        raise ValueError
+    return int(value)
 
 
 @attrs.frozen(kw_only=True)
@@ -60,8 +68,8 @@ class WorkerInfo:
     """
 
     name: str = attrs.field(converter=_text)
-    in_flight: int = attrs.field(converter=int)
-    sent: int = attrs.field(converter=int)
+    in_flight: int = attrs.field(converter=_count)
+    sent: int = attrs.field(converter=_count)
     stopping: bool = attrs.field(converter=bool)
     last_error: str | None = attrs.field(converter=attrs.converters.optional(_text))
 

@@ -73,6 +73,19 @@ def test_another_kind_of_proxy_is_refused_without_its_password(
     assert PASSWORD not in str(caught.value)
 
 
+@pytest.mark.parametrize("proxy", ["http://[", "http://proxy.example:none", f"{PROXY}/a/path"])
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
+def test_a_proxy_that_is_no_url_is_an_error_that_names_its_variable(
+    cli: Cli, orders_file: Write, variable: str, proxy: str
+) -> None:
+    cli.use("https://shop.example")
+    cli.env(**{variable: proxy})
+    run = cli(*SEND, orders_file(order(1)))
+    assert (run.code, run.out) == (2, "")
+    assert f"Error: {variable} in the environment: proxy must be a URL" in run.err
+    assert PASSWORD not in run.err
+
+
 class RefusingProxy(socketserver.ThreadingTCPServer):
     """A proxy that keeps what it is asked for, and refuses it."""
 

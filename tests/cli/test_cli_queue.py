@@ -6,8 +6,9 @@ import asyncio
 import json
 
 import pytest
-from command_line import Cli, Program, order
+from command_line import TIMEOUT_S, Cli, Program, order
 from command_queue import Queue, now
+from nats.aio.msg import Msg
 
 from everlytic_async.outcomes import Outcome
 from support.nats_servers import connected
@@ -79,6 +80,23 @@ def test_status_survives_odd_subjects(cli: Cli, cli_queue: Queue) -> None:
         assert "not a store's subject, so no worker sends them" in run.err
         assert "more such subjects" in run.err
     assert cli("queue", "dead").code == 0
+
+
+async def test_an_answer_with_impossible_counts_is_no_workers(cli_queue: Queue) -> None:
+    """It would be hundreds of digits on the screen."""
+    stats = {"name": "odd", "in_flight": 0, "stopping": False, "last_error": None}
+    answers = [{**stats, "sent": sent} for sent in (1e308, -1, 2**63)]
+
+    async def answer(message: Msg) -> None:
+        for each in (*answers, {**stats, "name": "real", "sent": 7}):  # they come in this order
+            await message.respond(json.dumps(each).encode())
+
+    async with cli_queue.connect() as queue, connected(cli_queue.url) as connection:
+        await connection.subscribe(cli_queue.settings().workers_subject, cb=answer)
+        async with asyncio.timeout(TIMEOUT_S):
+            while not (found := await queue.workers(0.2)):
+                pass
+    assert [(worker.name, worker.sent) for worker in found] == [("real", 7)]
 
 
 def test_control_characters_of_a_dead_letter_do_not_reach_the_terminal(

@@ -40,6 +40,7 @@ def test_it_sends_what_is_queued_and_ends_when_the_queue_is_empty(
     assert (run.code, shop.processed) == (0, 20)
     assert run.out == "default: 20 sent; 0 orders to the dead letters, 0 back to the queue\n"
     assert "[default] the worker started" in run.err
+    assert "WARNING" not in run.err  # it ended as it was meant to
     assert now(cli_queue.depth()) == 0
 
 

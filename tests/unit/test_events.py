@@ -92,6 +92,13 @@ LOGGED: dict[str, tuple[Event, list[tuple[int, str]]]] = {
             (WARNING, "the batch ended early: the batch was stopped: 401"),
         ],
     ),
+    "the caller stops a batch": (
+        attrs.evolve(OVER, stopped="the shop closes", by_caller=True),
+        [
+            (INFO, "a batch ended after 5.0 s: 7 sent, 1 unknown"),
+            (INFO, "the batch ended early: the shop closes"),
+        ],
+    ),
 }
 EVENTS = [event for event, _ in LOGGED.values()]
 
