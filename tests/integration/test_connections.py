@@ -264,4 +264,5 @@ async def test_a_lack_of_file_descriptors_is_named_as_such(host: str) -> None:
         assert "ulimit -n" in caught.value.message
         assert "refused" not in caught.value.message
         assert not caught.value.connected
+        assert caught.value.is_local
         assert (await transport.post(BODY)).status == 200
