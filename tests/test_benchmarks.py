@@ -20,10 +20,7 @@ LIMITERS = [
     "sandbox",
     pytest.param(
         "nginx",
-        marks=[
-            pytest.mark.slow,
-            pytest.mark.skipif(find_nginx() is None, reason="nginx is not installed"),
-        ],
+        marks=pytest.mark.skipif(find_nginx() is None, reason="nginx is not installed"),
     ),
 ]
 
@@ -138,6 +135,7 @@ def test_startup_measures_whole_processes(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limiter", LIMITERS)
 def test_pacing_counts_refusals_at_the_limiter_and_loses_sight_of_no_order(tmp_path, limiter):
     figures = figures_of(

@@ -40,8 +40,9 @@ _MARK = "\x1e"  # the record separator: no program here prints it
 _TIMEOUT_S = 120
 # Their programs take long, or wait for what killed workers leave behind.
 _SLOW = {
-    *("tutorial-backfill.md", "command.md", "ledger.md", "brokers.md", "run-workers.md"),
-    *("database.md", "backfill.md"),
+    *("tutorial.md", "tutorial-backfill.md", "command.md", "ledger.md", "brokers.md"),
+    *("run-workers.md", "database.md", "backfill.md", "observe.md", "own-columns.md"),
+    *("fastapi.md", "webhooks.md", "report.md"),
 }
 # Of the quick start, which test_docs_quick_start and .ci/run run where it is meant to be run.
 _ELSEWHERE = "printed elsewhere"

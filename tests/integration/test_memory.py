@@ -74,7 +74,7 @@ async def test_nothing_is_kept_of_an_order(*, ordered: bool) -> None:
     assert objects[-1] - objects[0] < 500  # in 750 orders: not even one object for each
 
 
-@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("is_async", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "products",
     [
