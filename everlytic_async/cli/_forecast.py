@@ -23,7 +23,6 @@ from typing import NoReturn
 import attrs
 
 from everlytic_async import EverlyticClient, Order, SkippedError
-from everlytic_async._encoding import encode
 from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._input import Item, printable
 from everlytic_async.cli._screen import has_terminal
@@ -36,10 +35,11 @@ __all__ = ["DEFAULT_LEDGER", "Chunk", "Forecast", "LedgerChoice", "choose_ledger
 
 #: The ledger where nobody names one, in the working directory.
 DEFAULT_LEDGER = "everlytic.ledger"
-# How many orders are looked up at once, and their bytes as JSON: in memory they take up to twenty
-# times as much.
+# How many orders are looked up at once, and their size: in memory they take up to twenty times as
+# much.
 _MAX_CHUNK_ORDERS = 500
-_MAX_CHUNK_BYTES = 512 * 1024
+_MAX_CHUNK_SIZE = 512 * 1024
+_PRODUCT_SIZE = 100
 # What an order is elsewhere that would be sent here: it notified somebody, or may have.
 _NOTIFIED = (State.SENT, State.UNKNOWN, State.IN_FLIGHT)
 _PLACES_SHOWN = 3
@@ -113,7 +113,7 @@ class Chunk:
 
     def __init__(self, orders: Iterable[Item] = ()) -> None:
         self.orders: list[Item] = []
-        self._bytes = 0
+        self._size = 0
         for order in orders:
             self.add(order)
             if self.is_full:
@@ -123,12 +123,19 @@ class Chunk:
         """Add one more."""
         self.orders.append(order)
         if isinstance(order, Order):
-            self._bytes += len(encode(order))
+            self._size += _size(order)
 
     @property
     def is_full(self) -> bool:
         """Whether to look them up before more are read."""
-        return len(self.orders) >= _MAX_CHUNK_ORDERS or self._bytes >= _MAX_CHUNK_BYTES
+        return len(self.orders) >= _MAX_CHUNK_ORDERS or self._size >= _MAX_CHUNK_SIZE
+
+
+def _size(order: Order) -> int:
+    """About how many characters an order is as JSON."""
+    models = (order, *order.products)
+    texts = (text for model in models for text in vars(model).values() if isinstance(text, str))
+    return sum(map(len, texts)) + _PRODUCT_SIZE * len(models)
 
 
 class Forecast:
