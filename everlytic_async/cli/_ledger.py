@@ -49,7 +49,7 @@ _DIED = (
     "of a run that ended without recording their outcomes: unknown to the next run, and "
     "`ledger resolve` can mark them"
 )
-_COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at", "store")
+_COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at")
 
 
 # --------------------------------------------------------------------------------------- status
@@ -105,7 +105,7 @@ def export(options: ExportOptions) -> int:
     output = options.output
     states = [State(name.replace("-", "_")) for name in options.states] or list(State)
     with LedgerFile(options.file, must_exist=True) as ledger:
-        rows = (_row(*row) for row in ledger.rows(states))
+        rows = (_row(*row) for row in ledger.entries(states))
         try:
             with _opened(output, keep=Path(options.file)) as out:
                 _write(rows, out, options.format)
@@ -131,10 +131,10 @@ def _opened(output: str, keep: Path) -> Iterator[IO[str]]:
         yield file
 
 
-def _row(host: str, store: int, entry: Entry) -> dict[str, Any]:
+def _row(host: str, entry: Entry) -> dict[str, Any]:
     at = datetime.fromtimestamp(entry.recorded_at, UTC).isoformat(timespec="milliseconds")
     outcome = (str(entry.state), entry.attempts, entry.status, entry.reason, at)
-    values = (host, entry.key, *outcome, store)
+    values = (host, entry.key, *outcome)
     return dict(zip(_COLUMNS, values, strict=True))
 
 

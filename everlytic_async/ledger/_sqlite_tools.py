@@ -51,7 +51,7 @@ class LedgerSummary:
         last_at: When the newest entry was recorded.
         hosts: The endpoints' hosts.
         running: How many processes are sending with it now.
-        never_accepted: How many entries are not in `counts`, by the host of their endpoint.
+        never_accepted: How many entries are not in ``counts``, by the host of their endpoint.
     """
 
     counts: Mapping[State, int]
@@ -99,18 +99,14 @@ class LedgerFile(SqliteFile):
 
     def entries(self, states: Iterable[State] = State) -> Iterator[tuple[str, Entry]]:
         """Every entry in one of these states with its endpoint's host, by key."""
-        return ((host, entry) for host, _scope, entry in self.rows(states))
-
-    def rows(self, states: Iterable[State] = State) -> Iterator[tuple[str, int, Entry]]:
-        """As `entries`, with the number of the endpoint and store in this ledger after the host."""
         codes = json.dumps([state.code for state in states])
         with self.translate_errors("read"):
-            for host, scope, *row in self.connection.execute(
-                f"SELECT host, scope, {COLUMNS} FROM orders JOIN scopes ON scopes.id = scope "  # noqa: S608 - constants
+            for host, *row in self.connection.execute(
+                f"SELECT host, {COLUMNS} FROM orders JOIN scopes ON scopes.id = scope "  # noqa: S608 - constants
                 "WHERE state IN (SELECT value FROM json_each(?)) ORDER BY scope, key",
                 (codes,),
             ):
-                yield host, scope, entry_from_row(row)
+                yield host, entry_from_row(row)
 
     def find_scopes(self, name: str) -> frozenset[int]:
         """The numbers of an endpoint and store, also those that earlier versions gave it."""
