@@ -197,6 +197,11 @@ class Transport:
     # ------------------------------------------------------------------------- its life
 
     @property
+    def uses_callers_session(self) -> bool:
+        """Whether the session is the caller's, who may close it at any time."""
+        return self._user_session is not None
+
+    @property
     def session_closed(self) -> bool:
         """Whether the caller's session is closed: nothing can be sent any more."""
         return self._user_session is not None and self._user_session.closed

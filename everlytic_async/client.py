@@ -12,6 +12,8 @@ from contextlib import (
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
+from everlytic_async._clock import Timer, loop_call_later
+from everlytic_async._failures import SESSION_CLOSED
 from everlytic_async._job import AnyOrder, KeyOf
 from everlytic_async._ledgers import ClientLedger
 from everlytic_async._pacer import Pacer
@@ -73,6 +75,8 @@ class ClientSettings(TypedDict, total=False):
 _NOT_MANY = (Mapping, str, bytes, bytearray, memoryview, Order)
 # How long calls in flight may go on when the client is closed, in seconds.
 _GRACE_S = 2.0
+# How often a caller's session is looked at, in seconds: nothing reports that it was closed.
+_SESSION_CHECK_S = 0.5
 
 
 class EverlyticClient:
@@ -146,6 +150,7 @@ class EverlyticClient:
         self._sender = Sender(self._transport, self._pacer, delivery, retry, self._dispatcher)
         self._stop_token = StopToken()
         self._ledger = ClientLedger(ledger, self._sender)
+        self._session_timer: Timer | None = None
 
     @classmethod
     def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
@@ -183,7 +188,16 @@ class EverlyticClient:
         except BaseException:
             await self._ledger.close()
             raise
+        if self._transport.uses_callers_session:
+            self._check_session()
         return self
+
+    def _check_session(self) -> None:
+        """Stop all that wait once the caller's session is closed: nothing can be sent any more."""
+        if self._transport.session_closed:
+            self._stop_token.stop(SESSION_CLOSED)
+        else:
+            self._session_timer = loop_call_later(_SESSION_CHECK_S, self._check_session)
 
     async def aclose(self) -> None:
         """Close the session. Calls that wait end as not sent; those in flight get a short grace.
@@ -196,6 +210,8 @@ class EverlyticClient:
         if self._transport.lifecycle.is_inherited:
             return
         self._transport.lifecycle.close()
+        if self._session_timer is not None:
+            self._session_timer.cancel()
         self._stop_token.stop("the client was closed")
         try:
             await self._pacer.wait_idle(_GRACE_S)

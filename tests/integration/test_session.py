@@ -133,13 +133,20 @@ async def test_a_callers_closed_session_stops_a_batch_at_once_and_says_so() -> N
     assert report.counts[Outcome.SENT] == len(server.bodies) - report.counts[Outcome.UNKNOWN]
 
 
-async def test_a_session_closed_in_a_pause_is_not_blamed_on_the_endpoint() -> None:
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [(500, []), (429, ["Retry-After: 100"])],
+    ids=["short-pauses", "a-pause-of-100-s"],
+)
+async def test_a_session_closed_in_a_pause_ends_it_and_is_not_blamed_on_the_endpoint(
+    status: int, headers: list[str]
+) -> None:
     session = aiohttp.ClientSession()
 
     async def fail_then_close(connection: Connection) -> None:
         while True:
             await connection.request()
-            await connection.answer(500, b"")
+            await connection.answer(status, b"", *headers)
 
     def close_in_pause(event: Event) -> None:
         if isinstance(event, CoolDown):
@@ -151,9 +158,14 @@ async def test_a_session_closed_in_a_pause_is_not_blamed_on_the_endpoint() -> No
         async with make_client(
             server.url, session=session, retry=retry, on_event=close_in_pause
         ) as client:
-            with pytest.raises(BatchStoppedError, match="session is closed"):
+            alone = asyncio.create_task(client.send_order(order(100)))
+            with pytest.raises(BatchStoppedError, match="session is closed") as caught:
                 await client.send_orders(order(number) for number in range(100))
+            with pytest.raises(EverlyticError):
+                await alone
     await asyncio.gather(*closing)
+    assert caught.value.report is not None
+    assert caught.value.report.elapsed_s < 20
 
 
 async def test_waiting_for_a_place_in_its_pool_assert_not_sent() -> None:
