@@ -37,11 +37,12 @@ class Request:
     """One POST over one connection.
 
     Attributes:
-        tracker: Knows how much of the body was sent.
         size: Bytes of the body.
         started_at: When the first try of this order started.
         task: The task that waits for the response.
         cancel_requests_before: How often the task was cancelled before.
+        tracker: Knows how much of the body was sent; None if it counts as sent once the connection
+            was written to.
         connection: aiohttp's protocol of the connection, once there is one.
         transport: The connection's transport, once the order is written to it.
         reused: Whether the connection carried another order before.
@@ -54,11 +55,11 @@ class Request:
         abort_error: Why it was aborted: it timed out, or the client was closed.
     """
 
-    tracker: UploadTracker
     size: int
     started_at: float
     task: asyncio.Task[object]
     cancel_requests_before: int
+    tracker: UploadTracker | None = None
     connection: object = None
     transport: asyncio.Transport | None = None
     reused: bool = False
@@ -70,11 +71,15 @@ class Request:
     abort_error: Exception | None = None
 
     def is_tracked(self) -> bool:
-        """Whether the session used the upload tracker: a mocked one does not."""
+        """Whether it is known what was written: a mocked session does not use the tracker."""
+        if self.tracker is None:
+            return self.connection is not None
         return self.tracker.attempts > 0 or self.tracker.upload_complete.done()
 
     def body_sent(self) -> bool:
         """Whether the whole body may have reached the endpoint."""
+        if self.tracker is None:
+            return self.transport is not None
         if self.tracker.bytes_written >= self.size:
             return True  # even if the upload counts as aborted: it was, right at its end
         if not self.is_tracked():

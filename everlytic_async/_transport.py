@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -23,6 +24,7 @@ from yarl import URL
 
 from everlytic_async._clock import CallLater, loop_call_later
 from everlytic_async._connections import Connections, UnusableConnectionError, since_last_data_s
+from everlytic_async._direct_post import DirectPost, DirectResponse
 from everlytic_async._endpoint import endpoint_url
 from everlytic_async._failures import NOT_SENT, SESSION_CLOSED, error_for
 from everlytic_async._in_flight import (
@@ -46,9 +48,15 @@ from everlytic_async.policies import Timeouts
 # connection that the server is closing.
 _KEEPALIVE_S = 4
 # A response's headers: the longest line, and how many. aiohttp's own limits are 8,190 and 128.
-_MAX_HEADER_BYTES = 64 * 1024
-_MAX_HEADERS = 4096
+_PARSING: dict[str, Any] = {
+    "auto_decompress": False,
+    "max_field_size": 64 * 1024,
+    "max_headers": 4096,
+}
 _JSON = "application/json"
+
+_BeforeWrite = Callable[[Any, asyncio.Transport | None], Awaitable[None]]
+_AfterWrite = Callable[[], None]
 
 
 @attrs.frozen(slots=False)
@@ -101,18 +109,11 @@ class _Body(aiohttp.Payload, bytes):
     def __new__(cls, body: bytes, *_: object) -> Self:
         return bytes.__new__(cls, body)
 
-    def __init__(
-        self,
-        body: bytes,
-        request: Request,
-        connections: Connections,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, body: bytes, before_write: _BeforeWrite, after_write: _AfterWrite) -> None:
         super().__init__(body, content_type=_JSON)
         self._size = len(body)
-        self._request = request
-        self._connections = connections
-        self._clock = clock
+        self._before_write = before_write
+        self._after_write = after_write
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """The body as text."""
@@ -121,16 +122,10 @@ class _Body(aiohttp.Payload, bytes):
 
     async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
         """Write it, unless the connection is unusable."""
-        request = self._request
         if isinstance(writer, StreamWriter):
-            request.connection = writer.protocol
-            request.unusable = True  # until it is known to be usable
-            request.reused = await self._connections.acquire(writer.protocol, writer.transport)
-            request.unusable = False
-            request.transport = writer.transport
+            await self._before_write(writer.protocol, writer.transport)
         await writer.write(self._value)
-        request.sent_at = request.last_activity_at = self._clock()
-        request.stalled_s = 0.0
+        self._after_write()
 
     async def write_with_length(
         self,
@@ -186,6 +181,7 @@ class Transport:
         self._clean_headers: Mapping[str, str] = {}
         self._user_session = session
         self._owned_session: aiohttp.ClientSession | None = None
+        self._direct_post: DirectPost | None = None
         self.lifecycle = Lifecycle()
 
     def __repr__(self) -> str:
@@ -232,12 +228,16 @@ class Transport:
                 # Once for all requests. Not with a proxy: aiohttp adds a session's headers to its
                 # CONNECT, which the proxy reads.
                 session_headers, self._request_headers = self._request_headers, None
-            self._owned_session = aiohttp.ClientSession(
+            session = self._owned_session = aiohttp.ClientSession(
                 # The pacer bounds how many are in flight: a second bound would be a second queue.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=session_headers,
             )
+            if session_headers is not None:
+                self._direct_post = await DirectPost.create(
+                    session, self._url, session_headers, **_PARSING
+                )
 
     async def close(self) -> None:
         """End what is in flight; close the session, unless it is the caller's."""
@@ -282,8 +282,7 @@ class Transport:
         started_at, tries = self._clock(), 0
         while True:
             tries += 1
-            tracker = aiohttp.UploadTracker()  # one is for one request
-            request = Request(tracker, len(body), started_at, task, task.cancelling())
+            request = Request(len(body), started_at, task, task.cancelling())
             self._in_flight.add(request)
             try:
                 return await self._exchange(session, body, request)
@@ -329,20 +328,25 @@ class Transport:
         self, session: aiohttp.ClientSession, body: bytes, request: Request
     ) -> Response:
         """Send the request and read the response. Nothing else speaks HTTP."""
-        response = await session.post(
-            self._url,
-            data=_Body(body, request, self._connections, self._clock),
-            headers=self._request_headers,
-            allow_redirects=False,
-            timeout=self._timeout,
-            raise_for_status=False,
-            auto_decompress=False,
-            max_field_size=_MAX_HEADER_BYTES,
-            max_headers=_MAX_HEADERS,
-            middlewares=(),  # one of a caller's session might repeat the POST
-            proxy=self._proxy,
-            upload_tracker=request.tracker,
-        )
+        before_write = partial(self._before_write, request)
+        after_write = partial(self._after_write, request)
+        response: aiohttp.ClientResponse | DirectResponse
+        if self._direct_post is not None and self._direct_post.can_post(body):
+            response = await self._direct_post.post(body, before_write, after_write)
+        else:
+            request.tracker = aiohttp.UploadTracker()
+            response = await session.post(
+                self._url,
+                data=_Body(body, before_write, after_write),
+                headers=self._request_headers,
+                allow_redirects=False,
+                timeout=self._timeout,
+                raise_for_status=False,
+                middlewares=(),  # one of a caller's session might repeat the POST
+                proxy=self._proxy,
+                upload_tracker=request.tracker,
+                **_PARSING,
+            )
         if request.transport is None and not request.body_sent():
             # It was there before the order was written: before Python 3.12 aiohttp reads first.
             request.unusable = True
@@ -371,8 +375,24 @@ class Transport:
             self._connections.on_answered(request.connection, reused=request.reused)
         return self._response(response, bytes(received), request, waited_s)
 
+    async def _before_write(
+        self, request: Request, connection: Any, transport: asyncio.Transport | None
+    ) -> None:
+        request.connection = connection
+        request.unusable = True  # until it is known to be usable
+        request.reused = await self._connections.acquire(connection, transport)
+        request.unusable = False
+        request.transport = transport
+
+    def _after_write(self, request: Request) -> None:
+        request.sent_at = request.last_activity_at = self._clock()
+        request.stalled_s = 0.0
+
     async def _read(
-        self, response: aiohttp.ClientResponse, received: bytearray, request: Request
+        self,
+        response: aiohttp.ClientResponse | DirectResponse,
+        received: bytearray,
+        request: Request,
     ) -> None:
         content = response.content
         received += content.read_nowait(MAX_BODY_BYTES)  # nearly always all of it
@@ -382,7 +402,7 @@ class Transport:
 
     def _response(
         self,
-        response: aiohttp.ClientResponse,
+        response: aiohttp.ClientResponse | DirectResponse,
         body: bytes,
         request: Request,
         waited_s: float,
@@ -404,7 +424,9 @@ class Transport:
             undecodable=undecodable,
         )
 
-    def _headers_without_hashes(self, response: aiohttp.ClientResponse) -> Mapping[str, str]:
+    def _headers_without_hashes(
+        self, response: aiohttp.ClientResponse | DirectResponse
+    ) -> Mapping[str, str]:
         """A response's headers without the hashes, in a form that can be pickled.
 
         Most equal those before (a Date stays the same for a second), and then are the same object:

@@ -190,7 +190,7 @@ async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool
         upload.exception()
     tracker: Any = SimpleNamespace(attempts=1, bytes_written=10, upload_complete=upload)
     task: Any = asyncio.current_task()
-    request = Request(tracker, 10, 0.0, task, 0)
+    request = Request(10, 0.0, task, 0, tracker)
 
     assert request.body_sent()
     tracker.bytes_written = 9
