@@ -109,6 +109,10 @@ class NatsServer:
         self._executable = executable
         self._start_s = start_s
         self._process: asyncio.subprocess.Process | None = None
+        self._log = self.directory / "nats-server.log"
+        self._address = self.directory / "address"  # for other processes of this machine
+        # Not in arguments, which everybody may read.
+        self._config_file = self.directory / "nats-server.conf"
 
     def __repr__(self) -> str:
         where = f"127.0.0.1:{self._port}" if self._process else "not running"
@@ -153,25 +157,11 @@ class NatsServer:
             ConfigurationError, QueueError: as for `NatsServer`.
         """
         server = cls(directory, token=token, start_s=start_s)
-        deadline = time.monotonic() + start_s
-        while True:
-            try:
-                await server._try_to_start(shared=True)
-            except DirectoryLockedError:
-                # Its server runs, or starts, or is about to end.
-                url = await server._running_url()
-                if url is not None:
-                    yield url
-                    return
-                if time.monotonic() >= deadline:
-                    raise
-            else:
-                try:
-                    yield server.url
-                finally:
-                    await server.close()
-                return
-            await asyncio.sleep(_POLL_S)
+        url = await server._start_or_join(shared=True)
+        try:
+            yield url
+        finally:
+            await server.close()
 
     @property
     def url(self) -> str:
@@ -194,18 +184,8 @@ class NatsServer:
 
     async def start(self) -> None:
         """Start it, and wait until it is ready. Once started, it does nothing."""
-        if self._process is not None:
-            return
-        deadline = time.monotonic() + min(_WAIT_S, self._start_s)
-        while True:
-            try:
-                await self._try_to_start(shared=False)
-            except (DirectoryLockedError, _PortInUseError):
-                if time.monotonic() >= deadline:
-                    raise
-            else:
-                return
-            await asyncio.sleep(_POLL_S)
+        if self._process is None:
+            await self._start_or_join(shared=False)
 
     async def wait(self) -> None:
         """Wait until it has ended, for whatever reason. It has to be closed even then."""
@@ -220,19 +200,22 @@ class NatsServer:
             await run_to_end(_terminate(process))
             self._config_file.unlink(missing_ok=True)
 
-    # --------------------------------------------------------------------------------- files
-
-    @property
-    def _address(self) -> Path:
-        return self.directory / "address"  # for other processes of this machine
-
-    @property
-    def _config_file(self) -> Path:
-        return self.directory / "nats-server.conf"  # not in arguments, which everybody may read
-
-    @property
-    def _log(self) -> Path:
-        return self.directory / "nats-server.log"
+    async def _start_or_join(self, *, shared: bool) -> str:
+        """Start it, or find the one that runs in a shared directory: its address."""
+        deadline = time.monotonic() + (self._start_s if shared else min(_WAIT_S, self._start_s))
+        while True:
+            try:
+                await self._try_to_start(shared=shared)
+            except (DirectoryLockedError, _PortInUseError):
+                # Its server runs, or starts, or is about to end.
+                url = await self._running_url() if shared else None
+                if url is not None:
+                    return url
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                return self.url
+            await asyncio.sleep(_POLL_S)
 
     async def _running_url(self) -> str | None:
         """The address of the server that another process runs here; None if it is not ready."""
@@ -245,8 +228,6 @@ class NatsServer:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
         return _url(port, read_token(self.directory))
-
-    # ------------------------------------------------------------------------------- process
 
     async def _try_to_start(self, *, shared: bool) -> None:
         try:
