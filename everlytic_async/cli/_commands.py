@@ -98,7 +98,7 @@ Else it is a TOML file (see --config):
     order_id = "Nr"
 
 Ctrl-C stops reading, waits for orders in flight and prints the summary; a second Ctrl-C exits
-immediately. SIGTERM does the same.
+immediately. SIGTERM does the same, and so does closing the terminal (SIGHUP).
 
 """.replace("{file}", FILE_HELP.rstrip())
     + """\
@@ -107,7 +107,7 @@ Exit codes:
     1    some orders were not sent: running it again sends them
     2    wrong usage or settings, unreadable input, or an unexpected error
     3    nothing more can be sent, but some orders need a person: invalid, rejected or unknown
-    130  interrupted by Ctrl-C; 143 by SIGTERM
+    130  interrupted by Ctrl-C; 143 by SIGTERM; 129 by SIGHUP
 """
 )
 

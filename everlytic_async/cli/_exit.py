@@ -37,6 +37,8 @@ class Exit(enum.IntEnum):
     INTERRUPTED = 128 + signal.SIGINT
     #: SIGTERM.
     TERMINATED = 128 + signal.SIGTERM
+    #: SIGHUP: the terminal was closed.
+    HUNG_UP = 128 + signal.SIGHUP
 
 
 class OutputError(Exception):
@@ -54,7 +56,7 @@ def say(message: str) -> None:
     """Write a message to stderr: stdout is for what was asked for."""
     try:
         click.echo("\n".join(map(printable, message.split("\n"))), err=True)
-    except BrokenPipeError:  # the reader is gone, as `tee` is after Ctrl-C
+    except OSError:  # the reader is gone, as `tee` is after Ctrl-C, or the terminal is closed
         redirect_to_devnull(sys.stderr.fileno())
 
 

@@ -99,8 +99,9 @@ class Bar:
 
     def announce(self, title: str, message: str) -> None:
         """Print a line above the bar, which has another title from now on."""
-        self._progress.update(self._task, description=title)
-        self._progress.console.print(printable(message))
+        with self._closing_allowed():
+            self._progress.update(self._task, description=title)
+            self._progress.console.print(printable(message))
 
     def draw(self) -> None:
         """Draw the present state, unless that was done a moment ago."""
@@ -130,23 +131,33 @@ class Bar:
         """Show the final state, and release the terminal."""
         if self.is_shown:
             self._draw(self._expected(), "")
-            self._progress.stop()
+            with self._closing_allowed():
+                self._progress.stop()
+
+    @contextmanager
+    def _closing_allowed(self) -> Iterator[None]:
+        """The terminal may be closed meanwhile: then nothing more is shown."""
+        try:
+            yield
+        except OSError:
+            self._progress.console.on_broken_pipe()
 
     def _draw(self, expected: float | None, note: str) -> None:
         self._drawn_at = self._clock()
         attempted = self._tally.attempted
         skipped = self._tally.total - attempted
         (task,) = self._progress.tasks
-        self._progress.update(
-            self._task,
-            total=None if expected is None else max(expected - skipped, attempted),
-            completed=attempted,
-            counts="  ".join(self._counts()),
-            rate=f"{task.speed or 0:,.0f}/s",
-            left="" if expected is None else "left",
-            note=escape(note),
-            refresh=True,
-        )
+        with self._closing_allowed():
+            self._progress.update(
+                self._task,
+                total=None if expected is None else max(expected - skipped, attempted),
+                completed=attempted,
+                counts="  ".join(self._counts()),
+                rate=f"{task.speed or 0:,.0f}/s",
+                left="" if expected is None else "left",
+                note=escape(note),
+                refresh=True,
+            )
 
     def _counts(self) -> Iterator[str]:
         """How many orders have each outcome: the first always, the others if there are any."""

@@ -62,19 +62,19 @@ Examples:
     everlytic-async enqueue --nats tls://queue.example:4222 --store shop-a orders.csv.gz
     export-orders | everlytic-async enqueue -
 
-Ctrl-C or SIGTERM stops reading and waits for acknowledgements; a second one exits at once.
+Ctrl-C, SIGTERM or SIGHUP stops reading and waits for acknowledgements; a second one exits at once.
 
 """.replace("{file}", FILE_HELP.rstrip()).replace("{nats}", _NATS_HELP)
     + EXIT_CODES.format(
         good="every order is in the queue, now or before (or FILE holds none at all)",
         bad="some orders are not; the summary says why",
         none="nothing was queued",
-        terminated="; 143 by SIGTERM",
+        terminated="; 143 by SIGTERM; 129 by SIGHUP",
     )
 )
 
 _WORKER_HELP = """\
-Take orders from the queue and send them, until SIGTERM or Ctrl-C.
+Take orders from the queue and send them, until SIGTERM, SIGHUP or Ctrl-C.
 
 Any number of workers on any machines share a queue. Each takes no more orders than it has free
 slots, and acknowledges each once its outcome is in the ledger. Orders that may not be sent again
@@ -103,8 +103,8 @@ Examples:
     everlytic-async worker --health :9090 --rate 20
     everlytic-async worker --embedded queue --exit-when-empty
 
-SIGTERM or Ctrl-C stops taking orders, lets those in flight finish within --grace, and puts the rest
-back. A second one cancels what is in flight: those orders are recorded as unknown.
+SIGTERM, SIGHUP or Ctrl-C stops taking orders, lets those in flight finish within --grace, and puts
+the rest back. A second one cancels what is in flight: those orders are recorded as unknown.
 
 Exit codes:
     0    stopped as asked; or the queue is empty (--exit-when-empty)
@@ -112,7 +112,7 @@ Exit codes:
          or the private NATS server ended
     2    wrong usage or settings, or the queue or the ledger can't be used; or an unexpected error
     130  stopped by a second Ctrl-C, or by the first while connecting
-    143  the same by SIGTERM
+    143  the same by SIGTERM; 129 by SIGHUP
 """.replace("{nats}", _NATS_HELP)
 
 _QUEUE_HELP = """\

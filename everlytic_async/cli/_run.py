@@ -247,7 +247,7 @@ class Run(ABC):
 
 
 class Signals:
-    """Handles Ctrl-C and SIGTERM, except where they are ignored since the process started.
+    """Handles Ctrl-C, SIGTERM and SIGHUP, unless they were ignored when the process started.
 
     Args:
         drain: Called for the first one.
@@ -266,8 +266,8 @@ class Signals:
     def install(self) -> Iterator[None]:
         """Handle them on the running loop while the context lasts."""
         loop = asyncio.get_running_loop()
-        both = (signal.SIGINT, signal.SIGTERM)
-        installed = [each for each in both if signal.getsignal(each) is not signal.SIG_IGN]
+        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        installed = [each for each in handled if signal.getsignal(each) is not signal.SIG_IGN]
         for number in installed:
             loop.add_signal_handler(number, self._on_signal, number)
         try:

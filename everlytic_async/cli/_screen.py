@@ -5,9 +5,11 @@ Colours are for terminals only: rich decides.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,18 +102,19 @@ def print_lines(console: Console, lines: Iterable[Text | str]) -> None:
     """Print lines, control characters as ``?``, and flush.
 
     Raises:
-        OutputError: when they can't be written, and not because the reader is gone.
+        OutputError: when they can't be written, and not because the reader is gone or the terminal
+            closed.
     """
     try:
         for line in lines:
             console.print(_printable(line))
         console.file.flush()
-    except BrokenPipeError:
-        redirect_to_devnull(console.file.fileno())
     except OSError as error:
-        redirect_to_devnull(
-            console.file.fileno()
-        )  # what is still buffered would fail again, at the exit
+        fd = console.file.fileno()
+        is_device = stat.S_ISCHR(os.fstat(fd).st_mode)
+        redirect_to_devnull(fd)  # what is still buffered would fail again, at the exit
+        if isinstance(error, BrokenPipeError) or (is_device and error.errno == errno.EIO):
+            return
         which = "error" if console.stderr else "output"
         raise OutputError(f"the standard {which} can't be written: {error.strerror}") from error
 

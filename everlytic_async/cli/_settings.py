@@ -272,9 +272,7 @@ def find_table(config: str | None, name: str) -> tuple[dict[str, Any], Path | No
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     """The tables of a settings file."""
     try:
-        with path.open("rb") as file:
-            _check_owner(path, os.fstat(file.fileno()))
-            text = file.read().decode("utf-8-sig")
+        text = _read_bytes(path).decode("utf-8-sig")
         # A constant of a mapping may be a price: no floats.
         document = tomllib.loads(text, parse_float=Decimal)
     except OSError as error:
@@ -307,6 +305,19 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     return tables
 
 
+def _read_bytes(path: Path) -> bytes:
+    # Else opening a pipe would wait until somebody writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        os.set_blocking(descriptor, True)
+        found = os.fstat(descriptor)
+        _check_owner(path, found)
+        content = file.read()
+    if not content and stat.S_ISFIFO(found.st_mode):
+        raise ConfigurationError(f"{path} is a pipe that nobody writes to")
+    return content
+
+
 def _find_nul(value: object, place: str = "") -> str | None:
     """The dotted name of a text that holds a NUL character, or has one in its name."""
     if isinstance(value, str):
@@ -337,8 +348,10 @@ def _syntax_error(error: tomllib.TOMLDecodeError, text: str) -> str:
 
 def _check_owner(path: Path, found: os.stat_result) -> None:
     """See that nobody else decides where the orders and the hashes go."""
-    if not stat.S_ISREG(found.st_mode):
+    if stat.S_ISFIFO(found.st_mode):
         return  # a pipe of the user's own shell, as in --config <(...)
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigurationError(f"{path} is not a file")
     if found.st_uid not in (os.geteuid(), _ROOT):
         raise ConfigurationError(
             f"the settings in {path} belong to another user, who could send your orders and "

@@ -71,7 +71,7 @@ def _guess(source: OpenedSource, first: bytes) -> str:
     if by_name in ("csv", "tsv"):
         return by_name
     if first.startswith((b"{", b"[")):
-        return _detect_json(first)
+        return _detect_json(first, by_name)
     if by_name is not None:
         return by_name
     header = first.partition(b"\r")[0]
@@ -87,17 +87,19 @@ def _guess(source: OpenedSource, first: bytes) -> str:
     return "tsv" if delimiter == "\t" else "csv"
 
 
-def _detect_json(first: bytes) -> str:
+def _detect_json(first: bytes, by_name: str | None) -> str:
     """Whether the first line is an order of its own, or the start of a document."""
     if first.startswith(b"["):
-        return "json"
+        # A list of orders, whatever its name. Anything else may be a damaged line.
+        is_list = first[1:1000].lstrip()[:1] in (b"", b"{", b"]")
+        return "json" if is_list or by_name != "jsonl" else "jsonl"
     text = first.decode("utf-8", "replace").strip()
     try:
         value, end = StrictDecoder().decode_start(text, 0)
     except json.JSONDecodeError as error:
-        # An object may go on in the next line, or in the next megabyte.
+        # An object may go on in the next line, or in the next megabyte; so may a damaged line.
         goes_on = error.pos >= len(text) or len(first) >= MAX_LINE_BYTES
-        return "json" if goes_on else "jsonl"
+        return "json" if goes_on and (by_name != "jsonl" or text == "{") else "jsonl"
     except JsonFaultError:
         return "jsonl"
     is_list = isinstance(value, dict) and is_list_of_orders(value)

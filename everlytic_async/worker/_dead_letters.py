@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import attrs
 import nats.js.errors
+from nats.aio.msg import Msg
 from nats.js import api
 
 from everlytic_async.errors import InvalidOrderError, redact_emails
@@ -99,30 +100,21 @@ class DeadLetter:
 
 
 def dead_letter_headers(
-    headers: Mapping[str, str],
-    settings: QueueSettings,
-    *,
-    outcome: Outcome,
-    reason: str,
-    attempts: int,
-    deliveries: int,
-    sequence: int,
-    stored_at: float,
+    message: Msg, settings: QueueSettings, outcome: Outcome, reason: str, attempts: int
 ) -> dict[str, str]:
-    """The headers of a dead letter.
+    """The headers of a dead letter; see `DeadLetter`.
 
     Args:
-        headers: The order's headers.
+        message: The order's, as it was delivered.
         settings: Those of the queue.
-        outcome: As in `DeadLetter`, and the next three too.
+        outcome: INVALID, REJECTED or UNKNOWN.
         reason: It may quote the endpoint.
         attempts: Of the worker that gives it up.
-        deliveries: So far.
-        sequence: The order's place in its stream.
-        stored_at: When the order was stored, in seconds since the epoch. With the sequence it
-            identifies the order, even after the stream was deleted and created again.
     """
-    key = publisher_key(headers)
+    headers, metadata = message.headers or {}, message.metadata
+    key, sequence = publisher_key(headers), metadata.sequence.stream
+    # A stream that was deleted and created again counts from 1: so the time as well.
+    stored_at = metadata.timestamp.timestamp()
     return {
         **({} if key is None else {KEY: key}),
         MESSAGE_ID: f"{settings.orders_stream}:{sequence}:{stored_at:.6f}",
@@ -132,7 +124,7 @@ def dead_letter_headers(
         _ATTEMPTS: str(attempts),
         _STORE: settings.store,
         _SEQUENCE: str(sequence),
-        _DELIVERIES: str(deliveries),
+        _DELIVERIES: str(metadata.num_delivered),
     }
 
 

@@ -46,30 +46,16 @@ class QueuedOrder:
     Attributes:
         key: The publisher's own key, as a ledger keeps it; None for the order's own.
         sequence: Its place in the stream.
-        stored_at: When it was published, in seconds since the epoch.
         deliveries: How often it was delivered to a worker, this time included.
         resend: Of a redriven order, the recorded outcome that must not stop it, and when it was
             redriven, in seconds since the epoch; else None.
     """
 
-    __slots__ = (
-        "_item",
-        "_message",
-        "_streams",
-        "deliveries",
-        "key",
-        "resend",
-        "sequence",
-        "stored_at",
-    )
-
     def __init__(self, message: Msg, streams: Streams) -> None:
         self._message = message
         self._streams = streams
-        metadata = message.metadata
-        self.sequence = metadata.sequence.stream
-        self.deliveries = metadata.num_delivered
-        self.stored_at = metadata.timestamp.timestamp()
+        self.sequence = message.metadata.sequence.stream
+        self.deliveries = message.metadata.num_delivered
         headers = message.headers or {}
         self.key = publisher_key(headers)
         self.resend = resend_override(headers)
@@ -129,16 +115,8 @@ class QueuedOrder:
         Raises:
             QueueError: it could not be stored there: it is still in the queue.
         """
-        headers = dead_letter_headers(
-            self._message.headers or {},
-            self._streams.settings,
-            outcome=outcome,
-            reason=reason,
-            attempts=attempts,
-            deliveries=self.deliveries,
-            sequence=self.sequence,
-            stored_at=self.stored_at,
-        )
+        settings = self._streams.settings
+        headers = dead_letter_headers(self._message, settings, outcome, reason, attempts)
         await self._streams.store_dead_letter(self._message.data, headers)
         await self.ack()
 

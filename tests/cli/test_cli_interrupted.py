@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import SEND, Program, completed, order, read_results, read_until, serve, to_lines
+from command_terminal import Terminal
 
 from everlytic_async.sandbox import Sandbox
 
@@ -26,7 +27,9 @@ async def interrupt(process: asyncio.subprocess.Process, number: int = signal.SI
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["ctrl-c", "sigterm", "sighup"],
 )
 async def test_the_first_signal_lets_what_is_in_flight_finish(
     program: Program, orders_file: Write, until: Until, number: int, code: int
@@ -49,6 +52,32 @@ async def test_the_first_signal_lets_what_is_in_flight_finish(
     assert len(results) < ORDERS
     assert f"Nothing after line {len(results)} of {path} was read." in run.err
     assert f"{len(results)} orders from {path}" in run.out
+
+
+async def test_a_terminal_that_is_closed_lets_what_is_in_flight_finish(
+    program: Program, orders_file: Write, until: Until
+) -> None:
+    """As when a window is closed, or an SSH connection is lost: nothing can be written any more."""
+    path = orders_file(*map(order, range(ORDERS)))
+    with serve(latency_s=0.25) as sandbox:
+        with Terminal() as terminal:
+            streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs)
+            process = await (
+                program.with_endpoint(sandbox)
+                .with_env(TERM="xterm-256color")
+                .start(
+                    *(*SEND, "--yes", "--concurrency", "4", "--results", "r.jsonl", path),
+                    **streams,
+                    preexec_fn=terminal.control,
+                )
+            )
+            await until(lambda: sandbox.in_flight == 4 and sandbox.processed >= 4)
+        async with asyncio.timeout(30):
+            assert await process.wait() == 129
+        processed = sandbox.processed
+    outcomes = Counter(each["outcome"] for each in read_results(program.directory / "r.jsonl"))
+    assert outcomes["sent"] == processed < ORDERS
+    assert set(outcomes) <= {"sent", "not_sent"}
 
 
 async def test_a_second_ctrl_c_exits_at_once(

@@ -23,6 +23,7 @@ from command_line import (
     serve,
 )
 from command_queue import Queue, now, write_stores
+from command_terminal import Terminal
 
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
@@ -92,7 +93,12 @@ def test_wrong_hashes_end_their_store_alone_and_its_orders_stay(
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
 )
 async def test_the_first_signal_ends_what_is_in_flight_and_leaves_the_rest_in_the_queue(
     program: Program, queue: Queue, until: Until, number: int
@@ -132,6 +138,24 @@ async def test_it_stops_although_nobody_reads_its_log_any_more(
     process.terminate()
     run = await completed(process)
     assert (run.code, run.out.partition(";")[0]) == (0, "default: 1 sent")
+
+
+@pytest.mark.slow
+async def test_it_stops_when_its_terminal_is_closed(
+    program: Program, queue: Queue, sandbox: Sandbox, until: Until
+) -> None:
+    await queue.publish([order(1)])
+    with Terminal() as terminal:
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs)
+        process = await (
+            queue.visible_to(program)
+            .with_endpoint(sandbox)
+            .start("worker", **streams, preexec_fn=terminal.control)
+        )
+        await until(lambda: sandbox.processed == 1)
+    async with asyncio.timeout(30):
+        assert await process.wait() == 0
+    assert await queue.depth() == 0
 
 
 @pytest.mark.slow

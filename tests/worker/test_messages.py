@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import api
 
 from everlytic_async import ConfigurationError, InvalidOrderError, Order, Outcome
@@ -127,16 +129,13 @@ def test_a_key_from_another_program_is_kept_as_its_digest() -> None:
 # -------------------------------------------------------------------------------- dead letters
 
 
-def dead_headers(headers: dict[str, str], **changes: Any) -> dict[str, str]:
-    fields: dict[str, Any] = {
-        "outcome": Outcome.UNKNOWN,
-        "reason": "it may have been",
-        "attempts": 2,
-        "deliveries": 3,
-        "sequence": 7,
-        "stored_at": 1.5,
-    }
-    return dead_letter_headers(headers, SETTINGS, **{**fields, **changes})
+def dead_headers(
+    headers: dict[str, str], reason: str = "it may have been", stored_at: int = 1_500_000
+) -> dict[str, str]:
+    """Those of the seventh order, stored then in nanoseconds, after its third delivery."""
+    reply = f"$JS.ACK.orders.workers.3.7.1.{stored_at}.0"
+    message = Msg(Client(), "orders", reply, b"", headers)
+    return dead_letter_headers(message, SETTINGS, Outcome.UNKNOWN, reason, 2)
 
 
 def read(headers: dict[str, str]) -> DeadLetter:
@@ -157,7 +156,7 @@ def test_missing_or_odd_headers_are_read_as_nothing_known() -> None:
 
 
 def test_a_dead_letters_id_is_the_orders_place_and_time() -> None:
-    ids = [dead_headers({}, stored_at=at)["Nats-Msg-Id"] for at in (1.5, 1.5, 1.6)]
+    ids = [dead_headers({}, stored_at=at)["Nats-Msg-Id"] for at in (1_000, 1_000, 2_000)]
     assert ids[0] == ids[1] != ids[2]  # a stream that was created again counts from 1
 
 
@@ -178,7 +177,9 @@ def test_a_redriven_order_has_a_new_id_and_disregards_the_recorded_outcome() -> 
     redriven = redrive_headers(dead, 4, 1000.0, SETTINGS)
     later = redrive_headers(dead, 4, 2000.0, SETTINGS)
     of_another_letter = redrive_headers(dead, 5, 1000.0, SETTINGS)
-    of_a_new_stream = redrive_headers(dead_headers(own.headers, stored_at=9.0), 4, 1000.0, SETTINGS)
+    of_a_new_stream = redrive_headers(
+        dead_headers(own.headers, stored_at=9_000), 4, 1000.0, SETTINGS
+    )
     assert redriven["Nats-Msg-Id"] == later["Nats-Msg-Id"]
     different = (own.headers, redriven, of_another_letter, of_a_new_stream)
     assert len({each["Nats-Msg-Id"] for each in different}) == 4

@@ -316,26 +316,30 @@ async def test_messages_logs_and_reprs_hold_no_hash_and_no_address(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
+    messages: list[str] = []
+    headers: list[str] = []
+
+    async def note(message: Any) -> None:
+        headers.append(f"{message.subject} {message.headers}")
+        messages.append(f"{headers[-1]} {message.data!r}")
+
+    subscription = await queue.connection.subscribe(">", cb=note)
     await fill(queue, 5)
+    await queue.publish(order(1), key="jane@example.com")
     await queue.connection.jetstream().publish(
         queue.settings.orders_subject, b'{"contact_email": "jane@example.com"}'
     )
-    messages: list[str] = []
-
-    async def note(message: Any) -> None:
-        messages.append(f"{message.subject} {message.headers} {message.data!r}")
-
-    subscription = await queue.connection.subscribe(">", cb=note)
     async with Shop({"1": "refuse", "2": "fail"}) as shop, shop.client() as client:
         await shop.accept_one(client)
         worker = await drain(client, queue, path)
     await subscription.unsubscribe()
-    assert messages
+    assert any("Everlytic-Key" in each for each in headers)
     logged = [each.getMessage() for each in caplog.records if each.name.endswith(".worker")]
     assert logged
     shown = (repr(worker), repr(worker.status), repr(await dead_letters(queue)))
-    for text in (*logged, *shown):
+    for text in (*logged, *shown, *headers):
         assert "@example" not in text
+        assert "jane" not in text
     assert "customer" not in caplog.text
     for text in (caplog.text, *messages):
         assert STORE_HASH not in text

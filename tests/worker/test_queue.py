@@ -302,22 +302,6 @@ async def test_a_cancelled_pull_loses_nothing(queue: OrderQueue) -> None:
         await pulled[0].ack()
 
 
-async def test_release_puts_back_what_arrived_and_was_not_taken(
-    nats_url: str, settings: QueueSettings
-) -> None:
-    async with make_queue(nats_url, settings) as queue, make_queue(nats_url, settings) as other:
-        pulling = asyncio.ensure_future(queue.pull(1, 30))
-        await until_status(other, idle_workers=1)
-        pulling.cancel()
-        await asyncio.wait({pulling})
-        await other.publish(order(1))  # goes to the request that is still at the server
-        await until_status(other, in_flight=1)
-        await queue.release()
-        [pulled] = await other.pull(1, 10)
-        assert pulled.deliveries == 2
-        assert await queue.pull(1, 0.05) == []
-
-
 async def test_after_a_release_no_order_goes_to_nobody(
     nats_url: str, settings: QueueSettings
 ) -> None:
@@ -331,10 +315,16 @@ async def test_after_a_release_no_order_goes_to_nobody(
             await until_status(other, idle_workers=1)
             pulling.cancel()
             await asyncio.wait({pulling})
-            await asyncio.gather(
-                other.publish(order(number)), release_after(0.0001 * (number % 13))
-            )
+            if number % 2:  # what arrived and was not taken is put back
+                await other.publish(order(number))
+                await until_status(other, in_flight=1)
+                await queue.release()
+            else:
+                await asyncio.gather(
+                    other.publish(order(number)), release_after(0.0001 * (number % 13))
+                )
             [pulled] = await other.pull(1, 5)  # long before ack_wait_s
+            assert pulled.deliveries == 2 or not number % 2
             assert numbers_of([pulled]) == [str(number)]
             await pulled.ack()
 
@@ -486,23 +476,3 @@ async def test_a_letter_of_a_new_stream_is_not_a_duplicate_of_an_old_one(
         assert await queue.redrive([letter]) == 1
         await delete(queue, queue.settings.dead_letter_stream)
     assert (await queue.status()).depth == 1
-
-
-async def test_headers_and_logs_hold_no_address(
-    queue: OrderQueue, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, "everlytic_async")
-    received: list[str] = []
-
-    async def note(message: Any) -> None:
-        received.append(str(message.headers))
-
-    subscription = await queue.connection.subscribe(queue.settings.orders_subject, cb=note)
-    await queue.publish(order(1), key="jane@example.com")
-    await until(lambda: received)
-    await subscription.unsubscribe()
-    [pulled] = await queue.pull(1, 5)
-    for text in (*received, repr(pulled), caplog.text):
-        assert "jane" not in text
-        assert "customer1" not in text
-        assert "@example" not in text

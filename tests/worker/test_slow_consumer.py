@@ -132,35 +132,6 @@ async def test_a_blocked_worker_that_is_disconnected_goes_on(
     assert BACK in logged
 
 
-@pytest.mark.slow
-async def test_a_worker_whose_server_buffers_too_little_gets_all_in_the_end(
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.DEBUG, "everlytic_async")
-    settings = queue_settings(ack_wait_s=0.5, max_bytes=64 * 1024**2)
-    little = {"max_payload": 1024**2, "max_pending": 2 * 1024**2}
-    async with (
-        NatsServer(tmp_path / "nats", config=little) as server,
-        make_queue(server.url, settings) as others,
-        make_queue(server.url, settings) as queue,
-        Shop() as shop,
-        shop.client(len(ALL_ONCE)) as client,
-    ):
-        await publish(others, HANGING)
-        await publish(others, LARGE, LARGE_BYTES)
-        keep_little_unread(queue.connection)
-        worker = make_worker(client, queue, None)
-        async with running(worker):
-            await until_status(others, depth=0)
-            assert worker.status.ready
-        assert cuts(server) != []
-        assert queue.connection.stats["reconnects"] == len(cuts(server))
-        assert await dead_letters(others) == []
-    assert shop.processed == shop.posts == ALL_ONCE
-    assert any(LOST in each for each in warnings(caplog))
-
-
 def test_a_repeated_error_is_logged_once_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
