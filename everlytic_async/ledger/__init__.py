@@ -36,9 +36,8 @@ from everlytic_async.ledger._protocol import (
 
 if TYPE_CHECKING:
     from everlytic_async.ledger._nats import NatsAccess, NatsLedger
-    from everlytic_async.ledger._sqlite import SqliteLedger
+    from everlytic_async.ledger._sqlite import Durability, SqliteLedger
     from everlytic_async.ledger._sqlite_tools import LedgerFile, LedgerSummary
-    from everlytic_async.ledger._sqlite_writer import Durability
 
 __all__ = [
     "Durability",
@@ -60,7 +59,7 @@ __all__ = [
 
 # Loaded when they are used: a client without a ledger needs neither SQLite nor the client of NATS.
 _MODULES = {
-    "Durability": "_sqlite_writer",
+    "Durability": "_sqlite",
     "LedgerFile": "_sqlite_tools",
     "LedgerSummary": "_sqlite_tools",
     "NatsAccess": "_nats",

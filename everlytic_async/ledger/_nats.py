@@ -108,6 +108,7 @@ class NatsLedger(SharedLedger[Bucket]):
         )
         try:
             bucket = await Bucket.open(
+                self._connector,
                 connection,
                 self._name,
                 replicas=self._replicas,
@@ -120,13 +121,6 @@ class NatsLedger(SharedLedger[Bucket]):
             raise
         self._created = bucket.created
         return bucket
-
-    async def _finish(self, opened: Bucket) -> None:
-        await opened.wait_pending()
-
-    async def _close(self, opened: Bucket) -> None:
-        await opened.close()
-        await self._connector.close(opened.connection)
 
 
 @attrs.frozen(eq=False)

@@ -18,7 +18,7 @@ import attrs
 from nats.aio.client import Client
 
 from everlytic_async._cancel import cancel_until_done
-from everlytic_async._nats import NATS_ERRORS
+from everlytic_async._nats import NATS_ERRORS, Connector
 from everlytic_async.errors import LedgerError
 from everlytic_async.ledger._nats_entries import Entries, Stored, encode, kv_key, retry
 from everlytic_async.ledger._nats_runs import Runs
@@ -53,8 +53,15 @@ class Bucket:
     """
 
     def __init__(
-        self, connection: Client, entries: Entries, runs: Runs, *, patience_s: float
+        self,
+        connector: Connector,
+        connection: Client,
+        entries: Entries,
+        runs: Runs,
+        *,
+        patience_s: float,
     ) -> None:
+        self._connector = connector
         self.connection = connection
         self.created = entries.created
         self._entries = entries
@@ -70,6 +77,7 @@ class Bucket:
     @classmethod
     async def open(
         cls,
+        connector: Connector,
         connection: Client,
         name: str,
         *,
@@ -88,7 +96,7 @@ class Bucket:
         async def bind() -> Bucket:
             entries = await Entries.open(stream, name, replicas=replicas, created=created)
             runs = await Runs.open(connection, stream, name, replicas=replicas, ttl_s=heartbeat_s)
-            return cls(connection, entries, runs, patience_s=patience_s)
+            return cls(connector, connection, entries, runs, patience_s=patience_s)
 
         bucket = await retry(name, "opened", patience_s, bind)
         await bucket.start_run()
@@ -103,15 +111,15 @@ class Bucket:
         """Do a piece of work to its end, whether or not somebody waits for it."""
         return _start(work, self._tasks)
 
-    async def wait_pending(self) -> None:
+    async def flush(self) -> None:
         """Wait until everything that was started before has ended."""
         if self._tasks:
             await asyncio.wait(set(self._tasks))
 
     async def close(self) -> None:
-        """Wait until everything has ended, and end the run."""
+        """Wait until everything has ended, end the run, and close the connection."""
         while self._tasks:
-            await self.wait_pending()
+            await self.flush()
         if self._detached and self.connection.is_connected:
             await asyncio.wait(set(self._detached), timeout=self._patience_s)
         for task in set(self._detached):
@@ -119,6 +127,10 @@ class Bucket:
         if self._heartbeat_task is not None:
             await cancel_until_done(self._heartbeat_task)
         await self.runs.end()
+        await self._connector.close(self.connection)
+
+    def abandon(self) -> None:
+        """Its event loop was closed, and the connection with it."""
 
     async def _heartbeat_loop(self) -> None:
         wait_s = self.runs.heartbeat_s

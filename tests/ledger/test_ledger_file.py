@@ -21,8 +21,7 @@ from ledger_zygote import Zygote
 
 from everlytic_async import LedgerError
 from everlytic_async.ledger import Durability, Entry, LedgerFile, LedgerSummary, ResendPolicy, State
-from everlytic_async.ledger._sqlite_schema import MIGRATIONS, check_version, migrate
-from everlytic_async.ledger._sqlite_writer import Claim, Record, SqliteWriter
+from everlytic_async.ledger._sqlite import Claim, Record, SqliteWriter
 
 KNOWN = ResendPolicy()
 
@@ -30,7 +29,7 @@ KNOWN = ResendPolicy()
 def write(file: SqliteWriter, *entries: Entry, host: str = "shop.example") -> None:
     """Record these, or claim them."""
     scope = file.scope(f"a digest of {host}", host)
-    file.execute(
+    file.write(
         [
             Claim(scope, entry.key, entry.body_digest, KNOWN)
             if entry.state is State.IN_FLIGHT
@@ -81,7 +80,7 @@ def cut_off(path: Path) -> None:
 
 def of_a_later_version(path: Path) -> None:
     filled(path, *State)
-    make_database(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    make_database(path, "PRAGMA user_version = 3")
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -170,38 +169,63 @@ def test_durability_is_how_long_a_commit_waits(path: Path) -> None:
 # ------------------------------------------------------------------------------------- migrations
 
 
-def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
-    path.touch()
-    filled(path, State.SENT)
-    with LedgerFile(path) as file:
-        assert pragma(file, "user_version") == len(MIGRATIONS)
-        assert pragma(file, "application_id") == int.from_bytes(b"EVLA")
+#: How each version made its files, in order.
+VERSIONS = [
+    """
+    CREATE TABLE scopes (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, host TEXT NOT NULL
+    );
+    CREATE TABLE runs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT NOT NULL UNIQUE,
+        began REAL NOT NULL, ended REAL
+    );
+    CREATE TABLE orders (
+        scope INTEGER NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, state INTEGER NOT NULL,
+        run INTEGER, attempts INTEGER NOT NULL, status INTEGER, reason TEXT, at REAL NOT NULL,
+        PRIMARY KEY (scope, key)
+    ) WITHOUT ROWID;
+    """,
+    "ALTER TABLE runs ADD COLUMN committed INTEGER NOT NULL DEFAULT 0;",
+]
 
 
-@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
-def test_a_ledger_of_each_earlier_version_is_migrated_with_what_it_holds(
-    path: Path, version: int
-) -> None:
-    with closing(sqlite3.connect(path)) as old, old:
-        migrate(old, MIGRATIONS[:version])
+def old_ledger(path: Path, version: int, more: str = "") -> None:
+    """A ledger of an earlier version, with an order that was sent."""
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript("".join(VERSIONS[:version]))
         old.execute("INSERT INTO scopes (name, host) VALUES ('a', 'shop.example')")
         old.execute("INSERT INTO orders VALUES (1, '1', 'body', 2, NULL, 1, 200, NULL, 5.0)")
+        old.executescript(f"{more}; PRAGMA application_id = 1163283521;")
+        old.execute(f"PRAGMA user_version = {version}")
+        old.commit()
+
+
+@pytest.mark.parametrize("version", range(1, len(VERSIONS) + 1))
+def test_a_ledger_of_each_version_is_used_with_what_it_holds(path: Path, version: int) -> None:
+    old_ledger(path, version)
     for _ in range(2):  # the second time it is a current one
         with LedgerFile(path) as file:
-            assert pragma(file, "user_version") == len(MIGRATIONS)
+            assert pragma(file, "user_version") == len(VERSIONS)
             assert [(host, entry.key) for host, entry in file.entries()] == [("shop.example", "1")]
     filled(path, State.SENT)
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
+    old_ledger(path, 1, "ALTER TABLE runs ADD COLUMN committed")  # as the second one will
+    for must_exist in (False, True):
+        with pytest.raises(LedgerError, match="can't be written: duplicate column"):
+            LedgerFile(path, must_exist=must_exist)
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("PRAGMA user_version").fetchone() == (1,)
+        assert file.execute("SELECT key FROM orders").fetchall() == [("1",)]
+
+
+def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
+    path.touch()
     filled(path, State.SENT)
     with LedgerFile(path) as file:
-        for broken in ("DROP TABLE no_table", "ALTER TABLE orders ADD COLUMN x; nonsense"):
-            with pytest.raises(LedgerError, match="can't be written"), file.transaction():
-                migrate(file.connection, (*MIGRATIONS, broken))
-        assert pragma(file, "user_version") == len(MIGRATIONS)
-        check_version(file.connection, path)
-    assert states_of(path) == {"sent": State.SENT}
+        assert pragma(file, "user_version") == len(VERSIONS)
+        assert pragma(file, "application_id") == int.from_bytes(b"EVLA")
 
 
 # ------------------------------------------------------------------------------------- to look at
@@ -246,9 +270,9 @@ def test_a_scope_has_one_number_and_its_own_keys(path: Path) -> None:
         one, two = file.scope("one", "one.example"), file.scope("two", "one.example")
         assert one != two
         assert other.scope("one", "one.example") == one
-        file.execute([Record(one, Entry("1", State.SENT))])
+        file.write([Record(one, Entry("1", State.SENT))])
         assert other.look_up(two, ["1"]) == {}
-        assert file.execute([Claim(two, "1", "body", KNOWN)]) == [(True, None)]
+        assert file.write([Claim(two, "1", "body", KNOWN)]) == [(True, None)]
 
 
 # ------------------------------------------------------------------------------------------ groups
@@ -274,21 +298,11 @@ def test_a_group_is_executed_as_its_requests_would_be_alone(
         ):
             for number in (1, 2):
                 file.scope(str(number), "shop.example")
-            answers = [answer for group in groups for answer in file.execute(group)]
+            answers = [answer for group in groups for answer in file.write(group)]
             return answers, list(looks.entries())
 
     alone = [[request] for group in groups for request in group]
     assert run("as groups", groups) == run("one by one", alone)
-
-
-def test_a_group_reads_what_it_writes(path: Path) -> None:
-    with SqliteWriter(path) as file:
-        scope = file.scope("one", "one.example")
-        claim = Claim(scope, "1", "body", KNOWN)
-        answers = file.execute([claim, lambda: file.look_up(scope, ["1", "2"]), claim])
-    assert answers[0] == (True, None)
-    assert [entry.state for entry in answers[1].values()] == [State.IN_FLIGHT]
-    assert not answers[2][0]
 
 
 @pytest.mark.parametrize("state", State)
@@ -349,7 +363,7 @@ async def test_a_run_that_goes_on_notices_that_another_has_crashed(
     with SqliteWriter(path) as file:
         await zygote.killed(path)
         scope = file.scope("a scope", "shop.example")
-        ((granted, before),) = file.execute([Claim(scope, "in flight", "body", resend)])
+        ((granted, before),) = file.write([Claim(scope, "in flight", "body", resend)])
     assert granted
     assert before.state is State.UNKNOWN
 

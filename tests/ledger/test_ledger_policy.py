@@ -96,7 +96,9 @@ async def test_any_sent_finds_an_accepted_order_of_this_endpoint(
         assert await other.any_sent()
 
 
-async def test_any_sent_sees_what_is_being_recorded(path: Path) -> None:
+async def test_what_is_being_recorded_is_found(path: Path) -> None:
     async with ledger_at(path).session("this", "shop.example") as this:
         this.record(Entry("1", State.SENT))
         assert await this.any_sent()
+        this.record(Entry("2", State.SENT))
+        assert set(await this.look_up(["2", "3"])) == {"2"}
