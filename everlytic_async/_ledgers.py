@@ -30,7 +30,6 @@ class StreamLedger:
         writer: What claims and records; None if there is no ledger, or it is not open.
         any_sent: Whether it knew, on opening, any order that this endpoint and store accepted.
         expects_skips: Whether it is likely to know the next orders.
-        recording: How many results wait until they are recorded.
     """
 
     def __init__(
@@ -46,12 +45,16 @@ class StreamLedger:
         self.writer: LedgerWriter | None = None
         self.any_sent = False
         self.expects_skips = False
-        self.recording = 0
 
     @property
     def exists(self) -> bool:
         """Whether the stream has one."""
         return self._open_ledger is not None
+
+    @property
+    def recording(self) -> int:
+        """How many results wait until they are recorded."""
+        return 0 if self.writer is None else self.writer.recording
 
     def any_accepted(self) -> bool:
         """Whether the endpoint and store are known to have accepted any order."""
@@ -106,14 +109,8 @@ class StreamLedger:
         """
         if self.writer is None:
             on_recorded(result)
-            return
-
-        def finish(result: OrderResult) -> None:
-            self.recording -= 1
-            on_recorded(result)
-
-        self.recording += 1
-        self.writer.record(result, digest, finish)
+        else:
+            self.writer.record(result, digest, on_recorded)
 
 
 class ClientLedger:

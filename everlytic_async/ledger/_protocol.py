@@ -122,6 +122,10 @@ class ResendPolicy:
 
     states: frozenset[State] = frozenset()
 
+    def with_states(self, states: Collection[State]) -> ResendPolicy:
+        """This policy, with more states that may be sent again."""
+        return ResendPolicy(self.states.union(states)) if states else self
+
     def allows(self, entry: Entry | None, body_digest: str) -> bool:
         """Whether an order with this digest of its body may be sent, given what is known of it."""
         if entry is None or entry.state.rank == 0 or entry.state in self.states:
@@ -247,9 +251,11 @@ def storage_keys(key: str, *, custom: bool = False) -> tuple[str, ...]:
 
     Those kept keys as they came: as this one came, or in Unicode NFD, as it is usual on macOS.
     """
+    if not custom and key.isascii() and _PLAIN_KEY.fullmatch(key):
+        return (key,)  # nearly all
     normal = storage_key(key, custom=custom)
-    if key.isascii() and (normal == key or (custom and key == key.strip())):
-        return (normal,)  # nearly all
+    if custom and key.isascii() and key == key.strip():
+        return (normal,)
     decomposed = unicodedata.normalize("NFD", _normalize(key, custom=custom))
     forms = dict.fromkeys(_digest_unless_plain(form, custom=custom) for form in (key, decomposed))
     return normal, *(form for form in forms if form != normal)
