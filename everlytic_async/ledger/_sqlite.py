@@ -32,7 +32,7 @@ from everlytic_async.ledger._protocol import (
 )
 from everlytic_async.ledger._shared import SharedLedger
 from everlytic_async.ledger._sqlite_checks import FileIdentity, Note, RunFiles
-from everlytic_async.ledger._sqlite_file import UPSERT, SqliteFile, row_from_entry
+from everlytic_async.ledger._sqlite_file import SqliteFile, row_from_entry
 
 __all__ = ["Claim", "Durability", "Record", "SqliteLedger", "SqliteWriter"]
 
@@ -343,7 +343,7 @@ class SqliteWriter(SqliteFile):
                     continue  # its twin was sent, or may have been
             known[place] = entry
             rows[place] = row_from_entry(request.scope, entry, run, now)
-        self.connection.executemany(UPSERT, rows.values())
+        self.write_rows([*rows.values()])
         return answers
 
     def _read_known(self, requests: Iterable[Claim | Record]) -> dict[tuple[int, str], Entry]:

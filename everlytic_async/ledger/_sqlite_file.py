@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +29,7 @@ from everlytic_async.ledger._sqlite_checks import (
     is_busy,
 )
 
-__all__ = ["COLUMNS", "STATES", "UPSERT", "SqliteFile", "entry_from_row", "row_from_entry"]
+__all__ = ["COLUMNS", "STATES", "SqliteFile", "entry_from_row", "row_from_entry"]
 
 #: "EVLA", so that `file` and we recognize our files.
 _APPLICATION_ID = 0x45564C41
@@ -70,19 +71,18 @@ _LOOK_UP = f"""
     FROM json_each(?) AS wanted
     CROSS JOIN orders ON orders.scope = ? AND orders.key = wanted.value
 """  # noqa: S608 - a constant
-_ON_CONFLICT = """
+_INTO = "INTO orders (scope, key, body, state, run, attempts, status, reason, at)"
+_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Within the least number of values that SQLite may be built for.
+_ROWS_AT_ONCE = 100
+_RANK = " ".join(f"WHEN {state.code} THEN {state.rank}" for state in State)
+_MERGE = f"""
+    INSERT {_INTO}
+    SELECT ?, key, body, state, run, attempts, status, reason, at FROM orders WHERE scope = ?
     ON CONFLICT (scope, key) DO UPDATE SET
         body = excluded.body, state = excluded.state, run = excluded.run,
         attempts = excluded.attempts, status = excluded.status, reason = excluded.reason,
         at = excluded.at
-"""
-_INTO = "INSERT INTO orders (scope, key, body, state, run, attempts, status, reason, at)"
-UPSERT = f"{_INTO} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) {_ON_CONFLICT}"
-_RANK = " ".join(f"WHEN {state.code} THEN {state.rank}" for state in State)
-_MERGE = f"""
-    {_INTO}
-    SELECT ?, key, body, state, run, attempts, status, reason, at FROM orders WHERE scope = ?
-    {_ON_CONFLICT}
     WHERE (CASE excluded.state {_RANK} END, excluded.at)
         > (CASE orders.state {_RANK} END, orders.at)
 """  # noqa: S608 - constants
@@ -275,6 +275,15 @@ class SqliteFile:
         rows = self.connection.execute(_LOOK_UP, (json.dumps(list(keys)), scope))
         return {row[0]: entry_from_row(row) for row in rows}
 
+    def write_rows(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Within a transaction: write rows, each of its own order, as of `row_from_entry`."""
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            chunk = rows[start : start + _ROWS_AT_ONCE]
+            # One statement: each gives way to the event loop's thread, and waits for its turn.
+            values = ", ".join([_VALUES] * len(chunk))
+            statement = f"REPLACE {_INTO} VALUES {values}"  # noqa: S608 - constants
+            self.connection.execute(statement, [*chain(*chunk)])
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Take the write lock, and commit what is done within."""
@@ -358,7 +367,7 @@ def entry_from_row(row: Sequence[Any]) -> Entry:
 
 
 def row_from_entry(scope: int, entry: Entry, run: int | None, now: float) -> tuple[Any, ...]:
-    """The values of `UPSERT`.
+    """The row of an entry, for `SqliteFile.write_rows`.
 
     Args:
         scope: The number of the endpoint and store.
