@@ -95,7 +95,14 @@ class Bucket:
 
         async def bind() -> Bucket:
             entries = await Entries.open(stream, name, replicas=replicas, created=created)
-            runs = await Runs.open(connection, stream, name, replicas=replicas, ttl_s=heartbeat_s)
+            runs = await Runs.open(
+                connection,
+                stream,
+                name,
+                replicas=replicas,
+                ttl_s=heartbeat_s,
+                is_new_ledger=entries.is_new,
+            )
             return cls(connector, connection, entries, runs, patience_s=patience_s)
 
         bucket = await retry(name, "opened", patience_s, bind)
@@ -140,7 +147,6 @@ class Bucket:
             try:
                 await self.runs.send_heartbeat()
                 await self._entries.check()
-                await self.runs.check()
             except LedgerError as error:
                 _LOGGER.error("%s", error)  # noqa: TRY400 - the message is complete
                 self._lost = error

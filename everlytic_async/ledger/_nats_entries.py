@@ -20,7 +20,7 @@ from nats.js.kv import KeyValue
 
 from everlytic_async._nats import error_text, with_retries
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._nats_kv import bind_or_create, bucket, check_exists, created_at
+from everlytic_async.ledger._nats_kv import bucket, check_exists, create_if_missing, created_at
 from everlytic_async.ledger._protocol import CRASHED_MESSAGE, Entry, State
 
 __all__ = ["Entries", "Stored", "digest", "encode", "kv_key", "retry"]
@@ -73,10 +73,14 @@ class Entries:
     Attributes:
         name: The bucket's name.
         created: When it was created: another one is not the same memory.
+        is_new: Whether it was created here.
     """
 
-    def __init__(self, stream: JetStreamContext, name: str, info: api.StreamInfo) -> None:
+    def __init__(
+        self, stream: JetStreamContext, name: str, info: api.StreamInfo, *, is_new: bool
+    ) -> None:
         self.name = name
+        self.is_new = is_new
         self.created = created_at(info)
         self._stream = stream
         # Look-ups are a forecast, and any replica may answer them. A claim asks the leader.
@@ -92,8 +96,7 @@ class Entries:
         Raises:
             LedgerError: it is another one, or drops entries.
         """
-        if created is None:
-            await bind_or_create(stream, name, replicas, None)
+        is_new = created is None and await create_if_missing(stream, name, replicas, None)
         info = await check_exists(stream, name, created, _DELETED)
         config = info.config
         bounded = any((bound or 0) > 0 for bound in (config.max_bytes, config.max_msgs))
@@ -102,7 +105,7 @@ class Entries:
                 f"the bucket {name!r} forgets entries, by age or when it is full, and orders would "
                 "be sent twice: give the ledger one of its own"
             )
-        return cls(stream, name, info)
+        return cls(stream, name, info, is_new=is_new)
 
     async def check(self) -> None:
         """Check that the bucket still exists.

@@ -1,8 +1,4 @@
-"""Key-value buckets in JetStream: created if there is none, and never two after one another.
-
-A bucket that is deleted while it is used takes with it what was sent, or who is sending. Whoever
-had it open sends nothing more, even if another process has created a new one.
-"""
+"""Key-value buckets in JetStream: created if there is none, and recognized when used again."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from nats.js.kv import KeyValue
 
 from everlytic_async.errors import LedgerError
 
-__all__ = ["bind_or_create", "bucket", "check_exists", "created_at"]
+__all__ = ["bucket", "check_exists", "create_if_missing", "created_at"]
 
 
 def bucket(stream: JetStreamContext, name: str, *, direct: bool) -> KeyValue:
@@ -22,14 +18,16 @@ def bucket(stream: JetStreamContext, name: str, *, direct: bool) -> KeyValue:
     return KeyValue(name=name, stream=f"KV_{name}", pre=f"$KV.{name}.", js=stream, direct=direct)
 
 
-async def bind_or_create(
+async def create_if_missing(
     stream: JetStreamContext, name: str, replicas: int, ttl_s: float | None
-) -> KeyValue:
-    """A bucket, which is created if there is none."""
+) -> bool:
+    """Create a bucket if there is none: whether that was necessary."""
     try:
-        return await stream.key_value(name)
+        await stream.key_value(name)
     except nats.js.errors.BucketNotFoundError:
         pass
+    else:
+        return False
     config = api.KeyValueConfig(
         bucket=name,
         description="What became of orders for Everlytic",
@@ -40,12 +38,14 @@ async def bind_or_create(
         direct=True,
     )
     try:
-        return await stream.create_key_value(config)
+        await stream.create_key_value(config)
     except nats.js.errors.BadRequestError:
         # Another process has created it meanwhile, perhaps with other settings.
         with contextlib.suppress(nats.js.errors.BucketNotFoundError):
-            return await stream.key_value(name)
+            await stream.key_value(name)
+            return False
         raise
+    return True
 
 
 async def check_exists(
@@ -54,7 +54,8 @@ async def check_exists(
     """What the server says about the bucket that was created then; None for any.
 
     Raises:
-        LedgerError: that one was deleted. The message ends with the advice.
+        LedgerError: that one was deleted, even if there is a new one. The message ends with the
+            advice.
     """
     try:
         info = await stream.stream_info(f"KV_{name}")

@@ -277,20 +277,51 @@ async def test_what_an_outage_cut_off_is_settled_once_the_server_is_back(
 # ----------------------------------------------------------------------- buckets that are not safe
 
 
-async def deleted(place: BucketPlace, what: str) -> None:
+async def deleted(place: BucketPlace, what: str = "") -> None:
     async with connected(place.url) as connection:
         assert await connection.jetstream().delete_key_value(f"{place.bucket}{what}")
 
 
-@pytest.mark.parametrize("what", ["", "_runs"])
+@pytest.mark.parametrize("first", ["a reader", "a new run", "a claim", "a heartbeat"])
+async def test_a_deleted_bucket_of_runs_is_created_again(place: BucketPlace, first: str) -> None:
+    """Heartbeats come back, and until then no run counts as crashed."""
+    # Whether the run's own heartbeat is the first to notice it is a matter of time.
+    settings = {"heartbeat_s": 1.5}
+    async with session_at(place, "of a crashed run", **settings):
+        pass
+    async with (
+        session_at(place, "1", **settings) as run,
+        session_at(place, **settings) as reader,
+        connected(place.url) as connection,
+    ):
+        await until_state(reader, State.UNKNOWN, "of a crashed run")
+        await deleted(place, "_runs")
+        if first == "a new run":
+            async with session_at(place, **settings) as new:
+                assert await state_of(new) is State.IN_FLIGHT
+                assert not (await new.claim("1", "body", AGAIN))[0]
+        elif first == "a claim":
+            assert (await run.claim("2", "body", KNOWN))[0]
+        elif first == "a heartbeat":
+            runs = f"KV_{place.bucket}_runs"
+            await until(lambda: connection.jetstream().stream_info(runs), "the heartbeats")
+        assert await state_of(reader) is State.IN_FLIGHT
+        assert await state_of(reader, "of a crashed run") is State.IN_FLIGHT
+        assert not (await reader.claim("1", "body", AGAIN))[0]
+        await until_state(reader, State.UNKNOWN, "of a crashed run")
+        assert await state_of(reader) is State.IN_FLIGHT
+        await run.record(SENT)
+    assert states_of(place)["1"] is State.SENT
+
+
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_a_run_whose_bucket_is_deleted_sends_nothing_more(
-    place: BucketPlace, what: str, *, replaced: bool
+async def test_a_run_whose_entries_are_deleted_sends_nothing_more(
+    place: BucketPlace, *, replaced: bool
 ) -> None:
     ledger = ledger_at(place, heartbeat_s=0.3)
     async with ledger, ledger.session("a scope", "s.example") as session:
         await session.claim("0", "body", KNOWN)
-        await deleted(place, what)
+        await deleted(place)
         if replaced:
             await keep(place)
         number = 0
@@ -307,10 +338,9 @@ async def test_a_run_whose_bucket_is_deleted_sends_nothing_more(
         await until(is_refused, "the refusal", 10)
         with pytest.raises(LedgerError, match="was deleted while it was in use"):
             await session.claim("x", "body", KNOWN)
-    if not what:
-        with pytest.raises(LedgerError, match="was deleted while it was in use"):
-            async with ledger:
-                pass
+    with pytest.raises(LedgerError, match="was deleted while it was in use"):
+        async with ledger:
+            pass
     async with session_at(place, "y"):  # another ledger starts with a new one
         pass
 
