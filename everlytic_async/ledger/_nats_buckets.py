@@ -113,10 +113,10 @@ class Stored:
 
 
 class Entries:
-    """The bucket of entries; made by `Entries.open`.
+    """The bucket of entries.
 
-    A bucket that is deleted while it is used takes with it what was sent. Whoever had it open sends
-    nothing more, even if another process has created a new one.
+    A bucket that is deleted while it is used takes with it what was sent. A process that had it
+    open sends nothing more, even if another process has created a new one.
 
     Args:
         stream: JetStream.

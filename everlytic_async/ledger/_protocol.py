@@ -94,12 +94,14 @@ class Entry:
 
 def merge_entries(*entries: Entry | None) -> Entry | None:
     """Of several entries of one order the one that forbids most, and of those the latest."""
+    if len(entries) == 1:
+        return entries[0]
     known = [entry for entry in entries if entry is not None]
     return max(known, key=lambda entry: (entry.state.rank, entry.recorded_at), default=None)
 
 
 def released_entry(key: str, body_digest: str, before: Entry | None) -> Entry:
-    """What to record if a claim is given up before anything was sent.
+    """What to record if a claim is released before anything was sent.
 
     Args:
         key: As it is stored.
@@ -122,12 +124,8 @@ class ResendPolicy:
 
     states: frozenset[State] = frozenset()
 
-    def with_states(self, states: Collection[State]) -> ResendPolicy:
-        """This policy, with more states that may be sent again."""
-        return ResendPolicy(self.states.union(states)) if states else self
-
     def allows(self, entry: Entry | None, body_digest: str) -> bool:
-        """Whether an order with this digest of its body may be sent, given what is known of it."""
+        """Whether an order with this digest of its body may be sent, by what is known of it."""
         if entry is None or entry.state.rank == 0 or entry.state in self.states:
             return True
         # With another body it is another order to the endpoint.

@@ -75,7 +75,7 @@ class RunFiles:
         self._paths = _lock_path(ledger, token), _note_path(ledger, token)
         self._lock: sqlite3.Connection | None = None
         self._note: int | None = None
-        # Whoever may write the ledger must be able to see which runs are alive.
+        # All who may write the ledger must be able to see which runs are alive.
         mode = stat.S_IMODE(ledger.stat().st_mode) & 0o666
         try:
             for path in self._paths:
@@ -308,7 +308,7 @@ def _lost_error(path: Path, started_at: float) -> LedgerError:
 class FileIdentity:
     """Which files are found by a ledger's names when it is opened.
 
-    The log and its index too: whoever opens the ledger without them gets new ones, and neither sees
+    The log and its index too: who opens the ledger without them gets new ones, and neither sees
     the other's claims.
 
     Args:

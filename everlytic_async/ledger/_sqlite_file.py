@@ -125,7 +125,7 @@ class SqliteFile:
         clock: Callable[[], float] = time.time,
     ) -> None:
         # Absolute: the working directory may change, and to SQLite a name such as ":memory:" is
-        # not a file. Without links: whoever opens it by one must find the locks of the others.
+        # not a file. Without links: a process that opens it by one must find the others' locks.
         self.path = Path(os.path.realpath(path))
         self.clock = clock
         self.token = ""  # names the run of this object, if it has one

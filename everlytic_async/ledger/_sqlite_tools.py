@@ -39,10 +39,10 @@ _FIND = f"""
 class LedgerSummary:
     """What a ledger holds.
 
-    An endpoint and store that never processed an order, nor perhaps did, nor refused one, is
-    counted only if there is no other: a run with a mistyped address or store hash leaves all its
-    orders as not sent, and the run with the right one records the same orders again. If there are
-    only such stores, the last one used is counted.
+    An endpoint and store that never accepted or refused an order, even perhaps, is counted only if
+    there is no other: a run with a mistyped address or store hash leaves all its orders as not
+    sent, and the run with the right one records the same orders again. If there are only such
+    stores, the last one used is counted.
 
     Attributes:
         counts: How many orders are in each state.

@@ -34,7 +34,6 @@ __all__ = [
     "LedgerWriter",
     "QueueKey",
     "ResendOverride",
-    "any_sent",
     "body_digest",
     "resend_policy",
 ]
@@ -74,15 +73,6 @@ def resend_policy(delivery: Delivery, resend: Collection[Outcome]) -> ResendPoli
 def body_digest(body: bytes) -> str:
     """A digest that is equal for equal bodies, and says nothing else about them."""
     return hashlib.blake2b(body, digest_size=16).hexdigest()
-
-
-async def any_sent(session: LedgerSession) -> bool:
-    """Whether the ledger knows an order that the endpoint and store accepted.
-
-    A caller's own ledger that has no such method knows of none.
-    """
-    ask = getattr(session, "any_sent", None)
-    return False if ask is None else bool(await ask())
 
 
 @attrs.frozen
@@ -172,8 +162,9 @@ class LedgerWriter:
         skipped = {}
         for index, (keys, (key, digest)) in enumerate(zip(stored, orders, strict=True)):
             entry = merge_entries(*map(entries.get, keys))
-            policy = self._policy.with_states(self._override(key, entry))
-            if entry is not None and not policy.allows(entry, digest):
+            if entry is None:
+                continue
+            if not _add_override(self._policy, key, entry).allows(entry, digest):
                 skipped[index] = _skipped_error(entry, digest)
         return skipped
 
@@ -197,7 +188,7 @@ class LedgerWriter:
             if earlier or (isinstance(key, QueueKey) and key.override is not None):
                 found = await self._session.look_up([stored, *earlier])
                 before = merge_entries(*map(found.get, earlier))
-                policy = policy.with_states(self._override(key, merge_entries(*found.values())))
+                policy = _add_override(policy, key, merge_entries(*found.values()))
             if policy.allows(before, digest):
                 granted, entry = await self._session.claim(stored, digest, policy)
             else:
@@ -242,7 +233,9 @@ class LedgerWriter:
         if state in self._policy.states and not isinstance(key, QueueKey):
             self._resent.add(entry.key)
         try:
-            recording = asyncio.ensure_future(self._session.record(entry))
+            recording = self._session.record(entry)
+            if not isinstance(recording, asyncio.Future):
+                recording = asyncio.ensure_future(recording)
         except Exception as error:  # noqa: BLE001 - it is closed, or a caller's own raises anything
             self._fail(error)
             on_recorded(result)
@@ -281,13 +274,13 @@ class LedgerWriter:
     def _is_custom(self, key: str) -> bool:
         return self._custom_keys and not isinstance(key, QueueKey)
 
-    @staticmethod
-    def _override(key: str, entry: Entry | None) -> Collection[State]:
-        """The states that the order's own addition to the policy allows, given what is known."""
-        override = key.override if isinstance(key, QueueKey) else None
-        if override is None or entry is None or entry.recorded_at > override.recorded_before:
-            return ()
-        return (_STATES[override.outcome],)
+
+def _add_override(policy: ResendPolicy, key: str, entry: Entry | None) -> ResendPolicy:
+    """The policy, with the order's own addition to it if what is known is old enough for that."""
+    override = key.override if isinstance(key, QueueKey) else None
+    if override is None or entry is None or entry.recorded_at > override.recorded_before:
+        return policy
+    return ResendPolicy(policy.states | {_STATES[override.outcome]})
 
 
 def _skipped_error(entry: Entry, digest: str) -> SkippedError:
