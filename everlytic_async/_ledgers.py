@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from functools import partial
 
 from everlytic_async._encoding import encode, order_key
@@ -11,11 +16,22 @@ from everlytic_async._job import Job
 from everlytic_async._sender import Sender
 from everlytic_async.errors import ConfigurationError, SkippedError
 from everlytic_async.ledger import Ledger, LedgerSession, ResendPolicy
-from everlytic_async.ledger.claims import LedgerWriter, any_sent, body_digest, resend_policy
+from everlytic_async.ledger.claims import LedgerWriter, body_digest, resend_policy
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import OrderResult, Outcome
 
-OpenLedger = Callable[[], AbstractAsyncContextManager[LedgerSession]]
+_Opener = Callable[[], AbstractAsyncContextManager[LedgerSession]]
+
+
+@asynccontextmanager
+async def _open_and_ask(opener: _Opener) -> AsyncIterator[tuple[LedgerSession, bool]]:
+    """A ledger, and whether it knows an order that the endpoint and store accepted.
+
+    A caller's own ledger that can't be asked knows of none.
+    """
+    async with opener() as session:
+        ask = getattr(session, "any_sent", None)
+        yield session, ask is not None and bool(await ask())
 
 
 class StreamLedger:
@@ -30,12 +46,11 @@ class StreamLedger:
         writer: What claims and records; None if there is no ledger, or it is not open.
         any_sent: Whether it knew, on opening, any order that this endpoint and store accepted.
         expects_skips: Whether it is likely to know the next orders.
-        recording: How many results wait until they are recorded.
     """
 
     def __init__(
         self,
-        open_ledger: OpenLedger | None,
+        open_ledger: _Opener | None,
         policy: ResendPolicy,
         accepted_any: Callable[[], bool],
     ) -> None:
@@ -46,12 +61,16 @@ class StreamLedger:
         self.writer: LedgerWriter | None = None
         self.any_sent = False
         self.expects_skips = False
-        self.recording = 0
 
     @property
     def exists(self) -> bool:
         """Whether the stream has one."""
         return self._open_ledger is not None
+
+    @property
+    def recording(self) -> int:
+        """How many results wait until they are recorded."""
+        return 0 if self.writer is None else self.writer.recording
 
     def any_accepted(self) -> bool:
         """Whether the endpoint and store are known to have accepted any order."""
@@ -65,13 +84,11 @@ class StreamLedger:
         """
         if self._open_ledger is None:
             return
-        async with AsyncExitStack() as stack:
-            session = await stack.enter_async_context(self._open_ledger())
-            self.any_sent = await any_sent(session)
-            self.writer = LedgerWriter(
-                session, self._policy, custom_keys=custom_keys, any_accepted=self.any_accepted
-            )
-            self._closing = stack.pop_all()
+        opening = _open_and_ask(self._open_ledger)
+        session, self.any_sent = await self._closing.enter_async_context(opening)
+        self.writer = LedgerWriter(
+            session, self._policy, custom_keys=custom_keys, any_accepted=self.any_accepted
+        )
         self.expects_skips = True
 
     async def close(self) -> None:
@@ -106,14 +123,8 @@ class StreamLedger:
         """
         if self.writer is None:
             on_recorded(result)
-            return
-
-        def finish(result: OrderResult) -> None:
-            self.recording -= 1
-            on_recorded(result)
-
-        self.recording += 1
-        self.writer.record(result, digest, finish)
+        else:
+            self.writer.record(result, digest, on_recorded)
 
 
 class ClientLedger:
@@ -142,12 +153,8 @@ class ClientLedger:
         """
         if self._ledger is None:
             return
-        self._session = await self._closing.enter_async_context(self._open(self._ledger))
-        try:
-            self._any_sent = await any_sent(self._session)
-        except BaseException:
-            await self.close()
-            raise
+        opening = _open_and_ask(partial(self._open, self._ledger))
+        self._session, self._any_sent = await self._closing.enter_async_context(opening)
 
     async def close(self) -> None:
         """Close it."""
@@ -176,7 +183,7 @@ class ClientLedger:
         Raises:
             ConfigurationError, TypeError: an argument is wrong.
         """
-        open_ledger: OpenLedger | None = None
+        open_ledger: _Opener | None = None
         if ledger is not None:
             open_ledger = partial(self._open, _checked(ledger))
         elif (session := self._session) is not None:

@@ -1,15 +1,13 @@
 """Persistent record of every order's outcome, so that a second run sends only the remaining ones.
 
 ``_protocol`` says what a ledger is, and which orders may be sent again. ``claims`` is how the core
-uses any ledger. Two implement it:
+uses any ledger. Two implement it, and both are opened by the first stream and closed by the last
+(``_shared``):
 
-- SQLite: the schema is in ``_sqlite_schema``. ``_sqlite_file`` opens a file safely, with
-  ``_sqlite_checks`` and ``_sqlite_runs``; ``_sqlite_writer`` claims and records, ``_sqlite`` does
-  so for the event loop; ``_sqlite_tools`` is for people.
-- NATS, of the extra ``nats``: ``_nats_entries`` and ``_nats_runs`` are its two buckets
-  (``_nats_kv``), ``_nats_bucket`` claims and records, ``_nats`` opens and closes it.
-
-Both are opened by the first stream and closed by the last: ``_shared``.
+- SQLite: ``_sqlite`` claims and records in one thread, ``_sqlite_file`` has the schema and opens
+  the file, ``_sqlite_checks`` refuses what is not safe, ``_sqlite_tools`` is for people.
+- NATS, of the extra ``nats``: ``_nats`` claims and records, ``_nats_buckets`` keeps its entries and
+  which processes are alive.
 
 A ledger in Postgres would be one more module that implements ``_protocol.Ledger``.
 
@@ -36,9 +34,8 @@ from everlytic_async.ledger._protocol import (
 
 if TYPE_CHECKING:
     from everlytic_async.ledger._nats import NatsAccess, NatsLedger
-    from everlytic_async.ledger._sqlite import SqliteLedger
+    from everlytic_async.ledger._sqlite import Durability, SqliteLedger
     from everlytic_async.ledger._sqlite_tools import LedgerFile, LedgerSummary
-    from everlytic_async.ledger._sqlite_writer import Durability
 
 __all__ = [
     "Durability",
@@ -60,7 +57,7 @@ __all__ = [
 
 # Loaded when they are used: a client without a ledger needs neither SQLite nor the client of NATS.
 _MODULES = {
-    "Durability": "_sqlite_writer",
+    "Durability": "_sqlite",
     "LedgerFile": "_sqlite_tools",
     "LedgerSummary": "_sqlite_tools",
     "NatsAccess": "_nats",

@@ -94,12 +94,14 @@ class Entry:
 
 def merge_entries(*entries: Entry | None) -> Entry | None:
     """Of several entries of one order the one that forbids most, and of those the latest."""
+    if len(entries) == 1:
+        return entries[0]
     known = [entry for entry in entries if entry is not None]
     return max(known, key=lambda entry: (entry.state.rank, entry.recorded_at), default=None)
 
 
 def released_entry(key: str, body_digest: str, before: Entry | None) -> Entry:
-    """What to record if a claim is given up before anything was sent.
+    """What to record if a claim is released before anything was sent.
 
     Args:
         key: As it is stored.
@@ -123,7 +125,7 @@ class ResendPolicy:
     states: frozenset[State] = frozenset()
 
     def allows(self, entry: Entry | None, body_digest: str) -> bool:
-        """Whether an order with this digest of its body may be sent, given what is known of it."""
+        """Whether an order with this digest of its body may be sent, by what is known of it."""
         if entry is None or entry.state.rank == 0 or entry.state in self.states:
             return True
         # With another body it is another order to the endpoint.
@@ -247,9 +249,11 @@ def storage_keys(key: str, *, custom: bool = False) -> tuple[str, ...]:
 
     Those kept keys as they came: as this one came, or in Unicode NFD, as it is usual on macOS.
     """
+    if not custom and key.isascii() and _PLAIN_KEY.fullmatch(key):
+        return (key,)  # nearly all
     normal = storage_key(key, custom=custom)
-    if key.isascii() and (normal == key or (custom and key == key.strip())):
-        return (normal,)  # nearly all
+    if custom and key.isascii() and key == key.strip():
+        return (normal,)
     decomposed = unicodedata.normalize("NFD", _normalize(key, custom=custom))
     forms = dict.fromkeys(_digest_unless_plain(form, custom=custom) for form in (key, decomposed))
     return normal, *(form for form in forms if form != normal)

@@ -7,14 +7,28 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from everlytic_async._cancel import run_shielded, run_to_end
 from everlytic_async.errors import ConfigurationError, LedgerError
 
-__all__ = ["SharedLedger"]
+__all__ = ["OpenLedger", "SharedLedger"]
 
-_T = TypeVar("_T")
+
+class OpenLedger(Protocol):
+    """A ledger while it is open."""
+
+    async def flush(self) -> None:
+        """Wait until all that was asked for before is done."""
+
+    async def close(self) -> None:
+        """Wait until all that was asked for is done, and close it."""
+
+    def abandon(self) -> None:
+        """Give it up without its event loop, which was closed before."""
+
+
+_T = TypeVar("_T", bound=OpenLedger)
 
 
 class SharedLedger(ABC, Generic[_T]):
@@ -87,7 +101,7 @@ class SharedLedger(ABC, Generic[_T]):
                     f"its own): they may share the {self._place}"
                 )
             if self._opened is not None:
-                self._abandon(self._opened)
+                self._opened.abandon()
         self._loop, self._pid = loop, pid
         self._reset()
 
@@ -104,20 +118,10 @@ class SharedLedger(ABC, Generic[_T]):
             await run_to_end(self._release(self._opened))
 
     async def _release(self, opened: _T) -> None:
-        await self._finish(opened)
+        await opened.flush()
         if not self._users and self._opened is opened:
             self._opened = None
-            await self._close(opened)
+            await opened.close()
 
     @abstractmethod
     async def _open(self) -> _T: ...
-
-    @abstractmethod
-    async def _finish(self, opened: _T) -> None:
-        """Wait until all that was asked for is done."""
-
-    @abstractmethod
-    async def _close(self, opened: _T) -> None: ...
-
-    def _abandon(self, opened: _T) -> None:
-        """Give up what was open in an event loop that was closed before."""

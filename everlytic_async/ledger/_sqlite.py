@@ -1,141 +1,61 @@
-"""`SqliteLedger`: a ledger in an SQLite file, written in groups of claims and outcomes.
+"""`SqliteLedger`: a ledger in an SQLite file, which one thread reads and writes.
 
-`_Groups` decides when the SQL of ``_sqlite_writer`` runs. What is asked for within a moment is one
-group and one transaction: a commit costs as much as ten orders.
-
-With durability PROCESS a commit only reaches the system's page cache, which is faster than a hop to
-a thread and back, so it runs on the event loop. Whatever may have to wait, for the disk or for
-another process, runs in the ledger's one thread.
+Claims and outcomes that are asked for within a moment are one group and one transaction: a commit
+costs as much as ten orders. `_Thread` makes the groups, and `SqliteWriter` has their SQL.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+import secrets
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import attrs
 
-from everlytic_async.errors import ConfigurationError
-from everlytic_async.ledger._protocol import Entry, LedgerSession, ResendPolicy, released_entry
-from everlytic_async.ledger._shared import SharedLedger
-from everlytic_async.ledger._sqlite_schema import is_busy
-from everlytic_async.ledger._sqlite_writer import (
-    Claim,
-    Durability,
-    Record,
-    Request,
-    SqliteWriter,
+from everlytic_async.errors import ConfigurationError, LedgerError
+from everlytic_async.ledger._protocol import (
+    Entry,
+    LedgerSession,
+    ResendPolicy,
+    State,
+    released_entry,
 )
+from everlytic_async.ledger._shared import SharedLedger
+from everlytic_async.ledger._sqlite_checks import FileIdentity, Note, RunFiles
+from everlytic_async.ledger._sqlite_file import SqliteFile, row_from_entry
 
-__all__ = ["SqliteLedger"]
+__all__ = ["Claim", "Durability", "Record", "SqliteLedger", "SqliteWriter"]
 
-# After a group that was written the next one waits at least this long, in seconds.
+_T = TypeVar("_T")
+# From one group to the next, in seconds.
 _COMMIT_INTERVAL_S = 0.002
-
-_Group = Sequence[tuple[Request, asyncio.Future[Any]]]
-
-
-class _Groups:
-    """Executes requests in groups: on the event loop where it does not have to wait.
-
-    Args:
-        writer: The file.
-        thread: Where the file was opened.
-        on_loop: Whether commits need not wait for the disk.
-    """
-
-    def __init__(self, writer: SqliteWriter, thread: ThreadPoolExecutor, *, on_loop: bool) -> None:
-        self.writer = writer
-        self._thread = thread
-        self._on_loop = on_loop
-        self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[Request, asyncio.Future[Any]]] = []
-        self._timer: asyncio.TimerHandle | None = None  # of the next group
-        self._next_at = 0.0  # not before this, by the loop's clock
-        self._in_thread = False  # whether the thread is using the file
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether anything is left to do."""
-        return bool(self._waiting) or self._in_thread
-
-    def submit(self, request: Request) -> asyncio.Future[Any]:
-        """Have a request executed with the next group."""
-        future = self._loop.create_future()
-        self._waiting.append((request, future))
-        self._schedule()
-        return future
-
-    def release(self, claim: Claim, granted: bool, before: Entry | None) -> None:
-        """Give up a claim that was cancelled before anything was sent."""
-        if granted:
-            entry = released_entry(claim.key, claim.body_digest, before)
-            self.submit(Record(claim.scope, entry))
-
-    async def close(self) -> None:
-        """Close the file."""
-        try:
-            await self._loop.run_in_executor(self._thread, self.writer.close)
-        finally:
-            self._thread.shutdown()
-
-    def abandon(self) -> None:
-        """Close the file without the event loop, which was closed before."""
-        self._thread.submit(self.writer.close)
-        self._thread.shutdown(wait=False)
-
-    def _schedule(self) -> None:
-        if self._waiting and self._timer is None and not self._in_thread:
-            self._timer = self._loop.call_at(self._next_at, self._execute)
-
-    def _execute(self) -> None:
-        self._timer = None
-        group, self._waiting = self._waiting, []
-        requests = [request for request, _ in group]
-        if self._on_loop and not self.writer.is_checkpoint_due:
-            try:
-                answers = self.writer.execute(requests, wait=False)
-            except Exception as error:  # noqa: BLE001 - every future gets an answer
-                if not is_busy(error.__cause__):
-                    self._resolve(group, error)
-                    return
-            else:
-                self._resolve(group, answers)
-                return
-        self._in_thread = True
-        executing = self._loop.run_in_executor(self._thread, self.writer.execute, requests)
-        executing.add_done_callback(partial(self._on_executed, group))
-
-    def _on_executed(self, group: _Group, executing: asyncio.Future[list[Any]]) -> None:
-        self._in_thread = False
-        error = executing.exception()
-        self._resolve(group, executing.result() if error is None else error)
-
-    def _resolve(self, group: _Group, answers: Sequence[Any] | BaseException) -> None:
-        """Answer each request of a group, and schedule the next one."""
-        if any(isinstance(request, Claim | Record) for request, _ in group):
-            self._next_at = self._loop.time() + _COMMIT_INTERVAL_S
-        if isinstance(answers, BaseException):
-            for _, future in group:
-                if not future.done():
-                    future.set_exception(answers)
-                    future.exception()  # who does not await it notices at the next request
-        else:
-            for (request, future), answer in zip(group, answers, strict=True):
-                if not future.done():
-                    future.set_result(answer)
-                elif isinstance(request, Claim):
-                    self.release(request, *answer)
-        self._schedule()
+# After this many transactions the log is written into the file, which waits for the disk.
+_CHECKPOINT_AFTER = 100
+# A claim of what another run has in flight checks at most this often whether that one is alive, in
+# seconds.
+_STALE_CHECK_S = 1.0
 
 
-class SqliteLedger(SharedLedger[_Groups]):
+class Durability(enum.StrEnum):
+    """What a recorded intent or outcome survives."""
+
+    #: The death of the process, by SIGKILL too, but perhaps not a loss of power.
+    PROCESS = "process"
+    #: A loss of power as well: each group of commits waits for the disk.
+    POWER = "power"
+
+
+class SqliteLedger(SharedLedger["_Thread"]):
     """A ledger in one SQLite file; any number of streams and processes on a machine may share it.
 
     Hand it to `EverlyticClient` or to `EverlyticClient.stream_orders`, which open and close it.
@@ -177,34 +97,26 @@ class SqliteLedger(SharedLedger[_Groups]):
     async def session(self, scope: str, host: str) -> AsyncIterator[LedgerSession]:
         """Use it for one endpoint and store; see `everlytic_async.Ledger.session`."""
         async with self:
-            number = await self.opened.submit(partial(self.opened.writer.scope, scope, host))
+            number = await self.opened.run(self.opened.file.scope, scope, host)
             yield _Session(self, number)
 
-    async def _open(self) -> _Groups:
+    async def _open(self) -> _Thread:
         thread = ThreadPoolExecutor(1, thread_name_prefix="everlytic_async-ledger")
         opening = thread.submit(
-            partial(SqliteWriter, self._name, durability=self._durability, wait_s=self._wait_s)
+            SqliteWriter, self._name, durability=self._durability, wait_s=self._wait_s
         )
         try:
-            writer = await asyncio.wrap_future(opening)
+            return _Thread(thread, await asyncio.wrap_future(opening))
         except BaseException:
             # We were cancelled, perhaps, and it will be opened yet; the loop may be gone by then.
-            opening.add_done_callback(_close_writer)
+            opening.add_done_callback(_close_file)
             thread.shutdown(wait=False)
             raise
-        return _Groups(writer, thread, on_loop=self._durability is Durability.PROCESS)
 
-    async def _finish(self, opened: _Groups) -> None:
-        # Once: those who stay may ask for more and more. The last to leave waits for all.
-        await asyncio.wait([opened.submit(_flush)])
-        while opened.is_busy and not self._users:
-            await asyncio.wait([opened.submit(_flush)])
 
-    async def _close(self, opened: _Groups) -> None:
-        await opened.close()
-
-    def _abandon(self, opened: _Groups) -> None:
-        opened.abandon()
+def _close_file(opening: Future[SqliteWriter]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 @attrs.frozen(eq=False)
@@ -215,40 +127,310 @@ class _Session:
     _scope: int
 
     async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
-        groups = self._ledger.opened
-        known: Mapping[str, Entry] = await groups.submit(
-            partial(groups.writer.look_up, self._scope, keys)
-        )
-        return known
+        thread = self._ledger.opened
+        return await thread.run(thread.file.look_up, self._scope, keys)
 
     async def claim(
         self, key: str, body_digest: str, policy: ResendPolicy
     ) -> tuple[bool, Entry | None]:
         claim = Claim(self._scope, key, body_digest, policy)
-        groups = self._ledger.opened
-        future = groups.submit(claim)
+        thread = self._ledger.opened
+        future = thread.write(claim)
         try:
-            granted, before = await future
+            answer: tuple[bool, Entry | None] = await future
         except asyncio.CancelledError:
             if not future.cancelled() and future.exception() is None:
                 # The answer came in the same turn of the event loop.
-                groups.release(claim, *future.result())
+                thread.release(claim, *future.result())
             raise
-        return granted, before
+        return answer
 
     def record(self, entry: Entry) -> Awaitable[None]:
-        return self._ledger.opened.submit(Record(self._scope, entry))
+        return self._ledger.opened.write(Record(self._scope, entry))
 
     async def any_sent(self) -> bool:
-        groups = self._ledger.opened
-        found: bool = await groups.submit(partial(groups.writer.any_sent, self._scope))
-        return found
+        thread = self._ledger.opened
+        return await thread.run(thread.file.any_sent, self._scope)
 
 
-def _flush() -> None:
-    """A request that is done once all that were made before are."""
+# Without slots a frozen class is made in half the time.
+@attrs.frozen(slots=False, eq=False)
+class Claim:
+    """A request to claim an order. The answer: whether it may be sent, and what was known."""
+
+    scope: int
+    key: str
+    body_digest: str
+    policy: ResendPolicy
 
 
-def _close_writer(opening: Future[SqliteWriter]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()
+@attrs.frozen(slots=False, eq=False)
+class Record:
+    """A request to record an outcome. The answer: None."""
+
+    scope: int
+    entry: Entry
+
+    @property
+    def key(self) -> str:
+        """The order's key."""
+        return self.entry.key
+
+
+_Group = list[tuple[Claim | Record, asyncio.Future[Any]]]
+
+
+class _Thread:
+    """The thread of a ledger that is open: it does one thing after another, in groups.
+
+    Attributes:
+        file: The file, which only the thread uses.
+    """
+
+    def __init__(self, executor: ThreadPoolExecutor, file: SqliteWriter) -> None:
+        self.file = file
+        self._executor = executor
+        self._loop = asyncio.get_running_loop()
+        self._group: _Group = []  # the next one
+        self._timer: asyncio.TimerHandle | None = None  # of the next group
+        self._next_at = 0.0  # not before this, by the loop's clock
+        self._is_writing = False
+
+    def write(self, request: Claim | Record) -> asyncio.Future[Any]:
+        """Execute a request with the next group; its answer."""
+        future = self._loop.create_future()
+        self._group.append((request, future))
+        if self._timer is None and not self._is_writing:
+            self._schedule()
+        return future
+
+    def run(self, work: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
+        """Do some work by itself, after all that was asked for before."""
+        self._write_group()
+        return self._loop.run_in_executor(self._executor, work, *args)
+
+    def release(self, claim: Claim, granted: bool, before: Entry | None) -> None:
+        """Give up a claim that was cancelled before anything was sent."""
+        if granted:
+            entry = released_entry(claim.key, claim.body_digest, before)
+            self.write(Record(claim.scope, entry))
+
+    async def flush(self) -> None:
+        """Wait until all that was asked for is done."""
+        await self.run(_nothing)
+
+    async def close(self) -> None:
+        """Close the file, after all that was asked for."""
+        try:
+            while self._group:  # claims that were cancelled meanwhile
+                await self.flush()
+            await self.run(self.file.close)
+        finally:
+            self._executor.shutdown()
+
+    def abandon(self) -> None:
+        """Close the file without the event loop, which was closed before."""
+        self._executor.submit(self.file.close)
+        self._executor.shutdown(wait=False)
+
+    def _schedule(self) -> None:
+        self._timer = self._loop.call_at(self._next_at, self._write_group)
+
+    def _write_group(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._group:
+            return
+        group, self._group = self._group, []
+        self._is_writing = True
+        self._next_at = self._loop.time() + _COMMIT_INTERVAL_S
+        requests = [request for request, _ in group]
+        writing = self._loop.run_in_executor(self._executor, self.file.write, requests)
+        writing.add_done_callback(partial(self._on_written, group))
+
+    def _on_written(self, group: _Group, writing: asyncio.Future[list[Any]]) -> None:
+        """Answer each request of a group, and schedule the next one."""
+        self._is_writing = False
+        error = writing.exception()
+        for (request, future), answer in zip(
+            group, [None] * len(group) if error else writing.result(), strict=True
+        ):
+            if future.done():  # it was cancelled
+                if answer is not None and isinstance(request, Claim):
+                    self.release(request, *answer)
+            elif error is None:
+                future.set_result(answer)
+            else:
+                future.set_exception(error)
+                future.exception()  # who does not await it notices at the next request
+        if self._group and self._timer is None:
+            self._schedule()
+
+
+def _nothing() -> None:
+    """Work that is done once all before it is."""
+
+
+class SqliteWriter(SqliteFile):
+    """A ledger's file in use by a run, a process that may send. Its methods block."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = Durability.PROCESS,
+        wait_s: float = 5.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(path, wait_s=wait_s, clock=clock)
+        self._identity = FileIdentity(self.path, Path(path).absolute())
+        self._stale_checked_at = -math.inf
+        self._note = Note()
+        self._run: int | None = None
+        self._files: RunFiles | None = None
+        try:
+            full = Durability(durability) is Durability.POWER
+            self.connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+            # A commit writes only to the log; `_checkpoint` does the rest.
+            self.connection.execute("PRAGMA wal_autocheckpoint = 0")
+            self._start_run()
+        except BaseException:
+            self.close()
+            raise
+
+    # ---------------------------------------------------------------------------- claims, outcomes
+
+    def write(self, requests: Sequence[Claim | Record]) -> list[Any]:
+        """Execute a group of requests in one transaction; their answers.
+
+        Raises:
+            LedgerError: it can't be done: then nothing of it was.
+        """
+        if self._note.committed - self._note.checkpointed >= _CHECKPOINT_AFTER:
+            self._checkpoint()
+        with self.transaction():
+            answers = self._write(requests)
+            self.connection.execute(
+                "UPDATE runs SET committed = committed + 1 WHERE id = ?", (self._run,)
+            )
+        # Afterwards: what was committed to a file that nobody finds again is not a record.
+        self._identity.check()
+        self._update_note(committed=self._note.committed + 1)
+        return answers
+
+    def _write(self, requests: Sequence[Claim | Record]) -> list[Any]:
+        now = self.clock()
+        known = self._read_known(requests)
+        if self._should_check_stale(known):
+            self.recover_crashed_runs()
+            known = self._read_known(requests)
+        answers: list[Any] = []
+        rows: dict[tuple[int, str], tuple[Any, ...]] = {}
+        for request in requests:
+            place = request.scope, request.key
+            before = known.get(place)
+            if isinstance(request, Claim):
+                granted = request.policy.allows(before, request.body_digest)
+                answers.append((granted, before))
+                if not granted:
+                    continue
+                run, entry = self._run, Entry(request.key, State.IN_FLIGHT, request.body_digest)
+            else:
+                run, entry = None, request.entry
+                answers.append(None)
+                if entry.state is State.INVALID and before is not None and before.state.rank:
+                    continue  # its twin was sent, or may have been
+            known[place] = entry
+            rows[place] = row_from_entry(request.scope, entry, run, now)
+        self.write_rows([*rows.values()])
+        return answers
+
+    def _read_known(self, requests: Iterable[Claim | Record]) -> dict[tuple[int, str], Entry]:
+        """The entries of the orders to claim, and of invalid ones."""
+        keys: dict[int, list[str]] = {}
+        for request in requests:
+            if isinstance(request, Claim) or request.entry.state is State.INVALID:
+                keys.setdefault(request.scope, []).append(request.key)
+        return {
+            (scope, key): entry
+            for scope, wanted in keys.items()
+            for key, entry in self.read(scope, wanted).items()
+        }
+
+    def _should_check_stale(self, known: Mapping[tuple[int, str], Entry]) -> bool:
+        """Whether to look for crashed runs: a worker that runs for months must notice them."""
+        now = time.monotonic()
+        if now - self._stale_checked_at < _STALE_CHECK_S or not any(
+            entry.state is State.IN_FLIGHT for entry in known.values()
+        ):
+            return False
+        self._stale_checked_at = now
+        return True
+
+    def look_up(self, scope: int, keys: Sequence[str]) -> dict[str, Entry]:
+        """What is known of these orders."""
+        with self.translate_errors("read"):
+            return self.read(scope, keys)
+
+    def any_sent(self, scope: int) -> bool:
+        """Whether any order of a scope was sent."""
+        # Without an index, which every order would pay for: nearly always one of the first rows is
+        # such an order, and it is asked once a stream.
+        with self.translate_errors("read"):
+            row = self.connection.execute(
+                "SELECT 1 FROM orders WHERE scope = ? AND state = ? LIMIT 1",
+                (scope, State.SENT.code),
+            ).fetchone()
+        return row is not None
+
+    # --------------------------------------------------------------------------- the run, its note
+
+    def _start_run(self) -> None:
+        self.token = secrets.token_hex(8)
+        with self.transaction():  # others see the lock file no sooner than it is locked
+            self._files = RunFiles(self.path, self.token)
+            run = self.connection.execute(
+                "INSERT INTO runs (token, began) VALUES (?, ?)", (self.token, self.clock())
+            ).lastrowid
+            self.recover_crashed_runs()
+        self._run = run
+        # The file itself must know of the run: without its log it would seem that all runs ended.
+        with self.translate_errors("written"):
+            self.wait_for_others(self._write_log_to_file)
+        self._update_note()
+
+    def close(self) -> None:
+        """Close the file. What this run has in flight is unknown from now on."""
+        ended = self._run is None
+        try:
+            if self._run is not None:
+                # If that can't be written, the next run finds out by the lock and the note.
+                with suppress(LedgerError):
+                    self._identity.check()
+                    with self.transaction():
+                        self.end_run(self._run)
+                        self.recover_crashed_runs()
+                    ended = True
+        finally:
+            if self._files is not None:
+                self._files.remove(keep_note=not ended)
+            super().close()
+
+    def _checkpoint(self) -> None:
+        committed = self._note.committed
+        # As with SQLite's own: what fails stays in the log, and the next one writes it.
+        with suppress(sqlite3.Error, LedgerError):
+            if self._write_log_to_file():
+                self._update_note(checkpointed=committed)
+
+    def _write_log_to_file(self) -> bool:
+        """Whether everything in the log is now in the file."""
+        busy, in_log, written = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return not busy and bool(in_log == written)
+
+    def _update_note(self, **changes: int) -> None:
+        assert self._files is not None  # noqa: S101 - the run has started
+        self._note = attrs.evolve(self._note, **changes)
+        with self.translate_errors("written"):
+            self._files.write(self._note)

@@ -1,12 +1,17 @@
-"""Checks of a ledger's file: what could not be safe is refused.
+"""What makes a ledger's file unsafe: other names, a log that is gone, runs that did not end.
 
-SQLite keeps its log, ``FILE-wal``, and we keep the files of the runs, beside the *name* of the
-ledger. A file with two names has two logs; a log without its file, or a file without its log, does
-not say what was sent.
+SQLite keeps its log, ``FILE-wal``, beside the *name* of the ledger, and so do we with the two files
+of each run:
 
-`check_before_opening` is the list of checks before SQLite opens the file to write, because on
-closing SQLite would write the log into the wrong file. `FileIdentity` is checked during a run,
-after each group of commits.
+- ``FILE-run-TOKEN`` is a lock, held while the process lives; the system frees it however the
+  process ends.
+- ``FILE-note-TOKEN`` is a note: how many transactions the run has committed, and how many of them
+  surely are in the ledger's own file. The ledger holds the first figure too. The next run compares
+  them after a crash, and so detects missing records, whatever happened to the log: it was removed,
+  another file is in its place, or the ledger was moved without it.
+
+`check_before_opening` runs before SQLite opens the file to write, because on closing SQLite would
+write the log into the wrong file. `FileIdentity` is checked during a run, after each commit.
 """
 
 from __future__ import annotations
@@ -14,24 +19,144 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+import stat
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 
+import attrs
+
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._sqlite_runs import (
-    Note,
-    files_of_runs,
-    is_alive,
-    lock_path,
-    note_path,
-    read_note,
-)
 
-__all__ = ["FileIdentity", "check_before_opening", "check_runs"]
+__all__ = [
+    "FileIdentity",
+    "Note",
+    "RunFiles",
+    "check_before_opening",
+    "files_of_runs",
+    "is_alive",
+    "is_busy",
+]
 
+_NAME = re.compile(r"-(?:run|note)-([0-9a-f]{16})\Z")
+_NOTE = re.compile(rb"([0-9]{20}) ([0-9]{20})\n")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+# ---------------------------------------------------------------------------- the files of the runs
+
+
+@attrs.frozen
+class Note:
+    """How much a run has recorded.
+
+    Attributes:
+        committed: How many of its transactions were committed.
+        checkpointed: How many of those surely are in the ledger's file, and not only in its log.
+    """
+
+    committed: int = 0
+    checkpointed: int = 0
+
+
+class RunFiles:
+    """The lock and the note of a run of this process.
+
+    Args:
+        ledger: The ledger's path.
+        token: The run's name.
+
+    Raises:
+        OSError, sqlite3.Error: they can't be created.
+    """
+
+    def __init__(self, ledger: Path, token: str) -> None:
+        self._paths = _lock_path(ledger, token), _note_path(ledger, token)
+        self._lock: sqlite3.Connection | None = None
+        self._note: int | None = None
+        # All who may write the ledger must be able to see which runs are alive.
+        mode = stat.S_IMODE(ledger.stat().st_mode) & 0o666
+        try:
+            for path in self._paths:
+                file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+                try:
+                    path.chmod(mode)
+                finally:
+                    os.close(file)
+            self._lock = sqlite3.connect(
+                self._paths[0], isolation_level=None, check_same_thread=False
+            )
+            self._lock.execute("PRAGMA journal_mode = MEMORY")  # no further file
+            self._lock.execute("BEGIN EXCLUSIVE")
+            self._note = os.open(self._paths[1], os.O_WRONLY)
+        except BaseException:
+            self.remove()
+            raise
+
+    def write(self, note: Note) -> None:
+        """Write the note, so that it survives this process.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        if self._note is not None:
+            # Of constant length, so that one write replaces it.
+            os.pwrite(self._note, b"%020d %020d\n" % (note.committed, note.checkpointed), 0)
+
+    def remove(self, *, keep_note: bool = False) -> None:
+        """Free the lock and remove the files, except a note that the next run must read."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()
+        note, self._note = self._note, None
+        if note is not None:
+            os.close(note)
+        for path in self._paths[: 1 if keep_note else 2]:
+            path.unlink(missing_ok=True)
+
+
+def files_of_runs(ledger: Path) -> Mapping[str, Sequence[Path]]:
+    """The files of all runs beside a ledger, by token."""
+    found: dict[str, list[Path]] = {}
+    with suppress(OSError):
+        for path in ledger.parent.iterdir():
+            match = _NAME.match(path.name, len(ledger.name))
+            if match is not None and path.name.startswith(ledger.name):
+                found.setdefault(match[1], []).append(path)
+    return found
+
+
+def is_alive(ledger: Path, token: str) -> bool:
+    """Whether the process of a run still holds its lock."""
+    lock = _lock_path(ledger, token)
+    # Read only: the file is not created, and two that check do not see each other's lock.
+    try:
+        with closing(sqlite3.connect(f"{lock.as_uri()}?mode=ro", timeout=0.0, uri=True)) as check:
+            check.execute("PRAGMA schema_version")
+    except sqlite3.DatabaseError as error:
+        if is_busy(error):
+            return True
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_NOTADB and lock.exists():
+            raise
+    return False
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process holds the file. The error code's low byte says so."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _lock_path(ledger: Path, token: str) -> Path:
+    return ledger.with_name(f"{ledger.name}-run-{token}")
+
+
+def _note_path(ledger: Path, token: str) -> Path:
+    return ledger.with_name(f"{ledger.name}-note-{token}")
+
+
+# -------------------------------------------------------------------------- before the file is used
 
 
 def check_before_opening(path: Path, *, linked: bool, incomplete: bool) -> bool:
@@ -43,7 +168,8 @@ def check_before_opening(path: Path, *, linked: bool, incomplete: bool) -> bool:
         incomplete: Accept that records are lost.
 
     Returns:
-        Whether a log with content is beside it, for `check_runs`.
+        Whether a crashed run wrote no note, as in earlier versions: the log with its records goes
+        when the file is closed, and with it the only trace of that run.
 
     Raises:
         LedgerError: it is not safe.
@@ -52,18 +178,13 @@ def check_before_opening(path: Path, *, linked: bool, incomplete: bool) -> bool:
     if not linked and path.is_file():
         _check_hard_links(path)
         _check_mount(path)
-    had_log = _log_has_content(path)
-    notes = _notes_of_crashed(path)
-    if incomplete or not (had_log or notes):
-        return had_log
-    _check_not_missing(path, notes)
-    _check_not_older_than_log(path, notes)
+    if incomplete:
+        return False
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            check_runs(connection, path, had_log=had_log)
-    except sqlite3.Error:
-        pass  # opening it to write will say why
-    return had_log
+        return _check_records(path)
+    except LedgerError:
+        # Other runs start and end meanwhile: it is a loss if it is found twice.
+        return _check_records(path)
 
 
 def _check_hard_links(path: Path) -> None:
@@ -96,86 +217,78 @@ def _check_mount(path: Path) -> None:
         )
 
 
-def _check_not_missing(path: Path, notes: Mapping[str, Note]) -> None:
-    if not path.exists() or path.stat().st_size == 0:
+def _check_records(path: Path) -> bool:
+    log = path.with_name(f"{path.name}-wal")
+    had_log = log.exists() and log.stat().st_size > 0
+    tokens = files_of_runs(path)
+    alive = {token for token in tokens if is_alive(path, token)}
+    notes = {token: note for token in tokens.keys() - alive if (note := _read_note(path, token))}
+    beside = [log.name, f"{path.name}-shm"] if had_log else []
+    names = ", ".join([*beside, *(_note_path(path, token).name for token in notes)])
+    if names and (not path.exists() or path.stat().st_size == 0):
         raise LedgerError(
             f"the ledger {str(path)!r} is missing, but its records of orders that were sent are "
-            f"there: {_names_beside(path, notes)}. It was removed or renamed. Put it back; to "
-            "start a new one that knows nothing of those orders, move these files away"
+            f"there: {names}. It was removed or renamed. Put it back; to start a new one that "
+            "knows nothing of those orders, move these files away"
         )
+    runs = _read_runs(path, with_log=had_log)
+    # A run that is alive has compared it with the notes, and writes into the file meanwhile.
+    in_file = None if alive else _read_runs(path, with_log=False)
+    if _is_older(in_file, notes) or (runs is not None and notes.keys() - runs.keys()):
+        raise LedgerError(
+            f"the ledger {str(path)!r}, or the log beside it, was replaced by another one after a "
+            "run was interrupted, so it does not know all orders that were sent. Put the right one "
+            f"back; to go on with this one nevertheless, move these files away: {names}"
+        )
+    crashed = [run for run in (runs or {}).values() if not run.ended and run.token not in alive]
+    for run in crashed:
+        note = notes.get(run.token)
+        if (not had_log) if note is None else run.committed < note.committed:
+            raise _lost_error(path, run.started_at)
+    return any(run.token not in notes for run in crashed)
 
 
-def _check_not_older_than_log(path: Path, notes: Mapping[str, Note]) -> None:
-    """Refuse a file without the transactions that a note says were in it, not only in the log."""
-    if any(is_alive(lock_path(path, token)) for token in files_of_runs(path)):
-        return  # that run has checked, and writes into the file meanwhile
-    try:
-        uri = f"{path.as_uri()}?mode=ro&immutable=1"  # without its log
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
-            committed = dict(connection.execute("SELECT token, committed FROM runs").fetchall())
-    except sqlite3.Error:
-        return  # a checkpoint was interrupted, or the file is of an earlier version
-    if any(committed.get(token, -1) < note.checkpointed for token, note in notes.items()):
-        raise _replaced_error(path, notes)
+@attrs.frozen
+class _Run:
+    token: str
+    started_at: float
+    ended: bool
+    committed: int
 
 
-def check_runs(connection: sqlite3.Connection, path: Path, *, had_log: bool) -> bool:
-    """Refuse a ledger that lacks records of a crashed run.
+def _read_runs(path: Path, *, with_log: bool) -> Mapping[str, _Run] | None:
+    """The runs that the ledger knows; None if it can't be read: opening it to write says why.
 
     Args:
-        connection: To read the ledger.
         path: The ledger.
-        had_log: Whether a log with content was there before it was opened.
-
-    Returns:
-        Whether a crashed run wrote no note, as in earlier versions: the log with its records goes
-        when the file is closed, and with it the only trace of that run.
-
-    Raises:
-        LedgerError: records are lost.
+        with_log: Whether to read what is only in its log, too.
     """
-    while True:
-        error, lacks_note = _find_loss(connection, path, had_log=had_log)
-        if error is None:
-            return lacks_note
-        # Other runs start and end meanwhile: it is a loss if it is found twice.
-        again, _ = _find_loss(connection, path, had_log=had_log)
-        if str(again) == str(error):
-            raise error
+    uri = f"{path.as_uri()}?mode=ro{'' if with_log else '&immutable=1'}"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            columns = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
+            committed = "committed" if "committed" in columns else "0"  # in earlier versions
+            select = f"SELECT token, began, ended IS NOT NULL, {committed} FROM runs"  # noqa: S608
+            return {row[0]: _Run(*row) for row in connection.execute(select)}
+    except sqlite3.Error:
+        return None
 
 
-def _find_loss(
-    connection: sqlite3.Connection, path: Path, *, had_log: bool
-) -> tuple[LedgerError | None, bool]:
-    notes = _notes_of_crashed(path)
-    columns = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
-    if not columns:
-        return None, False  # it is empty
-    committed = "committed" if "committed" in columns else "0"
-    runs = connection.execute(f"SELECT token, {committed}, began, ended FROM runs").fetchall()  # noqa: S608
-    if notes.keys() - {token for token, *_ in runs}:
-        return _replaced_error(path, notes), False
-    lacks_note = False
-    for token, count, started_at, ended_at in runs:
-        if ended_at is not None or is_alive(lock_path(path, token)):
-            continue
-        note = notes.get(token)
-        lacks_note = lacks_note or note is None
-        if (not had_log) if note is None else count < note.committed:
-            return _lost_error(path, started_at), False
-    return None, lacks_note
+def _read_note(ledger: Path, token: str) -> Note | None:
+    """The note of a run that has crashed; None if there is none."""
+    try:
+        found = _NOTE.fullmatch(_note_path(ledger, token).read_bytes())
+    except OSError:
+        return None
+    return None if found is None else Note(int(found[1]), int(found[2]))
 
 
-def _notes_of_crashed(path: Path) -> Mapping[str, Note]:
-    """The notes of the runs that have crashed, by token."""
-    crashed = [token for token in files_of_runs(path) if not is_alive(lock_path(path, token))]
-    notes = {token: read_note(path, token) for token in crashed}
-    return {token: note for token, note in notes.items() if note is not None}
-
-
-def _log_has_content(path: Path) -> bool:
-    log = path.with_name(f"{path.name}-wal")
-    return log.exists() and log.stat().st_size > 0
+def _is_older(in_file: Mapping[str, _Run] | None, notes: Mapping[str, Note]) -> bool:
+    """Whether the file lacks transactions that a note says were in it, not only in the log."""
+    return in_file is not None and any(
+        token not in in_file or in_file[token].committed < note.checkpointed
+        for token, note in notes.items()
+    )
 
 
 def _lost_error(path: Path, started_at: float) -> LedgerError:
@@ -189,23 +302,13 @@ def _lost_error(path: Path, started_at: float) -> LedgerError:
     )
 
 
-def _replaced_error(path: Path, notes: Mapping[str, Note]) -> LedgerError:
-    return LedgerError(
-        f"the ledger {str(path)!r}, or the log beside it, was replaced by another one after a run "
-        "was interrupted, so it does not know all orders that were sent. Put the right one back; "
-        f"to go on with this one nevertheless, move these files away: {_names_beside(path, notes)}"
-    )
-
-
-def _names_beside(path: Path, notes: Mapping[str, Note]) -> str:
-    log = [f"{path.name}-wal", f"{path.name}-shm"] if _log_has_content(path) else []
-    return ", ".join([*log, *(note_path(path, token).name for token in notes)])
+# ------------------------------------------------------------------------------- while it is in use
 
 
 class FileIdentity:
     """Which files are found by a ledger's names when it is opened.
 
-    The log and its index too: whoever opens the ledger without them gets new ones, and neither sees
+    The log and its index too: who opens the ledger without them gets new ones, and neither sees
     the other's claims.
 
     Args:
@@ -213,11 +316,8 @@ class FileIdentity:
         named_path: Its name as the user wrote it, perhaps by links.
     """
 
-    __slots__ = ("_files", "_named_path", "_names", "_path")
-
     def __init__(self, path: Path, named_path: Path) -> None:
         self._path, self._named_path = path, named_path
-        self._names = tuple(f"{path}{end}" for end in ("", "-wal", "-shm"))
         self._files = self._find()
 
     def check(self) -> None:
@@ -235,11 +335,11 @@ class FileIdentity:
             )
 
     def _find(self) -> list[tuple[int, int] | None]:
-        files = [_identity(name, follow=False) for name in self._names]
-        return [*files, _identity(self._named_path, follow=True)]
+        files = [_identity(f"{self._path}{end}", follow=False) for end in ("", "-wal", "-shm")]
+        return [*files, _identity(str(self._named_path), follow=True)]
 
 
-def _identity(name: str | Path, *, follow: bool) -> tuple[int, int] | None:
+def _identity(name: str, *, follow: bool) -> tuple[int, int] | None:
     try:
         # For each group of commits: half the time of `Path.stat`.
         found = os.stat(name, follow_symlinks=follow)  # noqa: PTH116

@@ -1,9 +1,9 @@
-"""`SqliteFile`: a ledger's file, opened safely, with transactions and the recovery of crashed runs.
+"""`SqliteFile`: a ledger's file, its schema, opened safely, with the recovery of crashed runs.
 
 The file is in WAL mode. Every writer takes the write lock first (``BEGIN IMMEDIATE``), so that
 claims are atomic between processes. A process that may send holds a lock on a small file beside the
-ledger (see ``_sqlite_runs``). The system frees that lock however the process ends; what the process
-had in flight is then unknown.
+ledger (see ``_sqlite_checks``). The system frees that lock however the process ends; what the
+process had in flight is then unknown.
 """
 
 from __future__ import annotations
@@ -15,26 +15,77 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import CRASHED_MESSAGE, Entry, State
-from everlytic_async.ledger._sqlite_checks import check_before_opening, check_runs
-from everlytic_async.ledger._sqlite_runs import files_of_runs, is_alive, lock_path
-from everlytic_async.ledger._sqlite_schema import (
-    MIGRATIONS,
-    check_database,
-    check_version,
-    enable_wal,
-    migrate,
-    version_of,
+from everlytic_async.ledger._protocol import CRASHED_MESSAGE, Entry, ScopeName, State
+from everlytic_async.ledger._sqlite_checks import (
+    check_before_opening,
+    files_of_runs,
+    is_alive,
+    is_busy,
 )
 
-__all__ = ["COLUMNS", "STATES", "SqliteFile", "entry_from_row"]
+__all__ = ["COLUMNS", "STATES", "SqliteFile", "entry_from_row", "row_from_entry"]
 
+#: "EVLA", so that `file` and we recognize our files.
+_APPLICATION_ID = 0x45564C41
+#: The statements that lead from each version to the next, separated by ";".
+_MIGRATIONS = (
+    # To version 1.
+    """
+    CREATE TABLE scopes (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,  -- a digest of the endpoint and the store hash
+        host TEXT NOT NULL
+    );
+    CREATE TABLE runs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        token TEXT NOT NULL UNIQUE,  -- names the lock file of the run's process
+        began REAL NOT NULL,
+        ended REAL
+    );
+    CREATE TABLE orders (
+        scope INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        body TEXT NOT NULL,  -- a digest
+        state INTEGER NOT NULL,  -- State.code
+        run INTEGER,  -- that has it in flight
+        attempts INTEGER NOT NULL,
+        status INTEGER,
+        reason TEXT,
+        at REAL NOT NULL,
+        PRIMARY KEY (scope, key)
+    ) WITHOUT ROWID;
+    """,
+    # To version 2: how many transactions a run has committed; its note has the same figure.
+    "ALTER TABLE runs ADD COLUMN committed INTEGER NOT NULL DEFAULT 0",
+)
 STATES = {state.code: state for state in State}
+COLUMNS = "orders.key, orders.state, body, attempts, status, reason, at"
+_LOOK_UP = f"""
+    SELECT {COLUMNS}
+    FROM json_each(?) AS wanted
+    CROSS JOIN orders ON orders.scope = ? AND orders.key = wanted.value
+"""  # noqa: S608 - a constant
+_INTO = "INTO orders (scope, key, body, state, run, attempts, status, reason, at)"
+_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Within the least number of values that SQLite may be built for.
+_ROWS_AT_ONCE = 100
+_RANK = " ".join(f"WHEN {state.code} THEN {state.rank}" for state in State)
+_MERGE = f"""
+    INSERT {_INTO}
+    SELECT ?, key, body, state, run, attempts, status, reason, at FROM orders WHERE scope = ?
+    ON CONFLICT (scope, key) DO UPDATE SET
+        body = excluded.body, state = excluded.state, run = excluded.run,
+        attempts = excluded.attempts, status = excluded.status, reason = excluded.reason,
+        at = excluded.at
+    WHERE (CASE excluded.state {_RANK} END, excluded.at)
+        > (CASE orders.state {_RANK} END, orders.at)
+"""  # noqa: S608 - constants
 # What SQLite's messages mean for the user of the ledger.
 _HINTS: Mapping[str, str] = {
     "locked": "another process holds it: wait for that to end",
@@ -44,12 +95,7 @@ _HINTS: Mapping[str, str] = {
     "full": "the disk is full",
     "unable to open": "it is not a file, or its directory is missing or read-only",
 }
-COLUMNS = "orders.key, orders.state, body, attempts, status, reason, at"
-_LOOK_UP = f"""
-    SELECT {COLUMNS}
-    FROM json_each(?) AS wanted
-    CROSS JOIN orders ON orders.scope = ? AND orders.key = wanted.value
-"""  # noqa: S608 - a constant
+_RETRY_S = 0.005
 
 
 class SqliteFile:
@@ -79,16 +125,16 @@ class SqliteFile:
         clock: Callable[[], float] = time.time,
     ) -> None:
         # Absolute: the working directory may change, and to SQLite a name such as ":memory:" is
-        # not a file. Without links: whoever opens it by one must find the locks of the others.
+        # not a file. Without links: a process that opens it by one must find the others' locks.
         self.path = Path(os.path.realpath(path))
         self.clock = clock
-        self.wait_s = wait_s
         self.token = ""  # names the run of this object, if it has one
+        self._wait_s = wait_s
         self._stale_files: list[Path] = []  # of crashed runs, once their end is committed
         if must_exist and not self.path.is_file():
             raise LedgerError(f"there is no ledger at {str(self.path)!r}")
         with self.translate_errors("opened"):
-            had_log = check_before_opening(self.path, linked=linked, incomplete=incomplete)
+            lacks_note = check_before_opening(self.path, linked=linked, incomplete=incomplete)
             if not must_exist:
                 _create(self.path)
             # Autocommit: each group starts and commits its own transaction.
@@ -98,9 +144,9 @@ class SqliteFile:
         try:
             with self.translate_errors("opened"):
                 self._prepare(only_look=must_exist)
-                if not incomplete and check_runs(self.connection, self.path, had_log=had_log):
-                    with suppress(LedgerError), self.transaction():
-                        self.recover_crashed_runs()
+            if lacks_note:
+                with suppress(LedgerError), self.transaction():
+                    self.recover_crashed_runs()
         except BaseException:
             self.connection.close()
             raise
@@ -123,29 +169,124 @@ class SqliteFile:
         """Close the file."""
         self.connection.close()
 
+    # ----------------------------------------------------------------------------- what file it is
+
     def _prepare(self, *, only_look: bool) -> None:
-        check_database(self.connection, self.path)
-        enable_wal(self.connection, self.wait_s)
-        if only_look and version_of(self.connection) == len(MIGRATIONS):
+        self._check_database()
+        self.wait_for_others(self._enable_wal)
+        if only_look and self._pragma("user_version") == len(_MIGRATIONS):
             return  # so that it can be looked at while the disk is full or the file is locked
         with self.transaction():  # this also proves that it can be written
-            check_version(self.connection, self.path)
-            migrate(self.connection)
+            self._migrate()
 
-    # ---------------------------------------------------------------------- entries, transactions
+    def _enable_wal(self) -> bool:
+        try:
+            self.connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+            return False
+        return True
+
+    def _check_database(self) -> None:
+        """Refuse a database of another program, and a damaged one."""
+        self.connection.execute("BEGIN")  # both at one moment: another process may be creating it
+        application_id = self._pragma("application_id")
+        (tables,) = self.connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        self.connection.execute("COMMIT")
+        if application_id != _APPLICATION_ID and (application_id or tables):
+            raise LedgerError(
+                f"{str(self.path)!r} is a database of another program: give the ledger a file of "
+                "its own"
+            )
+        if self._pragma("quick_check(1)") != "ok":
+            raise LedgerError(
+                f"the ledger {str(self.path)!r} is damaged: restore it from a copy, or save what "
+                "can be saved with sqlite3's .recover"
+            )
+
+    def _migrate(self) -> None:
+        """Within a transaction: bring the schema up to date."""
+        version: int = self._pragma("user_version")  # 0 for an empty file
+        if version > len(_MIGRATIONS):
+            raise LedgerError(
+                f"the ledger {str(self.path)!r} was written by a later version of everlytic-async: "
+                "install that version or a newer one"
+            )
+        for step in _MIGRATIONS[version:]:
+            for statement in step.split(";"):
+                self.connection.execute(statement)
+        self.connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        self.connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    def _pragma(self, name: str) -> Any:
+        return self.connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+    # ------------------------------------------------------------------------ endpoints and stores
+
+    def scope_numbers(self, name: str) -> tuple[int | None, frozenset[int]]:
+        """The number of an endpoint and store, if it has one; and those that earlier versions gave.
+
+        Args:
+            name: As for `Ledger.session`.
+        """
+        rows = self.connection.execute("SELECT id, name, host FROM scopes").fetchall()
+        numbers = {name: number for number, name, _ in rows}
+        own = numbers.pop(str(name), None)
+        if not numbers or not isinstance(name, ScopeName):
+            return own, frozenset()
+        earlier = name.earlier({host for *_, host in rows})
+        return own, frozenset(numbers[each] for each in earlier if each in numbers)
+
+    def scope(self, name: str, host: str) -> int:
+        """The number of an endpoint and store, with all that earlier versions knew of it."""
+        with self.transaction():
+            number, earlier = self.scope_numbers(name)
+            if number is None:
+                insert = "INSERT INTO scopes (name, host) VALUES (?, ?)"
+                number = self.connection.execute(insert, (str(name), host)).lastrowid
+                assert number is not None  # noqa: S101 - it was inserted
+            if earlier:
+                self._adopt(number, earlier)
+        return number
+
+    def _adopt(self, number: int, earlier: frozenset[int]) -> None:
+        """Within a transaction: merge the scopes that earlier versions kept apart into one."""
+        self.recover_crashed_runs()
+        (in_flight,) = self.connection.execute(
+            "SELECT count(*) FROM orders "
+            "WHERE state = ? AND scope IN (SELECT value FROM json_each(?))",
+            (State.IN_FLIGHT.code, json.dumps([*earlier])),
+        ).fetchone()
+        if in_flight:
+            raise LedgerError(
+                f"the ledger {str(self.path)!r} has {in_flight} orders in flight in a process of "
+                "an earlier version of everlytic-async: wait for it to end, then start again"
+            )
+        for other in earlier:
+            self.connection.execute(_MERGE, (number, other))
+            self.connection.execute("DELETE FROM orders WHERE scope = ?", (other,))
+            self.connection.execute("DELETE FROM scopes WHERE id = ?", (other,))
+
+    # --------------------------------------------------------------------- entries and transactions
 
     def read(self, scope: int, keys: Iterable[str]) -> dict[str, Entry]:
         """What is known of these orders of one endpoint and store."""
         rows = self.connection.execute(_LOOK_UP, (json.dumps(list(keys)), scope))
         return {row[0]: entry_from_row(row) for row in rows}
 
+    def write_rows(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Within a transaction: write rows, each of its own order, as of `row_from_entry`."""
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            chunk = rows[start : start + _ROWS_AT_ONCE]
+            # One statement: each gives way to the event loop's thread, and waits for its turn.
+            values = ", ".join([_VALUES] * len(chunk))
+            statement = f"REPLACE {_INTO} VALUES {values}"  # noqa: S608 - constants
+            self.connection.execute(statement, [*chain(*chunk)])
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Take the write lock; within a transaction this is a part of that one."""
-        within = self.connection.in_transaction
-        if within:
-            yield
-            return
+        """Take the write lock, and commit what is done within."""
         with self.translate_errors("written"):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
@@ -162,29 +303,37 @@ class SqliteFile:
 
     @contextmanager
     def translate_errors(self, what: str) -> Iterator[None]:
-        """Raise what SQLite and the system raise as a `LedgerError`.
+        """Raise what SQLite and the system raise as a `LedgerError` that says what to do.
 
         Args:
             what: What can't be done to the ledger: "read", "written".
         """
         try:
             yield
-        except sqlite3.Error as error:
-            raise self.ledger_error(what, str(error)) from error
-        except OSError as error:  # of the file itself, or of the files of a run
-            message = "unable to open" if what == "opened" else error.strerror
-            raise self.ledger_error(what, message or type(error).__name__) from error
+        except (sqlite3.Error, OSError) as error:
+            message = str(error)
+            if isinstance(error, OSError):  # of the file itself, or of the files of a run
+                message = "unable to open" if what == "opened" else error.strerror or "it failed"
+            why = next((hint for words, hint in _HINTS.items() if words in message), message)
+            raise LedgerError(f"the ledger {str(self.path)!r} can't be {what}: {why}") from error
 
-    def ledger_error(self, what: str, message: str) -> LedgerError:
-        """An error that says what to do, where SQLite's message is known."""
-        why = next((hint for words, hint in _HINTS.items() if words in message), message)
-        return LedgerError(f"the ledger {str(self.path)!r} can't be {what}: {why}")
+    def wait_for_others(self, attempt: Callable[[], bool]) -> None:
+        """Repeat what SQLite does not wait for by itself while another process uses the file.
+
+        Raises:
+            sqlite3.OperationalError: it still does after the time to wait.
+        """
+        deadline = time.monotonic() + self._wait_s
+        while not attempt():
+            if time.monotonic() >= deadline:
+                raise sqlite3.OperationalError("locked")
+            time.sleep(_RETRY_S)
 
     # -------------------------------------------------------------------------------- crashed runs
 
     def is_alive(self, token: str) -> bool:
         """Whether the process of a run still exists."""
-        return token == self.token or is_alive(lock_path(self.path, token))
+        return token == self.token or is_alive(self.path, token)
 
     def recover_crashed_runs(self) -> None:
         """Within a transaction: mark what crashed runs had in flight as unknown.
@@ -215,6 +364,22 @@ def entry_from_row(row: Sequence[Any]) -> Entry:
     """The entry of a row of `COLUMNS`."""
     key, code, digest, attempts, status, reason, at = row
     return Entry(key, STATES[code], digest, attempts, status, reason, at)
+
+
+def row_from_entry(scope: int, entry: Entry, run: int | None, now: float) -> tuple[Any, ...]:
+    """The row of an entry, for `SqliteFile.write_rows`.
+
+    Args:
+        scope: The number of the endpoint and store.
+        entry: What to write.
+        run: The number of the run that has it in flight.
+        now: Seconds since the epoch.
+    """
+    reason = entry.reason
+    if reason is not None:  # half a character would make the whole row unreadable
+        reason = reason.encode("utf-8", "replace").decode()
+    values = entry.state.code, run, entry.attempts, entry.status, reason, now
+    return scope, entry.key, entry.body_digest, *values
 
 
 def _create(path: Path) -> None:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import attrs
 
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import Entry, ScopeName, State, merge_entries
+from everlytic_async.ledger._protocol import Entry, State, merge_entries
 from everlytic_async.ledger._sqlite_file import COLUMNS, STATES, SqliteFile, entry_from_row
 
 __all__ = ["LedgerFile", "LedgerSummary"]
@@ -39,10 +39,10 @@ _FIND = f"""
 class LedgerSummary:
     """What a ledger holds.
 
-    An endpoint and store that never processed an order, nor perhaps did, nor refused one, is
-    counted only if there is no other: a run with a mistyped address or store hash leaves all its
-    orders as not sent, and the run with the right one records the same orders again. If there are
-    only such stores, the last one used is counted.
+    An endpoint and store that never accepted or refused an order, even perhaps, is counted only if
+    there is no other: a run with a mistyped address or store hash leaves all its orders as not
+    sent, and the run with the right one records the same orders again. If there are only such
+    stores, the last one used is counted.
 
     Attributes:
         counts: How many orders are in each state.
@@ -111,11 +111,8 @@ class LedgerFile(SqliteFile):
     def find_scopes(self, name: str) -> frozenset[int]:
         """The numbers of an endpoint and store, also those that earlier versions gave it."""
         with self.translate_errors("read"):
-            scopes = self.connection.execute("SELECT id, name, host FROM scopes").fetchall()
-        names = {str(name)}
-        if isinstance(name, ScopeName):
-            names.update(name.earlier({host for *_, host in scopes}))
-        return frozenset(number for number, found, _host in scopes if found in names)
+            number, earlier = self.scope_numbers(name)
+        return earlier if number is None else earlier | {number}
 
     def look_up(self, scopes: Iterable[int], keys: Sequence[str]) -> dict[str, Entry]:
         """What is known of these orders in any of these scopes; the entry that forbids most."""

@@ -24,6 +24,7 @@ from everlytic_async.ledger._protocol import (
     ResendPolicy,
     State,
     merge_entries,
+    storage_key,
     storage_keys,
 )
 from everlytic_async.outcomes import OrderResult, Outcome
@@ -33,12 +34,14 @@ __all__ = [
     "LedgerWriter",
     "QueueKey",
     "ResendOverride",
-    "any_sent",
     "body_digest",
     "resend_policy",
 ]
 
 _RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
+_STATES: Mapping[Outcome, State] = {
+    outcome: State(outcome) for outcome in Outcome if outcome is not Outcome.SKIPPED
+}
 _SKIP_MESSAGES: dict[State, str] = {
     State.SENT: "the ledger says that it was sent before",
     State.IN_FLIGHT: "the ledger says that it is being sent, by this run or by another process",
@@ -70,15 +73,6 @@ def resend_policy(delivery: Delivery, resend: Collection[Outcome]) -> ResendPoli
 def body_digest(body: bytes) -> str:
     """A digest that is equal for equal bodies, and says nothing else about them."""
     return hashlib.blake2b(body, digest_size=16).hexdigest()
-
-
-async def any_sent(session: LedgerSession) -> bool:
-    """Whether the ledger knows an order that the endpoint and store accepted.
-
-    A caller's own ledger that has no such method knows of none.
-    """
-    ask = getattr(session, "any_sent", None)
-    return False if ask is None else bool(await ask())
 
 
 @attrs.frozen
@@ -128,9 +122,8 @@ class LedgerWriter:
 
     Attributes:
         failure: Why the ledger can't be used any more; None as long as it can.
+        recording: How many results wait until they are recorded.
     """
-
-    __slots__ = ("_any_accepted", "_custom_keys", "_policy", "_resent", "_session", "failure")
 
     def __init__(
         self,
@@ -147,6 +140,7 @@ class LedgerWriter:
         # Keys whose state became resendable during this stream: they are not sent again in it.
         self._resent: set[str] = set()
         self.failure: LedgerError | None = None
+        self.recording = 0
 
     async def find_skipped(self, orders: Sequence[tuple[str, str]]) -> Mapping[int, SkippedError]:
         """Which of these orders, each a key and a digest of its body, will not be sent.
@@ -159,7 +153,7 @@ class LedgerWriter:
         Raises:
             LedgerError: the ledger can't be read.
         """
-        stored = [self._stored(key) for key, _ in orders]
+        stored = [storage_keys(key, custom=self._is_custom(key)) for key, _ in orders]
         try:
             entries = await self._session.look_up([key for keys in stored for key in keys])
         except Exception as error:  # noqa: BLE001 - a caller's own ledger may raise anything
@@ -168,7 +162,9 @@ class LedgerWriter:
         skipped = {}
         for index, (keys, (key, digest)) in enumerate(zip(stored, orders, strict=True)):
             entry = merge_entries(*map(entries.get, keys))
-            if entry is not None and not self._policy_for(key, entry).allows(entry, digest):
+            if entry is None:
+                continue
+            if not _add_override(self._policy, key, entry).allows(entry, digest):
                 skipped[index] = _skipped_error(entry, digest)
         return skipped
 
@@ -185,28 +181,25 @@ class LedgerWriter:
         if self.failure is not None:
             # Another try would wait for a lock again, and fail the same way.
             raise LedgerError(self.failure.message)
-        stored, *earlier = self._stored(key)
-        override = isinstance(key, QueueKey) and key.override is not None
-        before: Entry | None = None
+        stored, *earlier = storage_keys(key, custom=self._is_custom(key))
         policy = self._policy if stored not in self._resent else ResendPolicy()
+        before: Entry | None = None
         try:
-            if earlier or override:
+            if earlier or (isinstance(key, QueueKey) and key.override is not None):
                 found = await self._session.look_up([stored, *earlier])
                 before = merge_entries(*map(found.get, earlier))
-                if override:
-                    policy = self._policy_for(key, merge_entries(*found.values()))
-                if before is not None and not policy.allows(before, digest):
-                    raise _skipped_error(before, digest)  # noqa: TRY301 - before the claim
-            granted, entry = await self._session.claim(stored, digest, policy)
-        except SkippedError:
-            raise
+                policy = _add_override(policy, key, merge_entries(*found.values()))
+            if policy.allows(before, digest):
+                granted, entry = await self._session.claim(stored, digest, policy)
+            else:
+                granted, entry = False, before
         except Exception as error:  # noqa: BLE001 - a caller's own ledger may raise anything
             failure = self._fail(error)
             raise failure from failure.__cause__
         if not granted:
             assert entry is not None  # noqa: S101 - an unknown order may be sent
             raise _skipped_error(entry, digest)
-        return State.UNKNOWN in {known.state for known in (entry, before) if known is not None}
+        return State.UNKNOWN in (entry and entry.state, before and before.state)
 
     def record(
         self, result: OrderResult, digest: str, on_recorded: Callable[[OrderResult], None]
@@ -221,35 +214,39 @@ class LedgerWriter:
                 can't be found again, and the key of an order that its reader could not build lacks
                 the workflow.
         """
-        if result.key is None or isinstance(result.order, InvalidOrderError):
+        key, error = result.key, result.error
+        if key is None or isinstance(result.order, InvalidOrderError):
             on_recorded(result)
             return
-        known = result.error or result.receipt
-        state = State(result.outcome)
-        if isinstance(result.error, RejectedError) and not self._any_accepted():
-            result.error.before_any_acceptance = True
+        state = _STATES[result.outcome]
+        if isinstance(error, RejectedError) and not self._any_accepted():
+            error.before_any_acceptance = True
             state = State.NOT_SENT
         entry = Entry(
-            self._stored(result.key)[0],
+            storage_key(key, custom=self._is_custom(key)),
             state,
             digest,
             attempts=result.attempts,
-            status=getattr(known, "status", None),
-            reason=None if result.error is None else str(result.error),
+            status=getattr(error or result.receipt, "status", None),
+            reason=None if error is None else str(error),
         )
-        if state in self._policy.states and not isinstance(result.key, QueueKey):
+        if state in self._policy.states and not isinstance(key, QueueKey):
             self._resent.add(entry.key)
         try:
-            recording = asyncio.ensure_future(self._session.record(entry))
+            recording = self._session.record(entry)
+            if not isinstance(recording, asyncio.Future):
+                recording = asyncio.ensure_future(recording)
         except Exception as error:  # noqa: BLE001 - it is closed, or a caller's own raises anything
             self._fail(error)
             on_recorded(result)
             return
+        self.recording += 1
         recording.add_done_callback(partial(self._on_recorded, result, on_recorded))
 
     def record_cancelled(self, key: str, digest: str, state: State, attempts: int) -> None:
         """Record, without waiting, what is known of an order whose sending was cancelled."""
-        entry = Entry(self._stored(key)[0], state, digest, attempts, None, "it was cancelled")
+        stored = storage_key(key, custom=self._is_custom(key))
+        entry = Entry(stored, state, digest, attempts, None, "it was cancelled")
         with suppress(Exception):  # it is closed, for example: the next run finds out
             self._session.record(entry)
 
@@ -259,6 +256,7 @@ class LedgerWriter:
         on_recorded: Callable[[OrderResult], None],
         recording: asyncio.Future[None],
     ) -> None:
+        self.recording -= 1
         error = None if recording.cancelled() else recording.exception()
         if isinstance(error, Exception):
             self._fail(error)
@@ -273,15 +271,16 @@ class LedgerWriter:
         self.failure = self.failure or error
         return error
 
-    def _stored(self, key: str) -> tuple[str, ...]:
-        return storage_keys(key, custom=self._custom_keys and not isinstance(key, QueueKey))
+    def _is_custom(self, key: str) -> bool:
+        return self._custom_keys and not isinstance(key, QueueKey)
 
-    def _policy_for(self, key: str, entry: Entry | None) -> ResendPolicy:
-        """The policy for an order, and for what is known of it."""
-        override = key.override if isinstance(key, QueueKey) else None
-        if override is None or entry is None or entry.recorded_at > override.recorded_before:
-            return self._policy
-        return ResendPolicy(self._policy.states | {State(override.outcome)})
+
+def _add_override(policy: ResendPolicy, key: str, entry: Entry | None) -> ResendPolicy:
+    """The policy, with the order's own addition to it if what is known is old enough for that."""
+    override = key.override if isinstance(key, QueueKey) else None
+    if override is None or entry is None or entry.recorded_at > override.recorded_before:
+        return policy
+    return ResendPolicy(policy.states | {_STATES[override.outcome]})
 
 
 def _skipped_error(entry: Entry, digest: str) -> SkippedError:

@@ -34,7 +34,7 @@ from everlytic_async.cli._forecast import choose_ledger
 from everlytic_async.cli._input import open_input
 from everlytic_async.cli._plan import count_input
 from everlytic_async.ledger import Entry, LedgerFile, State, storage_key
-from everlytic_async.ledger._sqlite_writer import Record, SqliteWriter
+from everlytic_async.ledger._sqlite import Record, SqliteWriter
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 
@@ -52,7 +52,7 @@ def make_ledger(path: Path, *entries: Entry, at: float = 1_800_000_000.0) -> Pat
     with SqliteWriter(path, clock=lambda: next(times)) as ledger:
         scope = ledger.scope("a digest", "shop.example")
         for entry in entries:
-            ledger.execute([Record(scope, entry)])
+            ledger.write([Record(scope, entry)])
     return path
 
 

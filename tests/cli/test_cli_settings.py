@@ -11,7 +11,7 @@ from command_line import CUSTOMER_HASH, SEND, STORE_HASH, Cli, order
 
 from everlytic_async.cli._settings import load_account
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.ledger._sqlite_writer import SqliteWriter
+from everlytic_async.ledger._sqlite import SqliteWriter
 from everlytic_async.sandbox import Sandbox
 
 Write = Callable[..., Path]

@@ -10,10 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from ledger_shop import Place, a_bucket
+from ledger_shop import Place, make_bucket
 from ledger_zygote import Zygote
 
-from everlytic_async import batch
 from support.nats_servers import nats_cluster, nats_server, nats_url
 
 __all__ = ["nats_cluster", "nats_server", "nats_url"]
@@ -27,13 +26,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture(params=["sqlite", "nats"])
 def place(request: pytest.FixtureRequest, path: Path) -> Place:
     """A test that asks for it runs with a ledger of each kind."""
-    return path if request.param == "sqlite" else a_bucket(request.getfixturevalue("nats_url"))
-
-
-@pytest.fixture(autouse=True)
-def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that is cancelled waits only briefly for orders that never get a response."""
-    monkeypatch.setattr(batch, "_GRACE_S", 0.02)
+    return path if request.param == "sqlite" else make_bucket(request.getfixturevalue("nats_url"))
 
 
 @pytest.fixture(autouse=True)

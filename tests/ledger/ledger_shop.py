@@ -7,7 +7,7 @@ import json
 import secrets
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -18,7 +18,7 @@ import nats
 from nats.aio.client import Client
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 
-from everlytic_async import EverlyticClient, Pacing, SqliteLedger
+from everlytic_async import EverlyticClient, Outcome, Pacing, SqliteLedger
 from everlytic_async.ledger import (
     Entry,
     LedgerFile,
@@ -27,7 +27,7 @@ from everlytic_async.ledger import (
     ResendPolicy,
     State,
 )
-from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH
+from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH
 from support.servers import Connection, RawServer
 
 STATUSES = {"accept": 200, "refuse": 422, "throttle": 429, "fail": 500, "unauthorized": 401}
@@ -68,8 +68,8 @@ class Shop:
                 return
             answer = b'{"status":"success"}'
             if fate != "accept":
-                said = body.decode() if self.echo else "no"
-                answer = json.dumps({"message": said}).encode()
+                message = body.decode() if self.echo else "no"
+                answer = json.dumps({"message": message}).encode()
             await connection.answer(STATUSES[fate], answer)
 
     @asynccontextmanager
@@ -84,14 +84,13 @@ class Shop:
                 finally:
                     self.url = ""
             return
-        given: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "store_hash": STORE_HASH,
             "customer_hash": CUSTOMER_HASH,
-            "retry": QUICK,
+            "retry": FAST_RETRY,
             "pacing": Pacing(max_concurrency=concurrency, adaptive=False),
-            **settings,
         }
-        async with EverlyticClient(self.url, **given) as client:
+        async with EverlyticClient(self.url, **{**defaults, **settings}) as client:
             yield client
 
     @asynccontextmanager
@@ -103,6 +102,35 @@ class Shop:
                 yield self
             finally:
                 self.url = ""
+
+
+async def send_personal_orders(ledger: SqliteLedger | NatsLedger) -> Mapping[Outcome, int]:
+    """Send orders that end in each way and are full of personal data: the counts of the first."""
+    personal = {
+        "contact_email": "jane.doe@shop.example",
+        "contact_unique_id": "Verylongname",
+        "order_id": "jane.doe@shop.example",
+        "products": [{"product_name": "Chaise-longue"}],
+    }
+    source: list[dict[str, Any]] = [
+        personal,
+        {name: value for name, value in personal.items() if name != "order_id"},
+        {**personal, "order_id": "9", "products": [], "jane.doe@shop.example": "Jane"},
+        *({**personal, "order_id": str(number)} for number in range(4)),
+    ]
+    async with Shop(_0="refuse", _1="lose", _2="fail", _3="throttle").client() as client:
+        report = await client.send_orders(source, ledger=ledger)
+        custom = {**personal, "order_id": "sha256:jane.doe@shop.example"}
+        await client.send_orders([custom], ledger=ledger, key=lambda raw: raw["contact_email"])
+    return report.counts
+
+
+def assert_nothing_personal(stored: bytes) -> None:
+    """The same orders' names and addresses, and the hashes, are not in what a ledger stores."""
+    stored = stored.lower()
+    for secret in ("jane", "doe@", "@shop", "verylong", "chaise", STORE_HASH, CUSTOMER_HASH):
+        assert secret.lower().encode() not in stored
+    assert b"refused the order (422)" in stored  # it would be found
 
 
 @attrs.frozen
@@ -119,7 +147,7 @@ class BucketPlace:
 Place = Path | BucketPlace
 
 
-def a_bucket(url: str) -> BucketPlace:
+def make_bucket(url: str) -> BucketPlace:
     """A place in a server that many tests share."""
     return BucketPlace(url, f"test_{secrets.token_hex(8)}")
 
@@ -160,33 +188,33 @@ def locked(path: Path, lock: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connec
         other.close()
 
 
-def entries_of(place: Place) -> dict[str, Entry]:
+def read_entries(place: Place) -> dict[str, Entry]:
     """What a ledger holds, by key; nothing where there is none. It is not changed."""
     if isinstance(place, BucketPlace):
-        return {entry.key: entry for entry in _at_once(place)}
+        return {entry.key: entry for entry in _read_in_thread(place)}
     if not place.exists():
         return {}
     with LedgerFile(place, must_exist=True) as file:
         return {entry.key: entry for _, entry in file.entries()}
 
 
-def states_of(place: Place) -> dict[str, State]:
+def read_states(place: Place) -> dict[str, State]:
     """The states, by key."""
-    return {key: entry.state for key, entry in entries_of(place).items()}
+    return {key: entry.state for key, entry in read_entries(place).items()}
 
 
-def _at_once(place: BucketPlace) -> list[Entry]:
-    """The same as `stored_in`, for who may not wait: in a loop and a thread of its own."""
+def _read_in_thread(place: BucketPlace) -> list[Entry]:
+    """`read_bucket_entries` for code that can't await: in a thread with a loop of its own."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, stored_in(place)).result()
+        return thread.submit(asyncio.run, read_bucket_entries(place)).result()
 
 
-async def stored_in(place: BucketPlace) -> list[Entry]:
+async def read_bucket_entries(place: BucketPlace) -> list[Entry]:
     """All entries, as the next run would find them; read from the buckets themselves."""
     connection = await nats.connect(place.url)
     try:
-        runs = set(await _all_of(connection, f"{place.bucket}_runs"))
-        values = (await _all_of(connection, place.bucket)).values()
+        runs = set(await _read_bucket(connection, f"{place.bucket}_runs"))
+        values = (await _read_bucket(connection, place.bucket)).values()
     finally:
         await connection.close()
     entries = []
@@ -201,7 +229,7 @@ async def stored_in(place: BucketPlace) -> list[Entry]:
     return entries
 
 
-async def _all_of(connection: Client, bucket: str) -> dict[str, bytes]:
+async def _read_bucket(connection: Client, bucket: str) -> dict[str, bytes]:
     stream = connection.jetstream()
     try:
         values = await stream.key_value(bucket)

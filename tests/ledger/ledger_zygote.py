@@ -30,17 +30,17 @@ from everlytic_async import (
 )
 from everlytic_async.ledger import Durability, Entry, Ledger, NatsLedger, ResendPolicy, State
 from everlytic_async.sandbox import Sandbox
-from support.delivery import CUSTOMER_HASH, STORE_HASH, TENACIOUS, orders
+from support.delivery import CUSTOMER_HASH, MANY_RETRIES, STORE_HASH, orders
 
 NOBODY = 65_534
 
 
-def sandbox_of(**settings: Any) -> Sandbox:
+def make_sandbox(**settings: Any) -> Sandbox:
     """A sandbox whose hashes the processes know."""
     return Sandbox(store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, **settings)
 
 
-def _ledger_of(place: str, heartbeat_s: float) -> Ledger:
+def _open_ledger_at(place: str, heartbeat_s: float) -> Ledger:
     """By the path of a file, or the address of a server and a bucket after it."""
     if not place.startswith("nats://"):
         return SqliteLedger(place, wait_s=5.0)
@@ -81,12 +81,12 @@ async def send(
         store_hash=STORE_HASH,
         customer_hash=CUSTOMER_HASH,
         delivery=Delivery(delivery),
-        retry=TENACIOUS,
+        retry=MANY_RETRIES,
         pacing=Pacing(max_concurrency=concurrency, adaptive=False),
     ) as client:
         try:
             async with client.stream_orders(
-                orders(count), ledger=_ledger_of(ledger, heartbeat_s)
+                orders(count), ledger=_open_ledger_at(ledger, heartbeat_s)
             ) as results:
                 async for result in results:
                     ends.setdefault(result.outcome, []).append(str(result.key))
@@ -108,16 +108,16 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             os.close(read)
-            with os.fdopen(write, "w") as told:
+            with os.fdopen(write, "w") as pipe:
                 name, arguments = json.loads(line)
-                told.write(json.dumps(asyncio.run(_JOBS[name](**arguments))))
+                pipe.write(json.dumps(asyncio.run(_JOBS[name](**arguments))))
             os._exit(0)
         os.close(write)
-        print(pid, flush=True)  # noqa: T201 - to whoever started it
-        with os.fdopen(read) as told:
-            said = told.read()
+        print(pid, flush=True)  # noqa: T201 - to the process that started it
+        with os.fdopen(read) as pipe:
+            returned = pipe.read()
         _, status = os.waitpid(pid, 0)
-        print(said)  # noqa: T201
+        print(returned)  # noqa: T201
         print(status, flush=True)  # noqa: T201
 
 
@@ -176,8 +176,8 @@ class Zygote:
 
     async def end(self) -> End:
         """Wait until it has ended."""
-        said = await self._line()
-        return End(int(await self._line()), **(json.loads(said) if said.strip() else {}))
+        returned = await self._line()
+        return End(int(await self._line()), **(json.loads(returned) if returned.strip() else {}))
 
     async def send(self, sandbox: Sandbox, ledger: Path | str, count: int, **settings: Any) -> End:
         """Send to the end."""

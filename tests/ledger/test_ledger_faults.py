@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from ledger_shop import Shop, keep, locked, states_of
-from ledger_zygote import Zygote, sandbox_of
+from ledger_shop import Shop, keep, locked, read_states
+from ledger_zygote import Zygote, make_sandbox
 
 from everlytic_async import (
     BatchReport,
@@ -138,7 +138,7 @@ async def test_a_ledger_that_is_read_only_stops_it_before_it_starts(
         LedgerFile(ledger).close()
         directory.chmod(directory_mode)
         ledger.chmod(mode)
-        async with sandbox_of() as sandbox:
+        async with make_sandbox() as sandbox:
             end = await zygote.send(sandbox, ledger, 10, unprivileged=True)
         directory.chmod(0o700)
     assert sandbox.requests == 0
@@ -152,7 +152,7 @@ async def test_a_ledger_that_is_read_only_stops_it_before_it_starts(
 
 async def states_for_the_next_run(path: Path) -> dict[str, State]:
     await keep(path)  # it finds out what was left in flight
-    return states_of(path)
+    return read_states(path)
 
 
 def agree(report: BatchReport, server: Shop, states: dict[str, State]) -> None:
@@ -194,13 +194,13 @@ async def test_a_lock_midway_stops_it_cleanly(
         server.on_order = lambda _order_id: None
         await client.send_orders(orders(400), ledger=SqliteLedger(path))
     assert set(server.posts.values()) == {1}
-    states = states_of(path)
+    states = read_states(path)
     assert len(states) == 400
     assert set(states.values()) <= {State.SENT, State.UNKNOWN}
 
 
 async def test_a_file_that_may_not_grow_stops_it_cleanly(path: Path, zygote: Zygote) -> None:
-    async with sandbox_of() as sandbox:
+    async with make_sandbox() as sandbox:
         end = await zygote.send(sandbox, path, 1_000, file_size=100_000)
         assert end.status == 0
         assert str(end.error).startswith("BatchStoppedError: the batch was stopped: the ledger")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ledger_shop import Place, Shop, keep, ledger_at, states_of
+from ledger_shop import Place, Shop, keep, ledger_at, read_states
 
 from everlytic_async import Outcome, SkippedError
 from everlytic_async._encoding import encode, order_key
@@ -85,7 +85,7 @@ def test_spellings_of_one_name_are_one_key(names: tuple[str, ...], *, custom: bo
     assert len({storage_key(name, custom=custom) for name in names}) == 1
 
 
-def key_of(**fields: object) -> str:
+def key_for(**fields: object) -> str:
     return order_key(made := Order.from_mapping(order(1, **fields)), encode(made))
 
 
@@ -101,17 +101,17 @@ def key_of(**fields: object) -> str:
 def test_an_order_ids_white_space_is_not_part_of_its_key(
     fields: dict[str, object], same: dict[str, object]
 ) -> None:
-    assert storage_key(key_of(**fields)) == storage_key(key_of(**same))
+    assert storage_key(key_for(**fields)) == storage_key(key_for(**same))
 
 
 def test_an_order_id_that_looks_like_a_pair_is_not_one() -> None:
-    pair = storage_key(key_of(order_id="7", workflow_id=32))
-    assert pair not in {storage_key(key_of(order_id=id_)) for id_ in ("7@32", "7 @32", " 7@32")}
+    pair = storage_key(key_for(order_id="7", workflow_id=32))
+    assert pair not in {storage_key(key_for(order_id=id_)) for id_ in ("7@32", "7 @32", " 7@32")}
 
 
 @pytest.mark.parametrize("fields", [{"order_id": "9"}, {"order_id": "9", "workflow_id": 4}])
 def test_a_key_that_is_not_custom_is_stored_as_it_is(fields: dict[str, object]) -> None:
-    assert storage_key(key_of(**fields)) == key_of(**fields)
+    assert storage_key(key_for(**fields)) == key_for(**fields)
     nameless = {key: value for key, value in order(1).items() if key != "order_id"}
     key = order_key(made := Order.from_mapping(nameless), encode(made))
     assert storage_key(key) == key
@@ -213,7 +213,7 @@ async def test_where_old_entries_meet_the_one_that_forbids_more_wins(
         await keep(place, *entries, scope=old_scope(f"http://{written}"), host=written)
     found = await outcomes(shop, place, *map(str, range(len(pairs))))
 
-    kept = states_of(place)
+    kept = read_states(place)
     for number, pair in enumerate(pairs):
         # A refusal without the order's own body is one of another body: it is sent again.
         forbids = max(map(RANKS.__getitem__, pair)) >= RANKS[State.UNKNOWN]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_shop import BucketPlace, Shop, a_bucket, ledger_at, stored_in
-from ledger_zygote import Zygote, sandbox_of
+from ledger_shop import BucketPlace, Shop, ledger_at, make_bucket, read_bucket_entries
+from ledger_zygote import Zygote, make_sandbox
 
 from everlytic_async import BatchStoppedError, Delivery, Outcome
 from everlytic_async.ledger import NatsLedger, State
@@ -23,11 +23,11 @@ from support.nats_servers import NatsCluster, kill, until
 
 @pytest.fixture
 def place(nats_url: str) -> BucketPlace:
-    return a_bucket(nats_url)
+    return make_bucket(nats_url)
 
 
 async def states_in(place: BucketPlace) -> dict[str, State]:
-    return {entry.key: entry.state for entry in await stored_in(place)}
+    return {entry.key: entry.state for entry in await read_bucket_entries(place)}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ async def test_what_a_killed_process_had_in_flight_is_unknown_in_time(
     async def unknown() -> bool:
         return State.IN_FLIGHT not in (await states_in(place)).values()
 
-    async with sandbox_of(faults=Faults(latency_s=30.0)) as sandbox:
+    async with make_sandbox(faults=Faults(latency_s=30.0)) as sandbox:
         port = int(sandbox.base_url.rpartition(":")[2])
         pid = await zygote.start(sandbox, str(place), 20, concurrency=8, heartbeat_s=0.5)
         await until(in_flight, "eight orders to be in flight")
@@ -54,7 +54,7 @@ async def test_what_a_killed_process_had_in_flight_is_unknown_in_time(
     assert list((await states_in(place)).values()) == [State.UNKNOWN] * 8
 
     ledger = ledger_at(place)
-    async with sandbox_of(port=port) as again, client_of(again, delivery=delivery) as client:
+    async with make_sandbox(port=port) as again, client_of(again, delivery=delivery) as client:
         results = (await client.send_orders(orders(8), ledger=ledger)).results
     assert {result.outcome for result in results} == {outcome}
     assert {getattr(result.error, "state", "unknown") for result in results} == {"unknown"}
@@ -65,7 +65,7 @@ async def test_what_a_killed_process_had_in_flight_is_unknown_in_time(
 async def test_a_restart_of_the_server_is_waited_for(
     nats_server: NatsServer, kind: Callable[[Any], Any]
 ) -> None:
-    place = a_bucket(nats_server.url)
+    place = make_bucket(nats_server.url)
     restarting: list[asyncio.Task[None]] = []
 
     async def restart() -> None:
@@ -91,7 +91,7 @@ async def test_a_restart_of_the_server_is_waited_for(
 
 
 async def test_a_server_that_does_not_come_back_stops_it_cleanly(nats_server: NatsServer) -> None:
-    place = a_bucket(nats_server.url)
+    place = make_bucket(nats_server.url)
     killing: list[asyncio.Task[None]] = []
 
     def arrived(order_id: str) -> None:

@@ -10,18 +10,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from ledger_shop import Place, keep, ledger_at, states_of
-from ledger_zygote import Zygote, sandbox_of
+from ledger_shop import Place, keep, ledger_at, read_states
+from ledger_zygote import Zygote, make_sandbox
 
 from everlytic_async import Delivery, Outcome, Pacing, SqliteLedger
 from everlytic_async.ledger import LedgerFile, State
 from everlytic_async.sandbox import Faults, Sandbox
-from support.delivery import client_of, ids_of, orders
+from support.delivery import client_of, order_ids, orders
 
 
 async def test_two_processes_share_a_ledger(place: Place, zygote: Zygote) -> None:
     with Zygote.running() as other:
-        async with sandbox_of() as sandbox:
+        async with make_sandbox() as sandbox:
             ends = await asyncio.gather(
                 *(each.send(sandbox, str(place), 300, concurrency=32) for each in (zygote, other))
             )
@@ -29,7 +29,7 @@ async def test_two_processes_share_a_ledger(place: Place, zygote: Zygote) -> Non
     assert [(end.status, end.error) for end in ends] == [(0, None)] * 2
     assert sandbox.processed == sandbox.requests == 300
     assert not sandbox.duplicates
-    assert states_of(place) == {str(number): State.SENT for number in range(300)}
+    assert read_states(place) == {str(number): State.SENT for number in range(300)}
     sent = [set(end.ends.get("sent", ())) for end in ends]
     assert not sent[0] & sent[1]
     for end in ends:
@@ -38,7 +38,7 @@ async def test_two_processes_share_a_ledger(place: Place, zygote: Zygote) -> Non
 
 async def test_two_streams_share_a_ledger(place: Place) -> None:
     ledger = ledger_at(place)
-    async with sandbox_of() as sandbox, client_of(sandbox) as client:
+    async with make_sandbox() as sandbox, client_of(sandbox) as client:
         reports = await asyncio.gather(
             *(client.send_orders(orders(200), ledger=each) for each in (ledger, ledger))
         )
@@ -46,7 +46,7 @@ async def test_two_streams_share_a_ledger(place: Place) -> None:
     assert sandbox.processed == sandbox.requests == 200
     counts = Counter(result.outcome for report in reports for result in report.results)
     assert counts == {Outcome.SENT: 200, Outcome.SKIPPED: 200}
-    assert states_of(place) == {str(number): State.SENT for number in range(200)}
+    assert read_states(place) == {str(number): State.SENT for number in range(200)}
 
 
 # ------------------------------------------------------------------------------------ killed
@@ -81,7 +81,7 @@ async def test_killed_at_any_instant_and_resumed(
     settings = {"delivery": delivery.value, "concurrency": CONCURRENCY}
     at_stake: Counter[str] = Counter()  # how often an order was in flight at a kill
     faults = Faults(latency_s=0.004, latency_jitter_s=0.004)
-    async with sandbox_of(faults=faults) as sandbox:
+    async with make_sandbox(faults=faults) as sandbox:
         for _ in range(kills):
             pid = await zygote.start(sandbox, path, count, **settings)
             assert await _kill(zygote, pid, sandbox, rng) == signal.SIGKILL
@@ -100,9 +100,9 @@ async def test_killed_at_any_instant_and_resumed(
 
     assert (end.status, end.error, end.left) == (0, None, [])
     assert at_stake  # it was killed while it sent
-    states = states_of(path)
+    states = read_states(path)
     assert len(states) == count
-    processed = set(ids_of(sandbox.received))
+    processed = set(order_ids(sandbox.received))
     unknown_keys = {key for key, state in states.items() if state is State.UNKNOWN}
     assert set(states.values()) <= {State.SENT, State.UNKNOWN}
     if delivery is Delivery.AT_MOST_ONCE:
@@ -119,7 +119,7 @@ async def test_what_a_killed_process_left_is_sent_again_when_asked_for(
     path: Path, zygote: Zygote
 ) -> None:
     async with (
-        sandbox_of(faults=Faults(latency_s=0.05)) as sandbox,
+        make_sandbox(faults=Faults(latency_s=0.05)) as sandbox,
         client_of(sandbox, pacing=Pacing(adaptive=False)) as client,
     ):
         pid = await zygote.start(sandbox, path, 100)
@@ -133,4 +133,4 @@ async def test_what_a_killed_process_left_is_sent_again_when_asked_for(
     assert first.counts[Outcome.SENT] + first.counts[Outcome.SKIPPED] == 100
     assert 1 <= again.counts[Outcome.SENT] <= CONCURRENCY
     assert all(result.duplicate_risk for result in again.results if result.outcome is Outcome.SENT)
-    assert set(states_of(path).values()) == {State.SENT}
+    assert set(read_states(path).values()) == {State.SENT}

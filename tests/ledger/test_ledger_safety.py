@@ -15,7 +15,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from ledger_shop import Shop, keep, ledger_at, locked, session_at, states_of
+from ledger_shop import Shop, keep, ledger_at, locked, read_states, session_at
 from ledger_zygote import Zygote
 
 from everlytic_async import BatchStoppedError, LedgerError, SqliteLedger
@@ -34,7 +34,7 @@ def beside(path: Path, *kinds: str) -> list[Path]:
 async def use(path: Path) -> dict[str, State]:
     """Open it as a run does; what it knows then."""
     await keep(path)
-    return states_of(path)
+    return read_states(path)
 
 
 @pytest.fixture(autouse=True)
@@ -396,8 +396,8 @@ async def test_a_copy_of_a_ledger_in_use_stands_alone(path: Path, tmp_path: Path
         await session.record(SENT)
         with LedgerFile(path, must_exist=True) as file:
             file.copy_to(copy)
-        assert states_of(path)["in flight"] is State.IN_FLIGHT
-        assert states_of(copy) == await use(copy) == KNOWN
+        assert read_states(path)["in flight"] is State.IN_FLIGHT
+        assert read_states(copy) == await use(copy) == KNOWN
         assert [found.name for found in copy.parent.iterdir()] == ["copy.ledger"]
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
 
