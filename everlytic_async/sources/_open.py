@@ -77,7 +77,9 @@ def check_encoding(encoding: str | None) -> None:
         ConfigurationError: it isn't.
     """
     try:
-        b"".decode(encoding or "utf-8")
+        b"x".decode(encoding or "utf-8")
+    except UnicodeDecodeError:
+        pass  # an encoding in which that is no text
     except (LookupError, ValueError):
         raise ConfigurationError(
             f"encoding: there is no {encoding!r}: name one such as cp1252 or utf-16"

@@ -18,7 +18,8 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     ),
     "order_id": (
         "order id", "order number", "order no", "order nr", "order name", "=order", "increment id",
-        "bestellnummer", "auftragsnummer", "bestelnummer", "bestelling", "=receipt", "=invoice",
+        "bestellnummer", "bestellnr",
+        "auftragsnummer", "bestelnummer", "bestelling", "=receipt", "=invoice",
         "commande", "pedido", "=reference", "=number", "=nummer", "=nr", "=no", "=id",
     ),
     "product_name": (
@@ -28,7 +29,8 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     ),
     "product_quantity": (
         "product quantity", "lineitem quantity", "item quantity", "quantity", "qty", "qty ordered",
-        "pieces", "menge", "stuckzahl", "anzahl", "aantal", "hoeveelheid", "quantite", "cantidad",
+        "pieces", "menge", "stuckzahl", "stuck",
+        "anzahl", "aantal", "hoeveelheid", "quantite", "cantidad",
         "units", "=count",
     ),
     "product_price": (
@@ -36,7 +38,8 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
         "einzelpreis", "stuckpreis", "preis", "prijs", "prys", "prix", "precio", "cost",
     ),
     "product_sku": (
-        "product sku", "lineitem sku", "sku", "artikelnummer", "item number", "product code",
+        "product sku", "lineitem sku", "sku", "artikelnummer", "artikelnr",
+        "item number", "product code",
         "barcode",
     ),
     "product_line_total": (
