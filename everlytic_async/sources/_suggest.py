@@ -30,6 +30,9 @@ __all__ = ["Suggestion", "suggest_mapping"]
 _RECORDS = 200
 _MAX_DEPTH = 4
 _MAX_PATHS = 500
+_MAX_CHARS = 200
+_MAX_LIST = 3
+_MAX_STATUS, _MAX_STATUSES = 40, 10
 # Without one of these an order is useless, or its e-mail is.
 _WANTED = (
     "contact_email",
@@ -124,9 +127,9 @@ def suggest_mapping(
                 more["encoding"] = _FALLBACK_ENCODING
                 source = stack.enter_context(open_source(path_or_file, _FALLBACK_ENCODING))
             table = open_table(container, source, stack, options)
-            names = [name for name in table.columns if name]
+            names = [name for name in table.columns if name][:_MAX_PATHS]
             records = [
-                dict(zip(table.columns, row, strict=True))
+                _prune(dict(zip(table.columns, row, strict=True)))
                 for _number, row in islice(table, _RECORDS)
                 if not isinstance(row, InvalidRow)
             ]
@@ -155,7 +158,19 @@ def _read_json(container: str, file: Any) -> Iterator[dict[str, Any]]:
     for _number, item in islice(items, _RECORDS):
         order = unwrap(item, ())
         if isinstance(order, dict):
-            yield order
+            yield _prune(order)
+
+
+def _prune(value: Any, depth: int = 0) -> Any:
+    """A value without most of what is long in it."""
+    if isinstance(value, str):
+        return value[:_MAX_CHARS]
+    if isinstance(value, dict):
+        inner = islice(value.items(), _MAX_PATHS if depth <= _MAX_DEPTH else 0)
+        return {key: _prune(item, depth + 1) for key, item in inner if len(key) <= _MAX_CHARS}
+    if isinstance(value, list):
+        return [_prune(item, depth + 1) for item in value[:_MAX_LIST]]
+    return value
 
 
 def _suggest(
@@ -207,7 +222,9 @@ def _suggest(
         mapping=mapping,
         options=options,
         status=status,
-        statuses=[word for word in dict.fromkeys(words) if len(word) < 40][:10],  # noqa: PLR2004
+        statuses=[word for word in dict.fromkeys(words) if len(word) <= _MAX_STATUS][
+            :_MAX_STATUSES
+        ],
         missing=[field for field in _WANTED if field not in order and field not in products],
         unused=[name for name in values if name not in taken and name != status],
     )

@@ -99,9 +99,14 @@ def _score(words: str, synonyms: tuple[str, ...]) -> float:
             continue
         if parts >= {*synonym.split()}:
             best = max(best, _CONTAINED - less - len(parts) / 50)
-        elif difflib.SequenceMatcher(None, words, synonym).ratio() >= _NEARLY:
+        elif _is_near(words, synonym):
             best = max(best, _NEAR - less)
     return best
+
+
+def _is_near(one: str, other: str) -> bool:
+    matcher = difflib.SequenceMatcher(None, one, other)
+    return matcher.real_quick_ratio() >= _NEARLY and matcher.ratio() >= _NEARLY
 
 
 def match_fields(names: Iterable[str], fields: Collection[str] = ()) -> dict[str, str]:

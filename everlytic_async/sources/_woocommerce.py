@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
+from everlytic_async.orders import MAX_ITEMS
 from everlytic_async.sources._mapping import computed, numbers
 from everlytic_async.sources._notation import EXACT, to_decimal
 from everlytic_async.sources._preset import Preset, statuses
@@ -173,6 +174,8 @@ def _parse_items(cells: Iterable[Any]) -> list[Any]:
             if "price" not in item and total is not None:
                 item["price"] = _unit_price(total, item.get("quantity"), _places(total))
             items.append(item)
+            if len(items) > MAX_ITEMS:
+                return items  # too many, as the order will say
     return items
 
 

@@ -22,6 +22,7 @@ from decimal import Decimal
 from importlib import import_module
 from itertools import islice
 from typing import IO, Any, TypeVar
+from xml.etree import ElementTree as ET
 
 from everlytic_async.errors import ConfigurationError, EverlyticError, SourceError
 from everlytic_async.sources._columns import no_such_name
@@ -43,6 +44,7 @@ _MAX_TEXT_BYTES, _MAX_TEXT_TAGS = 24 * 1024 * 1024, 2_000_000
 _MAX_PART_BYTES, _MAX_PART_TAGS = 8 * 1024 * 1024, 50_000
 _MAX_DIRECTORY_BYTES = 4 * 1024 * 1024
 
+_TYPES = "[Content_Types].xml"
 _END_OF_ARCHIVE = b"PK\x05\x06"
 _ROW_END = re.compile(rb"</(?:\w+:)?row\s*>|<(?:\w+:)?row(?:\s[^<>]*)?/>")
 _DIGITS = 15  # of a number, that a spreadsheet keeps
@@ -153,18 +155,22 @@ def _measure(file: IO[bytes]) -> None:
     """Refuse an archive that is no workbook, or would fill the memory."""
     _measure_directory(file)
     with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-        if "[Content_Types].xml" not in names:
+        if _TYPES not in archive.namelist():
             raise ConfigurationError("it is a ZIP archive: unpack it, and name what is in it")
-        for name in names:
-            if not name.endswith((".xml", ".rels")):
-                continue
+        with archive.open(_TYPES) as part:
+            _measure_part(part, _MAX_PART_BYTES, _MAX_PART_TAGS)
+        types: dict[str, set[str]] = {}
+        for element in ET.fromstring(archive.read(_TYPES)).iter():  # noqa: S314 - bounded
+            name = element.get("PartName", "").removeprefix("/")
+            types.setdefault(name, set()).add(element.get("ContentType", "").rpartition(".")[2])
+        for name in archive.namelist():
+            # Those that openpyxl keeps in memory, whatever they are called.
             with archive.open(name) as part:
-                if "/worksheets/" in name and name.endswith(".xml"):
+                if types.get(name) == {"worksheet+xml"}:
                     _measure_rows(part)
-                elif name.endswith("sharedStrings.xml"):
+                elif types.get(name) == {"sharedStrings+xml"}:
                     _measure_part(part, _MAX_TEXT_BYTES, _MAX_TEXT_TAGS)
-                else:
+                elif name in types or name.endswith((".xml", ".rels")):
                     _measure_part(part, _MAX_PART_BYTES, _MAX_PART_TAGS)
     file.seek(0)
 
