@@ -85,10 +85,10 @@ def _join(database: sqlite3.Connection) -> Iterator[tuple[int, Item]]:
         """
     )
     for number, kind, gid, body in lines:
-        fault: str | None = None
-        if kind == _IS_PART:
-            fault = _LOST
-        found = None if fault else pickle.loads(body)  # noqa: S301 - our own
+        fault: str | None = _LOST
+        found: Any = None
+        if kind != _IS_PART:
+            found = pickle.loads(body)  # noqa: S301 - our own
         if kind == _IS_FAULT:
             yield number, InvalidRow(InvalidOrderError(found, number))
             continue
