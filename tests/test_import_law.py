@@ -68,6 +68,7 @@ IMPORTERS: dict[str, set[str]] = {
     "multidict": {"_direct_post", "_request_headers", "_transport", "sandbox"},
     "nats": {"_nats", "ledger", "worker"},
     "opentelemetry": {"otel"},
+    "openpyxl": {"sources"},
     "orjson": {"_encoding", "_response", "_response_body"},
     "plotly": {"cli"},
     "prometheus_client": {"worker"},

@@ -40,7 +40,7 @@ _AHEAD = 64
 # What the number of an order counts, by how the input is written, and not by whose export it is:
 # a shop's may be an order on each line, too.
 # "Order 120" would be taken for the order's own number.
-_PLACES = {"json": "record", "parquet": "row"}
+_PLACES = {"json": "record", "parquet": "row", "xlsx": "row"}
 
 
 class Input:

@@ -237,9 +237,10 @@ class InputOptions(ConfigOptions, ProgressOptions):
 
     file: str = argument("FILE", type=click.Path(allow_dash=True))
     format: str | None = _reading(
-        "What FILE is: jsonl, json, csv, tsv or parquet, with the endpoint's names or those "
-        "of the mapping; or a shop's export: woocommerce, shopify, shopify-csv or magento. Without "
-        "it, the format is detected.",
+        "What FILE is: jsonl, json, csv, tsv, xlsx or parquet, with the endpoint's names or those "
+        "of the mapping; or a shop's export: woocommerce, woocommerce-csv, woocommerce-items-csv, "
+        "shopify, shopify-graphql, shopify-csv, squarespace, magento, magento-csv or bigcommerce. "
+        "Without it, the format is detected.",
         metavar="NAME",
     )
     maps: tuple[str, ...] = _reading(
@@ -259,7 +260,8 @@ class InputOptions(ConfigOptions, ProgressOptions):
     until: str | None = _reading("Leave out orders at that time or after it.", metavar="TIME")
     include: tuple[str, ...] = _reading(
         "Include orders of a shop's export that are left out otherwise: cancelled, refunded, "
-        "failed, unpaid, draft, trash, voided, test, fraud; or all. May be repeated.",
+        "failed, unpaid, draft, completed draft, abandoned checkout, trash, voided, test, fraud; "
+        "or all. May be repeated.",
         default=(),
         metavar="REASON",
     )

@@ -34,11 +34,13 @@ path of the list of orders in a JSON document.
 Values are kept as they are, except texts: a blank one counts as not set; one for a field that is a
 number is parsed digit by digit; one for ``product_gallery`` is split at its blanks.
 
-From the bottom up: ``_open`` opens and decompresses; ``_detect`` detects the format; a module for
-each format yields records (``_jsonl``, ``_json``, ``_csv``, ``_parquet``); ``_mapping`` compiles a
-mapping and ``_mapper`` applies it; ``_assembler`` puts rows together to orders; one table for each
-shop says how its records are mapped and which are skipped (``_woocommerce``, ``_shopify``,
-``_shopify_csv``, ``_magento``); ``_reader`` ties them together.
+From the bottom up: ``_open`` opens, decompresses and decodes; ``_detect`` detects the format; a
+module for each format yields records (``_jsonl``, ``_json``, ``_csv``, ``_xlsx``, ``_parquet``);
+``_notation`` reads numbers and dates; ``_mapping`` compiles a mapping and ``_mapper`` applies it;
+``_where`` and ``_left_out`` say which orders are not read; ``_assembler`` puts rows together to
+orders, and ``_bulk`` lines; ``_shops`` has one table for each kind of export (``_woocommerce``,
+``_shopify``, ``_squarespace``, ``_magento``, ``_bigcommerce``); ``_synonyms`` and ``_suggest``
+propose a mapping; ``_columns`` says what is wrong with columns; ``_reader`` ties them together.
 """
 
 from __future__ import annotations
@@ -48,19 +50,27 @@ from typing import Any
 
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.orders import Order
-from everlytic_async.sources._dates import DateLike
 from everlytic_async.sources._mapping import normalize_mapping, parse_mapping
+from everlytic_async.sources._notation import DateLike
 from everlytic_async.sources._open import Source
-from everlytic_async.sources._reader import FORMATS, REASONS, Reader
+from everlytic_async.sources._options import FORMATS, ReadOptions
+from everlytic_async.sources._reader import Reader, TracedOrder
+from everlytic_async.sources._shops import REASONS
+from everlytic_async.sources._suggest import Suggestion, suggest_mapping
+from everlytic_async.sources._where import WhereLike, parse_where
 
 __all__ = [
     "FORMATS",
     "REASONS",
     "Reader",
+    "Suggestion",
+    "TracedOrder",
     "normalize_mapping",
     "parse_mapping",
+    "parse_where",
     "read_lines",
     "read_orders",
+    "suggest_mapping",
 ]
 
 
@@ -69,29 +79,48 @@ def read_orders(
     format: str | None = None,  # noqa: A002 - the public name
     *,
     mapping: Mapping[str, Any] | None = None,
+    where: WhereLike | None = None,
     since: DateLike | None = None,
     until: DateLike | None = None,
     include: Iterable[str] = (),
+    encoding: str | None = None,
+    decimal: str | None = None,
+    thousands: str | None = None,
+    date_format: str | None = None,
+    sheet: str | None = None,
 ) -> Reader:
     """Read orders lazily: pass the reader to `everlytic_async.EverlyticClient.stream_orders`.
 
     What can't be an order becomes an `everlytic_async.InvalidOrderError` in its place, with its
     ``line`` (its row or place, if there are no lines; from 1) and every fault, and without any of
-    its values; reading goes on after it. Types are never guessed: text stays text (``000003``),
-    numbers are exact (a fraction is a Decimal of the digits that the file has).
+    its values but numbers and dates that can't be read; reading goes on after it. Types are never
+    guessed: text stays text (``000003``), numbers are exact (a fraction is a Decimal of the digits
+    that the file has).
 
     Args:
         path_or_file: A path; ``-`` for the standard input; or an open file, which stays open. It
             should be binary: a file that was opened as text raises by itself where it can't decode.
-            UTF-8, with or without a byte order mark.
-        format: One of `FORMATS`; None to detect it. ``jsonl``, ``json``, ``csv``, ``tsv`` and
-            ``parquet`` name how it is written, and then its fields are the endpoint's, or those of
-            the mapping. The others are shops' exports.
+        format: One of `FORMATS`; None to detect it. ``jsonl``, ``json``, ``csv``, ``tsv``, ``xlsx``
+            and ``parquet`` name how it is written, and then its fields are the endpoint's, or those
+            of the mapping. The others are shops' exports.
         mapping: What becomes which field: see above. What it does not name comes from where the
             shop's format has it; without one, from the key or column with the name of the field.
-        since: Skip orders before that time. A time without an offset is UTC.
-        until: Skip orders at that time or after it.
-        include: Which orders of a shop not to skip, of `REASONS`; ``all`` for all of them.
+        where: Read only the orders for which these conditions hold, all of them:
+            ``["Status=completed,processing", "Shop!=test"]``, or
+            ``{"Status": ["completed", "processing"], "Shop!": "test"}``. Left of ``=`` is a column
+            or a path, right of it the values of which it is to be one; ``!=``: none. Case and
+            blanks around a value don't count; no value means blank.
+        since: Leave out orders before that time. A time without an offset is UTC.
+        until: Leave out orders at that time or after it.
+        include: Which orders of a shop not to leave out, of `REASONS`; ``all`` for all of them.
+        encoding: Of a text; None for UTF-8, or what a byte-order mark tells. A table that is not
+            UTF-8 is refused before its first order, unless it comes from a pipe.
+        decimal: What is before the fraction of a number in a text, ``.`` or ``,``.
+        thousands: What is between its groups of three digits: ``,``, ``.``, ``'`` or a blank. With
+            one of these two, amounts may have a currency, and what is not a number is a fault.
+        date_format: How times are written, in the letters of `datetime.strptime`, such as
+            ``%d.%m.%Y``; None for ISO 8601.
+        sheet: The name of the sheet of an Excel workbook; None for the first.
 
     Raises:
         ConfigurationError: at once, when an argument is wrong; by the iteration, when the format
@@ -101,7 +130,20 @@ def read_orders(
             can't be read.
         OSError: by the iteration, when the file can't be opened or read.
     """
-    return Reader(path_or_file, format, mapping=mapping, since=since, until=until, include=include)
+    options = ReadOptions.parse(
+        format=format,
+        mapping=mapping,
+        where=where,
+        since=since,
+        until=until,
+        include=include,
+        encoding=encoding,
+        decimal=decimal,
+        thousands=thousands,
+        date_format=date_format,
+        sheet=sheet,
+    )
+    return Reader(path_or_file, options)
 
 
 def read_lines(
@@ -109,4 +151,4 @@ def read_lines(
     format: str | None = None,  # noqa: A002 - the public name
 ) -> Iterator[tuple[int, Order | InvalidOrderError]]:
     """Read orders as `read_orders` does, each with its line: `Reader.lines` of a plain reader."""
-    return Reader(path_or_file, format).lines()
+    return read_orders(path_or_file, format).lines()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from everlytic_async.errors import MAX_FAULTS, InvalidOrderError
 from everlytic_async.orders import MAX_ITEMS, Order, get_order_id
-from everlytic_async.sources._dates import parse_datetime
+from everlytic_async.sources._left_out import LeftOut
 from everlytic_async.sources._mapper import RecordMapper
 from everlytic_async.sources._preset import Preset
 from everlytic_async.sources._records import InvalidRow, Item, Record
@@ -26,7 +25,6 @@ _MAX_CHARS = 8 * 1024 * 1024
 # The cells and characters of an order with fewer rows are not counted.
 _FEW_ROWS = 8
 _DUPLICATE = "duplicate row"
-_BEFORE_SINCE, _AFTER_UNTIL = "before since", "not before until"
 
 
 def make_order(mapping: Any, number: int) -> Order | InvalidOrderError:
@@ -53,24 +51,21 @@ class OrderAssembler:
     Args:
         mapper: Makes records into mappings of orders.
         preset: The shop whose export it is; None for another input.
-        since: Skip orders before that time.
-        until: Skip orders at that time or after it.
-        skipped: Where to count the orders that are skipped, by reason.
+        left_out: Which orders are left out.
+
+    Attributes:
+        origins: Of the order that was handed out last, where each field came from; only if
+            `traces`.
+        traces: Whether to find that out.
     """
 
-    def __init__(
-        self,
-        mapper: RecordMapper,
-        preset: Preset | None,
-        since: datetime | None,
-        until: datetime | None,
-        skipped: dict[str, int],
-    ) -> None:
+    def __init__(self, mapper: RecordMapper, preset: Preset | None, left_out: LeftOut) -> None:
         self._mapper = mapper
         self._preset = preset
         self._dedupes = preset is not None and preset.dedupe_rows
-        self._since, self._until = since, until
-        self._skipped = skipped
+        self._left_out = left_out
+        self.traces = False
+        self.origins: Mapping[str, str] = {}
 
     def orders(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
         """The orders of an input, in its order, each with the number of its first record."""
@@ -109,7 +104,7 @@ class OrderAssembler:
                 for fault in error.faults:
                     group.add_fault(fault if number == group.number else f"line {number} {fault}")
             elif self._dedupes and group.has(row):
-                self._skip(_DUPLICATE)
+                self._left_out.count(_DUPLICATE)
             else:
                 group.add(row)
         if group is not None:
@@ -155,39 +150,37 @@ class OrderAssembler:
     def _build(
         self, number: int, rows: Sequence[Record], faults: Sequence[str]
     ) -> Order | InvalidOrderError | None:
-        """The order of some records, or its faults; None if it is skipped."""
+        """The order of some records, or its faults; None if it is left out."""
+        self.origins = {}
         try:
             if not rows:
                 return InvalidOrderError(list(faults), number)
-            reason = self._mapper.skip_reason(rows[0])
+            reason = self._left_out.reason(rows)
             if reason is not None:
-                self._skip(reason)
+                self._left_out.count(reason)
                 return None
             if faults:
                 return InvalidOrderError(list(faults), number)
-            date_faults: list[str] = []
-            if self._since is not None or self._until is not None:
-                time = parse_datetime(self._mapper.date(rows[0]))
-                if time is None:
-                    date_faults.append("date: expected a time such as 2026-03-01T08:00:00")
-                elif (reason := self._out_of_bounds(time)) is not None:
-                    self._skip(reason)
-                    return None
+            reason, date_fault = self._left_out.out_of_time(rows[0])
+            if reason is not None:
+                self._left_out.count(reason)
+                return None
             order, found = self._mapper.order(rows)
-            if date_faults or found:
-                return InvalidOrderError(date_faults + found, number, get_order_id(order))
-            return make_order(order, number)
+            if date_fault is not None:
+                found.insert(0, date_fault)
+            if self.traces:
+                self.origins = self._mapper.origins(rows, order)
+            if found:
+                return InvalidOrderError(found, number, get_order_id(order))
+            made = make_order(order, number)
+            return made if isinstance(made, Order) else self._explain(made, order)
         except Exception as error:  # noqa: BLE001 - see `_unexpected`
             return _unexpected(error, number)
 
-    def _out_of_bounds(self, time: datetime) -> str | None:
-        if self._since is not None and time < self._since:
-            return _BEFORE_SINCE
-        return _AFTER_UNTIL if self._until is not None and time >= self._until else None
-
-    def _skip(self, reason: str) -> None:
-        """Count a row or an order that is skipped."""
-        self._skipped[reason] = self._skipped.get(reason, 0) + 1
+    def _explain(self, error: InvalidOrderError, order: Mapping[str, Any]) -> InvalidOrderError:
+        return InvalidOrderError(
+            self._mapper.explain(error.faults, order), error.line, error.order_id
+        )
 
 
 class _Group:

@@ -13,7 +13,7 @@ from everlytic_async.sources._open import MAX_LINE_BYTES, OpenedSource
 __all__ = ["CONTAINERS", "detect_container"]
 
 #: How the orders are written, apart from what their fields are called.
-CONTAINERS = ("jsonl", "json", "csv", "tsv", "parquet")
+CONTAINERS = ("jsonl", "json", "csv", "tsv", "xlsx", "parquet")
 
 _BY_NAME = {
     ".jsonl": "jsonl",
@@ -26,8 +26,10 @@ _BY_NAME = {
 }
 # What starts like this can't be read, and what to do about it.
 _UNSUPPORTED = (
-    (b"PK\x03\x04", "is a ZIP archive or an Excel workbook: unpack it, or save it as CSV in UTF-8"),
-    (b"\xd0\xcf\x11\xe0", "is an Excel workbook: save it as CSV in UTF-8"),
+    (
+        b"\xd0\xcf\x11\xe0",
+        "is an old or a protected Excel workbook: save it as .xlsx, or as CSV in UTF-8",
+    ),
     (b"BZh", "is packed with bzip2: unpack it, or pack it with gzip or zstd"),
     (b"\xfd7zXZ", "is packed with xz: unpack it, or pack it with gzip or zstd"),
     (b"\x1f\x8b", "is packed twice: unpack it once"),
@@ -35,10 +37,10 @@ _UNSUPPORTED = (
     (b"<", "is HTML or XML: export the orders as JSON or CSV"),
     (b"%PDF", "is a PDF: export the orders as JSON or CSV"),
     (b"SQLite format 3", "is a database: see the how-to about orders from a database"),
-    (b"\xff\xfe", "is UTF-16: save the file as UTF-8"),
-    (b"\xfe\xff", "is UTF-16: save the file as UTF-8"),
 )
-_PARQUET = b"PAR1"
+# What holds orders and is no text.
+_BINARY = {b"PAR1": "parquet", b"PK\x03\x04": "xlsx"}
+_NAMES = {"parquet": "a Parquet file", "xlsx": "an Excel workbook"}
 
 
 def detect_container(source: OpenedSource, requested: str | None) -> str:
@@ -52,12 +54,13 @@ def detect_container(source: OpenedSource, requested: str | None) -> str:
         ConfigurationError: when it can't be detected, or is surely not what was requested.
     """
     first = source.first_line.lstrip()
-    if first.startswith(_PARQUET) and requested in (None, "parquet"):
-        return "parquet"
-    if first.startswith(_PARQUET):
-        raise ConfigurationError(f"it is Parquet, not {requested}")
-    if requested == "parquet":
-        raise ConfigurationError("it is not a Parquet file")
+    found = _BINARY.get(first[:4])
+    if found is not None and requested not in (None, found):
+        raise ConfigurationError(f"it is {_NAMES[found]}, not {requested}")
+    if found is None and requested in _NAMES:
+        raise ConfigurationError(f"it is not {_NAMES[requested]}")
+    if found is not None:
+        return found
     for start, what in _UNSUPPORTED:
         if first.startswith(start):
             raise ConfigurationError(f"it {what}")
@@ -80,9 +83,8 @@ def _guess(source: OpenedSource, first: bytes) -> str:
         delimiter = detect_delimiter(header.decode("utf-8", "replace"))
     if delimiter is None:
         raise ConfigurationError(
-            "its format can't be detected: name it, one of jsonl, json, csv, tsv, woocommerce, "
-            "shopify, shopify-csv, magento (JSON starts with { or [; CSV with a line of column "
-            "names)"
+            "its format can't be detected (JSON starts with { or [; CSV with a line of column "
+            f"names): name it with --format, one of {', '.join(CONTAINERS)}, or a shop's"
         )
     return "tsv" if delimiter == "\t" else "csv"
 

@@ -13,22 +13,36 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import IO, Any, NoReturn
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
-from everlytic_async.errors import MAX_FAULTS, InvalidOrderError, SourceError
+from everlytic_async.errors import (
+    MAX_FAULTS,
+    ConfigurationError,
+    InvalidOrderError,
+    SourceError,
+)
+from everlytic_async.sources._columns import no_such_name
 from everlytic_async.sources._records import InvalidRow, Item
 
-__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json"]
+__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json", "unwrap"]
 
 #: A longer order is a fault, so that a file whose quotes or brackets don't match does not fill the
 #: memory. Decoded, JSON takes up to 30 times its length: `{},{},{}` does.
 MAX_ORDER_CHARS = 2 * 1024 * 1024
 
 _CHUNK = 64 * 1024
-# Where the orders are in an object that wraps them: Shopify's, Magento's, and what others use.
-_WRAPPERS = frozenset({"orders", "draft_orders", "items", "data", "results", "records", "rows"})
+# What an object that wraps orders, or a single one, has them under: what the APIs of Shopify,
+# Magento and WordPress.com answer with, and what others use.
+_WRAPPERS = frozenset(
+    {"orders", "draft_orders", "draftOrders", "checkouts", "abandonedCheckouts", "order"}
+    | {"draft_order", "items", "data", "results", "records", "rows", "edges", "nodes", "node"}
+)
+# What may stand beside a single order: in the edge of a connection of GraphQL.
+_BESIDE = frozenset({"cursor", "extensions"})
+# Objects that wrap orders are no deeper: data, orders, edges.
+_MAX_DEPTH = 8
 # An object with one of these is an order itself: Magento's have their products under "items".
 _ORDER_KEYS = frozenset(
     {"contact_email", "contact_unique_id", "order_id", "id", "entity_id", "increment_id"}
@@ -65,12 +79,39 @@ def is_order(value: dict[str, Any]) -> bool:
 def is_list_of_orders(value: dict[str, Any]) -> bool:
     """Whether an object is not an order but wraps a list of them."""
     return not is_order(value) and any(
-        key in _WRAPPERS and isinstance(value[key], list) for key in value
+        isinstance(inner, list) or (isinstance(inner, dict) and is_list_of_orders(inner))
+        for key, inner in value.items()
+        if key in _WRAPPERS
     )
 
 
+def unwrap(order: Item, kept: Collection[str]) -> Item:
+    """The order in an object that wraps just that order; anything else as it is.
+
+    Args:
+        order: What was read as an order.
+        kept: Keys that are no wrapper: a mapping has paths that start there.
+    """
+    inner: Any = order
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(inner, dict) or len(inner) > 1 + len(_BESIDE):
+            return order
+        if is_order(inner):
+            return inner
+        wrapped = [key for key in inner if key in _WRAPPERS and key not in kept]
+        if len(wrapped) != 1 or not inner.keys() <= {*wrapped, *_BESIDE}:
+            return order
+        inner = inner[wrapped[0]]
+        if isinstance(inner, dict) and is_order(inner):
+            return inner
+    return order
+
+
 def read_json(
-    file: IO[bytes], decoder: StrictDecoder, each: Sequence[str] = ()
+    file: IO[bytes],
+    decoder: StrictDecoder,
+    each: Sequence[str] = (),
+    kept: Collection[str] = (),
 ) -> Iterator[tuple[int, Item]]:
     """Yield each order's place in the document, from 1, and the order, or its fault.
 
@@ -78,11 +119,13 @@ def read_json(
         file: Open for reading, in binary. It stays open.
         decoder: Decodes each order.
         each: The keys that lead to the list of orders, if it can't be found by `_WRAPPERS`.
+        kept: Keys that are no wrapper: a mapping has paths that start there.
 
     Raises:
         SourceError: where the syntax is broken: nothing after that can be told apart.
+        ConfigurationError: there is no list where `each` leads.
     """
-    stream = _JsonStream(file, decoder)
+    stream = _JsonStream(file, decoder, kept)
     while (char := stream.peek()) is not None:
         if char == "[" and not each:
             yield from stream.iter_array()
@@ -90,13 +133,26 @@ def read_json(
             yield from stream.iter_object(tuple(each))
         else:
             yield stream.read_order()
+    if each and not stream.found_list:
+        key, keys = stream.dead_end
+        if not keys or key in keys:
+            raise ConfigurationError(f"each: there is no list of orders at '{'.'.join(each)}'")
+        raise ConfigurationError(no_such_name("each", key, keys, what="key"))
 
 
 class _JsonStream:
-    """A place in a document that is read chunk by chunk."""
+    """A place in a document that is read chunk by chunk.
 
-    def __init__(self, file: IO[bytes], decoder: StrictDecoder) -> None:
+    Attributes:
+        found_list: Whether a list of orders was found.
+        dead_end: The key that was looked for in vain, and the keys beside it.
+    """
+
+    def __init__(self, file: IO[bytes], decoder: StrictDecoder, kept: Collection[str]) -> None:
         self._decoder = decoder
+        self._kept = kept
+        self.found_list = False
+        self.dead_end: tuple[str, list[str]] = ("", [])
         # read1 waits for no more than there is: the orders of a pipe are read as they come.
         self._read = getattr(file, "read1", file.read)
         # Bytes that are not UTF-8 are a fault of the order that has them.
@@ -118,11 +174,17 @@ class _JsonStream:
             more = self._skip_comma()
         self._expect("]")
 
-    def iter_object(self, each: tuple[str, ...]) -> Iterator[tuple[int, Item]]:
+    def iter_object(
+        self, each: tuple[str, ...], depth: int = 0
+    ) -> Generator[tuple[int, Item], None, dict[str, Any] | None]:
         """The orders that the object which starts here wraps, or the object itself as an order.
 
         Args:
             each: The keys that lead to the list; empty to look for one of `_WRAPPERS`.
+            depth: In how many objects it is; in one, it is an order only if it looks like one.
+
+        Returns:
+            Its keys and values, if it is in another object and neither wraps nor is an order.
         """
         start = self._dropped + self._at
         fields: dict[str, Any] = {}
@@ -136,28 +198,40 @@ class _JsonStream:
                 self._fail("expected a key in quotes")
             self._expect(":")
             char = self.peek()
-            leads = key == each[0] if each else key in _WRAPPERS and not is_order(fields)
-            if leads and char == "[" and len(each) <= 1:
-                is_wrapper = True
+            leads = self._leads(key, char, each, fields, depth)
+            value, fault = None, None
+            if leads and char == "[":
+                is_wrapper = self.found_list = True
                 yield from self.iter_array()
-            elif leads and char == "{" and len(each) > 1:
-                is_wrapper = True
-                yield from self.iter_object(each[1:])
+            elif leads and char == "{":
+                value = yield from self.iter_object(each[1:], depth + 1)
+                is_wrapper = is_wrapper or value is None
             else:
                 value, fault = self._read_value()
-                if fault is None and key in fields:
-                    fault = "a key: given more than once in one object"
-                if fault is not None and len(faults) <= MAX_FAULTS and fault not in faults:
-                    faults.append(fault)
-                if not is_wrapper:
-                    fields[key] = value
-                    if self._dropped + self._at - start > MAX_ORDER_CHARS:
-                        faults = [_TOO_LONG]
-                        fields = {name: None for name in fields if name in _ORDER_KEYS}
+            if not is_wrapper:
+                _add(fields, faults, key, value, fault)
+                if self._dropped + self._at - start > MAX_ORDER_CHARS:
+                    faults = [_TOO_LONG]
+                    fields = {name: None for name in fields if name in _ORDER_KEYS}
             more = self._skip_comma()
         self._expect("}")
-        if not is_wrapper and not each:
-            yield self._numbered(fields, faults)
+        if each and not is_wrapper:
+            self.dead_end = each[0], list(fields)
+        if is_wrapper or each:
+            return None
+        if depth and not is_order(fields) and not faults:
+            return fields
+        yield self._numbered(fields, faults)
+        return None
+
+    def _leads(
+        self, key: str, char: str | None, each: tuple[str, ...], fields: dict[str, Any], depth: int
+    ) -> bool:
+        """Whether what is under a key, and begins so, leads to orders."""
+        if each:
+            return key == each[0] and char == ("{" if len(each) > 1 else "[")
+        is_wrapper = key in _WRAPPERS and key not in self._kept and depth < _MAX_DEPTH
+        return is_wrapper and not is_order(fields)
 
     def read_order(self) -> tuple[int, Item]:
         """The value that starts here, as an order."""
@@ -288,6 +362,17 @@ class _JsonStream:
             f"what comes {where} is not JSON: {what}. Nothing from there on can be read: "
             "correct it, or export it again"
         )
+
+
+def _add(
+    fields: dict[str, Any], faults: list[str], key: str, value: Any, fault: str | None
+) -> None:
+    """Add a key of an order, or what is wrong with it."""
+    if fault is None and key in fields:
+        fault = "a key: given more than once in one object"
+    if fault is not None and len(faults) <= MAX_FAULTS and fault not in faults:
+        faults.append(fault)
+    fields[key] = value
 
 
 def _is_utf_8(text: str) -> bool:

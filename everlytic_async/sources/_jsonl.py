@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import IO
 
@@ -13,7 +14,8 @@ from everlytic_async.sources._records import InvalidRow, Item
 __all__ = ["read_json_lines"]
 
 _TOO_LONG = f"is longer than {MAX_LINE_BYTES:,} bytes"
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# Whose the lines of a Shopify bulk operation are: also of one that can't be read.
+_PARENT = re.compile(rb'"__parentId"\s*:\s*"([^"\\]{1,100})"')
 
 
 def read_json_lines(file: IO[bytes], decoder: StrictDecoder) -> Iterator[tuple[int, Item]]:
@@ -31,19 +33,20 @@ def read_json_lines(file: IO[bytes], decoder: StrictDecoder) -> Iterator[tuple[i
         elif not (line := (line.removeprefix(BOM) if number == 1 else line).strip()):
             continue
         try:
-            yield number, _parse(line, decoder, is_first=number == 1)
+            yield number, _parse(line, decoder)
         except JsonFaultError as error:
-            yield number, InvalidRow(InvalidOrderError([str(error)], number))
+            parent = _PARENT.search(line)
+            row = None if parent is None else [parent[1].decode(errors="replace")]
+            yield number, InvalidRow(InvalidOrderError([str(error)], number), row)
 
 
-def _parse(line: bytes, decoder: StrictDecoder, *, is_first: bool) -> Item:
+def _parse(line: bytes, decoder: StrictDecoder) -> Item:
     if len(line) > MAX_LINE_BYTES:
         raise JsonFaultError(_TOO_LONG)
     try:
         text = line.decode()
     except UnicodeDecodeError:
-        encoding = "is UTF-16" if is_first and line.startswith(_UTF_16) else "is not UTF-8"
-        raise JsonFaultError(f"{encoding}: save the file as UTF-8") from None
+        raise JsonFaultError("is not UTF-8: save the file as UTF-8") from None
     value = decoder.decode(text)
     if not isinstance(value, dict):
         raise JsonFaultError("is not an order: expected one JSON object on each line")

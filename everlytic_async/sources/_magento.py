@@ -1,10 +1,16 @@
-"""Magento 2 and Adobe Commerce, REST: the response to ``GET /rest/V1/orders?searchCriteria=...``.
+"""Magento 2 and Adobe Commerce: the REST API, and the CSV of the grid of orders.
 
-See https://developer.adobe.com/commerce/webapi/rest/quick-reference/. All amounts are in the
-currency of the order (``order_currency_code``), which the customer saw; those that start with
-``base_`` are not used. An order's ``discount_amount`` is negative, an item's is positive. An order
-has no link; a mapping may give a template. ``customer_id`` is the shop's own number, not a
+An order has no link; a mapping may give a template. ``customer_id`` is the shop's own number, not a
 contact's unique id at Everlytic: it is sent only if a mapping says so.
+
+`magento <https://developer.adobe.com/commerce/webapi/rest/quick-reference/>`__
+    The response to ``GET /rest/V1/orders?searchCriteria=...``. All amounts are in the currency of
+    the order (``order_currency_code``), which the customer saw; those that start with ``base_`` are
+    not used. An order's ``discount_amount`` is negative, an item's is positive.
+
+`magento-csv <https://experienceleague.adobe.com/en/docs/commerce-admin/stores-sales/order-management/orders/orders>`__
+    *Export* on the page of the orders. It does not say what was bought, so the mapping has to give
+    a field of a product, such as ``product_name``.
 """
 
 from __future__ import annotations
@@ -12,10 +18,10 @@ from __future__ import annotations
 from typing import Any
 
 from everlytic_async.sources._mapping import computed
-from everlytic_async.sources._numbers import EXACT, to_decimal
-from everlytic_async.sources._preset import Preset
+from everlytic_async.sources._notation import EXACT, to_decimal
+from everlytic_async.sources._preset import Preset, statuses
 
-__all__ = ["MAGENTO"]
+__all__ = ["MAGENTO", "MAGENTO_CSV"]
 
 
 def _sub_total(amount: Any, discount: Any) -> Any:
@@ -45,12 +51,14 @@ def _top_items(items: Any) -> Any:
     ]
 
 
-_SKIPPED = {
-    "canceled": "cancelled",
-    "closed": "refunded",
-    "pending_payment": "unpaid",
-    "fraud": "fraud",
-}
+_STATES = statuses(
+    "new processing complete holded payment_review",
+    cancelled="canceled",
+    refunded="closed",
+    unpaid="pending_payment",
+    fraud="fraud",
+)
+_SKIPPED = {state: reason for state, reason in _STATES.items() if reason}
 
 MAGENTO = Preset(
     name="magento",
@@ -73,6 +81,31 @@ MAGENTO = Preset(
             "product_line_total": computed(_line_total, "row_total", "discount_amount"),
         },
     },
-    # The state is Magento's; the status is the shop's name for it.
-    statuses={"state": _SKIPPED, "status": _SKIPPED},
+    # The state is Magento's; the status is the shop's name for it, and may be any.
+    statuses={"state": _STATES, "status": _SKIPPED},
+)
+
+MAGENTO_CSV = Preset(
+    name="magento-csv",
+    keys=frozenset({"ID", "Purchase Date", "Grand Total (Purchased)", "Status", "Customer Email"}),
+    is_tabular=True,
+    mapping={
+        "contact_email": "Customer Email",
+        "order_id": "ID",
+        "sub_total": "Subtotal",
+        "shipping_fee": "Shipping and Handling",
+        "total": "Grand Total (Purchased)",
+        "date": "Purchase Date",
+        "products": {},
+    },
+    date_format="%b %d, %Y %I:%M:%S %p",
+    statuses={
+        "Status": statuses(
+            "pending processing complete on_hold holded payment_review",
+            cancelled="canceled",
+            refunded="closed",
+            unpaid="pending_payment pending_paypal",
+            fraud="fraud suspected_fraud",
+        )
+    },
 )

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from everlytic_async.errors import ConfigurationError
+from everlytic_async.sources._columns import check_contact, check_paths, strict_paths
 from everlytic_async.sources._mapping import (
     ORDER_FIELDS,
     PRODUCT_FIELDS,
     Compiler,
+    Computed,
     Getter,
+    describe_spec,
     is_blank,
     is_template,
-    mapping_paths,
-    nearest,
 )
-from everlytic_async.sources._numbers import parse_number
+from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._preset import Preset
 from everlytic_async.sources._records import Record
 
@@ -25,6 +26,8 @@ __all__ = ["RecordMapper"]
 
 _CONTACTS = ("contact_email", "contact_unique_id")
 _IDS = ("contact_unique_id", "order_id")
+_NUMBERS = ("product_price", "product_quantity", "product_line_total", "product_special_price")
+_AMOUNTS = ("sub_total", "shipping_fee", "taxes", "total", "discount")
 # What spreadsheets write instead of 1234567890123.
 _SHORTENED = re.compile(r"\s*[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}\s*").fullmatch
 _SHORTENED_FAULT = (
@@ -32,6 +35,9 @@ _SHORTENED_FAULT = (
     "export it again, and don't save it from a spreadsheet, or format that column as text first"
 )
 _WORKFLOW = re.compile(r"\s*[0-9]{1,19}\s*", re.ASCII).fullmatch
+
+_Convert = Callable[[Any], Any]
+_Field = tuple[str, Getter, _Convert | None]
 
 
 def _parse_workflow(text: str) -> int | str:
@@ -44,17 +50,16 @@ def _parse_gallery(value: str | list[Any]) -> list[Any] | None:
     return [url for url in value if url is not None and url != ""] or None
 
 
-#: What becomes of a text in a field that is not a text; in all the others it stays as it is.
-_CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
-    "product_price": parse_number,
-    "product_quantity": parse_number,
-    "product_line_total": parse_number,
-    "product_special_price": parse_number,
-    "workflow_id": _parse_workflow,
-    "product_gallery": _parse_gallery,
-}
-
-_Field = tuple[str, Getter, Callable[[Any], Any] | None]
+def _converters(notation: Notation) -> Mapping[str, _Convert]:
+    """What becomes of a text in a field that is not a text; in all the others it stays as it is."""
+    found: dict[str, _Convert] = {
+        "workflow_id": _parse_workflow,
+        "product_gallery": _parse_gallery,
+        **dict.fromkeys(_NUMBERS, notation.parse_number),
+    }
+    if not notation.is_plain:
+        found |= dict.fromkeys(_AMOUNTS, notation.parse_number)
+    return found
 
 
 def _read(fields: Sequence[_Field], record: Any) -> dict[str, Any]:
@@ -82,72 +87,66 @@ class RecordMapper:
 
     Args:
         mapping: The caller's mapping, as `normalize_mapping` returns it.
-        preset: Where the fields that it does not name come from, and which orders to skip; None for
-            the keys or columns that have the names of the fields, and all orders.
-        include: The reasons for which no order is skipped; ``all`` for all of them.
+        preset: Where the fields that it does not name come from; None for the keys or columns that
+            have the names of the fields.
         names: The columns of a table; of JSON, the keys of the first order.
+        notation: How numbers are written.
         is_table: Whether the records are rows, and a path to another column is a mistake.
 
     Raises:
         ConfigurationError: when the mapping can't be applied.
 
     Attributes:
+        compiler: Compiles more paths of the records.
+        date: Where the time of an order is, as in a mapping; None if that is not known.
         is_grouping: Whether consecutive records with the same key are one order.
-        has_date: Whether the time of an order is known.
         unmatched: The fields of the caller's mapping that no order has had so far.
-        used_columns: The columns that are used.
+        shortened_skus: How many products have an SKU that a spreadsheet has shortened.
     """
 
     def __init__(
         self,
         mapping: Mapping[str, Any],
         preset: Preset | None,
-        include: Collection[str],
         names: Sequence[str],
+        notation: Notation,
         *,
         is_table: bool,
     ) -> None:
-        base = None if preset is None else preset.mapping
+        base: Mapping[str, Any] = _OWN_NAMES if preset is None else preset.mapping
         own_products = mapping.get("products", {})
-        order = {**(base or dict(zip(ORDER_FIELDS, ORDER_FIELDS, strict=True))), **mapping}
-        products = {
-            **(
-                base["products"] if base else dict(zip(PRODUCT_FIELDS, PRODUCT_FIELDS, strict=True))
-            ),
-            **own_products,
-        }
-        if base is None and "products" in names:
+        order = {**base, **mapping}
+        products = {**base["products"], **own_products}
+        if preset is None and "products" in names:
             products.setdefault("each", "products")
-        each, date = products.pop("each", None), order.pop("date", None)
+        each, self.date = products.pop("each", None), order.pop("date", None)
         group_by = order.pop("group_by", order.get("order_id"))
         for key in ("products", "each"):
             order.pop(key, None)
         if all(order.get(field) is None for field in _CONTACTS):
             raise ConfigurationError("the mapping leaves an order without a contact")
-        if is_table:
-            _check_columns(mapping, names, has_list=each is not None)
-            if base is None:
-                _check_contact(order, names)
+        paths = strict_paths(mapping, is_table=is_table, has_list=each is not None)
+        check_paths(paths, names, is_table=is_table)
+        if is_table and preset is None:
+            check_contact((order.get(field) for field in _CONTACTS), names)
 
-        compiler = Compiler(names if is_table else None)
-        self._fields = _compile(compiler, order)
-        self._contacts = [field for field in self._fields if field[0] in _CONTACTS]
+        self._notation = notation
+        converters = _converters(notation)
+        compiler = self.compiler = Compiler(names if is_table else None, notation)
         # The products of a list are dicts, even in a table.
-        self._product_fields = _compile(compiler if each is None else Compiler(None), products)
+        inner = compiler if each is None else Compiler(None, notation)
+        self._specs = {field: spec for field, spec in order.items() if spec is not None}
+        self._product_specs = {field: spec for field, spec in products.items() if spec is not None}
+        self._fields = _compile(compiler, self._specs, converters)
+        self._product_fields = _compile(inner, self._product_specs, converters)
+        self._contacts = [field for field in self._fields if field[0] in _CONTACTS]
+        self._each_spec = each
         self._each = None if each is None else compiler.getter("products", each)
-        self._date = None if date is None else compiler.getter("date", date)
         self.is_grouping = each is None and group_by is not None
         self._key = compiler.getter("group_by", group_by) if self.is_grouping else None
-        self._skip: list[tuple[Getter, str | Mapping[str, str]]] = []
-        if preset is not None and "all" not in include:
-            for reason, spec in preset.skip.items():
-                if reason not in include:
-                    self._skip.append((compiler.getter(reason, spec), reason))
-            for path, words in preset.statuses.items():
-                skipped = {word: words[word] for word in words if words[word] not in include}
-                self._skip.append((compiler.path(path), skipped))
-        self.has_date = date is not None
-        self.used_columns = compiler.used
+        faults = {} if preset is None else preset.faults
+        self._faults = [(compiler.getter("fault", spec), text) for text, spec in faults.items()]
+        self.shortened_skus = 0
         self.unmatched = {
             field
             for field, spec in (*mapping.items(), *own_products.items())
@@ -163,23 +162,6 @@ class RecordMapper:
         """Whether a row says whose it is."""
         return bool(_read(self._contacts, record))
 
-    def date(self, record: Record) -> Any:
-        """The time of an order, as the input has it."""
-        return None if self._date is None else self._date(record)
-
-    def skip_reason(self, record: Record) -> str | None:
-        """Why an order is skipped; None if it isn't."""
-        for get, reasons in self._skip:
-            value = get(record)
-            if value is None or value is False or value == "":
-                continue
-            if isinstance(reasons, str):
-                if not is_blank(value):
-                    return reasons
-            elif isinstance(value, str) and (reason := reasons.get(value.strip().lower())):
-                return reason
-        return None
-
     def order(self, rows: Sequence[Record]) -> tuple[dict[str, Any], list[str]]:
         """The mapping of an order, and the faults that can be seen only here.
 
@@ -189,6 +171,33 @@ class RecordMapper:
         """
         order = _read(self._fields, rows[0])
         faults = self._join_rows(order, rows) if len(rows) > 1 else []
+        self._check_texts(order, faults)
+        faults += [fault for get, fault in self._faults if get(rows[0])]
+        products = order["products"] = self._read_products(rows)
+        for product in products if isinstance(products, list) else ():
+            if isinstance(product, dict):
+                sku = product.get("product_sku")
+                if isinstance(sku, str) and "E+" in sku and _SHORTENED(sku):
+                    self.shortened_skus += 1
+                if self.unmatched:
+                    self.unmatched.difference_update(product)
+        if self.unmatched:
+            self.unmatched.difference_update(order)
+        return order, faults
+
+    def _read_products(self, rows: Sequence[Record]) -> Any:
+        if self._each is None:
+            return [product for row in rows if (product := _read(self._product_fields, row))]
+        products = self._each(rows[0])
+        if isinstance(products, list | tuple):
+            return [
+                _read(self._product_fields, item) if isinstance(item, dict) else item
+                for item in products
+            ]
+        return products
+
+    def _check_texts(self, order: dict[str, Any], faults: list[str]) -> None:
+        """Add the faults of texts that are valid as texts, and are not what they should be."""
         for field in _IDS:
             value = order.get(field)
             if isinstance(value, str) and "E+" in value and _SHORTENED(value):
@@ -197,24 +206,10 @@ class RecordMapper:
         # It is allowed in an address, and at its start nearly always something else.
         if isinstance(email, str) and "'" in email and email.lstrip().startswith("'"):
             faults.append("contact_email: begins with ', as spreadsheets mark a text: remove it")
-        if self._each is None:
-            products: Any = [
-                product for row in rows if (product := _read(self._product_fields, row))
-            ]
-        else:
-            products = self._each(rows[0])
-            if isinstance(products, list | tuple):
-                products = [
-                    _read(self._product_fields, item) if isinstance(item, dict) else item
-                    for item in products
-                ]
-        order["products"] = products
-        if self.unmatched:
-            self.unmatched.difference_update(order)
-            for product in products if isinstance(products, list) else ():
-                if isinstance(product, dict):
-                    self.unmatched.difference_update(product)
-        return order, faults
+        if not self._notation.is_plain:
+            explain = self._notation.explain_number
+            texts = [(field, order.get(field)) for field in _AMOUNTS]
+            faults += [f"{field}: {explain(text)}" for field, text in texts if type(text) is str]
 
     def _join_rows(self, order: dict[str, Any], rows: Sequence[Record]) -> list[str]:
         """Add what only the later rows set; the faults of contacts that differ."""
@@ -228,39 +223,66 @@ class RecordMapper:
                     faults[f"{field}: the rows of the order do not agree on it"] = None
         return list(faults)
 
+    # ------------------------------------------------------------------------ for people to read
 
-def _compile(compiler: Compiler, specs: Mapping[str, Any]) -> list[_Field]:
+    def explain(self, faults: Sequence[str], order: Mapping[str, Any]) -> list[str]:
+        """The faults of an order, with the numbers that can't be read, and what to do."""
+        return [self._explain(fault, order) for fault in faults]
+
+    def _explain(self, fault: str, order: Mapping[str, Any]) -> str:
+        if fault.startswith("products: at least one") and not self._product_fields:
+            return (
+                f"{fault}, and nothing says what was bought: map a field of a product, such as "
+                "with --map 'product_name:=\"Your order\"'"
+            )
+        found = _TEXT_NUMBER(fault)
+        if found is None:
+            return fault
+        value = order["products"][int(found["place"])][found["field"]]
+        return f"{found['path']}: {self._notation.explain_number(value)}"
+
+    def origins(self, rows: Sequence[Record], order: Mapping[str, Any]) -> dict[str, str]:
+        """Where each field of an order came from: its column or path."""
+        found = {}
+        getters = {name: get for name, get, _convert in self._fields}
+        for field, spec in self._specs.items():
+            if field in order:
+                row = next((row for row in rows if not is_blank(getters[field](row))), rows[0])
+                found[field] = describe_spec(spec, self.compiler, row)
+        if self._each is None:
+            items: Any = [row for row in rows if _read(self._product_fields, row)]
+            compiler = self.compiler
+        else:
+            items, compiler = self._each(rows[0]), Compiler(None)
+        each = self._each_spec
+        list_path = each.paths[0] if isinstance(each, Computed) else each
+        products = order["products"]
+        for place, product in enumerate(products if isinstance(products, list) else ()):
+            prefix = "" if self._each is None else f"{list_path}[{place}]."
+            for field in product if isinstance(product, dict) else ():
+                spec = self._product_specs[field]
+                name = f"products[{place}].{field}"
+                found[name] = describe_spec(spec, compiler, items[place], prefix)
+        return found
+
+
+_OWN_NAMES: Mapping[str, Any] = {
+    **{name: name for name in ORDER_FIELDS},
+    "products": {name: name for name in PRODUCT_FIELDS},
+}
+_TEXT_NUMBER = re.compile(
+    rf"(?P<path>products\[(?P<place>[0-9]+)\]\.(?P<field>{'|'.join(_NUMBERS)}))"
+    r": expected a number, got text"
+).fullmatch
+
+
+def _compile(
+    compiler: Compiler, specs: Mapping[str, Any], converters: Mapping[str, _Convert]
+) -> list[_Field]:
     compiled: list[_Field] = []
     getters: dict[str, Getter] = {}
     # Templates last: they may use the other fields.
-    for field in sorted(
-        specs, key=lambda field: specs[field] is not None and is_template(specs[field])
-    ):
-        if specs[field] is not None:
-            getters[field] = compiler.getter(field, specs[field], getters)
-            compiled.append((field, getters[field], _CONVERTERS.get(field)))
+    for field in sorted(specs, key=lambda field: is_template(specs[field])):
+        getters[field] = compiler.getter(field, specs[field], getters)
+        compiled.append((field, getters[field], converters.get(field)))
     return compiled
-
-
-def _check_columns(mapping: Mapping[str, Any], names: Sequence[str], *, has_list: bool) -> None:
-    """Refuse a mapping to a column that does not exist, if it is the only source of a field."""
-    if has_list:  # the paths of products start at a product
-        mapping = {field: spec for field, spec in mapping.items() if field != "products"}
-    for field, path, is_only in mapping_paths(mapping):
-        if is_only and field != "each" and not {path, path.partition(".")[0]} & {*names}:
-            # A file without a header has values in its place.
-            near = nearest(path, (name for name in names if "@" not in name))
-            hint = f": did you mean {near!r}?" if near else ""
-            raise ConfigurationError(f"{field}: there is no column {path!r}{hint}")
-
-
-def _check_contact(order: Mapping[str, Any], names: Sequence[str]) -> None:
-    specs = [order[field] for field in _CONTACTS if order.get(field) is not None]
-    paths = [spec for spec in specs if isinstance(spec, str) and "{" not in spec]
-    if len(paths) == len(specs) and not any(
-        path in names or path.partition(".")[0] in names for path in paths
-    ):
-        raise ConfigurationError(
-            f"none of its {len(names)} columns is contact_email or contact_unique_id: say which "
-            "one is, such as with --map contact_email=Email"
-        )

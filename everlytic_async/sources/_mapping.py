@@ -20,6 +20,7 @@ import attrs
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.orders import Order, Product
+from everlytic_async.sources._notation import Notation
 
 __all__ = [
     "ORDER_FIELDS",
@@ -28,11 +29,13 @@ __all__ = [
     "Computed",
     "Getter",
     "computed",
+    "describe_spec",
     "is_blank",
     "is_template",
     "mapping_paths",
     "nearest",
     "normalize_mapping",
+    "numbers",
     "parse_mapping",
 ]
 
@@ -50,15 +53,24 @@ _URL = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
 
 @attrs.frozen
 class Computed:
-    """A specification of presets: a function of the values at some paths."""
+    """A specification of presets: a function of the values at some paths.
+
+    A path that ends with ``*`` stands for all columns that begin so; its value is a list.
+    """
 
     function: Callable[..., Any]
     paths: tuple[str, ...]
+    takes_numbers: bool = False
 
 
 def computed(function: Callable[..., Any], *paths: str) -> Computed:
     """A value that a function computes of those at the paths, None for each that is missing."""
     return Computed(function, paths)
+
+
+def numbers(function: Callable[..., Any], *paths: str) -> Computed:
+    """The same of numbers; the value is None if one of them is set and is not a number."""
+    return Computed(function, paths, takes_numbers=True)
 
 
 # ------------------------------------------------------------------------------------- checking
@@ -202,6 +214,32 @@ def is_template(spec: Any) -> bool:
     return kind == "template" or (kind == "first" and any(map(is_template, what)))
 
 
+def describe_spec(spec: Any, compiler: Compiler, record: Any, prefix: str = "") -> str:
+    """Where a specification takes its value from in a record, in words for people.
+
+    Args:
+        spec: The specification.
+        compiler: Compiles paths of the record.
+        record: The order, row or product.
+        prefix: What comes before its paths.
+    """
+    kind, what = _spec_kind(spec)
+    match kind:
+        case "first":
+            found = (spec for spec in what if not is_blank(compiler.getter("", spec)(record)))
+            return describe_spec(next(found, what[0]), compiler, record, prefix)
+        case "computed":
+            return f"computed from {', '.join(prefix + path for path in what.paths)}"
+        case "callable":
+            return "a function of the mapping"
+        case "constant":
+            return "a constant of the mapping"
+        case "path":
+            return f"{prefix}{what}"
+        case _:
+            return str(what)
+
+
 def is_blank(value: Any) -> bool:
     """Whether a value counts as not set."""
     return value is None or (isinstance(value, str) and not value.strip())
@@ -213,13 +251,16 @@ class Compiler:
     Args:
         columns: The columns of a table, whose records are rows; None for JSON, whose records are
             dicts. A column that is named more than once has no value.
+        notation: How numbers are written.
 
     Attributes:
-        used: The columns that were compiled so far. A function of the caller's may use any.
+        used: The columns, or keys of JSON, that were compiled so far. A function of the caller's
+            may use any.
     """
 
-    def __init__(self, columns: Sequence[str] | None) -> None:
+    def __init__(self, columns: Sequence[str] | None, notation: Notation | None = None) -> None:
         self._columns = columns
+        self._notation = notation or Notation()
         names = columns or ()
         self._places = {name: place for place, name in enumerate(names) if name}
         self.used: set[str] = set()
@@ -261,6 +302,7 @@ class Compiler:
                 return lambda _row: None
             cell = itemgetter(self._places[name])
             return (lambda row: _descend(cell(row), rest)) if rest else cell
+        self.used.add(head)
         if not rest:
             return lambda record: record.get(path)
         parts = [head, *rest]
@@ -277,11 +319,37 @@ class Compiler:
 
     def _computed(self, spec: Computed) -> Getter:
         function = spec.function
-        getters = [self.path(path) for path in spec.paths]
+        getters = [self._paths(path) for path in spec.paths]
+        if spec.takes_numbers:
+            return self._computed_of_numbers(function, getters)
         if len(getters) == 1:
             (get,) = getters
             return lambda record: function(get(record))
         return lambda record: function(*[get(record) for get in getters])
+
+    def _computed_of_numbers(
+        self, function: Callable[..., Any], getters: Sequence[Getter]
+    ) -> Getter:
+        to_decimal = self._notation.to_decimal
+
+        def compute(record: Any) -> Any:
+            found = []
+            for get in getters:
+                number = to_decimal(value := get(record))
+                if number is None and not is_blank(value):
+                    return None
+                found.append(number)
+            return function(*found)
+
+        return compute
+
+    def _paths(self, path: str) -> Getter:
+        if not path.endswith("*"):
+            return self.path(path)
+        start = path.removesuffix("*")
+        names = [name for name in self._columns or () if name.startswith(start)]
+        getters = [self.path(name) for name in names]
+        return lambda record: [get(record) for get in getters]
 
     def _call_with_record(self, function: Callable[[Any], Any]) -> Getter:
         columns = self._columns

@@ -1,12 +1,14 @@
-"""Opening an input: a path, a file or the standard input; plain, gzip or zstd; always as bytes.
+"""Opening an input: a path, a file or the standard input; plain, gzip or zstd; always as UTF-8.
 
 A reader gets an open binary file at its start, and the first line that is not blank, to detect the
 format. Looking at that line consumes nothing, even of a pipe, and waits for no more than the line.
-What is opened here is closed here; a caller's file stays open.
+Another encoding is decoded and encoded again as it is read. What is opened here is closed here; a
+caller's file stays open.
 """
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import os
@@ -25,6 +27,7 @@ __all__ = [
     "MAX_LINE_BYTES",
     "OpenedSource",
     "Source",
+    "check_encoding",
     "missing_extra_message",
     "open_source",
     "skip_line",
@@ -36,6 +39,14 @@ Source = str | os.PathLike[str] | IO[bytes] | IO[str]
 #: A longer line is not an order. It is skipped in pieces, so that it does not fill the memory.
 MAX_LINE_BYTES = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
+#: Byte-order marks that tell an encoding; the longer first, as one begins with another.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 _CHUNK = 64 * 1024
 
@@ -49,19 +60,43 @@ class OpenedSource:
         first_line: The first line that is not blank, without a byte order mark; at most
             `MAX_LINE_BYTES` of it. Empty if there is none.
         name: The name of the file without that of its compression, in lower case; or empty.
+        line_not_utf8: Reads all of it, to find the first line that is not UTF-8, and leaves `file`
+            where it is; None if there is no such line, or the input can't be read twice.
     """
 
     file: IO[bytes]
     first_line: bytes
     name: str
+    line_not_utf8: Callable[[], int | None]
+
+
+def check_encoding(encoding: str | None) -> None:
+    """Refuse what is not the name of an encoding of text.
+
+    Raises:
+        ConfigurationError: it isn't.
+    """
+    try:
+        b"x".decode(encoding or "utf-8")
+    except UnicodeDecodeError:
+        pass  # an encoding in which that is no text
+    except (LookupError, ValueError):
+        raise ConfigurationError(
+            f"encoding: there is no {encoding!r}: name one such as cp1252 or utf-16"
+        ) from None
 
 
 @contextmanager
-def open_source(source: Source) -> Iterator[OpenedSource]:
-    """Open an input and decompress it.
+def open_source(source: Source, encoding: str | None = None) -> Iterator[OpenedSource]:
+    """Open an input, decompress it, and decode it.
+
+    Args:
+        source: What to open.
+        encoding: How its text is encoded; None for UTF-8, or what a byte-order mark tells.
 
     Raises:
-        ConfigurationError: for zstd without its package.
+        ConfigurationError: for zstd without its package; for an encoding that a byte-order mark
+            contradicts.
         SourceError: by reading, when compressed data is damaged or cut off.
         OSError: when it can't be opened or read.
     """
@@ -78,18 +113,82 @@ def open_source(source: Source) -> Iterator[OpenedSource]:
         name = name.lower() if isinstance(name, str) else ""  # a pipe's is a number
         if isinstance(file.read(0), str):
             file = _chunked(stack, _encoding(file))
-        first_line, file = _peek_first_line(file, stack)
+        start = file.tell() if _is_seekable(file) else None
+        raw = file
+        head, first_line, file = _peek_first_line(file, stack)
         decompress = _DECOMPRESSORS.get(first_line[:2], _DECOMPRESSORS.get(first_line[:4]))
         if decompress is not None:
-            first_line, file = _peek_first_line(_chunked(stack, decompress(stack, file)), stack)
+            unpacked = _chunked(stack, decompress(stack, file))
+            head, first_line, file = _peek_first_line(unpacked, stack)
             name = name.removesuffix(".gz").removesuffix(".zst")
-        yield OpenedSource(file, first_line, name)
+        encoding = _find_encoding(head, encoding)
+        if codecs.lookup(encoding).name != "utf-8":
+            decoded = _chunked(stack, _decoding(file, encoding))
+            head, first_line, file = _peek_first_line(decoded, stack)
+            start = None
+
+        def line_not_utf8() -> int | None:
+            return None if start is None else _line_not_utf8(raw, start, decompress)
+
+        yield OpenedSource(file, first_line, name, line_not_utf8)
 
 
-def _peek_first_line(file: Any, stack: ExitStack) -> tuple[bytes, IO[bytes]]:
-    """The first line that is not blank, and a file that still has all of it to read."""
+def _is_seekable(file: Any) -> bool:
     seekable = getattr(file, "seekable", None)
-    start = file.tell() if seekable is not None and seekable() else None
+    return seekable is not None and bool(seekable())
+
+
+def _find_encoding(head: bytes, named: str | None) -> str:
+    marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    if marked is None or named is None:
+        return named or marked or "utf-8"
+    if not codecs.lookup(named).name.startswith(marked):
+        raise ConfigurationError(
+            f"its byte-order mark says that it is {marked.upper()}, and not {named}: leave out the "
+            "encoding"
+        )
+    return marked
+
+
+def _decoding(file: IO[bytes], encoding: str) -> Callable[[int], bytes]:
+    """Reads a file in another encoding as UTF-8; what can't be decoded is no UTF-8 either."""
+    read: Callable[[int], bytes] = getattr(file, "read1", file.read)
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+
+    def read_chunk(size: int) -> bytes:
+        while data := read(size):
+            if text := decoder.decode(data):
+                return text.encode("utf-8", "surrogatepass")
+        return decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+
+    return read_chunk
+
+
+def _line_not_utf8(file: IO[bytes], start: int, decompress: _Decompress | None) -> int | None:
+    """The number of the first line that is not UTF-8, in a pass of its own."""
+    at = file.tell()
+    try:
+        file.seek(start)
+        with ExitStack() as stack:
+            read = file.read if decompress is None else decompress(stack, file)
+            decoder = codecs.getincrementaldecoder("utf-8")()
+            number = 1
+            while data := read(_CHUNK):
+                try:
+                    decoder.decode(data)
+                except UnicodeDecodeError as error:
+                    return number + error.object.count(b"\n", 0, error.start)
+                number += data.count(b"\n")
+    except SourceError:
+        pass  # said when the rest is read
+    finally:
+        file.seek(at)
+    return None
+
+
+def _peek_first_line(file: Any, stack: ExitStack) -> tuple[bytes, bytes, IO[bytes]]:
+    """The first bytes; the first line that is not blank; a file that still has all to read."""
+    start = file.tell() if _is_seekable(file) else None
     seen: list[bytes] = []
     line, size = b"", 0
     while not line.strip():
@@ -103,9 +202,10 @@ def _peek_first_line(file: Any, stack: ExitStack) -> tuple[bytes, IO[bytes]]:
         line = line if len(seen) > 1 else line.removeprefix(BOM)
     if start is not None:
         file.seek(start)
-        return line, file
+        return b"".join(seen[:1]), line, file
     # read1 waits for no more than there is: the orders of a pipe are read as they come.
-    return line, _chunked(stack, getattr(file, "read1", file.readline), b"".join(seen))
+    read = getattr(file, "read1", file.readline)
+    return b"".join(seen[:1]), line, _chunked(stack, read, b"".join(seen))
 
 
 class _ChunkReader(io.RawIOBase):
@@ -173,7 +273,8 @@ def _zstd(stack: ExitStack, file: IO[bytes]) -> Callable[[int], bytes]:
     return _explain_damage("zstd", unpacked.read1, (zstd.ZstdError,))
 
 
-_DECOMPRESSORS: dict[bytes, Callable[[ExitStack, IO[bytes]], Callable[[int], bytes]]] = {
+_Decompress = Callable[[ExitStack, IO[bytes]], Callable[[int], bytes]]
+_DECOMPRESSORS: dict[bytes, _Decompress] = {
     b"\x1f\x8b": _gzip,
     b"\x28\xb5\x2f\xfd": _zstd,
 }

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import attrs
 
-__all__ = ["Preset"]
+__all__ = ["KEPT", "Preset", "normalize_status", "statuses"]
+
+#: In a table of statuses, the reason of those whose orders are read.
+KEPT = ""
+
+
+def statuses(kept: str, **skipped: str) -> dict[str, str]:
+    """A table of statuses: those that are read, and for each reason those that are skipped.
+
+    >>> statuses("paid on_hold", completed_draft="completed")
+    {'paid': '', 'on_hold': '', 'completed': 'completed draft'}
+
+    Args:
+        kept: Statuses as `normalize_status` writes them, with blanks between them.
+        **skipped: The same for each reason.
+    """
+    table = dict.fromkeys(kept.split(), KEPT)
+    for reason, words in skipped.items():
+        table |= dict.fromkeys(words.split(), reason.replace("_", " "))
+    return table
+
+
+@lru_cache(maxsize=256)
+def normalize_status(text: str) -> str:
+    """A status in lower case and with ``_`` between its words: On hold, on-hold and ON_HOLD."""
+    return "_".join(text.lower().replace("-", " ").replace("_", " ").split())
 
 
 @attrs.frozen(kw_only=True)
@@ -17,24 +43,33 @@ class Preset:
     Attributes:
         name: What ``format`` calls it.
         keys: An order or header that has all of these is of this shop.
+        recognizes: Whether an order is of this shop, where its keys alone don't tell.
         is_tabular: Whether it comes in rows, as CSV does, rather than as JSON.
         mapping: As `everlytic_async.sources` describes mappings; its ``products`` is a table.
-        statuses: At a path, the words that are a reason to skip an order, and that reason.
+        statuses: At a path, each known status and the reason to skip an order that has it, or
+            `KEPT`: see `statuses`. Orders with another status are read, and counted.
         skip: More reasons to skip an order: for each a specification, as in mappings, that is set
             (and not False) for such an order.
+        faults: What makes an order invalid: for each fault a specification, as in `skip`.
+        joins_lines: Whether its JSON Lines have the parts of an order in lines of their own.
         dedupe_rows: Whether equal rows of one order count once.
+        date_format: How its times are written, if not as in ISO 8601.
     """
 
     name: str
     keys: frozenset[str]
+    recognizes: Callable[[Mapping[str, Any]], bool] = lambda _order: True
     is_tabular: bool = False
     mapping: Mapping[str, Any]
     statuses: Mapping[str, Mapping[str, str]]
     skip: Mapping[str, Any] = attrs.field(factory=dict)
+    faults: Mapping[str, Any] = attrs.field(factory=dict)
+    joins_lines: bool = False
     dedupe_rows: bool = False
+    date_format: str | None = None
 
     @property
     def reasons(self) -> list[str]:
         """Why orders of the shop may be skipped."""
         words = [reason for table in self.statuses.values() for reason in table.values()]
-        return list(dict.fromkeys([*self.skip, *words]))
+        return list(dict.fromkeys(reason for reason in [*self.skip, *words] if reason != KEPT))

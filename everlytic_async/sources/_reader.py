@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
+import attrs
+
 from everlytic_async._strict_json import StrictDecoder, non_finite_faults
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
-from everlytic_async.orders import Order, is_safe_field_name
+from everlytic_async.orders import Order
 from everlytic_async.sources._assembler import Numbered, OrderAssembler, make_order
-from everlytic_async.sources._csv import CsvReader
-from everlytic_async.sources._dates import DateLike, parse_bound
-from everlytic_async.sources._detect import CONTAINERS, detect_container
-from everlytic_async.sources._json import is_order, read_json
+from everlytic_async.sources._bulk import join_lines
+from everlytic_async.sources._columns import check_all_are_fields, check_repeated
+from everlytic_async.sources._detect import detect_container
+from everlytic_async.sources._json import read_json, unwrap
 from everlytic_async.sources._jsonl import read_json_lines
-from everlytic_async.sources._magento import MAGENTO
+from everlytic_async.sources._left_out import LeftOut
 from everlytic_async.sources._mapper import RecordMapper
-from everlytic_async.sources._mapping import (
-    ORDER_FIELDS,
-    PRODUCT_FIELDS,
-    mapping_paths,
-    normalize_mapping,
-)
-from everlytic_async.sources._open import OpenedSource, Source, open_source, with_line_feeds
-from everlytic_async.sources._parquet import ParquetReader
-from everlytic_async.sources._preset import Preset
+from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, mapping_paths
+from everlytic_async.sources._open import OpenedSource, Source, open_source
+from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
-from everlytic_async.sources._shopify import SHOPIFY
-from everlytic_async.sources._shopify_csv import SHOPIFY_CSV
-from everlytic_async.sources._woocommerce import WOOCOMMERCE
+from everlytic_async.sources._shops import PRESETS, find_preset
+from everlytic_async.sources._synonyms import is_status
+from everlytic_async.sources._tables import Table, open_table
 
-__all__ = ["FORMATS", "REASONS", "Reader"]
+__all__ = ["Reader", "TracedOrder"]
 
-_PRESETS: Mapping[str, Preset] = {
-    preset.name: preset for preset in (WOOCOMMERCE, SHOPIFY, SHOPIFY_CSV, MAGENTO)
-}
-#: What ``format`` may be.
-FORMATS: tuple[str, ...] = (*CONTAINERS, *_PRESETS)
-#: What ``include`` may hold: why a shop's order is skipped.
-REASONS: tuple[str, ...] = tuple(
-    dict.fromkeys(reason for preset in _PRESETS.values() for reason in preset.reasons)
-)
-# Under these keys a single order is wrapped in an object: Shopify's webhooks and REST API,
-# WordPress.com's.
-_WRAPPERS = ("order", "data", "draft_order")
+# Of one kind.
+_MAX_WARNINGS = 5
+
+
+@attrs.frozen
+class TracedOrder:
+    """An order, and where each of its fields came from.
+
+    Attributes:
+        number: Its place in the input: see `Reader.lines`.
+        order: The order, or its faults.
+        origins: For each field that is set, such as ``total`` or ``products[0].product_name``, the
+            column or path that its value is from, or what else it is.
+    """
+
+    number: int
+    order: Order | InvalidOrderError
+    origins: Mapping[str, str]
 
 
 class Reader(Iterator[Order | InvalidOrderError]):
@@ -59,38 +61,21 @@ class Reader(Iterator[Order | InvalidOrderError]):
     Attributes:
         format: The format that the input was found to have, one of `FORMATS`; None before the first
             order.
-        container: How it is written, whosever export it is: ``jsonl``, ``json``, ``csv``, ``tsv``
-            or ``parquet``; None before the first order.
+        container: How it is written, whosever export it is: ``jsonl``, ``json``, ``csv``, ``tsv``,
+            ``xlsx`` or ``parquet``; None before the first order.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        format: str | None = None,  # noqa: A002 - the public name
-        *,
-        mapping: Mapping[str, Any] | None = None,
-        since: DateLike | None = None,
-        until: DateLike | None = None,
-        include: Iterable[str] = (),
-    ) -> None:
-        if format is not None and format not in FORMATS:
-            raise ConfigurationError(
-                f"there is no format {format!r}: the known ones are {', '.join(FORMATS)}"
-            )
-        self._include = frozenset([include] if isinstance(include, str) else include)
-        for reason in sorted(self._include - {*REASONS, "all"}):
-            raise ConfigurationError(
-                f"include: there is no {reason!r}: the known ones are all, {', '.join(REASONS)}"
-            )
+    def __init__(self, source: Source, options: ReadOptions) -> None:
         self._source = source
-        self._requested = format
-        self._mapping = normalize_mapping(mapping)
-        self._each = _split_each(self._mapping.get("each"))
-        self._since, self._until = parse_bound("since", since), parse_bound("until", until)
-        self._preset = None if format is None else _PRESETS.get(format)
-        self._mapper: RecordMapper | None = None
-        self._decoder = StrictDecoder()
+        self._options = options
+        self._preset = None if options.format is None else PRESETS.get(options.format)
+        self._left_out: LeftOut | None = None
         self._skipped: dict[str, int] = {}
+        self._mapper: RecordMapper | None = None
+        self._assembler: OrderAssembler | None = None
+        self._decoder = StrictDecoder()
+        self._unused_statuses: list[str] = []
+        self._traces = False
         self.format: str | None = None
         self.container: str | None = None
         self._numbered = self._read()
@@ -100,25 +85,61 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """How many orders were skipped so far, by reason.
+        """How many orders were left out so far, by reason.
 
-        The reasons are those of `REASONS`, ``before since`` and ``not before until``; and for the
-        rows of a Shopify CSV, ``duplicate row``.
+        The reasons are those of `REASONS`, ``before since`` and ``not before until``; ``where``
+        with the condition that did not hold; and for the rows of a Shopify CSV, ``duplicate row``.
         """
         return MappingProxyType(self._skipped)
+
+    @property
+    def unknown_statuses(self) -> Mapping[str, int]:
+        """How many orders were read whose status the shop's table does not know, by status."""
+        found = {} if self._left_out is None else self._left_out.unknown_statuses
+        return MappingProxyType(found)
 
     @property
     def unmatched_fields(self) -> frozenset[str]:
         """The fields that the mapping names and no order had so far: a path may be wrong."""
         return frozenset() if self._mapper is None else frozenset(self._mapper.unmatched)
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should look at before the orders are sent, each in a sentence."""
+        found = []
+        if unknown := self.unknown_statuses:
+            words = ", ".join(f"{word} ({count:,})" for word, count in unknown.items())
+            found.append(
+                f"orders with a status that {self.format} orders don't usually have were read: "
+                f"{words}. To leave some out, name their status with --where"
+            )
+        found += [
+            f"'{name}' looks like the status of an order, and nothing uses it: to leave out orders "
+            f"that were cancelled or not paid, name it: --where '{name}=...'"
+            for name in self._unused_statuses
+        ]
+        if self._mapper is not None and (count := self._mapper.shortened_skus):
+            found.append(
+                f"{count:,} product_sku are numbers that a spreadsheet shortened, such as "
+                "1.23457E+12: export the orders again, and don't save them from a spreadsheet"
+            )
+        return found
+
     def lines(self) -> Iterator[Numbered]:
         """Instead of the orders alone: each with its place in the input, counted from 1.
 
-        That is its line in JSON Lines and CSV (its first, if it has several), its row in Parquet,
-        and its place among the orders in a JSON document.
+        That is its line in JSON Lines and CSV (its first, if it has several), its row in Parquet
+        and Excel, and its place among the orders in a JSON document.
         """
         return self._numbered
+
+    def traced(self) -> Iterator[TracedOrder]:
+        """Instead of the orders alone: each with where its fields came from. It is slower."""
+        self._traces = True
+        for number, order in self._numbered:
+            assembler = self._assembler
+            origins = _own_names(order) if assembler is None else assembler.origins
+            yield TracedOrder(number, order, origins)
 
     def close(self) -> None:
         """Close what was opened here, before the end."""
@@ -148,28 +169,33 @@ class Reader(Iterator[Order | InvalidOrderError]):
     def _read(self) -> Generator[Numbered]:
         # A generator, so that a file that nobody reads is not opened, and needs no closing.
         with ExitStack() as stack:
-            source = stack.enter_context(open_source(self._source))
+            source = stack.enter_context(open_source(self._source, self._options.encoding))
             if not source.first_line.strip():
                 return
             self.container = container = self._detect_container(source)
-            self.format = self._requested or container
+            self.format = self._options.format or container
             match container:
                 case "jsonl":
                     yield from self._read_json(read_json_lines(source.file, self._decoder))
                 case "json":
-                    yield from self._read_json(read_json(source.file, self._decoder, self._each))
-                case "parquet":
-                    yield from self._read_table(ParquetReader(source.file, stack))
+                    items = read_json(source.file, self._decoder, self._options.each, self._heads)
+                    yield from self._read_json(items)
                 case _:
-                    file = with_line_feeds(source, stack)
-                    yield from self._read_table(
-                        CsvReader(file, "\t" if container == "tsv" else None)
-                    )
+                    table = open_table(container, source, stack, self._options)
+                    yield from self._read_table(table)
+
+    @property
+    def _heads(self) -> frozenset[str]:
+        """The keys that the paths of the mapping start with."""
+        paths = mapping_paths(self._options.mapping)
+        return frozenset(path.partition(".")[0] for field, path, _ in paths if field != "each")
 
     def _detect_container(self, source: OpenedSource) -> str:
         preset = self._preset
-        container = detect_container(source, None if preset else self._requested)
-        is_tabular = container in ("csv", "tsv")
+        container = detect_container(source, None if preset else self._options.format)
+        if container == "jsonl" and self._options.each:
+            return "json"  # a list of orders in each line
+        is_tabular = container not in ("jsonl", "json", "parquet")
         if preset is not None and container != "parquet" and is_tabular != preset.is_tabular:
             kind = "CSV" if preset.is_tabular else "JSON"
             raise ConfigurationError(
@@ -177,94 +203,71 @@ class Reader(Iterator[Order | InvalidOrderError]):
             )
         return container
 
-    def _read_table(self, table: CsvReader | ParquetReader) -> Iterator[Numbered]:
+    def _read_table(self, table: Table) -> Iterator[Numbered]:
         columns = table.columns
-        known = frozenset(columns)
-        preset = self._find_preset(known, is_table=True)
-        if preset is not None and not preset.keys <= known:
-            missing = ", ".join(sorted(preset.keys - known))
-            raise ConfigurationError(f"it is not {preset.name}: it has no columns {missing}")
-        if preset is None and self._is_plain:
-            _check_all_are_fields(columns)
-            if "products" in known:
-                for number, row in table:
-                    yield (
-                        number,
-                        (
-                            row.error
-                            if isinstance(row, InvalidRow)
-                            else make_order(dict(zip(columns, row, strict=True)), number)
-                        ),
-                    )
+        self._find_preset(dict.fromkeys(columns), is_table=True)
+        if self._preset is not None and (missing := sorted(self._preset.keys - {*columns})):
+            raise ConfigurationError(
+                f"it is not {self._preset.name}: it has no columns {', '.join(missing)}"
+            )
+        if self._is_plain:
+            check_all_are_fields(columns, is_table=True)
+            if "products" in columns:
+                yield from _make_orders(_as_objects(table))
                 return
-        mapper = self._new_mapper(columns, is_table=True)
-        _check_repeated(columns, mapper.used_columns)
-        yield from self._assemble(mapper, iter(table))
+        assembler = self._new_assembler(columns, is_table=True)
+        yield from assembler.orders(iter(table))
 
     def _read_json(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
-        items = map(self._unwrap, items)
+        heads = self._heads
+        items = ((number, unwrap(item, heads)) for number, item in items)
         # The first order shows what the fields are called.
-        for number, item in items:
-            if not isinstance(item, InvalidRow):
-                break
-            yield number, item.error
-        else:
+        first = yield from _find_first(items)
+        if first is None:
             return
-        items = chain([(number, item)], items)
-        names = tuple(item)
+        items = chain([first], items)
+        self._find_preset(first[1], is_table=False)
+        if self._preset is not None and self._preset.joins_lines and self.container == "jsonl":
+            items = join_lines(map(self._check_finite, items))
+            first = yield from _find_first(items)
+            if first is None:
+                return
+            items = chain([first], items)
+        names = tuple(first[1])
         is_flat = "products" not in names and any(name.startswith("product_") for name in names)
-        if self._find_preset(frozenset(names), is_table=False) is None and (
-            self._is_plain and not is_flat
-        ):
-            for number, item in items:
-                yield (
-                    number,
-                    item.error if isinstance(item, InvalidRow) else make_order(item, number),
-                )
+        if self._is_plain and not is_flat:
+            check_all_are_fields(names, is_table=False)
+            yield from _make_orders(items)
             return
-        mapper = self._new_mapper(names, is_table=False)
-        yield from self._assemble(mapper, map(self._check_finite, items))
+        assembler = self._new_assembler(names, is_table=False)
+        yield from assembler.orders(map(self._check_finite, items))
 
     @property
     def _is_plain(self) -> bool:
-        return not self._mapping and self._since is None and self._until is None
+        return self._preset is None and self._options.is_plain
 
-    def _find_preset(self, names: frozenset[str], *, is_table: bool) -> Preset | None:
-        if self._requested is None:
-            for preset in _PRESETS.values():
-                if preset.is_tabular == is_table and preset.keys <= names:
-                    self._preset, self.format = preset, preset.name
-                    break
-        return self._preset
+    def _find_preset(self, record: Mapping[str, Any], *, is_table: bool) -> None:
+        if self._options.format is None and (found := find_preset(record, is_table=is_table)):
+            self._preset, self.format = found, found.name
 
-    def _new_mapper(self, names: Sequence[str], *, is_table: bool) -> RecordMapper:
+    def _new_assembler(self, names: Sequence[str], *, is_table: bool) -> OrderAssembler:
+        options, preset = self._options, self._preset
         mapper = self._mapper = RecordMapper(
-            self._mapping, self._preset, self._include, names, is_table=is_table
+            options.mapping, preset, names, options.notation, is_table=is_table
         )
-        if (self._since is not None or self._until is not None) and not mapper.has_date:
-            raise ConfigurationError(
-                "since and until need the time of each order: name where it is, such as with "
-                "--map date=created_at"
-            )
-        return mapper
-
-    def _assemble(
-        self, mapper: RecordMapper, items: Iterator[tuple[int, Item]]
-    ) -> Iterator[Numbered]:
-        assembler = OrderAssembler(mapper, self._preset, self._since, self._until, self._skipped)
-        return assembler.orders(items)
-
-    def _unwrap(self, numbered: tuple[int, Item]) -> tuple[int, Item]:
-        """The order in an object that wraps just that order; other items as they are."""
-        number, item = numbered
-        if not isinstance(item, dict) or len(item) != 1:
-            return numbered
-        ((key, inner),) = item.items()
-        if key not in _WRAPPERS or not isinstance(inner, dict) or not is_order(inner):
-            return numbered
-        # A mapping may have paths that start at the wrapper.
-        heads = {path.partition(".")[0] for _field, path, _ in mapping_paths(self._mapping)}
-        return numbered if key in heads else (number, inner)
+        left_out = self._left_out = LeftOut(
+            preset, options, mapper.compiler, mapper.date, names, self._skipped, is_table=is_table
+        )
+        used = mapper.compiler.used
+        if is_table:
+            check_repeated(names, used)
+        if preset is None:
+            self._unused_statuses = [
+                name for name in dict.fromkeys(names) if name not in used and is_status(name)
+            ][:_MAX_WARNINGS]
+        self._assembler = OrderAssembler(mapper, preset, left_out)
+        self._assembler.traces = self._traces
+        return self._assembler
 
     def _check_finite(self, numbered: tuple[int, Item]) -> tuple[int, Item]:
         """NaN and infinities are faults: a mapping could make a text or a sum of them."""
@@ -276,35 +279,45 @@ class Reader(Iterator[Order | InvalidOrderError]):
         return (number, InvalidRow(InvalidOrderError(faults, number))) if faults else numbered
 
 
-def _split_each(each: object) -> Sequence[str]:
-    if each is None:
-        return ()
-    if not isinstance(each, str) or not all(each.split(".")):
-        raise ConfigurationError("each: expected the path of the list of orders: data.orders")
-    return each.split(".")
+_Items = Iterator[tuple[int, Item]]
 
 
-def _check_all_are_fields(columns: Sequence[str]) -> None:
-    """Without a mapping, a column that is not a field is a mistake, as a key is in JSON."""
-    others = [name for name in columns if name and name not in (*ORDER_FIELDS, *PRODUCT_FIELDS)]
-    if others:
-        raise ConfigurationError(
-            f"{len(others)} of its {len(columns)} columns are not fields of an order: say which "
-            "column is which field, such as with --map contact_email=Email; the others are then "
-            "ignored"
-        )
+def _find_first(items: _Items) -> Generator[Numbered, None, tuple[int, Any] | None]:
+    """Yield the faults before the first item that could be read, and return that item."""
+    for number, item in items:
+        if not isinstance(item, InvalidRow):
+            return number, item
+        yield number, item.error
+    return None
 
 
-def _check_repeated(columns: Sequence[str], used: set[str]) -> None:
-    """Refuse columns that are there more than once, if one of them is used."""
-    seen: set[str] = set()
-    repeated = {name for name in columns if name and (name in seen or seen.add(name))}  # type: ignore[func-returns-value]
-    if names := sorted(repeated & used):
-        shown = ", ".join(repr(name) if is_safe_field_name(name) else "one" for name in names)
-        raise ConfigurationError(
-            f"its header has more than one column {shown}, and the orders need it: rename or "
-            "remove those that are not meant"
-        )
+def _make_orders(items: _Items) -> Iterator[Numbered]:
+    """The orders whose fields have their own names."""
+    for number, item in items:
+        yield number, item.error if isinstance(item, InvalidRow) else make_order(item, number)
+
+
+def _as_objects(table: Table) -> _Items:
+    """The rows as JSON has them."""
+    columns = table.columns
+    for number, row in table:
+        if isinstance(row, InvalidRow):
+            yield number, row
+        else:
+            yield number, dict(zip(columns, row, strict=True))
+
+
+def _own_names(order: Order | InvalidOrderError) -> Mapping[str, str]:
+    """The origins of fields that have their own names in the input."""
+    if not isinstance(order, Order):
+        return {}
+    found = {name: name for name in ORDER_FIELDS if getattr(order, name) is not None}
+    del found["products"]
+    for place, product in enumerate(order.products):
+        for name in PRODUCT_FIELDS:
+            if getattr(product, name) is not None:
+                found[f"products[{place}].{name}"] = f"products[{place}].{name}"
+    return found
 
 
 def _without_numbers(numbered: Generator[Numbered]) -> Generator[Order | InvalidOrderError]:

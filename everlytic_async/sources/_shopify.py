@@ -1,51 +1,90 @@
-"""Shopify, Admin REST API: the response to ``GET /admin/api/.../orders.json``.
+"""Shopify: the Admin REST API, the Admin GraphQL API, and the CSV of the page of the orders.
 
-See https://shopify.dev/docs/api/admin-rest/latest/resources/order. All amounts are in the shop's
-currency (``shop_money``), even if the customer paid in another (``presentment_money``).
-``customer.id`` is the shop's own number, not a contact's unique id at Everlytic: it is sent only if
-a mapping says so. Drafts are another resource with the same fields.
+All amounts are in the shop's currency (``shop_money``), even if the customer paid in another
+(``presentment_money``). ``customer.id`` is the shop's own number, not a contact's unique id at
+Everlytic: it is sent only if a mapping says so. Abandoned checkouts and drafts have the same fields
+as orders, and are left out; a completed draft is an order of its own, too.
+
+`shopify <https://shopify.dev/docs/api/admin-rest/latest/resources/order>`__
+    The response to ``GET /admin/api/.../orders.json``.
+
+`shopify-graphql <https://shopify.dev/docs/api/admin-graphql/latest/objects/Order>`__
+    The response to a query of ``orders``, with ``edges`` or ``nodes``; or the file of a `bulk
+    operation <https://shopify.dev/docs/api/usage/bulk-operations/queries>`__, whose line items may
+    follow their order or be anywhere in the file. A query should have ``id``, ``name``, ``email``,
+    ``createdAt``, ``cancelledAt``, ``test``, ``displayFinancialStatus``, and of ``lineItems``
+    ``name``, ``quantity``, ``sku``, ``originalUnitPriceSet`` and ``discountAllocations``.
+
+`shopify-csv <https://help.shopify.com/en/manual/fulfillment/managing-orders/exporting-orders>`__
+    An order has a row for each product; the columns of the order are filled in the first. A row
+    without a ``Name`` belongs to the order above it; without one above it, it is invalid. Rows of
+    an order that are equal in every cell count once, and are counted as ``duplicate row``. An
+    abandoned checkout has no ``Financial Status``.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from everlytic_async.sources._mapping import computed
-from everlytic_async.sources._numbers import EXACT, to_decimal
-from everlytic_async.sources._preset import Preset
+from everlytic_async.sources._mapping import computed, numbers
+from everlytic_async.sources._notation import EXACT, to_decimal
+from everlytic_async.sources._preset import Preset, statuses
 
-__all__ = ["SHOPIFY", "line_total"]
+__all__ = ["GID", "SHOPIFY", "SHOPIFY_CSV", "SHOPIFY_GRAPHQL", "line_total"]
 
-# What nearly every line has, recognised without making a number of it.
-_NO_DISCOUNT = ("0.00", "", None)
+#: What the ids of GraphQL begin with.
+GID = "gid://shopify/"
+
+_STATUSES = statuses(
+    "pending authorized expired partially_paid paid partially_refunded unpaid",
+    refunded="refunded",
+    voided="voided",
+)
+_DRAFT_NAME = re.compile(r"\s*#D[0-9]+\s*").fullmatch
 
 
-def line_total(price: Any, quantity: Any, discount: Any = None) -> Decimal | None:
+def line_total(
+    price: Decimal | None, quantity: Decimal | None, discount: Decimal | None = None
+) -> Decimal | None:
     """What a line costs after its discount; None if a figure is missing."""
-    each, count = to_decimal(price), to_decimal(quantity)
-    if each is None or count is None:
+    if price is None or quantity is None:
         return None
-    total = EXACT.multiply(each, count)
-    if discount in _NO_DISCOUNT:
-        return total
-    less = to_decimal(discount)
-    return EXACT.subtract(total, less) if less else total
+    total = EXACT.multiply(price, quantity)
+    return EXACT.subtract(total, discount) if discount else total
 
 
-def _line_total(price: Any, quantity: Any, discount: Any, allocations: Any) -> Decimal | None:
+def _after_allocations(
+    price: Any, quantity: Any, discount: Any, allocations: Any, amount_path: str
+) -> Decimal | None:
     # `total_discount` leaves out what a discount of the whole order takes off the line.
+    less = to_decimal(discount)
     if isinstance(allocations, list) and allocations:
-        amounts = [to_decimal(part.get("amount")) for part in allocations if isinstance(part, dict)]
+        amounts = [to_decimal(_descend(part, amount_path)) for part in allocations]
         if None not in amounts:
-            discount = Decimal(0)
+            less = Decimal(0)
             for amount in amounts:
-                discount = EXACT.add(discount, amount)  # type: ignore[arg-type]
-    return line_total(price, quantity, discount)
+                less = EXACT.add(less, amount)  # type: ignore[arg-type]
+    return line_total(to_decimal(price), to_decimal(quantity), less)
 
 
-def _is_draft(order: dict[str, Any]) -> bool:
-    return "invoice_sent_at" in order and order.get("status") in ("open", "invoice_sent")
+def _descend(value: Any, path: str) -> Any:
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+# ------------------------------------------------------------------------------------------ REST
+
+
+def _rest_total(price: Any, quantity: Any, discount: Any, allocations: Any) -> Decimal | None:
+    return _after_allocations(price, quantity, discount, allocations, "amount")
+
+
+def _draft_with(*states: str) -> Any:
+    return lambda order: "invoice_sent_at" in order and order.get("status") in states
 
 
 SHOPIFY = Preset(
@@ -68,14 +107,152 @@ SHOPIFY = Preset(
             "product_quantity": "quantity",
             "product_sku": "sku",
             "product_line_total": computed(
-                _line_total, "price", "quantity", "total_discount", "discount_allocations"
+                _rest_total, "price", "quantity", "total_discount", "discount_allocations"
             ),
         },
     },
-    statuses={"financial_status": {"refunded": "refunded", "voided": "voided"}},
+    statuses={"financial_status": _STATUSES},
     skip={
+        "abandoned checkout": "abandoned_checkout_url",
         "cancelled": "cancelled_at",
         "test": computed(lambda test: test is True, "test"),
-        "draft": _is_draft,
+        "draft": _draft_with("open", "invoice_sent"),
+        "completed draft": _draft_with("completed"),
+    },
+)
+
+# --------------------------------------------------------------------------------------- GraphQL
+
+
+def _nodes(connection: Any) -> Any:
+    """The items of a connection, which a query has as edges or as nodes."""
+    if isinstance(connection, dict):
+        if isinstance(edges := connection.get("edges"), list):
+            return [edge.get("node") if isinstance(edge, dict) else edge for edge in edges]
+        return connection.get("nodes")
+    return connection
+
+
+def _graphql_total(price: Any, scalar: Any, quantity: Any, after: Any, parts: Any) -> Any:
+    if not isinstance(parts, list) and after is not None:
+        return to_decimal(after)
+    each = scalar if price is None else price
+    return _after_allocations(each, quantity, None, parts, "allocatedAmountSet.shopMoney.amount")
+
+
+def _has_gid(*kinds: str) -> Any:
+    starts = tuple(f"{GID}{kind}/" for kind in kinds)
+    return computed(lambda gid: isinstance(gid, str) and gid.startswith(starts), "id")
+
+
+def _amount(name: str) -> list[str]:
+    return [f"{name}Set.shopMoney.amount", name]
+
+
+def _is_graphql(order: Mapping[str, Any]) -> bool:
+    gid = order.get("id")
+    return (isinstance(gid, str) and gid.startswith(GID)) or "__parentId" in order
+
+
+SHOPIFY_GRAPHQL = Preset(
+    name="shopify-graphql",
+    keys=frozenset(),
+    recognizes=_is_graphql,
+    joins_lines=True,
+    mapping={
+        "contact_email": [
+            "email",
+            "customer.email",
+            "customer.defaultEmailAddress.emailAddress",
+        ],
+        "order_id": "name",  # such as #1001
+        "order_link_url": "statusPageUrl",
+        "sub_total": _amount("subtotalPrice"),  # after discounts
+        "shipping_fee": _amount("totalShippingPrice"),
+        "taxes": _amount("totalTax"),
+        "total": _amount("totalPrice"),
+        "discount": _amount("totalDiscounts"),
+        "date": "createdAt",
+        "products": {
+            "each": computed(_nodes, "lineItems"),
+            "product_name": ["name", "title"],
+            "product_price": _amount("originalUnitPrice"),
+            "product_quantity": "quantity",
+            "product_sku": "sku",
+            "product_line_total": computed(
+                _graphql_total,
+                "originalUnitPriceSet.shopMoney.amount",
+                "originalUnitPrice",
+                "quantity",
+                "discountedTotalSet.shopMoney.amount",
+                "discountAllocations",
+            ),
+        },
+    },
+    statuses={"displayFinancialStatus": _STATUSES},
+    skip={
+        "abandoned checkout": _has_gid("AbandonedCheckout"),
+        "draft": _has_gid("DraftOrder"),
+        "cancelled": "cancelledAt",
+        "test": computed(lambda test: test is True, "test"),
+    },
+    faults={
+        "lineItems: more of them are on a further page: ask for as many as an order has": computed(
+            lambda more: more is True, "lineItems.pageInfo.hasNextPage"
+        )
+    },
+)
+
+# ------------------------------------------------------------------------------------------- CSV
+
+
+def _is_test(payment_method: Any) -> bool:
+    # https://help.shopify.com/en/manual/checkout-settings/test-orders
+    return isinstance(payment_method, str) and "bogus" in payment_method.lower()
+
+
+def _is_blank_cell(cell: Any) -> bool:
+    return isinstance(cell, str) and not cell.strip()
+
+
+def _is_draft_row(name: Any, status: Any) -> bool:
+    return _is_blank_cell(status) and isinstance(name, str) and _DRAFT_NAME(name) is not None
+
+
+def _is_abandoned(status: Any, total: Any) -> bool:
+    # A further row of an order has neither.
+    return _is_blank_cell(status) and not _is_blank_cell(total)
+
+
+SHOPIFY_CSV = Preset(
+    name="shopify-csv",
+    keys=frozenset({"Name", "Email", "Lineitem name", "Lineitem quantity", "Lineitem price"}),
+    is_tabular=True,
+    dedupe_rows=True,
+    mapping={
+        "contact_email": "Email",
+        "order_id": "Name",  # such as #1001
+        "sub_total": "Subtotal",  # after discounts
+        "shipping_fee": "Shipping",
+        "taxes": "Taxes",
+        "total": "Total",
+        "discount": "Discount Amount",
+        "date": "Created at",
+        "products": {
+            "product_name": "Lineitem name",
+            "product_price": "Lineitem price",
+            "product_quantity": "Lineitem quantity",
+            "product_sku": "Lineitem sku",
+            "product_line_total": numbers(
+                line_total, "Lineitem price", "Lineitem quantity", "Lineitem discount"
+            ),
+        },
+    },
+    statuses={"Financial Status": _STATUSES},
+    skip={
+        "draft": computed(_is_draft_row, "Name", "Financial Status"),
+        "abandoned checkout": computed(_is_abandoned, "Financial Status", "Total"),
+        "cancelled": "Cancelled at",
+        "test": computed(_is_test, "Payment Method"),
     },
 )

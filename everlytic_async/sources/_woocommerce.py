@@ -1,22 +1,36 @@
-"""WooCommerce, REST API v3: the response to ``GET /wp-json/wc/v3/orders``.
+"""WooCommerce: the REST API v3, and the CSV files of the widespread export plugins.
 
-See https://woocommerce.github.io/woocommerce-rest-api-docs/#order-properties. An order has one
-currency. It has no link; a mapping may give a template. ``customer_id`` is the shop's own number,
-not a contact's unique id at Everlytic: it is sent only if a mapping says so. Orders on hold wait
-for a bank transfer, and are orders.
+An order has one currency. It has no link; a mapping may give a template. ``customer_id`` is the
+shop's own number, not a contact's unique id at Everlytic: it is sent only if a mapping says so.
+Orders on hold wait for a bank transfer, and are orders.
+
+`woocommerce <https://woocommerce.github.io/woocommerce-rest-api-docs/#order-properties>`__
+    The response to ``GET /wp-json/wc/v3/orders``.
+
+`woocommerce-csv <https://wordpress.org/plugins/woo-order-export-lite/>`__
+    *Advanced Order Export*, with its own names of columns and a row for each product.
+
+`woocommerce-items-csv <https://woocommerce.com/document/ordercustomer-csv-export/>`__
+    *Customer/Order/Coupon Export*, and *Order Export & Order Import* (WebToffee), with a row for
+    each order, whose products are in the cell ``line_items``, or in the cells ``line_item_1``,
+    ``line_item_2`` and so on.
 """
 
 from __future__ import annotations
 
 import html
+import re
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-from everlytic_async.sources._mapping import computed
-from everlytic_async.sources._numbers import EXACT, to_decimal
-from everlytic_async.sources._preset import Preset
+from everlytic_async.orders import MAX_ITEMS
+from everlytic_async.sources._mapping import computed, numbers
+from everlytic_async.sources._notation import EXACT, to_decimal
+from everlytic_async.sources._preset import Preset, statuses
+from everlytic_async.sources._shopify import line_total
 
-__all__ = ["WOOCOMMERCE"]
+__all__ = ["WOOCOMMERCE", "WOOCOMMERCE_CSV", "WOOCOMMERCE_ITEMS_CSV"]
 
 
 def _sub_total(items: Any) -> Decimal | None:
@@ -24,10 +38,10 @@ def _sub_total(items: Any) -> Decimal | None:
         return None
     total = Decimal(0)
     for item in items:
-        line_total = to_decimal(item.get("total")) if isinstance(item, dict) else None
-        if line_total is None:
+        amount = to_decimal(item.get("total")) if isinstance(item, dict) else None
+        if amount is None:
             return None  # rather none than a wrong one
-        total = EXACT.add(total, line_total)
+        total = EXACT.add(total, amount)
     return total
 
 
@@ -47,11 +61,15 @@ def _round_price(item: dict[str, Any], places: int) -> dict[str, Any]:
     price = to_decimal(item.get("price"))
     if price is None or _places(price) <= places:
         return item
-    total, quantity = to_decimal(item.get("total")), to_decimal(item.get("quantity"))
+    computed_price = _unit_price(item.get("total"), item.get("quantity"), places)
+    return item if computed_price is None else {**item, "price": computed_price}
+
+
+def _unit_price(line: Any, count: Any, places: int) -> Decimal | None:
+    total, quantity = to_decimal(line), to_decimal(count)
     if total is None or not quantity:
-        return item
-    exact = EXACT.divide(total, quantity)
-    return {**item, "price": EXACT.quantize(exact, Decimal(1).scaleb(-places))}
+        return None
+    return EXACT.quantize(EXACT.divide(total, quantity), Decimal(1).scaleb(-places))
 
 
 def _places(number: Decimal) -> int:
@@ -68,16 +86,16 @@ def _gallery(source: Any) -> list[str] | None:
     return [source] if isinstance(source, str) and source else None
 
 
-_SKIPPED = {
-    "cancelled": "cancelled",
-    "refunded": "refunded",
-    "failed": "failed",
-    "pending": "unpaid",
-    "checkout-draft": "draft",
-    "auto-draft": "draft",
-    "draft": "draft",
-    "trash": "trash",
-}
+_WORDS = statuses(
+    "processing completed on_hold",
+    cancelled="cancelled",
+    refunded="refunded",
+    failed="failed",
+    unpaid="pending pending_payment",
+    draft="checkout_draft auto_draft draft",
+    trash="trash",
+)
+_STATUSES = _WORDS | {f"wc_{word}": reason for word, reason in _WORDS.items()}
 
 WOOCOMMERCE = Preset(
     name="woocommerce",
@@ -102,5 +120,87 @@ WOOCOMMERCE = Preset(
             "product_gallery": computed(_gallery, "image.src"),  # newer versions have it
         },
     },
-    statuses={"status": _SKIPPED | {f"wc-{word}": reason for word, reason in _SKIPPED.items()}},
+    statuses={"status": _STATUSES},
+)
+
+# ----------------------------------------------------------------------------------- the plugins
+
+
+def _after_discount(amount: Decimal | None, discount: Decimal | None) -> Decimal | None:
+    return amount if amount is None or not discount else EXACT.subtract(amount, discount)
+
+
+WOOCOMMERCE_CSV = Preset(
+    name="woocommerce-csv",
+    keys=frozenset({"Order Number", "Order Status", "Email (Billing)", "Item Name"}),
+    is_tabular=True,
+    mapping={
+        "contact_email": "Email (Billing)",
+        "order_id": "Order Number",
+        # The plugin's is before discounts.
+        "sub_total": numbers(_after_discount, "Order Subtotal Amount", "Cart Discount Amount"),
+        "shipping_fee": "Order Shipping Amount",
+        "taxes": "Order Total Tax Amount",
+        "total": "Order Total Amount",
+        "discount": "Cart Discount Amount",
+        "date": "Order Date",
+        "products": {
+            "product_name": computed(_unescape, "Item Name"),
+            "product_price": "Item Cost",  # after discounts
+            "product_quantity": ["Quantity (- Refund)", "Quantity"],
+            "product_sku": "SKU",
+            "product_line_total": [
+                "Order Line Total",
+                numbers(line_total, "Item Cost", "Quantity (- Refund)"),
+            ],
+        },
+    },
+    statuses={"Order Status": _STATUSES},
+)
+
+# Between two products in a cell, and between two fields of one: a name may have either mark.
+_BETWEEN_ITEMS = re.compile(r";\s*(?=(?:id|item_id|name|product_id|sku):)")
+_BETWEEN_FIELDS = re.compile(r"\|(?=[a-z_]+:)")
+
+
+def _parse_items(cells: Iterable[Any]) -> list[Any]:
+    """The products in cells such as ``name:Mop|sku:000412|quantity:2|total:108.00``."""
+    items: list[Any] = []
+    for cell in cells:
+        for text in _BETWEEN_ITEMS.split(cell) if isinstance(cell, str) and cell.strip() else ():
+            pairs = [part.partition(":") for part in _BETWEEN_FIELDS.split(text)]
+            item: dict[str, Any] = {key.strip(): value for key, _colon, value in pairs}
+            total = to_decimal(item.get("total"))
+            if "price" not in item and total is not None:
+                item["price"] = _unit_price(total, item.get("quantity"), _places(total))
+            items.append(item)
+            if len(items) > MAX_ITEMS:
+                return items  # too many, as the order will say
+    return items
+
+
+WOOCOMMERCE_ITEMS_CSV = Preset(
+    name="woocommerce-items-csv",
+    keys=frozenset({"order_number", "billing_email", "status"}),
+    recognizes=lambda row: "line_items" in row or "line_item_1" in row,
+    is_tabular=True,
+    mapping={
+        "contact_email": "billing_email",
+        "order_id": "order_number",
+        "sub_total": computed(lambda cells: _sub_total(_parse_items(cells) or None), "line_item*"),
+        "shipping_fee": "shipping_total",
+        "taxes": ["tax_total", "total_tax"],
+        "total": "order_total",
+        "discount": "discount_total",
+        "date": ["date", "order_date"],
+        "products": {
+            "each": computed(_parse_items, "line_item*"),
+            "product_name": computed(_unescape, "name"),
+            "product_price": "price",
+            "product_quantity": "quantity",
+            "product_sku": "sku",
+            "product_line_total": "total",
+        },
+    },
+    statuses={"status": _STATUSES},
 )

@@ -153,7 +153,7 @@ def test_a_damaged_file_is_an_error_and_what_was_read_of_it_is_sent(
 def test_a_file_that_is_not_an_export_is_an_error(cli: Cli, shop: Sandbox, command: str) -> None:
     run = cli(command, "--no-ledger", save("o.xlsx", b"PK\x03\x04" + bytes(100)))
     assert (run.code, shop.requests) == (2, 0)
-    assert "Error: o.xlsx: it is a ZIP archive or an Excel workbook" in run.err
+    assert "Error: o.xlsx: the Excel workbook can't be read (BadZipFile): save it again" in run.err
 
 
 # --------------------------------------------------------------------------------------- formats

@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def peak_bytes() -> int:
 def read(path: str, options: dict[str, Any]) -> dict[str, Any]:
     if path.endswith(".parquet"):
         import pyarrow.parquet  # noqa: F401, PLC0415 - it takes memory by itself
+    with suppress(ImportError):
+        import openpyxl  # noqa: F401, PLC0415 - as does this
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S))
     resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
     before, started = peak_bytes(), time.process_time()

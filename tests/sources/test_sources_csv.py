@@ -80,7 +80,8 @@ def test_rows_are_split_as_pythons_csv_splits_them(text: str) -> None:
 
 @given(st.lists(st.sampled_from([b'"', b",", b"\n", b"\r\n", b"a@b", b"1", b"\xff", b" "])))
 def test_whatever_the_rows_are_only_items_come_out(pieces: list[bytes]) -> None:
-    lines = [line for line, _item in read(HEADER.encode() + b"\n" + b"".join(pieces), "csv")]
+    data = HEADER.encode() + b"\n" + b"".join(pieces)
+    lines = [line for line, _item in read(data, "csv", encoding="utf-8")]
     assert lines == sorted(set(lines))
 
 
@@ -94,6 +95,7 @@ SUSPECT = "line 3, next to it, can't be read and may be a row of this order"
 DISAGREE = "contact_email: the rows of the order do not agree on it"
 MARKED = "contact_email: begins with ', as spreadsheets mark a text: remove it"
 TEXT_PRICE = "products[0].product_price: expected a number, got text"
+QUOTED = "products[0].product_price: expected a number, found '"
 SHORTENED = "is a number that a spreadsheet shortened"
 
 #: Rows after the header; what is read of them: lines with ids, or with the starts of faults.
@@ -107,10 +109,6 @@ CASES: dict[str, tuple[str | bytes, list[tuple[int, str]]]] = {
             (5, f"has 6 cells, {COUNTS}"),
             (7, "5"),
         ],
-    ),
-    "not UTF-8": (
-        rows(GOOD[1], "2,a@b,1,M\xf6p,1", GOOD[3]).encode("latin-1"),
-        [(2, "1"), (3, "is not UTF-8: save the file as UTF-8"), (4, "3")],
     ),
     "NUL": (
         rows("1,a@b,1,Mop\0Head,1", GOOD[2]),
@@ -153,7 +151,19 @@ CASES: dict[str, tuple[str | bytes, list[tuple[int, str]]]] = {
     ),
     **{
         f"price {price}": (rows(f'1,a@b,1,Mop,"{price}"'), [(2, TEXT_PRICE)])
-        for price in ("1,234.50", "R 10", "ten", "10.10.10", "0x10", "NaN", "\u0661", "1_0")
+        for price in ("ten", "0x10", "NaN", "\u0661", "1_0", "Ann 7", "ann7@b", "7 High Street")
+    },
+    **{
+        f"price {price}": (rows(f'1,a@b,1,Mop,"{price}"'), [(2, f"{QUOTED}{price}'{way_out}")])
+        for price, way_out in (
+            ("1,234.50", ": say how numbers are written, such as --decimal '.' --thousands ','"),
+            ("1.234,50", ": say how numbers are written, such as --decimal ',' --thousands '.'"),
+            ("1 234,50", ": say how numbers are written, such as --decimal ',' --thousands ' '"),
+            ("10,00", ": say how numbers are written, such as --decimal ','"),
+            ("1,250", ": say how numbers are written, such as --decimal '.' --thousands ','"),
+            ("R 10", ": say how numbers are written, such as --decimal '.'"),
+            ("10.10.10", ""),
+        )
     },
     **{
         f"a row with {bad}": (
@@ -292,7 +302,7 @@ def test_a_repeated_column_is_refused_where_it_is_used(
         (",,", "the first line does not name the columns"),
         ('sep="\n"a"', "sep= names a quote"),
         ('"order_id', "the header can't be read as CSV: unexpected end of data"),
-        (b"contact_email,\xff", "the header is not UTF-8: save the file as UTF-8"),
+        (b"contact_email,\xff", "line 1 is not UTF-8: name the encoding, such as with --enc"),
     ],
 )
 def test_a_header_that_says_too_little_is_refused(header: str | bytes, message: str) -> None:

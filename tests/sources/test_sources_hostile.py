@@ -12,6 +12,7 @@ import io
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,52 @@ def parquet_nested(count: int, size: int) -> bytes:
     products = pa.StructArray.from_arrays([texts], ["product_name"])
     lists = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), products)
     return parquet(contact_email=["ann@example.com"], products=lists)
+
+
+def gid(kind: str, number: int = 1) -> str:
+    return f"gid://shopify/{kind}/{number}"
+
+
+def bulk(number: int, **more: Any) -> bytes:
+    one = {"id": gid("Order", number), "name": f"{number}", "email": ANN}
+    return json.dumps(one | more).encode() + b"\n"
+
+
+def part(parent: int, number: int, name: str = "Mop") -> bytes:
+    item = {"id": gid("LineItem", number), "name": name, "quantity": 1}
+    return json.dumps(item | {"__parentId": gid("Order", parent)}).encode() + b"\n"
+
+
+# As Excel writes them: with the texts of cells in a part of their own.
+TEXTS = "xl/sharedStrings.xml"
+MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+SHARED = f'<sst xmlns="{MAIN}"><si><t>Mop</t></si></sst>'.encode()
+TYPE = (
+    f'<Override PartName="/{TEXTS}" ContentType="application/vnd.openxmlformats-officedocument.'
+    'spreadsheetml.sharedStrings+xml" />'
+).encode()
+
+
+def xlsx(**parts: Callable[[bytes], bytes]) -> bytes:
+    """A workbook of two orders, some of whose parts were made to do harm."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in ("order_id contact_email product_name", f"1 {ANN} Mop", f"2 {ANN} Mop"):
+        book.active.append(row.split())
+    file, harmful = io.BytesIO(), io.BytesIO()
+    book.save(file)
+    with zipfile.ZipFile(file) as before, zipfile.ZipFile(harmful, "w", 8, compresslevel=1) as to:
+        to.writestr(TEXTS, parts.pop("sharedStrings", bytes)(SHARED))
+        for name in before.namelist():
+            change = parts.get(name.rpartition("/")[2].partition(".")[0], bytes)
+            data = before.read(name).replace(b"</Types>", TYPE + b"</Types>")
+            data = data.replace(b't="inlineStr"><is><t>Mop</t></is>', b't="s"><v>0</v>')
+            to.writestr(name, change(data))
+    return harmful.getvalue()
+
+
+def before(mark: bytes, more: bytes) -> Callable[[bytes], bytes]:
+    return lambda data: data.replace(mark, more + mark, 1)
 
 
 #: For a line: keys that take the most memory when decoded.
@@ -407,6 +454,153 @@ FILES: dict[str, Hostile] = {
         lambda: gzip.compress(line(1) + b"x" * 150_000_000 + b"\n" + line(2), 1),
         fault="line 2: is longer than 1,048,576 bytes",
     ),
+    "wrappers in wrappers": Hostile(
+        lambda: b'{"data":\n' * 100_000 + b"1" + b"}" * 100_000,
+        orders=[],
+        fault="line 1: is nested too deeply",
+    ),
+    "a cell of products": Hostile(
+        lambda: (
+            b"order_number,status,billing_email,line_items\n"
+            + f"1,completed,{ANN},name:Mop|quantity:1\n".encode()
+            + f"9,completed,{ANN},".encode()
+            + b"sku:;" * 200_000
+            + f"\n2,completed,{ANN},name:Mop|quantity:1\n".encode()
+        ),
+        fault="line 3: products: over 10,000 items, more than are accepted",
+    ),
+    "numbers that are nearly numbers": Hostile(
+        lambda: shopify_csv(b"2026-03-01").replace(
+            b"9,ann@example.com,Mop,1,1.00",
+            b"9,ann@example.com,Mop,1,1" + b" 11" * 300 + b"x",
+        ),
+        fault="line 3: products[0].product_price: expected a number, got text",
+        options={"thousands": " "},
+    ),
+    "columns that are no fields": Hostile(
+        lambda: b",".join(b"contact emails %d" % n for n in range(9_000)) + b"\n",
+        orders=[],
+        error="ConfigurationError: 9000 of its 9000 columns are not fields of an order",
+        invalid=0,
+        name="orders.csv",
+    ),
+    "a bulk operation of one order": Hostile(
+        lambda: (
+            bulk(1)
+            + part(1, 1)
+            + bulk(9)
+            + b"".join(part(9, n) for n in range(200_000))
+            + bulk(2)
+            + part(2, 2)
+        ),
+        fault="line 3: has more than 10,000 line items or 8,388,608 bytes of them",
+    ),
+    "a bulk operation of long lines": Hostile(
+        lambda: gzip.compress(
+            bulk(1)
+            + part(1, 1)
+            + bulk(9)
+            + b"".join(part(9, n, "x" * 900_000) for n in range(200))
+            + bulk(2)
+            + part(2, 2),
+            1,
+        ),
+        fault="line 3: has more than 10,000 line items or 8,388,608 bytes of them",
+    ),
+    "a bulk operation of one order, again and again": Hostile(
+        lambda: (
+            bulk(1)
+            + part(1, 1)
+            + bulk(9, cancelledAt="x") * 9_000
+            + b"".join(part(9, n) for n in range(9_000))
+            + bulk(2)
+            + part(2, 2)
+        ),
+        orders=["1"],
+        invalid=None,
+    ),
+    "a bulk operation without orders": Hostile(
+        lambda: bulk(1) + part(1, 1) + b"".join(part(9, n) for n in range(100_000)),
+        orders=["1"],
+        fault="line 3: belongs to an order that is not in the file",
+        invalid=100_000,
+    ),
+    "Excel: rows without end": Hostile(
+        lambda: xlsx(sheet1=before(b"</sheetData>", b"<row/>" * 20_000_000)),
+        orders=[],
+        error="SourceError: the Excel workbook has so many rows",
+        invalid=0,
+    ),
+    "Excel: as many rows as it may have": Hostile(
+        lambda: xlsx(sheet1=before(b"</sheetData>", b"<row/>" * 1_000_000)), invalid=0
+    ),
+    "Excel: a row that is the last": Hostile(
+        lambda: xlsx(
+            sheet1=before(b"</sheetData>", b'<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>')
+        ),
+        invalid=0,
+    ),
+    "Excel: a cell without end": Hostile(
+        lambda: xlsx(
+            sheet1=before(
+                b"</sheetData>",
+                b'<row><c t="inlineStr"><is><t>%s</t></is></c></row>' % (b"x" * 150_000_000),
+            )
+        ),
+        orders=[],
+        error="SourceError: the Excel workbook has so many cells in a row",
+        invalid=0,
+    ),
+    "Excel: cells without end": Hostile(
+        lambda: xlsx(sheet1=before(b"</sheetData>", b"<row>%s</row>" % (b"<c/>" * 5_000_000))),
+        orders=[],
+        error="SourceError: the Excel workbook has so many cells in a row",
+        invalid=0,
+    ),
+    "Excel: what comes after the rows": Hostile(
+        lambda: xlsx(sheet1=before(b"</worksheet>", b"<x/>" * 5_000_000)),
+        orders=[],
+        error="SourceError: the Excel workbook has so many cells in a row",
+        invalid=0,
+    ),
+    "Excel: texts without end": Hostile(
+        lambda: xlsx(sharedStrings=before(b"</sst>", b"<si><t>%s</t></si>" % (b"x" * 99_000_000))),
+        orders=[],
+        error="SourceError: the Excel workbook has so many texts",
+        invalid=0,
+    ),
+    "Excel: as many texts as it may have": Hostile(
+        lambda: xlsx(
+            sharedStrings=before(
+                b"</sst>", b"".join(b"<si><t>x%d</t></si>" % n for n in range(490_000))
+            )
+        ),
+        invalid=0,
+    ),
+    "Excel: styles without end": Hostile(
+        lambda: xlsx(styles=before(b"</cellXfs>", b"<xf/>" * 1_000_000)),
+        orders=[],
+        error="SourceError: the Excel workbook has so many styles",
+        invalid=0,
+    ),
+    "Excel: as many styles as it may have": Hostile(
+        lambda: xlsx(styles=before(b"</cellXfs>", b"<xf/>" * 49_000)), invalid=0
+    ),
+    "Excel: entities in entities": Hostile(
+        lambda: xlsx(
+            sharedStrings=lambda data: data.replace(
+                b"<sst",
+                b'<!DOCTYPE x [<!ENTITY e0 "xxxxxxxxxxxxxxxxxxxx">'
+                + b"".join(
+                    b'<!ENTITY e%d "%s">' % (n, b"&e%d;" % (n - 1) * 20) for n in range(1, 9)
+                )
+                + b"]><sst",
+            ).replace(b"<t>Mop", b"<t>&e8;"),
+        ),
+        orders=[],
+        error="SourceError: the Excel workbook can't be read",
+        invalid=0,
+    ),
     "Parquet: one long text for many rows": Hostile(
         lambda: parquet_rows(5_000_000),
         fault="line 2: takes over 2,097,152 bytes",
@@ -588,6 +782,14 @@ SLOW = {
     "a list of objects in an order",
     "an order that is too long",
     "a line without end",
+    "a bulk operation of one order",
+    "a bulk operation of long lines",
+    "a bulk operation without orders",
+    "Excel: as many rows as it may have",
+    "Excel: as many texts as it may have",
+    "Excel: a row that is the last",
+    "Excel: a cell without end",
+    "Excel: rows without end",
     "Parquet: a list without end",
     "Parquet: texts that share their beginnings",
     "Parquet: long texts, packed",

@@ -101,7 +101,7 @@ def test_a_damaged_file_is_told(cut: int) -> None:
 def test_what_is_not_parquet_is_told() -> None:
     with pytest.raises(ConfigurationError, match="it is not a Parquet file"):
         list(read_orders(io.BytesIO(b"{}"), "parquet"))
-    with pytest.raises(ConfigurationError, match="it is Parquet, not csv"):
+    with pytest.raises(ConfigurationError, match="it is a Parquet file, not csv"):
         list(read_orders(io.BytesIO(parquet(ORDERS)), "csv"))
 
 

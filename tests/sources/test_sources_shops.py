@@ -237,10 +237,23 @@ def test_a_reason_that_does_not_exist_is_refused_at_once() -> None:
         read_orders("never opened", include=["canceled"])
 
 
-def test_drafts_of_shopify_that_are_not_completed_are_skipped() -> None:
-    draft = {**document("shopify")[0], "invoice_sent_at": None}
-    drafts = [{**draft, "status": "open"}, {**draft, "status": "completed"}]
-    assert brief(read(json.dumps({"draft_orders": drafts}))) == [(2, "#1001")]
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"invoice_sent_at": None, "status": "open"}, "draft"),
+        ({"invoice_sent_at": None, "status": "invoice_sent"}, "draft"),
+        ({"invoice_sent_at": None, "status": "completed"}, "completed draft"),
+        ({"abandoned_checkout_url": "https://shop.example/r"}, "abandoned checkout"),
+    ],
+)
+def test_what_has_the_fields_of_an_order_and_is_none_is_left_out(
+    more: dict[str, Any], reason: str
+) -> None:
+    order = {**document("shopify")[0], **more}
+    for key in ("orders", "draft_orders", "checkouts"):
+        reader = read_orders(io.StringIO(json.dumps({key: [order]})))
+        assert (list(reader), reader.skipped) == ([], {reason: 1})
+    assert len(read(json.dumps([order]), include=[reason])) == 1
 
 
 @pytest.mark.parametrize(

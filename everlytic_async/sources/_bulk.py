@@ -1,0 +1,122 @@
+"""Bulk operations of Shopify: JSON Lines with the parts of an order in lines of their own.
+
+See https://shopify.dev/docs/api/usage/bulk-operations/queries. A line item names its order, and may
+be anywhere in the file. So all lines are put into a temporary database of SQLite first, which is on
+disk as soon as it is large, and is gone when it is closed.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+from everlytic_async.errors import InvalidOrderError
+from everlytic_async.orders import MAX_ITEMS
+from everlytic_async.sources._records import InvalidRow, Item
+
+__all__ = ["join_lines"]
+
+_ORDERS = ("/Order/", "/DraftOrder/", "/AbandonedCheckout/")
+_LINE_ITEMS = ("/LineItem/", "/DraftOrderLineItem/", "/AbandonedCheckoutLineItem/")
+_IS_ORDER, _IS_PART, _IS_FAULT, _IS_OTHER = range(4)
+# Of the line items of one order: more are a mistake or an attack.
+_MAX_BYTES = 8 * 1024 * 1024
+_LOST = "belongs to an order that is not in the file: is it cut off?"
+
+
+def join_lines(items: Iterable[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
+    """Each order with its line items as ``lineItems``, in the order of the orders' lines."""
+    with closing(sqlite3.connect("")) as database:
+        # Nothing else uses it, and nothing of it is needed after a crash.
+        database.executescript(
+            """
+            PRAGMA journal_mode = OFF;
+            PRAGMA synchronous = OFF;
+            CREATE TABLE lines (
+                number INTEGER PRIMARY KEY, kind INTEGER, id TEXT, parent TEXT, body BLOB
+            );
+            """
+        )
+        rows = (_classify(number, item) for number, item in items)
+        database.executemany("INSERT INTO lines VALUES (?, ?, ?, ?, ?)", rows)
+        database.executescript(
+            """
+            CREATE INDEX orders ON lines (id) WHERE kind = 0;
+            CREATE INDEX parts ON lines (parent, number) WHERE kind IN (1, 2);
+            """
+        )
+        yield from _join(database)
+
+
+def _classify(number: int, item: Item) -> tuple[int, int, str | None, str | None, bytes | None]:
+    if isinstance(item, InvalidRow):
+        parent = item.row[0] if item.row else None
+        return number, _IS_FAULT, None, parent, pickle.dumps(item.error.faults)
+    order: Any = item
+    gid, parent = (_text(order.get(key)) for key in ("id", "__parentId"))
+    kind = _IS_OTHER
+    if parent is None or _is_one_of(gid, _ORDERS):
+        kind = _IS_ORDER
+    elif _is_one_of(gid, _LINE_ITEMS) or (gid is None and "quantity" in order):
+        kind = _IS_PART
+    body = None if kind == _IS_OTHER else pickle.dumps(order)
+    return number, kind, gid, parent, body
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.isascii() else None  # as all ids are
+
+
+def _is_one_of(gid: str | None, kinds: tuple[str, ...]) -> bool:
+    return gid is not None and any(kind in gid for kind in kinds)
+
+
+def _join(database: sqlite3.Connection) -> Iterator[tuple[int, Item]]:
+    # Of an order that is there again and again; so that time stays linear.
+    (lines_left,) = database.execute("SELECT 4 * count(*) FROM lines").fetchone()
+    lines = database.execute(
+        """
+        SELECT number, kind, id, body FROM lines WHERE kind IN (0, 2) OR kind = 1 AND NOT EXISTS (
+            SELECT 1 FROM lines AS orders WHERE orders.kind = 0 AND orders.id = lines.parent
+        ) ORDER BY number
+        """
+    )
+    for number, kind, gid, body in lines:
+        fault: str | None = _LOST
+        found: Any = None
+        if kind != _IS_PART:
+            found = pickle.loads(body)  # noqa: S301 - our own
+        if kind == _IS_FAULT:
+            yield number, InvalidRow(InvalidOrderError(found, number))
+            continue
+        if kind == _IS_ORDER:
+            parts, fault = _parts(database, gid, lines_left)
+            lines_left -= len(parts)
+            if parts:
+                found["lineItems"] = [*parts.values()]
+        yield number, found if fault is None else InvalidRow(InvalidOrderError([fault], number))
+
+
+def _parts(
+    database: sqlite3.Connection, gid: str | None, most: int
+) -> tuple[dict[Any, Any], str | None]:
+    """The line items of an order, each once, or why they can't be read."""
+    parts: dict[Any, Any] = {}
+    size = 0
+    for number, kind, part, body in database.execute(
+        "SELECT number, kind, id, body FROM lines WHERE kind IN (1, 2) AND parent = ? "
+        "ORDER BY number",
+        (gid,),
+    ):
+        size += len(body)
+        if kind == _IS_FAULT:
+            return parts, f"line {number:,}, which is a part of it, can't be read"
+        if len(parts) == MAX_ITEMS or size > _MAX_BYTES:
+            return parts, f"has more than {MAX_ITEMS:,} line items or {_MAX_BYTES:,} bytes of them"
+        if len(parts) >= most:
+            return parts, "is in the file many times: export it again"
+        parts[part or number] = pickle.loads(body)  # noqa: S301 - our own
+    return parts, None

@@ -1,0 +1,170 @@
+"""What to say of columns and keys: which there are, which is meant, and which is missing."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from everlytic_async.errors import ConfigurationError
+from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, mapping_paths
+from everlytic_async.sources._notation import to_decimal
+from everlytic_async.sources._synonyms import match_fields
+
+__all__ = [
+    "check_all_are_fields",
+    "check_contact",
+    "check_paths",
+    "check_repeated",
+    "no_such_name",
+    "show_names",
+    "strict_paths",
+]
+
+_MAX_NAMES = 40
+_MAX_CHARS = 40
+_NEXT_STEPS = (
+    '`everlytic-async check --suggest` proposes a mapping for it, and the how-to "Send a file '
+    'with your own columns" explains mappings'
+)
+
+
+def _is_name(name: str) -> bool:
+    """Whether it looks like the name of a column; a file without a header has values there."""
+    return (
+        0 < len(name) <= _MAX_CHARS
+        and "@" not in name
+        and any(char.isalpha() for char in name)
+        and not any(unicodedata.category(char).startswith("C") for char in name)
+    )
+
+
+def _is_header(names: Sequence[str]) -> bool:
+    return not any("@" in name or to_decimal(name) is not None for name in names)
+
+
+def show_names(names: Iterable[str]) -> str:
+    """The names in quotes, of columns or keys; what looks like a value is not shown."""
+    named = [name for name in names if name]
+    if not _is_header(named):
+        return "not shown, because they seem to be values"
+    known = [name for name in dict.fromkeys(named) if _is_name(name)]
+    shown = ", ".join(f"'{name}'" for name in known[:_MAX_NAMES])
+    rest = len(named) - len(known[:_MAX_NAMES])
+    return f"{shown} and {rest} more" if rest and shown else shown or "(none that can be shown)"
+
+
+def no_such_name(field: str, path: str, names: Sequence[str], *, what: str) -> str:
+    """That there is no such thing, the nearest one, and those that there are.
+
+    Args:
+        field: What it was named for.
+        path: Its name.
+        names: Those that there are.
+        what: What is named: ``column``, ``key`` or ``sheet``.
+    """
+    message = f"{field}: there is no {what} '{path}'"
+    usable = [name for name in names if _is_name(name)] if _is_header(names) else []
+    if near := next(iter(difflib.get_close_matches(path, usable, n=1)), None):
+        message += f": did you mean '{near}'?"
+    else:
+        message += "."
+    return f"{message} The {what}s are {show_names(names)}"
+
+
+def check_paths(paths: Iterable[tuple[str, str]], names: Sequence[str], *, is_table: bool) -> None:
+    """Refuse paths that lead nowhere.
+
+    Args:
+        paths: Each with what it is for.
+        names: The columns; of JSON, the keys of the first order.
+        is_table: Whether they are columns.
+
+    Raises:
+        ConfigurationError: naming the first.
+    """
+    for what, path in paths:
+        if not {path, path.partition(".")[0]} & {*names}:
+            raise ConfigurationError(
+                no_such_name(what, path, names, what="column" if is_table else "key")
+            )
+
+
+def check_all_are_fields(names: Sequence[str], *, is_table: bool) -> None:
+    """Without a mapping, a column that is not a field is a mistake; and so are all keys.
+
+    Raises:
+        ConfigurationError: saying what to do.
+    """
+    fields = (*ORDER_FIELDS, *PRODUCT_FIELDS)
+    others = [name for name in names if name and name not in fields]
+    if not others or (not is_table and len(others) < len(names)):
+        return
+    examples = [f"--map '{field}={name}'" for field, name in match_fields(names).items()]
+    example = " ".join(examples[:3]) or "--map contact_email=Email"
+    if is_table:
+        which = f"{len(others)} of its {len(names)} columns are not fields of an order"
+        say = "say which column is which field"
+    else:
+        which = "none of the keys of its first order is a field of an order"
+        say = "say which key is which field"
+    raise ConfigurationError(
+        f"{which}, and it is no known shop's export: {say}, such as with {example}; the others are "
+        f"then ignored. The {'columns' if is_table else 'keys'} are {show_names(names)}. The "
+        f"fields are {', '.join(fields)}. {_NEXT_STEPS}"
+    )
+
+
+def check_repeated(columns: Sequence[str], used: set[str]) -> None:
+    """Refuse columns that are there more than once, if one of them is used."""
+    seen: set[str] = set()
+    repeated = {name for name in columns if name and (name in seen or seen.add(name))}  # type: ignore[func-returns-value]
+    if names := sorted(repeated & used):
+        raise ConfigurationError(
+            f"its header has more than one column {show_names(names)}, and the orders need it: "
+            "rename or remove those that are not meant"
+        )
+
+
+def check_contact(specs: Iterable[Any], names: Sequence[str]) -> None:
+    """Refuse a table none of whose columns is a contact, where nothing else could be.
+
+    Raises:
+        ConfigurationError: saying which columns there are.
+    """
+    found = [spec for spec in specs if spec is not None]
+    paths = [spec for spec in found if isinstance(spec, str) and "{" not in spec]
+    if len(paths) == len(found) and not any(
+        {path, path.partition(".")[0]} & {*names} for path in paths
+    ):
+        example = match_fields(names).get("contact_email", "Email")
+        raise ConfigurationError(
+            f"none of its {len(names)} columns is contact_email or contact_unique_id: say which "
+            f"one is, such as with --map 'contact_email={example}'. The columns are "
+            f"{show_names(names)}. {_NEXT_STEPS}"
+        )
+
+
+def strict_paths(
+    mapping: Mapping[str, Any], *, is_table: bool, has_list: bool
+) -> list[tuple[str, str]]:
+    """The paths of a mapping that have to lead somewhere.
+
+    In a table, all that are the only source of a field; in JSON, where an order may lack any key,
+    those of what makes an order.
+    """
+    found: list[tuple[str, str]] = []
+    for field, spec in mapping.items():
+        if field == "products":
+            each = spec.get("each") if isinstance(spec, Mapping) else spec
+            rest = {} if has_list else {k: v for k, v in spec.items() if k != "each"}
+            if isinstance(each, str):
+                found.append(("products", each))
+            if is_table:
+                found += [(name, path) for name, path, alone in mapping_paths(rest) if alone]
+        elif field == "each":
+            continue
+        elif is_table or field == "group_by":
+            found += [(name, path) for name, path, alone in mapping_paths({field: spec}) if alone]
+    return found

@@ -1,0 +1,142 @@
+"""Which orders are not read: by their status, their time, and the caller's conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from everlytic_async.errors import ConfigurationError
+from everlytic_async.sources._columns import check_paths
+from everlytic_async.sources._mapping import Compiler, Getter, is_blank
+from everlytic_async.sources._notation import Notation
+from everlytic_async.sources._options import ReadOptions
+from everlytic_async.sources._preset import KEPT, Preset, normalize_status
+from everlytic_async.sources._records import Record
+
+__all__ = ["LeftOut"]
+
+_BEFORE_SINCE, _AFTER_UNTIL = "before since", "not before until"
+# Of unknown statuses: a path to something else has as many as there are orders.
+_MAX_STATUSES = 20
+_MAX_STATUS_CHARS = 40
+_OTHER_STATUSES = "others"
+
+
+class LeftOut:
+    """Says of each order why it is left out, if it is.
+
+    Args:
+        preset: The shop whose export it is; None for another input.
+        options: What the caller asked for.
+        compiler: Compiles paths of the records.
+        date: Where the time of an order is, as in a mapping; None if that is not known.
+        names: The columns; of JSON, the keys of the first order.
+        counts: Where to count the orders that are left out, by reason.
+        is_table: Whether the names are columns.
+
+    Raises:
+        ConfigurationError: when a condition names what is not there, or no time is known.
+
+    Attributes:
+        counts: How many orders were left out so far, by reason.
+        unknown_statuses: How many orders were read that have a status that the shop's table does
+            not know, by status.
+    """
+
+    def __init__(
+        self,
+        preset: Preset | None,
+        options: ReadOptions,
+        compiler: Compiler,
+        date: Any,
+        names: Sequence[str],
+        counts: dict[str, int],
+        *,
+        is_table: bool,
+    ) -> None:
+        self._include = options.include
+        self._since, self._until = options.since, options.until
+        self._notations = [options.notation]
+        self._flags: list[tuple[Getter, str]] = []
+        self._statuses: list[tuple[Getter, dict[str, str], bool]] = []
+        self.counts = counts
+        self.unknown_statuses: dict[str, int] = {}
+        paths = [("where", condition.path) for condition in options.where]
+        check_paths(paths, names, is_table=is_table)
+        self._where = [(compiler.path(each.path), each) for each in options.where]
+        self._has_bounds = self._since is not None or self._until is not None
+        self._date = None if date is None else compiler.getter("date", date)
+        if self._has_bounds and date is None:
+            raise ConfigurationError(
+                "since and until need the time of each order: name where it is, such as with "
+                "--map date=created_at"
+            )
+        if preset is not None:
+            self._compile_preset(preset, compiler)
+
+    def _compile_preset(self, preset: Preset, compiler: Compiler) -> None:
+        if self._notations[0].date_format is None and preset.date_format is not None:
+            self._notations.insert(0, Notation(date_format=preset.date_format))
+        for reason, spec in preset.skip.items():
+            if not self._includes(reason):
+                self._flags.append((compiler.getter(reason, spec), reason))
+        for path, words in preset.statuses.items():
+            table = {
+                word: KEPT if self._includes(reason) else reason for word, reason in words.items()
+            }
+            self._statuses.append((compiler.path(path), table, KEPT in words.values()))
+
+    def _includes(self, reason: str) -> bool:
+        return reason in self._include or "all" in self._include
+
+    def count(self, reason: str) -> None:
+        """Count an order, or a row, that is left out."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+
+    def reason(self, rows: Sequence[Record]) -> str | None:
+        """Why an order is left out, apart from its time; None if it isn't."""
+        first = rows[0]
+        for get, reason in self._flags:
+            value = get(first)
+            if value is not None and value is not False and not is_blank(value):
+                return reason
+        unknown: str | None = None
+        for get, words, reports in self._statuses:
+            value = get(first)
+            if isinstance(value, str) and value:
+                known = words.get(status := normalize_status(value))
+                if known:
+                    return known
+                if known is None and reports and status:
+                    unknown = value.strip()
+        for get, condition in self._where:
+            if not condition.holds(_first_set(get, rows)):
+                return f"where {condition.shown}"
+        if unknown is not None:
+            self._count_unknown(unknown)
+        return None
+
+    def out_of_time(self, record: Record) -> tuple[str | None, str | None]:
+        """Why an order is left out for its time, and the fault of its time."""
+        if self._date is None or not self._has_bounds:
+            return None, None
+        value = self._date(record)
+        for notation in self._notations:
+            if (time := notation.parse_datetime(value)) is not None:
+                break
+        else:
+            return None, f"date: {self._notations[-1].explain_date(value)}"
+        if self._since is not None and time < self._since:
+            return _BEFORE_SINCE, None
+        return (_AFTER_UNTIL if self._until is not None and time >= self._until else None), None
+
+    def _count_unknown(self, status: str) -> None:
+        counts = self.unknown_statuses
+        is_safe = len(status) <= _MAX_STATUS_CHARS and status.isprintable() and "@" not in status
+        if not is_safe or (status not in counts and len(counts) >= _MAX_STATUSES):
+            status = _OTHER_STATUSES
+        counts[status] = counts.get(status, 0) + 1
+
+
+def _first_set(get: Getter, rows: Iterable[Record]) -> Any:
+    return next((value for row in rows if not is_blank(value := get(row))), None)

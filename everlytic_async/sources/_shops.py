@@ -1,0 +1,54 @@
+"""The table of the shops: one `Preset` for each kind of export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from everlytic_async.sources._bigcommerce import BIGCOMMERCE
+from everlytic_async.sources._magento import MAGENTO, MAGENTO_CSV
+from everlytic_async.sources._preset import Preset
+from everlytic_async.sources._shopify import SHOPIFY, SHOPIFY_CSV, SHOPIFY_GRAPHQL
+from everlytic_async.sources._squarespace import SQUARESPACE
+from everlytic_async.sources._woocommerce import (
+    WOOCOMMERCE,
+    WOOCOMMERCE_CSV,
+    WOOCOMMERCE_ITEMS_CSV,
+)
+
+__all__ = ["PRESETS", "REASONS", "find_preset"]
+
+#: By name, in the order in which they are tried.
+PRESETS: Mapping[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        WOOCOMMERCE,
+        WOOCOMMERCE_CSV,
+        WOOCOMMERCE_ITEMS_CSV,
+        SHOPIFY,
+        SHOPIFY_GRAPHQL,
+        SHOPIFY_CSV,
+        SQUARESPACE,
+        MAGENTO,
+        MAGENTO_CSV,
+        BIGCOMMERCE,
+    )
+}
+#: What ``include`` may hold: why a shop's order is skipped.
+REASONS: tuple[str, ...] = tuple(
+    dict.fromkeys(reason for preset in PRESETS.values() for reason in preset.reasons)
+)
+
+
+def find_preset(record: Mapping[str, Any], *, is_table: bool) -> Preset | None:
+    """The shop whose export has such orders, or such columns; None if it is none's."""
+    return next(
+        (
+            preset
+            for preset in PRESETS.values()
+            if preset.is_tabular == is_table
+            and preset.keys <= record.keys()
+            and preset.recognizes(record)
+        ),
+        None,
+    )

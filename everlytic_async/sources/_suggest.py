@@ -1,0 +1,285 @@
+"""Proposes a mapping for an input, for a person to look at: it is never applied by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from typing import Any
+
+import attrs
+
+from everlytic_async._strict_json import StrictDecoder
+from everlytic_async.errors import ConfigurationError
+from everlytic_async.sources._detect import CONTAINERS, detect_container
+from everlytic_async.sources._json import read_json, unwrap
+from everlytic_async.sources._jsonl import read_json_lines
+from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS
+from everlytic_async.sources._notation import guess_date_format, guess_notation
+from everlytic_async.sources._open import Source, open_source
+from everlytic_async.sources._options import ReadOptions
+from everlytic_async.sources._records import InvalidRow, Item
+from everlytic_async.sources._shops import find_preset
+from everlytic_async.sources._synonyms import is_status, match_fields
+from everlytic_async.sources._tables import open_table
+
+__all__ = ["Suggestion", "suggest_mapping"]
+
+# How many records are looked at, and how deep the keys of JSON.
+_RECORDS = 200
+_MAX_DEPTH = 4
+_MAX_PATHS = 500
+_MAX_CHARS = 200
+_MAX_LIST = 3
+_MAX_STATUS, _MAX_STATUSES = 40, 10
+# Without one of these an order is useless, or its e-mail is.
+_WANTED = (
+    "contact_email",
+    "order_id",
+    "total",
+    "product_name",
+    "product_price",
+    "product_quantity",
+)
+_AMOUNTS = ("total", "sub_total", "shipping_fee", "taxes", "discount", "product_price")
+_FALLBACK_ENCODING = "cp1252"
+
+
+@attrs.frozen(kw_only=True)
+class Suggestion:
+    """What may be meant by the columns, or the keys, of an input.
+
+    Attributes:
+        format: The format that it was found to have.
+        is_known: Whether it is a known shop's export, which needs no mapping.
+        mapping: As `everlytic_async.sources.read_orders` takes it.
+        options: More arguments of `read_orders` that it needs, such as ``encoding`` or ``decimal``.
+        status: The column or path that looks like the status of an order; None if there is none.
+        statuses: The values that it has in the first orders.
+        missing: Fields that most orders have and nothing was found for.
+        unused: Columns or keys that are used for no field.
+    """
+
+    format: str
+    is_known: bool
+    mapping: Mapping[str, Any]
+    options: Mapping[str, str]
+    status: str | None
+    statuses: Sequence[str]
+    missing: Sequence[str]
+    unused: Sequence[str]
+
+    def to_toml(self) -> str:
+        """A table ``[mapping]``, ready to paste into the settings, with what was not found."""
+        lines = ["[mapping]"]
+        products = self.mapping.get("products", {})
+        lines += [
+            f"{field} = {_toml(spec)}"
+            for field, spec in self.mapping.items()
+            if field != "products"
+        ]
+        lines += [f"# {field}: not found" for field in self.missing]
+        if products:
+            lines += ["", "[mapping.products]"]
+            lines += [f"{field} = {_toml(spec)}" for field, spec in products.items()]
+        return "\n".join(lines) + "\n"
+
+
+def _toml(spec: Any) -> str:
+    # A basic string of TOML is written as one of JSON is.
+    text = json.dumps(spec if isinstance(spec, str) else spec["path"], ensure_ascii=False)
+    return text if isinstance(spec, str) else f"{{ path = {text} }}"
+
+
+def suggest_mapping(
+    path_or_file: Source,
+    format: str | None = None,  # noqa: A002 - the public name
+    *,
+    encoding: str | None = None,
+    sheet: str | None = None,
+) -> Suggestion:
+    """Propose a mapping from the names, and the first values, that an input has.
+
+    Args:
+        path_or_file: As `everlytic_async.sources.read_orders` takes it.
+        format: The same.
+        encoding: The same. Where it is None, and a table is not UTF-8, Windows' is proposed.
+        sheet: The same.
+
+    Raises:
+        ConfigurationError: when the input can't be read, or is empty.
+        SourceError: when it is damaged.
+        OSError: when it can't be opened or read.
+    """
+    options = ReadOptions.parse(format=format, encoding=encoding, sheet=sheet)
+    more: dict[str, str] = {}
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(path_or_file, encoding))
+        if not source.first_line.strip():
+            raise ConfigurationError("it is empty")
+        requested = None if format is None or format not in CONTAINERS else format
+        container = detect_container(source, requested)
+        is_table = container not in ("json", "jsonl")
+        if is_table:
+            if encoding is None and container in ("csv", "tsv") and source.line_not_utf8():
+                options = attrs.evolve(options, encoding=_FALLBACK_ENCODING)
+                more["encoding"] = _FALLBACK_ENCODING
+                source = stack.enter_context(open_source(path_or_file, _FALLBACK_ENCODING))
+            table = open_table(container, source, stack, options)
+            names = [name for name in table.columns if name][:_MAX_PATHS]
+            records = [
+                _prune(dict(zip(table.columns, row, strict=True)))
+                for _number, row in islice(table, _RECORDS)
+                if not isinstance(row, InvalidRow)
+            ]
+        else:
+            records = list(_read_json(container, source.file))
+            names = list(dict.fromkeys(name for record in records for name in record))
+    preset = find_preset(dict.fromkeys(names) | (records[0] if records else {}), is_table=is_table)
+    if preset is not None:
+        return Suggestion(
+            format=preset.name,
+            is_known=True,
+            mapping={},
+            options=more,
+            status=None,
+            statuses=(),
+            missing=(),
+            unused=(),
+        )
+    return _suggest(container, names, records, more, is_table=is_table)
+
+
+def _read_json(container: str, file: Any) -> Iterator[dict[str, Any]]:
+    decoder = StrictDecoder()
+    items: Iterator[tuple[int, Item]]
+    items = read_json(file, decoder) if container == "json" else read_json_lines(file, decoder)
+    for _number, item in islice(items, _RECORDS):
+        order = unwrap(item, ())
+        if isinstance(order, dict):
+            yield _prune(order)
+
+
+def _prune(value: Any, depth: int = 0) -> Any:
+    """A value without most of what is long in it."""
+    if isinstance(value, str):
+        return value[:_MAX_CHARS]
+    if isinstance(value, dict):
+        inner = islice(value.items(), _MAX_PATHS if depth <= _MAX_DEPTH else 0)
+        return {key: _prune(item, depth + 1) for key, item in inner if len(key) <= _MAX_CHARS}
+    if isinstance(value, list):
+        return [_prune(item, depth + 1) for item in value[:_MAX_LIST]]
+    return value
+
+
+def _suggest(
+    container: str,
+    names: Sequence[str],
+    records: Sequence[Mapping[str, Any]],
+    options: dict[str, str],
+    *,
+    is_table: bool,
+) -> Suggestion:
+    each = None if is_table else _find_list(records)
+    values = {name: [record.get(name) for record in records] for name in names}
+    if not is_table:
+        values = _flatten(records)
+    order = match_fields(values, (*ORDER_FIELDS, "date"))
+    products: dict[str, str] = {}
+    if each is not None:
+        items = [item for record in records for item in _at(record, each) if isinstance(item, dict)]
+        inner = _flatten(items[:_RECORDS])
+        products = match_fields(inner, PRODUCT_FIELDS)
+        found = [inner[name] for field, name in products.items() if field in _AMOUNTS]
+        values = {name: of for name, of in values.items() if not name.startswith(f"{each}.")}
+        order = match_fields(values, (*ORDER_FIELDS, "date"))
+    else:
+        order = match_fields(values)
+        found = []
+    if not any("@" in str(value) for value in values.get(order.get("contact_email", ""), ())):
+        order.pop("contact_email", None)
+        if by_value := _find_email(values):
+            order = {"contact_email": by_value} | {
+                field: name for field, name in order.items() if name != by_value
+            }
+    found += [values[name] for field, name in order.items() if field in _AMOUNTS]
+    options |= guess_notation([str(value) for column in found for value in column if value])
+    dates = [str(value) for value in values.get(order.get("date", ""), ()) if value]
+    if (written := guess_date_format(dates)) is not None:
+        options["date_format"] = written
+    mapping: dict[str, Any] = {field: _spec(name) for field, name in order.items()}
+    if each is not None:
+        mapping["products"] = {"each": _spec(each)} | {
+            field: _spec(name) for field, name in products.items()
+        }
+    taken = {*order.values()}
+    status = next((name for name in values if name not in taken and is_status(name)), None)
+    words = [value for value in values.get(status or "", ()) if isinstance(value, str)]
+    return Suggestion(
+        format=container,
+        is_known=False,
+        mapping=mapping,
+        options=options,
+        status=status,
+        statuses=[word for word in dict.fromkeys(words) if len(word) <= _MAX_STATUS][
+            :_MAX_STATUSES
+        ],
+        missing=[field for field in _WANTED if field not in order and field not in products],
+        unused=[name for name in values if name not in taken and name != status],
+    )
+
+
+def _spec(name: str) -> Any:
+    return {"path": name} if "{" in name else name
+
+
+def _find_email(values: Mapping[str, Sequence[Any]]) -> str | None:
+    """The column most of whose values have an @."""
+    counts = {name: sum("@" in str(value) for value in of) for name, of in values.items()}
+    best = max(counts, key=lambda name: counts[name], default=None)
+    return best if best is not None and counts[best] * 2 > len(values[best]) else None
+
+
+def _flatten(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The values at each path that does not go through a list."""
+    found: dict[str, list[Any]] = {}
+
+    def visit(record: Mapping[str, Any], prefix: str, depth: int) -> None:
+        for key, value in record.items():
+            if isinstance(value, dict) and depth < _MAX_DEPTH:
+                visit(value, f"{prefix}{key}.", depth + 1)
+            elif not isinstance(value, dict | list) and len(found) < _MAX_PATHS:
+                found.setdefault(f"{prefix}{key}", []).append(value)
+
+    for record in records:
+        visit(record, "", 1)
+    return found
+
+
+def _find_list(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """The path of the list whose objects look most like products."""
+    lists: dict[str, list[Mapping[str, Any]]] = {}
+
+    def visit(record: Mapping[str, Any], prefix: str, depth: int) -> None:
+        for key, value in record.items():
+            path = f"{prefix}{key}"
+            if isinstance(value, dict) and depth < _MAX_DEPTH:
+                visit(value, f"{path}.", depth + 1)
+            elif isinstance(value, list) and value and isinstance(value[0], dict):
+                lists.setdefault(path, []).append(value[0])
+
+    for record in records:
+        visit(record, "", 1)
+    scores = {
+        path: len(match_fields(_flatten(items), PRODUCT_FIELDS)) for path, items in lists.items()
+    }
+    best = max(scores, key=lambda path: scores[path], default=None)
+    return best if best is not None and scores[best] else None
+
+
+def _at(record: Mapping[str, Any], path: str) -> Sequence[Any]:
+    value: Any = record
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, list) else ()

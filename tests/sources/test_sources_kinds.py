@@ -1,0 +1,829 @@
+"""The kinds of exports that people have, in miniature: what is read of each, and what is left out.
+
+Each row of a table stands for a kind. What the fields of the first four shops become, digit by
+digit, is in `test_sources_shops`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from decimal import Decimal
+from typing import Any
+
+import attrs
+import pytest
+from reading import brief, fields, read
+
+from everlytic_async import ConfigurationError, InvalidOrderError, Order
+from everlytic_async.sources import parse_where, read_orders, suggest_mapping
+
+ANN = "ann@example.com"
+SHOPIFY = (
+    "Name,Email,Financial Status,Subtotal,Total,Created at,Lineitem quantity,Lineitem name,"
+    "Lineitem price,Lineitem sku,Lineitem discount,Cancelled at\n"
+)
+
+
+def shopify(*rows: str, status: str = "paid", total: str = "20.00", price: str = "10.00") -> str:
+    """Shopify's CSV, with a row for each order that is numbered so."""
+    return SHOPIFY + "".join(
+        f'{name},{ANN},{status},"{total}","{total}",2026-03-01 10:00:00 +0200,2,Mop,"{price}",7,,\n'
+        for name in rows
+    )
+
+
+def graphql(number: int, **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"gid://shopify/Order/{number}",
+        "name": f"#{number}",
+        "email": ANN,
+        "createdAt": "2026-03-01T08:00:00Z",
+        "cancelledAt": None,
+        "displayFinancialStatus": "PAID",
+        "totalPriceSet": {"shopMoney": {"amount": "25.00", "currencyCode": "ZAR"}},
+        **more,
+    }
+
+
+def line_item(parent: int | None = None, **more: Any) -> dict[str, Any]:
+    item = {
+        "id": "gid://shopify/LineItem/7",
+        "title": "Mop",
+        "quantity": 2,
+        "sku": "000412",
+        "originalUnitPriceSet": {"shopMoney": {"amount": "10.00"}},
+        **more,
+    }
+    return item if parent is None else {**item, "__parentId": f"gid://shopify/Order/{parent}"}
+
+
+def lines(*values: Any) -> str:
+    return "".join(f"{json.dumps(value)}\n" for value in values)
+
+
+def edges(*nodes: Any) -> dict[str, Any]:
+    return {"edges": [{"cursor": "x", "node": node} for node in nodes]}
+
+
+def woo(number: int, status: str, **more: Any) -> dict[str, Any]:
+    item = {"name": "Mop", "price": 5, "quantity": 1, "total": "5.00"}
+    billing = {"email": ANN}
+    order = {"number": f"{number}", "status": status, "billing": billing, "line_items": [item]}
+    return {**order, "total": "5.00", **more}
+
+
+def bigcommerce(status: str = "Shipped", **more: Any) -> dict[str, Any]:
+    product = {
+        "name": "Mop",
+        "sku": "000412",
+        "quantity": 2,
+        "price_ex_tax": "10.0000",
+        "total_ex_tax": "20.0000",
+        "applied_discounts": [{"id": "coupon", "amount": "5.0000"}],
+    }
+    return {
+        "id": 118,
+        "status": status,
+        "date_created": "Tue, 03 Mar 2026 08:00:00 +0000",
+        "billing_address": {"email": ANN},
+        "subtotal_ex_tax": "20.0000",
+        "shipping_cost_ex_tax": "5.0000",
+        "total_tax": "3.0000",
+        "total_inc_tax": "23.0000",
+        "discount_amount": "0.0000",
+        "coupon_discount": "5.0000",
+        "products": [product],
+        **more,
+    }
+
+
+AOE = (
+    "Order Number,Order Status,Order Date,Email (Billing),Order Subtotal Amount,"
+    "Cart Discount Amount,Order Total Amount,Item Name,SKU,Quantity (- Refund),Item Cost\n"
+)
+ITEMS = "order_id,order_number,date,status,order_total,billing_email,{}\n"
+GRID = 'ID,"Purchase Point","Purchase Date","Grand Total (Purchased)",Status,"Customer Email"\n'
+SQUARESPACE = SHOPIFY.replace("Name,", "Order ID,", 1)
+
+FINANCIAL = ("paid", "expired", "unpaid", "partially_refunded", "pending", "authorized")
+FINANCIAL += ("Refunded", "voided", "partially_paid")
+WOO = ("on-hold", "wc-cancelled", "refunded", "failed", "pending", "checkout-draft", "trash")
+WOO += ("completed", "shipped-custom", "wc-processing")
+
+# ------------------------------------------------------------------------------- what is an order
+
+#: For each kind: the input, what is read of it (places, and ids or faults), what is left out.
+KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
+    "abandoned checkouts of Shopify, as CSV": (
+        shopify("#37107487441214", status=""),
+        [],
+        {"abandoned checkout": 1},
+    ),
+    "drafts of Shopify, as CSV": (shopify("#D12", status=""), [], {"draft": 1}),
+    "a further row of Shopify that is not next to its order is no checkout": (
+        f"{shopify('#1', '#2')}#1,{ANN},,,,2026-03-01,1,Soap,5.00,,,\n",
+        [(2, "#1"), (3, "#2"), (4, "#1")],
+        {},
+    ),
+    "statuses of Shopify": (
+        SHOPIFY
+        + "".join(
+            row.removeprefix(SHOPIFY)
+            for row in (
+                shopify(f"#{place}", status=status)
+                for place, status in enumerate(FINANCIAL)
+            )
+        ),
+        [(place + 2, f"#{place}") for place in (0, 1, 2, 3, 4, 5, 8)],
+        {"refunded": 1, "voided": 1},
+    ),
+    "GraphQL, edges": (
+        json.dumps({"data": {"orders": edges(graphql(1, lineItems=edges(line_item())))}}, indent=1),
+        [(1, "#1")],
+        {},
+    ),
+    "GraphQL, nodes": (
+        json.dumps(
+            {"data": {"orders": {"nodes": [graphql(1, lineItems={"nodes": [line_item()]})]}}}
+        ),
+        [(1, "#1")],
+        {},
+    ),
+    "GraphQL, several pages, one on each line": (
+        lines(
+            *(
+                {"data": {"orders": edges(graphql(n, lineItems=edges(line_item())))}}
+                for n in (1, 2)
+            )
+        ),
+        [(1, "#1"), (2, "#2")],
+        {},
+    ),
+    "GraphQL, a bulk operation": (
+        lines(graphql(1), line_item(1), line_item(1), graphql(2, cancelledAt="x"), line_item(2)),
+        [(1, "#1")],
+        {"cancelled": 1},
+    ),
+    "GraphQL, a bulk operation with its lines in any order": (
+        lines(line_item(2), graphql(1), graphql(2), line_item(1)),
+        [(2, "#1"), (3, "#2")],
+        {},
+    ),
+    "GraphQL, a bulk operation without all of its lines": (
+        lines(graphql(1), line_item(1), line_item(9), graphql(2))
+        + json.dumps(line_item(2))[:-1]
+        + lines({}, graphql(3)),
+        [
+            (1, "#1"),
+            (3, "belongs to an order that is not in the file: is it cut off?"),
+            (4, "line 5, which is a part of it, can't be read"),
+            (5, "is not JSON: "),
+            (6, "products: at least one is required"),
+        ],
+        {},
+    ),
+    "GraphQL, other parts of an order in a bulk operation": (
+        lines(
+            graphql(1), line_item(1), {**line_item(1), "id": "gid://shopify/Fulfillment/1"},
+            {"id": "gid://shopify/Metafield/1", "__parentId": "gid://shopify/LineItem/7"},
+        ),
+        [(1, "#1")],
+        {},
+    ),
+    "GraphQL, drafts, checkouts, tests and refunds": (
+        lines(
+            graphql(1, id="gid://shopify/DraftOrder/1"),
+            graphql(2, id="gid://shopify/AbandonedCheckout/1"),
+            graphql(3, test=True),
+            graphql(4, displayFinancialStatus="REFUNDED"),
+        ),
+        [],
+        {"draft": 1, "abandoned checkout": 1, "test": 1, "refunded": 1},
+    ),
+    "GraphQL, line items on a further page": (
+        lines(graphql(1, lineItems={"nodes": [line_item()], "pageInfo": {"hasNextPage": True}})),
+        [(1, "lineItems: more of them are on a further page: ask for as many as an order has")],
+        {},
+    ),
+    "statuses of WooCommerce": (
+        json.dumps(
+            [
+                woo(place, status)
+                for place, status in enumerate(WOO)
+            ]
+        ),
+        [(1, "0"), (8, "7"), (9, "8"), (10, "9")],
+        dict.fromkeys(("cancelled", "refunded", "failed", "unpaid", "draft", "trash"), 1),
+    ),
+    "a single order of WordPress.com": (
+        json.dumps({"data": woo(1, "processing")}, indent=1), [(1, "1")], {}
+    ),
+    "Advanced Order Export": (
+        (f"{AOE}501,Cancelled,2026-01-15 12:00,{ANN},108,0,108,Mop,000412,2,54.00\n"
+        f"502,On hold,2026-01-16 12:00,{ANN},60.00,10.00,50.00,Soap &amp; Co,,2,25.00\n"
+        f"502,On hold,2026-01-16 12:00,{ANN},60.00,10.00,50.00,Rope,,1,0.00\n"),
+        [(3, "502")],
+        {"cancelled": 1},
+    ),
+    "Order Export, products in one cell": (
+        (f"{ITEMS.format('line_items')}"
+        f"1,1,2026-01-15 12:00:00,processing,108.00,{ANN},"
+        "name:Mop; blue|product_id:412|sku:000412|quantity:2|total:108.00|refunded:0;"
+        "name:Soap|a|product_id:1|sku:|quantity:1|total:0.00\n"
+        f"2,2,2026-01-15 12:00:00,failed,108.00,{ANN},name:Mop|quantity:2|total:1.00\n"),
+        [(2, "1")],
+        {"failed": 1},
+    ),
+    "Order Export, products in several cells": (
+        (f"{ITEMS.format('line_item_1,line_item_2')}"
+        f"1,1,2026-01-15 12:00:00,completed,108.00,{ANN},name:Mop|quantity:2|total:108.00,\n"),
+        [(2, "1")],
+        {},
+    ),
+    "Squarespace": (
+        (f"{SQUARESPACE}00012,{ANN},PAID,20.00,25.00,2026-03-01 10:00:00 +0200,2,Mop,10.00,7,,\n"
+        f"00012,{ANN},,,,,1,Soap,5.00,8,,\n"
+        f"00013,{ANN},REFUNDED,20.00,25.00,2026-03-01 10:00:00 +0200,2,Mop,10.00,7,,\n"),
+        [(2, "00012")],
+        {"refunded": 1},
+    ),
+    "the grid of Magento": (
+        (f'{GRID}000000001,Main,"Mar 1, 2026 8:00:00 AM","R1,250.00",canceled,{ANN}\n'
+        f'000000002,Main,"Mar 1, 2026 8:00:00 AM","R1,250.00",Suspected Fraud,{ANN}\n'
+        f'000000003,Main,"Mar 1, 2026 8:00:00 AM","R1,250.00",complete,{ANN}\n'),
+        [
+            (
+                4,
+                ("products: at least one is required, and nothing says what was bought: map a "
+                "field of a product, such as with --map 'product_name:=\"Your order\"'"),
+            )
+        ],
+        {"cancelled": 1, "fraud": 1},
+    ),
+    "BigCommerce": (
+        json.dumps(
+            [
+                bigcommerce(),
+                bigcommerce("Incomplete"),
+                bigcommerce("Awaiting Payment"),
+                bigcommerce("Declined"),
+                bigcommerce(is_deleted=True),
+                bigcommerce(products={"url": "https://a.example", "resource": "/orders/118/prod"}),
+            ]
+        ),
+        [(1, "118"), (3, "118"), (6, "products: it has only a link to them: join in what GET ")],
+        {"abandoned checkout": 1, "failed": 1, "trash": 1},
+    ),
+    "two files in one": (shopify("#1") + shopify("#2"), [(2, "#1"), (4, "#2")], {"cancelled": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_an_order_is_read_and_what_is_none_is_counted(kind: str) -> None:
+    text, expected, left_out = KINDS[kind]
+    reader = read_orders(io.StringIO(text))
+    found = brief(list(reader.lines()))
+    assert [line for line, _told in found] == [line for line, _told in expected]
+    for (_line, told), (_same, start) in zip(found, expected, strict=True):
+        assert told.startswith(start)
+    assert reader.skipped == left_out
+
+
+D = Decimal
+#: The first order of a kind, with every digit.
+ORDERS: dict[str, dict[str, Any]] = {
+    "GraphQL, edges": {
+        "total": "25.00",
+        "products": [("Mop", D("10.00"), 2, "000412", D("20.00"))],
+    },
+    "Advanced Order Export": {
+        "sub_total": "50.00",
+        "discount": "10.00",
+        "total": "50.00",
+        "products": [
+            ("Soap & Co", D("25.00"), D(2), None, D("50.00")),
+            ("Rope", D("0.00"), D(1), None, D("0.00")),
+        ],
+    },
+    "Order Export, products in one cell": {
+        "sub_total": "108.00",
+        "total": "108.00",
+        "products": [
+            ("Mop; blue", D("54.00"), D(2), "000412", D("108.00")),
+            ("Soap|a", D("0.00"), D(1), None, D("0.00")),
+        ],
+    },
+    "Order Export, products in several cells": {
+        "sub_total": "108.00",
+        "total": "108.00",
+        "products": [("Mop", D("54.00"), D(2), None, D("108.00"))],
+    },
+    "Squarespace": {
+        "sub_total": "20.00",
+        "total": "25.00",
+        "products": [
+            ("Mop", D("10.00"), D(2), "7", D("20.00")),
+            ("Soap", D("5.00"), D(1), "8", D("5.00")),
+        ],
+    },
+    "BigCommerce": {
+        "sub_total": "15.0000",
+        "shipping_fee": "5.0000",
+        "taxes": "3.0000",
+        "total": "23.0000",
+        "discount": "5.0000",
+        "products": [("Mop", D("10.0000"), 2, "000412", D("15.0000"))],
+    },
+}
+PRODUCT = ("product_name", "product_price", "product_quantity", "product_sku", "product_line_total")
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_the_fields_of_a_kind(kind: str) -> None:
+    order = fields(read(KINDS[kind][0])[0][1])
+    products = [tuple(product.get(name) for name in PRODUCT) for product in order.pop("products")]
+    expected = dict(ORDERS[kind])
+    assert repr(products) == repr(expected.pop("products"))
+    del order["order_id"]
+    assert order == {"contact_email": ANN, **expected}
+
+
+ALLOCATED = [{"allocatedAmountSet": {"shopMoney": {"amount": "4.50"}}}]
+
+
+@pytest.mark.parametrize(
+    ("more", "total"),
+    [
+        ({}, "20.00"),
+        ({"discountAllocations": ALLOCATED}, "15.50"),
+        (
+            {"discountAllocations": [], "discountedTotalSet": {"shopMoney": {"amount": "1"}}},
+            "20.00",
+        ),
+        ({"discountedTotalSet": {"shopMoney": {"amount": "18.00"}}}, "18.00"),
+        ({"originalUnitPriceSet": None, "originalUnitPrice": "3.00"}, "6.00"),
+    ],
+)
+def test_a_line_total_of_graphql_is_after_all_discounts(more: dict[str, Any], total: str) -> None:
+    ((_line, order),) = read(lines(graphql(1), line_item(1, **more)))
+    assert str(fields(order)["products"][0]["product_line_total"]) == total
+
+
+@pytest.mark.parametrize(
+    ("kind", "since", "count"),
+    [
+        ("BigCommerce", "2026-03-03T08:00Z", 2),
+        ("BigCommerce", "2026-03-03T08:01Z", 0),
+        ("GraphQL, edges", "2026-03-01T08:00Z", 1),
+        ("GraphQL, edges", "2026-03-01T08:01Z", 0),
+        ("the grid of Magento", "2026-03-01T08:00Z", 1),
+        ("the grid of Magento", "2026-03-01T08:01Z", 0),
+        ("Advanced Order Export", "2026-01-16T12:01Z", 0),
+    ],
+)
+def test_the_time_of_a_kind_is_understood(kind: str, since: str, count: int) -> None:
+    mapping = {"product_name": {"constant": "Mop"}} if "grid" in kind else None
+    found = [item for _line, item in read(KINDS[kind][0], since=since, mapping=mapping)]
+    assert sum(isinstance(item, Order) for item in found) == count
+    assert not any("date" in str(item) for item in found)
+
+
+def test_statuses_that_a_shops_table_does_not_know_are_reported() -> None:
+    orders = [woo(1, "shipped-custom"), woo(2, "shipped-custom"), woo(3, "a" * 99), woo(4, "x@y")]
+    orders += [woo(n, f"s{n}") for n in range(5, 60)]
+    reader = read_orders(io.StringIO(json.dumps(orders)))
+    assert len(list(reader)) == 59
+    assert (reader.unknown_statuses["shipped-custom"], reader.unknown_statuses["others"]) == (2, 39)
+    (warning,) = reader.warnings
+    assert "that woocommerce orders don't usually have were read: shipped-custom (2), " in warning
+    reader = read_orders(io.StringIO(KINDS["statuses of Shopify"][0]))
+    assert (len(list(reader)), reader.unknown_statuses, reader.warnings) == (7, {}, [])
+
+
+# ------------------------------------------------------------------------------------------ where
+
+OWN = f"nr,mail,item,State\n1,{ANN},Mop,done\n2,{ANN},Mop,Open\n3,{ANN},Mop,\n,,Soap,\n4,{ANN},x,\n"
+OWN_MAPPING = {"order_id": "nr", "contact_email": "mail", "product_name": "item"}
+
+
+@pytest.mark.parametrize(
+    ("where", "ids", "left_out"),
+    [
+        (["State=done"], "1", {"where State=done": 3}),
+        ("State=done", "1", {"where State=done": 3}),
+        ([" State = DONE , open "], "12", {"where State=DONE,open": 2}),
+        (["State!=open"], "134", {"where State!=open": 1}),
+        (["State="], "34", {"where State=": 2}),
+        (["State!="], "12", {"where State!=": 2}),
+        (["State!=done", "nr!=2,3"], "4", {"where State!=done": 1, "where nr!=2,3": 2}),
+        (
+            {"State": ["done", "open"], "nr!": 1},
+            "2",
+            {"where State=done,open": 2, "where nr!=1": 1},
+        ),
+        ({"State": "open"}, "2", {"where State=open": 3}),
+    ],
+)
+def test_only_orders_for_which_the_conditions_hold_are_read(
+    where: Any, ids: str, left_out: dict[str, int]
+) -> None:
+    reader = read_orders(io.StringIO(OWN), mapping=OWN_MAPPING, where=where)
+    assert "".join(order.order_id for order in reader if isinstance(order, Order)) == ids  # type: ignore[misc]
+    assert reader.skipped == left_out
+
+
+def test_a_condition_may_be_on_a_path_and_joins_what_the_shop_says() -> None:
+    orders = [
+        woo(1, "processing", lang={"code": "de"}, tags=["a", "b"]),
+        woo(2, "failed", lang={"code": "de"}, tags=["b"]),
+        woo(3, "processing", lang={"code": "en"}, tags=["b"]),
+        woo(4, "processing", tags=["b"]),
+    ]
+    reader = read_orders(io.StringIO(json.dumps(orders)), where=["lang.code=DE", "tags=a"])
+    assert [order.order_id for order in reader if isinstance(order, Order)] == ["1"]
+    assert reader.skipped == {"failed": 1, "where lang.code=DE": 2}
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("State", "where: expected COLUMN=VALUE,VALUE or COLUMN!=VALUE, such as Status=completed"),
+        ("=x", "where: expected COLUMN"),
+        ([7], "where: expected COLUMN"),
+        ({"State": []}, "where: State: expected a text or a list of texts"),
+        ({"State": [None]}, "where: State: expected a text or a list of texts"),
+    ],
+)
+def test_a_condition_that_can_not_be_meant_is_refused_at_once(where: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        parse_where(where)
+    with pytest.raises(ConfigurationError, match=message):
+        read_orders("never opened", where=where)
+
+
+@pytest.mark.parametrize(
+    ("text", "mapping", "kind"),
+    [
+        (OWN, OWN_MAPPING, "column"),
+        (json.dumps([woo(1, "processing", State="x")]), None, "key"),
+        ('{"State": 1, "contact_email": "a@b", "products": [{}]}', None, "key"),
+    ],
+)
+@pytest.mark.parametrize("where", ["Stat=done", "Stat!=done"])
+def test_a_condition_on_what_is_not_there_is_refused(
+    text: str, mapping: Any, kind: str, where: str
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"where: there is no {kind} 'Stat': did you mean "
+    ):
+        read(text, mapping=mapping, where=where)
+
+
+def test_a_status_that_nothing_uses_is_pointed_out() -> None:
+    for options, count in (({}, 1), ({"where": "State=done"}, 0)):
+        reader = read_orders(io.StringIO(OWN), mapping=OWN_MAPPING, **options)
+        list(reader)
+        assert len(reader.warnings) == count
+    reader = read_orders(io.StringIO(OWN), mapping=OWN_MAPPING)
+    list(reader)
+    assert reader.warnings[0].startswith("'State' looks like the status of an order, and nothing")
+
+
+# ------------------------------------------------------------------------- how a file is written
+
+HOME = (
+    "Bestellnr;E-Mail;Artikel;Stück;Preis;Summe;Datum\n"
+    f"0017;{ANN};Müsli \N{EN DASH} „best“;1,5;1.250,00;€ 2.500,00;31.12.2025\n"
+)
+HOME_MAPPING = {
+    "order_id": "Bestellnr",
+    "contact_email": "E-Mail",
+    "product_name": "Artikel",
+    "product_quantity": "Stück",
+    "product_price": "Preis",
+    "total": "Summe",
+    "date": "Datum",
+}
+GERMAN = {"decimal": ",", "thousands": ".", "date_format": "%d.%m.%Y"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [
+        ("utf-8", None),
+        ("utf-8-sig", None),
+        ("utf-16", None),
+        ("utf-16", "utf-16"),
+        ("utf-16-le", "utf-16-le"),
+        ("utf-32", None),
+        ("cp1252", "cp1252"),
+        ("cp1252", "Windows-1252"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "packed"])
+def test_a_file_is_read_in_its_encoding(encoding: str, named: str | None, suffix: str) -> None:
+    import gzip  # noqa: PLC0415
+
+    data = HOME.encode(encoding)
+    if suffix:
+        data = gzip.compress(data)
+    for since, count in (("2025-12-31", 1), ("2026-01-01", 0)):
+        items = read(data, mapping=HOME_MAPPING, since=since, encoding=named, **GERMAN)
+        assert len(items) == count
+        for _line, order in items:
+            found = fields(order)
+            assert (found["order_id"], found["total"]) == ("0017", "2500.00")
+            assert [tuple(map(product.get, PRODUCT)) for product in found["products"]] == [
+                ("Müsli \N{EN DASH} „best“", D("1250.00"), D("1.5"), None, None)
+            ]
+
+
+@pytest.mark.parametrize("header", [HOME.partition("\n")[0] + "\n", HOME.replace("ü", "u")])
+def test_a_table_that_is_not_utf_8_is_refused_before_its_first_order(header: str) -> None:
+    good = f"1;{ANN};Mop;1;1;1;2025-01-01\n".encode()
+    last = HOME.rpartition("\n0017")[2].encode("cp1252")
+    data = header.encode("cp1252") + good * 5_000 + b"9" + last
+    with pytest.raises(ConfigurationError, match=r"^line [0-9,]+ is not UTF-8: name the encoding, "
+                       "such as with --encoding cp1252"):  # fmt: skip
+        next(read_orders(io.BytesIO(data), mapping={**HOME_MAPPING, "product_quantity": None}))
+
+
+def test_bytes_that_are_not_text_are_the_fault_of_their_row_in_a_named_encoding() -> None:
+    text = f"order_id,contact_email,product_name\n1,{ANN},Mop\n2,{ANN},M?p\n3,{ANN},Mop\n"
+    for bad, named in ((b"\x81", "cp1252"), (b"\xff", "utf-8")):
+        found = brief(read(text.encode().replace(b"?", bad), encoding=named))
+        assert found == [(2, "1"), (3, "is not UTF-8: save the file as UTF-8"), (4, "3")]
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "message"),
+    [
+        ({"encoding": "cp9999"}, b"", "encoding: there is no 'cp9999'"),
+        ({"encoding": "base64"}, b"", "encoding: there is no 'base64'"),
+        (
+            {"encoding": "cp1252"},
+            HOME.encode("utf-16"),
+            "its byte-order mark says that it is UTF-16",
+        ),
+        (
+            {"encoding": "cp1252"},
+            HOME.encode("utf-8-sig"),
+            "mark says that it is UTF-8, and not cp",
+        ),
+        ({"decimal": ";"}, b"", "decimal: expected '.' or ','"),
+        ({"thousands": ";"}, b"", "thousands: expected ',' or '.' or ' ' or"),
+        ({"thousands": "."}, b"", "thousands and decimal are both '.': name decimal, too"),
+        ({"decimal": ",", "thousands": ","}, b"", "thousands and decimal are both ','"),
+        ({"date_format": "%d.%m."}, b"", "date_format: '%d.%m.' does not name a day"),
+        ({"date_format": "dd.mm.yyyy"}, b"", "date_format: 'dd.mm.yyyy' does not name a day"),
+        ({"date_format": "%Q"}, b"", "date_format: '%Q' does not name a day"),
+        ({"sheet": "Orders"}, HOME.encode(), "sheet: it is csv, and has no sheets"),
+    ],
+)
+def test_an_option_that_can_not_be_meant_is_refused(
+    options: Any, data: bytes, message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        list(read_orders(io.BytesIO(data), mapping=HOME_MAPPING, **options))
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "number"),
+    [
+        ("1,250.00", {"thousands": ","}, "1250.00"),
+        ("1,25,000.5", {"thousands": ","}, "125000.5"),
+        ("1.250,00", {"decimal": ",", "thousands": "."}, "1250.00"),
+        ("1'250.00", {"thousands": "'"}, "1250.00"),
+        ("1\u2019250", {"thousands": "'"}, "1250"),
+        ("1\u00a0250,5", {"decimal": ",", "thousands": " "}, "1250.5"),
+        ("R 10.00", {"decimal": "."}, "10.00"),
+        ("R1,250.00", {"thousands": ","}, "1250.00"),
+        ("-€ 1.250,00", {"decimal": ",", "thousands": "."}, "-1250.00"),
+        ("1.250,00 EUR", {"decimal": ",", "thousands": "."}, "1250.00"),
+        ("10,00", {"decimal": ","}, "10.00"),
+        ("10.00", {"decimal": ","}, None),
+        ("10,00", {"thousands": ","}, None),
+        ("12,50", {"thousands": ","}, None),
+        ("1.250,00", {"decimal": ","}, None),
+        ("12 34", {"thousands": " "}, None),
+        ("", {"thousands": ","}, ""),
+    ],
+)
+def test_numbers_are_read_in_the_notation_that_is_named_and_no_other(
+    text: str, options: dict[str, str], number: str | None
+) -> None:
+    ((_line, order),) = read(shopify("#1", total=text, price=text), **options)
+    if number is None:
+        assert isinstance(order, InvalidOrderError)
+        assert f"total: expected a number with {options.get('decimal', '.')!r}" in str(order)
+        assert str(order).endswith(f"found {text!r}")
+        return
+    found = fields(order)
+    assert found.get("total", "") == number
+    product = found["products"][0]
+    assert str(product.get("product_price", "")) == number
+    if number:
+        assert product["product_line_total"] == 2 * D(number)
+
+
+@pytest.mark.parametrize(
+    ("written", "date_format", "message"),
+    [
+        ("01/03/2026 10:00", None, ("found '01/03/2026 10:00': say how it is written, such as "
+                                   "--date-format '%d/%m/%Y %H:%M'")),
+        ("31.12.2025", None, ("found '31.12.2025': say how it is written, such as --date-format "
+                             "'%d.%m.%Y'")),
+        ("12/31/2025", "%d.%m.%Y", "expected a time written as %d.%m.%Y, found '12/31/2025'"),
+        ("Ann", None, "expected a time such as 2026-03-01T08:00:00"),
+        ("12 High Street", "%d.%m.%Y", "expected a time written as %d.%m.%Y"),
+    ],
+)  # fmt: skip
+def test_a_date_that_can_not_be_read_is_quoted_with_a_way_out(
+    written: str, date_format: str | None, message: str
+) -> None:
+    text = shopify("#1").replace("2026-03-01 10:00:00 +0200", written)
+    ((_line, error),) = read(text, since="2025-01-01", date_format=date_format)
+    assert str(error).startswith("line 2: date: expected a time")
+    assert str(error).endswith(message)
+
+
+# ------------------------------------------------------------------------ where a field came from
+
+
+def test_a_traced_order_says_where_its_fields_came_from() -> None:
+    mapping = {
+        "order_link_url": "https://a.example/{id}",
+        "contact_email": ["other", "billing.email"],
+        "workflow_id": 17,
+        "contact_unique_id": lambda order: order["id"],
+    }
+    text = json.dumps([woo(1, "failed"), woo(2, "processing", id=5)])
+    (traced,) = read_orders(io.StringIO(text), mapping=mapping).traced()
+    assert (traced.number, isinstance(traced.order, Order)) == (2, True)
+    assert traced.origins == {
+        "contact_email": "billing.email",
+        "contact_unique_id": "a function of the mapping",
+        "order_id": "number",
+        "order_link_url": "https://a.example/{id}",
+        "sub_total": "computed from line_items",
+        "total": "total",
+        "workflow_id": "a constant of the mapping",
+        "products[0].product_name": "computed from line_items[0].name",
+        "products[0].product_price": "line_items[0].price",
+        "products[0].product_quantity": "line_items[0].quantity",
+        "products[0].product_line_total": "line_items[0].total",
+    }
+    first, second = read_orders(
+        io.StringIO(f"{shopify('#1')}#1,,,,,,1,Soap,5.00,,1.00,\n#2,x,paid,,,,1,Soap,5,,,\n")
+    ).traced()
+    assert first.origins["products[1].product_name"] == "Lineitem name"
+    assert first.origins["products[1].product_line_total"] == (
+        "computed from Lineitem price, Lineitem quantity, Lineitem discount"
+    )
+    assert (type(second.order), second.origins["order_id"]) == (InvalidOrderError, "Name")
+    own = '{"contact_email": "a@b", "products": [{"product_name": "Mop"}]}\nx\n'
+    plain, broken = read_orders(io.StringIO(own)).traced()
+    assert list(plain.origins) == ["contact_email", "products[0].product_name"]
+    assert broken.origins == {}
+
+
+# ---------------------------------------------------------------------------- what is not known
+
+
+@pytest.mark.parametrize("text", [HOME, json.dumps([{"nr": 1, "mail": ANN, "lines": []}])])
+def test_what_is_not_known_is_refused_with_its_names_and_the_next_steps(text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(text)
+    for part in (
+        "check --suggest",
+        'how-to "Send a file with your own columns"',
+        "contact_email, ",
+    ):
+        assert part in str(caught.value)
+    assert "'E-Mail', 'Artikel'" in str(caught.value) or "'nr', 'mail'" in str(caught.value)
+    assert "--map 'contact_email=" in str(caught.value)
+    assert ANN not in str(caught.value)
+
+
+ONE_LIST = {"data": {"list": [{"mail": ANN, "goods": [{"what": "Mop"}]}]}}
+LIST_MAPPING = {"contact_email": "mail", "products": {"each": "goods", "product_name": "what"}}
+
+
+@pytest.mark.parametrize(
+    ("value", "mapping", "message"),
+    [
+        (ONE_LIST, {"each": "data.lists"}, "each: there is no key 'lists': did you mean 'list'"),
+        (ONE_LIST, {"each": "dat.list"}, "each: there is no key 'dat': did you mean 'data'"),
+        (ONE_LIST, {"each": "data.list.goods"}, "each: there is no list of orders at 'data.list"),
+        ([ONE_LIST], {"each": "data.list"}, "each: there is no list of orders at 'data.list'"),
+        (
+            ONE_LIST["data"]["list"],
+            {"products": {"each": "good"}},
+            "products: there is no key 'good': did you mean 'goods'",
+        ),
+        (ONE_LIST["data"]["list"], {"group_by": "no"}, "group_by: there is no key 'no'"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["a line", "a document"])
+def test_a_path_that_finds_no_orders_is_an_error(
+    value: Any, mapping: Any, message: str, layout: str
+) -> None:
+    text = json.dumps(value, indent=1 if layout == "a document" else None)
+    with pytest.raises(ConfigurationError, match=message):
+        read(text, mapping={**LIST_MAPPING, **mapping})
+    assert brief(read(json.dumps(ONE_LIST), mapping={**LIST_MAPPING, "each": "data.list"})) == [
+        (1, "None")
+    ]
+
+
+def test_a_column_that_does_not_exist_is_named_with_those_that_do() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(HOME, mapping={**HOME_MAPPING, "order_id": "Bestellnummer"})
+    assert str(caught.value) == (
+        "order_id: there is no column 'Bestellnummer': did you mean 'Bestellnr'? The columns are "
+        "'Bestellnr', 'E-Mail', 'Artikel', 'Stück', 'Preis', 'Summe', 'Datum'"
+    )
+
+
+def test_skus_that_a_spreadsheet_shortened_are_pointed_out() -> None:
+    text = shopify("#1", "#2").replace(",7,,", ",5.84E+12,,")
+    reader = read_orders(io.StringIO(text))
+    assert [order.products[0].product_sku for order in reader] == ["5.84E+12"] * 2  # type: ignore[union-attr]
+    assert [warning[:45] for warning in reader.warnings] == [
+        "2 product_sku are numbers that a spreadsheet "
+    ]
+
+
+# ------------------------------------------------------------------------------------ suggestions
+
+
+@pytest.mark.parametrize(
+    ("data", "mapping", "options", "status", "missing", "unused"),
+    [
+        (
+            HOME.encode("cp1252"),
+            HOME_MAPPING,
+            {"encoding": "cp1252", **GERMAN},
+            None,
+            [],
+            [],
+        ),
+        (
+            f"Order,Kunde,Status,Order date,Phone number\n1,{ANN},x,2026-01-01,+27\n".encode(),
+            {"contact_email": "Kunde", "order_id": "Order", "date": "Order date"},
+            {},
+            "Status",
+            ["total", "product_name", "product_price", "product_quantity"],
+            ["Phone number"],
+        ),
+        (
+            lines(
+                {"nr": 1, "kunde": {"mail": ANN, "x": [1]}, "basket": {"lines": [
+                    {"title": "Mop", "unitPrice": "1,50", "qty": 2, "pics": [{"name": "x"}]}
+                ]}, "grandTotal": "3,00", "state": "done", "a{b": 1}
+            ).encode(),
+            {
+                "contact_email": "kunde.mail",
+                "order_id": "nr",
+                "total": "grandTotal",
+                "products": {
+                    "each": "basket.lines",
+                    "product_name": "title",
+                    "product_quantity": "qty",
+                    "product_price": "unitPrice",
+                },
+            },
+            {"decimal": ","},
+            "state",
+            [],
+            ["a{b"],
+        ),
+    ],
+    ids=["home-made", "english", "nested"],
+)  # fmt: skip
+def test_a_mapping_is_proposed_and_says_what_it_could_not_find(
+    data: bytes, mapping: Any, options: Any, status: Any, missing: Any, unused: Any
+) -> None:
+    import tomllib  # noqa: PLC0415
+
+    found = suggest_mapping(io.BytesIO(data))
+    assert not found.is_known
+    assert (found.mapping, found.options, found.status) == (mapping, options, status)
+    assert (list(found.missing), list(found.unused)) == (missing, unused)
+    text = found.to_toml()
+    assert tomllib.loads(text)["mapping"] == mapping
+    assert all(f"# {field}: not found" in text for field in missing)
+    if not missing:
+        read_back = tomllib.loads(text)["mapping"]
+        (item,) = read_orders(io.BytesIO(data), mapping=read_back, **found.options)
+        assert isinstance(item, Order)
+
+
+def test_a_known_export_needs_no_mapping_and_nothing_can_be_proposed_for_nothing() -> None:
+    for kind in ("Squarespace", "BigCommerce", "GraphQL, edges"):
+        found = suggest_mapping(io.StringIO(KINDS[kind][0]))
+        assert (found.is_known, found.mapping) == (True, {})
+    with pytest.raises(ConfigurationError, match="it is empty"):
+        suggest_mapping(io.BytesIO(b"\n"))
+    assert attrs.asdict(suggest_mapping(io.BytesIO(b"a,b\n")))["unused"] == ["a", "b"]

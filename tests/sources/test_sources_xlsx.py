@@ -1,0 +1,165 @@
+"""Excel workbooks: ids are never floats, and a sheet is read like any other table."""
+
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from reading import brief, fields, read
+
+from everlytic_async import ConfigurationError, Order, SourceError
+from everlytic_async.sources import read_orders, suggest_mapping
+
+openpyxl = pytest.importorskip("openpyxl")
+
+HEADER = ["order_id", "contact_email", "total", "product_name", "product_price", "product_sku"]
+ANN = "ann@example.com"
+
+
+def workbook(*rows: Any, formats: dict[str, str] | None = None, **sheets: Any) -> bytes:
+    """A workbook of a sheet with these rows, and of other sheets."""
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.title = "Orders"
+    for row in rows:
+        sheet.append(row)
+    for cell, number_format in (formats or {}).items():
+        sheet[cell].number_format = number_format
+    for name, cells in sheets.items():
+        other = book.create_sheet(name)
+        for row in cells:
+            other.append(row)
+    file = io.BytesIO()
+    book.save(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("cell", "number_format", "order_id"),
+    [
+        (17, "General", "17"),
+        (17.0, "General", "17"),
+        (5842016673921, "General", "5842016673921"),
+        (5842016673921.0, "0.00E+00", "5842016673921"),
+        (412, "000000", "000412"),
+        ("000412", "General", "000412"),
+        ("#1001", "General", "#1001"),
+        (999_999_999_999_999, "General", "999999999999999"),
+    ],
+)
+def test_an_id_is_what_excel_shows(cell: Any, number_format: str, order_id: str) -> None:
+    data = workbook(HEADER, [cell, ANN, 1, "Mop", 1, "x"], formats={"A2": number_format})
+    assert brief(read(data)) == [(2, order_id)]
+
+
+@pytest.mark.parametrize("cell", [1234567890123456789, 1.23457e17, "1.23457E+12"])
+def test_an_id_that_has_lost_digits_is_a_fault(cell: Any) -> None:
+    ((line, fault),) = brief(read(workbook(HEADER, [cell, ANN, 1, "Mop", 1, "x"])))
+    assert (line, fault[:60]) == (2, "order_id: is a number that a spreadsheet shortened, such as ")
+
+
+def test_amounts_have_the_digits_that_excel_shows() -> None:
+    prices = [14.309999999999999, 10.1, 0.1 + 0.2, 20, -5.5, "10.10", 1e-7]
+    data = workbook(HEADER, *([1, ANN, price, "Mop", price, 7] for price in prices))
+    ((_line, order),) = read(data)
+    found = fields(order)
+    assert found["total"] == "14.31"
+    assert [str(product["product_price"]) for product in found["products"]] == [
+        "14.31", "10.1", "0.3", "20", "-5.5", "10.10", "1E-7",
+    ]  # fmt: skip
+    assert {product["product_sku"] for product in found["products"]} == {7}
+
+
+def test_a_sheet_is_a_table_like_any_other() -> None:
+    rows = [
+        ["Receipt", "Mail", "What", "Placed", "State", None, None],
+        [],
+        [1, ANN, "Mop", datetime(2026, 3, 1, 10), "done"],  # noqa: DTZ001 - as in a cell
+        [None, None, "Soap", None, None],
+        ["", " ", None],
+        [2, ANN, "Mop", "2026-03-02", "open"],
+        [3, ANN, "Mop", datetime(2026, 3, 3), "done"],  # noqa: DTZ001
+        [4, "ann", "Mop", datetime(2026, 3, 3), "done"],  # noqa: DTZ001
+    ]
+    mapping = {"order_id": "Receipt", "contact_email": "Mail", "product_name": "What"}
+    data = workbook(*rows)
+    options: dict[str, Any] = {"where": "State=done", "since": "2026-03-01", "until": "2026-03-03"}
+    reader = read_orders(io.BytesIO(data), mapping={**mapping, "date": "Placed"}, **options)
+    ((line, order),) = reader.lines()
+    assert (line, len(fields(order)["products"]), reader.format) == (3, 2, "xlsx")
+    assert reader.skipped == {"where State=done": 1, "not before until": 2}
+    fault = "contact_email: expected an e-mail address, found no @"
+    assert brief(read(data, mapping=mapping))[3] == (8, fault)
+    with pytest.raises(ConfigurationError, match="5 of its 5 columns are not fields of an order"):
+        read(data)
+    assert suggest_mapping(io.BytesIO(data)).mapping["contact_email"] == "Mail"
+
+
+def test_a_shops_export_may_have_been_saved_by_excel() -> None:
+    header = ["Name", "Email", "Lineitem name", "Lineitem quantity", "Lineitem price"]
+    rows = [["#1", ANN, "Mop", 2, 10.5], ["#1", None, "Soap", 1, 3], ["#2", ANN, "Mop", 1, 1]]
+    reader = read_orders(io.BytesIO(workbook(header, *rows)))
+    orders = list(reader)
+    assert reader.format == "shopify-csv"
+    assert [len(order.products) for order in orders if isinstance(order, Order)] == [2, 1]
+    assert fields(orders[0])["products"][0]["product_line_total"] == Decimal("21.0")
+
+
+def test_another_sheet_is_read_where_it_is_named() -> None:
+    data = workbook(["x"], April=[HEADER, [1, ANN, 1, "Mop", 1, "x"]], May=[])
+    assert brief(read(data, sheet="April")) == [(2, "1")]
+    with pytest.raises(ConfigurationError) as caught:
+        read(data, sheet="Aprill")
+    assert str(caught.value) == (
+        "sheet: there is no sheet 'Aprill': did you mean 'April'? The sheets are 'Orders', "
+        "'April', 'May'"
+    )
+    with pytest.raises(ConfigurationError, match="its sheet is empty: name another with --sheet"):
+        read(data, sheet="May")
+
+
+def test_a_pipe_is_read_too() -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    data = workbook(HEADER, [1, ANN, 1, "Mop", 1, "x"])
+    assert [order.order_id for order in read_orders(Pipe(data)) if isinstance(order, Order)] == [
+        "1"
+    ]
+
+
+def archive(**parts: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        for name, text in parts.items():
+            packed.writestr(name, text)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (archive(orders="a,b\n"), ConfigurationError, "it is a ZIP archive: unpack it"),
+        (b"PK\x03\x04" + bytes(100), SourceError, r"can't be read \(BadZipFile\): save it again"),
+        (workbook(HEADER)[:-200], SourceError, r"can't be read \(BadZipFile\): save it again"),
+        (archive(**{"[Content_Types].xml": "<x"}), SourceError, "the Excel workbook can't be read"),
+        (archive(**{"[Content_Types].xml": "<x/>"}), SourceError, "the Excel workbook can't be"),
+    ],
+)
+def test_what_is_no_workbook_is_refused(data: bytes, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        read(data)
+
+
+def test_reading_excel_without_its_package_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'everlytic-async\[xlsx\]'"):
+        read(workbook(HEADER))
