@@ -14,7 +14,7 @@ from everlytic_async.cli._input import Input, Item, open_input
 from everlytic_async.cli._results import Results, ledger_files
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, count_orders
-from everlytic_async.cli._settings import announce, find_account
+from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import InvalidOrderError, SkippedError
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
@@ -28,12 +28,14 @@ _MAX_REASONS = 100
 
 def check(options: CheckOptions) -> int:
     """Validate the orders of a file, and return the exit code."""
-    announce(options.config, "everlytic", "mapping")
-    return examine(options, choose_ledger(options), "ready to be sent")
+    settings = Settings(options.config)
+    settings.announce("everlytic", "mapping")
+    return examine(options, settings, choose_ledger(options, settings), "ready to be sent")
 
 
 def examine(
     options: CheckOptions | SendOptions,
+    settings: Settings,
     ledger: LedgerChoice | None,
     valid: str,
     delivery: Delivery = Delivery.AT_MOST_ONCE,
@@ -42,16 +44,18 @@ def examine(
 
     Args:
         options: The options of the command.
+        settings: Those of the files.
         ledger: What the ledger knows is skipped, where it exists.
         valid: What to say of the valid orders.
         delivery: How they would be sent.
     """
-    with open_input(options) as source:
-        return asyncio.run(_examine(options, source, ledger, valid, delivery))
+    with open_input(options, settings) as source:
+        return asyncio.run(_examine(options, settings, source, ledger, valid, delivery))
 
 
 async def _examine(
     options: CheckOptions | SendOptions,
+    settings: Settings,
     source: Input,
     ledger: LedgerChoice | None,
     valid: str,
@@ -64,15 +68,15 @@ async def _examine(
             say(f"Ledger: {ledger.line}; it is only read")
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             resend = options.resend if isinstance(options, SendOptions) else ()
-            forecast = Forecast(file, _client(options.config, delivery), resend)
+            forecast = Forecast(file, _client(settings, delivery), resend)
         keep = ledger_files(None if ledger is None else ledger.path)
         results = stack.enter_context(closing(Results(options, source, keep)))
         return await _CheckRun(options, source, results, forecast, valid).execute()
 
 
-def _client(config: str | None, delivery: Delivery) -> EverlyticClient:
+def _client(settings: Settings, delivery: Delivery) -> EverlyticClient:
     """Whom the orders would go to: nobody without an account, so that all is known elsewhere."""
-    account = find_account(config)
+    account = settings.find_account()
     with nullcontext() if account is None else account.naming_origin():
         return EverlyticClient(
             "https://none.invalid" if account is None else account.base_url,

@@ -23,7 +23,7 @@ import click
 
 from everlytic_async.cli._exit import say
 from everlytic_async.cli._options import InputOptions, WorkflowOptions
-from everlytic_async.cli._settings import find_table
+from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.errors import printable as shown_text
 from everlytic_async.orders import Order
@@ -48,6 +48,7 @@ class Input:
 
     Args:
         options: Which file, and how it is read.
+        settings: How columns are mapped, where the options don't say it.
 
     Attributes:
         name: Its name, fit for a terminal.
@@ -59,7 +60,7 @@ class Input:
         exhausted: Whether everything that was to be read was.
     """
 
-    def __init__(self, options: InputOptions) -> None:
+    def __init__(self, options: InputOptions, settings: Settings) -> None:
         name = options.file
         self.name = "standard input" if name == "-" else printable(name)
         self.limit: int | None = None
@@ -67,7 +68,7 @@ class Input:
         if isinstance(options, WorkflowOptions):
             self.limit, self._workflow_id = options.limit, options.workflow_id
         self._options = options
-        self._mapping, path = _load_mapping(options)
+        self._mapping, path = _load_mapping(options, settings)
         self.mapped_by = None if path is None else printable(os.fspath(path))
         self.lines: dict[int, int] = {}
         self.read_count = 0
@@ -264,29 +265,30 @@ class Input:
 
 
 @contextmanager
-def open_input(options: InputOptions) -> Iterator[Input]:
+def open_input(options: InputOptions, settings: Settings) -> Iterator[Input]:
     """Open the input that the options of a command name."""
-    with closing(Input(options)) as source:
+    with closing(Input(options, settings)) as source:
         if source.is_terminal:
             say("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
         yield source
 
 
-def _load_mapping(options: InputOptions) -> tuple[dict[str, Any], Path | None]:
+def _load_mapping(options: InputOptions, settings: Settings) -> tuple[dict[str, Any], Path | None]:
     """The table ``[mapping]`` of the settings with ``--map`` over it, and the table's file."""
-    mapping, path = find_table(options.config, "mapping")
+    table = settings.table("mapping")
+    mapping = table.values
     from_options = parse_mapping(options.maps)
     try:
         normalize_mapping(
             {field: spec for field, spec in mapping.items() if field not in from_options}
         )
     except ConfigurationError as error:
-        raise ConfigurationError(f"[mapping] of {path}: {error}") from error
-    table = mapping.get("products")
-    if isinstance(table, Mapping) and "products" in from_options:
+        raise ConfigurationError(f"{table}: {error}") from error
+    products = mapping.get("products")
+    if isinstance(products, Mapping) and "products" in from_options:
         # The option says where the products are, and nothing about their fields.
-        from_options["products"] = {**table, "each": from_options["products"]}
-    return {**mapping, **from_options}, path
+        from_options["products"] = {**products, "each": from_options["products"]}
+    return {**mapping, **from_options}, table.path
 
 
 class _InterruptibleReader(io.RawIOBase):

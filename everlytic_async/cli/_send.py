@@ -36,7 +36,7 @@ from everlytic_async.cli._report import Report, check_report
 from everlytic_async.cli._results import Results, check_results, ledger_files
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, flush
-from everlytic_async.cli._settings import NO_FILE, Account, announce, load_account
+from everlytic_async.cli._settings import NO_FILE, Account, Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
 from everlytic_async.ledger import Durability, SqliteLedger, State
@@ -48,14 +48,15 @@ __all__ = ["send"]
 
 def send(options: SendOptions) -> int:
     """Send the orders of a file, show what became of them, and return the exit code."""
-    announce(options.config, *(() if options.sandbox else ("everlytic",)), "mapping")
+    settings = Settings(options.config)
+    settings.announce(*(() if options.sandbox else ("everlytic",)), "mapping")
     _check_together(options)
-    ledger = None if options.sandbox else choose_ledger(options)
+    ledger = None if options.sandbox else choose_ledger(options, settings)
     if options.dry_run:
         valid = "would be sent; this was a dry run, and nothing was"
-        return examine(options, ledger, valid, get_delivery(options))
-    account = None if options.sandbox else load_account(options.config)
-    with open_input(options) as source:
+        return examine(options, settings, ledger, valid, get_delivery(options))
+    account = None if options.sandbox else settings.account()
+    with open_input(options, settings) as source:
         keep = ledger_files(None if ledger is None else ledger.path)
         check_results(options, source, keep)
         if options.report is not None:

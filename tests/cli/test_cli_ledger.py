@@ -33,6 +33,7 @@ from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._forecast import choose_ledger
 from everlytic_async.cli._input import open_input
 from everlytic_async.cli._plan import count_input
+from everlytic_async.cli._settings import Settings
 from everlytic_async.ledger import Entry, LedgerFile, State, storage_key
 from everlytic_async.ledger._sqlite_writer import Record, SqliteWriter
 from everlytic_async.outcomes import Outcome
@@ -224,8 +225,9 @@ def test_a_plan_counts_what_the_ledger_knows(
     assert cli("send", *options, "--limit", "4", path).code == 1
     client = EverlyticClient(endpoint.base_url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH)
     again = SendOptions(file=str(path), ledger="l", resend=tuple(map(str, resend)))
-    with open_input(again) as source:
-        count = asyncio.run(count_input(again, client, choose_ledger(again), source))
+    settings = Settings(None)
+    with open_input(again, settings) as source:
+        count = asyncio.run(count_input(again, client, choose_ledger(again, settings), source))
     assert count is not None
     known = {str(state): number for state, number in known.items()}
     assert (count.to_send, count.tally.skipped) == (sent, known)

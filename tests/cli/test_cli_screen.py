@@ -24,6 +24,7 @@ from everlytic_async.cli._input import open_input
 from everlytic_async.cli._options import InputOptions, WorkflowOptions
 from everlytic_async.cli._progress import Bar, PacingStatus
 from everlytic_async.cli._screen import LABELS
+from everlytic_async.cli._settings import Settings
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.events import CoolDown, OutageEnded, RateChanged
@@ -69,7 +70,7 @@ def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
     path = orders_file(*map(order, range(12)))
     clock = FakeClock()
     tally = Tally()
-    with open_input(InputOptions(file=str(path))) as source:
+    with open_input(InputOptions(file=str(path)), Settings(None)) as source:
         # So few are all read at once.
         assert len(list(source.orders())) == 12  # type: ignore[arg-type]
         bar = Bar("Sending", tally, LABELS, enabled=True, expected=source.expected, clock=clock)
@@ -143,7 +144,7 @@ def test_the_number_of_orders_is_estimated_from_what_was_read(tmp_path: Path, fo
     orders = [order(number) for number in range(4000)]
     path = tmp_path / "orders"
     path.write_text(to_lines(*orders) if format_ == "jsonl" else json.dumps(orders))
-    with open_input(InputOptions(file=str(path))) as source:
+    with open_input(InputOptions(file=str(path)), Settings(None)) as source:
         estimates = [source.expected() for _order in source.orders()]  # type: ignore[union-attr]
         assert estimates[0] is None
         assert estimates[1000:] == pytest.approx([4000] * 3000, rel=0.02)
@@ -153,13 +154,13 @@ def test_the_number_of_orders_is_estimated_from_what_was_read(tmp_path: Path, fo
 def test_the_estimate_of_some_orders_or_of_none(tmp_path: Path) -> None:
     path = tmp_path / "orders.jsonl"
     path.write_text(to_lines(*map(order, range(100))))
-    with open_input(WorkflowOptions(file=str(path), limit=10)) as source:
+    with open_input(WorkflowOptions(file=str(path), limit=10), Settings(None)) as source:
         orders = iter(source.orders())  # type: ignore[arg-type]
         assert source.expected() == 10
         next(orders)
         assert source.expected() == 10
     path.write_text("")
-    with open_input(InputOptions(file=str(path))) as source:
+    with open_input(InputOptions(file=str(path)), Settings(None)) as source:
         assert source.expected() is None
         assert list(source.orders()) == []  # type: ignore[arg-type]
         assert source.expected() == 0
@@ -167,7 +168,7 @@ def test_the_estimate_of_some_orders_or_of_none(tmp_path: Path) -> None:
 
 def test_a_stopped_input_hands_out_no_more_orders(orders_file: Write) -> None:
     path = orders_file(*map(order, range(5)))
-    with open_input(InputOptions(file=str(path))) as source:
+    with open_input(InputOptions(file=str(path)), Settings(None)) as source:
         orders = iter(source.orders())  # type: ignore[arg-type]
         next(orders)
         source.stop()
