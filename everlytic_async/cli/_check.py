@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, closing, nullcontext
 
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._commands import CheckOptions, SendOptions
-from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._exit import Exit, note
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, Item, open_input
 from everlytic_async.cli._results import Results, ledger_files
@@ -65,7 +65,7 @@ async def _examine(
         stack.callback(source.close)  # while the loop runs: the reader thread uses it
         forecast = None
         if ledger is not None and not ledger.is_new:
-            say(f"Ledger: {ledger.line}; it is only read")
+            note(f"Ledger: {ledger.line}; it is only read")
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             resend = options.resend if isinstance(options, SendOptions) else ()
             forecast = Forecast(file, _client(settings, delivery), resend)
@@ -112,7 +112,7 @@ class _CheckRun(Run):
                 Outcome.SKIPPED: SEND_LABELS[Outcome.SKIPPED],
                 Outcome.INVALID: ("invalid", "yellow", "can't be sent: correct them first"),
             },
-            progress=options.progress,
+            options=options,
             max_reasons=_MAX_REASONS,
         )
 

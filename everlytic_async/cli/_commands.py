@@ -68,6 +68,7 @@ been processed is not repeated, unless `--delivery at-least-once` allows it.
 Examples:
     everlytic-async send --sandbox orders.jsonl    nobody gets an e-mail
     everlytic-async send --dry-run orders.csv      read all, send nothing
+    everlytic-async send --to me@example.com --limit 3 orders.csv
     everlytic-async send --limit 10 orders.csv.gz  start with a few
     everlytic-async send --map order_id=Nr --map contact_email=Mail till.csv
     everlytic-async send --rate 20 --results results.jsonl orders.json
@@ -290,6 +291,13 @@ class SendOptions(SendingOptions, LedgerOptions, ResultsOptions, WorkflowOptions
         "Read and validate everything, send nothing. Needs no settings.",
         panel="To try it out",
         default=False,
+    )
+    to: str | None = option(
+        "Send the orders to this address of your own, in place of the customers': the last look "
+        "before the real run. Only the first 3, unless --limit says otherwise. The ledger is "
+        "neither read nor written.",
+        panel="To try it out",
+        metavar="EMAIL",
     )
     resend: tuple[str, ...] = ledger_option(
         "Send again what the ledger says is unknown: its customer may then be notified twice. "

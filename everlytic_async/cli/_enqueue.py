@@ -84,7 +84,7 @@ class _EnqueueRun(Run):
             title=f"Queueing for {store}",
             destination=f"the queue of {store}",
             labels=_LABELS,
-            progress=options.progress,
+            options=options,
         )
 
     async def execute(self) -> int:

@@ -21,7 +21,7 @@ from typing import IO, Any, Self
 import attrs
 import click
 
-from everlytic_async.cli._exit import say
+from everlytic_async.cli._exit import note
 from everlytic_async.cli._options import InputOptions, WorkflowOptions
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
@@ -53,6 +53,7 @@ class Input:
     Attributes:
         name: Its name, fit for a terminal.
         limit: Read no more orders than this, valid or not; None for all of them.
+        send_to: The address that takes the place of every order's contact; None for the orders'.
         mapped_by: The file that says how columns are mapped, fit for a terminal.
         lines: By index from 0: the line of each order that has no result yet.
         read_count: How many orders were handed out.
@@ -64,6 +65,7 @@ class Input:
         name = options.file
         self.name = "standard input" if name == "-" else printable(name)
         self.limit: int | None = None
+        self.send_to: str | None = None
         self._workflow_id: int | None = None
         if isinstance(options, WorkflowOptions):
             self.limit, self._workflow_id = options.limit, options.workflow_id
@@ -194,7 +196,7 @@ class Input:
         long as it lasts.
         """
         try:
-            yield from self._in_workflow()
+            yield from map(self._amend, self._reader.lines())
         except (OSError, EverlyticError) as error:
             raise ConfigurationError(f"{self.describe_error(error)}") from error
         finally:
@@ -228,18 +230,18 @@ class Input:
         self._file.close()
 
     def _numbered(self) -> Iterator[Numbered]:
-        return islice(self._in_workflow(), self.limit)
+        return islice(map(self._amend, self._reader.lines()), self.limit)
 
-    def _in_workflow(self) -> Iterator[Numbered]:
-        if self._workflow_id is None:
-            return self._reader.lines()
-        return map(self._with_workflow, self._reader.lines())
-
-    def _with_workflow(self, numbered: Numbered) -> Numbered:
+    def _amend(self, numbered: Numbered) -> Numbered:
+        """What the options say of every order."""
         line, order = numbered
-        if isinstance(order, Order) and order.workflow_id is None:
-            return line, attrs.evolve(order, workflow_id=self._workflow_id)
-        return numbered
+        if not isinstance(order, Order):
+            return numbered
+        if self._workflow_id is not None and order.workflow_id is None:
+            order = attrs.evolve(order, workflow_id=self._workflow_id)
+        if self.send_to is not None:
+            order = attrs.evolve(order, contact_email=self.send_to, contact_unique_id=None)
+        return line, order
 
     def _deliver(self, numbered: Numbered) -> Item:
         self.last_line, order = numbered
@@ -269,7 +271,7 @@ def open_input(options: InputOptions, settings: Settings) -> Iterator[Input]:
     """Open the input that the options of a command name."""
     with closing(Input(options, settings)) as source:
         if source.is_terminal:
-            say("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
+            note("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
         yield source
 
 

@@ -284,14 +284,26 @@ class WorkflowOptions(InputOptions):
 
 
 @options
-class ResultsOptions:
-    """Where a line for each order goes."""
+class ResultsOptions(ProgressOptions):
+    """What is shown of a run, and where a line for each order goes."""
 
     results: str | None = settings_option(
         "Write a line of JSON for each order as it ends: index, line, key, outcome, attempts, "
         "error, duplicate_risk. A file that holds results already is refused. `-` is the standard "
         "output; the summary then goes to the standard error.",
         **FILE_OR_DASH,
+    )
+    quiet: bool = option(
+        "Print nothing but warnings and errors, and what --json and --results - ask for.",
+        "--quiet",
+        "-q",
+        default=False,
+    )
+    as_json: bool = settings_option(
+        "Print one JSON object with the counts on the standard output, for scripts. The summary "
+        "goes to the standard error.",
+        "--json",
+        default=False,
     )
     append_results: bool = settings_option(
         "Append to the results that --results holds already, instead of refusing such a file.",

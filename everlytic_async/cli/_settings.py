@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import attrs
 import click
 
-from everlytic_async.cli._exit import say
+from everlytic_async.cli._exit import note
 from everlytic_async.errors import ConfigurationError
 
 __all__ = ["DEFAULT_STORE", "NO_FILE", "QUEUE_TABLES", "Account", "Settings", "Table"]
@@ -167,7 +167,7 @@ class Settings:
             and (table.name != "everlytic" or _missing(_environment()) or "ledger" in table.values)
         ]
         if lines:
-            say(
+            note(
                 f"Settings: {', '.join(lines)} from ./{_FILE} in this directory "
                 f"(--config {NO_FILE} ignores it)"
             )
@@ -195,7 +195,7 @@ class Settings:
         in_file = bool(table.values.keys() & set(_ACCOUNT))
         if not _missing(environment):
             if in_file and self._config is not None:
-                say(
+                note(
                     f"Note: the account is that of the environment, which is complete: not {table}."
                 )
             return Account(**environment)
@@ -203,7 +203,7 @@ class Settings:
             return None
         account = table.account("ledger")
         if unused := [_variable(name) for name in environment]:
-            say(
+            note(
                 f"Note: {', '.join(unused)} in the environment "
                 f"{'is' if len(unused) == 1 else 'are'} not used: only all three together are. "
                 f"The account is that of {table.path}."

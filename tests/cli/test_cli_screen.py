@@ -11,10 +11,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
-from command_line import SEND, Cli, Program, completed, order, serve, to_lines
+from command_line import SEND, Cli, Completed, Program, completed, order, serve, to_lines
 from command_terminal import Terminal
 
 import everlytic_async
@@ -134,6 +135,82 @@ async def test_the_sandbox_counts_on_a_terminal(program: Program) -> None:
         await terminal.wait_for("0 requests, 0 orders processed")
         process.send_signal(signal.SIGINT)
         assert (await completed(process)).code == 0
+
+
+# ------------------------------------------------------------------------------ --json and --quiet
+
+COUNTS = {"sent": 0, "invalid": 0, "rejected": 0, "not_sent": 0, "unknown": 0, "skipped": 0}
+
+
+@pytest.mark.parametrize(
+    ("command", "orders", "expected"),
+    [
+        (
+            ("send", "--no-ledger"),
+            [order("s1"), order("r2"), order("u3"), "{}"],
+            {**COUNTS, "sent": 1, "rejected": 1, "unknown": 1, "invalid": 1, "exit_code": 3},
+        ),
+        (("send", "--sandbox"), [order(1)], {**COUNTS, "sent": 1, "exit_code": 0}),
+        (
+            ("send", "--no-ledger", "--dry-run"),
+            [order(1), "{}"],
+            {"valid": 1, "invalid": 1, "skipped": 0, "exit_code": 1},
+        ),
+        (("check", "--no-ledger"), [], {"valid": 0, "invalid": 0, "skipped": 0, "exit_code": 0}),
+        (
+            ("check", "--no-ledger"),
+            [order(1), "{}", order(3)],
+            {"valid": 2, "invalid": 1, "skipped": 0, "exit_code": 1},
+        ),
+    ],
+)
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)], ids=" ".join)
+@pytest.mark.usefixtures("endpoint")
+def test_a_script_gets_the_counts_as_one_json_object(
+    cli: Cli,
+    orders_file: Write,
+    command: tuple[str, ...],
+    orders: list[Any],
+    expected: dict[str, int],
+    quiet: tuple[str, ...],
+) -> None:
+    path = orders_file(*orders)
+    run = cli(*command, "--json", *quiet, path)
+    found = json.loads(run.out)
+    assert run.out.count("\n") == 1
+    others = {"input", "orders", "left_out", "possible_duplicates", "reasons", "errors"}
+    assert found.keys() == expected.keys() | others | {"elapsed_s"}
+    assert {name: found[name] for name in expected} == expected
+    assert run.code == expected["exit_code"]
+    assert (found["input"], found["orders"], found["errors"]) == (str(path), len(orders), [])
+    if "{}" in orders:
+        (invalid,) = [each for each in found["reasons"] if each["outcome"] == "invalid"][:1]
+        assert invalid["lines"] == [orders.index("{}") + 1]
+        assert invalid["orders"] == 1
+    # The summary is for people.
+    assert (f" from {path} " in run.err) == (not quiet)
+    assert not quiet or run.err == ""
+
+
+def test_a_script_gets_the_error_that_ended_the_run(cli: Cli, orders_file: Write) -> None:
+    cli.use("http://127.0.0.1:9")
+    run = cli(*SEND, "--json", "--retries", "0", orders_file(*map(order, range(9))))
+    found = json.loads(run.out)
+    assert (run.code, found["exit_code"], found["sent"]) == (1, 1, 0)
+    assert "127.0.0.1:9 could not be reached" in found["errors"][0]
+
+
+def test_quiet_leaves_warnings_and_errors(cli: Cli, shop: Sandbox, orders_file: Write) -> None:
+    path = orders_file(order(1))
+    (cli.directory / "everlytic.toml").write_text('[mapping]\norder_id = "order_id"\n')
+    assert cli("send", "-q", "--ledger", "l", path) == Completed(0, "", "")
+    assert cli("check", "-q", "--ledger", "l", path) == Completed(0, "", "")
+    run = cli("check", "-q", "--no-ledger", "--map", "checkout_url=x", path)
+    assert run.err.startswith("Warning: the mapping for checkout_url matched nothing")
+    assert cli("check", "-q", "gone.jsonl").err.startswith("Error: gone.jsonl can't be read")
+    results = cli("send", "-q", "--no-ledger", "--results", "-", path)
+    assert (json.loads(results.out)["outcome"], results.err) == ("sent", "")
+    assert shop.processed == 2
 
 
 # -------------------------------------------------------------------------------- what a bar shows
