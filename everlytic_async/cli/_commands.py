@@ -17,6 +17,7 @@ from everlytic_async.cli._options import (
     FILE_HELP,
     FILE_OR_DASH,
     PER_SECOND,
+    ConfigOptions,
     HyphenChoice,
     InputOptions,
     LedgerOptions,
@@ -146,6 +147,22 @@ set; an unknown field is a fault.
     )
 )
 
+_DOCTOR_HELP = """\
+Show what a run would use, and whether it can work: versions, the settings in use and where they
+come from, whether the host can be reached with TLS, the state of the ledger.
+
+No order is sent, and no request is made: the connection is closed again. The hashes are not shown.
+
+Examples:
+    everlytic-async doctor
+    everlytic-async doctor --config shop.toml --json
+
+Exit codes:
+    0    nothing stands in the way of a run
+    1    something does: the last lines say what
+    2    wrong usage, or a settings file that can't be used
+"""
+
 _SANDBOX_HELP = """\
 Run a stand-in for the endpoint on this machine, to try things out: nobody gets an e-mail.
 
@@ -265,7 +282,8 @@ Exit codes:
 @click.group(help=_MAIN_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="everlytic-async", message="%(prog)s %(version)s")
 @click.command_panel(
-    "Commands", commands=["send", "check", "ledger", "sandbox", "enqueue", "worker", "queue"]
+    "Commands",
+    commands=["send", "check", "ledger", "doctor", "sandbox", "enqueue", "worker", "queue"],
 )
 @click.rich_config(
     {
@@ -316,6 +334,14 @@ class SendOptions(SendingOptions, LedgerOptions, ResultsOptions, WorkflowOptions
 @options
 class CheckOptions(LedgerOptions, ResultsOptions, InputOptions):
     """The options of ``check``."""
+
+
+@options
+class DoctorOptions(LedgerOptions, ConfigOptions):
+    """The options of ``doctor``."""
+
+    allow_http: bool = settings_option("As of `send`.", default=False)
+    as_json: bool = option("One JSON object, for scripts.", "--json", default=False)
 
 
 @options
@@ -442,6 +468,7 @@ command(ledger, "status", LedgerFileOptions, "_ledger.status", _STATUS_HELP)
 command(ledger, "export", ExportOptions, "_ledger.export", _EXPORT_HELP)
 command(ledger, "resolve", ResolveOptions, "_ledger.resolve", _RESOLVE_HELP)
 command(ledger, "copy", CopyOptions, "_ledger.copy", _COPY_HELP)
+command(app, "doctor", DoctorOptions, "_doctor.doctor", _DOCTOR_HELP)
 command(app, "sandbox", SandboxOptions, "_sandbox.serve", _SANDBOX_HELP)
 add_queue_commands(app)
 

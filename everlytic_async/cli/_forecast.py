@@ -23,8 +23,8 @@ from typing import NoReturn
 import attrs
 
 from everlytic_async import EverlyticClient, Order, SkippedError
-from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._input import Item, printable
+from everlytic_async.cli._options import LedgerOptions
 from everlytic_async.cli._screen import has_terminal
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
@@ -85,7 +85,7 @@ class LedgerChoice:
             )
 
 
-def choose_ledger(options: CheckOptions | SendOptions, settings: Settings) -> LedgerChoice | None:
+def choose_ledger(options: LedgerOptions, settings: Settings) -> LedgerChoice | None:
     """The ledger of a run; None with ``--no-ledger``."""
     named = options.ledger
     if options.no_ledger:

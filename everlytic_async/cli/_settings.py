@@ -154,6 +154,10 @@ class Settings:
                 return Table(name, tables[name], path)
         return Table(name)
 
+    def names(self) -> list[str]:
+        """The tables that the files have."""
+        return [name for name in _TABLES if self.table(name).path is not None]
+
     def announce(self, *names: str) -> None:
         """Say which of these tables are taken from ``./everlytic.toml``, where nobody named it.
 
