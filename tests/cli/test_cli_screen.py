@@ -92,6 +92,43 @@ def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
     }
 
 
+@pytest.mark.parametrize("columns", [60, 80, 100, 160])
+def test_nothing_is_cut_off_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich it is a terminal
+    monkeypatch.setenv("COLUMNS", str(columns))
+    clock = FakeClock()
+    tally = Tally()
+    bar = Bar(
+        "Sending to shop-a.everlytic.net",
+        tally,
+        LABELS,
+        enabled=True,
+        expected=lambda: 250_000.0,
+        note=lambda: "waits 12 s: the endpoint answered 429",
+        clock=clock,
+    )
+    bar.start()
+    for _ in range(100):
+        clock.now += 0.25
+        tally.counts.update(dict.fromkeys(Outcome, 8) | {Outcome.SENT: 1205})
+        bar.draw()
+    bar.stop()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    frame = plain[-2000:]  # the last ones
+    for words in (
+        "Sending to shop-a.everlytic.net",
+        "━" * 10,
+        "120,500 sent",
+        *(f"800 {label}" for label in LABELS.values() if label != "sent"),
+        "/s 0:00:24 left 0:00:2",
+        "waits 12 s: the endpoint answered 429",
+    ):
+        assert re.search(words.replace(" ", r"\s+"), frame), words
+    assert "…" not in plain
+
+
 @pytest.mark.slow
 async def test_ctrl_c_on_a_terminal_leaves_it_in_order(
     program: Program, orders_file: Write, until: Until
@@ -334,7 +371,16 @@ def test_help_lists_and_explains_every_option_with_examples(cli: Cli, name: str)
             assert variable in run.out
     if not name:
         shown = re.findall(r"^│ ([a-z]+) ", run.out, re.MULTILINE)
-        assert shown == ["send", "check", "ledger", "sandbox", "enqueue", "worker", "queue"]
+        assert shown == [
+            "send",
+            "check",
+            "ledger",
+            "doctor",
+            "sandbox",
+            "enqueue",
+            "worker",
+            "queue",
+        ]
 
 
 async def test_help_loads_nothing_that_it_does_not_need(program: Program) -> None:
