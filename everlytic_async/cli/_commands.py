@@ -20,6 +20,7 @@ from everlytic_async.cli._options import (
     ConfigOptions,
     HyphenChoice,
     InputOptions,
+    JoinOptions,
     LedgerOptions,
     Number,
     ProgressOptions,
@@ -222,12 +223,13 @@ store. An order that was tried with several store hashes, one of them perhaps mi
 for each.
 
 To compare with Everlytic or the shop: above all the unknown ones, because only a person can find
-out whether their e-mails went out.
+out whether their e-mails went out. --with FILE adds the contact and the order to look for, from the
+file that was sent.
 
 Examples:
     everlytic-async ledger export orders.ledger
     everlytic-async ledger export --format csv --output orders.csv orders.ledger
-    everlytic-async ledger export --state unknown --state rejected orders.ledger
+    everlytic-async ledger export --state unknown --with orders.csv orders.ledger
 
 Exit codes:
     0    written
@@ -352,7 +354,7 @@ class LedgerFileOptions:
 
 
 @options
-class ExportOptions(LedgerFileOptions):
+class ExportOptions(LedgerFileOptions, JoinOptions):
     """The options of ``ledger export``."""
 
     format: str = option(

@@ -19,7 +19,6 @@ from urllib.parse import unquote, urlsplit
 from rich.text import Text
 
 from everlytic_async import EverlyticClient
-from everlytic_async._version import __version__
 from everlytic_async.cli._client import find_proxy, proxy_host
 from everlytic_async.cli._commands import DoctorOptions
 from everlytic_async.cli._exit import Exit, say
@@ -84,7 +83,10 @@ def _lines(findings: Findings) -> Iterator[Text]:
 
 def _versions() -> dict[str, str]:
     """Of this package, Python, and what is installed of what the package needs."""
-    found = {"everlytic-async": __version__, "python": platform.python_version()}
+    found = {
+        "everlytic-async": metadata.version("everlytic-async"),
+        "python": platform.python_version(),
+    }
     for requirement in metadata.requires("everlytic-async") or ():
         matched = _REQUIREMENT.match(requirement)
         if matched is None or matched[1] == "everlytic-async" or matched[2] in _NOT_SHOWN:

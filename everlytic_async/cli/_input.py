@@ -229,7 +229,8 @@ class Input:
         self._reader.close()
         self._file.close()
 
-    def _numbered(self) -> Iterator[Numbered]:
+    def numbered(self) -> Iterator[Numbered]:
+        """Every order with its line."""
         return islice(map(self._amend, self._reader.lines()), self.limit)
 
     def _amend(self, numbered: Numbered) -> Numbered:
@@ -251,14 +252,14 @@ class Input:
         return order
 
     def _iter_sync(self) -> Iterator[Item]:
-        for numbered in self._numbered():
+        for numbered in self.numbered():
             if self._stopped:
                 return
             yield self._deliver(numbered)
         self.exhausted = True
 
     async def _iter_async(self) -> AsyncIterator[Item]:
-        self._reader_thread = _ThreadedReader(self._numbered())
+        self._reader_thread = _ThreadedReader(self.numbered())
         async for numbered in self._reader_thread:
             if self._stopped:
                 return

@@ -41,7 +41,7 @@ the TOML file, maps other column names.
 _PANELS = (
     "To try it out",
     "Where the queue is",
-    "How to read FILE",
+    "How to read the orders",
     "Which orders",
     "What it serves",
     "What you found out",
@@ -200,7 +200,7 @@ PER_SECOND = Number(min=0, min_open=True)
 
 FILE: dict[str, Any] = {"type": click.Path(dir_okay=False), "metavar": "FILE"}
 FILE_OR_DASH: dict[str, Any] = {**FILE, "type": click.Path(allow_dash=True, dir_okay=False)}
-_reading = partial(option, panel="How to read FILE")
+_reading = partial(option, panel="How to read the orders")
 _sending = partial(option, panel="How to send")
 which = partial(option, panel="Which orders")
 ledger_option = partial(option, panel="The ledger")
@@ -231,18 +231,18 @@ class ProgressOptions:
     )
 
 
-@options
-class InputOptions(ConfigOptions, ProgressOptions):
-    """What is read, and how."""
+_FORMAT = (
+    "What {} is: jsonl, json, csv, tsv, xlsx or parquet, with the endpoint's names or those of the "
+    "mapping; or a shop's export: woocommerce, woocommerce-csv, woocommerce-items-csv, shopify, "
+    "shopify-graphql, shopify-csv, squarespace, magento, magento-csv or bigcommerce. Without it, "
+    "the format is detected."
+)
 
-    file: str = argument("FILE", type=click.Path(allow_dash=True))
-    format: str | None = _reading(
-        "What FILE is: jsonl, json, csv, tsv, xlsx or parquet, with the endpoint's names or those "
-        "of the mapping; or a shop's export: woocommerce, woocommerce-csv, woocommerce-items-csv, "
-        "shopify, shopify-graphql, shopify-csv, squarespace, magento, magento-csv or bigcommerce. "
-        "Without it, the format is detected.",
-        metavar="NAME",
-    )
+
+@options
+class ReadingOptions(ConfigOptions):
+    """How orders are read."""
+
     maps: tuple[str, ...] = _reading(
         "Where a field comes from: a column, or a path such as billing.email; PATH|PATH is "
         "the first that is set; a text with {path} in it is a template; FIELD:=17 a constant; "
@@ -265,6 +265,38 @@ class InputOptions(ConfigOptions, ProgressOptions):
         default=(),
         metavar="REASON",
     )
+
+
+@options
+class InputOptions(ReadingOptions, ProgressOptions):
+    """What is read, and how."""
+
+    file: str = argument("FILE", type=click.Path(allow_dash=True))
+    format: str | None = _reading(_FORMAT.format("FILE"), metavar="NAME")
+
+
+@options
+class JoinOptions(ReadingOptions):
+    """Another input that is read to look up orders in it."""
+
+    with_file: str | None = option(
+        "Add to each line what that file says of the order: contact_email, contact_unique_id, "
+        "order_id, total, order_link_url and the line. These are customers' data.",
+        "--with",
+        **FILE_OR_DASH,
+    )
+    with_format: str | None = _reading(_FORMAT.format("that file"), metavar="NAME")
+
+    @property
+    def input(self) -> InputOptions | None:
+        """The same for an `Input`; None without one."""
+        if self.with_file is None:
+            return None
+        reading: Any = ReadingOptions  # mypy does not see that `options` makes a dataclass
+        make: Any = InputOptions
+        shared = {each.name: getattr(self, each.name) for each in dataclasses.fields(reading)}
+        found: InputOptions = make(file=self.with_file, format=self.with_format, **shared)
+        return found
 
 
 @options
