@@ -39,6 +39,9 @@ from everlytic_async.cli._queue_commands import add_queue_commands
 
 __all__ = ["app", "run"]
 
+# They are in memory together.
+_MAX_SHOWN = 1000
+
 _MAIN_HELP = """\
 Send orders to Everlytic's order-notification workflows, safely and at the endpoint's pace.
 
@@ -128,6 +131,8 @@ Examples:
     everlytic-async check orders.jsonl
     everlytic-async check --format woocommerce --include cancelled orders.json.gz
     everlytic-async check --map contact_email=Mail --map product_name=Item till.csv
+    everlytic-async check --suggest till.csv
+    everlytic-async check --show 3 till.csv
     everlytic-async check --results faults.jsonl orders.csv
     export-orders | everlytic-async check -
 
@@ -337,6 +342,22 @@ class SendOptions(SendingOptions, LedgerOptions, ResultsOptions, WorkflowOptions
 class CheckOptions(LedgerOptions, ResultsOptions, InputOptions):
     """The options of ``check``."""
 
+    show: int = option(
+        "Show the first N orders as they would go out: each field, its value, and the column or "
+        "path that it came from. These are customers' data.",
+        panel="To look at it",
+        type=click.IntRange(min=0, max=_MAX_SHOWN),
+        metavar="N",
+        default=0,
+        show_default=False,
+    )
+    suggest: bool = option(
+        "Check nothing: propose a mapping, from the columns or keys of FILE, to paste into the "
+        "TOML file. It is never used by itself.",
+        panel="To look at it",
+        default=False,
+    )
+
 
 @options
 class DoctorOptions(LedgerOptions, ConfigOptions):
@@ -415,7 +436,7 @@ class CopyOptions:
     accept_loss: bool = option("Copy what is left of a ledger that lost records.", default=False)
 
 
-_where = partial(option, panel="Where")
+_at = partial(option, panel="Where")
 _fault = partial(option, panel="What goes wrong", metavar="X")
 _share = partial(_fault, type=Number(0, 1), default=0.0)
 _SECONDS = Number(min=0)
@@ -425,8 +446,8 @@ _SECONDS = Number(min=0)
 class SandboxOptions(ProgressOptions):
     """The options of ``sandbox``; the faults are called as in `everlytic_async.sandbox.Faults`."""
 
-    host: str = _where("The address to listen at.", default="127.0.0.1")
-    port: int = _where(
+    host: str = _at("The address to listen at.", default="127.0.0.1")
+    port: int = _at(
         "The port to listen at. By default a free one.",
         type=click.IntRange(0, 65535),
         default=0,

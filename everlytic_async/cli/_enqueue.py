@@ -12,7 +12,7 @@ from everlytic_async.cli._nats import Nats, load_nats, load_queue, nats_argument
 from everlytic_async.cli._queue_commands import EnqueueOptions
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._run import Run
-from everlytic_async.cli._settings import QUEUE_TABLES, Settings
+from everlytic_async.cli._settings import QUEUE_TABLES, READING_TABLES, Settings
 from everlytic_async.errors import (
     InvalidOrderError,
     QueueError,
@@ -38,7 +38,7 @@ _LABELS: Mapping[Outcome, tuple[str, str, str]] = {
 def enqueue(options: EnqueueOptions) -> int:
     """Put the orders of a file into the queue, show what became of them; return the exit code."""
     settings = Settings(options.config)
-    settings.announce("mapping", *QUEUE_TABLES)
+    settings.announce(*READING_TABLES, *QUEUE_TABLES)
     queue = load_queue(settings, settings.only_store(options.store))
     nats = load_nats(options, settings)
     forced: list[int] = []

@@ -39,6 +39,7 @@ the TOML file, maps other column names.
 
 #: The panels of the help, in the order in which they are shown.
 _PANELS = (
+    "To look at it",
     "To try it out",
     "Where the queue is",
     "How to read the orders",
@@ -252,6 +253,14 @@ class ReadingOptions(ConfigOptions):
         default=(),
         metavar="FIELD=PATH",
     )
+    where: tuple[str, ...] = _reading(
+        "Read only orders with one of these values in a column, or at a path: "
+        "Status=completed,processing; with != none of them: Status!=cancelled. Nothing after = "
+        "means blank. May be repeated: all must hold. It replaces the table [where] of the TOML "
+        "file.",
+        default=(),
+        metavar="CONDITION",
+    )
     since: str | None = _reading(
         "Leave out orders before that time: 2026-03-01, or 2026-03-01T08:00+02:00. Without "
         "an offset it is UTC.",
@@ -264,6 +273,24 @@ class ReadingOptions(ConfigOptions):
         "or all. May be repeated.",
         default=(),
         metavar="REASON",
+    )
+    encoding: str | None = _reading(
+        "How its text is encoded, such as cp1252; by default UTF-8, or as a byte-order mark says. "
+        "This option and the next four may also be in the table [input] of the TOML file.",
+        metavar="NAME",
+    )
+    decimal: str | None = _reading(
+        "What is before the cents of an amount: . or ,", type=click.Choice([".", ","])
+    )
+    thousands: str | None = _reading(
+        "What groups the digits of an amount: , or . or ' or a blank.", metavar="CHARACTER"
+    )
+    date_format: str | None = _reading(
+        "How times are written, such as %d.%m.%Y; by default as 2026-03-01T08:00.",
+        metavar="FORMAT",
+    )
+    sheet: str | None = _reading(
+        "The sheet of an Excel workbook; by default its first.", metavar="NAME"
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.table import Table
 from rich.text import Text
 
 from everlytic_async.cli._exit import Exit, OutputError, is_quiet, note, say
@@ -188,11 +189,8 @@ class Run(ABC):
         self._results.close()
         self._summarize()
         source = self.source
-        if source.read_count and source.never_set:
-            say(
-                f"Warning: the mapping for {', '.join(sorted(source.never_set))} matched nothing "
-                "in any order. Check the column name."
-            )
+        for warning in self.warn():
+            say(f"Warning: {warning}")
         if self._summary_error is not None:
             say(f"Error: {self._summary_error}. The orders are as the summary above says.")
         problems = [self._describe_input_error(), self.error, self._results.fault]
@@ -207,6 +205,16 @@ class Run(ABC):
         if self._as_json:
             print_lines(make_console(), [json_line(self.figures(code, errors))])
         return code
+
+    def warn(self) -> Iterator[str]:
+        """What a person should look at."""
+        source = self.source
+        if source.read_count and source.never_set:
+            yield (
+                f"the mapping for {', '.join(sorted(source.never_set))} matched nothing "
+                "in any order. Check the column name."
+            )
+        yield from source.warnings
 
     def figures(self, code: int, errors: Sequence[str]) -> dict[str, Any]:
         """The counts, for ``--json``."""
@@ -227,6 +235,7 @@ class Run(ABC):
                 for outcome, reasons in tally.reasons.items()
                 for text, reason in reasons.items()
             ],
+            "warnings": list(self.warn()),
             "errors": list(errors),
             "elapsed_s": round(self.elapsed_s, 3),
             "exit_code": code,
@@ -268,7 +277,7 @@ class Run(ABC):
             if not is_taken:
                 print_lines(make_console(stderr=True), lines)
 
-    def summary(self) -> Iterator[Text | str]:
+    def summary(self) -> Iterator[Text | Table | str]:
         """The counts and reasons."""
         seconds, total, source = self.elapsed_s, self.tally.total, self.source
         rate = f", {total / seconds:,.0f}/s" if seconds >= 1 else ""

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import attrs
 import click
+from rich.table import Table
 from rich.text import Text
 
 from everlytic_async import (
@@ -39,7 +40,7 @@ from everlytic_async.cli._report import Report, check_report
 from everlytic_async.cli._results import Results, check_results, ledger_files
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, flush
-from everlytic_async.cli._settings import NO_FILE, Account, Settings
+from everlytic_async.cli._settings import NO_FILE, READING_TABLES, Account, Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
 from everlytic_async.ledger import Durability, SqliteLedger, State
@@ -55,7 +56,7 @@ _TRIAL_LIMIT = 3
 def send(options: SendOptions) -> int:
     """Send the orders of a file, show what became of them, and return the exit code."""
     settings = Settings(options.config)
-    settings.announce(*(() if options.sandbox else ("everlytic",)), "mapping")
+    settings.announce(*(() if options.sandbox else ("everlytic",)), *READING_TABLES)
     _check_together(options)
     has_ledger = not options.sandbox and options.to is None
     ledger = choose_ledger(options, settings) if has_ledger else None
@@ -257,7 +258,7 @@ class _SendRun(Run):
     def note(self) -> str:
         return self._pacing.text
 
-    def summary(self) -> Iterator[Text | str]:
+    def summary(self) -> Iterator[Text | Table | str]:
         yield from super().summary()
         if self._options.to is not None:
             yield ""

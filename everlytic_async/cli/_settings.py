@@ -31,16 +31,26 @@ import click
 from everlytic_async.cli._exit import note
 from everlytic_async.errors import ConfigurationError
 
-__all__ = ["DEFAULT_STORE", "NO_FILE", "QUEUE_TABLES", "Account", "Settings", "Table"]
+__all__ = [
+    "DEFAULT_STORE",
+    "NO_FILE",
+    "QUEUE_TABLES",
+    "READING_TABLES",
+    "Account",
+    "Settings",
+    "Table",
+]
 
 #: ``--config none``: read no settings file.
 NO_FILE = "none"
 #: The tables about a queue.
 QUEUE_TABLES = ("nats", "queue", "worker")
+#: Those about how an input is read.
+READING_TABLES = ("mapping", "where", "input")
 #: What the only store is called in the queue, where nobody gives it a name.
 DEFAULT_STORE = "default"
 _FILE = "everlytic.toml"
-_TABLES = ("everlytic", "mapping", *QUEUE_TABLES)
+_TABLES = ("everlytic", *READING_TABLES, *QUEUE_TABLES)
 _ACCOUNT = ("base_url", "store_hash", "customer_hash")
 _ENVIRONMENT = "the environment"
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
