@@ -197,6 +197,17 @@ class Number(click.FloatRange):
 
 PER_SECOND = Number(min=0, min_open=True)
 
+
+def _completing(names: str) -> Callable[..., list[str]]:
+    """What the shell completes: a tuple of `everlytic_async.sources`, imported when it asks."""
+
+    def complete(_context: object, _parameter: object, incomplete: str) -> list[str]:
+        sources = import_module("everlytic_async.sources")
+        return [each for each in getattr(sources, names) if each.startswith(incomplete)]
+
+    return complete
+
+
 # ---------------------------------------------------------------- what several commands share
 
 FILE: dict[str, Any] = {"type": click.Path(dir_okay=False), "metavar": "FILE"}
@@ -273,6 +284,7 @@ class ReadingOptions(ConfigOptions):
         "or all. May be repeated.",
         default=(),
         metavar="REASON",
+        shell_complete=_completing("REASONS"),
     )
     encoding: str | None = _reading(
         "How its text is encoded, such as cp1252; by default UTF-8, or as a byte-order mark says. "
@@ -299,7 +311,9 @@ class InputOptions(ReadingOptions, ProgressOptions):
     """What is read, and how."""
 
     file: str = argument("FILE", type=click.Path(allow_dash=True))
-    format: str | None = _reading(_FORMAT.format("FILE"), metavar="NAME")
+    format: str | None = _reading(
+        _FORMAT.format("FILE"), metavar="NAME", shell_complete=_completing("FORMATS")
+    )
 
 
 @options
@@ -312,7 +326,9 @@ class JoinOptions(ReadingOptions):
         "--with",
         **FILE_OR_DASH,
     )
-    with_format: str | None = _reading(_FORMAT.format("that file"), metavar="NAME")
+    with_format: str | None = _reading(
+        _FORMAT.format("that file"), metavar="NAME", shell_complete=_completing("FORMATS")
+    )
 
     @property
     def input(self) -> InputOptions | None:

@@ -6,7 +6,9 @@ import asyncio
 import json
 import math
 import re
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -172,6 +174,41 @@ async def test_the_sandbox_counts_on_a_terminal(program: Program) -> None:
         await terminal.wait_for("0 requests, 0 orders processed")
         process.send_signal(signal.SIGINT)
         assert (await completed(process)).code == 0
+
+
+# -------------------------------------------------------------------------------- what completes
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("doc", ["doctor"]),
+        ("send --del", ["--delivery"]),
+        ("send --delivery at-l", ["at-least-once"]),
+        ("check --format shopify-", ["shopify-graphql", "shopify-csv"]),
+        ("check --include v", ["voided"]),
+        ("ledger re", ["resolve"]),
+        ("queue s", ["status"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(
+    cli: Cli, line: str, expected: list[str]
+) -> None:
+    """As `docs/how-to/command.md` sets it up."""
+    words = ["everlytic-async", *line.split()]
+    script = f"""
+        export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"
+        eval "$(_EVERLYTIC_ASYNC_COMPLETE=bash_source everlytic-async)"
+        COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}
+        _everlytic_async_completion everlytic-async
+        printf '%s\n' "${{COMPREPLY[@]}}"
+        complete -p everlytic-async
+    """
+    assert cli
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    *replies, registered = done.stdout.splitlines()
+    assert replies == expected
+    assert registered.endswith("_everlytic_async_completion everlytic-async")
 
 
 # ------------------------------------------------------------------------------ --json and --quiet
