@@ -58,7 +58,9 @@ class _Lines(Progress):
             row.add_row(bar, *figures)
             if isinstance(counts, Text):
                 counts.no_wrap, counts.overflow = False, "fold"
-            yield from (title, row, counts, note)
+            yield from (title, row, counts)
+            if task.fields["note"]:
+                yield note
 
     def _fits(self, table: Table) -> bool:
         unbounded = self.console.options.update(max_width=_UNBOUNDED)
