@@ -2,12 +2,14 @@
 
 ``_commands`` and ``_queue_commands`` declare the commands, their options and their help, by means
 of ``_options``: all that ``--help`` loads. What a command does is imported when it runs.
-``_check``, ``_send`` and ``_enqueue`` are a ``_run`` over an ``_input``; ``_ledger``, ``_sandbox``,
-``_worker`` and ``_queue`` are the other commands. They share:
+``_check``, ``_send`` and ``_enqueue`` are a ``_run`` over an ``_input``; ``_ledger``, ``_doctor``,
+``_sandbox``, ``_worker`` and ``_queue`` are the other commands. They share:
 
 - ``_settings``, ``_client``, ``_nats``: the account, the client and its proxy, where a queue is.
 - ``_forecast``, ``_plan``: which ledger is used, what it says of the input; the question before a
   backfill.
+- ``_show``, ``_suggest``, ``_repeats``: the first orders field by field, a proposed mapping, ids that
+  an input has twice.
 - ``_tally``, ``_screen``, ``_next``, ``_progress``: counts, summary, what to do next, progress bar.
 - ``_results``, ``_report``: a line for each order, a page about the run.
 - ``_exit``: how a command ends.

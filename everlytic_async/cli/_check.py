@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing, nullcontext
+from typing import Any
 
-from everlytic_async import EverlyticClient
+from rich.table import Table
+from rich.text import Text
+
+from everlytic_async import EverlyticClient, Order
 from everlytic_async.cli._commands import CheckOptions, SendOptions
-from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._exit import Exit, note
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, Item, open_input
+from everlytic_async.cli._repeats import Repeats
 from everlytic_async.cli._results import Results, ledger_files
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, count_orders
-from everlytic_async.cli._settings import announce, find_account
+from everlytic_async.cli._settings import READING_TABLES, Settings
+from everlytic_async.cli._show import as_table, as_values
+from everlytic_async.cli._suggest import suggest
 from everlytic_async.errors import InvalidOrderError, SkippedError
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
@@ -28,12 +35,16 @@ _MAX_REASONS = 100
 
 def check(options: CheckOptions) -> int:
     """Validate the orders of a file, and return the exit code."""
-    announce(options.config, "everlytic", "mapping")
-    return examine(options, choose_ledger(options), "ready to be sent")
+    if options.suggest:
+        return suggest(options)
+    settings = Settings(options.config)
+    settings.announce("everlytic", *READING_TABLES)
+    return examine(options, settings, choose_ledger(options, settings), "ready to be sent")
 
 
 def examine(
     options: CheckOptions | SendOptions,
+    settings: Settings,
     ledger: LedgerChoice | None,
     valid: str,
     delivery: Delivery = Delivery.AT_MOST_ONCE,
@@ -42,16 +53,18 @@ def examine(
 
     Args:
         options: The options of the command.
+        settings: Those of the files.
         ledger: What the ledger knows is skipped, where it exists.
         valid: What to say of the valid orders.
         delivery: How they would be sent.
     """
-    with open_input(options) as source:
-        return asyncio.run(_examine(options, source, ledger, valid, delivery))
+    with open_input(options, settings) as source:
+        return asyncio.run(_examine(options, settings, source, ledger, valid, delivery))
 
 
 async def _examine(
     options: CheckOptions | SendOptions,
+    settings: Settings,
     source: Input,
     ledger: LedgerChoice | None,
     valid: str,
@@ -61,18 +74,19 @@ async def _examine(
         stack.callback(source.close)  # while the loop runs: the reader thread uses it
         forecast = None
         if ledger is not None and not ledger.is_new:
-            say(f"Ledger: {ledger.line}; it is only read")
+            note(f"Ledger: {ledger.line}; it is only read")
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             resend = options.resend if isinstance(options, SendOptions) else ()
-            forecast = Forecast(file, _client(options.config, delivery), resend)
+            forecast = Forecast(file, _client(settings, delivery), resend)
         keep = ledger_files(None if ledger is None else ledger.path)
         results = stack.enter_context(closing(Results(options, source, keep)))
-        return await _CheckRun(options, source, results, forecast, valid).execute()
+        repeats = stack.enter_context(closing(Repeats()))
+        return await _CheckRun(options, source, results, forecast, repeats, valid).execute()
 
 
-def _client(config: str | None, delivery: Delivery) -> EverlyticClient:
+def _client(settings: Settings, delivery: Delivery) -> EverlyticClient:
     """Whom the orders would go to: nobody without an account, so that all is known elsewhere."""
-    account = find_account(config)
+    account = settings.find_account()
     with nullcontext() if account is None else account.naming_origin():
         return EverlyticClient(
             "https://none.invalid" if account is None else account.base_url,
@@ -95,9 +109,12 @@ class _CheckRun(Run):
         source: Input,
         results: Results,
         forecast: Forecast | None,
+        repeats: Repeats,
         valid: str,
     ) -> None:
         self._forecast = forecast
+        self._repeats = repeats
+        source.show = options.show if isinstance(options, CheckOptions) else 0
         super().__init__(
             source,
             results,
@@ -108,7 +125,7 @@ class _CheckRun(Run):
                 Outcome.SKIPPED: SEND_LABELS[Outcome.SKIPPED],
                 Outcome.INVALID: ("invalid", "yellow", "can't be sent: correct them first"),
             },
-            progress=options.progress,
+            options=options,
             max_reasons=_MAX_REASONS,
         )
 
@@ -127,6 +144,8 @@ class _CheckRun(Run):
         if self._forecast is not None:
             skipped = await self._forecast.find_skipped(orders)
         for index, (order, reason) in enumerate(zip(orders, skipped, strict=True), first):
+            if isinstance(order, Order):
+                self._repeats.add(order, self.source.lines[index])
             if isinstance(order, InvalidOrderError):
                 self.add(index, Outcome.INVALID, key=order.order_id, error=order)
             elif reason is None:
@@ -148,6 +167,22 @@ class _CheckRun(Run):
     def advise(self) -> Iterator[str]:
         if self._forecast is not None:
             yield from (f"Note: {note}" for note in self._forecast.notes())
+
+    def warn(self) -> Iterator[str]:
+        yield from super().warn()
+        yield from self._repeats.describe(self.source.place)
+
+    def summary(self) -> Iterator[Text | Table | str]:
+        for traced in self.source.shown:
+            yield as_table(traced, self.source.place)
+            yield ""
+        yield from super().summary()
+
+    def figures(self, code: int, errors: Sequence[str]) -> dict[str, Any]:
+        place = self.source.place
+        shown = [as_values(traced, place) for traced in self.source.shown]
+        found = {**super().figures(code, errors), "repeated": self._repeats.figures()}
+        return found | {"shown": shown} if shown else found
 
     def judge(self) -> int:
         return Exit.FAILED if self.tally.counts[Outcome.INVALID] else Exit.OK

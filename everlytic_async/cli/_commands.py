@@ -17,8 +17,10 @@ from everlytic_async.cli._options import (
     FILE_HELP,
     FILE_OR_DASH,
     PER_SECOND,
+    ConfigOptions,
     HyphenChoice,
     InputOptions,
+    JoinOptions,
     LedgerOptions,
     Number,
     ProgressOptions,
@@ -36,6 +38,9 @@ from everlytic_async.cli._options import (
 from everlytic_async.cli._queue_commands import add_queue_commands
 
 __all__ = ["app", "run"]
+
+# They are in memory together.
+_MAX_SHOWN = 1000
 
 _MAIN_HELP = """\
 Send orders to Everlytic's order-notification workflows, safely and at the endpoint's pace.
@@ -68,6 +73,7 @@ been processed is not repeated, unless `--delivery at-least-once` allows it.
 Examples:
     everlytic-async send --sandbox orders.jsonl    nobody gets an e-mail
     everlytic-async send --dry-run orders.csv      read all, send nothing
+    everlytic-async send --to me@example.com --limit 3 orders.csv
     everlytic-async send --limit 10 orders.csv.gz  start with a few
     everlytic-async send --map order_id=Nr --map contact_email=Mail till.csv
     everlytic-async send --rate 20 --results results.jsonl orders.json
@@ -125,6 +131,8 @@ Examples:
     everlytic-async check orders.jsonl
     everlytic-async check --format woocommerce --include cancelled orders.json.gz
     everlytic-async check --map contact_email=Mail --map product_name=Item till.csv
+    everlytic-async check --suggest till.csv
+    everlytic-async check --show 3 till.csv
     everlytic-async check --results faults.jsonl orders.csv
     export-orders | everlytic-async check -
 
@@ -144,6 +152,22 @@ set; an unknown field is a fault.
         terminated="",
     )
 )
+
+_DOCTOR_HELP = """\
+Show what a run would use, and whether it can work: versions, the settings in use and where they
+come from, whether the host can be reached with TLS, the state of the ledger.
+
+No order is sent, and no request is made: the connection is closed again. The hashes are not shown.
+
+Examples:
+    everlytic-async doctor
+    everlytic-async doctor --config shop.toml --json
+
+Exit codes:
+    0    nothing stands in the way of a run
+    1    something does: the last lines say what
+    2    wrong usage, or a settings file that can't be used
+"""
 
 _SANDBOX_HELP = """\
 Run a stand-in for the endpoint on this machine, to try things out: nobody gets an e-mail.
@@ -204,12 +228,13 @@ store. An order that was tried with several store hashes, one of them perhaps mi
 for each.
 
 To compare with Everlytic or the shop: above all the unknown ones, because only a person can find
-out whether their e-mails went out.
+out whether their e-mails went out. --with FILE adds the contact and the order to look for, from the
+file that was sent.
 
 Examples:
     everlytic-async ledger export orders.ledger
     everlytic-async ledger export --format csv --output orders.csv orders.ledger
-    everlytic-async ledger export --state unknown --state rejected orders.ledger
+    everlytic-async ledger export --state unknown --with orders.csv orders.ledger
 
 Exit codes:
     0    written
@@ -264,7 +289,8 @@ Exit codes:
 @click.group(help=_MAIN_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="everlytic-async", message="%(prog)s %(version)s")
 @click.command_panel(
-    "Commands", commands=["send", "check", "ledger", "sandbox", "enqueue", "worker", "queue"]
+    "Commands",
+    commands=["send", "check", "ledger", "doctor", "sandbox", "enqueue", "worker", "queue"],
 )
 @click.rich_config(
     {
@@ -291,6 +317,13 @@ class SendOptions(SendingOptions, LedgerOptions, ResultsOptions, WorkflowOptions
         panel="To try it out",
         default=False,
     )
+    to: str | None = option(
+        "Send the orders to this address of your own, in place of the customers': the last look "
+        "before the real run. Only the first 3, unless --limit says otherwise. The ledger is "
+        "neither read nor written.",
+        panel="To try it out",
+        metavar="EMAIL",
+    )
     resend: tuple[str, ...] = ledger_option(
         "Send again what the ledger says is unknown: its customer may then be notified twice. "
         "Or what it says was rejected, although it has not changed. May be repeated.",
@@ -309,6 +342,30 @@ class SendOptions(SendingOptions, LedgerOptions, ResultsOptions, WorkflowOptions
 class CheckOptions(LedgerOptions, ResultsOptions, InputOptions):
     """The options of ``check``."""
 
+    show: int = option(
+        "Show the first N orders as they would go out: each field, its value, and the column or "
+        "path that it came from. These are customers' data.",
+        panel="To look at it",
+        type=click.IntRange(min=0, max=_MAX_SHOWN),
+        metavar="N",
+        default=0,
+        show_default=False,
+    )
+    suggest: bool = option(
+        "Check nothing: propose a mapping, from the columns or keys of FILE, to paste into the "
+        "TOML file. It is never used by itself.",
+        panel="To look at it",
+        default=False,
+    )
+
+
+@options
+class DoctorOptions(LedgerOptions, ConfigOptions):
+    """The options of ``doctor``."""
+
+    allow_http: bool = settings_option("As of `send`.", default=False)
+    as_json: bool = option("One JSON object, for scripts.", "--json", default=False)
+
 
 @options
 class LedgerFileOptions:
@@ -318,7 +375,7 @@ class LedgerFileOptions:
 
 
 @options
-class ExportOptions(LedgerFileOptions):
+class ExportOptions(LedgerFileOptions, JoinOptions):
     """The options of ``ledger export``."""
 
     format: str = option(
@@ -379,7 +436,7 @@ class CopyOptions:
     accept_loss: bool = option("Copy what is left of a ledger that lost records.", default=False)
 
 
-_where = partial(option, panel="Where")
+_at = partial(option, panel="Where")
 _fault = partial(option, panel="What goes wrong", metavar="X")
 _share = partial(_fault, type=Number(0, 1), default=0.0)
 _SECONDS = Number(min=0)
@@ -389,8 +446,8 @@ _SECONDS = Number(min=0)
 class SandboxOptions(ProgressOptions):
     """The options of ``sandbox``; the faults are called as in `everlytic_async.sandbox.Faults`."""
 
-    host: str = _where("The address to listen at.", default="127.0.0.1")
-    port: int = _where(
+    host: str = _at("The address to listen at.", default="127.0.0.1")
+    port: int = _at(
         "The port to listen at. By default a free one.",
         type=click.IntRange(0, 65535),
         default=0,
@@ -434,6 +491,7 @@ command(ledger, "status", LedgerFileOptions, "_ledger.status", _STATUS_HELP)
 command(ledger, "export", ExportOptions, "_ledger.export", _EXPORT_HELP)
 command(ledger, "resolve", ResolveOptions, "_ledger.resolve", _RESOLVE_HELP)
 command(ledger, "copy", CopyOptions, "_ledger.copy", _COPY_HELP)
+command(app, "doctor", DoctorOptions, "_doctor.doctor", _DOCTOR_HELP)
 command(app, "sandbox", SandboxOptions, "_sandbox.serve", _SANDBOX_HELP)
 add_queue_commands(app)
 

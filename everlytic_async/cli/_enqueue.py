@@ -12,7 +12,7 @@ from everlytic_async.cli._nats import Nats, load_nats, load_queue, nats_argument
 from everlytic_async.cli._queue_commands import EnqueueOptions
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._run import Run
-from everlytic_async.cli._settings import QUEUE_TABLES, announce, resolve_store
+from everlytic_async.cli._settings import QUEUE_TABLES, READING_TABLES, Settings
 from everlytic_async.errors import (
     InvalidOrderError,
     QueueError,
@@ -37,13 +37,14 @@ _LABELS: Mapping[Outcome, tuple[str, str, str]] = {
 
 def enqueue(options: EnqueueOptions) -> int:
     """Put the orders of a file into the queue, show what became of them; return the exit code."""
-    announce(options.config, "mapping", *QUEUE_TABLES)
-    settings = load_queue(options.config, resolve_store(options.config, options.store))
-    nats = load_nats(options)
+    settings = Settings(options.config)
+    settings.announce(*READING_TABLES, *QUEUE_TABLES)
+    queue = load_queue(settings, settings.only_store(options.store))
+    nats = load_nats(options, settings)
     forced: list[int] = []
     try:
-        with open_input(options) as source:
-            return asyncio.run(_enqueue(options, settings, nats, source, forced))
+        with open_input(options, settings) as source:
+            return asyncio.run(_enqueue(options, queue, nats, source, forced))
     except asyncio.CancelledError:
         if not forced:
             raise
@@ -51,12 +52,12 @@ def enqueue(options: EnqueueOptions) -> int:
 
 
 async def _enqueue(
-    options: EnqueueOptions, settings: QueueSettings, nats: Nats, source: Input, forced: list[int]
+    options: EnqueueOptions, named: QueueSettings, nats: Nats, source: Input, forced: list[int]
 ) -> int:
     async with AsyncExitStack() as stack:
         stack.callback(source.close)  # while the loop runs: the reader thread uses it
         where = await stack.enter_async_context(nats_arguments(nats))
-        queue = await stack.enter_async_context(OrderQueue(settings=settings, **where))
+        queue = await stack.enter_async_context(OrderQueue(settings=named, **where))
         results = stack.enter_context(closing(Results(options, source, {})))
         return await _EnqueueRun(options, source, results, queue, forced).execute()
 
@@ -83,7 +84,7 @@ class _EnqueueRun(Run):
             title=f"Queueing for {store}",
             destination=f"the queue of {store}",
             labels=_LABELS,
-            progress=options.progress,
+            options=options,
         )
 
     async def execute(self) -> int:

@@ -18,7 +18,16 @@ import click
 
 from everlytic_async.errors import ConfigurationError, LedgerError, QueueError, printable
 
-__all__ = ["Exit", "OutputError", "UnexpectedError", "handle_errors", "redirect_to_devnull", "say"]
+__all__ = [
+    "Exit",
+    "OutputError",
+    "UnexpectedError",
+    "handle_errors",
+    "is_quiet",
+    "note",
+    "redirect_to_devnull",
+    "say",
+]
 
 
 class Exit(enum.IntEnum):
@@ -50,6 +59,18 @@ class UnexpectedError(Exception):
 
     Its message says what to do, because running the same command again may be wrong then.
     """
+
+
+def is_quiet() -> bool:
+    """Whether the command that runs has the option ``--quiet``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.params.get("quiet"))
+
+
+def note(message: str) -> None:
+    """As `say`, for what is neither an error nor a warning: not with ``--quiet``."""
+    if not is_quiet():
+        say(message)
 
 
 def say(message: str) -> None:

@@ -23,10 +23,10 @@ from typing import NoReturn
 import attrs
 
 from everlytic_async import EverlyticClient, Order, SkippedError
-from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._input import Item, printable
+from everlytic_async.cli._options import LedgerOptions
 from everlytic_async.cli._screen import has_terminal
-from everlytic_async.cli._settings import load_ledger
+from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import Entry, LedgerFile, LedgerSession, ResendPolicy, State
 from everlytic_async.outcomes import Outcome
@@ -85,7 +85,7 @@ class LedgerChoice:
             )
 
 
-def choose_ledger(options: CheckOptions | SendOptions) -> LedgerChoice | None:
+def choose_ledger(options: LedgerOptions, settings: Settings) -> LedgerChoice | None:
     """The ledger of a run; None with ``--no-ledger``."""
     named = options.ledger
     if options.no_ledger:
@@ -94,8 +94,8 @@ def choose_ledger(options: CheckOptions | SendOptions) -> LedgerChoice | None:
         return None
     if named is not None:
         return _choice(named, is_named=True)
-    if (from_settings := load_ledger(options.config)) is not None:
-        return _choice(os.fspath(from_settings), is_named=True)
+    if settings.ledger is not None:
+        return _choice(os.fspath(settings.ledger), is_named=True)
     return _choice(DEFAULT_LEDGER, is_named=False)
 
 

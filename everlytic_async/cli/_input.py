@@ -12,7 +12,7 @@ import os
 import select
 import stat
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -21,13 +21,20 @@ from typing import IO, Any, Self
 import attrs
 import click
 
-from everlytic_async.cli._exit import say
-from everlytic_async.cli._options import InputOptions, WorkflowOptions
-from everlytic_async.cli._settings import find_table
+from everlytic_async.cli._exit import note
+from everlytic_async.cli._options import InputOptions, ReadingOptions, WorkflowOptions
+from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.errors import printable as shown_text
 from everlytic_async.orders import Order
-from everlytic_async.sources import Reader, normalize_mapping, parse_mapping, read_orders
+from everlytic_async.sources import (
+    Reader,
+    TracedOrder,
+    normalize_mapping,
+    parse_mapping,
+    parse_where,
+    read_orders,
+)
 
 __all__ = ["Input", "Item", "Numbered", "open_input", "printable"]
 
@@ -37,6 +44,8 @@ Numbered = tuple[int, Item]
 
 # How many orders the thread may be ahead of the sending.
 _AHEAD = 64
+# The options that `[input]` may hold too.
+_NOTATION = ("encoding", "decimal", "thousands", "date_format", "sheet")
 # What the number of an order counts, by how the input is written, and not by whose export it is:
 # a shop's may be an order on each line, too.
 # "Order 120" would be taken for the order's own number.
@@ -48,10 +57,14 @@ class Input:
 
     Args:
         options: Which file, and how it is read.
+        settings: How columns are mapped, where the options don't say it.
 
     Attributes:
         name: Its name, fit for a terminal.
         limit: Read no more orders than this, valid or not; None for all of them.
+        send_to: The address that takes the place of every order's contact; None for the orders'.
+        show: How many orders to keep in `shown`, with where their fields came from.
+        shown: Those.
         mapped_by: The file that says how columns are mapped, fit for a terminal.
         lines: By index from 0: the line of each order that has no result yet.
         read_count: How many orders were handed out.
@@ -59,15 +72,20 @@ class Input:
         exhausted: Whether everything that was to be read was.
     """
 
-    def __init__(self, options: InputOptions) -> None:
+    def __init__(self, options: InputOptions, settings: Settings) -> None:
         name = options.file
         self.name = "standard input" if name == "-" else printable(name)
         self.limit: int | None = None
+        self.send_to: str | None = None
+        self.show = 0
+        self.shown: list[TracedOrder] = []
         self._workflow_id: int | None = None
         if isinstance(options, WorkflowOptions):
             self.limit, self._workflow_id = options.limit, options.workflow_id
         self._options = options
-        self._mapping, path = _load_mapping(options)
+        self._mapping, path = _load_mapping(options, settings)
+        self._where = how_filtered(options, settings)
+        self._notation = how_written(options, settings)
         self.mapped_by = None if path is None else printable(os.fspath(path))
         self.lines: dict[int, int] = {}
         self.read_count = 0
@@ -95,9 +113,11 @@ class Input:
             self._file,
             how.format,
             mapping=self._mapping,
+            where=self._where,
             since=how.since,
             until=how.until,
             include=how.include,
+            **self._notation,
         )
 
     def _open(self, name: str) -> IO[bytes]:
@@ -136,6 +156,11 @@ class Input:
     def filtered(self) -> Mapping[str, int]:
         """How many orders were left out so far, by reason; none of them was handed out."""
         return self._reader.skipped
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should look at before the orders are sent, each in a sentence."""
+        return self._reader.warnings
 
     @property
     def never_set(self) -> frozenset[str]:
@@ -193,7 +218,7 @@ class Input:
         long as it lasts.
         """
         try:
-            yield from self._in_workflow()
+            yield from map(self._amend, self._reader.lines())
         except (OSError, EverlyticError) as error:
             raise ConfigurationError(f"{self.describe_error(error)}") from error
         finally:
@@ -226,19 +251,28 @@ class Input:
         self._reader.close()
         self._file.close()
 
-    def _numbered(self) -> Iterator[Numbered]:
-        return islice(self._in_workflow(), self.limit)
+    def numbered(self) -> Iterator[Numbered]:
+        """Every order with its line; `shown` keeps the first `show` of them."""
+        return islice(map(self._amend, self._traced()), self.limit)
 
-    def _in_workflow(self) -> Iterator[Numbered]:
-        if self._workflow_id is None:
-            return self._reader.lines()
-        return map(self._with_workflow, self._reader.lines())
+    def _traced(self) -> Iterator[Numbered]:
+        if self.show:
+            # Slower, so only these.
+            for traced in islice(self._reader.traced(), self.show):
+                self.shown.append(traced)
+                yield traced.number, traced.order
+        yield from self._reader.lines()
 
-    def _with_workflow(self, numbered: Numbered) -> Numbered:
+    def _amend(self, numbered: Numbered) -> Numbered:
+        """What the options say of every order."""
         line, order = numbered
-        if isinstance(order, Order) and order.workflow_id is None:
-            return line, attrs.evolve(order, workflow_id=self._workflow_id)
-        return numbered
+        if not isinstance(order, Order):
+            return numbered
+        if self._workflow_id is not None and order.workflow_id is None:
+            order = attrs.evolve(order, workflow_id=self._workflow_id)
+        if self.send_to is not None:
+            order = attrs.evolve(order, contact_email=self.send_to, contact_unique_id=None)
+        return line, order
 
     def _deliver(self, numbered: Numbered) -> Item:
         self.last_line, order = numbered
@@ -248,14 +282,14 @@ class Input:
         return order
 
     def _iter_sync(self) -> Iterator[Item]:
-        for numbered in self._numbered():
+        for numbered in self.numbered():
             if self._stopped:
                 return
             yield self._deliver(numbered)
         self.exhausted = True
 
     async def _iter_async(self) -> AsyncIterator[Item]:
-        self._reader_thread = _ThreadedReader(self._numbered())
+        self._reader_thread = _ThreadedReader(self.numbered())
         async for numbered in self._reader_thread:
             if self._stopped:
                 return
@@ -264,29 +298,51 @@ class Input:
 
 
 @contextmanager
-def open_input(options: InputOptions) -> Iterator[Input]:
+def open_input(options: InputOptions, settings: Settings) -> Iterator[Input]:
     """Open the input that the options of a command name."""
-    with closing(Input(options)) as source:
+    with closing(Input(options, settings)) as source:
         if source.is_terminal:
-            say("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
+            note("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
         yield source
 
 
-def _load_mapping(options: InputOptions) -> tuple[dict[str, Any], Path | None]:
+def how_filtered(
+    options: ReadingOptions, settings: Settings
+) -> Sequence[str] | Mapping[str, Any] | None:
+    """The conditions of ``--where``, else those of the table ``[where]``."""
+    if options.where:
+        return options.where
+    table = settings.table("where")
+    try:
+        parse_where(table.values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{table}: {error}") from error
+    return table.values or None
+
+
+def how_written(options: ReadingOptions, settings: Settings) -> dict[str, str]:
+    """How texts, numbers and dates are written: options, else the table ``[input]``."""
+    found = settings.table("input").texts(*_NOTATION)
+    from_options = {name: getattr(options, name) for name in _NOTATION}
+    return found | {name: value for name, value in from_options.items() if value is not None}
+
+
+def _load_mapping(options: InputOptions, settings: Settings) -> tuple[dict[str, Any], Path | None]:
     """The table ``[mapping]`` of the settings with ``--map`` over it, and the table's file."""
-    mapping, path = find_table(options.config, "mapping")
+    table = settings.table("mapping")
+    mapping = table.values
     from_options = parse_mapping(options.maps)
     try:
         normalize_mapping(
             {field: spec for field, spec in mapping.items() if field not in from_options}
         )
     except ConfigurationError as error:
-        raise ConfigurationError(f"[mapping] of {path}: {error}") from error
-    table = mapping.get("products")
-    if isinstance(table, Mapping) and "products" in from_options:
+        raise ConfigurationError(f"{table}: {error}") from error
+    products = mapping.get("products")
+    if isinstance(products, Mapping) and "products" in from_options:
         # The option says where the products are, and nothing about their fields.
-        from_options["products"] = {**table, "each": from_options["products"]}
-    return {**mapping, **from_options}, path
+        from_options["products"] = {**products, "each": from_options["products"]}
+    return {**mapping, **from_options}, table.path
 
 
 class _InterruptibleReader(io.RawIOBase):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,8 @@ from everlytic_async.cli._commands import (
     ResolveOptions,
 )
 from everlytic_async.cli._exit import Exit, say
-from everlytic_async.cli._input import printable
+from everlytic_async.cli._input import open_input, printable
+from everlytic_async.cli._options import InputOptions
 from everlytic_async.cli._results import ledger_files, open_private, refuse_same_file
 from everlytic_async.cli._screen import (
     count_lines,
@@ -31,8 +32,17 @@ from everlytic_async.cli._screen import (
     make_console,
     print_lines,
 )
+from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.ledger import Entry, LedgerFile, LedgerSummary, State, storage_keys
+from everlytic_async.ledger import (
+    Entry,
+    LedgerFile,
+    LedgerSummary,
+    State,
+    storage_key,
+    storage_keys,
+)
+from everlytic_async.orders import Order
 
 __all__ = ["copy", "export", "resolve", "status"]
 
@@ -49,6 +59,7 @@ _DIED = (
     "of a run that ended without recording their outcomes: unknown to the next run, and "
     "`ledger resolve` can mark them"
 )
+_ORDER_COLUMNS = ("contact_email", "contact_unique_id", "order_id", "total", "order_link_url")
 _COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at")
 
 
@@ -105,10 +116,13 @@ def export(options: ExportOptions) -> int:
     output = options.output
     states = [State(name.replace("-", "_")) for name in options.states] or list(State)
     with LedgerFile(options.file, must_exist=True) as ledger:
-        rows = (_row(*row) for row in ledger.entries(states))
+        rows: Iterable[dict[str, Any]] = (_row(*row) for row in ledger.entries(states))
+        columns: Sequence[str] = _COLUMNS
+        if options.input is not None:
+            rows, columns = _join(list(rows), options.input), (*_COLUMNS, *_ORDER_COLUMNS, "line")
         try:
             with _opened(output, keep=Path(options.file)) as out:
-                _write(rows, out, options.format)
+                _write(rows, out, options.format, columns)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -138,9 +152,43 @@ def _row(host: str, entry: Entry) -> dict[str, Any]:
     return dict(zip(_COLUMNS, values, strict=True))
 
 
-def _write(rows: Iterable[dict[str, Any]], out: IO[str], format: str) -> None:  # noqa: A002 - as the option
+def _join(rows: list[dict[str, Any]], options: InputOptions) -> list[dict[str, Any]]:
+    """Add to each row what an input says of its order."""
+    by_id: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        row.update(dict.fromkeys((*_ORDER_COLUMNS, "line")))
+        by_id.setdefault(row["key"].rpartition("@")[0] or row["key"], []).append(row)
+    with open_input(options, Settings(options.config)) as source:
+        for line, order in source.numbered():
+            if not isinstance(order, Order) or order.order_id is None:
+                continue
+            for row in _rows_for(order, by_id):
+                if row["line"] is None:
+                    values = {name: getattr(order, name) for name in _ORDER_COLUMNS}
+                    row.update(values, line=line)
+    if missing := sum(row["line"] is None for row in rows):
+        say(f"Warning: {count_orders(missing)} of {len(rows):,} not found in {source.name}")
+    return rows
+
+
+def _rows_for(order: Order, by_id: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Those of an order: in its workflow, or in any if --workflow-id named it."""
+    number, workflow = str(order.order_id), order.workflow_id
+    for key in (storage_key(number), storage_key(f"{number}@{workflow}")):
+        for row in by_id.get(key, ()):
+            _, at, its_workflow = row["key"].rpartition("@")
+            if workflow is None or not at or its_workflow == str(workflow):
+                yield row
+
+
+def _write(
+    rows: Iterable[dict[str, Any]],
+    out: IO[str],
+    format: str,  # noqa: A002 - as the option
+    columns: Sequence[str],
+) -> None:
     if format == "csv":
-        table = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
+        table = csv.DictWriter(out, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
     else:

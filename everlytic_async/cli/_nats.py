@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from everlytic_async.cli._queue_commands import NatsOptions
-from everlytic_async.cli._settings import find_table, reject_unknown
+from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.worker import NatsServer, QueueSettings
 
@@ -91,14 +91,14 @@ class Nats:
 _FIELDS = [field.name for field in attrs.fields(Nats) if field.name != "allow_plain"]
 
 
-def load_nats(options: NatsOptions) -> Nats:
+def load_nats(options: NatsOptions, settings: Settings) -> Nats:
     """Load the settings: each from the options, else the environment, else the TOML file.
 
     Where the queue is, is one setting: an address replaces the directory and the context of a
     lower place. What a context says of access comes last of all.
     """
-    table, path = find_table(options.config, "nats")
-    reject_unknown(table, _FIELDS, f"[nats] of {path}")
+    table = settings.table("nats")
+    table.check_names(_FIELDS)
     from_options = {name: getattr(options, name, None) for name in _FIELDS}
     url = from_options["url"]
     if url is not None and any(
@@ -110,7 +110,7 @@ def load_nats(options: NatsOptions) -> Nats:
         )
     merged: dict[str, Any] = {}
     for place, level in {
-        "[nats]": table,
+        "[nats]": table.values,
         "the environment": {name: os.environ.get(_PREFIX + name.upper()) for name in _FIELDS},
         "the options": from_options,
     }.items():
@@ -152,7 +152,11 @@ def _load_context(name: str) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is not a NATS context")
     context = {key: value for key, value in context.items() if value not in ("", None, False)}
     known = [*_CONTEXT_KEYS, *_IGNORED_CONTEXT_KEYS]
-    reject_unknown(context, known, f"the NATS context {name}")
+    if unknown := sorted(context.keys() - set(known)):
+        raise ConfigurationError(
+            f"the NATS context {name} has what is not a setting: {', '.join(unknown)}. "
+            f"The settings are {', '.join(known)}"
+        )
     found = {ours: context[theirs] for theirs, ours in _CONTEXT_KEYS.items() if theirs in context}
     _check_texts(found)
     for key in ("credentials", "nkey", "tls_ca", "tls_cert", "tls_key"):
@@ -161,14 +165,14 @@ def _load_context(name: str) -> dict[str, Any]:
     return found
 
 
-def load_queue(config: str | None, store: str) -> QueueSettings:
+def load_queue(settings: Settings, store: str) -> QueueSettings:
     """Load what the queue is called and holds, for one store, from the table ``[queue]``."""
-    table, path = find_table(config, "queue")
-    known = [field.name for field in attrs.fields(QueueSettings) if field.name != "store"]
-    reject_unknown(table, known, f"[queue] of {path}")
+    table = settings.table("queue")
+    table.check_names([each.name for each in attrs.fields(QueueSettings) if each.name != "store"])
     # The file is read with exact decimals, for the prices of a mapping.
     plain: dict[str, Any] = {
-        name: float(value) if isinstance(value, Decimal) else value for name, value in table.items()
+        name: float(value) if isinstance(value, Decimal) else value
+        for name, value in table.values.items()
     }
     return QueueSettings(store=store, **plain)
 

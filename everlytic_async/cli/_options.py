@@ -39,9 +39,10 @@ the TOML file, maps other column names.
 
 #: The panels of the help, in the order in which they are shown.
 _PANELS = (
+    "To look at it",
     "To try it out",
     "Where the queue is",
-    "How to read FILE",
+    "How to read the orders",
     "Which orders",
     "What it serves",
     "What you found out",
@@ -196,11 +197,22 @@ class Number(click.FloatRange):
 
 PER_SECOND = Number(min=0, min_open=True)
 
+
+def _completing(names: str) -> Callable[..., list[str]]:
+    """What the shell completes: a tuple of `everlytic_async.sources`, imported when it asks."""
+
+    def complete(_context: object, _parameter: object, incomplete: str) -> list[str]:
+        sources = import_module("everlytic_async.sources")
+        return [each for each in getattr(sources, names) if each.startswith(incomplete)]
+
+    return complete
+
+
 # ---------------------------------------------------------------- what several commands share
 
 FILE: dict[str, Any] = {"type": click.Path(dir_okay=False), "metavar": "FILE"}
 FILE_OR_DASH: dict[str, Any] = {**FILE, "type": click.Path(allow_dash=True, dir_okay=False)}
-_reading = partial(option, panel="How to read FILE")
+_reading = partial(option, panel="How to read the orders")
 _sending = partial(option, panel="How to send")
 which = partial(option, panel="Which orders")
 ledger_option = partial(option, panel="The ledger")
@@ -231,18 +243,18 @@ class ProgressOptions:
     )
 
 
-@options
-class InputOptions(ConfigOptions, ProgressOptions):
-    """What is read, and how."""
+_FORMAT = (
+    "What {} is: jsonl, json, csv, tsv, xlsx or parquet, with the endpoint's names or those of the "
+    "mapping; or a shop's export: woocommerce, woocommerce-csv, woocommerce-items-csv, shopify, "
+    "shopify-graphql, shopify-csv, squarespace, magento, magento-csv or bigcommerce. Without it, "
+    "the format is detected."
+)
 
-    file: str = argument("FILE", type=click.Path(allow_dash=True))
-    format: str | None = _reading(
-        "What FILE is: jsonl, json, csv, tsv, xlsx or parquet, with the endpoint's names or those "
-        "of the mapping; or a shop's export: woocommerce, woocommerce-csv, woocommerce-items-csv, "
-        "shopify, shopify-graphql, shopify-csv, squarespace, magento, magento-csv or bigcommerce. "
-        "Without it, the format is detected.",
-        metavar="NAME",
-    )
+
+@options
+class ReadingOptions(ConfigOptions):
+    """How orders are read."""
+
     maps: tuple[str, ...] = _reading(
         "Where a field comes from: a column, or a path such as billing.email; PATH|PATH is "
         "the first that is set; a text with {path} in it is a template; FIELD:=17 a constant; "
@@ -251,6 +263,14 @@ class InputOptions(ConfigOptions, ProgressOptions):
         "--map",
         default=(),
         metavar="FIELD=PATH",
+    )
+    where: tuple[str, ...] = _reading(
+        "Read only orders with one of these values in a column, or at a path: "
+        "Status=completed,processing; with != none of them: Status!=cancelled. Nothing after = "
+        "means blank. May be repeated: all must hold. It replaces the table [where] of the TOML "
+        "file.",
+        default=(),
+        metavar="CONDITION",
     )
     since: str | None = _reading(
         "Leave out orders before that time: 2026-03-01, or 2026-03-01T08:00+02:00. Without "
@@ -264,7 +284,62 @@ class InputOptions(ConfigOptions, ProgressOptions):
         "or all. May be repeated.",
         default=(),
         metavar="REASON",
+        shell_complete=_completing("REASONS"),
     )
+    encoding: str | None = _reading(
+        "How its text is encoded, such as cp1252; by default UTF-8, or as a byte-order mark says. "
+        "This option and the next four may also be in the table [input] of the TOML file.",
+        metavar="NAME",
+    )
+    decimal: str | None = _reading(
+        "What is before the cents of an amount: . or ,", type=click.Choice([".", ","])
+    )
+    thousands: str | None = _reading(
+        "What groups the digits of an amount: , or . or ' or a blank.", metavar="CHARACTER"
+    )
+    date_format: str | None = _reading(
+        "How times are written, such as %d.%m.%Y; by default as 2026-03-01T08:00.",
+        metavar="FORMAT",
+    )
+    sheet: str | None = _reading(
+        "The sheet of an Excel workbook; by default its first.", metavar="NAME"
+    )
+
+
+@options
+class InputOptions(ReadingOptions, ProgressOptions):
+    """What is read, and how."""
+
+    file: str = argument("FILE", type=click.Path(allow_dash=True))
+    format: str | None = _reading(
+        _FORMAT.format("FILE"), metavar="NAME", shell_complete=_completing("FORMATS")
+    )
+
+
+@options
+class JoinOptions(ReadingOptions):
+    """Another input that is read to look up orders in it."""
+
+    with_file: str | None = option(
+        "Add to each line what that file says of the order: contact_email, contact_unique_id, "
+        "order_id, total, order_link_url and the line. These are customers' data.",
+        "--with",
+        **FILE_OR_DASH,
+    )
+    with_format: str | None = _reading(
+        _FORMAT.format("that file"), metavar="NAME", shell_complete=_completing("FORMATS")
+    )
+
+    @property
+    def input(self) -> InputOptions | None:
+        """The same for an `Input`; None without one."""
+        if self.with_file is None:
+            return None
+        reading: Any = ReadingOptions  # mypy does not see that `options` makes a dataclass
+        make: Any = InputOptions
+        shared = {each.name: getattr(self, each.name) for each in dataclasses.fields(reading)}
+        found: InputOptions = make(file=self.with_file, format=self.with_format, **shared)
+        return found
 
 
 @options
@@ -284,14 +359,26 @@ class WorkflowOptions(InputOptions):
 
 
 @options
-class ResultsOptions:
-    """Where a line for each order goes."""
+class ResultsOptions(ProgressOptions):
+    """What is shown of a run, and where a line for each order goes."""
 
     results: str | None = settings_option(
         "Write a line of JSON for each order as it ends: index, line, key, outcome, attempts, "
         "error, duplicate_risk. A file that holds results already is refused. `-` is the standard "
         "output; the summary then goes to the standard error.",
         **FILE_OR_DASH,
+    )
+    quiet: bool = option(
+        "Print nothing but warnings and errors, and what --json and --results - ask for.",
+        "--quiet",
+        "-q",
+        default=False,
+    )
+    as_json: bool = settings_option(
+        "Print one JSON object with the counts on the standard output, for scripts. The summary "
+        "goes to the standard error.",
+        "--json",
+        default=False,
     )
     append_results: bool = settings_option(
         "Append to the results that --results holds already, instead of refusing such a file.",

@@ -185,11 +185,13 @@ def plan_lines(
     yield f"About to send {number} from {source.name}:"
     yield f"  to        {account.host}{through}"
     yield f"  account   {account.origin}"
+    if options.to is not None:
+        yield f"  contact   {printable(options.to)}, in place of every customer's"
     if source.mapped_by is not None:
         yield f"  mapping   {source.mapped_by}"
     yield f"  workflow  {_workflow(options, count)}"
     yield f"  rate      {_rate(options, count)}"
-    yield f"  ledger    {_ledger(ledger, count)}"
+    yield f"  ledger    {_ledger(options, ledger, count)}"
     yield f"  results   {results}"
     for note in () if count is None else count.notes:
         yield f"  note      {note}"
@@ -228,7 +230,9 @@ def _rate(options: SendOptions, count: InputCount | None) -> str:
     return f"{allowed}: {', '.join(examples)}"
 
 
-def _ledger(ledger: LedgerChoice | None, count: InputCount | None) -> str:
+def _ledger(options: SendOptions, ledger: LedgerChoice | None, count: InputCount | None) -> str:
+    if options.to is not None:
+        return "none (--to): nothing is remembered"
     if ledger is None:
         return "none (--no-ledger): the same orders sent again notify again"
     if count is None:

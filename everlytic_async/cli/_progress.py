@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -20,6 +21,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+from rich.text import Text
 
 from everlytic_async.cli._screen import SEND_LABELS, make_console
 from everlytic_async.cli._tally import Tally
@@ -33,8 +36,35 @@ _REFRESH_S = 0.1
 # The rate and the time left are those of the last seconds.
 _RATE_PERIOD_S = 10.0
 _BAR_WIDTH = 24
+_UNBOUNDED = 10_000
 # A shorter pause is over before anybody has read about it.
 _MIN_SHOWN_S = 0.5
+
+
+class _Lines(Progress):
+    """A line where the terminal is wide enough for it, else several: nothing is cut off."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Called by rich for each frame."""
+        table = self.make_tasks_table(self.tasks)
+        if not self.tasks or self._fits(table):
+            yield table
+            return
+        for task in self.tasks:
+            title, bar, counts, *figures, note = (
+                column if isinstance(column, str) else column(task) for column in self.columns
+            )
+            row = Table.grid(padding=(0, 1))
+            row.add_row(bar, *figures)
+            if isinstance(counts, Text):
+                counts.no_wrap, counts.overflow = False, "fold"
+            yield from (title, row, counts)
+            if task.fields["note"]:
+                yield note
+
+    def _fits(self, table: Table) -> bool:
+        unbounded = self.console.options.update(max_width=_UNBOUNDED)
+        return self.console.measure(table, options=unbounded).maximum <= self.console.width
 
 
 class Bar:
@@ -70,7 +100,7 @@ class Bar:
         self._note = note
         console = make_console(stderr=True)
         self.is_shown = enabled and console.is_terminal
-        self._progress = Progress(
+        self._progress = _Lines(
             TextColumn("{task.description}"),
             BarColumn(_BAR_WIDTH),
             TextColumn("{task.fields[counts]}"),
@@ -78,7 +108,7 @@ class Bar:
             TimeElapsedColumn(),
             TextColumn("[progress.remaining]{task.fields[left]}"),
             TimeRemainingColumn(),
-            TextColumn("[yellow]{task.fields[note]}"),
+            TextColumn("[yellow]{task.fields[note]}"),  # `_Lines` knows this order
             console=console,
             transient=transient,
             auto_refresh=False,  # no thread: the caller refreshes
@@ -147,10 +177,11 @@ class Bar:
         attempted = self._tally.attempted
         skipped = self._tally.total - attempted
         (task,) = self._progress.tasks
+        # Not by `update`: that would forget the rate each time the estimate changes.
+        task.total = None if expected is None else max(expected - skipped, attempted)
         with self._closing_allowed():
             self._progress.update(
                 self._task,
-                total=None if expected is None else max(expected - skipped, attempted),
                 completed=attempted,
                 counts="  ".join(self._counts()),
                 rate=f"{task.speed or 0:,.0f}/s",

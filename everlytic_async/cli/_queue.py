@@ -31,13 +31,7 @@ from everlytic_async.cli._screen import (
     make_console,
     print_lines,
 )
-from everlytic_async.cli._settings import (
-    DEFAULT_STORE,
-    QUEUE_TABLES,
-    announce,
-    configured_stores,
-    resolve_store,
-)
+from everlytic_async.cli._settings import DEFAULT_STORE, QUEUE_TABLES, Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker import DeadLetter, OrderQueue, QueueStatus, WorkerInfo
@@ -49,11 +43,13 @@ _MAX_SHOWN = 5
 
 
 @asynccontextmanager
-async def _connect(options: NatsOptions) -> AsyncIterator[Callable[[str], OrderQueue]]:
+async def _connect(
+    options: NatsOptions, settings: Settings
+) -> AsyncIterator[Callable[[str], OrderQueue]]:
     """Makes the queue of a store, to be opened; all are on one server."""
-    announce(options.config, *QUEUE_TABLES)
-    async with nats_arguments(load_nats(options)) as where:
-        yield lambda store: OrderQueue(settings=load_queue(options.config, store), **where)
+    settings.announce(*QUEUE_TABLES)
+    async with nats_arguments(load_nats(options, settings)) as where:
+        yield lambda store: OrderQueue(settings=load_queue(settings, store), **where)
 
 
 # --------------------------------------------------------------------------------------- status
@@ -61,8 +57,9 @@ async def _connect(options: NatsOptions) -> AsyncIterator[Callable[[str], OrderQ
 
 async def status(options: StatusOptions) -> int:
     """Show what is in the queue of each store, and return the exit code."""
-    async with _connect(options) as make_queue:
-        stores = await _stores(options, make_queue)
+    settings = Settings(options.config)
+    async with _connect(options, settings) as make_queue:
+        stores = await _stores(options, settings, make_queue)
         async with make_queue(stores[0]) as queue:
             strays = await queue.strays()
         for store in stores:
@@ -82,14 +79,16 @@ async def status(options: StatusOptions) -> int:
     return Exit.OK
 
 
-async def _stores(options: QueueOptions, make_queue: Callable[[str], OrderQueue]) -> list[str]:
+async def _stores(
+    options: QueueOptions, settings: Settings, make_queue: Callable[[str], OrderQueue]
+) -> list[str]:
     """The stores to show: those that are named, else all of the settings and of the queue.
 
     A store without any worker must not be overlooked.
     """
     if options.stores:
         return list(dict.fromkeys(options.stores))
-    known = configured_stores(options.config)
+    known = settings.stores()
     async with make_queue((*known, DEFAULT_STORE)[0]) as queue:
         return list(dict.fromkeys([*known, *await queue.stores()])) or [DEFAULT_STORE]
 
@@ -120,8 +119,9 @@ def _status_lines(found: QueueStatus, workers: Sequence[WorkerInfo]) -> Iterator
 async def dead(options: DeadOptions) -> int:
     """Show the dead letters of a store, and return the exit code."""
     not_json = 0
-    async with _connect(options) as make_queue:
-        for store in await _stores(options, make_queue):
+    settings = Settings(options.config)
+    async with _connect(options, settings) as make_queue:
+        for store in await _stores(options, settings, make_queue):
             async with make_queue(store) as queue:
                 count = 0
                 async for letter in queue.dead_letters():
@@ -209,8 +209,9 @@ async def _apply(
     if outcomes and ids:
         raise ConfigurationError("--outcome is for --all: numbers say which")
     async with AsyncExitStack() as stack:
-        make_queue = await stack.enter_async_context(_connect(options))
-        store = resolve_store(options.config, options.store)
+        settings = Settings(options.config)
+        make_queue = await stack.enter_async_context(_connect(options, settings))
+        store = settings.only_store(options.store)
         queue = await stack.enter_async_context(make_queue(store))
         selection = list(dict.fromkeys(ids)) or [
             letter.id

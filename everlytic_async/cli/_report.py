@@ -25,7 +25,7 @@ import attrs
 from everlytic_async import OrderResult
 from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._input import Input, printable
-from everlytic_async.cli._results import refuse_same_file
+from everlytic_async.cli._results import open_private, refuse_same_file
 from everlytic_async.cli._screen import SEND_LABELS, count_orders, format_duration, notes
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import ConfigurationError
@@ -54,6 +54,7 @@ _MIN_DRAWN_S = 1.0
 _LOG_STEP = math.log(1.05)
 _SHORTEST_S, _LONGEST_S = 1e-4, 1e5
 _LINE_COLOUR = "#7c858f"
+_PAUSE_COLOUR = "rgba(190, 140, 40, 0.3)"
 
 #: By outcome, in the order of the page. Colour-blind readers can tell the colours apart, and each
 #: stands out from white and from black.
@@ -82,6 +83,7 @@ class Bin:
         self.rate = self.rate if later.rate is None else later.rate
 
 
+@attrs.define
 class Timeline:
     """Bins of equal width from the start of the run; a bin exists if something happened in it.
 
@@ -89,11 +91,10 @@ class Timeline:
         pauses: From when to when nothing was sent; pauses within a bin of each other are one.
     """
 
-    def __init__(self, started_at: float) -> None:
-        self.width_s = _FIRST_WIDTH_S
-        self.bins: dict[int, Bin] = {}
-        self.pauses: list[tuple[float, float]] = []
-        self.started_at = started_at
+    started_at: float
+    width_s: float = _FIRST_WIDTH_S
+    bins: dict[int, Bin] = attrs.Factory(dict)
+    pauses: list[tuple[float, float]] = attrs.Factory(list)
 
     def bin(self, at: float) -> Bin:
         """The bin of a time by the run's clock."""
@@ -141,49 +142,50 @@ def quantile(latencies: Counter[int], share: float) -> float | None:
     return None
 
 
+@attrs.define
 class Report:
     """Collects what happens in a run over time, and writes the page when it has ended.
 
-    Args:
+    Attributes:
         options: Those of the run; ``--report`` is set. A file that is there is replaced.
         host: Where the orders go, in words.
         ledger: The ledger's file; None without one.
         clock: The clock of the events, in seconds.
         now: The time of day, with its zone.
+        attempts: How many POSTs there were.
     """
 
-    def __init__(
-        self,
-        options: SendOptions,
-        host: str,
-        ledger: str | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
-    ) -> None:
-        self._options, self._host, self._ledger = options, host, ledger
-        self._clock, self._now = clock, now
-        self._attempts = 0
-        self._timeline = Timeline(clock())
+    options: SendOptions
+    host: str
+    ledger: str | None
+    clock: Callable[[], float] = attrs.field(default=time.monotonic, kw_only=True)
+    now: Callable[[], datetime] = attrs.field(
+        default=lambda: datetime.now().astimezone(), kw_only=True
+    )
+    attempts: int = attrs.field(default=0, init=False)
+    timeline: Timeline = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.timeline = Timeline(self.clock())
 
     def add(self, result: OrderResult) -> None:
         """Count the result of one order."""
-        self._timeline.bin(self._clock()).counts[result.outcome] += 1
-        self._attempts += result.attempts
+        self.timeline.bin(self.clock()).counts[result.outcome] += 1
+        self.attempts += result.attempts
 
     def on_event(self, event: Event) -> None:
         """A hook for the client."""
         match event:
             case AttemptEnded() if event.status is not None or event.outcome is Outcome.UNKNOWN:
-                self._timeline.add_latency(event.at, event.elapsed_s)
+                self.timeline.add_latency(event.at, event.elapsed_s)
             case CoolDown():
-                self._timeline.add_pause(event.at, event.wait_s)
+                self.timeline.add_pause(event.at, event.wait_s)
             case OutageEnded():
-                self._timeline.end_pause(event.at)
+                self.timeline.end_pause(event.at)
             case RateChanged() if event.rate is not None:
-                self._timeline.bin(event.at).rate = event.rate
+                self.timeline.bin(event.at).rate = event.rate
             case BatchStarted():
-                self._timeline.started_at = event.at
+                self.timeline.started_at = event.at
 
     def finish(
         self,
@@ -205,50 +207,38 @@ class Report:
             place: What the input has instead of lines.
             filtered: How many orders of the input were left out, by reason.
         """
-        self._timeline.end_pause(self._timeline.started_at + elapsed_s)
-        ended = self._now()
-        started = ended - timedelta(seconds=elapsed_s)
-        total = self._timeline.total()
+        timeline, ended = self.timeline, self.now()
+        timeline.end_pause(timeline.started_at + elapsed_s)
+        started, total = ended - timedelta(seconds=elapsed_s), timeline.total()
         is_drawn = elapsed_s >= _MIN_DRAWN_S and bool(total.counts)
         page = _template().render(
-            attempts=self._attempts,
             colours=COLOURS,
             elapsed_s=elapsed_s,
             ended=ended.isoformat(" ", "seconds"),
-            figure=_draw(self._timeline, started, total) if is_drawn else None,
+            figure=_draw(timeline, total, started, elapsed_s) if is_drawn else None,
             filtered=sorted(filtered.items(), key=lambda item: -item[1]),
-            host=self._host,
             labels=SEND_LABELS,
-            ledger=self._ledger,
             median_s=quantile(total.latencies, 0.5),
             notes=list(notes(tally)),
-            options=self._options,
             p95_s=quantile(total.latencies, 0.95),
             place=place,
-            source="standard input" if self._options.file == "-" else self._options.file,
+            report=self,
             started=started.isoformat(" ", "seconds"),
             steps=steps,
             stopped=stopped,
             tally=tally,
-            pauses=self._timeline.pauses,
             total=total,
-            width_s=self._timeline.width_s,
         )
-        return _replace(Path(str(self._options.report)).resolve(), page)  # a link stays a link
+        return _replace(Path(str(self.options.report)).resolve(), page)  # a link stays a link
 
 
 def _replace(path: Path, page: str) -> str | None:
     try:
-        # Under a name that nobody can guess, with mode 0600.
-        fd, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        try:
-            with open(fd, "w", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - no path
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as directory:
+            part = Path(directory, "page")
+            with open(part, "w", encoding="utf-8", errors="replace", opener=open_private) as file:
                 file.write(page)
-            Path(part).replace(path)
-        except OSError:
-            with suppress(OSError):
-                Path(part).unlink(missing_ok=True)
-            raise
+            part.replace(path)
     except OSError as error:
         return f"the report can't be written to {str(path)!r}: {error.strerror}"
     return None
@@ -258,33 +248,22 @@ def check_report(name: str, keep: Mapping[str, str | None], source: Input | None
     """Check where the page goes, before anything is asked or sent."""
     _libraries()
     path = Path(name).resolve()
-    problem = None
-    if name == "-":
-        problem = "a page is a file, not the standard output"
-    elif not path.parent.is_dir():
-        problem = "there is no such directory"
-    elif path.exists() and not path.is_file():
-        problem = "it is not a regular file"
-    elif not os.access(path.parent, os.W_OK | os.X_OK):
-        problem = "its directory can't be written to"
-    if problem is not None:
-        raise ConfigurationError(f"the report can't be written to {name!r}: {problem}")
+    for is_wrong, problem in (
+        (name == "-", "a page is a file, not the standard output"),
+        (not path.parent.is_dir(), "there is no such directory"),
+        (path.exists() and not path.is_file(), "it is not a regular file"),
+        (not os.access(path.parent, os.W_OK | os.X_OK), "its directory can't be written to"),
+    ):
+        if is_wrong:
+            raise ConfigurationError(f"the report can't be written to {name!r}: {problem}")
     refuse_same_file("--report", name, keep, source)
-    if not _may_replace(path):
+    head = b""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head and _GENERATOR not in head:
         raise ConfigurationError(
             f"another file is there, not a report: {name!r}. Name a new one for the report"
         )
-
-
-def _may_replace(path: Path) -> bool:
-    """Whether nothing is lost: there is no such file, an empty one, or an earlier page."""
-    if not path.exists() or not path.stat().st_size:
-        return True
-    try:
-        with path.open("rb") as file:
-            return _GENERATOR in file.read(_HEAD_BYTES)
-    except OSError:
-        return False
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -301,17 +280,13 @@ def _template() -> Any:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(
-        duration=format_duration,
-        orders=count_orders,
-        key=storage_key,
-        shown=printable,
-    )
+    filters = {"duration": format_duration, "orders": count_orders, "key": storage_key}
+    environment.filters.update(filters, n="{:,}".format, shown=printable)
     text = resources.files(__package__).joinpath("_report.html.j2").read_text("utf-8")
     return environment.from_string(text)
 
 
-def _draw(timeline: Timeline, started: datetime, total: Bin) -> str:
+def _draw(timeline: Timeline, total: Bin, started: datetime, elapsed_s: float) -> str:
     """A row for each outcome, each with its own scale, and one for the latency; as HTML."""
     width_s, bins = timeline.width_s, sorted(timeline.bins.items())
     titles: list[str] = []
@@ -321,24 +296,26 @@ def _draw(timeline: Timeline, started: datetime, total: Bin) -> str:
         moment = started.replace(tzinfo=None) + timedelta(seconds=seconds)
         return moment.isoformat(" ", "milliseconds")
 
-    def add(values: Mapping[int, Any], row: int, **how: Any) -> None:
-        x = [time_at((index + 0.5) * width_s) for index in values]
-        traces.append({"x": x, "y": list(values.values()), "yaxis": _axis(row), **how})
+    middles = [time_at((index + 0.5) * width_s) for index, _bin in bins]
 
-    def add_line(name: str, dash: str, row: int, values: Mapping[int, Any]) -> None:
+    def add(name: str, values: Sequence[float | None], row: int, **how: Any) -> None:
+        traces.append({"name": name, "x": middles, "y": values, "yaxis": _axis(row), **how})
+
+    def add_line(name: str, dash: str, values: Sequence[float | None], row: int) -> None:
+        # Markers show a point that has no neighbours.
+        mode = "lines" if row == 1 else "lines+markers"
         line = {"color": _LINE_COLOUR, "dash": dash, "width": 2}
-        add(values, row, name=name, mode="lines+markers", line=line, hovertemplate="%{y:,.3~r}")
+        add(name, values, row, mode=mode, line=line, hovertemplate="%{y:,.3~r}")
 
     for outcome in (each for each in COLOURS if total.counts[each]):
-        name = SEND_LABELS[outcome][0]
-        titles.append(f"{name}, orders per second")
-        counts = {index: each.counts[outcome] for index, each in bins if each.counts[outcome]}
+        counts = [each.counts[outcome] for _, each in bins]
+        titles.append(f"{SEND_LABELS[outcome][0]}, orders per second")
         add(
-            {index: count / width_s for index, count in counts.items()},
+            SEND_LABELS[outcome][0],
+            [count / width_s or None for count in counts],
             len(titles),
             type="bar",
-            name=name,
-            customdata=list(counts.values()),
+            customdata=counts,
             width=width_s * 1000,
             marker={"color": COLOURS[outcome]},
             hovertemplate="%{y:,.3~r} a second (%{customdata:,} orders)",
@@ -346,18 +323,27 @@ def _draw(timeline: Timeline, started: datetime, total: Bin) -> str:
     if total.latencies:
         titles.append("time to an answer, seconds")
         for name, dash, share in (("median", "solid", 0.5), ("95th percentile", "dot", 0.95)):
-            values = {index: quantile(each.latencies, share) for index, each in bins}
-            add_line(name, dash, len(titles), values)
+            times = [quantile(each.latencies, share) for _, each in bins]
+            add_line(name, dash, times, len(titles))
     if total.rate is not None:
-        add_line("pace", "dash", 1, {index: each.rate for index, each in bins})
-    layout = _layout(titles, f"{started:%z}")
+        rate = None  # it holds until the next one
+        rates = [rate := each.rate or rate for _, each in bins]
+        add_line("pace", "dash", rates, 1)
     pause = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
-    colour = {"fillcolor": "rgba(190, 140, 40, 0.3)", "line": {"width": 0}}
-    at = timeline.started_at
-    layout["shapes"] = [
-        {**pause, **colour, "x0": time_at(start - at), "x1": time_at(end - at)}
-        for start, end in timeline.pauses
-    ]
+    pause |= {"fillcolor": _PAUSE_COLOUR, "line": {"width": 0}}
+    pauses = [[at - timeline.started_at for at in each] for each in timeline.pauses]
+    zone = f"{started:%z}"
+    time_axis = {
+        "type": "date",
+        "anchor": _axis(len(titles)),
+        "range": [time_at(0), time_at(elapsed_s)],
+        "nticks": 5,
+        "title": {"text": f"time of day (UTC{zone[:3]}:{zone[3:5]})"},
+    }
+    layout = _layout(titles) | {
+        "shapes": [{**pause, "x0": time_at(start), "x1": time_at(end)} for start, end in pauses],
+        "xaxis": time_axis,
+    }
     _, plotly = _libraries()
     html: str = plotly.to_html(
         {"data": traces, "layout": layout},
@@ -374,8 +360,8 @@ def _axis(row: int) -> str:
     return "y" if row == 1 else f"y{row}"
 
 
-def _layout(titles: Sequence[str], zone: str) -> dict[str, Any]:
-    """A row of the figure for each title, from the top down, above one axis of time."""
+def _layout(titles: Sequence[str]) -> dict[str, Any]:
+    """A row of the figure for each title, from the top down."""
     layout: dict[str, Any] = {
         "annotations": [],
         "bargap": 0,
@@ -385,11 +371,6 @@ def _layout(titles: Sequence[str], zone: str) -> dict[str, Any]:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "showlegend": False,
-        "xaxis": {
-            "type": "date",
-            "anchor": _axis(len(titles)),
-            "title": {"text": f"time of day (UTC{zone[:3]}:{zone[3:5]})"},
-        },
     }
     place = {"showarrow": False, "xref": "paper", "x": 0, "xanchor": "left", "yanchor": "bottom"}
     for row, title in enumerate(titles, 1):

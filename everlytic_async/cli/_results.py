@@ -107,6 +107,8 @@ def check_results(options: ResultsOptions, source: Input, keep: Mapping[str, str
         raise ConfigurationError(
             f"{APPEND_OPTION} needs --results FILE: there is nothing to append"
         )
+    if name == "-" and options.as_json:
+        raise ConfigurationError("--json and --results - both want the standard output: choose one")
     if name is None or name == "-":
         return
     try:

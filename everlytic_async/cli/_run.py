@@ -6,17 +6,21 @@ import asyncio
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+from rich.table import Table
 from rich.text import Text
 
-from everlytic_async.cli._exit import Exit, OutputError, say
+from everlytic_async.cli._exit import Exit, OutputError, is_quiet, note, say
 from everlytic_async.cli._input import Input, Item
+from everlytic_async.cli._options import ResultsOptions
 from everlytic_async.cli._progress import Bar
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import (
     count_orders,
+    json_line,
     make_console,
     outcome_lines,
     print_lines,
@@ -38,7 +42,7 @@ class Run(ABC):
         title: What the progress bar says.
         destination: Where the orders go, for the summary.
         labels: By outcome: what it is called, its style, and what it means.
-        progress: Whether a progress bar may be shown.
+        options: What of it is shown.
         max_reasons: How many reasons to show for an outcome.
 
     Attributes:
@@ -61,7 +65,7 @@ class Run(ABC):
         title: str,
         destination: str,
         labels: Mapping[Outcome, tuple[str, str, str]],
-        progress: bool,
+        options: ResultsOptions,
         max_reasons: int = REASONS,
     ) -> None:
         self.source = source
@@ -71,12 +75,13 @@ class Run(ABC):
         self.error: str | None = None
         self._results = results
         self._destination = destination
+        self._as_json = options.as_json
         self._labels = labels
         self._bar = Bar(
             title,
             self.tally,
             self.names,
-            enabled=progress,
+            enabled=options.progress and not options.quiet,
             expected=source.expected,
             note=self.note,
         )
@@ -184,21 +189,57 @@ class Run(ABC):
         self._results.close()
         self._summarize()
         source = self.source
-        if source.read_count and source.never_set:
-            say(
-                f"Warning: the mapping for {', '.join(sorted(source.never_set))} matched nothing "
-                "in any order. Check the column name."
-            )
+        for warning in self.warn():
+            say(f"Warning: {warning}")
         if self._summary_error is not None:
             say(f"Error: {self._summary_error}. The orders are as the summary above says.")
-        for problem in (self._describe_input_error(), self.error, self._results.fault):
-            if problem is not None:
-                say(f"Error: {problem}")
+        problems = [self._describe_input_error(), self.error, self._results.fault]
+        errors = [problem for problem in problems if problem is not None]
+        for problem in errors:
+            say(f"Error: {problem}")
         if not source.exhausted and source.read_count:
-            say(f"Nothing after {source.place} {source.last_line:,} of {source.name} was read.")
+            note(f"Nothing after {source.place} {source.last_line:,} of {source.name} was read.")
         for step in self.advise():
-            say(step)
-        return self._exit_code()
+            note(step)
+        code = self._exit_code()
+        if self._as_json:
+            print_lines(make_console(), [json_line(self.figures(code, errors))])
+        return code
+
+    def warn(self) -> Iterator[str]:
+        """What a person should look at."""
+        source = self.source
+        if source.read_count and source.never_set:
+            yield (
+                f"the mapping for {', '.join(sorted(source.never_set))} matched nothing "
+                "in any order. Check the column name."
+            )
+        yield from source.warnings
+
+    def figures(self, code: int, errors: Sequence[str]) -> dict[str, Any]:
+        """The counts, for ``--json``."""
+        source, tally = self.source, self.tally
+        return {
+            "input": source.name,
+            "orders": tally.total,
+            **{name.replace(" ", "_"): tally.counts[each] for each, name in self.names.items()},
+            "left_out": dict(source.filtered),
+            "possible_duplicates": tally.possible_duplicates,
+            "reasons": [
+                {
+                    "outcome": self.names[outcome].replace(" ", "_"),
+                    "reason": text,
+                    "orders": reason.count,
+                    f"{source.place}s": sorted(reason.examples),
+                }
+                for outcome, reasons in tally.reasons.items()
+                for text, reason in reasons.items()
+            ],
+            "warnings": list(self.warn()),
+            "errors": list(errors),
+            "elapsed_s": round(self.elapsed_s, 3),
+            "exit_code": code,
+        }
 
     def _describe_input_error(self) -> str | None:
         if self.input_error is None:
@@ -217,7 +258,7 @@ class Run(ABC):
         if self._results.fault or self._summary_error:
             return Exit.FAILED
         if not self.tally.total and self.error is None:
-            say(
+            note(
                 f"All orders of {source.name} are left out: nothing to do."
                 if source.filtered
                 else f"There is no order in {source.name}: nothing to do."
@@ -225,15 +266,18 @@ class Run(ABC):
         return self.judge()
 
     def _summarize(self) -> None:
+        if is_quiet():
+            return
         lines = list(self.summary())
+        is_taken = self._results.is_stdout or self._as_json
         try:
-            print_lines(make_console(stderr=self._results.is_stdout), lines)
+            print_lines(make_console(stderr=is_taken), lines)
         except OutputError as error:
             self._summary_error = error
-            if not self._results.is_stdout:
+            if not is_taken:
                 print_lines(make_console(stderr=True), lines)
 
-    def summary(self) -> Iterator[Text | str]:
+    def summary(self) -> Iterator[Text | Table | str]:
         """The counts and reasons."""
         seconds, total, source = self.elapsed_s, self.tally.total, self.source
         rate = f", {total / seconds:,.0f}/s" if seconds >= 1 else ""

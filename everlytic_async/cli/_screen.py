@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import IO
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from everlytic_async.cli._exit import OutputError, redirect_to_devnull
@@ -89,16 +90,16 @@ def make_console(*, stderr: bool = False) -> Console:
     return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def _printable(line: Text | str) -> Text | str:
+def _printable(line: Text | Table | str) -> Text | Table | str:
     if isinstance(line, str):
         return printable(line)
-    if not line.plain.isprintable():
+    if isinstance(line, Text) and not line.plain.isprintable():
         line = line.copy()
         line.plain = printable(line.plain)
     return line
 
 
-def print_lines(console: Console, lines: Iterable[Text | str]) -> None:
+def print_lines(console: Console, lines: Iterable[Text | Table | str]) -> None:
     """Print lines, control characters as ``?``, and flush.
 
     Raises:
@@ -107,7 +108,8 @@ def print_lines(console: Console, lines: Iterable[Text | str]) -> None:
     """
     try:
         for line in lines:
-            console.print(_printable(line))
+            # A table fits itself into the terminal.
+            console.print(_printable(line), soft_wrap=not isinstance(line, Table))
         console.file.flush()
     except OSError as error:
         fd = console.file.fileno()

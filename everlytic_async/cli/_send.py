@@ -12,20 +12,24 @@ from typing import NoReturn
 
 import attrs
 import click
+from rich.table import Table
 from rich.text import Text
 
 from everlytic_async import (
     BatchStoppedError,
+    InvalidOrderError,
     LedgerError,
+    Order,
     OrderResult,
     OrderStream,
+    Product,
     SkippedError,
     SourceError,
 )
 from everlytic_async.cli._check import examine
 from everlytic_async.cli._client import get_delivery, make_client
 from everlytic_async.cli._commands import SendOptions
-from everlytic_async.cli._exit import Exit, UnexpectedError, say
+from everlytic_async.cli._exit import Exit, UnexpectedError, note
 from everlytic_async.cli._forecast import LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, open_input, printable
 from everlytic_async.cli._next import advise
@@ -36,7 +40,7 @@ from everlytic_async.cli._report import Report, check_report
 from everlytic_async.cli._results import Results, check_results, ledger_files
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, flush
-from everlytic_async.cli._settings import NO_FILE, Account, announce, load_account
+from everlytic_async.cli._settings import NO_FILE, READING_TABLES, Account, Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
 from everlytic_async.ledger import Durability, SqliteLedger, State
@@ -45,17 +49,24 @@ from everlytic_async.sandbox import Sandbox
 
 __all__ = ["send"]
 
+# How many orders ``--to`` sends, where ``--limit`` does not say it.
+_TRIAL_LIMIT = 3
+
 
 def send(options: SendOptions) -> int:
     """Send the orders of a file, show what became of them, and return the exit code."""
-    announce(options.config, *(() if options.sandbox else ("everlytic",)), "mapping")
+    settings = Settings(options.config)
+    settings.announce(*(() if options.sandbox else ("everlytic",)), *READING_TABLES)
     _check_together(options)
-    ledger = None if options.sandbox else choose_ledger(options)
+    has_ledger = not options.sandbox and options.to is None
+    ledger = choose_ledger(options, settings) if has_ledger else None
     if options.dry_run:
         valid = "would be sent; this was a dry run, and nothing was"
-        return examine(options, ledger, valid, get_delivery(options))
-    account = None if options.sandbox else load_account(options.config)
-    with open_input(options) as source:
+        return examine(options, settings, ledger, valid, get_delivery(options))
+    account = None if options.sandbox else settings.account()
+    with open_input(options, settings) as source:
+        if options.to is not None:
+            source.send_to, source.limit = options.to, options.limit or _TRIAL_LIMIT
         keep = ledger_files(None if ledger is None else ledger.path)
         check_results(options, source, keep)
         if options.report is not None:
@@ -66,24 +77,40 @@ def send(options: SendOptions) -> int:
             client = make_client(options, account)  # raises, before anybody is asked
             if ledger is not None:
                 ledger.check_terminal()
-                say(f"Ledger: {ledger.line}")
+                note(f"Ledger: {ledger.line}")
             if not confirm(options, account, client, ledger, source):
-                say("Nothing was sent.")
+                note("Nothing was sent.")
                 return Exit.USAGE
         return asyncio.run(_send(options, account, ledger, source))
 
 
 def _check_together(options: SendOptions) -> None:
+    without = [
+        name
+        for name, is_set in (
+            ("--sandbox", options.sandbox),
+            ("--to", options.to is not None),
+            ("--no-ledger", options.no_ledger),
+        )
+        if is_set
+    ]
     if options.ledger is not None and options.sandbox:
         raise ConfigurationError(
             "--sandbox is a stand-in that ends with this run: a ledger would remember orders "
             "that nobody got. To try a ledger, run `everlytic-async sandbox` in another terminal"
         )
-    if options.no_ledger or options.sandbox:
-        without = "--no-ledger" if options.no_ledger else "--sandbox"
-        for name, value in (("--resend", options.resend), ("--durability", options.durability)):
-            if value:
-                raise ConfigurationError(f"{name} needs a ledger: leave out {without}")
+    if options.ledger is not None and options.to is not None:
+        raise ConfigurationError(
+            "--to sends to your own address, which no ledger has to remember: leave out --ledger"
+        )
+    for name, value in (("--resend", options.resend), ("--durability", options.durability)):
+        if value and without:
+            raise ConfigurationError(f"{name} needs a ledger: leave out {without[0]}")
+    if options.to is not None:
+        try:
+            Order(contact_email=options.to, products=[Product(product_name="any")])
+        except InvalidOrderError as error:
+            raise ConfigurationError(f"--to: {error}") from None
 
 
 async def _send(
@@ -142,6 +169,8 @@ class _SendRun(Run):
         self._report = report
         self._report_fault: str | None = None
         self._sandbox = sandbox
+        # No customer gets an e-mail.
+        self._is_trial = sandbox is not None or options.to is not None
         self._words = command_line(click.get_current_context())
         # Skipped because the ledger says that they are being sent, by their keys.
         self._in_flight: Counter[str | None] = Counter()
@@ -152,7 +181,7 @@ class _SendRun(Run):
             title=f"Sending to {host}",
             destination=host,
             labels=SEND_LABELS,
-            progress=options.progress,
+            options=options,
         )
 
     async def execute(self) -> int:
@@ -166,7 +195,7 @@ class _SendRun(Run):
         except (BrokenPipeError, LedgerError):
             raise
         except Exception as error:
-            if self._sandbox is not None or not self.source.read_count:
+            if self._is_trial or not self.source.read_count:
                 raise
             raise UnexpectedError(self._recovery_advice()) from error
 
@@ -229,8 +258,12 @@ class _SendRun(Run):
     def note(self) -> str:
         return self._pacing.text
 
-    def summary(self) -> Iterator[Text | str]:
+    def summary(self) -> Iterator[Text | Table | str]:
         yield from super().summary()
+        if self._options.to is not None:
+            yield ""
+            yield f"Orders went to {self._options.to}, in place of the customers', and the ledger"
+            yield "knows nothing of it. If the e-mails are right, leave out --to and --limit."
         if self._sandbox is not None:
             yield ""
             yield f"The sandbox processed {self._sandbox.processed:,}, and nobody gets an e-mail."
@@ -239,7 +272,7 @@ class _SendRun(Run):
 
     def advise(self) -> Iterator[str]:
         steps: list[str] = []
-        if self.source.read_count and self._sandbox is None:
+        if self.source.read_count and not self._is_trial:
             steps += advise(
                 self.tally,
                 self._options,

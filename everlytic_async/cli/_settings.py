@@ -6,7 +6,7 @@ Never from the argument list, which every user of the machine can read. The rule
   address never gets the hashes of another place.
 - A table comes from the file that ``--config`` names, and then from no other. Without it, from the
   user's own file, else from ``./everlytic.toml``, which may have come with somebody's export:
-  `announce` says what is taken from it.
+  `Settings.announce` says what is taken from it.
 
 What an account holds is checked by the client; what ``[mapping]``, ``[nats]`` and ``[queue]`` hold,
 by those who read them.
@@ -28,36 +28,30 @@ from urllib.parse import urlsplit
 import attrs
 import click
 
-from everlytic_async.cli._exit import say
+from everlytic_async.cli._exit import note
 from everlytic_async.errors import ConfigurationError
 
 __all__ = [
     "DEFAULT_STORE",
     "NO_FILE",
     "QUEUE_TABLES",
+    "READING_TABLES",
     "Account",
-    "announce",
-    "configured_stores",
-    "find_account",
-    "find_table",
-    "load_account",
-    "load_ledger",
-    "load_stores",
-    "reject_unknown",
-    "resolve_store",
+    "Settings",
+    "Table",
 ]
 
 #: ``--config none``: read no settings file.
 NO_FILE = "none"
-_FILE = "everlytic.toml"
-_TABLE, _MAPPING, _WORKER, _STORES = "everlytic", "mapping", "worker", "stores"
-_LEDGER = "ledger"
-#: The tables that a settings file may have.
-_TABLES = (_TABLE, _MAPPING, "nats", "queue", _WORKER)
-#: Those about a queue.
-QUEUE_TABLES = ("nats", "queue", _WORKER)
+#: The tables about a queue.
+QUEUE_TABLES = ("nats", "queue", "worker")
+#: Those about how an input is read.
+READING_TABLES = ("mapping", "where", "input")
 #: What the only store is called in the queue, where nobody gives it a name.
 DEFAULT_STORE = "default"
+_FILE = "everlytic.toml"
+_TABLES = ("everlytic", *READING_TABLES, *QUEUE_TABLES)
+_ACCOUNT = ("base_url", "store_hash", "customer_hash")
 _ENVIRONMENT = "the environment"
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _ROOT = 0
@@ -98,133 +92,200 @@ class Account:
             if self.origin == _ENVIRONMENT:
                 raise
             message = str(error)
-            for name in _SETTINGS:
+            for name in _ACCOUNT:
                 message = message.replace(f"{name} ({_variable(name)})", f"{name} in {self.origin}")
             raise ConfigurationError(message) from None
 
 
-_SETTINGS = ("base_url", "store_hash", "customer_hash")
+@attrs.frozen
+class Table:
+    """A table as it stands in a settings file.
+
+    Attributes:
+        name: Its name, with dots.
+        values: What it holds; nothing where no file has it.
+        path: Its file; None where no file has it.
+    """
+
+    name: str
+    values: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        return f"[{self.name}] of {self.path}"
+
+    def check_names(self, known: Collection[str]) -> None:
+        """Refuse a key that is not a setting."""
+        if unknown := sorted(self.values.keys() - set(known)):
+            raise ConfigurationError(
+                f"{self} has what is not a setting: {', '.join(unknown)}. "
+                f"The settings are {', '.join(known)}"
+            )
+
+    def texts(self, *known: str) -> dict[str, str]:
+        """Its settings, all of them texts: one of these each.
+
+        Raises:
+            ConfigurationError: for another setting, or one that is not a text.
+        """
+        self.check_names(known)
+        if odd := [name for name, value in self.values.items() if not isinstance(value, str)]:
+            raise ConfigurationError(f"{', '.join(odd)} must be text, in quotes, in {self}")
+        return dict(self.values)
+
+    def account(self, *others: str) -> Account:
+        """The account that it holds, beside other settings."""
+        values = self.texts(*_ACCOUNT, *others)
+        if missing := _missing(values):
+            raise ConfigurationError(
+                f"no {', no '.join(missing)} in {self}{_blank()}. The address and both hashes must "
+                "come from one place together: complete the table, or set all three in the "
+                "environment"
+            )
+        return Account(**{name: values[name] for name in _ACCOUNT}, origin=str(self.path))
 
 
-def load_account(config: str | None) -> Account:
-    """Load the account: from the environment if it is complete there, else from one table.
+class Settings:
+    """What the settings files hold, read once.
 
     Args:
         config: What ``--config`` says: a file, `NO_FILE`, or None for the files in their places.
     """
-    account = find_account(config)
-    if account is None:
-        places = " or ".join(map(str, _places())) if config in (None, NO_FILE) else config
-        raise ConfigurationError(
-            f"no {', no '.join(_missing(_environment()))}{_blank()}. "
-            f"Set all three in the environment:\n  {', '.join(map(_variable, _SETTINGS))}\n"
-            f"or in the table [{_TABLE}] of {places}:\n"
-            f"  {', '.join(_SETTINGS)}\n"
-            "The hashes are on the store's page in Everlytic. To try without an account: "
-            "send --sandbox FILE"
-        )
-    return account
 
+    def __init__(self, config: str | None) -> None:
+        paths = _places() if config is None else () if config == NO_FILE else (Path(config),)
+        self._config = config
+        self._files = {path: _read(path) for path in paths if config is not None or path.is_file()}
 
-def find_account(config: str | None) -> Account | None:
-    """As `load_account`, but None where there is none in the environment or a file."""
-    environment = _environment()
-    table, path = find_table(config, _TABLE)
-    where = f"[{_TABLE}] of {path}"
-    reject_unknown(table, (*_SETTINGS, _LEDGER), where)
-    in_file = bool(table.keys() & set(_SETTINGS))
-    if not _missing(environment):
-        if in_file and config is not None:
-            say(f"Note: the account is that of the environment, which is complete: not {where}.")
-        return Account(**environment)
-    if not in_file:
-        return None
-    account = _account(table, where, origin=str(path))
-    if unused := [_variable(name) for name in _SETTINGS if environment[name] is not None]:
-        say(
-            f"Note: {', '.join(unused)} in the environment {'is' if len(unused) == 1 else 'are'} "
-            f"not used: only all three together are. The account is that of {path}."
-        )
-    return account
+    def table(self, name: str) -> Table:
+        """A table of the first file that has it; else an empty one."""
+        for path, tables in self._files.items():
+            if name in tables:
+                return Table(name, tables[name], path)
+        return Table(name)
 
+    def names(self) -> list[str]:
+        """The tables that the files have."""
+        return [name for name in _TABLES if self.table(name).path is not None]
 
-def announce(config: str | None, *tables: str) -> None:
-    """Say what is taken from ``./everlytic.toml``, where nobody named it.
+    def announce(self, *names: str) -> None:
+        """Say which of these tables are taken from ``./everlytic.toml``, where nobody named it.
 
-    Args:
-        config: As of `load_account`.
-        tables: The tables that the command reads. ``everlytic`` does not count where a complete
-            environment wins, unless it names the ledger.
-    """
-    here = _places()[1]
-    taken = []
-    for name in tables:
-        table, path = find_table(config, name)
-        if path != here or config is not None:
-            continue
-        if name != _TABLE or _missing(_environment()) or _LEDGER in table:
-            taken.append(f"[{name}]")
-    if taken:
-        say(
-            f"Settings: {', '.join(taken)} from ./{here} in this directory "
-            f"(--config {NO_FILE} ignores it)"
-        )
-
-
-def load_ledger(config: str | None) -> Path | None:
-    """The ledger that the settings name; a relative path counts from their file."""
-    table, path = find_table(config, _TABLE)
-    name = table.get(_LEDGER)
-    if path is None or name is None:
-        return None
-    if not isinstance(name, str) or not name.strip():
-        raise ConfigurationError(
-            f"{_LEDGER} in [{_TABLE}] of {path} must be the path of a file, in quotes"
-        )
-    return Path(os.path.abspath(path)).parent / Path(name).expanduser()  # noqa: PTH100 - as named
-
-
-def load_stores(config: str | None, names: Sequence[str]) -> dict[str, Account]:
-    """Load the accounts of several stores, by the names that the queue has for them.
-
-    Each has a table ``[worker.stores.NAME]``; the environment has one account and does not say
-    whose. Where there is no such table, there is one store, with the account of `load_account`.
-
-    Args:
-        config: As of `load_account`.
-        names: The stores; none for all that the file has.
-    """
-    tables, path = _stores(config)
-    if not tables:
-        if len(names) > 1:
-            raise ConfigurationError(
-                "several stores have their hashes in tables of a settings file: "
-                f"{', '.join(map(_store_table, names))}"
+        ``everlytic`` does not count where a complete environment wins, unless it names the ledger.
+        """
+        taken = [self.table(name) for name in names if self._config is None]
+        lines = [
+            f"[{table.name}]"
+            for table in taken
+            if table.path == Path(_FILE)
+            and (table.name != "everlytic" or _missing(_environment()) or "ledger" in table.values)
+        ]
+        if lines:
+            note(
+                f"Settings: {', '.join(lines)} from ./{_FILE} in this directory "
+                f"(--config {NO_FILE} ignores it)"
             )
-        return {name: load_account(config) for name in names or (DEFAULT_STORE,)}
-    if missing := [_store_table(name) for name in names if name not in tables]:
-        raise ConfigurationError(
-            f"{path} has no table {', no table '.join(missing)}; it has {', '.join(tables)}"
-        )
-    return {
-        name: _account(tables[name], f"{_store_table(name)} of {path}", origin=str(path))
-        for name in names or tables
-    }
 
+    def account(self) -> Account:
+        """The account: of the environment if it is complete there, else of one table."""
+        account = self.find_account()
+        if account is None:
+            is_implicit = self._config in (None, NO_FILE)
+            places = " or ".join(map(str, _places())) if is_implicit else self._config
+            raise ConfigurationError(
+                f"no {', no '.join(_missing(_environment()))}{_blank()}. "
+                f"Set all three in the environment:\n  {', '.join(map(_variable, _ACCOUNT))}\n"
+                f"or in the table [everlytic] of {places}:\n"
+                f"  {', '.join(_ACCOUNT)}\n"
+                "The hashes are on the store's page in Everlytic. To try without an account: "
+                "send --sandbox FILE"
+            )
+        return account
 
-def configured_stores(config: str | None) -> tuple[str, ...]:
-    """The names of the stores that the file has tables for: none where there is but one store."""
-    return tuple(_stores(config)[0])
+    def find_account(self) -> Account | None:
+        """As `account`, but None where there is none in the environment or a file."""
+        environment, table = _environment(), self.table("everlytic")
+        table.check_names((*_ACCOUNT, "ledger"))
+        in_file = bool(table.values.keys() & set(_ACCOUNT))
+        if not _missing(environment):
+            if in_file and self._config is not None:
+                note(
+                    f"Note: the account is that of the environment, which is complete: not {table}."
+                )
+            return Account(**environment)
+        if not in_file:
+            return None
+        account = table.account("ledger")
+        if unused := [_variable(name) for name in environment]:
+            note(
+                f"Note: {', '.join(unused)} in the environment "
+                f"{'is' if len(unused) == 1 else 'are'} not used: only all three together are. "
+                f"The account is that of {table.path}."
+            )
+        return account
 
+    @property
+    def ledger(self) -> Path | None:
+        """The ledger that the settings name; a relative path counts from their file."""
+        table = self.table("everlytic")
+        name = table.values.get("ledger")
+        if table.path is None or name is None:
+            return None
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigurationError(f"ledger in {table} must be the path of a file, in quotes")
+        directory = Path(os.path.abspath(table.path)).parent  # noqa: PTH100 - as named
+        return directory / Path(name).expanduser()
 
-def resolve_store(config: str | None, name: str | None) -> str:
-    """The store that is named, else the only one that there is."""
-    stores = (name,) if name is not None else configured_stores(config) or (DEFAULT_STORE,)
-    if len(stores) > 1:
-        raise ConfigurationError(
-            f"there are several stores: name one of {', '.join(stores)} by --store"
-        )
-    return stores[0]
+    def stores(self) -> dict[str, Table]:
+        """The tables ``[worker.stores.NAME]``, by name: none where there is but one store."""
+        table = self.table("worker")
+        stores = table.values.get("stores", {})
+        others = sorted(table.values.keys() - {"stores"})
+        if others or not isinstance(stores, dict):
+            raise ConfigurationError(
+                f"{table} holds tables [worker.stores.NAME] and nothing else"
+                + (f": not {', '.join(others)}" if others else "")
+            )
+        found = {}
+        for name, values in stores.items():
+            found[name] = store = Table(f"worker.stores.{name}", values, table.path)
+            if not isinstance(values, dict):
+                raise ConfigurationError(f"{store} is not a table")
+            store.check_names(_ACCOUNT)
+        return found
+
+    def store_accounts(self, names: Sequence[str]) -> dict[str, Account]:
+        """The accounts of several stores, by the names that the queue has for them.
+
+        Each has a table ``[worker.stores.NAME]``; the environment has one account and does not say
+        whose. Where there is no such table, there is one store, with the account of `account`.
+
+        Args:
+            names: The stores; none for all that the file has.
+        """
+        stores = self.stores()
+        if not stores:
+            if len(names) > 1:
+                raise ConfigurationError(
+                    "several stores have their hashes in tables of a settings file: "
+                    f"{', '.join(f'[worker.stores.{name}]' for name in names)}"
+                )
+            return {name: self.account() for name in names or (DEFAULT_STORE,)}
+        if missing := [f"[worker.stores.{name}]" for name in names if name not in stores]:
+            raise ConfigurationError(
+                f"{self.table('worker').path} has no table {', no table '.join(missing)}; "
+                f"it has {', '.join(stores)}"
+            )
+        return {name: stores[name].account() for name in names or stores}
+
+    def only_store(self, name: str | None) -> str:
+        """The store that is named, else the only one that there is."""
+        stores = (name,) if name is not None else tuple(self.stores()) or (DEFAULT_STORE,)
+        if len(stores) > 1:
+            raise ConfigurationError(
+                f"there are several stores: name one of {', '.join(stores)} by --store"
+            )
+        return stores[0]
 
 
 # --------------------------------------------------------------------------------- environment
@@ -234,18 +295,17 @@ def _variable(name: str) -> str:
     return f"EVERLYTIC_{name.upper()}"
 
 
-def _environment() -> dict[str, Any]:
-    return {name: os.environ.get(_variable(name)) for name in _SETTINGS}
+def _environment() -> dict[str, str]:
+    names = {name: _variable(name) for name in _ACCOUNT}
+    return {name: os.environ[each] for name, each in names.items() if each in os.environ}
 
 
-def _missing(values: Mapping[str, Any]) -> list[str]:
-    return [name for name in _SETTINGS if not (values.get(name) or "").strip()]
+def _missing(values: Mapping[str, str]) -> list[str]:
+    return [name for name in _ACCOUNT if not values.get(name, "").strip()]
 
 
 def _blank() -> str:
-    blank = [
-        name for name, value in _environment().items() if value is not None and not value.strip()
-    ]
+    blank = [name for name, value in _environment().items() if not value.strip()]
     return f" ({', '.join(blank)}: set in the environment, but blank)" if blank else ""
 
 
@@ -255,18 +315,6 @@ def _blank() -> str:
 def _places() -> tuple[Path, Path]:
     """The user's own file; and the one in the working directory, which counts after it."""
     return Path(click.get_app_dir("everlytic-async")) / _FILE, Path(_FILE)
-
-
-def find_table(config: str | None, name: str) -> tuple[dict[str, Any], Path | None]:
-    """A table as it stands in the first file that has it, and that file; else an empty one."""
-    if config == NO_FILE:
-        return {}, None
-    paths = [path for path in _places() if path.is_file()] if config is None else [Path(config)]
-    for path in paths:
-        tables = _read(path)
-        if name in tables:
-            return tables[name], path
-    return {}, None
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -296,7 +344,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     tables = {name: document[name] for name in _TABLES if name in document}
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise ConfigurationError(
-            f"{path} has no table [{_TABLE}] to hold the settings, and no table [{_MAPPING}]"
+            f"{path} has no table [everlytic] to hold the settings, and no table [mapping]"
         )
     if len(tables) < len(document):
         others = ", ".join(sorted(document.keys() - tables.keys()))
@@ -363,48 +411,3 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
             f"({stat.filemode(found.st_mode)}), who could send your orders and hashes anywhere: "
             f"chmod 600 {path}"
         )
-
-
-def _store_table(name: str) -> str:
-    return f"[{_WORKER}.{_STORES}.{name}]"
-
-
-def _stores(config: str | None) -> tuple[dict[str, dict[str, Any]], Path | None]:
-    """The tables of the stores, by their names, and their file."""
-    table, path = find_table(config, _WORKER)
-    stores = table.get(_STORES, {})
-    others = sorted(table.keys() - {_STORES})
-    if others or not isinstance(stores, dict):
-        raise ConfigurationError(
-            f"[{_WORKER}] of {path} holds tables {_store_table('NAME')} and nothing else"
-            + (f": not {', '.join(others)}" if others else "")
-        )
-    for name, store in stores.items():
-        where = f"{_store_table(name)} of {path}"
-        if not isinstance(store, dict):
-            raise ConfigurationError(f"{where} is not a table")
-        reject_unknown(store, _SETTINGS, where)
-    return stores, path
-
-
-def reject_unknown(table: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Refuse a key that is not a setting."""
-    if unknown := sorted(table.keys() - set(known)):
-        raise ConfigurationError(
-            f"{where} has what is not a setting: {', '.join(unknown)}. "
-            f"The settings are {', '.join(known)}"
-        )
-
-
-def _account(table: Mapping[str, Any], where: str, *, origin: str) -> Account:
-    """The account of a table."""
-    values = {name: table.get(name) for name in _SETTINGS}
-    odd = [name for name, value in values.items() if not isinstance(value, str | None)]
-    if odd:
-        raise ConfigurationError(f"{', '.join(odd)} must be text, in quotes, in {where}")
-    if missing := _missing(values):
-        raise ConfigurationError(
-            f"no {', no '.join(missing)} in {where}{_blank()}. The address and both hashes must "
-            "come from one place together: complete the table, or set all three in the environment"
-        )
-    return Account(**values, origin=origin)  # type: ignore[arg-type] # they are text

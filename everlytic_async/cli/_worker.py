@@ -14,11 +14,11 @@ from rich.text import Text
 
 from everlytic_async.cli._client import make_client
 from everlytic_async.cli._exit import Exit, redirect_to_devnull, say
-from everlytic_async.cli._nats import load_nats, load_queue, nats_arguments
+from everlytic_async.cli._nats import Nats, load_nats, load_queue, nats_arguments
 from everlytic_async.cli._queue_commands import WorkerOptions
 from everlytic_async.cli._run import Signals
 from everlytic_async.cli._screen import LABELS, count_orders, make_console, print_lines
-from everlytic_async.cli._settings import QUEUE_TABLES, announce, load_stores
+from everlytic_async.cli._settings import QUEUE_TABLES, Settings
 from everlytic_async.client import EverlyticClient
 from everlytic_async.errors import (
     AuthenticationError,
@@ -50,17 +50,19 @@ _STORE: ContextVar[str] = ContextVar("store", default="-")
 
 def work(options: WorkerOptions) -> int:
     """Serve the stores until SIGTERM or Ctrl-C, and return the exit code."""
-    announce(options.config, "everlytic", *QUEUE_TABLES)
+    settings = Settings(options.config)
+    settings.announce("everlytic", *QUEUE_TABLES)
     if options.health is not None:
         parse_address(options.health)
     if options.durability is not None and options.ledger is None:
         raise ConfigurationError("--durability is for a ledger in a file: name it with --ledger")
-    accounts = load_stores(options.config, options.stores)
+    accounts = settings.store_accounts(options.stores)
     stores = {
-        name: (make_client(options, account), load_queue(options.config, name))
+        name: (make_client(options, account), load_queue(settings, name))
         for name, account in accounts.items()
     }
-    run = _Run(options, stores, {name: account.host for name, account in accounts.items()})
+    hosts = {name: account.host for name, account in accounts.items()}
+    run = _Run(options, load_nats(options, settings), stores, hosts)
     try:
         with _log_to_stderr(options.log_level):
             return asyncio.run(run.run())
@@ -113,24 +115,25 @@ class _Run:
     def __init__(
         self,
         options: WorkerOptions,
+        nats: Nats,
         stores: Mapping[str, tuple[EverlyticClient, QueueSettings]],
         hosts: Mapping[str, str],
     ) -> None:
         self._options = options
+        self._nats = nats
         self._stores = stores
         self._hosts = hosts
         self._workers: dict[str, Worker] = {}
         self._signals = Signals(self._drain, self._exit_now)
         self._task: asyncio.Task[object] | None = None
         self._started = False
-        self._failed = self._is_embedded = False
+        self._failed = False
         self.forced_by: int | None = None
 
     async def run(self) -> int:
         """Serve until stopped; return the exit code."""
         self._task = asyncio.current_task()
         options = self._options
-        nats = load_nats(options)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._signals.install())
             ledger = None
@@ -138,7 +141,9 @@ class _Run:
                 durability = Durability(options.durability or Durability.PROCESS)
                 ledger = SqliteLedger(options.ledger, durability=durability)
                 await stack.enter_async_context(ledger)
-            where = await stack.enter_async_context(nats_arguments(nats, timeout_s=_TIMEOUT_S))
+            where = await stack.enter_async_context(
+                nats_arguments(self._nats, timeout_s=_TIMEOUT_S)
+            )
             for name, (client, settings) in self._stores.items():
                 _STORE.set(name)  # for the log of the connection
                 queue = await stack.enter_async_context(OrderQueue(settings=settings, **where))
@@ -151,7 +156,6 @@ class _Run:
                 health = await stack.enter_async_context(self._health(options.health))
                 _LOGGER.info("health is served at %s", health.url)
             self._started = True
-            self._is_embedded = nats.embedded is not None
             await self._work()
         print_lines(make_console(), self._summary())
         return Exit.FAILED if self._failed else Exit.OK
@@ -160,7 +164,7 @@ class _Run:
         try:
             async with asyncio.TaskGroup() as group:
                 others = [group.create_task(self._report())]
-                if self._is_embedded:
+                if self._nats.embedded is not None:
                     others.append(group.create_task(self._stop_when_server_ended()))
                 if self._options.exit_when_empty:
                     others.append(group.create_task(self._stop_when_empty()))

@@ -22,7 +22,7 @@ from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._input import open_input
 from everlytic_async.cli._plan import InputCount, count_input, plan_lines
 from everlytic_async.cli._screen import format_duration
-from everlytic_async.cli._settings import Account
+from everlytic_async.cli._settings import Account, Settings
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
@@ -262,7 +262,7 @@ def test_a_plan_says_what_will_happen(
         counted.tally.counts[Outcome.INVALID] = count.get("invalid", 0)
     account = Account("https://shop.example", "store", "customer")
     plan = SendOptions(file=str(orders_file(order(1))), **options)
-    with open_input(plan) as source:
+    with open_input(plan, Settings(None)) as source:
         assert expected in "\n".join(plan_lines(plan, account, None, source, counted))
 
 
@@ -275,7 +275,7 @@ def test_what_is_left_out_is_counted_to_the_end(
     maps = ("checkout_url=", "date=checkout_url")
     options = SendOptions(file=str(path), maps=maps, since="2026-03-02", limit=limit)
     client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
-    with open_input(options) as source:
+    with open_input(options, Settings(None)) as source:
         count = asyncio.run(count_input(options, client, None, source))
     assert count is not None
     assert (count.to_send, count.filtered) == (min(limit or 2, 2), left_out)

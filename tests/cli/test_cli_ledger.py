@@ -33,6 +33,7 @@ from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._forecast import choose_ledger
 from everlytic_async.cli._input import open_input
 from everlytic_async.cli._plan import count_input
+from everlytic_async.cli._settings import Settings
 from everlytic_async.ledger import Entry, LedgerFile, State, storage_key
 from everlytic_async.ledger._sqlite import Record, SqliteWriter
 from everlytic_async.outcomes import Outcome
@@ -224,8 +225,9 @@ def test_a_plan_counts_what_the_ledger_knows(
     assert cli("send", *options, "--limit", "4", path).code == 1
     client = EverlyticClient(endpoint.base_url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH)
     again = SendOptions(file=str(path), ledger="l", resend=tuple(map(str, resend)))
-    with open_input(again) as source:
-        count = asyncio.run(count_input(again, client, choose_ledger(again), source))
+    settings = Settings(None)
+    with open_input(again, settings) as source:
+        count = asyncio.run(count_input(again, client, choose_ledger(again, settings), source))
     assert count is not None
     known = {str(state): number for state, number in known.items()}
     assert (count.to_send, count.tally.skipped) == (sent, known)
@@ -609,6 +611,41 @@ def test_an_export_may_be_csv_of_some_states_into_a_file(cli: Cli, ledger: Path)
     assert {row["state"] for row in rows} == {"unknown", "not_sent"}
     reasons = {row["key"]: row["reason"] for row in rows}
     assert reasons["2002@32"] == 'it said "no", and\nthat was it'
+
+
+@pytest.mark.parametrize("is_piped", [True, False])
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_an_export_is_joined_with_the_input_that_was_sent(
+    cli: Cli, ledger: Path, is_piped: bool, kind: str
+) -> None:
+    """With columns of one's own, and whether the workflow was an option of the run or not."""
+    path = Path("shop.csv")
+    path.write_text(
+        "Nr,Mail,Item,Flow\n2001,ann@example.com,Mop,\n2003,,,\n"
+        "2002,bea@example.com,Mop,32\n9,zoe@example.com,Mop,\n2001,late@example.com,Mop,\n"
+    )
+    maps = {"order_id": "Nr", "contact_email": "Mail", "product_name": "Item"}
+    words = [word for name, column in maps.items() for word in ("--map", f"{name}={column}")]
+    words += ["--map", "workflow_id=Flow", "--with", "-" if is_piped else str(path)]
+    options = ("--state", "unknown", "--format", kind, *words)
+    run = cli("ledger", "export", *options, ledger, stdin=path)
+    if kind == "csv":
+        rows = {row["key"]: row for row in csv.DictReader(run.out.splitlines())}
+    else:
+        rows = {row["key"]: row for row in map(json.loads, run.out.splitlines())}
+    unknown = [key for key, state in states(ledger).items() if state == "unknown"]
+    assert sorted(rows) == sorted(unknown)
+    nobody = "" if kind == "csv" else None
+    found = {key: (row["contact_email"], row["order_id"], row["line"]) for key, row in rows.items()}
+    line = str if kind == "csv" else int
+    expected = dict.fromkeys(rows, (nobody, nobody, nobody))
+    expected["2001"] = ("ann@example.com", "2001", line(2))  # the first: that one was sent
+    expected["2002@32"] = ("bea@example.com", "2002", line(4))
+    assert found == expected
+    name = "standard input" if is_piped else str(path)
+    missing = len(unknown) - 2
+    orders = "1 order" if missing == 1 else f"{missing} orders"
+    assert run.err == f"Warning: {orders} of {len(unknown)} not found in {name}\n"
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> str:
     return run.page()
 
 
-def values(numbers: Any) -> list[float]:
+def values(numbers: Any) -> list[Any]:
     """The numbers of a trace, which plotly may pack."""
     if isinstance(numbers, list):
         return numbers
@@ -273,6 +273,9 @@ def test_each_outcome_has_a_row_and_a_scale_of_its_own(busy: str) -> None:
     expected = [f"{name}, orders per second" for name in names]
     assert titles == [*expected, "time to an answer, seconds"]
     assert len(page.layout["shapes"]) >= 3  # the cool-downs
+    pace = values(page.traces[-1]["y"])
+    first = pace.index(90.0)
+    assert pace == [None] * first + [90.0] * (len(pace) - first)  # it holds until the next one
     assert page.layout["xaxis"]["title"]["text"] == "time of day (UTC+02:00)"
 
 

@@ -6,15 +6,18 @@ import asyncio
 import json
 import math
 import re
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
-from command_line import SEND, Cli, Program, completed, order, serve, to_lines
+from command_line import SEND, Cli, Completed, Program, completed, order, serve, to_lines
 from command_terminal import Terminal
 
 import everlytic_async
@@ -24,6 +27,7 @@ from everlytic_async.cli._input import open_input
 from everlytic_async.cli._options import InputOptions, WorkflowOptions
 from everlytic_async.cli._progress import Bar, PacingStatus
 from everlytic_async.cli._screen import LABELS
+from everlytic_async.cli._settings import Settings
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.events import CoolDown, OutageEnded, RateChanged
@@ -69,7 +73,7 @@ def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
     path = orders_file(*map(order, range(12)))
     clock = FakeClock()
     tally = Tally()
-    with open_input(InputOptions(file=str(path))) as source:
+    with open_input(InputOptions(file=str(path)), Settings(None)) as source:
         # So few are all read at once.
         assert len(list(source.orders())) == 12  # type: ignore[arg-type]
         bar = Bar("Sending", tally, LABELS, enabled=True, expected=source.expected, clock=clock)
@@ -88,6 +92,43 @@ def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
         (str(sent), "4", str(sent // 4), f"0:00:0{math.ceil((12 - sent) / 4)}")
         for sent in range(3, 13)
     }
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 160])
+def test_nothing_is_cut_off_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich it is a terminal
+    monkeypatch.setenv("COLUMNS", str(columns))
+    clock = FakeClock()
+    tally = Tally()
+    bar = Bar(
+        "Sending to shop-a.everlytic.net",
+        tally,
+        LABELS,
+        enabled=True,
+        expected=lambda: 250_000.0,
+        note=lambda: "waits 12 s: the endpoint answered 429",
+        clock=clock,
+    )
+    bar.start()
+    for _ in range(100):
+        clock.now += 0.25
+        tally.counts.update(dict.fromkeys(Outcome, 8) | {Outcome.SENT: 1205})
+        bar.draw()
+    bar.stop()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    frame = plain[-2000:]  # the last ones
+    for words in (
+        "Sending to shop-a.everlytic.net",
+        "━" * 10,
+        "120,500 sent",
+        *(f"800 {label}" for label in LABELS.values() if label != "sent"),
+        "/s 0:00:24 left 0:00:2",
+        "waits 12 s: the endpoint answered 429",
+    ):
+        assert re.search(words.replace(" ", r"\s+"), frame), words
+    assert "…" not in plain
 
 
 @pytest.mark.slow
@@ -135,6 +176,118 @@ async def test_the_sandbox_counts_on_a_terminal(program: Program) -> None:
         assert (await completed(process)).code == 0
 
 
+# -------------------------------------------------------------------------------- what completes
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("doc", ["doctor"]),
+        ("send --del", ["--delivery"]),
+        ("send --delivery at-l", ["at-least-once"]),
+        ("check --format shopify-", ["shopify-graphql", "shopify-csv"]),
+        ("check --include v", ["voided"]),
+        ("ledger re", ["resolve"]),
+        ("queue s", ["status"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(
+    cli: Cli, line: str, expected: list[str]
+) -> None:
+    """As `docs/how-to/command.md` sets it up."""
+    words = ["everlytic-async", *line.split()]
+    script = f"""
+        export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"
+        eval "$(_EVERLYTIC_ASYNC_COMPLETE=bash_source everlytic-async)"
+        COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}
+        _everlytic_async_completion everlytic-async
+        printf '%s\n' "${{COMPREPLY[@]}}"
+        complete -p everlytic-async
+    """
+    assert cli
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    *replies, registered = done.stdout.splitlines()
+    assert replies == expected
+    assert registered.endswith("_everlytic_async_completion everlytic-async")
+
+
+# ------------------------------------------------------------------------------ --json and --quiet
+
+COUNTS = {"sent": 0, "invalid": 0, "rejected": 0, "not_sent": 0, "unknown": 0, "skipped": 0}
+
+
+@pytest.mark.parametrize(
+    ("command", "orders", "expected"),
+    [
+        (
+            ("send", "--no-ledger"),
+            [order("s1"), order("r2"), order("u3"), "{}"],
+            {**COUNTS, "sent": 1, "rejected": 1, "unknown": 1, "invalid": 1, "exit_code": 3},
+        ),
+        (("send", "--sandbox"), [order(1)], {**COUNTS, "sent": 1, "exit_code": 0}),
+        (
+            ("send", "--no-ledger", "--dry-run"),
+            [order(1), "{}"],
+            {"valid": 1, "invalid": 1, "skipped": 0, "exit_code": 1},
+        ),
+        (("check", "--no-ledger"), [], {"valid": 0, "invalid": 0, "skipped": 0, "exit_code": 0}),
+        (
+            ("check", "--no-ledger"),
+            [order(1), "{}", order(3)],
+            {"valid": 2, "invalid": 1, "skipped": 0, "exit_code": 1},
+        ),
+    ],
+)
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)], ids=" ".join)
+@pytest.mark.usefixtures("endpoint")
+def test_a_script_gets_the_counts_as_one_json_object(
+    cli: Cli,
+    orders_file: Write,
+    command: tuple[str, ...],
+    orders: list[Any],
+    expected: dict[str, int],
+    quiet: tuple[str, ...],
+) -> None:
+    path = orders_file(*orders)
+    run = cli(*command, "--json", *quiet, path)
+    found = json.loads(run.out)
+    assert run.out.count("\n") == 1
+    others = {"input", "orders", "left_out", "possible_duplicates", "reasons", "warnings"}
+    others |= {"errors", "elapsed_s"} | ({"repeated"} if "valid" in expected else set())
+    assert found.keys() == expected.keys() | others
+    assert {name: found[name] for name in expected} == expected
+    assert run.code == expected["exit_code"]
+    assert (found["input"], found["orders"], found["errors"]) == (str(path), len(orders), [])
+    if "{}" in orders:
+        (invalid,) = [each for each in found["reasons"] if each["outcome"] == "invalid"][:1]
+        assert invalid["lines"] == [orders.index("{}") + 1]
+        assert invalid["orders"] == 1
+    # The summary is for people.
+    assert (f" from {path} " in run.err) == (not quiet)
+    assert not quiet or run.err == ""
+
+
+def test_a_script_gets_the_error_that_ended_the_run(cli: Cli, orders_file: Write) -> None:
+    cli.use("http://127.0.0.1:9")
+    run = cli(*SEND, "--json", "--retries", "0", orders_file(*map(order, range(9))))
+    found = json.loads(run.out)
+    assert (run.code, found["exit_code"], found["sent"]) == (1, 1, 0)
+    assert "127.0.0.1:9 could not be reached" in found["errors"][0]
+
+
+def test_quiet_leaves_warnings_and_errors(cli: Cli, shop: Sandbox, orders_file: Write) -> None:
+    path = orders_file(order(1))
+    (cli.directory / "everlytic.toml").write_text('[mapping]\norder_id = "order_id"\n')
+    assert cli("send", "-q", "--ledger", "l", path) == Completed(0, "", "")
+    assert cli("check", "-q", "--ledger", "l", path) == Completed(0, "", "")
+    run = cli("check", "-q", "--no-ledger", "--map", "checkout_url=x", path)
+    assert run.err.startswith("Warning: the mapping for checkout_url matched nothing")
+    assert cli("check", "-q", "gone.jsonl").err.startswith("Error: gone.jsonl can't be read")
+    results = cli("send", "-q", "--no-ledger", "--results", "-", path)
+    assert (json.loads(results.out)["outcome"], results.err) == ("sent", "")
+    assert shop.processed == 2
+
+
 # -------------------------------------------------------------------------------- what a bar shows
 
 
@@ -143,7 +296,7 @@ def test_the_number_of_orders_is_estimated_from_what_was_read(tmp_path: Path, fo
     orders = [order(number) for number in range(4000)]
     path = tmp_path / "orders"
     path.write_text(to_lines(*orders) if format_ == "jsonl" else json.dumps(orders))
-    with open_input(InputOptions(file=str(path))) as source:
+    with open_input(InputOptions(file=str(path)), Settings(None)) as source:
         estimates = [source.expected() for _order in source.orders()]  # type: ignore[union-attr]
         assert estimates[0] is None
         assert estimates[1000:] == pytest.approx([4000] * 3000, rel=0.02)
@@ -153,13 +306,13 @@ def test_the_number_of_orders_is_estimated_from_what_was_read(tmp_path: Path, fo
 def test_the_estimate_of_some_orders_or_of_none(tmp_path: Path) -> None:
     path = tmp_path / "orders.jsonl"
     path.write_text(to_lines(*map(order, range(100))))
-    with open_input(WorkflowOptions(file=str(path), limit=10)) as source:
+    with open_input(WorkflowOptions(file=str(path), limit=10), Settings(None)) as source:
         orders = iter(source.orders())  # type: ignore[arg-type]
         assert source.expected() == 10
         next(orders)
         assert source.expected() == 10
     path.write_text("")
-    with open_input(InputOptions(file=str(path))) as source:
+    with open_input(InputOptions(file=str(path)), Settings(None)) as source:
         assert source.expected() is None
         assert list(source.orders()) == []  # type: ignore[arg-type]
         assert source.expected() == 0
@@ -167,7 +320,7 @@ def test_the_estimate_of_some_orders_or_of_none(tmp_path: Path) -> None:
 
 def test_a_stopped_input_hands_out_no_more_orders(orders_file: Write) -> None:
     path = orders_file(*map(order, range(5)))
-    with open_input(InputOptions(file=str(path))) as source:
+    with open_input(InputOptions(file=str(path)), Settings(None)) as source:
         orders = iter(source.orders())  # type: ignore[arg-type]
         next(orders)
         source.stop()
@@ -256,7 +409,16 @@ def test_help_lists_and_explains_every_option_with_examples(cli: Cli, name: str)
             assert variable in run.out
     if not name:
         shown = re.findall(r"^│ ([a-z]+) ", run.out, re.MULTILINE)
-        assert shown == ["send", "check", "ledger", "sandbox", "enqueue", "worker", "queue"]
+        assert shown == [
+            "send",
+            "check",
+            "ledger",
+            "doctor",
+            "sandbox",
+            "enqueue",
+            "worker",
+            "queue",
+        ]
 
 
 async def test_help_loads_nothing_that_it_does_not_need(program: Program) -> None:

@@ -382,6 +382,51 @@ def test_the_limit_bounds_what_is_read(
     assert "Nothing after" not in run.err
 
 
+@pytest.mark.parametrize(
+    ("options", "count"), [([], 3), (["--limit", "2"], 2), (["--sandbox"], 0), (["--dry-run"], 0)]
+)
+def test_a_trial_goes_to_ones_own_address_and_no_ledger_knows_of_it(
+    cli: Cli, shop: Sandbox, orders_file: Write, options: list[str], count: int
+) -> None:
+    path = orders_file(order(1, contact_unique_id="c1"), *map(order, range(2, 9)))
+    cli("send", "--ledger", "everlytic.ledger", "--limit", "1", path)
+    before = Path("everlytic.ledger").read_bytes()
+    run = cli("send", "--to", "me@example.com", "--workflow-id", "32", *options, path)
+    assert run.code == 0
+    assert received_ids(shop)[1:] == [str(n + 1) for n in range(count)]
+    for each in shop.received[1:]:
+        assert each["contact_email"] == "me@example.com"
+        assert "contact_unique_id" not in each
+        assert each["workflow_id"] == 32
+    assert "again" not in run.err
+    assert "Ledger" not in run.err
+    if "--dry-run" not in options:
+        assert "went to me@example.com, in place of the customers'" in run.out
+    assert Path("everlytic.ledger").read_bytes() == before
+    # The real run is not held up by it.
+    run = cli("send", "--ledger", "everlytic.ledger", path)
+    assert re.search("^  sent +7 ", run.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--to", "nobody"], "--to: contact_email"),
+        (["--to", "a@example.com, b@example.com"], "--to: contact_email"),
+        (["--to", "a@example.com", "--ledger", "l"], "leave out --ledger"),
+        (["--to", "a@example.com", "--resend", "unknown"], "leave out --to"),
+        (["--json", "--results", "-"], "both want the standard output"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_before_anything_is_sent(
+    cli: Cli, shop: Sandbox, orders_file: Write, options: list[str], error: str
+) -> None:
+    ledger = [] if "--to" in options else ["--no-ledger"]
+    run = cli("send", *options, *ledger, orders_file(order(1)))
+    assert (run.code, run.out, shop.requests) == (2, "", 0)
+    assert error in run.err
+
+
 def test_concurrency_and_rate_bound_what_is_in_flight_and_how_fast(
     cli: Cli, orders_file: Write
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import CUSTOMER_HASH, SEND, STORE_HASH, Cli, order
 
-from everlytic_async.cli._settings import load_account
+from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger._sqlite import SqliteWriter
 from everlytic_async.sandbox import Sandbox
@@ -69,9 +69,9 @@ def test_the_address_and_both_hashes_come_from_one_place(
         write(place, account(place))
     if expected is None:
         with pytest.raises(ConfigurationError):
-            load_account(config)
+            Settings(config).account()
         return
-    found = load_account(config)
+    found = Settings(config).account()
     assert [found.base_url, found.store_hash, found.customer_hash] == [
         f"{expected}-{key}" for key in SETTINGS
     ]
@@ -86,7 +86,7 @@ def test_what_a_table_lacks_does_not_come_from_elsewhere(
     cli.env(**{f"EVERLYTIC_{missing.upper()}": "from-the-environment"})
     write(place, account("file", missing))
     with pytest.raises(ConfigurationError, match=f"no {missing} in .* from one place together"):
-        load_account(NAMED if place == NAMED else None)
+        Settings(NAMED if place == NAMED else None).account()
 
 
 def test_a_file_in_the_directory_does_not_get_the_hashes_of_the_environment(
@@ -144,9 +144,9 @@ def test_a_file_that_others_can_write_is_refused(cli: Cli, place: str, mode: int
     config = place if place == NAMED else None
     if mode & 0o022:
         with pytest.raises(ConfigurationError, match=r"can be written by others .* chmod 600"):
-            load_account(config)
+            Settings(config).account()
     else:
-        assert load_account(config).base_url == "file-base_url"
+        assert Settings(config).account().base_url == "file-base_url"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_file_of_another_user_is_refused(cli: Cli) -> None:
     assert cli
     os.chown(write(LOCAL, account("file")), 12345, -1)
     with pytest.raises(ConfigurationError, match="belong to another user"):
-        load_account(None)
+        Settings(None).account()
 
 
 def test_a_complete_account_in_its_place_is_used(
@@ -299,3 +299,13 @@ def test_no_argument_takes_a_secret(cli: Cli, orders_file: Write, option: str) -
     run = cli(*SEND, option, "x", orders_file(order(1)))
     assert run.code == 2
     assert "No such option" in run.err
+
+
+def test_a_file_is_read_once(cli: Cli, sandbox: Sandbox, orders_file: Write) -> None:
+    """So that it may be a pipe, as in ``--config <(pass show everlytic)``."""
+    reading, writing = os.pipe()
+    os.write(writing, (toml(sandbox.base_url) + '[mapping]\norder_id = "order_id"\n').encode())
+    os.close(writing)
+    run = cli(*SEND, "--config", f"/dev/fd/{reading}", orders_file(order(1)))
+    os.close(reading)
+    assert (run.code, sandbox.processed) == (0, 1)

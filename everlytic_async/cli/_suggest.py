@@ -1,0 +1,64 @@
+"""``check --suggest``: proposes settings for a file whose columns nobody has mapped yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import attrs
+
+from everlytic_async.cli._commands import CheckOptions
+from everlytic_async.cli._exit import Exit, note
+from everlytic_async.cli._screen import json_line, make_console, print_lines
+from everlytic_async.errors import ConfigurationError, SourceError, printable
+from everlytic_async.sources import Suggestion, suggest_mapping
+
+__all__ = ["suggest"]
+
+_COLUMNS_SHOWN = 30
+
+
+def suggest(options: CheckOptions) -> int:
+    """Print what may be meant by the columns of the input; return the exit code."""
+    name = "standard input" if options.file == "-" else printable(options.file)
+    try:
+        found = suggest_mapping(
+            options.file, options.format, encoding=options.encoding, sheet=options.sheet
+        )
+    except OSError as error:
+        raise ConfigurationError(f"{name} can't be read: {error.strerror}") from error
+    except (ConfigurationError, SourceError) as error:
+        raise ConfigurationError(f"{name}: {error}") from error
+    if options.as_json:
+        print_lines(make_console(), [json_line(attrs.asdict(found))])
+        return Exit.OK
+    print_lines(make_console(), _lines(found))
+    if found.is_known:
+        note(f"{name} is {found.format}, which is read as it is. Look at it: check --show 3 {name}")
+    else:
+        note(
+            "Nothing of this is used by itself. Correct it, save it as everlytic.toml in this "
+            f"directory, then look at the orders: everlytic-async check --show 3 {name}"
+        )
+    return Exit.OK
+
+
+def _lines(found: Suggestion) -> Iterator[str]:
+    if not found.is_known:
+        yield from found.to_toml().rstrip("\n").split("\n")
+        if found.unused:
+            shown = ", ".join(found.unused[:_COLUMNS_SHOWN])
+            more = "" if len(found.unused) <= _COLUMNS_SHOWN else ", ..."
+            yield f"# not used: {shown}{more}"
+    if found.options:
+        yield from ("", "[input]")
+        yield from (f"{name} = {_toml(value)}" for name, value in found.options.items())
+    if found.status is not None:
+        values = ", ".join(map(_toml, found.statuses))
+        yield ""
+        yield "# Only orders with one of these: take out those that nobody wants an e-mail about."
+        yield from ("# [where]", f"# {_toml(found.status)} = [{values}]")
+
+
+def _toml(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # a basic string of TOML is one of JSON

@@ -1,0 +1,311 @@
+"""From an export to "I know that this is right": what is read, where from, what is repeated."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Cli, order, read_results, to_lines
+
+from everlytic_async.sandbox import Sandbox
+
+TILL = """\
+Bestellnummer;E-Mail;Artikel;Preis;Menge;Status;Datum
+1001;ann@example.com;Mütze rot;1.234,50;1;bezahlt;31.12.2025
+1001;;Schal;19,90;2;bezahlt;31.12.2025
+1002;bea@example.com;Mop;5,00;1;storniert;01.01.2026
+1003;;Mop;5,00;1;bezahlt;01.01.2026
+1001;ann@example.com;Mop;5,00;1;bezahlt;01.01.2026
+"""
+MAPPING = """\
+[mapping]
+order_id = "Bestellnummer"
+contact_email = "E-Mail"
+product_name = "Artikel"
+product_price = "Preis"
+product_quantity = "Menge"
+date = "Datum"
+"""
+INPUT = """\
+[input]
+encoding = "cp1252"
+decimal = ","
+thousands = "."
+date_format = "%d.%m.%Y"
+"""
+NOTATION = [
+    *("--encoding", "cp1252", "--decimal", ",", "--thousands", "."),
+    *("--date-format", "%d.%m.%Y"),
+]
+
+
+@pytest.fixture
+def till(cli: Cli) -> Path:
+    path = cli.directory / "till.csv"
+    path.write_bytes(TILL.encode("cp1252"))
+    return path
+
+
+def settings(cli: Cli, *tables: str) -> None:
+    (cli.directory / "everlytic.toml").write_text("\n".join(tables), "utf-8")
+
+
+def figures(cli: Cli, *arguments: str | Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cli("check", "--json", *arguments).out)
+    return found
+
+
+# --------------------------------------------------------------------------- filters and notation
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "valid", "left_out"),
+    [
+        ("", [], 3, {}),
+        ("", ["--where", "Status=bezahlt"], 2, {"where Status=bezahlt": 1}),
+        ("", ["--where", "Status=BEZAHLT, storniert"], 3, {}),
+        ("", ["--where", "Status!=bezahlt"], 1, {"where Status!=bezahlt": 3}),
+        ("", ["--where", "Status=bezahlt", "--where", "E-Mail!="], 2, {"where Status=bezahlt": 1}),
+        ('[where]\nStatus = ["bezahlt"]\n', [], 2, {"where Status=bezahlt": 1}),
+        ('[where]\n"Status!" = "bezahlt"\n', [], 1, {"where Status!=bezahlt": 3}),
+        # The option replaces the table.
+        ('[where]\n"Status!" = "bezahlt"\n', ["--where", "Artikel=Mop"], 2, {}),
+        ("", ["--since", "2026-01-01"], 2, {"before since": 1}),
+    ],
+)
+@pytest.mark.parametrize("is_in_settings", [True, False])
+def test_orders_are_filtered_and_read_as_they_are_written(  # noqa: PLR0917
+    cli: Cli,
+    till: Path,
+    table: str,
+    options: list[str],
+    valid: int,
+    left_out: dict[str, int],
+    is_in_settings: bool,
+) -> None:
+    settings(cli, MAPPING, table, INPUT if is_in_settings else "")
+    found = figures(cli, *options, *([] if is_in_settings else NOTATION), till)
+    assert found["valid"] == valid
+    if left_out:
+        assert {name: found["left_out"].get(name) for name in left_out} == left_out
+
+
+def test_send_filters_too_and_sends_exact_amounts(cli: Cli, shop: Sandbox, till: Path) -> None:
+    settings(cli, MAPPING, INPUT, '[where]\nStatus = "bezahlt"\n"E-Mail!" = ""\n')
+    run = cli("send", "--ledger", "l", till)
+    assert run.code == 0
+    (sent,) = shop.received
+    assert sent["order_id"] == "1001"
+    assert [str(each["product_price"]) for each in sent["products"]] == ["1234.50", "19.90"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "options", "error"),
+    [
+        ([MAPPING], [], "name the encoding, such as with --encoding cp1252"),
+        ([MAPPING], ["--encoding", "klingon"], "encoding"),
+        ([MAPPING, "[input]\ndecimal = 5\n"], [], "decimal must be text, in quotes, in [input]"),
+        ([MAPPING, '[input]\nformat = "csv"\n'], [], "[input] of everlytic.toml has what is not"),
+        ([MAPPING, "[where]\nStatus = []\n"], NOTATION, "[where] of everlytic.toml: "),
+        ([MAPPING], [*NOTATION, "--where", "Status"], "where: expected COLUMN=VALUE"),
+        ([MAPPING], [*NOTATION, "--where", "Stauts=x"], "Stauts"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "send"])
+def test_a_wrong_setting_of_the_reading_is_named_and_nothing_is_sent(  # noqa: PLR0917
+    cli: Cli,
+    shop: Sandbox,
+    till: Path,
+    command: str,
+    tables: list[str],
+    options: list[str],
+    error: str,
+) -> None:
+    settings(cli, *tables)
+    run = cli(command, "--no-ledger", *options, till)
+    assert (run.code, shop.requests) == (2, 0)
+    assert error in run.err
+
+
+def test_a_column_that_looks_like_a_status_is_pointed_out(cli: Cli, till: Path) -> None:
+    settings(cli, MAPPING, INPUT)
+    run = cli("check", till)
+    assert "Warning: 'Status' looks like the status of an order, and nothing uses it" in run.err
+    assert any("--where 'Status=...'" in each for each in figures(cli, till)["warnings"])
+    assert "Status" not in cli("check", "--where", "Status=bezahlt", till).err
+
+
+# ------------------------------------------------------------------------------------------ --show
+
+
+def test_the_first_orders_are_shown_field_by_field_with_where_they_come_from(
+    cli: Cli, till: Path
+) -> None:
+    settings(cli, MAPPING + "workflow_id = 32\n", INPUT)
+    run = cli("check", "--show", "3", till)
+    shown, _, summary = run.out.partition("4 orders read from")
+    rows = [[cell.strip() for cell in line.split("│")] for line in shown.splitlines()]
+    assert [row for row in rows if len(row) == 3] == [
+        ["contact_email", "ann@example.com", "E-Mail"],
+        ["order_id", "1001", "Bestellnummer"],
+        ["workflow_id", "32", "a constant of the mapping"],
+        ["product_name", "Mütze rot", "Artikel"],
+        ["product_price", "1234.50", "Preis"],
+        ["product_quantity", "1", "Menge"],
+        ["product_name", "Schal", "Artikel"],
+        ["product_price", "19.90", "Preis"],
+        ["product_quantity", "2", "Menge"],
+        ["contact_email", "bea@example.com", "E-Mail"],
+        ["order_id", "1002", "Bestellnummer"],
+        ["workflow_id", "32", "a constant of the mapping"],
+        ["product_name", "Mop", "Artikel"],
+        ["product_price", "5.00", "Preis"],
+        ["product_quantity", "1", "Menge"],
+    ]
+    assert re.findall(r"^Line \d", shown, re.MULTILINE) == ["Line 2", "Line 4", "Line 5"]
+    assert "not valid, so it can't be sent" in shown
+    assert "one of the two is required" in shown
+    assert "valid     3" in summary  # the whole input is checked
+
+
+@pytest.mark.parametrize("is_piped", [True, False])
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_what_is_shown_is_json_for_a_script(
+    cli: Cli, till: Path, is_piped: bool, count: int
+) -> None:
+    settings(cli, MAPPING, INPUT)
+    words = ("check", "--json", "--show", str(count), "-" if is_piped else till)
+    found = json.loads(cli(*words, stdin=till).out)
+    assert (found["orders"], len(found["shown"])) == (4, min(4, count))
+    first = found["shown"][0]
+    assert (first["line"], first["faults"], first["fields"][2:5]) == (
+        2,
+        [],
+        [
+            {"field": "products[0].product_name", "value": "Mütze rot", "from": "Artikel"},
+            {"field": "products[0].product_price", "value": 1234.5, "from": "Preis"},
+            {"field": "products[0].product_quantity", "value": 1, "from": "Menge"},
+        ],
+    )
+    if count > 2:
+        third = found["shown"][2]
+        assert (third["fields"], len(third["faults"])) == ([], 1)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_value_is_folded_and_cannot_control_the_terminal(cli: Cli, columns: int) -> None:
+    cli.env(COLUMNS=str(columns))
+    evil = "[bold]x\x1b[2J" + "long " * 60
+    path = cli.directory / "o.jsonl"
+    path.write_text(to_lines(order(1, products=[{"product_name": evil}])))
+    run = cli("check", "--show", "1", path)
+    assert run.code == 0
+    table, _, _ = run.out.partition("1 order read")
+    assert max(map(len, table.splitlines())) <= columns
+    assert "\x1b" not in run.out
+    assert "[bold]x?[2J" in run.out
+    assert run.out.count("long") == 60
+
+
+# --------------------------------------------------------------------------------------- --suggest
+
+
+def test_a_suggestion_is_a_settings_file_that_reads_the_input(
+    cli: Cli, shop: Sandbox, till: Path
+) -> None:
+    suggested = cli("check", "--suggest", till)
+    assert suggested.code == 0
+    assert "check --show 3 till.csv" in suggested.err.replace(f"{cli.directory}/", "")
+    found = tomllib.loads(suggested.out)
+    assert found == tomllib.loads(MAPPING + INPUT)
+    assert "# total: not found" in suggested.out
+    assert "# not used" not in suggested.out
+    assert not Path("everlytic.toml").exists()  # it is for a person to look at
+    # With the filter that it proposes, once that is no comment any more.
+    text = suggested.out.replace("# [where]", "[where]").replace('# "Status"', '"Status"')
+    assert tomllib.loads(text)["where"] == {"Status": ["bezahlt", "storniert"]}
+    settings(cli, text)
+    run = cli("send", "--ledger", "l", till)
+    assert (run.code, shop.processed) == (3, 2)  # the guest can't be notified
+
+
+def test_a_suggestion_as_json(cli: Cli, till: Path) -> None:
+    found = json.loads(cli("check", "--suggest", "--json", till).out)
+    assert found["mapping"]["order_id"] == "Bestellnummer"
+    assert found["options"]["encoding"] == "cp1252"
+    assert (found["status"], found["statuses"]) == ("Status", ["bezahlt", "storniert"])
+    assert found["missing"] == ["total"]
+
+
+def test_a_shops_export_needs_no_mapping(cli: Cli) -> None:
+    path = cli.directory / "s.csv"
+    path.write_text("Name,Email,Financial Status,Lineitem name,Lineitem price,Lineitem quantity\n")
+    path.write_text(path.read_text() + "#1,ann@example.com,paid,Mop,5,1\n")
+    run = cli("check", "--suggest", path)
+    assert (run.code, run.out) == (0, "")
+    assert "s.csv is shopify-csv, which is read as it is" in run.err
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x00\x01\x02"])
+def test_what_has_no_columns_is_an_error(cli: Cli, content: bytes | None) -> None:
+    path = cli.directory / "o.bin"
+    if content is not None:
+        path.write_bytes(content)
+    run = cli("check", "--suggest", path)
+    assert (run.code, run.out) == (2, "")
+    assert run.err.startswith(f"Error: {path}")
+
+
+# ------------------------------------------------------------------------------------ repeated ids
+
+
+@pytest.mark.parametrize(
+    ("orders", "count", "first", "warning"),
+    [
+        ([order(1), order(2)], 0, {}, None),
+        (
+            [order(1), order(2), order(1)],
+            1,
+            {"1": [1, 3]},
+            "1 order has the id of an earlier order, and a run with a ledger sends only the first",
+        ),
+        # In another workflow it is another trigger.
+        ([order(1), order(1, workflow_id=7)], 0, {}, None),
+        ([order(1, order_id=None), order(1, order_id=None)], 0, {}, None),
+        (
+            [order(1), order("1"), order(1, order_id=" 1 ")],
+            2,
+            {"1": [1, 2], " 1 ": [1, 3]},
+            "2 orders have",
+        ),
+        ([order(n % 7) for n in range(21)], 14, None, " and others"),
+        ([order(1) for _ in range(9)], 8, {"1": [1, 2, 3, 4, 5]}, " and others"),
+        # What can't be sent repeats nothing.
+        ([order(1), order(1, products=[])], 0, {}, None),
+    ],
+)
+def test_repeated_ids_are_counted_with_their_first_lines(
+    cli: Cli, orders: list[Any], count: int, first: dict[str, list[int]] | None, warning: str | None
+) -> None:
+    path = cli.directory / "o.jsonl"
+    path.write_text(to_lines(*orders))
+    run = cli("check", "--json", path)
+    found = json.loads(run.out)
+    assert found["repeated"]["orders"] == count
+    assert first is None or found["repeated"]["first"] == first
+    assert len(found["repeated"]["first"]) <= 5
+    assert (warning is None) == ("Warning" not in run.err)
+    assert warning is None or warning in run.err
+
+
+def test_of_repeated_orders_one_is_sent(cli: Cli, shop: Sandbox) -> None:
+    path = cli.directory / "o.jsonl"
+    path.write_text(to_lines(*(order(n % 3) for n in range(9))))
+    run = cli("send", "--ledger", "l", "--results", "r", path)
+    assert (run.code, shop.processed) == (0, 3)
+    outcomes = [each["outcome"] for each in read_results("r")]
+    assert sorted(outcomes) == ["sent"] * 3 + ["skipped"] * 6
