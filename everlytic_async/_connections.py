@@ -87,7 +87,25 @@ class Connections:
         """Whether an order on this connection was answered before."""
         return connection in self._answered
 
-    async def acquire(self, connection: Any, transport: asyncio.Transport | None) -> bool:
+    def is_readable(self, transport: asyncio.Transport) -> bool:
+        """Whether the kernel holds data of a connection, or its end, that nobody read yet."""
+        sock = transport.get_extra_info("socket")
+        descriptor = -1 if sock is None or self._poll is None else sock.fileno()
+        if descriptor < 0:
+            return False
+        self._poll.register(descriptor, select.POLLIN)
+        try:
+            return bool(self._poll.poll(0))
+        finally:
+            self._poll.unregister(descriptor)
+
+    @staticmethod
+    async def read_what_arrived() -> None:
+        """Let the event loop hand on what the kernel holds."""
+        for _ in range(_LOOP_RUNS):
+            await asyncio.sleep(0)
+
+    def acquire(self, connection: Any, transport: asyncio.Transport | None) -> bool:
         """Check a connection right before an order is written to it.
 
         Returns:
@@ -97,9 +115,6 @@ class Connections:
             UnusableConnectionError: it has ended, or holds unread data (which would be taken for
                 the response to this order), or must not be reused now.
         """
-        if transport is not None and self._is_readable(transport):
-            for _ in range(_LOOP_RUNS):
-                await asyncio.sleep(0)
         if transport is None or transport.is_closing() or connection.should_close:
             raise UnusableConnectionError
         if connection in self._answered:
@@ -135,15 +150,3 @@ class Connections:
             self._pause_s = min(max(_PAUSE_S, 2 * self._pause_s), _MAX_PAUSE_S)
         self._lost_at = now
         self._limit = 1
-
-    def _is_readable(self, transport: asyncio.Transport) -> bool:
-        """Whether the kernel holds data for the connection, or its end."""
-        sock = transport.get_extra_info("socket")
-        descriptor = -1 if sock is None or self._poll is None else sock.fileno()
-        if descriptor < 0:
-            return False
-        self._poll.register(descriptor, select.POLLIN)
-        try:
-            return bool(self._poll.poll(0))
-        finally:
-            self._poll.unregister(descriptor)

@@ -1,4 +1,4 @@
-"""Reading orders lazily: one task over any iterable, sync or async.
+"""Reading orders lazily, from any iterable, sync or async.
 
 Bounds keep it from reading ahead: how many orders may be under way, how many may wait until their
 results are taken, and how much memory both may take. A slow consumer slows the reading down, and a
@@ -9,31 +9,40 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 _Item = TypeVar("_Item")
 _Prepared = TypeVar("_Prepared")
+_Job = TypeVar("_Job")
 
 #: The most bytes of orders whose results were not taken, plus one order of any size. Ordinary
 #: orders never come near it.
 _MAX_BYTES = 16 * 1024 * 1024
 
 
-class Reader(Generic[_Item, _Prepared]):
-    """Reads a source and hands on what it reads, in chunks.
+class Reader(Generic[_Item, _Prepared, _Job]):
+    """Reads a source in chunks, and hands out what is to be sent, one by one.
+
+    A sync source is read by the sender that asks for the next order: that takes no switch to
+    another task. An async source is read by one task, `run`: it may depend on the task that
+    iterates over it (time-outs, context variables).
 
     Args:
         source: What is read. What its iteration raises ends the reading and becomes `error`.
-        prepare: Called with the index of each order and the order; returns what is handled, and
-            about how many bytes it takes.
-        handle: Awaited with each chunk before the next is read.
+        prepare: Called with the index of each order and the order; returns it prepared, and about
+            how many bytes it takes.
+        select: Called with each chunk that was prepared; returns what of it can be sent.
+        skip: Awaited with that, unless it is one order; returns what of it is to be sent. None if
+            all of it is.
         max_unfinished: How many orders may be read and have no result yet.
         max_untaken: How many may be read and have no result that was taken.
+        chunk: How many a sync source is asked for at once; an async one is asked for one.
 
     Attributes:
-        read: How many orders were read.
-        chunk: How many a sync source is asked for at once; an async one is asked for one.
+        is_async: Whether the source is async, so that `run` is needed.
+        count: How many orders were read.
         error: What the source raised.
     """
 
@@ -41,54 +50,83 @@ class Reader(Generic[_Item, _Prepared]):
         self,
         source: Iterable[_Item] | AsyncIterable[_Item],
         prepare: Callable[[int, _Item], tuple[_Prepared, int]],
-        handle: Callable[[list[_Prepared]], Awaitable[None]],
+        select: Callable[[list[_Prepared]], list[_Job]],
+        skip: Callable[[list[_Job]], Awaitable[list[_Job]]] | None,
         *,
         max_unfinished: int,
         max_untaken: int,
         chunk: int,
     ) -> None:
-        self._source = source
-        self._iterator: Iterator[_Item] | AsyncIterator[_Item] | None = None
+        self._source: Any = source
+        self._iterator: Any = None  # made when it is first needed
         self._prepare = prepare
-        self._handle = handle
+        self._select = select
+        self._skip = skip
         self._max_unfinished = max_unfinished
         self._max_untaken = max_untaken
+        self._chunk = chunk
         self._sizes: dict[int, int] = {}  # by index: of the orders whose result was not taken
         self._bytes = 0  # of all of them
         self._finished = 0
         self._taken = 0
-        self._stopped = False
-        self._waiting: asyncio.Task[Any] | None = None  # our task while it waits for the source
+        self._ended = False
+        self._waiting: asyncio.Task[Any] | None = None  # `run` while it waits for the source
         self._interrupted = False  # by `stop`
-        self._room = asyncio.Event()
-        self.read = 0
-        self.chunk = chunk
+        self._room: asyncio.Event | None = None  # while somebody waits for it
+        self._reading = asyncio.Lock()
+        self._ready: deque[_Job] = deque()  # from a sync source
+        self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()  # from an async one
+        self.is_async = isinstance(source, AsyncIterable)
+        self.count = 0
         self.error: BaseException | None = None
 
-    async def run(self) -> None:
-        """Read until the source ends, or `stop` is called."""
+    async def run(self, *, readers: int) -> None:
+        """Read an async source to its end.
+
+        Args:
+            readers: How many tasks call `next`.
+        """
         try:
-            if isinstance(self._source, AsyncIterable):
-                self._iterator = aiter(self._source)
-            else:
-                self._iterator = iter(self._source)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller's code
-            self.error = error
-            return
-        while not self._stopped:
-            if self._room_left() <= 0:
-                self._room.clear()
-                await self._room.wait()
+            while not self._ended:
+                for job in await self._read():
+                    self._queue.put_nowait(job)
+        finally:
+            for _ in range(readers):
+                self._queue.put_nowait(None)
+
+    async def next(self) -> _Job | None:
+        """The next order that is to be sent; None if there are no more."""
+        if self.is_async:
+            return await self._queue.get()
+        while not self._ready:
+            if self._skip is None and self._has_room() and not self._reading.locked():
+                if self._ended:
+                    return None
+                self._ready.extend(self._read_now())  # there is nothing to wait for
                 continue
-            if isinstance(self._iterator, AsyncIterator):
-                items = await self._next_async(self._iterator)
-            else:
-                items = self._next_chunk(self._iterator)
-            if items:
-                await self._handle(items)
-            del items  # while it waits for room, it holds no order
-            # The senders have their turn, however many orders there are to read.
-            await asyncio.sleep(0)
+            async with self._reading:  # another one may be looking up the last orders
+                if not self._ready:
+                    if self._ended:
+                        return None
+                    self._ready.extend(await self._read())
+        return self._ready.popleft()
+
+    async def _read(self) -> list[_Job]:
+        """Read a chunk once there is room for it."""
+        while not self._has_room() and not self._ended:
+            self._room = asyncio.Event()
+            try:
+                await self._room.wait()
+            finally:
+                self._room = None
+        if self._ended:
+            return []
+        jobs = self._select(await self._next_async()) if self.is_async else self._read_now()
+        # One order alone is not looked up: its claim will do.
+        return jobs if self._skip is None or len(jobs) <= 1 else await self._skip(jobs)
+
+    def _read_now(self) -> list[_Job]:
+        return self._select(self._next_chunk())
 
     def on_finished(self) -> None:
         """One order has its result."""
@@ -103,8 +141,9 @@ class Reader(Generic[_Item, _Prepared]):
 
     def stop(self) -> None:
         """Read no more, even if the source keeps us waiting."""
-        self._stopped = True
-        self._room.set()
+        self._ended = True
+        if self._room is not None:
+            self._room.set()
         if self._waiting is not None and self._waiting is not asyncio.current_task():
             self._interrupted = self._waiting.cancel()
 
@@ -116,42 +155,49 @@ class Reader(Generic[_Item, _Prepared]):
             self._iterator.close()
 
     def _add(self, items: list[_Prepared], item: _Item) -> None:
-        prepared, size = self._prepare(self.read, item)
+        prepared, size = self._prepare(self.count, item)
         items.append(prepared)
-        self._sizes[self.read] = size
+        self._sizes[self.count] = size
         self._bytes += size
-        self.read += 1
+        self.count += 1
 
     def _wake_if_room(self) -> None:
-        if self._room_left() > 0:
+        if self._room is not None and self._has_room():
             self._room.set()
+
+    def _has_room(self) -> bool:
+        return self._room_left() > 0
 
     def _room_left(self) -> int:
         if self._bytes > _MAX_BYTES:
             return 0
-        unfinished, untaken = self.read - self._finished, self.read - self._taken
+        unfinished, untaken = self.count - self._finished, self.count - self._taken
         return min(self._max_unfinished - unfinished, self._max_untaken - untaken)
 
-    def _next_chunk(self, iterator: Iterator[_Item]) -> list[_Prepared]:
+    def _next_chunk(self) -> list[_Prepared]:
         items: list[_Prepared] = []
-        most = min(self.chunk, self._room_left())
+        most = min(self._chunk, self._room_left())
         try:
-            while len(items) < most and self._bytes <= _MAX_BYTES and not self._stopped:
-                self._add(items, next(iterator))
+            if self._iterator is None:
+                self._iterator = iter(self._source)
+            while len(items) < most and self._bytes <= _MAX_BYTES and not self._ended:
+                self._add(items, next(self._iterator))
         except StopIteration:
-            self._stopped = True
+            self._ended = True
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller's code
             self._fail(error)
         return items
 
-    async def _next_async(self, iterator: AsyncIterator[_Item]) -> list[_Prepared]:
+    async def _next_async(self) -> list[_Prepared]:
         task = self._waiting = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         items: list[_Prepared] = []
         try:
-            self._add(items, await anext(iterator))
+            if self._iterator is None:
+                self._iterator = aiter(self._source)
+            self._add(items, await anext(self._iterator))
         except StopAsyncIteration:
-            self._stopped = True
+            self._ended = True
         except asyncio.CancelledError as error:
             if task.cancelling() > self._interrupted:
                 raise  # it was not only `stop` that cancelled us
@@ -168,4 +214,4 @@ class Reader(Generic[_Item, _Prepared]):
 
     def _fail(self, error: BaseException) -> None:
         self.error = error
-        self._stopped = True
+        self._ended = True

@@ -47,7 +47,9 @@ from everlytic_async.outcomes import Receipt
 # A busy server refuses immediately. A 503 that took longer comes from a gateway that had passed the
 # order on and gave up waiting for the response (Varnish does so after its first-byte time-out).
 _REFUSED_WITHIN_S = 2.0
-_ERROR_WORD = re.compile("errors?|fail(?:ed|ure)?|invalid|rejected|denied|unauthorized")
+_ERROR_WORD = re.compile(
+    r"\s*(?:errors?|fail(?:ed|ure)?|invalid|rejected|denied|unauthorized)\s*", re.IGNORECASE
+)
 _MAX_MESSAGE = 300
 _STATUS_ONLY_KEYS = frozenset({"status", "result", "code"})  # they add nothing to the verdict
 _BOM = b"\xef\xbb\xbf"
@@ -133,9 +135,9 @@ def _parse_success(
 ) -> Receipt | EverlyticError:
     status, parsed = receipt.status, receipt.body
     for name, value in _status_fields(parsed):
-        word = value.strip().lower() if isinstance(value, str) else ""
-        if _ERROR_WORD.fullmatch(word):
+        if isinstance(value, str) and _ERROR_WORD.fullmatch(value):
             message = _message_suffix(parsed, redact)
+            word = value.strip().lower()
             return RejectedError(
                 f"the endpoint answered {status} with {name} {word!r}{message}", status
             )
@@ -238,7 +240,7 @@ def _parse_body(body: bytes) -> Any:
 
 def _status_fields(parsed: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(parsed, dict):
-        return [(name, parsed.get(name)) for name in ("status", "result")]
+        return (("status", parsed.get("status")), ("result", parsed.get("result")))
     start = _LEADING_STATUS.match(parsed) if isinstance(parsed, str) else None
     return [] if start is None else [(start[1], start[2])]
 

@@ -32,22 +32,26 @@ _ASCII_COMPATIBLE = frozenset({None, "utf-8", "us-ascii", "iso-8859-1", "windows
 _BINARY = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
+def parse_charset(content_type: str) -> str | None:
+    """The charset that a Content-Type names, in lower case; None if it names none."""
+    found = _CHARSET.search(content_type)
+    return None if found is None else found[1].lower()
+
+
 def decode(
-    body: bytes, coding: str | None, content_type: str | None, *, whole: bool = True
+    body: bytes, coding: str | None, charset: str | None, *, whole: bool = True
 ) -> tuple[bytes, str | None]:
     """A body as UTF-8, without its content codings.
 
     Args:
         body: As it was received.
         coding: The Content-Encoding.
-        content_type: The Content-Type, for its charset.
+        charset: The charset of the Content-Type; None if it names none.
         whole: Whether the body is complete; else it may end anywhere.
 
     Returns:
         What could be read, and what can't be decoded: None if all can.
     """
-    found = _CHARSET.search(content_type) if content_type else None
-    charset = None if found is None else found[1].lower()
     if not coding and b"\0" not in body and body.isascii() and charset in _ASCII_COMPATIBLE:
         return body, None  # nearly every response
     if coding:

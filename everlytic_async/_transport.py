@@ -34,7 +34,7 @@ from everlytic_async._in_flight import (
 )
 from everlytic_async._lifecycle import Lifecycle
 from everlytic_async._request_headers import request_headers
-from everlytic_async._response_body import MAX_BODY_BYTES, decode
+from everlytic_async._response_body import MAX_BODY_BYTES, decode, parse_charset
 from everlytic_async._secrets import Secrets
 from everlytic_async.errors import (
     ConfigurationError,
@@ -136,6 +136,54 @@ class _Body(aiohttp.Payload, bytes):
         await self.write(writer)
 
 
+class _Cleaner:
+    """Decodes what was received, and removes the hashes from it."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        self._secrets = secrets
+        # Of the response before. Most have the same headers (a Date stays the same for a second):
+        # a report of a million orders does not hold them a million times.
+        self._raw_headers: object = None
+        self._headers: Mapping[str, str] = {}
+        self._coding: str | None = None
+        self._charset: str | None = None
+
+    def clean(
+        self,
+        response: aiohttp.ClientResponse | DirectResponse,
+        body: bytes,
+        request: Request,
+        waited_s: float,
+    ) -> Response:
+        """What is known of a response to this request."""
+        if response.raw_headers != self._raw_headers:
+            self._read_headers(response)
+        headers, whole = self._headers, len(body) < MAX_BODY_BYTES and response.content.at_eof()
+        body, undecodable = decode(body, self._coding, self._charset, whole=whole)
+        body = self._secrets.redact_body(body, whole=whole and len(body) < MAX_BODY_BYTES)
+        if 300 <= response.status < 400 and hdrs.LOCATION in headers:  # noqa: PLR2004
+            headers = {"Location": headers[hdrs.LOCATION]}
+        return Response(
+            response.status,
+            headers,
+            body,
+            sent_at=request.sent_at,
+            waited_s=waited_s,
+            stalled_s=request.stalled_s,
+            undecodable=undecodable,
+        )
+
+    def _read_headers(self, response: aiohttp.ClientResponse | DirectResponse) -> None:
+        headers = response.headers
+        self._raw_headers = response.raw_headers
+        # A copy that can be pickled.
+        self._headers = CIMultiDict(
+            (name, self._secrets.redact(value)) for name, value in headers.items()
+        )
+        self._coding = ", ".join(headers.getall(hdrs.CONTENT_ENCODING, ()))
+        self._charset = parse_charset(headers.get(hdrs.CONTENT_TYPE, ""))
+
+
 class Transport:
     """Posts bodies to one endpoint over one session, its own or the caller's."""
 
@@ -177,8 +225,7 @@ class Transport:
         self._clock = clock
         self._in_flight = InFlight(timeouts, clock, call_later, limits_connecting=session is None)
         self._connections = Connections(clock)
-        self._raw_headers: object = None
-        self._clean_headers: Mapping[str, str] = {}
+        self._cleaner = _Cleaner(secrets)
         self._user_session = session
         self._owned_session: aiohttp.ClientSession | None = None
         self._direct_post: DirectPost | None = None
@@ -373,14 +420,16 @@ class Transport:
                 response.close()
         if request.connection is not None:
             self._connections.on_answered(request.connection, reused=request.reused)
-        return self._response(response, bytes(received), request, waited_s)
+        return self._cleaner.clean(response, bytes(received), request, waited_s)
 
     async def _before_write(
         self, request: Request, connection: Any, transport: asyncio.Transport | None
     ) -> None:
         request.connection = connection
         request.unusable = True  # until it is known to be usable
-        request.reused = await self._connections.acquire(connection, transport)
+        if transport is not None and self._connections.is_readable(transport):
+            await self._connections.read_what_arrived()
+        request.reused = self._connections.acquire(connection, transport)
         request.unusable = False
         request.transport = transport
 
@@ -399,42 +448,3 @@ class Transport:
         while len(received) < MAX_BODY_BYTES and not content.at_eof():
             received += await content.read(MAX_BODY_BYTES - len(received))
             request.last_activity_at = self._clock()
-
-    def _response(
-        self,
-        response: aiohttp.ClientResponse | DirectResponse,
-        body: bytes,
-        request: Request,
-        waited_s: float,
-    ) -> Response:
-        headers = self._headers_without_hashes(response)
-        whole = len(body) < MAX_BODY_BYTES and response.content.at_eof()
-        coding = ", ".join(response.headers.getall(hdrs.CONTENT_ENCODING, ()))
-        body, undecodable = decode(body, coding, headers.get(hdrs.CONTENT_TYPE), whole=whole)
-        body = self._secrets.redact_body(body, whole=whole and len(body) < MAX_BODY_BYTES)
-        if 300 <= response.status < 400 and hdrs.LOCATION in headers:  # noqa: PLR2004
-            headers = {"Location": headers[hdrs.LOCATION]}
-        return Response(
-            response.status,
-            headers,
-            body,
-            sent_at=request.sent_at,
-            waited_s=waited_s,
-            stalled_s=request.stalled_s,
-            undecodable=undecodable,
-        )
-
-    def _headers_without_hashes(
-        self, response: aiohttp.ClientResponse | DirectResponse
-    ) -> Mapping[str, str]:
-        """A response's headers without the hashes, in a form that can be pickled.
-
-        Most equal those before (a Date stays the same for a second), and then are the same object:
-        a report of a million orders does not hold them a million times.
-        """
-        if response.raw_headers != self._raw_headers:
-            self._raw_headers = response.raw_headers
-            self._clean_headers = CIMultiDict(
-                (name, self._secrets.redact(value)) for name, value in response.headers.items()
-            )
-        return self._clean_headers

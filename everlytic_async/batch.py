@@ -1,7 +1,7 @@
 """Many orders: `OrderStream` reads them lazily, sends them concurrently, and yields their results.
 
-One task reads (see `_order_reader`), and as many tasks send as there are slots. When all of them
-have ended, every order that was read has exactly one result, whatever happened.
+As many tasks send as there are slots; what they send is read by `Reader`. When all of them have
+ended, every order that was read has exactly one result, whatever happened.
 """
 
 from __future__ import annotations
@@ -118,12 +118,12 @@ class OrderStream:
         self._reader = Reader(
             orders,
             self._prepare,
-            self._handle,
+            self._select,
+            self._skip if ledger.exists else None,
             max_unfinished=ahead,
             max_untaken=2 * ahead,
             chunk=_LOOKUP_CHUNK if ledger.exists else concurrency,
         )
-        self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
         self._results = _Results(ordered=ordered)
         self._tasks: set[asyncio.Task[None]] | None = None  # None before it is entered
         # By index: each order that was read, and its result, until the result is taken.
@@ -152,7 +152,9 @@ class OrderStream:
         await self._ledger.open(custom_keys=self._key_of is not None)
         self._started_at = self._sender.clock()
         self._sender.dispatcher.emit(BatchStarted(at=self._started_at))
-        work = [self._read(), *(self._send() for _ in range(self._concurrency))]
+        work = [self._send() for _ in range(self._concurrency)]
+        if self._reader.is_async:
+            work.append(self._reader.run(readers=self._concurrency))
         self._tasks = {asyncio.create_task(each) for each in work}
         for task in self._tasks:
             task.add_done_callback(self._on_task_end)
@@ -243,42 +245,34 @@ class OrderStream:
 
     # ----------------------------------------------------------------------------- reading, sending
 
-    async def _read(self) -> None:
-        try:
-            await self._reader.run()
-        finally:
-            for _ in range(self._concurrency):
-                self._jobs.put_nowait(None)
-        if self._reader.error is not None:
-            self._fail_by_source(self._reader.error)
-
     def _prepare(self, index: int, raw: AnyOrder) -> tuple[Job | OrderResult, int]:
         job = self._pending[index] = self._sender.prepare(index, raw, self._key_of)
         return job, job.memory_size if isinstance(job, Job) else 0
 
-    async def _handle(self, prepared: list[Job | OrderResult]) -> None:
-        """Queue what was read, unless it is invalid or to be skipped."""
+    def _select(self, prepared: list[Job | OrderResult]) -> list[Job]:
+        """What of it is valid; the rest has its results."""
         jobs: list[Job] = []
         for job in prepared:
             if isinstance(job, Job):
                 jobs.append(job)
             else:
                 self._record(job, "")
+        return jobs
+
+    async def _skip(self, jobs: list[Job]) -> list[Job]:
+        """What of it the ledger lets us send; the rest has its results."""
         skipped: Mapping[int, EverlyticError]
         try:
-            # The orders of an async source come one by one: their claims alone will do.
-            skipped = await self._ledger.find_skipped(jobs) if len(prepared) > 1 else {}
+            skipped = await self._ledger.find_skipped(jobs)
         except LedgerError as error:
             why = f"the order was not sent: {error}"
             skipped = {place: NotSentError(why) for place in range(len(jobs))}
-        for place, job in enumerate(jobs):
-            if place in skipped:
-                self._put(self._sender.end(job, skipped[place]))
-            else:
-                self._jobs.put_nowait(job)
+        for place, reason in skipped.items():
+            self._put(self._sender.end(jobs[place], reason))
+        return [job for place, job in enumerate(jobs) if place not in skipped]
 
     async def _send(self) -> None:
-        while (job := await self._jobs.get()) is not None:
+        while (job := await self._reader.next()) is not None:
             result = await self._sender.deliver(job, self._stop_token, self._ledger.writer)
             if job.unforeseen is not None:
                 self._fail_unforeseen(job.unforeseen)
@@ -287,6 +281,8 @@ class OrderStream:
             else:
                 self._put(result)
             del job, result  # while it waits for the next one, a task holds no order
+        if self._reader.error is not None:
+            self._fail_by_source(self._reader.error)
 
     # -------------------------------------------------------------------------------------- results
 
@@ -330,7 +326,7 @@ class OrderStream:
 
     def _fail_by_source(self, error: BaseException) -> None:
         failure = SourceError(
-            f"the source of the orders raised {type(error).__name__} after {self._reader.read} "
+            f"the source of the orders raised {type(error).__name__} after {self._reader.count} "
             "orders; what had been read has its results"
         )
         failure.__cause__ = error

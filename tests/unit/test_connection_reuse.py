@@ -20,17 +20,17 @@ async def test_a_server_that_loses_orders_again_gets_no_reused_connection_for_a_
     connections = Connections(clock)
     transport: Any = SimpleNamespace(is_closing=lambda: False, get_extra_info=lambda _name: None)
     connection = FakeConnection()
-    assert not await connections.acquire(connection, transport)  # it is new
+    assert not connections.acquire(connection, transport)  # it is new
     connections.on_answered(connection, reused=False)
 
     for lost, may_be_reused in enumerate([True, False]):
-        assert await connections.acquire(connection, transport)
+        assert connections.acquire(connection, transport)
         with pytest.raises(UnusableConnectionError):  # one at a time
-            await connections.acquire(connection, transport)
+            connections.acquire(connection, transport)
         connections.on_lost()
         connections.release()
         assert connections.may_be_reused is may_be_reused, lost
     with pytest.raises(UnusableConnectionError):
-        await connections.acquire(connection, transport)
+        connections.acquire(connection, transport)
     clock.now += 3_600
-    assert await connections.acquire(connection, transport)
+    assert connections.acquire(connection, transport)

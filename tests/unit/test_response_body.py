@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from everlytic_async import EverlyticError, Receipt, RejectedError, UnexpectedResponseError
 from everlytic_async._response import parse_response
-from everlytic_async._response_body import MAX_BODY_BYTES, decode
+from everlytic_async._response_body import MAX_BODY_BYTES, decode, parse_charset
 
 SUCCESS = '{"status":"success"}'
 ERROR = '{"status":"error","message":"Kein Arbeitsablauf für jo@example.com."}'
@@ -37,7 +37,9 @@ def verdict(
 ) -> Receipt | EverlyticError:
     """What a response with this body means, cut as the transport cuts it."""
     cut = body[:MAX_BODY_BYTES]
-    text, undecodable = decode(cut, coding, content_type, whole=len(cut) == len(body))
+    text, undecodable = decode(
+        cut, coding, parse_charset(content_type or ""), whole=len(cut) == len(body)
+    )
     assert len(text) <= 3 * MAX_BODY_BYTES
     return parse_response(status, {}, text, undecodable=undecodable)
 
@@ -199,7 +201,7 @@ _CHARSETS = st.sampled_from(sorted(set(encodings.aliases.aliases.values()))) | s
 def test_every_body_is_decoded_or_its_fault_named(
     body: bytes, coding: str | None, content_type: str | None, whole: bool
 ) -> None:
-    text, undecodable = decode(body, coding, content_type, whole=whole)
+    text, undecodable = decode(body, coding, parse_charset(content_type or ""), whole=whole)
     text.decode()
     assert len(text) <= 3 * MAX_BODY_BYTES
     found = parse_response(200, {}, text, undecodable=undecodable)

@@ -221,7 +221,7 @@ async def test_a_pause_longer_than_the_deadline_is_followed_by_one_probe(
 ) -> None:
     caplog.set_level(logging.WARNING, "everlytic_async.worker")
     await fill(queue, 200)
-    retry = RetryPolicy(base_s=0.001, cap_s=0.01, deadline_s=0.1)
+    retry = RetryPolicy(base_s=0.001, cap_s=0.01, deadline_s=0.3)
 
     def pauses() -> int:
         return caplog.text.count("no orders are taken for")
