@@ -72,15 +72,13 @@ class Settler:
 
     Attributes:
         counts: How many orders had each outcome.
-        acked: Orders that were removed from the queue.
-        nacked: Orders that were given back.
-        dead_lettered: Orders that became dead letters.
+        settled: How many orders had each action.
         slot_freed: Is set when an order was settled.
     """
 
     def __init__(self, delivery: Delivery, *, retry_base_s: float, retry_cap_s: float) -> None:
         self.counts = dict.fromkeys(Outcome, 0)
-        self.acked = self.nacked = self.dead_lettered = 0
+        self.settled = dict.fromkeys(AckAction, 0)
         self.slot_freed = asyncio.Event()
         self._delivery = delivery
         self._retry_base_s = retry_base_s
@@ -161,12 +159,9 @@ class Settler:
         try:
             if action is AckAction.ACK:
                 await queued.ack()
-                self.acked += 1
             elif action is AckAction.NAK:
                 await queued.nak(delay_s)
-                self.nacked += 1
-            else:  # acknowledged already, once it was stored there
-                self.dead_lettered += 1
+            self.settled[action] += 1  # a dead letter was acknowledged once it was stored
         except QueueError as error:
             _LOGGER.warning(
                 "an order will be delivered again, and skipped if it was sent: %s", error

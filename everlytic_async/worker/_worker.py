@@ -36,7 +36,7 @@ from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import check_seconds
 from everlytic_async.worker._peers import answer_pings, share_cool_downs
 from everlytic_async.worker._queue import OrderQueue
-from everlytic_async.worker._settle import Settler
+from everlytic_async.worker._settle import AckAction, Settler
 
 __all__ = ["Worker", "WorkerStatus"]
 
@@ -170,9 +170,9 @@ class Worker:
             last_error=self._last_error or self._client.trouble,
             in_flight=len(held),
             counts=MappingProxyType(dict(held.counts)),
-            acked=held.acked,
-            nacked=held.nacked,
-            dead_lettered=held.dead_lettered,
+            acked=held.settled[AckAction.ACK],
+            nacked=held.settled[AckAction.NAK],
+            dead_lettered=held.settled[AckAction.DEAD_LETTER],
         )
 
     # ---------------------------------------------------------------------------- run and stop
