@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from worker_shop import (
@@ -24,7 +25,15 @@ from worker_shop import (
     until_status,
 )
 
-from everlytic_async import Delivery, Outcome, SkippedError, SqliteLedger, UnknownOutcomeError
+from everlytic_async import (
+    Delivery,
+    Order,
+    Outcome,
+    SkippedError,
+    SqliteLedger,
+    UnknownOutcomeError,
+)
+from everlytic_async._encoding import encode
 from everlytic_async._nats import backoff_s
 from everlytic_async.errors import AuthenticationError, NotSentError, RejectedError
 from everlytic_async.ledger import NatsLedger, State
@@ -187,6 +196,40 @@ async def test_messages_that_are_not_orders_stop_no_other(queue: OrderQueue, pat
     letters = await dead_letters(queue)
     assert {letter.outcome for letter in letters} == {Outcome.INVALID}
     assert len(letters) == len(invalid)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"x",
+        b"garbage that is longer",
+        b"NATS/1.0\r\n\r\n",
+        b"NATS/1.0 503\r\n\r\n",
+        b"NATS/1.0 \xff\xfe \xff\xfe\r\n\r\n",
+        b"NATS/1.0\r\nno colon\r\n: no name\r\n\xff: \xff\r\n\r\n",
+        b"NATS/1.0\r\nEverlytic-Key: \xff\r\n\r\n",
+        b"NATS/1.0\r\nEverlytic-Resend: unknown\r\nEverlytic-Redriven-At: 1e400\r\n\r\n",
+    ],
+    ids=range(8),
+)
+async def test_malformed_headers_stop_no_order(
+    queue: OrderQueue, nats_url: str, path: Path, headers: bytes
+) -> None:
+    """The server stores what another program publishes, and nats-py stops reading at some."""
+    body = encode(Order.from_mapping(order(1)))
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(nats_url).port)
+    sizes = f"{len(headers)} {len(headers) + len(body)}"
+    writer.write(b'CONNECT {"headers":true,"verbose":false}\r\n')
+    writer.write(f"HPUB {queue.settings.orders_subject} {sizes}\r\n".encode())
+    writer.write(headers + body + b"\r\nPING\r\n")
+    await reader.readuntil(b"PONG\r\n")
+    writer.close()
+    await writer.wait_closed()
+    await queue.publish(order(2))
+    async with Shop() as shop, shop.client() as client:
+        await drain(client, queue, path)
+    assert shop.processed == Counter({"1": 1, "2": 1})
+    assert await dead_letters(queue) == []
 
 
 async def test_what_the_ledger_knows_is_not_sent_again(queue: OrderQueue, path: Path) -> None:
