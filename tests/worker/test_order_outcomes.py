@@ -41,7 +41,7 @@ from everlytic_async.outcomes import OrderResult, Receipt
 from everlytic_async.worker import OrderQueue
 from everlytic_async.worker._dead_letters import redrive_headers
 from everlytic_async.worker._settle import AckAction, action_for
-from support.delivery import CUSTOMER_HASH, STORE_HASH, order, orders
+from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order, orders
 
 ONCE, AGAIN = Delivery.AT_MOST_ONCE, Delivery.AT_LEAST_ONCE
 
@@ -79,6 +79,14 @@ def test_the_table_of_outcomes(
     receipt = Receipt(200) if outcome is Outcome.SENT else None
     result = OrderResult(0, "1", {}, outcome, receipt, error)
     assert action_for(result, delivery) == (action, reported)
+
+
+@pytest.mark.parametrize("deliveries", [1, 4, 5, 6])
+def test_what_is_always_unknown_is_not_delivered_for_ever(deliveries: int) -> None:
+    """Each delivery may have notified the customer, also where the caller allowed that."""
+    result = OrderResult(0, "1", {}, Outcome.UNKNOWN, None, UnknownOutcomeError("?"))
+    expected = AckAction.NAK if deliveries < 5 else AckAction.DEAD_LETTER
+    assert action_for(result, AGAIN, deliveries) == (expected, Outcome.UNKNOWN)
 
 
 # -------------------------------------------------------------------------------- end to end
@@ -157,6 +165,17 @@ async def test_an_order_that_may_be_sent_again_is_delivered_again(
     assert shop.processed["0"] == processed
     assert worker.status.nacked == 1
     assert await dead_letters(queue) == []
+
+
+async def test_an_order_that_always_fails_is_a_dead_letter_in_the_end(
+    queue: OrderQueue, path: Path
+) -> None:
+    await queue.publish(order(0))
+    async with Shop({"0": "fail"}) as shop, shop.client(delivery=AGAIN) as client:
+        await shop.accept_one(client)
+        await drain(client, queue, path)
+    assert [each.outcome for each in await dead_letters(queue)] == [Outcome.UNKNOWN]
+    assert shop.processed["0"] <= 5 * QUICK.attempts
 
 
 async def test_an_order_that_was_not_sent_is_delivered_again_after_a_delay(
