@@ -111,7 +111,7 @@ class NatsAccess(TypedDict, total=False):
 
 
 class _Connection(Client):
-    """A connection that never falls back to plain text, and that survives a refusal.
+    """A connection that never falls back to plain text, and survives refusals and odd messages.
 
     At every connect and reconnect it checks that the server offers TLS before it sends anything,
     credentials included. When the server ends it with an error, it reconnects and reads its
@@ -204,6 +204,13 @@ class _Connection(Client):
             raise UnusableError(
                 f"nats: the credentials file can't be read: {error.strerror}"
             ) from error
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        """Read a message's headers; at malformed ones nats-py would stop reading for good."""
+        try:
+            return await super()._process_headers(headers)
+        except Exception:  # noqa: BLE001 - whatever another program published
+            return None
 
     async def _process_err(self, err_msg: str) -> None:
         """Reconnect: nats-py would close for good."""

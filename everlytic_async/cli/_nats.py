@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 
@@ -101,9 +100,7 @@ def load_nats(options: NatsOptions, settings: Settings) -> Nats:
     table.check_names(_FIELDS)
     from_options = {name: getattr(options, name, None) for name in _FIELDS}
     url = from_options["url"]
-    if url is not None and any(
-        "@" in urlsplit(each).netloc or "@" in each for each in url.split(",")
-    ):
+    if url is not None and "@" in url:
         raise ConfigurationError(
             "--nats holds a password or a token, which every user of the machine can read there: "
             f"set {_PREFIX}URL instead, or url in the table [nats]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -190,6 +191,14 @@ def _cannot_write(name: str, error: OSError) -> ConfigurationError:
 def open_private(name: str, flags: int) -> int:
     """Open a file as ``open`` asks its ``opener``; a new one is the user's alone.
 
-    For results, which name a shop's orders and repeat what the endpoint said of them.
+    For results, which name a shop's orders and repeat what the endpoint said of them. A pipe that
+    nobody reads from is not waited for.
     """
-    return os.open(name, flags, 0o600)
+    try:
+        descriptor = os.open(name, flags | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "nobody reads from it") from error
+        raise
+    os.set_blocking(descriptor, True)
+    return descriptor

@@ -175,6 +175,8 @@ def check_before_opening(path: Path, *, linked: bool, incomplete: bool) -> bool:
         LedgerError: it is not safe.
         OSError: it can't be read.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise LedgerError(f"the ledger {str(path)!r} can't be opened: it is not a file")
     if not linked and path.is_file():
         _check_hard_links(path)
         _check_mount(path)

@@ -41,7 +41,7 @@ _STORE = "Everlytic-Store"
 _SEQUENCE = "Everlytic-Sequence"
 _DELIVERIES = "Everlytic-Deliveries"
 _ORIGINAL_ID = "Everlytic-Message-Id"
-_MAX_REASON = 500
+_MAX_TEXT = 500
 # A header may be forged: its number stays short on a screen.
 _MAX_COUNT = 999_999_999
 # JetStream's code for the deletion of a message that is not there.
@@ -120,7 +120,7 @@ def dead_letter_headers(
         MESSAGE_ID: f"{settings.orders_stream}:{sequence}:{stored_at:.6f}",
         _ORIGINAL_ID: _ascii_header(headers.get(MESSAGE_ID, "")),
         _OUTCOME: str(outcome),
-        _REASON: _ascii_header(redact_emails(reason))[:_MAX_REASON],
+        _REASON: _ascii_header(redact_emails(reason)),
         _ATTEMPTS: str(attempts),
         _STORE: settings.store,
         _SEQUENCE: str(sequence),
@@ -155,7 +155,8 @@ def redrive_headers(
 
 
 def _ascii_header(text: str) -> str:
-    return " ".join(text.split()).encode("ascii", "backslashreplace").decode()
+    """One line of ASCII, short enough for the room that a message leaves for its headers."""
+    return " ".join(text.split()).encode("ascii", "backslashreplace").decode()[:_MAX_TEXT]
 
 
 def _ledger_key(headers: dict[str, str], body: bytes, settings: QueueSettings) -> str | None:

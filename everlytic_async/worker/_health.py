@@ -77,7 +77,7 @@ class HealthServer:
             if find_spec("prometheus_client") is not None:
                 from everlytic_async.worker._metrics import Metrics  # noqa: PLC0415 - an extra
 
-                self._metrics = stack.enter_context(Metrics(self._workers))
+                self._metrics = Metrics(self._workers, stack)
             app = web.Application()
             app.add_routes(
                 [

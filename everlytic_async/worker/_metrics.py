@@ -7,10 +7,8 @@ Most are read from the workers at each scrape; attempts and pauses are counted f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -26,16 +24,16 @@ _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics(Collector):
-    """The metrics of some workers, subscribed to their clients while open.
+    """The metrics of some workers.
 
     Args:
         workers: By the names of their stores.
+        subscribed: Ends the subscriptions to the events of their clients.
     """
 
-    def __init__(self, workers: Mapping[str, Worker]) -> None:
+    def __init__(self, workers: Mapping[str, Worker], subscribed: AsyncExitStack) -> None:
         self._workers = workers
         self._queues: Sequence[QueueStatus] = ()
-        self._subscribed = ExitStack()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._attempts = Histogram(
@@ -57,19 +55,8 @@ class Metrics(Collector):
             ("store",),
             registry=self._registry,
         )
-
-    def __enter__(self) -> Self:
-        for store, worker in self._workers.items():
-            self._subscribed.enter_context(worker.client.subscribe(partial(self._count, store)))
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._subscribed.close()
+        for store, worker in workers.items():
+            subscribed.enter_context(worker.client.subscribe(partial(self._count, store)))
 
     def _count(self, store: str, event: Event) -> None:
         match event:

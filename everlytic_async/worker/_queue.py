@@ -174,14 +174,14 @@ class OrderQueue:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
         try:
             await self.release()
         finally:
-            await self._close()
-
-    async def _close(self) -> None:
-        connection, self._puller = self.connection, None
-        await self._connector.close(connection)
+            connection, self._puller = self.connection, None
+            await self._connector.close(connection)
 
     # -------------------------------------------------------------------------------- publish
 
@@ -206,9 +206,8 @@ class OrderQueue:
             QueueError: it was not acknowledged in time. Perhaps it is stored; it is safe to publish
                 it again.
         """
-        return await self._streams.store_order(
-            encode_message(coerce_order(order), key, self.settings)
-        )
+        message = encode_message(coerce_order(order), key, self.settings)
+        return await self._streams.store_order(message)
 
     async def publish_many(
         self,

@@ -5,7 +5,8 @@ outcome                                    action
 =========================================  =====================================================
 SENT; SKIPPED because it was sent          ack: remove it from the queue
 NOT_SENT; SKIPPED because it is in flight  nak: deliver it again, later each time
-elsewhere; UNKNOWN with AT_LEAST_ONCE;
+elsewhere; UNKNOWN with AT_LEAST_ONCE,
+until its fifth delivery;
 REJECTED before any order was accepted:
 the account or the address may be wrong
 INVALID; REJECTED; UNKNOWN; SKIPPED        dead letter; then ack
@@ -31,6 +32,9 @@ from everlytic_async.worker._pull import QueuedOrder
 
 _LOGGER = logging.getLogger("everlytic_async.worker")
 
+# With AT_LEAST_ONCE: each delivery of an order that always fails may notify its customer again.
+_MAX_UNKNOWN_DELIVERIES = 5
+
 
 class AckAction(enum.Enum):
     """What the queue is asked to do with an order."""
@@ -43,8 +47,16 @@ class AckAction(enum.Enum):
     DEAD_LETTER = enum.auto()
 
 
-def action_for(result: OrderResult, delivery: Delivery) -> tuple[AckAction, Outcome]:
-    """The action for a result, and the outcome to report: the table of the module."""
+def action_for(
+    result: OrderResult, delivery: Delivery, deliveries: int = 1
+) -> tuple[AckAction, Outcome]:
+    """The action for a result, and the outcome to report: the table of the module.
+
+    Args:
+        result: The stream's.
+        delivery: The client's.
+        deliveries: How often the order was delivered to a worker.
+    """
     outcome, error = result.outcome, result.error
     if outcome is Outcome.SKIPPED:
         state = error.state if isinstance(error, SkippedError) else None
@@ -57,7 +69,8 @@ def action_for(result: OrderResult, delivery: Delivery) -> tuple[AckAction, Outc
         return AckAction.ACK, outcome
     if outcome is Outcome.NOT_SENT or getattr(error, "before_any_acceptance", False):
         return AckAction.NAK, Outcome.NOT_SENT
-    if outcome is Outcome.UNKNOWN and delivery is Delivery.AT_LEAST_ONCE:
+    may_repeat = delivery is Delivery.AT_LEAST_ONCE and deliveries < _MAX_UNKNOWN_DELIVERIES
+    if outcome is Outcome.UNKNOWN and may_repeat:
         return AckAction.NAK, outcome
     return AckAction.DEAD_LETTER, outcome
 
@@ -72,15 +85,13 @@ class Settler:
 
     Attributes:
         counts: How many orders had each outcome.
-        acked: Orders that were removed from the queue.
-        nacked: Orders that were given back.
-        dead_lettered: Orders that became dead letters.
+        settled: How many orders had each action.
         slot_freed: Is set when an order was settled.
     """
 
     def __init__(self, delivery: Delivery, *, retry_base_s: float, retry_cap_s: float) -> None:
         self.counts = dict.fromkeys(Outcome, 0)
-        self.acked = self.nacked = self.dead_lettered = 0
+        self.settled = dict.fromkeys(AckAction, 0)
         self.slot_freed = asyncio.Event()
         self._delivery = delivery
         self._retry_base_s = retry_base_s
@@ -108,7 +119,7 @@ class Settler:
             stopping: Whether an order to retry is given back at once, for another worker.
         """
         queued = self.find(result.order)
-        action, outcome = action_for(result, self._delivery)
+        action, outcome = action_for(result, self._delivery, queued.deliveries)
         self.counts[result.outcome] += 1
         delay_s = 0.0
         if not stopping:
@@ -161,12 +172,9 @@ class Settler:
         try:
             if action is AckAction.ACK:
                 await queued.ack()
-                self.acked += 1
             elif action is AckAction.NAK:
                 await queued.nak(delay_s)
-                self.nacked += 1
-            else:  # acknowledged already, once it was stored there
-                self.dead_lettered += 1
+            self.settled[action] += 1  # a dead letter was acknowledged once it was stored
         except QueueError as error:
             _LOGGER.warning(
                 "an order will be delivered again, and skipped if it was sent: %s", error

@@ -36,7 +36,7 @@ from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import check_seconds
 from everlytic_async.worker._peers import answer_pings, share_cool_downs
 from everlytic_async.worker._queue import OrderQueue
-from everlytic_async.worker._settle import Settler
+from everlytic_async.worker._settle import AckAction, Settler
 
 __all__ = ["Worker", "WorkerStatus"]
 
@@ -144,7 +144,7 @@ class Worker:
         self._results: OrderStream | None = None
         self._last_error: str | None = None
         self._was_served = False  # by a worker before this one
-        self._failures = 0  # streams in a row that ended early with nothing sent
+        self._failures = 0  # pauses since an order was sent
 
     def __repr__(self) -> str:
         return f"<Worker of {self._queue.settings.store!r}, {len(self._held)} orders in flight>"
@@ -170,9 +170,9 @@ class Worker:
             last_error=self._last_error or self._client.trouble,
             in_flight=len(held),
             counts=MappingProxyType(dict(held.counts)),
-            acked=held.acked,
-            nacked=held.nacked,
-            dead_lettered=held.dead_lettered,
+            acked=held.settled[AckAction.ACK],
+            nacked=held.settled[AckAction.NAK],
+            dead_lettered=held.settled[AckAction.DEAD_LETTER],
         )
 
     # ---------------------------------------------------------------------------- run and stop
@@ -255,7 +255,6 @@ class Worker:
     async def _run_stream(self, ledger: Ledger) -> EverlyticError | None:
         """Send until stopped, or until no order can be sent: the reason."""
         problem: EverlyticError | None = None
-        sent = self._held.counts[Outcome.SENT]
         try:
             async with self._client.stream_orders(
                 self._orders(), ledger=ledger, key=self._key_for
@@ -270,8 +269,6 @@ class Worker:
         finally:
             self._results = None
             await self._clean_up()
-        if self._held.counts[Outcome.SENT] > sent:
-            self._failures = 0
         return None if self._stopping.is_set() else problem
 
     async def _clean_up(self) -> None:
@@ -293,6 +290,8 @@ class Worker:
                     self._drain()
                 async for result in results:
                     await self._held.settle(result, stopping=self._stopping.is_set())
+                    if result.outcome is Outcome.SENT:
+                        self._failures = 0
                     if isinstance(result.error, AuthenticationError):
                         refused = result.error
         except TimeoutError:
@@ -324,7 +323,6 @@ class Worker:
 
     async def _orders(self) -> AsyncIterator[Any]:
         """The orders as they are pulled, no more than there are free slots."""
-        failed = False
         while not self._stopping.is_set():
             # While the endpoint is in trouble, one order at a time is enough to probe with.
             slots = self._client.max_concurrency if self._client.trouble is None else 1
@@ -339,13 +337,10 @@ class Worker:
                 if self._queue.closed_reason is not None:
                     self.stop()
                     return
-                failed = True
                 await self._pause(error)
                 continue
             if pulled:
                 self._last_error = None
-                self._failures = 0 if failed else self._failures
-                failed = False
             for queued in pulled:  # all at once: what is not yielded any more is given back
                 self._held.add(queued)
             for queued in pulled:

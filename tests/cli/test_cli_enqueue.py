@@ -80,13 +80,13 @@ def test_an_input_without_orders_is_no_failure(
     assert "There is no order" in run.err
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "address", [pytest.param("nats://127.0.0.1:1", marks=pytest.mark.slow), "nats://[::"]
+)
 def test_an_unreachable_server_is_an_error_before_anything_is_created(
-    cli: Cli, orders_file: Write
+    cli: Cli, orders_file: Write, address: str
 ) -> None:
-    run = cli(
-        "enqueue", "--nats", "nats://127.0.0.1:1", "--results", "r.jsonl", orders_file(order(1))
-    )
+    run = cli("enqueue", "--nats", address, "--results", "r.jsonl", orders_file(order(1)))
     assert run.code == 2
     assert "Error: no NATS server could be reached" in run.err
     assert not (cli.directory / "r.jsonl").exists()

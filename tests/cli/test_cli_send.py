@@ -282,10 +282,11 @@ def test_appending_needs_a_file_to_append_to(
 
 
 @pytest.mark.parametrize("command", ["send", "check"])
-@pytest.mark.parametrize("results", ["none/r.jsonl", "."])
+@pytest.mark.parametrize("results", ["none/r.jsonl", ".", "a pipe that nobody reads from"])
 def test_results_that_cannot_be_opened_end_it_before_anything_is_sent(
     cli: Cli, shop: Sandbox, orders_file: Write, results: str, command: str
 ) -> None:
+    os.mkfifo("a pipe that nobody reads from")
     run = cli(command, "--ledger", "l", "--results", results, orders_file(order(1)))
     assert (run.code, run.out, shop.requests) == (2, "", 0)
     assert "Traceback" not in run.err

@@ -91,6 +91,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "damaged": (damage, "damaged"),
     "cut off": (cut_off, "damaged"),
     "directory": (lambda path: path.mkdir(), "it is not a file"),
+    "pipe": (os.mkfifo, "it is not a file"),
 }
 
 

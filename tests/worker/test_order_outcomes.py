@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from worker_shop import (
@@ -24,7 +25,15 @@ from worker_shop import (
     until_status,
 )
 
-from everlytic_async import Delivery, Outcome, SkippedError, SqliteLedger, UnknownOutcomeError
+from everlytic_async import (
+    Delivery,
+    Order,
+    Outcome,
+    SkippedError,
+    SqliteLedger,
+    UnknownOutcomeError,
+)
+from everlytic_async._encoding import encode
 from everlytic_async._nats import backoff_s
 from everlytic_async.errors import AuthenticationError, NotSentError, RejectedError
 from everlytic_async.ledger import NatsLedger, State
@@ -32,7 +41,7 @@ from everlytic_async.outcomes import OrderResult, Receipt
 from everlytic_async.worker import OrderQueue
 from everlytic_async.worker._dead_letters import redrive_headers
 from everlytic_async.worker._settle import AckAction, action_for
-from support.delivery import CUSTOMER_HASH, STORE_HASH, order, orders
+from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order, orders
 
 ONCE, AGAIN = Delivery.AT_MOST_ONCE, Delivery.AT_LEAST_ONCE
 
@@ -70,6 +79,14 @@ def test_the_table_of_outcomes(
     receipt = Receipt(200) if outcome is Outcome.SENT else None
     result = OrderResult(0, "1", {}, outcome, receipt, error)
     assert action_for(result, delivery) == (action, reported)
+
+
+@pytest.mark.parametrize("deliveries", [1, 4, 5, 6])
+def test_what_is_always_unknown_is_not_delivered_for_ever(deliveries: int) -> None:
+    """Each delivery may have notified the customer, also where the caller allowed that."""
+    result = OrderResult(0, "1", {}, Outcome.UNKNOWN, None, UnknownOutcomeError("?"))
+    expected = AckAction.NAK if deliveries < 5 else AckAction.DEAD_LETTER
+    assert action_for(result, AGAIN, deliveries) == (expected, Outcome.UNKNOWN)
 
 
 # -------------------------------------------------------------------------------- end to end
@@ -150,6 +167,17 @@ async def test_an_order_that_may_be_sent_again_is_delivered_again(
     assert await dead_letters(queue) == []
 
 
+async def test_an_order_that_always_fails_is_a_dead_letter_in_the_end(
+    queue: OrderQueue, path: Path
+) -> None:
+    await queue.publish(order(0))
+    async with Shop({"0": "fail"}) as shop, shop.client(delivery=AGAIN) as client:
+        await shop.accept_one(client)
+        await drain(client, queue, path)
+    assert [each.outcome for each in await dead_letters(queue)] == [Outcome.UNKNOWN]
+    assert shop.processed["0"] <= 5 * QUICK.attempts
+
+
 async def test_an_order_that_was_not_sent_is_delivered_again_after_a_delay(
     nats_url: str, queue: OrderQueue, path: Path
 ) -> None:
@@ -187,6 +215,40 @@ async def test_messages_that_are_not_orders_stop_no_other(queue: OrderQueue, pat
     letters = await dead_letters(queue)
     assert {letter.outcome for letter in letters} == {Outcome.INVALID}
     assert len(letters) == len(invalid)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"x",
+        b"garbage that is longer",
+        b"NATS/1.0\r\n\r\n",
+        b"NATS/1.0 503\r\n\r\n",
+        b"NATS/1.0 \xff\xfe \xff\xfe\r\n\r\n",
+        b"NATS/1.0\r\nno colon\r\n: no name\r\n\xff: \xff\r\n\r\n",
+        b"NATS/1.0\r\nEverlytic-Key: \xff\r\n\r\n",
+        b"NATS/1.0\r\nEverlytic-Resend: unknown\r\nEverlytic-Redriven-At: 1e400\r\n\r\n",
+    ],
+    ids=range(8),
+)
+async def test_malformed_headers_stop_no_order(
+    queue: OrderQueue, nats_url: str, path: Path, headers: bytes
+) -> None:
+    """The server stores what another program publishes, and nats-py stops reading at some."""
+    body = encode(Order.from_mapping(order(1)))
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(nats_url).port)
+    sizes = f"{len(headers)} {len(headers) + len(body)}"
+    writer.write(b'CONNECT {"headers":true,"verbose":false}\r\n')
+    writer.write(f"HPUB {queue.settings.orders_subject} {sizes}\r\n".encode())
+    writer.write(headers + body + b"\r\nPING\r\n")
+    await reader.readuntil(b"PONG\r\n")
+    writer.close()
+    await writer.wait_closed()
+    await queue.publish(order(2))
+    async with Shop() as shop, shop.client() as client:
+        await drain(client, queue, path)
+    assert shop.processed == Counter({"1": 1, "2": 1})
+    assert await dead_letters(queue) == []
 
 
 async def test_what_the_ledger_knows_is_not_sent_again(queue: OrderQueue, path: Path) -> None:
