@@ -71,7 +71,7 @@ _LOOK_UP = f"""
     CROSS JOIN orders ON orders.scope = ? AND orders.key = wanted.value
 """  # noqa: S608 - a constant
 _INTO = "INTO orders (scope, key, body, state, run, attempts, status, reason, at)"
-REPLACE = f"REPLACE {_INTO} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+REPLACE = f"REPLACE {_INTO} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - a constant
 _RANK = " ".join(f"WHEN {state.code} THEN {state.rank}" for state in State)
 _MERGE = f"""
     INSERT {_INTO}
