@@ -240,8 +240,6 @@ class _OpenFile:
     async def close(self) -> None:
         """Close the file, after all that was asked for."""
         try:
-            while self._group:  # claims that were cancelled meanwhile
-                await self.flush()
             await self.run(self.file.close)
         finally:
             self._thread.shutdown()
