@@ -142,9 +142,9 @@ def is_alive(ledger: Path, token: str) -> bool:
     return False
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def is_busy(error: BaseException | None) -> bool:
     """Whether another process holds the file. The error code's low byte says so."""
-    code: int = getattr(error, "sqlite_errorcode", 0)
+    code: int = getattr(error, "sqlite_errorcode", None) or 0
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 

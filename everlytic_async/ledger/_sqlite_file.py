@@ -15,7 +15,6 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,7 +28,7 @@ from everlytic_async.ledger._sqlite_checks import (
     is_busy,
 )
 
-__all__ = ["COLUMNS", "STATES", "SqliteFile", "entry_from_row", "row_from_entry"]
+__all__ = ["COLUMNS", "REPLACE", "STATES", "SqliteFile", "entry_from_row", "row_from_entry"]
 
 #: "EVLA", so that `file` and we recognize our files.
 _APPLICATION_ID = 0x45564C41
@@ -72,9 +71,7 @@ _LOOK_UP = f"""
     CROSS JOIN orders ON orders.scope = ? AND orders.key = wanted.value
 """  # noqa: S608 - a constant
 _INTO = "INTO orders (scope, key, body, state, run, attempts, status, reason, at)"
-_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
-# Within the least number of values that SQLite may be built for.
-_ROWS_AT_ONCE = 100
+REPLACE = f"REPLACE {_INTO} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - a constant
 _RANK = " ".join(f"WHEN {state.code} THEN {state.rank}" for state in State)
 _MERGE = f"""
     INSERT {_INTO}
@@ -129,7 +126,7 @@ class SqliteFile:
         self.path = Path(os.path.realpath(path))
         self.clock = clock
         self.token = ""  # names the run of this object, if it has one
-        self._wait_s = wait_s
+        self._wait_s = self._busy_timeout_s = wait_s
         self._stale_files: list[Path] = []  # of crashed runs, once their end is committed
         if must_exist and not self.path.is_file():
             raise LedgerError(f"there is no ledger at {str(self.path)!r}")
@@ -275,15 +272,6 @@ class SqliteFile:
         rows = self.connection.execute(_LOOK_UP, (json.dumps(list(keys)), scope))
         return {row[0]: entry_from_row(row) for row in rows}
 
-    def write_rows(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Within a transaction: write rows, each of its own order, as of `row_from_entry`."""
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            chunk = rows[start : start + _ROWS_AT_ONCE]
-            # One statement: each gives way to the event loop's thread, and waits for its turn.
-            values = ", ".join([_VALUES] * len(chunk))
-            statement = f"REPLACE {_INTO} VALUES {values}"  # noqa: S608 - constants
-            self.connection.execute(statement, [*chain(*chunk)])
-
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Take the write lock, and commit what is done within."""
@@ -316,6 +304,12 @@ class SqliteFile:
                 message = "unable to open" if what == "opened" else error.strerror or "it failed"
             why = next((hint for words, hint in _HINTS.items() if words in message), message)
             raise LedgerError(f"the ledger {str(self.path)!r} can't be {what}: {why}") from error
+
+    def set_busy_timeout(self, seconds: float) -> None:
+        """Set how long SQLite waits for another process that writes."""
+        if seconds != self._busy_timeout_s:
+            self.connection.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+            self._busy_timeout_s = seconds
 
     def wait_for_others(self, attempt: Callable[[], bool]) -> None:
         """Repeat what SQLite does not wait for by itself while another process uses the file.
@@ -367,7 +361,7 @@ def entry_from_row(row: Sequence[Any]) -> Entry:
 
 
 def row_from_entry(scope: int, entry: Entry, run: int | None, now: float) -> tuple[Any, ...]:
-    """The row of an entry, for `SqliteFile.write_rows`.
+    """The values of `REPLACE`.
 
     Args:
         scope: The number of the endpoint and store.

@@ -76,13 +76,8 @@ class Shop:
     async def client(self, concurrency: int = 8, **settings: Any) -> AsyncIterator[EverlyticClient]:
         """A client of the shop, which runs for as long."""
         if not self.url:
-            async with RawServer(self.serve) as server:
-                self.url = server.url
-                try:
-                    async with self.client(concurrency, **settings) as client:
-                        yield client
-                finally:
-                    self.url = ""
+            async with self.open(), self.client(concurrency, **settings) as client:
+                yield client
             return
         defaults: dict[str, Any] = {
             "store_hash": STORE_HASH,

@@ -112,7 +112,7 @@ async def test_a_server_that_does_not_come_back_stops_it_cleanly(nats_server: Na
         assert set(server.posts) == sent
         assert 50 <= len(sent) < 400
         await nats_server.start()
-        # Its heartbeat is as good as gone: the server was told of no more.
+        # Its heartbeat has nearly expired: the server got no further one.
         states = await states_in(place)
         known = {key for key, state in states.items() if state is not State.NOT_SENT}
         assert sent <= known

@@ -615,9 +615,3 @@ def check_two_runs(
             assert state in (State.SENT, State.UNKNOWN)
         else:
             assert state in (State.REJECTED, State.NOT_SENT)
-
-
-async def test_a_run_without_orders_records_nothing(place: Place) -> None:
-    async with Shop().client() as client:
-        assert (await send_all(client, streamed([]), place)).results == ()
-    assert read_states(place) == {}
