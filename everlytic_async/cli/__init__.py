@@ -1,7 +1,9 @@
 """The command ``everlytic-async``: arguments in, text out.
 
-``_commands`` and ``_queue_commands`` declare the commands, their options and their help, by means
-of ``_options``: all that ``--help`` loads. What a command does is imported when it runs.
+``_commands``, ``_ledger_commands`` and ``_queue_commands`` declare the commands, their options and
+their help, by means of ``_options``: all that ``--help`` loads. What a command does is imported
+when it runs.
+
 ``_check``, ``_send`` and ``_enqueue`` are a ``_run`` over an ``_input``; ``_ledger``, ``_doctor``,
 ``_sandbox``, ``_worker`` and ``_queue`` are the other commands. They share:
 

@@ -46,8 +46,10 @@ async def doctor(options: DoctorOptions) -> int:
     findings: Findings = {}
     problems: list[str] = []
     settings = Settings(options.config)
+    tables = [settings.table(name) for name in settings.names()]
+    # What they hold by name: a value may be a secret.
     findings["settings"] = {
-        f"[{name}]": str(settings.table(name).path) for name in settings.names()
+        f"[{table.name}]": f"{table.path}: {', '.join(table.values)}" for table in tables
     }
     try:
         account = settings.account()

@@ -12,14 +12,14 @@ from typing import IO, Any
 
 from rich.text import Text
 
-from everlytic_async.cli._commands import (
+from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._input import open_input, printable
+from everlytic_async.cli._ledger_commands import (
     CopyOptions,
     ExportOptions,
     LedgerFileOptions,
     ResolveOptions,
 )
-from everlytic_async.cli._exit import Exit, say
-from everlytic_async.cli._input import open_input, printable
 from everlytic_async.cli._options import InputOptions
 from everlytic_async.cli._results import ledger_files, open_private, refuse_same_file
 from everlytic_async.cli._screen import (

@@ -64,7 +64,7 @@ def advise(
         yield "What was in flight is unknown: the next run lists it."
     elif tally.unknown:
         yield (
-            f"{_look_at_unknown(tally.unknown)}:\n"
+            f"{_look_at_unknown(tally.unknown)} (--with FILE lists them, too):\n"
             f"  everlytic-async ledger export --state unknown {file}\n"
             "Then record what you found, for those that did and those that did not, and run it "
             "again:\n"

@@ -302,9 +302,9 @@ def _draw(timeline: Timeline, total: Bin, started: datetime, elapsed_s: float) -
         traces.append({"name": name, "x": middles, "y": values, "yaxis": _axis(row), **how})
 
     def add_line(name: str, dash: str, values: Sequence[float | None], row: int) -> None:
-        # Markers show a point that has no neighbours.
-        mode = "lines" if row == 1 else "lines+markers"
-        line = {"color": _LINE_COLOUR, "dash": dash, "width": 2}
+        # A pace holds until the next one; markers show a point that has no neighbours.
+        mode, shape = ("lines", "hv") if row == 1 else ("lines+markers", "linear")
+        line = {"color": _LINE_COLOUR, "dash": dash, "width": 2, "shape": shape}
         add(name, values, row, mode=mode, line=line, hovertemplate="%{y:,.3~r}")
 
     for outcome in (each for each in COLOURS if total.counts[each]):
@@ -344,6 +344,9 @@ def _draw(timeline: Timeline, total: Bin, started: datetime, elapsed_s: float) -
         "shapes": [{**pause, "x0": time_at(start), "x1": time_at(end)} for start, end in pauses],
         "xaxis": time_axis,
     }
+    # By the orders, not by a pace that was tried: it would flatten them.
+    highest = max((y or 0 for y in traces[0]["y"]), default=0)
+    layout["yaxis"] |= {"range": [0, 1.15 * highest], "rangemode": "normal"}
     _, plotly = _libraries()
     html: str = plotly.to_html(
         {"data": traces, "layout": layout},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 
 import attrs
@@ -33,12 +34,13 @@ def suggest(options: CheckOptions) -> int:
         print_lines(make_console(), [json_line(attrs.asdict(found))])
         return Exit.OK
     print_lines(make_console(), _lines(found))
+    look = f"everlytic-async check --show 3 {shlex.quote(printable(options.file))}"
     if found.is_known:
-        note(f"{name} is {found.format}, which is read as it is. Look at it: check --show 3 {name}")
+        note(f"{name} is {found.format}, which is read as it is. Look at the orders: {look}")
     else:
         note(
             "Nothing of this is used by itself. Correct it, save it as everlytic.toml in this "
-            f"directory, then look at the orders: everlytic-async check --show 3 {name}"
+            f"directory, then look at the orders: {look}"
         )
     return Exit.OK
 

@@ -24,6 +24,7 @@ REASONS = 12
 _OTHER = "other reasons: the results have them all (--results FILE)"
 # What differs from order to order, while the reason is the same.
 _PLACE = re.compile(r"\[[0-9]+\]|, column [0-9]+|\bline [0-9]+")
+_VALUE = re.compile(r"(?<=found )('[^']*'|\"[^\"]*\")")
 _ANY_PLACE = {"[": "[…]", ",": "", "l": "line …"}
 
 
@@ -71,6 +72,7 @@ class Tally:
         self.skipped: Counter[str] = Counter()
         self.changed = 0
         self.refused_first = 0
+        self._shown: dict[tuple[Outcome, str], str] = {}
 
     def add(
         self,
@@ -95,8 +97,13 @@ class Tally:
         texts: dict[str, None] = {}  # an order with two faulty products has the fault once
         for fault in faults:
             text = _PLACE.sub(lambda place: _ANY_PLACE[place[0][0]], fault)
+            # Of values that are wrong in the same way, the first is shown.
+            kind = (outcome, _VALUE.sub("…", text))
+            text = self._shown.get(kind, text)
             if text not in reasons and len(reasons) >= self._max_reasons:
                 text = _OTHER
+            else:
+                self._shown[kind] = text
             texts[text] = None
             reasons.setdefault(text, Reason())
         for text in texts:

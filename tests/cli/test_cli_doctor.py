@@ -75,7 +75,7 @@ def test_all_is_well(cli: Cli, shop: Sandbox, orders_file: Write) -> None:
         f"base_url           {shop.base_url}",
         f"store_hash         set, {len(shop.store_hash)} characters",
         "from               the environment",
-        "[mapping]          everlytic.toml",
+        "[mapping]          everlytic.toml: order_id",
         f"path               {cli.directory / 'everlytic.ledger'}",
         "sent               2",
         "python             3.",

@@ -139,6 +139,16 @@ def test_a_column_that_looks_like_a_status_is_pointed_out(cli: Cli, till: Path) 
     assert "Status" not in cli("check", "--where", "Status=bezahlt", till).err
 
 
+def test_values_that_are_wrong_in_the_same_way_are_one_reason(cli: Cli) -> None:
+    rows = "".join(f'{n},{n}@example.com,Mop,"{n},50"\n' for n in range(1, 300))
+    path = cli.directory / "o.csv"
+    path.write_text(f"order_id,contact_email,product_name,product_price\n{rows}")
+    (reason,) = figures(cli, path)["reasons"]
+    assert (reason["orders"], reason["lines"]) == (299, [2, 3, 4, 5, 6])
+    assert "found '1,50'" in reason["reason"]
+    assert "--decimal ','" in reason["reason"]
+
+
 # ------------------------------------------------------------------------------------------ --show
 
 

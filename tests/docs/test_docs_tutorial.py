@@ -55,6 +55,6 @@ def test_the_report_says_in_a_browser_what_the_tutorial_quotes_of_it(
     assert [line for line in browsed.stderr.splitlines() if "CONSOLE" in line] == []
     text = " ".join(unescape(re.sub(r"<[^>]+>", " ", browsed.stdout)).split())
     assert [words for words in quoted if words.casefold() not in text.casefold()] == []
-    assert "records " in section
-    assert "record 120" in text
+    assert "lines " in section
+    assert "line 121" in text
     assert 'class="main-svg"' in browsed.stdout.split('id="plot"')[1]
