@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import signal
@@ -10,6 +11,8 @@ from collections.abc import Iterable
 
 import pytest
 from hypothesis import settings
+
+from support.processes import SESSION_POST, python_path
 
 # No deadline: a shared machine stalls. In CI the same examples every time, so that a run can be
 # repeated; elsewhere new ones, so that bugs are found.
@@ -22,8 +25,29 @@ def _runs_slow(config: pytest.Config) -> bool:
     return "slow" in config.getoption("markexpr", "")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Orders go to an endpoint in one of two ways; the tests run over both, one after the other."""
+    parser.addoption(
+        "--session-post",
+        action="store_true",
+        help="send orders by ClientSession.post, as where somebody has instrumented aiohttp",
+    )
+
+
+@pytest.fixture
+def direct_post(pytestconfig: pytest.Config) -> None:
+    """Skip a test that is about the direct way where it is closed."""
+    if pytestconfig.getoption("session_post"):
+        pytest.skip("about the direct way")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Try many examples only where there is time for it; let child processes be interrupted."""
+    if config.getoption("session_post"):
+        os.environ["PYTHONPATH"] = python_path(SESSION_POST)
+        sys.path.insert(0, str(SESSION_POST))
+        sys.modules.pop("sitecustomize", None)  # the machine's own
+        importlib.import_module("sitecustomize")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell started us in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.load_profile("slow" if _runs_slow(config) else "short")
