@@ -61,8 +61,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if version not in KNOWN_AIOHTTP:
         terminalreporter.write_sep("=", f"WARNING: aiohttp {version} is not known yet", yellow=True)
         terminalreporter.write_line(
-            "If all tests pass, add it to KNOWN_AIOHTTP in tests/conftest.py. If those about the direct "
-            "way are skipped, orders go by ClientSession.post, at twice the CPU."
+            "If all tests pass, add it to KNOWN_AIOHTTP in tests/conftest.py. If those about the "
+            "direct way are skipped, orders go by ClientSession.post, at twice the CPU."
         )
 
 
