@@ -4,8 +4,9 @@ The requests of a client differ only in their bodies. What `ClientSession.post` 
 them (the request, its headers, a task that writes, a response object) is made once here.
 
 **This leans on names that aiohttp does not document**, and it is the only module that does. So
-`DirectPost.create` tries them with two requests in memory. Where that fails, and where somebody may
-expect to see the requests of a session (tracing, mocks), orders are posted by `ClientSession.post`.
+`DirectPost.create` tries them with two requests in memory, and none of them is used on import.
+Where that fails, and where somebody may expect to see the requests of a session (tracing, mocks),
+orders are posted by `ClientSession.post`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from functools import cached_property
+from types import FunctionType
 from typing import Any
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.helpers import TimerNoop
-from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -27,14 +26,21 @@ _LOGGER = logging.getLogger("everlytic_async")
 
 #: Longer bodies may stay in the event loop's buffer for a while, so they are not sent this way.
 MAX_BODY_BYTES = 32 * 1024
-
-# What instruments and mocks of aiohttp replace.
-_REPLACEABLE = ("_request", "post")
-_UNTOUCHED = tuple(getattr(aiohttp.ClientSession, name) for name in _REPLACEABLE)
 # How long the exchange in memory may take, in seconds: nothing in it waits.
 _CHECK_S = 1.0
-_NO_TRACES: list[Any] = []
-_SWITCHING_PROTOCOLS = 101
+# 101 ends HTTP on a connection; the others precede a response.
+_INTERIM = frozenset(range(200)) - {101}
+
+
+def _unpatched(name: str) -> object:
+    """A method of aiohttp's session; None if it was replaced before this module was imported."""
+    method = getattr(aiohttp.ClientSession, name, None)
+    is_own = type(method) is FunctionType and method.__globals__["__name__"] == "aiohttp.client"
+    return method if is_own else None
+
+
+# What instruments and mocks of aiohttp replace.
+_UNPATCHED = (_unpatched("_request"), _unpatched("post"))
 
 
 class DirectResponse:
@@ -47,29 +53,15 @@ class DirectResponse:
         self.headers: CIMultiDictProxy[str] = message.headers
         self.raw_headers: object = message.raw_headers
         self.content = content
-        self.release: Callable[[], None] = connection.release
-        self.close: Callable[[], None] = connection.close
+        self.release, self.close = connection.release, connection.close
 
 
 class _Request(aiohttp.ClientRequest):
     """Stands for all requests of a session: it names the endpoint to the connector."""
 
-    def __init__(
-        self, url: URL, headers: Mapping[str, str], session: aiohttp.ClientSession
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        super().__init__("POST", url, headers=headers, loop=loop, session=session)
-        self._key = super().connection_key
-
-    @property
+    @cached_property
     def connection_key(self) -> Any:
-        return self._key
-
-    def head(self) -> bytes:
-        """The bytes before a body, up to its length."""
-        lines = [f"POST {self.url.raw_path_qs} HTTP/1.1"]
-        lines += [f"{n}: {value}" for n, value in self.headers.items() if n != "Content-Length"]
-        return "\r\n".join([*lines, "Content-Length: "]).encode()
+        return super().connection_key
 
 
 class DirectPost:
@@ -86,12 +78,16 @@ class DirectPost:
         self, session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str], **params: Any
     ) -> None:
         assert session.connector is not None  # noqa: S101 - it is open
-        self._session = session
-        self._connect = session.connector.connect
-        self._request = _Request(url, headers, session)
-        self._head = self._request.head()
+        self._session, self._connect = session, session.connector.connect
         self._timeout = aiohttp.ClientTimeout(total=None)
-        self._params: dict[str, Any] = {"timer": TimerNoop(), "read_until_eof": True, **params}
+        loop = asyncio.get_running_loop()
+        self._request = _Request("POST", url, headers=headers, loop=loop, session=session)
+        lines = [f"POST {url.raw_path_qs} HTTP/1.1"]
+        lines += [f"{n}: {v}" for n, v in self._request.headers.items() if n != "Content-Length"]
+        self._head = "\r\n".join([*lines, "Content-Length: "]).encode()
+        timer = aiohttp.helpers.TimerNoop()
+        self._params: dict[str, Any] = {"timer": timer, "read_until_eof": True, **params}
+        self._parsing_error = aiohttp.http_exceptions.HttpProcessingError
 
     @classmethod
     async def create(
@@ -116,7 +112,7 @@ class DirectPost:
         session = aiohttp.ClientSession
         return (
             len(body) <= MAX_BODY_BYTES
-            and (session._request, session.post) == _UNTOUCHED  # noqa: SLF001
+            and (session._request, session.post) == _UNPATCHED  # noqa: SLF001
             and not self._session.trace_configs
         )
 
@@ -136,7 +132,7 @@ class DirectPost:
         Raises:
             aiohttp.ClientError, OSError, ValueError: as by `ClientSession.post`.
         """
-        connection = await self._connect(self._request, _NO_TRACES, self._timeout)
+        connection = await self._connect(self._request, [], self._timeout)
         try:
             protocol = connection.protocol
             assert protocol is not None  # noqa: S101 - it was just taken
@@ -146,74 +142,59 @@ class DirectPost:
             transport.write(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
             after_write()
             message, content = await protocol.read()
-            while message.code < 200 and message.code != _SWITCHING_PROTOCOLS:  # noqa: PLR2004
+            while message.code in _INTERIM:
                 message, content = await protocol.read()
-        except HttpProcessingError as error:
+        except BaseException as error:
             connection.close()
-            raise aiohttp.ClientResponseError(self._request.request_info, ()) from error
-        except BaseException:
-            connection.close()
+            if isinstance(error, self._parsing_error):
+                raise aiohttp.ClientResponseError(self._request.request_info, ()) from error
             raise
         return DirectResponse(message, content, connection)
 
 
-class _AnsweringTransport(asyncio.Transport):
+class _MemoryTransport(asyncio.Transport):
     """A connection in memory that answers every write."""
 
-    def __init__(self, protocol: ResponseHandler) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._protocol = protocol
+        self.protocol = aiohttp.client_proto.ResponseHandler(asyncio.get_running_loop())
+        self.protocol.connection_made(self)
         self.written = b""
 
     def write(self, data: Any) -> None:
         self.written += data
         answer = b"HTTP/1.1 202 OK\r\nX-Name: value\r\nContent-Length: 2\r\n\r\n[]"
-        self._protocol.data_received(b"HTTP/1.1 100 Continue\r\n\r\n" + answer)
+        self.protocol.data_received(b"HTTP/1.1 100 Continue\r\n\r\n" + answer)
 
     def is_closing(self) -> bool:
         return False
 
     def close(self) -> None:
-        self._protocol.connection_lost(None)
-
-    abort = close
-
-
-class _MemoryConnector(aiohttp.BaseConnector):
-    """Makes one connection in memory."""
-
-    transport: _AnsweringTransport | None = None
-
-    async def _create_connection(self, *_: object) -> ResponseHandler:
-        protocol = ResponseHandler(asyncio.get_running_loop())
-        assert self.transport is None  # noqa: S101 - the connection is reused
-        self.transport = _AnsweringTransport(protocol)
-        protocol.connection_made(self.transport)
-        return protocol
+        self.protocol.connection_lost(None)
 
 
 async def _try_in_memory(**params: Any) -> None:
-    """Post twice over one connection in memory.
+    """Post twice over one connection in memory; raise if that is not as this module expects it."""
+    transports: list[_MemoryTransport] = []
 
-    Raises:
-        Exception: something is not as this module expects it.
-    """
+    class MemoryConnector(aiohttp.BaseConnector):
+        async def _create_connection(self, *_: object) -> Any:
+            transports.append(_MemoryTransport())
+            return transports[-1].protocol
 
-    async def before_write(_protocol: object, transport: object) -> None:
-        seen.append(transport is connector.transport)
+    async def before_write(*_: object) -> None: ...
 
-    seen: list[object] = []
-    connector = _MemoryConnector()
-    async with aiohttp.ClientSession(connector=connector) as session:
+    async with aiohttp.ClientSession(connector=MemoryConnector()) as session:
         url, headers = URL("http://memory.invalid/path"), CIMultiDict({"X-Sent": "1"})
         direct = DirectPost(session, url, headers, **params)
+        seen: list[object] = []
         for _ in range(2):
-            response = await direct.post(b"{}", before_write, partial(seen.append, "written"))
-            seen += [response.status, response.headers["x-name"], response.content.read_nowait()]
-            seen.append(response.content.at_eof())
+            response = await direct.post(b"{}", before_write, lambda: None)
+            seen += [response.status, response.headers["x-name"]]
+            seen += [response.content.read_nowait(), response.content.at_eof()]
             response.release()
-    sent = b"" if connector.transport is None else connector.transport.written
-    head = b"POST /path HTTP/1.1\r\nHost: memory.invalid\r\nX-Sent: 1\r\n"
-    expected = [True, "written", 202, "value", b"[]", True] * 2
-    if seen != expected or sent.count(head) != 2 or not sent.endswith(b"Length: 2\r\n\r\n{}"):  # noqa: PLR2004
+    sent = transports[0].written
+    head, body = b"POST /path HTTP/1.1\r\nHost: memory.invalid\r\nX-Sent: 1\r\n", b": 2\r\n\r\n{}"
+    seen += [len(transports), sent.count(head), sent.count(body)]
+    if seen != [202, "value", b"[]", True] * 2 + [1, 2, 2]:
         raise RuntimeError("an exchange in memory had another result")

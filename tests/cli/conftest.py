@@ -15,6 +15,7 @@ from command_queue import Queue
 
 from everlytic_async.sandbox import Sandbox
 from support.nats_servers import nats_url
+from support.processes import python_path
 
 __all__ = ["nats_url"]
 
@@ -26,6 +27,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
         "HOME": str(tmp_path / "home"),
         "LANG": "C.UTF-8",
         "COLUMNS": "100",
+        "PYTHONPATH": python_path(),
     }
     program = Program(tmp_path, environment)
     yield program

@@ -418,6 +418,16 @@ async def talk_nonsense(connection: Connection) -> None:
     await connection.send(b"\x00\x01\x02 nonsense\r\n\r\n")
 
 
+async def switch_protocols(connection: Connection) -> None:
+    await connection.request()
+    await connection.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n\x00")
+
+
+async def say_too_much(connection: Connection) -> None:
+    await connection.request()
+    await connection.answer(200, b"", f"X-Echo: {STORE_HASH}{'x' * 66_000}")
+
+
 async def break_off(connection: Connection) -> None:
     await connection.request()
     sent = connection.server.heads[-1].decode().split("\r\n")[1:-2]
@@ -430,6 +440,8 @@ ENDS: dict[str, Script] = {
     "reset": reset,
     "refused upload": refuse_the_upload,
     "nonsense": talk_nonsense,
+    "another protocol": switch_protocols,
+    "a long header": say_too_much,
     "broken off": break_off,
     "silent": never_answer,
     "never read": read_nothing,

@@ -22,6 +22,7 @@ from everlytic_async import (
 )
 from everlytic_async.sandbox import Sandbox
 from support.delivery import client_of, order, order_ids, orders, sandbox_client
+from support.processes import python_path
 
 PROCESS = Path(__file__).with_name("misuse_process.py")
 
@@ -289,7 +290,7 @@ async def test_another_loop_or_process_is_refused_before_a_byte_is_written(
             sandbox.customer_hash,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(PROCESS.parents[1])},
+            env={**os.environ, "PYTHONPATH": python_path(PROCESS.parents[1])},
         )
         async with asyncio.timeout(60):
             output, errors = await process.communicate()

@@ -31,6 +31,7 @@ from everlytic_async import (
 from everlytic_async.ledger import Durability, Entry, Ledger, NatsLedger, ResendPolicy, State
 from everlytic_async.sandbox import Sandbox
 from support.delivery import CUSTOMER_HASH, MANY_RETRIES, STORE_HASH, orders
+from support.processes import python_path
 
 NOBODY = 65_534
 
@@ -153,7 +154,7 @@ class Zygote:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])},
+            env={**os.environ, "PYTHONPATH": python_path(tests, tests.parent)},
         ) as process:
             yield cls(process)
             # Leaving it closes its input, and it ends.

@@ -137,9 +137,17 @@ class RawServer:
         bodies: Every request's body that was read to its end.
     """
 
-    def __init__(self, script: Script, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        tls: ssl.SSLContext | None = None,
+        host: str = "localhost",
+        port: int = 0,
+    ) -> None:
         self._script = script
         self._tls = tls
+        self._host = host
         self._port = port
         self._server: asyncio.Server | None = None
         self._handlers: set[asyncio.Task[None]] = set()
@@ -155,11 +163,16 @@ class RawServer:
 
     @property
     def url(self) -> str:
-        return f"http{'s' if self._tls else ''}://localhost:{self.port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http{'s' if self._tls else ''}://{host}:{self.port}"
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self._port, ssl=self._tls, backlog=256
+            self._serve,
+            "127.0.0.1" if self._host == "localhost" else self._host,
+            self._port,
+            ssl=self._tls,
+            backlog=256,
         )
         return self
 

@@ -18,6 +18,7 @@ from everlytic_async import EverlyticClient, Pacing, SqliteLedger
 from everlytic_async.ledger import Ledger, NatsLedger
 from everlytic_async.worker import OrderQueue, QueueSettings, Worker
 from support.delivery import CUSTOMER_HASH, STORE_HASH, TENACIOUS
+from support.processes import python_path
 
 _TESTS = Path(__file__).parent.parent
 
@@ -68,7 +69,7 @@ async def worker_process(**given: Any) -> AsyncIterator[asyncio.subprocess.Proce
         *("-W", "error", __file__),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env={"PYTHONPATH": str(_TESTS)},
+        env={"PYTHONPATH": python_path(_TESTS)},
     )
     assert process.stdin is not None
     assert process.stdout is not None
