@@ -1,7 +1,8 @@
-"""How long to pause, and how often to retry: backoff with jitter, and the retry budget."""
+"""How long to pause, and how often to retry: backoff with jitter, throttles, the retry budget."""
 
 from __future__ import annotations
 
+import math
 import random
 
 from everlytic_async.policies import RetryPolicy
@@ -12,6 +13,10 @@ _MAX_DOUBLINGS = 64
 _BUDGET = 500.0
 _RETRY_COST = 5.0
 _REFUND = 1.0
+# A Retry-After of 0 is obeyed until this many bursts of throttles in a row came after fewer
+# accepted orders than this.
+_MAX_AT_ONCE = 5
+_FEW = 10
 
 
 class Backoff:
@@ -60,3 +65,46 @@ class RetryBudget:
     def refund(self) -> None:
         """Give back after a success."""
         self._tokens = min(_BUDGET, self._tokens + _REFUND)
+
+
+class Throttles:
+    """Counts throttles. A burst counts once: what was in flight when its first one was received.
+
+    Attributes:
+        in_a_row: Bursts since an order was accepted.
+        obeys_at_once: Whether a Retry-After of 0 ("at once") is obeyed. Once too many bursts in a
+            row came after too few accepted orders, it comes from a limiter, and is taken as none.
+    """
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+        self.obeys_at_once = True
+        self._accepted_since = 0
+        self._close_in_a_row = 0
+        self._received_at = -math.inf  # the first one of the last burst
+
+    def on_accepted(self) -> None:
+        """An order was accepted."""
+        self.in_a_row = 0
+        self._accepted_since += 1
+
+    def add(self, started_at: float, now: float, *, at_once: bool) -> bool:
+        """An attempt was throttled.
+
+        Args:
+            started_at: When it started.
+            now: When it was throttled.
+            at_once: Whether with a Retry-After of 0.
+
+        Returns:
+            Whether it is the first of a burst.
+        """
+        is_first = started_at > self._received_at
+        if is_first:
+            self._received_at = now
+            self.in_a_row += 1
+            self._close_in_a_row = self._close_in_a_row + 1 if self._accepted_since < _FEW else 0
+            self._accepted_since = 0
+        if at_once and self._close_in_a_row > _MAX_AT_ONCE:
+            self.obeys_at_once = False
+        return is_first

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from everlytic_async._backoff import Backoff, RetryBudget
+from everlytic_async._backoff import Backoff, RetryBudget, Throttles
 from everlytic_async._clock import CallLater, Timer, loop_call_later
 from everlytic_async._rate import RateEstimator
 from everlytic_async._stop_token import StoppedError, StopToken
@@ -31,10 +31,6 @@ _MAX_TIMER_LAG_S = 0.02
 # share of the backoff.
 _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
-# A Retry-After of 0 ("at once") is obeyed until this many bursts of refusals in a row came after
-# fewer accepted orders than this: then it comes from a limiter, and is taken as none.
-_MAX_AT_ONCE = 5
-_FEW_ACCEPTED = 10
 
 
 class DeadlineExceededError(Exception):
@@ -146,11 +142,7 @@ class Pacer:
         self._waiters: deque[asyncio.Future[float]] = deque()
         self._timer: Timer | None = None
         self._idle: asyncio.Future[float] | None = None
-        self._consecutive_throttles = 0  # a burst of refusals counts once
-        self._accepted_since_throttle = 0
-        self._close_throttles = 0  # in a row
-        self._obeys_at_once = True
-        self._throttled_at = -math.inf  # when the first refusal of the last burst was received
+        self._throttles = Throttles()
 
     # ------------------------------------------------------------------------------------- turns
 
@@ -308,8 +300,7 @@ class Pacer:
             sent_at: When its body had been sent; None if that is not known.
         """
         self.budget.refund()
-        self._consecutive_throttles = 0
-        self._accepted_since_throttle += 1
+        self._throttles.on_accepted()
         self.accepted_any = True
         self.on_rejected(started_at)
         if self._estimator is not None:
@@ -340,23 +331,14 @@ class Pacer:
             sent_at: When its body had been sent; None if that is not known.
         """
         now, estimator = self._clock(), self._estimator
-        # Of a burst that was in flight together the first one speaks for all; the others can only
-        # ask for a longer pause.
-        is_first = started_at > self._throttled_at
-        if is_first:
-            self._consecutive_throttles += 1
-            is_close = self._accepted_since_throttle < _FEW_ACCEPTED
-            self._close_throttles = self._close_throttles + 1 if is_close else 0
-            self._accepted_since_throttle = 0
-        if retry_after_s == 0 and self._close_throttles > _MAX_AT_ONCE:
-            self._obeys_at_once = False
-        if retry_after_s == 0 and not self._obeys_at_once:
+        is_first = self._throttles.add(started_at, now, at_once=retry_after_s == 0)
+        if retry_after_s == 0 and not self._throttles.obeys_at_once:
             retry_after_s = None
         pause_s = 0.0
         if retry_after_s is not None:
             pause_s = self.backoff.requested_pause_s(retry_after_s)
         elif is_first:
-            pause_s = self.backoff.pause_s(self._consecutive_throttles)
+            pause_s = self.backoff.pause_s(self._throttles.in_a_row)
             pause_s *= 1.0 if estimator is None else _ADAPTIVE_BACKOFF
         if estimator is not None and not estimator.burst_known:
             # All orders sent so far show how large the burst is: wait for their responses, if that
@@ -369,7 +351,6 @@ class Pacer:
             estimator.on_refused(started_at, sent, now, self._schedule.resume_at)
         reason = f"the endpoint answered {status}"
         if is_first:
-            self._throttled_at = now
             self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=status, reason=reason))
         if retry_after_s is not None and retry_after_s > self._retry.retry_after_cap_s:
             self.trouble.quota_used_up(
