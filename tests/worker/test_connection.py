@@ -55,9 +55,7 @@ def tls_files(authority: trustme.CA, tmp_path: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def eavesdropper(
-    host: str = "127.0.0.1", **info: Any
-) -> AsyncIterator[tuple[int, bytearray]]:
+async def eavesdropper() -> AsyncIterator[tuple[int, bytearray]]:
     """A server that speaks NATS without TLS; its port, and all that it was sent."""
     received = bytearray()
 
