@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._columns import check_contact, check_paths, strict_paths
+from everlytic_async.sources._fields import AMOUNTS, NUMBERS, FieldReader, converters_for
 from everlytic_async.sources._mapping import (
     ORDER_FIELDS,
     PRODUCT_FIELDS,
     Compiler,
     Computed,
-    Getter,
     describe_spec,
     is_blank,
-    is_template,
 )
 from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._preset import Preset
@@ -26,60 +25,12 @@ __all__ = ["RecordMapper"]
 
 _CONTACTS = ("contact_email", "contact_unique_id")
 _IDS = ("contact_unique_id", "order_id")
-_NUMBERS = ("product_price", "product_quantity", "product_line_total", "product_special_price")
-_AMOUNTS = ("sub_total", "shipping_fee", "taxes", "total", "discount")
 # What spreadsheets write instead of 1234567890123.
 _SHORTENED = re.compile(r"\s*[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}\s*").fullmatch
 _SHORTENED_FAULT = (
     "is a number that a spreadsheet shortened, such as 1.23457E+12, and its digits are lost: "
     "export it again, and don't save it from a spreadsheet, or format that column as text first"
 )
-_WORKFLOW = re.compile(r"\s*[0-9]{1,19}\s*", re.ASCII).fullmatch
-
-_Convert = Callable[[Any], Any]
-_Field = tuple[str, Getter, _Convert | None]
-
-
-def _parse_workflow(text: str) -> int | str:
-    return int(text) if _WORKFLOW(text) else text
-
-
-def _parse_gallery(value: str | list[Any]) -> list[Any] | None:
-    if isinstance(value, str):
-        return value.split()
-    return [url for url in value if url is not None and url != ""] or None
-
-
-def _converters(notation: Notation) -> Mapping[str, _Convert]:
-    """What becomes of a text in a field that is not a text; in all the others it stays as it is."""
-    found: dict[str, _Convert] = {
-        "workflow_id": _parse_workflow,
-        "product_gallery": _parse_gallery,
-        **dict.fromkeys(_NUMBERS, notation.parse_number),
-    }
-    if not notation.is_plain:
-        found |= dict.fromkeys(_AMOUNTS, notation.parse_number)
-    return found
-
-
-def _read(fields: Sequence[_Field], record: Any) -> dict[str, Any]:
-    """The fields that are set in a record."""
-    found: dict[str, Any] = {}
-    for name, get, convert in fields:
-        value = get(record)
-        if value is None:
-            continue
-        if isinstance(value, str):
-            if not value or value.isspace():
-                continue
-            if convert is not None:
-                value = convert(value)
-        elif convert is _parse_gallery and isinstance(value, list):
-            value = convert(value)
-            if value is None:
-                continue
-        found[name] = value
-    return found
 
 
 class RecordMapper:
@@ -92,6 +43,7 @@ class RecordMapper:
         names: The columns of a table; of JSON, the keys of the first order.
         notation: How numbers are written.
         is_table: Whether the records are rows, and a path to another column is a mistake.
+        holds_text: Whether each cell of a row is a text.
 
     Raises:
         ConfigurationError: when the mapping can't be applied.
@@ -112,6 +64,7 @@ class RecordMapper:
         notation: Notation,
         *,
         is_table: bool,
+        holds_text: bool = False,
     ) -> None:
         base: Mapping[str, Any] = _OWN_NAMES if preset is None else preset.mapping
         own_products = mapping.get("products", {})
@@ -131,15 +84,17 @@ class RecordMapper:
             check_contact((order.get(field) for field in _CONTACTS), names)
 
         self._notation = notation
-        converters = _converters(notation)
-        compiler = self.compiler = Compiler(names if is_table else None, notation)
+        columns = names if is_table else None
+        compiler = self.compiler = Compiler(columns, notation, holds_text=holds_text)
         # The products of a list are dicts, even in a table.
         inner = compiler if each is None else Compiler(None, notation)
         self._specs = {field: spec for field, spec in order.items() if spec is not None}
         self._product_specs = {field: spec for field, spec in products.items() if spec is not None}
-        self._fields = _compile(compiler, self._specs, converters)
-        self._product_fields = _compile(inner, self._product_specs, converters)
-        self._contacts = [field for field in self._fields if field[0] in _CONTACTS]
+        converters = {**converters_for(notation), "product_sku": self._note_shortened}
+        contacts = {field: self._specs[field] for field in _CONTACTS if field in self._specs}
+        self._fields = FieldReader(compiler, self._specs, converters)
+        self._contacts = FieldReader(compiler, contacts, converters)
+        self._product_fields = FieldReader(inner, self._product_specs, converters)
         self._each_spec = each
         self._each = None if each is None else compiler.getter("products", each)
         self.is_grouping = each is None and group_by is not None
@@ -160,7 +115,7 @@ class RecordMapper:
 
     def has_contact(self, record: Record) -> bool:
         """Whether a row says whose it is."""
-        return bool(_read(self._contacts, record))
+        return bool(self._contacts.read(record))
 
     def order(self, rows: Sequence[Record]) -> tuple[dict[str, Any], list[str]]:
         """The mapping of an order, and the faults that can be seen only here.
@@ -169,32 +124,31 @@ class RecordMapper:
             rows: The record of an order; or all its rows: for each field the first that sets it
                 counts.
         """
-        order = _read(self._fields, rows[0])
+        order = self._fields.read(rows[0])
         faults = self._join_rows(order, rows) if len(rows) > 1 else []
         self._check_texts(order, faults)
-        faults += [fault for get, fault in self._faults if get(rows[0])]
+        if self._faults:
+            faults += [fault for get, fault in self._faults if get(rows[0])]
         products = order["products"] = self._read_products(rows)
-        for product in products if isinstance(products, list) else ():
-            if isinstance(product, dict):
-                sku = product.get("product_sku")
-                if isinstance(sku, str) and "E+" in sku and _SHORTENED(sku):
-                    self.shortened_skus += 1
-                if self.unmatched:
-                    self.unmatched.difference_update(product)
         if self.unmatched:
             self.unmatched.difference_update(order)
+            for product in products if isinstance(products, list) else ():
+                self.unmatched.difference_update(product if isinstance(product, dict) else ())
         return order, faults
 
     def _read_products(self, rows: Sequence[Record]) -> Any:
+        read = self._product_fields.read
         if self._each is None:
-            return [product for row in rows if (product := _read(self._product_fields, row))]
+            return [product for row in rows if (product := read(row))]
         products = self._each(rows[0])
         if isinstance(products, list | tuple):
-            return [
-                _read(self._product_fields, item) if isinstance(item, dict) else item
-                for item in products
-            ]
+            return [read(item) if isinstance(item, dict) else item for item in products]
         return products
+
+    def _note_shortened(self, sku: str) -> str:
+        if "E+" in sku and _SHORTENED(sku):
+            self.shortened_skus += 1
+        return sku
 
     def _check_texts(self, order: dict[str, Any], faults: list[str]) -> None:
         """Add the faults of texts that are valid as texts, and are not what they should be."""
@@ -208,19 +162,23 @@ class RecordMapper:
             faults.append("contact_email: begins with ', as spreadsheets mark a text: remove it")
         if not self._notation.is_plain:
             explain = self._notation.explain_number
-            texts = [(field, order.get(field)) for field in _AMOUNTS]
+            texts = [(field, order.get(field)) for field in AMOUNTS]
             faults += [f"{field}: {explain(text)}" for field, text in texts if type(text) is str]
 
     def _join_rows(self, order: dict[str, Any], rows: Sequence[Record]) -> list[str]:
         """Add what only the later rows set; the faults of contacts that differ."""
         faults: dict[str, None] = {}
         for row in rows[1:]:
-            if len(order) < len(self._fields):
-                missing = [field for field in self._fields if field[0] not in order]
-                order.update(_read(missing, row))
-            for field, value in _read(self._contacts, row).items():
-                if str(value).casefold() != str(order[field]).casefold():
+            further = self._fields.read(row)
+            for field in _CONTACTS:
+                value = further.get(field)
+                if (
+                    value is not None
+                    and str(value).casefold() != str(order.get(field, value)).casefold()
+                ):
                     faults[f"{field}: the rows of the order do not agree on it"] = None
+            for field, value in further.items():
+                order.setdefault(field, value)
         return list(faults)
 
     # ------------------------------------------------------------------------ for people to read
@@ -230,7 +188,7 @@ class RecordMapper:
         return [self._explain(fault, order) for fault in faults]
 
     def _explain(self, fault: str, order: Mapping[str, Any]) -> str:
-        if fault.startswith("products: at least one") and not self._product_fields:
+        if fault.startswith("products: at least one") and not self._product_specs:
             return (
                 f"{fault}, and nothing says what was bought: map a field of a product, such as "
                 "with --map 'product_name:=\"Your order\"'"
@@ -244,13 +202,13 @@ class RecordMapper:
     def origins(self, rows: Sequence[Record], order: Mapping[str, Any]) -> dict[str, str]:
         """Where each field of an order came from: its column or path."""
         found = {}
-        getters = {name: get for name, get, _convert in self._fields}
+        getters = self._fields.getters
         for field, spec in self._specs.items():
             if field in order:
                 row = next((row for row in rows if not is_blank(getters[field](row))), rows[0])
                 found[field] = describe_spec(spec, self.compiler, row)
         if self._each is None:
-            items: Any = [row for row in rows if _read(self._product_fields, row)]
+            items: Any = [row for row in rows if self._product_fields.read(row)]
             compiler = self.compiler
         else:
             items, compiler = self._each(rows[0]), Compiler(None)
@@ -271,18 +229,6 @@ _OWN_NAMES: Mapping[str, Any] = {
     "products": {name: name for name in PRODUCT_FIELDS},
 }
 _TEXT_NUMBER = re.compile(
-    rf"(?P<path>products\[(?P<place>[0-9]+)\]\.(?P<field>{'|'.join(_NUMBERS)}))"
+    rf"(?P<path>products\[(?P<place>[0-9]+)\]\.(?P<field>{'|'.join(NUMBERS)}))"
     r": expected a number, got text"
 ).fullmatch
-
-
-def _compile(
-    compiler: Compiler, specs: Mapping[str, Any], converters: Mapping[str, _Convert]
-) -> list[_Field]:
-    compiled: list[_Field] = []
-    getters: dict[str, Getter] = {}
-    # Templates last: they may use the other fields.
-    for field in sorted(specs, key=lambda field: is_template(specs[field])):
-        getters[field] = compiler.getter(field, specs[field], getters)
-        compiled.append((field, getters[field], converters.get(field)))
-    return compiled

@@ -252,13 +252,22 @@ class Compiler:
         columns: The columns of a table, whose records are rows; None for JSON, whose records are
             dicts. A column that is named more than once has no value.
         notation: How numbers are written.
+        holds_text: Whether each cell is a text.
 
     Attributes:
+        holds_text: The same.
         used: The columns, or keys of JSON, that were compiled so far. A function of the caller's
             may use any.
     """
 
-    def __init__(self, columns: Sequence[str] | None, notation: Notation | None = None) -> None:
+    def __init__(
+        self,
+        columns: Sequence[str] | None,
+        notation: Notation | None = None,
+        *,
+        holds_text: bool = False,
+    ) -> None:
+        self.holds_text = holds_text
         self._columns = columns
         self._notation = notation or Notation()
         names = columns or ()
@@ -317,25 +326,34 @@ class Compiler:
 
         return get
 
-    def _computed(self, spec: Computed) -> Getter:
-        function = spec.function
-        getters = [self._paths(path) for path in spec.paths]
-        if spec.takes_numbers:
-            return self._computed_of_numbers(function, getters)
-        if len(getters) == 1:
-            (get,) = getters
-            return lambda record: function(get(record))
-        return lambda record: function(*[get(record) for get in getters])
+    def is_direct(self, spec: Any) -> bool:
+        """Whether a specification is the name of a column, or a key, and no longer path."""
+        if not isinstance(spec, str) or _spec_kind(spec)[0] != "path":
+            return False
+        return "." not in spec if self._columns is None else spec in self._places
 
-    def _computed_of_numbers(
-        self, function: Callable[..., Any], getters: Sequence[Getter]
-    ) -> Getter:
-        to_decimal = self._notation.to_decimal
+    def values(self, paths: Sequence[str]) -> Callable[[Any], Iterable[Any]]:
+        """The function that returns what is at each of the paths."""
+        getters = [self._paths(path) for path in paths]
+        if all(map(self.is_direct, paths)):  # fast
+            if self._columns is None:
+                return lambda record: map(record.get, paths)
+            if len(paths) > 1:
+                return itemgetter(*[self._places[path] for path in paths])
+        return lambda record: [get(record) for get in getters]
+
+    def _computed(self, spec: Computed) -> Getter:
+        function, values = spec.function, self.values(spec.paths)
+        if not spec.takes_numbers:
+            return lambda record: function(*values(record))
+        parse, to_decimal = self._notation.number_parser(), self._notation.to_decimal
 
         def compute(record: Any) -> Any:
             found = []
-            for get in getters:
-                number = to_decimal(value := get(record))
+            for value in values(record):
+                number: Any = parse(value) if value.__class__ is str else to_decimal(value)
+                if number.__class__ is str:
+                    number = None
                 if number is None and not is_blank(value):
                     return None
                 found.append(number)

@@ -35,6 +35,7 @@ EXACT = Context(prec=200, rounding=ROUND_HALF_UP)
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?").fullmatch
 _MAX_CHARS = 1_000
+_CACHED = 8_192
 _GROUP = 3  # digits between thousands
 # A sign, and a currency before or after the number: R, ZAR, kr., €.
 _CURRENCY = r"[^\W\d_]{0,3}\.?[^\w\s.,'+-]{0,2}"
@@ -102,16 +103,17 @@ class Notation:
         """Whether numbers are written as in JSON."""
         return self.decimal is None and self.thousands is None
 
-    def parse_number(self, text: str) -> Decimal | str:
-        """The number that a text is, with all its digits; the text itself if it is none."""
-        if self.decimal is None and self.thousands is None:
-            return _parse_plain(text)
-        return _parse_marked(text, self.decimal or ".", self.thousands)
+    def number_parser(self) -> Callable[[str], Decimal | str]:
+        """A function that returns the number that a text is, with all its digits, or the text."""
+        if self.is_plain:
+            return _parse_plain
+        decimal, thousands = self.decimal or ".", self.thousands
+        return lambda text: _parse_marked(text, decimal, thousands)
 
     def to_decimal(self, value: Any) -> Decimal | None:
         """A number, or the text of one, with all its digits; None for anything else."""
         if isinstance(value, str):
-            number = self.parse_number(value)
+            number = self.number_parser()(value)
             return None if isinstance(number, str) else number
         if isinstance(value, float):
             value = Decimal(repr(value))
@@ -185,14 +187,14 @@ def to_decimal(value: Any) -> Decimal | None:
     return _PLAIN.to_decimal(value)
 
 
-@lru_cache(maxsize=1_024)  # a shop has few prices and quantities, and each is read several times
+@lru_cache(maxsize=_CACHED)  # a shop has few prices and quantities, and reads each several times
 def _parse_plain(text: str) -> Decimal | str:
     if len(text) <= _MAX_CHARS and _NUMBER(number := text.strip()):
         return Decimal(number)
     return text
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=_CACHED)
 def _parse_marked(text: str, decimal: str, thousands: str | None) -> Decimal | str:
     if len(text) > _MAX_CHARS:
         return text

@@ -175,7 +175,8 @@ def _line_not_utf8(file: IO[bytes], start: int, decompress: _Decompress | None) 
             number = 1
             while data := read(_CHUNK):
                 try:
-                    decoder.decode(data)
+                    if not data.isascii() or decoder.getstate()[0]:
+                        decoder.decode(data)
                 except UnicodeDecodeError as error:
                     return number + error.object.count(b"\n", 0, error.start)
                 number += data.count(b"\n")

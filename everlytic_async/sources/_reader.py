@@ -16,6 +16,7 @@ from everlytic_async.orders import Order
 from everlytic_async.sources._assembler import Numbered, OrderAssembler, make_order
 from everlytic_async.sources._bulk import join_lines
 from everlytic_async.sources._columns import check_all_are_fields, check_repeated
+from everlytic_async.sources._csv import CsvReader
 from everlytic_async.sources._detect import detect_container
 from everlytic_async.sources._json import read_json, unwrap
 from everlytic_async.sources._jsonl import read_json_lines
@@ -215,7 +216,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
             if "products" in columns:
                 yield from _make_orders(_as_objects(table))
                 return
-        assembler = self._new_assembler(columns, is_table=True)
+        holds_text = isinstance(table, CsvReader)
+        assembler = self._new_assembler(columns, is_table=True, holds_text=holds_text)
         yield from assembler.orders(iter(table))
 
     def _read_json(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
@@ -250,10 +252,17 @@ class Reader(Iterator[Order | InvalidOrderError]):
         if self._options.format is None and (found := find_preset(record, is_table=is_table)):
             self._preset, self.format = found, found.name
 
-    def _new_assembler(self, names: Sequence[str], *, is_table: bool) -> OrderAssembler:
+    def _new_assembler(
+        self, names: Sequence[str], *, is_table: bool, holds_text: bool = False
+    ) -> OrderAssembler:
         options, preset = self._options, self._preset
         mapper = self._mapper = RecordMapper(
-            options.mapping, preset, names, options.notation, is_table=is_table
+            options.mapping,
+            preset,
+            names,
+            options.notation,
+            is_table=is_table,
+            holds_text=holds_text,
         )
         left_out = self._left_out = LeftOut(
             preset, options, mapper.compiler, mapper.date, names, self._skipped, is_table=is_table
