@@ -36,7 +36,7 @@ from everlytic_async.cli._queue_commands import add_queue_commands
 __all__ = ["app", "run"]
 
 # They are in memory together.
-_MAX_SHOWN = 1000
+_MAX_SHOWN = 100
 
 _MAIN_HELP = """\
 Send orders to Everlytic's order-notification workflows, safely and at the endpoint's pace.
