@@ -45,11 +45,12 @@ Try it without an account, with orders as JSON, CSV or Parquet, or as a shop exp
     everlytic-async send --sandbox orders.jsonl
 
 Then look for mistakes, and send to your own install:
-    everlytic-async check orders.jsonl
+    everlytic-async check --show 3 orders.jsonl
     export EVERLYTIC_BASE_URL=https://YOUR-INSTALL
     export EVERLYTIC_STORE_HASH=...
     export EVERLYTIC_CUSTOMER_HASH=...
-    everlytic-async send --limit 10 orders.jsonl
+    everlytic-async doctor
+    everlytic-async send --to me@example.com --limit 3 orders.jsonl
     everlytic-async send orders.jsonl
 
 Where one process is not enough, put them into a queue for workers:
