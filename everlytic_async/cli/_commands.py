@@ -36,7 +36,7 @@ from everlytic_async.cli._queue_commands import add_queue_commands
 __all__ = ["app", "run"]
 
 # They are in memory together.
-_MAX_SHOWN = 1000
+_MAX_SHOWN = 100
 
 _MAIN_HELP = """\
 Send orders to Everlytic's order-notification workflows, safely and at the endpoint's pace.
@@ -45,11 +45,12 @@ Try it without an account, with orders as JSON, CSV or Parquet, or as a shop exp
     everlytic-async send --sandbox orders.jsonl
 
 Then look for mistakes, and send to your own install:
-    everlytic-async check orders.jsonl
+    everlytic-async check --show 3 orders.jsonl
     export EVERLYTIC_BASE_URL=https://YOUR-INSTALL
     export EVERLYTIC_STORE_HASH=...
     export EVERLYTIC_CUSTOMER_HASH=...
-    everlytic-async send --limit 10 orders.jsonl
+    everlytic-async doctor
+    everlytic-async send --to me@example.com --limit 3 orders.jsonl
     everlytic-async send orders.jsonl
 
 Where one process is not enough, put them into a queue for workers:

@@ -31,10 +31,11 @@ Exit codes:
 """
 
 FILE_HELP = """\
-FILE holds orders as JSON Lines, JSON, CSV, TSV or Parquet, plain or packed with gzip or zstd, with
-the endpoint's names for its fields; or it is an export of WooCommerce, Shopify or Magento. `-` is
-the standard input. The format is detected; --format overrides it. --map, or a table [mapping] in
-the TOML file, maps other column names.
+FILE holds orders as JSON Lines, JSON, CSV, TSV, Excel or Parquet, plain or packed with gzip or
+zstd, with the endpoint's names for its fields; or it is an export of WooCommerce, Shopify, Magento,
+Squarespace or BigCommerce. `-` is the standard input. The format is detected; --format overrides
+it. --map, or a table [mapping] in the TOML file, maps other column names: `check --suggest`
+proposes one.
 """
 
 #: The panels of the help, in the order in which they are shown.

@@ -305,7 +305,8 @@ def _draw(timeline: Timeline, total: Bin, started: datetime, elapsed_s: float) -
         # A pace holds until the next one; markers show a point that has no neighbours.
         mode, shape = ("lines", "hv") if row == 1 else ("lines+markers", "linear")
         line = {"color": _LINE_COLOUR, "dash": dash, "width": 2, "shape": shape}
-        add(name, values, row, mode=mode, line=line, hovertemplate="%{y:,.3~r}")
+        how = {"mode": mode, "line": line, "marker": {"size": 4}}
+        add(name, values, row, **how, hovertemplate="%{y:,.3~r}")
 
     for outcome in (each for each in COLOURS if total.counts[each]):
         counts = [each.counts[outcome] for _, each in bins]
@@ -337,7 +338,9 @@ def _draw(timeline: Timeline, total: Bin, started: datetime, elapsed_s: float) -
         "type": "date",
         "anchor": _axis(len(titles)),
         "range": [time_at(0), time_at(elapsed_s)],
-        "nticks": 5,
+        "nticks": 4,  # and level: they have to fit on a phone
+        "tickangle": 0,
+        "automargin": True,
         "title": {"text": f"time of day (UTC{zone[:3]}:{zone[3:5]})"},
     }
     layout = _layout(titles) | {

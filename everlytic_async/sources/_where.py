@@ -82,6 +82,8 @@ def _from_text(text: Any) -> Condition:
 
 
 def _from_table(name: str, values: Any) -> Condition:
+    if isinstance(values, str):  # as on the command line; a value with a comma needs a list
+        values = values.split(",")
     found = values if isinstance(values, list | tuple) else [values]
     column = name.removesuffix("!").strip()
     if not column or not found or not all(isinstance(v, str | int | Decimal) for v in found):

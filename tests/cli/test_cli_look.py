@@ -71,6 +71,7 @@ def figures(cli: Cli, *arguments: str | Path) -> dict[str, Any]:
         ("", ["--where", "Status!=bezahlt"], 1, {"where Status!=bezahlt": 3}),
         ("", ["--where", "Status=bezahlt", "--where", "E-Mail!="], 2, {"where Status=bezahlt": 1}),
         ('[where]\nStatus = ["bezahlt"]\n', [], 2, {"where Status=bezahlt": 1}),
+        ('[where]\nStatus = "bezahlt,storniert"\n', [], 3, {}),
         ('[where]\n"Status!" = "bezahlt"\n', [], 1, {"where Status!=bezahlt": 3}),
         # The option replaces the table.
         ('[where]\n"Status!" = "bezahlt"\n', ["--where", "Artikel=Mop"], 2, {}),
