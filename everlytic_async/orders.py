@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import attrs
 
@@ -55,6 +55,7 @@ _MAX_ID_BITS = 64
 MAX_ITEMS = 10_000
 # Beyond this exponent plain notation is mostly zeros; the number is written with its exponent.
 _PLAIN_EXPONENT = 64
+_LISTS = (list, tuple)
 
 
 def format_number(number: float | Decimal) -> str:
@@ -141,7 +142,7 @@ def _characters(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
-    if isinstance(value, str) and value.isascii() and "\x00" not in value:
+    if type(value) is str and value.isascii() and "\x00" not in value:
         return value
     if "\x00" in _characters(value):
         raise _FaultError(": holds a NUL character")
@@ -149,15 +150,15 @@ def _text(value: Any) -> Any:
 
 
 def _number(value: Any, expected: str = "a number") -> Any:
+    if type(value) is int or (isinstance(value, int) and not isinstance(value, bool)):
+        if value.bit_length() > _MAX_BITS:
+            raise _FaultError(": is a number of over 1,000 digits")
+        return value
     if isinstance(value, Decimal):
         # Not math.isfinite(): as a float, 1E+400 is infinite, and a signaling NaN raises.
         is_finite = value.is_finite()
     elif isinstance(value, float):
         is_finite = math.isfinite(value)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        if value.bit_length() > _MAX_BITS:
-            raise _FaultError(": is a number of over 1,000 digits")
-        return value
     else:
         raise _wrong_type(expected, value)
     if not is_finite:
@@ -199,14 +200,10 @@ def _email(value: Any) -> Any:
         raise _FaultError(
             ": expected an e-mail address alone, found white space or a control character in it"
         )
-    if _EMAIL(_without_marks(address)):
+    # Accents and vowel signs that are characters of their own belong to the letter before them.
+    if _EMAIL("".join(char for char in address if unicodedata.category(char)[0] != "M")):
         return address
     raise _FaultError(": expected one valid e-mail address, such as ann@example.com")
-
-
-def _without_marks(address: str) -> str:
-    """Accents and vowel signs that are characters of their own belong to the letter before them."""
-    return "".join(char for char in address if not unicodedata.category(char).startswith("M"))
 
 
 def _url(value: Any) -> Any:
@@ -226,20 +223,21 @@ def _workflow(value: Any) -> Any:
 
 def _each(values: Any, check: _Check) -> tuple[Any, ...]:
     """Check every value of a list."""
-    if not isinstance(values, list | tuple):
+    if not isinstance(values, _LISTS):
         raise _wrong_type("a list", values)
+    values = tuple(values)
     checked: list[Any] = []
     faults: list[str] = []
-    for place, value in enumerate(values):
-        if place == MAX_ITEMS:
-            faults.append(f": over {MAX_ITEMS:,} items, more than are accepted")
-            break
+    for value in values[:MAX_ITEMS]:
         try:
             checked.append(check(value))
         except _FaultError as error:
-            faults += [f"[{place}]{fault}" for fault in error.args]
+            faults += [f"[{len(checked)}]{fault}" for fault in error.args]
             if len(faults) > MAX_FAULTS:
                 break
+            checked.append(None)
+    if len(values) > MAX_ITEMS:
+        faults.append(f": over {MAX_ITEMS:,} items, more than are accepted")
     if faults:
         raise _FaultError(*faults)
     return tuple(checked)
@@ -256,95 +254,156 @@ def _products(value: Any) -> Any:
 
 
 def _product(value: Any) -> Product:
-    return value if isinstance(value, Product) else _from_mapping(Product, _PRODUCT_CHECKS, value)
+    if type(value) is dict or not isinstance(value, Product):
+        return _build(Product, _PRODUCT_RULES, value)
+    return value
 
 
 _Check = Callable[[Any], Any]
-_ModelT = TypeVar("_ModelT", bound="Order | Product")
-
-_PRODUCT_CHECKS: Mapping[str, _Check] = {
-    "product_name": _text,
-    "product_description": _text,
-    "product_price": _number,
-    "product_quantity": _number,
-    "product_sku": _text_or_number,
-    "product_line_total": _number,
-    "product_special_price": _number,
-    "product_url": _url,
-    "product_gallery": _gallery,
-}
-_ORDER_CHECKS: Mapping[str, _Check] = {
-    "contact_email": _email,
-    "contact_unique_id": _unique_id,
-    "order_link_url": _url,
-    "order_id": _order_id,
-    "sub_total": _amount,
-    "shipping_fee": _amount,
-    "taxes": _amount,
-    "total": _amount,
-    "discount": _amount,
-    "products": _products,
-    "checkout_url": _url,
-    "workflow_id": _workflow,
-}
+_ModelT = TypeVar("_ModelT", bound="_Model")
 
 
-def _check_fields(fields: dict[str, Any], checks: Mapping[str, _Check]) -> list[str]:
-    """Replace each value that is set by what its check returns; return the faults."""
-    faults: list[str] = []
-    for name, value in fields.items():
+class _Rules:
+    """What makes a model valid: the checks of its fields, and what must be there."""
+
+    def __init__(
+        self, checks: dict[str, _Check], find_missing: Callable[[dict[Any, Any]], list[str]] | None
+    ) -> None:
+        self.checks = checks
+        self.unset = dict.fromkeys(checks)
+        self.find_missing = find_missing
+
+
+def _check(rules: _Rules, given: dict[Any, Any], fields: dict[str, Any]) -> list[str] | None:
+    """Set in `fields` what the checks return for the values that are given; return the faults.
+
+    A fault begins where the path of the model ends: ``.total: ...``, or ``: ...`` of the whole.
+    """
+    checks, find_missing = rules.checks, rules.find_missing
+    faults: list[str] | None = None
+    wrong: dict[str, tuple[str, ...]] | None = None
+    for name, value in given.items():
+        try:
+            check = checks[name]
+        except KeyError:
+            faults = faults or []
+            faults.append(
+                f".{name}: no such field"
+                if is_safe_field_name(name)
+                else ": has a key that is not the name of a field"
+            )
+            continue
         if value is not None:
             try:
-                fields[name] = checks[name](value)
+                fields[name] = check(value)
             except _FaultError as error:
-                faults += [f"{name}{fault}" for fault in error.args]
+                wrong = wrong or {}
+                wrong[name] = error.args
+    missing = None if find_missing is None else find_missing(given)
+    if wrong or missing:
+        # By field, in the order of the wire; those of the products last: there may be many of them.
+        later = [f".{n}{fault}" for n in checks if wrong and n in wrong for fault in wrong[n]]
+        later = sorted([*later, *(missing or ())], key=lambda f: f.startswith(".products"))
+        return [*(faults or ()), *later]
     return faults
 
 
-def _from_mapping(cls: type[_ModelT], checks: Mapping[str, _Check], mapping: Any) -> _ModelT:
+def _build(cls: type[_ModelT], rules: _Rules, mapping: Any) -> _ModelT:
     """Build a model from parsed JSON, or raise a `_FaultError`."""
     if type(mapping) is not dict:
         if not isinstance(mapping, Mapping):
             raise _wrong_type("an object", mapping)
         mapping = {key: mapping[key] for key in mapping.keys()}  # noqa: SIM118 - it may be lazy
-    # As `cls(**mapping)` does, in less time: a backfill makes millions.
-    model = object.__new__(cls)
+    model = object.__new__(cls)  # as `cls(**mapping)` does, in less time
     fields = model.__dict__
-    fields |= _UNSET[cls]
-    fields |= mapping
-    faults: list[str] = []
-    if len(fields) > len(checks):
-        unknown = [key for key in fields if key not in checks]
-        for key in unknown:
-            del fields[key]
-        faults = [
-            f".{key}: no such field"
-            if is_safe_field_name(key)
-            else ": has a key that is not the name of a field"
-            for key in unknown[: MAX_FAULTS + 1]
-        ]
-    try:
-        model.__attrs_post_init__()
-    except InvalidOrderError as error:
-        faults += [f".{fault}" for fault in error.args[0]]
-    if faults:
+    fields |= rules.unset
+    faults = _check(rules, mapping, fields)
+    if faults is not None:
         raise _FaultError(*faults)
     return model
 
 
-def _invalid_order(name: str, error: _FaultError) -> InvalidOrderError:
-    faults: tuple[str, ...] = error.args
-    return InvalidOrderError(
-        [fault[1:] if fault.startswith(".") else f"{name}{fault}" for fault in faults]
-    )
+def _find_missing(given: dict[Any, Any]) -> list[str]:
+    """The faults of an order that lacks what is required."""
+    faults = []
+    if given.get("contact_email") is None and given.get("contact_unique_id") is None:
+        faults.append(".contact_email or contact_unique_id: one of the two is required")
+    if given.get("products") is None:
+        faults.append(".products: at least one is required")
+    return faults
+
+
+_PRODUCT_RULES = _Rules(
+    {
+        "product_name": _text,
+        "product_description": _text,
+        "product_price": _number,
+        "product_quantity": _number,
+        "product_sku": _text_or_number,
+        "product_line_total": _number,
+        "product_special_price": _number,
+        "product_url": _url,
+        "product_gallery": _gallery,
+    },
+    find_missing=None,
+)
+_ORDER_RULES = _Rules(
+    {
+        "contact_email": _email,
+        "contact_unique_id": _unique_id,
+        "order_link_url": _url,
+        "order_id": _order_id,
+        "sub_total": _amount,
+        "shipping_fee": _amount,
+        "taxes": _amount,
+        "total": _amount,
+        "discount": _amount,
+        "products": _products,
+        "checkout_url": _url,
+        "workflow_id": _workflow,
+    },
+    find_missing=_find_missing,
+)
 
 
 # ------------------------------------------------------------------------------------ the models
 
 
+class _Model:
+    """What both models have."""
+
+    _rules: ClassVar[_Rules]
+
+    def __attrs_post_init__(self) -> None:
+        # Its __dict__ is the one way to write to a frozen model.
+        fields = self.__dict__
+        faults = _check(self._rules, fields, fields)
+        if faults is not None:
+            raise InvalidOrderError([fault.removeprefix(".") for fault in faults])
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
+        """Build it from parsed JSON, strictly: an unknown key is a fault; null is not set.
+
+        Raises:
+            InvalidOrderError: with every fault at once, and the order's id where it has one.
+        """
+        try:
+            return _build(cls, cls._rules, mapping)
+        except _FaultError as error:
+            name = cls.__name__.lower()
+            faults = [f[1:] if f.startswith(".") else f"{name}{f}" for f in error.args]
+            invalid = InvalidOrderError(faults, order_id=get_order_id(mapping))
+        del mapping  # so that no frame of the error shows the order
+        try:
+            raise invalid
+        finally:
+            del invalid  # this frame would refer to it, and it to this frame: a cycle
+
+
 # Without slots a frozen class is made in half the time: attrs then writes to its __dict__ at once.
 @attrs.frozen(kw_only=True, slots=False)
-class Product:
+class Product(_Model):
     """One line of an order. No field is required; what is not set is left out of the trigger.
 
     Raises:
@@ -362,6 +421,8 @@ class Product:
         product_gallery: A list of http or https URLs.
     """
 
+    _rules: ClassVar[_Rules] = _PRODUCT_RULES
+
     product_name: str | None = None
     product_description: str | None = None
     product_price: float | Decimal | None = None
@@ -372,31 +433,9 @@ class Product:
     product_url: str | None = None
     product_gallery: Sequence[str] | None = None
 
-    def __attrs_post_init__(self) -> None:
-        # Its __dict__ is the one way to write to a frozen model.
-        if faults := _check_fields(self.__dict__, _PRODUCT_CHECKS):
-            raise InvalidOrderError(faults)
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
-        """Build a product from parsed JSON, strictly: an unknown key is a fault; null is not set.
-
-        Raises:
-            InvalidOrderError: with every fault at once.
-        """
-        try:
-            return _from_mapping(cls, _PRODUCT_CHECKS, mapping)
-        except _FaultError as error:
-            invalid = _invalid_order("product", error)
-        del mapping  # as in the next
-        try:
-            raise invalid
-        finally:
-            del invalid
-
 
 @attrs.frozen(kw_only=True, repr=False, slots=False)
-class Order:
+class Order(_Model):
     """One order-notification trigger: who bought, and what.
 
     At least one of the contact identifiers, and at least one product, are required. What the
@@ -424,6 +463,8 @@ class Order:
             endpoint's choice.
     """
 
+    _rules: ClassVar[_Rules] = _ORDER_RULES
+
     contact_email: str | None = None
     contact_unique_id: str | int | None = None
     order_link_url: str | None = None
@@ -437,17 +478,6 @@ class Order:
     checkout_url: str | None = None
     workflow_id: int | None = None
 
-    def __attrs_post_init__(self) -> None:
-        fields = self.__dict__
-        if fields["products"] is None:
-            fields["products"] = ()
-        faults = _check_fields(fields, _ORDER_CHECKS)
-        if self.contact_email is None and self.contact_unique_id is None:
-            faults.append("contact_email or contact_unique_id: one of the two is required")
-        if faults:
-            # Those of the products last: there may be many of them.
-            raise InvalidOrderError(sorted(faults, key=lambda fault: fault.startswith("products")))
-
     def __repr__(self) -> str:
         # Whose order it is, and what they bought, is a customer's data; the shop's number is not.
         products: object = self.products  # anything, as long as it is not checked
@@ -455,24 +485,3 @@ class Order:
             f"<Order order_id={self.order_id!r} workflow_id={self.workflow_id!r} "
             f"products={len(products) if isinstance(products, list | tuple) else '?'}>"
         )
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
-        """Build an order from parsed JSON, strictly: an unknown key is a fault; null is not set.
-
-        Raises:
-            InvalidOrderError: with every fault at once, and the order's id where it has one.
-        """
-        try:
-            return _from_mapping(cls, _ORDER_CHECKS, mapping)
-        except _FaultError as error:
-            invalid = _invalid_order("order", error)
-            invalid.order_id = get_order_id(mapping)
-        del mapping  # so that no frame of the error shows the order
-        try:
-            raise invalid
-        finally:
-            del invalid  # this frame would refer to it, and it to this frame: a cycle
-
-
-_UNSET = {Order: dict.fromkeys(_ORDER_CHECKS), Product: dict.fromkeys(_PRODUCT_CHECKS)}
