@@ -54,10 +54,12 @@ def _raise(error: Exception | None) -> None:
 
 async def send(settings: Settings) -> Figures:
     """Send with one of the senders, after a warm-up; every order must be accepted."""
+    warm_up, products = settings["warm_up"], settings.get("products", 1)
     async with SENDERS[settings["sender"]](settings) as send_all:
-        await send_all(orders(settings["warm_up"]), _raise)
+        await send_all(orders(warm_up, products), _raise)
         meter = Meter()
-        await send_all(orders(settings["orders"]), _raise)
+        # Other numbers: a ledger knows those of the warm-up.
+        await send_all(orders(settings["orders"], products, warm_up), _raise)
         return meter.read()
 
 
@@ -98,24 +100,15 @@ async def pace(settings: Settings) -> Figures:
 
 
 async def stream(settings: Settings) -> Figures:
-    """One stream; the memory after each of the orders in ``marks``.
+    """One stream, perhaps ``ordered``; the memory after each of the orders in ``marks``."""
+    from everlytic_async import Outcome
 
-    It may have a ``ledger``, the path of a file, with a ``durability``; another ``outcome`` than
-    sent; a ``warm_up``; and be ``ordered``.
-    """
-    from everlytic_async import Outcome, SqliteLedger
-    from everlytic_async.ledger import Durability
-
-    marks, expected = set(settings["marks"]), Outcome(settings.get("outcome", "sent"))
-    seen, ledger, ordered = 0, None, settings.get("ordered", False)
-    if "ledger" in settings:
-        durability = Durability(settings.get("durability", "process"))
-        ledger = SqliteLedger(settings["ledger"], durability=durability)
+    marks, expected = set(settings["marks"]), Outcome(settings["outcome"])
+    seen = 0
     async with make_client(settings) as client:
-        await client.send_orders(orders(settings.get("warm_up", 0)))
         meter = Meter()
         source = orders(settings["orders"])
-        async with client.stream_orders(source, ledger=ledger, ordered=ordered) as results:
+        async with client.stream_orders(source, ordered=settings["ordered"]) as results:
             async for result in results:
                 if result.outcome is not expected:
                     raise WrongAnswerError(f"{result!r}") from result.error

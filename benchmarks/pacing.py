@@ -103,7 +103,7 @@ def send(sender: str, setting: Setting, url: str) -> list[harness.Figures]:
         "duration_s": setting.duration_s,
         "concurrency": setting.concurrency,
         "attempts": _ATTEMPTS,
-        "sender": "aiohttp_tenacity" if sender.startswith("tenacity") else "stream_orders",
+        "sender": "tenacity_tasks" if sender.startswith("tenacity") else "stream_orders",
         "retry_after": sender == "tenacity_retry_after",
         "max_rate": setting.per_s / setting.processes if sender == "max_rate" else None,
     }
