@@ -9,7 +9,7 @@ Run them from the project's root, with ``pip install -e '.[benchmarks]'`` done b
 ``python -m benchmarks.memory``, ``workers``, ``startup``
     Memory over a long stream, a long ledger and its resume; what a second worker brings; imports.
 
-Each takes ``--help``, ``--json FILE`` and ``--write DOCUMENT``. It exits with 0 if every goal is met,
-1 if one is missed, and 2 if the measurement itself failed. `harness` runs the processes and compares
-them, `server` is every server, `_child` every measured client. All of them end with the benchmark.
+Each takes ``--help``, ``--json FILE`` and ``--write DOCUMENT``. It exits with 0 if every goal is
+met, 1 if one is missed, and 2 if the measurement itself failed. `harness` runs the processes and
+compares them, `server` is every server, `_child` every measured client. All of them end with it.
 """
