@@ -65,7 +65,14 @@ class Row:
     @property
     def base(self) -> Row:
         """Bare aiohttp with the same orders."""
-        return Row("bare_aiohttp", *self.group)
+        return Row("bare_aiohttp", *self.group, share=self.share)
+
+    @property
+    def base_name(self) -> str:
+        """What the table calls it."""
+        at_once = "" if self.at_once == 64 else f", {self.at_once:,} at once"
+        products = "" if self.products == 1 else f", {self.products} products"
+        return f"{_BASE}{', TLS' if self.tls else ''}{at_once}{products}"
 
 
 _UVLOOP, _LEDGER = {"uvloop": True}, {"ledger": True}
@@ -155,12 +162,12 @@ def _measure(names: Sequence[str], runner: _Runner, rounds: int) -> dict[str, ha
     comparisons: dict[str, harness.Comparison] = {}
     for group in dict.fromkeys(_ROWS[name].group for name in names):
         some = [name for name in names if _ROWS[name].group == group]
-        rows = {**_ROWS, _BASE: _ROWS[some[0]].base}
+        base, base_name = _ROWS[some[0]].base, _ROWS[some[0]].base_name
 
-        def once(name: str, rows: dict[str, Row] = rows) -> harness.Figures:
-            return runner.time(rows[name])
+        def once(name: str, base: Row = base) -> harness.Figures:
+            return runner.time(_ROWS.get(name, base))
 
-        comparison = harness.Comparison.measure(_BASE, some, rounds, once)
+        comparison = harness.Comparison.measure(base_name, some, rounds, once)
         comparisons |= dict.fromkeys(some, comparison)
     return comparisons
 
@@ -202,6 +209,14 @@ def main(orders: int, rounds: int, only: str | None, *, instructions: bool) -> h
         comparisons = _measure(names, runner, rounds)
         counted = _counted(names, runner) if instructions else {}
     ratios = {name: comparisons[name].ratios(name, "cpu_us") for name in names}
+    bases = {each.base: each for each in comparisons.values()}
+    figures = {**comparisons, **bases}
+    medians = {
+        name: [
+            f"{median(figures[name].values(name, figure)):,.0f}" for figure in ("cpu_us", "per_s")
+        ]
+        for name in [*names, *bases]
+    }
     return harness.Report(
         title=f"CPU of an order, {rounds} rounds, x bare aiohttp",
         headings=(
@@ -213,11 +228,14 @@ def main(orders: int, rounds: int, only: str | None, *, instructions: bool) -> h
                 name,
                 harness.spread(ratios[name], ".2f"),
                 "" if _ROWS[name].goal is None else f"{_ROWS[name].goal:.2f}",
-                f"{median(comparisons[name].values(name, 'cpu_us')):,.0f}",
-                f"{median(comparisons[name].values(name, 'per_s')):,.0f}",
+                *medians[name],
                 *((f"{counted[name][0]:,.0f}", f"{counted[name][1]:.2f}") if instructions else ()),
             )
             for name in names
+        ]
+        + [
+            (base, "1.00", "", *medians[base], *(("", "1.00") if instructions else ()))
+            for base in bases
         ],
         goals=[
             harness.Goal(f"CPU of {name} / bare aiohttp", median(ratios[name]), goal, at_most=True)
