@@ -32,8 +32,6 @@ from benchmarks._load import (
 from benchmarks._senders import SENDERS, Settings, make_client
 
 if TYPE_CHECKING:
-    from nats.js import JetStreamContext
-
     from everlytic_async.worker import Worker
 
 Figures = dict[str, Any]
@@ -44,7 +42,6 @@ _LOOK_S = 0.01
 # How often an idle worker asks whether the queue is empty.
 _ASK_S = 0.1
 _LEDGER_STREAM = "KV_everlytic_ledger"
-_IDS_AT_ONCE, _WARM_UP_IDS = 256, 20_000
 
 
 def _raise(error: Exception | None) -> None:
@@ -54,10 +51,12 @@ def _raise(error: Exception | None) -> None:
 
 async def send(settings: Settings) -> Figures:
     """Send with one of the senders, after a warm-up; every order must be accepted."""
+    warm_up, products = settings["warm_up"], settings.get("products", 1)
     async with SENDERS[settings["sender"]](settings) as send_all:
-        await send_all(orders(settings["warm_up"]), _raise)
+        await send_all(orders(warm_up, products), _raise)
         meter = Meter()
-        await send_all(orders(settings["orders"]), _raise)
+        # Other numbers: a ledger knows those of the warm-up.
+        await send_all(orders(settings["orders"], products, warm_up), _raise)
         return meter.read()
 
 
@@ -98,24 +97,15 @@ async def pace(settings: Settings) -> Figures:
 
 
 async def stream(settings: Settings) -> Figures:
-    """One stream; the memory after each of the orders in ``marks``.
+    """One stream, perhaps ``ordered``; the memory after each of the orders in ``marks``."""
+    from everlytic_async import Outcome
 
-    It may have a ``ledger``, the path of a file, with a ``durability``; another ``outcome`` than
-    sent; a ``warm_up``; and be ``ordered``.
-    """
-    from everlytic_async import Outcome, SqliteLedger
-    from everlytic_async.ledger import Durability
-
-    marks, expected = set(settings["marks"]), Outcome(settings.get("outcome", "sent"))
-    seen, ledger, ordered = 0, None, settings.get("ordered", False)
-    if "ledger" in settings:
-        durability = Durability(settings.get("durability", "process"))
-        ledger = SqliteLedger(settings["ledger"], durability=durability)
+    marks, expected = set(settings["marks"]), Outcome(settings["outcome"])
+    seen = 0
     async with make_client(settings) as client:
-        await client.send_orders(orders(settings.get("warm_up", 0)))
         meter = Meter()
         source = orders(settings["orders"])
-        async with client.stream_orders(source, ledger=ledger, ordered=ordered) as results:
+        async with client.stream_orders(source, ordered=settings["ordered"]) as results:
             async for result in results:
                 if result.outcome is not expected:
                     raise WrongAnswerError(f"{result!r}") from result.error
@@ -172,7 +162,8 @@ async def work(settings: Settings) -> Figures:
     from everlytic_async import Outcome, SqliteLedger
     from everlytic_async.worker import OrderQueue, Worker
 
-    ledger = None if settings["ledger"] is None else SqliteLedger(settings["ledger"])
+    file = settings["worker_ledger"]
+    ledger = None if file is None else SqliteLedger(file)
     async with OrderQueue(settings["queue"]) as source, make_client(settings) as client:
         worker = Worker(client, source, ledger)
         emit(ready=True)
@@ -193,43 +184,8 @@ async def work(settings: Settings) -> Figures:
     }
 
 
-async def _publish_ids(jetstream: JetStreamContext, numbers: range) -> None:
-    free = asyncio.Semaphore(_IDS_AT_ONCE)
-
-    async def publish(number: int) -> None:
-        async with free:
-            headers = {"Nats-Msg-Id": f"default:{number:012d}"}
-            await jetstream.publish("ids", b"", headers=headers)
-
-    await asyncio.gather(*map(publish, numbers))
-
-
-async def window(settings: Settings) -> Figures:
-    """What a NATS server's memory holds for an id within the window for duplicates.
-
-    The messages are empty, and all but the last are dropped: only the ids grow.
-    """
-    import nats
-
-    from everlytic_async.worker import NatsServer
-
-    with TemporaryDirectory() as directory:
-        async with NatsServer(directory) as server:
-            connection = await nats.connect(server.url)
-            jetstream = connection.jetstream()
-            await jetstream.add_stream(
-                name="ids", subjects=["ids"], duplicate_window=86_400, max_msgs=1
-            )
-            await _publish_ids(jetstream, range(_WARM_UP_IDS))
-            before = resident_bytes(server.pid)
-            await _publish_ids(jetstream, range(_WARM_UP_IDS, _WARM_UP_IDS + settings["ids"]))
-            grown = resident_bytes(server.pid) - before
-            await connection.close()
-    return {"bytes_per_id": grown / settings["ids"]}
-
-
 MODES: dict[str, Callable[[Settings], Awaitable[Figures]]] = {
-    mode.__name__: mode for mode in (send, pace, stream, queue, work, window)
+    mode.__name__: mode for mode in (send, pace, stream, queue, work)
 }
 
 

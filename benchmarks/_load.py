@@ -33,7 +33,7 @@ class WrongAnswerError(Exception):
     """An order was not accepted by a server that accepts all: the figures would mean nothing."""
 
 
-def order(number: int) -> dict[str, Any]:
+def order(number: int, products: int = 1) -> dict[str, Any]:
     """The documentation's own example, with a number of its own and the totals set."""
     return {
         "contact_email": f"user{number}@example.com",
@@ -58,13 +58,14 @@ def order(number: int) -> dict[str, Any]:
                     "https://images.example.com/400x300/?rap",
                 ],
             }
+            for _ in range(products)
         ],
     }
 
 
-def orders(count: int) -> Iterator[dict[str, Any]]:
+def orders(count: int, products: int = 1, first: int = 0) -> Iterator[dict[str, Any]]:
     """Different orders, made as they are asked for."""
-    return (order(number) for number in range(count))
+    return (order(number, products) for number in range(first, first + count))
 
 
 def check(status: int, body: object) -> None:

@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import random
-import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
@@ -42,7 +41,7 @@ SendAll = Callable[[Iterator[dict[str, Any]], Report], Awaitable[None]]
 Sender = Callable[[Settings], AbstractAsyncContextManager[SendAll]]
 _SendOne = Callable[[dict[str, Any]], Awaitable[None]]
 # Enough to differ, few enough to cost Python's collector little.
-_PREBUILT = 1_000
+_PREBUILT = 200
 
 
 def _send_each(send: _SendOne, concurrency: int) -> SendAll:
@@ -67,14 +66,38 @@ def _send_each(send: _SendOne, concurrency: int) -> SendAll:
 
 
 def make_client(settings: Settings) -> EverlyticClient:
-    """Our client: ``url``, ``concurrency``, and ``max_rate`` if there is one."""
-    from everlytic_async import EverlyticClient, Pacing
+    """Our client: ``url``, ``concurrency``, and the options that a row of a table has.
+
+    They are ``max_rate``; ``ledger``, a path, with a ``durability``; ``hook``, one that hears every
+    event; and ``by_session``, an aiohttp that somebody has instrumented.
+    """
+    import aiohttp
+
+    from everlytic_async import EverlyticClient, Pacing, SqliteLedger
+    from everlytic_async.ledger import Durability
+
+    if settings.get("by_session"):
+        post = aiohttp.ClientSession._request  # noqa: SLF001 - as instruments do it
+
+        async def traced(*args: Any, **kwargs: Any) -> Any:
+            return await post(*args, **kwargs)
+
+        setattr(aiohttp.ClientSession, "_request", traced)  # noqa: B010
+    ledger, events = None, Counter[str]()
+    if "ledger" in settings:
+        durability = Durability(settings.get("durability", "process"))
+        ledger = SqliteLedger(settings["ledger"], durability=durability)
+
+    def on_event(event: object) -> None:
+        events[type(event).__name__] += 1
 
     return EverlyticClient(
         settings["url"],
         store_hash=STORE_HASH,
         customer_hash=CUSTOMER_HASH,
         pacing=Pacing(max_concurrency=settings["concurrency"], max_rate=settings.get("max_rate")),
+        ledger=ledger,
+        on_event=on_event if settings.get("hook") else None,
     )
 
 
@@ -107,7 +130,8 @@ async def stream_prebuilt(settings: Settings) -> AsyncIterator[SendAll]:
     """The same, fed with as many `Order` objects, built and validated before."""
     from everlytic_async import Order
 
-    built = [Order.from_mapping(order(number)) for number in range(_PREBUILT)]
+    products = settings.get("products", 1)
+    built = [Order.from_mapping(order(number, products)) for number in range(_PREBUILT)]
     async with make_client(settings) as client:
 
         async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
@@ -154,7 +178,7 @@ async def bare_aiohttp(settings: Settings) -> AsyncIterator[SendAll]:
 
 
 @asynccontextmanager
-async def aiohttp_tenacity(settings: Settings) -> AsyncIterator[SendAll]:
+async def _under_tenacity(settings: Settings) -> AsyncIterator[_SendOne]:
     """The usual way to add retries to it: exponential backoff, as tenacity's documentation has it.
 
     With ``retry_after`` it waits for as long as a Retry-After asks, and up to a second more:
@@ -187,7 +211,33 @@ async def aiohttp_tenacity(settings: Settings) -> AsyncIterator[SendAll]:
                 response.raise_for_status()
                 check(response.status, await response.json())
 
+        yield send
+
+
+@asynccontextmanager
+async def tenacity_tasks(settings: Settings) -> AsyncIterator[SendAll]:
+    """With a task for each slot: for a source that must not be read ahead."""
+    async with _under_tenacity(settings) as send:
         yield _send_each(send, settings["concurrency"])
+
+
+@asynccontextmanager
+async def tenacity_gather(settings: Settings) -> AsyncIterator[SendAll]:
+    """With a task for each order, and a semaphore: what most people write."""
+    slots = asyncio.Semaphore(settings["concurrency"])
+    async with _under_tenacity(settings) as send:
+
+        async def bounded(one: dict[str, Any]) -> None:
+            async with slots:
+                await send(one)
+
+        async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
+            for end in await asyncio.gather(*map(bounded, source), return_exceptions=True):
+                if isinstance(end, BaseException) and not isinstance(end, Exception):
+                    raise end
+                report(end)
+
+        yield send_all
 
 
 @asynccontextmanager
@@ -222,42 +272,38 @@ async def httpx(settings: Settings) -> AsyncIterator[SendAll]:
 
 
 @asynccontextmanager
-async def requests_threads(settings: Settings) -> AsyncIterator[SendAll]:
-    """`requests` in as many threads, with a session for each, as it asks for."""
-    library: Any = importlib.import_module("requests")
+async def niquests(settings: Settings) -> AsyncIterator[SendAll]:
+    """`niquests.AsyncSession`."""
+    library: Any = importlib.import_module("niquests")
     url, concurrency = settings["url"] + PATH, settings["concurrency"]
-    lock = threading.Lock()
-    sessions = [library.Session() for _ in range(concurrency)]
+    async with library.AsyncSession(pool_maxsize=concurrency) as session:
 
-    def work(session: Any, source: Iterator[dict[str, Any]], report: Report) -> None:
-        while True:
-            with lock:  # a generator must not be entered twice
-                one = next(source, None)
-            if one is None:
-                return
-            response = session.post(url, json=one, headers=HEADERS)
+        async def send(one: dict[str, Any]) -> None:
+            response = await session.post(url, json=one, headers=HEADERS)
             check(response.status_code, response.json())
-            report(None)
 
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(concurrency) as pool:
+        yield _send_each(send, concurrency)
 
-        async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
-            await asyncio.gather(
-                *(loop.run_in_executor(pool, work, each, source, report) for each in sessions)
-            )
 
-        try:
-            yield send_all
-        finally:
-            for session in sessions:
-                session.close()
+@asynccontextmanager
+async def pyreqwest(settings: Settings) -> AsyncIterator[SendAll]:
+    """`pyreqwest`: an HTTP client in Rust, with threads of its own."""
+    library: Any = importlib.import_module("pyreqwest.client")
+    url = settings["url"] + PATH
+    async with library.ClientBuilder().build() as client:
+
+        async def send(one: dict[str, Any]) -> None:
+            response = await client.post(url).headers(HEADERS).body_json(one).build().send()
+            check(response.status, await response.json())
+
+        yield _send_each(send, settings["concurrency"])
 
 
 SENDERS: dict[str, Sender] = {
     sender.__name__: sender
     for sender in (
         *(stream_orders, stream_prebuilt, send_order),
-        *(bare_aiohttp, aiohttp_tenacity, aiohttp_retry, httpx, requests_threads),
+        *(bare_aiohttp, tenacity_tasks, tenacity_gather, aiohttp_retry),
+        *(httpx, niquests, pyreqwest),
     )
 }

@@ -11,22 +11,21 @@ import functools
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median, quantiles
-from tempfile import TemporaryFile
-from types import FrameType
+from tempfile import TemporaryDirectory, TemporaryFile
+from types import FrameType, MappingProxyType
 from typing import Any, NoReturn, Self
 
 import attrs
 import click
-from rich.console import Console
-from rich.table import Table
 
 #: The directory that `benchmarks` is imported from.
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +75,8 @@ class Child:
         settings: What it is to do.
         pinned: Whether it gets a core of its own.
         default_malloc: Whether malloc works as it does for a user, because memory is measured.
+        under: A command that runs it: a profiler.
+        environ: More variables of its environment.
     """
 
     def __init__(
@@ -85,17 +86,19 @@ class Child:
         *,
         pinned: bool = False,
         default_malloc: bool = False,
+        under: Sequence[str] = (),
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._name = settings.get("mode", module)
         # A file and not a pipe: nobody reads it meanwhile, and a full pipe stops its writer.
         self._errors = TemporaryFile("w+")  # noqa: SIM115 - `__exit__` closes it
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(settings)],
+            [*under, sys.executable, "-m", module, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             cwd=ROOT,
-            env=environment() | ({} if default_malloc else _MALLOC),
+            env={**environment(), **({} if default_malloc else _MALLOC), **environ},
             text=True,
         )
         if pinned:
@@ -159,10 +162,21 @@ class Child:
         return self._errors.read().strip()[-_MAX_ERROR_LENGTH:]
 
 
-def measure(settings: dict[str, Any], *, pinned: bool = False) -> Figures:
+def measure(settings: dict[str, Any], **options: Any) -> Figures:
     """Run one client to its end; its figures."""
-    with Child(CLIENT, settings, pinned=pinned) as process:
+    with Child(CLIENT, settings, **options) as process:
         return process.finish()
+
+
+def instructions(settings: dict[str, Any], **options: Any) -> int:
+    """How many instructions a client takes in user mode, counted by valgrind."""
+    with TemporaryDirectory() as directory:
+        out = Path(directory, "counts")
+        under = ["valgrind", "--tool=callgrind", "-q", f"--callgrind-out-file={out}"]
+        environ = {**options.pop("environ", {}), "PYTHONHASHSEED": "0"}
+        measure(settings, under=under, environ=environ, **options)
+        (total,) = re.findall(r"^(?:summary|totals): (\d+)", out.read_text(), re.MULTILINE)[:1]
+    return int(total)
 
 
 def measure_together(clients: Sequence[dict[str, Any]]) -> list[Figures]:
@@ -202,7 +216,8 @@ class Service:
 def service(*, pinned: bool = False, **settings: Any) -> Iterator[Service]:
     """Run the server; the settings are those of `benchmarks.server`."""
     with Child(SERVER, settings, pinned=pinned) as process:
-        running = Service(f"http://127.0.0.1:{process.read()['port']}")
+        scheme = "https" if settings.get("certificate") else "http"
+        running = Service(f"{scheme}://127.0.0.1:{process.read()['port']}")
         yield running
         running.counts = process.finish()
 
@@ -318,20 +333,35 @@ class Report:
     figures: Figures
     notes: Sequence[str] = ()
 
+    def table(self) -> str:
+        """The table as Markdown."""
+        columns = list(zip(self.headings, *self.rows, strict=True))
+        widths = [max(map(len, column)) for column in columns]
+        lines = [
+            "| " + " | ".join(map(str.ljust, row, widths)) + " |"
+            for row in (self.headings, ["-" * width for width in widths], *self.rows)
+        ]
+        return "\n".join([f"{self.title}:", "", *lines])
+
     def show(self) -> None:
         """Print the table, the notes, and whether each goal is met."""
-        # In a file or a pipe a table keeps its full width: nobody reads "adapt…" there.
-        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-        table = Table(title=self.title)
-        for number, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if number else "left")
-        for row in self.rows:
-            table.add_row(*row)
-        console.print(table)
-        for note in self.notes:
-            console.print(note, markup=False)
+        click.echo("\n".join([self.table(), "", *self.notes]))
         for goal in self.goals:
-            console.print(str(goal), style="green" if goal.met else "bold red", markup=False)
+            click.secho(str(goal), fg="green" if goal.met else "red", bold=not goal.met)
+
+    def write(self, path: Path) -> None:
+        """Put the table in a document, between its two marks.
+
+        Raises:
+            BenchmarkError: The document has no such marks.
+        """
+        name = self.figures["benchmark"]
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        before, has_begin, rest = path.read_text("utf-8").partition(begin)
+        _, has_end, after = rest.partition(end)
+        if not has_begin or not has_end:
+            raise BenchmarkError(f"{path} has no lines {begin.strip()} and {end.strip()}")
+        path.write_text(f"{before}{begin}\n{self.table()}\n\n{end}{after}", "utf-8")
 
     def save(self, path: Path, settings: dict[str, Any]) -> None:
         """Write figures, goals and the machine as JSON."""
@@ -366,7 +396,7 @@ def count(name: str, default: int, help_text: str | None = None) -> Callable[...
     )
 
 
-def select(only: str | None, known: Sequence[str]) -> list[str]:
+def select(only: str | None, known: Sequence[str], separator: str = ",") -> list[str]:
     """The names of ``--only``, in the order of the table.
 
     Raises:
@@ -374,7 +404,7 @@ def select(only: str | None, known: Sequence[str]) -> list[str]:
     """
     if only is None:
         return list(known)
-    names = [name.strip() for name in only.split(",") if name.strip()]
+    names = [name.strip() for name in only.split(separator) if name.strip()]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise click.BadParameter(
@@ -394,11 +424,18 @@ def benchmark(help_text: str | None) -> Callable[[Callable[..., Report]], click.
             type=click.Path(dir_okay=False, path_type=Path),
             help="Save figures, goals and the machine to this file.",
         )
+        @click.option(
+            "--write",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="Put the table in this document, between the two marks with this name.",
+        )
         @functools.wraps(function)
-        def command(*, json_path: Path | None, **settings: Any) -> None:
+        def command(*, json_path: Path | None, write: Path | None, **settings: Any) -> None:
             report = function(**settings)
             progress("")
             report.show()
+            if write is not None:
+                report.write(write)
             if json_path is not None:
                 report.save(json_path, settings)
                 click.echo(f"Saved: {json_path}")

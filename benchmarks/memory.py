@@ -1,13 +1,15 @@
-"""The memory of the process over the length of a stream of orders.
+"""Memory over the length of a stream of orders, with a ledger or without; and a resume.
 
 One stream is fed by a generator of mappings, and its results are read and dropped. The table shows
 the resident memory of the whole process after certain orders. Memory must not grow with the input:
-between the 10,000th order and the last it may grow by less than 20 MB.
+between the 10,000th order and the last it may grow by less than 20 MB. With --ledger a new ledger
+records every order, and a second run of the same orders skips them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -15,73 +17,63 @@ import click
 from benchmarks import harness
 
 #: The first order from which on memory must not grow.
-FROM = 10_000
+_FROM = 10_000
 _MAX_GROWTH_MB = 20
-_MARKS = (1_000, FROM, 100_000, 1_000_000, 10_000_000)
+_MIN_SKIPPED_PER_S = 50_000
+_MARKS = (1_000, _FROM, 100_000, 1_000_000, 10_000_000)
 
 
-def stream(
-    url: str, orders: int, concurrency: int, *, marks: Sequence[int] = (), **more: Any
-) -> harness.Figures:
-    """Stream orders once: ``per_s``, ``cpu_us`` an order, and memory after each of the marks.
-
-    More settings are those of `benchmarks._child.stream`.
-    """
-    settings = {"mode": "stream", "url": url, "orders": orders, "concurrency": concurrency, **more}
-    settings["marks"] = marks
-    resident = {}
-    with harness.Child(harness.CLIENT, settings, default_malloc=bool(marks)) as process:
+def _stream(settings: dict[str, Any], marks: list[int]) -> harness.Figures:
+    """Stream once: seconds, and memory after each of the marks."""
+    settings = {"mode": "stream", "marks": marks, "outcome": "sent", **settings}
+    orders, resident = settings["orders"], {}
+    with harness.Child(harness.CLIENT, settings, default_malloc=True) as process:
         for mark in marks:
             harness.progress(f"on the way to order {mark:,} of {orders:,}")
             resident[mark] = process.read()["resident_bytes"]
         figures = process.finish()
     if figures["seen"] != orders:
         raise harness.BenchmarkError(f"{orders} orders, but {figures['seen']} results")
-    return {
-        "per_s": orders / figures["wall_s"],
-        "cpu_us": figures["cpu_s"] / orders * 1e6,
-        "peak_bytes": figures["peak_bytes"],
-        "resident_bytes": resident,
-    }
-
-
-def growth(resident: dict[int, int]) -> list[harness.Goal]:
-    """The goal for memory, if the stream was long enough for it."""
-    last = max(resident)
-    if last <= FROM:
-        return []
-    name = f"growth of memory between the {FROM:,}th and the {last:,}th order"
-    grown_mb = (resident[last] - resident[FROM]) / harness.MB
-    return [harness.Goal(name, grown_mb, _MAX_GROWTH_MB, at_most=True, unit=" MB")]
+    return {**figures, "per_s": orders / figures["wall_s"], "resident_bytes": resident}
 
 
 @harness.benchmark(__doc__)
 @harness.count("--orders", 1_000_000)
 @harness.count("--concurrency", 64)
 @click.option("--ordered", is_flag=True, help="Ask for the results in the order of the input.")
-def main(orders: int, concurrency: int, *, ordered: bool) -> harness.Report:
+@click.option("--ledger", is_flag=True, help="Record every order, and run the same orders again.")
+def main(orders: int, concurrency: int, *, ordered: bool, ledger: bool) -> harness.Report:
     """Measure."""
     marks = [*(mark for mark in _MARKS if mark < orders), orders]
-    with harness.service() as server:
-        run = stream(server.url, orders, concurrency, marks=marks, ordered=ordered)
+    figures: harness.Figures = {"benchmark": "memory"}
+    goals, notes = [], []
+    with TemporaryDirectory() as directory, harness.service() as server:
+        file = Path(directory, "orders.ledger")
+        settings = {"url": server.url, "orders": orders, "concurrency": concurrency}
+        settings |= {"ordered": ordered, **({"ledger": str(file)} if ledger else {})}
+        figures |= _stream(settings, marks)
+        if ledger:
+            resume = _stream({**settings, "outcome": "skipped"}, [])
+            figures |= {"resume": resume, "ledger_bytes": file.stat().st_size}
+            notes.append(f"The ledger has {figures['ledger_bytes'] / orders:.0f} bytes an order")
+            name = "orders a second that a resume skips"
+            goals.append(harness.Goal(name, resume["per_s"], _MIN_SKIPPED_PER_S, at_most=False))
     server.check(orders)
-    resident = run["resident_bytes"]
-    rows, before = [], None
-    for mark, size in resident.items():
-        change = "" if before is None else f"{(size - before) / harness.MB:+.1f}"
-        rows.append((f"{mark:,}", f"{size / harness.MB:.1f}", change))
-        before = size
-    notes = [f"Peak of the process: {run['peak_bytes'] / harness.MB:.1f} MB"]
-    goals: list[harness.Goal] = growth(resident)
-    if not goals:
-        notes.append(f"Too short for the goal, which starts at the {FROM:,}th order")
+    resident = figures["resident_bytes"]
+    notes.append(f"Peak of the process: {figures['peak_bytes'] / harness.MB:.1f} MB")
+    if orders > _FROM:
+        name = f"growth of memory between the {_FROM:,}th and the {orders:,}th order"
+        grown_mb = (resident[orders] - resident[_FROM]) / harness.MB
+        goals.append(harness.Goal(name, grown_mb, _MAX_GROWTH_MB, at_most=True, unit=" MB"))
+    else:
+        notes.append(f"Too short for the goal, which starts at the {_FROM:,}th order")
     return harness.Report(
         title=f"Resident memory of one stream, {concurrency} at once",
-        headings=("orders", "MB", "growth, MB"),
-        rows=rows,
+        headings=("orders", "MB"),
+        rows=[(f"{mark:,}", f"{size / harness.MB:.1f}") for mark, size in resident.items()],
         goals=goals,
         notes=notes,
-        figures={"benchmark": "memory", **run},
+        figures=figures,
     )
 
 

@@ -1,10 +1,9 @@
 """How well an unknown limit is found and held, beside the usual ways to retry.
 
-SCENARIO is what limits. `rate`, the default: requests a second, with a burst. `latency`: nothing
-but how long a response takes, so what does pacing cost? `connections`: requests at the same time.
-`all`: what is promised, one after the other: `rate` without and with a Retry-After of a second, for
-short and for long, by four processes; `connections`; and `latency`. Limits and bursts that are
-repeated are crossed.
+The limit is one of requests a second, with a burst; limits and bursts that are repeated are
+crossed. With --all it is what is promised, one after the other: without and with a Retry-After of a
+second, for short and for long, by four processes; a limit of requests at the same time; and none,
+where a response takes 50 ms: what does pacing cost?
 
 The limiter is nginx if it is installed (limit_req with nodelay, limit_conn; status 429), else the
 package's sandbox. Every sender meets a limiter that was just started. "Of the limit" is orders
@@ -33,7 +32,8 @@ _NAMES = {
     "tenacity_jitter": "tenacity, jitter",
     "tenacity_retry_after": "tenacity, Retry-After",
 }
-_LATENCY_MS = 50.0  # of `latency` and `connections`
+_LATENCY_S = 0.05  # where there is no limit of requests a second
+_CONNECTIONS = 20  # the limit of requests at the same time
 _LONG_S = 60  # from which on more is promised where each refusal costs a second
 _ATTEMPTS = 10  # after which a rival gives an order up
 
@@ -103,7 +103,7 @@ def send(sender: str, setting: Setting, url: str) -> list[harness.Figures]:
         "duration_s": setting.duration_s,
         "concurrency": setting.concurrency,
         "attempts": _ATTEMPTS,
-        "sender": "aiohttp_tenacity" if sender.startswith("tenacity") else "stream_orders",
+        "sender": "tenacity_tasks" if sender.startswith("tenacity") else "stream_orders",
         "retry_after": sender == "tenacity_retry_after",
         "max_rate": setting.per_s / setting.processes if sender == "max_rate" else None,
     }
@@ -195,16 +195,16 @@ def _row(sender: str, setting: Setting, runs: Sequence[harness.Figures]) -> list
     ]
 
 
-def _promised(base: Setting, connections: int) -> list[tuple[Setting, list[str]]]:
-    """What `all` measures: settings, and who meets each."""
+def _promised(base: Setting) -> list[tuple[Setting, list[str]]]:
+    """What --all measures: settings, and who meets each."""
     busy = attrs.evolve(base, retry_after=1)
-    slow = attrs.evolve(base, limit=None, latency_s=_LATENCY_MS / 1000)
+    slow = attrs.evolve(base, limit=None, latency_s=_LATENCY_S)
     return [
         (base, ["adaptive", "max_rate", "tenacity_jitter"]),
         (busy, list(_NAMES)),
         (attrs.evolve(busy, seconds=4 * base.seconds), ["adaptive"]),
         (attrs.evolve(base, processes=4), ["adaptive"]),
-        (attrs.evolve(slow, connections=connections), ["adaptive"]),
+        (attrs.evolve(slow, connections=_CONNECTIONS), ["adaptive"]),
         (attrs.evolve(slow, seconds=1.25 * base.seconds), ["adaptive", "tenacity_jitter"]),
     ]
 
@@ -218,62 +218,46 @@ def _backend(asked: str) -> str:
 
 
 def _parts(
-    scenario: str, settings: list[Setting], connections: int, only: str | None
+    settings: list[Setting], only: str | None, *, promised: bool
 ) -> list[tuple[Setting, list[str]]]:
     """What is measured: settings, and who meets each."""
     asked = harness.select(only, list(_NAMES))
-    if scenario == "all":
+    if promised:
         return [
             (setting, [name for name in senders if name in asked])
             for base in settings
-            for setting, senders in _promised(base, connections)
+            for setting, senders in _promised(base)
         ]
     if only is None and settings[0].retry_after is None:
         asked.remove("tenacity_retry_after")  # without the header it is tenacity_jitter
-    if scenario == "latency":
-        settings = [attrs.evolve(settings[0], limit=None)]
-    elif scenario == "connections":
-        settings = [attrs.evolve(settings[0], limit=None, connections=connections)]
     return [(setting, asked) for setting in settings]
 
 
 @harness.benchmark(__doc__)
-@click.argument(
-    "scenario", type=click.Choice(["rate", "latency", "connections", "all"]), default="rate"
-)
+@click.option("--all", "promised", is_flag=True, help="Measure all that is promised.")
 @click.option("--limit", type=click.IntRange(1), multiple=True, default=[400], show_default=True)
 @click.option("--burst", type=click.IntRange(0), multiple=True, default=[20], show_default=True)
-@harness.count("--connections", 20, "For `connections`: requests at the same time.")
 @click.option("--retry-after", type=click.IntRange(0), help="Seconds that each refusal asks for.")
 @click.option("--seconds", type=click.FloatRange(0), default=15.0, show_default=True)
 @harness.count("--concurrency", 64)
 @harness.count("--processes", 1)
-@click.option(
-    "--latency-ms",
-    type=click.FloatRange(0, min_open=True),
-    help="Default 0; 50 for `latency` and `connections`.",
-)
 @harness.count("--rounds", 1)
 @click.option("--only", help=f"Some of: {', '.join(_NAMES)}.")
 @click.option("--backend", type=click.Choice(["auto", "nginx", "sandbox"]), default="auto")
 def main(
     *,
-    scenario: str,
+    promised: bool,
     limit: Sequence[int],
     burst: Sequence[int],
-    connections: int,
-    latency_ms: float | None,
     rounds: int,
     only: str | None,
     backend: str,
     **options: Any,
 ) -> harness.Report:
     """Measure."""
-    if latency_ms is None:
-        latency_ms = _LATENCY_MS if scenario in ("latency", "connections") else 0.0
-    common = {**options, "backend": _backend(backend), "latency_s": latency_ms / 1e3}
+    common = {**options, "backend": _backend(backend)}
     settings = [Setting(limit=per_s, burst=ahead, **common) for per_s in limit for ahead in burst]
-    parts = _parts(scenario, settings, connections, only)
+    parts = _parts(settings, only, promised=promised)
     measured = [
         (name, setting, list[harness.Figures]()) for setting, some in parts for name in some
     ]

@@ -5,9 +5,10 @@ in uvloop if that is installed. It responds ``{"status":"success"}`` to every co
 after a fixed latency, and keeps the connection. A limit is nginx in front of it, with a
 configuration of its own in a directory of its own; or, instead of both, the package's sandbox.
 
-The settings come as JSON in the argument, all optional: ``latency_s``; ``backend``, ``nginx`` or
-``sandbox``; ``limit``, requests a second; ``burst``; ``connections``, requests at the same time;
-``retry_after``, seconds that a refusal asks for. It prints ``{"port": ...}`` once it listens. When
+The settings come as JSON in the argument, all optional: ``latency_s``; ``certificate``, a file with
+its key, for TLS; ``backend``, ``nginx`` or ``sandbox``; ``limit``, requests a second; ``burst``;
+``connections``, requests at the same time; ``retry_after``, seconds that a refusal asks for. It
+prints ``{"port": ...}`` once it listens. When
 its standard input ends, it stops and prints what it counted: so it ends with the process that
 started it, however that ends.
 """
@@ -21,6 +22,7 @@ import re
 import selectors
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -144,13 +146,19 @@ class Endpoint(asyncio.Protocol):
             self._transport.write(_RESPONSE)
 
 
-def _serve(listener: socket.socket, latency_s: float) -> Counts:
+def _serve(listener: socket.socket, latency_s: float, certificate: str | None = None) -> Counts:
     """Serve until standard input ends."""
     counts = Counts()
+    tls = None
+    if certificate is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Endpoint(counts, latency_s), sock=listener)
+        server = await loop.create_server(
+            lambda: Endpoint(counts, latency_s), sock=listener, ssl=tls
+        )
         await wait_for_stdin_end()
         server.close()
 
@@ -173,12 +181,12 @@ def _port(listener: socket.socket) -> int:
     return port
 
 
-def _endpoint(latency_s: float) -> None:
+def _endpoint(latency_s: float, certificate: str | None) -> None:
     """Serve without a limit."""
     started_s = time.process_time()
     with _listener() as listener:
         emit(port=_port(listener))
-        counts = _serve(listener, latency_s)
+        counts = _serve(listener, latency_s, certificate)
     emit(**vars(counts), refused=0, cpu_s=time.process_time() - started_s)
 
 
@@ -285,7 +293,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _on_sigterm)
     settings = json.loads(sys.argv[1])
     if settings.get("limit") is None and settings.get("connections") is None:
-        _endpoint(settings.get("latency_s", 0))
+        _endpoint(settings.get("latency_s", 0), settings.get("certificate"))
     elif settings["backend"] == "sandbox":
         run(_sandbox(settings))
     else:

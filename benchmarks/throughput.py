@@ -1,117 +1,254 @@
 """CPU per order and orders per second: the client beside bare aiohttp and the usual ways to retry.
 
-Every contestant runs in a process of its own against a fresh server in another, warms up, and
-checks every response. Each run stands next to one of bare aiohttp, which of the two is first
-changes with the round, and a ratio is taken within the pair; medians with quartiles are shown. CPU
-is that of the client's whole process, all threads. The server's count of orders is compared with
-what was sent.
+Every row of the table is a process of its own against a fresh server in another; it warms up, and
+checks every response. It stands next to a run of bare aiohttp (`session.post(json=)`, `await
+response.json()`) on asyncio with the same orders, as many at once, over TLS or not. Which of the
+two is first changes with the round, and a ratio is taken within the pair; medians with quartiles
+are shown. CPU is that of the client's whole process, all threads. The server's count of orders is
+compared with what was sent.
+
+With --instructions, valgrind counts the instructions of an order: those of a run with more orders,
+less those of one with fewer. They are the same on a busy machine, and exclude the kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from itertools import count as numbers
+from pathlib import Path
+from shutil import which
 from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import attrs
 import click
 
 from benchmarks import harness
 
-_BASE = "bare_aiohttp"
-#: The share of the orders that the slow ones send: their figures need no more.
-_SLOW = {"httpx": 0.1, "requests_threads": 0.2}
-#: What each contestant is called in the table, and the module that it needs.
-_NAMES = {
-    "stream_orders": ("stream_orders, mappings", "everlytic_async"),
-    "stream_prebuilt": ("stream_orders, Order objects", "everlytic_async"),
-    "send_order": ("send_order in workers", "everlytic_async"),
-    _BASE: ("bare aiohttp", "aiohttp"),
-    "aiohttp_tenacity": ("aiohttp under tenacity", "tenacity"),
-    "aiohttp_retry": ("aiohttp-retry", "aiohttp_retry"),
-    "httpx": ("httpx", "httpx"),
-    "requests_threads": ("requests in threads", "requests"),
+_BASE = "bare aiohttp"
+# How many orders a row sends with --instructions: valgrind takes 50 times as long.
+_FEW, _MANY = 100, 400
+
+
+@attrs.frozen
+class Row:
+    """One row of the table.
+
+    Attributes:
+        sender: What sends, of `benchmarks._senders`.
+        at_once: How many orders are in flight.
+        products: Of each order.
+        tls: Whether the connections are encrypted.
+        options: More settings of the sender.
+        goal: The most CPU that is promised, as a ratio to bare aiohttp.
+        share: The share of the orders that it sends: the slow ones need no more.
+        needs: The module that has to be installed.
+    """
+
+    sender: str
+    at_once: int = 64
+    products: int = 1
+    tls: bool = False
+    options: dict[str, Any] = attrs.Factory(dict)
+    goal: float | None = None
+    share: float = 1.0
+    needs: str = "everlytic_async"
+
+    @property
+    def group(self) -> tuple[int, int, bool]:
+        """What has to be equal to compare two."""
+        return self.at_once, self.products, self.tls
+
+    @property
+    def base(self) -> Row:
+        """Bare aiohttp with the same orders."""
+        return Row("bare_aiohttp", *self.group, share=self.share)
+
+    @property
+    def base_name(self) -> str:
+        """What the table calls it."""
+        at_once = "" if self.at_once == 64 else f", {self.at_once:,} at once"
+        products = "" if self.products == 1 else f", {self.products} products"
+        return f"{_BASE}{', TLS' if self.tls else ''}{at_once}{products}"
+
+
+_UVLOOP, _LEDGER = {"uvloop": True}, {"ledger": True}
+_ROWS = {
+    "orders": Row("stream_prebuilt", goal=0.65),
+    "mappings": Row("stream_orders", goal=0.80),
+    "orders, uvloop": Row("stream_prebuilt", options=_UVLOOP, goal=0.55),
+    "orders, a hook that hears everything": Row("stream_prebuilt", options={"hook": 1}, goal=0.9),
+    "mappings, a new ledger": Row("stream_orders", options=_LEDGER, goal=1.05),
+    "mappings, a new ledger that survives a loss of power": Row(
+        "stream_orders", options={"ledger": True, "durability": "power"}
+    ),
+    "orders, in an instrumented aiohttp": Row(
+        "stream_prebuilt", options={"by_session": True}, goal=1.15
+    ),
+    "mappings, `send_order`": Row("send_order"),
+    "orders, TLS": Row("stream_prebuilt", tls=True, goal=0.70),
+    "orders, 1 at once": Row("stream_prebuilt", at_once=1),
+    "orders, 1,000 at once": Row("stream_prebuilt", at_once=1_000),
+    "orders of 50 products": Row("stream_prebuilt", products=50, share=0.2),
+    "mappings of 50 products": Row("stream_orders", products=50, share=0.2, goal=1.0),
+    "bare aiohttp, uvloop": Row("bare_aiohttp", options=_UVLOOP),
+    "pyreqwest": Row("pyreqwest", needs="pyreqwest"),
+    "aiohttp-retry": Row("aiohttp_retry", needs="aiohttp_retry"),
+    "tenacity, a semaphore and `gather`": Row("tenacity_gather", needs="tenacity"),
+    "niquests": Row("niquests", share=0.2, needs="niquests"),
+    "httpx": Row("httpx", share=0.1, needs="httpx"),
 }
-_OTHERS = [name for name in _NAMES if name != _BASE]
 
 
-def _runner(orders: int, concurrency: int, *, uvloop: bool) -> Callable[[str], harness.Figures]:
-    """Measure a contestant once: microseconds of CPU per order, orders per second."""
+class _Runner:
+    """Measures rows, each with a server of its own, and a new file for each ledger."""
 
-    def once(name: str) -> harness.Figures:
-        share = max(1, round(orders * _SLOW.get(name, 1)))
-        # Every worker makes its connection, and the code warms up, before anything is measured.
-        warm_up = max(2 * concurrency, min(2_000, share // 5))
-        with harness.service(pinned=True) as server:
-            settings = {
-                "mode": "send",
-                "sender": name,
-                "url": server.url,
-                "concurrency": concurrency,
-                "orders": share,
-                "warm_up": warm_up,
-                "uvloop": uvloop,
-            }
-            figures = harness.measure(settings, pinned=True)
-        server.check(share + warm_up)
-        return {
-            "orders": share,
-            "cpu_us": figures["cpu_s"] / share * 1e6,
-            "per_s": share / figures["wall_s"],
-        }
+    def __init__(self, directory: Path, orders: int, *, with_tls: bool) -> None:
+        self._directory = directory
+        self._orders = orders
+        self._files = numbers()
+        self._environ = {}
+        if with_tls:
+            import trustme  # noqa: PLC0415 - only here
 
-    return once
+            authority, self._certificate = trustme.CA(), directory / "server.pem"
+            issued = authority.issue_cert("127.0.0.1")
+            issued.private_key_and_cert_chain_pem.write_to_path(self._certificate)
+            authority.cert_pem.write_to_path(directory / "authority.pem")
+            self._environ = {"SSL_CERT_FILE": str(directory / "authority.pem")}
+
+    def _settings(self, row: Row, url: str) -> dict[str, Any]:
+        settings = {"mode": "send", "url": url, "sender": row.sender, **row.options}
+        settings |= {"concurrency": row.at_once, "products": row.products}
+        if row.options.get("ledger"):
+            settings["ledger"] = str(self._directory / f"{next(self._files)}.ledger")
+        return settings
+
+    def _server(self, row: Row) -> Any:
+        certificate = str(self._certificate) if row.tls else None
+        return harness.service(pinned=True, certificate=certificate)
+
+    def time(self, row: Row) -> harness.Figures:
+        """Microseconds of CPU an order, and orders a second."""
+        orders = max(1, round(self._orders * row.share))
+        # Every connection is made, and the code warms up, before anything is measured.
+        warm_up = max(2 * row.at_once, min(1_000, orders // 5))
+        with self._server(row) as server:
+            settings = {**self._settings(row, server.url), "orders": orders, "warm_up": warm_up}
+            figures = harness.measure(settings, pinned=True, environ=self._environ)
+        server.check(orders + warm_up)
+        cpu_us = figures["cpu_s"] / orders * 1e6
+        return {"orders": orders, "cpu_us": cpu_us, "per_s": orders / figures["wall_s"]}
+
+    def instructions(self, row: Row) -> float:
+        """Instructions of an order."""
+
+        def count(orders: int) -> int:
+            with self._server(row) as server:
+                settings = {**self._settings(row, server.url), "orders": orders}
+                settings["warm_up"] = 2 * row.at_once
+                return harness.instructions(settings, environ=self._environ)
+
+        with ThreadPoolExecutor() as pool:  # of processes, which take half a minute to start
+            few, many = pool.map(count, (_FEW, _MANY))
+        return (many - few) / (_MANY - _FEW)
 
 
-def _goals(comparison: harness.Comparison) -> list[harness.Goal]:
-    """The promise is about the whole path: mappings in, results out."""
-    if "stream_orders" not in comparison.runs:
-        return []
-    name = "CPU of stream_orders / "
-    ours = comparison.ratios("stream_orders", "cpu_us")
-    goals = [harness.Goal(f"{name}bare aiohttp", median(ours), 1.15, at_most=True, unit="x")]
-    if "aiohttp_tenacity" in comparison.runs:
-        theirs = comparison.ratios("aiohttp_tenacity", "cpu_us")
-        ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
-        goals.append(
-            harness.Goal(f"{name}aiohttp under tenacity", ratio, 0.75, at_most=True, unit="x")
-        )
-    return goals
+def _measure(names: Sequence[str], runner: _Runner, rounds: int) -> dict[str, harness.Comparison]:
+    """One comparison for all rows that have the same base."""
+    comparisons: dict[str, harness.Comparison] = {}
+    for group in dict.fromkeys(_ROWS[name].group for name in names):
+        some = [name for name in names if _ROWS[name].group == group]
+        base, base_name = _ROWS[some[0]].base, _ROWS[some[0]].base_name
+
+        def once(name: str, base: Row = base) -> harness.Figures:
+            return runner.time(_ROWS.get(name, base))
+
+        comparison = harness.Comparison.measure(base_name, some, rounds, once)
+        comparisons |= dict.fromkeys(some, comparison)
+    return comparisons
+
+
+def _counted(names: Sequence[str], runner: _Runner) -> dict[str, tuple[float, float]]:
+    """Instructions of an order, and their ratio to bare aiohttp's."""
+    bases: dict[tuple[int, int, bool], float] = {}
+    counted = {}
+    for name in names:
+        row = _ROWS[name]
+        harness.progress(f"counting the instructions: {name}")
+        if row.group not in bases:
+            bases[row.group] = runner.instructions(row.base)
+        count = runner.instructions(row)
+        counted[name] = (count, count / bases[row.group])
+    return counted
 
 
 @harness.benchmark(__doc__)
-@harness.count("--orders", 20_000)
+@harness.count("--orders", 5_000)
 @harness.count("--rounds", 5)
-@harness.count("--concurrency", 64)
-@click.option("--only", help=f"Some of: {', '.join(_OTHERS)}. Bare aiohttp always runs.")
-@click.option("--uvloop", is_flag=True, help="Run every contestant of asyncio in uvloop's loop.")
-def main(
-    orders: int, rounds: int, concurrency: int, only: str | None, *, uvloop: bool
-) -> harness.Report:
+@click.option("--only", help=f"Some of, with semicolons: {'; '.join(_ROWS)}.")
+@click.option("--instructions", is_flag=True, help="Count them, too; it takes a minute for a row.")
+def main(orders: int, rounds: int, only: str | None, *, instructions: bool) -> harness.Report:
     """Measure."""
-    names = harness.select(only, _OTHERS)
-    absent = [name for name in names if find_spec(_NAMES[name][1]) is None]
-    if absent and only is not None:
-        raise harness.BenchmarkError(
-            f"not installed: {', '.join(absent)}. Install everlytic-async[benchmarks]"
-        )
-    others = [name for name in names if name not in absent]
-    once = _runner(orders, concurrency, uvloop=uvloop)
-    comparison = harness.Comparison.measure(_BASE, others, rounds, once)
+    names = harness.select(only, list(_ROWS), separator=";")
+    absent = [
+        name
+        for name in names
+        if find_spec(_ROWS[name].needs) is None
+        or (_ROWS[name].options == _UVLOOP and find_spec("uvloop") is None)
+    ]
+    names = [name for name in names if name not in absent]
+    if instructions and which("valgrind") is None:
+        raise harness.BenchmarkError("valgrind is not installed: leave out --instructions")
+    with TemporaryDirectory() as directory:
+        with_tls = any(_ROWS[name].tls for name in names)
+        runner = _Runner(Path(directory), orders, with_tls=with_tls)
+        comparisons = _measure(names, runner, rounds)
+        counted = _counted(names, runner) if instructions else {}
+    ratios = {name: comparisons[name].ratios(name, "cpu_us") for name in names}
+    bases = {each.base: each for each in comparisons.values()}
+    figures = {**comparisons, **bases}
+    medians = {
+        name: [
+            f"{median(figures[name].values(name, figure)):,.0f}" for figure in ("cpu_us", "per_s")
+        ]
+        for name in [*names, *bases]
+    }
     return harness.Report(
-        title=f"{concurrency} at once, {'uvloop' if uvloop else 'asyncio'}, {rounds} rounds",
-        headings=("contestant", "CPU µs/order", "x bare aiohttp", "orders/s"),
+        title=f"CPU of an order, {rounds} rounds, x bare aiohttp",
+        headings=(
+            *("64 at once, unless it says else", "x bare aiohttp", "at most", "CPU µs"),
+            *("orders/s", *(("instructions", "x bare aiohttp's") if instructions else ())),
+        ),
         rows=[
             (
-                _NAMES[name][0],
-                harness.spread(comparison.values(name, "cpu_us"), ".1f"),
-                harness.spread(comparison.ratios(name, "cpu_us"), ".2f"),
-                harness.spread(comparison.values(name, "per_s")),
+                name,
+                harness.spread(ratios[name], ".2f"),
+                "" if _ROWS[name].goal is None else f"{_ROWS[name].goal:.2f}",
+                *medians[name],
+                *((f"{counted[name][0]:,.0f}", f"{counted[name][1]:.2f}") if instructions else ()),
             )
-            for name in comparison.runs
+            for name in names
+        ]
+        + [
+            (base, "1.00", "", *medians[base], *(("", "1.00") if instructions else ()))
+            for base in bases
         ],
-        goals=_goals(comparison),
-        notes=[f"Left out because it is not installed: {_NAMES[name][0]}" for name in absent],
-        figures={"benchmark": "throughput", "contestants": comparison.runs},
+        goals=[
+            harness.Goal(f"CPU of {name} / bare aiohttp", median(ratios[name]), goal, at_most=True)
+            for name in names
+            if (goal := _ROWS[name].goal) is not None
+        ],
+        notes=[f"Left out because it is not installed: {name}" for name in absent],
+        figures={
+            "benchmark": "throughput",
+            "rows": {name: comparisons[name].runs[name] for name in names},
+            "bases": {name: comparisons[name].beside[name] for name in names},
+            "instructions": counted,
+        },
     )
 
 

@@ -8,8 +8,7 @@ First an endpoint that takes its time and has no limit: the slots are the bound,
 have twice as many. Then the minimal server, where CPU is the bound: how fast it goes, and which
 process uses the time, with the ledger in NATS or in an SQLite file. All of them share this machine
 with the endpoint and the NATS server, so a second worker can bring no more there than the cores
-leave to it. Last comes what the NATS server's memory holds for each id within its window for
-duplicates.
+leave to it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from benchmarks import harness
 _ONE, _TWO = "1 worker", "2 workers"
 _NATS, _FILE = "ledger in NATS", "ledger in an SQLite file"
 _MINIMAL = [f"{workers}, {ledger}" for ledger in (_NATS, _FILE) for workers in (_ONE, _TWO)]
-_PARTS = ("latency", "minimal", "window")
+_PARTS = ("latency", "minimal")
 _CPU = ("worker_us", "nats_us", "endpoint_us")
 
 
@@ -65,7 +64,7 @@ def _once(
                 "url": endpoint.url,
                 "queue": filled["url"],
                 "concurrency": concurrency,
-                "ledger": None if ledger is None else str(ledger),
+                "worker_ledger": None if ledger is None else str(ledger),
             }
             before = _cpu_s(filled["pid"])
             reports = harness.measure_together([settings] * workers)
@@ -150,7 +149,6 @@ def _summary(comparison: harness.Comparison) -> str:
 @harness.count("--rounds", 3)
 @click.option("--latency-ms", type=click.FloatRange(0), default=100.0, show_default=True)
 @harness.count("--concurrency", 32)
-@harness.count("--ids", 200_000, "Within the window for duplicates.")
 @click.option("--only", help=f"Some of: {', '.join(_PARTS)}.")
 def main(
     *,
@@ -159,7 +157,6 @@ def main(
     rounds: int,
     latency_ms: float,
     concurrency: int,
-    ids: int,
     only: str | None,
 ) -> harness.Report:
     """Measure."""
@@ -182,10 +179,6 @@ def main(
         rows += _rows("minimal server", comparison)
         notes.append(_summary(comparison))
         figures["minimal"] = comparison.runs
-    if "window" in parts:
-        figures["window"] = harness.measure({"mode": "window", "ids": ids})
-        per_id = figures["window"]["bytes_per_id"]
-        notes.append(f"An id within the window for duplicates: {per_id:,.0f} bytes of memory")
     headings = ("run", "orders/s", "x the first", "workers µs", "NATS µs", "endpoint µs", "shares")
     title = f"{concurrency} slots a worker, {rounds} rounds"
     return harness.Report(title, headings, rows, goals, figures, notes)
