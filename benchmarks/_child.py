@@ -184,8 +184,36 @@ async def work(settings: Settings) -> Figures:
     }
 
 
+async def read(settings: Settings) -> Figures:
+    """Read a file with one of the readers."""
+    from csv import DictReader
+
+    path, count = settings["path"], 0
+    if settings["reader"] == "read_orders":
+        from everlytic_async import Order
+        from everlytic_async.sources import read_orders
+
+        meter = Meter()
+        for item in read_orders(path):
+            count += isinstance(item, Order)
+    elif settings["reader"] == "DictReader":
+        meter = Meter()
+        with open(path, encoding="utf-8", newline="") as file:  # noqa: ASYNC230, PTH123
+            count = len({row["Name"] for row in DictReader(file)})
+    else:
+        from ijson.backends import yajl2_c
+
+        meter = Meter()
+        with open(path, "rb") as file:  # noqa: ASYNC230, PTH123
+            count = sum(1 for _ in yajl2_c.items(file, "item"))
+    cpu_us = meter.read()["cpu_s"] * 1e6 / count
+    if count != settings["orders"]:
+        raise WrongAnswerError(f"{count:,} orders were read")
+    return {"cpu_us": cpu_us, "peak_bytes": peak_bytes()}
+
+
 MODES: dict[str, Callable[[Settings], Awaitable[Figures]]] = {
-    mode.__name__: mode for mode in (send, pace, stream, queue, work)
+    mode.__name__: mode for mode in (send, pace, stream, queue, work, read)
 }
 
 

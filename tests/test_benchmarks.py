@@ -152,6 +152,17 @@ def test_memory_is_read_along_the_stream_and_judged_from_the_10_000th_order(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("ijson") is None, reason="ijson is not installed")
+def test_reading_is_measured_next_to_what_rows_and_objects_take(tmp_path):
+    figures = figures_of(tmp_path, "benchmarks.reading", "--orders", "200", "--rounds", "1")
+    assert [goal["name"].partition(":")[0] for goal in figures["goals"]] == [
+        *("csv", "csv", "json", "json")
+    ]
+    for readers in figures["runs"].values():
+        assert all(run["cpu_us"] > 0 for runs in readers.values() for run in runs)
+
+
+@pytest.mark.slow
 def test_startup_measures_whole_processes(tmp_path):
     figures = figures_of(tmp_path, "benchmarks.startup", "--rounds", "1")
     took_ms = figures["took_ms"]
