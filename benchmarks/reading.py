@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -94,7 +95,7 @@ def write(kind: str, path: Path, orders: int) -> None:
             file.write("]")
 
 
-def _read(path: Path, reader: str, orders: int) -> harness.Figures:
+def _read(path: Path, orders: int, reader: str) -> harness.Figures:
     settings = {"mode": "read", "path": str(path), "reader": reader, "orders": orders}
     return harness.measure(settings)
 
@@ -110,12 +111,11 @@ def main(orders: int, rounds: int) -> harness.Report:
             path, short = Path(name, f"orders.{kind}"), Path(name, f"short.{kind}")
             write(kind, path, orders)
             write(kind, short, max(1, orders // 4))
-            comparison = harness.Comparison.measure(
-                base, [_OURS], rounds, lambda reader, path=path: _read(path, reader, orders)
-            )
+            once = partial(_read, path, orders)
+            comparison = harness.Comparison.measure(base, [_OURS], rounds, once)
             ratios = comparison.ratios(_OURS, "cpu_us")
             peak = median(comparison.values(_OURS, "peak_bytes"))
-            growth = peak - _read(short, _OURS, max(1, orders // 4))["peak_bytes"]
+            growth = peak - _read(short, max(1, orders // 4), _OURS)["peak_bytes"]
             goals += [
                 harness.Goal(
                     f"{kind}: CPU / {base}", median(ratios), _MOST, at_most=True, unit="x"

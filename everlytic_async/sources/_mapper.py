@@ -169,7 +169,8 @@ class RecordMapper:
         """Add what only the later rows set; the faults of contacts that differ."""
         faults: dict[str, None] = {}
         for row in rows[1:]:
-            further = self._fields.read(row)
+            is_complete = len(order) == len(self._fields.getters)
+            further = (self._contacts if is_complete else self._fields).read(row)
             for field in _CONTACTS:
                 value = further.get(field)
                 if (

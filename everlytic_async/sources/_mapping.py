@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from string import Formatter
 from typing import Any
@@ -47,6 +48,8 @@ Getter = Callable[[Any], Any]
 
 _NOT_FIELDS = ("group_by", "date", "each")
 _KINDS = ("constant", "path", "template", "first")
+# How many results of calculations are kept.
+_CACHED = 8_192
 _PLACE = re.compile(r"[0-9]{1,9}")
 _URL = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
 
@@ -348,18 +351,20 @@ class Compiler:
             return lambda record: function(*values(record))
         parse, to_decimal = self._notation.number_parser(), self._notation.to_decimal
 
-        def compute(record: Any) -> Any:
-            found = []
-            for value in values(record):
+        def compute(*found: Any) -> Any:
+            numbers = []
+            for value in found:
                 number: Any = parse(value) if value.__class__ is str else to_decimal(value)
                 if number.__class__ is str:
                     number = None
                 if number is None and not is_blank(value):
                     return None
-                found.append(number)
-            return function(*found)
+                numbers.append(number)
+            return function(*numbers)
 
-        return compute
+        # A shop has few prices. Equal numbers may have other digits, equal texts don't.
+        compute_once = lru_cache(_CACHED)(compute) if self.holds_text else compute
+        return lambda record: compute_once(*values(record))
 
     def _paths(self, path: str) -> Getter:
         if not path.endswith("*"):
