@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from everlytic_async.cli._screen import count_orders, join_some
+from everlytic_async.ledger import storage_key
 from everlytic_async.orders import Order
 
 __all__ = ["Repeats"]
@@ -62,6 +63,7 @@ class Repeats:
 
     def _count(self, name: str, first: int, line: int) -> None:
         self.count += 1
+        name = storage_key(name)  # an id may be a customer's address
         if name not in self.examples and len(self.examples) < _EXAMPLES:
             self.examples[name] = [first]
         if len(self.examples.get(name, [None] * _LINES)) < _LINES:
