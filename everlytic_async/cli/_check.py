@@ -143,9 +143,13 @@ class _CheckRun(Run):
         skipped: Sequence[SkippedError | None] = [None] * len(orders)
         if self._forecast is not None:
             skipped = await self._forecast.find_skipped(orders)
+        lines = self.source.lines
+        self._repeats.add(
+            (lines[index], order)
+            for index, order in enumerate(orders, first)
+            if isinstance(order, Order)
+        )
         for index, (order, reason) in enumerate(zip(orders, skipped, strict=True), first):
-            if isinstance(order, Order):
-                self._repeats.add(order, self.source.lines[index])
             if isinstance(order, InvalidOrderError):
                 self.add(index, Outcome.INVALID, key=order.order_id, error=order)
             elif reason is None:

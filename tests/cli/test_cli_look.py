@@ -290,7 +290,7 @@ def test_what_has_no_columns_is_an_error(cli: Cli, content: bytes | None) -> Non
         (
             [order(1), order("1"), order(1, order_id=" 1 ")],
             2,
-            {"1": [1, 2], " 1 ": [1, 3]},
+            {"1": [1, 2, 3]},
             "2 orders have",
         ),
         ([order(n % 7) for n in range(21)], 14, None, " and others"),
@@ -311,6 +311,14 @@ def test_repeated_ids_are_counted_with_their_first_lines(
     assert len(found["repeated"]["first"]) <= 5
     assert (warning is None) == ("Warning" not in run.err)
     assert warning is None or warning in run.err
+
+
+def test_an_id_that_may_be_personal_is_shown_as_the_ledger_keeps_it(cli: Cli) -> None:
+    path = cli.directory / "o.jsonl"
+    path.write_text(to_lines(*[order(1, order_id="ann@example.com")] * 2))
+    run = cli("check", "--json", path)
+    assert "sha256:" in run.out
+    assert "ann@" not in run.out + run.err
 
 
 def test_of_repeated_orders_one_is_sent(cli: Cli, shop: Sandbox) -> None:
