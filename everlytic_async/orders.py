@@ -287,11 +287,12 @@ def _check(rules: _Rules, given: dict[Any, Any], fields: dict[str, Any]) -> list
             check = checks[name]
         except KeyError:
             faults = faults or []
-            faults.append(
-                f".{name}: no such field"
-                if is_safe_field_name(name)
-                else ": has a key that is not the name of a field"
-            )
+            if len(faults) <= MAX_FAULTS:
+                faults.append(
+                    f".{name}: no such field"
+                    if is_safe_field_name(name)
+                    else ": has a key that is not the name of a field"
+                )
             continue
         if value is not None:
             try:
@@ -370,7 +371,7 @@ _ORDER_RULES = _Rules(
 
 
 class _Model:
-    """What both models have."""
+    """How both models are made."""
 
     _rules: ClassVar[_Rules]
 
@@ -383,7 +384,7 @@ class _Model:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
-        """Build it from parsed JSON, strictly: an unknown key is a fault; null is not set.
+        """Build one from parsed JSON, strictly: an unknown key is a fault; null is not set.
 
         Raises:
             InvalidOrderError: with every fault at once, and the order's id where it has one.

@@ -109,6 +109,13 @@ def test_an_order_reaches_the_wire_whole_and_exact(fields: dict[str, Any]) -> No
     assert encode(order) == body
 
 
+@given(ORDERS)
+def test_the_bytes_do_not_depend_on_the_order_of_a_mappings_keys(fields: dict[str, Any]) -> None:
+    products = [dict(reversed(product.items())) for product in fields["products"]]
+    turned = dict(reversed({**fields, "products": products}.items()))
+    assert encode(Order.from_mapping(turned)) == encode(Order(**fields))
+
+
 @given(WITH_ALL_DIGITS)
 def test_a_decimal_reaches_the_wire_digit_by_digit(number: Decimal) -> None:
     fields = ("product_price", "product_quantity", "product_sku", "product_line_total")
