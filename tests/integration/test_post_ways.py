@@ -318,6 +318,41 @@ async def test_a_response_is_the_same_each_way(
     assert len(session_posts) == 1
 
 
+@pytest.mark.parametrize(
+    ("response", "connections"),
+    [
+        (RESPONSES["200"], 1),
+        (RESPONSES["422"], 1),
+        (RESPONSES["204"], 1),
+        (RESPONSES["304"], 1),
+        (RESPONSES["chunked"], 1),
+        (RESPONSES["103 before"], 1),
+        (RESPONSES["100 many times"], 1),
+        (answer(200, b"x" * 60_000), 1),
+        (RESPONSES["HTTP/1.0"], 3),
+        (answer(200, b"", "Connection: close"), 3),
+        (RESPONSES["101"], 3),
+        (RESPONSES["twice"], 3),
+    ],
+)
+@pytest.mark.parametrize("patched", [False, True], ids=["direct", "session"])
+async def test_a_connection_is_used_again_where_that_is_safe(
+    monkeypatch: pytest.MonkeyPatch, response: bytes, connections: int, *, patched: bool
+) -> None:
+    async def keep_open(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(response)
+
+    if patched:
+        patch_session(monkeypatch)
+    async with RawServer(keep_open) as server, make_transport(server.url) as transport:
+        for _ in range(3):
+            await result_of(transport)
+
+    assert (len(server.bodies), server.connections) == (3, connections)
+
+
 @pytest.mark.usefixtures("direct_post")
 @pytest.mark.parametrize("path", ["", "/", "/prefix", "/%7Eshop/%C3%A9", "/é/~"])
 async def test_a_request_is_the_same_each_way(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
