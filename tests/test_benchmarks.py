@@ -154,10 +154,9 @@ def test_memory_is_read_along_the_stream_and_judged_from_the_10_000th_order(tmp_
 def test_startup_measures_whole_processes(tmp_path):
     figures = figures_of(tmp_path, "benchmarks.startup", "--rounds", "1")
     took_ms = figures["took_ms"]
-    assert took_ms["import aiohttp"][0] > took_ms["an empty program"][0]
+    assert took_ms["import of the client"][0] > 1
     assert goals(figures) == [
-        "`import everlytic_async` beyond aiohttp's own",
-        "`from everlytic_async import EverlyticClient` beyond aiohttp's own",
+        "import of the client beyond aiohttp's",
         "`everlytic-async --help`",
     ]
 
