@@ -46,10 +46,31 @@ def session_posts(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return read
 
 
-def patch_session(monkeypatch: pytest.MonkeyPatch, name: str = "_request") -> None:
-    monkeypatch.setattr(
-        aiohttp.ClientSession, name, pass_through(getattr(aiohttp.ClientSession, name))
-    )
+class Proxy:
+    """A wrapper that equals what it wraps, as those of `wrapt` do, which many instruments use."""
+
+    def __init__(self, method: Any) -> None:
+        self._method = method
+
+    def __get__(self, session: Any, owner: Any = None) -> Any:
+        return self if session is None else self._method.__get__(session, owner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._method, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._method == other)
+
+    def __hash__(self) -> int:
+        return hash(self._method)
+
+
+def patch_session(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str = "_request",
+    wrapper: Callable[[Any], Any] = pass_through,
+) -> None:
+    monkeypatch.setattr(aiohttp.ClientSession, name, wrapper(getattr(aiohttp.ClientSession, name)))
 
 
 async def test_the_option_closes_the_direct_way(
@@ -82,14 +103,20 @@ async def test_long_bodies_go_by_the_session(
 
 @pytest.mark.usefixtures("direct_post")
 @pytest.mark.parametrize("name", ["_request", "post"])
+@pytest.mark.parametrize("wrapper", [pass_through, Proxy])
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_patched_session_sees_every_order(
-    monkeypatch: pytest.MonkeyPatch, session_posts: list[object], name: str, when: str
+    monkeypatch: pytest.MonkeyPatch,
+    session_posts: list[object],
+    name: str,
+    wrapper: Callable[[Any], Any],
+    when: str,
 ) -> None:
     if when == "before":
-        patch_session(monkeypatch, name)
+        patch_session(monkeypatch, name, wrapper)
     async with RawServer(accept_all) as server, make_transport(server.url) as transport:
-        patch_session(monkeypatch, name)
+        if when == "after":
+            patch_session(monkeypatch, name, wrapper)
         await transport.post(BODY)
         assert (len(server.bodies), len(session_posts)) == (1, 1)
 
@@ -158,6 +185,16 @@ def connect_by_keywords(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aiohttp.BaseConnector, "connect", changed)
 
 
+def the_session_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = aiohttp.ClientSession._request
+
+    async def post(self: aiohttp.ClientSession, url: Any, **kwargs: Any) -> Any:
+        return await request(self, "POST", url, **kwargs)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", post)
+    monkeypatch.delattr(aiohttp.ClientSession, "_request")
+
+
 def _replace_protocol(monkeypatch: pytest.MonkeyPatch, **members: object) -> None:
     protocol = type("Changed", (aiohttp.client_proto.ResponseHandler,), members)
     monkeypatch.setattr(aiohttp.client_proto, "ResponseHandler", protocol)
@@ -194,6 +231,7 @@ def connections_are_not_reused(monkeypatch: pytest.MonkeyPatch) -> None:
 CHANGES: list[Callable[[pytest.MonkeyPatch], None]] = [
     more_arguments,
     connect_by_keywords,
+    the_session_is_changed,
     read_is_renamed,
     read_never_returns,
     read_returns_a_message_only,
