@@ -11,7 +11,9 @@ it is accepted, or the error.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import importlib
+import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -289,6 +291,8 @@ async def niquests(settings: Settings) -> AsyncIterator[SendAll]:
 async def pyreqwest(settings: Settings) -> AsyncIterator[SendAll]:
     """`pyreqwest`: an HTTP client in Rust, with threads of its own."""
     library: Any = importlib.import_module("pyreqwest.client")
+    # Its threads run on, and may abort the process while Python ends.
+    atexit.register(os._exit, 0)
     url = settings["url"] + PATH
     async with library.ClientBuilder().build() as client:
 

@@ -15,7 +15,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
@@ -396,22 +396,11 @@ def count(name: str, default: int, help_text: str | None = None) -> Callable[...
     )
 
 
-def select(only: str | None, known: Sequence[str], separator: str = ",") -> list[str]:
-    """The names of ``--only``, in the order of the table.
-
-    Raises:
-        click.BadParameter: One of them is unknown.
-    """
-    if only is None:
-        return list(known)
-    names = [name.strip() for name in only.split(separator) if name.strip()]
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise click.BadParameter(
-            f"{', '.join(unknown) or 'nothing'} is not among: {', '.join(known)}",
-            param_hint="--only",
-        )
-    return [name for name in known if name in names]
+def only(known: Iterable[str]) -> Callable[..., Any]:
+    """An option that names some of what can be measured, and may be repeated."""
+    return click.option(
+        "--only", type=click.Choice(list(known)), multiple=True, default=list(known)
+    )
 
 
 def benchmark(help_text: str | None) -> Callable[[Callable[..., Report]], click.Command]:

@@ -218,19 +218,16 @@ def _backend(asked: str) -> str:
 
 
 def _parts(
-    settings: list[Setting], only: str | None, *, promised: bool
+    settings: list[Setting], only: Sequence[str], *, promised: bool
 ) -> list[tuple[Setting, list[str]]]:
     """What is measured: settings, and who meets each."""
-    asked = harness.select(only, list(_NAMES))
     if promised:
-        return [
-            (setting, [name for name in senders if name in asked])
-            for base in settings
-            for setting, senders in _promised(base)
-        ]
-    if only is None and settings[0].retry_after is None:
-        asked.remove("tenacity_retry_after")  # without the header it is tenacity_jitter
-    return [(setting, asked) for setting in settings]
+        parts = [part for base in settings for part in _promised(base)]
+    else:
+        # Without the header tenacity_retry_after is tenacity_jitter.
+        plain = [name for name in _NAMES if name != "tenacity_retry_after"]
+        parts = [(each, plain if each.retry_after is None else list(_NAMES)) for each in settings]
+    return [(setting, [name for name in names if name in only]) for setting, names in parts]
 
 
 @harness.benchmark(__doc__)
@@ -242,7 +239,7 @@ def _parts(
 @harness.count("--concurrency", 64)
 @harness.count("--processes", 1)
 @harness.count("--rounds", 1)
-@click.option("--only", help=f"Some of: {', '.join(_NAMES)}.")
+@harness.only(_NAMES)
 @click.option("--backend", type=click.Choice(["auto", "nginx", "sandbox"]), default="auto")
 def main(
     *,
@@ -250,7 +247,7 @@ def main(
     limit: Sequence[int],
     burst: Sequence[int],
     rounds: int,
-    only: str | None,
+    only: Sequence[str],
     backend: str,
     **options: Any,
 ) -> harness.Report:

@@ -189,18 +189,17 @@ def _counted(names: Sequence[str], runner: _Runner) -> dict[str, tuple[float, fl
 @harness.benchmark(__doc__)
 @harness.count("--orders", 5_000)
 @harness.count("--rounds", 5)
-@click.option("--only", help=f"Some of, with semicolons: {'; '.join(_ROWS)}.")
+@harness.only(_ROWS)
 @click.option("--instructions", is_flag=True, help="Count them, too; it takes a minute for a row.")
-def main(orders: int, rounds: int, only: str | None, *, instructions: bool) -> harness.Report:
+def main(orders: int, rounds: int, only: Sequence[str], *, instructions: bool) -> harness.Report:
     """Measure."""
-    names = harness.select(only, list(_ROWS), separator=";")
     absent = [
         name
-        for name in names
+        for name in only
         if find_spec(_ROWS[name].needs) is None
         or (_ROWS[name].options == _UVLOOP and find_spec("uvloop") is None)
     ]
-    names = [name for name in names if name not in absent]
+    names = [name for name in _ROWS if name in only and name not in absent]
     if instructions and which("valgrind") is None:
         raise harness.BenchmarkError("valgrind is not installed: leave out --instructions")
     with TemporaryDirectory() as directory:

@@ -14,6 +14,7 @@ leave to it.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from itertools import count as numbers
 from pathlib import Path
 from statistics import median
@@ -149,7 +150,7 @@ def _summary(comparison: harness.Comparison) -> str:
 @harness.count("--rounds", 3)
 @click.option("--latency-ms", type=click.FloatRange(0), default=100.0, show_default=True)
 @harness.count("--concurrency", 32)
-@click.option("--only", help=f"Some of: {', '.join(_PARTS)}.")
+@harness.only(_PARTS)
 def main(
     *,
     orders: int,
@@ -157,15 +158,14 @@ def main(
     rounds: int,
     latency_ms: float,
     concurrency: int,
-    only: str | None,
+    only: Sequence[str],
 ) -> harness.Report:
     """Measure."""
-    parts = harness.select(only, _PARTS)
     rows: list[list[str]] = []
     goals: list[harness.Goal] = []
     notes: list[str] = []
     figures: harness.Figures = {"benchmark": "workers"}
-    if "latency" in parts:
+    if "latency" in only:
         comparison = _latency(orders, rounds, concurrency, latency_ms / 1e3)
         rows += _rows(f"{latency_ms:g} ms", comparison)
         ratio = median(comparison.ratios(_TWO, "per_s"))
@@ -173,7 +173,7 @@ def main(
             harness.Goal("2 workers / 1, with latency", ratio, 1.9, at_most=False, unit="x")
         )
         figures["latency"] = comparison.runs
-    if "minimal" in parts:
+    if "minimal" in only:
         with TemporaryDirectory() as name:
             comparison = _minimal(Path(name), fast_orders, rounds, concurrency)
         rows += _rows("minimal server", comparison)

@@ -6,7 +6,6 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -20,7 +19,6 @@ from benchmarks.harness import (
     Goal,
     instructions,
     measure,
-    select,
     service,
     spread,
 )
@@ -81,7 +79,8 @@ def test_throughput_measures_every_round_of_every_row(tmp_path):
     figures = figures_of(
         tmp_path,
         "benchmarks.throughput",
-        *("--orders", "200", "--rounds", "2", "--only", ";".join(names), "--write", str(document)),
+        *("--orders", "200", "--rounds", "2", "--write", str(document)),
+        *(word for name in names for word in ("--only", name)),
     )
     installed = [name for name in names if find_spec("uvloop") or "uvloop" not in name]
     for part in ("rows", "bases"):
@@ -108,7 +107,7 @@ def test_valgrind_counts_the_instructions_of_a_client():
 def test_throughput_names_the_rows_there_are_when_asked_for_another():
     ended = run("benchmarks.throughput", "--only", "curl")
     assert ended.returncode == 2
-    assert "curl is not among: orders, mappings," in ended.stderr
+    assert "'curl' is not one of 'orders', 'mappings'," in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -166,10 +165,9 @@ def test_reading_is_measured_next_to_what_rows_and_objects_take(tmp_path):
 def test_startup_measures_whole_processes(tmp_path):
     figures = figures_of(tmp_path, "benchmarks.startup", "--rounds", "1")
     took_ms = figures["took_ms"]
-    assert took_ms["import aiohttp"][0] > took_ms["an empty program"][0]
+    assert took_ms["import of the client"][0] > 1
     assert goals(figures) == [
-        "`import everlytic_async` beyond aiohttp's own",
-        "`from everlytic_async import EverlyticClient` beyond aiohttp's own",
+        "import of the client beyond aiohttp's",
         "`everlytic-async --help`",
     ]
 
@@ -181,7 +179,7 @@ def test_pacing_counts_refusals_at_the_limiter_and_loses_sight_of_no_order(tmp_p
         tmp_path,
         "benchmarks.pacing",
         *("--limit", "200", "--burst", "5", "--seconds", "0.5", "--retry-after", "0"),
-        *("--backend", limiter, "--only", "max_rate,tenacity_retry_after"),
+        *("--backend", limiter, "--only", "max_rate", "--only", "tenacity_retry_after"),
     )
     ours, rival = figures["runs"]
     assert (ours["sender"], rival["sender"]) == ("max_rate", "tenacity_retry_after")
@@ -231,8 +229,8 @@ def test_pacing_measures_in_one_run_all_that_is_promised(tmp_path):
     figures = figures_of(
         tmp_path,
         "benchmarks.pacing",
-        *("--all", "--limit", "400", "--seconds", "0.05", "--only", "max_rate,adaptive"),
-        *("--backend", "sandbox"),
+        *("--all", "--limit", "400", "--seconds", "0.05", "--backend", "sandbox"),
+        *("--only", "max_rate", "--only", "adaptive"),
     )
     measured = [
         (run["sender"], *(run["setting"][name] for name in ("retry_after", "seconds", "limit")))
@@ -306,12 +304,6 @@ def test_ratios_are_taken_within_a_pair_of_which_each_is_first_in_turn():
 def test_a_spread_is_the_median_with_both_quartiles():
     assert spread([5.0, 1.0, 3.0, 2.0, 4.0], ".1f") == "3.0 (2.0 - 4.0)"
     assert spread([3.0], ".1f") == "3.0"
-
-
-def test_the_contestants_keep_the_order_of_the_table_however_they_are_asked_for():
-    known: Sequence[str] = ("one", "two", "three")
-    assert select("three, one", known) == ["one", "three"]
-    assert select(None, known) == list(known)
 
 
 @pytest.mark.slow

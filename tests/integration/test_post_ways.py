@@ -1,4 +1,4 @@
-"""An order is posted directly or by `ClientSession.post`: when which, and that they agree.
+"""Orders are posted directly or by `ClientSession.post`: which way when, and that both agree.
 
 All other tests here run over both ways: the second time with ``--session-post``.
 """
@@ -46,10 +46,31 @@ def session_posts(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return read
 
 
-def patch_session(monkeypatch: pytest.MonkeyPatch, name: str = "_request") -> None:
-    monkeypatch.setattr(
-        aiohttp.ClientSession, name, pass_through(getattr(aiohttp.ClientSession, name))
-    )
+class Proxy:
+    """A wrapper that equals what it wraps, as those of `wrapt` do, which many instruments use."""
+
+    def __init__(self, method: Any) -> None:
+        self._method = method
+
+    def __get__(self, session: Any, owner: Any = None) -> Any:
+        return self if session is None else self._method.__get__(session, owner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._method, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._method == other)
+
+    def __hash__(self) -> int:
+        return hash(self._method)
+
+
+def patch_session(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str = "_request",
+    wrapper: Callable[[Any], Any] = pass_through,
+) -> None:
+    monkeypatch.setattr(aiohttp.ClientSession, name, wrapper(getattr(aiohttp.ClientSession, name)))
 
 
 async def test_the_option_closes_the_direct_way(
@@ -82,14 +103,20 @@ async def test_long_bodies_go_by_the_session(
 
 @pytest.mark.usefixtures("direct_post")
 @pytest.mark.parametrize("name", ["_request", "post"])
+@pytest.mark.parametrize("wrapper", [pass_through, Proxy])
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_patched_session_sees_every_order(
-    monkeypatch: pytest.MonkeyPatch, session_posts: list[object], name: str, when: str
+    monkeypatch: pytest.MonkeyPatch,
+    session_posts: list[object],
+    name: str,
+    wrapper: Callable[[Any], Any],
+    when: str,
 ) -> None:
     if when == "before":
-        patch_session(monkeypatch, name)
+        patch_session(monkeypatch, name, wrapper)
     async with RawServer(accept_all) as server, make_transport(server.url) as transport:
-        patch_session(monkeypatch, name)
+        if when == "after":
+            patch_session(monkeypatch, name, wrapper)
         await transport.post(BODY)
         assert (len(server.bodies), len(session_posts)) == (1, 1)
 
@@ -158,6 +185,16 @@ def connect_by_keywords(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aiohttp.BaseConnector, "connect", changed)
 
 
+def the_session_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = aiohttp.ClientSession._request
+
+    async def post(self: aiohttp.ClientSession, url: Any, **kwargs: Any) -> Any:
+        return await request(self, "POST", url, **kwargs)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", post)
+    monkeypatch.delattr(aiohttp.ClientSession, "_request")
+
+
 def _replace_protocol(monkeypatch: pytest.MonkeyPatch, **members: object) -> None:
     protocol = type("Changed", (aiohttp.client_proto.ResponseHandler,), members)
     monkeypatch.setattr(aiohttp.client_proto, "ResponseHandler", protocol)
@@ -194,6 +231,7 @@ def connections_are_not_reused(monkeypatch: pytest.MonkeyPatch) -> None:
 CHANGES: list[Callable[[pytest.MonkeyPatch], None]] = [
     more_arguments,
     connect_by_keywords,
+    the_session_is_changed,
     read_is_renamed,
     read_never_returns,
     read_returns_a_message_only,
@@ -318,6 +356,41 @@ async def test_a_response_is_the_same_each_way(
     assert len(session_posts) == 1
 
 
+@pytest.mark.parametrize(
+    ("response", "connections"),
+    [
+        (RESPONSES["200"], 1),
+        (RESPONSES["422"], 1),
+        (RESPONSES["204"], 1),
+        (RESPONSES["304"], 1),
+        (RESPONSES["chunked"], 1),
+        (RESPONSES["103 before"], 1),
+        (RESPONSES["100 many times"], 1),
+        (answer(200, b"x" * 60_000), 1),
+        (RESPONSES["HTTP/1.0"], 3),
+        (answer(200, b"", "Connection: close"), 3),
+        (RESPONSES["101"], 3),
+        (RESPONSES["twice"], 3),
+    ],
+)
+@pytest.mark.parametrize("patched", [False, True], ids=["direct", "session"])
+async def test_a_connection_is_used_again_where_that_is_safe(
+    monkeypatch: pytest.MonkeyPatch, response: bytes, connections: int, *, patched: bool
+) -> None:
+    async def keep_open(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(response)
+
+    if patched:
+        patch_session(monkeypatch)
+    async with RawServer(keep_open) as server, make_transport(server.url) as transport:
+        for _ in range(3):
+            await result_of(transport)
+
+    assert (len(server.bodies), server.connections) == (3, connections)
+
+
 @pytest.mark.usefixtures("direct_post")
 @pytest.mark.parametrize("path", ["", "/", "/prefix", "/%7Eshop/%C3%A9", "/é/~"])
 async def test_a_request_is_the_same_each_way(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
@@ -371,16 +444,14 @@ async def test_a_post_cancelled_as_it_is_written_is_never_called_not_sent_if_it_
 async def test_a_body_that_was_handed_to_the_connection_counts_as_sent() -> None:
     reported: list[bool] = []
 
-    async def read_nothing(connection: Connection) -> None:
-        connection.server.heads.append(b"")
+    async def read_no_body(connection: Connection) -> None:
+        await connection.head()
         await asyncio.Event().wait()
 
-    async with RawServer(read_nothing) as server, make_transport(server.url) as transport:
+    async with RawServer(read_no_body) as server, make_transport(server.url) as transport:
         body = b"x" * MAX_BODY_BYTES
         task = asyncio.create_task(transport.post(body, reported.append))
         await until(lambda: server.heads)
-        for _ in range(5):
-            await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
