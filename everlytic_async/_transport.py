@@ -34,7 +34,7 @@ from everlytic_async._in_flight import (
 )
 from everlytic_async._lifecycle import Lifecycle
 from everlytic_async._request_headers import request_headers
-from everlytic_async._response_body import MAX_BODY_BYTES, decode, parse_charset
+from everlytic_async._response import MAX_BODY_BYTES, decode, parse_charset
 from everlytic_async._secrets import Secrets
 from everlytic_async.errors import (
     ConfigurationError,
