@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from everlytic_async._response_body import MAX_BODY_BYTES
+from everlytic_async._response import MAX_BODY_BYTES
 
 # Each response on a reused connection lets this many times as many orders use reused ones.
 _GROWTH = 4

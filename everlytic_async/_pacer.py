@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from everlytic_async._backoff import Backoff, RetryBudget, Throttles
 from everlytic_async._clock import CallLater, Timer, loop_call_later
 from everlytic_async._rate import RateEstimator
+from everlytic_async._retry import Backoff, RetryBudget
 from everlytic_async._stop_token import StoppedError, StopToken
 from everlytic_async._trouble import Trouble
 from everlytic_async.errors import EverlyticError
@@ -31,6 +31,10 @@ _MAX_TIMER_LAG_S = 0.02
 # share of the backoff.
 _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
+# A Retry-After of 0 is obeyed until this many bursts of throttles in a row came after fewer
+# accepted orders than this.
+_MAX_IMMEDIATE = 5
+_FEW = 10
 
 
 class DeadlineExceededError(Exception):
@@ -40,6 +44,49 @@ class DeadlineExceededError(Exception):
 def _exceed_deadline(waiter: asyncio.Future[float]) -> None:
     if not waiter.done():
         waiter.set_exception(DeadlineExceededError())
+
+
+class Throttles:
+    """Counts throttles. A burst counts once: what was in flight when its first one was received.
+
+    Attributes:
+        in_a_row: Bursts since an order was accepted.
+        obeys_immediate: Whether a Retry-After of 0 is obeyed. Once too many bursts in a row came
+            after too few accepted orders, it comes from a limiter, and is taken as none.
+    """
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+        self.obeys_immediate = True
+        self._accepted_since = 0
+        self._close_in_a_row = 0
+        self._received_at = -math.inf  # the first one of the last burst
+
+    def on_accepted(self) -> None:
+        """An order was accepted."""
+        self.in_a_row = 0
+        self._accepted_since += 1
+
+    def add(self, started_at: float, now: float, *, immediate: bool) -> bool:
+        """An attempt was throttled.
+
+        Args:
+            started_at: When it started.
+            now: When it was throttled.
+            immediate: Whether with a Retry-After of 0.
+
+        Returns:
+            Whether it is the first of a burst.
+        """
+        is_first = started_at > self._received_at
+        if is_first:
+            self._received_at = now
+            self.in_a_row += 1
+            self._close_in_a_row = self._close_in_a_row + 1 if self._accepted_since < _FEW else 0
+            self._accepted_since = 0
+        if immediate and self._close_in_a_row > _MAX_IMMEDIATE:
+            self.obeys_immediate = False
+        return is_first
 
 
 class Schedule:
@@ -331,8 +378,8 @@ class Pacer:
             sent_at: When its body had been sent; None if that is not known.
         """
         now, estimator = self._clock(), self._estimator
-        is_first = self._throttles.add(started_at, now, at_once=retry_after_s == 0)
-        if retry_after_s == 0 and not self._throttles.obeys_at_once:
+        is_first = self._throttles.add(started_at, now, immediate=retry_after_s == 0)
+        if retry_after_s == 0 and not self._throttles.obeys_immediate:
             retry_after_s = None
         pause_s = 0.0
         if retry_after_s is not None:

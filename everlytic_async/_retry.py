@@ -1,17 +1,17 @@
 """Whether an attempt may be repeated, after which pause, and when to give up.
 
 The only module that knows tenacity. An error's class says whether the attempt may be repeated: no
-status code is looked at. `_backoff` has the pauses of one order, the pacer the one that a
-Retry-After asks of all.
+status code is looked at. `Backoff` draws the pauses, with jitter, for one order here and for all
+senders in the pacer.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from everlytic_async._pacer import Pacer
 from everlytic_async._stop_token import StopToken
 from everlytic_async.errors import (
     EverlyticError,
@@ -24,7 +24,63 @@ from everlytic_async.policies import Delivery, RetryPolicy
 if TYPE_CHECKING:
     import tenacity
 
+    from everlytic_async._pacer import Pacer
+
+# On top of a pause, as a share of it, so that several processes don't resume at the same moment.
+_JITTER = 0.01
+_MAX_DOUBLINGS = 64
+_BUDGET = 500.0
+_RETRY_COST = 5.0
+_REFUND = 1.0
 _NOT_PROCESSED = (NotSentError, ThrottledError)
+
+
+class Backoff:
+    """Draws the pauses of one client.
+
+    Args:
+        policy: Their bounds.
+        rng: The jitter.
+    """
+
+    def __init__(self, policy: RetryPolicy, rng: random.Random | None = None) -> None:
+        self._policy = policy
+        self._rng = rng or random.Random()  # noqa: S311 - jitter is not a secret
+
+    def pause_s(self, attempt: int) -> float:
+        """The pause after the n-th attempt in a row, from 1: exponential, with full jitter."""
+        policy = self._policy
+        doublings = min(attempt - 1, _MAX_DOUBLINGS)
+        return self._rng.uniform(0.0, min(policy.cap_s, policy.base_s * 2.0**doublings))
+
+    def requested_pause_s(self, retry_after_s: float) -> float:
+        """The pause for a Retry-After: no longer than the longest that is obeyed, plus jitter."""
+        return self.add_jitter(min(retry_after_s, self._policy.retry_after_cap_s))
+
+    def add_jitter(self, seconds: float) -> float:
+        """A pause of somebody else's choice, and a little more."""
+        return seconds * (1.0 + self._rng.uniform(0.0, _JITTER))
+
+
+class RetryBudget:
+    """How many retries a client has left, so that it does not hammer a broken endpoint.
+
+    500 tokens; a retry takes 5, a success gives 1 back: botocore's standard mode.
+    """
+
+    def __init__(self) -> None:
+        self._tokens = _BUDGET
+
+    def take(self) -> bool:
+        """Pay for a retry; False if there is not enough left."""
+        if self._tokens < _RETRY_COST:
+            return False
+        self._tokens -= _RETRY_COST
+        return True
+
+    def refund(self) -> None:
+        """Give back after a success."""
+        self._tokens = min(_BUDGET, self._tokens + _REFUND)
 
 
 def load() -> None:

@@ -26,15 +26,17 @@ from everlytic_async._clock import CallLater, loop_call_later
 from everlytic_async._connections import Connections, UnusableConnectionError, since_last_data_s
 from everlytic_async._direct_post import DirectPost, DirectResponse
 from everlytic_async._endpoint import endpoint_url
-from everlytic_async._failures import NOT_SENT, SESSION_CLOSED, error_for
-from everlytic_async._in_flight import (
+from everlytic_async._lifecycle import Lifecycle
+from everlytic_async._request import (
+    NOT_SENT,
+    SESSION_CLOSED,
     ClientClosedError,
     InFlight,
     Request,
+    error_for,
+    request_headers,
 )
-from everlytic_async._lifecycle import Lifecycle
-from everlytic_async._request_headers import request_headers
-from everlytic_async._response_body import MAX_BODY_BYTES, decode, parse_charset
+from everlytic_async._response import MAX_BODY_BYTES, decode, parse_charset
 from everlytic_async._secrets import Secrets
 from everlytic_async.errors import (
     ConfigurationError,

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 from everlytic_async._clock import Timer, loop_call_later
-from everlytic_async._failures import SESSION_CLOSED
 from everlytic_async._job import AnyOrder, KeyOf
 from everlytic_async._ledgers import ClientLedger
 from everlytic_async._pacer import Pacer
+from everlytic_async._request import SESSION_CLOSED
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
 from everlytic_async._sender import Sender

@@ -19,8 +19,7 @@ from everlytic_async import (
     NotSentError,
     Timeouts,
 )
-from everlytic_async._failures import ERROR_MESSAGES
-from everlytic_async._in_flight import Request
+from everlytic_async._request import ERROR_MESSAGES, Request
 from everlytic_async._secrets import Secrets
 from everlytic_async._transport import Transport
 from support.delivery import CUSTOMER_HASH, STORE_HASH

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlytic_async._backoff import Backoff, RetryBudget
+from everlytic_async._retry import Backoff, RetryBudget
 from everlytic_async.policies import RetryPolicy
 
 
