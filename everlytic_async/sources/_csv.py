@@ -25,7 +25,6 @@ MAX_ROW_LINES = 10_000
 _MAX_COLUMNS = 10_000
 
 _TOO_LONG = f"is longer than {MAX_LINE_BYTES:,} bytes"
-_NOT_UTF_8 = "is not UTF-8: save the file as UTF-8"
 
 
 def detect_delimiter(header: str) -> str | None:
@@ -45,6 +44,7 @@ class CsvReader:
     Args:
         file: Open for reading, in binary. It stays open.
         delimiter: What separates cells; None to detect it in the header.
+        encoding: The encoding that it had, if the caller named it; None for UTF-8.
 
     Raises:
         ConfigurationError: when the header can't be read.
@@ -53,8 +53,13 @@ class CsvReader:
         columns: The header.
     """
 
-    def __init__(self, file: IO[bytes], delimiter: str | None = None) -> None:
+    def __init__(
+        self, file: IO[bytes], delimiter: str | None = None, encoding: str | None = None
+    ) -> None:
         self._file = file
+        self._no_text = f"is not {encoding}: name its encoding with --encoding"
+        if encoding is None:
+            self._no_text = "is not UTF-8: name its encoding with --encoding, or save it as UTF-8"
         self._number = 0  # of the line that was handed out last
         self._pushed_back: deque[str] = deque()
         self._row: list[str] = []  # the lines of the row that is being read
@@ -96,11 +101,15 @@ class CsvReader:
         width = len(self.columns)
         while (text := self._next_line()) is not None:
             number = self._number
-            try:
-                cells = self._split(text)
-            except _RowError as error:
-                yield number, self._give_up(number, text, error)
-                continue
+            line = text.rstrip("\r\n")
+            if '"' not in line and "\r" not in line:
+                cells = line.split(self._delimiter)
+            else:
+                try:
+                    cells = self._split(text)
+                except _RowError as error:
+                    yield number, self._give_up(number, text, error)
+                    continue
             if not cells[0].strip() and not any(map(str.strip, cells)):
                 continue
             fault = self._pop_fault(number) if self._faults else None
@@ -214,7 +223,7 @@ class CsvReader:
             return data.decode()
         except UnicodeDecodeError:
             # A fault of its row, not of the file.
-            self._faults.setdefault(self._number, _NOT_UTF_8)
+            self._faults.setdefault(self._number, self._no_text)
             return data.decode("utf-8", "surrogateescape")
 
     def _push_back(self, lines: Sequence[str]) -> None:

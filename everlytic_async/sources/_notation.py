@@ -37,8 +37,8 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,
 _MAX_CHARS = 1_000
 _CACHED = 8_192
 _GROUP = 3  # digits between thousands
-# A sign, and a currency before or after the number: R, ZAR, kr., €.
-_CURRENCY = r"[^\W\d_]{0,3}\.?[^\w\s.,'+-]{0,2}"
+# A currency before or after a number, and a sign.
+_CURRENCY = r"(?:[A-Z]{1,3}\$?|kr\.?|Rs\.?|Fr\.?|Ft|z\u0142|K\u010d|[^\w\s.,'+@-]{1,2})?"
 _BLANKS = "[ \\u00a0\\u2009\\u202f]"
 _SIGN = "[+\\u2212-]?"
 # Shopify's CSV writes 2026-03-01 10:00:00 +0200. Python reads it, but does not promise to.
@@ -47,10 +47,9 @@ _UTC = re.compile(r"\s*UTC$")
 # No time is longer, and the patterns take quadratic time for many blanks.
 _MAX_DATE_CHARS = 64
 # What may be quoted of a value that can't be read: a number or a date, and not a person's name.
-_CODE = r"(?:[A-Z]{1,3}\$?|kr\.?|Rs\.?|Fr\.?|[^\w\s.,'+@-]{1,2})?"
 _LIKE_NUMBER = re.compile(
-    rf"{_SIGN}{_CODE}{_BLANKS}?{_SIGN}[0-9]{{1,9}}(?:[.,'\u2019 \u00a0][0-9]{{1,3}}){{0,4}}"
-    rf"{_BLANKS}?{_CODE}",
+    rf"{_SIGN}{_CURRENCY}{_BLANKS}?{_SIGN}[0-9]{{1,9}}(?:[.,'\u2019 \u00a0][0-9]{{1,3}}){{0,4}}"
+    rf"{_BLANKS}?{_CURRENCY}",
 ).fullmatch
 _LIKE_DATE = re.compile(
     r"(?:[A-Z][a-z]{2,8},? )?[0-9]{1,4}[./ -](?:[0-9]{1,2}|[A-Za-z]{3,9})[./ -][0-9]{2,4}"

@@ -47,4 +47,5 @@ def open_table(
             f"line {line:,} is not UTF-8: name the encoding, such as with --encoding cp1252 for "
             "what a spreadsheet saved on Windows, or save the file as UTF-8"
         )
-    return CsvReader(with_line_feeds(source, stack), "\t" if container == "tsv" else None)
+    delimiter = "\t" if container == "tsv" else None
+    return CsvReader(with_line_feeds(source, stack), delimiter, options.encoding)

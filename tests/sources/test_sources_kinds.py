@@ -553,7 +553,19 @@ def test_bytes_that_are_not_text_are_the_fault_of_their_row_in_a_named_encoding(
     text = f"order_id,contact_email,product_name\n1,{ANN},Mop\n2,{ANN},M?p\n3,{ANN},Mop\n"
     for bad, named in ((b"\x81", "cp1252"), (b"\xff", "utf-8")):
         found = brief(read(text.encode().replace(b"?", bad), encoding=named))
-        assert found == [(2, "1"), (3, "is not UTF-8: save the file as UTF-8"), (4, "3")]
+        fault = f"is not {named}: name its encoding with --encoding"
+        assert found == [(2, "1"), (3, fault), (4, "3")]
+
+
+def test_a_pipe_can_not_be_read_twice_so_its_rows_have_the_fault() -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    text = f"order_id,contact_email,product_name\n1,{ANN},Mop\n2,{ANN},M\xf6p\n3,{ANN},Mop\n"
+    found = brief(list(read_orders(Pipe(text.encode("cp1252"))).lines()))
+    fault = "is not UTF-8: name its encoding with --encoding, or save it as UTF-8"
+    assert found == [(2, "1"), (3, fault), (4, "3")]
 
 
 @pytest.mark.parametrize(
@@ -602,6 +614,7 @@ def test_an_option_that_can_not_be_meant_is_refused(
         ("-€ 1.250,00", {"decimal": ",", "thousands": "."}, "-1250.00"),
         ("1.250,00 EUR", {"decimal": ",", "thousands": "."}, "1250.00"),
         ("10,00", {"decimal": ","}, "10.00"),
+        ("10,00 kr.", {"decimal": ","}, "10.00"),
         ("10.00", {"decimal": ","}, None),
         ("10,00", {"thousands": ","}, None),
         ("12,50", {"thousands": ","}, None),
