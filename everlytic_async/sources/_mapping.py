@@ -21,7 +21,7 @@ import attrs
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.orders import Order, Product
-from everlytic_async.sources._notation import Notation
+from everlytic_async.sources._notation import Notation, to_decimal
 
 __all__ = [
     "ORDER_FIELDS",
@@ -347,9 +347,12 @@ class Compiler:
 
     def _computed(self, spec: Computed) -> Getter:
         function, values = spec.function, self.values(spec.paths)
+        if not spec.takes_numbers and len(spec.paths) == 1:  # fast
+            get = self._paths(spec.paths[0])
+            return lambda record: function(get(record))
         if not spec.takes_numbers:
             return lambda record: function(*values(record))
-        parse, to_decimal = self._notation.number_parser(), self._notation.to_decimal
+        parse = self._notation.number_parser()
 
         def compute(*found: Any) -> Any:
             numbers = []

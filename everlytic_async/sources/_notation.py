@@ -109,17 +109,6 @@ class Notation:
         decimal, thousands = self.decimal or ".", self.thousands
         return lambda text: _parse_marked(text, decimal, thousands)
 
-    def to_decimal(self, value: Any) -> Decimal | None:
-        """A number, or the text of one, with all its digits; None for anything else."""
-        if isinstance(value, str):
-            number = self.number_parser()(value)
-            return None if isinstance(number, str) else number
-        if isinstance(value, float):
-            value = Decimal(repr(value))
-        elif isinstance(value, int) and not isinstance(value, bool):
-            return Decimal(value)
-        return value if isinstance(value, Decimal) and value.is_finite() else None
-
     def parse_datetime(self, value: Any) -> datetime | None:
         """A point in time; without an offset it is UTC. None if the value is not one."""
         if isinstance(value, str):
@@ -183,7 +172,15 @@ _PLAIN = Notation()
 
 def to_decimal(value: Any) -> Decimal | None:
     """A number, or the text of one as in JSON, with all its digits; None for anything else."""
-    return _PLAIN.to_decimal(value)
+    kind = value.__class__
+    if kind is str:
+        number = _parse_plain(value)
+        return None if number.__class__ is str else number  # type: ignore[return-value]
+    if kind is int:
+        return Decimal(value)
+    if kind is float:
+        value = Decimal(repr(value))
+    return value if isinstance(value, Decimal) and value.is_finite() else None
 
 
 @lru_cache(maxsize=_CACHED)  # a shop has few prices and quantities, and reads each several times
