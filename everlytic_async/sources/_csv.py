@@ -2,15 +2,17 @@
 
 See RFC 4180. A row with a stray quote, or with more or fewer cells than the header, is a fault, and
 reading goes on with the line after it. A row has at most `MAX_ROW_LINES` lines and
-`MAX_LINE_BYTES` characters. Python's `csv` is not used: how long a cell may be is a setting of its
-whole process, and a cell here may be as long as a line.
+`MAX_LINE_BYTES` characters. Python's `csv` splits the rows that it can, those of one line; how long
+a cell may be is a setting of its whole process, and here a cell may be as long as a line. So a row
+that it refuses is split here.
 """
 
 from __future__ import annotations
 
+import csv
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Self
 
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
 from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, skip_line
@@ -36,6 +38,21 @@ def detect_delimiter(header: str) -> str | None:
 
 class _RowError(Exception):
     """Why lines are not a row."""
+
+
+class _OneLine:
+    """What `csv` reads: one line, whenever it was set."""
+
+    text = ""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        text, self.text = self.text, ""
+        if not text:
+            raise StopIteration
+        return text
 
 
 class CsvReader:
@@ -68,6 +85,7 @@ class CsvReader:
         # Up to this line, one that starts inside of a quoted cell is known to end in an error.
         self._fails_until = 0
         self._delimiter = delimiter or ","
+        self._one_line = _OneLine()
         self.columns: Sequence[str] = self._read_header(delimiter)
 
     def _read_header(self, delimiter: str | None) -> list[str]:
@@ -81,9 +99,12 @@ class CsvReader:
             raise ConfigurationError("the first line does not name the columns: expected a header")
         if delimiter is None:
             self._delimiter = detect_delimiter(text) or ","
-        if self._delimiter == '"':
-            raise ConfigurationError("sep= names a quote: name what separates the columns")
+        if self._delimiter == '"' or not (self._delimiter.isprintable() or self._delimiter == "\t"):
+            raise ConfigurationError(
+                "sep= names a quote or a control character: name what separates the columns"
+            )
         number = self._number
+        self._splitter = csv.reader(self._one_line, delimiter=self._delimiter, strict=True)
         try:
             columns = [name.strip() for name in self._split(text)]
         except _RowError as error:
@@ -133,12 +154,13 @@ class CsvReader:
         line = text.rstrip("\r\n")
         if '"' not in line:
             return self._split_unquoted(line)
+        self._one_line.text = text
+        try:
+            return next(self._splitter)
+        except (csv.Error, StopIteration):
+            pass  # it has several lines, a fault, or a long cell
         self._row, self._row_chars = [text], len(text)
-        if line[0] == line[-1] == '"':
-            cells = line[1:-1].split(f'"{self._delimiter}"')
-            if line.count('"') == 2 * len(cells):  # every cell is quoted, and none has quotes
-                return cells
-        cells = []
+        cells: list[str] = []
         start = 0
         while True:
             if not line.startswith('"', start):

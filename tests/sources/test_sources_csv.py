@@ -301,6 +301,7 @@ def test_a_repeated_column_is_refused_where_it_is_used(
         ("contact_email,contact_email", "its header has more than one column 'contact_email'"),
         (",,", "the first line does not name the columns"),
         ('sep="\n"a"', "sep= names a quote"),
+        ("sep=\x00\na\x00b", "sep= names a quote or a control character"),
         ('"order_id', "the header can't be read as CSV: unexpected end of data"),
         (b"contact_email,\xff", "line 1 is not UTF-8: name the encoding, such as with --enc"),
     ],
