@@ -155,16 +155,12 @@ class OrderAssembler:
         try:
             if not rows:
                 return InvalidOrderError(list(faults), number)
-            reason = self._left_out.reason(rows)
+            reason, date_fault = self._left_out.judge(rows)
             if reason is not None:
                 self._left_out.count(reason)
                 return None
             if faults:
                 return InvalidOrderError(list(faults), number)
-            reason, date_fault = self._left_out.out_of_time(rows[0])
-            if reason is not None:
-                self._left_out.count(reason)
-                return None
             order, found = self._mapper.order(rows)
             if date_fault is not None:
                 found.insert(0, date_fault)

@@ -16,6 +16,7 @@ from everlytic_async.sources._records import Record
 __all__ = ["LeftOut"]
 
 _BEFORE_SINCE, _AFTER_UNTIL = "before since", "not before until"
+_READ = (None, None)  # neither left out nor at fault
 # Of unknown statuses: a path to something else has as many as there are orders.
 _MAX_STATUSES = 20
 _MAX_STATUS_CHARS = 40
@@ -93,38 +94,39 @@ class LeftOut:
         """Count an order, or a row, that is left out."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
 
-    def reason(self, rows: Sequence[Record]) -> str | None:
-        """Why an order is left out, apart from its time; None if it isn't."""
+    def judge(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:
+        """Why an order is left out, and the fault of its time; None for neither.
+
+        Args:
+            rows: The record of the order, or all its rows.
+        """
         first = rows[0]
         for get, reason in self._flags:
             value = get(first)
             if value is not None and value is not False and not is_blank(value):
-                return reason
+                return reason, None
         unknown: str | None = None
         for get, words, reports in self._statuses:
             value = get(first)
             if isinstance(value, str) and value:
                 known = words.get(status := normalize_status(value))
                 if known:
-                    return known
+                    return known, None
                 if known is None and reports and status:
                     unknown = value.strip()
         for get, condition in self._where:
             if not condition.holds(_first_set(get, rows)):
-                return f"where {condition.shown}"
-        if unknown is not None:
+                return f"where {condition.shown}", None
+        found = self._judge_time(first) if self._has_bounds else _READ
+        if unknown is not None and found == _READ:
             self._count_unknown(unknown)
-        return None
+        return found
 
-    def out_of_time(self, record: Record) -> tuple[str | None, str | None]:
-        """Why an order is left out for its time, and the fault of its time."""
-        if self._date is None or not self._has_bounds:
-            return None, None
-        value = self._date(record)
-        for notation in self._notations:
-            if (time := notation.parse_datetime(value)) is not None:
-                break
-        else:
+    def _judge_time(self, record: Record) -> tuple[str | None, str | None]:
+        value = None if self._date is None else self._date(record)
+        times = (notation.parse_datetime(value) for notation in self._notations)
+        time = next(filter(None, times), None)
+        if time is None:
             return None, f"date: {self._notations[-1].explain_date(value)}"
         if self._since is not None and time < self._since:
             return _BEFORE_SINCE, None

@@ -232,7 +232,9 @@ def describe_spec(spec: Any, compiler: Compiler, record: Any, prefix: str = "") 
             found = (spec for spec in what if not is_blank(compiler.getter("", spec)(record)))
             return describe_spec(next(found, what[0]), compiler, record, prefix)
         case "computed":
-            return f"computed from {', '.join(prefix + path for path in what.paths)}"
+            values = zip(what.paths, compiler.values(what.paths)(record), strict=True)
+            paths = [path for path, value in values if not is_blank(value)] or what.paths
+            return f"computed from {', '.join(prefix + path for path in paths)}"
         case "callable":
             return "a function of the mapping"
         case "constant":

@@ -397,6 +397,9 @@ def test_statuses_that_a_shops_table_does_not_know_are_reported() -> None:
     assert (reader.unknown_statuses["shipped-custom"], reader.unknown_statuses["others"]) == (2, 39)
     (warning,) = reader.warnings
     assert "that woocommerce orders don't usually have were read: shipped-custom (2), " in warning
+    dated = [woo(1, "odd", date_created_gmt="2026-01-01"), woo(2, "odd")]
+    reader = read_orders(io.StringIO(json.dumps(dated)), since="2026-02-01")
+    assert (len(list(reader)), reader.unknown_statuses) == (1, {})
     reader = read_orders(io.StringIO(KINDS["statuses of Shopify"][0]))
     assert (len(list(reader)), reader.unknown_statuses, reader.warnings) == (7, {}, [])
 
@@ -693,6 +696,9 @@ def test_a_traced_order_says_where_its_fields_came_from() -> None:
     assert first.origins["products[1].product_name"] == "Lineitem name"
     assert first.origins["products[1].product_line_total"] == (
         "computed from Lineitem price, Lineitem quantity, Lineitem discount"
+    )
+    assert first.origins["products[0].product_line_total"] == (
+        "computed from Lineitem price, Lineitem quantity"
     )
     assert (type(second.order), second.origins["order_id"]) == (InvalidOrderError, "Name")
     own = '{"contact_email": "a@b", "products": [{"product_name": "Mop"}]}\nx\n'
