@@ -66,6 +66,7 @@ class Input:
         show: How many orders to keep in `shown`, with where their fields came from.
         shown: Those.
         mapped_by: The file that says how columns are mapped, fit for a terminal.
+        conditions: Which orders are read, in the words of ``--where``; empty for all.
         lines: By index from 0: the line of each order that has no result yet.
         read_count: How many orders were handed out.
         last_line: The line of the last one, or what the format has instead: see `place`.
@@ -85,6 +86,7 @@ class Input:
         self._options = options
         self._mapping, path = _load_mapping(options, settings)
         self._where = how_filtered(options, settings)
+        self.conditions = printable("; ".join(each.shown for each in parse_where(self._where)))
         self._notation = how_written(options, settings)
         self.mapped_by = None if path is None else printable(os.fspath(path))
         self.lines: dict[int, int] = {}

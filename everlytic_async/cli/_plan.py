@@ -189,6 +189,8 @@ def plan_lines(
         yield f"  contact   {printable(options.to)}, in place of every customer's"
     if source.mapped_by is not None:
         yield f"  mapping   {source.mapped_by}"
+    if source.conditions:
+        yield f"  where     {source.conditions}"
     yield f"  workflow  {_workflow(options, count)}"
     yield f"  rate      {_rate(options, count)}"
     yield f"  ledger    {_ledger(options, ledger, count)}"

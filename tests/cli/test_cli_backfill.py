@@ -242,6 +242,7 @@ async def test_a_plan_counts_this_input_against_the_ledger(
             "workflow  32 for 5,000, none for 3,000, 40 for 1, 41 for 1, 42 for 1 and 7 more",
         ),
         (None, {"workflow_id": 17}, "workflow  17 for the orders that name none"),
+        ({}, {"where": ("Status=paid", "Shop!=test")}, "where     Status=paid; Shop!=test\n"),
         (None, {"limit": 2000}, "About to send an unknown number of orders, 2,000 at most, from"),
         (
             {"to_send": 2000, "invalid": 3, "filtered": 1200},
