@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -209,20 +209,25 @@ class Input:
         done = self._file.tell() - self._start_offset
         return min(1.0, done / self._size) if self._size else 1.0
 
-    def first_pass(self) -> Generator[Numbered]:
+    @contextmanager
+    def first_pass(self) -> Iterator[Iterator[Numbered]]:
         """Every order with its line, in a pass of its own: it is at its beginning again after it.
 
-        `limit` does not count here. `place` and `filtered` are those of the pass as
-        long as it lasts.
+        `limit` does not count here. What this object says of the orders is of the pass as long as
+        it lasts.
         """
         try:
-            yield from map(self._amend, self._reader.lines())
-        except (OSError, EverlyticError) as error:
-            raise ConfigurationError(f"{self.describe_error(error)}") from error
+            yield self._first_pass()
         finally:
             self._reader.close()
             self._file.seek(self._start_offset)
             self._reader = self._new_reader()
+
+    def _first_pass(self) -> Iterator[Numbered]:
+        try:
+            yield from map(self._amend, self._reader.lines())
+        except (OSError, EverlyticError) as error:
+            raise ConfigurationError(f"{self.describe_error(error)}") from error
 
     def orders(self) -> Iterator[Item] | AsyncIterator[Item]:
         """Every order; `lines` knows their lines."""

@@ -282,6 +282,19 @@ def test_what_is_left_out_is_counted_to_the_end(
     assert (count.to_send, count.filtered) == (min(limit or 2, 2), left_out)
 
 
+def test_what_looks_odd_in_the_input_is_noted_before_anything_is_sent(orders_file: Write) -> None:
+    path = orders_file().with_suffix(".csv")
+    path.write_text("Nr;Mail;Item;Status\n1;ann@example.com;Mop;cancelled\n")
+    maps = ("order_id=Nr", "contact_email=Mail", "product_name=Item")
+    options = SendOptions(file=str(path), maps=maps)
+    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
+    with open_input(options, Settings(None)) as source:
+        count = asyncio.run(count_input(options, client, None, source))
+        account = Account("https://shop.example", "store", "customer")
+        plan = "\n".join(plan_lines(options, account, None, source, count))
+    assert "  note      'Status' looks like the status of an order, and nothing uses it" in plan
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
