@@ -32,12 +32,15 @@ class InterruptibleReader(io.RawIOBase):
             self._poll.register(fd, select.POLLIN)
 
     def readable(self) -> bool:
+        """As every raw file."""
         return True
 
     def isatty(self) -> bool:
+        """Whether a person types it."""
         return self._raw.isatty()
 
     def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]
+        """Wait for more; 0 bytes, the end, once it was interrupted."""
         if any(fd == self._ending for fd, _event in self._poll.poll()):
             return 0
         return self._raw.readinto(buffer)
@@ -48,6 +51,7 @@ class InterruptibleReader(io.RawIOBase):
             os.write(self._end, b"\0")
 
     def close(self) -> None:
+        """Close the file, and what interrupts it."""
         if not self.closed:
             self._raw.close()
             os.close(self._ending)
