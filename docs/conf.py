@@ -35,6 +35,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(nats|opentelemetry|ssl|types|typing)\..*"),
     (r"py:.*", r"everlytic_async\..*\._nats_bucket\.Bucket"),
     (r"py:.*", r"everlytic_async\.client\.ClientSettings"),
+    (r"py:.*", r"everlytic_async\.sources\._(options\.ReadOptions|where\.Condition)"),
     (r"py:.*", r"(Any|Self|Decimal|Iterable|AsyncIterable|Mapping|Sequence|TracebackType)"),
 ]
 

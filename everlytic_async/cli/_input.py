@@ -6,23 +6,21 @@ terminal may keep it waiting, so a thread reads it, whose wait can be interrupte
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
-import select
 import stat
-import threading
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import attrs
 import click
 
 from everlytic_async.cli._exit import note
 from everlytic_async.cli._options import InputOptions, ReadingOptions, WorkflowOptions
+from everlytic_async.cli._pipe import InterruptibleReader, ThreadedReader
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.errors import printable as shown_text
@@ -42,8 +40,6 @@ Item = Order | InvalidOrderError
 #: An order, and where it stands in the input: see `Input.place`.
 Numbered = tuple[int, Item]
 
-# How many orders the thread may be ahead of the sending.
-_AHEAD = 64
 # The options that `[input]` may hold too.
 _NOTATION = ("encoding", "decimal", "thousands", "date_format", "sheet")
 # What the number of an order counts, by how the input is written, and not by whose export it is:
@@ -66,6 +62,7 @@ class Input:
         show: How many orders to keep in `shown`, with where their fields came from.
         shown: Those.
         mapped_by: The file that says how columns are mapped, fit for a terminal.
+        conditions: Which orders are read, in the words of ``--where``; empty for all.
         lines: By index from 0: the line of each order that has no result yet.
         read_count: How many orders were handed out.
         last_line: The line of the last one, or what the format has instead: see `place`.
@@ -85,6 +82,7 @@ class Input:
         self._options = options
         self._mapping, path = _load_mapping(options, settings)
         self._where = how_filtered(options, settings)
+        self.conditions = printable("; ".join(each.shown for each in parse_where(self._where)))
         self._notation = how_written(options, settings)
         self.mapped_by = None if path is None else printable(os.fspath(path))
         self.lines: dict[int, int] = {}
@@ -95,8 +93,8 @@ class Input:
         # The fraction of the file that is read, and the orders in it: now and a block before.
         self._progress: tuple[float | None, int] = (None, 0)
         self._previous_progress: tuple[float | None, int] = (None, 0)
-        self._interruptible: _InterruptibleReader | None = None
-        self._reader_thread: _ThreadedReader | None = None
+        self._interruptible: InterruptibleReader | None = None
+        self._reader_thread: ThreadedReader[Numbered] | None = None
         try:
             self._file = self._open(name)
         except OSError as error:
@@ -134,7 +132,7 @@ class Input:
             self._size: int | None = found.st_size - self._start_offset
             return file
         self._size = None
-        self._interruptible = _InterruptibleReader(raw)
+        self._interruptible = InterruptibleReader(raw)
         return io.BufferedReader(self._interruptible)
 
     @property
@@ -211,20 +209,25 @@ class Input:
         done = self._file.tell() - self._start_offset
         return min(1.0, done / self._size) if self._size else 1.0
 
-    def first_pass(self) -> Generator[Numbered]:
+    @contextmanager
+    def first_pass(self) -> Iterator[Iterator[Numbered]]:
         """Every order with its line, in a pass of its own: it is at its beginning again after it.
 
-        `limit` does not count here. `place` and `filtered` are those of the pass as
-        long as it lasts.
+        `limit` does not count here. What this object says of the orders is of the pass as long as
+        it lasts.
         """
         try:
-            yield from map(self._amend, self._reader.lines())
-        except (OSError, EverlyticError) as error:
-            raise ConfigurationError(f"{self.describe_error(error)}") from error
+            yield self._first_pass()
         finally:
             self._reader.close()
             self._file.seek(self._start_offset)
             self._reader = self._new_reader()
+
+    def _first_pass(self) -> Iterator[Numbered]:
+        try:
+            yield from map(self._amend, self._reader.lines())
+        except (OSError, EverlyticError) as error:
+            raise ConfigurationError(f"{self.describe_error(error)}") from error
 
     def orders(self) -> Iterator[Item] | AsyncIterator[Item]:
         """Every order; `lines` knows their lines."""
@@ -289,7 +292,7 @@ class Input:
         self.exhausted = True
 
     async def _iter_async(self) -> AsyncIterator[Item]:
-        self._reader_thread = _ThreadedReader(self.numbered())
+        self._reader_thread = ThreadedReader(self.numbered())
         async for numbered in self._reader_thread:
             if self._stopped:
                 return
@@ -343,86 +346,6 @@ def _load_mapping(options: InputOptions, settings: Settings) -> tuple[dict[str, 
         # The option says where the products are, and nothing about their fields.
         from_options["products"] = {**products, "each": from_options["products"]}
     return {**mapping, **from_options}, table.path
-
-
-class _InterruptibleReader(io.RawIOBase):
-    """A raw file that another thread can end."""
-
-    def __init__(self, raw: io.FileIO) -> None:
-        self._raw = raw
-        self._ending, self._end = os.pipe()
-        self._poll = select.poll()
-        for fd in (self._raw.fileno(), self._ending):
-            self._poll.register(fd, select.POLLIN)
-
-    def readable(self) -> bool:
-        return True
-
-    def isatty(self) -> bool:
-        return self._raw.isatty()
-
-    def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]
-        if any(fd == self._ending for fd, _event in self._poll.poll()):
-            return 0
-        return self._raw.readinto(buffer)
-
-    def interrupt(self) -> None:
-        if not self.closed:
-            os.write(self._end, b"\0")
-
-    def close(self) -> None:
-        if not self.closed:
-            self._raw.close()
-            os.close(self._ending)
-            os.close(self._end)
-        super().close()
-
-
-class _ThreadedReader:
-    """Runs an iterator in a thread, a little ahead of the event loop that takes its items."""
-
-    def __init__(self, source: Iterator[Numbered]) -> None:
-        self._source = source
-        self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[Numbered | BaseException | None] = asyncio.Queue()
-        self._room = threading.Semaphore(_AHEAD)
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="everlytic-input", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        end: BaseException | None = None
-        try:
-            for item in self._source:
-                self._room.acquire()
-                if self._stopped:
-                    return
-                self._put(item)
-        except Exception as error:  # noqa: BLE001 - raised where the items are taken
-            end = error
-        finally:
-            self._put(end)
-
-    def _put(self, item: Numbered | BaseException | None) -> None:
-        self._loop.call_soon_threadsafe(self._items.put_nowait, item)
-
-    def stop(self) -> None:
-        """End the thread, which waits for nothing but room."""
-        self._stopped = True
-        self._room.release()
-        self._thread.join()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Numbered:
-        item = await self._items.get()
-        if item is None:
-            raise StopAsyncIteration
-        if isinstance(item, BaseException):
-            raise item
-        self._room.release()
-        return item
 
 
 def printable(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from itertools import islice
 
 import attrs
@@ -48,7 +48,7 @@ class InputCount:
         tally: By outcome: ``NOT_SENT`` are those that will be sent.
         filtered: How many are left out.
         workflows: How many of those to send name which workflow; None if they name none.
-        notes: What the ledger knows of these orders elsewhere.
+        notes: What the ledger knows of these orders elsewhere, and what looks odd in the input.
     """
 
     tally: Tally = attrs.Factory(Tally)
@@ -148,8 +148,7 @@ async def count_input(
         if ledger is not None and not ledger.is_new:
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             forecast = Forecast(file, client, options.resend)
-        orders = islice(stack.enter_context(closing(source.first_pass())), at_most or source.limit)
-        filtered = source.filtered  # of this pass: it grows
+        orders = islice(stack.enter_context(source.first_pass()), at_most or source.limit)
         bar.start()
         stack.callback(bar.stop)
         while chunk := Chunk(order for _line, order in orders).orders:
@@ -159,10 +158,11 @@ async def count_input(
             for order, reason in zip(chunk, skipped, strict=True):
                 count.add(order, reason)
             bar.draw()
-        count.filtered = sum(filtered.values())
+        count.filtered = sum(source.filtered.values())
         # There may be more orders than were read, unless --limit ended it.
         is_part = at_most is not None and at_most != source.limit and count.tally.total == at_most
-        count.notes = () if forecast is None else tuple(forecast.notes(is_part=is_part))
+        known = () if forecast is None else forecast.notes(is_part=is_part)
+        count.notes = (*known, *source.warnings)
     return count
 
 
@@ -189,6 +189,8 @@ def plan_lines(
         yield f"  contact   {printable(options.to)}, in place of every customer's"
     if source.mapped_by is not None:
         yield f"  mapping   {source.mapped_by}"
+    if source.conditions:
+        yield f"  where     {source.conditions}"
     yield f"  workflow  {_workflow(options, count)}"
     yield f"  rate      {_rate(options, count)}"
     yield f"  ledger    {_ledger(options, ledger, count)}"

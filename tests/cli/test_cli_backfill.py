@@ -242,6 +242,7 @@ async def test_a_plan_counts_this_input_against_the_ledger(
             "workflow  32 for 5,000, none for 3,000, 40 for 1, 41 for 1, 42 for 1 and 7 more",
         ),
         (None, {"workflow_id": 17}, "workflow  17 for the orders that name none"),
+        ({}, {"where": ("Status=paid", "Shop!=test")}, "where     Status=paid; Shop!=test\n"),
         (None, {"limit": 2000}, "About to send an unknown number of orders, 2,000 at most, from"),
         (
             {"to_send": 2000, "invalid": 3, "filtered": 1200},
@@ -279,6 +280,19 @@ def test_what_is_left_out_is_counted_to_the_end(
         count = asyncio.run(count_input(options, client, None, source))
     assert count is not None
     assert (count.to_send, count.filtered) == (min(limit or 2, 2), left_out)
+
+
+def test_what_looks_odd_in_the_input_is_noted_before_anything_is_sent(orders_file: Write) -> None:
+    path = orders_file().with_suffix(".csv")
+    path.write_text("Nr;Mail;Item;Status\n1;ann@example.com;Mop;cancelled\n")
+    maps = ("order_id=Nr", "contact_email=Mail", "product_name=Item")
+    options = SendOptions(file=str(path), maps=maps)
+    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
+    with open_input(options, Settings(None)) as source:
+        count = asyncio.run(count_input(options, client, None, source))
+        account = Account("https://shop.example", "store", "customer")
+        plan = "\n".join(plan_lines(options, account, None, source, count))
+    assert "  note      'Status' looks like the status of an order, and nothing uses it" in plan
 
 
 @pytest.mark.parametrize(

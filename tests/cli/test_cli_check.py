@@ -352,6 +352,7 @@ def test_faults_of_further_rows_count_together(cli: Cli) -> None:
     assert re.search(r"^  3 x line … .*  \(lines 2, 4, 6\)$", run.out, re.MULTILINE)
 
 
+@pytest.mark.slow  # it packs and reads 90 MB
 @pytest.mark.skipif(sys.platform != "linux", reason="figures of Linux")
 def test_long_orders_are_not_in_memory_together(tmp_path: Path) -> None:
     # In a process of its own, which says what it took, in kilobytes.

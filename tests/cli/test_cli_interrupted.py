@@ -28,8 +28,11 @@ async def interrupt(process: asyncio.subprocess.Process, number: int = signal.SI
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
-    ids=["ctrl-c", "sigterm", "sighup"],
+    [
+        pytest.param(signal.SIGINT, 130, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, 143, id="sigterm", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, id="sighup", marks=pytest.mark.slow),
+    ],
 )
 async def test_the_first_signal_lets_what_is_in_flight_finish(
     program: Program, orders_file: Write, until: Until, number: int, code: int

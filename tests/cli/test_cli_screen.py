@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 from command_line import SEND, Cli, Completed, Program, completed, order, serve, to_lines
 from command_terminal import Terminal
 
@@ -37,6 +38,7 @@ from support.clock import FakeClock
 
 Write = Callable[..., Path]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
+COMMAND_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "command.md"
 XTERM = {"TERM": "xterm-256color"}
 
 # ------------------------------------------------------------------------------------- a terminal
@@ -191,23 +193,26 @@ async def test_the_sandbox_counts_on_a_terminal(program: Program) -> None:
         ("queue s", ["status"]),
     ],
 )
-def test_the_shell_completes_commands_options_and_values(
-    cli: Cli, line: str, expected: list[str]
-) -> None:
-    """As `docs/how-to/command.md` sets it up."""
-    words = ["everlytic-async", *line.split()]
+def test_the_shell_completes_commands_options_and_values(line: str, expected: list[str]) -> None:
+    *words, incomplete = line.split()
+    shell = BashComplete(app, {}, "everlytic-async", "_EVERLYTIC_ASYNC_COMPLETE")
+    assert [each.value for each in shell.get_completions(words, incomplete)] == expected
+
+
+def test_bash_completes_as_the_docs_set_it_up() -> None:
+    line = """eval "$(_EVERLYTIC_ASYNC_COMPLETE=bash_source everlytic-async)\""""
+    assert f"`{line}`" in COMMAND_PAGE.read_text("utf-8")
     script = f"""
         export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"
-        eval "$(_EVERLYTIC_ASYNC_COMPLETE=bash_source everlytic-async)"
-        COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}
+        {line}
+        COMP_WORDS=(everlytic-async send --del); COMP_CWORD=2
         _everlytic_async_completion everlytic-async
         printf '%s\n' "${{COMPREPLY[@]}}"
         complete -p everlytic-async
     """
-    assert cli
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    *replies, registered = done.stdout.splitlines()
-    assert replies == expected
+    reply, registered = done.stdout.splitlines()
+    assert reply == "--delivery"
     assert registered.endswith("_everlytic_async_completion everlytic-async")
 
 
