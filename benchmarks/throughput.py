@@ -90,7 +90,7 @@ _ROWS = {
     ),
     "mappings, `send_order`": Row("send_order"),
     "orders, TLS": Row("stream_prebuilt", tls=True, goal=0.70),
-    "orders, 1 at once": Row("stream_prebuilt", at_once=1),
+    "orders, 1 at once": Row("stream_prebuilt", at_once=1, share=0.2),
     "orders, 1,000 at once": Row("stream_prebuilt", at_once=1_000),
     "orders of 50 products": Row("stream_prebuilt", products=50, share=0.2),
     "mappings of 50 products": Row("stream_orders", products=50, share=0.2, goal=1.0),
