@@ -14,9 +14,9 @@ import aiohttp
 import attrs
 from multidict import CIMultiDict
 
-from everlytic_async._clock import CallLater, Timer
 from everlytic_async._connections import UnusableConnectionError
 from everlytic_async._secrets import Secrets
+from everlytic_async._waiting import CallLater, Timer
 from everlytic_async.errors import (
     ConnectionLostError,
     EverlyticError,

@@ -22,7 +22,6 @@ from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
-from everlytic_async._clock import CallLater, loop_call_later
 from everlytic_async._connections import Connections, UnusableConnectionError, since_last_data_s
 from everlytic_async._direct_post import DirectPost, DirectResponse
 from everlytic_async._endpoint import endpoint_url
@@ -38,6 +37,7 @@ from everlytic_async._request import (
 )
 from everlytic_async._response import MAX_BODY_BYTES, decode, parse_charset
 from everlytic_async._secrets import Secrets
+from everlytic_async._waiting import CallLater, loop_call_later
 from everlytic_async.errors import (
     ConfigurationError,
     ConnectionLostError,

@@ -12,7 +12,6 @@ from contextlib import (
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
-from everlytic_async._clock import Timer, loop_call_later
 from everlytic_async._job import AnyOrder, KeyOf
 from everlytic_async._ledgers import ClientLedger
 from everlytic_async._pacer import Pacer
@@ -20,9 +19,9 @@ from everlytic_async._request import SESSION_CLOSED
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
 from everlytic_async._sender import Sender
-from everlytic_async._stop_token import StopToken
 from everlytic_async._transport import Transport
 from everlytic_async._version import __version__
+from everlytic_async._waiting import StopToken, Timer, loop_call_later
 from everlytic_async.batch import OrderStream, collect
 from everlytic_async.errors import (
     ConfigurationError,
