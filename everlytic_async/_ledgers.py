@@ -195,6 +195,9 @@ class ClientLedger:
         self, orders: Sequence[Order], ledger: Ledger, resend: Collection[Outcome]
     ) -> list[SkippedError | None]:
         """See `EverlyticClient.forecast`."""
+        raw: object = orders
+        if not isinstance(raw, Sequence) or not all(isinstance(each, Order) for each in raw):
+            raise TypeError("orders must be a sequence of Order: Order.from_mapping makes one")
         named = []
         for order in orders:
             body = encode(order)
