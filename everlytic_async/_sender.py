@@ -46,7 +46,7 @@ _AttemptEvent = type[AttemptStarted] | type[BackingOff]
 
 @attrs.frozen(eq=False)
 class Sender:
-    """Delivers one order at a time over shared parts; any number of its calls run at once."""
+    """Delivers one order at a time over shared parts; any number of its calls run concurrently."""
 
     transport: Transport
     pacer: Pacer

@@ -221,7 +221,7 @@ class Transport:
         self.endpoint_id = secrets.endpoint_id(base_url, url)
         self._request_headers: Mapping[str, str] | None = request_headers(secrets)
         # `InFlight` checks the time-outs. Only connecting over a caller's session is left to
-        # aiohttp: waiting for a place in its pool is not part of it.
+        # aiohttp: waiting for its pool is not part of it.
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=None if session is None else timeouts.connect_s
         )
@@ -325,7 +325,7 @@ class Transport:
             ConfigurationError: it was opened in another process or event loop.
         """
         if self.lifecycle.is_started:
-            self.lifecycle.check_place()
+            self.lifecycle.check_same_loop()
         try:
             return await self._post(body, report_cancelled)
         except BaseException as error:  # noqa: BLE001 - it is raised again

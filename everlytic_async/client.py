@@ -359,7 +359,7 @@ class EverlyticClient:
         without a status, with the `reason`. Trouble of the endpoint is not forgotten meanwhile.
         """
         check_seconds("seconds", seconds)
-        self._transport.lifecycle.check_place()
+        self._transport.lifecycle.check_same_loop()
         self._pacer.pause(seconds, reason)
 
     def subscribe(
@@ -376,7 +376,7 @@ class EverlyticClient:
             TypeError: the hook can't be called or is `async def`, or this is not a class of events.
         """
         if self._transport.lifecycle.is_started:
-            self._transport.lifecycle.check_place()
+            self._transport.lifecycle.check_same_loop()
         return self._dispatcher.subscribe(hook, event_type)
 
 

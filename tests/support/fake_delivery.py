@@ -108,7 +108,7 @@ class Gate:
 
 
 class _OpenEverywhere(Lifecycle):
-    def check_place(self) -> None:
+    def check_same_loop(self) -> None:
         pass
 
 
