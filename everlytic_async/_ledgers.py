@@ -108,7 +108,7 @@ class StreamLedger:
         for job in jobs:
             job.digest = body_digest(job.body)
         skipped = await self.writer.find_skipped([(job.key, job.digest) for job in jobs])
-        self.expects_skips = bool(skipped)  # what a ledger knows comes in runs
+        self.expects_skips = bool(skipped)  # orders that it knows come one after another
         return skipped
 
     def record(
@@ -195,6 +195,9 @@ class ClientLedger:
         self, orders: Sequence[Order], ledger: Ledger, resend: Collection[Outcome]
     ) -> list[SkippedError | None]:
         """See `EverlyticClient.forecast`."""
+        raw: object = orders
+        if not isinstance(raw, Sequence) or not all(isinstance(each, Order) for each in raw):
+            raise TypeError("orders must be a sequence of Order: Order.from_mapping makes one")
         named = []
         for order in orders:
             body = encode(order)
@@ -207,7 +210,7 @@ class ClientLedger:
                 any_accepted=lambda: True,
             )
             skipped = await writer.find_skipped(named)
-        return [skipped.get(place) for place in range(len(named))]
+        return [skipped.get(position) for position in range(len(named))]
 
     def _open(self, ledger: Ledger) -> AbstractAsyncContextManager[LedgerSession]:
         transport = self._sender.transport

@@ -69,7 +69,7 @@ class Lifecycle:
             ConfigurationError: it was started in another process, thread or event loop.
         """
         if self._pid is not None and not self._closed:
-            self.check_place()
+            self.check_same_loop()
         self._closed = True
 
     def check_new(self) -> None:
@@ -93,9 +93,9 @@ class Lifecycle:
         """
         if self._closed:
             raise ConfigurationError(_CLOSED)
-        self.check_place()
+        self.check_same_loop()
 
-    def check_place(self) -> None:
+    def check_same_loop(self) -> None:
         """Check that it was started in this process, thread and event loop.
 
         Raises:

@@ -21,8 +21,8 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport, Transport
 
-from everlytic_async._cancel import cancel_until_done, run_to_end
 from everlytic_async._hosts import is_loopback
+from everlytic_async._waiting import cancel_until_done, run_to_end
 from everlytic_async.errors import ConfigurationError
 
 _T = TypeVar("_T")

@@ -38,7 +38,7 @@ class Reader(Generic[_Item, _Prepared, _Job]):
             all of it is.
         max_unfinished: How many orders may be read and have no result yet.
         max_untaken: How many may be read and have no result that was taken.
-        chunk: How many a sync source is asked for at once; an async one is asked for one.
+        chunk: How many a sync source is asked for together; an async one is asked for one.
 
     Attributes:
         is_async: Whether the source is async, so that `run` is needed.

@@ -1,8 +1,8 @@
 """When the next attempt may start: slots, rate, the shared cool-down, trouble.
 
-One `Pacer` serves all senders of a client. It has no task and never sleeps: a sender that has to
-wait waits for a future, in turn, and a single timer wakes the next one. Clock and timer are handed
-in. What the endpoint takes is worked out by `RateEstimator`, whether it is in trouble by `Trouble`.
+One `Pacer` serves all calls of a client. It has no task and never sleeps: a call that has to wait
+waits for a future, in turn, and a single timer wakes the next one. Clock and timer are handed in.
+What the endpoint takes is worked out by `RateEstimator`, whether it is in trouble by `Trouble`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from everlytic_async._clock import CallLater, Timer, loop_call_later
 from everlytic_async._rate import RateEstimator
 from everlytic_async._retry import Backoff, RetryBudget
-from everlytic_async._stop_token import StoppedError, StopToken
 from everlytic_async._trouble import Trouble
+from everlytic_async._waiting import CallLater, StoppedError, StopToken, Timer, loop_call_later
 from everlytic_async.errors import EverlyticError
 from everlytic_async.events import CoolDown, Dispatcher, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 
 # After a late timer the next attempts follow faster, for as long as this; less where a limiter is
-# known to take fewer at once.
+# known to take a smaller burst.
 _MAX_TIMER_LAG_S = 0.02
 # With adaptive pacing the rate falls as well, so a throttle without a Retry-After pauses for this
 # share of the backoff.
@@ -38,7 +37,7 @@ _FEW = 10
 
 
 class DeadlineExceededError(Exception):
-    """Raised in a waiting sender whose turn had not come by its deadline."""
+    """Raised in a waiting call whose turn had not come by its deadline."""
 
 
 def _exceed_deadline(waiter: asyncio.Future[float]) -> None:
@@ -201,7 +200,7 @@ class Pacer:
         """
         if self._waiters or self._retries:
             return None
-        self._evaluate_refusal()
+        self._evaluate_throttles()
         now = self._clock()
         return self._start(now, waited=False) if self.next_start_at() <= now else None
 
@@ -283,12 +282,12 @@ class Pacer:
             self._schedule.on_started(now, waited=waited)
         return now
 
-    def _evaluate_refusal(self) -> None:
-        """Once a pause is over, work out what its refusals say about the limit."""
+    def _evaluate_throttles(self) -> None:
+        """Once a pause is over, work out what its throttles say about the limit."""
         estimator = self._estimator
         if (
             estimator is None
-            or not estimator.refusal_pending
+            or not estimator.throttle_pending
             or self._clock() < self._schedule.resume_at
         ):
             return
@@ -303,7 +302,7 @@ class Pacer:
             self._timer.cancel()
             self._timer = None
         while True:
-            self._evaluate_refusal()  # hooks are called, and may stop those who wait
+            self._evaluate_throttles()  # hooks are called, and may stop those who wait
             queue = self._retries or self._waiters
             if not queue:
                 return
@@ -393,9 +392,9 @@ class Pacer:
             pause_s = max(pause_s, min(now - started_at, _ADAPTIVE_BACKOFF * self._retry.base_s))
         self._schedule.pause_until(now + pause_s)
         if estimator is not None and retry_after_s != 0:
-            # "Retry at once" (0) is no limit on the rate. Attempts and retry budget bound it.
+            # "Retry now" (0) says nothing about the rate. Attempts and retry budget bound it.
             sent = started_at if sent_at is None else sent_at
-            estimator.on_refused(started_at, sent, now, self._schedule.resume_at)
+            estimator.on_throttled(started_at, sent, now, self._schedule.resume_at)
         reason = f"the endpoint answered {status}"
         if is_first:
             self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=status, reason=reason))
@@ -420,7 +419,7 @@ class Pacer:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Let all waiting senders fail at once."""
+        """Let all waiting calls fail now."""
         assert self.trouble.gave_up is not None  # noqa: S101 - the caller has looked
         for queue in (self._retries, self._waiters):
             while queue:

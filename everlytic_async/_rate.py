@@ -1,18 +1,18 @@
-"""What an endpoint takes, worked out from what it refused: arithmetic only, no clock, no waiting.
+"""What an endpoint takes, worked out from what it throttled: arithmetic only, no clock, no waiting.
 
-Most rate limiters are a bucket that leaks ``limit`` orders a second and refuses while ``burst``
-orders are in it (nginx's ``limit_req``, token buckets). So a refusal says one thing exactly: *the
-bucket was full*. Two refusals are two equations for the two unknowns, however rough the rates were
+Most rate limiters are a bucket that leaks ``limit`` orders a second and throttles while ``burst``
+orders are in it (nginx's ``limit_req``, token buckets). So a throttle says one thing exactly: *the
+bucket was full*. Two throttles are two equations for the two unknowns, however rough the rates were
 at which they came:
 
 1. Slow start: few in flight, then more, and no rate. Without a limit nothing else ever happens.
-2. The first refusal gives the burst. After its pause the rate starts low and doubles: the search.
-3. The next refusal gives the limit: the one rate of leaking at which the bucket, full at the last
-   refusal, is full again at this one. From then on the rate follows a cubic around the limit, as in
-   CUBIC (RFC 9438): just below it at first, flat when it gets there, and then faster and faster.
+2. The first throttle gives the burst. After its pause the rate starts low and doubles: the search.
+3. The next throttle gives the limit: the one rate of leaking at which the bucket, full at the last
+   throttle, is full again at this one. From then on the rate follows a cubic around the limit, as
+   in CUBIC (RFC 9438): just below it at first, flat when it gets there, and then faster and faster.
 
-An estimate that falls a little means that others use the limit too. Then each refusal takes a fifth
-of the rate, and the cubic brings it back, so that the shares converge.
+An estimate that falls a little means that others use the limit too. Then each throttle takes a
+fifth of the rate, and the cubic brings it back, so that the shares converge.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MIN_RATE = 0.1  # orders per second
 _HISTORY = 4096  # orders; what a bucket held before those does not matter
 _BISECTIONS = 24
 # The search starts at so many orders a second, or so many bursts a second if that is more; lower
-# where each refusal costs a long pause.
+# where each throttle costs a long pause.
 _SEARCH_FROM, _SEARCH_BURSTS = 25.0, 6.0
 _CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS = 100.0, 12.0
 _LONG_PAUSE_S = 0.5
@@ -34,14 +34,14 @@ _SEARCH_IN_FLIGHT = 2  # until one is accepted: it may have started too high
 # How far off an estimate may be, as a share of it: by so many of the orders that it is based on.
 _ERROR_ORDERS, _MIN_ERROR, _MAX_ERROR = 2.0, 0.01, 0.1
 # How long the rate takes to reach the estimate: until the capacity that may be unused is worth a
-# pause, and so many orders, so that few are refused. Beyond it the cubic is steeper.
+# pause, and so many orders, so that few are throttled. Beyond it the cubic is steeper.
 _MIN_HOLD_S, _MAX_HOLD_S, _MIN_HOLD_ORDERS = 2.0, 60.0, 20.0
 _GROWTH = 3.0
-# Of a client that shares the limit: what a refusal takes, and how fast the cubic brings it back, in
-# orders/s**3 as in CUBIC: slow clients gain as much as fast ones.
+# Of a client that shares the limit: what a throttle takes, and how fast the cubic brings it back,
+# in orders/s**3 as in CUBIC: slow clients gain as much as fast ones.
 _SHARED_CUT, _SHARED_GROWTH = 0.2, 2.5
-# Fewer orders than this may be refused because of others: they don't end the search, and no more
-# than this share of the rate is given up for them at once.
+# Fewer orders than this may be throttled because of others: they don't end the search, and no more
+# than this share of the rate is given up for them in one step.
 _FEW, _MAX_CUT = 8, 0.7
 
 
@@ -56,12 +56,12 @@ def _level(sent: Sequence[float], until: float, limit: float, since: float, leve
 class ConcurrencyEstimator:
     """How many orders may be in flight.
 
-    A limit on concurrent requests refuses at the same number in flight each time. Such a number is
-    held, less one, as a window. Now and then one more is tried, until that is refused. Where a
-    window is refused again that was not widened, it was a rate limit after all.
+    A limit on concurrent requests throttles at the same number in flight each time. Such a number
+    is held, less one, as a window. Now and then one more is tried, until that is throttled. Where a
+    window is throttled again that was not widened, it was a rate limit after all.
     """
 
-    # All in flight are refused when a bucket is full: few, until more than a small burst is taken.
+    # All in flight are throttled when a bucket is full: few, until it took more than a small burst.
     _SLOW_START, _SLOW_START_ORDERS = 8, 22
     _GROWTH = 3  # per accepted order: from then on the window quadruples in each round trip
     _UNLIMITED = 1 << 30
@@ -74,31 +74,31 @@ class ConcurrencyEstimator:
         #: Whether the window is what limits, and no rate.
         self.held = False
         self._accepted = 0
-        self._refused_at = -math.inf
+        self._throttled_at = -math.inf
         self._in_flight = self._in_flight_before = 0
         self._is_rate = False
         self._widen_at, self._hold_s, self._widened = math.inf, 1.0, False
 
     def on_accepted(self, sent_at: float, now: float) -> None:
         """An order that was sent then was accepted."""
-        if self._refused_at == -math.inf:
+        if self._throttled_at == -math.inf:
             self._accepted += 1
             if self._accepted >= self._SLOW_START_ORDERS:
                 self.window = min(self._UNLIMITED, self.window + self._GROWTH)
-        elif sent_at <= self._refused_at:
+        elif sent_at <= self._throttled_at:
             self._in_flight += 1
         if self.held and now >= self._widen_at:
             self.window += 1
             self._widened = True
             self._widen_at = now + self._hold_s
 
-    def on_refused(self, sent_at: float) -> None:
-        """An order that was sent then is the first of a burst that was refused."""
-        self._refused_at = sent_at
+    def on_throttled(self, sent_at: float) -> None:
+        """An order that was sent then is the first of a burst that was throttled."""
+        self._throttled_at = sent_at
         self._in_flight_before, self._in_flight = self._in_flight, 0
 
     def evaluate(self, still_in_flight: int, resume_at: float, pause_s: float) -> None:
-        """Decide whether the last refusals are those of a limit on concurrent requests."""
+        """Decide whether the last throttles are those of a limit on concurrent requests."""
         self._in_flight += still_in_flight
         fewer, more = sorted((self._in_flight_before, self._in_flight))
         if self.held:
@@ -116,85 +116,85 @@ class ConcurrencyEstimator:
         self._widened, self._widen_at = False, resume_at + self._hold_s
 
 
-class RandomRefusals:
-    """Whether refusals come at random, so that sending more slowly is no remedy.
+class RandomThrottles:
+    """Whether throttles come at random, so that sending more slowly is no remedy.
 
-    Behind a limit, a client that sends at a fraction of the rate is hardly refused. Where refusals
-    come at random, it is refused after as few orders as before, and more are accepted a second the
-    faster it sends.
+    Behind a limit, a client that sends at a fraction of the rate is hardly throttled. Where they
+    come at random, it is throttled after as few orders as before, and more are accepted a second
+    the faster it sends.
     """
 
-    _RUNS = 8  # from one refusal to the next, in a row
-    _SHORT_RUN, _SHORT_RUN_S = 200, 10.0  # orders and seconds: after longer ones nothing is wrong
-    _SLOWED = 0.25  # the slowest run, of the fastest
-    _MAX_SHARE = 0.08  # of refused orders: a limit refuses more as the rate rises
+    _STRETCHES = 8  # from one throttle to the next, in a row
+    _SHORT, _SHORT_S = 200, 10.0  # orders and seconds: after longer ones nothing is wrong
+    _SLOWED = 0.25  # the slowest stretch, of the fastest
+    _MAX_SHARE = 0.08  # of throttled orders: a limit throttles more as the rate rises
     _MAX_SHARE_AFTER = 0.12  # once they are taken for random
     _PAYS = 1.2  # going faster then pays by this
 
     def __init__(self) -> None:
         #: Whether they do.
         self.found = False
-        self._runs: deque[tuple[float, int, int, float]] = deque(maxlen=self._RUNS)
-        self._goodput, self._since = 0.0, 0  # when it was found, and how many runs ago
+        self._stretches: deque[tuple[float, int, int, float]] = deque(maxlen=self._STRETCHES)
+        self._goodput, self._since = 0.0, 0  # when it was found, and how many stretches ago
 
-    def add_run(self, rate: float, accepted: int, refused: int, lasted_s: float) -> None:
-        """Look at one more run.
+    def add_stretch(self, rate: float, accepted: int, throttled: int, lasted_s: float) -> None:
+        """Look at one more stretch.
 
         Args:
             rate: Orders a second, the pause left out.
             accepted: Orders.
-            refused: Orders.
+            throttled: Orders.
             lasted_s: Seconds, with the pause.
         """
         self._since += 1
-        if accepted > self._SHORT_RUN or lasted_s > self._SHORT_RUN_S:
+        if accepted > self._SHORT or lasted_s > self._SHORT_S:
             self._clear()
-        self._runs.append((rate, accepted, refused, lasted_s))
-        if len(self._runs) < self._RUNS:
+        self._stretches.append((rate, accepted, throttled, lasted_s))
+        if len(self._stretches) < self._STRETCHES:
             return
-        runs = sorted(self._runs)
-        accepted = sum(run[1] for run in runs)
-        refused = sum(run[2] for run in runs)
-        share = refused / (refused + accepted)
-        goodput = accepted / sum(run[3] for run in runs)
+        stretches = sorted(self._stretches)
+        accepted = sum(stretch[1] for stretch in stretches)
+        throttled = sum(stretch[2] for stretch in stretches)
+        share = throttled / (throttled + accepted)
+        goodput = accepted / sum(stretch[3] for stretch in stretches)
         if self.found:
-            pays = self._since < self._RUNS or goodput >= self._PAYS * self._goodput
+            pays = self._since < self._STRETCHES or goodput >= self._PAYS * self._goodput
             if share > self._MAX_SHARE_AFTER or not pays:
                 self._clear()
             return
-        slowed = runs[0][0] <= self._SLOWED * runs[-1][0]
+        slowed = stretches[0][0] <= self._SLOWED * stretches[-1][0]
         if share <= self._MAX_SHARE and slowed:
             self.found, self._goodput, self._since = True, goodput, 0
 
     def _clear(self) -> None:
-        self._runs.clear()
+        self._stretches.clear()
         self.found = False
 
     @property
     def fastest(self) -> float:
-        """The highest rate of the last runs, in orders per second."""
-        return max(run[0] for run in self._runs)
+        """The highest rate of the last stretches, in orders per second."""
+        return max(stretch[0] for stretch in self._stretches)
 
 
 class RateEstimator:
-    """How many orders may be sent, a second and at once, by what was refused so far."""
+    """How many orders may be sent, a second and in one burst, by what was throttled so far."""
 
     def __init__(self) -> None:
         #: The estimate in orders per second; None until there is one.
         self.limit: float | None = None
-        #: Whether a refusal is still to be evaluated, which `evaluate` does after the pause.
-        self.refusal_pending = False
-        #: How late a sender may be and catch up at once, in seconds: half of the bucket's worth.
+        #: Whether a throttle is still to be evaluated, which `evaluate` does after the pause.
+        self.throttle_pending = False
+        #: How late an order may be and catch up, in seconds: half of the bucket's worth.
         self.max_catch_up_s = math.inf
-        #: Whether a refusal was evaluated.
+        #: Whether a throttle was evaluated.
         self.burst_known = False
         self._concurrency = ConcurrencyEstimator()
-        self._random = RandomRefusals()
+        self._random = RandomThrottles()
         self._sent: deque[float] = deque(maxlen=_HISTORY)  # when accepted orders had been sent
         self._burst: Callable[[float], float] = lambda _limit: 1.0
-        self._refused_at = -math.inf  # when the last burst of refusals was first received
-        self._full_at, self._full_before = -math.inf, -math.inf  # the bucket, at refusals
-        self._refusals = 0
+        self._throttled_at = -math.inf  # when the last burst of throttles was first received
+        self._full_at, self._full_before = -math.inf, -math.inf  # the bucket, at throttles
+        self._throttles = 0
         self._resume_at, self._resumed_at = -math.inf, -math.inf  # this pause's end, and the last
         self._accepted = 0  # since the pause
         self._rate_then = math.inf
@@ -210,7 +210,7 @@ class RateEstimator:
 
     @property
     def next_free_at(self) -> float:
-        """When the bucket, full at the last refusal, has room again."""
+        """When the bucket, full at the last throttle, has room again."""
         return self._full_at + 1.0 / self.rate(self._resume_at)
 
     def on_accepted(self, sent_at: float, now: float) -> None:
@@ -219,23 +219,23 @@ class RateEstimator:
         self._accepted += 1
         self._concurrency.on_accepted(sent_at, now)
 
-    def on_refused(self, started_at: float, sent_at: float, now: float, resume_at: float) -> None:
-        """An order was refused now; nothing is sent until `resume_at`."""
-        if started_at <= self._refused_at:  # of the same burst
+    def on_throttled(self, started_at: float, sent_at: float, now: float, resume_at: float) -> None:
+        """An order was throttled now; nothing is sent until `resume_at`."""
+        if started_at <= self._throttled_at:  # of the same burst
             self._full_at = max(self._full_at, sent_at)
             self._resume_at = max(self._resume_at, resume_at)
-            self._refusals += 1
+            self._throttles += 1
             return
         self._rate_then = self.rate(now)
         self._full_before, self._full_at = self._full_at, sent_at
-        self._refused_at, self._resume_at, self._resumed_at = now, resume_at, self._resume_at
-        self._refusals = 1
-        self.refusal_pending = True
-        self._concurrency.on_refused(sent_at)
+        self._throttled_at, self._resume_at, self._resumed_at = now, resume_at, self._resume_at
+        self._throttles = 1
+        self.throttle_pending = True
+        self._concurrency.on_throttled(sent_at)
 
     def evaluate(self, in_flight: int) -> None:
         """Work out how to go on, when the pause is over and so many are still in flight."""
-        self.refusal_pending = False
+        self.throttle_pending = False
         self._accepted = 0
         sent = sorted(moment for moment in self._sent if moment <= self._full_at)
         self._sent = deque((m for m in self._sent if m > self._full_at), maxlen=_HISTORY)
@@ -248,7 +248,7 @@ class RateEstimator:
         sending_s = max(0.001, self._full_at - self._resumed_at)
         rate = min(self._rate_then, len(sent) / sending_s)
         lasted_s = max(0.001, self._full_at - self._full_before)
-        self._random.add_run(rate, len(sent), self._refusals, lasted_s)
+        self._random.add_stretch(rate, len(sent), self._throttles, lasted_s)
         if self._concurrency.held:
             self.limit, self._searching = None, False
         elif was_held:
@@ -273,7 +273,7 @@ class RateEstimator:
 
     @property
     def _pause_s(self) -> float:
-        return self._resume_at - self._refused_at
+        return self._resume_at - self._throttled_at
 
     def _start_search(self, sent: Sequence[float]) -> None:
         self.burst_known = True
@@ -295,7 +295,7 @@ class RateEstimator:
         rate, count = self._rate_then, len(sent)
         estimate = self._estimate(sent)
         if self._searching and (estimate is None or (count < _FEW and self._low > _SEARCH_FROM)):
-            # Not even one fits between the two refusals: it takes longer than that to leak.
+            # Not even one fits between the two throttles: it takes longer than that to leak.
             gap_s = max(0.001, self._full_at - (sent[-1] if sent else self._full_before))
             self._search(max(_MIN_RATE, self._low / 16.0, min(self._low / 2.0, 0.5 / gap_s)))
             return
@@ -324,7 +324,7 @@ class RateEstimator:
         self._limit_catch_up(self.limit)
 
     def _estimate(self, sent: Sequence[float]) -> float | None:
-        """The rate of leaking that explains the last refusal; None if too few were sent."""
+        """The rate of leaking that explains the last throttle; None if too few were sent."""
         since, full_at = self._full_before, self._full_at
 
         def surplus(limit: float) -> float:

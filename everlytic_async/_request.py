@@ -14,9 +14,10 @@ import aiohttp
 import attrs
 from multidict import CIMultiDict
 
-from everlytic_async._clock import CallLater, Timer
 from everlytic_async._connections import UnusableConnectionError
 from everlytic_async._secrets import Secrets
+from everlytic_async._version import __version__
+from everlytic_async._waiting import CallLater, Timer
 from everlytic_async.errors import (
     ConnectionLostError,
     EverlyticError,
@@ -42,7 +43,7 @@ SESSION_CLOSED = "the caller's session is closed"
 NOT_SENT = "the order was not sent to "
 
 
-def request_headers(secrets: Secrets, user_agent: str) -> Mapping[str, str]:
+def request_headers(secrets: Secrets) -> Mapping[str, str]:
     """The hashes, and what is sent and accepted."""
     return CIMultiDict(
         {
@@ -50,7 +51,7 @@ def request_headers(secrets: Secrets, user_agent: str) -> Mapping[str, str]:
             "Content-Type": _JSON,
             "Accept": _JSON,
             "Accept-Encoding": "identity",
-            "User-Agent": user_agent,
+            "User-Agent": f"everlytic-async/{__version__}",
         }
     )
 

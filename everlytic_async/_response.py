@@ -400,12 +400,12 @@ def _find_message(parsed: Any) -> str:
         return ""
     data, error = parsed.get("data"), parsed.get("error")
     messages = data.get("messages") if isinstance(data, dict) else None
-    places = [
+    found = [
         parsed.get("message"),
         *(messages if isinstance(messages, list) else [messages]),
         error.get("message") if isinstance(error, dict) else error,
     ]
-    return "; ".join(place for place in places if isinstance(place, str) and place.strip())
+    return "; ".join(text for text in found if isinstance(text, str) and text.strip())
 
 
 def _dump_json(parsed: Any) -> str:

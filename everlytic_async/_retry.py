@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from everlytic_async._stop_token import StopToken
+from everlytic_async._waiting import StopToken
 from everlytic_async.errors import (
     EverlyticError,
     NotSentError,

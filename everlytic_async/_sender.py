@@ -11,14 +11,13 @@ from typing import Any
 
 import attrs
 
-from everlytic_async._cancel import deadline
 from everlytic_async._job import AnyOrder, Job, KeyOf, combine, order_ended, outcome_for, prepare
 from everlytic_async._pacer import DeadlineExceededError, Pacer
 from everlytic_async._request import SESSION_CLOSED
 from everlytic_async._response import parse_response
 from everlytic_async._retry import may_retry, retrying, with_cap_note
-from everlytic_async._stop_token import StoppedError, StopToken
 from everlytic_async._transport import Transport
+from everlytic_async._waiting import StoppedError, StopToken, deadline
 from everlytic_async.errors import (
     ConfigurationError,
     EverlyticError,
@@ -47,7 +46,7 @@ _AttemptEvent = type[AttemptStarted] | type[BackingOff]
 
 @attrs.frozen(eq=False)
 class Sender:
-    """Delivers one order at a time over shared parts; any number of its calls run at once."""
+    """Delivers one order at a time over shared parts; any number of its calls run concurrently."""
 
     transport: Transport
     pacer: Pacer

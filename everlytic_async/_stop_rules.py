@@ -48,9 +48,9 @@ class StopRules:
         "_any_accepted",
         "_attempts",
         "_host",
+        "_in_a_row",
         "_limit",
         "_pacer",
-        "_run",
         "_status",
     )
 
@@ -69,7 +69,7 @@ class StopRules:
         self._limit = retry.stop_after_refusals
         self._attempts = retry.attempts
         self._any_accepted = any_accepted
-        self._run = 0  # equal refusals in a row
+        self._in_a_row = 0  # equal rejections
         self._status: int | None = None
 
     def reason_to_stop(self, result: OrderResult) -> str | None:
@@ -80,16 +80,17 @@ class StopRules:
         if (why := self._trouble(result)) is not None:
             return why
         if isinstance(error, RejectedError):
-            self._run = self._run + 1 if error.status == self._status else 1
+            self._in_a_row = self._in_a_row + 1 if error.status == self._status else 1
             self._status = error.status
-            if self._limit is not None and self._run >= self._limit and not self._any_accepted():
+            count, limit = self._in_a_row, self._limit
+            if limit is not None and count >= limit and not self._any_accepted():
                 return (
-                    f"{self._run} refusals in a row and no order accepted yet: it is probably the "
+                    f"{count} refusals in a row and no order accepted yet: it is probably the "
                     f"address ({self._host}), the workflow or the account, and not the "
                     f"orders{_workflow(result)}. The last: {error}"
                 )
         elif result.outcome not in (Outcome.INVALID, Outcome.SKIPPED):
-            self._run = 0
+            self._in_a_row = 0
         return None
 
     def _trouble(self, result: OrderResult) -> str | None:

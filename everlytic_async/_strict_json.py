@@ -27,7 +27,7 @@ _MAX_EXPONENT = 9_999
 # How many steps of a path are shown: of a nested text the last ones.
 _MAX_STEPS = 16
 
-# A key of an object or a place in a list, and the path that leads there.
+# A key of an object or an index of a list, and the path that leads there.
 _Path = tuple["_Path | None", str | int]
 
 
@@ -73,7 +73,7 @@ class StrictDecoder:
             raise _fault(error) from None
 
     def decode_start(self, text: str, start: int) -> tuple[Any, int]:
-        """The value that starts at a place in a text, and where it ends.
+        """The value that starts at an index of a text, and where it ends.
 
         Raises:
             json.JSONDecodeError: it is not JSON, or goes on behind the end of the text.
@@ -149,12 +149,12 @@ def _entries(container: Any) -> Iterator[tuple[str | int, Any]]:
 
 def _shown(path: _Path) -> str:
     steps: list[str] = []
-    place: _Path | None = path
-    while place is not None and len(steps) < _MAX_STEPS:
-        place, key = place
+    rest: _Path | None = path
+    while rest is not None and len(steps) < _MAX_STEPS:
+        rest, key = rest
         if isinstance(key, int):
             steps.append(f"[{key}]")
         else:
             steps.append(f".{key if is_safe_field_name(key) else '…'}")
     shown = "".join(reversed(steps))
-    return f"…{shown}" if place is not None else shown.removeprefix(".")
+    return f"…{shown}" if rest is not None else shown.removeprefix(".")

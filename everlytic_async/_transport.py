@@ -22,7 +22,6 @@ from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
-from everlytic_async._clock import CallLater, loop_call_later
 from everlytic_async._connections import Connections, UnusableConnectionError, since_last_data_s
 from everlytic_async._direct_post import DirectPost, DirectResponse
 from everlytic_async._endpoint import endpoint_url
@@ -38,6 +37,7 @@ from everlytic_async._request import (
 )
 from everlytic_async._response import MAX_BODY_BYTES, decode, parse_charset
 from everlytic_async._secrets import Secrets
+from everlytic_async._waiting import CallLater, Timer, loop_call_later
 from everlytic_async.errors import (
     ConfigurationError,
     ConnectionLostError,
@@ -56,6 +56,8 @@ _PARSING: dict[str, Any] = {
     "max_headers": 4096,
 }
 _JSON = "application/json"
+# How often a caller's session is looked at, in seconds: nothing reports that it was closed.
+_SESSION_CHECK_S = 0.5
 
 _BeforeWrite = Callable[[Any, asyncio.Transport | None], Awaitable[None]]
 _AfterWrite = Callable[[], None]
@@ -197,7 +199,6 @@ class Transport:
         timeouts: Timeouts,
         session: aiohttp.ClientSession | None = None,
         allow_http: bool = False,
-        user_agent: str = "everlytic_async",
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater = loop_call_later,
     ) -> None:
@@ -218,13 +219,15 @@ class Transport:
         self.host = urlsplit(url).netloc
         #: Names the endpoint and the store in a ledger, and reveals nothing of the hash.
         self.endpoint_id = secrets.endpoint_id(base_url, url)
-        self._request_headers: Mapping[str, str] | None = request_headers(secrets, user_agent)
+        self._request_headers: Mapping[str, str] | None = request_headers(secrets)
         # `InFlight` checks the time-outs. Only connecting over a caller's session is left to
-        # aiohttp: waiting for a place in its pool is not part of it.
+        # aiohttp: waiting for its pool is not part of it.
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=None if session is None else timeouts.connect_s
         )
         self._clock = clock
+        self._call_later = call_later
+        self._session_timer: Timer | None = None
         self._in_flight = InFlight(timeouts, clock, call_later, limits_connecting=session is None)
         self._connections = Connections(clock)
         self._cleaner = _Cleaner(secrets)
@@ -242,11 +245,6 @@ class Transport:
     # ------------------------------------------------------------------------- its life
 
     @property
-    def uses_callers_session(self) -> bool:
-        """Whether the session is the caller's, who may close it at any time."""
-        return self._user_session is not None
-
-    @property
     def session_closed(self) -> bool:
         """Whether the caller's session is closed: nothing can be sent any more."""
         return self._user_session is not None and self._user_session.closed
@@ -261,8 +259,11 @@ class Transport:
         if self.session_closed:
             raise ConfigurationError(f"{SESSION_CLOSED}: make a client with one that is open")
 
-    async def open(self) -> None:
+    async def open(self, *, on_session_closed: Callable[[str], None] | None = None) -> None:
         """Make the session, unless the caller's is used.
+
+        Args:
+            on_session_closed: Called with the reason once the caller's session is closed.
 
         Raises:
             ConfigurationError: it was opened before, or the caller's session is closed.
@@ -271,6 +272,8 @@ class Transport:
         if self.session_closed:
             raise ConfigurationError(f"{SESSION_CLOSED}: give the client one that is open")
         self.lifecycle.start()
+        if on_session_closed is not None and self._user_session is not None:
+            self._check_session(on_session_closed)
         if self._user_session is None:
             session_headers = None
             if self._proxy is None:
@@ -288,8 +291,17 @@ class Transport:
                     session, self._url, session_headers, **_PARSING
                 )
 
+    def _check_session(self, on_closed: Callable[[str], None]) -> None:
+        if self.session_closed:
+            on_closed(SESSION_CLOSED)
+        else:
+            check_again = partial(self._check_session, on_closed)
+            self._session_timer = self._call_later(_SESSION_CHECK_S, check_again)
+
     async def close(self) -> None:
         """End what is in flight; close the session, unless it is the caller's."""
+        if self._session_timer is not None:
+            self._session_timer.cancel()
         self._in_flight.abort_all(ClientClosedError())
         session, self._owned_session = self._owned_session, None
         if session is not None:
@@ -313,7 +325,7 @@ class Transport:
             ConfigurationError: it was opened in another process or event loop.
         """
         if self.lifecycle.is_started:
-            self.lifecycle.check_place()
+            self.lifecycle.check_same_loop()
         try:
             return await self._post(body, report_cancelled)
         except BaseException as error:  # noqa: BLE001 - it is raised again

@@ -1,12 +1,12 @@
 """When an endpoint is in trouble, and when it is no longer worth waiting for it.
 
-Trouble is a run of attempts that ended in none of the foreseen answers: connections refused, and
-equally 5xx answers, lost connections and time-outs. An order that is accepted or refused ends it;
-a throttle (429, 408, a quick 503) neither ends it nor counts.
+Trouble is attempts in a row that ended in none of the foreseen responses: failed connections, and
+equally 5xx responses, lost connections and time-outs. An order that is accepted or rejected ends
+it; a throttle (429, 408, a quick 503) neither ends it nor counts.
 
-After `RUN` such attempts in a row one attempt at a time probes, with growing pauses. The waiting
-ends when the trouble outlasts the retry policy, and at once when a quota is used up: from then on
-one call in each pause is let through as a probe, and all others fail immediately.
+After `FAILURES_IN_A_ROW` one attempt at a time probes, with growing pauses. The waiting ends when
+the trouble outlasts the retry policy, and immediately when a quota is used up: from then on one
+call in each pause is let through as a probe, and all others fail immediately.
 
 A pure state machine: the times are handed in, the pauses are the pacer's.
 """
@@ -18,20 +18,20 @@ import math
 from everlytic_async.errors import EverlyticError
 from everlytic_async.policies import RetryPolicy
 
-#: So many attempts in a row that end unforeseen are trouble, rather than bad luck.
-RUN = 5
+#: This many attempts in a row that end unforeseen are trouble, rather than bad luck.
+FAILURES_IN_A_ROW = 5
 
 
 class Trouble:
     """What is known of the endpoint's trouble, for one client.
 
     Attributes:
-        since: When the first attempt of the run failed, by the clock; None where there is no run.
+        since: When the first of the failures in a row ended, by the clock; None without any.
         probing: Whether one attempt at a time probes.
-        pauses: How many pauses there were so far in this run.
+        pauses: How many pauses there were since then.
         gave_up: Why waiting is no longer worthwhile; None as long as it is.
-        last: How the last attempt of the run failed.
-        ever_answered: Whether this client ever had an order accepted or refused.
+        last: How the last of them failed.
+        ever_answered: Whether this client ever had an order accepted or rejected.
     """
 
     __slots__ = (
@@ -88,13 +88,14 @@ class Trouble:
                 return False  # it was in flight before, and was no probe
         else:
             self._failures += 1
-            if self._failures < RUN:
+            if self._failures < FAILURES_IN_A_ROW:
                 return False
             self.probing, self._probing_since = True, now
         self.pauses += 1
         probes = self.pauses - 1
         if self.gave_up is None and probes >= self._policy.attempts and not self.ever_answered:
-            self.gave_up = f"no order was accepted or refused in {RUN + probes} attempts in a row"
+            attempts = FAILURES_IN_A_ROW + probes
+            self.gave_up = f"no order was accepted or refused in {attempts} attempts in a row"
         return True
 
     def update(self, now: float, resume_at: float) -> None:
@@ -133,14 +134,14 @@ class Trouble:
             self._clear()
 
     def answered(self, admitted_at: float) -> float | None:
-        """An order was accepted or refused.
+        """An order was accepted or rejected.
 
         Returns:
             When the trouble that this ended had started, by the clock; None where it ended none.
         """
         self.ever_answered = True
         if self.probing and admitted_at < self._probing_since:
-            return None  # it was sent before the trouble, and tells nothing about now
+            return None  # it was sent before the trouble, and says nothing about now
         since, was_probing = self.since, self.probing
         if since is None and not was_probing:
             return None

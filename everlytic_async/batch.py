@@ -14,13 +14,12 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from everlytic_async._cancel import cancel_and_wait
 from everlytic_async._job import AnyOrder, Job, KeyOf
 from everlytic_async._ledgers import StreamLedger
 from everlytic_async._order_reader import Reader
 from everlytic_async._sender import Sender
 from everlytic_async._stop_rules import StopRules
-from everlytic_async._stop_token import StopToken
+from everlytic_async._waiting import StopToken, cancel_and_wait
 from everlytic_async.errors import (
     BatchStoppedError,
     ConfigurationError,
@@ -34,7 +33,7 @@ from everlytic_async.outcomes import BatchReport, OrderResult, Outcome
 
 __all__ = ["OrderStream"]
 
-# How many orders a ledger is asked for at once, before any of them waits for a slot: skipping one
+# How many orders a ledger is asked for together, before any of them waits for a slot: skipping one
 # then costs little.
 _LOOKUP_CHUNK = 32
 # How long what is in flight may go on after `async with` was left early, in seconds.
@@ -169,7 +168,7 @@ class OrderStream:
                 "a stream of orders must be entered: "
                 "`async with client.stream_orders(...) as results`"
             )
-        self._sender.transport.lifecycle.check_place()
+        self._sender.transport.lifecycle.check_same_loop()
         result = await self._results.get()
         if result is None:
             failure, self._failure = self._failure, None
@@ -198,7 +197,7 @@ class OrderStream:
         """
         if not isinstance(reason, str):
             raise TypeError("reason must be text")
-        self._sender.transport.lifecycle.check_place()
+        self._sender.transport.lifecycle.check_same_loop()
         if self.stopped is None:
             self.stopped = reason
             self._is_stopped_by_caller = self._failure is None
@@ -208,8 +207,8 @@ class OrderStream:
     def unfinished(self, reason: str) -> list[OrderResult]:
         """What is known at present of each order that was read and whose result was not taken.
 
-        For a process that ends at once, without leaving ``async with``: nothing may be sent after
-        this call.
+        For a process that ends immediately, without leaving ``async with``: nothing may be sent
+        after this call.
 
         Args:
             reason: For the errors of those without a result: "the process was left".
@@ -217,7 +216,7 @@ class OrderStream:
         Raises:
             ConfigurationError: the client was started in another process, event loop or thread.
         """
-        self._sender.transport.lifecycle.check_place()
+        self._sender.transport.lifecycle.check_same_loop()
         return [
             found if isinstance(found, OrderResult) else self._abandoned(found, reason)
             for _index, found in sorted(self._pending.items())
@@ -231,7 +230,7 @@ class OrderStream:
     ) -> None:
         if self._sender.transport.lifecycle.is_inherited:
             return  # a forked copy: the tasks, the ledger and the source are the other process's
-        self._sender.transport.lifecycle.check_place()
+        self._sender.transport.lifecycle.check_same_loop()
         self._leaving = True
         async with AsyncExitStack() as closing:  # backwards: the tasks, the ledger, the source
             closing.push_async_callback(self._reader.close)
@@ -266,10 +265,10 @@ class OrderStream:
             skipped = await self._ledger.find_skipped(jobs)
         except LedgerError as error:
             why = f"the order was not sent: {error}"
-            skipped = {place: NotSentError(why) for place in range(len(jobs))}
-        for place, reason in skipped.items():
-            self._put(self._sender.end(jobs[place], reason))
-        return [job for place, job in enumerate(jobs) if place not in skipped]
+            skipped = {position: NotSentError(why) for position in range(len(jobs))}
+        for position, reason in skipped.items():
+            self._put(self._sender.end(jobs[position], reason))
+        return [job for position, job in enumerate(jobs) if position not in skipped]
 
     async def _send(self) -> None:
         while (job := await self._reader.next()) is not None:

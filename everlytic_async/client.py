@@ -6,28 +6,19 @@ import asyncio
 import inspect
 import os
 from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
-from contextlib import (
-    AbstractContextManager,
-)
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
-from everlytic_async._clock import Timer, loop_call_later
 from everlytic_async._job import AnyOrder, KeyOf
 from everlytic_async._ledgers import ClientLedger
 from everlytic_async._pacer import Pacer
-from everlytic_async._request import SESSION_CLOSED
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
 from everlytic_async._sender import Sender
-from everlytic_async._stop_token import StopToken
 from everlytic_async._transport import Transport
-from everlytic_async._version import __version__
+from everlytic_async._waiting import StopToken
 from everlytic_async.batch import OrderStream, collect
-from everlytic_async.errors import (
-    ConfigurationError,
-    SkippedError,
-)
+from everlytic_async.errors import ConfigurationError, SkippedError
 from everlytic_async.events import Dispatcher, Event, Hook, as_hooks
 from everlytic_async.ledger import Ledger
 from everlytic_async.orders import Order
@@ -75,15 +66,13 @@ class ClientSettings(TypedDict, total=False):
 _NOT_MANY = (Mapping, str, bytes, bytearray, memoryview, Order)
 # How long calls in flight may go on when the client is closed, in seconds.
 _GRACE_S = 2.0
-# How often a caller's session is looked at, in seconds: nothing reports that it was closed.
-_SESSION_CHECK_S = 0.5
 
 
 class EverlyticClient:
     """Sends order-notification triggers to one store of one Everlytic install.
 
-    Use it as ``async with EverlyticClient(...) as client``, or `start` it and `aclose` it. It may
-    be shared by any number of tasks of one event loop: its bounds hold for all of them together.
+    Use it as ``async with EverlyticClient(...) as client``, or `start` and `aclose` it. The tasks
+    of one event loop may share it: its bounds hold for all of them together.
 
     Args:
         base_url: The address of the install, such as ``https://shop.everlytic.net``; a path
@@ -92,23 +81,24 @@ class EverlyticClient:
         customer_hash: The customer's hash, from the same page.
         delivery: Whether an attempt that may have been processed is repeated. By default never.
         retry: When an attempt that may be repeated is repeated.
-        pacing: How many at once, and how fast.
+        pacing: How many concurrently, and how fast.
         timeouts: How long one attempt may take.
-        ledger: The memory of all calls of this client, such as a `SqliteLedger`: an order that it
-            knows as sent, or as possibly sent, is not sent again. It is opened by `start` and
-            closed by `aclose`. By default there is none.
-        session: The caller's own session, with its connector and proxy; it is never closed here. By
-            default the client makes one. The session's middlewares are bypassed (one might repeat
-            the POST); its cookie jar is used, so make it an `aiohttp.DummyCookieJar`.
+        ledger: The memory of all calls, such as a `SqliteLedger`: an order that it knows as sent,
+            or as possibly sent, is not sent again. `start` opens it, `aclose` closes it.
+        session: Your own session, with its connector and proxy; it is never closed here. Its
+            middlewares are bypassed (one might repeat the POST); its cookie jar is used, so make it
+            an `aiohttp.DummyCookieJar`. By default the client makes a session.
         proxy: The URL of an HTTP proxy, such as ``http://user:password@proxy.example:3128``. Orders
-            go through a tunnel (CONNECT), so the proxy sees neither the hashes nor the orders. For
-            an ``http://`` address there is no tunnel: that is refused unless the proxy runs on this
-            machine or `allow_http` is set. Proxies in the environment are not used.
-        on_event: A callable that gets every event (see `everlytic_async.events`), or several.
+            go through a tunnel (CONNECT): it sees neither the hashes nor the orders. For an
+            ``http://`` address, without a tunnel, it must run on this machine, or `allow_http` be
+            set. Proxies in the environment are not used.
+        on_event: A callable, or several, that gets every event (see `everlytic_async.events`).
         allow_http: Whether ``http://`` is accepted for a host other than this machine.
 
     Raises:
-        ConfigurationError: when a setting is missing or wrong; it names the setting.
+        ConfigurationError: a setting is missing or wrong; it names the setting. From every method:
+            an argument is wrong, or the client is not open, or was started in another process,
+            event loop or thread.
     """
 
     def __init__(
@@ -134,12 +124,7 @@ class EverlyticClient:
         check_type("pacing", pacing, Pacing)
         check_type("timeouts", timeouts, Timeouts)
         self._transport = Transport(
-            base_url,
-            secrets=secrets,
-            timeouts=timeouts,
-            session=session,
-            allow_http=allow_http,
-            user_agent=f"everlytic-async/{__version__}",
+            base_url, secrets=secrets, timeouts=timeouts, session=session, allow_http=allow_http
         )
         self._concurrency = pacing.max_concurrency
         try:
@@ -150,7 +135,6 @@ class EverlyticClient:
         self._sender = Sender(self._transport, self._pacer, delivery, retry, self._dispatcher)
         self._stop_token = StopToken()
         self._ledger = ClientLedger(ledger, self._sender)
-        self._session_timer: Timer | None = None
 
     @classmethod
     def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
@@ -159,11 +143,10 @@ class EverlyticClient:
         Reads ``EVERLYTIC_BASE_URL``, ``EVERLYTIC_STORE_HASH`` and ``EVERLYTIC_CUSTOMER_HASH``.
 
         Args:
-            settings: Any other argument of `EverlyticClient`; one of those three goes before the
-                environment's.
+            settings: Arguments of `EverlyticClient`; they override the environment.
 
         Raises:
-            ConfigurationError: when one of them is missing; it names all that are.
+            ConfigurationError: as by the constructor; it names all of the three that are missing.
         """
         return cls(**_complete(cast("dict[str, Any]", settings)))
 
@@ -184,34 +167,20 @@ class EverlyticClient:
         load_tenacity()
         await self._ledger.open()
         try:
-            await self._transport.open()
+            await self._transport.open(on_session_closed=self._stop_token.stop)
         except BaseException:
             await self._ledger.close()
             raise
-        if self._transport.uses_callers_session:
-            self._check_session()
         return self
-
-    def _check_session(self) -> None:
-        """Stop all that wait once the caller's session is closed: nothing can be sent any more."""
-        if self._transport.session_closed:
-            self._stop_token.stop(SESSION_CLOSED)
-        else:
-            self._session_timer = loop_call_later(_SESSION_CHECK_S, self._check_session)
 
     async def aclose(self) -> None:
         """Close the session. Calls that wait end as not sent; those in flight get a short grace.
 
-        In a process that was forked off it does nothing: the connections belong to the other one.
-
-        Raises:
-            ConfigurationError: the client was started in another event loop or thread.
+        In a forked process it does nothing: the connections belong to the process that opened them.
         """
         if self._transport.lifecycle.is_inherited:
             return
         self._transport.lifecycle.close()
-        if self._session_timer is not None:
-            self._session_timer.cancel()
         self._stop_token.stop("the client was closed")
         try:
             await self._pacer.wait_idle(_GRACE_S)
@@ -227,12 +196,7 @@ class EverlyticClient:
     async def __aenter__(self) -> Self:
         return await self.start()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def send_order(
@@ -248,42 +212,33 @@ class EverlyticClient:
         Args:
             order: The order, or a mapping with its fields as the documentation names them.
             key: The order's idempotency key, or a function that takes the order and returns it. By
-                default its order id and workflow id, else a digest of its body. A key of your own
-                never equals an order id, not even ``key=str(order_id)``: all that send the same
-                orders, such as a webhook handler and a backfill, must name them the same way, or
-                customers are notified twice. Where the order id will do, leave it out.
-            resend: Outcomes on record in the client's ledger that may be sent again:
-                `Outcome.UNKNOWN`, `Outcome.REJECTED`. With AT_LEAST_ONCE, UNKNOWN always is.
-            deadline_s: Seconds for the whole call, from now: waiting for the ledger and for its
-                turn, attempts and pauses included. Unlike an `asyncio.timeout` around the call, it
-                ends with what is known of the order. By default the retry policy's ``deadline_s``
-                bounds the waiting, and an attempt that has started may finish.
+                default its order id and workflow id, else a digest of its body. Your own key never
+                equals an order id, not even ``key=str(order_id)``: what sends the same orders, such
+                as a webhook handler and a backfill, must use one kind of key, or customers are
+                notified twice. Leave it out if the order id will do.
+            resend: Recorded outcomes that may be sent again: `Outcome.UNKNOWN`, `Outcome.REJECTED`.
+                With AT_LEAST_ONCE, UNKNOWN always is.
+            deadline_s: Seconds for the whole call, with all waits, attempts and pauses. Unlike an
+                `asyncio.timeout`, it ends with what is known of the order. By default the retry
+                policy's ``deadline_s`` bounds the waiting, and a started attempt may finish.
 
         Raises:
             InvalidOrderError: it is not a valid order; nothing was sent.
-            SkippedError: the ledger knows it as sent, or as possibly sent; its ``state`` says
-                which. Nothing was sent now.
+            SkippedError: not sent now: the ledger knows it as sent, or possibly sent (``state``).
             RejectedError: the endpoint refuses it.
             ThrottledError, NotSentError: surely not processed, after the retries or at the
                 deadline, or because the ledger could not record the intent to send it.
             UnknownOutcomeError: it may have been processed.
-            ConfigurationError: an argument is wrong; or the client is not open, or was started in
-                another process, event loop or thread.
+            ConfigurationError: see the class.
         """
         self._transport.check_open()
         if deadline_s is not None:
             check_seconds("deadline_s", deadline_s)
-        if not isinstance(key, str) and not _is_plain_function(key):
-            raise TypeError(
-                "key must be text, or a plain function that takes an order and returns its key"
-            )
-        ledger_writer = self._ledger.writer(resend, custom_keys=key is not None)
-        key_of = _constant(key) if isinstance(key, str) else key
         sending = self._sender.send(
             order,
             self._stop_token,
-            key_of=key_of,
-            ledger_writer=ledger_writer,
+            key_of=_constant(key) if isinstance(key, str) else _check_key(key, "text, or a plain"),
+            ledger_writer=self._ledger.writer(resend, custom_keys=key is not None),
             deadline_s=deadline_s,
         )
         del order  # so that this frame doesn't show it
@@ -303,39 +258,33 @@ class EverlyticClient:
         ``async with client.stream_orders(orders) as results: async for result in results: ...``
 
         Args:
-            orders: Any iterable or async iterable of orders or mappings. It is read lazily, no
-                further ahead than there are free slots and results that wait for you. An
-                `InvalidOrderError` in the place of an order becomes its result.
+            orders: Any iterable or async iterable of orders or mappings. It is read lazily, as far
+                as there are free slots and you take the results. An `InvalidOrderError` in the
+                place of an order becomes its result.
             ordered: Yield the results in the order of the input rather than as they complete.
             ledger: The memory of what was sent, such as a `SqliteLedger`: an order that it knows as
                 sent, or as possibly sent, is SKIPPED. Of two orders with the same key one is sent.
-                It is opened on entering the stream and closed on leaving it. By default the
-                client's ledger, if it has one.
-            key: Takes an order, as it was read, and returns its idempotency key. By default that is
-                its order id and workflow id, else a digest of its body. If the function raises, the
-                order is INVALID. As for `send_order`, a key of your own never equals an order id.
+                It is open while the stream is. By default the client's ledger, if it has one.
+            key: Takes an order, as it was read, and returns its idempotency key; see `send_order`.
+                If the function raises, the order is INVALID.
             resend: As for `send_order`.
 
         Raises:
-            ConfigurationError: when `resend` names an outcome that must not be sent again, or as
-                for `send_order`; the latter also on entering, and by the iteration.
-            LedgerError: on entering, when the ledger can't be used.
-            SourceError: by the iteration, at its end, when the iterable raised.
-            BatchStoppedError: by the iteration, at its end, when every further order would have
-                failed the same way.
+            ConfigurationError: see the class; also on entering, and by the iteration.
+            LedgerError: on entering: the ledger can't be used.
+            SourceError: at the end of the iteration: the iterable raised.
+            BatchStoppedError: the same, when every further order would have failed likewise.
         """
         self._transport.check_open()
         if isinstance(orders, _NOT_MANY) or not isinstance(orders, Iterable | AsyncIterable):
             raise TypeError("orders must be an iterable or an async iterable of orders")
-        if not _is_plain_function(key):
-            raise TypeError("key must be a plain function that takes an order and returns its key")
         return OrderStream(
             orders,
             sender=self._sender,
             stop_token=StopToken(self._stop_token),
             concurrency=self._concurrency,
             ordered=ordered,
-            key_of=key,
+            key_of=_check_key(key, "a plain"),
             ledger=self._ledger.for_stream(ledger, resend),
         )
 
@@ -351,9 +300,9 @@ class EverlyticClient:
         """Send many orders, and collect the results. The arguments are those of `stream_orders`.
 
         Raises:
-            SourceError: when the iterable raised, with the report so far as ``report``.
-            BatchStoppedError: when the batch ended early for any other reason, with the report so
-                far as ``report``; of an error that was not foreseen, that is the cause.
+            SourceError: the iterable raised. Its ``report`` holds what was known by then.
+            BatchStoppedError: the batch ended early for another reason; it has a ``report`` as
+                well, and an error that was not foreseen as its cause.
         """
         stream = self.stream_orders(orders, ordered=ordered, ledger=ledger, key=key, resend=resend)
         del orders  # so that this frame doesn't show them
@@ -367,7 +316,7 @@ class EverlyticClient:
         Another process may send them meanwhile. The client need not be open.
 
         Args:
-            orders: The orders, at most a few hundred: all are looked up at once.
+            orders: At most a few hundred: all are looked up together.
             ledger: As for `stream_orders`.
             resend: As for `stream_orders`.
 
@@ -375,12 +324,8 @@ class EverlyticClient:
             For each order why it would be skipped; None if it would be sent.
 
         Raises:
-            LedgerError: when the ledger can't be read.
-            ConfigurationError, TypeError: an argument is wrong.
+            LedgerError: the ledger can't be read.
         """
-        raw: object = orders
-        if not isinstance(raw, Sequence) or not all(isinstance(each, Order) for each in raw):
-            raise TypeError("orders must be a sequence of Order: Order.from_mapping makes one")
         return await self._ledger.forecast(orders, ledger, resend)
 
     @property
@@ -395,37 +340,26 @@ class EverlyticClient:
 
     @property
     def max_concurrency(self) -> int:
-        """How many POSTs may be in flight at once: the setting of its `Pacing`."""
+        """How many POSTs may be in flight at the same time: the setting of its `Pacing`."""
         return self._concurrency
 
     @property
     def trouble(self) -> str | None:
         """Why no order can be delivered at present, for a health check; None if all is well.
 
-        It is set while the endpoint fails or can't be reached and one attempt at a time probes it,
-        and while a quota is used up.
+        Set while the endpoint is probed by one attempt at a time, and while a quota is used up.
         """
         trouble = self._pacer.trouble
-        if not trouble.probing:
-            return None
-        return trouble.describe(self._transport.host)
+        return trouble.describe(self._transport.host) if trouble.probing else None
 
     def pause(self, seconds: float, *, reason: str = "it was asked for") -> None:
         """Pause all sending, for example because another process of the store was throttled.
 
         What is in flight goes on. It never shortens a cool-down, and is emitted as a `CoolDown`
-        without a status. Trouble of the endpoint is not forgotten meanwhile.
-
-        Args:
-            seconds: For how long, above 0.
-            reason: Why, for the log and hooks.
-
-        Raises:
-            ConfigurationError: the seconds are not a finite number above 0; or the client was not
-                started, or in another process, event loop or thread.
+        without a status, with the `reason`. Trouble of the endpoint is not forgotten meanwhile.
         """
         check_seconds("seconds", seconds)
-        self._transport.lifecycle.check_place()
+        self._transport.lifecycle.check_same_loop()
         self._pacer.pause(seconds, reason)
 
     def subscribe(
@@ -435,21 +369,21 @@ class EverlyticClient:
 
         Args:
             hook: As ``on_event``.
-            event_type: The class of events to pass to it, subclasses included; by default all.
-                Events of single attempts and orders are only made where a hook takes them.
+            event_type: The class of events to pass to it, subclasses included. Events of single
+                attempts and orders are only made where a hook takes them.
 
         Raises:
-            TypeError: the hook can't be called or is `async def`, or `event_type` is not a class of
-                events.
-            ConfigurationError: the client was started in another process, event loop or thread.
+            TypeError: the hook can't be called or is `async def`, or this is not a class of events.
         """
         if self._transport.lifecycle.is_started:
-            self._transport.lifecycle.check_place()
+            self._transport.lifecycle.check_same_loop()
         return self._dispatcher.subscribe(hook, event_type)
 
 
-def _is_plain_function(key: object) -> bool:
-    return key is None or (callable(key) and not inspect.iscoroutinefunction(key))
+def _check_key(key: Any, kind: str) -> KeyOf | None:
+    if key is not None and (not callable(key) or inspect.iscoroutinefunction(key)):
+        raise TypeError(f"key must be {kind} function that takes an order and returns its key")
+    return cast("KeyOf | None", key)
 
 
 def _constant(key: str) -> KeyOf:

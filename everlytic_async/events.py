@@ -150,10 +150,10 @@ class OrderEnded(Event):
 
 @attrs.frozen(kw_only=True)
 class CoolDown(Event):
-    """Every sender of the client pauses.
+    """All sending of the client pauses.
 
     Attributes:
-        wait_s: Seconds until the first sender may go on.
+        wait_s: Seconds until the first order may be sent.
         status: The HTTP status that caused it; None if there was no response, or if
             `EverlyticClient.pause` was called.
         reason: Why, in words.

@@ -34,7 +34,7 @@ class Outcome(enum.StrEnum):
     SKIPPED = "skipped"
 
 
-# Without slots a frozen class is made in half the time: attrs then writes to its __dict__ at once.
+# Without slots a frozen class is made in half the time: attrs then writes straight to its __dict__.
 @attrs.frozen(slots=False)
 class Receipt:
     """The endpoint's acceptance of one trigger.
@@ -60,7 +60,7 @@ class OrderResult:
     """The one result of one order that was read.
 
     Attributes:
-        index: The place of the order in the input, counted from 0.
+        index: The position of the order in the input, counted from 0.
         key: The order's idempotency key: the caller's ``key``, else its order id and workflow id,
             else a digest of its body; None for an invalid order without one.
         order: The order exactly as the caller passed it.

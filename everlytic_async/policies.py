@@ -122,7 +122,7 @@ class RetryPolicy:
 class Pacing:
     """How fast to send. The bounds hold for all calls of a client together."""
 
-    #: The most POSTs in flight at once. Each has a connection, so at most 65,535.
+    #: The most POSTs in flight at the same time. Each has a connection, so at most 65,535.
     max_concurrency: int = attrs.field(default=32, validator=[_count, _connections])
     #: The most orders per second, spread evenly; None: no such bound.
     max_rate: float | None = attrs.field(default=None, validator=_rate)

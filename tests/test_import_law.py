@@ -22,13 +22,13 @@ PACKAGE = everlytic_async.__name__
 
 #: From the bottom up: a module imports from the layers below its own, never from beside or above.
 LAYERS = (
-    {"_cancel", "_clock", "_direct_post", "_hosts", "_version", "errors"},
+    {"_direct_post", "_hosts", "_version", "_waiting", "errors"},
     {"_nats"},
     {"orders", "outcomes", "policies"},
     {"_encoding", "_rate", "_response", "_strict_json", "events", "ledger"},
     {"_connections", "_endpoint"},
     {"_secrets"},
-    {"_lifecycle", "_stop_token", "_trouble"},
+    {"_lifecycle", "_trouble"},
     {"_request", "_retry"},
     {"_pacer"},
     {"_transport"},
@@ -48,7 +48,7 @@ ONLY: dict[str, set[str]] = {
     "__main__": {"cli"},
     "_direct_post": set(),
     "_rate": set(),
-    "ledger": {"_cancel", "_nats", "errors", "outcomes", "policies"},
+    "ledger": {"_nats", "_waiting", "errors", "outcomes", "policies"},
     "otel": {"_endpoint", "_version", "errors", "events"},
     "sandbox": set(),  # so that a mistake of the encoder can't cancel itself
     "sources": {"_strict_json", "errors", "orders"},

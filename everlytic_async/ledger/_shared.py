@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-from everlytic_async._cancel import run_shielded, run_to_end
+from everlytic_async._waiting import run_shielded, run_to_end
 from everlytic_async.errors import ConfigurationError, LedgerError
 
 __all__ = ["OpenLedger", "SharedLedger"]

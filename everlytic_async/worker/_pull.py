@@ -17,8 +17,8 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from everlytic_async._cancel import finish_despite_cancel
 from everlytic_async._nats import closed_reason, error_text
+from everlytic_async._waiting import finish_despite_cancel
 from everlytic_async.errors import InvalidOrderError, QueueError
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from everlytic_async._cancel import run_to_end
+from everlytic_async._waiting import run_to_end
 from everlytic_async.errors import ConfigurationError, QueueError
 from everlytic_async.worker._server_files import (
     DirectoryLockedError,

@@ -11,8 +11,8 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 
-from everlytic_async._cancel import run_shielded
 from everlytic_async._nats import with_retries
+from everlytic_async._waiting import run_shielded
 from everlytic_async.errors import QueueError
 from everlytic_async.worker._messages import Message, too_large_error
 from everlytic_async.worker._settings import QueueSettings

@@ -31,7 +31,7 @@ from everlytic_async import (
     ThrottledError,
     UnknownOutcomeError,
 )
-from everlytic_async._stop_token import StopToken
+from everlytic_async._waiting import StopToken
 from everlytic_async.events import AttemptEnded, AttemptStarted, BackingOff, OrderEnded
 from everlytic_async.sandbox import Faults, Sandbox
 from support.delivery import MANY_RETRIES, order, orders, sandbox_client

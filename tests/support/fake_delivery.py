@@ -25,8 +25,8 @@ from everlytic_async._ledgers import StreamLedger
 from everlytic_async._lifecycle import Lifecycle
 from everlytic_async._pacer import Pacer
 from everlytic_async._sender import Sender
-from everlytic_async._stop_token import StopToken
 from everlytic_async._transport import Response, Transport
+from everlytic_async._waiting import StopToken
 from everlytic_async.events import Dispatcher, Event
 from everlytic_async.ledger import ResendPolicy
 from everlytic_async.policies import Delivery, Pacing, RetryPolicy
@@ -108,7 +108,7 @@ class Gate:
 
 
 class _OpenEverywhere(Lifecycle):
-    def check_place(self) -> None:
+    def check_same_loop(self) -> None:
         pass
 
 

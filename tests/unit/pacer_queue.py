@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from everlytic_async._pacer import Pacer
-from everlytic_async._stop_token import StoppedError, StopToken
+from everlytic_async._waiting import StoppedError, StopToken
 from support.clock import settle
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from everlytic_async._cancel import run_shielded
+from everlytic_async._waiting import run_shielded
 
 
 async def test_work_that_swallows_cancellations_is_cancelled_until_it_ends() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pacer_queue import Queue
 
 from everlytic_async._pacer import DeadlineExceededError, Pacer
-from everlytic_async._stop_token import StopToken
+from everlytic_async._waiting import StopToken
 from everlytic_async.errors import NotSentError
 from everlytic_async.events import CoolDown, Dispatcher, Event, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy

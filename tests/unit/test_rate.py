@@ -239,7 +239,7 @@ def test_a_burst_of_refusals_is_one(refusals: int) -> None:
     for _ in range(30):
         estimator.on_accepted(1.0, 1.05)
     for number in range(refusals):
-        estimator.on_refused(1.03, 1.03, 1.08 + number * 0.000_1, 1.2)
+        estimator.on_throttled(1.03, 1.03, 1.08 + number * 0.000_1, 1.2)
     estimator.evaluate(0)
 
     assert estimator.rate(1.2) == pytest.approx(12 * 30)
@@ -255,7 +255,7 @@ def test_the_time_to_connect_is_not_counted(connected_in_s: float) -> None:
         if passes:
             estimator.on_accepted(at + takes_s, at + takes_s + 0.002)
         else:
-            estimator.on_refused(at, at + takes_s, at + takes_s + 0.002, at + 1.0)
+            estimator.on_throttled(at, at + takes_s, at + takes_s + 0.002, at + 1.0)
         return passes
 
     # Each of the first has to make its connection; those of the search reuse them.
@@ -290,7 +290,7 @@ def test_the_rate_is_a_positive_number_in_any_sequence(steps: list[Step]) -> Non
     for what, later, number, pause_s in steps:
         now += later
         if what == "start":
-            if estimator.refusal_pending:  # as the pacer does before it lets one start
+            if estimator.throttle_pending:  # as the pacer does before it lets one start
                 estimator.evaluate(0)
             in_flight += [now] * number
         for _ in range(number if what == "accept" else what == "refuse"):
@@ -299,7 +299,7 @@ def test_the_rate_is_a_positive_number_in_any_sequence(steps: list[Step]) -> Non
                 if what == "accept":
                     estimator.on_accepted(started_at, now)
                 else:
-                    estimator.on_refused(started_at, started_at, now, now + pause_s)
+                    estimator.on_throttled(started_at, started_at, now, now + pause_s)
         for moment in (now + seconds for seconds in (-200.0, 0.0, 0.01, 1.0, 60.0, 1e5)):
             assert estimator.rate(moment) >= 0.05  # and not a NaN
         assert estimator.window >= 1

@@ -9,7 +9,7 @@ import pytest
 from pacer_queue import Queue
 
 from everlytic_async._pacer import Pacer
-from everlytic_async._stop_token import StoppedError, StopToken
+from everlytic_async._waiting import StoppedError, StopToken
 from everlytic_async.policies import Pacing
 from support.clock import FakeClock, settle
 from support.fake_delivery import make_pacer

@@ -1,21 +1,103 @@
-"""Waiting that goes on when we are cancelled, ending tasks, and deadlines.
+"""Waiting, and how it ends: timers, stop tokens, deadlines, and tasks that are cancelled.
 
-`CancelledError` always travels on: it is raised once the wait is over.
+`CancelledError` always travels on: what must be finished first is finished, and then it is raised.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Collection, Coroutine
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 _T = TypeVar("_T")
 # A task that swallows a cancellation is cancelled again after this, in seconds.
 _CANCEL_AGAIN_S = 0.1
-
 # How long after a deadline it is enforced, in seconds: what had arrived by then is read before.
 _CONFIRM_S = 0.01
+
+
+class Timer(Protocol):
+    """What `CallLater` returns."""
+
+    def cancel(self) -> None:
+        """Don't call back."""
+
+
+#: Calls a function after a number of seconds, as `asyncio.loop.call_later` does.
+CallLater = Callable[[float, Callable[[], None]], Timer]
+
+
+def loop_call_later(delay_s: float, callback: Callable[[], None]) -> Timer:
+    """Use the running event loop's timer."""
+    return asyncio.get_running_loop().call_later(delay_s, callback)
+
+
+class StoppedError(Exception):
+    """Raised in what waits when the batch stops, the client closes, or trouble lasts."""
+
+
+class StopToken:
+    """Ends the waiting of all that share it, immediately and for good.
+
+    Args:
+        parent: When it is stopped, so is this one.
+    """
+
+    __slots__ = ("__weakref__", "_children", "_waiters", "reason")
+
+    def __init__(self, parent: StopToken | None = None) -> None:
+        #: Why it was stopped; None as long as it was not.
+        self.reason: str | None = None
+        self._waiters: set[asyncio.Future[float]] = set()
+        self._children: weakref.WeakSet[StopToken] = weakref.WeakSet()
+        if parent is not None:
+            self.reason = parent.reason
+            parent._children.add(self)  # noqa: SLF001 - of the same class
+
+    def stop(self, reason: str) -> None:
+        """Raise `StoppedError` in all that wait; the first reason counts."""
+        if self.reason is not None:
+            return
+        self.reason = reason
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(StoppedError(reason))
+        for child in tuple(self._children):
+            child.stop(reason)
+
+    async def wait(self, waiter: asyncio.Future[float]) -> float:
+        """Wait for the future's result.
+
+        Raises:
+            StoppedError: when stopped before, or meanwhile.
+        """
+        if self.reason is not None:
+            raise StoppedError(self.reason)
+        self._waiters.add(waiter)
+        try:
+            return await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    async def sleep(self, seconds: float, call_later: CallLater) -> None:
+        """Wait for this many seconds.
+
+        Raises:
+            StoppedError: when stopped before, or meanwhile.
+        """
+        waiter: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not waiter.done():
+                waiter.set_result(seconds)
+
+        timer = call_later(seconds, wake)
+        try:
+            await self.wait(waiter)
+        finally:
+            timer.cancel()
 
 
 async def finish_despite_cancel(*futures: asyncio.Future[Any]) -> None:
