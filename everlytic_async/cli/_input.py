@@ -21,6 +21,7 @@ import click
 from everlytic_async.cli._exit import note
 from everlytic_async.cli._options import InputOptions, ReadingOptions, WorkflowOptions
 from everlytic_async.cli._pipe import InterruptibleReader, ThreadedReader
+from everlytic_async.cli._repeats import REPEATED, Repeats
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.errors import printable as shown_text
@@ -76,6 +77,7 @@ class Input:
         self.send_to: str | None = None
         self.show = 0
         self.shown: list[TracedOrder] = []
+        self._repeats: Repeats | None = None
         self._workflow_id: int | None = None
         if isinstance(options, WorkflowOptions):
             self.limit, self._workflow_id = options.limit, options.workflow_id
@@ -153,7 +155,9 @@ class Input:
     @property
     def filtered(self) -> Mapping[str, int]:
         """How many orders were left out so far, by reason; none of them was handed out."""
-        return self._reader.skipped
+        if self._repeats is None or not self._repeats.count:
+            return self._reader.skipped
+        return {**self._reader.skipped, REPEATED: self._repeats.count}
 
     @property
     def warnings(self) -> list[str]:
@@ -253,10 +257,19 @@ class Input:
             self._reader_thread.stop()
         self._reader.close()
         self._file.close()
+        if self._repeats is not None:
+            self._repeats.close()
+
+    def leave_out_repeats(self) -> None:
+        """Hand out only the first of several orders with one id: for a run without a ledger."""
+        self._repeats = Repeats()
 
     def numbered(self) -> Iterator[Numbered]:
         """Every order with its line; `shown` keeps the first `show` of them."""
-        return islice(map(self._amend, self._traced()), self.limit)
+        orders: Iterator[Numbered] = map(self._amend, self._traced())
+        if (repeats := self._repeats) is not None:
+            orders = (each for each in orders if not repeats.is_repeated(*each))
+        return islice(orders, self.limit)
 
     def _traced(self) -> Iterator[Numbered]:
         if self.show:

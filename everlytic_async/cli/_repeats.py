@@ -11,10 +11,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from everlytic_async.cli._screen import count_orders, join_some
+from everlytic_async.errors import InvalidOrderError
 from everlytic_async.ledger import storage_key
 from everlytic_async.orders import Order
 
-__all__ = ["Repeats"]
+__all__ = ["REPEATED", "Repeats"]
+
+#: Why such an order is left out of a run without a ledger.
+REPEATED = "the id of an earlier order"
 
 # How many ids are kept as examples, and how many lines of each.
 _EXAMPLES = 5
@@ -34,7 +38,8 @@ class Repeats:
         self.count = 0
         self.examples: dict[str, list[int]] = {}
         self._read = 0
-        self._ids = sqlite3.connect("", isolation_level=None)
+        # A pipe is read in a thread.
+        self._ids = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._ids.execute("PRAGMA journal_mode = OFF")
         self._ids.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._ids.execute("CREATE TABLE ids (id INTEGER PRIMARY KEY, place INTEGER, line INTEGER)")
@@ -61,6 +66,13 @@ class Repeats:
             if first_place != place:
                 self._count(name, first_line, line)
 
+    def is_repeated(self, line: int, order: Order | InvalidOrderError) -> bool:
+        """Whether the order has the id of an earlier one."""
+        before = self.count
+        if isinstance(order, Order):
+            self.add([(line, order)])
+        return self.count > before
+
     def _count(self, name: str, first: int, line: int) -> None:
         self.count += 1
         name = storage_key(name)  # an id may be a customer's address
@@ -83,8 +95,8 @@ class Repeats:
         )
         verb = "has" if self.count == 1 else "have"
         yield (
-            f"{count_orders(self.count)} {verb} the id of an earlier order, and a run with a "
-            f"ledger sends only the first: {', '.join(which)}{more}"
+            f"{count_orders(self.count)} {verb} the id of an earlier order, and a run sends only "
+            f"the first: {', '.join(which)}{more}"
         )
 
     def figures(self) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def send(options: SendOptions) -> int:
     with open_input(options, settings) as source:
         if options.to is not None:
             source.send_to, source.limit = options.to, options.limit or _TRIAL_LIMIT
+        if ledger is None:
+            source.leave_out_repeats()
         keep = ledger_files(None if ledger is None else ledger.path)
         check_results(options, source, keep)
         if options.report is not None:

@@ -282,7 +282,7 @@ def test_what_has_no_columns_is_an_error(cli: Cli, content: bytes | None) -> Non
             [order(1), order(2), order(1)],
             1,
             {"1": [1, 3]},
-            "1 order has the id of an earlier order, and a run with a ledger sends only the first",
+            "1 order has the id of an earlier order, and a run sends only the first",
         ),
         # In another workflow it is another trigger.
         ([order(1), order(1, workflow_id=7)], 0, {}, None),
@@ -319,6 +319,16 @@ def test_an_id_that_may_be_personal_is_shown_as_the_ledger_keeps_it(cli: Cli) ->
     run = cli("check", "--json", path)
     assert "sha256:" in run.out
     assert "ann@" not in run.out + run.err
+
+
+def test_of_repeated_orders_one_is_sent_without_a_ledger_too(cli: Cli, shop: Sandbox) -> None:
+    path = cli.directory / "o.jsonl"
+    path.write_text(to_lines(*(order(n % 3) for n in range(9)), {"order_id": "9"}))
+    run = cli("send", "--no-ledger", "--results", "r", path)
+    assert (run.code, shop.processed) == (3, 3)
+    assert [each["outcome"] for each in read_results("r")].count("sent") == 3
+    assert "left out" in run.out
+    assert "the id of an earlier order" in run.out
 
 
 def test_of_repeated_orders_one_is_sent(cli: Cli, shop: Sandbox) -> None:
