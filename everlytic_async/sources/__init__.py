@@ -45,11 +45,9 @@ propose a mapping; ``_columns`` says what is wrong with columns; ``_reader`` tie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from everlytic_async.errors import InvalidOrderError
-from everlytic_async.orders import Order
 from everlytic_async.sources._mapping import normalize_mapping, parse_mapping
 from everlytic_async.sources._notation import DateLike
 from everlytic_async.sources._open import Source
@@ -68,7 +66,6 @@ __all__ = [
     "normalize_mapping",
     "parse_mapping",
     "parse_where",
-    "read_lines",
     "read_orders",
     "suggest_mapping",
 ]
@@ -144,11 +141,3 @@ def read_orders(
         sheet=sheet,
     )
     return Reader(path_or_file, options)
-
-
-def read_lines(
-    path_or_file: Source,
-    format: str | None = None,  # noqa: A002 - the public name
-) -> Iterator[tuple[int, Order | InvalidOrderError]]:
-    """Read orders as `read_orders` does, each with its line: `Reader.lines` of a plain reader."""
-    return read_orders(path_or_file, format).lines()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reading import brief, exact, read, to_json
 
 from everlytic_async import ConfigurationError, InvalidOrderError, Order, SourceError
-from everlytic_async.sources import read_lines, read_orders
+from everlytic_async.sources import read_orders
 from everlytic_async.sources._json import MAX_ORDER_CHARS
 from everlytic_async.sources._open import MAX_LINE_BYTES
 
@@ -288,7 +288,7 @@ class Counting(io.BytesIO):
 def test_a_line_that_is_too_long_is_skipped_in_pieces(filler: str) -> None:
     lines = [VALID, filler * (5 * MAX_LINE_BYTES) + VALID, VALID]
     file = Counting("\n".join(lines).encode())
-    found = brief(list(read_lines(file)))
+    found = brief(list(read_orders(file).lines()))
     assert found == [(1, "None"), (2, "is longer than 1,048,576 bytes"), (3, "None")]
     assert file.largest <= MAX_LINE_BYTES + 2
 

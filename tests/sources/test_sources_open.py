@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from everlytic_async import ConfigurationError, EverlyticError, Order, SourceError
-from everlytic_async.sources import FORMATS, read_lines, read_orders
+from everlytic_async.sources import FORMATS, read_orders
 
 DATA = Path(__file__).parent / "data"
 LINE = b'{"order_id": "000003", "contact_email": "ann@example.com", "products": [{}]}\n'
@@ -100,7 +100,7 @@ def test_a_file_that_was_opened_as_text_is_read_too(format_: str, tmp_path: Path
 
 def test_text_that_is_not_utf_8_is_a_fault() -> None:
     file = io.StringIO("\ufeff" + LINE.decode() + '\n{"total": "\udc80"}')
-    (one, first), (three, third) = read_lines(file)
+    (one, first), (three, third) = read_orders(file).lines()
     assert isinstance(first, Order)
     assert (one, three, str(third)) == (1, 3, "line 3: is not UTF-8: save the file as UTF-8")
     assert not file.closed
@@ -108,7 +108,7 @@ def test_text_that_is_not_utf_8_is_a_fault() -> None:
 
 def test_a_dash_is_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(LINE)))
-    assert [line for line, _order in read_lines("-")] == [1]
+    assert [line for line, _order in read_orders("-").lines()] == [1]
 
 
 def test_a_wrong_format_is_refused_at_once_and_a_missing_file_when_it_is_read() -> None:
@@ -122,7 +122,7 @@ def test_a_wrong_format_is_refused_at_once_and_a_missing_file_when_it_is_read() 
 def test_a_file_is_read_from_where_it_stands() -> None:
     file = io.BytesIO(b"a line of the caller's\n" + LINE)
     file.readline()
-    assert [line for line, _order in read_lines(file)] == [1]
+    assert [line for line, _order in read_orders(file).lines()] == [1]
 
 
 @pytest.mark.parametrize("packer", [".gz", ".zst"])
