@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -796,21 +796,32 @@ SLOW = {
 }
 
 
+@pytest.fixture(scope="module")
+def reader() -> Iterator[subprocess.Popen[str]]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, hostile_reader.__file__], stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        yield process
+        # Leaving it closes its input, and it ends.
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and figures of Linux")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FILES]
 )
-def test_a_hostile_file_is_read_in_linear_time_and_little_memory(name: str, tmp_path: Path) -> None:
+def test_a_hostile_file_is_read_in_linear_time_and_little_memory(
+    name: str, reader: subprocess.Popen[str], tmp_path: Path
+) -> None:
     hostile = FILES[name]
     path = tmp_path / hostile.name
     path.write_bytes(hostile.data())
-    child = subprocess.run(
-        [sys.executable, hostile_reader.__file__, path, json.dumps(hostile.options)],
-        capture_output=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr.decode()[-2000:]
-    found = json.loads(child.stdout)
+    assert reader.stdin is not None
+    assert reader.stdout is not None
+    print(json.dumps([str(path), hostile.options]), file=reader.stdin, flush=True)  # noqa: T201
+    line, _, status = reader.stdout.readline().rpartition(" ")
+    assert int(status) == 0
+    found = json.loads(line)
     error = found["error"] or ""
     assert error.startswith(hostile.error) if hostile.error else not error
     assert found["orders"] == hostile.orders
