@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from command_line import SEND, Cli, Completed, Program, completed, order, serve, to_lines
 from command_terminal import Terminal
 
@@ -191,23 +192,25 @@ async def test_the_sandbox_counts_on_a_terminal(program: Program) -> None:
         ("queue s", ["status"]),
     ],
 )
-def test_the_shell_completes_commands_options_and_values(
-    cli: Cli, line: str, expected: list[str]
-) -> None:
+def test_commands_options_and_values_are_completed(line: str, expected: list[str]) -> None:
+    *words, incomplete = line.split()
+    completion = ShellComplete(app, {}, "everlytic-async", "_EVERLYTIC_ASYNC_COMPLETE")
+    assert [item.value for item in completion.get_completions(words, incomplete)] == expected
+
+
+def test_the_shell_completes_a_command() -> None:
     """As `docs/how-to/command.md` sets it up."""
-    words = ["everlytic-async", *line.split()]
     script = f"""
         export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"
         eval "$(_EVERLYTIC_ASYNC_COMPLETE=bash_source everlytic-async)"
-        COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}
+        COMP_WORDS=(everlytic-async send --del); COMP_CWORD=2
         _everlytic_async_completion everlytic-async
         printf '%s\n' "${{COMPREPLY[@]}}"
         complete -p everlytic-async
     """
-    assert cli
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    *replies, registered = done.stdout.splitlines()
-    assert replies == expected
+    reply, registered = done.stdout.splitlines()
+    assert reply == "--delivery"
     assert registered.endswith("_everlytic_async_completion everlytic-async")
 
 
