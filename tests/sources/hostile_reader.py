@@ -1,8 +1,14 @@
-"""Read one file under limits, in a process of its own, and print what that took, as JSON."""
+"""Read files under limits, each in a process of its own, and print what that took.
+
+It reads a line of JSON for each: a path and the options. It writes a line: what was found, as JSON,
+and the process's status as of `os.waitpid`. The processes are forked, for starting an interpreter
+and loading these modules would take longer than most files.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import sys
@@ -25,10 +31,6 @@ def peak_bytes() -> int:
 
 
 def read(path: str, options: dict[str, Any]) -> dict[str, Any]:
-    if path.endswith(".parquet"):
-        import pyarrow.parquet  # noqa: F401, PLC0415 - it takes memory by itself
-    with suppress(ImportError):
-        import openpyxl  # noqa: F401, PLC0415 - as does this
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S))
     resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
     before, started = peak_bytes(), time.process_time()
@@ -52,5 +54,19 @@ def read(path: str, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def main() -> None:
+    with suppress(ImportError):
+        import openpyxl  # noqa: F401, PLC0415 - it takes memory by itself
+    with suppress(ImportError):
+        import pyarrow.parquet  # noqa: F401, PLC0415 - as does this
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            print(json.dumps(read(*json.loads(line))), end="", flush=True)  # noqa: T201
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        print("", status, flush=True)  # noqa: T201
+
+
 if __name__ == "__main__":
-    print(json.dumps(read(sys.argv[1], json.loads(sys.argv[2]))))  # noqa: T201
+    main()
