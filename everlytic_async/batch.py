@@ -14,10 +14,10 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from everlytic_async._job import AnyOrder, Job, KeyOf
+from everlytic_async._encoding import AnyOrder, KeyOf
 from everlytic_async._ledgers import StreamLedger
 from everlytic_async._order_reader import Reader
-from everlytic_async._sender import Sender
+from everlytic_async._sender import Job, Sender
 from everlytic_async._stop_rules import StopRules
 from everlytic_async._waiting import StopToken, cancel_and_wait
 from everlytic_async.errors import (

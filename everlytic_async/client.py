@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequen
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
-from everlytic_async._job import AnyOrder, KeyOf
+from everlytic_async._encoding import AnyOrder, KeyOf
 from everlytic_async._ledgers import ClientLedger
 from everlytic_async._pacer import Pacer
 from everlytic_async._retry import load as load_tenacity
