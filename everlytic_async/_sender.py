@@ -243,33 +243,33 @@ class Sender:
         self, job: Job, stop_token: StopToken, wait_until: float | None = None
     ) -> Receipt | EverlyticError:
         pacer = self.pacer
-        admitted_at = None if stop_token.reason is not None else pacer.try_acquire()
-        if admitted_at is None:
+        started_at = None if stop_token.reason is not None else pacer.try_acquire()
+        if started_at is None:
             is_retry = job.attempts > 0
-            admitted_at = await pacer.acquire(stop_token, wait_until, is_retry=is_retry)
+            started_at = await pacer.acquire(stop_token, wait_until, is_retry=is_retry)
         if job.attempts == 0:
-            job.started_at = admitted_at
+            job.started_at = started_at
         job.attempts += 1
         job.in_attempt = True
         try:
             self._emit(
                 job,
                 AttemptStarted,
-                at=admitted_at,
+                at=started_at,
                 attempt=job.attempts,
                 in_flight=pacer.in_flight,
             )
-            verdict, left_at = await self._post(job, stop_token)
+            verdict, sent_at = await self._post(job, stop_token)
             job.in_attempt = False
             # Before the slot is released, so that the next sender sees the new state.
-            self._update_pacer(verdict, admitted_at, left_at)
+            self._update_pacer(verdict, started_at, sent_at)
         except BaseException:
-            self._attempt_ended(job, job.abandoned_error("its sending was cancelled"), admitted_at)
+            self._attempt_ended(job, job.abandoned_error("its sending was cancelled"), started_at)
             raise
         finally:
             pacer.release()
         job.note(verdict)
-        self._attempt_ended(job, verdict, admitted_at)
+        self._attempt_ended(job, verdict, started_at)
         return verdict
 
     async def _post(
@@ -298,18 +298,18 @@ class Sender:
         return verdict, answer.sent_at
 
     def _update_pacer(
-        self, verdict: Receipt | EverlyticError, admitted_at: float, left_at: float | None
+        self, verdict: Receipt | EverlyticError, started_at: float, sent_at: float | None
     ) -> None:
         if self.transport.session_closed:
             return  # it says nothing about the endpoint
         if isinstance(verdict, Receipt):
-            self.pacer.on_accepted(admitted_at, left_at)
+            self.pacer.on_accepted(started_at, sent_at)
         elif isinstance(verdict, ThrottledError):
-            self.pacer.on_throttled(admitted_at, verdict.status, verdict.retry_after_s, left_at)
+            self.pacer.on_throttled(started_at, verdict.status, verdict.retry_after_s, sent_at)
         elif isinstance(verdict, RejectedError):
-            self.pacer.on_rejected(admitted_at)
+            self.pacer.on_rejected(started_at)
         else:
-            self.pacer.on_failed(admitted_at, verdict)
+            self.pacer.on_failed(started_at, verdict)
             if isinstance(verdict, ServerError) and verdict.retry_after_s:
                 pause_s = min(verdict.retry_after_s, self.retry.retry_after_cap_s)
                 self.pacer.pause(pause_s, f"the endpoint answered {verdict.status}")
@@ -322,10 +322,10 @@ class Sender:
             self.dispatcher.emit(event_type(key=job.event_key, **fields))
 
     def _attempt_ended(
-        self, job: Job, verdict: Receipt | EverlyticError, admitted_at: float
+        self, job: Job, verdict: Receipt | EverlyticError, started_at: float
     ) -> None:
         if job.event_key is not None:
-            self.dispatcher.emit(job.attempt_ended(verdict, admitted_at, self.clock()))
+            self.dispatcher.emit(job.attempt_ended(verdict, started_at, self.clock()))
 
 
 @attrs.define(eq=False, repr=False)
@@ -345,7 +345,7 @@ class Job:
     #: Whether it was claimed from a ledger, which then has to record its outcome.
     claimed: bool = False
     attempts: int = 0
-    #: When the first attempt was admitted: the retry deadline counts from then.
+    #: When the first attempt started: the retry deadline counts from then.
     started_at: float = 0.0
     #: Whether an attempt is under way at present.
     in_attempt: bool = False
@@ -404,7 +404,7 @@ class Job:
         )
 
     def attempt_ended(
-        self, verdict: Receipt | EverlyticError, admitted_at: float, now: float
+        self, verdict: Receipt | EverlyticError, started_at: float, now: float
     ) -> AttemptEnded:
         """The event for the end of its last attempt."""
         error = None if isinstance(verdict, Receipt) else verdict
@@ -415,7 +415,7 @@ class Job:
             outcome=Outcome.SENT if error is None else outcome_for(error),
             status=getattr(verdict, "status", None),
             error=error,
-            elapsed_s=now - admitted_at,
+            elapsed_s=now - started_at,
         )
 
     def abandoned_error(self, reason: str) -> EverlyticError:
