@@ -1,10 +1,10 @@
-"""An order as it is sent: its JSON, and the key that identifies it."""
+"""An order as it is sent: as a model, as JSON, and the key that identifies it."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -14,9 +14,29 @@ from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.preconf.orjson import make_converter
 
+from everlytic_async.errors import InvalidOrderError
 from everlytic_async.orders import Order, Product, format_number
 
+#: What may stand for an order: a model, or a mapping with its fields. An `InvalidOrderError` stands
+#: for an order that its reader could not build.
+AnyOrder = Order | Mapping[str, Any] | InvalidOrderError
+#: Takes an order, as it was read, and returns its idempotency key.
+KeyOf = Callable[[Any], str]
+
 _AMBIGUOUS_KEY_SUFFIX = re.compile(r"@[0-9]*$")
+
+
+def coerce_order(raw: AnyOrder) -> Order:
+    """The order as a model.
+
+    Raises:
+        InvalidOrderError: with every fault.
+    """
+    if isinstance(raw, Order):
+        return raw
+    if isinstance(raw, InvalidOrderError):
+        raise raw
+    return Order.from_mapping(raw)
 
 
 def _exact_number(value: object) -> orjson.Fragment:
@@ -68,3 +88,20 @@ def order_key(order: Order, body: bytes) -> str:
     if order.workflow_id is not None:
         return f"{name}@{order.workflow_id}"
     return f"{name}@" if _AMBIGUOUS_KEY_SUFFIX.search(name.rstrip()) else name
+
+
+def call_key_function(key_of: KeyOf, raw: AnyOrder) -> str:
+    """The key that a caller's own function gives an order.
+
+    Raises:
+        InvalidOrderError: it is blank.
+        TypeError: it is not text.
+    """
+    key: object = key_of(raw)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return str(key)  # a shop's number
+    if not isinstance(key, str):
+        raise TypeError("a key is text")
+    if not key.strip():
+        raise InvalidOrderError(["key: must not be blank"])
+    return key

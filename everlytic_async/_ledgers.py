@@ -12,8 +12,7 @@ from contextlib import (
 from functools import partial
 
 from everlytic_async._encoding import encode, order_key
-from everlytic_async._job import Job
-from everlytic_async._sender import Sender
+from everlytic_async._sender import Job, Sender
 from everlytic_async.errors import ConfigurationError, SkippedError
 from everlytic_async.ledger import Ledger, LedgerSession, ResendPolicy
 from everlytic_async.ledger.claims import LedgerWriter, body_digest, resend_policy

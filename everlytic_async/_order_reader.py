@@ -14,7 +14,6 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 _Item = TypeVar("_Item")
-_Prepared = TypeVar("_Prepared")
 _Job = TypeVar("_Job")
 
 #: The most bytes of orders whose results were not taken, plus one order of any size. Ordinary
@@ -22,7 +21,7 @@ _Job = TypeVar("_Job")
 _MAX_BYTES = 16 * 1024 * 1024
 
 
-class Reader(Generic[_Item, _Prepared, _Job]):
+class Reader(Generic[_Item, _Job]):
     """Reads a source in chunks, and hands out what is to be sent, one by one.
 
     A sync source is read by the sender that asks for the next order: that takes no switch to
@@ -31,11 +30,9 @@ class Reader(Generic[_Item, _Prepared, _Job]):
 
     Args:
         source: What is read. What its iteration raises ends the reading and becomes `error`.
-        prepare: Called with the index of each order and the order; returns it prepared, and about
-            how many bytes it takes.
-        select: Called with each chunk that was prepared; returns what of it can be sent.
-        skip: Awaited with that, unless it is one order; returns what of it is to be sent. None if
-            all of it is.
+        prepare: Called with the index of each order and the order; returns what is to be sent,
+            None if it can't be, and about how many bytes it takes.
+        skip: Awaited with several of these; returns those that must be sent. None if all must.
         max_unfinished: How many orders may be read and have no result yet.
         max_untaken: How many may be read and have no result that was taken.
         chunk: How many a sync source is asked for together; an async one is asked for one.
@@ -49,8 +46,7 @@ class Reader(Generic[_Item, _Prepared, _Job]):
     def __init__(
         self,
         source: Iterable[_Item] | AsyncIterable[_Item],
-        prepare: Callable[[int, _Item], tuple[_Prepared, int]],
-        select: Callable[[list[_Prepared]], list[_Job]],
+        prepare: Callable[[int, _Item], tuple[_Job | None, int]],
         skip: Callable[[list[_Job]], Awaitable[list[_Job]]] | None,
         *,
         max_unfinished: int,
@@ -60,7 +56,6 @@ class Reader(Generic[_Item, _Prepared, _Job]):
         self._source: Any = source
         self._iterator: Any = None  # made when it is first needed
         self._prepare = prepare
-        self._select = select
         self._skip = skip
         self._max_unfinished = max_unfinished
         self._max_untaken = max_untaken
@@ -102,7 +97,7 @@ class Reader(Generic[_Item, _Prepared, _Job]):
             if self._skip is None and self._has_room() and not self._reading.locked():
                 if self._ended:
                     return None
-                self._ready.extend(self._read_now())  # there is nothing to wait for
+                self._ready.extend(self._next_chunk())  # there is nothing to wait for
                 continue
             async with self._reading:  # another one may be looking up the last orders
                 if not self._ready:
@@ -121,12 +116,9 @@ class Reader(Generic[_Item, _Prepared, _Job]):
                 self._room = None
         if self._ended:
             return []
-        jobs = self._select(await self._next_async()) if self.is_async else self._read_now()
+        jobs = await self._next_async() if self.is_async else self._next_chunk()
         # One order alone is not looked up: its claim will do.
         return jobs if self._skip is None or len(jobs) <= 1 else await self._skip(jobs)
-
-    def _read_now(self) -> list[_Job]:
-        return self._select(self._next_chunk())
 
     def on_finished(self) -> None:
         """One order has its result."""
@@ -154,9 +146,10 @@ class Reader(Generic[_Item, _Prepared, _Job]):
         elif inspect.isgenerator(self._iterator):
             self._iterator.close()
 
-    def _add(self, items: list[_Prepared], item: _Item) -> None:
-        prepared, size = self._prepare(self.count, item)
-        items.append(prepared)
+    def _add(self, jobs: list[_Job], item: _Item) -> None:
+        job, size = self._prepare(self.count, item)
+        if job is not None:
+            jobs.append(job)
         self._sizes[self.count] = size
         self._bytes += size
         self.count += 1
@@ -174,28 +167,28 @@ class Reader(Generic[_Item, _Prepared, _Job]):
         unfinished, untaken = self.count - self._finished, self.count - self._taken
         return min(self._max_unfinished - unfinished, self._max_untaken - untaken)
 
-    def _next_chunk(self) -> list[_Prepared]:
-        items: list[_Prepared] = []
-        most = min(self._chunk, self._room_left())
+    def _next_chunk(self) -> list[_Job]:
+        jobs: list[_Job] = []
+        end = self.count + min(self._chunk, self._room_left())
         try:
             if self._iterator is None:
                 self._iterator = iter(self._source)
-            while len(items) < most and self._bytes <= _MAX_BYTES and not self._ended:
-                self._add(items, next(self._iterator))
+            while self.count < end and self._bytes <= _MAX_BYTES and not self._ended:
+                self._add(jobs, next(self._iterator))
         except StopIteration:
             self._ended = True
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the caller's code
             self._fail(error)
-        return items
+        return jobs
 
-    async def _next_async(self) -> list[_Prepared]:
+    async def _next_async(self) -> list[_Job]:
         task = self._waiting = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        items: list[_Prepared] = []
+        jobs: list[_Job] = []
         try:
             if self._iterator is None:
                 self._iterator = aiter(self._source)
-            self._add(items, await anext(self._iterator))
+            self._add(jobs, await anext(self._iterator))
         except StopAsyncIteration:
             self._ended = True
         except asyncio.CancelledError as error:
@@ -210,7 +203,7 @@ class Reader(Generic[_Item, _Prepared, _Job]):
             if self._interrupted:
                 task.uncancel()
                 self._interrupted = False
-        return items
+        return jobs
 
     def _fail(self, error: BaseException) -> None:
         self.error = error

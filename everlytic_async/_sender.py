@@ -1,4 +1,7 @@
-"""One order, start to end: prepare, claim, wait for its turn, POST, judge, retry where safe."""
+"""One order, start to end: prepare, claim, wait for its turn, POST, parse, retry where safe.
+
+`Sender` does it, a `Job` is the order on its way.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,14 @@ from typing import Any
 
 import attrs
 
-from everlytic_async._job import AnyOrder, Job, KeyOf, combine, order_ended, outcome_for, prepare
+from everlytic_async._encoding import (
+    AnyOrder,
+    KeyOf,
+    call_key_function,
+    coerce_order,
+    encode,
+    order_key,
+)
 from everlytic_async._pacer import DeadlineExceededError, Pacer
 from everlytic_async._request import SESSION_CLOSED
 from everlytic_async._response import parse_response
@@ -21,6 +31,7 @@ from everlytic_async._waiting import StoppedError, StopToken, deadline
 from everlytic_async.errors import (
     ConfigurationError,
     EverlyticError,
+    InvalidOrderError,
     LedgerError,
     NotSentError,
     RejectedError,
@@ -30,18 +41,24 @@ from everlytic_async.errors import (
     UnknownOutcomeError,
 )
 from everlytic_async.events import (
+    AttemptEnded,
     AttemptStarted,
     BackingOff,
     Dispatcher,
+    OrderEnded,
 )
 from everlytic_async.ledger import State
 from everlytic_async.ledger.claims import LedgerWriter, body_digest
-from everlytic_async.outcomes import OrderResult, Receipt
+from everlytic_async.orders import Order, get_order_id
+from everlytic_async.outcomes import OrderResult, Outcome, Receipt, outcome_for
 from everlytic_async.policies import Delivery, RetryPolicy
 
 _LOGGER = logging.getLogger("everlytic_async")
 
-_AttemptEvent = type[AttemptStarted] | type[BackingOff]
+# What an order takes in memory: so many times its JSON (with one emoji, a text takes four bytes a
+# character), and so many bytes for each product.
+_JSON_FACTOR = 6
+_PRODUCT_BYTES = 600
 
 
 @attrs.frozen(eq=False)
@@ -65,13 +82,6 @@ class Sender:
         deadline_s: float | None = None,
     ) -> Receipt:
         """Deliver one order, and record its outcome if there is a ledger.
-
-        Args:
-            raw: The order.
-            stop_token: Ends the waiting.
-            key_of: Names the order.
-            ledger_writer: The ledger.
-            deadline_s: Seconds for the whole call; None to bound only the waiting, by the policy.
 
         Raises:
             EverlyticError: its class is the verdict.
@@ -119,7 +129,7 @@ class Sender:
     def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
         """Validate and encode one order; the result of one that is invalid."""
         received_at = self.clock()
-        job = prepare(index, raw, key_of)
+        job = _prepare(index, raw, key_of)
         if isinstance(job, Job):
             job.received_at = received_at
         if self.dispatcher.has_listeners:
@@ -127,7 +137,7 @@ class Sender:
             if isinstance(job, Job):
                 job.event_key = event_key
             else:
-                self.dispatcher.emit(order_ended(job, event_key, self.clock()))
+                self.dispatcher.emit(_order_ended(job, event_key, self.clock()))
         return job
 
     async def deliver(
@@ -139,12 +149,8 @@ class Sender:
     ) -> OrderResult:
         """Deliver an order that was prepared, and return its result.
 
-        Args:
-            job: The order.
-            stop_token: Ends the waiting.
-            ledger_writer: The ledger: an order that it does not let us claim is not sent. The
-                caller records the outcome.
-            wait_until: When to stop waiting for a turn, by the clock.
+        What the ledger does not let us claim is not sent. The caller records the outcome.
+        `wait_until` is when to stop waiting for a turn, by the clock.
         """
         if ledger_writer is not None:
             job.digest = job.digest or body_digest(job.body)
@@ -181,7 +187,7 @@ class Sender:
         now = self.clock()
         result = job.make_result(verdict, now)
         if job.event_key is not None:
-            self.dispatcher.emit(order_ended(result, job.event_key, now))
+            self.dispatcher.emit(_order_ended(result, job.event_key, now))
         return result
 
     async def _send(
@@ -199,7 +205,7 @@ class Sender:
             if trouble.gave_up is not None and stop_token.reason is None:
                 why = trouble.describe(self.transport.host)
             verdict = NotSentError(f"the order was not sent: {why}")
-        return verdict if job.last_unknown is None else combine(job.last_unknown, verdict)
+        return verdict if job.last_unknown is None else _combine(job.last_unknown, verdict)
 
     async def _retry(
         self, job: Job, stop_token: StopToken, first: EverlyticError, wait_until: float | None
@@ -237,33 +243,33 @@ class Sender:
         self, job: Job, stop_token: StopToken, wait_until: float | None = None
     ) -> Receipt | EverlyticError:
         pacer = self.pacer
-        admitted_at = None if stop_token.reason is not None else pacer.try_acquire()
-        if admitted_at is None:
+        started_at = None if stop_token.reason is not None else pacer.try_acquire()
+        if started_at is None:
             is_retry = job.attempts > 0
-            admitted_at = await pacer.acquire(stop_token, wait_until, is_retry=is_retry)
+            started_at = await pacer.acquire(stop_token, wait_until, is_retry=is_retry)
         if job.attempts == 0:
-            job.started_at = admitted_at
+            job.started_at = started_at
         job.attempts += 1
         job.in_attempt = True
         try:
             self._emit(
                 job,
                 AttemptStarted,
-                at=admitted_at,
+                at=started_at,
                 attempt=job.attempts,
                 in_flight=pacer.in_flight,
             )
-            verdict, left_at = await self._post(job, stop_token)
+            verdict, sent_at = await self._post(job, stop_token)
             job.in_attempt = False
             # Before the slot is released, so that the next sender sees the new state.
-            self._update_pacer(verdict, admitted_at, left_at)
+            self._update_pacer(verdict, started_at, sent_at)
         except BaseException:
-            self._attempt_ended(job, job.abandoned_error("its sending was cancelled"), admitted_at)
+            self._attempt_ended(job, job.abandoned_error("its sending was cancelled"), started_at)
             raise
         finally:
             pacer.release()
         job.note(verdict)
-        self._attempt_ended(job, verdict, admitted_at)
+        self._attempt_ended(job, verdict, started_at)
         return verdict
 
     async def _post(
@@ -292,35 +298,178 @@ class Sender:
         return verdict, answer.sent_at
 
     def _update_pacer(
-        self, verdict: Receipt | EverlyticError, admitted_at: float, left_at: float | None
+        self, verdict: Receipt | EverlyticError, started_at: float, sent_at: float | None
     ) -> None:
         if self.transport.session_closed:
             return  # it says nothing about the endpoint
         if isinstance(verdict, Receipt):
-            self.pacer.on_accepted(admitted_at, left_at)
+            self.pacer.on_accepted(started_at, sent_at)
         elif isinstance(verdict, ThrottledError):
-            self.pacer.on_throttled(admitted_at, verdict.status, verdict.retry_after_s, left_at)
+            self.pacer.on_throttled(started_at, verdict.status, verdict.retry_after_s, sent_at)
         elif isinstance(verdict, RejectedError):
-            self.pacer.on_rejected(admitted_at)
+            self.pacer.on_rejected(started_at)
         else:
-            self.pacer.on_failed(admitted_at, verdict)
+            self.pacer.on_failed(started_at, verdict)
             if isinstance(verdict, ServerError) and verdict.retry_after_s:
                 pause_s = min(verdict.retry_after_s, self.retry.retry_after_cap_s)
                 self.pacer.pause(pause_s, f"the endpoint answered {verdict.status}")
 
     # --------------------------------------------------------------------------------- events
 
-    def _emit(self, job: Job, event_type: _AttemptEvent, **fields: Any) -> None:
-        """Emit an event about an order, if anybody listens."""
+    def _emit(self, job: Job, event_type: type[AttemptStarted | BackingOff], **fields: Any) -> None:
         if job.event_key is not None:
             fields.setdefault("at", self.clock())
             self.dispatcher.emit(event_type(key=job.event_key, **fields))
 
     def _attempt_ended(
-        self, job: Job, verdict: Receipt | EverlyticError, admitted_at: float
+        self, job: Job, verdict: Receipt | EverlyticError, started_at: float
     ) -> None:
         if job.event_key is not None:
-            self.dispatcher.emit(job.attempt_ended(verdict, admitted_at, self.clock()))
+            self.dispatcher.emit(job.attempt_ended(verdict, started_at, self.clock()))
+
+
+@attrs.define(eq=False, repr=False)
+class Job:
+    """One order on its way: what it is, and what is known of its attempts so far."""
+
+    index: int
+    raw: AnyOrder
+    order: Order
+    body: bytes
+    key: str
+    #: How events name the order; None where nobody listens.
+    event_key: str | None = None
+    received_at: float = 0.0
+    #: A digest of the body, where a ledger asks for it.
+    digest: str = ""
+    #: Whether it was claimed from a ledger, which then has to record its outcome.
+    claimed: bool = False
+    attempts: int = 0
+    #: When the first attempt started: the retry deadline counts from then.
+    started_at: float = 0.0
+    #: Whether an attempt is under way at present.
+    in_attempt: bool = False
+    #: How the last attempt failed.
+    last_failure: EverlyticError | None = None
+    #: The last attempt that may have been processed.
+    last_unknown: UnknownOutcomeError | None = None
+    #: How many attempts were, or may have been, processed.
+    possible_deliveries: int = 0
+    #: A fault of the program that ended the sending.
+    unforeseen: Exception | None = None
+
+    @property
+    def memory_size(self) -> int:
+        """About how many bytes the order takes."""
+        return _JSON_FACTOR * len(self.body) + _PRODUCT_BYTES * len(self.order.products)
+
+    def mark_cancelled(self, body_sent: bool) -> None:
+        """Note that the attempt was cancelled, and whether its whole body may have been sent."""
+        self.in_attempt = False
+        if body_sent:
+            self.possible_deliveries += 1
+            self.last_unknown = UnknownOutcomeError(
+                "the order was sent, but it was cancelled, or its deadline passed, before the "
+                "response came: it may have been processed"
+            )
+
+    def note(self, verdict: Receipt | EverlyticError) -> None:
+        """Note how an attempt ended."""
+        if isinstance(verdict, Receipt):
+            self.possible_deliveries += 1
+        elif isinstance(verdict, UnknownOutcomeError):
+            self.possible_deliveries += 1
+            self.last_unknown = verdict
+        else:
+            self.last_failure = verdict
+
+    def make_result(self, verdict: Receipt | EverlyticError, now: float) -> OrderResult:
+        """The order's result, if nothing more is done for it."""
+        receipt, error, outcome = None, None, Outcome.SENT
+        if isinstance(verdict, Receipt):
+            receipt = verdict
+        else:
+            error, outcome = verdict, outcome_for(verdict)
+            error.attempts = self.attempts
+        return OrderResult(
+            self.index,
+            self.key,
+            self.raw,
+            outcome,
+            receipt,
+            error,
+            self.attempts,
+            now - self.received_at,
+            self.possible_deliveries > 1,
+        )
+
+    def attempt_ended(
+        self, verdict: Receipt | EverlyticError, started_at: float, now: float
+    ) -> AttemptEnded:
+        """The event for the end of its last attempt."""
+        error = None if isinstance(verdict, Receipt) else verdict
+        return AttemptEnded(
+            at=now,
+            key=str(self.event_key),
+            attempt=self.attempts,
+            outcome=Outcome.SENT if error is None else outcome_for(error),
+            status=getattr(verdict, "status", None),
+            error=error,
+            elapsed_s=now - started_at,
+        )
+
+    def abandoned_error(self, reason: str) -> EverlyticError:
+        """What is known of the order if nothing more is done for it.
+
+        Args:
+            reason: Why nothing more is done: "the process was left".
+        """
+        if self.last_unknown is not None:
+            return self.last_unknown
+        if self.in_attempt:
+            return UnknownOutcomeError(
+                f"{reason} while the order was under way: it may have been processed"
+            )
+        last = self.last_failure
+        if isinstance(last, ThrottledError):
+            return ThrottledError(f"{reason}. The last: {last}", last.status, last.retry_after_s)
+        if last is not None:
+            return NotSentError(f"the order was not sent: {reason}. The last: {last}")
+        return NotSentError(f"the order was not sent: {reason}")
+
+
+def _prepare(index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
+    """Validate and encode one order, and work out its key; the result of one that is invalid."""
+    try:
+        order = coerce_order(raw)
+    except InvalidOrderError as error:
+        key = error.order_id
+        if key_of is not None:
+            try:
+                key = call_key_function(key_of, raw)
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the order lacks something
+                key = None
+        return _invalid(index, key, raw, error)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's mapping
+        fault = InvalidOrderError([f"order: reading it raised {type(error).__name__}"])
+        fault.__cause__ = error
+        return _invalid(index, None, raw, fault)
+    body = encode(order)
+    try:
+        key = order_key(order, body) if key_of is None else call_key_function(key_of, raw)
+    except InvalidOrderError as error:
+        return _invalid(index, error.order_id, raw, error)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's function
+        fault = InvalidOrderError([f"key: the given function raised {type(error).__name__}"])
+        fault.order_id = get_order_id(raw)
+        fault.__cause__ = error
+        return _invalid(index, fault.order_id, raw, fault)
+    return Job(index, raw, order, body, key)
+
+
+def _invalid(index: int, key: str | None, raw: AnyOrder, error: InvalidOrderError) -> OrderResult:
+    error.__traceback__ = None  # its frames hold the order
+    return OrderResult(index, key, raw, Outcome.INVALID, None, error)
 
 
 def _hash_key(key: str | None) -> str | None:
@@ -328,3 +477,24 @@ def _hash_key(key: str | None) -> str | None:
     if key is None:
         return None
     return f"sha256:{hashlib.sha256(str(key).encode('utf-8', 'replace')).hexdigest()[:12]}"
+
+
+def _combine(
+    earlier: UnknownOutcomeError, last: Receipt | EverlyticError
+) -> Receipt | EverlyticError:
+    """What all attempts together say: a later failure doesn't undo an earlier "may have been"."""
+    if isinstance(last, Receipt | UnknownOutcomeError):
+        return last
+    return type(earlier)(f"{earlier.message}; a later attempt: {last.message}", earlier.status)
+
+
+def _order_ended(result: OrderResult, event_key: str | None, now: float) -> OrderEnded:
+    return OrderEnded(
+        at=now,
+        key=event_key,
+        outcome=result.outcome,
+        attempts=result.attempts,
+        elapsed_s=result.elapsed_s,
+        duplicate_risk=result.duplicate_risk,
+        error=result.error,
+    )

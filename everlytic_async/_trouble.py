@@ -27,7 +27,6 @@ class Trouble:
 
     Attributes:
         since: When the first of the failures in a row ended, by the clock; None without any.
-        probing: Whether one attempt at a time probes.
         pauses: How many pauses there were since then.
         gave_up: Why waiting is no longer worthwhile; None as long as it is.
         last: How the last of them failed.
@@ -43,7 +42,6 @@ class Trouble:
         "gave_up",
         "last",
         "pauses",
-        "probing",
         "since",
     )
 
@@ -54,7 +52,6 @@ class Trouble:
 
     def _clear(self) -> None:
         self.since: float | None = None
-        self.probing = False
         self.pauses = 0
         self.gave_up: str | None = None
         self.last: EverlyticError | None = None
@@ -62,21 +59,26 @@ class Trouble:
         self._last_at = -math.inf
         self._probing_since = math.inf
 
+    @property
+    def probing(self) -> bool:
+        """Whether one attempt at a time probes."""
+        return self._probing_since < math.inf
+
     def failed(
-        self, now: float, admitted_at: float, resume_at: float, error: EverlyticError
+        self, now: float, started_at: float, resume_at: float, error: EverlyticError
     ) -> bool:
         """An attempt ended unforeseen.
 
         Args:
             now: The time.
-            admitted_at: When the attempt was admitted.
+            started_at: When the attempt started.
             resume_at: When the last pause ended or ends.
             error: How it ended.
 
         Returns:
             Whether everybody pauses now.
         """
-        self.update(admitted_at, resume_at)
+        self.update(started_at, resume_at)
         self._last_at = now
         if self.since is None:
             self.since = now
@@ -84,13 +86,13 @@ class Trouble:
         if self.probing:
             self._give_up_if_over(now)
         if self.probing:
-            if admitted_at < self._probing_since:
+            if started_at < self._probing_since:
                 return False  # it was in flight before, and was no probe
         else:
             self._failures += 1
             if self._failures < FAILURES_IN_A_ROW:
                 return False
-            self.probing, self._probing_since = True, now
+            self._probing_since = now
         self.pauses += 1
         probes = self.pauses - 1
         if self.gave_up is None and probes >= self._policy.attempts and not self.ever_answered:
@@ -124,27 +126,27 @@ class Trouble:
     def quota_used_up(self, now: float, reason: str) -> None:
         """The endpoint asked for a pause that is too long to wait for."""
         self._last_at = now
-        if not self.probing:
-            self.probing, self._probing_since = True, now
+        self._probing_since = min(self._probing_since, now)
         self.gave_up = reason
 
-    def throttled(self, admitted_at: float) -> None:
+    def throttled(self, started_at: float) -> None:
         """A throttle with a pause that can be waited for: it ends nothing but a used-up quota."""
-        if self.since is None and admitted_at >= self._probing_since:
+        if self.since is None and started_at >= self._probing_since:
             self._clear()
 
-    def answered(self, admitted_at: float) -> float | None:
+    def answered(self, started_at: float) -> float | None:
         """An order was accepted or rejected.
 
         Returns:
             When the trouble that this ended had started, by the clock; None where it ended none.
         """
         self.ever_answered = True
-        if self.probing and admitted_at < self._probing_since:
-            return None  # it was sent before the trouble, and says nothing about now
         since, was_probing = self.since, self.probing
         if since is None and not was_probing:
             return None
-        started_at = since if since is not None else self._probing_since
+        if was_probing and started_at < self._probing_since:
+            return None  # it was sent before the trouble, and says nothing about now
+        if since is None:
+            since = self._probing_since
         self._clear()
-        return started_at if was_probing else None
+        return since if was_probing else None

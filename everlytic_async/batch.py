@@ -1,7 +1,7 @@
 """Many orders: `OrderStream` reads them lazily, sends them concurrently, and yields their results.
 
-As many tasks send as there are slots; what they send is read by `Reader`. When all of them have
-ended, every order that was read has exactly one result, whatever happened.
+As many tasks send as there are slots; `Reader` reads what they send. When all of them have ended,
+every order that was read has exactly one result, whatever happened.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from everlytic_async._job import AnyOrder, Job, KeyOf
+from everlytic_async._encoding import AnyOrder, KeyOf
 from everlytic_async._ledgers import StreamLedger
 from everlytic_async._order_reader import Reader
-from everlytic_async._sender import Sender
+from everlytic_async._sender import Job, Sender
 from everlytic_async._stop_rules import StopRules
 from everlytic_async._waiting import StopToken, cancel_and_wait
 from everlytic_async.errors import (
@@ -41,7 +41,7 @@ _GRACE_S = 2.0
 
 
 class _Results:
-    """Results on their way to the one task that iterates, in the order of the input if wanted."""
+    """Results on their way to the one task that iterates, sorted by index if wanted."""
 
     def __init__(self, *, ordered: bool) -> None:
         self._ready: deque[OrderResult] = deque()
@@ -117,7 +117,6 @@ class OrderStream:
         self._reader = Reader(
             orders,
             self._prepare,
-            self._select,
             self._skip if ledger.exists else None,
             max_unfinished=ahead,
             max_untaken=2 * ahead,
@@ -244,19 +243,12 @@ class OrderStream:
 
     # ----------------------------------------------------------------------------- reading, sending
 
-    def _prepare(self, index: int, raw: AnyOrder) -> tuple[Job | OrderResult, int]:
+    def _prepare(self, index: int, raw: AnyOrder) -> tuple[Job | None, int]:
         job = self._pending[index] = self._sender.prepare(index, raw, self._key_of)
-        return job, job.memory_size if isinstance(job, Job) else 0
-
-    def _select(self, prepared: list[Job | OrderResult]) -> list[Job]:
-        """What of it is valid; the rest has its results."""
-        jobs: list[Job] = []
-        for job in prepared:
-            if isinstance(job, Job):
-                jobs.append(job)
-            else:
-                self._record(job, "")
-        return jobs
+        if isinstance(job, Job):
+            return job, job.memory_size
+        self._record(job, "")  # it is invalid
+        return None, 0
 
     async def _skip(self, jobs: list[Job]) -> list[Job]:
         """What of it the ledger lets us send; the rest has its results."""

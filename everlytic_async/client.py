@@ -6,10 +6,10 @@ import asyncio
 import inspect
 import os
 from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
-from everlytic_async._job import AnyOrder, KeyOf
+from everlytic_async._encoding import AnyOrder, KeyOf
 from everlytic_async._ledgers import ClientLedger
 from everlytic_async._pacer import Pacer
 from everlytic_async._retry import load as load_tenacity
@@ -138,12 +138,10 @@ class EverlyticClient:
 
     @classmethod
     def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
-        """A client with its address and hashes from the environment.
+        """A client with its address and hashes from the environment, unless they are passed.
 
-        Reads ``EVERLYTIC_BASE_URL``, ``EVERLYTIC_STORE_HASH`` and ``EVERLYTIC_CUSTOMER_HASH``.
-
-        Args:
-            settings: Arguments of `EverlyticClient`; they override the environment.
+        Reads ``EVERLYTIC_BASE_URL``, ``EVERLYTIC_STORE_HASH`` and ``EVERLYTIC_CUSTOMER_HASH``. The
+        `settings` are the arguments of `EverlyticClient`.
 
         Raises:
             ConfigurationError: as by the constructor; it names all of the three that are missing.
@@ -182,16 +180,13 @@ class EverlyticClient:
             return
         self._transport.lifecycle.close()
         self._stop_token.stop("the client was closed")
-        try:
+        # Backwards: what the transport ends has its outcome recorded before the ledger is closed.
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(self._ledger.close)
+            closing.push_async_callback(asyncio.sleep, 0)
+            closing.push_async_callback(self._pacer.wait_idle, _GRACE_S)
+            closing.push_async_callback(self._transport.close)
             await self._pacer.wait_idle(_GRACE_S)
-        finally:
-            try:
-                await self._transport.close()
-                # What was still in flight ends now, and has its outcome recorded.
-                await self._pacer.wait_idle(_GRACE_S)
-                await asyncio.sleep(0)
-            finally:
-                await self._ledger.close()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -229,7 +224,6 @@ class EverlyticClient:
             ThrottledError, NotSentError: surely not processed, after the retries or at the
                 deadline, or because the ledger could not record the intent to send it.
             UnknownOutcomeError: it may have been processed.
-            ConfigurationError: see the class.
         """
         self._transport.check_open()
         if deadline_s is not None:
@@ -313,12 +307,8 @@ class EverlyticClient:
     ) -> list[SkippedError | None]:
         """Which orders a ledger would skip if they were sent now. Nothing is sent or recorded.
 
-        Another process may send them meanwhile. The client need not be open.
-
-        Args:
-            orders: At most a few hundred: all are looked up together.
-            ledger: As for `stream_orders`.
-            resend: As for `stream_orders`.
+        Another process may send them meanwhile. The client need not be open. All orders, at most a
+        few hundred, are looked up together; the other arguments are those of `stream_orders`.
 
         Returns:
             For each order why it would be skipped; None if it would be sent.
@@ -365,12 +355,9 @@ class EverlyticClient:
     def subscribe(
         self, hook: Hook, event_type: type[Event] = Event
     ) -> AbstractContextManager[None]:
-        """Call one more hook with the events while this context manager is open.
+        """Call one more hook with events of this class while this context manager is open.
 
-        Args:
-            hook: As ``on_event``.
-            event_type: The class of events to pass to it, subclasses included. Events of single
-                attempts and orders are only made where a hook takes them.
+        Events of single attempts and orders are only made where a hook takes them.
 
         Raises:
             TypeError: the hook can't be called or is `async def`, or this is not a class of events.

@@ -12,7 +12,16 @@ from typing import Any
 
 import attrs
 
-from everlytic_async.errors import EverlyticError
+from everlytic_async.errors import (
+    AuthenticationError,
+    EverlyticError,
+    InvalidOrderError,
+    NotSentError,
+    RejectedError,
+    SkippedError,
+    ThrottledError,
+    UnknownOutcomeError,
+)
 
 __all__ = ["BatchReport", "OrderResult", "Outcome", "Receipt"]
 
@@ -32,6 +41,25 @@ class Outcome(enum.StrEnum):
     UNKNOWN = "unknown"
     #: It was sent, or may have been sent, before. Don't send it again.
     SKIPPED = "skipped"
+
+
+_OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (
+    (SkippedError, Outcome.SKIPPED),
+    (InvalidOrderError, Outcome.INVALID),
+    (AuthenticationError, Outcome.NOT_SENT),  # the account's fault, not the order's
+    (RejectedError, Outcome.REJECTED),
+    (NotSentError, Outcome.NOT_SENT),
+    (ThrottledError, Outcome.NOT_SENT),
+    (UnknownOutcomeError, Outcome.UNKNOWN),
+)
+
+
+def outcome_for(error: EverlyticError) -> Outcome:
+    """The outcome that an order's error stands for."""
+    for kind, outcome in _OUTCOMES:
+        if isinstance(error, kind):
+            return outcome
+    raise TypeError(f"{type(error).__name__} is not the error of an order")
 
 
 # Without slots a frozen class is made in half the time: attrs then writes straight to its __dict__.

@@ -32,7 +32,6 @@ LAYERS = (
     {"_request", "_retry"},
     {"_pacer"},
     {"_transport"},
-    {"_job"},
     {"_stop_rules"},
     {"_sender"},
     {"_ledgers", "_order_reader"},

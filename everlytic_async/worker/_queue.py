@@ -15,7 +15,7 @@ from typing import Self, Unpack
 import attrs
 from nats.aio.client import Client
 
-from everlytic_async._job import AnyOrder, coerce_order
+from everlytic_async._encoding import AnyOrder, coerce_order
 from everlytic_async._nats import Connector, NatsAccess, closed_reason
 from everlytic_async.errors import ConfigurationError, InvalidOrderError, QueueError
 from everlytic_async.worker import _dead_letters
