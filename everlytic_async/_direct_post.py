@@ -112,8 +112,8 @@ class DirectPost:
         session = aiohttp.ClientSession
         return (
             len(body) <= MAX_BODY_BYTES
-            and session._request is _REQUEST  # noqa: SLF001
-            and session.post is _POST
+            and getattr(session, "_request", None) is _REQUEST
+            and getattr(session, "post", None) is _POST
             and not self._session.trace_configs
         )
 
@@ -186,9 +186,8 @@ async def _try_in_memory(**params: Any) -> None:
     async with aiohttp.ClientSession(connector=MemoryConnector()) as session:
         url, headers = URL("http://memory.invalid/path"), CIMultiDict({"X-Sent": "1"})
         direct = DirectPost(session, url, headers, **params)
-        seen: list[object] = []
+        seen: list[object] = [hasattr(session, "_request"), hasattr(session, "post")]
         for _ in range(2):
-            direct.can_post(b"{}")  # raises if a session has other names
             response = await direct.post(b"{}", lambda *_: asyncio.sleep(0), lambda: None)
             seen += [response.status, response.headers["x-name"]]
             seen += [response.content.read_nowait(), response.content.at_eof()]
@@ -196,5 +195,5 @@ async def _try_in_memory(**params: Any) -> None:
     sent = transports[0].written
     head, body = b"POST /path HTTP/1.1\r\nHost: memory.invalid\r\nX-Sent: 1\r\n", b": 2\r\n\r\n{}"
     seen += [len(transports), sent.count(head), sent.count(body)]
-    if seen != [202, "value", b"[]", True] * 2 + [1, 2, 2]:
+    if seen != [True, True, *[202, "value", b"[]", True] * 2, 1, 2, 2]:
         raise RuntimeError("an exchange in memory had another result")

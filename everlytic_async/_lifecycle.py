@@ -62,6 +62,10 @@ class Lifecycle:
         self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
         self._thread = threading.get_ident()
 
+    def undo_start(self) -> None:
+        """What was started failed: it may be started again."""
+        self._pid = None
+
     def close(self) -> None:
         """Let no call start from now on.
 

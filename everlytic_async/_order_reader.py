@@ -11,6 +11,7 @@ import asyncio
 import inspect
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar
 
 _Item = TypeVar("_Item")
@@ -24,9 +25,9 @@ _MAX_BYTES = 16 * 1024 * 1024
 class Reader(Generic[_Item, _Job]):
     """Reads a source in chunks, and hands out what is to be sent, one by one.
 
-    A sync source is read by the sender that asks for the next order: that takes no switch to
-    another task. An async source is read by one task, `run`: it may depend on the task that
-    iterates over it (time-outs, context variables).
+    A sync source is read by the sender that asks for the next order, always in the same context:
+    that takes no switch to another task. An async source is read, and closed, by one task, `run`:
+    it may depend on the task that iterates over it (time-outs, cancel scopes).
 
     Args:
         source: What is read. What its iteration raises ends the reading and becomes `error`.
@@ -69,6 +70,8 @@ class Reader(Generic[_Item, _Job]):
         self._interrupted = False  # by `stop`
         self._room: asyncio.Event | None = None  # while somebody waits for it
         self._reading = asyncio.Lock()
+        self._context: Context | None = None  # of a sync source
+        self._close_error: Exception | None = None
         self._ready: deque[_Job] = deque()  # from a sync source
         self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()  # from an async one
         self.is_async = isinstance(source, AsyncIterable)
@@ -86,8 +89,13 @@ class Reader(Generic[_Item, _Job]):
                 for job in await self._read():
                     self._queue.put_nowait(job)
         finally:
-            for _ in range(readers):
-                self._queue.put_nowait(None)
+            try:
+                await self._close_async()
+            except Exception as error:  # noqa: BLE001 - the caller's code
+                self._close_error = error
+            finally:
+                for _ in range(readers):
+                    self._queue.put_nowait(None)
 
     async def next(self) -> _Job | None:
         """The next order that is to be sent; None if there are no more."""
@@ -97,7 +105,7 @@ class Reader(Generic[_Item, _Job]):
             if self._skip is None and self._has_room() and not self._reading.locked():
                 if self._ended:
                     return None
-                self._ready.extend(self._next_chunk())  # there is nothing to wait for
+                self._ready.extend(self._read_now())  # there is nothing to wait for
                 continue
             async with self._reading:  # another one may be looking up the last orders
                 if not self._ready:
@@ -116,9 +124,15 @@ class Reader(Generic[_Item, _Job]):
                 self._room = None
         if self._ended:
             return []
-        jobs = await self._next_async() if self.is_async else self._next_chunk()
+        jobs = await self._next_async() if self.is_async else self._read_now()
         # One order alone is not looked up: its claim will do.
         return jobs if self._skip is None or len(jobs) <= 1 else await self._skip(jobs)
+
+    def _read_now(self) -> list[_Job]:
+        # A generator may set context variables around its `yield`s.
+        if self._context is None:
+            self._context = copy_context()
+        return self._context.run(self._next_chunk)
 
     def on_finished(self) -> None:
         """One order has its result."""
@@ -141,10 +155,15 @@ class Reader(Generic[_Item, _Job]):
 
     async def close(self) -> None:
         """Close a generator now rather than when it is collected: it may hold a file."""
+        if inspect.isgenerator(self._iterator) and self._context is not None:
+            self._context.run(self._iterator.close)
+        await self._close_async()  # `run` may not have been started
+        if self._close_error is not None:
+            raise self._close_error
+
+    async def _close_async(self) -> None:
         if inspect.isasyncgen(self._iterator):
             await self._iterator.aclose()
-        elif inspect.isgenerator(self._iterator):
-            self._iterator.close()
 
     def _add(self, jobs: list[_Job], item: _Item) -> None:
         job, size = self._prepare(self.count, item)

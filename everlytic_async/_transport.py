@@ -219,7 +219,10 @@ class Transport:
         self.host = urlsplit(url).netloc
         #: Names the endpoint and the store in a ledger, and reveals nothing of the hash.
         self.endpoint_id = secrets.endpoint_id(base_url, url)
-        self._request_headers: Mapping[str, str] | None = request_headers(secrets)
+        self._headers = request_headers(secrets)
+        # Once for all requests. Not with a proxy: aiohttp adds a session's headers to its CONNECT,
+        # which the proxy reads.
+        self._session_has_headers = session is None and self._proxy is None
         # `InFlight` checks the time-outs. Only connecting over a caller's session is left to
         # aiohttp: waiting for its pool is not part of it.
         self._timeout = aiohttp.ClientTimeout(
@@ -274,22 +277,29 @@ class Transport:
         self.lifecycle.start()
         if on_session_closed is not None and self._user_session is not None:
             self._check_session(on_session_closed)
-        if self._user_session is None:
-            session_headers = None
-            if self._proxy is None:
-                # Once for all requests. Not with a proxy: aiohttp adds a session's headers to its
-                # CONNECT, which the proxy reads.
-                session_headers, self._request_headers = self._request_headers, None
-            session = self._owned_session = aiohttp.ClientSession(
-                # The pacer bounds how many are in flight: a second bound would be a second queue.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=session_headers,
+        if self._user_session is not None:
+            return
+        try:
+            await self._open_session()
+        except BaseException as error:  # noqa: BLE001 - it is raised again
+            failure = without_frames(error)
+        else:
+            return
+        self.lifecycle.undo_start()
+        await self.close()
+        raise failure
+
+    async def _open_session(self) -> None:
+        session = self._owned_session = aiohttp.ClientSession(
+            # The pacer bounds how many are in flight: a second bound would be a second queue.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers if self._session_has_headers else None,
+        )
+        if self._session_has_headers:
+            self._direct_post = await DirectPost.create(
+                session, self._url, self._headers, **_PARSING
             )
-            if session_headers is not None:
-                self._direct_post = await DirectPost.create(
-                    session, self._url, session_headers, **_PARSING
-                )
 
     def _check_session(self, on_closed: Callable[[str], None]) -> None:
         if self.session_closed:
@@ -340,10 +350,13 @@ class Transport:
             raise NotSentError(f"{NOT_SENT}{self.host}: {whose}")
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
+        cancel_requests = task.cancelling()
+        if cancel_requests:
+            await asyncio.sleep(0)  # one that is pending is raised here
         started_at, tries = self._clock(), 0
         while True:
             tries += 1
-            request = Request(len(body), started_at, task, task.cancelling())
+            request = Request(len(body), started_at, task, cancel_requests)
             self._in_flight.add(request)
             try:
                 return await self._exchange(session, body, request)
@@ -399,7 +412,7 @@ class Transport:
             response = await session.post(
                 self._url,
                 data=_Body(body, before_write, after_write),
-                headers=self._request_headers,
+                headers=None if self._session_has_headers else self._headers,
                 allow_redirects=False,
                 timeout=self._timeout,
                 raise_for_status=False,

@@ -45,11 +45,13 @@ class StopToken:
         parent: When it is stopped, so is this one.
     """
 
-    __slots__ = ("__weakref__", "_children", "_waiters", "reason")
+    __slots__ = ("__weakref__", "_children", "_waiters", "on_stop", "reason")
 
     def __init__(self, parent: StopToken | None = None) -> None:
         #: Why it was stopped; None as long as it was not.
         self.reason: str | None = None
+        #: Called with the reason when it is stopped.
+        self.on_stop: Callable[[str], None] | None = None
         self._waiters: set[asyncio.Future[float]] = set()
         self._children: weakref.WeakSet[StopToken] = weakref.WeakSet()
         if parent is not None:
@@ -66,6 +68,8 @@ class StopToken:
                 waiter.set_exception(StoppedError(reason))
         for child in tuple(self._children):
             child.stop(reason)
+        if self.on_stop is not None:
+            self.on_stop(reason)
 
     async def wait(self, waiter: asyncio.Future[float]) -> float:
         """Wait for the future's result.

@@ -108,6 +108,7 @@ class OrderStream:
     ) -> None:
         self._sender = sender
         self._stop_token = stop_token
+        stop_token.on_stop = self._fail  # the client or its session was closed
         self._concurrency = concurrency
         self._key_of = key_of
         self._ledger = ledger
@@ -292,8 +293,6 @@ class OrderStream:
         self._results.put(result)
         self._reader.on_finished()
         writer = self._ledger.writer
-        if self._stop_token.reason is not None:  # not by `stop`: the client or session was closed
-            self._fail(self._stop_token.reason)
         if result.outcome is Outcome.SKIPPED:
             self._ledger.expects_skips = True
         elif result.error is not None and (why := self._stop_rules.reason_to_stop(result)):
@@ -337,7 +336,8 @@ class OrderStream:
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._tasks or self._ledger.recording:
+        # None: an eager task ran before all of them were started.
+        if self._tasks is None or self._tasks or self._ledger.recording:
             return
         for found in [*self._pending.values()]:
             if isinstance(found, Job):  # its task was cancelled or failed

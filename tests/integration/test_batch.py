@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -34,7 +36,15 @@ from everlytic_async import (
 from everlytic_async.events import BatchEnded
 from everlytic_async.sandbox import Faults, Sandbox
 from support.clock import settle
-from support.delivery import make_client, order, order_ids, orders, sandbox_client, streamed
+from support.delivery import (
+    client_of,
+    make_client,
+    order,
+    order_ids,
+    orders,
+    sandbox_client,
+    streamed,
+)
 from support.fake_delivery import (
     ENDS,
     FakeDelivery,
@@ -47,7 +57,7 @@ from support.fake_delivery import (
     never,
     script,
 )
-from support.servers import RawServer, answer_all, unused_port
+from support.servers import RawServer, answer_all, until, unused_port
 
 
 class Source:
@@ -909,3 +919,88 @@ async def test_a_callers_timeout_around_a_batch_is_the_callers() -> None:
     assert task is not None
     assert task.cancelling() == 0
     fake.check_idle()
+
+
+# ------------------------------------------------------- what a source and its event loop expect
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks yet")
+@pytest.mark.parametrize("wrap", [list, streamed], ids=["sync", "async"])
+async def test_eager_tasks_change_nothing(wrap: Callable[[Any], Any]) -> None:
+    factory = getattr(asyncio, "eager_task_factory", None)
+    raw = [{} if number % 40 == 2 else order(number) for number in range(100)]
+    async with sandbox_client() as (sandbox, client):
+        asyncio.get_running_loop().set_task_factory(factory)
+        report = await client.send_orders(wrap(raw))
+        asyncio.get_running_loop().set_task_factory(None)
+        assert (report.counts[Outcome.SENT], report.counts[Outcome.INVALID]) == (97, 3)
+        assert sandbox.processed == 97
+
+
+async def test_a_generator_is_read_and_closed_in_one_context() -> None:
+    shop: ContextVar[str] = ContextVar("shop", default="none")
+
+    def source() -> Iterator[dict[str, Any]]:
+        token = shop.set("mine")
+        try:
+            for number in range(200):
+                yield order(number, checkout_url=f"https://shop.example/{shop.get()}")
+        finally:
+            shop.reset(token)
+
+    async with sandbox_client() as (sandbox, client):
+        await client.send_orders(source())
+        async with client.stream_orders(source()) as results:
+            async for _ in results:
+                break
+        assert {each["checkout_url"] for each in sandbox.received} == {"https://shop.example/mine"}
+    assert shop.get() == "none"
+
+
+async def test_an_async_source_is_closed_by_the_task_that_reads_it() -> None:
+    tasks: set[object] = set()
+
+    async def source() -> AsyncIterator[dict[str, Any]]:
+        try:
+            for number in range(200):
+                tasks.add(asyncio.current_task())
+                yield order(number)
+        finally:
+            tasks.add(asyncio.current_task())
+
+    async with sandbox_client() as (_, client), client.stream_orders(source()) as results:
+        async for _ in results:
+            break
+    assert len(tasks) == 1
+
+
+async def test_what_closing_an_async_source_raises_is_raised() -> None:
+    async def source() -> AsyncIterator[dict[str, Any]]:
+        try:
+            for number in range(200):
+                yield order(number)
+        finally:
+            raise OSError("it can't be closed")
+
+    async with sandbox_client() as (_, client):
+        stream = client.stream_orders(source())
+        await stream.__aenter__()
+        await anext(stream)
+        with pytest.raises(OSError, match="can't be closed"):
+            await stream.__aexit__(None, None, None)
+
+
+async def test_a_stream_whose_source_is_idle_ends_when_the_client_is_closed() -> None:
+    async def source() -> AsyncIterator[dict[str, Any]]:
+        yield order(1)
+        await asyncio.Event().wait()
+
+    async with Sandbox() as sandbox:
+        client = await client_of(sandbox).start()
+        sending = asyncio.create_task(client.send_orders(source()))
+        await until(lambda: sandbox.processed == 1)
+        await client.aclose()
+        with pytest.raises(BatchStoppedError, match="the client was closed") as caught:
+            await asyncio.wait_for(sending, 5)
+    assert caught.value.report is not None
+    assert caught.value.report.counts[Outcome.SENT] == 1

@@ -7,7 +7,9 @@ import inspect
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -30,6 +32,8 @@ from everlytic_async import (
     Product,
     RejectedError,
     RetryPolicy,
+    SkippedError,
+    SqliteLedger,
     Timeouts,
     UnexpectedResponseError,
     UnknownOutcomeError,
@@ -427,3 +431,41 @@ def test_making_a_client_needs_no_event_loop_and_opens_nothing() -> None:
     assert repr(make_client(delivery="at_least_once", **policies)) == (
         "<EverlyticClient shop.example>"
     )
+
+
+async def test_a_cancellation_that_is_pending_travels_on_and_nothing_is_sent() -> None:
+    async with sandbox_client() as (sandbox, client):
+
+        async def cancel_and_send() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()  # as the handler of Ctrl-C does in the middle of plain code
+            await client.send_order(order(1))
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(cancel_and_send())
+        assert sandbox.requests == 0
+        await client.send_order(order(2))
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_open_and_can_be_repeated(
+    tmp_path: Path,
+) -> None:
+    async with Sandbox() as sandbox:
+        for steps in range(12):
+            ledger = SqliteLedger(tmp_path / "orders.ledger")
+            client = client_of(sandbox, ledger=ledger)
+            start = asyncio.create_task(client.start())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            start.cancel()
+            await asyncio.wait([start])
+            assert client.is_open == (not start.cancelled())
+            if start.cancelled():
+                with pytest.raises(ConfigurationError, match="not started"):
+                    await client.send_order(order(1))
+                await client.start()
+            with suppress(SkippedError):
+                await client.send_order(order(1))
+            await client.aclose()
+        assert sandbox.processed == 1

@@ -506,3 +506,35 @@ async def test_a_client_that_is_closed_while_an_order_is_in_flight() -> None:
         await until(lambda: server.bodies)
         await client.aclose()
         assert_no_secret(await raised_in(sending))
+
+
+@pytest.mark.parametrize("broken", ["ClientSession", "TCPConnector"])
+async def test_a_start_that_fails_inside_aiohttp(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def instrumented(**_settings: Any) -> None:
+        raise RuntimeError("it is broken")
+
+    monkeypatch.setattr(aiohttp, broken, instrumented)
+    client = EverlyticClient(
+        "https://shop.example", store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH
+    )
+    error = await raised_in(client.start())
+    assert isinstance(error, RuntimeError)
+    assert_no_secret(error)
+    assert not client.is_open
+
+
+async def test_a_start_that_is_cancelled() -> None:
+    for steps in range(8):
+        client = EverlyticClient(
+            "https://shop.example", store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH
+        )
+        start = asyncio.create_task(client.start())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        start.cancel()
+        error = await raised_in(start) if not start.done() else None
+        if error is not None:
+            assert_no_secret(error)
+        await client.aclose()
