@@ -96,7 +96,7 @@ def assert_consistent(chain: list[Any]) -> None:
 @pytest.mark.parametrize("delivery", list(Delivery))
 async def test_events_agree_with_the_server(delivery: Delivery) -> None:
     story = Story()
-    pacing = Pacing(max_concurrency=8)
+    pacing = Pacing(max_concurrency=8, adaptive=False)
     async with sandbox_client(
         Sandbox(faults=FAULTS), on_event=story, delivery=delivery, pacing=pacing
     ) as (

@@ -693,7 +693,7 @@ async def test_no_address_no_hash_and_nothing_of_an_order_leaves_the_process(
     faults = Faults(seed=2, throttled=0.1, server_error=0.1, dropped_after=0.1)
     async with Sandbox(faults=faults) as sandbox:
         hook = telemetry.hook(sandbox.base_url)
-        async with client_of(sandbox, on_event=hook) as client:
+        async with client_of(sandbox, on_event=hook, pacing=Pacing(adaptive=False)) as client:
             values = [*orders(40), order(41, sub_total="secret sum"), order(42, products="secret")]
             await client.send_orders(values, key=key_of)
             await client.send_orders(values)
