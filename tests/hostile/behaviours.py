@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import attrs
@@ -402,7 +402,14 @@ async def _answers_twice(visit: Visit) -> None:
     await visit.send(answer() + answer(200, b'{"status":"success","of":"nobody"}'))
 
 
-BOMB = gzip.compress(b"\0" * (100 * MEGABYTE), 9)
+@cache
+def _bomb() -> bytes:
+    return gzip.compress(b"\0" * (100 * MEGABYTE), 9)
+
+
+async def _gzip_bomb(visit: Visit) -> None:
+    await _processing(answer(200, _bomb(), "Content-Encoding: gzip"))(visit)
+
 
 _sent("success", _processing(answer()))
 _sent("success-and-close", _processing(answer(200, SUCCESS, "Connection: close"), Visit.close))
@@ -421,7 +428,7 @@ _sent(
 )
 _sent("endless-chunks", _endless, most_sent=16 * MEGABYTE)
 _sent("100-mb", _huge, most_sent=16 * MEGABYTE)
-_sent("gzip-bomb", _processing(answer(200, BOMB, "Content-Encoding: gzip")))
+_sent("gzip-bomb", _gzip_bomb)
 _sent("100-continue", _processing(b"HTTP/1.1 100 Continue\r\n\r\n" + answer()))
 _sent("1xx-flood", _processing(b"HTTP/1.1 102 Processing\r\n\r\n" * 1_000 + answer()))
 _sent("103-hints", _processing(b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n" + answer()))

@@ -302,7 +302,10 @@ class Endings:
         assert len(caught.value.report.results) == self.read == 200
 
 
-@pytest.mark.parametrize("delivery", Delivery)
+@pytest.mark.parametrize(
+    "delivery",
+    [Delivery.AT_MOST_ONCE, pytest.param(Delivery.AT_LEAST_ONCE, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(
     "ending", ["normal", "early_break", "cancelled", "stopped", "refused", "source_error"]
 )

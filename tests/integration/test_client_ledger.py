@@ -141,27 +141,32 @@ async def test_an_order_of_unknown_outcome_is_sent_again_only_on_request(
         assert len(server.bodies) == 2
 
 
-@pytest.mark.parametrize("own_session", [True, False])
 async def test_closing_the_client_ends_orders_in_flight_as_unknown_and_records_them(
-    tmp_path: Path, *, own_session: bool
+    tmp_path: Path,
 ) -> None:
-    path = tmp_path / "orders.ledger"
-    async with RawServer(never_answer) as server, aiohttp.ClientSession() as session:
-        settings = {"ledger": SqliteLedger(path), "session": None if own_session else session}
-        client = await make_client(server.url, **settings).start()
-        one = asyncio.create_task(client.send_order(order(99)))
-        many = asyncio.create_task(client.send_orders(orders(3)))
-        await until(lambda: len(server.bodies) == 4)
-        await client.aclose()  # after its grace of 2 seconds
-        with pytest.raises(UnknownOutcomeError, match="closed while it was in flight: it may have"):
-            await asyncio.wait_for(one, 5)
-        with pytest.raises(BatchStoppedError, match="closed") as caught:
-            await asyncio.wait_for(many, 5)
-        assert not session.closed
-    assert caught.value.report is not None
-    assert caught.value.report.counts[Outcome.UNKNOWN] == 3
-    with LedgerFile(path, must_exist=True) as file:
-        assert {entry.state for _, entry in file.entries()} == {State.UNKNOWN}
+    async def close_in_flight(name: str, *, own_session: bool) -> None:
+        path = tmp_path / name
+        async with RawServer(never_answer) as server, aiohttp.ClientSession() as session:
+            settings = {"ledger": SqliteLedger(path), "session": None if own_session else session}
+            client = await make_client(server.url, **settings).start()
+            one = asyncio.create_task(client.send_order(order(99)))
+            many = asyncio.create_task(client.send_orders(orders(3)))
+            await until(lambda: len(server.bodies) == 4)
+            await client.aclose()  # after its grace of 2 seconds
+            expected = "closed while it was in flight: it may have"
+            with pytest.raises(UnknownOutcomeError, match=expected):
+                await asyncio.wait_for(one, 5)
+            with pytest.raises(BatchStoppedError, match="closed") as caught:
+                await asyncio.wait_for(many, 5)
+            assert not session.closed
+        assert caught.value.report is not None
+        assert caught.value.report.counts[Outcome.UNKNOWN] == 3
+        with LedgerFile(path, must_exist=True) as file:
+            assert {entry.state for _, entry in file.entries()} == {State.UNKNOWN}
+
+    async with asyncio.TaskGroup() as group:  # both wait at once
+        group.create_task(close_in_flight("own", own_session=True))
+        group.create_task(close_in_flight("shared", own_session=False))
 
 
 async def test_a_claimed_order_is_unfinished_like_any_other(ledger: SqliteLedger) -> None:

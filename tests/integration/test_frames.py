@@ -31,7 +31,7 @@ from everlytic_async import (
     RetryPolicy,
     Timeouts,
 )
-from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order
+from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH, order
 from support.servers import Connection, RawServer, Script, answer, never_answer, until, unused_port
 
 TESTS = str(Path(__file__).parent)
@@ -253,7 +253,7 @@ async def a_client(url: str, *, own: bool, **settings: Any) -> AsyncIterator[Eve
             store_hash=STORE_HASH,
             customer_hash=CUSTOMER_HASH,
             session=session,
-            **{"retry": QUICK, **settings},
+            **{"retry": FAST_RETRY, **settings},
         ) as client,
     ):
         yield client

@@ -27,7 +27,7 @@ from everlytic_async import (
 )
 from everlytic_async._secrets import Secrets
 from everlytic_async.events import Event
-from support.delivery import QUICK, order, orders
+from support.delivery import FAST_RETRY, order, orders
 from support.servers import Connection, RawServer, Script, never_answer, until, unused_port
 
 #: As the vendor's are, and with what a server would escape.
@@ -112,7 +112,7 @@ def watched_client(
         url,
         store_hash=store_hash,
         customer_hash=customer_hash,
-        retry=QUICK,
+        retry=FAST_RETRY,
         pacing=Pacing(adaptive=False),
         on_event=listen,
         **settings,

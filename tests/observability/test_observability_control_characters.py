@@ -13,7 +13,7 @@ from everlytic_async.cli._progress import Bar
 from everlytic_async.cli._screen import LABELS, make_console, print_lines
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import printable
-from support.delivery import order, shop
+from support.delivery import order, sandbox_client
 from support.hostile_text import HOSTILE
 
 
@@ -47,7 +47,7 @@ async def test_an_orders_id_and_an_answer_are_logged_in_one_line(
     caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     with caplog.at_level(logging.DEBUG, "everlytic_async"):
-        async with shop() as (_, client):
+        async with sandbox_client() as (_, client):
             await client.send_orders([order(1, order_id=text)])
             client.pause(0.001, reason=text)
     assert any(printable(text) in message for message in caplog.messages)

@@ -26,7 +26,7 @@ from everlytic_async.events import (
     RateChanged,
 )
 from everlytic_async.sandbox import Faults, Sandbox
-from support.delivery import MANY_RETRIES, order, orders, shop
+from support.delivery import MANY_RETRIES, order, orders, sandbox_client
 
 FAULTS = Faults(
     seed=11,
@@ -96,8 +96,10 @@ def assert_consistent(chain: list[Any]) -> None:
 @pytest.mark.parametrize("delivery", list(Delivery))
 async def test_events_agree_with_the_server(delivery: Delivery) -> None:
     story = Story()
-    pacing = Pacing(max_concurrency=8)
-    async with shop(Sandbox(faults=FAULTS), on_event=story, delivery=delivery, pacing=pacing) as (
+    pacing = Pacing(max_concurrency=8, adaptive=False)
+    async with sandbox_client(
+        Sandbox(faults=FAULTS), on_event=story, delivery=delivery, pacing=pacing
+    ) as (
         sandbox,
         client,
     ):
@@ -129,7 +131,7 @@ async def test_events_agree_with_the_server(delivery: Delivery) -> None:
 
 async def test_a_batch_has_a_start_and_an_end() -> None:
     story = Story()
-    async with shop(Sandbox(faults=FAULTS), on_event=story) as (_, client):
+    async with sandbox_client(Sandbox(faults=FAULTS), on_event=story) as (_, client):
         report = await client.send_orders([*orders(60), {"order_id": "bad"}])
 
     assert isinstance(story.events[0], BatchStarted)
@@ -145,7 +147,7 @@ async def test_a_batch_has_a_start_and_an_end() -> None:
 
 async def test_a_throttle_is_emitted_before_its_attempt_and_the_rate_after_it() -> None:
     story = Story()
-    async with shop(
+    async with sandbox_client(
         Sandbox(faults=Faults(rate=500, burst=10)), on_event=story, retry=MANY_RETRIES
     ) as (sandbox, client):
         report = await client.send_orders(orders(150))
@@ -184,7 +186,7 @@ async def test_an_outage_is_emitted_from_its_first_pause_to_its_end() -> None:
         if len(story[CoolDown]) == 3:
             down.set()
 
-    async with shop(on_event=follow, retry=MANY_RETRIES) as (sandbox, client):
+    async with sandbox_client(on_event=follow, retry=MANY_RETRIES) as (sandbox, client):
 
         async def source() -> AsyncIterator[Mapping[str, Any]]:
             for number in range(20):
@@ -220,7 +222,9 @@ async def test_an_outage_is_emitted_from_its_first_pause_to_its_end() -> None:
 
 async def test_single_calls_emit_the_same_events() -> None:
     story = Story()
-    async with shop(Sandbox(faults=FAULTS), on_event=story, delivery=Delivery.AT_LEAST_ONCE) as (
+    async with sandbox_client(
+        Sandbox(faults=FAULTS), on_event=story, delivery=Delivery.AT_LEAST_ONCE
+    ) as (
         sandbox,
         client,
     ):
@@ -242,7 +246,10 @@ async def test_a_hook_that_raises_costs_no_order(caplog: pytest.LogCaptureFixtur
         raise RuntimeError(type(event).__name__)
 
     with caplog.at_level(logging.CRITICAL, logger="everlytic_async"):
-        async with shop(Sandbox(faults=FAULTS), on_event=[broken, story]) as (sandbox, client):
+        async with sandbox_client(Sandbox(faults=FAULTS), on_event=[broken, story]) as (
+            sandbox,
+            client,
+        ):
             report = await client.send_orders(orders(60))
 
     assert len(report.results) == len(story[OrderEnded]) == 60
@@ -263,12 +270,12 @@ async def test_without_a_listener_no_event_of_an_order_is_made(
         monkeypatch.setattr(kind, "__init__", note)
     faults = Faults(seed=1, throttled=0.1)
     with caplog.at_level(logging.INFO, logger="everlytic_async"):
-        async with shop(Sandbox(faults=faults)) as (sandbox, client):
+        async with sandbox_client(Sandbox(faults=faults)) as (sandbox, client):
             await client.send_orders(orders(30))
     assert sandbox.statuses[429]
     assert not made
 
-    async with shop(Sandbox(faults=faults), on_event=lambda _: None) as (_, client):
+    async with sandbox_client(Sandbox(faults=faults), on_event=lambda _: None) as (_, client):
         await client.send_orders(orders(30))
     assert made == {"AttemptStarted", "AttemptEnded", "BackingOff", "OrderEnded"}
 
@@ -285,7 +292,7 @@ async def test_neither_events_nor_the_log_name_a_customer_or_a_hash(
         {"contact_email": "customer93@example", "products": [{}]},
     ]
     with caplog.at_level(logging.DEBUG):
-        async with shop(Sandbox(faults=FAULTS), on_event=story) as (sandbox, client):
+        async with sandbox_client(Sandbox(faults=FAULTS), on_event=story) as (sandbox, client):
             await client.send_orders(items)
             # A key of the caller's own may be just what must not be shown.
             await client.send_orders(items, key=lambda order: str(order["contact_email"]))

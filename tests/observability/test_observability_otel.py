@@ -61,7 +61,15 @@ from everlytic_async.events import (
 )
 from everlytic_async.otel import OpenTelemetryHook
 from everlytic_async.sandbox import Faults, Sandbox
-from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH, client_of, order, orders, shop
+from support.delivery import (
+    CUSTOMER_HASH,
+    FAST_RETRY,
+    STORE_HASH,
+    client_of,
+    order,
+    orders,
+    sandbox_client,
+)
 from support.servers import Connection, RawServer, Script, unused_port
 
 ERROR, UNSET = trace.StatusCode.ERROR, trace.StatusCode.UNSET
@@ -315,7 +323,7 @@ async def test_an_endpoint_that_cannot_be_reached_has_attempts_without_a_status(
 
 
 async def test_an_invalid_order_is_a_span_without_an_attempt(telemetry: Telemetry) -> None:
-    async with shop(on_event=telemetry.hook()) as (_, client):
+    async with sandbox_client(on_event=telemetry.hook()) as (_, client):
         with pytest.raises(InvalidOrderError):
             await client.send_order({"contact_email": "nobody"})
 
@@ -330,7 +338,7 @@ async def test_orders_are_below_the_span_that_is_current_where_they_are_sent(
     telemetry: Telemetry,
 ) -> None:
     tracer = telemetry.tracers.get_tracer("test")
-    async with shop(on_event=telemetry.hook()) as (_, client):
+    async with sandbox_client(on_event=telemetry.hook()) as (_, client):
         with tracer.start_as_current_span("nightly"):
             await client.send_orders(orders(5))
         with tracer.start_as_current_span("checkout"):
@@ -424,7 +432,9 @@ async def test_requests_in_flight_are_measured(telemetry: Telemetry) -> None:
 async def test_after_a_cancelled_order_the_requests_in_flight_are_right_again(
     telemetry: Telemetry,
 ) -> None:
-    async with shop(Sandbox(faults=Faults(latency_s=0.05)), on_event=telemetry.hook()) as (
+    async with sandbox_client(
+        Sandbox(faults=Faults(latency_s=0.05)), on_event=telemetry.hook()
+    ) as (
         sandbox,
         client,
     ):
@@ -474,7 +484,7 @@ async def test_an_outage_is_measured(telemetry: Telemetry) -> None:
         if isinstance(event, CoolDown):
             down.set()
 
-    async with shop(on_event=[telemetry.hook(), notice]) as (sandbox, client):
+    async with sandbox_client(on_event=[telemetry.hook(), notice]) as (sandbox, client):
         await client.send_order(order(1))
         await sandbox.close()
         waiting = asyncio.create_task(client.send_order(order(2)))
@@ -490,9 +500,9 @@ async def test_an_outage_is_measured(telemetry: Telemetry) -> None:
 async def test_a_stopped_batch_has_its_own_series(
     telemetry: Telemetry,
 ) -> None:
-    async with shop(on_event=telemetry.hook()) as (_, client):
+    async with sandbox_client(on_event=telemetry.hook()) as (_, client):
         await client.send_orders(orders(2))
-    async with shop(on_event=telemetry.hook(), customer_hash="wrong") as (_, client):
+    async with sandbox_client(on_event=telemetry.hook(), customer_hash="wrong") as (_, client):
         with pytest.raises(BatchStoppedError):
             await client.send_orders(orders(2))
 
@@ -683,7 +693,7 @@ async def test_no_address_no_hash_and_nothing_of_an_order_leaves_the_process(
     faults = Faults(seed=2, throttled=0.1, server_error=0.1, dropped_after=0.1)
     async with Sandbox(faults=faults) as sandbox:
         hook = telemetry.hook(sandbox.base_url)
-        async with client_of(sandbox, on_event=hook) as client:
+        async with client_of(sandbox, on_event=hook, pacing=Pacing(adaptive=False)) as client:
             values = [*orders(40), order(41, sub_total="secret sum"), order(42, products="secret")]
             await client.send_orders(values, key=key_of)
             await client.send_orders(values)
@@ -706,7 +716,7 @@ async def test_no_address_no_hash_and_nothing_of_an_order_leaves_the_process(
 
 async def test_what_is_not_sampled_has_metrics_and_no_spans() -> None:
     telemetry = Telemetry(ALWAYS_OFF)
-    async with shop(on_event=telemetry.hook()) as (_, client):
+    async with sandbox_client(on_event=telemetry.hook()) as (_, client):
         await client.send_orders(orders(3))
 
     assert telemetry.spans() == []
@@ -715,7 +725,7 @@ async def test_what_is_not_sampled_has_metrics_and_no_spans() -> None:
 
 
 async def test_without_an_sdk_it_does_nothing() -> None:
-    async with shop(on_event=OpenTelemetryHook()) as (sandbox, client):
+    async with sandbox_client(on_event=OpenTelemetryHook()) as (sandbox, client):
         report = await client.send_orders(orders(3))
 
     assert report.counts[Outcome.SENT] == sandbox.processed == 3

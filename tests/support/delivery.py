@@ -66,7 +66,3 @@ async def sandbox_client(
     sandbox = sandbox or Sandbox()
     async with sandbox, client_of(sandbox, **settings) as client:
         yield sandbox, client
-
-
-# The names that other folders' tests use.
-QUICK, TENACIOUS, ids_of, shop = FAST_RETRY, MANY_RETRIES, order_ids, sandbox_client

@@ -41,7 +41,7 @@ from everlytic_async.outcomes import OrderResult, Receipt
 from everlytic_async.worker import OrderQueue
 from everlytic_async.worker._dead_letters import redrive_headers
 from everlytic_async.worker._settle import AckAction, action_for
-from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order, orders
+from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH, order, orders
 
 ONCE, AGAIN = Delivery.AT_MOST_ONCE, Delivery.AT_LEAST_ONCE
 
@@ -175,7 +175,7 @@ async def test_an_order_that_always_fails_is_a_dead_letter_in_the_end(
         await shop.accept_one(client)
         await drain(client, queue, path)
     assert [each.outcome for each in await dead_letters(queue)] == [Outcome.UNKNOWN]
-    assert shop.processed["0"] <= 5 * QUICK.attempts
+    assert shop.processed["0"] <= 5 * FAST_RETRY.attempts
 
 
 async def test_an_order_that_was_not_sent_is_delivered_again_after_a_delay(

@@ -18,7 +18,7 @@ from everlytic_async import Outcome, SqliteLedger
 from everlytic_async.ledger import NatsLedger
 from everlytic_async.sandbox import Faults, Sandbox
 from everlytic_async.worker import NatsServer, QueueSettings
-from support.delivery import CUSTOMER_HASH, STORE_HASH, client_of, ids_of, orders
+from support.delivery import CUSTOMER_HASH, STORE_HASH, client_of, order_ids, orders
 from support.nats_servers import NatsCluster, kill
 
 CONCURRENCY = 8
@@ -85,7 +85,7 @@ async def prove(
             again = await client.send_orders(orders(count), ledger=kept)
         letters = await dead_letters(queue)
 
-    processed, dead = ids_of(sandbox.received), [letter.key for letter in letters]
+    processed, dead = order_ids(sandbox.received), [letter.key for letter in letters]
     assert not sandbox.duplicates
     assert len(processed) == len(set(processed)) == sandbox.requests
     assert {letter.outcome for letter in letters} <= {Outcome.UNKNOWN}

@@ -17,7 +17,7 @@ from typing import Any
 from everlytic_async import EverlyticClient, Pacing, SqliteLedger
 from everlytic_async.ledger import Ledger, NatsLedger
 from everlytic_async.worker import OrderQueue, QueueSettings, Worker
-from support.delivery import CUSTOMER_HASH, STORE_HASH, TENACIOUS
+from support.delivery import CUSTOMER_HASH, MANY_RETRIES, STORE_HASH
 from support.processes import python_path
 
 _TESTS = Path(__file__).parent.parent
@@ -38,7 +38,7 @@ async def _work(
             url,
             store_hash=STORE_HASH,
             customer_hash=CUSTOMER_HASH,
-            retry=TENACIOUS,
+            retry=MANY_RETRIES,
             pacing=Pacing(max_concurrency=concurrency, adaptive=False),
         ) as client,
     ):

@@ -25,7 +25,7 @@ from everlytic_async.worker import (
     QueueSettings,
     Worker,
 )
-from support.delivery import CUSTOMER_HASH, QUICK, STORE_HASH, order, orders
+from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH, order, orders
 from support.servers import Connection, RawServer
 
 STATUSES = {
@@ -113,7 +113,7 @@ class Shop:
         given: dict[str, Any] = {
             "store_hash": STORE_HASH,
             "customer_hash": CUSTOMER_HASH,
-            "retry": QUICK,
+            "retry": FAST_RETRY,
             "pacing": Pacing(max_concurrency=concurrency, adaptive=False),
             **settings,
         }
