@@ -93,7 +93,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         twice: set[str] = set()
         for key, _value in pairs:
-            # A name that is no field's may be a value in the wrong place.
+            # A name that is not of a field may be a value in the wrong position.
             if key in seen and key in _FIELDS:
                 twice.add(key)
             seen.add(key)

@@ -278,7 +278,7 @@ class OrderStream:
     # -------------------------------------------------------------------------------------- results
 
     def _record(self, result: OrderResult, digest: str) -> None:
-        """Hand out a result once it is recorded. Meanwhile its sender goes on."""
+        """Hand out a result once it is recorded. Meanwhile its task goes on."""
         self._pending[result.index] = result
         self._ledger.record(result, digest, self._recorded)
 

@@ -152,7 +152,7 @@ class OpenTelemetryHook:
         self._cool_down = meter.create_histogram(
             "everlytic.cool_down.duration",
             unit="s",
-            description="How long all senders paused.",
+            description="How long all sending paused.",
             explicit_bucket_boundaries_advisory=_LONG_BOUNDARIES,
         )
         self._outage = meter.create_histogram(
