@@ -75,8 +75,8 @@ class EverlyticClient:
     of one event loop may share it: its bounds hold for all of them together.
 
     Args:
-        base_url: The address of the install, such as ``https://shop.everlytic.net``; a path
-            prefix, a trailing slash or the endpoint's own path may follow.
+        base_url: The address of the install, such as ``https://shop.everlytic.net``; a path prefix,
+            a trailing slash or the endpoint's own path may follow.
         store_hash: The store's hash, from the store's page in Everlytic.
         customer_hash: The customer's hash, from the same page.
         delivery: Whether an attempt that may have been processed is repeated. By default never.
@@ -294,9 +294,9 @@ class EverlyticClient:
         """Send many orders, and collect the results. The arguments are those of `stream_orders`.
 
         Raises:
-            SourceError: the iterable raised. Its ``report`` holds what was known by then.
-            BatchStoppedError: the batch ended early for another reason; it has a ``report`` as
-                well, and an error that was not foreseen as its cause.
+            SourceError: the iterable raised. Its ``report`` holds the results by then.
+            BatchStoppedError: the batch ended early for another reason; with a ``report`` as well,
+                and an error that was not foreseen as its cause.
         """
         stream = self.stream_orders(orders, ordered=ordered, ledger=ledger, key=key, resend=resend)
         del orders  # so that this frame doesn't show them
@@ -346,7 +346,7 @@ class EverlyticClient:
         """Pause all sending, for example because another process of the store was throttled.
 
         What is in flight goes on. It never shortens a cool-down, and is emitted as a `CoolDown`
-        without a status, with the `reason`. Trouble of the endpoint is not forgotten meanwhile.
+        with the reason and no status. Trouble of the endpoint is not forgotten meanwhile.
         """
         check_seconds("seconds", seconds)
         self._transport.lifecycle.check_same_loop()
