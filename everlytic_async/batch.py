@@ -280,7 +280,10 @@ class OrderStream:
     def _record(self, result: OrderResult, digest: str) -> None:
         """Hand out a result once it is recorded. Meanwhile its task goes on."""
         self._pending[result.index] = result
-        self._ledger.record(result, digest, self._recorded)
+        if self._ledger.writer is None:
+            self._recorded(result)
+        else:
+            self._ledger.writer.record(result, digest, self._recorded)
 
     def _recorded(self, result: OrderResult) -> None:
         self._put(result)
@@ -337,7 +340,8 @@ class OrderStream:
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._tasks or self._ledger.recording:
+        writer = self._ledger.writer
+        if self._tasks or (writer is not None and writer.recording):
             return
         for found in [*self._pending.values()]:
             if isinstance(found, Job):  # its task was cancelled or failed
