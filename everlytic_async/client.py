@@ -19,7 +19,7 @@ from everlytic_async._transport import Transport
 from everlytic_async._waiting import StopToken
 from everlytic_async.batch import OrderStream, collect
 from everlytic_async.errors import ConfigurationError, SkippedError
-from everlytic_async.events import Dispatcher, Event, Hook, as_hooks
+from everlytic_async.events import Dispatcher, Event, Hook
 from everlytic_async.ledger import Ledger
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, Outcome, Receipt
@@ -127,10 +127,7 @@ class EverlyticClient:
             base_url, secrets=secrets, timeouts=timeouts, session=session, allow_http=allow_http
         )
         self._concurrency = pacing.max_concurrency
-        try:
-            self._dispatcher = Dispatcher(as_hooks(on_event))
-        except TypeError as error:
-            raise ConfigurationError(str(error)) from error
+        self._dispatcher = Dispatcher(on_event)
         self._pacer = Pacer(pacing, retry, dispatcher=self._dispatcher)
         self._sender = Sender(self._transport, self._pacer, delivery, retry, self._dispatcher)
         self._stop_token = StopToken()

@@ -20,7 +20,7 @@ from typing import Any
 
 import attrs
 
-from everlytic_async.errors import EverlyticError, printable
+from everlytic_async.errors import ConfigurationError, EverlyticError, printable
 from everlytic_async.outcomes import Outcome
 
 __all__ = [
@@ -238,12 +238,19 @@ def as_hooks(on_event: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
 
 
 class Dispatcher:
-    """Passes events to the hooks and to the log."""
+    """Passes events to the hooks and to the log.
+
+    Raises:
+        ConfigurationError: as `as_hooks` raises TypeError.
+    """
 
     __slots__ = ("_hooks", "_subscriptions")
 
-    def __init__(self, hooks: tuple[Hook, ...] = ()) -> None:
-        self._hooks = hooks
+    def __init__(self, on_event: Hook | Iterable[Hook] | None = None) -> None:
+        try:
+            self._hooks = as_hooks(on_event)
+        except TypeError as error:
+            raise ConfigurationError(str(error)) from error
         # Hooks that were added later, and the class of events that each gets.
         self._subscriptions: tuple[tuple[Hook, type[Event]], ...] = ()
 
