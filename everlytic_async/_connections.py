@@ -37,8 +37,8 @@ _LAST_DATA_RECEIVED = struct.Struct("=52xI")
 def since_last_data_s(transport: asyncio.Transport | None) -> float:
     """Seconds since the kernel last received data of a connection, rather too few than too many.
 
-    The event loop may have been busy meanwhile, or the process frozen. Only Linux tells: elsewhere
-    it is 0.
+    The event loop may have been busy meanwhile, or the process frozen. Only Linux reports it:
+    elsewhere it is 0.
     """
     sock = None if transport is None else transport.get_extra_info("socket")
     if sock is None or sys.platform != "linux":

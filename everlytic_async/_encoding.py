@@ -17,8 +17,8 @@ from cattrs.preconf.orjson import make_converter
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.orders import Order, Product, format_number
 
-#: What may stand for an order: a model, or a mapping with its fields. An `InvalidOrderError` stands
-#: for an order that its reader could not build.
+#: An order as a caller may pass it: a model, or a mapping with its fields; or why its reader could
+#: not build it.
 AnyOrder = Order | Mapping[str, Any] | InvalidOrderError
 #: Takes an order, as it was read, and returns its idempotency key.
 KeyOf = Callable[[Any], str]

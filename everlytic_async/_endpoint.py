@@ -1,4 +1,4 @@
-"""The endpoint's address: from what a user gives as ``base_url`` to the URL that is posted to.
+"""The endpoint's address: from a user's ``base_url`` to the URL that is posted to.
 
 The URL is in the normal form of RFC 3986, section 6.2: two spellings of one address are one
 endpoint, with one memory in a ledger.

@@ -17,7 +17,7 @@ from everlytic_async.errors import ConfigurationError, SkippedError
 from everlytic_async.ledger import Ledger, LedgerSession, ResendPolicy
 from everlytic_async.ledger.claims import LedgerWriter, body_digest, resend_policy
 from everlytic_async.orders import Order
-from everlytic_async.outcomes import OrderResult, Outcome
+from everlytic_async.outcomes import Outcome
 
 _Opener = Callable[[], AbstractAsyncContextManager[LedgerSession]]
 
@@ -66,11 +66,6 @@ class StreamLedger:
         """Whether the stream has one."""
         return self._open_ledger is not None
 
-    @property
-    def recording(self) -> int:
-        """How many results wait until they are recorded."""
-        return 0 if self.writer is None else self.writer.recording
-
     def any_accepted(self) -> bool:
         """Whether the endpoint and store are known to have accepted any order."""
         return self.any_sent or self._accepted_any()
@@ -109,21 +104,6 @@ class StreamLedger:
         skipped = await self.writer.find_skipped([(job.key, job.digest) for job in jobs])
         self.expects_skips = bool(skipped)  # orders that it knows come one after another
         return skipped
-
-    def record(
-        self, result: OrderResult, digest: str, on_recorded: Callable[[OrderResult], None]
-    ) -> None:
-        """Record a result, without waiting.
-
-        Args:
-            result: The result.
-            digest: A digest of the order's body.
-            on_recorded: Called with the result afterwards.
-        """
-        if self.writer is None:
-            on_recorded(result)
-        else:
-            self.writer.record(result, digest, on_recorded)
 
 
 class ClientLedger:

@@ -25,7 +25,7 @@ _MAX_BYTES = 16 * 1024 * 1024
 class Reader(Generic[_Item, _Job]):
     """Reads a source in chunks, and hands out what is to be sent, one by one.
 
-    A sync source is read by the sender that asks for the next order, always in the same context:
+    A sync source is read by the task that asks for the next order, always in the same context:
     that takes no switch to another task. An async source is read, and closed, by one task, `run`:
     it may depend on the task that iterates over it (time-outs, cancel scopes).
 

@@ -249,7 +249,7 @@ class Pacer:
                 timer.cancel()
 
     def release(self) -> None:
-        """Give the slot back."""
+        """Return the slot."""
         self.in_flight -= 1
         if self._waiters or self._retries:
             self._wake_waiters()

@@ -24,17 +24,17 @@ from collections.abc import Callable, Sequence
 _MIN_RATE = 0.1  # orders per second
 _HISTORY = 4096  # orders; what a bucket held before those does not matter
 _BISECTIONS = 24
-# The search starts at so many orders a second, or so many bursts a second if that is more; lower
+# The search starts at this many orders a second, or bursts a second if that is more; lower
 # where each throttle costs a long pause.
 _SEARCH_FROM, _SEARCH_BURSTS = 25.0, 6.0
 _CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS = 100.0, 12.0
 _LONG_PAUSE_S = 0.5
 _SEARCH_DOUBLES_S = 0.3
 _SEARCH_IN_FLIGHT = 2  # until one is accepted: it may have started too high
-# How far off an estimate may be, as a share of it: by so many of the orders that it is based on.
+# How far off an estimate may be, as a share of it: this many of the orders that it is based on.
 _ERROR_ORDERS, _MIN_ERROR, _MAX_ERROR = 2.0, 0.01, 0.1
 # How long the rate takes to reach the estimate: until the capacity that may be unused is worth a
-# pause, and so many orders, so that few are throttled. Beyond it the cubic is steeper.
+# pause, and at least this many orders, so that few are throttled. Beyond it the cubic is steeper.
 _MIN_HOLD_S, _MAX_HOLD_S, _MIN_HOLD_ORDERS = 2.0, 60.0, 20.0
 _GROWTH = 3.0
 # Of a client that shares the limit: what a throttle takes, and how fast the cubic brings it back,
@@ -234,7 +234,7 @@ class RateEstimator:
         self._concurrency.on_throttled(sent_at)
 
     def evaluate(self, in_flight: int) -> None:
-        """Work out how to go on, when the pause is over and so many are still in flight."""
+        """Work out how to go on when the pause is over; some orders may still be in flight."""
         self.throttle_pending = False
         self._accepted = 0
         sent = sorted(moment for moment in self._sent if moment <= self._full_at)

@@ -1,8 +1,8 @@
 """Whether an attempt may be repeated, after which pause, and when to give up.
 
 The only module that knows tenacity. An error's class says whether the attempt may be repeated: no
-status code is looked at. `Backoff` draws the pauses, with jitter, for one order here and for all
-senders in the pacer.
+status code is looked at. `Backoff` draws the pauses, with jitter, for one order here and for the
+whole client in the pacer.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Backoff:
         return self.add_jitter(min(retry_after_s, self._policy.retry_after_cap_s))
 
     def add_jitter(self, seconds: float) -> float:
-        """A pause of somebody else's choice, and a little more."""
+        """A pause that the endpoint or the caller chose, and a little more."""
         return seconds * (1.0 + self._rng.uniform(0.0, _JITTER))
 
 
@@ -79,7 +79,7 @@ class RetryBudget:
         return True
 
     def refund(self) -> None:
-        """Give back after a success."""
+        """Earn one token back by a success."""
         self._tokens = min(_BUDGET, self._tokens + _REFUND)
 
 

@@ -82,7 +82,7 @@ class Secrets:
         return text
 
     def redact_body(self, body: bytes, *, whole: bool) -> bytes:
-        """A response's body without the hashes, nor the start of one where the body was cut."""
+        """A response's body without the hashes, and without the start of one where it was cut."""
         for secret in self._encodings:
             body = body.replace(secret, _REDACTED)
         return body if whole else self._strip_partial_secret(body)

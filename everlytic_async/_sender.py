@@ -55,8 +55,8 @@ from everlytic_async.policies import Delivery, RetryPolicy
 
 _LOGGER = logging.getLogger("everlytic_async")
 
-# What an order takes in memory: so many times its JSON (with one emoji, a text takes four bytes a
-# character), and so many bytes for each product.
+# What an order takes in memory: a multiple of its JSON (with one emoji, a text takes four bytes a
+# character), and bytes for each product.
 _JSON_FACTOR = 6
 _PRODUCT_BYTES = 600
 

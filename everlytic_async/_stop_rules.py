@@ -4,7 +4,7 @@
 rule      a batch stops when
 ========  =====================================================================================
 account   the endpoint answers 401: the hashes are wrong
-address   ``stop_after_refusals`` equal refusals came in a row, and neither this client nor the
+address   ``stop_after_refusals`` equal rejections came in a row, and neither this client nor the
           ledger knows of any order that this endpoint and store accepted
 trouble   attempts end unforeseen (5xx, lost connections, time-outs, refused connections) for
           longer than the retry policy waits; see `_trouble`

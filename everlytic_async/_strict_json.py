@@ -9,7 +9,6 @@ grows linearly with the text; how long a text may be is for the reader to decide
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -93,7 +92,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         twice: set[str] = set()
         for key, _value in pairs:
-            # A name that is no field's may be a value in the wrong place.
+            # A name that is not of a field may be a value in the wrong position.
             if key in seen and key in _FIELDS:
                 twice.add(key)
             seen.add(key)
@@ -132,7 +131,8 @@ def non_finite_faults(record: dict[str, Any]) -> list[str]:
     while pending:
         path, container = pending.pop()
         inner: list[tuple[_Path | None, Any]] = []
-        for key, value in _entries(container):
+        is_object = isinstance(container, dict)
+        for key, value in container.items() if is_object else enumerate(container):
             if isinstance(value, float):
                 faults.append(f"{_shown((path, key))}: holds NaN or an infinity")
                 if len(faults) > MAX_FAULTS:
@@ -141,10 +141,6 @@ def non_finite_faults(record: dict[str, Any]) -> list[str]:
                 inner.append(((path, key), value))
         pending += reversed(inner)
     return faults
-
-
-def _entries(container: Any) -> Iterator[tuple[str | int, Any]]:
-    return iter(container.items() if isinstance(container, dict) else enumerate(container))
 
 
 def _shown(path: _Path) -> str:

@@ -279,9 +279,12 @@ class OrderStream:
     # -------------------------------------------------------------------------------------- results
 
     def _record(self, result: OrderResult, digest: str) -> None:
-        """Hand out a result once it is recorded. Meanwhile its sender goes on."""
+        """Hand out a result once it is recorded. Meanwhile its task goes on."""
         self._pending[result.index] = result
-        self._ledger.record(result, digest, self._recorded)
+        if self._ledger.writer is None:
+            self._recorded(result)
+        else:
+            self._ledger.writer.record(result, digest, self._recorded)
 
     def _recorded(self, result: OrderResult) -> None:
         self._put(result)
@@ -337,7 +340,9 @@ class OrderStream:
 
     def _end_if_done(self) -> None:
         # None: an eager task ran before all of them were started.
-        if self._tasks is None or self._tasks or self._ledger.recording:
+        if self._tasks is None or self._tasks:
+            return
+        if (writer := self._ledger.writer) is not None and writer.recording:
             return
         for found in [*self._pending.values()]:
             if isinstance(found, Job):  # its task was cancelled or failed

@@ -19,7 +19,7 @@ from everlytic_async._transport import Transport
 from everlytic_async._waiting import StopToken
 from everlytic_async.batch import OrderStream, collect
 from everlytic_async.errors import ConfigurationError, SkippedError
-from everlytic_async.events import Dispatcher, Event, Hook, as_hooks
+from everlytic_async.events import Dispatcher, Event, Hook
 from everlytic_async.ledger import Ledger
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, Outcome, Receipt
@@ -75,8 +75,8 @@ class EverlyticClient:
     of one event loop may share it: its bounds hold for all of them together.
 
     Args:
-        base_url: The address of the install, such as ``https://shop.everlytic.net``; a path
-            prefix, a trailing slash or the endpoint's own path may follow.
+        base_url: The address of the install, such as ``https://shop.everlytic.net``; a path prefix,
+            a trailing slash or the endpoint's own path may follow.
         store_hash: The store's hash, from the store's page in Everlytic.
         customer_hash: The customer's hash, from the same page.
         delivery: Whether an attempt that may have been processed is repeated. By default never.
@@ -127,10 +127,7 @@ class EverlyticClient:
             base_url, secrets=secrets, timeouts=timeouts, session=session, allow_http=allow_http
         )
         self._concurrency = pacing.max_concurrency
-        try:
-            self._dispatcher = Dispatcher(as_hooks(on_event))
-        except TypeError as error:
-            raise ConfigurationError(str(error)) from error
+        self._dispatcher = Dispatcher(on_event)
         self._pacer = Pacer(pacing, retry, dispatcher=self._dispatcher)
         self._sender = Sender(self._transport, self._pacer, delivery, retry, self._dispatcher)
         self._stop_token = StopToken()
@@ -294,9 +291,9 @@ class EverlyticClient:
         """Send many orders, and collect the results. The arguments are those of `stream_orders`.
 
         Raises:
-            SourceError: the iterable raised. Its ``report`` holds what was known by then.
-            BatchStoppedError: the batch ended early for another reason; it has a ``report`` as
-                well, and an error that was not foreseen as its cause.
+            SourceError: the iterable raised. Its ``report`` holds the results by then.
+            BatchStoppedError: the batch ended early for another reason; with a ``report`` as well,
+                and an error that was not foreseen as its cause.
         """
         stream = self.stream_orders(orders, ordered=ordered, ledger=ledger, key=key, resend=resend)
         del orders  # so that this frame doesn't show them
@@ -346,7 +343,7 @@ class EverlyticClient:
         """Pause all sending, for example because another process of the store was throttled.
 
         What is in flight goes on. It never shortens a cool-down, and is emitted as a `CoolDown`
-        without a status, with the `reason`. Trouble of the endpoint is not forgotten meanwhile.
+        with the reason and no status. Trouble of the endpoint is not forgotten meanwhile.
         """
         check_seconds("seconds", seconds)
         self._transport.lifecycle.check_same_loop()

@@ -132,11 +132,11 @@ class InvalidOrderError(EverlyticError, ValueError):
     """The order can't be a valid trigger; nothing was sent.
 
     Attributes:
-        faults: The faults of the order, up to 20, each beginning with the path of its field, such
+        faults: The faults of the order, up to 20, each starting with the path of its field, such
             as ``products[2].product_price: expected a number, got text``. No values of the order.
         line: The line or row of the input that it came from, counted from 1, where known.
-        order_id: The order's id at the store, where it has one that can be written. It stands in no
-            message and no `repr`: of an invalid order it may be anything.
+        order_id: The order's id at the store, where it has one that can be written. No message and
+            no `repr` shows it: in an invalid order it may be anything.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from typing import Any
 
 import attrs
 
-from everlytic_async.errors import EverlyticError, printable
+from everlytic_async.errors import ConfigurationError, EverlyticError, printable
 from everlytic_async.outcomes import Outcome
 
 __all__ = [
@@ -237,22 +237,22 @@ def as_hooks(on_event: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
     return hooks
 
 
-@attrs.frozen(eq=False)
-class _Subscription:
-    """A hook that was added later, and the class of events that it gets."""
-
-    hook: Hook
-    event_type: type[Event]
-
-
 class Dispatcher:
-    """Passes events to the hooks and to the log."""
+    """Passes events to the hooks and to the log.
+
+    Raises:
+        ConfigurationError: as `as_hooks` raises TypeError.
+    """
 
     __slots__ = ("_hooks", "_subscriptions")
 
-    def __init__(self, hooks: tuple[Hook, ...] = ()) -> None:
-        self._hooks = hooks
-        self._subscriptions: tuple[_Subscription, ...] = ()
+    def __init__(self, on_event: Hook | Iterable[Hook] | None = None) -> None:
+        try:
+            self._hooks = as_hooks(on_event)
+        except TypeError as error:
+            raise ConfigurationError(str(error)) from error
+        # Hooks that were added later, and the class of events that each gets.
+        self._subscriptions: tuple[tuple[Hook, type[Event]], ...] = ()
 
     @property
     def has_listeners(self) -> bool:
@@ -260,8 +260,8 @@ class Dispatcher:
         if self._hooks or _LOGGER.isEnabledFor(logging.DEBUG):
             return True
         return bool(self._subscriptions) and any(
-            issubclass(made, subscription.event_type)
-            for subscription in self._subscriptions
+            issubclass(made, event_type)
+            for _hook, event_type in self._subscriptions
             for made in _PER_ORDER
         )
 
@@ -280,10 +280,10 @@ class Dispatcher:
         if not (isinstance(kind, type) and issubclass(kind, Event)):
             raise TypeError("event_type must be a class of everlytic_async.events")
         as_hooks(hook)
-        return self._subscribe(_Subscription(hook, event_type))
+        return self._subscribe((hook, event_type))
 
     @contextmanager
-    def _subscribe(self, subscription: _Subscription) -> Iterator[None]:
+    def _subscribe(self, subscription: tuple[Hook, type[Event]]) -> Iterator[None]:
         self._subscriptions = (*self._subscriptions, subscription)
         try:
             yield
@@ -298,9 +298,7 @@ class Dispatcher:
         hooks = self._hooks
         if self._subscriptions:
             hooks += tuple(
-                subscription.hook
-                for subscription in self._subscriptions
-                if isinstance(event, subscription.event_type)
+                hook for hook, event_type in self._subscriptions if isinstance(event, event_type)
             )
         for hook in hooks:
             try:

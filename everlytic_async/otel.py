@@ -49,12 +49,13 @@ is recorded for each attempt, ``everlytic.cool_down.duration`` for each cool-dow
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 import attrs
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
+from opentelemetry.metrics import Histogram
 
 from everlytic_async._endpoint import endpoint_url
 from everlytic_async._version import __version__
@@ -129,37 +130,31 @@ class OpenTelemetryHook:
             self._url = {"url.full": url}
         self._tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
         meter = metrics.get_meter(_SCOPE, __version__, meter_provider)
+
+        def histogram(name: str, description: str, boundaries: Sequence[float]) -> Histogram:
+            return meter.create_histogram(
+                name, "s", description, explicit_bucket_boundaries_advisory=boundaries
+            )
+
         self._orders = meter.create_counter(
             "everlytic.orders", unit="{order}", description="Orders that have their result."
         )
-        self._order_duration = meter.create_histogram(
-            "everlytic.order.duration",
-            unit="s",
-            description="From reading an order to its result.",
-            explicit_bucket_boundaries_advisory=_LONG_BOUNDARIES,
+        self._order_duration = histogram(
+            "everlytic.order.duration", "From reading an order to its result.", _LONG_BOUNDARIES
         )
-        self._request_duration = meter.create_histogram(
-            "http.client.request.duration",
-            unit="s",
-            description="Duration of HTTP client requests.",
-            explicit_bucket_boundaries_advisory=_REQUEST_BOUNDARIES,
+        self._request_duration = histogram(
+            "http.client.request.duration", "Duration of HTTP client requests.", _REQUEST_BOUNDARIES
         )
         self._active_requests = meter.create_up_down_counter(
             "http.client.active_requests",
             unit="{request}",
             description="Number of active HTTP requests.",
         )
-        self._cool_down = meter.create_histogram(
-            "everlytic.cool_down.duration",
-            unit="s",
-            description="How long all senders paused.",
-            explicit_bucket_boundaries_advisory=_LONG_BOUNDARIES,
+        self._cool_down = histogram(
+            "everlytic.cool_down.duration", "How long all sending paused.", _LONG_BOUNDARIES
         )
-        self._outage = meter.create_histogram(
-            "everlytic.outage.duration",
-            unit="s",
-            description="How long the endpoint was in trouble.",
-            explicit_bucket_boundaries_advisory=_LONG_BOUNDARIES,
+        self._outage = histogram(
+            "everlytic.outage.duration", "How long the endpoint was in trouble.", _LONG_BOUNDARIES
         )
         self._rate = meter.create_gauge(
             "everlytic.rate", unit="{order}/s", description="Orders per second that are sent."
@@ -169,11 +164,8 @@ class OpenTelemetryHook:
             unit="{order}/s",
             description="The estimate of the endpoint's limit.",
         )
-        self._batch_duration = meter.create_histogram(
-            "everlytic.batch.duration",
-            unit="s",
-            description="Duration of a batch.",
-            explicit_bucket_boundaries_advisory=_BATCH_BOUNDARIES,
+        self._batch_duration = histogram(
+            "everlytic.batch.duration", "Duration of a batch.", _BATCH_BOUNDARIES
         )
         self._active = 0
         # The attempts, by number, of orders that have not ended, by key.

@@ -55,7 +55,7 @@ _OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (
 
 
 def outcome_for(error: EverlyticError) -> Outcome:
-    """The outcome that an order's error stands for."""
+    """The outcome of an order that ended with this error."""
     for kind, outcome in _OUTCOMES:
         if isinstance(error, kind):
             return outcome

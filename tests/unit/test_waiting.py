@@ -1,4 +1,4 @@
-"""A stop ends the waiting of all that share its token, and of no others."""
+"""A stop ends the waiting of all that share its token; shielded work is cancelled until it ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from pacer_queue import Queue
 
 from everlytic_async._pacer import Pacer
-from everlytic_async._waiting import StoppedError, StopToken
+from everlytic_async._waiting import StoppedError, StopToken, run_shielded
 from everlytic_async.policies import Pacing
 from support.clock import FakeClock, settle
 from support.fake_delivery import make_pacer
@@ -79,3 +79,32 @@ async def test_a_sleep_takes_its_time_and_a_cancelled_one_leaves_no_timer() -> N
     await settle()
     assert sleeper.cancelled()
     assert clock.next_at is None
+
+
+async def test_work_that_swallows_cancellations_is_cancelled_until_it_ends() -> None:
+    swallowed = 0
+
+    async def stubborn() -> int:
+        nonlocal swallowed
+        while swallowed < 2:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                swallowed += 1
+        return swallowed
+
+    calling = asyncio.ensure_future(run_shielded(stubborn()))
+    await asyncio.sleep(0)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(calling, 10)
+    assert swallowed == 2  # and it has ended
+
+
+async def test_shielded_work_returns_its_result_or_raises() -> None:
+    async def fail() -> int:
+        raise ValueError("no")
+
+    assert await run_shielded(asyncio.sleep(0, 7)) == 7
+    with pytest.raises(ValueError, match="no"):
+        await run_shielded(fail())
