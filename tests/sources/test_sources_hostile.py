@@ -788,7 +788,6 @@ SLOW = {
     "a bulk operation without orders",
     "Excel: as many rows as it may have",
     "Excel: as many texts as it may have",
-    "Excel: as many styles as it may have",
     "Excel: a row that is the last",
     "Excel: a cell without end",
     "Excel: rows without end",
