@@ -253,20 +253,13 @@ class Transport:
         return self._user_session is not None and self._user_session.closed
 
     def check_open(self) -> None:
-        """Check that an order may be sent: see `Lifecycle.check_open`.
-
-        Raises:
-            ConfigurationError: says what to do instead.
-        """
+        """Check that an order may be sent, as `Lifecycle.check_open` does."""
         self.lifecycle.check_open()
         if self.session_closed:
             raise ConfigurationError(f"{SESSION_CLOSED}: make a client with one that is open")
 
     async def open(self, *, on_session_closed: Callable[[str], None] | None = None) -> None:
-        """Make the session, unless the caller's is used.
-
-        Args:
-            on_session_closed: Called with the reason once the caller's session is closed.
+        """Make the session, or watch the caller's: report the reason once it is closed.
 
         Raises:
             ConfigurationError: it was opened before, or the caller's session is closed.
@@ -275,9 +268,9 @@ class Transport:
         if self.session_closed:
             raise ConfigurationError(f"{SESSION_CLOSED}: give the client one that is open")
         self.lifecycle.start()
-        if on_session_closed is not None and self._user_session is not None:
-            self._check_session(on_session_closed)
         if self._user_session is not None:
+            if on_session_closed is not None:
+                self._check_session(on_session_closed)
             return
         try:
             await self._open_session()
@@ -381,8 +374,8 @@ class Transport:
     def _may_try_again(self, request: Request, tries: int) -> bool:
         """Whether the connection was unusable, and was one to expect that of.
 
-        Connections that were answered before get closed one by one, so this ends. A fresh one that
-        is unusable is not followed by another one.
+        It ends: connections that were answered before get closed one by one, and fresh ones are not
+        replaced.
         """
         if not request.unusable or request.abort_error is not None:
             return False

@@ -96,9 +96,10 @@ class EverlyticClient:
         allow_http: Whether ``http://`` is accepted for a host other than this machine.
 
     Raises:
-        ConfigurationError: a setting is missing or wrong; it names the setting. From every method:
-            an argument is wrong, or the client is not open, or was started in another process,
-            event loop or thread.
+        ConfigurationError: a setting is missing or wrong; it names the setting. By every method: an
+            argument is wrong, or the client is not open, or was started in another process, event
+            loop or thread.
+        LedgerError: on start, on entering a stream and by `forecast`: the ledger can't be used.
     """
 
     def __init__(
@@ -137,11 +138,8 @@ class EverlyticClient:
     def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
         """A client with its address and hashes from the environment, unless they are passed.
 
-        Reads ``EVERLYTIC_BASE_URL``, ``EVERLYTIC_STORE_HASH`` and ``EVERLYTIC_CUSTOMER_HASH``. The
-        `settings` are the arguments of `EverlyticClient`.
-
-        Raises:
-            ConfigurationError: as by the constructor; it names all of the three that are missing.
+        Reads ``EVERLYTIC_BASE_URL``, ``EVERLYTIC_STORE_HASH`` and ``EVERLYTIC_CUSTOMER_HASH``; a
+        `ConfigurationError` names all that are missing. `settings` are the constructor's arguments.
         """
         return cls(**_complete(cast("dict[str, Any]", settings)))
 
@@ -152,12 +150,7 @@ class EverlyticClient:
         raise TypeError("an EverlyticClient holds secrets and can't be pickled: make one there")
 
     async def start(self) -> Self:
-        """Open the session. ``async with`` does it.
-
-        Raises:
-            ConfigurationError: the client was started or closed before.
-            LedgerError: the ledger can't be used.
-        """
+        """Open the session and the ledger, once. ``async with`` does it."""
         self._transport.lifecycle.check_new()
         load_tenacity()
         await self._ledger.open()
@@ -262,7 +255,6 @@ class EverlyticClient:
 
         Raises:
             ConfigurationError: see the class; also on entering, and by the iteration.
-            LedgerError: on entering: the ledger can't be used.
             SourceError: at the end of the iteration: the iterable raised.
             BatchStoppedError: the same, when every further order would have failed likewise.
         """
@@ -309,9 +301,6 @@ class EverlyticClient:
 
         Returns:
             For each order why it would be skipped; None if it would be sent.
-
-        Raises:
-            LedgerError: the ledger can't be read.
         """
         return await self._ledger.forecast(orders, ledger, resend)
 
@@ -332,10 +321,7 @@ class EverlyticClient:
 
     @property
     def trouble(self) -> str | None:
-        """Why no order can be delivered at present, for a health check; None if all is well.
-
-        Set while the endpoint is probed by one attempt at a time, and while a quota is used up.
-        """
+        """Why no order can be delivered now: trouble, a used-up quota. None if all is well."""
         trouble = self._pacer.trouble
         return trouble.describe(self._transport.host) if trouble.probing else None
 
