@@ -29,6 +29,7 @@ from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import PRESETS, find_preset
 from everlytic_async.sources._synonyms import is_status
 from everlytic_async.sources._tables import Table, open_table
+from everlytic_async.sources._xlsx import XlsxReader
 
 __all__ = ["Reader", "TracedOrder"]
 
@@ -74,6 +75,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._skipped: dict[str, int] = {}
         self._mapper: RecordMapper | None = None
         self._assembler: OrderAssembler | None = None
+        self._workbook: XlsxReader | None = None
         self._decoder = StrictDecoder()
         self._unused_statuses: list[str] = []
         self._traces = False
@@ -123,6 +125,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
             found.append(
                 f"{count:,} product_sku are numbers that a spreadsheet shortened, such as "
                 "1.23457E+12: export the orders again, and don't save them from a spreadsheet"
+            )
+        if self._workbook is not None and (count := self._workbook.hidden_rows):
+            found.append(
+                f"{count:,} rows that are hidden in the sheet, such as by a filter, were read: to "
+                "leave their orders out, delete the rows, or name a condition with --where"
             )
         return found
 
@@ -206,6 +213,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     def _read_table(self, table: Table) -> Iterator[Numbered]:
         columns = table.columns
+        if isinstance(table, XlsxReader):
+            self._workbook = table
         self._find_preset(dict.fromkeys(columns), is_table=True)
         if self._preset is not None and (missing := sorted(self._preset.keys - {*columns})):
             raise ConfigurationError(
@@ -218,6 +227,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 return
         holds_text = isinstance(table, CsvReader)
         assembler = self._new_assembler(columns, is_table=True, holds_text=holds_text)
+        if isinstance(table, XlsxReader) and self._mapper is not None:
+            table.used = self._mapper.compiler.used
         yield from assembler.orders(iter(table))
 
     def _read_json(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
