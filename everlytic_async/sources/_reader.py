@@ -35,6 +35,7 @@ __all__ = ["Reader", "TracedOrder"]
 
 # Of one kind.
 _MAX_WARNINGS = 5
+_LINE_IDS = ("__parentId", "id")
 
 
 @attrs.frozen
@@ -79,6 +80,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._decoder = StrictDecoder()
         self._unused_statuses: list[str] = []
         self._traces = False
+        self._has_next_page = False
         self.format: str | None = None
         self.container: str | None = None
         self._numbered = self._read()
@@ -125,6 +127,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
             found.append(
                 f"{count:,} product_sku are numbers that a spreadsheet shortened, such as "
                 "1.23457E+12: export the orders again, and don't save them from a spreadsheet"
+            )
+        if self._has_next_page:
+            found.append(
+                "there are more orders on a further page (hasNextPage is true), and it is not in "
+                "this input: ask for the next pages, too"
             )
         if self._workbook is not None and (count := self._workbook.hidden_rows):
             found.append(
@@ -186,11 +193,16 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 case "jsonl":
                     yield from self._read_json(read_json_lines(source.file, self._decoder))
                 case "json":
-                    items = read_json(source.file, self._decoder, self._options.each, self._heads)
+                    items = read_json(
+                        source.file, self._decoder, self._options.each, self._heads, self._note_page
+                    )
                     yield from self._read_json(items)
                 case _:
                     table = open_table(container, source, stack, self._options)
                     yield from self._read_table(table)
+
+    def _note_page(self, has_next: bool) -> None:
+        self._has_next_page = has_next
 
     @property
     def _heads(self) -> frozenset[str]:
@@ -296,7 +308,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._decoder.found_non_finite = False
         number, item = numbered
         faults = non_finite_faults(item) if isinstance(item, dict) else []
-        return (number, InvalidRow(InvalidOrderError(faults, number))) if faults else numbered
+        if not isinstance(item, dict) or not faults:
+            return numbered
+        # As of a line that can't be read: a part of an order of Shopify's says whose it is.
+        ids = [id_ if isinstance(id_ := item.get(key), str) else None for key in _LINE_IDS]
+        return number, InvalidRow(InvalidOrderError(faults, number), ids if ids[0] else None)
 
 
 _Items = Iterator[tuple[int, Item]]
