@@ -207,7 +207,8 @@ def _with_price(item: Any) -> dict[str, Any] | None:
 
 
 def _has_unreadable_item(cells: Iterable[Any]) -> bool:
-    return None in _parse_items(cells)
+    items = _parse_items(cells)
+    return len(items) <= MAX_ITEMS and None in items
 
 
 WOOCOMMERCE_ITEMS_CSV = Preset(
