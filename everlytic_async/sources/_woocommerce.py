@@ -171,7 +171,7 @@ _ITEM_FIELDS = ("name", "price", "quantity", "sku", "total")
 def _parse_items(cells: Iterable[Any]) -> list[Any]:
     """The products in cells such as ``name:Mop|sku:000412|quantity:2|total:108.00``, or in JSON.
 
-    What is not a product is None.
+    What is not a product is empty.
     """
     items: list[Any] = []
     for cell in cells:
@@ -188,7 +188,7 @@ def _split_items(text: str) -> Iterable[Any]:
         try:
             found = StrictDecoder().decode(text)
         except JsonFaultError:
-            return [None]
+            return [{}]
         return found if isinstance(found, list) else [found]
     return (
         {key.strip(): value for key, _colon, value in pairs}
@@ -197,9 +197,9 @@ def _split_items(text: str) -> Iterable[Any]:
     )
 
 
-def _with_price(item: Any) -> dict[str, Any] | None:
+def _with_price(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict) or all(item.get(key) in (None, "") for key in _ITEM_FIELDS):
-        return None
+        return {}
     total = to_decimal(item.get("total"))
     if "price" not in item and total is not None:
         return {**item, "price": _unit_price(total, item.get("quantity"), _places(total))}
@@ -208,7 +208,7 @@ def _with_price(item: Any) -> dict[str, Any] | None:
 
 def _has_unreadable_item(cells: Iterable[Any]) -> bool:
     items = _parse_items(cells)
-    return len(items) <= MAX_ITEMS and None in items
+    return len(items) <= MAX_ITEMS and {} in items
 
 
 WOOCOMMERCE_ITEMS_CSV = Preset(
