@@ -117,7 +117,7 @@ def read_orders(
             one of these two, amounts may have a currency, and what is not a number is a fault.
         date_format: How times are written, in the letters of `datetime.strptime`, such as
             ``%d.%m.%Y``; None for ISO 8601.
-        sheet: The name of the sheet of an Excel workbook; None for the first.
+        sheet: The name of the sheet of an Excel workbook; None for the first that is not hidden.
 
     Raises:
         ConfigurationError: at once, when an argument is wrong; by the iteration, when the format

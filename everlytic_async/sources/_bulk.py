@@ -25,6 +25,12 @@ _IS_ORDER, _IS_PART, _IS_FAULT, _IS_OTHER = range(4)
 # Of the line items of one order: more are a mistake or an attack.
 _MAX_BYTES = 8 * 1024 * 1024
 _LOST = "belongs to an order that is not in the file: is it cut off?"
+_UNNAMED = (
+    "is a part of an order, and does not say which: ask for the id of each line item in the query"
+)
+
+# Its number, kind, own id, its parent's, and what it holds.
+_Line = tuple[int, int, str | None, str | None, bytes | None]
 
 
 def join_lines(items: Iterable[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
@@ -40,7 +46,7 @@ def join_lines(items: Iterable[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
             );
             """
         )
-        rows = (_classify(number, item) for number, item in items)
+        rows = _classified(items)
         database.executemany("INSERT INTO lines VALUES (?, ?, ?, ?, ?)", rows)
         database.executescript(
             """
@@ -51,10 +57,22 @@ def join_lines(items: Iterable[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
         yield from _join(database)
 
 
-def _classify(number: int, item: Item) -> tuple[int, int, str | None, str | None, bytes | None]:
+def _classified(items: Iterable[tuple[int, Item]]) -> Iterator[_Line]:
+    above: str | None = None  # the order that the next line is a part of, if it does not say so
+    for number, item in items:
+        line = _classify(number, item)
+        _number, kind, gid, parent, body = line
+        if kind == _IS_ORDER or (kind == _IS_FAULT and _is_one_of(gid, _ORDERS)):
+            above = gid if kind == _IS_ORDER else None
+        elif kind == _IS_FAULT and parent is None:
+            line = number, kind, gid, above, body
+        yield line
+
+
+def _classify(number: int, item: Item) -> _Line:
     if isinstance(item, InvalidRow):
-        parent = item.row[0] if item.row else None
-        return number, _IS_FAULT, None, parent, pickle.dumps(item.error.faults)
+        parent, gid = item.row or (None, None)
+        return number, _IS_FAULT, gid, parent, pickle.dumps(item.error.faults)
     order: Any = item
     gid, parent = (_text(order.get(key)) for key in ("id", "__parentId"))
     kind = _IS_OTHER
@@ -62,6 +80,8 @@ def _classify(number: int, item: Item) -> tuple[int, int, str | None, str | None
         kind = _IS_ORDER
     elif _is_one_of(gid, _LINE_ITEMS) or (gid is None and "quantity" in order):
         kind = _IS_PART
+    elif gid is None and _is_one_of(parent, _ORDERS):
+        return number, _IS_FAULT, None, parent, pickle.dumps([_UNNAMED])
     body = None if kind == _IS_OTHER else pickle.dumps(order)
     return number, kind, gid, parent, body
 
@@ -113,7 +133,7 @@ def _parts(
     ):
         size += len(body)
         if kind == _IS_FAULT:
-            return parts, f"line {number:,}, which is a part of it, can't be read"
+            return parts, f"line {number:,}, which is or may be a part of it, can't be read"
         if len(parts) == MAX_ITEMS or size > _MAX_BYTES:
             return parts, f"has more than {MAX_ITEMS:,} line items or {_MAX_BYTES:,} bytes of them"
         if len(parts) >= most:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import IO, Any, NoReturn
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
@@ -112,6 +112,7 @@ def read_json(
     decoder: StrictDecoder,
     each: Sequence[str] = (),
     kept: Collection[str] = (),
+    on_page: Callable[[bool], None] | None = None,
 ) -> Iterator[tuple[int, Item]]:
     """Yield each order's place in the document, from 1, and the order, or its fault.
 
@@ -120,12 +121,13 @@ def read_json(
         decoder: Decodes each order.
         each: The keys that lead to the list of orders, if it can't be found by `_WRAPPERS`.
         kept: Keys that are no wrapper: a mapping has paths that start there.
+        on_page: Called after each connection of GraphQL: whether there is a page after it.
 
     Raises:
         SourceError: where the syntax is broken: nothing after that can be told apart.
         ConfigurationError: there is no list where `each` leads.
     """
-    stream = _JsonStream(file, decoder, kept)
+    stream = _JsonStream(file, decoder, kept, on_page)
     while (char := stream.peek()) is not None:
         if char == "[" and not each:
             yield from stream.iter_array()
@@ -148,8 +150,15 @@ class _JsonStream:
         dead_end: The key that was looked for in vain, and the keys beside it.
     """
 
-    def __init__(self, file: IO[bytes], decoder: StrictDecoder, kept: Collection[str]) -> None:
+    def __init__(
+        self,
+        file: IO[bytes],
+        decoder: StrictDecoder,
+        kept: Collection[str],
+        on_page: Callable[[bool], None] | None,
+    ) -> None:
         self._decoder = decoder
+        self._on_page = on_page
         self._kept = kept
         self.found_list = False
         self.dead_end: tuple[str, list[str]] = ("", [])
@@ -190,6 +199,7 @@ class _JsonStream:
         fields: dict[str, Any] = {}
         faults: list[str] = []
         is_wrapper = False
+        page: Any = None
         self._expect("{")
         more = self.peek() != "}"
         while more:
@@ -208,6 +218,7 @@ class _JsonStream:
                 is_wrapper = is_wrapper or value is None
             else:
                 value, fault = self._read_value()
+                page = value if key == "pageInfo" else page
             if not is_wrapper:
                 _add(fields, faults, key, value, fault)
                 if self._dropped + self._at - start > MAX_ORDER_CHARS:
@@ -217,6 +228,8 @@ class _JsonStream:
         self._expect("}")
         if each and not is_wrapper:
             self.dead_end = each[0], list(fields)
+        if is_wrapper and isinstance(page, dict) and self._on_page is not None:
+            self._on_page(page.get("hasNextPage") is True)
         if is_wrapper or each:
             return None
         if depth and not is_order(fields) and not faults:

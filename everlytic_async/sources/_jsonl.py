@@ -14,8 +14,9 @@ from everlytic_async.sources._records import InvalidRow, Item
 __all__ = ["read_json_lines"]
 
 _TOO_LONG = f"is longer than {MAX_LINE_BYTES:,} bytes"
-# Whose the lines of a Shopify bulk operation are: also of one that can't be read.
+# Whose the lines of a Shopify bulk operation are, and what: also of one that can't be read.
 _PARENT = re.compile(rb'"__parentId"\s*:\s*"([^"\\]{1,100})"')
+_ID = re.compile(rb'\{\s*"id"\s*:\s*"(gid:[^"\\]{1,100})"')
 
 
 def read_json_lines(file: IO[bytes], decoder: StrictDecoder) -> Iterator[tuple[int, Item]]:
@@ -35,8 +36,9 @@ def read_json_lines(file: IO[bytes], decoder: StrictDecoder) -> Iterator[tuple[i
         try:
             yield number, _parse(line, decoder)
         except JsonFaultError as error:
-            parent = _PARENT.search(line)
-            row = None if parent is None else [parent[1].decode(errors="replace")]
+            found = (_PARENT.search(line), _ID.match(line))
+            ids = [each and each[1].decode(errors="replace") for each in found]
+            row = ids if any(ids) else None
             yield number, InvalidRow(InvalidOrderError([str(error)], number), row)
 
 

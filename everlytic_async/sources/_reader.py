@@ -29,11 +29,13 @@ from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import PRESETS, find_preset
 from everlytic_async.sources._synonyms import is_status
 from everlytic_async.sources._tables import Table, open_table
+from everlytic_async.sources._xlsx import XlsxReader
 
 __all__ = ["Reader", "TracedOrder"]
 
 # Of one kind.
 _MAX_WARNINGS = 5
+_LINE_IDS = ("__parentId", "id")
 
 
 @attrs.frozen
@@ -74,9 +76,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._skipped: dict[str, int] = {}
         self._mapper: RecordMapper | None = None
         self._assembler: OrderAssembler | None = None
+        self._workbook: XlsxReader | None = None
         self._decoder = StrictDecoder()
         self._unused_statuses: list[str] = []
         self._traces = False
+        self._has_next_page = False
         self.format: str | None = None
         self.container: str | None = None
         self._numbered = self._read()
@@ -123,6 +127,16 @@ class Reader(Iterator[Order | InvalidOrderError]):
             found.append(
                 f"{count:,} product_sku are numbers that a spreadsheet shortened, such as "
                 "1.23457E+12: export the orders again, and don't save them from a spreadsheet"
+            )
+        if self._has_next_page:
+            found.append(
+                "there are more orders on a further page (hasNextPage is true), and it is not in "
+                "this input: ask for the next pages, too"
+            )
+        if self._workbook is not None and (count := self._workbook.hidden_rows):
+            found.append(
+                f"{count:,} rows that are hidden in the sheet, such as by a filter, were read: to "
+                "leave their orders out, delete the rows, or name a condition with --where"
             )
         return found
 
@@ -179,11 +193,16 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 case "jsonl":
                     yield from self._read_json(read_json_lines(source.file, self._decoder))
                 case "json":
-                    items = read_json(source.file, self._decoder, self._options.each, self._heads)
+                    items = read_json(
+                        source.file, self._decoder, self._options.each, self._heads, self._note_page
+                    )
                     yield from self._read_json(items)
                 case _:
                     table = open_table(container, source, stack, self._options)
                     yield from self._read_table(table)
+
+    def _note_page(self, has_next: bool) -> None:
+        self._has_next_page = has_next
 
     @property
     def _heads(self) -> frozenset[str]:
@@ -206,6 +225,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     def _read_table(self, table: Table) -> Iterator[Numbered]:
         columns = table.columns
+        if isinstance(table, XlsxReader):
+            self._workbook = table
         self._find_preset(dict.fromkeys(columns), is_table=True)
         if self._preset is not None and (missing := sorted(self._preset.keys - {*columns})):
             raise ConfigurationError(
@@ -218,6 +239,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 return
         holds_text = isinstance(table, CsvReader)
         assembler = self._new_assembler(columns, is_table=True, holds_text=holds_text)
+        if isinstance(table, XlsxReader) and self._mapper is not None:
+            table.used = self._mapper.compiler.used
         yield from assembler.orders(iter(table))
 
     def _read_json(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
@@ -285,7 +308,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._decoder.found_non_finite = False
         number, item = numbered
         faults = non_finite_faults(item) if isinstance(item, dict) else []
-        return (number, InvalidRow(InvalidOrderError(faults, number))) if faults else numbered
+        if not isinstance(item, dict) or not faults:
+            return numbered
+        # As of a line that can't be read: a part of an order of Shopify's says whose it is.
+        ids = [id_ if isinstance(id_ := item.get(key), str) else None for key in _LINE_IDS]
+        return number, InvalidRow(InvalidOrderError(faults, number), ids if ids[0] else None)
 
 
 _Items = Iterator[tuple[int, Item]]

@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
+from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.orders import MAX_ITEMS
 from everlytic_async.sources._mapping import computed, numbers
 from everlytic_async.sources._notation import EXACT, to_decimal
@@ -163,20 +164,51 @@ _BETWEEN_ITEMS = re.compile(r";\s*(?=(?:id|item_id|name|product_id|sku):)")
 _BETWEEN_FIELDS = re.compile(r"\|(?=[a-z_]+:)")
 
 
+# An item without any of these is none.
+_ITEM_FIELDS = ("name", "price", "quantity", "sku", "total")
+
+
 def _parse_items(cells: Iterable[Any]) -> list[Any]:
-    """The products in cells such as ``name:Mop|sku:000412|quantity:2|total:108.00``."""
+    """The products in cells such as ``name:Mop|sku:000412|quantity:2|total:108.00``, or in JSON.
+
+    What is not a product is empty.
+    """
     items: list[Any] = []
     for cell in cells:
-        for text in _BETWEEN_ITEMS.split(cell) if isinstance(cell, str) and cell.strip() else ():
-            pairs = [part.partition(":") for part in _BETWEEN_FIELDS.split(text)]
-            item: dict[str, Any] = {key.strip(): value for key, _colon, value in pairs}
-            total = to_decimal(item.get("total"))
-            if "price" not in item and total is not None:
-                item["price"] = _unit_price(total, item.get("quantity"), _places(total))
-            items.append(item)
+        text = cell.strip() if isinstance(cell, str) else ""
+        for item in _split_items(text) if text else ():
+            items.append(_with_price(item))
             if len(items) > MAX_ITEMS:
                 return items  # too many, as the order will say
     return items
+
+
+def _split_items(text: str) -> Iterable[Any]:
+    if text.startswith(("[", "{")):
+        try:
+            found = StrictDecoder().decode(text)
+        except JsonFaultError:
+            return [{}]
+        return found if isinstance(found, list) else [found]
+    return (
+        {key.strip(): value for key, _colon, value in pairs}
+        for item in _BETWEEN_ITEMS.split(text)
+        if (pairs := [part.partition(":") for part in _BETWEEN_FIELDS.split(item)])
+    )
+
+
+def _with_price(item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict) or all(item.get(key) in (None, "") for key in _ITEM_FIELDS):
+        return {}
+    total = to_decimal(item.get("total"))
+    if "price" not in item and total is not None:
+        return {**item, "price": _unit_price(total, item.get("quantity"), _places(total))}
+    return item
+
+
+def _has_unreadable_item(cells: Iterable[Any]) -> bool:
+    items = _parse_items(cells)
+    return len(items) <= MAX_ITEMS and {} in items
 
 
 WOOCOMMERCE_ITEMS_CSV = Preset(
@@ -203,4 +235,8 @@ WOOCOMMERCE_ITEMS_CSV = Preset(
         },
     },
     statuses={"status": _STATUSES},
+    faults={
+        "line_items: can't be read: expected products such as name:Mop|quantity:2|total:108.00, or "
+        "as JSON": computed(_has_unreadable_item, "line_item*"),
+    },
 )

@@ -16,7 +16,7 @@ import struct
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
 from importlib import import_module
@@ -24,9 +24,16 @@ from itertools import islice
 from typing import IO, Any, TypeVar
 from xml.etree import ElementTree as ET
 
-from everlytic_async.errors import ConfigurationError, EverlyticError, SourceError
+from everlytic_async.errors import (
+    MAX_FAULTS,
+    ConfigurationError,
+    EverlyticError,
+    InvalidOrderError,
+    SourceError,
+)
 from everlytic_async.sources._columns import no_such_name
 from everlytic_async.sources._open import missing_extra_message
+from everlytic_async.sources._records import InvalidRow
 
 __all__ = ["XlsxReader"]
 
@@ -49,6 +56,14 @@ _END_OF_ARCHIVE = b"PK\x05\x06"
 _ROW_END = re.compile(rb"</(?:\w+:)?row\s*>|<(?:\w+:)?row(?:\s[^<>]*)?/>")
 _DIGITS = 15  # of a number, that a spreadsheet keeps
 _PADDED = re.compile(r"0{2,20}").fullmatch
+_ERROR = re.compile(r"#[A-Z0-9/_]{1,20}[!?]?").fullmatch
+_NO_VALUE = (
+    "holds a formula whose value is not in the file: open it in Excel, and save it, or replace the "
+    "formulas by their values"
+)
+
+#: The number of a row, whether it is hidden, and its cells: column from 1, value, fault.
+_Row = tuple[int, bool, list[tuple[int, Any, str | None]]]
 
 
 class XlsxReader:
@@ -58,7 +73,7 @@ class XlsxReader:
         file: Open for reading, in binary. It stays open. If it can't seek, as a pipe, it is copied
             to a temporary file first.
         stack: Closes that copy.
-        sheet: The name of the sheet; None for the first.
+        sheet: The name of the sheet; None for the first that is not hidden.
 
     Raises:
         ConfigurationError: when openpyxl is missing, it is no workbook, or has no such sheet.
@@ -66,6 +81,8 @@ class XlsxReader:
 
     Attributes:
         columns: The first row that is not blank.
+        used: The columns whose cells must have a value, if they are not blank; None for all.
+        hidden_rows: How many rows were read so far that the sheet hides.
     """
 
     def __init__(self, file: IO[bytes], stack: ExitStack, sheet: str | None) -> None:
@@ -87,14 +104,20 @@ class XlsxReader:
         names = [found.title for found in book.worksheets]
         if not names or (sheet is not None and sheet not in names):
             raise ConfigurationError(no_such_name("sheet", sheet or "Sheet1", names, what="sheet"))
-        found = book[names[0] if sheet is None else sheet]
-        found.reset_dimensions()  # what it says of its size may be wrong
-        self._rows = _batched(enumerate(found.iter_rows(max_col=_MAX_COLUMNS + 1), 1))
+        if sheet is None:
+            visible = (found.title for found in book.worksheets if found.sheet_state == "visible")
+            sheet = next(visible, names[0])
+        self._rows = _batched(_read_rows(book, book[sheet]))
+        self.used: Collection[str] | None = None
+        self.hidden_rows = 0
         self.columns: Sequence[str] = self._read_header()
 
     def _read_header(self) -> list[str]:
-        for _number, cells in self._rows:
-            columns = ["" if cell.value is None else str(cell.value).strip() for cell in cells]
+        for _number, _is_hidden, cells in self._rows:
+            columns = [""] * (_MAX_COLUMNS + 1)
+            for column, value, _fault in cells:
+                if column <= len(columns) and value is not None:
+                    columns[column - 1] = str(value).strip()
             while columns and not columns[-1]:
                 columns.pop()
             if len(columns) > _MAX_COLUMNS:
@@ -103,13 +126,74 @@ class XlsxReader:
                 return columns
         raise ConfigurationError("its sheet is empty: name another with --sheet")
 
-    def __iter__(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    def __iter__(self) -> Iterator[tuple[int, Sequence[Any] | InvalidRow]]:
         """Yield the number of each row, from 1, and the row; skip blank rows."""
-        width = len(self.columns)
-        for number, cells in self._rows:
-            values = [_value(cell) for cell in cells[:width]]
-            if any(value is not None and value != "" for value in values):
-                yield number, (*values, *[None] * (width - len(values)))
+        columns, width = self.columns, len(self.columns)
+        for number, is_hidden, cells in self._rows:
+            values: list[Any] = [None] * width
+            faults = []
+            for column, value, fault in cells:
+                if column > width:
+                    continue
+                values[column - 1] = value
+                name = columns[column - 1]
+                if fault is not None and (self.used is None or name in self.used):
+                    faults.append(f"column {name!r}: {fault}")
+                    values[column - 1] = None
+            if not faults and all(value is None or value == "" for value in values):
+                continue
+            self.hidden_rows += is_hidden
+            if faults:
+                error = InvalidOrderError(faults[:MAX_FAULTS], number)
+                # If it says nothing of whose it is, that may be in the cell at fault.
+                yield number, InvalidRow(error, values, is_partial=True)
+            else:
+                yield number, tuple(values)
+
+
+def _read_rows(book: Any, sheet: Any) -> Iterator[_Row]:
+    """The rows that are in a sheet, in their order in the file.
+
+    openpyxl parses each, and does not iterate over them: it would keep an element of each row in
+    memory, make up the rows that are missing, drop those that are not in order, and take a formula
+    without a value for a blank cell.
+
+    Raises:
+        SourceError: when a row has a number that no sheet has.
+    """
+    reader: Any = import_module("openpyxl.worksheet._reader")
+    styled: Any = import_module("openpyxl.cell.read_only").ReadOnlyCell
+    with book._archive.open(sheet._worksheet_path) as part:  # noqa: SLF001 - see above
+        parser = reader.WorkSheetParser(
+            part,
+            sheet._shared_strings,  # noqa: SLF001
+            data_only=True,
+            epoch=book.epoch,
+            date_formats=book._date_formats,  # noqa: SLF001
+            timedelta_formats=book._timedelta_formats,  # noqa: SLF001
+        )
+        rows: Any = None
+        for event, element in reader.iterparse(part, events=("start", "end")):
+            if event == "start":
+                if element.tag == reader.DATA_TAG:
+                    rows = element
+            elif element.tag == reader.ROW_TAG:
+                number, cells = parser.parse_row(element)
+                if number > _MAX_ROWS:
+                    raise SourceError(
+                        f"the Excel workbook has a row with a number above {_MAX_ROWS:,}, and is "
+                        "damaged: save it again, or save it as CSV in UTF-8"
+                    )
+                found = [
+                    (cell["column"], _value(styled(sheet, **cell)), _fault(cell, xml, reader))
+                    for cell, xml in zip(cells, element, strict=True)
+                ]
+                yield number, element.get("hidden") in ("1", "true"), found
+                # Nothing is kept of a row but the element of the last one.
+                parser.row_dimensions.clear()
+                element.clear()
+                if rows is not None:
+                    del rows[:-1]
 
 
 def _batched(rows: Iterator[_Found]) -> Iterator[_Found]:
@@ -130,6 +214,19 @@ def _value(cell: Any) -> Any:
         if _PADDED(cell.number_format):
             return str(value).zfill(len(cell.number_format))
     return value
+
+
+def _fault(cell: Any, element: Any, reader: Any) -> str | None:
+    """Why the value of a cell is none."""
+    value = cell["value"]
+    if cell["data_type"] == "e":
+        known = isinstance(value, str) and _ERROR(value)
+        return f"holds the error {value}" if known else "holds an error"
+    if value is not None or element.find(reader.FORMULA_TAG) is None:
+        return None
+    # A blank text is a value, too.
+    is_blank = element.get("t") == "str" and element.find(reader.VALUE_TAG) is not None
+    return None if is_blank else _NO_VALUE
 
 
 def _careful(call: Callable[[], _Found]) -> _Found:

@@ -177,9 +177,41 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         [
             (1, "#1"),
             (3, "belongs to an order that is not in the file: is it cut off?"),
-            (4, "line 5, which is a part of it, can't be read"),
+            (4, "line 5, which is or may be a part of it, can't be read"),
             (5, "is not JSON: "),
             (6, "products: at least one is required"),
+        ],
+        {},
+    ),
+    "GraphQL, a bulk operation with damaged lines that don't say whose they are": (
+        lines(graphql(1), line_item(1))
+        + json.dumps(line_item(1))[:-2]
+        + "\n" + lines(graphql(2), line_item(2))
+        + json.dumps(graphql(3))[:60]
+        + "\n" + lines(graphql(4), line_item(4))
+        + json.dumps(line_item(4)).replace("10.00", "NaN").replace('"NaN"', "NaN")
+        + "\n" + lines(graphql(5), line_item(5), 17),
+        [
+            (1, "line 3, which is or may be a part of it, can't be read"),
+            (3, "is not JSON: "),
+            (4, "#2"),
+            (6, "is not JSON: "),
+            (7, "line 9, which is or may be a part of it, can't be read"),
+            (9, "originalUnitPriceSet"),
+            (10, "line 12, which is or may be a part of it, can't be read"),
+            (12, "is not an order: "),
+        ],
+        {},
+    ),
+    "GraphQL, a part in a bulk operation that does not say what it is": (
+        lines(
+            graphql(1), line_item(1), {"title": "Mop", "__parentId": "gid://shopify/Order/1"},
+            {"key": "x", "__parentId": "gid://shopify/LineItem/7"}, graphql(2), line_item(2),
+        ),
+        [
+            (1, "line 3, which is or may be a part of it, can't be read"),
+            (3, "is a part of an order, and does not say which: ask for the id of each line item"),
+            (5, "#2"),
         ],
         {},
     ),
@@ -239,6 +271,29 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         (f"{ITEMS.format('line_item_1,line_item_2')}"
         f"1,1,2026-01-15 12:00:00,completed,108.00,{ANN},name:Mop|quantity:2|total:108.00,\n"),
         [(2, "1")],
+        {},
+    ),
+    "Order Export, products as JSON, and in no form that is known": (
+        ITEMS.format("line_items")
+        + "".join(
+            f'{n},{n},2026-01-15 12:00:00,completed,108.00,{ANN},"{cell}"\n'
+            for n, cell in enumerate(
+                (
+                    '[{""name"":""Mop"",""quantity"":2,""total"":""108.00"",""meta"":[]}]',
+                    '{""name"":""Mop"",""quantity"":2,""total"":108.00}',
+                    "garbage",
+                    "a:1:{i:0;a:1:{s:4:name;s:3:Mop;}}",
+                    '[{""name"":""Mop""',
+                    "[" * 100_000,
+                    '[""Mop""]',
+                    '[{""title"":""Mop""}]',
+                    "[]",
+                )
+            )
+        ),
+        [(2, "0"), (3, "1")]
+        + [(line, "line_items: can't be read: expected ") for line in range(4, 10)]
+        + [(10, "products: at least one")],
         {},
     ),
     "Squarespace": (
@@ -314,6 +369,11 @@ ORDERS: dict[str, dict[str, Any]] = {
             ("Soap|a", D("0.00"), D(1), None, D("0.00")),
         ],
     },
+    "Order Export, products as JSON, and in no form that is known": {
+        "sub_total": "108.00",
+        "total": "108.00",
+        "products": [("Mop", D("54.00"), 2, None, D("108.00"))],
+    },
     "Order Export, products in several cells": {
         "sub_total": "108.00",
         "total": "108.00",
@@ -387,6 +447,28 @@ def test_the_time_of_a_kind_is_understood(kind: str, since: str, count: int) -> 
     found = [item for _line, item in read(KINDS[kind][0], since=since, mapping=mapping)]
     assert sum(isinstance(item, Order) for item in found) == count
     assert not any("date" in str(item) for item in found)
+
+
+PAGE = {"hasNextPage": True}
+LAST = {**edges(graphql(2)), "pageInfo": {"hasNextPage": False}}
+
+
+@pytest.mark.parametrize(
+    ("pages", "count"),
+    [
+        ([{"orders": {**edges(graphql(1)), "pageInfo": PAGE}}], 1),
+        ([{"orders": {"pageInfo": PAGE, **edges(graphql(1))}}], 1),
+        ([{"orders": {"nodes": [], "pageInfo": PAGE}}], 1),
+        ([{"orders": LAST}], 0),
+        ([{"orders": {**edges(graphql(1)), "pageInfo": PAGE}}, {"orders": LAST}], 0),
+        ([{"orders": edges(graphql(1, pageInfo=PAGE))}], 0),
+    ],
+)
+def test_a_page_that_is_not_the_last_is_pointed_out(pages: list[Any], count: int) -> None:
+    reader = read_orders(io.StringIO(lines(*({"data": page} for page in pages))))
+    list(reader)
+    assert len(reader.warnings) == count
+    assert all(text.startswith("there are more orders on a furth") for text in reader.warnings)
 
 
 def test_statuses_that_a_shops_table_does_not_know_are_reported() -> None:

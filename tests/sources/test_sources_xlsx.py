@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 import zipfile
 from datetime import datetime
 from decimal import Decimal
@@ -163,3 +164,91 @@ def test_reading_excel_without_its_package_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'everlytic-async\[xlsx\]'"):
         read(workbook(HEADER))
+
+
+MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+
+
+def sheet(*rows: str) -> bytes:
+    """A workbook whose only sheet has these rows, as XML, below its header."""
+    data = io.BytesIO(workbook(HEADER))
+    with zipfile.ZipFile(data, "a") as packed, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a part of that name is there: the last one counts
+        xml = packed.read("xl/worksheets/sheet1.xml").decode()
+        xml = xml.replace("</sheetData>", "".join(rows) + "</sheetData>")
+        packed.writestr("xl/worksheets/sheet1.xml", xml)
+    return data.getvalue()
+
+
+def row(number: int, total: str, more: str = "") -> str:
+    """A row of an order; its total is in the third cell."""
+    texts = (f"{number}", ANN, None, "Mop", "1", "x")
+    cells = [
+        total if text is None else f'<c t="inlineStr"><is><t>{text}</t></is></c>' for text in texts
+    ]
+    return f'<row r="{number}"{more}>{"".join(cells)}</row>'
+
+
+NO_VALUE = "column 'total': holds a formula whose value is not in the file: open it in Excel, and"
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        ("<c><v>1</v></c>", "2"),
+        ("<c><f>A2</f><v>1</v></c>", "2"),
+        ('<c t="str"><f>A2</f><v></v></c>', "2"),  # the formula gave a blank text
+        ("<c/>", "2"),
+        ("<c><f>A2</f><v/></c>", NO_VALUE),
+        ("<c><f>A2</f></c>", NO_VALUE),
+        ('<c t="str"><f>A2</f></c>', NO_VALUE),
+        ('<c t="shared"><f t="shared" si="0"/></c>', NO_VALUE),
+        ('<c t="e"><f>A2</f><v>#N/A</v></c>', "column 'total': holds the error #N/A"),
+        ('<c t="e"><v>#VALUE!</v></c>', "column 'total': holds the error #VALUE!"),
+        ('<c t="e"><v>ann@example.com</v></c>', "column 'total': holds an error"),
+    ],
+)
+def test_a_cell_without_a_value_of_its_own_is_a_fault_where_it_is_used(
+    cell: str, found: str
+) -> None:
+    data = sheet(row(2, cell), row(3, "<c><v>1</v></c>"))
+    (line, brought), other = brief(read(data))
+    assert (line, brought[: len(found)], other) == (2, found, (3, "3"))
+    mapping = {"total": None}
+    assert brief(read(data, mapping=mapping)) == [(2, "2"), (3, "3")]
+
+
+def test_of_an_order_whose_id_is_an_error_the_rows_next_to_it_are_in_doubt() -> None:
+    broken = row(3, "<c/>").replace(
+        '<c t="inlineStr"><is><t>3</t></is></c>', '<c t="e"><v>#REF!</v></c>'
+    )
+    found = brief(read(sheet(row(2, "<c/>"), broken, row(4, "<c/>"), row(5, "<c/>"))))
+    assert [line for line, _ in found] == [2, 3, 4, 5]
+    assert found[1][1].startswith("column 'order_id': holds the error #REF!")
+    assert found[0][1].startswith("line 3, next to it, can't be read")
+    assert found[3] == (5, "5")
+
+
+def test_a_hidden_sheet_is_not_the_first_one_and_hidden_rows_are_pointed_out() -> None:
+    book = openpyxl.load_workbook(io.BytesIO(workbook(HEADER, [9, ANN, 1, "Mop", 1, "x"])))
+    orders = book.create_sheet("May")
+    for cells in (HEADER, [1, ANN, 1, "Mop", 1, "x"], [2, ANN, 1, "Mop", 1, "x"], []):
+        orders.append(cells)
+    book["Orders"].sheet_state = "hidden"
+    orders.row_dimensions[3].hidden = orders.row_dimensions[4].hidden = True
+    file = io.BytesIO()
+    book.save(file)
+    reader = read_orders(io.BytesIO(file.getvalue()))
+    assert brief(list(reader.lines())) == [(2, "1"), (3, "2")]
+    assert [warning[:43] for warning in reader.warnings] == [
+        "1 rows that are hidden in the sheet, such a"
+    ]
+    assert brief(read(file.getvalue(), sheet="Orders")) == [(2, "9")]
+
+
+def test_rows_have_the_numbers_that_they_say_and_none_is_made_up() -> None:
+    data = sheet(row(1_048_576, "<c/>"), row(7, "<c/>"), row(8, "<c/>"))
+    assert [line for line, _ in read(data)] == [1_048_576, 7, 8]
+    for number in (1_048_577, 10**7, 10**9, 10**300):
+        with pytest.raises(SourceError, match="has a row with a number above 1,048,576"):
+            read(sheet(row(number, "<c/>")))
