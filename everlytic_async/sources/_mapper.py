@@ -54,6 +54,8 @@ class RecordMapper:
         is_grouping: Whether consecutive records with the same key are one order.
         unmatched: The fields of the caller's mapping that no order has had so far.
         shortened_skus: How many products have an SKU that a spreadsheet has shortened.
+        with_id: How many orders have an order_id so far.
+        without_id: How many have none.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class RecordMapper:
         self._key = compiler.getter("group_by", group_by) if self.is_grouping else None
         faults = {} if preset is None else preset.faults
         self._faults = [(compiler.getter("fault", spec), text) for text, spec in faults.items()]
-        self.shortened_skus = 0
+        self.shortened_skus = self.with_id = self.without_id = 0
         self.unmatched = {
             field
             for field, spec in (*mapping.items(), *own_products.items())
@@ -113,9 +115,11 @@ class RecordMapper:
         key = None if self._key is None else self._key(record)
         return None if isinstance(key, str) and not key.strip() else key
 
-    def has_contact(self, record: Record) -> bool:
-        """Whether a row says whose it is."""
-        return bool(self._contacts.read(record))
+    def may_continue(self, record: Record, rows: Sequence[Record]) -> bool:
+        """Whether a row without an id has no contact, or that of the first of these rows."""
+        found = self._contacts.read(record)
+        above = self._contacts.read(rows[0]) if rows and found else {}
+        return all(_same(value, above.get(field)) for field, value in found.items())
 
     def order(self, rows: Sequence[Record]) -> tuple[dict[str, Any], list[str]]:
         """The mapping of an order, and the faults that can be seen only here.
@@ -129,6 +133,10 @@ class RecordMapper:
         self._check_texts(order, faults)
         if self._faults:
             faults += [fault for get, fault in self._faults if get(rows[0])]
+        if "order_id" in order:
+            self.with_id += 1
+        else:
+            self.without_id += 1
         products = order["products"] = self._read_products(rows)
         if self.unmatched:
             self.unmatched.difference_update(order)
@@ -173,10 +181,7 @@ class RecordMapper:
             further = (self._contacts if is_complete else self._fields).read(row)
             for field in _CONTACTS:
                 value = further.get(field)
-                if (
-                    value is not None
-                    and str(value).casefold() != str(order.get(field, value)).casefold()
-                ):
+                if value is not None and not _same(value, order.get(field, value)):
                     faults[f"{field}: the rows of the order do not agree on it"] = None
             for field, value in further.items():
                 order.setdefault(field, value)
@@ -223,6 +228,10 @@ class RecordMapper:
                 name = f"products[{place}].{field}"
                 found[name] = describe_spec(spec, compiler, items[place], prefix)
         return found
+
+
+def _same(contact: Any, other: Any) -> bool:
+    return str(contact).strip().casefold() == str(other).strip().casefold()
 
 
 _OWN_NAMES: Mapping[str, Any] = {

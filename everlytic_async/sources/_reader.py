@@ -124,6 +124,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 f"{count:,} product_sku are numbers that a spreadsheet shortened, such as "
                 "1.23457E+12: export the orders again, and don't save them from a spreadsheet"
             )
+        if (mapper := self._mapper) is not None and mapper.with_id and mapper.without_id:
+            found.append(
+                f"{mapper.without_id:,} orders have no order_id while others do: each of them gets "
+                "an e-mail of its own. If they are parts of other orders, fill in their order_id"
+            )
         return found
 
     def lines(self) -> Iterator[Numbered]:

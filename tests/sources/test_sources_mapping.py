@@ -192,6 +192,31 @@ def test_rows_may_be_grouped_by_another_column_or_not_at_all() -> None:
         assert [type(order) for order in found] == [Order] * orders
 
 
+@pytest.mark.parametrize(
+    ("rows", "products", "warned"),
+    [
+        ("1,ann@a,Mop|,ann@a,Soap|, ANN@a ,Brush|2,bea@a,Mop", [3, 1], None),
+        ("1,ann@a,Mop|,,Soap|,ann@a,Brush", [3], None),
+        ("1,ann@a,Mop|,bea@a,Soap|,,Rope|,bea@a,Brush", [1, 2, 1], 2),
+        ("1,,Mop|,bea@a,Soap", [0, 1], 1),
+        (",ann@a,Mop|,ann@a,Soap", [1, 1], None),  # no order of the file has an id
+    ],
+)
+def test_a_row_without_an_id_joins_the_order_above_it_with_the_same_contact(
+    rows: str, products: list[int], warned: int | None
+) -> None:
+    text = "Order,Mail,Item\n" + rows.replace("|", "\n")
+    mapping = {"order_id": "Order", "contact_email": "Mail", "product_name": "Item"}
+    reader = read_orders(io.StringIO(text), mapping=mapping)
+    found = list(reader)
+    counts = [len(item.products) if isinstance(item, Order) else 0 for item in found]
+    assert counts == products
+    told = [
+        line.partition(" orders have no order_id while others do")[0] for line in reader.warnings
+    ]
+    assert told == ([] if warned is None else [str(warned)])
+
+
 def test_rows_of_json_are_grouped_too() -> None:
     rows = [
         {"order_id": 1, "contact_email": "a@example.com", "product_name": "Mop"},
