@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.sources._columns import check_contact, check_paths, strict_paths
+from everlytic_async.sources._columns import CONTACTS, check_contact, check_paths, strict_paths
 from everlytic_async.sources._fields import AMOUNTS, NUMBERS, FieldReader, converters_for
 from everlytic_async.sources._mapping import (
     ORDER_FIELDS,
@@ -23,7 +23,6 @@ from everlytic_async.sources._records import Record
 
 __all__ = ["RecordMapper"]
 
-_CONTACTS = ("contact_email", "contact_unique_id")
 _IDS = ("contact_unique_id", "order_id")
 # What spreadsheets write instead of 1234567890123.
 _SHORTENED = re.compile(r"\s*[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}\s*").fullmatch
@@ -78,12 +77,12 @@ class RecordMapper:
         group_by = order.pop("group_by", order.get("order_id"))
         for key in ("products", "each"):
             order.pop(key, None)
-        if all(order.get(field) is None for field in _CONTACTS):
+        if all(order.get(field) is None for field in CONTACTS):
             raise ConfigurationError("the mapping leaves an order without a contact")
         paths = strict_paths(mapping, is_table=is_table, has_list=each is not None)
         check_paths(paths, names, is_table=is_table)
         if is_table and preset is None:
-            check_contact((order.get(field) for field in _CONTACTS), names)
+            check_contact((order.get(field) for field in CONTACTS), names)
 
         self._notation = notation
         columns = names if is_table else None
@@ -93,7 +92,7 @@ class RecordMapper:
         self._specs = {field: spec for field, spec in order.items() if spec is not None}
         self._product_specs = {field: spec for field, spec in products.items() if spec is not None}
         converters = {**converters_for(notation), "product_sku": self._note_shortened}
-        contacts = {field: self._specs[field] for field in _CONTACTS if field in self._specs}
+        contacts = {field: self._specs[field] for field in CONTACTS if field in self._specs}
         self._fields = FieldReader(compiler, self._specs, converters)
         self._contacts = FieldReader(compiler, contacts, converters)
         self._product_fields = FieldReader(inner, self._product_specs, converters)
@@ -179,7 +178,7 @@ class RecordMapper:
         for row in rows[1:]:
             is_complete = len(order) == len(self._fields.getters)
             further = (self._contacts if is_complete else self._fields).read(row)
-            for field in _CONTACTS:
+            for field in CONTACTS:
                 value = further.get(field)
                 if value is not None and not _same(value, order.get(field, value)):
                     faults[f"{field}: the rows of the order do not agree on it"] = None

@@ -15,7 +15,13 @@ from everlytic_async.errors import ConfigurationError, InvalidOrderError
 from everlytic_async.orders import Order
 from everlytic_async.sources._assembler import Numbered, OrderAssembler, make_order
 from everlytic_async.sources._bulk import join_lines
-from everlytic_async.sources._columns import check_all_are_fields, check_repeated
+from everlytic_async.sources._columns import (
+    check_all_are_fields,
+    check_repeated,
+    identity_paths,
+    leads_nowhere,
+    no_such_name,
+)
 from everlytic_async.sources._csv import CsvReader
 from everlytic_async.sources._detect import detect_container
 from everlytic_async.sources._json import read_json, unwrap
@@ -34,6 +40,10 @@ __all__ = ["Reader", "TracedOrder"]
 
 # Of one kind.
 _MAX_WARNINGS = 5
+# To look for a path in.
+_MAX_AHEAD = 20
+
+_Items = Iterator[tuple[int, Item]]
 
 
 @attrs.frozen
@@ -246,8 +256,29 @@ class Reader(Iterator[Order | InvalidOrderError]):
             check_all_are_fields(names, is_table=False)
             yield from _make_orders(items)
             return
+        items = self._check_identity(items)
         assembler = self._new_assembler(names, is_table=False)
         yield from assembler.orders(map(self._check_finite, items))
+
+    def _check_identity(self, items: _Items) -> _Items:
+        """Refuse a path to the id or the contact of an order that none of the first orders has.
+
+        No more of them are read ahead than it takes to find one.
+        """
+        ahead: list[tuple[int, Item]] = []
+        for field, path in identity_paths(self._options.mapping):
+            while True:
+                found = leads_nowhere(path, [item for _number, item in ahead])
+                if found is None:
+                    break
+                more = next(items, None) if len(ahead) < _MAX_AHEAD else None
+                if more is None:
+                    break
+                ahead.append(more)
+            if found is not None:
+                key, names = found
+                raise ConfigurationError(no_such_name(field, key, names, what="key"))
+        return chain(ahead, items)
 
     @property
     def _is_plain(self) -> bool:
@@ -291,9 +322,6 @@ class Reader(Iterator[Order | InvalidOrderError]):
         number, item = numbered
         faults = non_finite_faults(item) if isinstance(item, dict) else []
         return (number, InvalidRow(InvalidOrderError(faults, number))) if faults else numbered
-
-
-_Items = Iterator[tuple[int, Item]]
 
 
 def _find_first(items: _Items) -> Generator[Numbered, None, tuple[int, Any] | None]:

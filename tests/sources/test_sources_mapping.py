@@ -248,11 +248,40 @@ def test_a_path_that_no_order_has_is_told() -> None:
     text = json.dumps([RECORD, RECORD], default=float)
     reader = read_orders(
         io.StringIO(text),
-        mapping={**BASE, "order_id": "number", "product_sku": "SKU", "total": None},
+        mapping={**BASE, "taxes": "tax", "product_sku": "SKU", "total": None},
     )
     assert reader.unmatched_fields == frozenset()
     assert len(list(reader)) == 2
-    assert reader.unmatched_fields == {"order_id", "product_sku"}
+    assert reader.unmatched_fields == {"taxes", "product_sku"}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "told"),
+    [
+        ({"order_id": "nro"}, "order_id: there is no key 'nro': did you mean 'nr'"),
+        ({"order_id": "sums.nr"}, r"order_id: there is no key 'nr'\. The keys are 'all', 'none'"),
+        ({"order_id": "nr.x"}, "order_id: there is no key 'x'"),
+        ({"contact_email": "client.mial"}, "contact_email: there is no key 'mial': did you mean"),
+        ({"order_id": "none.of.it"}, None),  # one of the first orders has it
+        ({"order_id": "sums.none.deeper"}, None),
+        ({"order_id": "lines.7.what"}, None),
+        ({"order_id": ["no", "{none}"]}, None),
+        ({"contact_unique_id": "crm"}, None),  # there is another contact
+    ],
+)
+@pytest.mark.parametrize("layout", ["lines", "document"])
+def test_an_id_or_contact_that_is_nowhere_is_refused_before_the_first_order(
+    mapping: dict[str, Any], told: str | None, layout: str
+) -> None:
+    orders = [RECORD] * 3 + [RECORD | {"none": {"of": {"it": 1}}}]
+    lines = [json.dumps(order, default=float) for order in orders]
+    text = "\n".join(lines) if layout == "lines" else f"[{','.join(lines)}]"
+    reader = read_orders(io.StringIO(text), mapping=BASE | mapping)
+    if told is None:
+        assert len(list(reader)) == 4
+    else:
+        with pytest.raises(ConfigurationError, match=told):
+            next(reader)
 
 
 def test_products_that_are_no_list_are_the_orders_fault() -> None:
