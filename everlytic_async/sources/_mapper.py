@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from everlytic_async.errors import ConfigurationError
+from everlytic_async.orders import MAX_ITEMS
 from everlytic_async.sources._columns import CONTACTS, check_contact, check_paths, strict_paths
 from everlytic_async.sources._fields import AMOUNTS, NUMBERS, FieldReader, converters_for
 from everlytic_async.sources._mapping import (
@@ -96,6 +97,8 @@ class RecordMapper:
         self._fields = FieldReader(compiler, self._specs, converters)
         self._contacts = FieldReader(compiler, contacts, converters)
         self._product_fields = FieldReader(inner, self._product_specs, converters)
+        # Where the fields have their own names, a product without any may be meant.
+        self._names_products = preset is not None or bool(own_products)
         self._each_spec = each
         self._each = None if each is None else compiler.getter("products", each)
         self.is_grouping = each is None and group_by is not None
@@ -137,6 +140,13 @@ class RecordMapper:
         else:
             self.without_id += 1
         products = order["products"] = self._read_products(rows)
+        if (
+            self._names_products
+            and isinstance(products, list)
+            and {} in products
+            and len(products) <= MAX_ITEMS  # else that is its fault
+        ):
+            faults.append(f"products[{products.index({})}]: none of its fields is set")
         if self.unmatched:
             self.unmatched.difference_update(order)
             for product in products if isinstance(products, list) else ():

@@ -284,6 +284,14 @@ def test_an_id_or_contact_that_is_nowhere_is_refused_before_the_first_order(
             next(reader)
 
 
+@pytest.mark.parametrize("empty", [{}, {"what": None, "cost": ""}, {"title": "Mop"}])
+def test_a_product_of_which_nothing_is_found_is_the_orders_fault(empty: dict[str, Any]) -> None:
+    text = json.dumps({**RECORD, "lines": [{"what": "Mop"}, empty]}, default=float)
+    (found,) = read_orders(io.StringIO(text), mapping=BASE | {"order_id": "nr"})
+    assert isinstance(found, InvalidOrderError)
+    assert (found.faults, found.order_id) == (("products[1]: none of its fields is set",), "000017")
+
+
 def test_products_that_are_no_list_are_the_orders_fault() -> None:
     for lines in (None, "Mop", {"a": 1}, [7], []):
         text = json.dumps({**RECORD, "lines": lines}, default=float)
