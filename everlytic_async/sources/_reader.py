@@ -86,6 +86,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._assembler: OrderAssembler | None = None
         self._decoder = StrictDecoder()
         self._unused_statuses: list[str] = []
+        self._missing_status: str | None = None
         self._traces = False
         self.format: str | None = None
         self.container: str | None = None
@@ -129,6 +130,12 @@ class Reader(Iterator[Order | InvalidOrderError]):
             f"that were cancelled or not paid, name it: --where '{name}=...'"
             for name in self._unused_statuses
         ]
+        if self._missing_status is not None:
+            found.append(
+                f"there is no '{self._missing_status}', which tells orders from abandoned "
+                "checkouts and from those that were cancelled, refunded or not paid: all are read. "
+                "Export it too, or choose the orders with --where"
+            )
         if self._mapper is not None and (count := self._mapper.shortened_skus):
             found.append(
                 f"{count:,} product_sku are numbers that a spreadsheet shortened, such as "
@@ -310,6 +317,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
             self._unused_statuses = [
                 name for name in dict.fromkeys(names) if name not in used and is_status(name)
             ][:_MAX_WARNINGS]
+        elif preset.statuses and not options.where and not {*preset.statuses} & {*names}:
+            self._missing_status = next(iter(preset.statuses))
         self._assembler = OrderAssembler(mapper, preset, left_out)
         self._assembler.traces = self._traces
         return self._assembler
