@@ -133,8 +133,11 @@ class OrderAssembler:
                 return key, row, error, group is not None and bool(key == group.key)
             if isinstance(item, InvalidRow) and item.is_partial:
                 return None, None, error, False
-            # Shopify leaves out what does not change. In other tables such a row has no contact.
-            is_further = self._preset is not None or not self._mapper.has_contact(row)
+            # Exports leave out what does not change. Another contact is another order, except in a
+            # shop's export, where such a row can't be an order of its own.
+            is_further = self._preset is not None or self._mapper.may_continue(
+                row, () if group is None or group.key is None else group.rows
+            )
         except Exception as raised:  # noqa: BLE001 - see `_unexpected`
             return None, None, _unexpected(raised, number), False
         return None, row, error, group is not None and is_further

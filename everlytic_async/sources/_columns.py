@@ -13,15 +13,19 @@ from everlytic_async.sources._notation import to_decimal
 from everlytic_async.sources._synonyms import match_fields
 
 __all__ = [
+    "CONTACTS",
     "check_all_are_fields",
     "check_contact",
     "check_paths",
     "check_repeated",
+    "identity_paths",
+    "leads_nowhere",
     "no_such_name",
     "show_names",
     "strict_paths",
 ]
 
+CONTACTS = ("contact_email", "contact_unique_id")
 _MAX_NAMES = 40
 _MAX_CHARS = 40
 _NEXT_STEPS = (
@@ -91,6 +95,26 @@ def check_paths(paths: Iterable[tuple[str, str]], names: Sequence[str], *, is_ta
             )
 
 
+def leads_nowhere(path: str, records: Sequence[Any]) -> tuple[str, Sequence[str]] | None:
+    """The key of a path of JSON that none of the records has, and those that there are.
+
+    A null, and what is below a list, may be anything.
+    """
+    if any(isinstance(record, dict) and path in record for record in records):
+        return None
+    found = list(records)
+    for key in path.split("."):
+        if not any(isinstance(value, dict) for value in found) and None in found:
+            return None
+        if any(isinstance(value, list) for value in found):
+            return None
+        dicts = [value for value in found if isinstance(value, dict)]
+        found = [value[key] for value in dicts if key in value]
+        if not found:
+            return key, list(dict.fromkeys(name for value in dicts for name in value))
+    return None
+
+
 def check_all_are_fields(names: Sequence[str], *, is_table: bool) -> None:
     """Without a mapping, a column that is not a field is a mistake; and so are all keys.
 
@@ -144,6 +168,17 @@ def check_contact(specs: Iterable[Any], names: Sequence[str]) -> None:
             f"one is, such as with --map 'contact_email={example}'. The columns are "
             f"{show_names(names)}. {_NEXT_STEPS}"
         )
+
+
+def identity_paths(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The paths of a mapping that say which order it is, and whose, and have no alternative.
+
+    Where one is wrong, all the orders go out under other names, or to nobody.
+    """
+    contacts = [field for field in CONTACTS if mapping.get(field) is not None]
+    fields = ("order_id", *contacts) if len(contacts) == 1 else ("order_id",)
+    own = {field: mapping[field] for field in fields if field in mapping}
+    return [(field, path) for field, path, alone in mapping_paths(own) if alone]
 
 
 def strict_paths(

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.sources._columns import check_contact, check_paths, strict_paths
+from everlytic_async.orders import MAX_ITEMS
+from everlytic_async.sources._columns import CONTACTS, check_contact, check_paths, strict_paths
 from everlytic_async.sources._fields import AMOUNTS, NUMBERS, FieldReader, converters_for
 from everlytic_async.sources._mapping import (
     ORDER_FIELDS,
@@ -23,7 +24,6 @@ from everlytic_async.sources._records import Record
 
 __all__ = ["RecordMapper"]
 
-_CONTACTS = ("contact_email", "contact_unique_id")
 _IDS = ("contact_unique_id", "order_id")
 # What spreadsheets write instead of 1234567890123.
 _SHORTENED = re.compile(r"\s*[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}\s*").fullmatch
@@ -54,6 +54,8 @@ class RecordMapper:
         is_grouping: Whether consecutive records with the same key are one order.
         unmatched: The fields of the caller's mapping that no order has had so far.
         shortened_skus: How many products have an SKU that a spreadsheet has shortened.
+        with_id: How many orders have an order_id so far.
+        without_id: How many have none.
     """
 
     def __init__(
@@ -76,12 +78,12 @@ class RecordMapper:
         group_by = order.pop("group_by", order.get("order_id"))
         for key in ("products", "each"):
             order.pop(key, None)
-        if all(order.get(field) is None for field in _CONTACTS):
+        if all(order.get(field) is None for field in CONTACTS):
             raise ConfigurationError("the mapping leaves an order without a contact")
         paths = strict_paths(mapping, is_table=is_table, has_list=each is not None)
         check_paths(paths, names, is_table=is_table)
         if is_table and preset is None:
-            check_contact((order.get(field) for field in _CONTACTS), names)
+            check_contact((order.get(field) for field in CONTACTS), names)
 
         self._notation = notation
         columns = names if is_table else None
@@ -91,17 +93,19 @@ class RecordMapper:
         self._specs = {field: spec for field, spec in order.items() if spec is not None}
         self._product_specs = {field: spec for field, spec in products.items() if spec is not None}
         converters = {**converters_for(notation), "product_sku": self._note_shortened}
-        contacts = {field: self._specs[field] for field in _CONTACTS if field in self._specs}
+        contacts = {field: self._specs[field] for field in CONTACTS if field in self._specs}
         self._fields = FieldReader(compiler, self._specs, converters)
         self._contacts = FieldReader(compiler, contacts, converters)
         self._product_fields = FieldReader(inner, self._product_specs, converters)
+        # Where the fields have their own names, a product without any may be meant.
+        self._names_products = preset is not None or bool(own_products)
         self._each_spec = each
         self._each = None if each is None else compiler.getter("products", each)
         self.is_grouping = each is None and group_by is not None
         self._key = compiler.getter("group_by", group_by) if self.is_grouping else None
         faults = {} if preset is None else preset.faults
         self._faults = [(compiler.getter("fault", spec), text) for text, spec in faults.items()]
-        self.shortened_skus = 0
+        self.shortened_skus = self.with_id = self.without_id = 0
         self.unmatched = {
             field
             for field, spec in (*mapping.items(), *own_products.items())
@@ -113,9 +117,11 @@ class RecordMapper:
         key = None if self._key is None else self._key(record)
         return None if isinstance(key, str) and not key.strip() else key
 
-    def has_contact(self, record: Record) -> bool:
-        """Whether a row says whose it is."""
-        return bool(self._contacts.read(record))
+    def may_continue(self, record: Record, rows: Sequence[Record]) -> bool:
+        """Whether a row without an id has no contact, or that of the first of these rows."""
+        found = self._contacts.read(record)
+        above = self._contacts.read(rows[0]) if rows and found else {}
+        return all(_same(value, above.get(field)) for field, value in found.items())
 
     def order(self, rows: Sequence[Record]) -> tuple[dict[str, Any], list[str]]:
         """The mapping of an order, and the faults that can be seen only here.
@@ -129,7 +135,18 @@ class RecordMapper:
         self._check_texts(order, faults)
         if self._faults:
             faults += [fault for get, fault in self._faults if get(rows[0])]
+        if "order_id" in order:
+            self.with_id += 1
+        else:
+            self.without_id += 1
         products = order["products"] = self._read_products(rows)
+        if (
+            self._names_products
+            and isinstance(products, list)
+            and {} in products
+            and len(products) <= MAX_ITEMS  # else that is its fault
+        ):
+            faults.append(f"products[{products.index({})}]: none of its fields is set")
         if self.unmatched:
             self.unmatched.difference_update(order)
             for product in products if isinstance(products, list) else ():
@@ -171,12 +188,9 @@ class RecordMapper:
         for row in rows[1:]:
             is_complete = len(order) == len(self._fields.getters)
             further = (self._contacts if is_complete else self._fields).read(row)
-            for field in _CONTACTS:
+            for field in CONTACTS:
                 value = further.get(field)
-                if (
-                    value is not None
-                    and str(value).casefold() != str(order.get(field, value)).casefold()
-                ):
+                if value is not None and not _same(value, order.get(field, value)):
                     faults[f"{field}: the rows of the order do not agree on it"] = None
             for field, value in further.items():
                 order.setdefault(field, value)
@@ -223,6 +237,10 @@ class RecordMapper:
                 name = f"products[{place}].{field}"
                 found[name] = describe_spec(spec, compiler, items[place], prefix)
         return found
+
+
+def _same(contact: Any, other: Any) -> bool:
+    return str(contact).strip().casefold() == str(other).strip().casefold()
 
 
 _OWN_NAMES: Mapping[str, Any] = {

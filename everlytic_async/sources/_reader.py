@@ -15,7 +15,13 @@ from everlytic_async.errors import ConfigurationError, InvalidOrderError
 from everlytic_async.orders import Order
 from everlytic_async.sources._assembler import Numbered, OrderAssembler, make_order
 from everlytic_async.sources._bulk import join_lines
-from everlytic_async.sources._columns import check_all_are_fields, check_repeated
+from everlytic_async.sources._columns import (
+    check_all_are_fields,
+    check_repeated,
+    identity_paths,
+    leads_nowhere,
+    no_such_name,
+)
 from everlytic_async.sources._csv import CsvReader
 from everlytic_async.sources._detect import detect_container
 from everlytic_async.sources._json import read_json, unwrap
@@ -36,6 +42,10 @@ __all__ = ["Reader", "TracedOrder"]
 # Of one kind.
 _MAX_WARNINGS = 5
 _LINE_IDS = ("__parentId", "id")
+# To look for a path in.
+_MAX_AHEAD = 20
+
+_Items = Iterator[tuple[int, Item]]
 
 
 @attrs.frozen
@@ -79,6 +89,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._workbook: XlsxReader | None = None
         self._decoder = StrictDecoder()
         self._unused_statuses: list[str] = []
+        self._missing_status: str | None = None
         self._traces = False
         self._has_next_page = False
         self.format: str | None = None
@@ -123,6 +134,12 @@ class Reader(Iterator[Order | InvalidOrderError]):
             f"that were cancelled or not paid, name it: --where '{name}=...'"
             for name in self._unused_statuses
         ]
+        if self._missing_status is not None:
+            found.append(
+                f"there is no '{self._missing_status}', which tells orders from abandoned "
+                "checkouts and from those that were cancelled, refunded or not paid: all are read. "
+                "Export it too, or choose the orders with --where"
+            )
         if self._mapper is not None and (count := self._mapper.shortened_skus):
             found.append(
                 f"{count:,} product_sku are numbers that a spreadsheet shortened, such as "
@@ -137,6 +154,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
             found.append(
                 f"{count:,} rows that are hidden in the sheet, such as by a filter, were read: to "
                 "leave their orders out, delete the rows, or name a condition with --where"
+            )
+        if (mapper := self._mapper) is not None and mapper.with_id and mapper.without_id:
+            found.append(
+                f"{mapper.without_id:,} orders have no order_id while others do: each of them gets "
+                "an e-mail of its own. If they are parts of other orders, fill in their order_id"
             )
         return found
 
@@ -264,8 +286,29 @@ class Reader(Iterator[Order | InvalidOrderError]):
             check_all_are_fields(names, is_table=False)
             yield from _make_orders(items)
             return
+        items = self._check_identity(items)
         assembler = self._new_assembler(names, is_table=False)
         yield from assembler.orders(map(self._check_finite, items))
+
+    def _check_identity(self, items: _Items) -> _Items:
+        """Refuse a path to the id or the contact of an order that none of the first orders has.
+
+        No more of them are read ahead than it takes to find one.
+        """
+        ahead: list[tuple[int, Item]] = []
+        for field, path in identity_paths(self._options.mapping):
+            while True:
+                found = leads_nowhere(path, [item for _number, item in ahead])
+                if found is None:
+                    break
+                more = next(items, None) if len(ahead) < _MAX_AHEAD else None
+                if more is None:
+                    break
+                ahead.append(more)
+            if found is not None:
+                key, names = found
+                raise ConfigurationError(no_such_name(field, key, names, what="key"))
+        return chain(ahead, items)
 
     @property
     def _is_plain(self) -> bool:
@@ -297,6 +340,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
             self._unused_statuses = [
                 name for name in dict.fromkeys(names) if name not in used and is_status(name)
             ][:_MAX_WARNINGS]
+        elif preset.statuses and not options.where and not {*preset.statuses} & {*names}:
+            self._missing_status = next(iter(preset.statuses))
         self._assembler = OrderAssembler(mapper, preset, left_out)
         self._assembler.traces = self._traces
         return self._assembler
@@ -313,9 +358,6 @@ class Reader(Iterator[Order | InvalidOrderError]):
         # As of a line that can't be read: a part of an order of Shopify's says whose it is.
         ids = [id_ if isinstance(id_ := item.get(key), str) else None for key in _LINE_IDS]
         return number, InvalidRow(InvalidOrderError(faults, number), ids if ids[0] else None)
-
-
-_Items = Iterator[tuple[int, Item]]
 
 
 def _find_first(items: _Items) -> Generator[Numbered, None, tuple[int, Any] | None]:

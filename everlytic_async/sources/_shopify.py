@@ -219,9 +219,9 @@ def _is_draft_row(name: Any, status: Any) -> bool:
     return _is_blank_cell(status) and isinstance(name, str) and _DRAFT_NAME(name) is not None
 
 
-def _is_abandoned(status: Any, total: Any) -> bool:
-    # A further row of an order has neither.
-    return _is_blank_cell(status) and not _is_blank_cell(total)
+def _is_abandoned(name: Any, status: Any) -> bool:
+    # Of a further row that is not next to its order, too: the order was read, or is cut off.
+    return _is_blank_cell(status) and isinstance(name, str) and not _is_blank_cell(name)
 
 
 SHOPIFY_CSV = Preset(
@@ -251,7 +251,7 @@ SHOPIFY_CSV = Preset(
     statuses={"Financial Status": _STATUSES},
     skip={
         "draft": computed(_is_draft_row, "Name", "Financial Status"),
-        "abandoned checkout": computed(_is_abandoned, "Financial Status", "Total"),
+        "abandoned checkout": computed(_is_abandoned, "Name", "Financial Status"),
         "cancelled": "Cancelled at",
         "test": computed(_is_test, "Payment Method"),
     },

@@ -239,7 +239,7 @@ def test_the_list_is_found_where_a_mapping_says() -> None:
 def test_an_object_that_is_an_order_is_no_list_of_its_items() -> None:
     ((_place, error),) = read(
         '{"increment_id": "1", "items": [{"name": "Mop"}], "grand_total": 1}',
-        mapping={"contact_email": "email"},
+        mapping={"contact_email": ["email", "mail"]},
     )
     assert brief([(1, error)])[0][1].startswith("contact_email or contact_unique_id: one")
     found = read('{\n"order_id": 1, "order_id": 2}', "json")

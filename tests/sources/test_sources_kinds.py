@@ -121,9 +121,19 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         {"abandoned checkout": 1},
     ),
     "drafts of Shopify, as CSV": (shopify("#D12", status=""), [], {"draft": 1}),
-    "a further row of Shopify that is not next to its order is no checkout": (
+    "a further row of Shopify that is not next to its order is no order": (
         f"{shopify('#1', '#2')}#1,{ANN},,,,2026-03-01,1,Soap,5.00,,,\n",
-        [(2, "#1"), (3, "#2"), (4, "#1")],
+        [(2, "#1"), (3, "#2")],
+        {"abandoned checkout": 1},
+    ),
+    "checkouts of Shopify without a total": (
+        f"{SHOPIFY}#9,{ANN},,,,,1,Mop,5.00,,,\n#9,,,,,,1,Soap,5.00,,,\n#D9,{ANN},,,,,1,Mop,5.00,,,\n",
+        [],
+        {"abandoned checkout": 1, "draft": 1},
+    ),
+    "a file of Shopify that starts within an order": (
+        f"{SHOPIFY},{ANN},,,,,1,Soap,5.00,,,\n{shopify('#2').removeprefix(SHOPIFY)}",
+        [(2, "belongs to an order that is not above it: is it cut off?"), (3, "#2")],
         {},
     ),
     "statuses of Shopify": (
@@ -484,6 +494,30 @@ def test_statuses_that_a_shops_table_does_not_know_are_reported() -> None:
     assert (len(list(reader)), reader.unknown_statuses) == (1, {})
     reader = read_orders(io.StringIO(KINDS["statuses of Shopify"][0]))
     assert (len(list(reader)), reader.unknown_statuses, reader.warnings) == (7, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        (
+            f"Name,Email,Lineitem quantity,Lineitem name,Lineitem price\n#1,{ANN},1,Mop,1\n",
+            "Financial Status",
+        ),
+        (
+            json.dumps([{key: value for key, value in woo(1, "").items() if key != "status"}]),
+            "status",
+        ),
+        (json.dumps([woo(1, "completed")]), None),
+    ],
+)
+def test_an_export_of_a_shop_without_its_status_is_pointed_out(
+    text: str, column: str | None
+) -> None:
+    reader = read_orders(io.StringIO(text))
+    assert len(list(reader)) == 1
+    assert [warning.partition(",")[0] for warning in reader.warnings] == (
+        [] if column is None else [f"there is no '{column}'"]
+    )
 
 
 # ------------------------------------------------------------------------------------------ where

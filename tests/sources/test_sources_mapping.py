@@ -192,6 +192,31 @@ def test_rows_may_be_grouped_by_another_column_or_not_at_all() -> None:
         assert [type(order) for order in found] == [Order] * orders
 
 
+@pytest.mark.parametrize(
+    ("rows", "products", "warned"),
+    [
+        ("1,ann@a,Mop|,ann@a,Soap|, ANN@a ,Brush|2,bea@a,Mop", [3, 1], None),
+        ("1,ann@a,Mop|,,Soap|,ann@a,Brush", [3], None),
+        ("1,ann@a,Mop|,bea@a,Soap|,,Rope|,bea@a,Brush", [1, 2, 1], 2),
+        ("1,,Mop|,bea@a,Soap", [0, 1], 1),
+        (",ann@a,Mop|,ann@a,Soap", [1, 1], None),  # no order of the file has an id
+    ],
+)
+def test_a_row_without_an_id_joins_the_order_above_it_with_the_same_contact(
+    rows: str, products: list[int], warned: int | None
+) -> None:
+    text = "Order,Mail,Item\n" + rows.replace("|", "\n")
+    mapping = {"order_id": "Order", "contact_email": "Mail", "product_name": "Item"}
+    reader = read_orders(io.StringIO(text), mapping=mapping)
+    found = list(reader)
+    counts = [len(item.products) if isinstance(item, Order) else 0 for item in found]
+    assert counts == products
+    told = [
+        line.partition(" orders have no order_id while others do")[0] for line in reader.warnings
+    ]
+    assert told == ([] if warned is None else [str(warned)])
+
+
 def test_rows_of_json_are_grouped_too() -> None:
     rows = [
         {"order_id": 1, "contact_email": "a@example.com", "product_name": "Mop"},
@@ -223,11 +248,48 @@ def test_a_path_that_no_order_has_is_told() -> None:
     text = json.dumps([RECORD, RECORD], default=float)
     reader = read_orders(
         io.StringIO(text),
-        mapping={**BASE, "order_id": "number", "product_sku": "SKU", "total": None},
+        mapping={**BASE, "taxes": "tax", "product_sku": "SKU", "total": None},
     )
     assert reader.unmatched_fields == frozenset()
     assert len(list(reader)) == 2
-    assert reader.unmatched_fields == {"order_id", "product_sku"}
+    assert reader.unmatched_fields == {"taxes", "product_sku"}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "told"),
+    [
+        ({"order_id": "nro"}, "order_id: there is no key 'nro': did you mean 'nr'"),
+        ({"order_id": "sums.nr"}, r"order_id: there is no key 'nr'\. The keys are 'all', 'none'"),
+        ({"order_id": "nr.x"}, "order_id: there is no key 'x'"),
+        ({"contact_email": "client.mial"}, "contact_email: there is no key 'mial': did you mean"),
+        ({"order_id": "none.of.it"}, None),  # one of the first orders has it
+        ({"order_id": "sums.none.deeper"}, None),
+        ({"order_id": "lines.7.what"}, None),
+        ({"order_id": ["no", "{none}"]}, None),
+        ({"contact_unique_id": "crm"}, None),  # there is another contact
+    ],
+)
+@pytest.mark.parametrize("layout", ["lines", "document"])
+def test_an_id_or_contact_that_is_nowhere_is_refused_before_the_first_order(
+    mapping: dict[str, Any], told: str | None, layout: str
+) -> None:
+    orders = [RECORD] * 3 + [RECORD | {"none": {"of": {"it": 1}}}]
+    lines = [json.dumps(order, default=float) for order in orders]
+    text = "\n".join(lines) if layout == "lines" else f"[{','.join(lines)}]"
+    reader = read_orders(io.StringIO(text), mapping=BASE | mapping)
+    if told is None:
+        assert len(list(reader)) == 4
+    else:
+        with pytest.raises(ConfigurationError, match=told):
+            next(reader)
+
+
+@pytest.mark.parametrize("empty", [{}, {"what": None, "cost": ""}, {"title": "Mop"}])
+def test_a_product_of_which_nothing_is_found_is_the_orders_fault(empty: dict[str, Any]) -> None:
+    text = json.dumps({**RECORD, "lines": [{"what": "Mop"}, empty]}, default=float)
+    (found,) = read_orders(io.StringIO(text), mapping=BASE | {"order_id": "nr"})
+    assert isinstance(found, InvalidOrderError)
+    assert (found.faults, found.order_id) == (("products[1]: none of its fields is set",), "000017")
 
 
 def test_products_that_are_no_list_are_the_orders_fault() -> None:
