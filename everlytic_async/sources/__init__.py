@@ -110,8 +110,8 @@ def read_orders(
         since: Leave out orders before that time. A time without an offset is UTC.
         until: Leave out orders at that time or after it.
         include: Which orders of a shop not to leave out, of `REASONS`; ``all`` for all of them.
-        encoding: Of a text; None for UTF-8, or what a byte-order mark tells. A table that is not
-            UTF-8 is refused before its first order, unless it comes from a pipe.
+        encoding: Of a text; None for UTF-8, or what a byte-order mark tells. What is not
+            text in that encoding is refused before its first order, unless it comes from a pipe.
         decimal: What is before the fraction of a number in a text, ``.`` or ``,``.
         thousands: What is between its groups of three digits: ``,``, ``.``, ``'`` or a blank. With
             one of these two, amounts may have a currency, and what is not a number is a fault.

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Self
 
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
-from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, skip_line
+from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, NOT_UTF_8, skip_line
 from everlytic_async.sources._records import InvalidRow
 
 __all__ = ["DELIMITERS", "MAX_ROW_LINES", "CsvReader", "detect_delimiter"]
@@ -76,7 +76,7 @@ class CsvReader:
         self._file = file
         self._no_text = f"is not {encoding}: name its encoding with --encoding"
         if encoding is None:
-            self._no_text = "is not UTF-8: name its encoding with --encoding, or save it as UTF-8"
+            self._no_text = NOT_UTF_8
         self._number = 0  # of the line that was handed out last
         self._pushed_back: deque[str] = deque()
         self._row: list[str] = []  # the lines of the row that is being read

@@ -40,6 +40,7 @@ _UNSUPPORTED = (
 )
 # What holds orders and is no text.
 _BINARY = {b"PAR1": "parquet", b"PK\x03\x04": "xlsx"}
+_SAMPLE = 1000  # bytes
 _NAMES = {"parquet": "a Parquet file", "xlsx": "an Excel workbook"}
 
 
@@ -64,11 +65,15 @@ def detect_container(source: OpenedSource, requested: str | None) -> str:
     for start, what in _UNSUPPORTED:
         if first.startswith(start):
             raise ConfigurationError(f"it {what}")
+    if b"\x00" in first[:_SAMPLE] and (encoding := _guess_wide(first[:_SAMPLE])) is not None:
+        raise ConfigurationError(
+            f"it is not UTF-8, and has no byte-order mark: name its encoding: --encoding {encoding}"
+        )
     return requested or _guess(source, first)
 
 
 def _guess(source: OpenedSource, first: bytes) -> str:
-    if b"\x00" in first[:1000]:
+    if b"\x00" in first[:_SAMPLE]:
         raise ConfigurationError("it is not text: expected JSON, CSV or Parquet")
     by_name = next((_BY_NAME[end] for end in _BY_NAME if source.name.endswith(end)), None)
     if by_name in ("csv", "tsv"):
@@ -87,6 +92,16 @@ def _guess(source: OpenedSource, first: bytes) -> str:
             f"names): name it with --format, one of {', '.join(CONTAINERS)}, or a shop's"
         )
     return "tsv" if delimiter == "\t" else "csv"
+
+
+def _guess_wide(first: bytes) -> str | None:
+    """The encoding of a text whose characters have two or four bytes each."""
+    for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
+        text = first.decode(encoding, "replace")[:-1].replace("\n", "").replace("\r", "")
+        plain = sum(char.isascii() and (char.isprintable() or char == "\t") for char in text)
+        if text and 2 * plain > len(text) and "\0" not in text:
+            return encoding
+    return None
 
 
 def _detect_json(first: bytes, by_name: str | None) -> str:

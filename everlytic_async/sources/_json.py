@@ -24,6 +24,7 @@ from everlytic_async.errors import (
     SourceError,
 )
 from everlytic_async.sources._columns import no_such_name
+from everlytic_async.sources._open import NOT_UTF_8
 from everlytic_async.sources._records import InvalidRow, Item
 
 __all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json", "unwrap"]
@@ -314,7 +315,7 @@ class _JsonStream:
                 continue
             self._at = end
             if fault is None and not _is_utf_8(self._text[start:end]):
-                fault = "is not UTF-8: save the file as UTF-8"
+                fault = NOT_UTF_8
             return value, fault
 
     @staticmethod

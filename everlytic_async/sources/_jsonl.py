@@ -8,7 +8,7 @@ from typing import IO
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import InvalidOrderError
-from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, skip_line
+from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, NOT_UTF_8, skip_line
 from everlytic_async.sources._records import InvalidRow, Item
 
 __all__ = ["read_json_lines"]
@@ -48,7 +48,7 @@ def _parse(line: bytes, decoder: StrictDecoder) -> Item:
     try:
         text = line.decode()
     except UnicodeDecodeError:
-        raise JsonFaultError("is not UTF-8: save the file as UTF-8") from None
+        raise JsonFaultError(NOT_UTF_8) from None
     value = decoder.decode(text)
     if not isinstance(value, dict):
         raise JsonFaultError("is not an order: expected one JSON object on each line")

@@ -38,7 +38,10 @@ _MAX_CHARS = 1_000
 _CACHED = 8_192
 _GROUP = 3  # digits between thousands
 # A currency before or after a number, and a sign.
-_CURRENCY = r"(?:[A-Z]{1,3}\$?|kr\.?|Rs\.?|Fr\.?|Ft|z\u0142|K\u010d|[^\w\s.,'+@-]{1,2})?"
+_CURRENCY = (
+    r"(?:[A-Z]{1,3}\$?|kr\.?|Rs\.?|Fr\.?|Ft|z\u0142|K\u010d|[^\w\s\x00-\x1f\x7f-\x9f.,'+@-]{1,2})?"
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BLANKS = "[ \\u00a0\\u2009\\u202f]"
 _SIGN = "[+\\u2212-]?"
 # Shopify's CSV writes 2026-03-01 10:00:00 +0200. Python reads it, but does not promise to.
@@ -132,6 +135,10 @@ class Notation:
     def explain_number(self, value: str) -> str:
         """What to say of a text that is not a number; it is quoted where it looks like one."""
         text = value.strip()
+        if (control := _CONTROL.search(value.strip(" \t\r\n"))) is not None:
+            char = control[0]
+            what = "a NUL character" if char == "\0" else f"the control character U+{ord(char):04X}"
+            return f"expected a number, and its text holds {what}: remove it, or export it again"
         if not _LIKE_NUMBER(text) or not any(char in text for char in "0123456789"):
             return "expected a number, got text"
         if not self.is_plain:

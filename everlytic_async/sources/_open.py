@@ -25,9 +25,11 @@ from everlytic_async.errors import ConfigurationError, SourceError
 __all__ = [
     "BOM",
     "MAX_LINE_BYTES",
+    "NOT_UTF_8",
     "OpenedSource",
     "Source",
     "check_encoding",
+    "check_text",
     "missing_extra_message",
     "open_source",
     "skip_line",
@@ -48,6 +50,10 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+#: The fault of an order.
+NOT_UTF_8 = "is not UTF-8: name its encoding with --encoding, or save it as UTF-8"
+_WIDE = ("utf-16", "utf-32")
+_CUT_OFF = "was it cut off? Export or copy it again"
 _CHUNK = 64 * 1024
 
 
@@ -60,14 +66,40 @@ class OpenedSource:
         first_line: The first line that is not blank, without a byte order mark; at most
             `MAX_LINE_BYTES` of it. Empty if there is none.
         name: The name of the file without that of its compression, in lower case; or empty.
-        line_not_utf8: Reads all of it, to find the first line that is not UTF-8, and leaves `file`
-            where it is; None if there is no such line, or the input can't be read twice.
+        encoding: How its text was encoded.
+        line_not_text: Reads all of it, to find the first line that is not text in that encoding,
+            and leaves `file` where it is; None if there is no such line, or the input can't be read
+            twice.
     """
 
     file: IO[bytes]
     first_line: bytes
     name: str
-    line_not_utf8: Callable[[], int | None]
+    encoding: str
+    line_not_text: Callable[[], int | None]
+
+
+def check_text(source: OpenedSource) -> None:
+    """Refuse a text in another encoding before its first order, if it can be read twice.
+
+    Raises:
+        ConfigurationError: a line of it is not text in its encoding.
+        SourceError: it was cut off within a character.
+    """
+    if (line := source.line_not_text()) is None:
+        return
+    encoding = source.encoding
+    if codecs.lookup(encoding).name == "utf-8":
+        raise ConfigurationError(
+            f"line {line:,} is not UTF-8: name the encoding, such as with --encoding cp1252 for "
+            "what a spreadsheet saved on Windows, or save the file as UTF-8"
+        )
+    if codecs.lookup(encoding).name.startswith(_WIDE):
+        raise SourceError(f"line {line:,} is not {encoding}: {_CUT_OFF}")
+    raise ConfigurationError(
+        f"line {line:,} is not {encoding}: name its encoding with --encoding, or save the file as "
+        "UTF-8"
+    )
 
 
 def check_encoding(encoding: str | None) -> None:
@@ -125,12 +157,11 @@ def open_source(source: Source, encoding: str | None = None) -> Iterator[OpenedS
         if codecs.lookup(encoding).name != "utf-8":
             decoded = _chunked(stack, _decoding(file, encoding))
             head, first_line, file = _peek_first_line(decoded, stack)
-            start = None
 
-        def line_not_utf8() -> int | None:
-            return None if start is None else _line_not_utf8(raw, start, decompress)
+        def line_not_text() -> int | None:
+            return None if start is None else _line_not_text(raw, start, decompress, encoding)
 
-        yield OpenedSource(file, first_line, name, line_not_utf8)
+        yield OpenedSource(file, first_line, name, encoding, line_not_text)
 
 
 def _is_seekable(file: Any) -> bool:
@@ -140,6 +171,10 @@ def _is_seekable(file: Any) -> bool:
 
 def _find_encoding(head: bytes, named: str | None) -> str:
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    if marked is None and named is not None and codecs.lookup(named).name in _WIDE:
+        raise ConfigurationError(
+            f"it has no byte-order mark: name its encoding: {named}-le, or perhaps {named}-be"
+        )
     if marked is None or named is None:
         return named or marked or "utf-8"
     if not codecs.lookup(named).name.startswith(marked):
@@ -151,35 +186,49 @@ def _find_encoding(head: bytes, named: str | None) -> str:
 
 
 def _decoding(file: IO[bytes], encoding: str) -> Callable[[int], bytes]:
-    """Reads a file in another encoding as UTF-8; what can't be decoded is no UTF-8 either."""
+    """Reads a file in another encoding as UTF-8; what can't be decoded is no UTF-8 either.
+
+    In an encoding whose characters have two or four bytes, what can't be decoded ends the file.
+    """
     read: Callable[[int], bytes] = getattr(file, "read1", file.read)
     decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
 
     def read_chunk(size: int) -> bytes:
-        while data := read(size):
-            if text := decoder.decode(data):
-                return text.encode("utf-8", "surrogatepass")
-        return decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+        try:
+            while data := read(size):
+                if text := decoder.decode(data):
+                    return text.encode("utf-8", "surrogatepass")
+            return decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+        except UnicodeError:
+            raise SourceError(f"a part of it can't be read as {encoding}: {_CUT_OFF}") from None
 
     return read_chunk
 
 
-def _line_not_utf8(file: IO[bytes], start: int, decompress: _Decompress | None) -> int | None:
-    """The number of the first line that is not UTF-8, in a pass of its own."""
+def _line_not_text(
+    file: IO[bytes], start: int, decompress: _Decompress | None, encoding: str
+) -> int | None:
+    """The number of the first line that is not text in an encoding, in a pass of its own."""
     at = file.tell()
+    is_utf_8 = codecs.lookup(encoding).name == "utf-8"
     try:
         file.seek(start)
         with ExitStack() as stack:
             read = file.read if decompress is None else decompress(stack, file)
-            decoder = codecs.getincrementaldecoder("utf-8")()
-            number = 1
-            while data := read(_CHUNK):
+            decoder = codecs.getincrementaldecoder(encoding)()
+            number, data = 1, b"x"
+            while data:
+                data = read(_CHUNK)
+                before = decoder.getstate()
+                if is_utf_8 and data.isascii() and not before[0] and data:
+                    number += data.count(b"\n")
+                    continue
                 try:
-                    if not data.isascii() or decoder.getstate()[0]:
-                        decoder.decode(data)
+                    number += decoder.decode(data, final=not data).count("\n")
                 except UnicodeDecodeError as error:
-                    return number + error.object.count(b"\n", 0, error.start)
-                number += data.count(b"\n")
+                    decoder.setstate(before)
+                    good = data[: max(0, error.start - len(before[0]))]
+                    return number + decoder.decode(good).count("\n")
     except SourceError:
         pass  # said when the rest is read
     finally:

@@ -29,7 +29,7 @@ from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._left_out import LeftOut
 from everlytic_async.sources._mapper import RecordMapper
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, mapping_paths
-from everlytic_async.sources._open import OpenedSource, Source, open_source
+from everlytic_async.sources._open import OpenedSource, Source, check_text, open_source
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import PRESETS, find_preset
@@ -213,8 +213,10 @@ class Reader(Iterator[Order | InvalidOrderError]):
             self.format = self._options.format or container
             match container:
                 case "jsonl":
+                    check_text(source)
                     yield from self._read_json(read_json_lines(source.file, self._decoder))
                 case "json":
+                    check_text(source)
                     items = read_json(
                         source.file, self._decoder, self._options.each, self._heads, self._note_page
                     )

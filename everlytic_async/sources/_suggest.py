@@ -122,7 +122,7 @@ def suggest_mapping(
         container = detect_container(source, requested)
         is_table = container not in ("json", "jsonl")
         if is_table:
-            if encoding is None and container in ("csv", "tsv") and source.line_not_utf8():
+            if encoding is None and container in ("csv", "tsv") and source.line_not_text():
                 options = attrs.evolve(options, encoding=_FALLBACK_ENCODING)
                 more["encoding"] = _FALLBACK_ENCODING
                 source = stack.enter_context(open_source(path_or_file, _FALLBACK_ENCODING))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._csv import CsvReader
-from everlytic_async.sources._open import OpenedSource, with_line_feeds
+from everlytic_async.sources._open import OpenedSource, check_text, with_line_feeds
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._parquet import ParquetReader
 from everlytic_async.sources._records import InvalidRow
@@ -42,10 +42,6 @@ def open_table(
         return ParquetReader(source.file, stack)
     if container == "xlsx":
         return XlsxReader(source.file, stack, options.sheet)
-    if options.encoding is None and (line := source.line_not_utf8()) is not None:
-        raise ConfigurationError(
-            f"line {line:,} is not UTF-8: name the encoding, such as with --encoding cp1252 for "
-            "what a spreadsheet saved on Windows, or save the file as UTF-8"
-        )
+    check_text(source)
     delimiter = "\t" if container == "tsv" else None
     return CsvReader(with_line_feeds(source, stack), delimiter, options.encoding)

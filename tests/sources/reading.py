@@ -15,6 +15,13 @@ from everlytic_async.sources import read_orders
 Found = list[tuple[int, Order | InvalidOrderError]]
 
 
+class Pipe(io.BytesIO):
+    """What can't be read twice."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def read(data: str | bytes, format_: str | None = None, **options: Any) -> Found:
     """Every item with its line."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data

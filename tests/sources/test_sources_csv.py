@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading import brief, exact, fields, read
+from reading import Pipe, brief, exact, fields, read
 
 from everlytic_async import ConfigurationError, Order
+from everlytic_async.sources import read_orders
 from everlytic_async.sources._csv import CsvReader
 from everlytic_async.sources._records import InvalidRow
 
@@ -81,7 +82,7 @@ def test_rows_are_split_as_pythons_csv_splits_them(text: str) -> None:
 @given(st.lists(st.sampled_from([b'"', b",", b"\n", b"\r\n", b"a@b", b"1", b"\xff", b" "])))
 def test_whatever_the_rows_are_only_items_come_out(pieces: list[bytes]) -> None:
     data = HEADER.encode() + b"\n" + b"".join(pieces)
-    lines = [line for line, _item in read(data, "csv", encoding="utf-8")]
+    lines = [line for line, _item in read_orders(Pipe(data), "csv").lines()]
     assert lines == sorted(set(lines))
 
 
@@ -95,6 +96,7 @@ SUSPECT = "line 3, next to it, can't be read and may be a row of this order"
 DISAGREE = "contact_email: the rows of the order do not agree on it"
 MARKED = "contact_email: begins with ', as spreadsheets mark a text: remove it"
 TEXT_PRICE = "products[0].product_price: expected a number, got text"
+CONTROL = "products[0].product_price: expected a number, and its text holds "
 QUOTED = "products[0].product_price: expected a number, found '"
 SHORTENED = "is a number that a spreadsheet shortened"
 
@@ -164,6 +166,10 @@ CASES: dict[str, tuple[str | bytes, list[tuple[int, str]]]] = {
             ("R 10", ": say how numbers are written, such as --decimal '.'"),
             ("10.10.10", ""),
         )
+    },
+    **{
+        f"price {price!r}": (rows(f"1,a@b,1,Mop,{price}"), [(2, f"{CONTROL}{shown}: remove it, ")])
+        for price, shown in (("1\0", "a NUL character"), ("\x1b1", "the control character U+001B"))
     },
     **{
         f"a row with {bad}": (

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from decimal import Decimal
 from typing import Any
 
 import attrs
 import pytest
-from reading import brief, fields, read
+from reading import Pipe, brief, fields, read
 
-from everlytic_async import ConfigurationError, InvalidOrderError, Order
+from everlytic_async import ConfigurationError, InvalidOrderError, Order, SourceError
 from everlytic_async.sources import parse_where, read_orders, suggest_mapping
 
 ANN = "ann@example.com"
@@ -668,23 +669,83 @@ def test_a_table_that_is_not_utf_8_is_refused_before_its_first_order(header: str
         next(read_orders(io.BytesIO(data), mapping={**HOME_MAPPING, "product_quantity": None}))
 
 
-def test_bytes_that_are_not_text_are_the_fault_of_their_row_in_a_named_encoding() -> None:
-    text = f"order_id,contact_email,product_name\n1,{ANN},Mop\n2,{ANN},M?p\n3,{ANN},Mop\n"
-    for bad, named in ((b"\x81", "cp1252"), (b"\xff", "utf-8")):
-        found = brief(read(text.encode().replace(b"?", bad), encoding=named))
-        fault = f"is not {named}: name its encoding with --encoding"
-        assert found == [(2, "1"), (3, fault), (4, "3")]
+def orders_in(kind: str, name: str) -> str:
+    """Three orders, of whose second this is a product."""
+    rows = [("1", "Mop"), ("2", name), ("3", "Mop")]
+    if kind == "csv":
+        return "order_id,contact_email,product_name\n" + "".join(
+            f"{order_id},{ANN},{product}\n" for order_id, product in rows
+        )
+    orders = [
+        f'{{"order_id": "{order_id}", "contact_email": "{ANN}", "products": [{{"product_name": '
+        f'"{product}"}}]}}'
+        for order_id, product in rows
+    ]
+    return "\n".join(orders) if kind == "jsonl" else "[\n" + ",\n".join(orders) + "]"
 
 
-def test_a_pipe_can_not_be_read_twice_so_its_rows_have_the_fault() -> None:
-    class Pipe(io.BytesIO):
-        def seekable(self) -> bool:
-            return False
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
+@pytest.mark.parametrize(
+    ("named", "written", "name", "message"),
+    [
+        (None, "cp1252", "M\xf6p", "is not UTF-8: name the encoding, such as with --encoding cp12"),
+        (
+            "utf-8",
+            "cp1252",
+            "M\xf6p",
+            "is not UTF-8: name the encoding, such as with --encoding cp1",
+        ),
+        (
+            "ascii",
+            "cp1252",
+            "M\xf6p",
+            "is not ascii: name its encoding with --encoding, or save the",
+        ),
+        (
+            "cp1252",
+            "latin-1",
+            "\x81",
+            "is not cp1252: name its encoding with --encoding, or save it",
+        ),
+    ],
+)
+def test_a_file_in_another_encoding_is_refused_and_of_a_pipe_the_order_that_shows_it(
+    named: str | None, written: str, name: str, message: str, kind: str, packed: bool
+) -> None:
+    import gzip  # noqa: PLC0415
 
-    text = f"order_id,contact_email,product_name\n1,{ANN},Mop\n2,{ANN},M\xf6p\n3,{ANN},Mop\n"
-    found = brief(list(read_orders(Pipe(text.encode("cp1252"))).lines()))
-    fault = "is not UTF-8: name its encoding with --encoding, or save it as UTF-8"
-    assert found == [(2, "1"), (3, fault), (4, "3")]
+    data = orders_in(kind, name).encode(written)
+    line = 2 if kind == "jsonl" else 3
+    with pytest.raises(ConfigurationError, match=f"^line {line} {message[:40]}"):
+        read(gzip.compress(data) if packed else data, encoding=named)
+    (_, first), (_, fault), (_, last) = brief(list(read_orders(Pipe(data), encoding=named).lines()))
+    assert (first, last) == ("1", "3")
+    assert re.match("is not .*: name its encoding with --encoding", fault)
+
+
+@pytest.mark.parametrize("written", ["utf-16", "utf-32"])
+def test_text_that_was_cut_off_within_a_character_is_refused(written: str) -> None:
+    for data in (
+        orders_in("csv", "Mop").encode(written)[:-1],
+        orders_in("csv", "M\ud800p").encode(written, "surrogatepass"),
+    ):
+        for file in (io.BytesIO(data), Pipe(data)):
+            with pytest.raises(SourceError, match=f"{written}: was it cut off\\? Export"):
+                list(read_orders(file))
+
+
+@pytest.mark.parametrize("written", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
+def test_utf_16_without_a_byte_order_mark_is_refused_with_its_name(kind: str, written: str) -> None:
+    data = orders_in(kind, "M\xf6p").encode(written)
+    with pytest.raises(ConfigurationError, match=f"name its encoding: --encoding {written}$"):
+        read(data)
+    with pytest.raises(ConfigurationError, match=f"encoding: --encoding {written}$"):
+        read(data, kind)
+    with pytest.raises(ConfigurationError, match="has no byte-order mark: name its encoding: utf-"):
+        read(data, encoding=written[:-3])
+    assert len(read(data, encoding=written)) == 3
 
 
 @pytest.mark.parametrize(

@@ -98,11 +98,14 @@ def test_a_file_that_was_opened_as_text_is_read_too(format_: str, tmp_path: Path
     assert shown(read_orders(io.StringIO(INPUTS[format_].decode(), newline="")).lines()) == expected
 
 
+NOT_UTF_8 = "is not UTF-8: name its encoding with --encoding, or save it as UTF-8"
+
+
 def test_text_that_is_not_utf_8_is_a_fault() -> None:
     file = io.StringIO("\ufeff" + LINE.decode() + '\n{"total": "\udc80"}')
     (one, first), (three, third) = read_orders(file).lines()
     assert isinstance(first, Order)
-    assert (one, three, str(third)) == (1, 3, "line 3: is not UTF-8: save the file as UTF-8")
+    assert (one, three, str(third)) == (1, 3, "line 3: " + NOT_UTF_8)
     assert not file.closed
 
 
@@ -168,7 +171,7 @@ def test_what_is_damaged_is_told(damaged: bytes) -> None:
             "it is packed twice: unpack it once",
         ),
         (b"<!doctype html>", "it is HTML or XML: export the orders as JSON or CSV"),
-        (CSV.decode().encode("utf-16-be"), "it is not text"),
+        (CSV.decode().encode("utf-16-be"), "name its encoding: --encoding utf-16-be"),
         (
             b"orders\nof mine\n",
             "its format can.t be detected .*: name it with --format, one of jsonl,",

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from reading import brief, fields, read
+from reading import Pipe, brief, fields, read
 
 from everlytic_async import ConfigurationError, Order, SourceError
 from everlytic_async.sources import read_orders, suggest_mapping
@@ -125,10 +125,6 @@ def test_another_sheet_is_read_where_it_is_named() -> None:
 
 
 def test_a_pipe_is_read_too() -> None:
-    class Pipe(io.BytesIO):
-        def seekable(self) -> bool:
-            return False
-
     data = workbook(HEADER, [1, ANN, 1, "Mop", 1, "x"])
     assert [order.order_id for order in read_orders(Pipe(data)) if isinstance(order, Order)] == [
         "1"
