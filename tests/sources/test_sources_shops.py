@@ -473,6 +473,36 @@ def test_a_free_gift_in_shopifys_csv_has_a_line_total_of_0() -> None:
     assert [str(product["product_line_total"]) for product in found["products"]] == ["5.00", "0.00"]
 
 
+UNREADABLE = "expected a number, found '2,00': say how numbers are written, such as --decimal ','"
+AOE = (
+    "Order Number,Order Status,Email (Billing),Item Name,Order Subtotal Amount,Cart Discount Amount"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            (
+                "Name,Email,Lineitem quantity,Lineitem name,Lineitem price,Lineitem discount\n"
+                '#1,ann@example.com,1,Mop,20.00,"2,00"\n'
+            ),
+            f"products[0].product_line_total: {UNREADABLE}",
+        ),
+        (f'{AOE}\n1,Completed,ann@example.com,Mop,20.00,"2,00"\n', f"sub_total: {UNREADABLE}"),
+        (f'{AOE}\n1,Completed,ann@example.com,Mop,"2,00",\n', f"sub_total: {UNREADABLE}"),
+    ],
+)
+def test_an_amount_that_is_computed_of_what_can_not_be_read_is_the_orders_fault(
+    text: str, fault: str
+) -> None:
+    ((_line, found),) = read(text)
+    assert isinstance(found, InvalidOrderError)
+    assert fault in found.faults
+    ((_line, found),) = read(text.replace("2,00", "2.00"))
+    assert isinstance(found, Order)
+
+
 @pytest.mark.parametrize(
     "order",
     [
