@@ -540,3 +540,56 @@ def test_the_children_of_a_configurable_product_of_magento_are_not_products() ->
     items = [{"name": "A"}, {"name": "B", "parent_item_id": 1}, {"name": "C", "parent_item": {}}]
     products = one(MAGENTO | {"items": items})["products"]
     assert [product["product_name"] for product in products] == ["A"]
+
+
+BUNDLE = [
+    {"item_id": 1, "name": "Kit", "row_total": 100, "discount_amount": 0},
+    {"item_id": 2, "parent_item_id": 1, "name": "Part", "row_total": 60, "discount_amount": 6},
+    {"item_id": 3, "parent_item": {"item_id": 1}, "row_total": 40, "discount_amount": 4},
+]
+
+
+@pytest.mark.parametrize(
+    ("more", "sub_total", "line"),
+    [
+        ({"discount_amount": -10}, "90", "100"),
+        ({"discount_amount": -15, "shipping_discount_amount": 5}, "90", "100"),
+        # The prices were entered with 21% tax.
+        (
+            {
+                "discount_amount": Decimal("-12.1"),
+                "discount_tax_compensation_amount": Decimal("2.1"),
+                "items": [
+                    {
+                        "name": "Mop",
+                        "row_total": 100,
+                        "discount_amount": 12.1,
+                        "discount_tax_compensation_amount": 2.1,
+                    }
+                ],
+            },
+            "90.0",
+            "90.0",
+        ),
+        ({"discount_amount": -10, "items": BUNDLE}, "90", "90"),
+        (
+            {"discount_amount": -5, "items": [BUNDLE[0] | {"discount_amount": 5}, *BUNDLE[1:]]},
+            "95",
+            "95",
+        ),
+    ],
+)
+def test_amounts_of_magento_are_after_discounts_and_nothing_else(
+    more: dict[str, Any], sub_total: str, line: str
+) -> None:
+    items = [{"name": "Mop", "row_total": 100}]
+    order = one(json.dumps([MAGENTO | {"subtotal": 100, "items": items} | more], default=float))
+    assert order["sub_total"] == sub_total
+    assert [str(product["product_line_total"]) for product in order["products"]] == [line]
+
+
+def test_the_grid_of_magento_has_no_sub_total_after_discounts() -> None:
+    columns = "ID,Purchase Date,Grand Total (Purchased),Status,Customer Email,Subtotal"
+    text = f"{columns}\n1,2026-03-01,95.00,complete,ann@example.com,100.00\n"
+    found = one(text, mapping={"product_name": {"constant": "Order"}})
+    assert (found["total"], found.get("sub_total")) == ("95.00", None)
