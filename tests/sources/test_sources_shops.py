@@ -525,15 +525,38 @@ def test_a_shops_own_number_of_a_customer_is_not_a_unique_id(order: dict[str, An
         ("5.00", 14.31, "143.10", 10, "14.31"),
         ("5.00", 5, "5.00", 1, "5"),
         ("5.00", 0.125, "0.00", 0, "0.125"),  # wholly refunded: there is nothing to compute
-        ("500", 3.3333333333333335, "10", 3, "3.3333333333333335"),  # no decimals to round to
+        ("5.00", 14.309999999999999, "0.00", 0, "14.31"),
+        ("5.00", 14.309999999999999, None, 1, "14.31"),
+        ("500", 3.3333333333333335, "10", 3, "3"),  # a currency without decimals
+        ("500", 33.333333333333336, "100", 3, "33"),
+        ("500", 3.5, "7", 2, "3.5"),
     ],
 )
 def test_a_price_of_woocommerce_has_no_more_decimals_than_the_order(
-    total: str, price: float, line: str, quantity: int, expected: str
+    total: str, price: float, line: str | None, quantity: int, expected: str
 ) -> None:
     item = {"name": "Mop", "price": price, "total": line, "quantity": quantity}
     (product,) = one(WOO | {"total": total, "line_items": [item]})["products"]
     assert str(product["product_price"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("total", "cost", "quantity", "expected"),
+    [
+        ("90.00", "33.333333333333336", 3, ("33.33", "100.00")),
+        ("90", "33.333333333333336", 3, ("33.33", "100.00")),
+        ("R 90", "33.333333333333336", 3, ("33.33", "100.00")),
+        ("90.00", "0.125", 3, ("0.125", "0.375")),
+    ],
+)
+def test_a_cost_of_woocommerces_plugin_has_no_noise(
+    total: str, cost: str, quantity: int, expected: tuple[str, str]
+) -> None:
+    columns = "Order Number,Order Status,Email (Billing),Order Total Amount,Item Name"
+    row = f"1,Completed,ann@example.com,{total},Mop,{quantity},{cost}"
+    found = one(f"{columns},Quantity (- Refund),Item Cost\n{row}\n")
+    (product,) = found["products"]
+    assert (str(product["product_price"]), str(product["product_line_total"])) == expected
 
 
 def test_the_children_of_a_configurable_product_of_magento_are_not_products() -> None:
