@@ -15,6 +15,8 @@ contact's unique id at Everlytic: it is sent only if a mapping says so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from everlytic_async.sources._mapping import computed
@@ -24,13 +26,27 @@ from everlytic_async.sources._preset import Preset, statuses
 __all__ = ["MAGENTO", "MAGENTO_CSV"]
 
 
-def _sub_total(amount: Any, discount: Any) -> Any:
-    total, less = to_decimal(amount), to_decimal(discount)
-    return amount if total is None or not less else EXACT.add(total, less)
+def _sum(*amounts: Any) -> Decimal:
+    total = Decimal(0)
+    for amount in amounts:
+        total = EXACT.add(total, to_decimal(amount) or Decimal(0))
+    return total
 
 
-def _line_total(amount: Any, discount: Any) -> Any:
-    total, less = to_decimal(amount), to_decimal(discount)
+def _sub_total(amount: Any, discount: Any, of_shipping: Any, of_tax: Any) -> Any:
+    # The discount is negative, and holds that of the shipping and the tax that it saved.
+    less = _sum(discount, of_shipping, of_tax)
+    return amount if to_decimal(amount) is None or not less else _sum(amount, less)
+
+
+def _discount(item: Mapping[str, Any]) -> Decimal:
+    """What is taken off a line, without the tax that it saved."""
+    of_tax = to_decimal(item.get("discount_tax_compensation_amount")) or Decimal(0)
+    return EXACT.subtract(_sum(item.get("discount_amount")), of_tax)
+
+
+def _line_total(amount: Any, less: Any) -> Any:
+    total = to_decimal(amount)
     return amount if total is None or not less else EXACT.subtract(total, less)
 
 
@@ -40,15 +56,34 @@ def _without_sign(discount: Any) -> Any:
 
 
 def _top_items(items: Any) -> Any:
-    """Of a configurable product or a bundle the product itself: the items below it repeat it."""
+    """Of a configurable product or a bundle the product itself: the items below it repeat it.
+
+    Its discount, which of a bundle may be on the items below it, is without the tax that it saved.
+    """
     if not isinstance(items, list):
         return items
-    return [
-        item
-        for item in items
-        if not isinstance(item, dict)
-        or not (item.get("parent_item_id") or isinstance(item.get("parent_item"), dict))
-    ]
+    below: dict[str, Decimal] = {}
+    tops: list[Any] = []
+    for item in items:
+        if not isinstance(item, dict):
+            tops.append(item)
+            continue
+        parent = item.get("parent_item")
+        above = item.get("parent_item_id")
+        if isinstance(parent, dict):
+            above = above or parent.get("item_id")
+        elif not above:
+            tops.append(item)
+            continue
+        below[str(above)] = EXACT.add(below.get(str(above), Decimal(0)), _discount(item))
+    return [_with_discount(item, below) if isinstance(item, dict) else item for item in tops]
+
+
+def _with_discount(item: dict[str, Any], below: Mapping[str, Decimal]) -> dict[str, Any]:
+    less = _discount(item)
+    if not less and item.get("item_id") is not None:
+        less = below.get(str(item["item_id"]), less)
+    return {**item, "discount_amount": less}
 
 
 _STATES = statuses(
@@ -66,7 +101,13 @@ MAGENTO = Preset(
     mapping={
         "contact_email": "customer_email",  # a guest may have none
         "order_id": "increment_id",  # such as 000000003
-        "sub_total": computed(_sub_total, "subtotal", "discount_amount"),
+        "sub_total": computed(  # after discounts
+            _sub_total,
+            "subtotal",
+            "discount_amount",
+            "shipping_discount_amount",
+            "discount_tax_compensation_amount",
+        ),
         "shipping_fee": "shipping_amount",
         "taxes": "tax_amount",
         "total": "grand_total",
@@ -92,7 +133,7 @@ MAGENTO_CSV = Preset(
     mapping={
         "contact_email": "Customer Email",
         "order_id": "ID",
-        "sub_total": "Subtotal",
+        # No sub_total: that of the grid is before discounts, and the grid does not have these.
         "shipping_fee": "Shipping and Handling",
         "total": "Grand Total (Purchased)",
         "date": "Purchase Date",

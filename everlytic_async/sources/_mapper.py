@@ -15,6 +15,7 @@ from everlytic_async.sources._mapping import (
     PRODUCT_FIELDS,
     Compiler,
     Computed,
+    Unreadable,
     describe_spec,
     is_blank,
 )
@@ -97,6 +98,12 @@ class RecordMapper:
         self._fields = FieldReader(compiler, self._specs, converters)
         self._contacts = FieldReader(compiler, contacts, converters)
         self._product_fields = FieldReader(inner, self._product_specs, converters)
+        self._checked_amounts = [
+            field
+            for field in AMOUNTS
+            if field in self._specs
+            and (not notation.is_plain or not isinstance(self._specs[field], str))
+        ]
         # Where the fields have their own names, a product without any may be meant.
         self._names_products = preset is not None or bool(own_products)
         self._each_spec = each
@@ -177,10 +184,13 @@ class RecordMapper:
         # It is allowed in an address, and at its start nearly always something else.
         if isinstance(email, str) and "'" in email and email.lstrip().startswith("'"):
             faults.append("contact_email: begins with ', as spreadsheets mark a text: remove it")
-        if not self._notation.is_plain:
-            explain = self._notation.explain_number
-            texts = [(field, order.get(field)) for field in AMOUNTS]
-            faults += [f"{field}: {explain(text)}" for field, text in texts if type(text) is str]
+        # Plain amounts go out as they are; what is computed of one has to be able to read it.
+        texts = [(field, order.get(field)) for field in self._checked_amounts]
+        unreadable = Unreadable if self._notation.is_plain else str
+        explain = self._notation.explain_number
+        faults += [
+            f"{field}: {explain(text)}" for field, text in texts if isinstance(text, unreadable)
+        ]
 
     def _join_rows(self, order: dict[str, Any], rows: Sequence[Record]) -> list[str]:
         """Add what only the later rows set; the faults of contacts that differ."""

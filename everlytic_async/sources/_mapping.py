@@ -250,6 +250,12 @@ def is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
+class Unreadable(str):
+    """A text that should be a number, in the place of what would be computed of it."""
+
+    __slots__ = ()
+
+
 class Compiler:
     """Compiles specifications to functions of records.
 
@@ -360,9 +366,11 @@ class Compiler:
             numbers = []
             for value in found:
                 number: Any = parse(value) if value.__class__ is str else to_decimal(value)
-                if number.__class__ is str:
+                if is_blank(value):
                     number = None
-                if number is None and not is_blank(value):
+                elif number.__class__ is str:
+                    return Unreadable(number)
+                elif number is None:
                     return None
                 numbers.append(number)
             return function(*numbers)

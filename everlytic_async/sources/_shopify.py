@@ -1,9 +1,10 @@
 """Shopify: the Admin REST API, the Admin GraphQL API, and the CSV of the page of the orders.
 
 All amounts are in the shop's currency (``shop_money``), even if the customer paid in another
-(``presentment_money``). ``customer.id`` is the shop's own number, not a contact's unique id at
-Everlytic: it is sent only if a mapping says so. Abandoned checkouts and drafts have the same fields
-as orders, and are left out; a completed draft is an order of its own, too.
+(``presentment_money``), which counts only where a GraphQL query asked for nothing else.
+``customer.id`` is the shop's own number, not a contact's unique id at Everlytic: it is sent only if
+a mapping says so. Abandoned checkouts and drafts have the same fields as orders, and are left out;
+a completed draft is an order of its own, too.
 
 `shopify <https://shopify.dev/docs/api/admin-rest/latest/resources/order>`__
     The response to ``GET /admin/api/.../orders.json``.
@@ -124,6 +125,9 @@ SHOPIFY = Preset(
 # --------------------------------------------------------------------------------------- GraphQL
 
 
+_SHOP, _CUSTOMER = "shopMoney", "presentmentMoney"
+
+
 def _nodes(connection: Any) -> Any:
     """The items of a connection, which a query has as edges or as nodes."""
     if isinstance(connection, dict):
@@ -134,10 +138,14 @@ def _nodes(connection: Any) -> Any:
 
 
 def _graphql_total(price: Any, scalar: Any, quantity: Any, after: Any, parts: Any) -> Any:
-    if not isinstance(parts, list) and after is not None:
-        return to_decimal(after)
-    each = scalar if price is None else price
-    return _after_allocations(each, quantity, None, parts, "allocatedAmountSet.shopMoney.amount")
+    each, currency = scalar, _SHOP
+    for name in (_CUSTOMER, _SHOP):
+        if (amount := _descend(price, f"{name}.amount")) is not None:
+            each, currency = amount, name
+    discounted = _descend(after, f"{currency}.amount")
+    if not isinstance(parts, list) and discounted is not None:
+        return to_decimal(discounted)
+    return _after_allocations(each, quantity, None, parts, f"allocatedAmountSet.{currency}.amount")
 
 
 def _has_gid(*kinds: str) -> Any:
@@ -146,7 +154,7 @@ def _has_gid(*kinds: str) -> Any:
 
 
 def _amount(name: str) -> list[str]:
-    return [f"{name}Set.shopMoney.amount", name]
+    return [f"{name}Set.{_SHOP}.amount", name, f"{name}Set.{_CUSTOMER}.amount"]
 
 
 def _is_graphql(order: Mapping[str, Any]) -> bool:
@@ -181,10 +189,10 @@ SHOPIFY_GRAPHQL = Preset(
             "product_sku": "sku",
             "product_line_total": computed(
                 _graphql_total,
-                "originalUnitPriceSet.shopMoney.amount",
+                "originalUnitPriceSet",
                 "originalUnitPrice",
                 "quantity",
-                "discountedTotalSet.shopMoney.amount",
+                "discountedTotalSet",
                 "discountAllocations",
             ),
         },

@@ -34,6 +34,12 @@ from everlytic_async.sources._shopify import line_total
 __all__ = ["WOOCOMMERCE", "WOOCOMMERCE_CSV", "WOOCOMMERCE_ITEMS_CSV"]
 
 
+# More decimals than any shop's prices have: the noise of floating point.
+_MAX_PLACES = 6
+# Of the plugin, which may leave out zeros, so that a total of 90 says nothing.
+_CENTS = 2
+
+
 def _sub_total(items: Any) -> Decimal | None:
     if not isinstance(items, list):
         return None
@@ -51,19 +57,32 @@ def _round_prices(items: Any, order_total: Any) -> Any:
     if not isinstance(items, list):
         return items
     total = to_decimal(order_total)
-    places = 0 if total is None else _places(total)
-    if not places:
+    if total is None:
         return items
+    places = _places(total)
     return [_round_price(item, places) if isinstance(item, dict) else item for item in items]
 
 
 def _round_price(item: dict[str, Any], places: int) -> dict[str, Any]:
-    """The item; if its price has more decimals than the order's total, it is computed."""
+    """The item; if its price has more decimals than the order's total, it is computed.
+
+    In a currency without decimals, and where there is nothing to compute it of, only if it has the
+    noise of floating point: an exact price may have decimals.
+    """
     price = to_decimal(item.get("price"))
-    if price is None or _places(price) <= places:
+    if price is None or _places(price) <= (places or _MAX_PLACES):
         return item
     computed_price = _unit_price(item.get("total"), item.get("quantity"), places)
-    return item if computed_price is None else {**item, "price": computed_price}
+    return {
+        **item,
+        "price": _without_noise(price, places) if computed_price is None else computed_price,
+    }
+
+
+def _without_noise(amount: Decimal, places: int) -> Decimal:
+    if _places(amount) <= _MAX_PLACES:
+        return amount
+    return EXACT.quantize(amount, Decimal(1).scaleb(-places))
 
 
 def _unit_price(line: Any, count: Any, places: int) -> Decimal | None:
@@ -131,6 +150,14 @@ def _after_discount(amount: Decimal | None, discount: Decimal | None) -> Decimal
     return amount if amount is None or not discount else EXACT.subtract(amount, discount)
 
 
+def _cost(cost: Decimal | None) -> Decimal | None:
+    return None if cost is None else _without_noise(cost, _CENTS)
+
+
+def _cost_of_line(cost: Decimal | None, quantity: Decimal | None) -> Decimal | None:
+    return _cost(line_total(cost, quantity))
+
+
 WOOCOMMERCE_CSV = Preset(
     name="woocommerce-csv",
     keys=frozenset({"Order Number", "Order Status", "Email (Billing)", "Item Name"}),
@@ -147,12 +174,12 @@ WOOCOMMERCE_CSV = Preset(
         "date": "Order Date",
         "products": {
             "product_name": computed(_unescape, "Item Name"),
-            "product_price": "Item Cost",  # after discounts
+            "product_price": numbers(_cost, "Item Cost"),  # after discounts
             "product_quantity": ["Quantity (- Refund)", "Quantity"],
             "product_sku": "SKU",
             "product_line_total": [
                 "Order Line Total",
-                numbers(line_total, "Item Cost", "Quantity (- Refund)"),
+                numbers(_cost_of_line, "Item Cost", "Quantity (- Refund)"),
             ],
         },
     },

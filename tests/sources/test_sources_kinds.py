@@ -434,11 +434,32 @@ ALLOCATED = [{"allocatedAmountSet": {"shopMoney": {"amount": "4.50"}}}]
         ),
         ({"discountedTotalSet": {"shopMoney": {"amount": "18.00"}}}, "18.00"),
         ({"originalUnitPriceSet": None, "originalUnitPrice": "3.00"}, "6.00"),
+        ({"originalUnitPriceSet": {"presentmentMoney": {"amount": "3.00"}}}, "6.00"),
+        (
+            {
+                "originalUnitPriceSet": {"presentmentMoney": {"amount": "3.00"}},
+                "discountedTotalSet": {"presentmentMoney": {"amount": "5.00"}},
+            },
+            "5.00",
+        ),
+        (
+            {
+                "originalUnitPriceSet": {"presentmentMoney": {"amount": "3.00"}},
+                "discountAllocations": [
+                    {"allocatedAmountSet": {"presentmentMoney": {"amount": "2.00"}}}
+                ],
+            },
+            "4.00",
+        ),
+        # Two currencies are not mixed.
+        ({"discountedTotalSet": {"presentmentMoney": {"amount": "1.00"}}}, "20.00"),
     ],
 )
 def test_a_line_total_of_graphql_is_after_all_discounts(more: dict[str, Any], total: str) -> None:
     ((_line, order),) = read(lines(graphql(1), line_item(1, **more)))
-    assert str(fields(order)["products"][0]["product_line_total"]) == total
+    (product,) = fields(order)["products"]
+    assert str(product["product_line_total"]) == total
+    assert product["product_price"] in (10, 3)
 
 
 @pytest.mark.parametrize(

@@ -473,6 +473,36 @@ def test_a_free_gift_in_shopifys_csv_has_a_line_total_of_0() -> None:
     assert [str(product["product_line_total"]) for product in found["products"]] == ["5.00", "0.00"]
 
 
+UNREADABLE = "expected a number, found '2,00': say how numbers are written, such as --decimal ','"
+AOE = (
+    "Order Number,Order Status,Email (Billing),Item Name,Order Subtotal Amount,Cart Discount Amount"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            (
+                "Name,Email,Lineitem quantity,Lineitem name,Lineitem price,Lineitem discount\n"
+                '#1,ann@example.com,1,Mop,20.00,"2,00"\n'
+            ),
+            f"products[0].product_line_total: {UNREADABLE}",
+        ),
+        (f'{AOE}\n1,Completed,ann@example.com,Mop,20.00,"2,00"\n', f"sub_total: {UNREADABLE}"),
+        (f'{AOE}\n1,Completed,ann@example.com,Mop,"2,00",\n', f"sub_total: {UNREADABLE}"),
+    ],
+)
+def test_an_amount_that_is_computed_of_what_can_not_be_read_is_the_orders_fault(
+    text: str, fault: str
+) -> None:
+    ((_line, found),) = read(text)
+    assert isinstance(found, InvalidOrderError)
+    assert fault in found.faults
+    ((_line, found),) = read(text.replace("2,00", "2.00"))
+    assert isinstance(found, Order)
+
+
 @pytest.mark.parametrize(
     "order",
     [
@@ -495,18 +525,94 @@ def test_a_shops_own_number_of_a_customer_is_not_a_unique_id(order: dict[str, An
         ("5.00", 14.31, "143.10", 10, "14.31"),
         ("5.00", 5, "5.00", 1, "5"),
         ("5.00", 0.125, "0.00", 0, "0.125"),  # wholly refunded: there is nothing to compute
-        ("500", 3.3333333333333335, "10", 3, "3.3333333333333335"),  # no decimals to round to
+        ("5.00", 14.309999999999999, "0.00", 0, "14.31"),
+        ("5.00", 14.309999999999999, None, 1, "14.31"),
+        ("500", 3.3333333333333335, "10", 3, "3"),  # a currency without decimals
+        ("500", 33.333333333333336, "100", 3, "33"),
+        ("500", 3.5, "7", 2, "3.5"),
     ],
 )
 def test_a_price_of_woocommerce_has_no_more_decimals_than_the_order(
-    total: str, price: float, line: str, quantity: int, expected: str
+    total: str, price: float, line: str | None, quantity: int, expected: str
 ) -> None:
     item = {"name": "Mop", "price": price, "total": line, "quantity": quantity}
     (product,) = one(WOO | {"total": total, "line_items": [item]})["products"]
     assert str(product["product_price"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("total", "cost", "quantity", "expected"),
+    [
+        ("90.00", "33.333333333333336", 3, ("33.33", "100.00")),
+        ("90", "33.333333333333336", 3, ("33.33", "100.00")),
+        ("R 90", "33.333333333333336", 3, ("33.33", "100.00")),
+        ("90.00", "0.125", 3, ("0.125", "0.375")),
+    ],
+)
+def test_a_cost_of_woocommerces_plugin_has_no_noise(
+    total: str, cost: str, quantity: int, expected: tuple[str, str]
+) -> None:
+    columns = "Order Number,Order Status,Email (Billing),Order Total Amount,Item Name"
+    row = f"1,Completed,ann@example.com,{total},Mop,{quantity},{cost}"
+    found = one(f"{columns},Quantity (- Refund),Item Cost\n{row}\n")
+    (product,) = found["products"]
+    assert (str(product["product_price"]), str(product["product_line_total"])) == expected
+
+
 def test_the_children_of_a_configurable_product_of_magento_are_not_products() -> None:
     items = [{"name": "A"}, {"name": "B", "parent_item_id": 1}, {"name": "C", "parent_item": {}}]
     products = one(MAGENTO | {"items": items})["products"]
     assert [product["product_name"] for product in products] == ["A"]
+
+
+BUNDLE = [
+    {"item_id": 1, "name": "Kit", "row_total": 100, "discount_amount": 0},
+    {"item_id": 2, "parent_item_id": 1, "name": "Part", "row_total": 60, "discount_amount": 6},
+    {"item_id": 3, "parent_item": {"item_id": 1}, "row_total": 40, "discount_amount": 4},
+]
+
+
+@pytest.mark.parametrize(
+    ("more", "sub_total", "line"),
+    [
+        ({"discount_amount": -10}, "90", "100"),
+        ({"discount_amount": -15, "shipping_discount_amount": 5}, "90", "100"),
+        # The prices were entered with 21% tax.
+        (
+            {
+                "discount_amount": Decimal("-12.1"),
+                "discount_tax_compensation_amount": Decimal("2.1"),
+                "items": [
+                    {
+                        "name": "Mop",
+                        "row_total": 100,
+                        "discount_amount": 12.1,
+                        "discount_tax_compensation_amount": 2.1,
+                    }
+                ],
+            },
+            "90.0",
+            "90.0",
+        ),
+        ({"discount_amount": -10, "items": BUNDLE}, "90", "90"),
+        (
+            {"discount_amount": -5, "items": [BUNDLE[0] | {"discount_amount": 5}, *BUNDLE[1:]]},
+            "95",
+            "95",
+        ),
+    ],
+)
+def test_amounts_of_magento_are_after_discounts_and_nothing_else(
+    more: dict[str, Any], sub_total: str, line: str
+) -> None:
+    items = [{"name": "Mop", "row_total": 100}]
+    order = one(json.dumps([MAGENTO | {"subtotal": 100, "items": items} | more], default=float))
+    assert order["sub_total"] == sub_total
+    assert [str(product["product_line_total"]) for product in order["products"]] == [line]
+
+
+def test_the_grid_of_magento_has_no_sub_total_after_discounts() -> None:
+    columns = "ID,Purchase Date,Grand Total (Purchased),Status,Customer Email,Subtotal"
+    text = f"{columns}\n1,2026-03-01,95.00,complete,ann@example.com,100.00\n"
+    found = one(text, mapping={"product_name": {"constant": "Order"}})
+    assert (found["total"], found.get("sub_total")) == ("95.00", None)
