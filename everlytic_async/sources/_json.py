@@ -42,6 +42,8 @@ _WRAPPERS = frozenset(
 )
 # What may stand beside a single order: in the edge of a connection of GraphQL.
 _BESIDE = frozenset({"cursor", "extensions"})
+# What tells whether orders follow on another page: GraphQL's, and Magento's.
+_PAGE_KEYS = ("pageInfo", "total_count")
 # Objects that wrap orders are no deeper: data, orders, edges.
 _MAX_DEPTH = 8
 # An object with one of these is an order itself: Magento's have their products under "items".
@@ -122,7 +124,7 @@ def read_json(
         decoder: Decodes each order.
         each: The keys that lead to the list of orders, if it can't be found by `_WRAPPERS`.
         kept: Keys that are no wrapper: a mapping has paths that start there.
-        on_page: Called after each connection of GraphQL: whether there is a page after it.
+        on_page: Called after each page of orders: whether there is a page after it.
 
     Raises:
         SourceError: where the syntax is broken: nothing after that can be told apart.
@@ -219,7 +221,8 @@ class _JsonStream:
                 is_wrapper = is_wrapper or value is None
             else:
                 value, fault = self._read_value()
-                page = value if key == "pageInfo" else page
+                if key in _PAGE_KEYS:
+                    page = value
             if not is_wrapper:
                 _add(fields, faults, key, value, fault)
                 if self._dropped + self._at - start > MAX_ORDER_CHARS:
@@ -229,14 +232,20 @@ class _JsonStream:
         self._expect("}")
         if each and not is_wrapper:
             self.dead_end = each[0], list(fields)
-        if is_wrapper and isinstance(page, dict) and self._on_page is not None:
-            self._on_page(page.get("hasNextPage") is True)
+        if is_wrapper and page is not None and self._on_page is not None:
+            self._on_page(self._is_before_others(page))
         if is_wrapper or each:
             return None
         if depth and not is_order(fields) and not faults:
             return fields
         yield self._numbered(fields, faults)
         return None
+
+    def _is_before_others(self, page: Any) -> bool:
+        """Whether orders follow on another page, by what stands beside those of this one."""
+        if isinstance(page, dict):
+            return page.get("hasNextPage") is True
+        return type(page) is int and page > self._count
 
     def _leads(
         self, key: str, char: str | None, each: tuple[str, ...], fields: dict[str, Any], depth: int

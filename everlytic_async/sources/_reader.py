@@ -147,8 +147,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
             )
         if self._has_next_page:
             found.append(
-                "there are more orders on a further page (hasNextPage is true), and it is not in "
-                "this input: ask for the next pages, too"
+                "there are more orders on a further page, as the last page in this input says: ask "
+                "for the next pages, too"
             )
         if self._workbook is not None and (count := self._workbook.hidden_rows):
             found.append(

@@ -534,6 +534,12 @@ FILES: dict[str, Hostile] = {
     "Excel: as many rows as it may have": Hostile(
         lambda: xlsx(sheet1=before(b"</sheetData>", b"<row/>" * 1_000_000)), invalid=0
     ),
+    "Excel: as many rows as it may have, each with a height": Hostile(
+        lambda: xlsx(
+            sheet1=before(b"</sheetData>", b'<row ht="15" customHeight="1"/>' * 1_000_000)
+        ),
+        invalid=0,
+    ),
     "Excel: a row that is the last": Hostile(
         lambda: xlsx(
             sheet1=before(b"</sheetData>", b'<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>')
@@ -787,6 +793,7 @@ SLOW = {
     "a bulk operation of long lines",
     "a bulk operation without orders",
     "Excel: as many rows as it may have",
+    "Excel: as many rows as it may have, each with a height",
     "Excel: as many texts as it may have",
     "Excel: a row that is the last",
     "Excel: a cell without end",

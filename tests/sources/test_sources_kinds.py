@@ -481,6 +481,13 @@ def test_the_time_of_a_kind_is_understood(kind: str, since: str, count: int) -> 
     assert not any("date" in str(item) for item in found)
 
 
+MAGENTO = {
+    "increment_id": "1",
+    "customer_email": ANN,
+    "state": "complete",
+    "grand_total": 1,
+    "items": [],
+}
 PAGE = {"hasNextPage": True}
 LAST = {**edges(graphql(2)), "pageInfo": {"hasNextPage": False}}
 
@@ -494,10 +501,14 @@ LAST = {**edges(graphql(2)), "pageInfo": {"hasNextPage": False}}
         ([{"orders": LAST}], 0),
         ([{"orders": {**edges(graphql(1)), "pageInfo": PAGE}}, {"orders": LAST}], 0),
         ([{"orders": edges(graphql(1, pageInfo=PAGE))}], 0),
+        ([{"items": [MAGENTO] * 2, "search_criteria": {}, "total_count": 3}], 1),
+        ([{"items": [MAGENTO] * 2, "search_criteria": {}, "total_count": 2}], 0),
+        ([{"items": [MAGENTO] * 2, "total_count": 3}, {"items": [MAGENTO], "total_count": 3}], 0),
     ],
 )
 def test_a_page_that_is_not_the_last_is_pointed_out(pages: list[Any], count: int) -> None:
-    reader = read_orders(io.StringIO(lines(*({"data": page} for page in pages))))
+    wrapped = [page if "items" in page else {"data": page} for page in pages]
+    reader = read_orders(io.StringIO(lines(*wrapped)))
     list(reader)
     assert len(reader.warnings) == count
     assert all(text.startswith("there are more orders on a furth") for text in reader.warnings)
