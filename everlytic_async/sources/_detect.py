@@ -8,7 +8,7 @@ from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._csv import detect_delimiter
 from everlytic_async.sources._json import is_list_of_orders
-from everlytic_async.sources._open import MAX_LINE_BYTES, OpenedSource
+from everlytic_async.sources._open import BINARY, MAX_LINE_BYTES, OpenedSource
 
 __all__ = ["CONTAINERS", "detect_container"]
 
@@ -39,7 +39,7 @@ _UNSUPPORTED = (
     (b"SQLite format 3", "is a database: see the how-to about orders from a database"),
 )
 # What holds orders and is no text.
-_BINARY = {b"PAR1": "parquet", b"PK\x03\x04": "xlsx"}
+_BINARY = dict(zip(BINARY, ("parquet", "xlsx"), strict=True))
 _SAMPLE = 1000  # bytes
 _NAMES = {"parquet": "a Parquet file", "xlsx": "an Excel workbook"}
 

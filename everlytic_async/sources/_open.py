@@ -23,6 +23,7 @@ import attrs
 from everlytic_async.errors import ConfigurationError, SourceError
 
 __all__ = [
+    "BINARY",
     "BOM",
     "MAX_LINE_BYTES",
     "NOT_UTF_8",
@@ -50,6 +51,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+#: How a Parquet file and an Excel workbook begin, which are no text.
+BINARY = (b"PAR1", b"PK\x03\x04")
 #: The fault of an order.
 NOT_UTF_8 = "is not UTF-8: name its encoding with --encoding, or save it as UTF-8"
 _WIDE = ("utf-16", "utf-32")
@@ -154,7 +157,7 @@ def open_source(source: Source, encoding: str | None = None) -> Iterator[OpenedS
             head, first_line, file = _peek_first_line(unpacked, stack)
             name = name.removesuffix(".gz").removesuffix(".zst")
         encoding = _find_encoding(head, encoding)
-        if codecs.lookup(encoding).name != "utf-8":
+        if codecs.lookup(encoding).name != "utf-8" and not head.startswith(BINARY):
             decoded = _chunked(stack, _decoding(file, encoding))
             head, first_line, file = _peek_first_line(decoded, stack)
 
