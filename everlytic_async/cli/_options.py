@@ -303,7 +303,7 @@ class ReadingOptions(ConfigOptions):
         metavar="FORMAT",
     )
     sheet: str | None = _reading(
-        "The sheet of an Excel workbook; by default its first.", metavar="NAME"
+        "The sheet of an Excel workbook; by default the first that is not hidden.", metavar="NAME"
     )
 
 

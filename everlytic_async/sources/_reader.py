@@ -152,8 +152,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
             )
         if self._workbook is not None and (count := self._workbook.hidden_rows):
             found.append(
-                f"{count:,} rows that are hidden in the sheet, such as by a filter, were read: to "
-                "leave their orders out, delete the rows, or name a condition with --where"
+                f"rows that are hidden in the sheet, such as by a filter, were read: {count:,}. "
+                "To leave their orders out, delete the rows, or name a condition with --where"
             )
         if (mapper := self._mapper) is not None and mapper.with_id and mapper.without_id:
             found.append(

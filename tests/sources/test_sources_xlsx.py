@@ -242,7 +242,7 @@ def test_a_hidden_sheet_is_not_the_first_one_and_hidden_rows_are_pointed_out() -
     reader = read_orders(io.BytesIO(file.getvalue()))
     assert brief(list(reader.lines())) == [(2, "1"), (3, "2")]
     assert [warning[:43] for warning in reader.warnings] == [
-        "1 rows that are hidden in the sheet, such a"
+        "rows that are hidden in the sheet, such as "
     ]
     assert brief(read(file.getvalue(), sheet="Orders")) == [(2, "9")]
 
