@@ -160,6 +160,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 f"{mapper.without_id:,} orders have no order_id while others do: each of them gets "
                 "an e-mail of its own. If they are parts of other orders, fill in their order_id"
             )
+        if mapper is not None and mapper.with_id + mapper.without_id and not mapper.has_names:
+            found.append("no product has a name: map product_name if the e-mail shows it")
         return found
 
     def lines(self) -> Iterator[Numbered]:
