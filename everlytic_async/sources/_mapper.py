@@ -57,6 +57,7 @@ class RecordMapper:
         shortened_skus: How many products have an SKU that a spreadsheet has shortened.
         with_id: How many orders have an order_id so far.
         without_id: How many have none.
+        has_products: Whether an order has a product so far.
         has_names: Whether a product has a name so far.
     """
 
@@ -113,7 +114,7 @@ class RecordMapper:
         self._key = compiler.getter("group_by", group_by) if self.is_grouping else None
         faults = {} if preset is None else preset.faults
         self._faults = [(compiler.getter("fault", spec), text) for text, spec in faults.items()]
-        self.has_names = False
+        self.has_products = self.has_names = False
         self.shortened_skus = self.with_id = self.without_id = 0
         self.unmatched = {
             field
@@ -156,7 +157,8 @@ class RecordMapper:
             and len(products) <= MAX_ITEMS  # else that is its fault
         ):
             faults.append(f"products[{products.index({})}]: none of its fields is set")
-        if not self.has_names and isinstance(products, list):
+        if not self.has_names and isinstance(products, list) and products:
+            self.has_products = True
             self.has_names = any(
                 isinstance(each, dict) and "product_name" in each for each in products
             )
