@@ -341,6 +341,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigurationError(f"{path} can't be read: it is nested too deeply") from None
     if (place := _find_nul(document)) is not None:  # no path and no other setting can have one
         raise ConfigurationError(f"{path}: {place} holds a NUL character")
+    if not document:  # such as what `check --suggest > everlytic.toml` is written to
+        return {}
     tables = {name: document[name] for name in _TABLES if name in document}
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise ConfigurationError(

@@ -46,7 +46,9 @@ def suggest(options: CheckOptions) -> int:
 
 
 def _lines(found: Suggestion) -> Iterator[str]:
-    if not found.is_known:
+    if found.is_known:
+        yield f"# It is {found.format}, a known shop's export, and needs no mapping."
+    else:
         yield from found.to_toml().rstrip("\n").split("\n")
         if found.unused:
             shown = ", ".join(found.unused[:_COLUMNS_SHOWN])
@@ -55,6 +57,9 @@ def _lines(found: Suggestion) -> Iterator[str]:
     if found.options:
         yield from ("", "[input]")
         yield from (f"{name} = {_toml(value)}" for name, value in found.options.items())
+        if found.other_dates:
+            others = ", ".join(found.other_dates)
+            yield f"# date_format: {others} fits all the dates too: choose the right one."
     if found.status is not None:
         values = ", ".join(map(_toml, found.statuses))
         yield ""

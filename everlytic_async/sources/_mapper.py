@@ -57,6 +57,8 @@ class RecordMapper:
         shortened_skus: How many products have an SKU that a spreadsheet has shortened.
         with_id: How many orders have an order_id so far.
         without_id: How many have none.
+        has_products: Whether an order has a product so far.
+        has_names: Whether a product has a name so far.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class RecordMapper:
         self._key = compiler.getter("group_by", group_by) if self.is_grouping else None
         faults = {} if preset is None else preset.faults
         self._faults = [(compiler.getter("fault", spec), text) for text, spec in faults.items()]
+        self.has_products = self.has_names = False
         self.shortened_skus = self.with_id = self.without_id = 0
         self.unmatched = {
             field
@@ -154,6 +157,11 @@ class RecordMapper:
             and len(products) <= MAX_ITEMS  # else that is its fault
         ):
             faults.append(f"products[{products.index({})}]: none of its fields is set")
+        if not self.has_names and isinstance(products, list) and products:
+            self.has_products = True
+            self.has_names = any(
+                isinstance(each, dict) and "product_name" in each for each in products
+            )
         if self.unmatched:
             self.unmatched.difference_update(order)
             for product in products if isinstance(products, list) else ():
@@ -233,7 +241,8 @@ class RecordMapper:
                 row = next((row for row in rows if not is_blank(getters[field](row))), rows[0])
                 found[field] = describe_spec(spec, self.compiler, row)
         if self._each is None:
-            items: Any = [row for row in rows if self._product_fields.read(row)]
+            found_by = self._product_fields.getters.values()  # without what the reader counts
+            items: Any = [row for row in rows if not all(is_blank(get(row)) for get in found_by)]
             compiler = self.compiler
         else:
             items, compiler = self._each(rows[0]), Compiler(None)

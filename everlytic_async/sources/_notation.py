@@ -7,7 +7,7 @@ marks that a country or a spreadsheet uses instead (``1.250,00``, ``31.12.2025``
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import ROUND_HALF_UP, Context, Decimal
 from functools import lru_cache
@@ -22,6 +22,7 @@ __all__ = [
     "DateLike",
     "Notation",
     "guess_date_format",
+    "guess_date_formats",
     "guess_notation",
     "parse_bound",
     "to_decimal",
@@ -266,13 +267,17 @@ _DATE_FORMATS = tuple(
 
 def guess_date_format(texts: Sequence[str]) -> str | None:
     """The format that all of some times have, for a suggestion; None for ISO 8601, or none."""
+    return next(guess_date_formats(texts), None)
+
+
+def guess_date_formats(texts: Sequence[str]) -> Iterator[str]:
+    """The formats that all of some times may have, the likeliest first; none for ISO 8601."""
     if all(_PLAIN.parse_datetime(text) is not None for text in texts):
-        return None
+        return
     for written in _DATE_FORMATS:
         notation = Notation(date_format=written)
         if all(notation.parse_datetime(text) is not None for text in texts):
-            return written
-    return None
+            yield written
 
 
 def _check_date_format(text: str) -> None:

@@ -90,6 +90,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._decoder = StrictDecoder()
         self._unused_statuses: list[str] = []
         self._missing_status: str | None = None
+        self._with_id = self._without_id = 0  # of orders that no mapper made
         self._traces = False
         self._has_next_page = False
         self.format: str | None = None
@@ -155,11 +156,16 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 f"rows that are hidden in the sheet, such as by a filter, were read: {count:,}. "
                 "To leave their orders out, delete the rows, or name a condition with --where"
             )
-        if (mapper := self._mapper) is not None and mapper.with_id and mapper.without_id:
+        mapper = self._mapper
+        with_id = self._with_id if mapper is None else mapper.with_id
+        without_id = self._without_id if mapper is None else mapper.without_id
+        if with_id and without_id:
             found.append(
-                f"{mapper.without_id:,} orders have no order_id while others do: each of them gets "
+                f"{without_id:,} orders have no order_id while others do: each of them gets "
                 "an e-mail of its own. If they are parts of other orders, fill in their order_id"
             )
+        if mapper is not None and mapper.has_products and not mapper.has_names:
+            found.append("no product has a name: map product_name if the e-mail shows it")
         return found
 
     def lines(self) -> Iterator[Numbered]:
@@ -259,7 +265,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         if self._is_plain:
             check_all_are_fields(columns, is_table=True)
             if "products" in columns:
-                yield from _make_orders(_as_objects(table))
+                yield from self._make_orders(_as_objects(table))
                 return
         holds_text = isinstance(table, CsvReader)
         assembler = self._new_assembler(columns, is_table=True, holds_text=holds_text)
@@ -286,7 +292,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         is_flat = "products" not in names and any(name.startswith("product_") for name in names)
         if self._is_plain and not is_flat:
             check_all_are_fields(names, is_table=False)
-            yield from _make_orders(items)
+            yield from self._make_orders(items)
             return
         items = self._check_identity(items)
         assembler = self._new_assembler(names, is_table=False)
@@ -311,6 +317,16 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 key, names = found
                 raise ConfigurationError(no_such_name(field, key, names, what="key"))
         return chain(ahead, items)
+
+    def _make_orders(self, items: _Items) -> Iterator[Numbered]:
+        """The orders whose fields have their own names."""
+        for number, item in items:
+            order = item.error if isinstance(item, InvalidRow) else make_order(item, number)
+            if order.order_id is not None:
+                self._with_id += 1
+            elif isinstance(order, Order):
+                self._without_id += 1
+            yield number, order
 
     @property
     def _is_plain(self) -> bool:
@@ -369,12 +385,6 @@ def _find_first(items: _Items) -> Generator[Numbered, None, tuple[int, Any] | No
             return number, item
         yield number, item.error
     return None
-
-
-def _make_orders(items: _Items) -> Iterator[Numbered]:
-    """The orders whose fields have their own names."""
-    for number, item in items:
-        yield number, item.error if isinstance(item, InvalidRow) else make_order(item, number)
 
 
 def _as_objects(table: Table) -> _Items:

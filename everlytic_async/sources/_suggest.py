@@ -16,7 +16,7 @@ from everlytic_async.sources._detect import CONTAINERS, detect_container
 from everlytic_async.sources._json import read_json, unwrap
 from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS
-from everlytic_async.sources._notation import guess_date_format, guess_notation
+from everlytic_async.sources._notation import guess_date_formats, guess_notation
 from everlytic_async.sources._open import Source, open_source
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
@@ -55,6 +55,7 @@ class Suggestion:
         is_known: Whether it is a known shop's export, which needs no mapping.
         mapping: As `everlytic_async.sources.read_orders` takes it.
         options: More arguments of `read_orders` that it needs, such as ``encoding`` or ``decimal``.
+        other_dates: What ``date_format`` may be as well, so that a person has to choose.
         status: The column or path that looks like the status of an order; None if there is none.
         statuses: The values that it has in the first orders.
         missing: Fields that most orders have and nothing was found for.
@@ -65,6 +66,7 @@ class Suggestion:
     is_known: bool
     mapping: Mapping[str, Any]
     options: Mapping[str, str]
+    other_dates: Sequence[str]
     status: str | None
     statuses: Sequence[str]
     missing: Sequence[str]
@@ -143,6 +145,7 @@ def suggest_mapping(
             is_known=True,
             mapping={},
             options=more,
+            other_dates=(),
             status=None,
             statuses=(),
             missing=(),
@@ -206,8 +209,9 @@ def _suggest(
     found += [values[name] for field, name in order.items() if field in _AMOUNTS]
     options |= guess_notation([str(value) for column in found for value in column if value])
     dates = [str(value) for value in values.get(order.get("date", ""), ()) if value]
-    if (written := guess_date_format(dates)) is not None:
-        options["date_format"] = written
+    formats = list(guess_date_formats(dates))
+    if formats:
+        options["date_format"] = formats[0]
     mapping: dict[str, Any] = {field: _spec(name) for field, name in order.items()}
     if each is not None:
         mapping["products"] = {"each": _spec(each)} | {
@@ -221,6 +225,7 @@ def _suggest(
         is_known=False,
         mapping=mapping,
         options=options,
+        other_dates=formats[1:],
         status=status,
         statuses=[word for word in dict.fromkeys(words) if len(word) <= _MAX_STATUS][
             :_MAX_STATUSES

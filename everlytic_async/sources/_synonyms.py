@@ -24,7 +24,8 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     ),
     "product_name": (
         "product name", "lineitem name", "line items name", "item name", "product title",
-        "=product", "=item", "=artikel", "produkt", "bezeichnung", "produit", "article", "producto",
+        "=product", "=item", "=artikel", "produkt", "bezeichnung",
+        "artikelbezeichnung", "artikelname", "produktname", "produit", "article", "producto",
         "=description", "=title",
     ),
     "product_quantity": (
@@ -38,7 +39,7 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
         "einzelpreis", "stuckpreis", "preis", "prijs", "prys", "prix", "precio", "cost",
     ),
     "product_sku": (
-        "product sku", "lineitem sku", "sku", "artikelnummer", "artikelnr",
+        "product sku", "lineitem sku", "sku", "artikelnummer", "artikelnr", "=art nr",
         "item number", "product code",
         "barcode",
     ),

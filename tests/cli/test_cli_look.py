@@ -257,8 +257,34 @@ def test_a_shops_export_needs_no_mapping(cli: Cli) -> None:
     path.write_text("Name,Email,Financial Status,Lineitem name,Lineitem price,Lineitem quantity\n")
     path.write_text(path.read_text() + "#1,ann@example.com,paid,Mop,5,1\n")
     run = cli("check", "--suggest", path)
-    assert (run.code, run.out) == (0, "")
+    assert run.out == "# It is shopify-csv, a known shop's export, and needs no mapping.\n"
     assert "s.csv is shopify-csv, which is read as it is" in run.err
+    # As by check --suggest s.csv > everlytic.toml, of which the shell makes an empty file first.
+    for text in ("", run.out):
+        settings(cli, text)
+        for command in (("check", "--suggest"), ("check",), ("send", "--sandbox", "--yes")):
+            assert cli(*command, path).code == 0
+
+
+def test_dates_that_fit_two_formats_are_a_choice(cli: Cli) -> None:
+    path = cli.directory / "d.csv"
+    for days, other in (
+        (("01/02/2026", "03/04/2026"), "%m/%d/%Y"),
+        (("01/02/2026", "13/04/2026"), ""),
+    ):
+        rows = "".join(f"1;a@example.com;Mop;{day}\n" for day in days)
+        path.write_text(f"Order;Mail;Item;Day\n{rows}")
+        run = cli("check", "--suggest", path)
+        assert tomllib.loads(run.out)["input"] == {"date_format": "%d/%m/%Y"}
+        assert (f"# date_format: {other} fits" in run.out) == bool(other)
+
+
+def test_what_is_shown_is_counted_once(cli: Cli) -> None:
+    path = cli.directory / "n.csv"
+    path.write_text("order_id,contact_email,product_sku\n1,a@example.com,1.23457E+12\n")
+    for options in ((), ("--show", "3")):
+        found = json.loads(cli("check", "--json", *options, path).out)
+        assert [warning[:9] for warning in found["warnings"]] == ["1 product", "no produc"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x00\x01\x02"])

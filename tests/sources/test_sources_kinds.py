@@ -1048,6 +1048,14 @@ def test_a_mapping_is_proposed_and_says_what_it_could_not_find(
         assert isinstance(item, Order)
 
 
+def test_german_words_for_products_are_known() -> None:
+    found = suggest_mapping(
+        io.StringIO(f"Bestell-Nr.;E-Mail;Artikelbezeichnung;Art.-Nr.\n1;{ANN};Mop;7\n")
+    )
+    products = {"product_name": "Artikelbezeichnung", "product_sku": "Art.-Nr."}
+    assert found.mapping.items() >= products.items()
+
+
 def test_a_known_export_needs_no_mapping_and_nothing_can_be_proposed_for_nothing() -> None:
     for kind in ("Squarespace", "BigCommerce", "GraphQL, edges"):
         found = suggest_mapping(io.StringIO(KINDS[kind][0]))

@@ -217,6 +217,15 @@ def test_a_row_without_an_id_joins_the_order_above_it_with_the_same_contact(
     assert told == ([] if warned is None else [str(warned)])
 
 
+def test_orders_without_an_id_are_pointed_out_in_json_too() -> None:
+    some = [{"contact_email": "a@b", "products": [{}]} | more for more in ({"order_id": 1}, {})]
+    for orders, count in ((some, 1), (some[:1], 0), (some[1:], 0)):
+        reader = read_orders(io.StringIO(json.dumps(orders)))
+        assert len(list(reader)) == len(orders)
+        told = [warning for warning in reader.warnings if " orders have no order_id " in warning]
+        assert len(told) == count
+
+
 def test_rows_of_json_are_grouped_too() -> None:
     rows = [
         {"order_id": 1, "contact_email": "a@example.com", "product_name": "Mop"},
