@@ -55,6 +55,7 @@ async def test_a_cool_down_of_one_worker_pauses_the_others(
         await queue.connection.subscribe(settings.cool_down_subject, cb=on_message)
         async with running(workers[0]), running(workers[1]):
             await until(lambda: all(worker.status.ready for worker in workers[:2]))
+            await other_queue.connection.flush()  # the server knows of its subscription
             started_at = time.monotonic()
             await client.send_order(order(1))
             await until(lambda: second)
