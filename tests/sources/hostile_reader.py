@@ -30,9 +30,19 @@ def peak_bytes() -> int:
     return int(found[1]) * 1024
 
 
+def load(path: str) -> None:
+    """Load what reads such a file: it takes memory by itself, and threads, so not before a fork."""
+    with suppress(ImportError):
+        if path.endswith(".xlsx"):
+            import openpyxl  # noqa: F401, PLC0415
+        elif path.endswith(".parquet"):
+            import pyarrow.parquet  # noqa: F401, PLC0415
+
+
 def read(path: str, options: dict[str, Any]) -> dict[str, Any]:
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S))
     resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
+    load(path)
     before, started = peak_bytes(), time.process_time()
     found: dict[str, Any] = {"orders": [], "faults": [], "error": None}
     invalid = longest = 0
@@ -55,10 +65,6 @@ def read(path: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    with suppress(ImportError):
-        import openpyxl  # noqa: F401, PLC0415 - it takes memory by itself
-    with suppress(ImportError):
-        import pyarrow.parquet  # noqa: F401, PLC0415 - as does this
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
