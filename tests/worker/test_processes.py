@@ -79,6 +79,8 @@ async def prove(
             await break_servers()
         await until_status(queue, 180, depth=0)
         assert await killed.wait() == -signal.SIGKILL
+        if break_servers is not None:
+            assert await others[0].wait() == 0  # one SIGTERM is enough
         # Once more, for nothing: the ledger knows them all.
         kept = SqliteLedger(ledger) if ledger else NatsLedger(servers, settings.subject)
         async with client_of(sandbox) as client:

@@ -80,9 +80,9 @@ async def worker_process(**given: Any) -> AsyncIterator[asyncio.subprocess.Proce
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
-        await process.stdout.read()
+        figures = await process.stdout.read()
         await process.wait()
-    assert process.returncode in (0, -signal.SIGKILL)
+    assert process.returncode in (0, -signal.SIGKILL), figures
 
 
 if __name__ == "__main__":
