@@ -22,6 +22,8 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from everlytic_async._waiting import deadline
+
 _LOGGER = logging.getLogger("everlytic_async")
 
 #: Longer bodies may stay in the event loop's buffer for a while, so they are not sent this way.
@@ -95,13 +97,13 @@ class DirectPost:
     ) -> DirectPost | None:
         """One that works with this aiohttp; None, after a line in the log, if it can't."""
         try:
-            async with asyncio.timeout(_CHECK_S):
+            async with deadline(_CHECK_S):
                 await _try_in_memory(**params)
             return cls(session, url, headers, **params)
         except Exception as error:  # noqa: BLE001 - of an aiohttp that is not known
             _LOGGER.warning(
-                "aiohttp %s has changed inside (%s): orders are sent by ClientSession.post, which "
-                "takes twice the CPU",
+                "aiohttp %s failed a check (%s): orders are sent by ClientSession.post, which takes "
+                "twice the CPU",
                 aiohttp.__version__,
                 type(error).__name__,
             )

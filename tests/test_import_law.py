@@ -45,7 +45,7 @@ LAYERS = (
 ONLY: dict[str, set[str]] = {
     "__init__": {"_version"},  # it names modules as text, and loads them when they are asked for
     "__main__": {"cli"},
-    "_direct_post": set(),
+    "_direct_post": {"_waiting"},
     "_rate": set(),
     "ledger": {"_nats", "_waiting", "errors", "outcomes", "policies"},
     "otel": {"_endpoint", "_version", "errors", "events"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -141,32 +142,52 @@ async def test_an_order_of_unknown_outcome_is_sent_again_only_on_request(
         assert len(server.bodies) == 2
 
 
-async def test_closing_the_client_ends_orders_in_flight_as_unknown_and_records_them(
+async def test_closing_records_what_is_in_flight_before_it_closes_the_ledger(
     tmp_path: Path,
 ) -> None:
-    async def close_in_flight(name: str, *, own_session: bool) -> None:
-        path = tmp_path / name
-        async with RawServer(never_answer) as server, aiohttp.ClientSession() as session:
-            settings = {"ledger": SqliteLedger(path), "session": None if own_session else session}
-            client = await make_client(server.url, **settings).start()
-            one = asyncio.create_task(client.send_order(order(99)))
-            many = asyncio.create_task(client.send_orders(orders(3)))
-            await until(lambda: len(server.bodies) == 4)
-            await client.aclose()  # after its grace of 2 seconds
-            expected = "closed while it was in flight: it may have"
-            with pytest.raises(UnknownOutcomeError, match=expected):
-                await asyncio.wait_for(one, 5)
-            with pytest.raises(BatchStoppedError, match="closed") as caught:
-                await asyncio.wait_for(many, 5)
-            assert not session.closed
-        assert caught.value.report is not None
-        assert caught.value.report.counts[Outcome.UNKNOWN] == 3
-        with LedgerFile(path, must_exist=True) as file:
-            assert {entry.state for _, entry in file.entries()} == {State.UNKNOWN}
+    async with asyncio.TaskGroup() as group:  # so that all wait at once
+        for own_session, answered in itertools.product([True, False], repeat=2):
+            path = tmp_path / f"{own_session}-{answered}.ledger"
+            group.create_task(
+                close_in_flight(path, own_session=own_session, answered_in_time=answered)
+            )
 
-    async with asyncio.TaskGroup() as group:  # both wait at once
-        group.create_task(close_in_flight("own", own_session=True))
-        group.create_task(close_in_flight("shared", own_session=False))
+
+async def close_in_flight(path: Path, *, own_session: bool, answered_in_time: bool) -> None:
+    answer = asyncio.Event()
+
+    async def wait_and_answer(connection: Connection) -> None:
+        await connection.request()
+        await answer.wait()
+        await connection.answer()
+
+    async with RawServer(wait_and_answer) as server, aiohttp.ClientSession() as session:
+        settings = {"ledger": SqliteLedger(path), "session": None if own_session else session}
+        client = await make_client(server.url, **settings).start()
+        one = asyncio.create_task(client.send_order(order(99)))
+        many = asyncio.create_task(client.send_orders(orders(3)))
+        await until(lambda: len(server.bodies) == 4)
+        if answered_in_time:
+            asyncio.get_running_loop().call_later(0.05, answer.set)
+        await client.aclose()  # its grace is 2 seconds
+        # By now each has its outcome, and nothing is sent or recorded any more.
+        with LedgerFile(path, must_exist=True) as file:
+            entries = [entry for _, entry in file.entries()]
+        ends = await asyncio.wait_for(asyncio.gather(one, many, return_exceptions=True), 5)
+        assert not session.closed
+
+    assert len(entries) == 4
+    assert isinstance(ends[1], BatchStoppedError)
+    assert ends[1].report is not None
+    if answered_in_time:
+        assert {entry.state for entry in entries} == {State.SENT}
+        assert (ends[0].status, ends[1].report.counts[Outcome.SENT]) == (200, 3)
+    else:
+        assert isinstance(ends[0], UnknownOutcomeError)
+        assert ends[1].report.counts[Outcome.UNKNOWN] == 3
+        # The reason shows that it was recorded: what was not is unknown as well.
+        expected = "closed while it was in flight: it may have"
+        assert all(expected in str(each) for each in [ends[0], *(e.reason for e in entries)])
 
 
 async def test_a_claimed_order_is_unfinished_like_any_other(ledger: SqliteLedger) -> None:

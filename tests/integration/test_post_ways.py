@@ -10,6 +10,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,9 +259,21 @@ async def test_with_an_aiohttp_that_has_changed_inside_orders_go_by_the_session(
 
     assert (server.bodies, len(session_posts)) == ([BODY, BODY], 2)
     (line,) = caplog.messages
-    assert line.startswith(f"aiohttp {aiohttp.__version__} has changed inside (")
+    assert line.startswith(f"aiohttp {aiohttp.__version__} failed a check (")
     assert "ClientSession.post" in line
     assert caplog.records[0].exc_info is None
+
+
+@pytest.mark.usefixtures("direct_post")
+async def test_an_event_loop_that_stalls_during_the_start_says_nothing_about_aiohttp(
+    caplog: pytest.LogCaptureFixture, session_posts: list[object]
+) -> None:
+    async with RawServer(accept_all) as server:
+        asyncio.get_running_loop().call_soon(time.sleep, 1.1)
+        async with make_transport(server.url) as transport:
+            await transport.post(BODY)
+
+    assert (caplog.messages, session_posts) == ([], [])
 
 
 @pytest.mark.parametrize(
