@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ from everlytic_async import (
     RetryPolicy,
     SqliteLedger,
 )
+from everlytic_async.events import CoolDown, Event
 from everlytic_async.ledger import LedgerSession, NatsLedger, State
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 from support.delivery import order
@@ -216,25 +218,26 @@ async def test_an_endpoint_that_fails_for_a_while_costs_few_dead_letters(
     assert max(Counter(shop.processed).values()) == 1
 
 
-async def test_a_pause_longer_than_the_deadline_is_followed_by_one_probe(
+async def test_it_pauses_its_client_as_long_as_itself_so_that_trouble_is_not_forgotten(
     queue: OrderQueue, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """What follows from it, a single probe after each pause, the pacer's tests show."""
     caplog.set_level(logging.WARNING, "everlytic_async.worker")
-    await fill(queue, 200)
-    retry = RetryPolicy(base_s=0.001, cap_s=0.01, deadline_s=0.3)
+    await fill(queue, 20)
+    retry = RetryPolicy(base_s=0.001, cap_s=0.001, deadline_s=0.1)
+    pauses: list[CoolDown] = []
 
-    def pauses() -> int:
-        return caplog.text.count("no orders are taken for")
+    def add_pause(event: Event) -> None:
+        if isinstance(event, CoolDown) and "the worker waits" in event.reason:
+            pauses.append(event)
 
-    async with Shop() as shop, shop.client(retry=retry) as client:
-        worker = make_worker(client, queue, path, max_pause_s=0.5)
-        async with running(worker):
-            await until(lambda: worker.status.counts[Outcome.SENT] >= 20, "20 sent")
-            shop.fates[""] = "fail"
-            await until(lambda: pauses() >= 6, "pauses that are longer than the deadline")
-            before, posts = pauses(), shop.posts.total()
-            await until(lambda: pauses() >= before + 4, "four probes")
-            assert shop.posts.total() - posts <= pauses() - before + 1
+    async with Shop({"": "fail"}) as shop, shop.client(retry=retry) as client:
+        worker = make_worker(client, queue, path)
+        with client.subscribe(add_pause, CoolDown):
+            async with running(worker):
+                await until(lambda: len(pauses) == 3, "three pauses")
+    own = [float(each) for each in re.findall(r"no orders are taken for (\S+) s", caplog.text)]
+    assert [pause.wait_s for pause in pauses] == pytest.approx(own, rel=0.02, abs=0.06)
 
 
 async def test_an_endpoint_that_cannot_be_reached_is_waited_for(
