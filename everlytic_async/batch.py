@@ -114,14 +114,15 @@ class OrderStream:
         self._ledger = ledger
         self._grace_s = grace_s
         # Orders that a ledger knows need no slot.
-        ahead = concurrency + _LOOKUP_CHUNK if ledger.exists else concurrency
+        has_ledger = ledger.ledger.exists
+        ahead = concurrency + _LOOKUP_CHUNK if has_ledger else concurrency
         self._reader = Reader(
             orders,
             self._prepare,
-            self._skip if ledger.exists else None,
+            self._skip if has_ledger else None,
             max_unfinished=ahead,
             max_untaken=2 * ahead,
-            chunk=_LOOKUP_CHUNK if ledger.exists else concurrency,
+            chunk=_LOOKUP_CHUNK if has_ledger else concurrency,
         )
         self._results = _Results(ordered=ordered)
         self._tasks: set[asyncio.Task[None]] | None = None  # None before it is entered
@@ -131,8 +132,8 @@ class OrderStream:
             sender.pacer,
             sender.transport.host,
             sender.retry,
-            ledger.any_accepted,
-            has_ledger=ledger.exists,
+            ledger.ledger.any_accepted,
+            has_ledger=has_ledger,
         )
         self._counts = dict.fromkeys(Outcome, 0)
         self._started_at = 0.0
@@ -182,7 +183,7 @@ class OrderStream:
     @property
     def any_sent(self) -> bool:
         """Whether the ledger knew, on entering, an order that this endpoint and store accepted."""
-        return self._ledger.any_sent
+        return self._ledger.ledger.any_sent
 
     def stop(self, reason: str) -> None:
         """End the reading. What is in flight finishes; what waits is NOT_SENT; iteration goes on.

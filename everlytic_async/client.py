@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 from everlytic_async._encoding import AnyOrder, KeyOf
-from everlytic_async._ledgers import ClientLedger
+from everlytic_async._ledgers import OpenLedger, StreamLedger, forecast
 from everlytic_async._pacer import Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
@@ -21,6 +21,7 @@ from everlytic_async.batch import OrderStream, collect
 from everlytic_async.errors import ConfigurationError, SkippedError
 from everlytic_async.events import Dispatcher, Event, Hook
 from everlytic_async.ledger import Ledger
+from everlytic_async.ledger.claims import resend_policy
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, Outcome, Receipt
 from everlytic_async.policies import (
@@ -132,7 +133,7 @@ class EverlyticClient:
         self._pacer = Pacer(pacing, retry, dispatcher=self._dispatcher)
         self._sender = Sender(self._transport, self._pacer, delivery, retry, self._dispatcher)
         self._stop_token = StopToken()
-        self._ledger = ClientLedger(ledger, self._sender)
+        self._ledger = OpenLedger(ledger, self._sender)
 
     @classmethod
     def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
@@ -218,11 +219,12 @@ class EverlyticClient:
         self._transport.check_open()
         if deadline_s is not None:
             check_seconds("deadline_s", deadline_s)
+        policy = resend_policy(self._sender.delivery, resend)
         sending = self._sender.send(
             order,
             self._stop_token,
             key_of=_constant(key) if isinstance(key, str) else _check_key(key, "text, or a plain"),
-            ledger_writer=self._ledger.writer(resend, custom_keys=key is not None),
+            ledger_writer=self._ledger.writer(policy, custom_keys=key is not None),
             deadline_s=deadline_s,
         )
         del order  # so that this frame doesn't show it
@@ -261,6 +263,8 @@ class EverlyticClient:
         self._transport.check_open()
         if isinstance(orders, _NOT_MANY) or not isinstance(orders, Iterable | AsyncIterable):
             raise TypeError("orders must be an iterable or an async iterable of orders")
+        used = self._ledger if ledger is None else OpenLedger(ledger, self._sender)
+        policy = resend_policy(self._sender.delivery, resend)
         return OrderStream(
             orders,
             sender=self._sender,
@@ -268,7 +272,7 @@ class EverlyticClient:
             concurrency=self._concurrency,
             ordered=ordered,
             key_of=_check_key(key, "a plain"),
-            ledger=self._ledger.for_stream(ledger, resend),
+            ledger=StreamLedger(used, policy, is_own=ledger is not None),
         )
 
     async def send_orders(
@@ -302,7 +306,7 @@ class EverlyticClient:
         Returns:
             For each order why it would be skipped; None if it would be sent.
         """
-        return await self._ledger.forecast(orders, ledger, resend)
+        return await forecast(orders, ledger, self._sender, resend)
 
     @property
     def is_open(self) -> bool:

@@ -23,7 +23,7 @@ from everlytic_async import (
 )
 from everlytic_async.ledger import LedgerFile, State
 from support.delivery import make_client, order, orders
-from support.servers import Connection, RawServer, never_answer, until
+from support.servers import Connection, RawServer, until
 
 
 class Answers:

@@ -21,7 +21,7 @@ from everlytic_async import (
     ResponseTimeoutError,
     SourceError,
 )
-from everlytic_async._ledgers import StreamLedger
+from everlytic_async._ledgers import OpenLedger, StreamLedger
 from everlytic_async._lifecycle import Lifecycle
 from everlytic_async._pacer import Pacer
 from everlytic_async._sender import Sender
@@ -185,7 +185,7 @@ class FakeDelivery:
             concurrency=concurrency,
             ordered=ordered,
             key_of=None,
-            ledger=StreamLedger(None, ResendPolicy(), lambda: self.pacer.accepted_any),
+            ledger=StreamLedger(OpenLedger(None, self.sender), ResendPolicy(), is_own=False),
             grace_s=grace_s,
         )
 
