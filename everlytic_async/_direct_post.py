@@ -102,8 +102,8 @@ class DirectPost:
             return cls(session, url, headers, **params)
         except Exception as error:  # noqa: BLE001 - of an aiohttp that is not known
             _LOGGER.warning(
-                "aiohttp %s failed a check (%s): orders are sent by ClientSession.post, at twice the "
-                "CPU",
+                "aiohttp %s failed a check (%s): orders are sent by ClientSession.post, at twice "
+                "the CPU",
                 aiohttp.__version__,
                 type(error).__name__,
             )
