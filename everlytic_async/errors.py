@@ -154,15 +154,19 @@ class InvalidOrderError(EverlyticError, ValueError):
         self.args = (named, line)
 
 
-class _StatusError(EverlyticError):
-    """An error that may come from a response, and then knows its status."""
+class _ResponseError(EverlyticError):
+    """An error that may come from a response, and then knows its status and its Retry-After."""
 
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message, status)
+    def __init__(
+        self, message: str, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
+        details = (status,) if retry_after_s is None else (status, retry_after_s)
+        super().__init__(message, *details)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
-class RejectedError(_StatusError):
+class RejectedError(_ResponseError):
     """The endpoint answered that it refuses this order. It was not processed.
 
     Attributes:
@@ -179,20 +183,13 @@ class AuthenticationError(RejectedError):
     """401: the store hash or the customer hash is wrong. Every other order would fail likewise."""
 
 
-class ThrottledError(EverlyticError):
+class ThrottledError(_ResponseError):
     """The endpoint was busy until the retries ran out: 429, 408 or an immediate 503. Not processed.
 
     Attributes:
         status: The HTTP status of the last response.
         retry_after_s: How long the endpoint asked to wait, in seconds; None if it did not say.
     """
-
-    def __init__(
-        self, message: str, status: int | None = None, retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(message, status, retry_after_s)
-        self.status = status
-        self.retry_after_s = retry_after_s
 
 
 class NotSentError(EverlyticError):
@@ -207,7 +204,7 @@ class NotSentError(EverlyticError):
     is_local: bool = False
 
 
-class UnknownOutcomeError(_StatusError):
+class UnknownOutcomeError(_ResponseError):
     """The trigger may have been processed: nobody knows. Sending it again may notify twice.
 
     Attributes:
@@ -226,13 +223,6 @@ class ServerError(UnknownOutcomeError):
         status: The HTTP status of the response.
         retry_after_s: How long a late 503 asked to wait, in seconds; None if it did not say.
     """
-
-    def __init__(
-        self, message: str, status: int | None = None, retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(message, status)
-        self.retry_after_s = retry_after_s
-        self.args = (message, status, retry_after_s)
 
 
 class ResponseTimeoutError(UnknownOutcomeError):
@@ -274,25 +264,23 @@ class QueueError(EverlyticError):
     """
 
 
-class BatchStoppedError(EverlyticError):
+class _EarlyEndError(EverlyticError):
+    def __init__(self, message: str, report: BatchReport | None = None) -> None:
+        super().__init__(message, report)
+        self.report = report
+
+
+class BatchStoppedError(_EarlyEndError):
     """A batch ended early because every further order would have failed the same way.
 
     Attributes:
         report: What was known by then, when it was raised by `send_orders`; else None.
     """
 
-    def __init__(self, message: str, report: BatchReport | None = None) -> None:
-        super().__init__(message, report)
-        self.report = report
 
-
-class SourceError(EverlyticError):
+class SourceError(_EarlyEndError):
     """The caller's iterable raised (see ``__cause__``). What had been read has its results.
 
     Attributes:
         report: What was known by then, when it was raised by `send_orders`; else None.
     """
-
-    def __init__(self, message: str, report: BatchReport | None = None) -> None:
-        super().__init__(message, report)
-        self.report = report
