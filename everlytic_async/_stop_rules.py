@@ -43,17 +43,6 @@ class StopRules:
         has_ledger: Whether the batch has a ledger.
     """
 
-    __slots__ = (
-        "_advice",
-        "_any_accepted",
-        "_attempts",
-        "_host",
-        "_in_a_row",
-        "_limit",
-        "_pacer",
-        "_status",
-    )
-
     def __init__(
         self,
         pacer: Pacer,
@@ -67,7 +56,6 @@ class StopRules:
         self._pacer = pacer
         self._host = host
         self._limit = retry.stop_after_refusals
-        self._attempts = retry.attempts
         self._any_accepted = any_accepted
         self._in_a_row = 0  # equal rejections
         self._status: int | None = None
@@ -97,33 +85,10 @@ class StopRules:
         trouble, error = self._pacer.trouble, result.error
         if not isinstance(error, NotSentError | ThrottledError | UnknownOutcomeError):
             return None  # nothing was attempted, or the endpoint answered
-        if trouble.gave_up is not None:
-            why = trouble.gave_up
-        elif isinstance(error, NotSentError) and self._used_up_its_retries(result, error):
-            why = "no order was accepted or refused until the retries ran out"
-        else:
-            return None
-        last = trouble.last
-        if last is None:  # a quota
-            return f"{self._host}: {why}{_workflow(result)}. {self._advice}"
-        state = "is in trouble"
-        if isinstance(last, NotSentError) and last.is_local:
-            state = "was not reached, by a limit of this machine"
-        elif isinstance(last, NotSentError) and not last.connected:
-            state = "could not be reached"
-        return (
-            f"{self._host} {state}: {why}{_workflow(result)}. The last: {last.message}. "
-            f"{self._advice}"
-        )
-
-    def _used_up_its_retries(self, result: OrderResult, error: NotSentError) -> bool:
-        """Whether no attempt got through, and trying the next order is of no more use."""
-        trouble = self._pacer.trouble
-        if error.connected or trouble.since is None or result.attempts == 0:
-            return False
-        return trouble.probing or (
-            not trouble.ever_answered and 1 < self._attempts <= result.attempts
-        )
+        unreached = isinstance(error, NotSentError) and not error.connected and result.attempts > 0
+        if trouble.gave_up is None and not (trouble.probing and unreached):
+            return None  # else an order has waited as long as the policy allows
+        return f"{trouble.describe(self._host)}{_workflow(result)}. {self._advice}"
 
 
 def _workflow(result: OrderResult) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from everlytic_async.errors import EverlyticError
+from everlytic_async.errors import EverlyticError, NotSentError
 from everlytic_async.policies import RetryPolicy
 
 #: This many attempts in a row that end unforeseen are trouble, rather than bad luck.
@@ -32,18 +32,6 @@ class Trouble:
         last: How the last of them failed.
         ever_answered: Whether this client ever had an order accepted or rejected.
     """
-
-    __slots__ = (
-        "_failures",
-        "_last_at",
-        "_policy",
-        "_probing_since",
-        "ever_answered",
-        "gave_up",
-        "last",
-        "pauses",
-        "since",
-    )
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -120,8 +108,15 @@ class Trouble:
 
     def describe(self, host: str) -> str:
         """What is wrong, for a message."""
-        why = self.gave_up or "no order is accepted or refused"
-        return f"{host}: {why}" + ("" if self.last is None else f". The last: {self.last}")
+        why, last = self.gave_up or "no order is accepted or refused", self.last
+        if last is None:  # a quota
+            return f"{host}: {why}"
+        state = "is in trouble"
+        if isinstance(last, NotSentError) and last.is_local:
+            state = "was not reached, by a limit of this machine"
+        elif isinstance(last, NotSentError) and not last.connected:
+            state = "could not be reached"
+        return f"{host} {state}: {why}. The last: {last.message}"
 
     def quota_used_up(self, now: float, reason: str) -> None:
         """The endpoint asked for a pause that is too long to wait for."""
