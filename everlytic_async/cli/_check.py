@@ -18,7 +18,7 @@ from everlytic_async.cli._input import Input, Item, open_input
 from everlytic_async.cli._repeats import Repeats
 from everlytic_async.cli._results import Results, ledger_files
 from everlytic_async.cli._run import Run
-from everlytic_async.cli._screen import SEND_LABELS, count_orders
+from everlytic_async.cli._screen import SEND_LABELS, count_orders, make_console
 from everlytic_async.cli._settings import READING_TABLES, Settings
 from everlytic_async.cli._show import as_table, as_values
 from everlytic_async.cli._suggest import suggest
@@ -178,7 +178,7 @@ class _CheckRun(Run):
 
     def summary(self) -> Iterator[Text | Table | str]:
         for traced in self.source.shown:
-            yield as_table(traced, self.source.place)
+            yield as_table(traced, self.source.place, make_console().width)
             yield ""
         yield from super().summary()
 
