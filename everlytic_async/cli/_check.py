@@ -16,7 +16,7 @@ from everlytic_async.cli._exit import Exit, note
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, Item, open_input
 from everlytic_async.cli._repeats import Repeats
-from everlytic_async.cli._results import Results, ledger_files
+from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, count_orders, make_console
 from everlytic_async.cli._settings import READING_TABLES, Settings
@@ -78,8 +78,8 @@ async def _examine(
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             resend = options.resend if isinstance(options, SendOptions) else ()
             forecast = Forecast(file, _client(settings, delivery), resend)
-        keep = ledger_files(None if ledger is None else ledger.path)
-        results = stack.enter_context(closing(Results(options, source, keep)))
+        check_outputs(options, None if ledger is None else ledger.path)
+        results = stack.enter_context(closing(Results(options)))
         repeats = stack.enter_context(closing(Repeats()))
         return await _CheckRun(options, source, results, forecast, repeats, valid).execute()
 

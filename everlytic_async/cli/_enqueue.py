@@ -10,7 +10,7 @@ from everlytic_async.cli._exit import Exit
 from everlytic_async.cli._input import Input, open_input
 from everlytic_async.cli._nats import Nats, load_nats, load_queue, nats_arguments
 from everlytic_async.cli._queue_commands import EnqueueOptions
-from everlytic_async.cli._results import Results
+from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._settings import QUEUE_TABLES, READING_TABLES, Settings
 from everlytic_async.errors import (
@@ -41,6 +41,7 @@ def enqueue(options: EnqueueOptions) -> int:
     settings.announce(*READING_TABLES, *QUEUE_TABLES)
     queue = load_queue(settings, settings.only_store(options.store))
     nats = load_nats(options, settings)
+    check_outputs(options, None)
     forced: list[int] = []
     try:
         with open_input(options, settings) as source:
@@ -58,7 +59,7 @@ async def _enqueue(
         stack.callback(source.close)  # while the loop runs: the reader thread uses it
         where = await stack.enter_async_context(nats_arguments(nats))
         queue = await stack.enter_async_context(OrderQueue(settings=named, **where))
-        results = stack.enter_context(closing(Results(options, source, {})))
+        results = stack.enter_context(closing(Results(options)))
         return await _EnqueueRun(options, source, results, queue, forced).execute()
 
 

@@ -179,16 +179,6 @@ class Input:
             case _:
                 return None
 
-    def is_file(self, path: Path) -> bool:
-        """Whether it is read from that very file.
-
-        Raises:
-            OSError: when there is no such file.
-        """
-        return self._size is not None and os.path.samestat(
-            path.stat(), os.fstat(self._file.fileno())
-        )
-
     def expected(self) -> float | None:
         """About how many orders there are to read; None while that is unknown. Call it regularly.
 

@@ -21,7 +21,7 @@ from everlytic_async.cli._ledger_commands import (
     ResolveOptions,
 )
 from everlytic_async.cli._options import InputOptions
-from everlytic_async.cli._results import ledger_files, open_private, refuse_same_file
+from everlytic_async.cli._results import open_private, refuse_ledger_file
 from everlytic_async.cli._screen import (
     count_lines,
     count_orders,
@@ -121,7 +121,7 @@ def export(options: ExportOptions) -> int:
         if options.input is not None:
             rows, columns = _join(list(rows), options.input), (*_COLUMNS, *_ORDER_COLUMNS, "line")
         try:
-            with _opened(output, keep=Path(options.file)) as out:
+            with _opened(output, Path(options.file)) as out:
                 _write(rows, out, options.format, columns)
         except BrokenPipeError:
             raise
@@ -133,12 +133,12 @@ def export(options: ExportOptions) -> int:
 
 
 @contextmanager
-def _opened(output: str, keep: Path) -> Iterator[IO[str]]:
+def _opened(output: str, ledger: Path) -> Iterator[IO[str]]:
     if output == "-":
         yield sys.stdout
         sys.stdout.flush()
         return
-    refuse_same_file("--output", output, ledger_files(keep))
+    refuse_ledger_file("--output", output, ledger)
     with open(
         output, "w", encoding="utf-8", errors="backslashreplace", newline="", opener=open_private
     ) as file:
