@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from everlytic_async import EverlyticClient, Order
+from everlytic_async import EverlyticClient
 from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._exit import Exit, note
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice, choose_ledger
@@ -26,8 +26,6 @@ from everlytic_async.errors import InvalidOrderError, SkippedError
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Delivery
-
-__all__ = ["check", "examine"]
 
 # A check shows all kinds of faults, if possible.
 _MAX_REASONS = 100
@@ -143,13 +141,8 @@ class _CheckRun(Run):
         skipped: Sequence[SkippedError | None] = [None] * len(orders)
         if self._forecast is not None:
             skipped = await self._forecast.find_skipped(orders)
-        lines = self.source.lines
-        self._repeats.add(
-            (lines[index], order)
-            for index, order in enumerate(orders, first)
-            if isinstance(order, Order)
-        )
         for index, (order, reason) in enumerate(zip(orders, skipped, strict=True), first):
+            self._repeats.is_repeated(self.source.lines[index], order)
             if isinstance(order, InvalidOrderError):
                 self.add(index, Outcome.INVALID, key=order.order_id, error=order)
             elif reason is None:

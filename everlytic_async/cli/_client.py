@@ -14,8 +14,6 @@ from everlytic_async.cli._settings import Account
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
 
-__all__ = ["find_proxy", "get_delivery", "make_client", "proxy_host"]
-
 _OTHER_KINDS = ("https", "socks", "socks4", "socks4a", "socks5", "socks5h")
 
 

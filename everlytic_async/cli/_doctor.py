@@ -28,14 +28,11 @@ from everlytic_async.cli._settings import Account, Settings
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger import LedgerFile
 
-__all__ = ["doctor"]
-
 _TIMEOUT_S = 10.0
 _PORTS = {"http": 80, "https": 443}
 _TUNNEL = re.compile(r"HTTP/1\.[01] 200\b")
-# Of a requirement: the package, and the extra that needs it.
-_REQUIREMENT = re.compile(r"""([\w.-]+).*?(?:extra\s*==\s*['"](\w+)['"])?$""")
-_NOT_SHOWN = ("tests", "docs", "benchmarks")
+# The libraries at work, and those of the extras.
+_PACKAGES = ("aiohttp", "orjson", "rich", "nats-py", "openpyxl", "plotly", "pyarrow", "uvloop")
 
 #: A section for each topic; in it a name and a value.
 Findings = dict[str, dict[str, Any]]
@@ -84,21 +81,13 @@ def _lines(findings: Findings) -> Iterator[Text]:
 
 
 def _versions() -> dict[str, str]:
-    """Of this package, Python, and what is installed of what the package needs."""
-    found = {
-        "everlytic-async": metadata.version("everlytic-async"),
-        "python": platform.python_version(),
-    }
-    for requirement in metadata.requires("everlytic-async") or ():
-        matched = _REQUIREMENT.match(requirement)
-        if matched is None or matched[1] == "everlytic-async" or matched[2] in _NOT_SHOWN:
-            continue
-        name, extra = matched[1], matched[2]
+    found = {"everlytic-async": metadata.version("everlytic-async")}
+    found["python"] = platform.python_version()
+    for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            if extra is not None:
-                found[name] = f"not installed (extra {extra})"
+            found[name] = "not installed"
     return found
 
 

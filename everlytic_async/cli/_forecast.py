@@ -31,8 +31,6 @@ from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import Entry, LedgerFile, LedgerSession, ResendPolicy, State
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["DEFAULT_LEDGER", "Chunk", "Forecast", "LedgerChoice", "choose_ledger"]
-
 #: The ledger where nobody names one, in the working directory.
 DEFAULT_LEDGER = "everlytic.ledger"
 # How many orders are looked up at once, and their size: in memory they take up to twenty times as

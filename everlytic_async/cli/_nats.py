@@ -24,8 +24,6 @@ from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.worker import NatsServer, QueueSettings
 
-__all__ = ["Nats", "load_nats", "load_queue", "nats_arguments"]
-
 # EVERLYTIC_NATS_URL, EVERLYTIC_NATS_CONTEXT, EVERLYTIC_NATS_EMBEDDED, EVERLYTIC_NATS_CREDENTIALS,
 # EVERLYTIC_NATS_NKEY, EVERLYTIC_NATS_USER, EVERLYTIC_NATS_PASSWORD, EVERLYTIC_NATS_TOKEN,
 # EVERLYTIC_NATS_TLS_CA, EVERLYTIC_NATS_TLS_CERT, EVERLYTIC_NATS_TLS_KEY

@@ -25,8 +25,6 @@ from everlytic_async.ledger import LedgerFile, State
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["InputCount", "confirm", "count_input", "plan_lines"]
-
 #: With more orders than this, a person is asked.
 _CONFIRM_ABOVE = 1000
 #: What the ledger has skipped, in words.

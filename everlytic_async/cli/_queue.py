@@ -36,8 +36,6 @@ from everlytic_async.errors import ConfigurationError
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker import DeadLetter, OrderQueue, QueueStatus, WorkerInfo
 
-__all__ = ["dead", "drop", "redrive", "status"]
-
 _STYLES = {Outcome.INVALID: "yellow", Outcome.REJECTED: "red", Outcome.UNKNOWN: "magenta"}
 _MAX_SHOWN = 5
 

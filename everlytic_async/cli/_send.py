@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, closing
 from typing import NoReturn
 
 import attrs
-import click
 from rich.table import Table
 from rich.text import Text
 
@@ -46,8 +45,6 @@ from everlytic_async.events import Hook
 from everlytic_async.ledger import Durability, SqliteLedger, State
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
-
-__all__ = ["send"]
 
 # How many orders ``--to`` sends, where ``--limit`` does not say it.
 _TRIAL_LIMIT = 3
@@ -169,7 +166,7 @@ class _SendRun(Run):
         self._sandbox = sandbox
         # No customer gets an e-mail.
         self._is_trial = sandbox is not None or options.to is not None
-        self._words = command_line(click.get_current_context())
+        self._words = command_line()
         # Skipped because the ledger says that they are being sent, by their keys.
         self._in_flight: Counter[str | None] = Counter()
         self._forced = False

@@ -18,7 +18,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -30,16 +30,6 @@ import click
 
 from everlytic_async.cli._exit import note
 from everlytic_async.errors import ConfigurationError
-
-__all__ = [
-    "DEFAULT_STORE",
-    "NO_FILE",
-    "QUEUE_TABLES",
-    "READING_TABLES",
-    "Account",
-    "Settings",
-    "Table",
-]
 
 #: ``--config none``: read no settings file.
 NO_FILE = "none"
@@ -335,12 +325,10 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigurationError(f"{path}{_syntax_error(error, text)}") from None
     except ConfigurationError:
         raise
-    except (ValueError, ArithmeticError):  # more digits than Python or Decimal takes
-        raise ConfigurationError(f"{path} can't be read: a number in it is too long") from None
-    except RecursionError:
-        raise ConfigurationError(f"{path} can't be read: it is nested too deeply") from None
-    if (place := _find_nul(document)) is not None:  # no path and no other setting can have one
-        raise ConfigurationError(f"{path}: {place} holds a NUL character")
+    except (ValueError, ArithmeticError, RecursionError):
+        raise ConfigurationError(
+            f"{path} can't be read: a number in it is too long, or it is nested too deeply"
+        ) from None
     if not document:  # such as what `check --suggest > everlytic.toml` is written to
         return {}
     tables = {name: document[name] for name in _TABLES if name in document}
@@ -366,23 +354,6 @@ def _read_bytes(path: Path) -> bytes:
     if not content and stat.S_ISFIFO(found.st_mode):
         raise ConfigurationError(f"{path} is a pipe that nobody writes to")
     return content
-
-
-def _find_nul(value: object, place: str = "") -> str | None:
-    """The dotted name of a text that holds a NUL character, or has one in its name."""
-    if isinstance(value, str):
-        return place if "\0" in value else None
-    items: Iterable[tuple[object, object]] = ()
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    for name, inner in items:
-        below = f"{place}.{name}" if place else f"{name}"
-        found = below.replace("\0", "?") if "\0" in below else _find_nul(inner, below)
-        if found is not None:
-            return found
-    return None
 
 
 def _syntax_error(error: tomllib.TOMLDecodeError, text: str) -> str:

@@ -32,8 +32,6 @@ from everlytic_async.worker import OrderQueue, QueueSettings, Worker
 if TYPE_CHECKING:
     from everlytic_async.worker import HealthServer
 
-__all__ = ["work"]
-
 _LOGGER = logging.getLogger("everlytic_async.worker")
 # How often to check whether the queue is empty or a private server has ended, in seconds.
 _POLL_S = 0.25

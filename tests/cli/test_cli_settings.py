@@ -215,8 +215,6 @@ def test_all_that_is_missing_is_named_with_where_to_set_it(cli: Cli, orders_file
         (toml("https://shop.example", table="everlitic"), "has no table [everlytic]"),
         (f"everlytic = '{STORE_HASH}'", "has no table [everlytic]"),
         (toml("https://shop.example") + "rate = 5", "what is not a setting: rate"),
-        ('[everlytic]\nledger = "a\\u0000b"', ": everlytic.ledger holds a NUL character"),
-        ('[nats]\nx = [{"a\\u0000" = 1}]', ": nats.x.0.a? holds a NUL character"),
         ("[everlytic]\nstore_hash = 5707", "store_hash must be text, in quotes"),
         (f"[everlytic]\nstore_hash = ['{STORE_HASH}']", "store_hash must be text, in quotes"),
         (toml("https://shop.example") + "ledger = 5", "ledger"),
