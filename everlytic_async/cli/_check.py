@@ -130,8 +130,7 @@ class _CheckRun(Run):
     async def move(self) -> None:
         chunk = Chunk()
         async for order in self.orders():
-            chunk.add(order)
-            if chunk.is_full:
+            if chunk.add(order):
                 await self._add_all(chunk.orders)
                 chunk = Chunk()
         await self._add_all(chunk.orders)

@@ -150,9 +150,7 @@ def _decorators(options_type: type[Any]) -> list[Callable[..., Any]]:
 class App(click.RichGroup):
     """The command; it remembers how it was called."""
 
-    def make_context(
-        self, info_name: str | None, args: list[str], *rest: Any, **extra: Any
-    ) -> Any:
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         """Called by click."""
         words = (str(info_name), *args)
         context = super().make_context(info_name, args, *rest, **extra)
