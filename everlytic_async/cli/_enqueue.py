@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, closing
 
 from everlytic_async.cli._exit import Exit
 from everlytic_async.cli._input import Input, open_input
-from everlytic_async.cli._nats import Nats, load_nats, load_queue, nats_arguments
+from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import EnqueueOptions
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
@@ -18,7 +18,7 @@ from everlytic_async.errors import (
     QueueError,
 )
 from everlytic_async.outcomes import Outcome
-from everlytic_async.worker import OrderQueue, QueueSettings
+from everlytic_async.worker import OrderQueue
 
 #: By the outcome that an order is counted as: its name here, its style, and what it means.
 _LABELS: Mapping[Outcome, tuple[str, str, str]] = {
@@ -37,18 +37,17 @@ def enqueue(options: EnqueueOptions) -> int:
     """Put the orders of a file into the queue, show what became of them; return the exit code."""
     settings = Settings(options.config)
     settings.announce(*READING_TABLES, *QUEUE_TABLES)
-    queue = load_queue(settings, settings.only_store(options.store))
-    nats = load_nats(options, settings)
+    store = settings.only_store(options.store)
     check_outputs(options, None)
     with open_input(options, settings) as source:
-        return asyncio.run(_enqueue(options, queue, nats, source))
+        return asyncio.run(_enqueue(options, settings, store, source))
 
 
-async def _enqueue(options: EnqueueOptions, named: QueueSettings, nats: Nats, source: Input) -> int:
+async def _enqueue(options: EnqueueOptions, settings: Settings, store: str, source: Input) -> int:
     async with AsyncExitStack() as stack:
         stack.callback(source.close)  # while the loop runs: the reader thread uses it
-        where = await stack.enter_async_context(nats_arguments(nats))
-        queue = await stack.enter_async_context(OrderQueue(settings=named, **where))
+        make_queue = await stack.enter_async_context(connect(options, settings))
+        queue = await stack.enter_async_context(make_queue(store))
         results = stack.enter_context(closing(Results(options)))
         return await _EnqueueRun(options, source, results, queue).execute()
 
