@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from rich.text import Text
 
 from everlytic_async import EverlyticClient
-from everlytic_async.cli._client import find_proxy, proxy_host
+from everlytic_async.cli._client import Proxy, find_proxy
 from everlytic_async.cli._commands import DoctorOptions
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._forecast import choose_ledger
@@ -106,7 +106,7 @@ def _account(account: Account, options: DoctorOptions) -> dict[str, str]:
         "base_url": account.base_url,
         "store_hash": f"set, {len(account.store_hash)} characters",
         "customer_hash": f"set, {len(account.customer_hash)} characters",
-        "proxy": "none" if proxy is None else proxy_host(proxy),
+        "proxy": "none" if proxy is None else proxy.host,
     }
 
 
@@ -163,9 +163,9 @@ async def _reach(account: Account) -> dict[str, str]:
         writer.transport.abort()  # nothing was asked, so nothing is waited for
 
 
-async def _connect_through(proxy: str, target: str | None) -> asyncio.StreamWriter:
+async def _connect_through(proxy: Proxy, target: str | None) -> asyncio.StreamWriter:
     """Connect to a proxy, and have it make a tunnel to the target, if one is named."""
-    parts = urlsplit(proxy)
+    parts = urlsplit(proxy.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port or _PORTS["http"])
     if target is None:
         return writer
@@ -183,7 +183,7 @@ async def _connect_through(proxy: str, target: str | None) -> asyncio.StreamWrit
         raise
     if not _TUNNEL.match(status):
         writer.transport.abort()
-        raise ConnectionError(f"the proxy {proxy_host(proxy)} answered {status!a}")
+        raise ConnectionError(f"the proxy {proxy.host} answered {status!a}")
     return writer
 
 

@@ -11,7 +11,7 @@ from itertools import islice, repeat
 import attrs
 
 from everlytic_async import EverlyticClient
-from everlytic_async.cli._client import find_proxy, proxy_host
+from everlytic_async.cli._client import find_proxy
 from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._exit import say
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice
@@ -180,7 +180,7 @@ def plan_lines(
         most = "" if options.limit is None else f", {options.limit:,} at most"
         number = f"an unknown number of orders{most},"
     proxy = find_proxy(account.base_url)
-    through = "" if proxy is None else f", through the proxy {printable(proxy_host(proxy))}"
+    through = "" if proxy is None else f", through the proxy {printable(proxy.host)}"
     results = "none (--results)" if options.results is None else printable(options.results)
     yield f"About to send {number} from {source.name}:"
     yield f"  to        {account.host}{through}"

@@ -47,9 +47,6 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _ROOT = 0
 # What tomllib quotes may be a hash.
 _QUOTED = re.compile(r"'[^']{2,}'|\"[^\"]{2,}\"|\(.*\) twice")
-_TOML_ERROR = re.compile(
-    r"(?P<cause>.*?) ?\(at (?:line (?P<line>\d+), column (?P<column>\d+)|.*)\)$", re.DOTALL
-)
 
 
 @attrs.frozen
@@ -322,7 +319,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigurationError(f"{path}, line {line}: it is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         # Without its frames, whose locals are the text; and without what it quotes.
-        raise ConfigurationError(f"{path}{_syntax_error(error, text)}") from None
+        raise ConfigurationError(f"{path} is not TOML: {_syntax_error(error, text)}") from None
     except ConfigurationError:
         raise
     except (ValueError, ArithmeticError, RecursionError):
@@ -358,13 +355,8 @@ def _read_bytes(path: Path) -> bytes:
 
 def _syntax_error(error: tomllib.TOMLDecodeError, text: str) -> str:
     """Where a TOML file is wrong and why, with nothing of what stands there."""
-    found = _TOML_ERROR.match(str(error))
-    if found is None:
-        return " is not a TOML file"
-    cause = _QUOTED.sub("…", found["cause"])
-    if found["line"] is None:
-        return f", line {len(text.splitlines())} (the last): {cause}"
-    return f", line {found['line']}, column {found['column']}: {cause}"
+    end = f"at line {len(text.splitlines())}, the last"
+    return _QUOTED.sub("…", str(error).replace("at end of document", end))
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:
