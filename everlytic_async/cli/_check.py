@@ -10,15 +10,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from everlytic_async import EverlyticClient, Order
+from everlytic_async import EverlyticClient
 from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._exit import Exit, note
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, Item, open_input
 from everlytic_async.cli._repeats import Repeats
-from everlytic_async.cli._results import Results, ledger_files
+from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
-from everlytic_async.cli._screen import SEND_LABELS, count_orders
+from everlytic_async.cli._screen import SEND_LABELS, count_orders, make_console
 from everlytic_async.cli._settings import READING_TABLES, Settings
 from everlytic_async.cli._show import as_table, as_values
 from everlytic_async.cli._suggest import suggest
@@ -26,8 +26,6 @@ from everlytic_async.errors import InvalidOrderError, SkippedError
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Delivery
-
-__all__ = ["check", "examine"]
 
 # A check shows all kinds of faults, if possible.
 _MAX_REASONS = 100
@@ -78,8 +76,8 @@ async def _examine(
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             resend = options.resend if isinstance(options, SendOptions) else ()
             forecast = Forecast(file, _client(settings, delivery), resend)
-        keep = ledger_files(None if ledger is None else ledger.path)
-        results = stack.enter_context(closing(Results(options, source, keep)))
+        check_outputs(options, None if ledger is None else ledger.path)
+        results = stack.enter_context(closing(Results(options)))
         repeats = stack.enter_context(closing(Repeats()))
         return await _CheckRun(options, source, results, forecast, repeats, valid).execute()
 
@@ -132,8 +130,7 @@ class _CheckRun(Run):
     async def move(self) -> None:
         chunk = Chunk()
         async for order in self.orders():
-            chunk.add(order)
-            if chunk.is_full:
+            if chunk.add(order):
                 await self._add_all(chunk.orders)
                 chunk = Chunk()
         await self._add_all(chunk.orders)
@@ -143,13 +140,8 @@ class _CheckRun(Run):
         skipped: Sequence[SkippedError | None] = [None] * len(orders)
         if self._forecast is not None:
             skipped = await self._forecast.find_skipped(orders)
-        lines = self.source.lines
-        self._repeats.add(
-            (lines[index], order)
-            for index, order in enumerate(orders, first)
-            if isinstance(order, Order)
-        )
         for index, (order, reason) in enumerate(zip(orders, skipped, strict=True), first):
+            self._repeats.is_repeated(self.source.lines[index], order)
             if isinstance(order, InvalidOrderError):
                 self.add(index, Outcome.INVALID, key=order.order_id, error=order)
             elif reason is None:
@@ -178,7 +170,7 @@ class _CheckRun(Run):
 
     def summary(self) -> Iterator[Text | Table | str]:
         for traced in self.source.shown:
-            yield as_table(traced, self.source.place)
+            yield as_table(traced, self.source.place, make_console().width)
             yield ""
         yield from super().summary()
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+import attrs
 
 from everlytic_async import Delivery, EverlyticClient, Pacing, RetryPolicy
 from everlytic_async.cli._options import SendingOptions
@@ -14,9 +16,28 @@ from everlytic_async.cli._settings import Account
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
 
-__all__ = ["find_proxy", "get_delivery", "make_client", "proxy_host"]
 
-_OTHER_KINDS = ("https", "socks", "socks4", "socks4a", "socks5", "socks5h")
+@attrs.frozen
+class Proxy:
+    """A proxy, and the variable of the environment that names it."""
+
+    variable: str
+    url: str = attrs.field(repr=False)  # it may hold a password
+
+    @property
+    def host(self) -> str:
+        """Its host and port, without its user and password."""
+        return urlsplit(self.url).netloc.rpartition("@")[2]
+
+    @contextmanager
+    def naming_variable(self) -> Iterator[None]:
+        """Have an error about the proxy name the variable."""
+        try:
+            yield
+        except ConfigurationError as error:
+            if not str(error).startswith("proxy "):
+                raise
+            raise ConfigurationError(f"{self.variable} in the environment: {error}") from None
 
 
 def get_delivery(options: SendingOptions) -> Delivery:
@@ -28,8 +49,8 @@ def make_client(
     options: SendingOptions, account: Account, hooks: Sequence[Hook] = ()
 ) -> EverlyticClient:
     """Make a client, not yet open."""
-    found = _find_proxy(account.base_url)
-    with account.naming_origin(), _naming_variable(None if found is None else found[0]):
+    proxy = find_proxy(account.base_url)
+    with account.naming_origin(), nullcontext() if proxy is None else proxy.naming_variable():
         return EverlyticClient(
             account.base_url,
             store_hash=account.store_hash,
@@ -37,39 +58,18 @@ def make_client(
             delivery=get_delivery(options),
             retry=RetryPolicy(attempts=options.retries + 1),
             pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
-            proxy=None if found is None else found[1],
+            proxy=None if proxy is None else proxy.url,
             on_event=hooks,
             allow_http=options.allow_http,
         )
 
 
-def find_proxy(base_url: str) -> str | None:
-    """The proxy for an address, as other tools find it: HTTPS_PROXY, ALL_PROXY, NO_PROXY.
+def find_proxy(base_url: str) -> Proxy | None:
+    """The proxy for the address of an install; None is the direct way.
 
-    It may hold a password; None is the direct way.
-
-    This machine is always reached directly: ``http://`` is allowed there because nobody listens.
-
-    Args:
-        base_url: The address of the install.
+    As other tools find it: HTTPS_PROXY, ALL_PROXY, NO_PROXY. This machine is always reached
+    directly: ``http://`` is allowed there because nobody listens.
     """
-    found = _find_proxy(base_url)
-    return None if found is None else found[1]
-
-
-@contextmanager
-def _naming_variable(variable: str | None) -> Iterator[None]:
-    """Have an error about the proxy name the variable that it came from."""
-    try:
-        yield
-    except ConfigurationError as error:
-        if variable is None or not str(error).startswith("proxy "):
-            raise
-        raise ConfigurationError(f"{variable} in the environment: {error}") from None
-
-
-def _find_proxy(base_url: str) -> tuple[str, str] | None:
-    """The variable that names the proxy, in upper case, and the proxy."""
     try:
         parts = urlsplit(base_url.strip())
         host, port = parts.hostname, parts.port
@@ -81,25 +81,16 @@ def _find_proxy(base_url: str) -> tuple[str, str] | None:
     name = next((name for name in (parts.scheme, "all") if proxies.get(name)), None)
     if name is None:
         return None
-    proxy = proxies[name]
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    variable = f"{name.upper()}_PROXY"
-    kind = proxy.partition("://")[0].lower()
-    if kind != "http":
-        # Nothing else of it: without a scheme this may be a part of the password.
-        shown = f" ({kind}://)" if kind in _OTHER_KINDS else ""
+    variable, url = f"{name.upper()}_PROXY", proxies[name]
+    if "://" not in url:
+        url = f"http://{url}"
+    if not url.lower().startswith("http://"):
+        # Nothing of it: what stands before :// may be a part of the password.
         raise ConfigurationError(
-            f"{variable} in the environment names a proxy of a kind that can't be used"
-            f"{shown}: name one by http://, through which https:// goes in a tunnel, or list "
-            f"{host} in NO_PROXY"
+            f"{variable} in the environment names a proxy of a kind that can't be used: name one "
+            f"by http://, through which https:// goes in a tunnel, or list {host} in NO_PROXY"
         )
-    return variable, proxy
-
-
-def proxy_host(proxy: str) -> str:
-    """The host and port of a proxy, without its user and password."""
-    return urlsplit(proxy).netloc.rpartition("@")[2]
+    return Proxy(variable, url)
 
 
 def _is_this_machine(host: str) -> bool:

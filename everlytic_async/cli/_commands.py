@@ -17,11 +17,11 @@ from everlytic_async.cli._options import (
     FILE,
     FILE_HELP,
     PER_SECOND,
+    App,
     ConfigOptions,
     InputOptions,
     LedgerOptions,
     Number,
-    ProgressOptions,
     ResultsOptions,
     SendingOptions,
     WorkflowOptions,
@@ -32,8 +32,6 @@ from everlytic_async.cli._options import (
     settings_option,
 )
 from everlytic_async.cli._queue_commands import add_queue_commands
-
-__all__ = ["app", "run"]
 
 # They are in memory together.
 _MAX_SHOWN = 100
@@ -187,7 +185,7 @@ Exit codes:
 """
 
 
-@click.group(help=_MAIN_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=App, help=_MAIN_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="everlytic-async", message="%(prog)s %(version)s")
 @click.command_panel(
     "Commands",
@@ -275,7 +273,7 @@ _SECONDS = Number(min=0)
 
 
 @options
-class SandboxOptions(ProgressOptions):
+class SandboxOptions:
     """The options of ``sandbox``; the faults are called as in `everlytic_async.sandbox.Faults`."""
 
     host: str = _at("The address to listen at.", default="127.0.0.1")

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from rich.text import Text
 
 from everlytic_async import EverlyticClient
-from everlytic_async.cli._client import find_proxy, proxy_host
+from everlytic_async.cli._client import Proxy, find_proxy
 from everlytic_async.cli._commands import DoctorOptions
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._forecast import choose_ledger
@@ -28,14 +28,11 @@ from everlytic_async.cli._settings import Account, Settings
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger import LedgerFile
 
-__all__ = ["doctor"]
-
 _TIMEOUT_S = 10.0
 _PORTS = {"http": 80, "https": 443}
 _TUNNEL = re.compile(r"HTTP/1\.[01] 200\b")
-# Of a requirement: the package, and the extra that needs it.
-_REQUIREMENT = re.compile(r"""([\w.-]+).*?(?:extra\s*==\s*['"](\w+)['"])?$""")
-_NOT_SHOWN = ("tests", "docs", "benchmarks")
+# The libraries at work, and those of the extras.
+_PACKAGES = ("aiohttp", "orjson", "rich", "nats-py", "openpyxl", "plotly", "pyarrow", "uvloop")
 
 #: A section for each topic; in it a name and a value.
 Findings = dict[str, dict[str, Any]]
@@ -84,21 +81,13 @@ def _lines(findings: Findings) -> Iterator[Text]:
 
 
 def _versions() -> dict[str, str]:
-    """Of this package, Python, and what is installed of what the package needs."""
-    found = {
-        "everlytic-async": metadata.version("everlytic-async"),
-        "python": platform.python_version(),
-    }
-    for requirement in metadata.requires("everlytic-async") or ():
-        matched = _REQUIREMENT.match(requirement)
-        if matched is None or matched[1] == "everlytic-async" or matched[2] in _NOT_SHOWN:
-            continue
-        name, extra = matched[1], matched[2]
+    found = {"everlytic-async": metadata.version("everlytic-async")}
+    found["python"] = platform.python_version()
+    for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            if extra is not None:
-                found[name] = f"not installed (extra {extra})"
+            found[name] = "not installed"
     return found
 
 
@@ -117,7 +106,7 @@ def _account(account: Account, options: DoctorOptions) -> dict[str, str]:
         "base_url": account.base_url,
         "store_hash": f"set, {len(account.store_hash)} characters",
         "customer_hash": f"set, {len(account.customer_hash)} characters",
-        "proxy": "none" if proxy is None else proxy_host(proxy),
+        "proxy": "none" if proxy is None else proxy.host,
     }
 
 
@@ -174,9 +163,9 @@ async def _reach(account: Account) -> dict[str, str]:
         writer.transport.abort()  # nothing was asked, so nothing is waited for
 
 
-async def _connect_through(proxy: str, target: str | None) -> asyncio.StreamWriter:
+async def _connect_through(proxy: Proxy, target: str | None) -> asyncio.StreamWriter:
     """Connect to a proxy, and have it make a tunnel to the target, if one is named."""
-    parts = urlsplit(proxy)
+    parts = urlsplit(proxy.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port or _PORTS["http"])
     if target is None:
         return writer
@@ -194,7 +183,7 @@ async def _connect_through(proxy: str, target: str | None) -> asyncio.StreamWrit
         raise
     if not _TUNNEL.match(status):
         writer.transport.abort()
-        raise ConnectionError(f"the proxy {proxy_host(proxy)} answered {status!a}")
+        raise ConnectionError(f"the proxy {proxy.host} answered {status!a}")
     return writer
 
 

@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack, closing
 
 from everlytic_async.cli._exit import Exit
 from everlytic_async.cli._input import Input, open_input
-from everlytic_async.cli._nats import Nats, load_nats, load_queue, nats_arguments
+from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import EnqueueOptions
-from everlytic_async.cli._results import Results
+from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._settings import QUEUE_TABLES, READING_TABLES, Settings
 from everlytic_async.errors import (
@@ -18,9 +18,7 @@ from everlytic_async.errors import (
     QueueError,
 )
 from everlytic_async.outcomes import Outcome
-from everlytic_async.worker import OrderQueue, QueueSettings
-
-__all__ = ["enqueue"]
+from everlytic_async.worker import OrderQueue
 
 #: By the outcome that an order is counted as: its name here, its style, and what it means.
 _LABELS: Mapping[Outcome, tuple[str, str, str]] = {
@@ -39,44 +37,30 @@ def enqueue(options: EnqueueOptions) -> int:
     """Put the orders of a file into the queue, show what became of them; return the exit code."""
     settings = Settings(options.config)
     settings.announce(*READING_TABLES, *QUEUE_TABLES)
-    queue = load_queue(settings, settings.only_store(options.store))
-    nats = load_nats(options, settings)
-    forced: list[int] = []
-    try:
-        with open_input(options, settings) as source:
-            return asyncio.run(_enqueue(options, queue, nats, source, forced))
-    except asyncio.CancelledError:
-        if not forced:
-            raise
-        return forced[0]
+    store = settings.only_store(options.store)
+    check_outputs(options, None)
+    with open_input(options, settings) as source:
+        return asyncio.run(_enqueue(options, settings, store, source))
 
 
-async def _enqueue(
-    options: EnqueueOptions, named: QueueSettings, nats: Nats, source: Input, forced: list[int]
-) -> int:
+async def _enqueue(options: EnqueueOptions, settings: Settings, store: str, source: Input) -> int:
     async with AsyncExitStack() as stack:
         stack.callback(source.close)  # while the loop runs: the reader thread uses it
-        where = await stack.enter_async_context(nats_arguments(nats))
-        queue = await stack.enter_async_context(OrderQueue(settings=named, **where))
-        results = stack.enter_context(closing(Results(options, source, {})))
-        return await _EnqueueRun(options, source, results, queue, forced).execute()
+        make_queue = await stack.enter_async_context(connect(options, settings))
+        queue = await stack.enter_async_context(make_queue(store))
+        results = stack.enter_context(closing(Results(options)))
+        return await _EnqueueRun(options, source, results, queue).execute()
 
 
 class _EnqueueRun(Run):
-    """Publishes the orders. If a second signal ends the run, `forced` has its exit code."""
+    """Publishes the orders."""
 
     def __init__(
-        self,
-        options: EnqueueOptions,
-        source: Input,
-        results: Results,
-        queue: OrderQueue,
-        forced: list[int],
+        self, options: EnqueueOptions, source: Input, results: Results, queue: OrderQueue
     ) -> None:
         self._queue = queue
-        self._forced: list[int] = forced
-        self._cancelled = False
         self._task = asyncio.current_task()
+        self._forced = False
         store = queue.settings.store
         super().__init__(
             source,
@@ -91,11 +75,12 @@ class _EnqueueRun(Run):
         try:
             return await super().execute()
         except asyncio.CancelledError:
-            if self._cancelled:
-                for index in tuple(self.source.lines):  # queueing them again is safe
-                    self.add(index, Outcome.NOT_SENT, error="the command was ended meanwhile")
-                self._forced.append(self.finish())
-            raise
+            if not self._forced or self._task is None:
+                raise
+            self._task.uncancel()
+            for index in tuple(self.source.lines):  # queueing them again is safe
+                self.add(index, Outcome.NOT_SENT, error="the command was ended meanwhile")
+            return self.finish()
 
     async def move(self) -> None:
         published = self._queue.publish_many(self.orders())
@@ -118,7 +103,7 @@ class _EnqueueRun(Run):
         self.source.stop()
 
     def exit_now(self) -> None:
-        self._cancelled = True
+        self._forced = True
         if self._task is not None:
             self._task.cancel()
 

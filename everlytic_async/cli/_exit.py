@@ -18,17 +18,6 @@ import click
 
 from everlytic_async.errors import ConfigurationError, LedgerError, QueueError, printable
 
-__all__ = [
-    "Exit",
-    "OutputError",
-    "UnexpectedError",
-    "handle_errors",
-    "is_quiet",
-    "note",
-    "redirect_to_devnull",
-    "say",
-]
-
 
 class Exit(enum.IntEnum):
     """What a script may learn from the exit code."""

@@ -9,7 +9,6 @@ import os
 from collections import Counter
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Collection,
     Iterable,
     Iterator,
@@ -18,7 +17,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import attrs
 
@@ -28,10 +27,8 @@ from everlytic_async.cli._options import LedgerOptions
 from everlytic_async.cli._screen import has_terminal
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.ledger import Entry, LedgerFile, LedgerSession, ResendPolicy, State
+from everlytic_async.ledger import Entry, LedgerFile, State
 from everlytic_async.outcomes import Outcome
-
-__all__ = ["DEFAULT_LEDGER", "Chunk", "Forecast", "LedgerChoice", "choose_ledger"]
 
 #: The ledger where nobody names one, in the working directory.
 DEFAULT_LEDGER = "everlytic.ledger"
@@ -87,21 +84,14 @@ class LedgerChoice:
 
 def choose_ledger(options: LedgerOptions, settings: Settings) -> LedgerChoice | None:
     """The ledger of a run; None with ``--no-ledger``."""
-    named = options.ledger
     if options.no_ledger:
-        if named is not None:
+        if options.ledger is not None:
             raise ConfigurationError("--ledger and --no-ledger contradict each other")
         return None
-    if named is not None:
-        return _choice(named, is_named=True)
-    if settings.ledger is not None:
-        return _choice(os.fspath(settings.ledger), is_named=True)
-    return _choice(DEFAULT_LEDGER, is_named=False)
-
-
-def _choice(name: str, *, is_named: bool) -> LedgerChoice:
+    named = options.ledger or settings.ledger
+    name = os.fspath(named or DEFAULT_LEDGER)
     # Not resolve(): the name that the user knows.
-    return LedgerChoice(Path(os.path.abspath(name)), printable(name), is_named)  # noqa: PTH100
+    return LedgerChoice(Path(os.path.abspath(name)), printable(name), named is not None)  # noqa: PTH100
 
 
 class Chunk:
@@ -111,23 +101,15 @@ class Chunk:
         orders: Valid and invalid ones.
     """
 
-    def __init__(self, orders: Iterable[Item] = ()) -> None:
+    def __init__(self) -> None:
         self.orders: list[Item] = []
         self._size = 0
-        for order in orders:
-            self.add(order)
-            if self.is_full:
-                break
 
-    def add(self, order: Item) -> None:
-        """Add one more."""
+    def add(self, order: Item) -> bool:
+        """Add one more; return whether to look them up before more are read."""
         self.orders.append(order)
         if isinstance(order, Order):
             self._size += _size(order)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether to look them up before more are read."""
         return len(self.orders) >= _MAX_CHUNK_ORDERS or self._size >= _MAX_CHUNK_SIZE
 
 
@@ -162,7 +144,8 @@ class Forecast:
     async def find_skipped(self, orders: Sequence[Item]) -> list[SkippedError | None]:
         """Why each order would be skipped; None where it would be sent, or is invalid."""
         valid = [order for order in orders if isinstance(order, Order)]
-        found = iter(await self._client.forecast(valid, ledger=self, resend=self._resend))
+        ledger: Any = self  # of a ledger it only is what a forecast asks
+        found = iter(await self._client.forecast(valid, ledger=ledger, resend=self._resend))
         return [next(found) if isinstance(order, Order) else None for order in orders]
 
     def notes(self, *, is_part: bool = False) -> Iterator[str]:
@@ -175,8 +158,7 @@ class Forecast:
             is_part: Whether only a part of the orders was looked up.
         """
         least = "at least " if is_part else ""
-        places = self._elsewhere.most_common()
-        for (host, workflow, is_here), count in places[:_PLACES_SHOWN]:
+        for (host, workflow, is_here), count in self._elsewhere.most_common(_PLACES_SHOWN):
             where = "without a workflow id" if workflow is None else f"in workflow {workflow}"
             if not is_here:
                 where = f"at another address or store ({host}) {where}"
@@ -185,11 +167,9 @@ class Forecast:
                 f"{where}: sending them here is another trigger, which may notify the same "
                 "customers again"
             )
-        if len(places) > _PLACES_SHOWN:
-            yield f"and so in {len(places) - _PLACES_SHOWN:,} more places"
 
     @asynccontextmanager
-    async def session(self, scope: str, host: str) -> AsyncIterator[LedgerSession]:  # noqa: ARG002
+    async def session(self, scope: str, host: str) -> AsyncIterator[Forecast]:  # noqa: ARG002
         """Look at what is known of one endpoint and store."""
         self._scopes = self._file.find_scopes(scope)
         yield self
@@ -216,15 +196,3 @@ class Forecast:
                 found.add((order_id, host, workflow or None, scope in self._scopes))
         for _order_id, host, workflow_id, is_here in found:
             self._elsewhere[host, workflow_id, is_here] += 1
-
-    async def any_sent(self) -> NoReturn:
-        """Asked by those who send."""
-        raise NotImplementedError
-
-    async def claim(self, key: str, body_digest: str, policy: ResendPolicy) -> NoReturn:
-        """Nothing is claimed."""
-        raise NotImplementedError
-
-    def record(self, entry: Entry) -> Awaitable[None]:
-        """Nothing is recorded."""
-        raise NotImplementedError

@@ -19,7 +19,7 @@ import attrs
 import click
 
 from everlytic_async.cli._exit import note
-from everlytic_async.cli._options import InputOptions, ReadingOptions, WorkflowOptions
+from everlytic_async.cli._options import InputOptions, JoinOptions, ReadingOptions, WorkflowOptions
 from everlytic_async.cli._pipe import InterruptibleReader, ThreadedReader
 from everlytic_async.cli._repeats import REPEATED, Repeats
 from everlytic_async.cli._settings import Settings
@@ -34,8 +34,6 @@ from everlytic_async.sources import (
     parse_where,
     read_orders,
 )
-
-__all__ = ["Input", "Item", "Numbered", "open_input", "printable"]
 
 Item = Order | InvalidOrderError
 #: An order, and where it stands in the input: see `Input.place`.
@@ -53,7 +51,9 @@ class Input:
     """One file, or the standard input: read it once, then close it.
 
     Args:
-        options: Which file, and how it is read.
+        name: The file's name; ``-`` is the standard input.
+        format: Its format; None to detect it.
+        options: How it is read.
         settings: How columns are mapped, where the options don't say it.
 
     Attributes:
@@ -70,8 +70,13 @@ class Input:
         exhausted: Whether everything that was to be read was.
     """
 
-    def __init__(self, options: InputOptions, settings: Settings) -> None:
-        name = options.file
+    def __init__(
+        self,
+        name: str,
+        format: str | None,  # noqa: A002 - as the option
+        options: ReadingOptions,
+        settings: Settings,
+    ) -> None:
         self.name = "standard input" if name == "-" else printable(name)
         self.limit: int | None = None
         self.send_to: str | None = None
@@ -81,6 +86,7 @@ class Input:
         self._workflow_id: int | None = None
         if isinstance(options, WorkflowOptions):
             self.limit, self._workflow_id = options.limit, options.workflow_id
+        self._format = format
         self._options = options
         self._mapping, path = _load_mapping(options, settings)
         self._where = how_filtered(options, settings)
@@ -111,7 +117,7 @@ class Input:
         how = self._options
         return read_orders(
             self._file,
-            how.format,
+            self._format,
             mapping=self._mapping,
             where=self._where,
             since=how.since,
@@ -178,16 +184,6 @@ class Input:
                 return f"{self.name}: {error}"
             case _:
                 return None
-
-    def is_file(self, path: Path) -> bool:
-        """Whether it is read from that very file.
-
-        Raises:
-            OSError: when there is no such file.
-        """
-        return self._size is not None and os.path.samestat(
-            path.stat(), os.fstat(self._file.fileno())
-        )
 
     def expected(self) -> float | None:
         """About how many orders there are to read; None while that is unknown. Call it regularly.
@@ -314,9 +310,13 @@ class Input:
 
 
 @contextmanager
-def open_input(options: InputOptions, settings: Settings) -> Iterator[Input]:
+def open_input(options: InputOptions | JoinOptions, settings: Settings) -> Iterator[Input]:
     """Open the input that the options of a command name."""
-    with closing(Input(options, settings)) as source:
+    if isinstance(options, JoinOptions):
+        found = Input(str(options.with_file), options.with_format, options, settings)
+    else:
+        found = Input(options.file, options.format, options, settings)
+    with closing(found) as source:
         if source.is_terminal:
             note("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
         yield source
@@ -343,7 +343,9 @@ def how_written(options: ReadingOptions, settings: Settings) -> dict[str, str]:
     return found | {name: value for name, value in from_options.items() if value is not None}
 
 
-def _load_mapping(options: InputOptions, settings: Settings) -> tuple[dict[str, Any], Path | None]:
+def _load_mapping(
+    options: ReadingOptions, settings: Settings
+) -> tuple[dict[str, Any], Path | None]:
     """The table ``[mapping]`` of the settings with ``--map`` over it, and the table's file."""
     table = settings.table("mapping")
     mapping = table.values

@@ -20,8 +20,7 @@ from everlytic_async.cli._ledger_commands import (
     LedgerFileOptions,
     ResolveOptions,
 )
-from everlytic_async.cli._options import InputOptions
-from everlytic_async.cli._results import ledger_files, open_private, refuse_same_file
+from everlytic_async.cli._results import open_private, refuse_ledger_file
 from everlytic_async.cli._screen import (
     count_lines,
     count_orders,
@@ -43,8 +42,6 @@ from everlytic_async.ledger import (
     storage_keys,
 )
 from everlytic_async.orders import Order
-
-__all__ = ["copy", "export", "resolve", "status"]
 
 #: What a state means to the person who has to act on it.
 _MEANING = {
@@ -118,10 +115,10 @@ def export(options: ExportOptions) -> int:
     with LedgerFile(options.file, must_exist=True) as ledger:
         rows: Iterable[dict[str, Any]] = (_row(*row) for row in ledger.entries(states))
         columns: Sequence[str] = _COLUMNS
-        if options.input is not None:
-            rows, columns = _join(list(rows), options.input), (*_COLUMNS, *_ORDER_COLUMNS, "line")
+        if options.with_file is not None:
+            rows, columns = _join(list(rows), options), (*_COLUMNS, *_ORDER_COLUMNS, "line")
         try:
-            with _opened(output, keep=Path(options.file)) as out:
+            with _opened(output, Path(options.file)) as out:
                 _write(rows, out, options.format, columns)
         except BrokenPipeError:
             raise
@@ -133,12 +130,12 @@ def export(options: ExportOptions) -> int:
 
 
 @contextmanager
-def _opened(output: str, keep: Path) -> Iterator[IO[str]]:
+def _opened(output: str, ledger: Path) -> Iterator[IO[str]]:
     if output == "-":
         yield sys.stdout
         sys.stdout.flush()
         return
-    refuse_same_file("--output", output, ledger_files(keep))
+    refuse_ledger_file("--output", output, ledger)
     with open(
         output, "w", encoding="utf-8", errors="backslashreplace", newline="", opener=open_private
     ) as file:
@@ -152,7 +149,7 @@ def _row(host: str, entry: Entry) -> dict[str, Any]:
     return dict(zip(_COLUMNS, values, strict=True))
 
 
-def _join(rows: list[dict[str, Any]], options: InputOptions) -> list[dict[str, Any]]:
+def _join(rows: list[dict[str, Any]], options: ExportOptions) -> list[dict[str, Any]]:
     """Add to each row what an input says of its order."""
     by_id: dict[str, list[dict[str, Any]]] = {}
     for row in rows:

@@ -18,14 +18,6 @@ from everlytic_async.cli._options import (
     which,
 )
 
-__all__ = [
-    "CopyOptions",
-    "ExportOptions",
-    "LedgerFileOptions",
-    "ResolveOptions",
-    "add_ledger_commands",
-]
-
 _LEDGER_HELP = """\
 Inspect a ledger, the file that `send` keeps, and resolve unknown orders.
 

@@ -10,11 +10,11 @@ import json
 import logging
 import os
 import re
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
+from ssl import SSLContext, create_default_context
 from typing import Any
 
 import attrs
@@ -22,13 +22,13 @@ import attrs
 from everlytic_async.cli._queue_commands import NatsOptions
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.worker import NatsServer, QueueSettings
+from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 
-__all__ = ["Nats", "load_nats", "load_queue", "nats_arguments"]
-
-# EVERLYTIC_NATS_URL, EVERLYTIC_NATS_CONTEXT, EVERLYTIC_NATS_EMBEDDED, EVERLYTIC_NATS_CREDENTIALS,
-# EVERLYTIC_NATS_NKEY, EVERLYTIC_NATS_USER, EVERLYTIC_NATS_PASSWORD, EVERLYTIC_NATS_TOKEN,
-# EVERLYTIC_NATS_TLS_CA, EVERLYTIC_NATS_TLS_CERT, EVERLYTIC_NATS_TLS_KEY
+# In the table [nats]; in the environment as EVERLYTIC_NATS_URL and so on.
+_NAMES = (
+    *("url", "embedded", "context", "credentials", "nkey", "user", "password", "token"),
+    *("tls_ca", "tls_cert", "tls_key"),
+)
 _PREFIX = "EVERLYTIC_NATS_"
 #: NATS's own default.
 _DEFAULT_URL = "nats://127.0.0.1:4222"
@@ -53,75 +53,77 @@ _TLS_EOF_WARNING = "returning true from eof_received() has no effect when using 
 _TIMEOUT_S = 10.0
 
 
-@attrs.frozen(kw_only=True)
-class Nats:
-    """Where the queue is, one of the first three, and how it is accessed.
+@attrs.frozen
+class Queues:
+    """Makes the queue of a store, not yet open; all are on one server, which may be private."""
 
-    Attributes:
-        url: Addresses of servers, one or more.
-        embedded: The directory of a private server of this machine.
-        context: The name of a context of NATS's own command line.
-        credentials: The path of a ``.creds`` file.
-        nkey: The path of a file with an NKey seed.
-        user: The name of a user.
-        password: The user's password.
-        token: A token.
-        tls_ca: The path of the certificates of the authorities to trust.
-        tls_cert: The path of the certificate to show.
-        tls_key: The path of its key.
-        allow_plain: Whether a server on another machine may be used without TLS. Only an option
-            says so: a settings file that is passed around must not.
-    """
+    is_embedded: bool
+    _settings: Settings = attrs.field(repr=False)
+    _arguments: Mapping[str, Any] = attrs.field(repr=False)
 
-    url: str | list[str] | None = attrs.field(default=None, repr=False)  # it may hold a password
-    embedded: str | None = None
-    context: str | None = None
-    credentials: str | None = None
-    nkey: str | None = None
-    user: str | None = None
-    password: str | None = attrs.field(default=None, repr=False)
-    token: str | None = attrs.field(default=None, repr=False)
-    tls_ca: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    allow_plain: bool = False
+    def __call__(self, store: str) -> OrderQueue:
+        """The queue of that store."""
+        return OrderQueue(settings=_load_queue(self._settings, store), **self._arguments)
 
 
-_FIELDS = [field.name for field in attrs.fields(Nats) if field.name != "allow_plain"]
+@asynccontextmanager
+async def connect(
+    options: NatsOptions, settings: Settings, *, timeout_s: float = _TIMEOUT_S
+) -> AsyncIterator[Queues]:
+    """Say where the queues are. A private server runs as long as this lasts, if not already."""
+    logging.getLogger("asyncio").addFilter(_drop_tls_eof_warning)
+    found = _load(options, settings)
+    arguments: dict[str, Any] = {
+        "user_credentials": _readable(found.get("credentials")),
+        "nkeys_seed": _readable(found.get("nkey")),
+        **{name: found.get(name) for name in ("user", "password", "token")},
+        "tls": _tls(found.get("tls_ca"), found.get("tls_cert"), found.get("tls_key")),
+        "allow_plain_nats": options.allow_plain,
+        "timeout_s": timeout_s,
+    }
+
+    if (directory := found.get("embedded")) is None:
+        urls = found.get("url", _DEFAULT_URL)
+        urls = urls if isinstance(urls, list) else urls.split(",")
+        yield Queues(
+            is_embedded=False,
+            settings=settings,
+            arguments={**arguments, "servers": [url.strip() for url in urls]},
+        )
+        return
+    async with NatsServer.join_or_start(directory, token=arguments.pop("token")) as url:
+        # With the token in it, also where another command started the server.
+        yield Queues(is_embedded=True, settings=settings, arguments={**arguments, "servers": url})
 
 
-def load_nats(options: NatsOptions, settings: Settings) -> Nats:
-    """Load the settings: each from the options, else the environment, else the TOML file.
+def _load(options: NatsOptions, settings: Settings) -> dict[str, Any]:
+    """The settings by name: each from the options, else the environment, else the TOML file.
 
     Where the queue is, is one setting: an address replaces the directory and the context of a
     lower place. What a context says of access comes last of all.
     """
     table = settings.table("nats")
-    table.check_names(_FIELDS)
-    from_options = {name: getattr(options, name, None) for name in _FIELDS}
-    url = from_options["url"]
-    if url is not None and "@" in url:
+    table.check_names(_NAMES)
+    if options.url is not None and "@" in options.url:
         raise ConfigurationError(
             "--nats holds a password or a token, which every user of the machine can read there: "
             f"set {_PREFIX}URL instead, or url in the table [nats]"
         )
-    merged: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for place, level in {
         "[nats]": table.values,
-        "the environment": {name: os.environ.get(_PREFIX + name.upper()) for name in _FIELDS},
-        "the options": from_options,
+        "the environment": {name: os.environ.get(_PREFIX + name.upper()) for name in _NAMES},
+        "the options": {name: getattr(options, name, None) for name in _NAMES},
     }.items():
         values = {name: value for name, value in level.items() if value is not None}
         where = [name for name in _LOCATIONS if name in values]
         if len(where) > 1:
             raise ConfigurationError(f"{place}: only one of {', '.join(where)} can be")
         if where:
-            merged = {name: value for name, value in merged.items() if name not in _LOCATIONS}
-        merged.update(values)
-    _check_texts(merged)
-    if "context" in merged:
-        merged = {**_load_context(merged["context"]), **merged}
-    return Nats(**merged, allow_plain=options.allow_plain)
+            found = {name: value for name, value in found.items() if name not in _LOCATIONS}
+        found.update(values)
+    _check_texts(found)
+    return _load_context(found["context"]) | found if "context" in found else found
 
 
 def _check_texts(values: Mapping[str, Any]) -> None:
@@ -148,11 +150,9 @@ def _load_context(name: str) -> dict[str, Any]:
     if not isinstance(context, dict):
         raise ConfigurationError(f"{path} is not a NATS context")
     context = {key: value for key, value in context.items() if value not in ("", None, False)}
-    known = [*_CONTEXT_KEYS, *_IGNORED_CONTEXT_KEYS]
-    if unknown := sorted(context.keys() - set(known)):
+    if unknown := sorted(context.keys() - _CONTEXT_KEYS.keys() - _IGNORED_CONTEXT_KEYS):
         raise ConfigurationError(
-            f"the NATS context {name} has what is not a setting: {', '.join(unknown)}. "
-            f"The settings are {', '.join(known)}"
+            f"the NATS context {name} has what is not a setting here: {', '.join(unknown)}"
         )
     found = {ours: context[theirs] for theirs, ours in _CONTEXT_KEYS.items() if theirs in context}
     _check_texts(found)
@@ -162,7 +162,7 @@ def _load_context(name: str) -> dict[str, Any]:
     return found
 
 
-def load_queue(settings: Settings, store: str) -> QueueSettings:
+def _load_queue(settings: Settings, store: str) -> QueueSettings:
     """Load what the queue is called and holds, for one store, from the table ``[queue]``."""
     table = settings.table("queue")
     table.check_names([each.name for each in attrs.fields(QueueSettings) if each.name != "store"])
@@ -172,34 +172,6 @@ def load_queue(settings: Settings, store: str) -> QueueSettings:
         for name, value in table.values.items()
     }
     return QueueSettings(store=store, **plain)
-
-
-@asynccontextmanager
-async def nats_arguments(
-    nats: Nats, *, timeout_s: float = _TIMEOUT_S
-) -> AsyncIterator[dict[str, Any]]:
-    """The arguments of `everlytic_async.worker.OrderQueue` that say where and how to connect.
-
-    A private server runs for as long as this lasts, where it does not run already.
-    """
-    logging.getLogger("asyncio").addFilter(_drop_tls_eof_warning)
-    arguments: dict[str, Any] = {
-        "user_credentials": _readable(nats.credentials),
-        "nkeys_seed": _readable(nats.nkey),
-        "user": nats.user,
-        "password": nats.password,
-        "token": nats.token,
-        "tls": _tls(nats),
-        "allow_plain_nats": nats.allow_plain,
-        "timeout_s": timeout_s,
-    }
-    if nats.embedded is not None:
-        async with NatsServer.join_or_start(nats.embedded, token=nats.token) as url:
-            # The address has the token, also where another command started the server.
-            yield {"servers": url, **arguments, "token": None}
-        return
-    urls = nats.url if isinstance(nats.url, list) else (nats.url or _DEFAULT_URL).split(",")
-    yield {"servers": [url.strip() for url in urls], **arguments}
 
 
 def _drop_tls_eof_warning(record: logging.LogRecord) -> bool:
@@ -216,15 +188,15 @@ def _readable(path: str | None) -> str | None:
     return path
 
 
-def _tls(nats: Nats) -> ssl.SSLContext | None:
-    if (nats.tls_cert is None) != (nats.tls_key is None):
+def _tls(authorities: str | None, certificate: str | None, key: str | None) -> SSLContext | None:
+    if (certificate is None) != (key is None):
         raise ConfigurationError("a certificate goes with its key: tls_cert and tls_key of NATS")
-    if nats.tls_ca is None and nats.tls_cert is None:
+    if authorities is None and certificate is None:
         return None
     try:
-        context = ssl.create_default_context(cafile=nats.tls_ca)
-        if nats.tls_cert is not None:
-            context.load_cert_chain(nats.tls_cert, nats.tls_key)
+        context = create_default_context(cafile=authorities)
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
     except OSError as error:  # ssl's own is one
         raise ConfigurationError(
             f"the certificates for NATS can't be used: {error.strerror or error}"

@@ -13,8 +13,6 @@ from everlytic_async.cli._tally import Tally
 from everlytic_async.ledger import State
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["advise"]
-
 
 def advise(
     tally: Tally,

@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import rich_click as click
-from click.core import ParameterSource
 
 from everlytic_async.cli._exit import handle_errors
 from everlytic_async.errors import ConfigurationError
@@ -54,6 +53,7 @@ _PANELS = (
     "Settings and results",
     "More",
 )
+_WORDS = "everlytic_async.words"
 # Each order in flight has a connection, and no address takes more of them than there are ports.
 _MAX_CONNECTIONS = 65_535
 
@@ -147,29 +147,22 @@ def _decorators(options_type: type[Any]) -> list[Callable[..., Any]]:
     ]
 
 
-def command_line(context: click.Context) -> list[str]:
-    """The words that run this command again as it was run, options in the order of their use."""
-    words = context.command_path.split()
-    arguments = []
-    parameters = {parameter.name: parameter for parameter in context.command.params}
-    for name, value in context.params.items():
-        parameter = parameters[name]
-        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
-            continue
-        if isinstance(parameter, click.Argument):
-            arguments.append(str(value))
-        elif isinstance(parameter, click.Option) and parameter.is_flag:
-            words.append((parameter.opts if value else parameter.secondary_opts)[0])
-        else:
-            for each in value if parameter.multiple else [value]:
-                words += [parameter.opts[0], _plain(each)]
-    if any(argument.startswith("-") and argument != "-" for argument in arguments):
-        arguments.insert(0, "--")
-    return words + arguments
+class App(click.RichGroup):
+    """The command; it remembers how it was called."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        """Called by click."""
+        words = (str(info_name), *args)
+        context = super().make_context(info_name, args, *rest, **extra)
+        context.meta[_WORDS] = words
+        return context
 
 
-def _plain(value: object) -> str:
-    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+def command_line() -> tuple[str, ...]:
+    """The words that the running command was called by."""
+    context: Any = click.get_current_context()
+    words: tuple[str, ...] = context.meta[_WORDS]
+    return words
 
 
 # --------------------------------------------------------------------------------------- types
@@ -330,17 +323,6 @@ class JoinOptions(ReadingOptions):
     with_format: str | None = _reading(
         _FORMAT.format("that file"), metavar="NAME", shell_complete=_completing("FORMATS")
     )
-
-    @property
-    def input(self) -> InputOptions | None:
-        """The same for an `Input`; None without one."""
-        if self.with_file is None:
-            return None
-        reading: Any = ReadingOptions  # mypy does not see that `options` makes a dataclass
-        make: Any = InputOptions
-        shared = {each.name: getattr(self, each.name) for each in dataclasses.fields(reading)}
-        found: InputOptions = make(file=self.with_file, format=self.with_format, **shared)
-        return found
 
 
 @options

@@ -13,8 +13,6 @@ import threading
 from collections.abc import Iterator
 from typing import Generic, Self, TypeVar
 
-__all__ = ["InterruptibleReader", "ThreadedReader"]
-
 T = TypeVar("T")
 
 # How many items the thread may be ahead of who takes them.

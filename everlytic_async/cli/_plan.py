@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from itertools import islice
+from itertools import islice, repeat
 
 import attrs
 
 from everlytic_async import EverlyticClient
-from everlytic_async.cli._client import find_proxy, proxy_host
+from everlytic_async.cli._client import find_proxy
 from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._exit import say
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice
@@ -20,12 +20,10 @@ from everlytic_async.cli._progress import Bar
 from everlytic_async.cli._screen import count_orders, format_duration, join_some, open_terminal
 from everlytic_async.cli._settings import Account
 from everlytic_async.cli._tally import Tally
-from everlytic_async.errors import ConfigurationError, SkippedError, SourceError
+from everlytic_async.errors import ConfigurationError, SourceError
 from everlytic_async.ledger import LedgerFile, State
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
-
-__all__ = ["InputCount", "confirm", "count_input", "plan_lines"]
 
 #: With more orders than this, a person is asked.
 _CONFIRM_ABOVE = 1000
@@ -61,15 +59,17 @@ class InputCount:
         """How many will be sent."""
         return self.tally.counts[Outcome.NOT_SENT]
 
-    def add(self, order: Item, skipped: SkippedError | None) -> None:
-        """Count an order; `skipped` is why it would be."""
-        if skipped is not None:
-            self.tally.add(Outcome.SKIPPED, 0, skipped)
-        elif isinstance(order, Order):
-            self.tally.add(Outcome.NOT_SENT, 0)
-            self.workflows[order.workflow_id] += 1
-        else:
-            self.tally.add(Outcome.INVALID, 0)
+    async def add_all(self, orders: Sequence[Item], forecast: Forecast | None) -> None:
+        """Count orders, by what a ledger knows of them."""
+        skipped = None if forecast is None else await forecast.find_skipped(orders)
+        for order, reason in zip(orders, skipped or repeat(None), strict=False):
+            if reason is not None:
+                self.tally.add(Outcome.SKIPPED, 0, reason)
+            elif isinstance(order, Order):
+                self.tally.add(Outcome.NOT_SENT, 0)
+                self.workflows[order.workflow_id] += 1
+            else:
+                self.tally.add(Outcome.INVALID, 0)
 
     def describe(self) -> str:
         """The numbers in words."""
@@ -151,13 +151,13 @@ async def count_input(
         orders = islice(stack.enter_context(source.first_pass()), at_most or source.limit)
         bar.start()
         stack.callback(bar.stop)
-        while chunk := Chunk(order for _line, order in orders).orders:
-            skipped = (
-                [None] * len(chunk) if forecast is None else await forecast.find_skipped(chunk)
-            )
-            for order, reason in zip(chunk, skipped, strict=True):
-                count.add(order, reason)
-            bar.draw()
+        chunk = Chunk()
+        for _line, order in orders:
+            if chunk.add(order):
+                await count.add_all(chunk.orders, forecast)
+                chunk = Chunk()
+                bar.draw()
+        await count.add_all(chunk.orders, forecast)
         count.filtered = sum(source.filtered.values())
         # There may be more orders than were read, unless --limit ended it.
         is_part = at_most is not None and at_most != source.limit and count.tally.total == at_most
@@ -180,7 +180,7 @@ def plan_lines(
         most = "" if options.limit is None else f", {options.limit:,} at most"
         number = f"an unknown number of orders{most},"
     proxy = find_proxy(account.base_url)
-    through = "" if proxy is None else f", through the proxy {printable(proxy_host(proxy))}"
+    through = "" if proxy is None else f", through the proxy {printable(proxy.host)}"
     results = "none (--results)" if options.results is None else printable(options.results)
     yield f"About to send {number} from {source.name}:"
     yield f"  to        {account.host}{through}"

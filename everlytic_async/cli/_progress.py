@@ -30,8 +30,6 @@ from everlytic_async.errors import printable
 from everlytic_async.events import CoolDown, Event, OutageEnded, RateChanged
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["Bar", "PacingStatus"]
-
 _REFRESH_S = 0.1
 # The rate and the time left are those of the last seconds.
 _RATE_PERIOD_S = 10.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ import attrs
 from rich.text import Text
 
 from everlytic_async.cli._exit import Exit, say
-from everlytic_async.cli._nats import load_nats, load_queue, nats_arguments
+from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import (
     DeadOptions,
     NatsOptions,
@@ -36,20 +36,14 @@ from everlytic_async.errors import ConfigurationError
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker import DeadLetter, OrderQueue, QueueStatus, WorkerInfo
 
-__all__ = ["dead", "drop", "redrive", "status"]
-
 _STYLES = {Outcome.INVALID: "yellow", Outcome.REJECTED: "red", Outcome.UNKNOWN: "magenta"}
 _MAX_SHOWN = 5
 
 
-@asynccontextmanager
-async def _connect(
-    options: NatsOptions, settings: Settings
-) -> AsyncIterator[Callable[[str], OrderQueue]]:
-    """Makes the queue of a store, to be opened; all are on one server."""
+def _settings(options: NatsOptions) -> Settings:
+    settings = Settings(options.config)
     settings.announce(*QUEUE_TABLES)
-    async with nats_arguments(load_nats(options, settings)) as where:
-        yield lambda store: OrderQueue(settings=load_queue(settings, store), **where)
+    return settings
 
 
 # --------------------------------------------------------------------------------------- status
@@ -57,8 +51,8 @@ async def _connect(
 
 async def status(options: StatusOptions) -> int:
     """Show what is in the queue of each store, and return the exit code."""
-    settings = Settings(options.config)
-    async with _connect(options, settings) as make_queue:
+    settings = _settings(options)
+    async with connect(options, settings) as make_queue:
         stores = await _stores(options, settings, make_queue)
         async with make_queue(stores[0]) as queue:
             strays = await queue.strays()
@@ -119,8 +113,8 @@ def _status_lines(found: QueueStatus, workers: Sequence[WorkerInfo]) -> Iterator
 async def dead(options: DeadOptions) -> int:
     """Show the dead letters of a store, and return the exit code."""
     not_json = 0
-    settings = Settings(options.config)
-    async with _connect(options, settings) as make_queue:
+    settings = _settings(options)
+    async with connect(options, settings) as make_queue:
         for store in await _stores(options, settings, make_queue):
             async with make_queue(store) as queue:
                 count = 0
@@ -209,8 +203,8 @@ async def _apply(
     if outcomes and ids:
         raise ConfigurationError("--outcome is for --all: numbers say which")
     async with AsyncExitStack() as stack:
-        settings = Settings(options.config)
-        make_queue = await stack.enter_async_context(_connect(options, settings))
+        settings = _settings(options)
+        make_queue = await stack.enter_async_context(connect(options, settings))
         store = settings.only_store(options.store)
         queue = await stack.enter_async_context(make_queue(store))
         selection = list(dict.fromkeys(ids)) or [

@@ -23,17 +23,6 @@ from everlytic_async.cli._options import (
     which,
 )
 
-__all__ = [
-    "DeadOptions",
-    "EnqueueOptions",
-    "NatsOptions",
-    "QueueOptions",
-    "SelectOptions",
-    "StatusOptions",
-    "WorkerOptions",
-    "add_queue_commands",
-]
-
 _NATS_HELP = """\
 The queue is on a NATS server with JetStream: at nats://127.0.0.1:4222, or as --nats,
 EVERLYTIC_NATS_URL, or url in the table [nats] of the TOML file says. --embedded DIR needs no other

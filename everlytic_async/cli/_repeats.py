@@ -7,15 +7,13 @@ keeps in memory up to a few megabytes, and in a file that has no name beyond.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from everlytic_async.cli._screen import count_orders, join_some
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.ledger import storage_key
 from everlytic_async.orders import Order
-
-__all__ = ["REPEATED", "Repeats"]
 
 #: Why such an order is left out of a run without a ledger.
 REPEATED = "the id of an earlier order"
@@ -37,41 +35,25 @@ class Repeats:
     def __init__(self) -> None:
         self.count = 0
         self.examples: dict[str, list[int]] = {}
-        self._read = 0
         # A pipe is read in a thread.
         self._ids = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._ids.execute("PRAGMA journal_mode = OFF")
         self._ids.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        self._ids.execute("CREATE TABLE ids (id INTEGER PRIMARY KEY, place INTEGER, line INTEGER)")
+        self._ids.execute("CREATE TABLE ids (id INTEGER PRIMARY KEY, line INTEGER)")
         self._ids.execute("BEGIN")
-
-    def add(self, orders: Iterable[tuple[int, Order]]) -> None:
-        """Look which orders, each with its line, repeat an id."""
-        rows, names = [], []
-        for line, order in orders:
-            self._read += 1
-            if order.order_id is not None:
-                name = str(order.order_id)
-                # Of 64 bits, and random: two ids don't share one.
-                number = hash(f"{name.strip()}\0{order.workflow_id}")
-                rows.append((number, self._read, line))
-                names.append(name)
-        before = self._ids.total_changes
-        self._ids.executemany("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", rows)
-        if self._ids.total_changes - before == len(rows):
-            return  # nearly always
-        for (number, place, line), name in zip(rows, names, strict=True):
-            found = self._ids.execute("SELECT place, line FROM ids WHERE id = ?", (number,))
-            first_place, first_line = found.fetchone()
-            if first_place != place:
-                self._count(name, first_line, line)
 
     def is_repeated(self, line: int, order: Order | InvalidOrderError) -> bool:
         """Whether the order has the id of an earlier one."""
-        before = self.count
-        if isinstance(order, Order):
-            self.add([(line, order)])
-        return self.count > before
+        if not isinstance(order, Order) or order.order_id is None:
+            return False
+        name = str(order.order_id)
+        # Of 64 bits, and random: two ids don't share one.
+        number = hash(f"{name.strip()}\0{order.workflow_id}")
+        if self._ids.execute("INSERT OR IGNORE INTO ids VALUES (?, ?)", (number, line)).rowcount:
+            return False
+        ((first,),) = self._ids.execute("SELECT line FROM ids WHERE id = ?", (number,))
+        self._count(name, first, line)
+        return True
 
     def _count(self, name: str, first: int, line: int) -> None:
         self.count += 1

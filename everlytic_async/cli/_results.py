@@ -1,63 +1,142 @@
-"""A line for each order: what became of it, as JSON Lines. No hashes, and nothing of the order."""
+"""The files that a run writes: what they must not replace, and a line for each order.
+
+The results are JSON Lines: what became of each order, without hashes, and nothing else of it.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
 import sys
-from collections.abc import Mapping
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
 from everlytic_async.cli._exit import redirect_to_devnull
-from everlytic_async.cli._input import Input, printable
+from everlytic_async.cli._input import printable
 from everlytic_async.cli._options import ResultsOptions
 from everlytic_async.cli._screen import json_line
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 
-__all__ = [
-    "APPEND_OPTION",
-    "Results",
-    "check_results",
-    "ledger_files",
-    "open_private",
-    "refuse_same_file",
-]
-
 APPEND_OPTION = "--append-results"
-# Each result starts with its index.
-_FIRST_FIELD = b'{"index": '
+# What each kind of file begins with.
+_RESULTS_START = b'{"index": '
+_PAGE_START = b"<!DOCTYPE html>\n<!-- everlytic-async"
+_LEDGER_ENDS = ("", "-wal", "-shm", "-journal")
+
+
+def check_outputs(options: ResultsOptions, ledger: Path | None, report: str | None = None) -> None:
+    """Check that nothing else is replaced by what a run writes, before anything is asked or sent.
+
+    Args:
+        options: ``--results`` and how it is written.
+        ledger: The ledger's file, which may not exist yet.
+        report: What ``--report`` names.
+    """
+    results = options.results
+    if results is None and options.append_results:
+        raise ConfigurationError(
+            f"{APPEND_OPTION} needs --results FILE: there is nothing to append"
+        )
+    if results == "-" and options.as_json:
+        raise ConfigurationError("--json and --results - both want the standard output: choose one")
+    if results is not None and results != "-":
+        refuse_ledger_file("--results", results, ledger)
+        _check_results(results, is_appended=options.append_results)
+    if report is not None:
+        refuse_ledger_file("--report", report, ledger)
+        if results is not None and Path(report).resolve() == Path(results).resolve():
+            raise ConfigurationError("--report names the same file as --results")
+        _check_page(report)
+
+
+def refuse_ledger_file(option: str, name: str, ledger: Path | None) -> None:
+    """Refuse a file to write that belongs to a ledger, or will."""
+    # The others are beside the real one.
+    if ledger is not None and str(Path(name).resolve()) in {
+        f"{ledger.resolve()}{end}" for end in _LEDGER_ENDS
+    }:
+        raise ConfigurationError(f"{option} names a file of the ledger")
+
+
+def _check_results(name: str, *, is_appended: bool) -> None:
+    try:
+        found = _start_of(Path(name), len(_RESULTS_START))
+    except OSError as error:
+        raise _cannot_write(name, error) from error
+    if found is None:
+        return
+    if not _RESULTS_START.startswith(found):  # of which a kill may have left a part
+        raise ConfigurationError(
+            f"{printable(name)} holds something else than results, and --results replaces "
+            "nothing: name another file"
+        )
+    if not is_appended:
+        raise ConfigurationError(
+            f"{printable(name)} holds the results of an earlier run: name another file, or add "
+            f"{APPEND_OPTION} to append to them"
+        )
+
+
+def _check_page(name: str) -> None:
+    path, problem = Path(name).resolve(), None
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent):
+            found = _start_of(path, len(_PAGE_START))
+        if name == "-":
+            problem = "a page is a file, not the standard output"
+        elif path.exists() and not path.is_file():
+            problem = "it is not a regular file"
+        elif found is not None and found != _PAGE_START:
+            problem = "another file is there, not a report. Name a new one for the report"
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem is not None:
+        raise ConfigurationError(f"the report can't be written to {name!r}: {problem}")
+
+
+def _start_of(path: Path, length: int) -> bytes | None:
+    """What a file begins with; None where there is none, it is empty, or not a file on a disk."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return file.read(length) or None
+
+
+def replace_page(name: str, page: str) -> str | None:
+    """Write the page of ``--report`` whole; return why it could not be: the orders were sent."""
+    path = Path(name).resolve()  # a link stays a link
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as directory:
+            part = Path(directory, "page")
+            with open(part, "w", encoding="utf-8", errors="replace", opener=open_private) as file:
+                file.write(page)
+            part.replace(path)
+    except OSError as error:
+        return f"the report can't be written to {name!r}: {error.strerror}"
+    return None
 
 
 class Results:
     """A file that is written line by line, so that what was written survives a crash.
 
     Args:
-        options: ``--results`` and ``--append-results``.
-        source: The input, which must be another file.
-        keep: Other files that it must not be, by the options that name them.
+        options: ``--results``, which `check_outputs` has looked at.
 
     Attributes:
         is_stdout: Whether the standard output is taken by the results.
         fault: Why not all results could be written; None where they could.
     """
 
-    def __init__(
-        self, options: ResultsOptions, source: Input, keep: Mapping[str, str | None]
-    ) -> None:
-        check_results(options, source, keep)
+    def __init__(self, options: ResultsOptions) -> None:
         name = options.results
         self._closing = ExitStack()
-        self._file: IO[str] | None = None
+        self._file: IO[str] | None = sys.stdout if name == "-" else None
         self._line_end = ""  # that the file lacks
         self.is_stdout = name == "-"
         self.fault: str | None = None
-        if name is None:
-            return
-        if name == "-":
-            self._file = sys.stdout
+        if name is None or name == "-":
             return
         try:
             if _is_cut_off(Path(name)):
@@ -99,80 +178,6 @@ class Results:
         except OSError as failure:
             # What is still buffered can't be written either.
             self.fault = self.fault or f"the results can't be written: {failure.strerror}"
-
-
-def check_results(options: ResultsOptions, source: Input, keep: Mapping[str, str | None]) -> None:
-    """Check that `Results` may open its file, before anything is asked or sent."""
-    name = options.results
-    if name is None and options.append_results:
-        raise ConfigurationError(
-            f"{APPEND_OPTION} needs --results FILE: there is nothing to append"
-        )
-    if name == "-" and options.as_json:
-        raise ConfigurationError("--json and --results - both want the standard output: choose one")
-    if name is None or name == "-":
-        return
-    try:
-        refuse_same_file("--results", name, keep, source)
-        found = os.stat(name) if os.path.exists(name) else None  # noqa: PTH110, PTH116 - as named
-        has_others = (
-            found is not None
-            and options.append_results
-            and stat.S_ISREG(found.st_mode)
-            and not _starts_like_results(Path(name))
-        )
-    except OSError as error:
-        raise _cannot_write(name, error) from error
-    if has_others:
-        raise ConfigurationError(
-            f"{printable(name)} holds something else than results: nothing is appended to it. "
-            "Name another file"
-        )
-    if found is None or options.append_results or not stat.S_ISREG(found.st_mode):
-        return
-    if found.st_size:
-        raise ConfigurationError(
-            f"{printable(name)} holds the results of an earlier run: name another file, or add "
-            f"{APPEND_OPTION} to append to them"
-        )
-
-
-def refuse_same_file(
-    option: str, name: str, keep: Mapping[str, str | None], source: Input | None = None
-) -> None:
-    """Refuse a file to write that is another one of the run, or will be.
-
-    Args:
-        option: The option that names the file.
-        name: The file.
-        keep: The other files, by the options that name them.
-        source: The input.
-    """
-    path = Path(name)
-    for other, kept in keep.items():
-        if kept is None or kept == "-":
-            continue
-        same = path.resolve() == Path(kept).resolve()
-        if same or (path.exists() and Path(kept).exists() and path.samefile(kept)):
-            raise ConfigurationError(f"{option} names the same file as {other}")
-    if source is not None and path.exists() and source.is_file(path):
-        raise ConfigurationError(f"{option} names the file that holds the orders")
-
-
-def ledger_files(ledger: Path | None) -> dict[str, str | None]:
-    """The files of a ledger, by what they are: nothing else may be written to them."""
-    if ledger is None:
-        return {}
-    path = ledger.resolve()  # the others are beside the real one
-    ends = ("-wal", "-shm", "-journal")
-    return {"the ledger": str(path), **{f"the ledger's {end}": f"{path}{end}" for end in ends}}
-
-
-def _starts_like_results(path: Path) -> bool:
-    """Whether a file is empty or starts with a result, of which a kill may have left a part."""
-    with path.open("rb") as file:
-        start = file.read(len(_FIRST_FIELD))
-    return _FIRST_FIELD.startswith(start)
 
 
 def _is_cut_off(path: Path) -> bool:

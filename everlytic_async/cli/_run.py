@@ -30,8 +30,6 @@ from everlytic_async.cli._tally import REASONS, Tally
 from everlytic_async.errors import ConfigurationError, EverlyticError, SkippedError, SourceError
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["Run", "Signals"]
-
 
 class Run(ABC):
     """A subclass moves the orders; the rest is the same for all.

@@ -6,8 +6,6 @@ import asyncio
 import shlex
 
 import attrs
-from rich.live import Live
-from rich.text import Text
 
 from everlytic_async.cli._commands import SandboxOptions
 from everlytic_async.cli._exit import Exit, say
@@ -15,10 +13,6 @@ from everlytic_async.cli._run import Signals
 from everlytic_async.cli._screen import make_console, print_lines
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sandbox import Faults, Sandbox
-
-__all__ = ["serve"]
-
-_REFRESH_S = 0.2
 
 
 def serve(options: SandboxOptions) -> int:
@@ -34,10 +28,10 @@ def serve(options: SandboxOptions) -> int:
         sandbox = Sandbox(host=options.host, port=options.port, keep=0, faults=faults)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    return asyncio.run(_serve(sandbox, f"{options.host}:{options.port}", progress=options.progress))
+    return asyncio.run(_serve(sandbox, f"{options.host}:{options.port}"))
 
 
-async def _serve(sandbox: Sandbox, where: str, *, progress: bool) -> int:
+async def _serve(sandbox: Sandbox, where: str) -> int:
     try:
         await sandbox.start()
     except OSError as error:
@@ -48,7 +42,7 @@ async def _serve(sandbox: Sandbox, where: str, *, progress: bool) -> int:
         ended = asyncio.Event()
         with Signals(ended.set, ended.set).install():
             _print_settings(sandbox)
-            await _serve_until(ended, sandbox, progress=progress)
+            await ended.wait()
     finally:
         await sandbox.close()
     print_lines(make_console(), [_counts(sandbox)])
@@ -69,26 +63,11 @@ def _print_settings(sandbox: Sandbox) -> None:
     say("")
 
 
-async def _serve_until(ended: asyncio.Event, sandbox: Sandbox, *, progress: bool) -> None:
-    console = make_console(stderr=True)
-    if not (progress and console.is_terminal):
-        await ended.wait()
-        return
-    with Live(_counts(sandbox), console=console, auto_refresh=False, transient=True) as live:
-        while not ended.is_set():
-            live.update(_counts(sandbox), refresh=True)
-            try:
-                async with asyncio.timeout(_REFRESH_S):
-                    await ended.wait()
-            except TimeoutError:
-                continue
-
-
-def _counts(sandbox: Sandbox) -> Text:
+def _counts(sandbox: Sandbox) -> str:
     answers = ", ".join(
         f"{count:,} with {status}" for status, count in sorted(sandbox.statuses.items())
     )
-    return Text(
+    return (
         f"{sandbox.requests:,} requests, {sandbox.processed:,} orders processed, "
         f"{sum(sandbox.duplicates.values()):,} of them again; "
         f"answered: {answers or 'none'}; dropped: {sandbox.dropped:,}"

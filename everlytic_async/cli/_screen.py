@@ -26,26 +26,6 @@ from everlytic_async.errors import printable
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sources import REASONS
 
-__all__ = [
-    "LABELS",
-    "SEND_LABELS",
-    "count_lines",
-    "count_orders",
-    "escape_json",
-    "flush",
-    "format_duration",
-    "format_time",
-    "has_terminal",
-    "join_some",
-    "json_line",
-    "make_console",
-    "notes",
-    "open_terminal",
-    "outcome_lines",
-    "print_lines",
-    "reason_lines",
-]
-
 #: By outcome: what `send` calls it, its style, and what it means to the person who has to act.
 SEND_LABELS: Mapping[Outcome, tuple[str, str, str]] = {
     Outcome.SENT: ("sent", "green", "accepted by the endpoint"),

@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, closing
 from typing import NoReturn
 
 import attrs
-import click
 from rich.table import Table
 from rich.text import Text
 
@@ -36,18 +35,16 @@ from everlytic_async.cli._next import advise
 from everlytic_async.cli._options import command_line
 from everlytic_async.cli._plan import confirm
 from everlytic_async.cli._progress import PacingStatus
-from everlytic_async.cli._report import Report, check_report
-from everlytic_async.cli._results import Results, check_results, ledger_files
+from everlytic_async.cli._report import Report, load_libraries
+from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, flush
-from everlytic_async.cli._settings import NO_FILE, READING_TABLES, Account, Settings
+from everlytic_async.cli._settings import READING_TABLES, Account, Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
 from everlytic_async.ledger import Durability, SqliteLedger, State
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
-
-__all__ = ["send"]
 
 # How many orders ``--to`` sends, where ``--limit`` does not say it.
 _TRIAL_LIMIT = 3
@@ -69,12 +66,9 @@ def send(options: SendOptions) -> int:
             source.send_to, source.limit = options.to, options.limit or _TRIAL_LIMIT
         if ledger is None:
             source.leave_out_repeats()
-        keep = ledger_files(None if ledger is None else ledger.path)
-        check_results(options, source, keep)
+        check_outputs(options, None if ledger is None else ledger.path, options.report)
         if options.report is not None:
-            config = None if options.config == NO_FILE else options.config
-            others = {"--results": options.results, "--config": config, **keep}
-            check_report(options.report, others, source)
+            load_libraries()
         if account is not None:
             client = make_client(options, account)  # raises, before anybody is asked
             if ledger is not None:
@@ -139,8 +133,7 @@ async def _send(
             ledger = SqliteLedger(choice.path, durability=durability)
             await stack.enter_async_context(ledger)
         # Last: no file is created before everything else is right.
-        keep = ledger_files(None if choice is None else choice.path)
-        results = stack.enter_context(closing(Results(options, source, keep)))
+        results = stack.enter_context(closing(Results(options)))
         await stack.enter_async_context(client)
         stream = client.stream_orders(
             source.orders(), ledger=ledger, resend=[Outcome(name) for name in options.resend]
@@ -173,7 +166,7 @@ class _SendRun(Run):
         self._sandbox = sandbox
         # No customer gets an e-mail.
         self._is_trial = sandbox is not None or options.to is not None
-        self._words = command_line(click.get_current_context())
+        self._words = command_line()
         # Skipped because the ledger says that they are being sent, by their keys.
         self._in_flight: Counter[str | None] = Counter()
         self._forced = False

@@ -18,7 +18,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -30,16 +30,6 @@ import click
 
 from everlytic_async.cli._exit import note
 from everlytic_async.errors import ConfigurationError
-
-__all__ = [
-    "DEFAULT_STORE",
-    "NO_FILE",
-    "QUEUE_TABLES",
-    "READING_TABLES",
-    "Account",
-    "Settings",
-    "Table",
-]
 
 #: ``--config none``: read no settings file.
 NO_FILE = "none"
@@ -57,9 +47,6 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _ROOT = 0
 # What tomllib quotes may be a hash.
 _QUOTED = re.compile(r"'[^']{2,}'|\"[^\"]{2,}\"|\(.*\) twice")
-_TOML_ERROR = re.compile(
-    r"(?P<cause>.*?) ?\(at (?:line (?P<line>\d+), column (?P<column>\d+)|.*)\)$", re.DOTALL
-)
 
 
 @attrs.frozen
@@ -332,15 +319,13 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigurationError(f"{path}, line {line}: it is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         # Without its frames, whose locals are the text; and without what it quotes.
-        raise ConfigurationError(f"{path}{_syntax_error(error, text)}") from None
+        raise ConfigurationError(f"{path} is not TOML: {_syntax_error(error, text)}") from None
     except ConfigurationError:
         raise
-    except (ValueError, ArithmeticError):  # more digits than Python or Decimal takes
-        raise ConfigurationError(f"{path} can't be read: a number in it is too long") from None
-    except RecursionError:
-        raise ConfigurationError(f"{path} can't be read: it is nested too deeply") from None
-    if (place := _find_nul(document)) is not None:  # no path and no other setting can have one
-        raise ConfigurationError(f"{path}: {place} holds a NUL character")
+    except (ValueError, ArithmeticError, RecursionError):
+        raise ConfigurationError(
+            f"{path} can't be read: a number in it is too long, or it is nested too deeply"
+        ) from None
     if not document:  # such as what `check --suggest > everlytic.toml` is written to
         return {}
     tables = {name: document[name] for name in _TABLES if name in document}
@@ -368,32 +353,10 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _find_nul(value: object, place: str = "") -> str | None:
-    """The dotted name of a text that holds a NUL character, or has one in its name."""
-    if isinstance(value, str):
-        return place if "\0" in value else None
-    items: Iterable[tuple[object, object]] = ()
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    for name, inner in items:
-        below = f"{place}.{name}" if place else f"{name}"
-        found = below.replace("\0", "?") if "\0" in below else _find_nul(inner, below)
-        if found is not None:
-            return found
-    return None
-
-
 def _syntax_error(error: tomllib.TOMLDecodeError, text: str) -> str:
     """Where a TOML file is wrong and why, with nothing of what stands there."""
-    found = _TOML_ERROR.match(str(error))
-    if found is None:
-        return " is not a TOML file"
-    cause = _QUOTED.sub("…", found["cause"])
-    if found["line"] is None:
-        return f", line {len(text.splitlines())} (the last): {cause}"
-    return f", line {found['line']}, column {found['column']}: {cause}"
+    end = f"at line {len(text.splitlines())}, the last"
+    return _QUOTED.sub("…", str(error).replace("at end of document", end))
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -14,48 +15,15 @@ from everlytic_async.errors import InvalidOrderError, printable
 from everlytic_async.orders import Order
 from everlytic_async.sources import TracedOrder
 
-__all__ = ["as_table", "as_values"]
+# Of the path of a product's field: the place of the product, which all its fields share.
+_PRODUCT = re.compile(r"(?<!\S)(\S+?\[\d+\])\.")
+# Blanks and lines of a table with three columns, and the fewest characters for a value.
+_BORDERS = 8
+_LEAST_VALUE = 16
 
 
-@attrs.frozen
-class Field:
-    """A field that is set.
-
-    Attributes:
-        product: The place of its product, from 0; None where it is the order's.
-        name: Its name.
-        value: Its value.
-        origin: The column or path that it came from.
-    """
-
-    product: int | None
-    name: str
-    value: Any
-    origin: str
-
-    @property
-    def path(self) -> str:
-        """Its name, with that of its product."""
-        return self.name if self.product is None else f"products[{self.product}].{self.name}"
-
-
-def _fields(traced: TracedOrder) -> Iterator[Field]:
-    if isinstance(traced.order, Order):
-        models: list[tuple[int | None, Any]] = [
-            (None, traced.order),
-            *enumerate(traced.order.products),
-        ]
-        for place, model in models:
-            for each in attrs.fields(type(model)):
-                value = getattr(model, each.name)
-                if value is not None and each.name != "products":
-                    field = Field(place, each.name, value, "")
-                    origin = traced.origins.get(field.path, "an option")
-                    yield attrs.evolve(field, origin=origin)
-
-
-def as_table(traced: TracedOrder, place: str) -> Table:
-    """An order for a terminal."""
+def as_table(traced: TracedOrder, place: str, width: int) -> Table:
+    """An order for a terminal of that many columns; what is too long is folded, and never cut."""
     table = Table(
         title=f"{place.capitalize()} {traced.number:,}",
         title_justify="left",
@@ -67,46 +35,79 @@ def as_table(traced: TracedOrder, place: str) -> Table:
         for fault in traced.order.faults:
             table.add_row(_text(fault))
         return table
-    for name in ("field", "value", "from"):
-        table.add_column(name, overflow="fold")
-    product = None
-    for field in _fields(traced):
-        if field.product != product:
-            product = field.product
-            table.add_section()
-        table.add_row(_text(field.name), _text(_shown(field.value)), _text(field.origin))
+    sections = list(_sections(traced))
+    names, values, origins = (
+        max(len(row[column]) for rows in sections for row in rows) for column in range(3)
+    )
+    left = width - max(names, len("field")) - _BORDERS
+    origins = max(min(origins, left - min(values, _LEAST_VALUE)), len("from"))
+    values = max(min(values, left - origins), len("value"))
+    table.add_column("field")
+    table.add_column("value", overflow="fold", width=values)
+    table.add_column("from", overflow="fold", width=origins)
+    for rows in sections:
+        table.add_section()
+        for name, value, origin in rows:
+            lines = map(_text, _fold(printable(origin), origins))
+            table.add_row(name, _text(value), Text("\n").join(lines))
     return table
+
+
+def _sections(traced: TracedOrder) -> Iterator[list[tuple[str, str, str]]]:
+    """The rows of the order, and those of each product: field, value, and where it is from."""
+    products: dict[int | None, list[tuple[str, str, str]]] = {}
+    for product, name, value, origin in _fields(traced):
+        shown = " ".join(value) if isinstance(value, list | tuple) else f"{value}"
+        products.setdefault(product, []).append((name, shown, origin))
+    for product, rows in products.items():
+        found = _PRODUCT.search(" ".join(origin for *_, origin in rows))
+        if product is None or found is None:
+            yield rows
+        else:  # the place of the product once, and its fields from there
+            near = [(*row, origin.replace(found[0], "")) for *row, origin in rows]
+            yield [(f"product {product + 1}", "", found[1]), *near]  # type: ignore[list-item]
+
+
+def _fold(path: str, width: int) -> list[str]:
+    """A path in lines that end after a dot or a blank, where they can."""
+    return re.findall(rf".{{1,{width}}}(?:(?<=[. ])|$)|.{{1,{width}}}", path)
 
 
 def as_values(traced: TracedOrder, place: str) -> dict[str, Any]:
     """An order for JSON."""
-    is_valid = isinstance(traced.order, Order)
-    return {
-        place: traced.number,
-        "faults": [] if is_valid else list(getattr(traced.order, "faults", ())),
-        "fields": [
-            {"field": each.path, "value": _plain(each.value), "from": each.origin}
-            for each in _fields(traced)
-        ],
-    }
+    faults = list(traced.order.faults) if isinstance(traced.order, InvalidOrderError) else []
+    fields = [
+        {
+            "field": name if product is None else f"products[{product}].{name}",
+            "value": _plain(value),
+            "from": origin,
+        }
+        for product, name, value, origin in _fields(traced)
+    ]
+    return {place: traced.number, "faults": faults, "fields": fields}
+
+
+def _fields(traced: TracedOrder) -> Iterator[tuple[int | None, str, Any, str]]:
+    """Each field that is set: the place of its product, its name, its value, and its origin."""
+    if not isinstance(traced.order, Order):
+        return
+    for place, model in ((None, traced.order), *enumerate(traced.order.products)):
+        prefix = "" if place is None else f"products[{place}]."
+        for name, value in attrs.asdict(model, recurse=False).items():  # type: ignore[arg-type]
+            if value is not None and name != "products":
+                yield place, name, value, traced.origins.get(prefix + name, "an option")
 
 
 def _text(value: str) -> Text:
     return Text(printable(value))  # not markup
 
 
-def _shown(value: Any) -> str:
-    return " ".join(value) if isinstance(value, list | tuple) else f"{value}"
-
-
 def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return list(value)
-    return _number(value) if isinstance(value, Decimal) else value
-
-
-def _number(value: Decimal) -> float | str:
     """A number where JSON's is exact; else its digits."""
+    if isinstance(value, tuple):
+        return list(value)
+    if not isinstance(value, Decimal):
+        return value
     if value == value.to_integral_value():
         return int(value)
     return float(value) if Decimal(repr(float(value))) == value else f"{value:f}"

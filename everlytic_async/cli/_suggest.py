@@ -14,8 +14,6 @@ from everlytic_async.cli._screen import json_line, make_console, print_lines
 from everlytic_async.errors import ConfigurationError, SourceError, printable
 from everlytic_async.sources import Suggestion, suggest_mapping
 
-__all__ = ["suggest"]
-
 _COLUMNS_SHOWN = 30
 
 

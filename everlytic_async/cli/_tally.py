@@ -16,8 +16,6 @@ from everlytic_async.errors import EverlyticError, InvalidOrderError, SkippedErr
 from everlytic_async.ledger import State
 from everlytic_async.outcomes import Outcome
 
-__all__ = ["REASONS", "Reason", "Tally"]
-
 _EXAMPLES = 5
 #: How many reasons to keep apart for an outcome.
 REASONS = 12

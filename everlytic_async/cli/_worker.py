@@ -14,7 +14,7 @@ from rich.text import Text
 
 from everlytic_async.cli._client import make_client
 from everlytic_async.cli._exit import Exit, redirect_to_devnull, say
-from everlytic_async.cli._nats import Nats, load_nats, load_queue, nats_arguments
+from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import WorkerOptions
 from everlytic_async.cli._run import Signals
 from everlytic_async.cli._screen import LABELS, count_orders, make_console, print_lines
@@ -27,12 +27,10 @@ from everlytic_async.errors import (
     redact_emails,
 )
 from everlytic_async.ledger import Durability, SqliteLedger
-from everlytic_async.worker import OrderQueue, QueueSettings, Worker
+from everlytic_async.worker import Worker
 
 if TYPE_CHECKING:
     from everlytic_async.worker import HealthServer
-
-__all__ = ["work"]
 
 _LOGGER = logging.getLogger("everlytic_async.worker")
 # How often to check whether the queue is empty or a private server has ended, in seconds.
@@ -57,12 +55,9 @@ def work(options: WorkerOptions) -> int:
     if options.durability is not None and options.ledger is None:
         raise ConfigurationError("--durability is for a ledger in a file: name it with --ledger")
     accounts = settings.store_accounts(options.stores)
-    stores = {
-        name: (make_client(options, account), load_queue(settings, name))
-        for name, account in accounts.items()
-    }
+    clients = {name: make_client(options, account) for name, account in accounts.items()}
     hosts = {name: account.host for name, account in accounts.items()}
-    run = _Run(options, load_nats(options, settings), stores, hosts)
+    run = _Run(options, settings, clients, hosts)
     try:
         with _log_to_stderr(options.log_level):
             return asyncio.run(run.run())
@@ -115,13 +110,13 @@ class _Run:
     def __init__(
         self,
         options: WorkerOptions,
-        nats: Nats,
-        stores: Mapping[str, tuple[EverlyticClient, QueueSettings]],
+        settings: Settings,
+        clients: Mapping[str, EverlyticClient],
         hosts: Mapping[str, str],
     ) -> None:
         self._options = options
-        self._nats = nats
-        self._stores = stores
+        self._settings = settings
+        self._clients = clients
         self._hosts = hosts
         self._workers: dict[str, Worker] = {}
         self._signals = Signals(self._drain, self._exit_now)
@@ -141,12 +136,11 @@ class _Run:
                 durability = Durability(options.durability or Durability.PROCESS)
                 ledger = SqliteLedger(options.ledger, durability=durability)
                 await stack.enter_async_context(ledger)
-            where = await stack.enter_async_context(
-                nats_arguments(self._nats, timeout_s=_TIMEOUT_S)
-            )
-            for name, (client, settings) in self._stores.items():
+            queues = connect(options, self._settings, timeout_s=_TIMEOUT_S)
+            make_queue = await stack.enter_async_context(queues)
+            for name, client in self._clients.items():
                 _STORE.set(name)  # for the log of the connection
-                queue = await stack.enter_async_context(OrderQueue(settings=settings, **where))
+                queue = await stack.enter_async_context(make_queue(name))
                 await stack.enter_async_context(client)
                 self._workers[name] = Worker(
                     client, queue, ledger, shutdown_timeout_s=options.grace
@@ -156,15 +150,15 @@ class _Run:
                 health = await stack.enter_async_context(self._health(options.health))
                 _LOGGER.info("health is served at %s", health.url)
             self._started = True
-            await self._work()
+            await self._work(is_embedded=make_queue.is_embedded)
         print_lines(make_console(), self._summary())
         return Exit.FAILED if self._failed else Exit.OK
 
-    async def _work(self) -> None:
+    async def _work(self, *, is_embedded: bool) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 others = [group.create_task(self._report())]
-                if self._nats.embedded is not None:
+                if is_embedded:
                     others.append(group.create_task(self._stop_when_server_ended()))
                 if self._options.exit_when_empty:
                     others.append(group.create_task(self._stop_when_empty()))

@@ -652,7 +652,7 @@ def test_an_export_is_joined_with_the_input_that_was_sent(
     ("output", "error"),
     [
         ("none/o", "none/o can't be written: No such file or directory"),
-        ("orders.ledger", "--output names the same file as the ledger"),
+        ("orders.ledger", "--output names a file of the ledger"),
         ("/dev/full", "/dev/full can't be written: No space left on device"),
     ],
 )

@@ -183,6 +183,40 @@ def test_the_first_orders_are_shown_field_by_field_with_where_they_come_from(
     assert "valid     3" in summary  # the whole input is checked
 
 
+@pytest.mark.parametrize(
+    ("columns", "shipping"),
+    [
+        (60, ["totalShippingPrice", "Set.shopMoney.", "amount"]),
+        (80, ["totalShippingPriceSet.shopMoney.amount"]),
+    ],
+)
+def test_long_paths_are_readable_on_a_narrow_terminal(
+    cli: Cli, columns: int, shipping: list[str]
+) -> None:
+    """As in a bulk file of Shopify: the place of a product stands once, and lines end at dots."""
+    cli.env(COLUMNS=str(columns))
+    amount = {"shopMoney": {"amount": "1"}}
+    lines = [
+        {"id": "gid://shopify/Order/1", "name": "#1001", "email": "a@example.com"}
+        | {"statusPageUrl": "https://shop.example/1/orders/8f5b2c?key=5f9"}
+        | {"totalShippingPriceSet": amount, "totalTaxSet": amount},
+        {"id": "gid://shopify/LineItem/1", "__parentId": "gid://shopify/Order/1", "name": "Mop"}
+        | {"originalUnitPriceSet": amount, "quantity": 1},
+    ]
+    path = cli.directory / "bulk.jsonl"
+    path.write_text(to_lines(*lines))
+    shown, _, _ = cli("check", "--show", "1", path).out.partition("1 order read")
+    rows = [[cell.strip() for cell in line.split("│")] for line in shown.splitlines()]
+    assert max(map(len, shown.splitlines())) <= columns
+    found: dict[str, list[str]] = {}
+    for field, _value, origin in (row for row in rows if len(row) == 3):
+        found.setdefault(field or [*found][-1], []).append(origin)
+    assert [line for line in found["shipping_fee"] if line] == shipping
+    assert found["product 1"] == ["lineItems[0]"]
+    assert found["product_name"] == ["name"]
+    assert columns < 80 or found["product_price"] == ["originalUnitPriceSet.shopMoney.amount"]
+
+
 @pytest.mark.parametrize("is_piped", [True, False])
 @pytest.mark.parametrize("count", [1, 3, 100])
 def test_what_is_shown_is_json_for_a_script(

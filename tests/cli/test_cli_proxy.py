@@ -49,27 +49,24 @@ def test_the_environment_names_the_proxy(
     cli: Cli, environment: dict[str, str], base_url: str, expected: str | None
 ) -> None:
     cli.env(**environment)
-    assert find_proxy(base_url) == expected
+    found = find_proxy(base_url)
+    assert (None if found is None else found.url) == expected
 
 
 @pytest.mark.parametrize(
-    ("proxy", "kind"),
+    "proxy",
     [
-        (f"socks5://user:{PASSWORD}@proxy.example", " (socks5://)"),
-        (f"HTTPS://user:{PASSWORD}@proxy.example", " (https://)"),
+        f"socks5://user:{PASSWORD}@proxy.example",
+        f"HTTPS://user:{PASSWORD}@proxy.example",
         # Without a scheme, what stands before :// may be a part of the password.
-        (f"user:{PASSWORD}://x@proxy.example:3128", ""),
-        (f"{PASSWORD}://x@proxy.example:3128", ""),
-        (f"{PASSWORD}@proxy.example://3128", ""),
+        f"user:{PASSWORD}://x@proxy.example:3128",
+        f"{PASSWORD}@proxy.example://3128",
     ],
 )
-def test_another_kind_of_proxy_is_refused_without_its_password(
-    cli: Cli, proxy: str, kind: str
-) -> None:
+def test_another_kind_of_proxy_is_refused_without_its_password(cli: Cli, proxy: str) -> None:
     cli.env(HTTPS_PROXY=proxy)
     with pytest.raises(ConfigurationError, match=r"HTTPS_PROXY .* NO_PROXY") as caught:
         find_proxy("https://shop.example")
-    assert f"that can't be used{kind}: " in str(caught.value)
     assert PASSWORD not in str(caught.value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 import random
 import re
@@ -27,7 +26,8 @@ from hypothesis import strategies as st
 
 from everlytic_async import Outcome
 from everlytic_async.cli._commands import SendOptions
-from everlytic_async.cli._report import COLOURS, Report, Timeline, check_report, quantile
+from everlytic_async.cli._report import COLOURS, Report, Timeline
+from everlytic_async.cli._results import check_outputs
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import (
     ConfigurationError,
@@ -38,14 +38,9 @@ from everlytic_async.errors import (
     SkippedError,
     ThrottledError,
 )
-from everlytic_async.events import (
-    AttemptEnded,
-    BatchStarted,
-    CoolDown,
-    OutageEnded,
-    RateChanged,
-)
+from everlytic_async.events import CoolDown, OutageEnded
 from everlytic_async.outcomes import OrderResult
+from everlytic_async.sandbox import Sandbox
 
 LEDGER = "back fill.ledger"
 ENDED = datetime(2026, 5, 4, 15, 30, tzinfo=timezone(timedelta(hours=2)))
@@ -79,14 +74,12 @@ class FakeRun:
             clock=lambda: self.now,
             now=lambda: ENDED,
         )
-        self.report.on_event(BatchStarted(at=self.now))
 
     def order(
         self,
         outcome: Outcome,
         *,
         after_s: float = 0.01,
-        wait_s: float = 0.1,
         key: str | None = None,
         error: EverlyticError | None = None,
         duplicate_risk: bool = False,
@@ -96,17 +89,6 @@ class FakeRun:
         key = f"A-{line}" if key is None else key
         error = error or ERRORS[outcome]
         sent = outcome not in (Outcome.INVALID, Outcome.SKIPPED)
-        if sent:
-            attempt = AttemptEnded(
-                at=self.now,
-                key=key,
-                attempt=1,
-                outcome=outcome,
-                status=None if outcome is Outcome.UNKNOWN else 200,
-                error=None,
-                elapsed_s=wait_s,
-            )
-            self.report.on_event(attempt)
         result = OrderResult(
             index=line - 1,
             key=key,
@@ -115,7 +97,7 @@ class FakeRun:
             receipt=None,
             error=error,
             attempts=int(sent),
-            elapsed_s=wait_s,
+            elapsed_s=0.1,
             duplicate_risk=duplicate_risk,
         )
         self.report.add(result)
@@ -124,7 +106,7 @@ class FakeRun:
     def page(self, *steps: str, stopped: str | None = None, **filtered: int) -> str:
         elapsed_s = self.now - 1_000.0
         fault = self.report.finish(
-            self.tally, steps, stopped=stopped, elapsed_s=elapsed_s, filtered=filtered
+            self.tally, steps, stopped=stopped, elapsed_s=elapsed_s, filtered=filtered, place="line"
         )
         assert fault is None
         return self.path.read_text("utf-8")
@@ -166,19 +148,17 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A page with all that can be: every outcome, cool-downs, a pace."""
+    """A page with all that can be: every outcome, and cool-downs."""
     run = FakeRun(tmp_path_factory.mktemp("report") / "run.html")
     chance = random.Random(5)
     for number in range(600):
         if number % 150 == 149:
             run.report.on_event(CoolDown(at=run.now, wait_s=2.0, status=429, reason="429"))
             run.now += 2.0
-            run.report.on_event(RateChanged(at=run.now, rate=90.0, limit=None))
         rare = list(Outcome)[number % 6]
         run.order(
             rare if chance.random() < 0.2 else Outcome.SENT,
             after_s=chance.expovariate(50),
-            wait_s=chance.lognormvariate(-2, 0.5),
         )
     return run.page()
 
@@ -199,13 +179,11 @@ def values(numbers: Any) -> list[Any]:
 def test_every_result_is_counted_once_in_its_bin(results: list[tuple[float, Outcome]]) -> None:
     timeline = Timeline(0.0)
     for at, outcome in results:
-        timeline.bin(at).counts[outcome] += 1
+        timeline.add(at, outcome)
     expected = Counter((int(at // timeline.width_s), outcome) for at, outcome in results)
-    assert expected == Counter(
-        {(i, outcome): n for i, each in timeline.bins.items() for outcome, n in each.counts.items()}
-    )
+    found = {(i, each): n for i, counts in timeline.bins.items() for each, n in counts.items()}
+    assert expected == Counter(found)
     assert max(timeline.bins, default=0) < 256
-    assert timeline.total().counts == Counter(outcome for _, outcome in results)
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.floats(0.001, 30), st.booleans()), max_size=30))
@@ -230,33 +208,6 @@ def test_pauses_are_disjoint_and_cover_all_cool_downs(
     assert paused - 1e-6 <= drawn <= paused + timeline.width_s * len(pauses) + 1e-6
 
 
-@given(st.lists(st.floats(1e-4, 1e4), min_size=1, max_size=60), st.sampled_from([0.5, 0.95]))
-def test_a_percentile_is_right_to_a_few_percent(seconds: list[float], share: float) -> None:
-    timeline = Timeline(0.0)
-    for wait_s in seconds:
-        timeline.add_latency(0.0, wait_s)
-    exact = sorted(seconds)[math.ceil(share * len(seconds)) - 1]
-    latencies = timeline.total().latencies
-    assert latencies.total() == len(seconds)
-    assert quantile(latencies, share) == pytest.approx(exact, rel=0.026)
-    assert quantile(Counter(), share) is None
-
-
-def test_nothing_is_lost_and_little_is_kept_in_a_long_run() -> None:
-    timeline = Timeline(0.0)
-    for second in range(10_000):
-        timeline.add_latency(float(second), 0.001 * (second + 1))
-        timeline.add_pause(float(second), 0.25)
-        timeline.bin(float(second)).rate = 100.0 + second
-    total = timeline.total()
-    assert timeline.width_s == 64.0
-    assert len(timeline.bins) <= 256
-    assert len(timeline.pauses) <= 256
-    assert total.latencies.total() == 10_000
-    assert quantile(total.latencies, 0.5) == pytest.approx(5.0, rel=0.026)
-    assert timeline.bins[0].rate == 163.0  # the last of its 64 seconds
-
-
 # -------------------------------------------------------------------------------------- drawing
 
 
@@ -267,30 +218,20 @@ def test_each_outcome_has_a_row_and_a_scale_of_its_own(busy: str) -> None:
     assert [bar["name"] for bar in bars] == names
     assert sum(sum(values(bar["customdata"])) for bar in bars) == 600
     assert len({bar["yaxis"] for bar in bars}) == 6
-    lines = [trace["name"] for trace in page.traces if "type" not in trace]
-    assert lines == ["median", "95th percentile", "pace"]
     titles = [note["text"] for note in page.layout["annotations"]]
-    expected = [f"{name}, orders per second" for name in names]
-    assert titles == [*expected, "time to an answer, seconds"]
+    assert titles == [f"{name}, orders per second" for name in names]
     assert len(page.layout["shapes"]) >= 3  # the cool-downs
-    pace = values(page.traces[-1]["y"])
-    # Sending may be far slower than a pace that was tried: the scale is that of the orders.
-    most = max(y or 0 for y in values(page.traces[0]["y"]))
-    assert page.layout["yaxis"]["range"] == pytest.approx([0, 1.15 * most])
-    first = pace.index(90.0)
-    assert pace == [None] * first + [90.0] * (len(pace) - first)  # it holds until the next one
     assert page.layout["xaxis"]["title"]["text"] == "time of day (UTC+02:00)"
 
 
 def test_the_time_of_day_and_the_rate_are_those_of_the_run(tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "run.html")
     for _ in range(64):
-        run.order(Outcome.SENT, after_s=0.125, wait_s=2.0)
-    rate, median, _p95 = Page(run.page()).traces
+        run.order(Outcome.SENT, after_s=0.125)
+    (rate,) = Page(run.page()).traces
     assert rate["x"][0] > "2026-05-04 15:29:52"
     assert rate["x"][-1] <= "2026-05-04 15:30:01"
     assert values(rate["y"])[1:-1] == pytest.approx([8.0] * (len(rate["x"]) - 2))
-    assert values(median["y"]) == pytest.approx([2.0] * len(median["x"]), rel=0.026)
 
 
 def luminance(colour: str) -> float:
@@ -477,76 +418,62 @@ def test_an_earlier_page_is_replaced_and_no_part_is_left(tmp_path: Path) -> None
     assert [*tmp_path.iterdir()] == [path]
 
 
-@pytest.mark.parametrize("kind", ["no directory", "a directory"])
-def test_a_page_that_cannot_be_written_is_an_error_and_no_part_is_left(
-    tmp_path: Path, kind: str
-) -> None:
-    path = tmp_path / "gone" / "run.html"
+def test_a_page_that_cannot_be_written_is_an_error_and_no_part_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "run.html"
+    path.mkdir()
     run = FakeRun(path)
-    if kind == "a directory":
-        path.mkdir(parents=True)
-    fault = run.report.finish(run.tally, [], stopped=None, elapsed_s=1.0)
+    fault = run.report.finish(run.tally, [], stopped=None, elapsed_s=1.0, filtered={}, place="line")
     assert fault is not None
-    assert ("No such file or directory" if kind == "no directory" else "directory") in fault
-    assert [each.name for each in tmp_path.rglob("*")] == (
-        ["gone", "run.html"] if kind == "a directory" else []
-    )
+    assert "irectory" in fault
+    assert [*tmp_path.rglob("*")] == [path]
 
 
 @pytest.mark.parametrize(
     ("name", "error"),
     [
         ("-", "not the standard output"),
-        ("missing/run.html", "there is no such directory"),
+        ("missing/run.html", "No such file or directory"),
         (".", "it is not a regular file"),
         ("/dev/null", "it is not a regular file"),
-        ("orders.jsonl", "--report names the same file as --results"),
-        ("./orders.jsonl", "--report names the same file as --results"),
-        ("link.jsonl", "--report names the same file as --results"),
-        ("hard.jsonl", "--report names the same file as --results"),
-        ("ledger", "--report names the same file as --ledger"),  # which the run will create
+        ("new", "--report names the same file as --results"),
+        ("./new", "--report names the same file as --results"),
+        ("link", "--report names the same file as --results"),
+        ("orders.jsonl", "another file is there, not a report"),
+        ("hard.jsonl", "another file is there, not a report"),
+        ("page.html", "another file is there, not a report"),
+        ("ledger", "--report names a file of the ledger"),  # which the run will create
     ],
 )
 def test_a_place_where_no_page_can_be_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    orders = tmp_path / "orders.jsonl"
-    orders.write_text("{}")
-    (tmp_path / "link.jsonl").symlink_to(orders)
-    (tmp_path / "hard.jsonl").hardlink_to(orders)
-    keep = {"--results": "orders.jsonl", "--ledger": "ledger", "--config": None}
+    Path("orders.jsonl").write_text("{}")
+    Path("page.html").write_text("<!DOCTYPE html>\n<html>")
+    Path("link").symlink_to("new")
+    Path("hard.jsonl").hardlink_to("orders.jsonl")
+    options = SendOptions(file="orders.jsonl", results="new", report=name)
     with pytest.raises(ConfigurationError, match=error):
-        check_report(name, keep)
+        check_outputs(options, Path("ledger"), name)
 
 
-def test_the_orders_are_not_replaced(cli: Cli) -> None:
-    Path("o.jsonl").write_text("{}")
-    run = cli("send", "--sandbox", "--report", "o.jsonl", "o.jsonl")
-    assert (run.code, Path("o.jsonl").read_text()) == (2, "{}")
-    assert "--report names the file that holds the orders" in run.err
-
-
-@pytest.mark.parametrize("content", [b"", b"{}\n", b"\xff\xfe", b"<!DOCTYPE html>\n<html>"])
-def test_only_an_earlier_page_is_replaced(tmp_path: Path, content: bytes) -> None:
+def test_an_earlier_page_or_an_empty_file_may_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / "run.html"
-    path.write_bytes(content)
-    if content:
-        with pytest.raises(ConfigurationError, match="another file is there"):
-            check_report(str(path), {})
-        path.unlink()
+    path.touch()
     for _ in range(2):
-        check_report(str(path), {})
+        check_outputs(SendOptions(file="x"), None, str(path))
         FakeRun(path).page()
 
 
 @pytest.mark.parametrize("missing", ["plotly.io", "jinja2"])
-def test_without_its_libraries_it_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+def test_without_its_libraries_it_says_what_to_install_before_anything_is_sent(
+    cli: Cli, shop: Sandbox, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
+    Path("o.jsonl").write_text('{"contact_email": "a@example.com", "products": [{}]}\n')
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'everlytic-async\[report\]'"):
-        check_report(str(tmp_path / "run.html"), {})
+    run = cli("send", "--ledger", "l", "--report", "r.html", "o.jsonl")
+    assert (run.code, run.out, shop.requests, Path("l").exists()) == (2, "", 0, False)
+    assert "pip install 'everlytic-async[report]'" in run.err
 
 
 def test_a_real_run_is_reported_as_it_was(cli: Cli) -> None:
@@ -571,7 +498,6 @@ def test_a_real_run_is_reported_as_it_was(cli: Cli) -> None:
     assert drawn == {outcome.replace("_", " "): count for outcome, count in outcomes.items()}
     assert outcomes["unknown"] > 0
     assert page.layout["shapes"], "there were cool-downs"
-    assert "median" in [trace["name"] for trace in page.traces]
     assert "everlytic-async ledger resolve l --sent KEY..." in page.text  # as on the terminal
     for secret in (box.store_hash, box.customer_hash, "@example.com"):
         assert secret not in source
@@ -631,7 +557,7 @@ def test_a_browser_draws_it_without_a_complaint(tmp_path: Path, browse: Browse, 
     drawn = browsed.stdout.split('id="plot"')[1]
     assert 'class="main-svg"' in drawn
     assert "time of day (UTC+02:00)" in drawn
-    assert drawn.count('class="point"') > 100  # the bars, and the points of the lines
+    assert drawn.count('class="point"') > 100  # the bars
     assert "unknown, orders per second" in drawn
 
 

@@ -170,14 +170,6 @@ async def test_no_progress_means_neither_bar_nor_colour(
     assert "\x1b" not in run.out
 
 
-async def test_the_sandbox_counts_on_a_terminal(program: Program) -> None:
-    with Terminal() as terminal:
-        process = await program.with_env(**XTERM).start("sandbox", stderr=terminal.theirs)
-        await terminal.wait_for("0 requests, 0 orders processed")
-        process.send_signal(signal.SIGINT)
-        assert (await completed(process)).code == 0
-
-
 # -------------------------------------------------------------------------------- what completes
 
 
