@@ -12,7 +12,6 @@ import pytest
 from ledger_shop import (
     Place,
     Shop,
-    keep,
     ledger_at,
     locked,
     read_entries,
@@ -312,20 +311,6 @@ def test_a_ledger_in_use_by_another_threads_client_sends_nothing(path: Path, by:
         assert shop.posts == {"2": 1, "3": 1}
 
     asyncio.run(main())
-
-
-def test_what_a_closed_event_loop_left_in_flight_is_unknown(path: Path) -> None:
-    ledger = SqliteLedger(path)
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(ledger.__aenter__())
-    session = ledger.session("a scope", "shop.example")
-    entered = loop.run_until_complete(session.__aenter__())
-    loop.run_until_complete(entered.claim("1", "body", KNOWN))
-    loop.close()
-
-    asyncio.run(record_sent(ledger, "2"))
-    asyncio.run(keep(path))  # after the file that was left has been closed
-    assert read_states(path) == {"1": State.UNKNOWN} | sent("2")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is nothing to fork")
