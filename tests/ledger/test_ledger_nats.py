@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from ledger_shop import (
     BucketPlace,
-    Shop,
     assert_nothing_personal,
     keep,
     ledger_at,
@@ -32,6 +31,7 @@ from everlytic_async.worker import NatsServer
 from support.delivery import orders
 from support.nats_servers import connected, kill, until
 from support.servers import unused_port
+from support.shop import Shop
 
 KNOWN = ResendPolicy()
 AGAIN = ResendPolicy(frozenset({State.UNKNOWN}))
@@ -335,7 +335,7 @@ async def test_a_bucket_that_the_user_made_is_used_until_it_is_full(place: Bucke
 async def test_without_a_server_nothing_is_sent() -> None:
     url = f"nats://somebody:Sesame@127.0.0.1:{await unused_port()}"
     server = Shop()
-    async with server.client() as client:
+    async with server.opened_client() as client:
         with pytest.raises(LedgerError, match="no NATS server could be reached") as raised:
             await client.send_orders(orders(3), ledger=NatsLedger(url, patience_s=0.3))
     assert "Sesame" not in str(raised.value)

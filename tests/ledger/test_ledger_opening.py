@@ -9,19 +9,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from ledger_shop import (
-    Place,
-    Shop,
-    ledger_at,
-    locked,
-    read_entries,
-    read_states,
-    session_at,
-)
+from ledger_shop import Place, ledger_at, locked, read_entries, read_states, session_at
 
 from everlytic_async import ConfigurationError, LedgerError, Outcome, SqliteLedger
 from everlytic_async.ledger import Durability, Entry, LedgerFile, NatsLedger, ResendPolicy, State
 from support.delivery import order
+from support.shop import Shop
 
 AnyLedger = SqliteLedger | NatsLedger
 KNOWN = ResendPolicy()
@@ -291,7 +284,9 @@ def test_a_ledger_in_use_by_another_threads_client_sends_nothing(path: Path, by:
     shop = Shop()
 
     async def use(number: int) -> None:
-        async with shop.client(**({"ledger": ledger} if by == "the client" else {})) as client:
+        async with shop.opened_client(
+            **({"ledger": ledger} if by == "the client" else {})
+        ) as client:
             if by == "a stream":
                 async with client.stream_orders([order(number)], ledger=ledger) as results:
                     assert [result.outcome async for result in results] == [Outcome.SENT]
@@ -301,7 +296,7 @@ def test_a_ledger_in_use_by_another_threads_client_sends_nothing(path: Path, by:
                 await client.send_order(order(number))
 
     async def main() -> None:
-        async with shop.open():
+        async with shop:
             async with ledger:
                 with pytest.raises(ConfigurationError, match=advice(ledger)):
                     await asyncio.to_thread(asyncio.run, use(1))

@@ -15,12 +15,13 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from ledger_shop import Shop, keep, ledger_at, locked, read_states, session_at
+from ledger_shop import keep, ledger_at, locked, read_states, session_at
 from ledger_zygote import Zygote
 
 from everlytic_async import BatchStoppedError, LedgerError, SqliteLedger
 from everlytic_async.ledger import Durability, Entry, LedgerFile, ResendPolicy, State
 from support.delivery import orders
+from support.shop import Shop
 
 KNOWN = {"1": State.SENT, "in flight": State.UNKNOWN}
 SENT = Entry("1", State.SENT)
@@ -205,7 +206,7 @@ async def test_nothing_is_sent_with_a_ledger_that_is_refused(path: Path, zygote:
     await zygote.killed(path, "1")
     remove_log(path)
     shop = Shop()
-    async with shop.client() as client:
+    async with shop.opened_client() as client:
         with pytest.raises(LedgerError, match="lost records"):
             await client.send_orders(orders(2), ledger=ledger_at(path))
     assert not shop.posts
@@ -255,7 +256,7 @@ async def test_a_file_that_goes_away_during_a_run_stops_it(
 ) -> None:
     shop = Shop()
     shop.on_order = lambda order_id: happens(path) if order_id == "20" else None
-    async with shop.client(concurrency=2) as client:
+    async with shop.opened_client(concurrency=2) as client:
         ledger = SqliteLedger(path, durability=durability)
         with pytest.raises(BatchStoppedError, match="removed, renamed or replaced"):
             await client.send_orders(orders(1_000), ledger=ledger)
@@ -294,7 +295,7 @@ async def test_a_link_that_leads_elsewhere_during_a_run_stops_it(
 
     shop = Shop()
     shop.on_order = on_order
-    async with shop.client(concurrency=2) as client:
+    async with shop.opened_client(concurrency=2) as client:
         with pytest.raises(BatchStoppedError, match="removed, renamed or replaced") as caught:
             await client.send_orders(orders(1_000), ledger=SqliteLedger(path))
     assert shop.posts.total() < 30

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from worker_shop import (
-    Shop,
     dead_letters,
     drain,
     fill,
@@ -37,6 +36,7 @@ from everlytic_async import (
 from everlytic_async.ledger import LedgerSession, NatsLedger, State
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 from support.delivery import order
+from support.shop import Shop
 
 IMPATIENT = RetryPolicy(base_s=0.005, cap_s=0.02, deadline_s=0.2)
 
