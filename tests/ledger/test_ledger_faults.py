@@ -216,17 +216,3 @@ async def test_a_file_that_may_not_grow_stops_it_cleanly(path: Path, zygote: Zyg
     assert end.error is None
     assert not sandbox.duplicates
     assert sandbox.processed + len(perhaps - sent) == 1_000
-
-
-async def test_a_file_that_is_damaged_midway_stops_it_cleanly(path: Path) -> None:
-    server = Shop()
-    async with server.opened_client(4) as client, SqliteLedger(path) as ledger:
-        with closing(sqlite3.connect(path, timeout=5)) as other:
-            server.on_order = lambda order_id: (
-                other.execute("DROP TABLE orders") if order_id == "20" else None
-            )
-            with pytest.raises(BatchStoppedError, match="no such table") as caught:
-                await client.send_orders(orders(400), ledger=ledger)
-    assert caught.value.report is not None
-    assert len(server.posts) < 400
-    assert caught.value.report.counts[Outcome.SENT] == server.posts.total()

@@ -110,14 +110,6 @@ def test_an_order_id_that_looks_like_a_pair_is_not_one() -> None:
     assert pair not in {storage_key(key_for(order_id=id_)) for id_ in ("7@32", "7 @32", " 7@32")}
 
 
-@pytest.mark.parametrize("fields", [{"order_id": "9"}, {"order_id": "9", "workflow_id": 4}])
-def test_a_key_that_is_not_custom_is_stored_as_it_is(fields: dict[str, object]) -> None:
-    assert storage_key(key_for(**fields)) == key_for(**fields)
-    nameless = {key: value for key, value in order(1).items() if key != "order_id"}
-    key = order_key(made := Order.from_mapping(nameless), encode(made))
-    assert storage_key(key) == key
-
-
 # ---------------------------------------------------------------------------------- in old ledgers
 
 

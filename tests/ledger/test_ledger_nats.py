@@ -342,18 +342,6 @@ async def test_without_a_server_nothing_is_sent() -> None:
     assert not server.posts
 
 
-async def test_a_wrong_token_is_refused_immediately(tmp_path: Path) -> None:
-    async with NatsServer(tmp_path, token="Sesame") as server:
-        address = server.url.replace("Sesame@", "")
-        async with asyncio.timeout(10):
-            with pytest.raises(LedgerError, match=r"(?i)authorization") as raised:
-                async with NatsLedger(address, token="Basil", patience_s=60.0):
-                    pass
-        assert "Basil" not in str(raised.value)
-        async with NatsLedger(address, token="Sesame") as ledger:
-            assert "Sesame" not in repr(ledger)
-
-
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -369,15 +357,6 @@ async def test_a_wrong_token_is_refused_immediately(tmp_path: Path) -> None:
 def test_a_setting_that_is_not_valid_is_refused(setting: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=setting):
         NatsLedger("nats://127.0.0.1:4222", **{setting: value})
-
-
-async def test_the_users_connection_is_used_and_left_open(place: BucketPlace) -> None:
-    async with connected(place.url) as connection:
-        for _ in range(2):
-            async with NatsLedger(connection, place.bucket).session("a", "s.example") as session:
-                await session.record(SENT)
-        assert connection.is_connected
-    assert read_states(place) == {"1": State.SENT}
 
 
 async def test_nothing_personal_is_in_the_bucket(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,12 +158,3 @@ async def test_a_cluster_of_three_keeps_a_ledger(nats_cluster: NatsCluster) -> N
 @pytest.mark.slow
 async def test_the_leader_of_a_cluster_is_killed_in_the_middle(nats_cluster: NatsCluster) -> None:
     await through_a_cluster(nats_cluster, 1_000, lose_leader=True)
-
-
-async def test_a_private_server_keeps_the_ledger_for_its_next_start(tmp_path: Path) -> None:
-    shop = Shop()
-    async with shop:
-        for outcome in (Outcome.SENT, Outcome.SKIPPED):
-            async with NatsServer(tmp_path) as server, shop.opened_client() as client:
-                report = await client.send_orders(orders(20), ledger=NatsLedger(server.url))
-            assert report.counts[outcome] == 20

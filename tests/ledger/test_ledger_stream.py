@@ -37,7 +37,7 @@ from everlytic_async import (
     SkippedError,
     SourceError,
 )
-from everlytic_async.ledger import Durability, State, storage_key
+from everlytic_async.ledger import State, storage_key
 from support.delivery import order, orders, streamed
 from support.shop import Shop
 
@@ -322,17 +322,15 @@ async def test_addresses_in_a_response_are_not_kept(path: Path) -> None:
 # -------------------------------------------------------------------------- intent before the bytes
 
 
-@pytest.mark.parametrize("durability", Durability)
 @pytest.mark.parametrize("kind", [list, streamed])
 async def test_an_order_that_arrives_is_on_record_as_in_flight(
-    path: Path, kind: Callable[[Iterable[Any]], Any], durability: Durability
+    path: Path, kind: Callable[[Iterable[Any]], Any]
 ) -> None:
     server = Shop()
     found = []
     server.on_order = lambda order_id: found.append(read_states(path)[order_id])
     async with server.opened_client(16) as client:
-        ledger = ledger_at(path, durability=durability)
-        report = await client.send_orders(kind(orders(64)), ledger=ledger)
+        report = await send_all(client, kind(orders(64)), path)
 
     assert report.counts[SENT] == 64
     assert found == [State.IN_FLIGHT] * 64
