@@ -101,13 +101,7 @@ def merge_entries(*entries: Entry | None) -> Entry | None:
 
 
 def released_entry(key: str, body_digest: str, before: Entry | None) -> Entry:
-    """What to record if a claim is released before anything was sent.
-
-    Args:
-        key: As it is stored.
-        body_digest: Of the order that was claimed.
-        before: What was known before the claim.
-    """
+    """What to record if a claim is released before anything was sent: what was known before it."""
     if before is None or before.state is State.INVALID:  # the order has become valid since
         return Entry(key, State.NOT_SENT, body_digest, reason="it was cancelled")
     return before
@@ -133,15 +127,7 @@ class ResendPolicy:
 
 
 class ScopeName(str):
-    """The name of a scope that also knows its names of earlier versions.
-
-    To a ledger without old entries it is a plain string.
-
-    Args:
-        name: A digest that stands for an endpoint and a store.
-        earlier: Returns the names that the scope may have had, from the hosts that a ledger has
-            noted.
-    """
+    """The name of a scope: a digest of endpoint and store. It also knows its earlier names."""
 
     __slots__ = ("_earlier",)
     _earlier: Callable[[Iterable[str]], Collection[str]] | None
@@ -161,7 +147,7 @@ class ScopeName(str):
         """The other names under which earlier versions may have kept this scope.
 
         Args:
-            hosts: Hosts that a ledger has noted beside its scopes.
+            hosts: Those that a ledger has noted beside its scopes.
         """
         return () if self._earlier is None else self._earlier(hosts)
 
@@ -220,8 +206,7 @@ class Ledger(Protocol):
         Leaving it waits until everything is recorded.
 
         Args:
-            scope: A digest that stands for the endpoint and the store. A `ScopeName` also knows
-                under which names earlier versions kept it.
+            scope: A digest that stands for the endpoint and the store; perhaps a `ScopeName`.
             host: The endpoint's host, for people who look at the ledger.
 
         Raises:
@@ -230,10 +215,10 @@ class Ledger(Protocol):
 
 
 def storage_key(key: str, *, custom: bool = False) -> str:
-    """The key of an order as a ledger keeps it, in its normal form: trimmed, and in Unicode NFC.
+    """The key of an order as a ledger keeps it: trimmed, and in Unicode NFC.
 
-    An order's number is kept as it is. A caller's own key may be anything, even a customer's
-    address, and an order id may look like one: those are kept as a digest.
+    A caller's own key, and an order id that is not a plain number or word, may be a customer's
+    address: those are kept as a digest.
 
     Args:
         key: The key, as in `OrderResult.key`.

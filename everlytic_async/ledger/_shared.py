@@ -24,9 +24,6 @@ class OpenLedger(Protocol):
     async def close(self) -> None:
         """Wait until all that was asked for is done, and close it."""
 
-    def abandon(self) -> None:
-        """Give it up without its event loop, which was closed before."""
-
 
 _T = TypeVar("_T", bound=OpenLedger)
 
@@ -43,11 +40,7 @@ class SharedLedger(ABC, Generic[_T]):
         self._name = name
         self._place = place
         self._binding = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid: int | None = None
-        self._reset()
-
-    def _reset(self) -> None:
+        self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None  # and the process's id
         self._users = 0
         self._opening = asyncio.Lock()  # one at a time
         self._opened: _T | None = None
@@ -57,7 +50,7 @@ class SharedLedger(ABC, Generic[_T]):
 
     async def __aenter__(self) -> Self:
         with self._binding:  # two threads may enter it at once
-            self._bind(asyncio.get_running_loop())
+            self._bind((asyncio.get_running_loop(), os.getpid()))
             self._users += 1
         try:
             async with self._opening:
@@ -65,7 +58,7 @@ class SharedLedger(ABC, Generic[_T]):
                     # Kept within the task: if we are cancelled as it ends, leaving closes it.
                     await run_shielded(self._open_and_keep())
         except BaseException:
-            await self._leave()
+            await run_to_end(self._leave())
             raise
         return self
 
@@ -75,7 +68,9 @@ class SharedLedger(ABC, Generic[_T]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._leave()
+        # However often we are cancelled: what was sent must be recorded, and a thread that is left
+        # behind would hold the file.
+        await run_to_end(self._leave())
 
     @property
     def opened(self) -> _T:
@@ -88,39 +83,31 @@ class SharedLedger(ABC, Generic[_T]):
             raise LedgerError(f"the ledger {self._name!r} is not open")
         return self._opened
 
-    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        pid = os.getpid()
-        if self._loop is loop and self._pid == pid:
-            return
-        if self._loop is not None and self._users:
-            if self._pid != pid or not self._loop.is_closed():
-                kind = type(self).__name__
-                raise ConfigurationError(
-                    f"this {kind} is open in another event loop, thread or process. Make one "
-                    f"{kind} object for each event loop (each thread and each `asyncio.run` has "
-                    f"its own): they may share the {self._place}"
-                )
-            if self._opened is not None:
-                self._opened.abandon()
-        self._loop, self._pid = loop, pid
-        self._reset()
+    def _bind(self, owner: tuple[asyncio.AbstractEventLoop, int]) -> None:
+        if not self._users:
+            self._owner = owner
+            self._opening = asyncio.Lock()  # it belongs to one event loop, too
+        elif self._owner != owner:
+            kind = type(self).__name__
+            raise ConfigurationError(
+                f"this {kind} is open in another event loop, thread or process. Make one {kind} "
+                "object for each event loop (each thread and each `asyncio.run` has its own): "
+                f"they may share the {self._place}"
+            )
 
     async def _open_and_keep(self) -> None:
         self._opened = await self._open()
 
     async def _leave(self) -> None:
-        """Wait until everything is recorded, however often we are cancelled; the last one closes.
-
-        What was sent must be recorded, and a thread that is left behind would hold the file.
-        """
+        """Wait until everything is recorded; the last one closes it."""
+        opened = self._opened
+        if opened is not None:
+            await opened.flush()
+        is_last = self._users == 1
+        if is_last:
+            self._opened = None  # before another thread may enter it
         self._users -= 1
-        if self._opened is not None:
-            await run_to_end(self._release(self._opened))
-
-    async def _release(self, opened: _T) -> None:
-        await opened.flush()
-        if not self._users and self._opened is opened:
-            self._opened = None
+        if is_last and opened is not None:
             await opened.close()
 
     @abstractmethod

@@ -1,8 +1,8 @@
-"""`SqliteLedger`: a ledger in an SQLite file.
+"""`SqliteLedger`: a ledger in an SQLite file, with the SQL of claims and outcomes.
 
-Claims and outcomes that are asked for within a moment are one group and one transaction: a commit
-costs as much as ten orders. `_OpenFile` makes the groups and has the ledger's one thread, and
-`SqliteWriter` has their SQL.
+Each ledger has one thread, which alone uses the file. Claims and outcomes that are asked for within
+a moment are one group and one transaction, because a commit costs as much as ten orders.
+`_OpenFile` makes the groups in the event loop, and `SqliteWriter` executes them in the thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from everlytic_async.ledger._protocol import (
     released_entry,
 )
 from everlytic_async.ledger._shared import SharedLedger
-from everlytic_async.ledger._sqlite_checks import FileIdentity, Note, RunFiles, is_busy
+from everlytic_async.ledger._sqlite_checks import FileIdentity, RunFiles
 from everlytic_async.ledger._sqlite_file import REPLACE, SqliteFile, row_from_entry
 
 __all__ = ["Claim", "Durability", "Record", "SqliteLedger", "SqliteWriter"]
@@ -42,9 +42,6 @@ _T = TypeVar("_T")
 _COMMIT_INTERVAL_S = 0.002
 # After this many transactions the log is written into the file, which waits for the disk.
 _CHECKPOINT_AFTER = 100
-# A claim of what another run has in flight checks at most this often whether that one is alive, in
-# seconds.
-_STALE_CHECK_S = 1.0
 
 
 class Durability(enum.StrEnum):
@@ -113,8 +110,7 @@ class SqliteLedger(SharedLedger["_OpenFile"]):
             opening.add_done_callback(_close_file)
             thread.shutdown(wait=False)
             raise
-        on_loop = self._durability is Durability.PROCESS
-        return _OpenFile(thread, file, wait_s=self._wait_s, on_loop=on_loop)
+        return _OpenFile(thread, file)
 
 
 def _close_file(opening: Future[SqliteWriter]) -> None:
@@ -130,7 +126,8 @@ class _Session:
     _scope: int
 
     async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
-        return await self._ledger.opened.look_up(self._scope, keys)
+        opened = self._ledger.opened
+        return await opened.run(opened.file.look_up, self._scope, keys)
 
     async def claim(
         self, key: str, body_digest: str, policy: ResendPolicy
@@ -183,27 +180,16 @@ _Group = list[tuple[Claim | Record, asyncio.Future[Any]]]
 
 
 class _OpenFile:
-    """A ledger's file while it is open: requests in groups, and one thread for what has to wait.
-
-    With durability PROCESS a commit only reaches the system's page cache, which is faster than a
-    hop to a thread and back: a fifth of the CPU of an order. So it runs on the event loop. What may
-    wait, for the disk or for another process, runs in the thread. One of both uses the file.
+    """A ledger's file while it is open: requests in groups, for the thread that uses the file.
 
     Args:
         thread: Where the file was opened.
         file: The file.
-        wait_s: How long the thread waits for another process, in seconds.
-        on_loop: Whether commits need not wait for the disk.
     """
 
-    def __init__(
-        self, thread: ThreadPoolExecutor, file: SqliteWriter, *, wait_s: float, on_loop: bool
-    ) -> None:
+    def __init__(self, thread: ThreadPoolExecutor, file: SqliteWriter) -> None:
         self.file = file
         self._thread = thread
-        self._wait_s = wait_s
-        self._on_loop = on_loop
-        self._in_thread = 0  # how much the thread has to do
         self._loop = asyncio.get_running_loop()
         self._group: _Group = []  # the next one
         self._timer: asyncio.TimerHandle | None = None  # of the next group
@@ -217,15 +203,10 @@ class _OpenFile:
         self._schedule()
         return future
 
-    def look_up(self, scope: int, keys: Sequence[str]) -> asyncio.Future[dict[str, Entry]]:
-        """What is known of these orders, after all that was asked for before."""
-        self._write_group()
-        return self._execute(self.file.look_up, scope, keys)
-
     def run(self, work: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
         """Do some work in the thread, after all that was asked for before."""
         self._write_group()
-        return self._execute_in_thread(work, *args)
+        return self._loop.run_in_executor(self._thread, work, *args)
 
     def release(self, claim: Claim, granted: bool, before: Entry | None) -> None:
         """Give up a claim that was cancelled before anything was sent."""
@@ -244,11 +225,6 @@ class _OpenFile:
         finally:
             self._thread.shutdown()
 
-    def abandon(self) -> None:
-        """Close the file without the event loop, which was closed before."""
-        self._thread.submit(self.file.close)
-        self._thread.shutdown(wait=False)
-
     def _schedule(self) -> None:
         if self._group and self._timer is None and not self._is_writing:
             self._timer = self._loop.call_at(self._next_at, self._write_group)
@@ -261,7 +237,8 @@ class _OpenFile:
             return
         group, self._group = self._group, []
         self._is_writing = True
-        writing = self._execute(self.file.write, [request for request, _ in group])
+        requests = [request for request, _ in group]
+        writing = self._loop.run_in_executor(self._thread, self.file.write, requests)
         self._next_at = self._loop.time() + _COMMIT_INTERVAL_S
         writing.add_done_callback(partial(self._on_written, group))
 
@@ -281,33 +258,6 @@ class _OpenFile:
                 future.exception()  # who does not await it notices at the next request
         self._schedule()
 
-    def _execute(self, work: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
-        """Do some work on the event loop if it need not wait, else in the thread."""
-        if self._on_loop and not self._in_thread and not self.file.is_checkpoint_due:
-            future = self._loop.create_future()
-            try:
-                self.file.set_busy_timeout(0.0)
-                future.set_result(work(*args))
-            except Exception as error:  # noqa: BLE001 - it is the work's result
-                if not is_busy(error.__cause__):
-                    future.set_exception(error)
-            if future.done():
-                return future
-        return self._execute_in_thread(work, *args)
-
-    def _execute_in_thread(self, work: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
-        def wait_for_others() -> _T:
-            self.file.set_busy_timeout(self._wait_s)
-            return work(*args)
-
-        self._in_thread += 1
-        executing = self._loop.run_in_executor(self._thread, wait_for_others)
-        executing.add_done_callback(self._on_executed)
-        return executing
-
-    def _on_executed(self, _executing: asyncio.Future[Any]) -> None:
-        self._in_thread -= 1
-
 
 def _nothing() -> None:
     """Work that is done once all before it is."""
@@ -326,14 +276,13 @@ class SqliteWriter(SqliteFile):
     ) -> None:
         super().__init__(path, wait_s=wait_s, clock=clock)
         self._identity = FileIdentity(self.path, Path(path).absolute())
-        self._stale_checked_at = -math.inf
-        self._note = Note()
         self._run: int | None = None
         self._files: RunFiles | None = None
+        self._committed = self._checkpointed = 0  # transactions; see `RunFiles.write_note`
         try:
             full = Durability(durability) is Durability.POWER
             self.connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
-            # A commit writes only to the log; `_checkpoint` does the rest.
+            # A commit writes only to the log; `_checkpoint_if_due` does the rest.
             self.connection.execute("PRAGMA wal_autocheckpoint = 0")
             self._start_run()
         except BaseException:
@@ -348,8 +297,7 @@ class SqliteWriter(SqliteFile):
         Raises:
             LedgerError: it can't be done: then nothing of it was.
         """
-        if self.is_checkpoint_due:
-            self._checkpoint()
+        self._checkpoint_if_due()
         with self.transaction():
             answers = self._write(requests)
             self.connection.execute(
@@ -357,14 +305,15 @@ class SqliteWriter(SqliteFile):
             )
         # Afterwards: what was committed to a file that nobody finds again is not a record.
         self._identity.check()
-        self._update_note(committed=self._note.committed + 1)
+        self._committed += 1
+        self._write_note()
         return answers
 
     def _write(self, requests: Sequence[Claim | Record]) -> list[Any]:
         now = self.clock()
         known = self._read_known(requests)
-        if self._should_check_stale(known):
-            self.recover_crashed_runs()
+        if any(entry.state is State.IN_FLIGHT for entry in known.values()):
+            self.recover_crashed_runs()  # a worker that runs for months must notice them
             known = self._read_known(requests)
         answers: list[Any] = []
         rows: dict[tuple[int, str], tuple[Any, ...]] = {}
@@ -399,16 +348,6 @@ class SqliteWriter(SqliteFile):
             for key, entry in self.read(scope, wanted).items()
         }
 
-    def _should_check_stale(self, known: Mapping[tuple[int, str], Entry]) -> bool:
-        """Whether to look for crashed runs: a worker that runs for months must notice them."""
-        now = time.monotonic()
-        if now - self._stale_checked_at < _STALE_CHECK_S or not any(
-            entry.state is State.IN_FLIGHT for entry in known.values()
-        ):
-            return False
-        self._stale_checked_at = now
-        return True
-
     def look_up(self, scope: int, keys: Sequence[str]) -> dict[str, Entry]:
         """What is known of these orders."""
         with self.translate_errors("read"):
@@ -431,15 +370,14 @@ class SqliteWriter(SqliteFile):
         self.token = secrets.token_hex(8)
         with self.transaction():  # others see the lock file no sooner than it is locked
             self._files = RunFiles(self.path, self.token)
-            run = self.connection.execute(
+            self._run = self.connection.execute(
                 "INSERT INTO runs (token, began) VALUES (?, ?)", (self.token, self.clock())
             ).lastrowid
             self.recover_crashed_runs()
-        self._run = run
         # The file itself must know of the run: without its log it would seem that all runs ended.
         with self.translate_errors("written"):
             self.wait_for_others(self._write_log_to_file)
-        self._update_note()
+        self._write_note()
 
     def close(self) -> None:
         """Close the file. What this run has in flight is unknown from now on."""
@@ -458,25 +396,22 @@ class SqliteWriter(SqliteFile):
                 self._files.remove(keep_note=not ended)
             super().close()
 
-    @property
-    def is_checkpoint_due(self) -> bool:
-        """Whether the next `write` writes the log into the file first, which waits for the disk."""
-        return self._note.committed - self._note.checkpointed >= _CHECKPOINT_AFTER
-
-    def _checkpoint(self) -> None:
-        committed = self._note.committed
+    def _checkpoint_if_due(self) -> None:
+        committed = self._committed
+        if committed - self._checkpointed < _CHECKPOINT_AFTER:
+            return
         # As with SQLite's own: what fails stays in the log, and the next one writes it.
         with suppress(sqlite3.Error, LedgerError):
             if self._write_log_to_file():
-                self._update_note(checkpointed=committed)
+                self._checkpointed = committed
+                self._write_note()
 
     def _write_log_to_file(self) -> bool:
         """Whether everything in the log is now in the file."""
         busy, in_log, written = self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return not busy and bool(in_log == written)
 
-    def _update_note(self, **changes: int) -> None:
+    def _write_note(self) -> None:
         assert self._files is not None  # noqa: S101 - the run has started
-        self._note = attrs.evolve(self._note, **changes)
         with self.translate_errors("written"):
-            self._files.write(self._note)
+            self._files.write_note(self._committed, self._checkpointed)

@@ -31,7 +31,6 @@ from everlytic_async.errors import LedgerError
 
 __all__ = [
     "FileIdentity",
-    "Note",
     "RunFiles",
     "check_before_opening",
     "files_of_runs",
@@ -45,19 +44,6 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 # ---------------------------------------------------------------------------- the files of the runs
-
-
-@attrs.frozen
-class Note:
-    """How much a run has recorded.
-
-    Attributes:
-        committed: How many of its transactions were committed.
-        checkpointed: How many of those surely are in the ledger's file, and not only in its log.
-    """
-
-    committed: int = 0
-    checkpointed: int = 0
 
 
 class RunFiles:
@@ -94,15 +80,19 @@ class RunFiles:
             self.remove()
             raise
 
-    def write(self, note: Note) -> None:
-        """Write the note, so that it survives this process.
+    def write_note(self, committed: int, checkpointed: int) -> None:
+        """Write how much the run has recorded, so that it survives this process.
+
+        Args:
+            committed: How many transactions were committed.
+            checkpointed: How many of those surely are in the ledger's file, not only in its log.
 
         Raises:
             OSError: it can't be written.
         """
         if self._note is not None:
             # Of constant length, so that one write replaces it.
-            os.pwrite(self._note, b"%020d %020d\n" % (note.committed, note.checkpointed), 0)
+            os.pwrite(self._note, b"%020d %020d\n" % (committed, checkpointed), 0)
 
     def remove(self, *, keep_note: bool = False) -> None:
         """Free the lock and remove the files, except a note that the next run must read."""
@@ -244,8 +234,8 @@ def _check_records(path: Path) -> bool:
         )
     crashed = [run for run in (runs or {}).values() if not run.ended and run.token not in alive]
     for run in crashed:
-        note = notes.get(run.token)
-        if (not had_log) if note is None else run.committed < note.committed:
+        committed, _ = notes.get(run.token, (None, None))
+        if (not had_log) if committed is None else run.committed < committed:
             raise _lost_error(path, run.started_at)
     return any(run.token not in notes for run in crashed)
 
@@ -276,20 +266,20 @@ def _read_runs(path: Path, *, with_log: bool) -> Mapping[str, _Run] | None:
         return None
 
 
-def _read_note(ledger: Path, token: str) -> Note | None:
-    """The note of a run that has crashed; None if there is none."""
+def _read_note(ledger: Path, token: str) -> tuple[int, int] | None:
+    """What `RunFiles.write_note` wrote, of a run that has crashed; None if there is none."""
     try:
         found = _NOTE.fullmatch(_note_path(ledger, token).read_bytes())
     except OSError:
         return None
-    return None if found is None else Note(int(found[1]), int(found[2]))
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
-def _is_older(in_file: Mapping[str, _Run] | None, notes: Mapping[str, Note]) -> bool:
+def _is_older(in_file: Mapping[str, _Run] | None, notes: Mapping[str, tuple[int, int]]) -> bool:
     """Whether the file lacks transactions that a note says were in it, not only in the log."""
     return in_file is not None and any(
-        token not in in_file or in_file[token].committed < note.checkpointed
-        for token, note in notes.items()
+        token not in in_file or in_file[token].committed < checkpointed
+        for token, (_, checkpointed) in notes.items()
     )
 
 

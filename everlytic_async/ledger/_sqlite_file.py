@@ -126,8 +126,7 @@ class SqliteFile:
         self.path = Path(os.path.realpath(path))
         self.clock = clock
         self.token = ""  # names the run of this object, if it has one
-        self._wait_s = self._busy_timeout_s = wait_s
-        self._stale_files: list[Path] = []  # of crashed runs, once their end is committed
+        self._wait_s = wait_s
         if must_exist and not self.path.is_file():
             raise LedgerError(f"there is no ledger at {str(self.path)!r}")
         with self.translate_errors("opened"):
@@ -281,13 +280,9 @@ class SqliteFile:
                 yield
                 self.connection.execute("COMMIT")
             except BaseException:
-                self._stale_files.clear()
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise
-        while self._stale_files:
-            with suppress(OSError):  # a file that is left behind does no harm
-                self._stale_files.pop().unlink()
 
     @contextmanager
     def translate_errors(self, what: str) -> Iterator[None]:
@@ -304,12 +299,6 @@ class SqliteFile:
                 message = "unable to open" if what == "opened" else error.strerror or "it failed"
             why = next((hint for words, hint in _HINTS.items() if words in message), message)
             raise LedgerError(f"the ledger {str(self.path)!r} can't be {what}: {why}") from error
-
-    def set_busy_timeout(self, seconds: float) -> None:
-        """Set how long SQLite waits for another process that writes."""
-        if seconds != self._busy_timeout_s:
-            self.connection.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
-            self._busy_timeout_s = seconds
 
     def wait_for_others(self, attempt: Callable[[], bool]) -> None:
         """Repeat what SQLite does not wait for by itself while another process uses the file.
@@ -332,16 +321,17 @@ class SqliteFile:
     def recover_crashed_runs(self) -> None:
         """Within a transaction: mark what crashed runs had in flight as unknown.
 
-        Their files are removed once that is committed.
+        The files of such a run are removed by the next call: its end is committed then.
         """
         rows = self.connection.execute("SELECT id, token FROM runs WHERE ended IS NULL").fetchall()
-        alive = {token for _, token in rows if self.is_alive(token)}
-        for run, token in rows:
-            if token not in alive:
-                self.end_run(run)
         for token, paths in files_of_runs(self.path).items():
-            if token not in alive and not self.is_alive(token):
-                self._stale_files += paths
+            if token not in {token for _, token in rows} and not self.is_alive(token):
+                for path in paths:
+                    with suppress(OSError):  # a file that is left behind does no harm
+                        path.unlink()
+        for run, token in rows:
+            if not self.is_alive(token):
+                self.end_run(run)
 
     def end_run(self, run: int) -> None:
         """Within a transaction: what a run has left in flight is unknown."""

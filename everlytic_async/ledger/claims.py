@@ -90,14 +90,13 @@ class ResendOverride:
 
 
 class QueueKey(str):
-    """The key of an order that comes from a queue; a key function may return it.
+    """The key of an order that comes from a queue, as a ledger keeps it; see `storage_key`.
 
-    A key function's plain strings are custom keys: a ledger keeps their digests, and a state that
-    may be sent again is sent again once in a stream. An order of a queue has the key by which every
-    other run knows it, and may be delivered again at any time, each time under the same policy.
+    A key function returns it in place of a custom key. Such an order may be delivered again at any
+    time, each time under the same policy.
 
     Args:
-        key: The key as a ledger keeps it; see `storage_key`.
+        key: As `storage_key` returns it.
         override: The order's own addition to the stream's policy.
     """
 

@@ -1,4 +1,4 @@
-"""An endpoint that does with each order what a test says; ledgers, and what they hold."""
+"""Ledgers, and what they hold."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 import json
 import secrets
 import sqlite3
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ import nats
 from nats.aio.client import Client
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 
-from everlytic_async import EverlyticClient, Outcome, Pacing, SqliteLedger
+from everlytic_async import Outcome, SqliteLedger
 from everlytic_async.ledger import (
     Entry,
     LedgerFile,
@@ -27,76 +26,8 @@ from everlytic_async.ledger import (
     ResendPolicy,
     State,
 )
-from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH
-from support.servers import Connection, RawServer
-
-STATUSES = {"accept": 200, "refuse": 422, "throttle": 429, "fail": 500, "unauthorized": 401}
-
-
-class Shop:
-    """A server on loopback.
-
-    Attributes:
-        fates: By order id what is done: a name of `STATUSES`, ``lose`` (processed, and the
-            connection is closed), ``hang`` (processed, and never answered).
-        posts: How often an order came.
-        processed: How often it was processed.
-        on_order: Called with the order's id before anything is done.
-    """
-
-    def __init__(self, **fates: str) -> None:
-        self.fates = {name.removeprefix("_"): fate for name, fate in fates.items()}
-        self.posts: Counter[str] = Counter()
-        self.processed: Counter[str] = Counter()
-        self.on_order: Callable[[str], None] = lambda _order_id: None
-        self.echo = False
-        self.url = ""
-
-    async def serve(self, connection: Connection) -> None:
-        while True:
-            body = await connection.request()
-            order_id = str(json.loads(body).get("order_id"))
-            self.posts[order_id] += 1
-            self.on_order(order_id)
-            fate = self.fates.get(order_id, self.fates.get("", "accept"))
-            if fate in ("accept", "lose", "hang", "fail"):
-                self.processed[order_id] += 1
-            if fate == "lose":
-                return
-            if fate == "hang":
-                await connection.closed()
-                return
-            answer = b'{"status":"success"}'
-            if fate != "accept":
-                message = body.decode() if self.echo else "no"
-                answer = json.dumps({"message": message}).encode()
-            await connection.answer(STATUSES[fate], answer)
-
-    @asynccontextmanager
-    async def client(self, concurrency: int = 8, **settings: Any) -> AsyncIterator[EverlyticClient]:
-        """A client of the shop, which runs for as long."""
-        if not self.url:
-            async with self.open(), self.client(concurrency, **settings) as client:
-                yield client
-            return
-        defaults: dict[str, Any] = {
-            "store_hash": STORE_HASH,
-            "customer_hash": CUSTOMER_HASH,
-            "retry": FAST_RETRY,
-            "pacing": Pacing(max_concurrency=concurrency, adaptive=False),
-        }
-        async with EverlyticClient(self.url, **{**defaults, **settings}) as client:
-            yield client
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[Shop]:
-        """Run at one address, for several clients."""
-        async with RawServer(self.serve) as server:
-            self.url = server.url
-            try:
-                yield self
-            finally:
-                self.url = ""
+from support.delivery import CUSTOMER_HASH, STORE_HASH
+from support.shop import Shop
 
 
 async def send_personal_orders(ledger: SqliteLedger | NatsLedger) -> Mapping[Outcome, int]:
@@ -113,7 +44,7 @@ async def send_personal_orders(ledger: SqliteLedger | NatsLedger) -> Mapping[Out
         {**personal, "order_id": "9", "products": [], "jane.doe@shop.example": "Jane"},
         *({**personal, "order_id": str(number)} for number in range(4)),
     ]
-    async with Shop(_0="refuse", _1="lose", _2="fail", _3="throttle").client() as client:
+    async with Shop(_0="refuse", _1="lose", _2="fail", _3="throttle").opened_client() as client:
         report = await client.send_orders(source, ledger=ledger)
         custom = {**personal, "order_id": "sha256:jane.doe@shop.example"}
         await client.send_orders([custom], ledger=ledger, key=lambda raw: raw["contact_email"])

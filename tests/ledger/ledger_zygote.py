@@ -28,7 +28,7 @@ from everlytic_async import (
     Pacing,
     SqliteLedger,
 )
-from everlytic_async.ledger import Durability, Entry, Ledger, NatsLedger, ResendPolicy, State
+from everlytic_async.ledger import Entry, Ledger, NatsLedger, ResendPolicy, State
 from everlytic_async.sandbox import Sandbox
 from support.delivery import CUSTOMER_HASH, MANY_RETRIES, STORE_HASH, orders
 from support.processes import python_path
@@ -49,10 +49,9 @@ def _open_ledger_at(place: str, heartbeat_s: float) -> Ledger:
     return NatsLedger(url, bucket, heartbeat_s=heartbeat_s)
 
 
-async def record_and_die(*, ledger: str, keys: list[str], durability: str) -> None:
+async def record_and_die(*, ledger: str, keys: list[str]) -> None:
     """Record orders as sent, have one in flight, and be killed."""
-    opened = SqliteLedger(ledger, durability=Durability(durability))
-    async with opened.session("a scope", "shop.example") as session:
+    async with SqliteLedger(ledger).session("a scope", "shop.example") as session:
         for key in keys:
             await session.claim(key, "body", ResendPolicy())
             await session.record(Entry(key, State.SENT, "body"))
@@ -164,9 +163,9 @@ class Zygote:
         url = sandbox.base_url
         return await self._fork("send", url=url, ledger=str(ledger), count=count, **settings)
 
-    async def killed(self, ledger: Path, *keys: str, durability: str = "process") -> None:
+    async def killed(self, ledger: Path, *keys: str) -> None:
         """A process that has recorded these as sent is killed, with another order in flight."""
-        await self._fork("record_and_die", ledger=str(ledger), keys=keys, durability=durability)
+        await self._fork("record_and_die", ledger=str(ledger), keys=keys)
         assert (await self.end()).status == signal.SIGKILL
 
     async def _fork(self, job: str, **arguments: Any) -> int:

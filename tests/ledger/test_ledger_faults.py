@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from ledger_shop import Shop, keep, locked, read_states
+from ledger_shop import keep, locked, read_states
 from ledger_zygote import Zygote, make_sandbox
 
 from everlytic_async import (
@@ -25,6 +25,7 @@ from everlytic_async import (
 )
 from everlytic_async.ledger import Entry, LedgerFile, LedgerSession, ResendPolicy, State
 from support.delivery import order, orders, streamed
+from support.shop import Shop
 from support.transports import until
 
 
@@ -70,7 +71,7 @@ async def test_whatever_a_ledger_raises_stops_a_batch_with_a_result_for_each_ord
     call: str,
 ) -> None:
     server = Shop()
-    async with server.client(concurrency=2) as client, asyncio.timeout(10):
+    async with server.opened_client(concurrency=2) as client, asyncio.timeout(10):
         with pytest.raises(BatchStoppedError, match="the ledger raised OSError") as caught:
             await client.send_orders(orders(20), ledger=Unforeseen(call))
     assert isinstance(caught.value.__cause__, OSError)
@@ -83,7 +84,7 @@ async def test_whatever_a_ledger_raises_stops_a_batch_with_a_result_for_each_ord
 @pytest.mark.parametrize("call", ["claim", "record", "record, later"])
 async def test_whatever_a_ledger_raises_one_order_has_its_verdict(call: str) -> None:
     server = Shop()
-    async with server.client(ledger=Unforeseen(call)) as client:
+    async with server.opened_client(ledger=Unforeseen(call)) as client:
         if call == "claim":
             with pytest.raises(NotSentError, match="the ledger raised OSError"):
                 await client.send_order(order(1))
@@ -94,7 +95,7 @@ async def test_whatever_a_ledger_raises_one_order_has_its_verdict(call: str) -> 
 
 async def test_a_cancelled_order_ends_so_whatever_its_ledger_raises() -> None:
     server = Shop(_1="hang")
-    async with server.client(ledger=Unforeseen("record")) as client:
+    async with server.opened_client(ledger=Unforeseen("record")) as client:
         sending = asyncio.create_task(client.send_order(order(1)))
         await until(lambda: server.posts)
         sending.cancel()
@@ -109,7 +110,7 @@ async def test_nothing_is_read_or_sent_without_a_ledger_that_can_be_used(path: P
     path.write_text("order_id,contact_email\n" * 1_000)
     server = Shop()
     source = orders(10)
-    async with server.client() as client:
+    async with server.opened_client() as client:
         with pytest.raises(LedgerError, match="it is not a ledger"):
             await client.send_orders(source, ledger=SqliteLedger(path))
         assert not server.posts
@@ -120,7 +121,7 @@ async def test_nothing_is_read_or_sent_without_a_ledger_that_can_be_used(path: P
 async def test_a_ledger_that_is_locked_stops_it_before_it_starts(path: Path, lock: str) -> None:
     LedgerFile(path).close()
     server = Shop()
-    async with server.client() as client:
+    async with server.opened_client() as client:
         with locked(path, lock), pytest.raises(LedgerError, match="another process holds it"):
             await client.send_orders(orders(10), ledger=SqliteLedger(path, wait_s=0.02))
         assert not server.posts
@@ -173,7 +174,7 @@ async def test_a_lock_midway_stops_it_cleanly(
     path: Path, kind: Callable[[Iterable[Any]], Any], concurrency: int
 ) -> None:
     server = Shop()
-    async with server.open(), server.client(concurrency) as client:
+    async with server, server.opened_client(concurrency) as client:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
 
             def arrived(order_id: str) -> None:
@@ -215,17 +216,3 @@ async def test_a_file_that_may_not_grow_stops_it_cleanly(path: Path, zygote: Zyg
     assert end.error is None
     assert not sandbox.duplicates
     assert sandbox.processed + len(perhaps - sent) == 1_000
-
-
-async def test_a_file_that_is_damaged_midway_stops_it_cleanly(path: Path) -> None:
-    server = Shop()
-    async with server.client(4) as client, SqliteLedger(path) as ledger:
-        with closing(sqlite3.connect(path, timeout=5)) as other:
-            server.on_order = lambda order_id: (
-                other.execute("DROP TABLE orders") if order_id == "20" else None
-            )
-            with pytest.raises(BatchStoppedError, match="no such table") as caught:
-                await client.send_orders(orders(400), ledger=ledger)
-    assert caught.value.report is not None
-    assert len(server.posts) < 400
-    assert caught.value.report.counts[Outcome.SENT] == server.posts.total()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ledger_shop import Place, Shop, keep, ledger_at, read_states
+from ledger_shop import Place, keep, ledger_at, read_states
 
 from everlytic_async import Outcome, SkippedError
 from everlytic_async._encoding import encode, order_key
@@ -23,6 +23,7 @@ from everlytic_async._endpoint import PATH
 from everlytic_async.ledger import Entry, LedgerFile, State, storage_key
 from everlytic_async.orders import Order
 from support.delivery import STORE_HASH, order
+from support.shop import Shop
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{32}")
 NAMES = st.one_of(
@@ -109,14 +110,6 @@ def test_an_order_id_that_looks_like_a_pair_is_not_one() -> None:
     assert pair not in {storage_key(key_for(order_id=id_)) for id_ in ("7@32", "7 @32", " 7@32")}
 
 
-@pytest.mark.parametrize("fields", [{"order_id": "9"}, {"order_id": "9", "workflow_id": 4}])
-def test_a_key_that_is_not_custom_is_stored_as_it_is(fields: dict[str, object]) -> None:
-    assert storage_key(key_for(**fields)) == key_for(**fields)
-    nameless = {key: value for key, value in order(1).items() if key != "order_id"}
-    key = order_key(made := Order.from_mapping(nameless), encode(made))
-    assert storage_key(key) == key
-
-
 # ---------------------------------------------------------------------------------- in old ledgers
 
 
@@ -134,13 +127,13 @@ def old_key(key: str, *, custom: bool) -> str:
 @pytest.fixture
 async def shop() -> AsyncIterator[Shop]:
     """A shop at an address that can be written in many ways."""
-    async with Shop().open() as shop:
+    async with Shop() as shop:
         shop.url = shop.url.replace("localhost", "127.0.0.1")
         yield shop
 
 
 async def outcomes(shop: Shop, place: Place, *ids: str) -> dict[str, Outcome]:
-    async with shop.client() as client:
+    async with shop.opened_client() as client:
         orders = [order(int(id_)) for id_ in ids]
         report = await client.send_orders(orders, ledger=ledger_at(place))
     return {str(result.key): result.outcome for result in report.results}
@@ -243,7 +236,7 @@ async def test_old_keys_are_found_as_they_were_kept(
     settings: dict[str, Any] = {"scope": old_scope(f"http://{host}"), "host": host}
     source = [order(1) if custom else order(1, order_id=now)]
     key = (lambda _order: now) if custom else None
-    async with shop.client() as client:
+    async with shop.opened_client() as client:
         for state in (State.SENT, State.UNKNOWN):
             await keep(place, Entry(old_key(kept, custom=custom), state), **settings)
             report = await client.send_orders(source, ledger=ledger_at(place), key=key)

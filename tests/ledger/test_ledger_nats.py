@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from ledger_shop import (
     BucketPlace,
-    Shop,
     assert_nothing_personal,
     keep,
     ledger_at,
@@ -32,6 +31,7 @@ from everlytic_async.worker import NatsServer
 from support.delivery import orders
 from support.nats_servers import connected, kill, until
 from support.servers import unused_port
+from support.shop import Shop
 
 KNOWN = ResendPolicy()
 AGAIN = ResendPolicy(frozenset({State.UNKNOWN}))
@@ -335,23 +335,11 @@ async def test_a_bucket_that_the_user_made_is_used_until_it_is_full(place: Bucke
 async def test_without_a_server_nothing_is_sent() -> None:
     url = f"nats://somebody:Sesame@127.0.0.1:{await unused_port()}"
     server = Shop()
-    async with server.client() as client:
+    async with server.opened_client() as client:
         with pytest.raises(LedgerError, match="no NATS server could be reached") as raised:
             await client.send_orders(orders(3), ledger=NatsLedger(url, patience_s=0.3))
     assert "Sesame" not in str(raised.value)
     assert not server.posts
-
-
-async def test_a_wrong_token_is_refused_immediately(tmp_path: Path) -> None:
-    async with NatsServer(tmp_path, token="Sesame") as server:
-        address = server.url.replace("Sesame@", "")
-        async with asyncio.timeout(10):
-            with pytest.raises(LedgerError, match=r"(?i)authorization") as raised:
-                async with NatsLedger(address, token="Basil", patience_s=60.0):
-                    pass
-        assert "Basil" not in str(raised.value)
-        async with NatsLedger(address, token="Sesame") as ledger:
-            assert "Sesame" not in repr(ledger)
 
 
 @pytest.mark.parametrize(
@@ -369,15 +357,6 @@ async def test_a_wrong_token_is_refused_immediately(tmp_path: Path) -> None:
 def test_a_setting_that_is_not_valid_is_refused(setting: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=setting):
         NatsLedger("nats://127.0.0.1:4222", **{setting: value})
-
-
-async def test_the_users_connection_is_used_and_left_open(place: BucketPlace) -> None:
-    async with connected(place.url) as connection:
-        for _ in range(2):
-            async with NatsLedger(connection, place.bucket).session("a", "s.example") as session:
-                await session.record(SENT)
-        assert connection.is_connected
-    assert read_states(place) == {"1": State.SENT}
 
 
 async def test_nothing_personal_is_in_the_bucket(tmp_path: Path) -> None:

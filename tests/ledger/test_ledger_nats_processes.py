@@ -6,11 +6,10 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_shop import BucketPlace, Shop, ledger_at, make_bucket, read_bucket_entries
+from ledger_shop import BucketPlace, ledger_at, make_bucket, read_bucket_entries
 from ledger_zygote import Zygote, make_sandbox
 
 from everlytic_async import BatchStoppedError, Delivery, Outcome
@@ -19,6 +18,7 @@ from everlytic_async.sandbox import Faults, Sandbox
 from everlytic_async.worker import NatsServer
 from support.delivery import client_of, orders, streamed
 from support.nats_servers import NatsCluster, kill, until
+from support.shop import Shop
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def test_a_restart_of_the_server_is_waited_for(
 
     server = Shop(_60="lose", _70="refuse")
     server.on_order = arrived
-    async with server.client() as client:
+    async with server.opened_client() as client:
         ledger = ledger_at(place, patience_s=6.0)  # lost requests: 1 s
         report = await client.send_orders(kind(orders(200)), ledger=ledger)
     await restarting[0]
@@ -100,9 +100,9 @@ async def test_a_server_that_does_not_come_back_stops_it_cleanly(nats_server: Na
 
     server = Shop()
     server.on_order = arrived
-    async with server.open():
+    async with server:
         ledger = NatsLedger(place.url, place.bucket, patience_s=0.3)
-        async with server.client() as client:
+        async with server.opened_client() as client:
             with pytest.raises(BatchStoppedError, match="can't be written") as stopped:
                 await client.send_orders(orders(400), ledger=ledger)
         assert stopped.value.report is not None
@@ -118,7 +118,7 @@ async def test_a_server_that_does_not_come_back_stops_it_cleanly(nats_server: Na
         assert sent <= known
 
         server.on_order = lambda _order_id: None
-        async with server.client() as client:
+        async with server.opened_client() as client:
             again = NatsLedger(place.url, place.bucket)
             report = await client.send_orders(orders(400), ledger=again)
     assert set(server.posts.values()) == {1}
@@ -158,12 +158,3 @@ async def test_a_cluster_of_three_keeps_a_ledger(nats_cluster: NatsCluster) -> N
 @pytest.mark.slow
 async def test_the_leader_of_a_cluster_is_killed_in_the_middle(nats_cluster: NatsCluster) -> None:
     await through_a_cluster(nats_cluster, 1_000, lose_leader=True)
-
-
-async def test_a_private_server_keeps_the_ledger_for_its_next_start(tmp_path: Path) -> None:
-    shop = Shop()
-    async with shop.open():
-        for outcome in (Outcome.SENT, Outcome.SKIPPED):
-            async with NatsServer(tmp_path) as server, shop.client() as client:
-                report = await client.send_orders(orders(20), ledger=NatsLedger(server.url))
-            assert report.counts[outcome] == 20

@@ -9,20 +9,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from ledger_shop import (
-    Place,
-    Shop,
-    keep,
-    ledger_at,
-    locked,
-    read_entries,
-    read_states,
-    session_at,
-)
+from ledger_shop import Place, ledger_at, locked, read_entries, read_states, session_at
 
 from everlytic_async import ConfigurationError, LedgerError, Outcome, SqliteLedger
-from everlytic_async.ledger import Durability, Entry, LedgerFile, NatsLedger, ResendPolicy, State
+from everlytic_async.ledger import Entry, LedgerFile, NatsLedger, ResendPolicy, State
 from support.delivery import order
+from support.shop import Shop
 
 AnyLedger = SqliteLedger | NatsLedger
 KNOWN = ResendPolicy()
@@ -76,25 +68,6 @@ async def test_a_stream_that_enters_while_another_leaves_finds_it_open(place: Pl
 
     await asyncio.gather(*map(stream, range(3)))
     assert len(read_states(place)) == 18
-
-
-async def test_leaving_does_not_wait_for_those_who_stay(path: Path) -> None:
-    ledger = SqliteLedger(path)
-    asking, enough = asyncio.Event(), asyncio.Event()
-
-    async def busy() -> None:
-        async with ledger.session("a scope", "shop.example") as session:
-            while not enough.is_set():
-                await asyncio.gather(*(session.look_up(["1"]) for _ in range(2)))
-                asking.set()
-
-    others = [asyncio.ensure_future(busy()) for _ in range(3)]
-    await asking.wait()
-    async with asyncio.timeout(10), ledger.session("a scope", "shop.example") as session:
-        session.record(Entry("1", State.SENT))  # not awaited
-    assert read_states(path) == sent("1")  # and yet there once it is left
-    enough.set()
-    await asyncio.gather(*others)
 
 
 async def test_outcomes_are_recorded_though_nobody_awaits_them(place: Place) -> None:
@@ -154,12 +127,11 @@ async def test_a_claim_that_is_cancelled_is_released(
         assert {entry.body_digest for entry in entries.values()} == {"an earlier body"}
 
 
-@pytest.mark.parametrize("durability", Durability)
 @pytest.mark.parametrize(("before", "policy", "after"), RELEASED)
 async def test_a_claim_that_is_cancelled_as_it_is_written_is_released(
-    path: Path, durability: str, before: State | None, policy: ResendPolicy, after: State
+    path: Path, before: State | None, policy: ResendPolicy, after: State
 ) -> None:
-    async with session_at(path, durability=durability) as session:
+    async with session_at(path) as session:
         if before is not None:
             await asyncio.gather(*(session.record(Entry(key, before)) for key in "12"))
         # Both are of one group; the cancellation comes between their answers.
@@ -220,20 +192,6 @@ async def test_a_ledger_that_is_cancelled_while_it_opens_is_closed(path: Path, l
     assert read_states(path) == sent("1")
 
 
-async def test_one_who_is_cancelled_while_it_opens_does_not_harm_the_others(path: Path) -> None:
-    LedgerFile(path).close()
-    ledger = SqliteLedger(path)
-    with locked(path) as other:
-        first, second = (asyncio.ensure_future(record_sent(ledger, key)) for key in "12")
-        await asyncio.sleep(0)
-        first.cancel()
-        await asyncio.sleep(0)
-        other.execute("ROLLBACK")
-    await second
-    assert first.cancelled()
-    assert read_states(path) == sent("2")
-
-
 @pytest.mark.parametrize("keys", ["", "12"])
 async def test_a_ledger_that_is_cancelled_while_it_closes_is_closed(path: Path, keys: str) -> None:
     context = session_at(path)
@@ -292,7 +250,9 @@ def test_a_ledger_in_use_by_another_threads_client_sends_nothing(path: Path, by:
     shop = Shop()
 
     async def use(number: int) -> None:
-        async with shop.client(**({"ledger": ledger} if by == "the client" else {})) as client:
+        async with shop.opened_client(
+            **({"ledger": ledger} if by == "the client" else {})
+        ) as client:
             if by == "a stream":
                 async with client.stream_orders([order(number)], ledger=ledger) as results:
                     assert [result.outcome async for result in results] == [Outcome.SENT]
@@ -302,7 +262,7 @@ def test_a_ledger_in_use_by_another_threads_client_sends_nothing(path: Path, by:
                 await client.send_order(order(number))
 
     async def main() -> None:
-        async with shop.open():
+        async with shop:
             async with ledger:
                 with pytest.raises(ConfigurationError, match=advice(ledger)):
                     await asyncio.to_thread(asyncio.run, use(1))
@@ -312,20 +272,6 @@ def test_a_ledger_in_use_by_another_threads_client_sends_nothing(path: Path, by:
         assert shop.posts == {"2": 1, "3": 1}
 
     asyncio.run(main())
-
-
-def test_what_a_closed_event_loop_left_in_flight_is_unknown(path: Path) -> None:
-    ledger = SqliteLedger(path)
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(ledger.__aenter__())
-    session = ledger.session("a scope", "shop.example")
-    entered = loop.run_until_complete(session.__aenter__())
-    loop.run_until_complete(entered.claim("1", "body", KNOWN))
-    loop.close()
-
-    asyncio.run(record_sent(ledger, "2"))
-    asyncio.run(keep(path))  # after the file that was left has been closed
-    assert read_states(path) == {"1": State.UNKNOWN} | sent("2")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is nothing to fork")

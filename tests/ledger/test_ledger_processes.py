@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from ledger_shop import Place, keep, ledger_at, read_states
+from ledger_shop import Place, keep, read_states
 from ledger_zygote import Zygote, make_sandbox
 
 from everlytic_async import Delivery, Outcome, Pacing, SqliteLedger
@@ -34,19 +34,6 @@ async def test_two_processes_share_a_ledger(place: Place, zygote: Zygote) -> Non
     assert not sent[0] & sent[1]
     for end in ends:
         assert len(end.ends.get("sent", ())) + len(end.ends.get("skipped", ())) == 300
-
-
-async def test_two_streams_share_a_ledger(place: Place) -> None:
-    ledger = ledger_at(place)
-    async with make_sandbox() as sandbox, client_of(sandbox) as client:
-        reports = await asyncio.gather(
-            *(client.send_orders(orders(200), ledger=each) for each in (ledger, ledger))
-        )
-
-    assert sandbox.processed == sandbox.requests == 200
-    counts = Counter(result.outcome for report in reports for result in report.results)
-    assert counts == {Outcome.SENT: 200, Outcome.SKIPPED: 200}
-    assert read_states(place) == {str(number): State.SENT for number in range(200)}
 
 
 # ------------------------------------------------------------------------------------ killed

@@ -15,12 +15,13 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from ledger_shop import Shop, keep, ledger_at, locked, read_states, session_at
+from ledger_shop import keep, ledger_at, locked, read_states, session_at
 from ledger_zygote import Zygote
 
 from everlytic_async import BatchStoppedError, LedgerError, SqliteLedger
-from everlytic_async.ledger import Durability, Entry, LedgerFile, ResendPolicy, State
+from everlytic_async.ledger import Entry, LedgerFile, State
 from support.delivery import orders
+from support.shop import Shop
 
 KNOWN = {"1": State.SENT, "in flight": State.UNKNOWN}
 SENT = Entry("1", State.SENT)
@@ -141,16 +142,15 @@ REFUSED = {
 ACCEPTED = nothing, restore_log, look_at_it, look_at_its_status, as_an_earlier_version
 
 
-@pytest.mark.parametrize("durability", Durability)
 @pytest.mark.parametrize("happens", [*REFUSED, *ACCEPTED])
 async def test_a_killed_runs_records_are_known_or_it_is_refused(
-    path: Path, zygote: Zygote, happens: Callable[[Path], None], durability: str
+    path: Path, zygote: Zygote, happens: Callable[[Path], None]
 ) -> None:
     await use(path)
     shutil.copy2(path, path.with_name("backup"))
     if happens is swap_log:
         await zygote.killed(path.with_name("other.ledger"), "other")
-    await zygote.killed(path, "1", durability=durability)
+    await zygote.killed(path, "1")
     happens(path)
     if happens not in REFUSED:
         assert await use(path) == KNOWN
@@ -201,16 +201,6 @@ async def test_many_groups_and_checkpoints_lose_nothing_to_a_kill(
     assert await use(path) == dict.fromkeys(keys, State.SENT) | {"in flight": State.UNKNOWN}
 
 
-async def test_nothing_is_sent_with_a_ledger_that_is_refused(path: Path, zygote: Zygote) -> None:
-    await zygote.killed(path, "1")
-    remove_log(path)
-    shop = Shop()
-    async with shop.client() as client:
-        with pytest.raises(LedgerError, match="lost records"):
-            await client.send_orders(orders(2), ledger=ledger_at(path))
-    assert not shop.posts
-
-
 # ------------------------------------------------------------- a file that goes away during a run
 
 
@@ -241,24 +231,15 @@ def replace_index(path: Path) -> None:
 HARMLESS_LATER = replace, unlink_log, unlink_index, replace_index
 
 
-@pytest.mark.parametrize(
-    ("happens", "durability"),
-    [
-        *((happens, "process") for happens in (Path.unlink, missing_file, replace_with_new)),
-        *((happens, "process") for happens in HARMLESS_LATER),
-        (Path.unlink, "power"),
-        (unlink_log, "power"),
-    ],
-)
+@pytest.mark.parametrize("happens", [Path.unlink, missing_file, replace_with_new, *HARMLESS_LATER])
 async def test_a_file_that_goes_away_during_a_run_stops_it(
-    path: Path, happens: Callable[[Path], None], durability: Durability
+    path: Path, happens: Callable[[Path], None]
 ) -> None:
     shop = Shop()
     shop.on_order = lambda order_id: happens(path) if order_id == "20" else None
-    async with shop.client(concurrency=2) as client:
-        ledger = SqliteLedger(path, durability=durability)
+    async with shop.opened_client(concurrency=2) as client:
         with pytest.raises(BatchStoppedError, match="removed, renamed or replaced"):
-            await client.send_orders(orders(1_000), ledger=ledger)
+            await client.send_orders(orders(1_000), ledger=ledger_at(path))
         assert shop.posts.total() < 30
 
         context = pytest.raises(LedgerError, match=r"Put it back|Put the right one back")
@@ -294,21 +275,11 @@ async def test_a_link_that_leads_elsewhere_during_a_run_stops_it(
 
     shop = Shop()
     shop.on_order = on_order
-    async with shop.client(concurrency=2) as client:
+    async with shop.opened_client(concurrency=2) as client:
         with pytest.raises(BatchStoppedError, match="removed, renamed or replaced") as caught:
             await client.send_orders(orders(1_000), ledger=SqliteLedger(path))
     assert shop.posts.total() < 30
     assert str(path) in str(caught.value)
-
-
-async def test_a_file_that_was_renamed_and_is_put_back_goes_on(path: Path) -> None:
-    async with session_at(path) as session:
-        await session.record(SENT)
-        moved = path.rename(path.with_name("moved"))
-        with pytest.raises(LedgerError, match="Put the file back"):
-            await session.claim("2", "body", ResendPolicy())
-    moved.rename(path)
-    assert (await use(path))["1"] is State.SENT
 
 
 # --------------------------------------------------------------------------- one file, two names

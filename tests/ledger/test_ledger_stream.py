@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_shop import (
     Place,
-    Shop,
     assert_nothing_personal,
     ledger_at,
     read_entries,
@@ -38,8 +37,9 @@ from everlytic_async import (
     SkippedError,
     SourceError,
 )
-from everlytic_async.ledger import Durability, State, storage_key
+from everlytic_async.ledger import State, storage_key
 from support.delivery import order, orders, streamed
+from support.shop import Shop
 
 SENT, SKIPPED, UNKNOWN = Outcome.SENT, Outcome.SKIPPED, Outcome.UNKNOWN
 REJECTED = Outcome.REJECTED
@@ -102,14 +102,14 @@ async def test_what_a_second_run_does(
     before = {"order_id": "1"} if first == "invalid" else order(1)
     after = order(1, products=[{"product_name": "Bucket"}]) if changed else order(1)
     source = streamed if changed else list
-    async with Shop(_1=FATES.get(first, "accept")).open() as server:
-        async with server.client() as client:
+    async with Shop(_1=FATES.get(first, "accept")) as server:
+        async with server.opened_client() as client:
             await send_one(client, order(0), place)  # the account and the address are right
             assert (await send_one(client, before, place)).outcome == first
         assert read_states(place) == {"0": State.SENT, "1": State(first)}
         processed = server.processed["1"]
         server.fates.clear()
-        async with server.client(delivery=delivery) as client:
+        async with server.opened_client(delivery=delivery) as client:
             report = await send_all(client, source([after]), place, resend=resend)
 
     (result,) = report.results
@@ -126,9 +126,9 @@ async def test_what_a_second_run_does(
 async def test_what_another_run_has_in_flight_is_skipped(place: Place) -> None:
     server = Shop(_1="hang")
     async with (
-        server.open(),
-        server.client(ledger=ledger_at(place)) as client,
-        server.client() as other,
+        server,
+        server.opened_client(ledger=ledger_at(place)) as client,
+        server.opened_client() as other,
     ):
         arrived = asyncio.Event()
         server.on_order = lambda _order_id: arrived.set()
@@ -147,11 +147,11 @@ async def test_what_another_run_has_in_flight_is_skipped(place: Place) -> None:
 
 @pytest.mark.parametrize("fate", ["refuse", "throttle", "lose"])
 async def test_what_may_have_been_processed_once_stays_unknown(place: Place, fate: str) -> None:
-    async with Shop(_1="lose").open() as server:
-        async with server.client() as client:
+    async with Shop(_1="lose") as server:
+        async with server.opened_client() as client:
             assert (await send_one(client, order(1), place)).outcome is UNKNOWN
         server.fates["1"] = fate
-        async with server.client(delivery=Delivery.AT_LEAST_ONCE) as client:
+        async with server.opened_client(delivery=Delivery.AT_LEAST_ONCE) as client:
             result = await send_one(client, order(1), place)
 
     assert result.outcome is UNKNOWN
@@ -160,11 +160,11 @@ async def test_what_may_have_been_processed_once_stays_unknown(place: Place, fat
 
 
 async def test_a_run_that_sends_nothing_leaves_what_was_unknown(place: Place) -> None:
-    async with Shop(_1="lose").open() as server:
-        async with server.client() as client:
+    async with Shop(_1="lose") as server:
+        async with server.opened_client() as client:
             await send_one(client, order(1), place)
         async with (
-            server.client(delivery=Delivery.AT_LEAST_ONCE) as client,
+            server.opened_client(delivery=Delivery.AT_LEAST_ONCE) as client,
             client.stream_orders([order(1)], ledger=ledger_at(place)) as stream,
         ):
             stream.stop("enough")
@@ -187,7 +187,7 @@ async def test_of_two_orders_with_one_key_one_is_sent(
 ) -> None:
     twin = order(1, products=[{"product_name": "Bucket"}]) if changed else order(1)
     server = Shop()
-    async with server.client(concurrency) as client:
+    async with server.opened_client(concurrency) as client:
         report = await send_all(client, kind([order(1), order(2), twin]), place)
 
     assert report.counts[SENT] == 2
@@ -198,10 +198,10 @@ async def test_of_two_orders_with_one_key_one_is_sent(
 
 @pytest.mark.parametrize("delivery", Delivery)
 async def test_what_is_resent_is_resent_once_in_a_run(place: Place, delivery: Delivery) -> None:
-    async with Shop(_1="lose", _2="refuse", _3="accept").open() as server:
-        async with server.client() as client:
+    async with Shop(_1="lose", _2="refuse", _3="accept") as server:
+        async with server.opened_client() as client:
             await send_all(client, [order(1), order(2), order(3)], place)
-        async with server.client(1, delivery=delivery) as client:
+        async with server.opened_client(1, delivery=delivery) as client:
             report = await send_all(
                 client,
                 [order(number) for number in (1, 2, 3, 1, 2, 3)],
@@ -218,7 +218,7 @@ async def test_what_is_resent_is_resent_once_in_a_run(place: Place, delivery: De
 
 async def test_a_twin_that_is_invalid_does_not_hide_that_the_other_was_sent(place: Place) -> None:
     server = Shop()
-    async with server.client(1) as client:
+    async with server.opened_client(1) as client:
         report = await send_all(
             client, [order(1), {"order_id": "1"}, order(1)], place, ordered=True
         )
@@ -239,7 +239,7 @@ KEYS: list[tuple[dict[str, Any], str]] = [
 
 
 async def test_an_order_is_kept_by_its_key(path: Path) -> None:
-    async with Shop().client() as client:
+    async with Shop().opened_client() as client:
         for outcome in (SENT, SKIPPED):
             for fields, _ in KEYS:
                 assert (await send_one(client, order(1, **fields), path)).outcome is outcome
@@ -249,7 +249,7 @@ async def test_an_order_is_kept_by_its_key(path: Path) -> None:
 async def test_an_order_without_an_id_is_kept_by_a_digest_of_its_content(path: Path) -> None:
     nameless = order(1)
     del nameless["order_id"]
-    async with Shop().client() as client:
+    async with Shop().opened_client() as client:
         first = await send_one(client, nameless, path)
         again = await send_one(client, dict(nameless), path)
         other = await send_one(client, {**nameless, "contact_email": "b@shop.example"}, path)
@@ -260,7 +260,7 @@ async def test_an_order_without_an_id_is_kept_by_a_digest_of_its_content(path: P
 
 async def test_a_custom_key_never_equals_an_order_id(place: Place) -> None:
     server = Shop()
-    async with server.client() as client:
+    async with server.opened_client() as client:
         # Each customer once: that customer 2 is served says nothing about order 2.
         report = await send_all(client, [order(1)], place, key=lambda _order: "2")
         assert report.counts[SENT] == 1
@@ -277,7 +277,7 @@ async def test_a_custom_key_never_equals_an_order_id(place: Place) -> None:
 @pytest.mark.parametrize("key", [lambda _raw: None, lambda _raw: b"1", lambda _raw: True])
 async def test_a_key_that_is_not_text_makes_an_order_invalid(path: Path, key: Any) -> None:
     server = Shop()
-    async with server.client() as client:
+    async with server.opened_client() as client:
         report = await send_all(client, orders(3), path, key=key)
 
     assert report.counts[Outcome.INVALID] == 3
@@ -287,9 +287,9 @@ async def test_a_key_that_is_not_text_makes_an_order_invalid(path: Path, key: An
 
 async def test_each_store_has_its_own_orders(place: Place) -> None:
     server = Shop()
-    async with server.open():
+    async with server:
         for store_hash in ("one", "two", "one"):
-            async with server.client(store_hash=store_hash) as client:
+            async with server.opened_client(store_hash=store_hash) as client:
                 await send_one(client, order(1), place)
     assert server.processed == {"1": 2}
 
@@ -308,7 +308,7 @@ async def test_nothing_personal_is_in_the_file(path: Path) -> None:
 async def test_addresses_in_a_response_are_not_kept(path: Path) -> None:
     server = Shop(_1="refuse")
     server.echo = True
-    async with server.client() as client:
+    async with server.opened_client() as client:
         raw = order(1, checkout_url="https://a.example/?for=me@home.example")
         report = await send_all(client, [raw], path)
     assert report.counts[REJECTED] == 1
@@ -322,17 +322,15 @@ async def test_addresses_in_a_response_are_not_kept(path: Path) -> None:
 # -------------------------------------------------------------------------- intent before the bytes
 
 
-@pytest.mark.parametrize("durability", Durability)
 @pytest.mark.parametrize("kind", [list, streamed])
 async def test_an_order_that_arrives_is_on_record_as_in_flight(
-    path: Path, kind: Callable[[Iterable[Any]], Any], durability: Durability
+    path: Path, kind: Callable[[Iterable[Any]], Any]
 ) -> None:
     server = Shop()
     found = []
     server.on_order = lambda order_id: found.append(read_states(path)[order_id])
-    async with server.client(16) as client:
-        ledger = ledger_at(path, durability=durability)
-        report = await client.send_orders(kind(orders(64)), ledger=ledger)
+    async with server.opened_client(16) as client:
+        report = await send_all(client, kind(orders(64)), path)
 
     assert report.counts[SENT] == 64
     assert found == [State.IN_FLIGHT] * 64
@@ -341,7 +339,7 @@ async def test_an_order_that_arrives_is_on_record_as_in_flight(
 async def test_a_result_is_handed_out_when_its_outcome_is_on_record(place: Place) -> None:
     server = Shop(_3="refuse", _5="lose", _7="throttle")
     source = [*orders(10), {"order_id": "10"}]
-    async with server.client() as client:
+    async with server.opened_client() as client:
         await client.send_order(order(99))  # refusals are the orders' fault from now on
         async with client.stream_orders(source, ledger=ledger_at(place)) as results:
             async for result in results:
@@ -351,7 +349,7 @@ async def test_a_result_is_handed_out_when_its_outcome_is_on_record(place: Place
 @pytest.mark.parametrize("is_valid", [True, False])
 async def test_the_orders_of_a_group_wait_for_one_commit(path: Path, *, is_valid: bool) -> None:
     source = orders(256) if is_valid else ({"order_id": str(number)} for number in range(256))
-    async with Shop().client(64) as client:
+    async with Shop().opened_client(64) as client:
         report = await send_all(client, source, path)
     with closing(sqlite3.connect(path)) as connection:
         ((committed,),) = connection.execute("SELECT committed FROM runs").fetchall()
@@ -435,7 +433,7 @@ def agree(states: dict[str, State], server: Shop) -> None:
 async def send_the_rest(place: Place, server: Shop, count: int) -> None:
     """A second run: all is sent but what may have been, and nothing twice."""
     server.fates.clear()
-    async with server.client() as client:
+    async with server.opened_client() as client:
         await send_all(client, orders(count), place)
     states = read_states(place)
     agree(states, server)
@@ -461,10 +459,10 @@ async def test_results_ledger_and_server_agree(
 ) -> None:
     count, end = 60, Ending()
     source = kind(end, count, 41 if ending == "source" else None)
-    async with Shop(_7="lose", _9="refuse", _11="throttle", _13="fail").open() as server:
+    async with Shop(_7="lose", _9="refuse", _11="throttle", _13="fail") as server:
         if ending == "401":
             server.fates["30"] = "unauthorized"
-        async with server.client() as client:
+        async with server.opened_client() as client:
             leave_after = 20 if ending == "break" else None
             await end.run(client, source, place, ordered=ordered, leave_after=leave_after)
         end.agrees_with(place, server, whole=ending != "break")
@@ -491,10 +489,10 @@ async def test_ledger_and_server_agree_whenever_it_is_cancelled(
 ) -> None:
     rng = random.Random(seed)
     # What hangs uses up the stream's whole grace.
-    async with Shop(_3="lose" if seed else "hang", _5="lose").open() as server:
+    async with Shop(_3="lose" if seed else "hang", _5="lose") as server:
         for _ in range(3):
             end = Ending()
-            async with server.client() as client:
+            async with server.opened_client() as client:
                 running = asyncio.ensure_future(end.run(client, kind(end, 40), place))
                 for _ in range(int(2 ** rng.uniform(0, 11))):
                     await asyncio.sleep(0)
@@ -513,7 +511,7 @@ async def test_what_waits_for_its_turn_when_it_is_cancelled_was_not_sent(
     arrived = asyncio.Event()
     server.on_order = lambda _order_id: arrived.set()
     pacing = Pacing(max_concurrency=4, max_rate=0.01, adaptive=False)
-    async with server.client(pacing=pacing) as client:
+    async with server.opened_client(pacing=pacing) as client:
         running = asyncio.ensure_future(send_all(client, orders(20), place))
         await arrived.wait()
         # The others are claimed, and wait to be admitted.
@@ -579,10 +577,10 @@ def check_two_runs(
 
     async def twice(path: Path) -> tuple[list[list[OrderResult]], Shop]:
         runs = []
-        async with Shop().open() as server:
+        async with Shop() as server:
             for fate in (fates, later):
                 server.fates = {**fate}
-                async with server.client(concurrency, delivery=delivery) as client:
+                async with server.opened_client(concurrency, delivery=delivery) as client:
                     await client.send_order(order(99))  # losing all is not the address's fault
                     report = await send_all(
                         client, kind(given_orders), path, ordered=ordered, resend=resend

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from worker_shop import (
-    Shop,
     dead_letters,
     drain,
     fill,
@@ -42,6 +41,7 @@ from everlytic_async.worker import OrderQueue
 from everlytic_async.worker._dead_letters import redrive_headers
 from everlytic_async.worker._settle import AckAction, action_for
 from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH, order, orders
+from support.shop import Shop
 
 ONCE, AGAIN = Delivery.AT_MOST_ONCE, Delivery.AT_LEAST_ONCE
 

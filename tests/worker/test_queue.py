@@ -239,17 +239,6 @@ async def test_a_stream_of_orders_that_was_deleted_is_created_again(
     assert caplog.text.count("was deleted, and created again") == 1
 
 
-async def test_a_stream_of_dead_letters_that_was_deleted_is_created_again(
-    queue: OrderQueue,
-) -> None:
-    await delete(queue, queue.settings.dead_letter_stream)
-    assert await dead_letters(queue) == []
-    await bury(queue, 2)
-    assert (await queue.status()).dead == len(await dead_letters(queue)) == 2
-    await delete(queue, queue.settings.dead_letter_stream)
-    assert (await queue.status()).dead == 0
-
-
 async def test_a_consumer_that_was_deleted_is_created_again(queue: OrderQueue) -> None:
     await fill(queue, 2)
     assert numbers_of(await queue.pull(1, 5)) == ["0"]

@@ -18,7 +18,6 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 from worker_shop import (
-    Shop,
     dead_letters,
     make_queue,
     make_worker,
@@ -33,6 +32,7 @@ from everlytic_async.ledger import Ledger
 from everlytic_async.worker import NatsServer, OrderQueue
 from everlytic_async.worker._connection import ConnectionLog
 from support.delivery import order
+from support.shop import Shop
 
 LIMIT_S = 30.0
 #: What is in flight at the endpoint when it happens, and what is on its way to the worker: far more

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from worker_shop import (
-    Shop,
     dead_letters,
     drain,
     fill,
@@ -39,6 +38,7 @@ from everlytic_async.events import CoolDown, Event
 from everlytic_async.ledger import LedgerSession, NatsLedger, State
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 from support.delivery import order
+from support.shop import Shop
 
 IMPATIENT = RetryPolicy(base_s=0.005, cap_s=0.02, deadline_s=0.2)
 

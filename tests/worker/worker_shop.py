@@ -1,21 +1,20 @@
-"""An endpoint that does with each order what a test says; queues and workers that send to it."""
+"""Queues, and workers that send to a `Shop`."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from nats.aio.client import Client
 
-from everlytic_async import EverlyticClient, Pacing, SqliteLedger
+from everlytic_async import EverlyticClient, SqliteLedger
 from everlytic_async.ledger import Ledger, LedgerFile, State
 from everlytic_async.worker import (
     DeadLetter,
@@ -25,99 +24,10 @@ from everlytic_async.worker import (
     QueueSettings,
     Worker,
 )
-from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH, order, orders
-from support.servers import Connection, RawServer
+from support.delivery import orders
 
-STATUSES = {
-    "accept": 200,
-    "unauthorized": 401,
-    "refuse": 422,
-    "throttle": 429,
-    "fail": 500,
-    "busy": 503,
-}
 _LIMIT_S = 30.0
 _NUMBERS = itertools.count(1)
-
-
-class Shop:
-    """A server on loopback; entered again, it is at the same port.
-
-    Attributes:
-        fates: By order id what is done: a name of `STATUSES`, or ``hang``: it is processed, and
-            answered when `answers` is set. Of a list, one each time, and the last from then on.
-            An empty id stands for all others.
-        processed: How often an order was processed, by its id.
-        posts: How often it came.
-        in_flight: Orders that are being answered.
-        peak: The most of them there ever were.
-    """
-
-    def __init__(self, fates: dict[str, str | list[str]] | None = None) -> None:
-        self.fates = fates or {}
-        self.processed: Counter[str] = Counter()
-        self.posts: Counter[str] = Counter()
-        self.answers = asyncio.Event()
-        self.retry_after = ""
-        self.in_flight = self.peak = 0
-        self.latency_s = 0.0
-        self.url = ""
-        self._port = 0
-
-    async def __aenter__(self) -> Self:
-        self._server = RawServer(self._serve, port=self._port)
-        await self._server.__aenter__()
-        self.url, self._port = self._server.url, self._server.port
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._server.__aexit__(None, None, None)
-
-    async def _serve(self, connection: Connection) -> None:
-        while True:
-            body = await connection.request()
-            self.in_flight += 1
-            self.peak = max(self.peak, self.in_flight)
-            try:
-                await self._answer(connection, str(json.loads(body).get("order_id")))
-            finally:
-                self.in_flight -= 1
-
-    async def _answer(self, connection: Connection, order_id: str) -> None:
-        fates = self.fates.get(order_id, self.fates.get("", "accept"))
-        fate = fates if isinstance(fates, str) else fates[min(self.posts[order_id], len(fates) - 1)]
-        self.posts[order_id] += 1
-        if self.latency_s:
-            await asyncio.sleep(self.latency_s)
-        if fate in ("accept", "fail", "hang"):
-            self.processed[order_id] += 1
-        if fate == "hang":
-            await self.answers.wait()
-            fate = "accept"
-        body = b'{"status":"success"}'
-        if fate != "accept":
-            body = b'{"message":"not for jane@example.com"}'
-        headers = [f"Retry-After: {self.retry_after}"] if self.retry_after else []
-        await connection.answer(STATUSES[fate], body, *headers)
-
-    async def accept_one(self, client: EverlyticClient) -> None:
-        """Let the client know that address, workflow and account are right: refusals then count."""
-        fates, self.fates = self.fates, {}
-        await client.send_order(order(900))
-        self.fates = fates
-        self.posts.clear()
-        self.processed.clear()
-
-    def client(self, concurrency: int = 8, **settings: Any) -> EverlyticClient:
-        """A client of it, to be opened."""
-        given: dict[str, Any] = {
-            "store_hash": STORE_HASH,
-            "customer_hash": CUSTOMER_HASH,
-            "retry": FAST_RETRY,
-            "pacing": Pacing(max_concurrency=concurrency, adaptive=False),
-            **settings,
-        }
-        return EverlyticClient(self.url, **given)
 
 
 def once(count: int) -> Counter[str]:
