@@ -55,7 +55,7 @@ class StopRules:
         self._advice = _WITH_LEDGER if has_ledger else _WITHOUT_LEDGER
         self._pacer = pacer
         self._host = host
-        self._limit = retry.stop_after_refusals
+        self._attempts, self._limit = retry.attempts, retry.stop_after_refusals
         self._any_accepted = any_accepted
         self._in_a_row = 0  # equal rejections
         self._status: int | None = None
@@ -85,10 +85,17 @@ class StopRules:
         trouble, error = self._pacer.trouble, result.error
         if not isinstance(error, NotSentError | ThrottledError | UnknownOutcomeError):
             return None  # nothing was attempted, or the endpoint answered
-        unreached = isinstance(error, NotSentError) and not error.connected and result.attempts > 0
-        if trouble.gave_up is None and not (trouble.probing and unreached):
-            return None  # else an order has waited as long as the policy allows
+        if trouble.gave_up is None:
+            unreached = isinstance(error, NotSentError) and not error.connected
+            if not (unreached and self._has_waited_in_vain(result.attempts)):
+                return None
         return f"{trouble.describe(self._host)}{_workflow(result)}. {self._advice}"
+
+    def _has_waited_in_vain(self, attempts: int) -> bool:
+        """Whether an order whose attempts all failed to connect speaks for those that follow."""
+        trouble = self._pacer.trouble
+        retried_out = not trouble.ever_answered and 1 < self._attempts <= attempts
+        return attempts > 0 and (trouble.probing or retried_out)
 
 
 def _workflow(result: OrderResult) -> str:

@@ -24,8 +24,8 @@ from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 
-# In the table [nats]; in the environment as EVERLYTIC_NATS_URL and so on.
-_NAMES = (
+#: In the table [nats]; in the environment as EVERLYTIC_NATS_URL and so on.
+NAMES = (
     *("url", "embedded", "context", "credentials", "nkey", "user", "password", "token"),
     *("tls_ca", "tls_cert", "tls_key"),
 )
@@ -103,7 +103,7 @@ def _load(options: NatsOptions, settings: Settings) -> dict[str, Any]:
     lower place. What a context says of access comes last of all.
     """
     table = settings.table("nats")
-    table.check_names(_NAMES)
+    table.check_names(NAMES)
     if options.url is not None and "@" in options.url:
         raise ConfigurationError(
             "--nats holds a password or a token, which every user of the machine can read there: "
@@ -112,8 +112,8 @@ def _load(options: NatsOptions, settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for place, level in {
         "[nats]": table.values,
-        "the environment": {name: os.environ.get(_PREFIX + name.upper()) for name in _NAMES},
-        "the options": {name: getattr(options, name, None) for name in _NAMES},
+        "the environment": {name: os.environ.get(_PREFIX + name.upper()) for name in NAMES},
+        "the options": {name: getattr(options, name, None) for name in NAMES},
     }.items():
         values = {name: value for name, value in level.items() if value is not None}
         where = [name for name in _LOCATIONS if name in values]

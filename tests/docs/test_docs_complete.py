@@ -23,6 +23,7 @@ from everlytic_async import (
     worker,
 )
 from everlytic_async.cli._commands import app
+from everlytic_async.cli._nats import NAMES
 
 _DIRECTIVE = re.compile(r"^\.\. auto(?:class|exception):: ([\w.]+)", re.MULTILINE)
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[\w-]+)?\)")
@@ -108,7 +109,7 @@ def test_every_environment_variable_is_listed_and_no_other() -> None:
     package = Path(everlytic_async.__file__).parent
     read = {
         name for module in package.rglob("*.py") for name in _VARIABLE.findall(module.read_text())
-    }
+    } | {f"EVERLYTIC_NATS_{name.upper()}" for name in NAMES}
     listed = {*_VARIABLE.findall(_text("reference/settings.md"))}
     assert read == listed
 
