@@ -33,12 +33,9 @@ _ERROR_ORDERS, _MIN_ERROR, _MAX_ERROR = 2.0, 0.01, 0.1
 # pause, and at least this many orders, so that few are throttled. Beyond it the cubic is steeper.
 _MIN_HOLD_S, _MAX_HOLD_S, _MIN_HOLD_ORDERS = 2.0, 60.0, 20.0
 _GROWTH = 3.0
-# Of a client that shares the limit: what a throttle takes, and how fast the cubic brings it back,
+# Of a client that shares the limit: at least this much of the rate is left, what a throttle takes, and how fast the cubic brings it back,
 # in orders/s**3 as in CUBIC: slow clients gain as much as fast ones.
-_SHARED_CUT, _SHARED_GROWTH = 0.2, 2.5
-# Fewer orders than this may be throttled because of others: they don't end a search that is faster
-# than so many orders a second, and no more than this share of the rate is given up in one step.
-_FEW, _FEW_FROM, _MAX_CUT = 8, 25.0, 0.7
+_SHARED_LEAST, _SHARED_CUT, _SHARED_GROWTH = 0.7, 0.2, 2.5
 
 
 def _level(sent: Sequence[float], until: float, limit: float, since: float, level: float) -> float:
@@ -285,7 +282,7 @@ class RateEstimator:
     def _evaluate_rate(self, sent: Sequence[float]) -> None:
         rate, count = self._rate_then, len(sent)
         estimate = self._estimate(sent)
-        if self._searching and (estimate is None or (count < _FEW and self._low > _FEW_FROM)):
+        if self._searching and estimate is None:
             # Not even one fits between the two throttles: it takes longer than that to leak.
             gap_s = max(0.001, self._full_at - (sent[-1] if sent else self._full_before))
             self._search(max(_MIN_RATE, self._low / 16.0, min(self._low / 2.0, 0.5 / gap_s)))
@@ -298,9 +295,7 @@ class RateEstimator:
         self._shared = False
         if not self._searching and previous is not None:
             # A little lower: others take a share. A lot lower: the limit fell.
-            if count < _FEW:
-                estimate = max(estimate, _MAX_CUT * rate)
-            self._shared = _MAX_CUT * rate <= estimate < (1.0 - 2.0 * error) * previous
+            self._shared = _SHARED_LEAST * rate <= estimate < (1.0 - 2.0 * error) * previous
         self._searching = False
         if self._shared:
             self.limit, self._low = estimate, (1.0 - _SHARED_CUT) * estimate
