@@ -33,8 +33,9 @@ _ERROR_ORDERS, _MIN_ERROR, _MAX_ERROR = 2.0, 0.01, 0.1
 # pause, and at least this many orders, so that few are throttled. Beyond it the cubic is steeper.
 _MIN_HOLD_S, _MAX_HOLD_S, _MIN_HOLD_ORDERS = 2.0, 60.0, 20.0
 _GROWTH = 3.0
-# Of a client that shares the limit: at least this much of the rate is left, what a throttle takes, and how fast the cubic brings it back,
-# in orders/s**3 as in CUBIC: slow clients gain as much as fast ones.
+# Of a client that shares the limit: at least this much of the rate is left, what a throttle takes,
+# and how fast the cubic brings it back, in orders/s**3 as in CUBIC: slow clients gain as much as
+# fast ones.
 _SHARED_LEAST, _SHARED_CUT, _SHARED_GROWTH = 0.7, 0.2, 2.5
 
 
