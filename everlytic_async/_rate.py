@@ -132,14 +132,7 @@ class RandomThrottles:
         self._goodput, self._since = 0.0, 0  # when it was found, and how many stretches ago
 
     def add_stretch(self, rate: float, accepted: int, throttled: int, lasted_s: float) -> None:
-        """Look at one more stretch.
-
-        Args:
-            rate: Orders a second, the pause left out.
-            accepted: Orders.
-            throttled: Orders.
-            lasted_s: Seconds, with the pause.
-        """
+        """Look at one more stretch: its rate, the pause left out; its length with the pause."""
         self._since += 1
         if accepted > self._SHORT or lasted_s > self._SHORT_S:
             self._clear()
