@@ -67,16 +67,7 @@ class Throttles:
         self._accepted_since += 1
 
     def add(self, started_at: float, now: float, *, immediate: bool) -> bool:
-        """An attempt was throttled.
-
-        Args:
-            started_at: When it started.
-            now: When it was throttled.
-            immediate: Whether with a Retry-After of 0.
-
-        Returns:
-            Whether it is the first of a burst.
-        """
+        """An attempt was throttled, perhaps with a Retry-After of 0: is it the first of a burst?"""
         is_first = started_at > self._received_at
         if is_first:
             self._received_at = now
@@ -193,11 +184,7 @@ class Pacer:
     # ------------------------------------------------------------------------------------- turns
 
     def try_acquire(self) -> float | None:
-        """Take a slot if one may be used right now and nobody waits for it.
-
-        Returns:
-            When it was taken, by the clock; None if it was not.
-        """
+        """Take a slot if one may be used right now and nobody waits for it: when, by the clock."""
         if self._waiters or self._retries:
             return None
         self._evaluate_throttles()
@@ -207,19 +194,13 @@ class Pacer:
     async def acquire(
         self, stop: StopToken, until: float | None = None, *, is_retry: bool = False
     ) -> float:
-        """Wait for a slot and the time to use it. Each is followed by a `release`.
+        """Wait for a slot and the time to use it: when it was taken. A `release` must follow.
 
-        Args:
-            stop: Ends the waiting.
-            until: When to give up, by the clock.
-            is_retry: Whether it goes before those that were never sent.
-
-        Returns:
-            When it was taken, by the clock.
+        Retries go before orders that were never sent.
 
         Raises:
-            StoppedError: when waiting is no longer worthwhile.
-            DeadlineExceededError: if its turn had not come by then.
+            StoppedError: waiting is no longer worthwhile.
+            DeadlineExceededError: its turn had not come by `until`.
         """
         if stop.reason is not None:
             raise StoppedError(stop.reason)
@@ -327,10 +308,7 @@ class Pacer:
         return max(0.0, self._schedule.resume_at - self._clock())
 
     def pause(self, seconds: float, reason: str) -> None:
-        """Pause everybody, for example because another process was throttled.
-
-        It does not affect the rate.
-        """
+        """Pause everybody, because of what is known from elsewhere. It does not affect the rate."""
         now, pause_s = self._clock(), self.backoff.add_jitter(seconds)
         if now + pause_s > self._schedule.resume_at:
             self._schedule.pause_until(now + pause_s)
@@ -339,12 +317,7 @@ class Pacer:
     # ------------------------------------------------------------------------ how attempts ended
 
     def on_accepted(self, started_at: float, sent_at: float | None = None) -> None:
-        """An attempt was accepted.
-
-        Args:
-            started_at: When the attempt started.
-            sent_at: When its body had been sent; None if that is not known.
-        """
+        """An attempt was accepted. Its body had been sent at `sent_at`, where that is known."""
         self.budget.refund()
         self._throttles.on_accepted()
         self.accepted_any = True
@@ -368,14 +341,7 @@ class Pacer:
         retry_after_s: float | None,
         sent_at: float | None = None,
     ) -> None:
-        """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls.
-
-        Args:
-            started_at: When the attempt started.
-            status: The status of the answer.
-            retry_after_s: What the endpoint asked for; None to back off instead.
-            sent_at: When its body had been sent; None if that is not known.
-        """
+        """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls."""
         now, estimator = self._clock(), self._estimator
         is_first = self._throttles.add(started_at, now, immediate=retry_after_s == 0)
         if retry_after_s == 0 and not self._throttles.obeys_immediate:

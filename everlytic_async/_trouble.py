@@ -55,17 +55,7 @@ class Trouble:
     def failed(
         self, now: float, started_at: float, resume_at: float, error: EverlyticError
     ) -> bool:
-        """An attempt ended unforeseen.
-
-        Args:
-            now: The time.
-            started_at: When the attempt started.
-            resume_at: When the last pause ended or ends.
-            error: How it ended.
-
-        Returns:
-            Whether everybody pauses now.
-        """
+        """An attempt ended unforeseen, after a pause until `resume_at`: must everybody pause now?"""
         self.update(started_at, resume_at)
         self._last_at = now
         if self.since is None:
@@ -89,11 +79,9 @@ class Trouble:
         return True
 
     def update(self, now: float, resume_at: float) -> None:
-        """Forget the trouble, or give up, if the time for it has come.
+        """An attempt starts: forget the trouble, or give up, if the time for it has come.
 
-        Args:
-            now: When an attempt starts.
-            resume_at: When the last pause ended or ends: in a pause there can be no attempt.
+        In a pause, until `resume_at`, there can be no attempt.
         """
         if now - max(self._last_at, resume_at) > self._policy.deadline_s:
             self._clear()  # after so long nobody knows whether it is still the same trouble
@@ -130,11 +118,7 @@ class Trouble:
             self._clear()
 
     def answered(self, started_at: float) -> float | None:
-        """An order was accepted or rejected.
-
-        Returns:
-            When the trouble that this ended had started, by the clock; None where it ended none.
-        """
+        """An order was accepted or rejected: since when was the trouble that this ended, if any?"""
         self.ever_answered = True
         since, was_probing = self.since, self.probing
         if since is None and not was_probing:
