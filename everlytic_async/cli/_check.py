@@ -49,12 +49,7 @@ def examine(
 ) -> int:
     """Validate every order of the input, show what was found, and return the exit code.
 
-    Args:
-        options: The options of the command.
-        settings: Those of the files.
-        ledger: What the ledger knows is skipped, where it exists.
-        valid: What to say of the valid orders.
-        delivery: How they would be sent.
+    What the ledger knows is skipped, where it exists; `valid` is what to say of the valid orders.
     """
     with open_input(options, settings) as source:
         return asyncio.run(_examine(options, settings, source, ledger, valid, delivery))

@@ -1,4 +1,4 @@
-"""Where the queue is, and how it is accessed: options, environment, TOML file, NATS context.
+"""Where the queue is, and how it is accessed: options, environment, TOML file.
 
 Paths of credentials may be arguments; a password, a token or an address that holds one may not,
 because every user of the machine can read those.
@@ -6,10 +6,8 @@ because every user of the machine can read those.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -26,27 +24,12 @@ from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 
 # In the table [nats]; in the environment as EVERLYTIC_NATS_URL and so on.
 _NAMES = (
-    *("url", "embedded", "context", "credentials", "nkey", "user", "password", "token"),
+    *("url", "embedded", "credentials", "nkey", "user", "password", "token"),
     *("tls_ca", "tls_cert", "tls_key"),
 )
 _PREFIX = "EVERLYTIC_NATS_"
 #: NATS's own default.
 _DEFAULT_URL = "nats://127.0.0.1:4222"
-_LOCATIONS = ("url", "embedded", "context")
-# What a context of NATS's own command line may hold, and what it is here.
-_CONTEXT_KEYS = {
-    "url": "url",
-    "creds": "credentials",
-    "nkey": "nkey",
-    "user": "user",
-    "password": "password",
-    "token": "token",
-    "ca": "tls_ca",
-    "cert": "tls_cert",
-    "key": "tls_key",
-}
-_IGNORED_CONTEXT_KEYS = {"description", "color_scheme", "name"}
-_CONTEXT_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # asyncio logs this at the end of each TLS connection of the NATS client; it means nothing.
 _TLS_EOF_WARNING = "returning true from eof_received() has no effect when using ssl"
 # An answer that takes longer is given up, in seconds; a worker is more patient.
@@ -99,8 +82,7 @@ async def connect(
 def _load(options: NatsOptions, settings: Settings) -> dict[str, Any]:
     """The settings by name: each from the options, else the environment, else the TOML file.
 
-    Where the queue is, is one setting: an address replaces the directory and the context of a
-    lower place. What a context says of access comes last of all.
+    Where the queue is, is one setting: an address replaces the directory of a lower place.
     """
     table = settings.table("nats")
     table.check_names(_NAMES)
@@ -116,14 +98,13 @@ def _load(options: NatsOptions, settings: Settings) -> dict[str, Any]:
         "the options": {name: getattr(options, name, None) for name in _NAMES},
     }.items():
         values = {name: value for name, value in level.items() if value is not None}
-        where = [name for name in _LOCATIONS if name in values]
-        if len(where) > 1:
-            raise ConfigurationError(f"{place}: only one of {', '.join(where)} can be")
-        if where:
-            found = {name: value for name, value in found.items() if name not in _LOCATIONS}
+        if {"url", "embedded"} <= values.keys():
+            raise ConfigurationError(f"{place}: only one of url, embedded can be")
+        if {"url", "embedded"} & values.keys():
+            found = {name: found[name] for name in found.keys() - {"url", "embedded"}}
         found.update(values)
     _check_texts(found)
-    return _load_context(found["context"]) | found if "context" in found else found
+    return found
 
 
 def _check_texts(values: Mapping[str, Any]) -> None:
@@ -131,35 +112,6 @@ def _check_texts(values: Mapping[str, Any]) -> None:
         texts = value if name == "url" and isinstance(value, list) and value else [value]
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ConfigurationError(f"{name} of the settings of NATS must be text, and not blank")
-
-
-def _load_context(name: str) -> dict[str, Any]:
-    """What a context of NATS's own command line says."""
-    if not _CONTEXT_NAME.fullmatch(name):
-        raise ConfigurationError(f"{name!r} is not the name of a NATS context")
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    path = Path(home, "nats", "context", f"{name}.json")
-    try:
-        context = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"the NATS context {name} can't be read from {path}: {error.strerror}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is not JSON") from error  # its message may quote
-    if not isinstance(context, dict):
-        raise ConfigurationError(f"{path} is not a NATS context")
-    context = {key: value for key, value in context.items() if value not in ("", None, False)}
-    if unknown := sorted(context.keys() - _CONTEXT_KEYS.keys() - _IGNORED_CONTEXT_KEYS):
-        raise ConfigurationError(
-            f"the NATS context {name} has what is not a setting here: {', '.join(unknown)}"
-        )
-    found = {ours: context[theirs] for theirs, ours in _CONTEXT_KEYS.items() if theirs in context}
-    _check_texts(found)
-    for key in ("credentials", "nkey", "tls_ca", "tls_cert", "tls_key"):
-        if key in found:
-            found[key] = os.path.expanduser(found[key])  # noqa: PTH111 - as text
-    return found
 
 
 def _load_queue(settings: Settings, store: str) -> QueueSettings:

@@ -29,7 +29,7 @@ EVERLYTIC_NATS_URL, or url in the table [nats] of the TOML file says. --embedded
 server: it uses the private one that runs in DIR, or starts one, which ends with this command; the
 data stays in DIR. Only your own commands get in, by a token that is stored in DIR. A password or a
 token comes from the environment (EVERLYTIC_NATS_USER, EVERLYTIC_NATS_PASSWORD,
-EVERLYTIC_NATS_TOKEN), the TOML file, or a NATS context.
+EVERLYTIC_NATS_TOKEN) or the TOML file.
 
 A server on another machine must offer TLS, or nothing is sent to it. So must any server if TLS is
 asked for: by tls:// in its address, --nats-tls-ca or --nats-tls-cert.
@@ -208,11 +208,6 @@ class NatsOptions(ConfigOptions):
         "one that ends with this command. For trying out and small installs.",
         type=click.Path(file_okay=False),
         metavar="DIR",
-    )
-    context: str | None = _nats(
-        "A context of NATS's own command line: address and credentials.",
-        "--nats-context",
-        metavar="NAME",
     )
     credentials: str | None = _nats("A .creds file: JWT and seed.", "--nats-credentials", **FILE)
     nkey: str | None = _nats("A file with an NKey seed.", "--nats-nkey", **FILE)

@@ -34,14 +34,7 @@ from everlytic_async.outcomes import Outcome
 class Run(ABC):
     """A subclass moves the orders; the rest is the same for all.
 
-    Args:
-        source: The orders.
-        results: Where a line for each goes.
-        title: What the progress bar says.
-        destination: Where the orders go, for the summary.
-        labels: By outcome: what it is called, its style, and what it means.
-        options: What of it is shown.
-        max_reasons: How many reasons to show for an outcome.
+    `labels` are as `SEND_LABELS`; `title` is what the progress bar says, `destination` the summary.
 
     Attributes:
         input_error: Why reading ended before the end of the input; None if it did not.
@@ -291,12 +284,7 @@ class Run(ABC):
 class Signals:
     """Handles Ctrl-C, SIGTERM and SIGHUP, unless they were ignored when the process started.
 
-    Args:
-        drain: Called for the first one.
-        exit_now: Called for every further one.
-
-    Attributes:
-        received: The first one; None as long as there was none.
+    The first one, `received` from then on, calls `drain`, and every further one `exit_now`.
     """
 
     def __init__(self, drain: Callable[[], None], exit_now: Callable[[], None]) -> None:

@@ -212,7 +212,7 @@ async def test_nobody_reaches_an_embedded_server_without_its_token(
     assert (await completed(process, b"")).code == 0
 
 
-@pytest.mark.parametrize("place", ["environment", "file", "context", "address"])
+@pytest.mark.parametrize("place", ["environment", "file", "address"])
 def test_a_token_is_read_where_nobody_else_reads_it(
     cli: Cli, token_server: NatsServer, orders_file: Write, place: str
 ) -> None:
@@ -225,12 +225,6 @@ def test_a_token_is_read_where_nobody_else_reads_it(
         case "file":
             text = f'[nats]\nurl = ["{address}"]\ntoken = "{TOKEN}"\n'
             Path("everlytic.toml").write_text(text)
-        case "context":
-            path = Path("home/.config/nats/context/shop.json")
-            path.parent.mkdir(parents=True)
-            settings = {"description": "", "url": address, "token": TOKEN, "nsc": ""}
-            path.write_text(json.dumps(settings))
-            cli.env(EVERLYTIC_NATS_CONTEXT="shop")
     run = cli("enqueue", "--debug", orders_file(order(place)))
     assert run.code == 0
     assert "Error" not in run.err
@@ -266,8 +260,6 @@ def test_a_certificate_and_an_nkey_are_named_by_their_paths(cli: Cli, orders_fil
         ("[nats]\nulr = 'x'", "[nats] of everlytic.toml has what is not a setting: ulr"),
         (f"[nats]\ntoken = 5\nuser = '{TOKEN}'", "token of the settings of NATS must be text"),
         ("[nats]\nurl = 'a'\nembedded = 'b'", "only one of url, embedded can be"),
-        ("[nats]\ncontext = '../x'", "not the name of a NATS context"),
-        ("[nats]\ncontext = 'none'", "can't be read"),
         ("[nats]\ntls_cert = 'x'", "a certificate goes with its key"),
         ("[nats]\ntls_ca = 'none.pem'", "certificates for NATS can't be used"),
         ("[nats]\ncredentials = 'none.creds'", "'none.creds' can't be read"),
