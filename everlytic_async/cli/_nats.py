@@ -22,12 +22,19 @@ from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 
-# In the table [nats]; in the environment as EVERLYTIC_NATS_URL and so on.
-_NAMES = (
-    *("url", "embedded", "credentials", "nkey", "user", "password", "token"),
-    *("tls_ca", "tls_cert", "tls_key"),
-)
-_PREFIX = "EVERLYTIC_NATS_"
+# What the table [nats] may hold, and the variable of the same meaning.
+_VARIABLES = {
+    "url": "EVERLYTIC_NATS_URL",
+    "embedded": "EVERLYTIC_NATS_EMBEDDED",
+    "credentials": "EVERLYTIC_NATS_CREDENTIALS",
+    "nkey": "EVERLYTIC_NATS_NKEY",
+    "user": "EVERLYTIC_NATS_USER",
+    "password": "EVERLYTIC_NATS_PASSWORD",
+    "token": "EVERLYTIC_NATS_TOKEN",
+    "tls_ca": "EVERLYTIC_NATS_TLS_CA",
+    "tls_cert": "EVERLYTIC_NATS_TLS_CERT",
+    "tls_key": "EVERLYTIC_NATS_TLS_KEY",
+}
 #: NATS's own default.
 _DEFAULT_URL = "nats://127.0.0.1:4222"
 # asyncio logs this at the end of each TLS connection of the NATS client; it means nothing.
@@ -85,17 +92,17 @@ def _load(options: NatsOptions, settings: Settings) -> dict[str, Any]:
     Where the queue is, is one setting: an address replaces the directory of a lower place.
     """
     table = settings.table("nats")
-    table.check_names(_NAMES)
+    table.check_names(_VARIABLES)
     if options.url is not None and "@" in options.url:
         raise ConfigurationError(
             "--nats holds a password or a token, which every user of the machine can read there: "
-            f"set {_PREFIX}URL instead, or url in the table [nats]"
+            "set EVERLYTIC_NATS_URL instead, or url in the table [nats]"
         )
     found: dict[str, Any] = {}
     for place, level in {
         "[nats]": table.values,
-        "the environment": {name: os.environ.get(_PREFIX + name.upper()) for name in _NAMES},
-        "the options": {name: getattr(options, name, None) for name in _NAMES},
+        "the environment": {name: os.environ.get(each) for name, each in _VARIABLES.items()},
+        "the options": {name: getattr(options, name, None) for name in _VARIABLES},
     }.items():
         values = {name: value for name, value in level.items() if value is not None}
         if {"url", "embedded"} <= values.keys():
