@@ -1,12 +1,10 @@
 """The command ``everlytic-async``: arguments in, text out.
 
-``_commands``, ``_ledger_commands`` and ``_queue_commands`` declare the commands, their options and
-their help, by means of ``_options``: all that ``--help`` loads. What a command does is imported
-when it runs.
+``_commands``, ``_ledger_commands`` and ``_queue_commands`` declare the commands, by means of
+``_options``: all that ``--help`` loads. What a command does is imported when it runs.
 
-``_check``, ``_send`` and ``_enqueue`` are a ``_run`` over an ``_input``, which may be a ``_pipe``;
-``_ledger``, ``_doctor``, ``_sandbox``, ``_worker`` and ``_queue`` are the other commands. They
-share:
+``_check``, ``_send`` and ``_enqueue`` are a ``_run`` over an ``_input``, which may be a ``_pipe``.
+All commands share:
 
 - ``_settings``, ``_client``, ``_nats``: the account, the client and its proxy, where a queue is.
 - ``_forecast``, ``_plan``: which ledger is used, what it says of the input; the question before a

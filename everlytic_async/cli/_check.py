@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing, nullcontext
 from typing import Any
 
+import attrs
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +30,10 @@ from everlytic_async.policies import Delivery
 
 # A check shows all kinds of faults, if possible.
 _MAX_REASONS = 100
+_LABELS = {
+    Outcome.SKIPPED: SEND_LABELS[Outcome.SKIPPED],
+    Outcome.INVALID: ("invalid", "yellow", "can't be sent: correct them first"),
+}
 
 
 def check(options: CheckOptions) -> int:
@@ -49,12 +54,7 @@ def examine(
 ) -> int:
     """Validate every order of the input, show what was found, and return the exit code.
 
-    Args:
-        options: The options of the command.
-        settings: Those of the files.
-        ledger: What the ledger knows is skipped, where it exists.
-        valid: What to say of the valid orders.
-        delivery: How they would be sent.
+    What the ledger knows is skipped, where it exists; `valid` is what to say of the valid orders.
     """
     with open_input(options, settings) as source:
         return asyncio.run(_examine(options, settings, source, ledger, valid, delivery))
@@ -79,7 +79,18 @@ async def _examine(
         check_outputs(options, None if ledger is None else ledger.path)
         results = stack.enter_context(closing(Results(options)))
         repeats = stack.enter_context(closing(Repeats()))
-        return await _CheckRun(options, source, results, forecast, repeats, valid).execute()
+        source.show = options.show if isinstance(options, CheckOptions) else 0
+        run = _CheckRun(
+            options=options,
+            source=source,
+            results=results,
+            title="Checking",
+            labels={Outcome.NOT_SENT: ("valid", "green", valid), **_LABELS},
+            max_reasons=_MAX_REASONS,
+            forecast=forecast,
+            repeats=repeats,
+        )
+        return await run.execute()
 
 
 def _client(settings: Settings, delivery: Delivery) -> EverlyticClient:
@@ -95,37 +106,15 @@ def _client(settings: Settings, delivery: Delivery) -> EverlyticClient:
         )
 
 
+@attrs.define(kw_only=True, eq=False)
 class _CheckRun(Run):
     """Validates the orders, and compares them with the ledger."""
 
+    _forecast: Forecast | None
+    _repeats: Repeats
+
     interrupted = "Interrupted: the rest was not read."
     input_error_code = Exit.USAGE
-
-    def __init__(
-        self,
-        options: CheckOptions | SendOptions,
-        source: Input,
-        results: Results,
-        forecast: Forecast | None,
-        repeats: Repeats,
-        valid: str,
-    ) -> None:
-        self._forecast = forecast
-        self._repeats = repeats
-        source.show = options.show if isinstance(options, CheckOptions) else 0
-        super().__init__(
-            source,
-            results,
-            title="Checking",
-            destination="",
-            labels={
-                Outcome.NOT_SENT: ("valid", "green", valid),
-                Outcome.SKIPPED: SEND_LABELS[Outcome.SKIPPED],
-                Outcome.INVALID: ("invalid", "yellow", "can't be sent: correct them first"),
-            },
-            options=options,
-            max_reasons=_MAX_REASONS,
-        )
 
     async def move(self) -> None:
         chunk = Chunk()

@@ -217,15 +217,15 @@ class SendOptions(SendingOptions, LedgerOptions, ResultsOptions, WorkflowOptions
         default=False,
     )
     to: str | None = option(
-        "Send the orders to this address of your own, in place of the customers': the last look "
-        "before the real run. Only the first 3, unless --limit says otherwise. The ledger is "
-        "neither read nor written.",
+        "Send the orders to this address, your own, in place of the customers': the last look "
+        "before the real run. Only the first 3, unless --limit says otherwise. The ledger is not "
+        "used.",
         panel="To try it out",
         metavar="EMAIL",
     )
     resend: tuple[str, ...] = ledger_option(
-        "Send again what the ledger says is unknown: its customer may then be notified twice. "
-        "Or what it says was rejected, although it has not changed. May be repeated.",
+        "Send unknown orders again, whose customers may then be notified twice; or rejected ones, "
+        "although they have not changed. May be repeated.",
         type=click.Choice(["unknown", "rejected"]),
         default=(),
     )
@@ -262,7 +262,7 @@ class CheckOptions(LedgerOptions, ResultsOptions, InputOptions):
 class DoctorOptions(LedgerOptions, ConfigOptions):
     """The options of ``doctor``."""
 
-    allow_http: bool = settings_option("As of `send`.", default=False)
+    allow_http: bool = settings_option("Allow an http:// address, as in `send`.", default=False)
     as_json: bool = option("One JSON object, for scripts.", "--json", default=False)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, closing
+from typing import Any
+
+import attrs
 
 from everlytic_async.cli._exit import Exit
 from everlytic_async.cli._input import Input, open_input
@@ -49,27 +52,25 @@ async def _enqueue(options: EnqueueOptions, settings: Settings, store: str, sour
         make_queue = await stack.enter_async_context(connect(options, settings))
         queue = await stack.enter_async_context(make_queue(store))
         results = stack.enter_context(closing(Results(options)))
-        return await _EnqueueRun(options, source, results, queue).execute()
-
-
-class _EnqueueRun(Run):
-    """Publishes the orders."""
-
-    def __init__(
-        self, options: EnqueueOptions, source: Input, results: Results, queue: OrderQueue
-    ) -> None:
-        self._queue = queue
-        self._task = asyncio.current_task()
-        self._forced = False
-        store = queue.settings.store
-        super().__init__(
-            source,
-            results,
+        run = _EnqueueRun(
+            options=options,
+            source=source,
+            results=results,
             title=f"Queueing for {store}",
             destination=f"the queue of {store}",
             labels=_LABELS,
-            options=options,
+            queue=queue,
         )
+        return await run.execute()
+
+
+@attrs.define(kw_only=True, eq=False)
+class _EnqueueRun(Run):
+    """Publishes the orders."""
+
+    _queue: OrderQueue
+    _task: asyncio.Task[Any] | None = attrs.field(factory=asyncio.current_task, init=False)
+    _forced: bool = attrs.field(default=False, init=False)
 
     async def execute(self) -> int:
         try:

@@ -78,12 +78,7 @@ def redirect_to_devnull(fd: int) -> None:
 
 
 def handle_errors(command: Callable[[], int], *, debug: bool) -> NoReturn:
-    """Run a command and exit with the code that it returns; an error is shown in a line.
-
-    Args:
-        command: Returns the exit code.
-        debug: Whether to show the traceback of an error as well.
-    """
+    """Run a command and exit with the code that it returns; an error is shown in a line."""
     try:
         code = command()
     except click.ClickException:

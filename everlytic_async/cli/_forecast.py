@@ -121,13 +121,7 @@ def _size(order: Order) -> int:
 
 
 class Forecast:
-    """What a ledger says of orders before any is sent: a ledger that is only read.
-
-    Args:
-        file: The ledger.
-        client: Whom the orders would go to; it need not be open.
-        resend: What ``--resend`` names.
-    """
+    """What a ledger says of orders before any is sent to whom `client` sends: it is only read."""
 
     def __init__(
         self, file: LedgerFile, client: EverlyticClient, resend: Collection[str] = ()
@@ -153,9 +147,6 @@ class Forecast:
 
         Another workflow, host, path or store is another trigger, and may be meant. A mistyped one
         notifies everybody again.
-
-        Args:
-            is_part: Whether only a part of the orders was looked up.
         """
         least = "at least " if is_part else ""
         for (host, workflow, is_here), count in self._elsewhere.most_common(_PLACES_SHOWN):

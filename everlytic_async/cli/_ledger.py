@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.text import Text
 
-from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._exit import Exit, redirect_to_devnull, say
 from everlytic_async.cli._input import open_input, printable
 from everlytic_async.cli._ledger_commands import (
     CopyOptions,
@@ -20,7 +18,6 @@ from everlytic_async.cli._ledger_commands import (
     LedgerFileOptions,
     ResolveOptions,
 )
-from everlytic_async.cli._results import open_private, refuse_ledger_file
 from everlytic_async.cli._screen import (
     count_lines,
     count_orders,
@@ -110,36 +107,14 @@ def _figures(shown: str, summary: LedgerSummary) -> Iterator[Text | str]:
 
 def export(options: ExportOptions) -> int:
     """Write what a ledger knows of each order, and return the exit code."""
-    output = options.output
     states = [State(name.replace("-", "_")) for name in options.states] or list(State)
     with LedgerFile(options.file, must_exist=True) as ledger:
         rows: Iterable[dict[str, Any]] = (_row(*row) for row in ledger.entries(states))
         columns: Sequence[str] = _COLUMNS
         if options.with_file is not None:
             rows, columns = _join(list(rows), options), (*_COLUMNS, *_ORDER_COLUMNS, "line")
-        try:
-            with _opened(output, Path(options.file)) as out:
-                _write(rows, out, options.format, columns)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise ConfigurationError(
-                f"{printable(output)} can't be written: {error.strerror}"
-            ) from error
+        _write(rows, options.format, columns)
     return Exit.OK
-
-
-@contextmanager
-def _opened(output: str, ledger: Path) -> Iterator[IO[str]]:
-    if output == "-":
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    refuse_ledger_file("--output", output, ledger)
-    with open(
-        output, "w", encoding="utf-8", errors="backslashreplace", newline="", opener=open_private
-    ) as file:
-        yield file
 
 
 def _row(host: str, entry: Entry) -> dict[str, Any]:
@@ -180,17 +155,22 @@ def _rows_for(order: Order, by_id: Mapping[str, list[dict[str, Any]]]) -> Iterat
 
 def _write(
     rows: Iterable[dict[str, Any]],
-    out: IO[str],
     format: str,  # noqa: A002 - as the option
     columns: Sequence[str],
 ) -> None:
-    if format == "csv":
-        table = csv.DictWriter(out, columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    else:
-        out.writelines(f"{json_line(row)}\n" for row in rows)
-    out.flush()
+    try:
+        if format == "csv":
+            table = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        else:
+            sys.stdout.writelines(f"{json_line(row)}\n" for row in rows)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        redirect_to_devnull(sys.stdout.fileno())  # what is still buffered would fail again
+        raise ConfigurationError(f"the output can't be written: {error.strerror}") from error
 
 
 # ----------------------------------------------------------------------------------------- copy
@@ -213,20 +193,18 @@ def copy(options: CopyOptions) -> int:
 
 def resolve(options: ResolveOptions) -> int:
     """Mark unknown orders as what somebody found out, and return the exit code."""
-    keys, keys_from, host = options.keys, options.keys_from, options.host
+    keys, host = options.keys, options.host
     if options.was_sent == options.send_again:
         raise ConfigurationError("say what you found out: either --sent or --send-again")
-    if [bool(keys), options.select_all, keys_from is not None].count(True) != 1:
-        raise ConfigurationError("say which orders: keys, or --keys-from FILE, or --all")
+    if bool(keys) == options.select_all:
+        raise ConfigurationError("say which orders: their keys, or --all")
     names: dict[str, str] | None = None if options.select_all else {}
     earlier: dict[str, Sequence[str]] = {}  # how earlier versions kept the same keys
     if names is not None:
-        for key in keys if keys_from is None else _keys_in(keys_from):
+        for key in keys:
             stored, *others = storage_keys(key, custom=options.own_key)
             names.setdefault(stored, key)
             earlier[stored] = others
-        if not names:
-            raise ConfigurationError(f"there is no key in {printable(str(keys_from))}")
     with LedgerFile(options.file, must_exist=True) as ledger:
         state = State.SENT if options.was_sent else State.NOT_SENT
         count, missing = ledger.resolve(state, None if names is None else list(names), host=host)
@@ -244,17 +222,3 @@ def resolve(options: ResolveOptions) -> int:
         f"of that name: {shown}"
     )
     return Exit.FAILED
-
-
-def _keys_in(name: str) -> list[str]:
-    """The keys in a text file, one on each line."""
-    try:
-        if name == "-":
-            lines = sys.stdin.read().splitlines()
-        else:
-            lines = Path(name).read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise ConfigurationError(f"{printable(name)} can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{printable(name)} is not UTF-8") from error
-    return [line.strip() for line in lines if line.strip()]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import rich_click as click
 
 from everlytic_async.cli._options import (
-    FILE_OR_DASH,
     HyphenChoice,
     JoinOptions,
     argument,
@@ -62,7 +61,7 @@ file that was sent.
 
 Examples:
     everlytic-async ledger export orders.ledger
-    everlytic-async ledger export --format csv --output orders.csv orders.ledger
+    everlytic-async ledger export --format csv orders.ledger > orders.csv
     everlytic-async ledger export --state unknown --with orders.csv orders.ledger
 
 Exit codes:
@@ -105,7 +104,7 @@ are not unknown are left alone.
 
 Examples:
     everlytic-async ledger resolve orders.ledger --sent 1001 1002
-    everlytic-async ledger resolve orders.ledger --send-again --keys-from missing.txt
+    xargs everlytic-async ledger resolve orders.ledger --send-again < keys.txt
     everlytic-async ledger resolve orders.ledger --sent --all
 
 Exit codes:
@@ -137,12 +136,6 @@ class ExportOptions(LedgerFileOptions, JoinOptions):
         type=HyphenChoice(["in-flight", "sent", "rejected", "invalid", "not-sent", "unknown"]),
         default=(),
     )
-    output: str = option(
-        "Where to write; the file is replaced. By default, and with `-`, the standard output.",
-        **FILE_OR_DASH,
-        default="-",
-        show_default=False,
-    )
 
 
 @options
@@ -160,10 +153,6 @@ class ResolveOptions(LedgerFileOptions):
         "They were not: the next run sends them.", panel="What you found out", default=False
     )
     select_all: bool = which("All unknown orders.", "--all", default=False)
-    keys_from: str | None = which(
-        "Those whose keys are in a text file, one on each line. `-` is the standard input.",
-        **FILE_OR_DASH,
-    )
     own_key: bool = which(
         "The keys come from your own `key=` function in Python: the ledger keeps them as digests.",
         default=False,

@@ -25,13 +25,8 @@ def advise(
 ) -> Iterator[str]:
     """What to do next, a paragraph for each kind of order that is not sent.
 
-    Args:
-        tally: What became of the orders.
-        options: Those of the run.
-        words: The command that was run.
-        ledger: The ledger's path, fit for a terminal; None without one.
-        all_read: Whether the whole input was read.
-        forced: Whether a second signal ended the run, with orders in flight.
+    `words` are the command that was run; `forced` says that a second signal ended it, with orders
+    in flight.
     """
     if ledger is None:
         if tally.to_send or tally.unknown or tally.to_correct or not all_read:

@@ -259,10 +259,9 @@ class ReadingOptions(ConfigOptions):
         metavar="FIELD=PATH",
     )
     where: tuple[str, ...] = _reading(
-        "Read only orders with one of these values in a column, or at a path: "
-        "Status=completed,processing; with != none of them: Status!=cancelled. Nothing after = "
-        "means blank. May be repeated: all must hold. It replaces the table [where] of the TOML "
-        "file.",
+        "Read only orders with one of these values in a column or at a path, such as "
+        "Status=completed,processing; or with none of them: Status!=cancelled. An empty value "
+        "means blank. If repeated, all must hold. It replaces the table [where] of the TOML file.",
         default=(),
         metavar="CONDITION",
     )
@@ -281,15 +280,15 @@ class ReadingOptions(ConfigOptions):
         shell_complete=_completing("REASONS"),
     )
     encoding: str | None = _reading(
-        "How its text is encoded, such as cp1252; by default UTF-8, or as a byte-order mark says. "
+        "The encoding of its text, such as cp1252; by default UTF-8, or as a byte-order mark says. "
         "This option and the next four may also be in the table [input] of the TOML file.",
         metavar="NAME",
     )
     decimal: str | None = _reading(
-        "What is before the cents of an amount: . or ,", type=click.Choice([".", ","])
+        "The decimal separator of amounts: . or ,", type=click.Choice([".", ","])
     )
     thousands: str | None = _reading(
-        "What groups the digits of an amount: , or . or ' or a blank.", metavar="CHARACTER"
+        "The thousands separator of amounts: , or . or ' or a blank.", metavar="CHARACTER"
     )
     date_format: str | None = _reading(
         "How times are written, such as %d.%m.%Y; by default as 2026-03-01T08:00.",
@@ -364,7 +363,7 @@ class ResultsOptions(ProgressOptions):
         default=False,
     )
     append_results: bool = settings_option(
-        "Append to the results that --results holds already, instead of refusing such a file.",
+        "Append to the results of an earlier run in the file of --results.",
         default=False,
     )
 
@@ -380,7 +379,7 @@ class LedgerOptions:
         **FILE,
     )
     no_ledger: bool = ledger_option(
-        "Remember nothing and ask no ledger: the same orders sent again then notify again.",
+        "Remember nothing: the same orders sent again then notify again.",
         default=False,
     )
 
@@ -396,24 +395,24 @@ class SendingOptions(ConfigOptions):
         default=32,
     )
     rate: float | None = _sending(
-        "The most orders per second, evenly spread. Without it, the endpoint's limit is found.",
+        "At most N orders per second, evenly spread. Without it, the endpoint's limit is found.",
         type=PER_SECOND,
         metavar="N",
     )
     delivery: str = _sending(
-        "After a lost answer: never send the order again, or do, and perhaps notify twice.",
+        "If the answer to an order was lost: never send it again, or do, and perhaps notify twice.",
         type=HyphenChoice(["at-most-once", "at-least-once"]),
         default="at-most-once",
     )
     retries: int = _sending(
-        "How often an order is retried, where --delivery allows it.",
+        "How often to retry an order, where --delivery allows it.",
         type=click.IntRange(min=0),
         metavar="N",
         default=4,
     )
     durability: str | None = ledger_option(
-        "What the ledger in a file survives: the death of the process (the default), or also "
-        "a loss of power, which costs a wait for the disk with each group of orders.",
+        "What the ledger in a file survives: the end of the process (the default), or also a power "
+        "failure, which is slower.",
         type=click.Choice(["process", "power"]),
     )
     allow_http: bool = settings_option(

@@ -76,7 +76,7 @@ class Bar:
         expected: Estimates how many orders there are in all; None while that is unknown.
         note: A few words about the present state, such as why it waits.
         transient: Whether it disappears at the end.
-        clock: Seconds, for the rate and the time left.
+        clock: In seconds.
     """
 
     def __init__(
@@ -197,11 +197,7 @@ class Bar:
 
 
 class PacingStatus:
-    """A hook for the client's events: why nothing is sent at present, or the limit in use.
-
-    Args:
-        clock: The clock of the events, in seconds.
-    """
+    """A hook for the client's events: why nothing is sent at present, or the limit in use."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

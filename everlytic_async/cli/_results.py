@@ -27,13 +27,7 @@ _LEDGER_ENDS = ("", "-wal", "-shm", "-journal")
 
 
 def check_outputs(options: ResultsOptions, ledger: Path | None, report: str | None = None) -> None:
-    """Check that nothing else is replaced by what a run writes, before anything is asked or sent.
-
-    Args:
-        options: ``--results`` and how it is written.
-        ledger: The ledger's file, which may not exist yet.
-        report: What ``--report`` names.
-    """
+    """Check that a run's files replace nothing else, before anything is asked or sent."""
     results = options.results
     if results is None and options.append_results:
         raise ConfigurationError(
@@ -120,9 +114,6 @@ def replace_page(name: str, page: str) -> str | None:
 
 class Results:
     """A file that is written line by line, so that what was written survives a crash.
-
-    Args:
-        options: ``--results``, which `check_outputs` has looked at.
 
     Attributes:
         is_stdout: Whether the standard output is taken by the results.

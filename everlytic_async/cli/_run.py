@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import attrs
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,7 @@ from everlytic_async.cli._options import ResultsOptions
 from everlytic_async.cli._progress import Bar
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import (
+    SEND_LABELS,
     count_orders,
     json_line,
     make_console,
@@ -31,22 +33,37 @@ from everlytic_async.errors import ConfigurationError, EverlyticError, SkippedEr
 from everlytic_async.outcomes import Outcome
 
 
+@attrs.define(kw_only=True, eq=False)
 class Run(ABC):
     """A subclass moves the orders; the rest is the same for all.
 
-    Args:
+    Attributes:
+        options: What of it is shown.
         source: The orders.
         results: Where a line for each goes.
         title: What the progress bar says.
         destination: Where the orders go, for the summary.
         labels: By outcome: what it is called, its style, and what it means.
-        options: What of it is shown.
         max_reasons: How many reasons to show for an outcome.
-
-    Attributes:
+        tally: The outcomes so far.
         input_error: Why reading ended before the end of the input; None if it did not.
         error: Why the run ended early, in words; None if it did not.
     """
+
+    options: ResultsOptions
+    source: Input
+    results: Results
+    title: str
+    destination: str = ""
+    labels: Mapping[Outcome, tuple[str, str, str]] = SEND_LABELS
+    max_reasons: int = REASONS
+    tally: Tally = attrs.field(init=False)
+    input_error: BaseException | None = attrs.field(default=None, init=False)
+    error: str | None = attrs.field(default=None, init=False)
+    signals: Signals = attrs.field(init=False)
+    _bar: Bar = attrs.field(init=False)
+    _started_at: float = attrs.field(factory=time.monotonic, init=False)
+    _summary_error: OutputError | None = attrs.field(default=None, init=False)
 
     #: What to say at the first signal.
     interrupted = (
@@ -55,37 +72,22 @@ class Run(ABC):
     #: The exit code where a part of the input can't be read.
     input_error_code = Exit.FAILED
 
-    def __init__(
-        self,
-        source: Input,
-        results: Results,
-        *,
-        title: str,
-        destination: str,
-        labels: Mapping[Outcome, tuple[str, str, str]],
-        options: ResultsOptions,
-        max_reasons: int = REASONS,
-    ) -> None:
-        self.source = source
-        self.tally = Tally(max_reasons)
-        self.names = {outcome: name for outcome, (name, _style, _meaning) in labels.items()}
-        self.input_error: BaseException | None = None
-        self.error: str | None = None
-        self._results = results
-        self._destination = destination
-        self._as_json = options.as_json
-        self._labels = labels
+    def __attrs_post_init__(self) -> None:
+        self.tally = Tally(self.max_reasons)
         self._bar = Bar(
-            title,
+            self.title,
             self.tally,
             self.names,
-            enabled=options.progress and not options.quiet,
-            expected=source.expected,
+            enabled=self.options.progress and not self.options.quiet,
+            expected=self.source.expected,
             note=self.note,
         )
         self.signals = Signals(self._drain, self.exit_now)
-        self._started_at = time.monotonic()
-        self._summary_error: OutputError | None = None
+
+    @property
+    def names(self) -> dict[Outcome, str]:
+        """What outcomes are called."""
+        return {outcome: name for outcome, (name, _style, _meaning) in self.labels.items()}
 
     @abstractmethod
     async def move(self) -> None:
@@ -117,7 +119,7 @@ class Run(ABC):
 
     def headline(self) -> str:
         """What the summary starts with."""
-        return f"{count_orders(self.tally.total)} from {self.source.name} to {self._destination}"
+        return f"{count_orders(self.tally.total)} from {self.source.name} to {self.destination}"
 
     @property
     def elapsed_s(self) -> float:
@@ -155,7 +157,7 @@ class Run(ABC):
             words = error.message.replace(" resend ", " --resend ")
             error = SkippedError(words, error.state, error.other_body)
         self.tally.add(outcome, line, error, key=key, duplicate_risk=duplicate_risk)
-        written = self._results.write(
+        written = self.results.write(
             index=index,
             line=line,
             key=key,
@@ -184,14 +186,14 @@ class Run(ABC):
     def finish(self) -> int:
         """Show the summary, what ended the run and what to do next; return the exit code."""
         self._bar.stop()
-        self._results.close()
+        self.results.close()
         self._summarize()
         source = self.source
         for warning in self.warn():
             say(f"Warning: {warning}")
         if self._summary_error is not None:
             say(f"Error: {self._summary_error}. The orders are as the summary above says.")
-        problems = [self._describe_input_error(), self.error, self._results.fault]
+        problems = [self._describe_input_error(), self.error, self.results.fault]
         errors = [problem for problem in problems if problem is not None]
         for problem in errors:
             say(f"Error: {problem}")
@@ -200,7 +202,7 @@ class Run(ABC):
         for step in self.advise():
             note(step)
         code = self._exit_code()
-        if self._as_json:
+        if self.options.as_json:
             print_lines(make_console(), [json_line(self.figures(code, errors))])
         return code
 
@@ -253,7 +255,7 @@ class Run(ABC):
             return 128 + self.signals.received
         if self.input_error is not None:
             return self.input_error_code if source.read_count else Exit.USAGE
-        if self._results.fault or self._summary_error:
+        if self.results.fault or self._summary_error:
             return Exit.FAILED
         if not self.tally.total and self.error is None:
             note(
@@ -267,7 +269,7 @@ class Run(ABC):
         if is_quiet():
             return
         lines = list(self.summary())
-        is_taken = self._results.is_stdout or self._as_json
+        is_taken = self.results.is_stdout or self.options.as_json
         try:
             print_lines(make_console(stderr=is_taken), lines)
         except OutputError as error:
@@ -280,8 +282,8 @@ class Run(ABC):
         seconds, total, source = self.elapsed_s, self.tally.total, self.source
         rate = f", {total / seconds:,.0f}/s" if seconds >= 1 else ""
         yield f"{self.headline()} in {seconds:.1f} s{rate}"
-        yield from outcome_lines(self.tally, source.filtered, self._labels)
-        yield from reason_lines(self.tally, source.place, self._labels)
+        yield from outcome_lines(self.tally, source.filtered, self.labels)
+        yield from reason_lines(self.tally, source.place, self.labels)
 
     def _drain(self) -> None:
         self.stop("interrupted")
@@ -291,12 +293,7 @@ class Run(ABC):
 class Signals:
     """Handles Ctrl-C, SIGTERM and SIGHUP, unless they were ignored when the process started.
 
-    Args:
-        drain: Called for the first one.
-        exit_now: Called for every further one.
-
-    Attributes:
-        received: The first one; None as long as there was none.
+    The first one, `received` from then on, calls `drain`, and every further one `exit_now`.
     """
 
     def __init__(self, drain: Callable[[], None], exit_now: Callable[[], None]) -> None:

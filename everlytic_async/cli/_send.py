@@ -38,7 +38,7 @@ from everlytic_async.cli._progress import PacingStatus
 from everlytic_async.cli._report import Report, load_libraries
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
-from everlytic_async.cli._screen import SEND_LABELS, flush
+from everlytic_async.cli._screen import flush
 from everlytic_async.cli._settings import READING_TABLES, Account, Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
@@ -138,46 +138,40 @@ async def _send(
         stream = client.stream_orders(
             source.orders(), ledger=ledger, resend=[Outcome(name) for name in options.resend]
         )
-        run = _SendRun(options, source, results, stream, host, pacing, choice, report, sandbox)
+        run = _SendRun(
+            options=options,
+            source=source,
+            results=results,
+            title=f"Sending to {host}",
+            destination=host,
+            stream=stream,
+            pacing=pacing,
+            ledger=None if choice is None else choice.shown,
+            report=report,
+            sandbox=sandbox,
+        )
         return await run.execute()
 
 
+@attrs.define(kw_only=True, eq=False)
 class _SendRun(Run):
     """Sends the orders through a stream of results."""
 
-    def __init__(  # noqa: PLR0917 - one caller, and each is another thing
-        self,
-        options: SendOptions,
-        source: Input,
-        results: Results,
-        stream: OrderStream,
-        host: str,
-        pacing: PacingStatus,
-        ledger: LedgerChoice | None,
-        report: Report | None,
-        sandbox: Sandbox | None,
-    ) -> None:
-        self._options = options
-        self._stream = stream
-        self._pacing = pacing
-        self._ledger = None if ledger is None else ledger.shown
-        self._report = report
-        self._report_fault: str | None = None
-        self._sandbox = sandbox
-        # No customer gets an e-mail.
-        self._is_trial = sandbox is not None or options.to is not None
-        self._words = command_line()
-        # Skipped because the ledger says that they are being sent, by their keys.
-        self._in_flight: Counter[str | None] = Counter()
-        self._forced = False
-        super().__init__(
-            source,
-            results,
-            title=f"Sending to {host}",
-            destination=host,
-            labels=SEND_LABELS,
-            options=options,
-        )
+    options: SendOptions
+    _stream: OrderStream
+    _pacing: PacingStatus
+    _ledger: str | None
+    _report: Report | None
+    _sandbox: Sandbox | None
+    _report_fault: str | None = attrs.field(default=None, init=False)
+    # Skipped because the ledger says that they are being sent, by their keys.
+    _in_flight: Counter[str | None] = attrs.field(factory=Counter, init=False)
+    _forced: bool = attrs.field(default=False, init=False)
+
+    @property
+    def _is_trial(self) -> bool:
+        """No customer gets an e-mail."""
+        return self._sandbox is not None or self.options.to is not None
 
     async def execute(self) -> int:
         """Send every order; return the exit code.
@@ -201,7 +195,7 @@ class _SendRun(Run):
                 f"Some orders may have been sent. Run it again with the same ledger "
                 f"({self._ledger}): it knows which."
             )
-        results = self._options.results
+        results = self.options.results
         which = "" if results in (None, "-") else f", and {printable(results)} says which"
         return (
             f"Orders of {self.source.name} may have been sent before it{which}: sending all of it "
@@ -255,9 +249,9 @@ class _SendRun(Run):
 
     def summary(self) -> Iterator[Text | Table | str]:
         yield from super().summary()
-        if self._options.to is not None:
+        if self.options.to is not None:
             yield ""
-            yield f"Orders went to {self._options.to}, in place of the customers', and the ledger"
+            yield f"Orders went to {self.options.to}, in place of the customers', and the ledger"
             yield "knows nothing of it. If the e-mails are right, leave out --to and --limit."
         if self._sandbox is not None:
             yield ""
@@ -270,8 +264,8 @@ class _SendRun(Run):
         if self.source.read_count and not self._is_trial:
             steps += advise(
                 self.tally,
-                self._options,
-                self._words,
+                self.options,
+                command_line(),
                 ledger=self._ledger,
                 all_read=self.source.exhausted,
                 forced=self._forced,
@@ -285,7 +279,7 @@ class _SendRun(Run):
                 place=self.source.place,
                 filtered=self.source.filtered,
             )
-            name = printable(str(self._options.report))
+            name = printable(str(self.options.report))
             yield (
                 f"Report: {name}" if self._report_fault is None else f"Error: {self._report_fault}"
             )

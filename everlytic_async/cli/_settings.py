@@ -110,11 +110,7 @@ class Table:
             )
 
     def texts(self, *known: str) -> dict[str, str]:
-        """Its settings, all of them texts: one of these each.
-
-        Raises:
-            ConfigurationError: for another setting, or one that is not a text.
-        """
+        """Its settings, each of them one of these, and a text."""
         self.check_names(known)
         if odd := [name for name, value in self.values.items() if not isinstance(value, str)]:
             raise ConfigurationError(f"{', '.join(odd)} must be text, in quotes, in {self}")
@@ -133,11 +129,7 @@ class Table:
 
 
 class Settings:
-    """What the settings files hold, read once.
-
-    Args:
-        config: What ``--config`` says: a file, `NO_FILE`, or None for the files in their places.
-    """
+    """What the settings files hold, read once: that of ``--config``, else those in their places."""
 
     def __init__(self, config: str | None) -> None:
         paths = _places() if config is None else () if config == NO_FILE else (Path(config),)
@@ -246,9 +238,7 @@ class Settings:
 
         Each has a table ``[worker.stores.NAME]``; the environment has one account and does not say
         whose. Where there is no such table, there is one store, with the account of `account`.
-
-        Args:
-            names: The stores; none for all that the file has.
+        `names` are the stores; none for all that the file has.
         """
         stores = self.stores()
         if not stores:

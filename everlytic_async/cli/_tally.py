@@ -48,10 +48,7 @@ class Reason:
 
 
 class Tally:
-    """Counts as results come.
-
-    Args:
-        max_reasons: How many reasons to keep apart for an outcome; the others are counted as one.
+    """Counts as results come; of an outcome's reasons, all beyond `max_reasons` are one.
 
     Attributes:
         counts: How many orders had each outcome.
@@ -111,12 +108,7 @@ class Tally:
                 reason.examples[line] = key
 
     def resolve_in_flight(self, count: int, outcome: Outcome) -> None:
-        """Correct the count of orders that were skipped because this very run was sending them.
-
-        Args:
-            count: How many of them.
-            outcome: That of the order with the same key.
-        """
+        """Correct the count of orders that were skipped because this very run was sending them."""
         self.skipped[State.IN_FLIGHT] -= count
         self.skipped[str(outcome)] += count
 

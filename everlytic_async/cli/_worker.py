@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from everlytic_async.cli._client import make_client
-from everlytic_async.cli._exit import Exit, redirect_to_devnull, say
+from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import WorkerOptions
 from everlytic_async.cli._run import Signals
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger("everlytic_async.worker")
 # How often to check whether the queue is empty or a private server has ended, in seconds.
 _POLL_S = 0.25
-# How often to log what was done, in seconds.
-_REPORT_S = 60.0
 # While a server starts or elects a leader, a worker can wait longer than a person would.
 _TIMEOUT_S = 30.0
 # A private server that can't be reached for this long has ended: nothing restarts it.
@@ -157,7 +155,7 @@ class _Run:
     async def _work(self, *, is_embedded: bool) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                others = [group.create_task(self._report())]
+                others = []
                 if is_embedded:
                     others.append(group.create_task(self._stop_when_server_ended()))
                 if self._options.exit_when_empty:
@@ -185,17 +183,6 @@ class _Run:
                 redact_emails(str(error)),
                 "set the right hashes" if is_hashes else "renew the credentials",
             )
-
-    async def _report(self) -> None:
-        """Log now and then what was done."""
-        logged: dict[str, object] = {}
-        while True:
-            await asyncio.sleep(_REPORT_S)
-            for name, worker in self._workers.items():
-                status = worker.status
-                if logged.get(name) != status.counts:
-                    logged[name] = status.counts
-                    _LOGGER.info("so far %s: %s", name, _summarize(worker))
 
     async def _stop_when_empty(self) -> None:
         """Stop each worker once nothing is left in its queue, or with another worker."""
@@ -245,13 +232,10 @@ class _Run:
         for name, worker in self._workers.items():
             _STORE.set(name)
             worker.stop()
-        try:
-            say(
-                "Stopping: no more orders are taken; waiting for those in flight, "
-                f"{self._options.grace:g} s at most. Again to exit at once."
-            )
-        except OSError:  # the reader of the log has gone
-            redirect_to_devnull(sys.stderr.fileno())
+        say(
+            "Stopping: no more orders are taken; waiting for those in flight, "
+            f"{self._options.grace:g} s at most. Again to exit at once."
+        )
 
     def _exit_now(self) -> None:
         self.forced_by = self._signals.received

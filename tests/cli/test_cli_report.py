@@ -11,9 +11,8 @@ import shutil
 import struct
 import subprocess
 import sys
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
@@ -568,27 +567,3 @@ def test_a_browser_may_load_nothing_for_it(tmp_path: Path, browse: Browse) -> No
     page = FakeRun(path).page()
     path.write_text(page.replace("</body>", '<img src="http://127.0.0.1:9/x.png"></body>'))
     assert "Content Security Policy" in "\n".join(complaints(browse(path, "--dump-dom")))
-
-
-def first_pixel(png: bytes) -> tuple[int, ...]:
-    """Its red, green and blue: no filter of PNG changes the very first pixel."""
-
-    def chunks() -> Iterator[tuple[bytes, bytes]]:
-        place = 8
-        while place < len(png):
-            length = int.from_bytes(png[place : place + 4], "big")
-            yield png[place + 4 : place + 8], png[place + 8 : place + 8 + length]
-            place += 12 + length
-
-    return tuple(zlib.decompress(b"".join(d for name, d in chunks() if name == b"IDAT"))[1:4])
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
-@pytest.mark.parametrize(("scheme", "paper"), [(0, (0x14, 0x17, 0x1B)), (1, (255, 255, 255))])
-def test_it_is_dark_where_the_reader_wants_it_dark(
-    tmp_path: Path, browse: Browse, scheme: int, paper: Any
-) -> None:
-    path, shot = tmp_path / "run.html", tmp_path / "run.png"
-    FakeRun(path).page()
-    browse(path, f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={shot}")
-    assert first_pixel(shot.read_bytes()) == paper

@@ -278,7 +278,6 @@ def test_results_that_cannot_be_opened_end_it_before_anything_is_sent(
         ("send", "--ledger", "l", "--report"),
         ("send", "--dry-run", "--ledger", "l", "--append-results", "--results"),
         ("check", "--ledger", "l", "--append-results", "--results"),
-        ("ledger", "export", "--output"),
     ],
     ids=" ".join,
 )
@@ -293,7 +292,7 @@ def test_nothing_is_written_to_a_ledgers_files(
         if not is_new:
             assert cli("send", "--ledger", "l", path).code == 0
         before = [(each, each.read_bytes()) for each in sorted(Path("real").iterdir())]
-        run = cli(*command, f"real/l{end}", "l" if "export" in command else path)
+        run = cli(*command, f"real/l{end}", path)
         assert (run.code, run.out, shop.requests) == (2, "", int(not is_new))
         assert f"{command[-1]} names" in run.err or is_new
         assert [(each, each.read_bytes()) for each in sorted(Path("real").iterdir())] == before
@@ -325,10 +324,9 @@ def test_what_a_run_writes_is_for_nobody_else(cli: Cli, shop: Sandbox, orders_fi
     before = os.umask(0)
     try:
         assert cli("send", *files, orders_file(order(1))).code == 0
-        assert cli("ledger", "export", "--output", "l.jsonl", "l").code == 0
     finally:
         os.umask(before)
-    for name in ("l", "r.jsonl", "r.html", "l.jsonl"):
+    for name in ("l", "r.jsonl", "r.html"):
         assert stat.S_IMODE(Path(name).lstat().st_mode) == 0o600, name
     assert Path("treasure").read_text() == "treasure"
 
@@ -551,16 +549,28 @@ def test_a_summary_that_cannot_be_written_goes_to_the_standard_error(
     assert "again" not in run.err
 
 
-@pytest.mark.parametrize("command", [("check",), ("send", "--dry-run")])
-def test_a_check_that_cannot_be_written_is_an_error(
-    cli: Cli, orders_file: Write, command: tuple[str, ...], full: Callable[[], None]
+@pytest.mark.parametrize(
+    ("command", "code", "error"),
+    [
+        (["check", "--no-ledger", "orders.jsonl"], 1, "the standard output can't be written"),
+        (["ledger", "export", "l"], 2, "the output can't be written"),
+    ],
+)
+def test_a_check_or_an_export_that_cannot_be_written_is_an_error(  # noqa: PLR0917
+    cli: Cli,
+    shop: Sandbox,
+    orders_file: Write,
+    full: Callable[[], None],
+    command: list[str],
+    code: int,
+    error: str,
 ) -> None:
-    path = orders_file(order(1))
+    cli("send", "--ledger", "l", orders_file(order(1)))
     full()
-    run = cli(*command, path)
-    assert run.code == 1
-    assert "  valid     1  " in run.err
-    assert f"Error: the standard output can't be written: {NO_SPACE}. " in run.err
+    run = cli(*command)
+    assert run.code == code
+    assert f"Error: {error}: {NO_SPACE}" in run.err
+    assert ("  valid     1  " in run.err) == ("check" in command)
 
 
 async def test_results_on_a_full_standard_output_end_it_at_once(
