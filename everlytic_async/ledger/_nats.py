@@ -252,9 +252,6 @@ class _Bucket:
         await self._runs.end()
         await self._connector.close(self._connection)
 
-    def abandon(self) -> None:
-        """Its event loop was closed, and the connection with it."""
-
     async def _heartbeat_loop(self) -> None:
         wait_s = self._runs.heartbeat_s
         while True:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import threading
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from everlytic_async._waiting import run_shielded, run_to_end
@@ -62,12 +61,7 @@ class SharedLedger(ABC, Generic[_T]):
             raise
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         # However often we are cancelled: what was sent must be recorded, and a thread that is left
         # behind would hold the file.
         await run_to_end(self._leave())

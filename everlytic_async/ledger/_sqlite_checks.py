@@ -236,7 +236,15 @@ def _check_records(path: Path) -> bool:
     for run in crashed:
         committed, _ = notes.get(run.token, (None, None))
         if (not had_log) if committed is None else run.committed < committed:
-            raise _lost_error(path, run.started_at)
+            since = datetime.fromtimestamp(run.started_at).astimezone()
+            raise LedgerError(
+                f"the ledger {str(path)!r} has lost records: the run that started at "
+                f"{since.isoformat(' ', 'seconds')} was interrupted, and the log that held its "
+                f"last records, {log.name}, is gone or incomplete. Orders that the ledger does not "
+                "know of may have been sent. Put the log back. If it is lost, find out which "
+                "orders were sent since then, and make a ledger of what is left with "
+                "`everlytic-async ledger copy --accept-loss`"
+            )
     return any(run.token not in notes for run in crashed)
 
 
@@ -280,17 +288,6 @@ def _is_older(in_file: Mapping[str, _Run] | None, notes: Mapping[str, tuple[int,
     return in_file is not None and any(
         token not in in_file or in_file[token].committed < checkpointed
         for token, (_, checkpointed) in notes.items()
-    )
-
-
-def _lost_error(path: Path, started_at: float) -> LedgerError:
-    since = datetime.fromtimestamp(started_at).astimezone().isoformat(" ", "seconds")
-    return LedgerError(
-        f"the ledger {str(path)!r} has lost records: the run that started at {since} was "
-        f"interrupted, and the log that held its last records, {path.name}-wal, is gone or "
-        "incomplete. Orders that the ledger does not know of may have been sent. Put the log back. "
-        "If it is lost, find out which orders were sent since then, and make a ledger of what is "
-        "left with `everlytic-async ledger copy --accept-loss`"
     )
 
 

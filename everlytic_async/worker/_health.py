@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from importlib.util import find_spec
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
@@ -100,12 +99,7 @@ class HealthServer:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         await self._stack.aclose()
 
     async def _livez(self, _request: web.Request) -> web.Response:

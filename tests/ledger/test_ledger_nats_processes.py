@@ -101,7 +101,7 @@ async def test_a_server_that_does_not_come_back_stops_it_cleanly(nats_server: Na
     server = Shop()
     server.on_order = arrived
     async with server:
-        ledger = NatsLedger(place.url, place.bucket, patience_s=0.3)
+        ledger = NatsLedger(place.url, place.bucket, patience_s=2.0)
         async with server.opened_client() as client:
             with pytest.raises(BatchStoppedError, match="can't be written") as stopped:
                 await client.send_orders(orders(400), ledger=ledger)

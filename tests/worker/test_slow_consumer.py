@@ -34,7 +34,7 @@ from everlytic_async.worker._connection import ConnectionLog
 from support.delivery import order
 from support.shop import Shop
 
-LIMIT_S = 30.0
+LIMIT_S = 180.0
 #: What is in flight at the endpoint when it happens, and what is on its way to the worker: far more
 #: bytes than the system keeps unread for a connection.
 HANGING, LARGE = range(4), range(4, 20)
