@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import IO, Self
+from typing import IO
 
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
 from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, NOT_UTF_8, skip_line
@@ -38,21 +38,6 @@ def detect_delimiter(header: str) -> str | None:
 
 class _RowError(Exception):
     """Why lines are not a row."""
-
-
-class _OneLine:
-    """What `csv` reads: one line, whenever it was set."""
-
-    text = ""
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        text, self.text = self.text, ""
-        if not text:
-            raise StopIteration
-        return text
 
 
 class CsvReader:
@@ -85,7 +70,7 @@ class CsvReader:
         # Up to this line, one that starts inside of a quoted cell is known to end in an error.
         self._fails_until = 0
         self._delimiter = delimiter or ","
-        self._one_line = _OneLine()
+        self._one_line: deque[str] = deque()  # what `csv` reads: one line, or none
         self.columns: Sequence[str] = self._read_header(delimiter)
 
     def _read_header(self, delimiter: str | None) -> list[str]:
@@ -104,7 +89,8 @@ class CsvReader:
                 "sep= names a quote or a control character: name what separates the columns"
             )
         number = self._number
-        self._splitter = csv.reader(self._one_line, delimiter=self._delimiter, strict=True)
+        line = iter(self._one_line.popleft, None)
+        self._splitter = csv.reader(line, delimiter=self._delimiter, strict=True)
         try:
             columns = [name.strip() for name in self._split(text)]
         except _RowError as error:
@@ -119,12 +105,11 @@ class CsvReader:
 
     def __iter__(self) -> Iterator[tuple[int, list[str] | InvalidRow]]:
         """Yield the number of each row's first line, and the row; skip blank rows."""
-        width = len(self.columns)
+        width, delimiter = len(self.columns), self._delimiter
         while (text := self._next_line()) is not None:
             number = self._number
-            line = text.rstrip("\r\n")
-            if '"' not in line and "\r" not in line:
-                cells = line.split(self._delimiter)
+            if '"' not in text and "\r" not in (line := text.rstrip("\r\n")):
+                cells = line.split(delimiter)
             else:
                 try:
                     cells = self._split(text)
@@ -154,10 +139,10 @@ class CsvReader:
         line = text.rstrip("\r\n")
         if '"' not in line:
             return self._split_unquoted(line)
-        self._one_line.text = text
+        self._one_line.append(text)
         try:
             return next(self._splitter)
-        except (csv.Error, StopIteration):
+        except (csv.Error, IndexError):
             pass  # it has several lines, a fault, or a long cell
         self._row, self._row_chars = [text], len(text)
         cells: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from everlytic_async.errors import ConfigurationError
@@ -60,6 +60,7 @@ class LeftOut:
         self._notations = [options.notation]
         self._flags: list[tuple[Getter, str]] = []
         self._statuses: list[tuple[Getter, dict[str, str], bool]] = []
+        self._blank_flags: list[tuple[Getter, str]] = []
         self.counts = counts
         self.unknown_statuses: dict[str, int] = {}
         paths = [("where", condition.path) for condition in options.where]
@@ -78,14 +79,22 @@ class LeftOut:
     def _compile_preset(self, preset: Preset, compiler: Compiler) -> None:
         if self._notations[0].date_format is None and preset.date_format is not None:
             self._notations.insert(0, Notation(date_format=preset.date_format))
-        for reason, spec in preset.skip.items():
-            if not self._includes(reason):
-                self._flags.append((compiler.getter(reason, spec), reason))
+        self._flags = self._compile_flags(preset.skip, compiler)
+        self._blank_flags = self._compile_flags(preset.skip_without_status, compiler)
         for path, words in preset.statuses.items():
             table = {
                 word: KEPT if self._includes(reason) else reason for word, reason in words.items()
             }
             self._statuses.append((compiler.path(path), table, KEPT in words.values()))
+
+    def _compile_flags(
+        self, specs: Mapping[str, Any], compiler: Compiler
+    ) -> list[tuple[Getter, str]]:
+        return [
+            (compiler.getter(reason, spec), reason)
+            for reason, spec in specs.items()
+            if not self._includes(reason)
+        ]
 
     def _includes(self, reason: str) -> bool:
         return reason in self._include or "all" in self._include
@@ -101,19 +110,19 @@ class LeftOut:
             rows: The record of the order, or all its rows.
         """
         first = rows[0]
-        for get, reason in self._flags:
-            value = get(first)
-            if value is not None and value is not False and not is_blank(value):
-                return reason, None
+        if (reason := _find_flag(self._flags, first)) is not None:
+            return reason, None
         unknown: str | None = None
         for get, words, reports in self._statuses:
             value = get(first)
-            if isinstance(value, str) and value:
-                known = words.get(status := normalize_status(value))
-                if known:
-                    return known, None
-                if known is None and reports and status:
-                    unknown = value.strip()
+            if not isinstance(value, str):
+                continue
+            status = normalize_status(value)
+            reason = words.get(status) if status else _find_flag(self._blank_flags, first)
+            if reason:
+                return reason, None
+            if reason is None and status and reports:
+                unknown = value.strip()
         for get, condition in self._where:
             if not condition.holds(_first_set(get, rows)):
                 return f"where {condition.shown}", None
@@ -138,6 +147,14 @@ class LeftOut:
         if not is_safe or (status not in counts and len(counts) >= _MAX_STATUSES):
             status = _OTHER_STATUSES
         counts[status] = counts.get(status, 0) + 1
+
+
+def _find_flag(flags: Iterable[tuple[Getter, str]], record: Record) -> str | None:
+    for get, reason in flags:
+        value = get(record)
+        if value and not is_blank(value):
+            return reason
+    return None
 
 
 def _first_set(get: Getter, rows: Iterable[Record]) -> Any:

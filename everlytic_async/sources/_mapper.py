@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
-from everlytic_async.errors import ConfigurationError
-from everlytic_async.orders import MAX_ITEMS
+from everlytic_async.errors import ConfigurationError, InvalidOrderError
+from everlytic_async.orders import MAX_ITEMS, Product
 from everlytic_async.sources._columns import CONTACTS, check_contact, check_paths, strict_paths
-from everlytic_async.sources._fields import AMOUNTS, NUMBERS, FieldReader, converters_for
 from everlytic_async.sources._mapping import (
     ORDER_FIELDS,
     PRODUCT_FIELDS,
     Compiler,
     Computed,
+    Getter,
     Unreadable,
     describe_spec,
     is_blank,
+    is_template,
 )
 from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._preset import Preset
@@ -25,6 +27,11 @@ from everlytic_async.sources._records import Record
 
 __all__ = ["RecordMapper"]
 
+_NUMBERS = ("product_price", "product_quantity", "product_line_total", "product_special_price")
+_AMOUNTS = ("sub_total", "shipping_fee", "taxes", "total", "discount")
+_WORKFLOW = re.compile(r"\s*[0-9]{1,19}\s*", re.ASCII).fullmatch
+# A shop sells the same products again and again: how many are kept, and of how many characters.
+_MAX_CACHED, _MAX_CACHED_CHARS = 4_096, 400
 _IDS = ("contact_unique_id", "order_id")
 # What spreadsheets write instead of 1234567890123.
 _SHORTENED = re.compile(r"\s*[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}\s*").fullmatch
@@ -32,6 +39,86 @@ _SHORTENED_FAULT = (
     "is a number that a spreadsheet shortened, such as 1.23457E+12, and its digits are lost: "
     "export it again, and don't save it from a spreadsheet, or format that column as text first"
 )
+
+_Convert = Callable[[Any], Any]
+
+
+def _parse_workflow(text: str) -> int | str:
+    return int(text) if _WORKFLOW(text) else text
+
+
+def _parse_gallery(value: str | list[Any]) -> list[Any] | None:
+    if isinstance(value, str):
+        return value.split()
+    return [url for url in value if url is not None and url != ""] or None
+
+
+def _converters(notation: Notation) -> Mapping[str, _Convert]:
+    """What becomes of a text in a field that is not a text; in all the others it stays as it is."""
+    numbers = _NUMBERS if notation.is_plain else (*_NUMBERS, *_AMOUNTS)
+    return {
+        "workflow_id": _parse_workflow,
+        "product_gallery": _parse_gallery,
+        **dict.fromkeys(numbers, notation.number_parser()),
+    }
+
+
+class _FieldReader:
+    """Reads the fields that a mapping names: the inner loop of a backfill.
+
+    Args:
+        compiler: Compiles paths of the records.
+        specs: The specification of each field.
+        converters: What becomes of a text in these fields.
+
+    Raises:
+        ConfigurationError: when a specification has no meaning.
+
+    Attributes:
+        getters: For each field the function that takes its value from a record.
+    """
+
+    def __init__(
+        self, compiler: Compiler, specs: Mapping[str, Any], converters: Mapping[str, _Convert]
+    ) -> None:
+        self.getters: dict[str, Getter] = {}
+        # Templates last: they may use the other fields.
+        for field in sorted(specs, key=lambda field: is_template(specs[field])):
+            self.getters[field] = compiler.getter(field, specs[field], self.getters)
+        # Most fields are cells or keys by themselves: they are read together.
+        paths = {field: spec for field, spec in specs.items() if compiler.is_direct(spec)}
+        paths.pop("product_gallery", None)  # may be a list
+        self._names = tuple(paths)
+        self._values = compiler.values(tuple(paths.values()))
+        self._converters = tuple(map(converters.get, paths))
+        self._others = [
+            (field, get, converters.get(field))
+            for field, get in self.getters.items()
+            if field not in paths
+        ]
+
+    def read(self, record: Any) -> dict[str, Any]:
+        """The fields that are set in a record."""
+        found = {
+            name: value if convert is None or value.__class__ is not str else convert(value)
+            for name, value, convert in zip(self._names, self._values(record), self._converters)  # noqa: B905 - fast
+            if value is not None and (value.__class__ is not str or (value and not value.isspace()))
+        }
+        for name, get, convert in self._others:
+            value = get(record)
+            if value is None:
+                continue
+            if value.__class__ is str:
+                if not value or value.isspace():
+                    continue
+                if convert is not None:
+                    value = convert(value)
+            elif convert is _parse_gallery and isinstance(value, list):
+                value = convert(value)
+                if value is None:
+                    continue
+            found[name] = value
+        return found
 
 
 class RecordMapper:
@@ -90,19 +177,24 @@ class RecordMapper:
 
         self._notation = notation
         columns = names if is_table else None
-        compiler = self.compiler = Compiler(columns, notation, holds_text=holds_text)
+        compiler = self.compiler = Compiler(columns, notation)
         # The products of a list are dicts, even in a table.
-        inner = compiler if each is None else Compiler(None, notation)
+        inner = Compiler(columns if each is None else None, notation)
         self._specs = {field: spec for field, spec in order.items() if spec is not None}
         self._product_specs = {field: spec for field, spec in products.items() if spec is not None}
-        converters = {**converters_for(notation), "product_sku": self._note_shortened}
+        self._converters = _converters(notation)
         contacts = {field: self._specs[field] for field in CONTACTS if field in self._specs}
-        self._fields = FieldReader(compiler, self._specs, converters)
-        self._contacts = FieldReader(compiler, contacts, converters)
-        self._product_fields = FieldReader(inner, self._product_specs, converters)
+        self._fields = _FieldReader(compiler, self._specs, self._converters)
+        self._contacts = _FieldReader(compiler, contacts, self._converters)
+        self._product_fields = _FieldReader(inner, self._product_specs, self._converters)
+        self._read_product: Callable[[Any], Any] = self._product_fields.read
+        if each is None:
+            compiler.used |= inner.used
+            if holds_text and not inner.calls_functions:
+                self._read_product = self._cached([*inner.used & {*names}], names)
         self._checked_amounts = [
             field
-            for field in AMOUNTS
+            for field in _AMOUNTS
             if field in self._specs
             and (not notation.is_plain or not isinstance(self._specs[field], str))
         ]
@@ -149,69 +241,98 @@ class RecordMapper:
             self.with_id += 1
         else:
             self.without_id += 1
-        products = order["products"] = self._read_products(rows)
-        if (
-            self._names_products
-            and isinstance(products, list)
-            and {} in products
-            and len(products) <= MAX_ITEMS  # else that is its fault
-        ):
-            faults.append(f"products[{products.index({})}]: none of its fields is set")
-        if not self.has_names and isinstance(products, list) and products:
-            self.has_products = True
-            self.has_names = any(
-                isinstance(each, dict) and "product_name" in each for each in products
-            )
+        if self._each is None:
+            read = self._read_product
+            products: Any = [product for row in rows if (product := read(row))]
+        else:
+            products = self._read_list(self._each(rows[0]), faults)
+        order["products"] = products
+        if isinstance(products, list) and products:
+            self._note_products(products)
         if self.unmatched:
             self.unmatched.difference_update(order)
-            for product in products if isinstance(products, list) else ():
-                self.unmatched.difference_update(product if isinstance(product, dict) else ())
         return order, faults
 
-    def _read_products(self, rows: Sequence[Record]) -> Any:
-        read = self._product_fields.read
-        if self._each is None:
-            return [product for row in rows if (product := read(row))]
-        products = self._each(rows[0])
-        if isinstance(products, list | tuple):
-            return [read(item) if isinstance(item, dict) else item for item in products]
+    def _read_list(self, items: Any, faults: list[str]) -> Any:
+        """The products of a list; anything else as it is, for that is a fault of the order."""
+        if not isinstance(items, list | tuple):
+            return items
+        read = self._read_product
+        products = [read(item) if isinstance(item, dict) else item for item in items]
+        # With more there is another fault.
+        if self._names_products and {} in products and len(products) <= MAX_ITEMS:
+            faults.append(f"products[{products.index({})}]: none of its fields is set")
         return products
 
-    def _note_shortened(self, sku: str) -> str:
-        if "E+" in sku and _SHORTENED(sku):
-            self.shortened_skus += 1
-        return sku
+    def _note_products(self, products: Sequence[Any]) -> None:
+        """Note what `Reader.warnings` says of products."""
+        self.has_products = True
+        if not self.has_names:
+            self.has_names = any("product_name" in _set_fields(each) for each in products)
+        if self.unmatched:
+            self.unmatched.difference_update(*map(_set_fields, products))
+        for product in products:
+            sku = product.product_sku if isinstance(product, Product) else None
+            if isinstance(product, dict):
+                sku = product.get("product_sku")
+            if sku.__class__ is str and "E+" in sku and _SHORTENED(sku):
+                self.shortened_skus += 1
+
+    def _cached(self, used: Sequence[str], columns: Sequence[str]) -> Callable[[Any], Any]:
+        """Reads the product of a row of texts; one that was there before is not made again."""
+        places = [columns.index(name) for name in used]
+        if not places:
+            return self._product_fields.read
+        compiler = Compiler(used, self._notation)
+        read = _FieldReader(compiler, self._product_specs, self._converters).read
+        cache: dict[Any, Product | dict[str, Any]] = {}
+        cells_of: Callable[[Any], tuple[str, ...]] = itemgetter(*places)
+        if len(places) == 1:
+            (place,) = places
+            cells_of = lambda row: (row[place],)
+
+        def read_product(row: Any) -> Product | dict[str, Any]:
+            cells = cells_of(row)
+            found = cache.get(cells)
+            if found is None:
+                found = _make_product(read(cells))
+                if sum(map(len, cells)) <= _MAX_CACHED_CHARS:
+                    if len(cache) >= _MAX_CACHED:
+                        cache.clear()
+                    cache[cells] = found
+            return found
+
+        return read_product
 
     def _check_texts(self, order: dict[str, Any], faults: list[str]) -> None:
         """Add the faults of texts that are valid as texts, and are not what they should be."""
         for field in _IDS:
             value = order.get(field)
-            if isinstance(value, str) and "E+" in value and _SHORTENED(value):
+            if value.__class__ is str and "E+" in value and _SHORTENED(value):
                 faults.append(f"{field}: {_SHORTENED_FAULT}")
         email = order.get("contact_email")
         # It is allowed in an address, and at its start nearly always something else.
-        if isinstance(email, str) and "'" in email and email.lstrip().startswith("'"):
+        if email.__class__ is str and "'" in email and email.lstrip().startswith("'"):
             faults.append("contact_email: begins with ', as spreadsheets mark a text: remove it")
         # Plain amounts go out as they are; what is computed of one has to be able to read it.
-        texts = [(field, order.get(field)) for field in self._checked_amounts]
-        unreadable = Unreadable if self._notation.is_plain else str
-        explain = self._notation.explain_number
-        faults += [
-            f"{field}: {explain(text)}" for field, text in texts if isinstance(text, unreadable)
-        ]
+        if self._checked_amounts:
+            unreadable = Unreadable if self._notation.is_plain else str
+            explain = self._notation.explain_number
+            texts = [(field, order.get(field)) for field in self._checked_amounts]
+            faults += [
+                f"{field}: {explain(text)}" for field, text in texts if isinstance(text, unreadable)
+            ]
 
     def _join_rows(self, order: dict[str, Any], rows: Sequence[Record]) -> list[str]:
         """Add what only the later rows set; the faults of contacts that differ."""
         faults: dict[str, None] = {}
         for row in rows[1:]:
-            is_complete = len(order) == len(self._fields.getters)
-            further = (self._contacts if is_complete else self._fields).read(row)
-            for field in CONTACTS:
-                value = further.get(field)
-                if value is not None and not _same(value, order.get(field, value)):
+            if len(order) < len(self._fields.getters):
+                order |= self._fields.read(row) | order
+            for field, get in self._contacts.getters.items():
+                value, known = get(row), order.get(field)
+                if value != known and not is_blank(value) and not _same(value, known):
                     faults[f"{field}: the rows of the order do not agree on it"] = None
-            for field, value in further.items():
-                order.setdefault(field, value)
         return list(faults)
 
     # ------------------------------------------------------------------------ for people to read
@@ -251,11 +372,26 @@ class RecordMapper:
         products = order["products"]
         for place, product in enumerate(products if isinstance(products, list) else ()):
             prefix = "" if self._each is None else f"{list_path}[{place}]."
-            for field in product if isinstance(product, dict) else ():
+            for field in _set_fields(product):
                 spec = self._product_specs[field]
                 name = f"products[{place}].{field}"
                 found[name] = describe_spec(spec, compiler, items[place], prefix)
         return found
+
+
+def _make_product(fields: dict[str, Any]) -> Product | dict[str, Any]:
+    """The product that some fields are; the fields, if there are none, or one has a fault."""
+    try:
+        return Product.from_mapping(fields) if fields else fields
+    except InvalidOrderError:
+        return fields  # which the order will name
+
+
+def _set_fields(product: Any) -> Collection[str]:
+    """The fields that a product has."""
+    if isinstance(product, Product):
+        return [name for name in PRODUCT_FIELDS if getattr(product, name) is not None]
+    return product if isinstance(product, dict) else ()
 
 
 def _same(contact: Any, other: Any) -> bool:
@@ -267,6 +403,6 @@ _OWN_NAMES: Mapping[str, Any] = {
     "products": {name: name for name in PRODUCT_FIELDS},
 }
 _TEXT_NUMBER = re.compile(
-    rf"(?P<path>products\[(?P<place>[0-9]+)\]\.(?P<field>{'|'.join(NUMBERS)}))"
+    rf"(?P<path>products\[(?P<place>[0-9]+)\]\.(?P<field>{'|'.join(_NUMBERS)}))"
     r": expected a number, got text"
 ).fullmatch

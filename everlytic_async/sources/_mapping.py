@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from operator import itemgetter
 from string import Formatter
 from typing import Any
@@ -48,8 +47,6 @@ Getter = Callable[[Any], Any]
 
 _NOT_FIELDS = ("group_by", "date", "each")
 _KINDS = ("constant", "path", "template", "first")
-# How many results of calculations are kept.
-_CACHED = 8_192
 _PLACE = re.compile(r"[0-9]{1,9}")
 _URL = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
 
@@ -263,27 +260,24 @@ class Compiler:
         columns: The columns of a table, whose records are rows; None for JSON, whose records are
             dicts. A column that is named more than once has no value.
         notation: How numbers are written.
-        holds_text: Whether each cell is a text.
 
     Attributes:
-        holds_text: The same.
         used: The columns, or keys of JSON, that were compiled so far. A function of the caller's
             may use any.
+        calls_functions: Whether there is such a function.
     """
 
     def __init__(
         self,
         columns: Sequence[str] | None,
         notation: Notation | None = None,
-        *,
-        holds_text: bool = False,
     ) -> None:
-        self.holds_text = holds_text
         self._columns = columns
         self._notation = notation or Notation()
         names = columns or ()
         self._places = {name: place for place, name in enumerate(names) if name}
         self.used: set[str] = set()
+        self.calls_functions = False
 
     def getter(self, field: str, spec: Any, fields: Mapping[str, Getter] | None = None) -> Getter:
         """The function that returns what a specification says of a record.
@@ -375,9 +369,7 @@ class Compiler:
                 numbers.append(number)
             return function(*numbers)
 
-        # A shop has few prices. Equal numbers may have other digits, equal texts don't.
-        compute_once = lru_cache(_CACHED)(compute) if self.holds_text else compute
-        return lambda record: compute_once(*values(record))
+        return lambda record: compute(*values(record))
 
     def _paths(self, path: str) -> Getter:
         if not path.endswith("*"):
@@ -389,6 +381,7 @@ class Compiler:
 
     def _call_with_record(self, function: Callable[[Any], Any]) -> Getter:
         columns = self._columns
+        self.calls_functions = True
         if columns is None:
             return function
         self.used.update(columns)

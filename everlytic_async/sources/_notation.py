@@ -37,7 +37,7 @@ EXACT = Context(prec=200, rounding=ROUND_HALF_UP)
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?").fullmatch
 _MAX_CHARS = 1_000
-_CACHED = 8_192
+_CACHED, _MAX_CACHED_CHARS = 8_192, 40
 _GROUP = 3  # digits between thousands
 # A currency before or after a number, and a sign.
 _CURRENCY = (
@@ -193,14 +193,20 @@ def to_decimal(value: Any) -> Decimal | None:
     return value if isinstance(value, Decimal) and value.is_finite() else None
 
 
-@lru_cache(maxsize=_CACHED)  # a shop has few prices and quantities, and reads each several times
 def _parse_plain(text: str) -> Decimal | str:
+    return _parse_cached(text) if len(text) <= _MAX_CACHED_CHARS else _parse(text)
+
+
+def _parse(text: str) -> Decimal | str:
     if len(text) <= _MAX_CHARS and _NUMBER(number := text.strip()):
         return Decimal(number)
     return text
 
 
-@lru_cache(maxsize=_CACHED)
+# A shop has few prices and quantities, and reads each several times.
+_parse_cached = lru_cache(maxsize=_CACHED)(_parse)
+
+
 def _parse_marked(text: str, decimal: str, thousands: str | None) -> Decimal | str:
     if len(text) > _MAX_CHARS:
         return text

@@ -12,6 +12,8 @@ __all__ = ["KEPT", "Preset", "normalize_status", "statuses"]
 
 #: In a table of statuses, the reason of those whose orders are read.
 KEPT = ""
+# No longer text is a status.
+_MAX_STATUS_CHARS = 200
 
 
 def statuses(kept: str, **skipped: str) -> dict[str, str]:
@@ -30,9 +32,13 @@ def statuses(kept: str, **skipped: str) -> dict[str, str]:
     return table
 
 
-@lru_cache(maxsize=256)
 def normalize_status(text: str) -> str:
     """A status in lower case and with ``_`` between its words: On hold, on-hold and ON_HOLD."""
+    return _normalize(text) if len(text) <= _MAX_STATUS_CHARS else text
+
+
+@lru_cache(maxsize=256)
+def _normalize(text: str) -> str:
     return "_".join(text.lower().replace("-", " ").replace("_", " ").split())
 
 
@@ -50,6 +56,7 @@ class Preset:
             `KEPT`: see `statuses`. Orders with another status are read, and counted.
         skip: More reasons to skip an order: for each a specification, as in mappings, that is set
             (and not False) for such an order.
+        skip_without_status: The same of orders whose status is blank.
         faults: What makes an order invalid: for each fault a specification, as in `skip`.
         joins_lines: Whether its JSON Lines have the parts of an order in lines of their own.
         dedupe_rows: Whether equal rows of one order count once.
@@ -63,6 +70,7 @@ class Preset:
     mapping: Mapping[str, Any]
     statuses: Mapping[str, Mapping[str, str]]
     skip: Mapping[str, Any] = attrs.field(factory=dict)
+    skip_without_status: Mapping[str, Any] = attrs.field(factory=dict)
     faults: Mapping[str, Any] = attrs.field(factory=dict)
     joins_lines: bool = False
     dedupe_rows: bool = False
@@ -72,4 +80,4 @@ class Preset:
     def reasons(self) -> list[str]:
         """Why orders of the shop may be skipped."""
         words = [reason for table in self.statuses.values() for reason in table.values()]
-        return list(dict.fromkeys(reason for reason in [*self.skip, *words] if reason != KEPT))
+        return list(dict.fromkeys(reason for reason in [*self.skip, *self.skip_without_status, *words] if reason != KEPT))

@@ -219,17 +219,8 @@ def _is_test(payment_method: Any) -> bool:
     return isinstance(payment_method, str) and "bogus" in payment_method.lower()
 
 
-def _is_blank_cell(cell: Any) -> bool:
-    return isinstance(cell, str) and not cell.strip()
-
-
-def _is_draft_row(name: Any, status: Any) -> bool:
-    return _is_blank_cell(status) and isinstance(name, str) and _DRAFT_NAME(name) is not None
-
-
-def _is_abandoned(name: Any, status: Any) -> bool:
-    # Of a further row that is not next to its order, too: the order was read, or is cut off.
-    return _is_blank_cell(status) and isinstance(name, str) and not _is_blank_cell(name)
+def _is_draft(name: Any) -> bool:
+    return isinstance(name, str) and _DRAFT_NAME(name) is not None
 
 
 SHOPIFY_CSV = Preset(
@@ -257,10 +248,10 @@ SHOPIFY_CSV = Preset(
         },
     },
     statuses={"Financial Status": _STATUSES},
-    skip={
-        "draft": computed(_is_draft_row, "Name", "Financial Status"),
-        "abandoned checkout": computed(_is_abandoned, "Name", "Financial Status"),
-        "cancelled": "Cancelled at",
-        "test": computed(_is_test, "Payment Method"),
+    skip={"cancelled": "Cancelled at", "test": computed(_is_test, "Payment Method")},
+    skip_without_status={
+        "draft": computed(_is_draft, "Name"),
+        # Also a further row that is not next to its order: the order was read, or is cut off.
+        "abandoned checkout": "Name",
     },
 )

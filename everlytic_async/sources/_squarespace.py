@@ -27,4 +27,5 @@ SQUARESPACE = attrs.evolve(
         )
     },
     skip={"cancelled": "Cancelled at"},
+    skip_without_status={},
 )
