@@ -80,4 +80,10 @@ class Preset:
     def reasons(self) -> list[str]:
         """Why orders of the shop may be skipped."""
         words = [reason for table in self.statuses.values() for reason in table.values()]
-        return list(dict.fromkeys(reason for reason in [*self.skip, *self.skip_without_status, *words] if reason != KEPT))
+        return list(
+            dict.fromkeys(
+                reason
+                for reason in [*self.skip, *self.skip_without_status, *words]
+                if reason != KEPT
+            )
+        )
