@@ -55,7 +55,7 @@ class Trouble:
     def failed(
         self, now: float, started_at: float, resume_at: float, error: EverlyticError
     ) -> bool:
-        """An attempt ended unforeseen, after a pause until `resume_at`: must everybody pause now?"""
+        """An attempt ended unforeseen; the last pause was until `resume_at`. Must all pause now?"""
         self.update(started_at, resume_at)
         self._last_at = now
         if self.since is None:
