@@ -244,25 +244,21 @@ class Dispatcher:
         ConfigurationError: as `as_hooks` raises TypeError.
     """
 
-    __slots__ = ("_hooks", "_subscriptions")
+    __slots__ = ("_hooks",)
 
     def __init__(self, on_event: Hook | Iterable[Hook] | None = None) -> None:
         try:
-            self._hooks = as_hooks(on_event)
+            hooks = as_hooks(on_event)
         except TypeError as error:
             raise ConfigurationError(str(error)) from error
-        # Hooks that were added later, and the class of events that each gets.
-        self._subscriptions: tuple[tuple[Hook, type[Event]], ...] = ()
+        # Each with the class of events that it gets.
+        self._hooks: tuple[tuple[Hook, type[Event]], ...] = tuple((hook, Event) for hook in hooks)
 
     @property
     def has_listeners(self) -> bool:
         """Whether anybody wants events of single attempts and orders; if not, don't make them."""
-        if self._hooks or _LOGGER.isEnabledFor(logging.DEBUG):
-            return True
-        return bool(self._subscriptions) and any(
-            issubclass(made, event_type)
-            for _hook, event_type in self._subscriptions
-            for made in _PER_ORDER
+        return _LOGGER.isEnabledFor(logging.DEBUG) or any(
+            issubclass(made, event_type) for _hook, event_type in self._hooks for made in _PER_ORDER
         )
 
     def subscribe(
@@ -284,28 +280,22 @@ class Dispatcher:
 
     @contextmanager
     def _subscribe(self, subscription: tuple[Hook, type[Event]]) -> Iterator[None]:
-        self._subscriptions = (*self._subscriptions, subscription)
+        self._hooks = (*self._hooks, subscription)
         try:
             yield
         finally:
-            self._subscriptions = tuple(
-                other for other in self._subscriptions if other is not subscription
-            )
+            self._hooks = tuple(other for other in self._hooks if other is not subscription)
 
     def emit(self, event: Event) -> None:
-        """Pass an event to the log and to every hook."""
+        """Pass an event to the log and to every hook that takes its class."""
         _log(event)
-        hooks = self._hooks
-        if self._subscriptions:
-            hooks += tuple(
-                hook for hook, event_type in self._subscriptions if isinstance(event, event_type)
-            )
-        for hook in hooks:
-            try:
-                hook(event)
-            except Exception:
-                # A broken hook must not affect the order.
-                _LOGGER.exception("a hook raised on %s", type(event).__name__)
+        for hook, event_type in self._hooks:
+            if isinstance(event, event_type):
+                try:
+                    hook(event)
+                except Exception:
+                    # A broken hook must not affect the order.
+                    _LOGGER.exception("a hook raised on %s", type(event).__name__)
 
 
 def _log(event: Event) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from decimal import Decimal
@@ -22,7 +21,6 @@ from everlytic_async import (
     ConfigurationError,
     Delivery,
     EverlyticClient,
-    InvalidOrderError,
     NotSentError,
     Order,
     OrderResult,
@@ -30,12 +28,10 @@ from everlytic_async import (
     Outcome,
     Pacing,
     Product,
-    RejectedError,
     RetryPolicy,
     SkippedError,
     SqliteLedger,
     Timeouts,
-    UnexpectedResponseError,
     UnknownOutcomeError,
 )
 from everlytic_async.client import ClientSettings
@@ -47,17 +43,14 @@ from support.delivery import (
     client_of,
     make_client,
     order,
-    orders,
     sandbox_client,
 )
 from support.servers import (
     Connection,
     RawServer,
     accept_all,
-    answer_all,
     never_answer,
     until,
-    unused_port,
 )
 
 URL = "https://shop.example/servlet/e-commerce/orders"
@@ -92,42 +85,6 @@ async def test_an_order_arrives_and_has_a_receipt() -> None:
     }
     assert str(received["products"][0]["product_price"]) == "10.10"
     assert mapping == order(1)
-
-
-async def test_an_invalid_order_raises_with_all_its_faults_and_nothing_is_sent() -> None:
-    async with sandbox_client() as (sandbox, client):
-        with pytest.raises(InvalidOrderError) as caught:
-            await client.send_order({"contact_email": "nobody", "total": True, "products": []})
-
-    assert len(caught.value.faults) == 3
-    assert sandbox.requests == 0
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "kind", "words"),
-    [
-        (403, b'{"message":"Workflow 7 is not active"}', RejectedError, "Workflow 7 is not active"),
-        (200, b"<!DOCTYPE html><title>Log in</title>", UnexpectedResponseError, "address"),
-    ],
-)
-async def test_a_refusal_is_raised_after_one_attempt(
-    status: int, body: bytes, kind: type[Exception], words: str
-) -> None:
-    async with RawServer(answer_all(status, body)) as server, make_client(server.url) as client:
-        with pytest.raises(kind, match=words) as caught:
-            await client.send_order(order(1))
-
-    assert caught.value.status == status  # type: ignore[attr-defined]
-    assert len(server.bodies) == 1
-
-
-async def test_an_endpoint_that_is_not_there_is_not_sent_after_the_retries() -> None:
-    port = await unused_port()
-    async with make_client(f"http://127.0.0.1:{port}") as client:
-        with pytest.raises(NotSentError, match=f"127.0.0.1:{port}.*refused") as caught:
-            await client.send_order(order(1))
-
-    assert caught.value.attempts == 5
 
 
 async def test_a_mapping_that_cannot_be_read_is_an_invalid_order() -> None:
@@ -204,48 +161,6 @@ async def test_the_concurrency_limit_holds_for_all_calls_together(*, adaptive: b
     assert 1 < sandbox.peak_in_flight <= 5
     assert sandbox.processed == 120
     assert sandbox.duplicates == {}
-
-
-async def test_the_concurrency_is_used_to_the_full() -> None:
-    together = asyncio.Event()
-
-    async def answer_when_all_are_there(connection: Connection) -> None:
-        while True:
-            await connection.request()
-            if len(connection.server.bodies) == 40:
-                together.set()
-            await together.wait()
-            await connection.answer()
-
-    pacing = Pacing(max_concurrency=40, adaptive=False)
-    async with (
-        RawServer(answer_when_all_are_there) as server,
-        make_client(server.url, pacing=pacing) as client,
-        asyncio.timeout(20),
-    ):
-        report = await client.send_orders(orders(100))
-
-    assert report.counts[Outcome.SENT] == 100
-
-
-async def test_the_rate_limit_holds_for_all_calls_together() -> None:
-    moments: list[float] = []
-
-    async def note(connection: Connection) -> None:
-        while True:
-            await connection.request()
-            moments.append(time.monotonic())
-            await connection.answer()
-
-    pacing = Pacing(max_rate=200)
-    async with RawServer(note) as server, make_client(server.url, pacing=pacing) as client:
-        await send_mixed(client, 30)
-
-    assert len(moments) == 90
-    # Some may arrive late, but none early, except those that catch up with a late timer.
-    assert moments[-1] - moments[0] >= 89 / 200 - 0.1
-    first = [moment for moment in moments if moment < moments[0] + 0.2]
-    assert len(first) <= 0.2 * 200 + 25  # and there is no burst at the start
 
 
 # -------------------------------------------------------------------------------- open and closed
@@ -330,24 +245,6 @@ async def test_an_order_may_be_cancelled_at_any_await(steps: int) -> None:
         assert (await client.send_order(order(2))).status == 200  # the one slot is free again
 
 
-async def test_a_cancelled_order_in_flight_gives_its_slot_back() -> None:
-    stuck = True
-
-    async def first_hangs(connection: Connection) -> None:
-        await (never_answer if stuck else accept_all)(connection)
-
-    pacing = Pacing(max_concurrency=1, adaptive=False)
-    async with RawServer(first_hangs) as server, make_client(server.url, pacing=pacing) as client:
-        send = asyncio.create_task(client.send_order(order(1)))
-        await until(lambda: server.bodies)
-        send.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await send
-        stuck = False
-
-        assert (await client.send_order(order(2))).status == 200
-
-
 async def test_a_pause_is_emitted_to_those_that_subscribed() -> None:
     events: list[Event] = []
     async with make_client() as client:
@@ -416,13 +313,6 @@ async def test_a_closed_session_is_refused_at_once() -> None:
     await session.close()
     with pytest.raises(ConfigurationError, match="session is closed"):
         await make_client(session=session).start()
-
-
-async def test_a_callers_session_is_left_open() -> None:
-    async with Sandbox() as sandbox, aiohttp.ClientSession() as session:
-        async with client_of(sandbox, session=session) as client:
-            await client.send_order(order(1))
-        assert not session.closed
 
 
 def test_making_a_client_needs_no_event_loop_and_opens_nothing() -> None:
