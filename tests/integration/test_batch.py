@@ -34,7 +34,7 @@ from everlytic_async import (
     SourceError,
 )
 from everlytic_async.events import BatchEnded
-from everlytic_async.sandbox import Faults, Sandbox
+from everlytic_async.sandbox import Sandbox
 from support.clock import settle
 from support.delivery import (
     client_of,
@@ -57,7 +57,7 @@ from support.fake_delivery import (
     never,
     script,
 )
-from support.servers import RawServer, answer_all, until, unused_port
+from support.servers import until, unused_port
 
 
 class Source:
@@ -229,38 +229,6 @@ async def test_all_orders_arrive_once(kind: str, *, ordered: bool) -> None:
     assert report.failures == ()
     assert report.stopped is None
     assert report.elapsed_s > 0
-
-
-@pytest.mark.parametrize("delivery", Delivery)
-async def test_under_faults_the_server_agrees_with_the_results(delivery: Delivery) -> None:
-    faults = Faults(
-        seed=5,
-        throttled=0.1,
-        unavailable=0.05,
-        server_error=0.05,
-        dropped_before=0.05,
-        dropped_after=0.05,
-        latency_jitter_s=0.002,
-    )
-    pacing = Pacing(adaptive=False)
-    async with sandbox_client(Sandbox(faults=faults), delivery=delivery, pacing=pacing) as (
-        sandbox,
-        client,
-    ):
-        report = await client.send_orders(orders(200))
-
-    assert sorted(result.index for result in report.results) == list(range(200))
-    assert sandbox.requests == sum(result.attempts for result in report.results)
-    processed = set(order_ids(sandbox.received))
-    for result in report.results:
-        if result.outcome is Outcome.SENT:
-            assert result.key in processed
-        elif result.outcome is Outcome.NOT_SENT:
-            assert result.key not in processed
-    at_risk = {result.key for result in report.results if result.duplicate_risk}
-    assert set(sandbox.duplicates) <= at_risk
-    if delivery is Delivery.AT_MOST_ONCE:
-        assert at_risk == set()
 
 
 # ------------------------------------------------------------------------- laziness, back-pressure
@@ -598,16 +566,6 @@ async def test_invalid_orders_neither_count_as_refusals_nor_end_a_run_of_them() 
     reading = await fake_delivery(always(NO)).read(({} for _ in range(100)), concurrency=1)
     assert reading.error is None
     assert reading.outcomes == [Outcome.INVALID] * 100
-
-
-async def test_redirects_stop_the_batch_and_name_where_they_lead() -> None:
-    move = answer_all(302, b"", "Location: https://login.example/")
-    pacing = Pacing(max_concurrency=4, adaptive=False)
-    async with RawServer(move) as server, make_client(server.url, pacing=pacing) as client:
-        with pytest.raises(BatchStoppedError, match=r"login\.example"):
-            await client.send_orders(orders(1_000))
-
-        assert 20 <= len(server.bodies) < 20 + 4
 
 
 async def test_an_endpoint_that_is_not_there_stops_the_batch_and_does_not_use_up_its_input() -> (
