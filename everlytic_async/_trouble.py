@@ -2,7 +2,7 @@
 
 Trouble is attempts in a row that ended in none of the foreseen responses: failed connections, and
 equally 5xx responses, lost connections and time-outs. An order that is accepted or rejected ends
-it; a throttle (429, 408, a quick 503) neither ends it nor counts.
+it; a throttle (429, 408, a quick 503) does not end it, and does not count.
 
 After `FAILURES_IN_A_ROW` one attempt at a time probes, with growing pauses. The waiting ends when
 the trouble outlasts the retry policy, and immediately when a quota is used up: from then on one

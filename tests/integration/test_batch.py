@@ -376,13 +376,6 @@ async def test_a_result_that_was_taken_is_not_unfinished() -> None:
 # ------------------------------------------------------------------------------------------- keys
 
 
-@pytest.mark.parametrize("value", [order(1), "orders.jsonl", b"[]", Order(**order(1)), 5, None])
-async def test_orders_must_be_an_iterable_of_orders(value: Any) -> None:
-    async with sandbox_client() as (_, client):
-        with pytest.raises(TypeError, match="iterable"):
-            client.stream_orders(value)
-
-
 async def test_a_key_function_names_the_valid_orders() -> None:
     unreadable = InvalidOrderError(["line: expected JSON"], 3)
     items: list[Any] = [order(0), {"products": []}, None, unreadable, order(4)]

@@ -17,6 +17,7 @@ from everlytic_async import (
     ConfigurationError,
     EverlyticClient,
     InvalidOrderError,
+    Order,
     Outcome,
     SqliteLedger,
 )
@@ -46,39 +47,31 @@ async def assert_refused(use: Use, client: EverlyticClient, advice: str) -> None
             await value
 
 
-@pytest.mark.parametrize("call", ["send_order", "send_orders", "stream_orders"])
-async def test_a_client_that_was_not_started_says_how_to_start_it(call: str) -> None:
+#: The state of a client, what is called, and the advice.
+MISUSES = [
+    *(("new", call, NEW) for call in ("send_order", "send_orders", "stream_orders")),
+    *(("closed", call, CLOSED) for call in CALLS),
+    ("closed before its start", "start", CLOSED),
+    *(("open", call, "started already") for call in ("enter", "start")),
+]
+
+
+@pytest.mark.parametrize(("state", "call", "advice"), MISUSES)
+async def test_a_client_that_is_not_open_or_new_says_what_to_do(
+    state: str, call: str, advice: str
+) -> None:
     async with Sandbox() as sandbox:
         client = client_of(sandbox)
-        assert not client.is_open
-        await assert_refused(CALLS[call], client, NEW)
-    assert sandbox.requests == 0
-
-
-@pytest.mark.parametrize("call", CALLS)
-async def test_a_closed_client_says_to_make_a_new_one(call: str) -> None:
-    async with sandbox_client() as (sandbox, client):
-        assert client.is_open
-        await client.aclose()
-        assert not client.is_open
-        await assert_refused(CALLS[call], client, CLOSED)
-    assert sandbox.requests == 0
-
-
-async def test_a_client_closed_before_its_start_is_closed() -> None:
-    async with Sandbox() as sandbox:
-        client = client_of(sandbox)
-        await client.aclose()
-        await assert_refused(CALLS["start"], client, CLOSED)
-
-
-@pytest.mark.parametrize("call", ["enter", "start"])
-async def test_a_started_client_is_not_started_again(call: str) -> None:
-    async with sandbox_client() as (sandbox, client):
-        await assert_refused(CALLS[call], client, "started already")
-        assert client.is_open
-        await client.send_order(order(1))
-    assert sandbox.requests == 1
+        if state in ("open", "closed"):
+            await client.start()
+        if state.startswith("closed"):
+            await client.aclose()
+        assert client.is_open == (state == "open")
+        await assert_refused(CALLS[call], client, advice)
+        if state == "open":
+            await client.send_order(order(1))
+            await client.aclose()
+    assert sandbox.requests == (state == "open")
 
 
 async def test_a_stream_of_a_closed_client_is_not_entered() -> None:
@@ -187,11 +180,14 @@ WRONG: dict[str, Wrong] = {
     "send_order, text": (lambda c, _: c.send_order("x"), InvalidOrderError, "expected an object"),
     "send_order, None": (lambda c, _: c.send_order(None), InvalidOrderError, "expected an object"),
     "send_orders, None": (lambda c, _: c.send_orders(None), TypeError, "orders must be an iter"),
-    "stream_orders, bytes": (
-        lambda c, _: c.stream_orders(bytearray(b"[]")),
-        TypeError,
-        "orders must be an iterable",
-    ),
+    **{
+        f"stream_orders, {type(orders).__name__}": (
+            lambda c, _, orders=orders: c.stream_orders(orders),
+            TypeError,
+            "orders must be an iterable",
+        )
+        for orders in (ONE, Order(**ONE), "orders.jsonl", b"[]", bytearray(b"[]"), 5)
+    },
     "stream_orders, a class": (
         lambda c, _: c.stream_orders([ONE], ledger=SqliteLedger),
         ConfigurationError,

@@ -19,7 +19,6 @@ from everlytic_async import (
     EverlyticClient,
     EverlyticError,
     OrderResult,
-    Outcome,
     Pacing,
     Receipt,
     SourceError,
@@ -299,23 +298,3 @@ async def test_what_holds_the_hashes_cannot_be_pickled(hashes: tuple[str, str]) 
     for holder in (client, Secrets(*hashes)):
         with pytest.raises(TypeError, match="pickle"):
             pickle.dumps(holder)
-
-
-async def test_results_errors_and_reports_survive_pickling(hashes: tuple[str, str]) -> None:
-    async with (
-        RawServer(repeating(422, as_json)) as server,
-        EverlyticClient(server.url, store_hash=hashes[0], customer_hash=hashes[1]) as client,
-    ):
-        report = await client.send_orders([order(1), {}])
-        with pytest.raises(BatchStoppedError) as caught:
-            await client.send_orders(orders(40))
-
-    for value in (report, *report.results):
-        again = pickle.loads(pickle.dumps(value))
-        assert repr(value) == repr(again)
-    stopped = pickle.loads(pickle.dumps(caught.value))
-    assert stopped.message == caught.value.message
-    assert len(stopped.report.results) >= 20
-    rejected = next(result for result in report.results if result.outcome is Outcome.REJECTED)
-    assert rejected.error is not None
-    assert pickle.loads(pickle.dumps(rejected.error)).attempts == rejected.error.attempts == 1
