@@ -257,7 +257,9 @@ class Dispatcher:
     @property
     def has_listeners(self) -> bool:
         """Whether anybody wants events of single attempts and orders; if not, don't make them."""
-        return _LOGGER.isEnabledFor(logging.DEBUG) or any(
+        if _LOGGER.isEnabledFor(logging.DEBUG):
+            return True
+        return bool(self._hooks) and any(
             issubclass(made, event_type) for _hook, event_type in self._hooks for made in _PER_ORDER
         )
 
