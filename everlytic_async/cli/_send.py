@@ -59,7 +59,7 @@ def send(options: SendOptions) -> int:
     ledger = choose_ledger(options, settings) if has_ledger else None
     if options.dry_run:
         valid = "would be sent; this was a dry run, and nothing was"
-        return examine(options, settings, ledger, valid, get_delivery(options))
+        return asyncio.run(examine(options, settings, ledger, valid, get_delivery(options)))
     account = None if options.sandbox else settings.account()
     with open_input(options, settings) as source:
         if options.to is not None:
