@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, closing, nullcontext
+from contextlib import AsyncExitStack, closing
 from typing import Any
 
 import attrs
@@ -12,15 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from everlytic_async import EverlyticClient
+from everlytic_async.cli._client import client_for
 from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._exit import Exit, note
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice, choose_ledger
-from everlytic_async.cli._input import Input, Item, open_input
+from everlytic_async.cli._input import Item, open_input
 from everlytic_async.cli._repeats import Repeats
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, count_orders, make_console
-from everlytic_async.cli._settings import READING_TABLES, Settings
+from everlytic_async.cli._settings import READING_TABLES, Account, Settings
 from everlytic_async.cli._show import as_table, as_values
 from everlytic_async.cli._suggest import suggest
 from everlytic_async.errors import InvalidOrderError, SkippedError
@@ -36,16 +37,16 @@ _LABELS = {
 }
 
 
-def check(options: CheckOptions) -> int:
+async def check(options: CheckOptions) -> int:
     """Validate the orders of a file, and return the exit code."""
     if options.suggest:
         return suggest(options)
     settings = Settings(options.config)
     settings.announce("everlytic", *READING_TABLES)
-    return examine(options, settings, choose_ledger(options, settings), "ready to be sent")
+    return await examine(options, settings, choose_ledger(options, settings), "ready to be sent")
 
 
-def examine(
+async def examine(
     options: CheckOptions | SendOptions,
     settings: Settings,
     ledger: LedgerChoice | None,
@@ -56,20 +57,8 @@ def examine(
 
     What the ledger knows is skipped, where it exists; `valid` is what to say of the valid orders.
     """
-    with open_input(options, settings) as source:
-        return asyncio.run(_examine(options, settings, source, ledger, valid, delivery))
-
-
-async def _examine(
-    options: CheckOptions | SendOptions,
-    settings: Settings,
-    source: Input,
-    ledger: LedgerChoice | None,
-    valid: str,
-    delivery: Delivery,
-) -> int:
     async with AsyncExitStack() as stack:
-        stack.callback(source.close)  # while the loop runs: the reader thread uses it
+        source = stack.enter_context(open_input(options, settings))
         forecast = None
         if ledger is not None and not ledger.is_new:
             note(f"Ledger: {ledger.line}; it is only read")
@@ -95,15 +84,8 @@ async def _examine(
 
 def _client(settings: Settings, delivery: Delivery) -> EverlyticClient:
     """Whom the orders would go to: nobody without an account, so that all is known elsewhere."""
-    account = settings.find_account()
-    with nullcontext() if account is None else account.naming_origin():
-        return EverlyticClient(
-            "https://none.invalid" if account is None else account.base_url,
-            store_hash="none" if account is None else account.store_hash,
-            customer_hash="none" if account is None else account.customer_hash,
-            delivery=delivery,
-            allow_http=True,  # nothing is sent
-        )
+    account = settings.find_account() or Account("https://none.invalid", "none", "none")
+    return client_for(account, delivery=delivery, allow_http=True)  # nothing is sent
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -50,17 +51,26 @@ def make_client(
 ) -> EverlyticClient:
     """Make a client, not yet open."""
     proxy = find_proxy(account.base_url)
-    with account.naming_origin(), nullcontext() if proxy is None else proxy.naming_variable():
-        return EverlyticClient(
-            account.base_url,
-            store_hash=account.store_hash,
-            customer_hash=account.customer_hash,
+    with nullcontext() if proxy is None else proxy.naming_variable():
+        return client_for(
+            account,
             delivery=get_delivery(options),
             retry=RetryPolicy(attempts=options.retries + 1),
             pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
             proxy=None if proxy is None else proxy.url,
             on_event=hooks,
             allow_http=options.allow_http,
+        )
+
+
+def client_for(account: Account, **settings: Any) -> EverlyticClient:
+    """A client of an account, not yet open; an error names where a wrong setting comes from."""
+    with account.naming_origin():
+        return EverlyticClient(
+            account.base_url,
+            store_hash=account.store_hash,
+            customer_hash=account.customer_hash,
+            **settings,
         )
 
 

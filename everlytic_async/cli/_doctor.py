@@ -18,8 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from rich.text import Text
 
-from everlytic_async import EverlyticClient
-from everlytic_async.cli._client import Proxy, find_proxy
+from everlytic_async.cli._client import Proxy, client_for, find_proxy
 from everlytic_async.cli._commands import DoctorOptions
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._forecast import choose_ledger
@@ -93,13 +92,7 @@ def _versions() -> dict[str, str]:
 
 def _account(account: Account, options: DoctorOptions) -> dict[str, str]:
     """Where orders would go, and as whom; of the hashes only how long they are."""
-    with account.naming_origin():
-        EverlyticClient(  # checks them
-            account.base_url,
-            store_hash=account.store_hash,
-            customer_hash=account.customer_hash,
-            allow_http=options.allow_http,
-        )
+    client_for(account, allow_http=options.allow_http)  # checks them
     proxy = find_proxy(account.base_url)
     return {
         "from": account.origin,

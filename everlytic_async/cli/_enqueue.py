@@ -10,16 +10,13 @@ from typing import Any
 import attrs
 
 from everlytic_async.cli._exit import Exit
-from everlytic_async.cli._input import Input, open_input
+from everlytic_async.cli._input import open_input
 from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import EnqueueOptions
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._settings import QUEUE_TABLES, READING_TABLES, Settings
-from everlytic_async.errors import (
-    InvalidOrderError,
-    QueueError,
-)
+from everlytic_async.errors import InvalidOrderError, QueueError
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker import OrderQueue
 
@@ -36,19 +33,14 @@ _LABELS: Mapping[Outcome, tuple[str, str, str]] = {
 }
 
 
-def enqueue(options: EnqueueOptions) -> int:
+async def enqueue(options: EnqueueOptions) -> int:
     """Put the orders of a file into the queue, show what became of them; return the exit code."""
     settings = Settings(options.config)
     settings.announce(*READING_TABLES, *QUEUE_TABLES)
     store = settings.only_store(options.store)
     check_outputs(options, None)
-    with open_input(options, settings) as source:
-        return asyncio.run(_enqueue(options, settings, store, source))
-
-
-async def _enqueue(options: EnqueueOptions, settings: Settings, store: str, source: Input) -> int:
     async with AsyncExitStack() as stack:
-        stack.callback(source.close)  # while the loop runs: the reader thread uses it
+        source = stack.enter_context(open_input(options, settings))
         make_queue = await stack.enter_async_context(connect(options, settings))
         queue = await stack.enter_async_context(make_queue(store))
         results = stack.enter_context(closing(Results(options)))

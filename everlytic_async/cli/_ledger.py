@@ -198,27 +198,21 @@ def resolve(options: ResolveOptions) -> int:
         raise ConfigurationError("say what you found out: either --sent or --send-again")
     if bool(keys) == options.select_all:
         raise ConfigurationError("say which orders: their keys, or --all")
-    names: dict[str, str] | None = None if options.select_all else {}
-    earlier: dict[str, Sequence[str]] = {}  # how earlier versions kept the same keys
-    if names is not None:
-        for key in keys:
-            stored, *others = storage_keys(key, custom=options.own_key)
-            names.setdefault(stored, key)
-            earlier[stored] = others
+    # Also as earlier versions kept the same keys.
+    stored = {key: storage_keys(key, custom=options.own_key) for key in keys}
+    every = [name for names in stored.values() for name in names]
     with LedgerFile(options.file, must_exist=True) as ledger:
         state = State.SENT if options.was_sent else State.NOT_SENT
-        count, missing = ledger.resolve(state, None if names is None else list(names), host=host)
-        found = {name for name in missing if ledger.resolve(state, earlier[name], host=host)[0]}
-        count, missing = count + len(found), tuple(name for name in missing if name not in found)
+        count, missing = ledger.resolve(state, None if options.select_all else every, host=host)
+    left = [printable(key) for key, names in stored.items() if {*names} <= {*missing}]
     done = (
         "sent: they are not sent again" if options.was_sent else "not sent: the next run sends them"
     )
     print_lines(make_console(), [f"{count_orders(count)} marked as {done}."])
-    if names is None or not missing:
+    if not left:
         return Exit.OK
-    shown = join_some([printable(names[key]) for key in missing])
     say(
-        f"{count_orders(len(missing))} left alone, because the ledger has no unknown order "
-        f"of that name: {shown}"
+        f"{count_orders(len(left))} left alone, because the ledger has no unknown order "
+        f"of that name: {join_some(left)}"
     )
     return Exit.FAILED

@@ -59,7 +59,7 @@ def send(options: SendOptions) -> int:
     ledger = choose_ledger(options, settings) if has_ledger else None
     if options.dry_run:
         valid = "would be sent; this was a dry run, and nothing was"
-        return examine(options, settings, ledger, valid, get_delivery(options))
+        return asyncio.run(examine(options, settings, ledger, valid, get_delivery(options)))
     account = None if options.sandbox else settings.account()
     with open_input(options, settings) as source:
         if options.to is not None:
@@ -81,27 +81,22 @@ def send(options: SendOptions) -> int:
 
 
 def _check_together(options: SendOptions) -> None:
-    without = [
-        name
-        for name, is_set in (
-            ("--sandbox", options.sandbox),
-            ("--to", options.to is not None),
-            ("--no-ledger", options.no_ledger),
-        )
-        if is_set
-    ]
-    if options.ledger is not None and options.sandbox:
-        raise ConfigurationError(
-            "--sandbox is a stand-in that ends with this run: a ledger would remember orders "
-            "that nobody got. To try a ledger, run `everlytic-async sandbox` in another terminal"
-        )
-    if options.ledger is not None and options.to is not None:
-        raise ConfigurationError(
-            "--to sends to your own address, which no ledger has to remember: leave out --ledger"
-        )
-    for name, value in (("--resend", options.resend), ("--durability", options.durability)):
-        if value and without:
-            raise ConfigurationError(f"{name} needs a ledger: leave out {without[0]}")
+    declined = {
+        "--no-ledger": options.no_ledger,
+        "--sandbox": options.sandbox,
+        "--to": options.to is not None,
+    }
+    wanted = {
+        "--ledger": options.ledger,
+        "--resend": options.resend,
+        "--durability": options.durability,
+    }
+    for name in (name for name, value in wanted.items() if value):
+        for other in (other for other, is_set in declined.items() if is_set):
+            raise ConfigurationError(
+                f"{name} and {other} contradict each other: {other} sends without a ledger. "
+                "Leave out one of the two"
+            )
     if options.to is not None:
         try:
             Order(contact_email=options.to, products=[Product(product_name="any")])

@@ -241,17 +241,12 @@ class Settings:
         `names` are the stores; none for all that the file has.
         """
         stores = self.stores()
-        if not stores:
-            if len(names) > 1:
-                raise ConfigurationError(
-                    "several stores have their hashes in tables of a settings file: "
-                    f"{', '.join(f'[worker.stores.{name}]' for name in names)}"
-                )
+        if not stores and len(names) <= 1:
             return {name: self.account() for name in names or (DEFAULT_STORE,)}
         if missing := [f"[worker.stores.{name}]" for name in names if name not in stores]:
             raise ConfigurationError(
-                f"{self.table('worker').path} has no table {', no table '.join(missing)}; "
-                f"it has {', '.join(stores)}"
+                f"no table {', no table '.join(missing)} in the settings, which have "
+                f"{', '.join(stores) or 'no such table'}"
             )
         return {name: stores[name].account() for name in names or stores}
 

@@ -69,12 +69,6 @@ def toml(**mapping: str) -> str:
 # ---------------------------------------------------------------------------------------- faults
 
 
-def test_the_example_orders_are_valid(cli: Cli) -> None:
-    run = cli("check", EXAMPLES)
-    assert (run.code, run.err) == (0, "")
-    assert re.search(r"^  valid +30  ready to be sent", run.out, re.MULTILINE)
-
-
 def test_faults_are_counted_with_their_lines(cli: Cli, orders_file: Write) -> None:
     two = [{"product_price": "1"}, {"product_price": "2"}]
     path = orders_file(
@@ -211,15 +205,6 @@ def test_a_shops_export_is_sent_without_what_nobody_wants_an_e_mail_about(
     assert [each["line"] for each in read_results("r.jsonl")] == [1, 4]
 
 
-def test_csv_from_a_pipe_is_sent_by_its_mapping(cli: Cli, shop: Sandbox) -> None:
-    run = cli(*SEND, *MAPS, "-", stdin=TILL.encode())
-    assert run.code == 3
-    received = {each["order_id"]: each for each in shop.received}
-    assert set(received) == {"000003", "000004"}
-    assert [p["product_name"] for p in received["000003"]["products"]] == ["Mop", "Bucket"]
-    assert "one of the two is required  (line 5)" in run.out
-
-
 def test_include_takes_in_what_is_left_out(cli: Cli) -> None:
     path = save("export.json", json.dumps([woocommerce(1, "cancelled"), woocommerce(2, "trash")]))
     for options, valid in (([], 0), (["--include", "cancelled"], 1), (["--include", "all"], 2)):
@@ -227,14 +212,6 @@ def test_include_takes_in_what_is_left_out(cli: Cli) -> None:
         assert run.code == 0
         assert f"{valid} order{'' if valid == 1 else 's'} read" in run.out
         assert ("All orders of export.json are left out" in run.err) == (not valid)
-
-
-def test_since_and_until_bound_the_orders(cli: Cli) -> None:
-    path = save("till.csv", TILL)
-    run = cli("check", *MAPS, "--since", "2026-03-02", "--until", "2026-03-03", path)
-    assert run.code == 0
-    assert "1 order read from till.csv" in run.out
-    assert "  left out  2  1 before since, 1 not before until\n" in run.out
 
 
 def test_the_format_can_be_named(cli: Cli) -> None:

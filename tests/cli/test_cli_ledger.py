@@ -126,26 +126,6 @@ def test_the_settings_name_a_ledger_beside_them(
     assert sandbox.processed == 3
 
 
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        (["--ledger", "l", "--no-ledger"], "--ledger and --no-ledger contradict each other"),
-        (["--sandbox", "--ledger", "l"], "--sandbox is a stand-in that ends with this run"),
-        (["--sandbox", "--resend", "unknown"], "--resend needs a ledger"),
-        (["--no-ledger", "--resend", "unknown"], "--resend needs a ledger"),
-        (["--sandbox", "--durability", "power"], "--durability needs a ledger"),
-        (["--no-ledger", "--durability", "power"], "--durability needs a ledger"),
-    ],
-)
-def test_options_that_contradict_each_other_are_an_error(
-    cli: Cli, orders_file: Write, options: list[str], error: str
-) -> None:
-    run = cli("send", *options, orders_file(order(1)))
-    assert (run.code, run.out) == (2, "")
-    assert run.err.startswith(f"Error: {error}")
-    assert not Path("l").exists()
-
-
 @pytest.mark.parametrize("options", [["--no-ledger"], ["--sandbox"]])
 def test_a_ledger_may_be_declined(
     cli: Cli, shop: Sandbox, orders_file: Write, options: list[str]

@@ -270,20 +270,15 @@ def test_a_suggestion_is_a_settings_file_that_reads_the_input(
     assert "# total: not found" in suggested.out
     assert "# not used" not in suggested.out
     assert not Path("everlytic.toml").exists()  # it is for a person to look at
+    as_json = json.loads(cli("check", "--suggest", "--json", till).out)
+    assert {**found["mapping"], **found["input"]} == {**as_json["mapping"], **as_json["options"]}
+    assert (as_json["status"], as_json["missing"]) == ("Status", ["total"])
     # With the filter that it proposes, once that is no comment any more.
     text = suggested.out.replace("# [where]", "[where]").replace('# "Status"', '"Status"')
     assert tomllib.loads(text)["where"] == {"Status": ["bezahlt", "storniert"]}
     settings(cli, text)
     run = cli("send", "--ledger", "l", till)
     assert (run.code, shop.processed) == (3, 2)  # the guest can't be notified
-
-
-def test_a_suggestion_as_json(cli: Cli, till: Path) -> None:
-    found = json.loads(cli("check", "--suggest", "--json", till).out)
-    assert found["mapping"]["order_id"] == "Bestellnummer"
-    assert found["options"]["encoding"] == "cp1252"
-    assert (found["status"], found["statuses"]) == ("Status", ["bezahlt", "storniert"])
-    assert found["missing"] == ["total"]
 
 
 def test_a_shops_export_needs_no_mapping(cli: Cli) -> None:
@@ -381,20 +376,19 @@ def test_an_id_that_may_be_personal_is_shown_as_the_ledger_keeps_it(cli: Cli) ->
     assert "ann@" not in run.out + run.err
 
 
-def test_of_repeated_orders_one_is_sent_without_a_ledger_too(cli: Cli, shop: Sandbox) -> None:
-    path = cli.directory / "o.jsonl"
-    path.write_text(to_lines(*(order(n % 3) for n in range(9)), {"order_id": "9"}))
-    run = cli("send", "--no-ledger", "--results", "r", path)
-    assert (run.code, shop.processed) == (3, 3)
-    assert [each["outcome"] for each in read_results("r")].count("sent") == 3
-    assert "left out" in run.out
-    assert "the id of an earlier order" in run.out
-
-
-def test_of_repeated_orders_one_is_sent(cli: Cli, shop: Sandbox) -> None:
+@pytest.mark.parametrize(
+    ("ledger", "outcomes"),
+    [
+        (["--ledger", "l"], ["sent"] * 3 + ["skipped"] * 6),
+        (["--no-ledger"], ["sent"] * 3),  # the others are left out
+    ],
+)
+def test_of_repeated_orders_one_is_sent(
+    cli: Cli, shop: Sandbox, ledger: list[str], outcomes: list[str]
+) -> None:
     path = cli.directory / "o.jsonl"
     path.write_text(to_lines(*(order(n % 3) for n in range(9))))
-    run = cli("send", "--ledger", "l", "--results", "r", path)
+    run = cli("send", *ledger, "--results", "r", path)
     assert (run.code, shop.processed) == (0, 3)
-    outcomes = [each["outcome"] for each in read_results("r")]
-    assert sorted(outcomes) == ["sent"] * 3 + ["skipped"] * 6
+    assert sorted(each["outcome"] for each in read_results("r")) == outcomes
+    assert ("6 the id of an earlier order" in run.out) == ("--no-ledger" in ledger)

@@ -69,7 +69,7 @@ def test_each_store_gets_its_own_orders_with_its_own_hashes(
     assert now(queue.depth("c")) == 3
     missing = cli("worker", "--store", "a", "--store", "c")
     assert missing.code == 2
-    assert "has no table [worker.stores.c]; it has a, b" in missing.err
+    assert "no table [worker.stores.c] in the settings, which have a, b" in missing.err
 
 
 def test_wrong_hashes_end_their_store_alone_and_its_orders_stay(

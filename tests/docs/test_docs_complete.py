@@ -101,7 +101,7 @@ def test_every_option_of_a_queue_is_among_its_settings() -> None:
     section = _text("reference/settings.md")
     options = {option for parameter in app.commands["enqueue"].params for option in parameter.opts}
     named = {option for option in options if "nats" in option or option == "--embedded"}
-    assert len(named) == 8
+    assert len(named) == 9
     assert {option for option in named if f"`{option}`" not in section} == set()
 
 
