@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from everlytic_async.sandbox import Faults, Sandbox
+from support.servers import until
 
 # ---------------------------------------------------------------------- address and arguments
 
@@ -140,7 +141,7 @@ async def test_it_remembers_the_last_orders_and_counts_them_all(shop, sample, ke
         assert (sandbox.duplicates, sandbox.statuses) == ({}, {200: 5, 400: 1})
 
 
-async def test_it_counts_what_is_in_flight_and_the_peak(shop, until):
+async def test_it_counts_what_is_in_flight_and_the_peak(shop):
     async with Sandbox() as sandbox:
         gate = asyncio.Event()
 
@@ -158,7 +159,7 @@ async def test_it_counts_what_is_in_flight_and_the_peak(shop, until):
         assert (sandbox.in_flight, sandbox.peak_in_flight, sandbox.requests) == (0, 5, 5)
 
 
-async def test_an_upload_cut_short_is_neither_processed_nor_logged_as_an_error(caplog, until):
+async def test_an_upload_cut_short_is_neither_processed_nor_logged_as_an_error(caplog):
     async with Sandbox() as sandbox:
         port = int(sandbox.base_url.rsplit(":", 1)[1])
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -177,7 +178,7 @@ async def test_an_upload_cut_short_is_neither_processed_nor_logged_as_an_error(c
 # -------------------------------------------------------------------------------------- end
 
 
-async def test_closing_breaks_off_what_is_under_way_and_leaves_no_task(shop, sample, until):
+async def test_closing_breaks_off_what_is_under_way_and_leaves_no_task(shop, sample):
     before = asyncio.all_tasks()
     sandbox = Sandbox(faults=Faults(latency_s=3_600))
     await sandbox.start()
@@ -192,7 +193,7 @@ async def test_closing_breaks_off_what_is_under_way_and_leaves_no_task(shop, sam
     assert asyncio.all_tasks() == before
 
 
-async def test_closing_ends_the_handler_of_a_client_that_has_left(sample, until):
+async def test_closing_ends_the_handler_of_a_client_that_has_left(sample):
     before = asyncio.all_tasks()
     sandbox = Sandbox(faults=Faults(latency_s=3_600))
     await sandbox.start()

@@ -17,21 +17,14 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
-from worker_shop import (
-    dead_letters,
-    make_queue,
-    make_worker,
-    queue_settings,
-    running,
-    until,
-    until_status,
-)
+from worker_shop import dead_letters, make_queue, make_worker, queue_settings, running, until_status
 
 from everlytic_async import SqliteLedger
 from everlytic_async.ledger import Ledger
 from everlytic_async.worker import NatsServer, OrderQueue
 from everlytic_async.worker._connection import ConnectionLog
 from support.delivery import order
+from support.nats_servers import until
 from support.shop import Shop
 
 LIMIT_S = 180.0
