@@ -71,7 +71,7 @@ async def test_the_hashes_are_those_asked_for_and_have_the_shapes_of_real_ones(s
 
 
 @pytest.mark.parametrize(
-    ("wrong", "kind", "told"),
+    ("wrong", "kind", "message"),
     [
         ({"host": 5}, TypeError, "host must be text, not a int"),
         ({"host": None}, TypeError, "host must be text, not a NoneType"),
@@ -93,8 +93,8 @@ async def test_the_hashes_are_those_asked_for_and_have_the_shapes_of_real_ones(s
     ],
     ids=repr,
 )
-def test_a_wrong_argument_is_named(wrong, kind, told):
-    with pytest.raises(kind, match=f"^{told}$"):
+def test_a_wrong_argument_is_named(wrong, kind, message):
+    with pytest.raises(kind, match=f"^{message}$"):
         Sandbox(**wrong)
 
 
@@ -204,7 +204,7 @@ async def test_closing_ends_the_handler_of_a_client_that_has_left(sample):
         await until(lambda: sandbox.in_flight == 1)
         post.cancel()
         await asyncio.wait([post])
-    for _ in range(10):  # the server hears of it, and goes on all the same
+    for _ in range(10):  # the server notices it, and goes on all the same
         await asyncio.sleep(0)
     assert sandbox.in_flight == 1
     async with asyncio.timeout(10):

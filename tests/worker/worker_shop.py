@@ -97,9 +97,9 @@ def make_worker(
     client: EverlyticClient, queue: OrderQueue, ledger: Path | Ledger | None, **settings: Any
 ) -> Worker:
     """A worker that waits less."""
-    given = {"retry_base_s": 0.05, "retry_cap_s": 0.2, "max_pause_s": 0.2, **settings}
+    options = {"retry_base_s": 0.05, "retry_cap_s": 0.2, "max_pause_s": 0.2, **settings}
     ledger = SqliteLedger(ledger) if isinstance(ledger, Path) else ledger
-    return Worker(client, queue, ledger, **given)
+    return Worker(client, queue, ledger, **options)
 
 
 @asynccontextmanager
