@@ -107,7 +107,7 @@ async def test_a_blocked_worker_that_is_disconnected_goes_on(
             cut, come = f"cid:{queue.connection.client_id}", queue.connection.stats["in_bytes"]
             await stream.resume_consumer(*consumer)
             # First comes the one that is waited for, then as many as there are free slots: the
-            # second is here, the rest on the way. There is no event for bytes, and a poll that sleeps
+            # second is here, the rest on the way. Bytes make no event, and a poll that sleeps
             # would let the rest be read as well: so each turn of the loop looks.
             async with asyncio.timeout(LIMIT_S):
                 while queue.connection.stats["in_bytes"] < come + 2 * LARGE_BYTES:  # noqa: ASYNC110 - see above
