@@ -70,7 +70,7 @@ def _send_each(send: _SendOne, concurrency: int) -> SendAll:
 def make_client(settings: Settings) -> EverlyticClient:
     """Our client: ``url``, ``concurrency``, and the options that a row of a table has.
 
-    They are ``max_rate``; ``ledger``, a path, with a ``durability``; ``hook``, one that hears every
+    They are ``max_rate``; ``ledger``, a path, with a ``durability``; ``hook``, one that gets every
     event; and ``by_session``, an aiohttp that somebody has instrumented.
     """
     import aiohttp

@@ -141,7 +141,7 @@ async def answer_pings(
 
 
 async def list_workers(connection: Client, subject: str, wait_s: float) -> list[WorkerInfo]:
-    """The workers that answer within so many seconds, by their names.
+    """The workers that answer within `wait_s` seconds, by their names.
 
     Raises:
         QueueError: the server can't be asked.

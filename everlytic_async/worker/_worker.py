@@ -48,8 +48,8 @@ _HEARTBEATS = 3
 _NEW_LEDGER = (
     "the ledger %r knows of no order that was sent to this address and store, although workers "
     "have dealt with orders of this queue before. If it is a new one in place of one that was "
-    "lost or deleted: orders that come again, from the queue, from dead letters or from whoever "
-    "publishes them, may notify their customers twice"
+    "lost or deleted: orders that come again, from the queue, from dead letters or from a "
+    "publisher, may notify their customers twice"
 )
 # The pause after a stream that ended early, in seconds; it doubles.
 _PAUSE_BASE_S = 0.5

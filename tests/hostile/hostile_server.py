@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import ssl
-import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)\r\n", re.IGNORECASE)
+from support.servers import LENGTH, SUCCESS, Connection, RawServer, answer
+
+__all__ = ["SUCCESS", "HostileServer", "Play", "Visit", "answer", "order_for"]
+
 _HASH = re.compile(rb"\r\nx-ev-(?:store|customer)-hash:\s*(\S+)", re.IGNORECASE)
 _NAME = re.compile(rb'"contact_email":"([a-z0-9-]+)\.(\d+)@example\.com"')
-SUCCESS = b'{"status":"success"}'
 # So little is taken from the kernel that an upload which is not read does not leave the client.
 RECEIVE_BYTES = 4096
 # More than the sockets of both sides hold, less than what aiohttp warns of.
@@ -50,13 +50,7 @@ class Visit:
         hashes: The secrets that came with it.
     """
 
-    def __init__(
-        self,
-        server: HostileServer,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        place: int,
-    ) -> None:
+    def __init__(self, server: HostileServer, connection: Connection, place: int) -> None:
         self.server = server
         self.place = place
         self.name = ""
@@ -64,41 +58,36 @@ class Visit:
         self.attempt = 0
         self.hashes: list[bytes] = []
         self.keep = True
-        self._reader = reader
-        self._writer = writer
-        self._start = b""
+        self._connection = connection
         self._left = 0
 
-    async def start(self) -> bool:
-        """Read the head, and as much of the body as names the order; False where there is none."""
-        try:
-            head = await self._reader.readuntil(b"\r\n\r\n")
-        except asyncio.IncompleteReadError:
-            return False
-        length = _LENGTH.search(head)
+    async def start(self) -> None:
+        """Read the head, and as much of the body as names the order."""
+        head = await self._connection.head()
+        length = LENGTH.search(head)
         assert length is not None
         self.hashes = _HASH.findall(head)
-        while (found := _NAME.search(self._start)) is None:
-            more = await self._reader.read(512)
-            if not more:
-                return False
-            self._start += more
-        self._left = int(length[1]) - len(self._start)
+        start = b""
+        while (found := _NAME.search(start)) is None:
+            start += await self._read(512)
+        self._left = int(length[1]) - len(start)
         self.name, self.number = found[1].decode(), int(found[2])
         self.server.requests[self.number] += 1
         self.server.arrivals.append(asyncio.get_running_loop().time())
         self.attempt = self.server.requests[self.number]
-        return True
 
     async def read(self, part: float = 1.0) -> None:
         """Read the body, or a part of it."""
         left = int(self._left * part)
         while left > 0:
-            data = await self._reader.read(min(left, 65_536))
-            if not data:
-                raise ConnectionError("the client has gone")
-            left -= len(data)
-            self._left -= len(data)
+            size = len(await self._read(min(left, 65_536)))
+            left -= size
+            self._left -= size
+
+    async def _read(self, size: int) -> bytes:
+        if not (data := await self._connection.read(size)):
+            raise ConnectionError("the client has gone")
+        return data
 
     def process(self) -> None:
         """Do what the trigger asks for: somebody is notified."""
@@ -106,10 +95,10 @@ class Visit:
 
     async def send(self, data: bytes) -> None:
         """Send bytes."""
-        self._writer.write(data)
+        self._connection.write(data)
         self.server.answered_at[self.number, self.attempt] = asyncio.get_running_loop().time()
         self.server.sent[self.name] += len(data)
-        await self._writer.drain()
+        await self._connection.drain()
 
     async def answer(self, status: int = 200, body: bytes = SUCCESS, *headers: str) -> None:
         """Send a whole answer."""
@@ -118,7 +107,7 @@ class Visit:
     @property
     def socket(self) -> Any:
         """The connection's own socket."""
-        return self._writer.get_extra_info("socket")
+        return self._connection.socket
 
     def close(self) -> None:
         """End the connection; what was not read of the request makes it a reset."""
@@ -127,17 +116,12 @@ class Visit:
     def reset(self) -> None:
         """End the connection with a TCP reset."""
         self.keep = False
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()
+        self._connection.reset()
 
     async def gone(self) -> None:
         """Wait until the client closes the connection, whatever it sends before."""
         self.keep = False
-        try:
-            while await self._reader.read(65_536):
-                pass
-        except ConnectionError:
-            pass  # closed hard: data of ours was still unread
+        await self._connection.closed()
 
     async def drip(self, data: bytes, every_s: float = 0.01) -> None:
         """Send byte by byte, for ever if need be, until the client has gone."""
@@ -154,16 +138,10 @@ class Visit:
             await asyncio.gather(left, return_exceptions=True)
 
 
-def answer(status: int = 200, body: bytes = SUCCESS, *headers: str) -> bytes:
-    """The bytes of an answer with its length."""
-    lines = [f"HTTP/1.1 {status} Reason", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
 Play = Callable[[Visit], Awaitable[None]]
 
 
-class HostileServer:
+class HostileServer(RawServer):
     """Treats every request as its order asks to be treated.
 
     Attributes:
@@ -172,79 +150,42 @@ class HostileServer:
         sent: Bytes that were sent for each behaviour.
         answered_at: By order and attempt when the answer was written, by the event loop's clock.
         arrivals: When each request came, by the event loop's clock.
-        connections: How many there were.
         in_play: How many orders are being treated.
-        strangers: Connections to the other host, to which redirects point; there may be none.
+        other_port: That of the other host, to which redirects point.
         asked_at: When everybody was asked to pause.
-        faults: What went wrong within the server itself; a test has to find it empty.
     """
 
     def __init__(self, plays: Mapping[str, Play], *, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(self._play_all, tls=tls, receive_bytes=RECEIVE_BYTES)
         self._plays = plays
-        self._tls = tls
-        self._server: asyncio.Server | None = None
-        self._handlers: set[asyncio.Task[None]] = set()
-        self.port = 0
+        self._faults: list[BaseException] = []  # of the server itself
+        self._other = RawServer(Connection.closed)
         self.requests: Counter[int] = Counter()
         self.processed: Counter[int] = Counter()
         self.sent: Counter[str] = Counter()
         self.answered_at: dict[tuple[int, int], float] = {}
         self.arrivals: list[float] = []
-        self.connections = 0
         self.in_play = 0
-        self.strangers = 0
-        self.other_port = 0
         self.asked_at = 0.0
-        self._other: asyncio.Server | None = None
-        self.faults: list[BaseException] = []
 
     @property
     def host(self) -> str:
         return f"localhost:{self.port}"
 
     @property
-    def url(self) -> str:
-        return f"http{'s' if self._tls else ''}://{self.host}"
-
-    async def open(self) -> None:
-        """Listen, at the same port as before where there was one."""
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-        sock.bind(("127.0.0.1", self.port))
-        self.port = sock.getsockname()[1]
-        self._server = await asyncio.start_server(
-            self._serve, sock=sock, ssl=self._tls, backlog=256, limit=8192
-        )
-        if self._other is None:
-            self._other = await asyncio.start_server(self._stranger, "127.0.0.1", 0)
-            self.other_port = self._other.sockets[0].getsockname()[1]
+    def other_port(self) -> int:
+        return self._other.port
 
     def forget(self) -> None:
         """Forget what was counted."""
-        for counted in (self.requests, self.processed, self.sent):
+        for counted in (self.requests, self.processed, self.sent, self.answered_at):
             counted.clear()
-        self.answered_at.clear()
         self.arrivals.clear()
-
-    def refuse(self) -> None:
-        """Refuse connections from now on; those that there are go on."""
-        assert self._server is not None
-        self._server.close()
-
-    async def close(self) -> None:
-        """Refuse connections from now on, and end those that there are."""
-        assert self._server is not None
-        self.refuse()
-        for handler in self._handlers:
-            handler.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
-        await self._server.wait_closed()
-        self._server = None
+        self.heads.clear()
 
     async def __aenter__(self) -> Self:
-        await self.open()
-        return self
+        await self._other.__aenter__()
+        return await super().__aenter__()
 
     async def __aexit__(
         self,
@@ -252,45 +193,26 @@ class HostileServer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._server is not None:
-            await self.close()
-        if self._other is not None:
-            self._other.close()
-            await self._other.wait_closed()
+        await super().__aexit__(exc_type, exc, traceback)
+        await self._other.__aexit__(exc_type, exc, traceback)
         if exc is None:
-            assert not self.faults, self.faults
-            assert self.strangers == 0
+            assert not self._faults, self._faults
+            assert self._other.connections == 0
 
-    def _stranger(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.strangers += 1
-        writer.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handler = asyncio.current_task()
-        assert handler is not None
-        self._handlers.add(handler)
-        self.connections += 1
-        place = 0
+    async def _play_all(self, connection: Connection) -> None:
+        place, keep = 0, True
         try:
-            while True:
+            while keep:
                 place += 1
-                visit = Visit(self, reader, writer, place)
-                if not await visit.start():
-                    return
+                visit = Visit(self, connection, place)
+                await visit.start()
                 self.in_play += 1
                 try:
                     await self._plays[visit.name](visit)
                 finally:
                     self.in_play -= 1
-                if not visit.keep:
-                    return
-        except (ConnectionError, ssl.SSLError):
+                keep = visit.keep
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             pass  # the client has gone
-        except asyncio.CancelledError:
-            if self._server is not None and self._server.is_serving():
-                raise
         except Exception as error:  # noqa: BLE001 - raised at the end of the test
-            self.faults.append(error)
-        finally:
-            self._handlers.discard(handler)
-            writer.close()
+            self._faults.append(error)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from everlytic_async.sandbox import Faults, Sandbox
 from everlytic_async.sandbox._faults import FaultKind, FaultSampler, LeakyBucket
+from support.servers import until
 
 SHARES = ["throttled", "unavailable", "server_error", "dropped_before", "dropped_after"]
 
@@ -162,7 +163,7 @@ async def test_the_sandbox_answers_429_beyond_the_rate(shop, sample):
         assert sandbox.statuses == {200: 3, 429: 2}
 
 
-async def test_the_sandbox_answers_429_beyond_the_limit_in_flight(shop, sample, until):
+async def test_the_sandbox_answers_429_beyond_the_limit_in_flight(shop, sample):
     async with Sandbox(faults=Faults(max_in_flight=2, latency_s=3_600)) as sandbox:
         waiting = [asyncio.create_task(shop.post(sandbox, sample)) for _ in range(2)]
         await until(lambda: sandbox.in_flight == 2)

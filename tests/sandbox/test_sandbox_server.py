@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from everlytic_async.sandbox import Faults, Sandbox
+from support.servers import until
 
 # ---------------------------------------------------------------------- address and arguments
 
@@ -70,7 +71,7 @@ async def test_the_hashes_are_those_asked_for_and_have_the_shapes_of_real_ones(s
 
 
 @pytest.mark.parametrize(
-    ("wrong", "kind", "told"),
+    ("wrong", "kind", "message"),
     [
         ({"host": 5}, TypeError, "host must be text, not a int"),
         ({"host": None}, TypeError, "host must be text, not a NoneType"),
@@ -92,8 +93,8 @@ async def test_the_hashes_are_those_asked_for_and_have_the_shapes_of_real_ones(s
     ],
     ids=repr,
 )
-def test_a_wrong_argument_is_named(wrong, kind, told):
-    with pytest.raises(kind, match=f"^{told}$"):
+def test_a_wrong_argument_is_named(wrong, kind, message):
+    with pytest.raises(kind, match=f"^{message}$"):
         Sandbox(**wrong)
 
 
@@ -140,7 +141,7 @@ async def test_it_remembers_the_last_orders_and_counts_them_all(shop, sample, ke
         assert (sandbox.duplicates, sandbox.statuses) == ({}, {200: 5, 400: 1})
 
 
-async def test_it_counts_what_is_in_flight_and_the_peak(shop, until):
+async def test_it_counts_what_is_in_flight_and_the_peak(shop):
     async with Sandbox() as sandbox:
         gate = asyncio.Event()
 
@@ -158,7 +159,7 @@ async def test_it_counts_what_is_in_flight_and_the_peak(shop, until):
         assert (sandbox.in_flight, sandbox.peak_in_flight, sandbox.requests) == (0, 5, 5)
 
 
-async def test_an_upload_cut_short_is_neither_processed_nor_logged_as_an_error(caplog, until):
+async def test_an_upload_cut_short_is_neither_processed_nor_logged_as_an_error(caplog):
     async with Sandbox() as sandbox:
         port = int(sandbox.base_url.rsplit(":", 1)[1])
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -177,7 +178,7 @@ async def test_an_upload_cut_short_is_neither_processed_nor_logged_as_an_error(c
 # -------------------------------------------------------------------------------------- end
 
 
-async def test_closing_breaks_off_what_is_under_way_and_leaves_no_task(shop, sample, until):
+async def test_closing_breaks_off_what_is_under_way_and_leaves_no_task(shop, sample):
     before = asyncio.all_tasks()
     sandbox = Sandbox(faults=Faults(latency_s=3_600))
     await sandbox.start()
@@ -192,7 +193,7 @@ async def test_closing_breaks_off_what_is_under_way_and_leaves_no_task(shop, sam
     assert asyncio.all_tasks() == before
 
 
-async def test_closing_ends_the_handler_of_a_client_that_has_left(sample, until):
+async def test_closing_ends_the_handler_of_a_client_that_has_left(sample):
     before = asyncio.all_tasks()
     sandbox = Sandbox(faults=Faults(latency_s=3_600))
     await sandbox.start()
@@ -203,7 +204,7 @@ async def test_closing_ends_the_handler_of_a_client_that_has_left(sample, until)
         await until(lambda: sandbox.in_flight == 1)
         post.cancel()
         await asyncio.wait([post])
-    for _ in range(10):  # the server hears of it, and goes on all the same
+    for _ in range(10):  # the server notices it, and goes on all the same
         await asyncio.sleep(0)
     assert sandbox.in_flight == 1
     async with asyncio.timeout(10):

@@ -10,9 +10,9 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)\r\n", re.IGNORECASE)
+LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)\r\n", re.IGNORECASE)
 SUCCESS = b'{"status":"success"}'
 
 
@@ -40,7 +40,7 @@ class Connection:
 
     async def rest(self) -> bytes:
         """Read the body of the request whose head was read; the body."""
-        length = _LENGTH.search(self.server.heads[-1])
+        length = LENGTH.search(self.server.heads[-1])
         assert length is not None
         body = await self._reader.readexactly(int(length[1]))
         self.server.bodies.append(body)
@@ -63,13 +63,22 @@ class Connection:
         """Write bytes, without waiting for it."""
         self._writer.write(data)
 
+    async def drain(self) -> None:
+        """Wait until what was written has left."""
+        await self._writer.drain()
+
+    @property
+    def socket(self) -> Any:
+        """The connection's own socket."""
+        return self._writer.get_extra_info("socket")
+
     def push(self, data: bytes) -> None:
         """Send bytes to the client's kernel now, while no event loop runs."""
-        self._writer.get_extra_info("socket")._sock.send(data)
+        self.socket._sock.send(data)
 
     def shut_down(self) -> None:
         """End the connection in the client's kernel now, while no event loop runs."""
-        self._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        self.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection."""
@@ -77,8 +86,7 @@ class Connection:
 
     def reset(self) -> None:
         """End the connection with a TCP reset."""
-        sock = self._writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def closed(self) -> None:
@@ -131,7 +139,15 @@ async def until(condition: Callable[[], object]) -> None:
 class RawServer:
     """Runs a script for every connection; the connection ends with its script.
 
+    Args:
+        script: What it does with a connection.
+        tls: Whether it speaks TLS.
+        host: Where it listens.
+        port: Its port; 0 for any.
+        receive_bytes: How little it takes from the kernel, if not as much as is usual.
+
     Attributes:
+        port: Its port; entered again, it has the same.
         connections: How many there were.
         heads: Every request's head, as it was received.
         bodies: Every request's body that was read to its end.
@@ -144,22 +160,18 @@ class RawServer:
         tls: ssl.SSLContext | None = None,
         host: str = "localhost",
         port: int = 0,
+        receive_bytes: int | None = None,
     ) -> None:
         self._script = script
         self._tls = tls
         self._host = host
-        self._port = port
+        self._receive_bytes = receive_bytes
+        self.port = port
         self._server: asyncio.Server | None = None
         self._handlers: set[asyncio.Task[None]] = set()
         self.connections = 0
         self.heads: list[bytes] = []
         self.bodies: list[bytes] = []
-
-    @property
-    def port(self) -> int:
-        assert self._server is not None
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
 
     @property
     def url(self) -> str:
@@ -170,10 +182,15 @@ class RawServer:
         self._server = await asyncio.start_server(
             self._serve,
             "127.0.0.1" if self._host == "localhost" else self._host,
-            self._port,
+            self.port,
             ssl=self._tls,
             backlog=256,
+            limit=2 * (self._receive_bytes or 32_768),
         )
+        (listener,) = self._server.sockets
+        if self._receive_bytes is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_bytes)
+        self.port = listener.getsockname()[1]
         return self
 
     async def __aexit__(
@@ -240,7 +257,7 @@ class QuickServer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += data
         while (end := self._received.find(b"\r\n\r\n") + 4) > 3:
-            length = _LENGTH.search(self._received[:end])
+            length = LENGTH.search(self._received[:end])
             assert length is not None
             if len(self._received) < end + int(length[1]):
                 return

@@ -50,12 +50,11 @@ class Shop:
         self.in_flight = self.peak = 0
         self.latency_s = 0.0
         self.url = ""
-        self._port = 0
+        self._server = RawServer(self._serve)
 
     async def __aenter__(self) -> Self:
-        self._server = RawServer(self._serve, port=self._port)
         await self._server.__aenter__()
-        self.url, self._port = self._server.url, self._server.port
+        self.url = self._server.url
         return self
 
     async def __aexit__(self, *error: object) -> None:

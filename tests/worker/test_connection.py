@@ -19,14 +19,14 @@ import nkeys
 import pytest
 import trustme
 from nats.aio.client import Client
-from worker_shop import make_queue, numbers_of, until
+from worker_shop import make_queue, numbers_of
 
 from everlytic_async import LedgerError, QueueError
 from everlytic_async._nats import disconnect, error_text
 from everlytic_async.ledger import NatsLedger
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings, Worker
 from support.delivery import order
-from support.nats_servers import connected, kill
+from support.nats_servers import connected, kill, until
 from support.shop import Shop
 
 SECRET = "the-passw0rd"

@@ -11,11 +11,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from worker_shop import dead_letters, fill, make_worker, running, until, until_status
+from worker_shop import dead_letters, fill, make_worker, running, until_status
 
 from everlytic_async import ConfigurationError
 from everlytic_async.worker import HealthServer, OrderQueue, _health
 from support.delivery import CUSTOMER_HASH, STORE_HASH
+from support.nats_servers import until
 from support.shop import Shop
 
 

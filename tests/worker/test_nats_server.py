@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_shop import until
 
 from everlytic_async import ConfigurationError, QueueError
 from everlytic_async.worker import NatsServer
-from support.nats_servers import connected, kill
+from support.nats_servers import connected, kill, until
 from support.servers import unused_port
 
 STARTS_ONE = """

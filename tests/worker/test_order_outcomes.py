@@ -20,7 +20,6 @@ from worker_shop import (
     queue_settings,
     running,
     states,
-    until,
     until_status,
 )
 
@@ -41,6 +40,7 @@ from everlytic_async.worker import OrderQueue
 from everlytic_async.worker._dead_letters import redrive_headers
 from everlytic_async.worker._settle import AckAction, action_for
 from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH, order, orders
+from support.nats_servers import until
 from support.shop import Shop
 
 ONCE, AGAIN = Delivery.AT_MOST_ONCE, Delivery.AT_LEAST_ONCE

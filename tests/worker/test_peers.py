@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_shop import fill, make_queue, make_worker, running, until
+from worker_shop import fill, make_queue, make_worker, running
 
 from everlytic_async.events import CoolDown, Event
 from everlytic_async.worker import OrderQueue, QueueSettings
 from support.delivery import order
+from support.nats_servers import until
 from support.shop import Shop
 
 PAUSE = b'{"by": "other", "wait_s": 0.05, "status": 429}'

@@ -12,14 +12,14 @@ from typing import Any
 import attrs
 import pytest
 from worker_process import worker_process
-from worker_shop import dead_letters, fill, make_queue, queue_settings, until, until_status
+from worker_shop import dead_letters, fill, make_queue, queue_settings, until_status
 
 from everlytic_async import Outcome, SqliteLedger
 from everlytic_async.ledger import NatsLedger
 from everlytic_async.sandbox import Faults, Sandbox
 from everlytic_async.worker import NatsServer, QueueSettings
 from support.delivery import CUSTOMER_HASH, STORE_HASH, client_of, order_ids, orders
-from support.nats_servers import NatsCluster, kill
+from support.nats_servers import NatsCluster, kill, until
 
 CONCURRENCY = 8
 

@@ -18,7 +18,6 @@ from worker_shop import (
     numbers_of,
     publish,
     queue_settings,
-    until,
     until_status,
 )
 
@@ -26,7 +25,7 @@ from everlytic_async import InvalidOrderError, Outcome, QueueError
 from everlytic_async.worker import NatsServer, OrderQueue, Published, QueueSettings
 from everlytic_async.worker._dead_letters import redrive_headers
 from support.delivery import order, orders, streamed
-from support.nats_servers import connected
+from support.nats_servers import connected, until
 
 # ------------------------------------------------------------------------------------ publish
 

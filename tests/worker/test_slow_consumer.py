@@ -17,21 +17,14 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
-from worker_shop import (
-    dead_letters,
-    make_queue,
-    make_worker,
-    queue_settings,
-    running,
-    until,
-    until_status,
-)
+from worker_shop import dead_letters, make_queue, make_worker, queue_settings, running, until_status
 
 from everlytic_async import SqliteLedger
 from everlytic_async.ledger import Ledger
 from everlytic_async.worker import NatsServer, OrderQueue
 from everlytic_async.worker._connection import ConnectionLog
 from support.delivery import order
+from support.nats_servers import until
 from support.shop import Shop
 
 LIMIT_S = 180.0
@@ -114,7 +107,7 @@ async def test_a_blocked_worker_that_is_disconnected_goes_on(
             cut, come = f"cid:{queue.connection.client_id}", queue.connection.stats["in_bytes"]
             await stream.resume_consumer(*consumer)
             # First comes the one that is waited for, then as many as there are free slots: the
-            # second is here, the rest on the way. No event tells of bytes, and a poll that sleeps
+            # second is here, the rest on the way. Bytes make no event, and a poll that sleeps
             # would let the rest be read as well: so each turn of the loop looks.
             async with asyncio.timeout(LIMIT_S):
                 while queue.connection.stats["in_bytes"] < come + 2 * LARGE_BYTES:  # noqa: ASYNC110 - see above

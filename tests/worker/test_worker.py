@@ -21,7 +21,6 @@ from worker_shop import (
     queue_settings,
     running,
     states,
-    until,
     until_status,
 )
 
@@ -38,6 +37,7 @@ from everlytic_async.events import CoolDown, Event
 from everlytic_async.ledger import LedgerSession, NatsLedger, State
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 from support.delivery import order
+from support.nats_servers import until
 from support.shop import Shop
 
 IMPATIENT = RetryPolicy(base_s=0.005, cap_s=0.02, deadline_s=0.2)

@@ -62,7 +62,7 @@ async def _work(
 
 
 @asynccontextmanager
-async def worker_process(**given: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+async def worker_process(**options: Any) -> AsyncIterator[asyncio.subprocess.Process]:
     """One that is ready; at the end it is stopped, and it must have ended well or been killed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -74,7 +74,7 @@ async def worker_process(**given: Any) -> AsyncIterator[asyncio.subprocess.Proce
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        process.stdin.write(f"{json.dumps(given)}\n".encode())
+        process.stdin.write(f"{json.dumps(options)}\n".encode())
         assert await process.stdout.readline() == b"ready\n"
         yield process
     finally:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,8 @@ from everlytic_async.worker import (
     Worker,
 )
 from support.delivery import orders
+from support.nats_servers import until
 
-# Only a failure takes this long: the machine may have other work.
-_LIMIT_S = 180.0
 _NUMBERS = itertools.count(1)
 
 
@@ -82,27 +80,14 @@ async def dead_letters(queue: OrderQueue) -> list[DeadLetter]:
     return [letter async for letter in queue.dead_letters()]
 
 
-async def until(condition: Callable[[], Any], what: str = "it", limit_s: float = _LIMIT_S) -> None:
-    """Wait until it holds."""
-    ends = time.monotonic() + limit_s
-    while True:
-        answer = condition()
-        if asyncio.iscoroutine(answer):
-            answer = await answer
-        if answer:
-            return
-        assert time.monotonic() < ends, f"{what}: not within {limit_s:g} s"
-        await asyncio.sleep(0.01)
-
-
-async def until_status(queue: OrderQueue, limit_s: float = _LIMIT_S, **expected: int) -> None:
+async def until_status(queue: OrderQueue, **expected: int) -> None:
     """Wait until the queue's status has these values."""
 
     async def matches() -> bool:
         status = await queue.status()
         return all(getattr(status, name) == value for name, value in expected.items())
 
-    await until(matches, f"a status of {expected}", limit_s)
+    await until(matches, f"a status of {expected}")
 
 
 # -------------------------------------------------------------------------------------- workers
@@ -112,9 +97,9 @@ def make_worker(
     client: EverlyticClient, queue: OrderQueue, ledger: Path | Ledger | None, **settings: Any
 ) -> Worker:
     """A worker that waits less."""
-    given = {"retry_base_s": 0.05, "retry_cap_s": 0.2, "max_pause_s": 0.2, **settings}
+    options = {"retry_base_s": 0.05, "retry_cap_s": 0.2, "max_pause_s": 0.2, **settings}
     ledger = SqliteLedger(ledger) if isinstance(ledger, Path) else ledger
-    return Worker(client, queue, ledger, **given)
+    return Worker(client, queue, ledger, **options)
 
 
 @asynccontextmanager
