@@ -315,13 +315,10 @@ class RecordMapper:
         if email.__class__ is str and "'" in email and email.lstrip().startswith("'"):
             faults.append("contact_email: begins with ', as spreadsheets mark a text: remove it")
         # Plain amounts go out as they are; what is computed of one has to be able to read it.
-        if self._checked_amounts:
-            unreadable = Unreadable if self._notation.is_plain else str
-            explain = self._notation.explain_number
-            texts = [(field, order.get(field)) for field in self._checked_amounts]
-            faults += [
-                f"{field}: {explain(text)}" for field, text in texts if isinstance(text, unreadable)
-            ]
+        unreadable = Unreadable if self._notation.is_plain else str
+        for field in self._checked_amounts:
+            if isinstance(text := order.get(field), unreadable):
+                faults.append(f"{field}: {self._notation.explain_number(text)}")
 
     def _join_rows(self, order: dict[str, Any], rows: Sequence[Record]) -> list[str]:
         """Add what only the later rows set; the faults of contacts that differ."""
