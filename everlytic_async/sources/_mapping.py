@@ -328,6 +328,8 @@ class Compiler:
             value = record.get(head)
             for part in between:
                 value = _step(value, part)
+            if value is None:
+                return None
             return value.get(last) if value.__class__ is dict else _step(value, last)
 
         return get
