@@ -83,25 +83,12 @@ class OrderAssembler:
         group: _Group | None = None
         suspect: int | None = None  # the row above, if it is unknown whose it is
         for number, item in items:
-            row: Record | None
-            error: InvalidOrderError | None
-            row, error = (item.row, item.error) if isinstance(item, InvalidRow) else (item, None)
-            key, continues = None, False
-            if row is not None:
-                try:
-                    key = self._mapper.key(row)
-                    if key is not None:
-                        continues = group is not None and bool(key == group.key)
-                    elif isinstance(item, InvalidRow) and item.is_partial:
-                        row = None
-                    else:
-                        continues = group is not None and self._is_further(row, group)
-                except Exception as raised:  # noqa: BLE001 - see `_unexpected`
-                    row, error = None, _unexpected(raised, number)
+            key, row, error, continues = self._identify(number, item, group)
             if group is not None and not continues:
                 if row is None:
                     group.add_suspect(number)
-                if (order := self._build(group.number, group.rows, group.faults)) is not None:
+                order = self._build(group.number, group.rows, group.faults)
+                if order is not None:
                     yield group.number, order
                 group = None
             if row is None:
@@ -116,21 +103,45 @@ class OrderAssembler:
             if error is not None:
                 for fault in error.faults:
                     group.add_fault(fault if number == group.number else f"line {number} {fault}")
-            elif self._dedupes and group.has(row):
-                self._left_out.count(_DUPLICATE)
             else:
-                group.add(row)
+                self._add(row, group)
         if group is not None:
             order = self._build(group.number, group.rows, group.faults)
             if order is not None:
                 yield group.number, order
 
-    def _is_further(self, row: Record, group: _Group) -> bool:
-        """Whether a row without a key belongs to the order above it."""
-        # Exports leave out what does not change. Another contact is another order, except in a
-        # shop's export, where such a row can't be an order of its own.
-        above = () if group.key is None else group.rows
-        return self._preset is not None or self._mapper.may_continue(row, above)
+    def _add(self, row: Record, group: _Group) -> None:
+        if self._dedupes and group.has(row):
+            self._left_out.count(_DUPLICATE)
+        else:
+            group.add(row)
+
+    def _identify(
+        self, number: int, item: Item, group: _Group | None
+    ) -> tuple[Any, Record | None, InvalidOrderError | None, bool]:
+        """The key of a row, the row, its fault, and whether it continues the group.
+
+        There is no row if it is unknown whose it is; then there is a fault.
+        """
+        row: Record | None
+        error: InvalidOrderError | None
+        row, error = (item.row, item.error) if isinstance(item, InvalidRow) else (item, None)
+        if row is None:
+            return None, None, error, False
+        try:
+            key = self._mapper.key(row)
+            if key is not None:
+                return key, row, error, group is not None and bool(key == group.key)
+            if isinstance(item, InvalidRow) and item.is_partial:
+                return None, None, error, False
+            # Exports leave out what does not change. Another contact is another order, except in a
+            # shop's export, where such a row can't be an order of its own.
+            is_further = self._preset is not None or self._mapper.may_continue(
+                row, () if group is None or group.key is None else group.rows
+            )
+        except Exception as raised:  # noqa: BLE001 - see `_unexpected`
+            return None, None, _unexpected(raised, number), False
+        return None, row, error, group is not None and is_further
 
     def _start_group(self, number: int, key: Any, suspect: int | None) -> _Group:
         group = _Group(number, key)

@@ -51,7 +51,8 @@ _ORDER_KEYS = frozenset(
     {"contact_email", "contact_unique_id", "order_id", "id", "entity_id", "increment_id"}
     | {"customer_email", "customer_id", "email", "number", "products", "line_items"}
 )
-_BLANK = re.compile(r"[ \t\n\r]*")
+_BLANKS = " \t\n\r"
+_BLANK = re.compile(f"[{_BLANKS}]*")
 # A syntax error this close to the end of what was read may be a value that goes on after it.
 _TAIL_CHARS = 16
 # Finds the end of a value with a fault.
@@ -259,9 +260,12 @@ class _JsonStream:
     def read_order(self) -> tuple[int, Item]:
         """The value that starts here, as an order."""
         value, fault = self._read_value()
-        if fault is None and not isinstance(value, dict):
+        if fault is None and isinstance(value, dict):
+            self._count += 1
+            return self._count, value
+        if fault is None:
             fault = "is not an order: expected a JSON object"
-        return self._numbered(value, [] if fault is None else [fault])
+        return self._numbered(value, [fault])
 
     def _numbered(self, order: Item, faults: list[str]) -> tuple[int, Item]:
         number = self._count = self._count + 1
@@ -323,7 +327,7 @@ class _JsonStream:
                 self._fill()  # a number may go on
                 continue
             self._at = end
-            if fault is None and not _is_utf_8(self._text[start:end]):
+            if not (fault or self._text.isascii() or _is_utf_8(self._text[start:end])):
                 fault = NOT_UTF_8
             return value, fault
 
@@ -336,6 +340,8 @@ class _JsonStream:
     def peek(self) -> str | None:
         """The next character that is not blank; None at the end."""
         while True:
+            if (char := self._text[self._at : self._at + 1]) not in _BLANKS:
+                return char
             found = _BLANK.match(self._text, self._at)
             assert found is not None  # noqa: S101 - it matches the empty text
             self._at = found.end()
@@ -400,9 +406,8 @@ def _add(
 
 def _is_utf_8(text: str) -> bool:
     """Whether no byte was decoded to a lone surrogate."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
     return True

@@ -110,19 +110,20 @@ class LeftOut:
             rows: The record of the order, or all its rows.
         """
         first = rows[0]
-        if (reason := _find_flag(self._flags, first)) is not None:
+        if self._flags and (reason := _find_flag(self._flags, first)) is not None:
             return reason, None
         unknown: str | None = None
         for get, words, reports in self._statuses:
             value = get(first)
             if not isinstance(value, str):
                 continue
-            status = normalize_status(value)
-            reason = words.get(status) if status else _find_flag(self._blank_flags, first)
+            if (reason := words.get(value)) is None:
+                status = normalize_status(value)
+                reason = words.get(status) if status else _find_flag(self._blank_flags, first)
+                if reason is None and status and reports:
+                    unknown = value.strip()
             if reason:
                 return reason, None
-            if reason is None and status and reports:
-                unknown = value.strip()
         for get, condition in self._where:
             if not condition.holds(_first_set(get, rows)):
                 return f"where {condition.shown}", None

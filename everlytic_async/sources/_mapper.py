@@ -182,7 +182,7 @@ class RecordMapper:
         inner = Compiler(columns if each is None else None, notation)
         self._specs = {field: spec for field, spec in order.items() if spec is not None}
         self._product_specs = {field: spec for field, spec in products.items() if spec is not None}
-        self._converters = _converters(notation)
+        self._converters = {**_converters(notation), "product_sku": self._note_shortened}
         contacts = {field: self._specs[field] for field in CONTACTS if field in self._specs}
         self._fields = _FieldReader(compiler, self._specs, self._converters)
         self._contacts = _FieldReader(compiler, contacts, self._converters)
@@ -247,10 +247,8 @@ class RecordMapper:
         else:
             products = self._read_list(self._each(rows[0]), faults)
         order["products"] = products
-        if isinstance(products, list) and products:
-            self._note_products(products)
-        if self.unmatched:
-            self.unmatched.difference_update(order)
+        if self.unmatched or not self.has_names:
+            self._note_fields(order)
         return order, faults
 
     def _read_list(self, items: Any, faults: list[str]) -> Any:
@@ -264,39 +262,40 @@ class RecordMapper:
             faults.append(f"products[{products.index({})}]: none of its fields is set")
         return products
 
-    def _note_products(self, products: Sequence[Any]) -> None:
-        """Note what `Reader.warnings` says of products."""
-        self.has_products = True
-        if not self.has_names:
-            self.has_names = any("product_name" in _set_fields(each) for each in products)
-        if self.unmatched:
-            self.unmatched.difference_update(*map(_set_fields, products))
-        for product in products:
-            sku = product.product_sku if isinstance(product, Product) else None
-            if isinstance(product, dict):
-                sku = product.get("product_sku")
-            if sku.__class__ is str and "E+" in sku and _SHORTENED(sku):
-                self.shortened_skus += 1
+    def _note_fields(self, order: Mapping[str, Any]) -> None:
+        """Note which fields there are, until all that are wanted were there."""
+        self.unmatched.difference_update(order)
+        products = order["products"]
+        for product in products if isinstance(products, list) else ():
+            fields = _set_fields(product)
+            self.has_products = True
+            self.has_names = self.has_names or "product_name" in fields
+            self.unmatched.difference_update(fields)
 
-    def _cached(self, used: Sequence[str], columns: Sequence[str]) -> Callable[[Any], Any]:
+    def _note_shortened(self, sku: str) -> str:
+        if "E+" in sku and _SHORTENED(sku):
+            self.shortened_skus += 1
+        return sku
+
+    def _cached(self, used: list[str], columns: Sequence[str]) -> Callable[[Any], Any]:
         """Reads the product of a row of texts; one that was there before is not made again."""
-        places = [columns.index(name) for name in used]
-        if not places:
+        if not used:
             return self._product_fields.read
+        used = used if len(used) > 1 else [*used, *used]  # so that the cells are a tuple
+        places = [columns.index(name) for name in used]
         compiler = Compiler(used, self._notation)
         read = _FieldReader(compiler, self._product_specs, self._converters).read
         cache: dict[Any, Product | dict[str, Any]] = {}
-        cells_of: Callable[[Any], tuple[str, ...]] = itemgetter(*places)
-        if len(places) == 1:
-            (place,) = places
-            cells_of = lambda row: (row[place],)
+        cells_of = itemgetter(*places)
 
         def read_product(row: Any) -> Product | dict[str, Any]:
             cells = cells_of(row)
             found = cache.get(cells)
             if found is None:
+                shortened = self.shortened_skus
                 found = _make_product(read(cells))
-                if sum(map(len, cells)) <= _MAX_CACHED_CHARS:
+                is_counted = self.shortened_skus > shortened  # and has to be again
+                if not is_counted and sum(map(len, cells)) <= _MAX_CACHED_CHARS:
                     if len(cache) >= _MAX_CACHED:
                         cache.clear()
                     cache[cells] = found
@@ -315,13 +314,12 @@ class RecordMapper:
         if email.__class__ is str and "'" in email and email.lstrip().startswith("'"):
             faults.append("contact_email: begins with ', as spreadsheets mark a text: remove it")
         # Plain amounts go out as they are; what is computed of one has to be able to read it.
-        if self._checked_amounts:
-            unreadable = Unreadable if self._notation.is_plain else str
-            explain = self._notation.explain_number
-            texts = [(field, order.get(field)) for field in self._checked_amounts]
-            faults += [
-                f"{field}: {explain(text)}" for field, text in texts if isinstance(text, unreadable)
-            ]
+        unreadable = Unreadable if self._notation.is_plain else str
+        faults += [
+            f"{field}: {self._notation.explain_number(text)}"
+            for field in self._checked_amounts
+            if isinstance(text := order.get(field), unreadable)
+        ]
 
     def _join_rows(self, order: dict[str, Any], rows: Sequence[Record]) -> list[str]:
         """Add what only the later rows set; the faults of contacts that differ."""

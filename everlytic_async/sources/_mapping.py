@@ -319,15 +319,18 @@ class Compiler:
         self.used.add(head)
         if not rest:
             return lambda record: record.get(path)
-        parts = [head, *rest]
+        last = rest[-1]
+        between = rest[:-1]
 
         def get(record: Mapping[str, Any]) -> Any:
             if path in record:
                 return record[path]
-            value: Any = record
-            for part in parts:
-                value = value.get(part) if isinstance(value, dict) else _step(value, part)
-            return value
+            value = record.get(head)
+            for part in between:
+                value = _step(value, part)
+            if value is None:
+                return None
+            return value.get(last) if value.__class__ is dict else _step(value, last)
 
         return get
 

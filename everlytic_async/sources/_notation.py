@@ -184,7 +184,7 @@ def to_decimal(value: Any) -> Decimal | None:
     """A number, or the text of one as in JSON, with all its digits; None for anything else."""
     kind = value.__class__
     if kind is str:
-        number = _parse_plain(value)
+        number = _parse_cached(value) if len(value) <= _MAX_CACHED_CHARS else _parse(value)
         return None if number.__class__ is str else number  # type: ignore[return-value]
     if kind is int:
         return Decimal(value)

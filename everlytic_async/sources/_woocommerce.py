@@ -94,6 +94,9 @@ def _unit_price(line: Any, count: Any, places: int) -> Decimal | None:
 
 def _places(number: Decimal) -> int:
     """How many digits are after the decimal point."""
+    text = str(number)
+    if "E" not in text:  # fast: `as_tuple` takes six times as long
+        return len(text.partition(".")[2])
     exponent = number.as_tuple().exponent
     return max(0, -exponent) if isinstance(exponent, int) else 0
 

@@ -276,6 +276,21 @@ FILES: dict[str, Hostile] = {
         ),
         fault="line 3: its rows have more than",
     ),
+    "long cells, all different, in columns of texts and numbers": Hostile(
+        lambda: gzip.compress(
+            HEADER[:-1]
+            + b",product_price\n"
+            + row(1)[:-1]
+            + b",1\n"
+            + b"".join(b"9,ann@example.com,%d,%d%s\n" % (n, n, b"x" * 500_000) for n in range(300))
+            + row(2)[:-1]
+            + b",1\n",
+            1,
+        ),
+        fault="line 3: products[0].product_price: expected a number",
+        options={"mapping": {"group_by": None}},
+        invalid=300,
+    ),
     "a header of too many columns": Hostile(
         lambda: b"order_id" + b",a" * 400_000 + b"\n",
         orders=[],
@@ -784,6 +799,7 @@ SLOW = {
     "rows of orders, all different in their last cell",
     "wide rows of one order",
     "long rows of one order",
+    "long cells, all different, in columns of texts and numbers",
     "an object of wrappers",
     "a list of what is nested too deeply",
     "a list of objects in an order",
