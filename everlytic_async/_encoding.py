@@ -15,7 +15,7 @@ from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.preconf.orjson import make_converter
 
 from everlytic_async.errors import InvalidOrderError
-from everlytic_async.orders import Order, Product, format_number
+from everlytic_async.orders import Order, Product, check_mapping, format_number
 
 #: An order as a caller may pass it: a model, or a mapping with its fields; or why its reader could
 #: not build it.
@@ -39,6 +39,23 @@ def coerce_order(raw: AnyOrder) -> Order:
     return Order.from_mapping(raw)
 
 
+def _make_writer(model: type) -> Callable[[Any], dict[str, Any]]:
+    # The models hold only what JSON holds, Decimals and products: these go out as they are.
+    overrides: Any = {field.name: override(unstruct_hook=identity) for field in attrs.fields(model)}
+    converter = make_converter()
+    return make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True, **overrides)
+
+
+_ORDER_TO_WIRE, _PRODUCT_TO_WIRE = _make_writer(Order), _make_writer(Product)
+
+
+def to_wire(raw: AnyOrder) -> dict[str, Any] | InvalidOrderError:
+    """What is sent of an order: its fields that are set; or why it is not valid."""
+    if isinstance(raw, Order):
+        return _ORDER_TO_WIRE(raw)
+    return raw if isinstance(raw, InvalidOrderError) else check_mapping(raw)
+
+
 def _exact_number(value: object) -> orjson.Fragment:
     """Write, digit by digit, a number that orjson would refuse: exact, huge, or a subclass."""
     if isinstance(value, Decimal | int | float):
@@ -46,47 +63,48 @@ def _exact_number(value: object) -> orjson.Fragment:
     raise TypeError(f"not a value of an order: {type(value).__name__}")
 
 
-def _make_order_writer() -> Callable[[Order], dict[str, Any]]:
-    converter = make_converter()
-
-    def writer(model: type, **hooks: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
-        # The models hold only what JSON holds (and Decimals): their values go out as they are.
-        names = (field.name for field in attrs.fields(model))
-        overrides: Any = {name: override(unstruct_hook=hooks.get(name, identity)) for name in names}
-        return make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True, **overrides)
-
-    product = writer(Product)
-    return writer(Order, products=lambda products: [product(one) for one in products])
-
-
-_ORDER_TO_WIRE = _make_order_writer()
+def _write_other(value: object) -> object:
+    return _PRODUCT_TO_WIRE(value) if isinstance(value, Product) else _exact_number(value)
 
 
 def encode(order: Order) -> bytes:
     """The JSON body of a trigger: documented names, nothing unset, exact digits."""
-    wire = _ORDER_TO_WIRE(order)
+    return encode_wire(_ORDER_TO_WIRE(order))
+
+
+def encode_wire(wire: dict[str, Any]) -> bytes:
+    """The JSON body of what `to_wire` returned."""
     try:
-        return orjson.dumps(wire, default=_exact_number)
+        return orjson.dumps(wire, default=_write_other)
     except orjson.JSONEncodeError:
         # The one thing a valid order may hold that orjson refuses without asking `default`.
-        for product in wire["products"]:
-            product.update(
-                {n: _exact_number(value) for n, value in product.items() if isinstance(value, int)}
-            )
-        return orjson.dumps(wire, default=_exact_number)
+        products = (
+            _PRODUCT_TO_WIRE(product) if isinstance(product, Product) else product
+            for product in wire["products"]
+        )
+        exact = [
+            {n: _exact_number(v) if isinstance(v, int) else v for n, v in product.items()}
+            for product in products
+        ]
+        return orjson.dumps({**wire, "products": exact}, default=_exact_number)
 
 
 def order_key(order: Order, body: bytes) -> str:
+    """What names a trigger; see `make_key`."""
+    return make_key(order.order_id, order.workflow_id, body)
+
+
+def make_key(order_id: object, workflow_id: int | None, body: bytes) -> str:
     """What names a trigger: its order id and workflow id, else a digest of its body.
 
     ``1001`` is order 1001 without a workflow, ``1001@32`` the same in workflow 32. No two different
     pairs share a key: an order id that itself looks like a pair gets a closing ``@``.
     """
-    if order.order_id is None:
+    if order_id is None:
         return f"sha256:{hashlib.sha256(body).hexdigest()[:32]}"
-    name = str(order.order_id)
-    if order.workflow_id is not None:
-        return f"{name}@{order.workflow_id}"
+    name = str(order_id)
+    if workflow_id is not None:
+        return f"{name}@{workflow_id}"
     return f"{name}@" if _AMBIGUOUS_KEY_SUFFIX.search(name.rstrip()) else name
 
 

@@ -18,9 +18,9 @@ from everlytic_async._encoding import (
     AnyOrder,
     KeyOf,
     call_key_function,
-    coerce_order,
-    encode,
-    order_key,
+    encode_wire,
+    make_key,
+    to_wire,
 )
 from everlytic_async._pacer import DeadlineExceededError, Pacer
 from everlytic_async._request import SESSION_CLOSED
@@ -49,7 +49,7 @@ from everlytic_async.events import (
 )
 from everlytic_async.ledger import State
 from everlytic_async.ledger.claims import LedgerWriter, body_digest
-from everlytic_async.orders import Order, get_order_id
+from everlytic_async.orders import get_order_id
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt, outcome_for
 from everlytic_async.policies import Delivery, RetryPolicy
 
@@ -293,7 +293,7 @@ class Sender:
             undecodable=answer.undecodable,
             attempts=job.attempts,
             elapsed_s=self.clock() - job.started_at,
-            redact=(job.order.contact_email, job.order.contact_unique_id),
+            redact=job.contact,
         )
         return verdict, answer.sent_at
 
@@ -334,9 +334,12 @@ class Job:
 
     index: int
     raw: AnyOrder
-    order: Order
     body: bytes
     key: str
+    #: What identifies the customer: no message repeats it.
+    contact: tuple[str | None, str | None]
+    #: About how many bytes the order takes.
+    memory_size: int
     #: How events name the order; None where nobody listens.
     event_key: str | None = None
     received_at: float = 0.0
@@ -357,11 +360,6 @@ class Job:
     possible_deliveries: int = 0
     #: A fault of the program that ended the sending.
     unforeseen: Exception | None = None
-
-    @property
-    def memory_size(self) -> int:
-        """About how many bytes the order takes."""
-        return _JSON_FACTOR * len(self.body) + _PRODUCT_BYTES * len(self.order.products)
 
     def mark_cancelled(self, body_sent: bool) -> None:
         """Note that the attempt was cancelled, and whether its whole body may have been sent."""
@@ -441,22 +439,25 @@ class Job:
 def _prepare(index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
     """Validate and encode one order, and work out its key; the result of one that is invalid."""
     try:
-        order = coerce_order(raw)
-    except InvalidOrderError as error:
-        key = error.order_id
+        wire = to_wire(raw)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's mapping
+        fault = InvalidOrderError([f"order: reading it raised {type(error).__name__}"])
+        fault.__cause__ = error
+        return _invalid(index, None, raw, fault)
+    if isinstance(wire, InvalidOrderError):
+        key = wire.order_id
         if key_of is not None:
             try:
                 key = call_key_function(key_of, raw)
             except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the order lacks something
                 key = None
-        return _invalid(index, key, raw, error)
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's mapping
-        fault = InvalidOrderError([f"order: reading it raised {type(error).__name__}"])
-        fault.__cause__ = error
-        return _invalid(index, None, raw, fault)
-    body = encode(order)
+        return _invalid(index, key, raw, wire)
+    body = encode_wire(wire)
     try:
-        key = order_key(order, body) if key_of is None else call_key_function(key_of, raw)
+        if key_of is None:
+            key = make_key(wire.get("order_id"), wire.get("workflow_id"), body)
+        else:
+            key = call_key_function(key_of, raw)
     except InvalidOrderError as error:
         return _invalid(index, error.order_id, raw, error)
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's function
@@ -464,7 +465,9 @@ def _prepare(index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResu
         fault.order_id = get_order_id(raw)
         fault.__cause__ = error
         return _invalid(index, fault.order_id, raw, fault)
-    return Job(index, raw, order, body, key)
+    contact = wire.get("contact_email"), wire.get("contact_unique_id")
+    memory_size = _JSON_FACTOR * len(body) + _PRODUCT_BYTES * len(wire["products"])
+    return Job(index, raw, body, key, contact, memory_size)
 
 
 def _invalid(index: int, key: str | None, raw: AnyOrder, error: InvalidOrderError) -> OrderResult:

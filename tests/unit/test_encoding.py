@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from order_strategies import IDENTIFIERS, ORDERS, WITH_ALL_DIGITS, WORKFLOWS
 
-from everlytic_async._encoding import encode, order_key
+from everlytic_async._encoding import encode, encode_wire, order_key, to_wire
 from everlytic_async.orders import Order
 
 
@@ -69,6 +69,13 @@ def order_with(**fields: Any) -> Order:
     return Order(**{"contact_email": "jo@example.com", "products": [{}], **fields})
 
 
+def sent_bytes(mapping: dict[str, Any]) -> bytes:
+    """The body of a mapping that is sent without a model."""
+    wire = to_wire(mapping)
+    assert isinstance(wire, dict)
+    return encode_wire(wire)
+
+
 def encoded(**fields: Any) -> Any:
     return parsed(encode(order_with(**fields)))
 
@@ -113,7 +120,19 @@ def test_an_order_reaches_the_wire_whole_and_exact(fields: dict[str, Any]) -> No
 def test_the_bytes_do_not_depend_on_the_order_of_a_mappings_keys(fields: dict[str, Any]) -> None:
     products = [dict(reversed(product.items())) for product in fields["products"]]
     turned = dict(reversed({**fields, "products": products}.items()))
-    assert encode(Order.from_mapping(turned)) == encode(Order(**fields))
+    body = encode(Order(**fields))
+    assert encode(Order.from_mapping(turned)) == body
+    assert sent_bytes(turned) == sent_bytes(fields) == body
+
+
+@given(ORDERS, st.integers(2, 9))
+def test_many_products_that_are_alike_become_the_same_bytes_as_one_by_one(
+    fields: dict[str, Any], times: int
+) -> None:
+    products = [*fields["products"][:1]] * times
+    alike = {**fields, "products": products}
+    turned = {**fields, "products": [dict(reversed(each.items())) for each in products]}
+    assert sent_bytes(turned) == sent_bytes(alike) == encode(Order(**alike))
 
 
 @given(WITH_ALL_DIGITS)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from order_strategies import DECIMALS, FLOATS, INTEGERS, ORDERS, WITH_ALL_DIGITS
 
 from everlytic_async.errors import InvalidOrderError
-from everlytic_async.orders import Order, Product, format_number
+from everlytic_async.orders import Order, Product, check_mapping, format_number
 
 NAN, INFINITY = float("nan"), float("inf")
 SURROGATE = "\ud800"
@@ -429,6 +429,15 @@ RULES: dict[str, tuple[tuple[str, ...], list[tuple[Any, str]]]] = {
 }
 
 
+#: A value for each field of a product.
+VALID: dict[str, Any] = {
+    **dict.fromkeys((*PRODUCT_TEXTS, "product_sku"), "mop"),
+    **dict.fromkeys(PRODUCT_NUMBERS, 1.5),
+    "product_url": "https://a.b",
+    "product_gallery": ["https://a.b"],
+}
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_value_that_breaks_a_rule_is_a_fault_of_its_field(rule: str) -> None:
     fields, cases = RULES[rule]
@@ -436,10 +445,18 @@ def test_a_value_that_breaks_a_rule_is_a_fault_of_its_field(rule: str) -> None:
         for value, said in cases:
             if name in PRODUCT_FIELDS:
                 assert faults(Product, **{name: value}) == (f"{name}: {said}",), show(value)
+                products = [{name: VALID[name]} for _ in range(9)]
+                products[7] = {name: value}  # many that are alike are checked together
+                found = check_mapping({"contact_email": "a@b.c", "products": products})
+                assert isinstance(found, InvalidOrderError), show(value)
+                assert found.faults == (f"products[7].{name}: {said}",)
                 continue
             assert faults(order_with, **{name: value}) == (f"{name}: {said}",), show(value)
             mapping = {"contact_email": "a@b.c", "products": [{}], name: value}
             assert faults(Order.from_mapping, mapping) == (f"{name}: {said}",), show(value)
+            found = check_mapping(mapping)
+            assert isinstance(found, InvalidOrderError), show(value)
+            assert found.faults == (f"{name}: {said}",)
 
 
 @pytest.mark.parametrize("name", ["jo", "jö"])
