@@ -118,7 +118,10 @@ class Reader(Iterator[Order | InvalidOrderError]):
     @property
     def unmatched_fields(self) -> frozenset[str]:
         """The fields that the mapping names and no order had so far: a path may be wrong."""
-        return frozenset() if self._mapper is None else frozenset(self._mapper.unmatched)
+        mapper = self._mapper
+        if mapper is None or not mapper.with_id + mapper.without_id:
+            return frozenset()
+        return frozenset(mapper.unmatched)
 
     @property
     def warnings(self) -> list[str]:

@@ -17,7 +17,7 @@ from everlytic_async.sources._json import read_json, unwrap
 from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS
 from everlytic_async.sources._notation import guess_date_formats, guess_notation
-from everlytic_async.sources._open import Source, open_source
+from everlytic_async.sources._open import Source, check_text, open_source
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import find_preset
@@ -106,7 +106,7 @@ def suggest_mapping(
     Args:
         path_or_file: As `everlytic_async.sources.read_orders` takes it.
         format: The same.
-        encoding: The same. Where it is None, and a table is not UTF-8, Windows' is proposed.
+        encoding: The same. Where it is None, and a text is not UTF-8, Windows' is proposed.
         sheet: The same.
 
     Raises:
@@ -123,11 +123,13 @@ def suggest_mapping(
         requested = None if format is None or format not in CONTAINERS else format
         container = detect_container(source, requested)
         is_table = container not in ("json", "jsonl")
+        is_text = container not in ("xlsx", "parquet")
+        is_utf_8 = encoding is None and source.encoding == "utf-8"
+        if is_text and is_utf_8 and source.line_not_text() is not None:
+            options = attrs.evolve(options, encoding=_FALLBACK_ENCODING)
+            more["encoding"] = _FALLBACK_ENCODING
+            source = stack.enter_context(open_source(path_or_file, _FALLBACK_ENCODING))
         if is_table:
-            if encoding is None and container in ("csv", "tsv") and source.line_not_text():
-                options = attrs.evolve(options, encoding=_FALLBACK_ENCODING)
-                more["encoding"] = _FALLBACK_ENCODING
-                source = stack.enter_context(open_source(path_or_file, _FALLBACK_ENCODING))
             table = open_table(container, source, stack, options)
             names = [name for name in table.columns if name][:_MAX_PATHS]
             records = [
@@ -136,6 +138,7 @@ def suggest_mapping(
                 if not isinstance(row, InvalidRow)
             ]
         else:
+            check_text(source)
             records = list(_read_json(container, source.file))
             names = list(dict.fromkeys(name for record in records for name in record))
     preset = find_preset(dict.fromkeys(names) | (records[0] if records else {}), is_table=is_table)

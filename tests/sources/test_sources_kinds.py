@@ -1027,8 +1027,29 @@ def test_skus_that_a_spreadsheet_shortened_are_pointed_out() -> None:
             [],
             ["a{b"],
         ),
+        (
+            (
+                f'{{"mail": "{ANN}", "nr": 1, "total": 1, '
+                '"x": [{"title": "M\xf6p", "qty": 1, "price": 1}]}\n'
+            ).encode("cp1252"),
+            {
+                "contact_email": "mail",
+                "order_id": "nr",
+                "total": "total",
+                "products": {
+                    "each": "x",
+                    "product_name": "title",
+                    "product_quantity": "qty",
+                    "product_price": "price",
+                },
+            },
+            {"encoding": "cp1252"},
+            None,
+            [],
+            [],
+        ),
     ],
-    ids=["home-made", "english", "nested"],
+    ids=["home-made", "english", "nested", "JSON of Windows"],
 )  # fmt: skip
 def test_a_mapping_is_proposed_and_says_what_it_could_not_find(
     data: bytes, mapping: Any, options: Any, status: Any, missing: Any, unused: Any
@@ -1062,4 +1083,6 @@ def test_a_known_export_needs_no_mapping_and_nothing_can_be_proposed_for_nothing
         assert (found.is_known, found.mapping) == (True, {})
     with pytest.raises(ConfigurationError, match="it is empty"):
         suggest_mapping(io.BytesIO(b"\n"))
+    with pytest.raises(ConfigurationError, match="line 1 is not ascii: name its encoding"):
+        suggest_mapping(io.BytesIO('{"a": "\xf6"}'.encode()), encoding="ascii")
     assert attrs.asdict(suggest_mapping(io.BytesIO(b"a,b\n")))["unused"] == ["a", "b"]

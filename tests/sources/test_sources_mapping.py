@@ -253,7 +253,7 @@ def test_own_orders_have_a_date_where_the_mapping_says() -> None:
         read_orders(io.StringIO(lines), until="March")
 
 
-def test_a_path_that_no_order_has_is_told() -> None:
+def test_a_path_that_no_order_has_is_reported() -> None:
     text = json.dumps([RECORD, RECORD], default=float)
     reader = read_orders(
         io.StringIO(text),
@@ -262,6 +262,11 @@ def test_a_path_that_no_order_has_is_told() -> None:
     assert reader.unmatched_fields == frozenset()
     assert len(list(reader)) == 2
     assert reader.unmatched_fields == {"taxes", "product_sku"}
+    # Rows that can't be read say nothing about the mapping.
+    header = "order_id,contact_email,product_name,SKU"
+    reader = read_orders(io.StringIO(f"{header}\n1,x\n"), mapping={"product_sku": "SKU"})
+    assert [type(order) for order in reader] == [InvalidOrderError]
+    assert reader.unmatched_fields == frozenset()
 
 
 @pytest.mark.parametrize(
