@@ -12,11 +12,14 @@ from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._preset import KEPT, Preset, normalize_status
 from everlytic_async.sources._records import Record
+from everlytic_async.sources._synonyms import is_status
 
 __all__ = ["LeftOut"]
 
 _BEFORE_SINCE, _AFTER_UNTIL = "before since", "not before until"
 _READ = (None, None)  # neither left out nor at fault
+# Of one kind.
+_MAX_WARNINGS = 5
 # Of unknown statuses: a path to something else has as many as there are orders.
 _MAX_STATUSES = 20
 _MAX_STATUS_CHARS = 40
@@ -61,6 +64,7 @@ class LeftOut:
         self._flags: list[tuple[Getter, str]] = []
         self._statuses: list[tuple[Getter, dict[str, str], bool]] = []
         self._blank_flags: list[tuple[Getter, str]] = []
+        self._shop = None if preset is None else preset.name
         self.counts = counts
         self.unknown_statuses: dict[str, int] = {}
         paths = [("where", condition.path) for condition in options.where]
@@ -75,6 +79,7 @@ class LeftOut:
             )
         if preset is not None:
             self._compile_preset(preset, compiler)
+        self._status_warnings = self._check_statuses(preset, options, compiler, names)
 
     def _compile_preset(self, preset: Preset, compiler: Compiler) -> None:
         if self._notations[0].date_format is None and preset.date_format is not None:
@@ -86,6 +91,39 @@ class LeftOut:
                 word: KEPT if self._includes(reason) else reason for word, reason in words.items()
             }
             self._statuses.append((compiler.path(path), table, KEPT in words.values()))
+
+    def _check_statuses(
+        self, preset: Preset | None, options: ReadOptions, compiler: Compiler, names: Sequence[str]
+    ) -> list[str]:
+        """What to say of statuses that nothing uses, or that are not there."""
+        if preset is None:
+            unused = [name for name in dict.fromkeys(names) if name not in compiler.used]
+            return [
+                f"'{name}' looks like the status of an order, and nothing uses it: to leave out "
+                f"orders that were cancelled or not paid, name it: --where '{name}=...'"
+                for name in unused
+                if is_status(name)
+            ][:_MAX_WARNINGS]
+        if not preset.statuses or options.where or {*preset.statuses} & {*names}:
+            return []
+        missing = next(iter(preset.statuses))
+        warning = (
+            f"there is no '{missing}', which tells orders from abandoned checkouts and from those "
+            "that were cancelled, refunded or not paid: all are read. Export it too, or choose the "
+            "orders with --where"
+        )
+        return [warning]
+
+    def warnings(self) -> list[str]:
+        """What a person should look at before the orders are sent."""
+        if not self.unknown_statuses:
+            return self._status_warnings
+        words = ", ".join(f"{word} ({count:,})" for word, count in self.unknown_statuses.items())
+        warning = (
+            f"orders with a status that {self._shop} orders don't usually have were read: {words}. "
+            "To leave some out, name their status with --where"
+        )
+        return [warning, *self._status_warnings]
 
     def _compile_flags(
         self, specs: Mapping[str, Any], compiler: Compiler

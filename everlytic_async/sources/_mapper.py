@@ -140,12 +140,6 @@ class RecordMapper:
         compiler: Compiles more paths of the records.
         date: Where the time of an order is, as in a mapping; None if that is not known.
         is_grouping: Whether consecutive records with the same key are one order.
-        unmatched: The fields of the caller's mapping that no order has had so far.
-        shortened_skus: How many products have an SKU that a spreadsheet has shortened.
-        with_id: How many orders have an order_id so far.
-        without_id: How many have none.
-        has_products: Whether an order has a product so far.
-        has_names: Whether a product has a name so far.
     """
 
     def __init__(
@@ -206,9 +200,9 @@ class RecordMapper:
         self._key = compiler.getter("group_by", group_by) if self.is_grouping else None
         faults = {} if preset is None else preset.faults
         self._faults = [(compiler.getter("fault", spec), text) for text, spec in faults.items()]
-        self.has_products = self.has_names = False
-        self.shortened_skus = self.with_id = self.without_id = 0
-        self.unmatched = {
+        self._shortened_skus = 0
+        self._has_orders = self._has_products = self._has_names = False
+        self._unmatched = {
             field
             for field, spec in (*mapping.items(), *own_products.items())
             if spec is not None and field in (*ORDER_FIELDS, *PRODUCT_FIELDS)
@@ -237,17 +231,13 @@ class RecordMapper:
         self._check_texts(order, faults)
         if self._faults:
             faults += [fault for get, fault in self._faults if get(rows[0])]
-        if "order_id" in order:
-            self.with_id += 1
-        else:
-            self.without_id += 1
         if self._each is None:
             read = self._read_product
             products: Any = [product for row in rows if (product := read(row))]
         else:
             products = self._read_list(self._each(rows[0]), faults)
         order["products"] = products
-        if self.unmatched or not self.has_names:
+        if self._unmatched or not self._has_names:
             self._note_fields(order)
         return order, faults
 
@@ -264,17 +254,18 @@ class RecordMapper:
 
     def _note_fields(self, order: Mapping[str, Any]) -> None:
         """Note which fields there are, until all that are wanted were there."""
-        self.unmatched.difference_update(order)
+        self._has_orders = True
+        self._unmatched.difference_update(order)
         products = order["products"]
         for product in products if isinstance(products, list) else ():
             fields = _set_fields(product)
-            self.has_products = True
-            self.has_names = self.has_names or "product_name" in fields
-            self.unmatched.difference_update(fields)
+            self._has_products = True
+            self._has_names = self._has_names or "product_name" in fields
+            self._unmatched.difference_update(fields)
 
     def _note_shortened(self, sku: str) -> str:
         if "E+" in sku and _SHORTENED(sku):
-            self.shortened_skus += 1
+            self._shortened_skus += 1
         return sku
 
     def _cached(self, used: list[str], columns: Sequence[str]) -> Callable[[Any], Any]:
@@ -292,9 +283,9 @@ class RecordMapper:
             cells = cells_of(row)
             found = cache.get(cells)
             if found is None:
-                shortened = self.shortened_skus
+                shortened = self._shortened_skus
                 found = _make_product(read(cells))
-                is_counted = self.shortened_skus > shortened  # and has to be again
+                is_counted = self._shortened_skus > shortened  # and has to be again
                 if not is_counted and sum(map(len, cells)) <= _MAX_CACHED_CHARS:
                     if len(cache) >= _MAX_CACHED:
                         cache.clear()
@@ -334,6 +325,24 @@ class RecordMapper:
         return list(faults)
 
     # ------------------------------------------------------------------------ for people to read
+
+    @property
+    def unmatched_fields(self) -> frozenset[str]:
+        """The fields that the caller's mapping names, and no order had so far."""
+        return frozenset(self._unmatched if self._has_orders else ())
+
+    def warnings(self) -> list[str]:
+        """What a person should look at before the orders are sent."""
+        found = []
+        if self._shortened_skus:
+            found.append(
+                f"{self._shortened_skus:,} product_sku are numbers that a spreadsheet shortened, "
+                "such as 1.23457E+12: export the orders again, and don't save them from a "
+                "spreadsheet"
+            )
+        if self._has_products and not self._has_names:
+            found.append("no product has a name: map product_name if the e-mail shows it")
+        return found
 
     def explain(self, faults: Sequence[str], order: Mapping[str, Any]) -> list[str]:
         """The faults of an order, with the numbers that can't be read, and what to do."""

@@ -33,14 +33,11 @@ from everlytic_async.sources._open import OpenedSource, Source, check_text, open
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import PRESETS, find_preset
-from everlytic_async.sources._synonyms import is_status
 from everlytic_async.sources._tables import Table, open_table
 from everlytic_async.sources._xlsx import XlsxReader
 
 __all__ = ["Reader", "TracedOrder"]
 
-# Of one kind.
-_MAX_WARNINGS = 5
 _LINE_IDS = ("__parentId", "id")
 # To look for a path in.
 _MAX_AHEAD = 20
@@ -88,9 +85,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._assembler: OrderAssembler | None = None
         self._workbook: XlsxReader | None = None
         self._decoder = StrictDecoder()
-        self._unused_statuses: list[str] = []
-        self._missing_status: str | None = None
-        self._with_id = self._without_id = 0  # of orders that no mapper made
+        self._with_id = self._without_id = 0
         self._traces = False
         self._has_next_page = False
         self.format: str | None = None
@@ -118,57 +113,24 @@ class Reader(Iterator[Order | InvalidOrderError]):
     @property
     def unmatched_fields(self) -> frozenset[str]:
         """The fields that the mapping names and no order had so far: a path may be wrong."""
-        mapper = self._mapper
-        if mapper is None or not mapper.with_id + mapper.without_id:
-            return frozenset()
-        return frozenset(mapper.unmatched)
+        return frozenset() if self._mapper is None else self._mapper.unmatched_fields
 
     @property
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent, each in a sentence."""
-        found = []
-        if unknown := self.unknown_statuses:
-            words = ", ".join(f"{word} ({count:,})" for word, count in unknown.items())
-            found.append(
-                f"orders with a status that {self.format} orders don't usually have were read: "
-                f"{words}. To leave some out, name their status with --where"
-            )
-        found += [
-            f"'{name}' looks like the status of an order, and nothing uses it: to leave out orders "
-            f"that were cancelled or not paid, name it: --where '{name}=...'"
-            for name in self._unused_statuses
-        ]
-        if self._missing_status is not None:
-            found.append(
-                f"there is no '{self._missing_status}', which tells orders from abandoned "
-                "checkouts and from those that were cancelled, refunded or not paid: all are read. "
-                "Export it too, or choose the orders with --where"
-            )
-        if self._mapper is not None and (count := self._mapper.shortened_skus):
-            found.append(
-                f"{count:,} product_sku are numbers that a spreadsheet shortened, such as "
-                "1.23457E+12: export the orders again, and don't save them from a spreadsheet"
-            )
+        found: list[str] = []
+        for part in (self._left_out, self._mapper, self._workbook):
+            found += () if part is None else part.warnings()
         if self._has_next_page:
             found.append(
                 "there are more orders on a further page, as the last page in this input says: ask "
                 "for the next pages, too"
             )
-        if self._workbook is not None and (count := self._workbook.hidden_rows):
+        if self._with_id and self._without_id:
             found.append(
-                f"rows that are hidden in the sheet, such as by a filter, were read: {count:,}. "
-                "To leave their orders out, delete the rows, or name a condition with --where"
-            )
-        mapper = self._mapper
-        with_id = self._with_id if mapper is None else mapper.with_id
-        without_id = self._without_id if mapper is None else mapper.without_id
-        if with_id and without_id:
-            found.append(
-                f"{without_id:,} orders have no order_id while others do: each of them gets "
+                f"{self._without_id:,} orders have no order_id while others do: each of them gets "
                 "an e-mail of its own. If they are parts of other orders, fill in their order_id"
             )
-        if mapper is not None and mapper.has_products and not mapper.has_names:
-            found.append("no product has a name: map product_name if the e-mail shows it")
         return found
 
     def lines(self) -> Iterator[Numbered]:
@@ -214,6 +176,15 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     def _read(self) -> Generator[Numbered]:
         # A generator, so that a file that nobody reads is not opened, and needs no closing.
+        with closing(self._read_orders()) as orders:
+            for numbered in orders:
+                if numbered[1].order_id is not None:
+                    self._with_id += 1
+                elif isinstance(numbered[1], Order):
+                    self._without_id += 1
+                yield numbered
+
+    def _read_orders(self) -> Generator[Numbered]:
         with ExitStack() as stack:
             source = stack.enter_context(open_source(self._source, self._options.encoding))
             if not source.first_line.strip():
@@ -324,12 +295,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
     def _make_orders(self, items: _Items) -> Iterator[Numbered]:
         """The orders whose fields have their own names."""
         for number, item in items:
-            order = item.error if isinstance(item, InvalidRow) else make_order(item, number)
-            if order.order_id is not None:
-                self._with_id += 1
-            elif isinstance(order, Order):
-                self._without_id += 1
-            yield number, order
+            yield number, item.error if isinstance(item, InvalidRow) else make_order(item, number)
 
     @property
     def _is_plain(self) -> bool:
@@ -354,15 +320,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
         left_out = self._left_out = LeftOut(
             preset, options, mapper.compiler, mapper.date, names, self._skipped, is_table=is_table
         )
-        used = mapper.compiler.used
         if is_table:
-            check_repeated(names, used)
-        if preset is None:
-            self._unused_statuses = [
-                name for name in dict.fromkeys(names) if name not in used and is_status(name)
-            ][:_MAX_WARNINGS]
-        elif preset.statuses and not options.where and not {*preset.statuses} & {*names}:
-            self._missing_status = next(iter(preset.statuses))
+            check_repeated(names, mapper.compiler.used)
         self._assembler = OrderAssembler(mapper, preset, left_out)
         self._assembler.traces = self._traces
         return self._assembler

@@ -82,7 +82,6 @@ class XlsxReader:
     Attributes:
         columns: The first row that is not blank.
         used: The columns whose cells must have a value, if they are not blank; None for all.
-        hidden_rows: How many rows were read so far that the sheet hides.
     """
 
     def __init__(self, file: IO[bytes], stack: ExitStack, sheet: str | None) -> None:
@@ -109,8 +108,19 @@ class XlsxReader:
             sheet = next(visible, names[0])
         self._rows = _batched(_read_rows(book, book[sheet]))
         self.used: Collection[str] | None = None
-        self.hidden_rows = 0
+        self._hidden_rows = 0
         self.columns: Sequence[str] = self._read_header()
+
+    def warnings(self) -> list[str]:
+        """What a person should look at before the orders are sent."""
+        if not self._hidden_rows:
+            return []
+        warning = (
+            "rows that are hidden in the sheet, such as by a filter, were read: "
+            f"{self._hidden_rows:,}. To leave their orders out, delete the rows, or name a "
+            "condition with --where"
+        )
+        return [warning]
 
     def _read_header(self) -> list[str]:
         for _number, _is_hidden, cells in self._rows:
@@ -142,7 +152,7 @@ class XlsxReader:
                     values[column - 1] = None
             if not faults and all(value is None or value == "" for value in values):
                 continue
-            self.hidden_rows += is_hidden
+            self._hidden_rows += is_hidden
             if faults:
                 error = InvalidOrderError(faults[:MAX_FAULTS], number)
                 # If it says nothing of whose it is, that may be in the cell at fault.
