@@ -80,18 +80,18 @@ class StreamLedger:
     """The ledger of one stream, if it has one.
 
     Args:
-        ledger: The client's, or the stream's own.
+        opened: The client's, or the stream's own.
         policy: What may be sent again.
         is_own: Whether the stream closes it.
 
     Attributes:
-        ledger: The same.
+        opened: The same.
         writer: What claims and records; None if there is no ledger, or it is not open.
         expects_skips: Whether it is likely to know the next orders.
     """
 
-    def __init__(self, ledger: OpenLedger, policy: ResendPolicy, *, is_own: bool) -> None:
-        self.ledger = ledger
+    def __init__(self, opened: OpenLedger, policy: ResendPolicy, *, is_own: bool) -> None:
+        self.opened = opened
         self._policy = policy
         self._is_own = is_own
         self.writer: LedgerWriter | None = None
@@ -103,13 +103,13 @@ class StreamLedger:
         Raises:
             LedgerError: it can't be used.
         """
-        await self.ledger.open()
-        self.writer = self.ledger.writer(self._policy, custom_keys=custom_keys)
+        await self.opened.open()
+        self.writer = self.opened.writer(self._policy, custom_keys=custom_keys)
 
     async def close(self) -> None:
         """Close it."""
         if self._is_own:
-            await self.ledger.close()
+            await self.opened.close()
 
     async def find_skipped(self, jobs: Sequence[Job]) -> Mapping[int, SkippedError]:
         """Which of these orders will not be sent: by their index, why.

@@ -87,11 +87,11 @@ class StopRules:
             return None  # nothing was attempted, or the endpoint answered
         if trouble.gave_up is None:
             unreached = isinstance(error, NotSentError) and not error.connected
-            if not (unreached and self._has_waited_in_vain(result.attempts)):
+            if not (unreached and self._speaks_for_the_next(result.attempts)):
                 return None
         return f"{trouble.describe(self._host)}{_workflow(result)}. {self._advice}"
 
-    def _has_waited_in_vain(self, attempts: int) -> bool:
+    def _speaks_for_the_next(self, attempts: int) -> bool:
         """Whether an order whose attempts all failed to connect speaks for those that follow."""
         trouble = self._pacer.trouble
         retried_out = not trouble.ever_answered and 1 < self._attempts <= attempts

@@ -114,7 +114,7 @@ class OrderStream:
         self._ledger = ledger
         self._grace_s = grace_s
         # Orders that a ledger knows need no slot.
-        has_ledger = ledger.ledger.exists
+        has_ledger = ledger.opened.exists
         ahead = concurrency + _LOOKUP_CHUNK if has_ledger else concurrency
         self._reader = Reader(
             orders,
@@ -132,7 +132,7 @@ class OrderStream:
             sender.pacer,
             sender.transport.host,
             sender.retry,
-            ledger.ledger.any_accepted,
+            ledger.opened.any_accepted,
             has_ledger=has_ledger,
         )
         self._counts = dict.fromkeys(Outcome, 0)
@@ -183,7 +183,7 @@ class OrderStream:
     @property
     def any_sent(self) -> bool:
         """Whether the ledger knew, on entering, an order that this endpoint and store accepted."""
-        return self._ledger.ledger.any_sent
+        return self._ledger.opened.any_sent
 
     def stop(self, reason: str) -> None:
         """End the reading. What is in flight finishes; what waits is NOT_SENT; iteration goes on.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -18,37 +18,18 @@ from everlytic_async import (
     RetryPolicy,
     UnknownOutcomeError,
 )
-from everlytic_async._transport import Transport
 from everlytic_async.events import CoolDown, Event
 from support.delivery import STORE_HASH, make_client, order, orders
 from support.servers import (
     Connection,
     RawServer,
-    Script,
     accept_all,
     answer,
     never_answer,
+    once,
     until,
 )
-from support.transports import BODY, make_transport
-
-
-def once(data: bytes, then: Callable[[Connection], Awaitable[None]] | None = None) -> Script:
-    """Read a request, send some bytes, and close, or do what comes then."""
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        await connection.send(data)
-        if then is not None:
-            await then(connection)
-
-    return script
-
-
-async def started(server: RawServer, transport: Transport) -> asyncio.Task[Any]:
-    task = asyncio.create_task(transport.post(BODY))
-    await until(lambda: server.bodies)
-    return task
+from support.transports import BODY, make_transport, started
 
 
 async def test_a_callers_session_is_used_and_never_closed() -> None:

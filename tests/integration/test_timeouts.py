@@ -25,15 +25,9 @@ from support.servers import (
     never_answer,
     until,
 )
-from support.transports import BODY, make_transport
+from support.transports import BODY, make_transport, started
 
 # ---------------------------------------------------------------------------- running out of time
-
-
-async def started(server: RawServer, transport: Transport) -> asyncio.Task[Any]:
-    task = asyncio.create_task(transport.post(BODY))
-    await until(lambda: server.bodies)
-    return task
 
 
 async def test_silence_is_counted_from_the_last_sign_of_life() -> None:

@@ -27,24 +27,12 @@ from support.servers import (
     SUCCESS,
     Connection,
     RawServer,
-    Script,
     accept_all,
+    once,
 )
 from support.transports import BODY, make_transport
 
 large_bodies = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-
-
-def once(data: bytes, then: Callable[[Connection], Awaitable[None]] | None = None) -> Script:
-    """Read a request, send some bytes, and close, or do what comes then."""
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        await connection.send(data)
-        if then is not None:
-            await then(connection)
-
-    return script
 
 
 PATH = "/servlet/e-commerce/orders"

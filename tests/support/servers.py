@@ -129,6 +129,18 @@ def answer_all(status: int, body: bytes = SUCCESS, *headers: str) -> Script:
     return script
 
 
+def once(data: bytes, then: Callable[[Connection], Awaitable[None]] | None = None) -> Script:
+    """Read a request, send some bytes, and close, or do what comes then."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(data)
+        if then is not None:
+            await then(connection)
+
+    return script
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Wait for a counter of a server: not everything has an event."""
     async with asyncio.timeout(10):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,13 +10,13 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from everlytic_async._secrets import Secrets
-from everlytic_async._transport import Transport
+from everlytic_async._transport import Response, Transport
 from everlytic_async.policies import Timeouts
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH
-from support.servers import until
+from support.servers import RawServer, until
 
-__all__ = ["BODY", "make_transport", "until"]
+__all__ = ["BODY", "make_transport", "started", "until"]
 
 BODY = b'{"contact_email":"user@example.com"}'
 
@@ -43,3 +44,10 @@ async def make_transport(
         yield transport
     finally:
         await transport.close()
+
+
+async def started(server: RawServer, transport: Transport) -> asyncio.Task[Response]:
+    """A post whose body has arrived."""
+    task = asyncio.create_task(transport.post(BODY))
+    await until(lambda: server.bodies)
+    return task
