@@ -126,7 +126,7 @@ to the ledger) or not_sent.
 Examples:
     everlytic-async check orders.jsonl
     everlytic-async check --include cancelled orders.json.gz
-    everlytic-async check --map order_id=Nr --map contact_email=Mail till.csv
+    everlytic-async check --map order_id=Nr --map contact_email=To till.csv
     everlytic-async check --suggest till.csv
     everlytic-async check --show 3 till.csv
     everlytic-async check --results faults.jsonl orders.csv
