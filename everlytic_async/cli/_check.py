@@ -113,13 +113,14 @@ class _CheckRun(Run):
             skipped = await self._forecast.find_skipped(orders)
         for index, (order, reason) in enumerate(zip(orders, skipped, strict=True), first):
             self._repeats.is_repeated(self.source.lines[index], order)
+            key = None if order.order_id is None else str(order.order_id)
             if isinstance(order, InvalidOrderError):
-                self.add(index, Outcome.INVALID, key=order.order_id, error=order)
-            elif reason is None:
-                self.add(index, Outcome.NOT_SENT, note="nothing was sent: it was only checked")
-            else:
-                key = None if order.order_id is None else str(order.order_id)
+                self.add(index, Outcome.INVALID, key=key, error=order)
+            elif reason is not None:
                 self.add(index, Outcome.SKIPPED, key=key, error=reason)
+            else:
+                words = "nothing was sent: it was only checked"
+                self.add(index, Outcome.NOT_SENT, key=key, note=words)
         await asyncio.sleep(0)  # for signals, and the progress bar
 
     def stop(self, reason: str) -> None:  # noqa: ARG002 - the summary says why

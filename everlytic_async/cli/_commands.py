@@ -107,7 +107,8 @@ Exit codes:
     0    every order was sent, now or before (or FILE holds none at all)
     1    some orders were not sent: running it again sends them
     2    wrong usage or settings, unreadable input, or an unexpected error
-    3    nothing more can be sent, but some orders need a person: invalid, rejected or unknown
+    3    nothing more can be sent; some orders need a person: those that
+         are invalid, rejected or unknown
     130  interrupted by Ctrl-C; 143 by SIGTERM; 129 by SIGHUP
 """
 )
@@ -124,8 +125,8 @@ to the ledger) or not_sent.
 
 Examples:
     everlytic-async check orders.jsonl
-    everlytic-async check --format woocommerce --include cancelled orders.json.gz
-    everlytic-async check --map contact_email=Mail --map product_name=Item till.csv
+    everlytic-async check --include cancelled orders.json.gz
+    everlytic-async check --map order_id=Nr --map contact_email=To till.csv
     everlytic-async check --suggest till.csv
     everlytic-async check --show 3 till.csv
     everlytic-async check --results faults.jsonl orders.csv
@@ -134,7 +135,7 @@ Examples:
 If there is a ledger (see `send`), it is read, and what was sent before is shown as skipped.
 
 An order in JSON:
-    {"contact_email": "a@example.com", "products": [{"product_name": "Mop"}]}
+    {"contact_email": "a@b.example", "products": [{"product_name": "Mop"}]}
 
 It needs contact_email or contact_unique_id, and at least one product. A null counts as not
 set; an unknown field is a fault.

@@ -50,10 +50,9 @@ Exit codes:
 """
 
 _EXPORT_HELP = """\
-Write a line for each order that the ledger FILE knows, with host, key, state, attempts, status,
-reason, when that was recorded (in UTC), and the number that this ledger gave to the address and
-store. An order that was tried with several store hashes, one of them perhaps mistyped, has a line
-for each.
+Write a line for each order that the ledger FILE knows: host, key, state, attempts, status, reason,
+and when that was recorded (in UTC). An order that was tried with several store hashes, one of them
+perhaps mistyped, has a line for each.
 
 To compare with Everlytic or the shop: above all the unknown ones, because only a person can find
 out whether their e-mails went out. --with FILE adds the contact and the order to look for, from the
@@ -62,11 +61,11 @@ file that was sent.
 Examples:
     everlytic-async ledger export orders.ledger
     everlytic-async ledger export --format csv orders.ledger > orders.csv
-    everlytic-async ledger export --state unknown --with orders.csv orders.ledger
+    everlytic-async ledger export --state unknown --with a.csv orders.ledger
 
 Exit codes:
     0    written
-    2    wrong usage, no ledger that can be used, or the output can't be written
+    2    wrong usage, no usable ledger, or the output can't be written
 """
 
 _COPY_HELP = """\
@@ -87,7 +86,7 @@ Examples:
 
 Exit codes:
     0    copied
-    2    wrong usage, no ledger that can be used, or there is a file at TARGET
+    2    wrong usage, no usable ledger, or there is a file at TARGET
 """
 
 _RESOLVE_HELP = """\
@@ -104,7 +103,7 @@ are not unknown are left alone.
 
 Examples:
     everlytic-async ledger resolve orders.ledger --sent 1001 1002
-    xargs everlytic-async ledger resolve orders.ledger --send-again < keys.txt
+    xargs everlytic-async ledger resolve orders.ledger --sent < keys.txt
     everlytic-async ledger resolve orders.ledger --sent --all
 
 Exit codes:

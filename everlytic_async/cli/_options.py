@@ -25,7 +25,8 @@ EXIT_CODES = """\
 Exit codes:
     0    {good}
     1    {bad}
-    2    wrong usage or settings, unreadable input, or an unexpected error: {none}
+    2    wrong usage or settings, unreadable input, or an unexpected error:
+         {none}
     130  interrupted by Ctrl-C{terminated}
 """
 

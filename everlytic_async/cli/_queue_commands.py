@@ -48,14 +48,15 @@ workers' ledger knows which orders were sent.
 {nats}
 Examples:
     everlytic-async enqueue --embedded queue orders.jsonl
-    everlytic-async enqueue --nats tls://queue.example:4222 --store shop-a orders.csv.gz
+    everlytic-async enqueue --nats tls://queue.example:4222 orders.csv.gz
+    everlytic-async enqueue --embedded queue --store shop-a orders.csv.gz
     export-orders | everlytic-async enqueue -
 
 Ctrl-C, SIGTERM or SIGHUP stops reading and waits for acknowledgements; a second one exits at once.
 
 """.replace("{file}", FILE_HELP.rstrip()).replace("{nats}", _NATS_HELP)
     + EXIT_CODES.format(
-        good="every order is in the queue, now or before (or FILE holds none at all)",
+        good="every order is in the queue, now or before (or FILE holds none)",
         bad="some orders are not; the summary says why",
         none="nothing was queued",
         terminated="; 143 by SIGTERM; 129 by SIGHUP",
@@ -97,9 +98,10 @@ the rest back. A second one cancels what is in flight: those orders are recorded
 
 Exit codes:
     0    stopped as asked; or the queue is empty (--exit-when-empty)
-    1    the endpoint refused a store's hashes, or NATS the worker's credentials for half a minute;
-         or the private NATS server ended
-    2    wrong usage or settings, or the queue or the ledger can't be used; or an unexpected error
+    1    the endpoint refused a store's hashes; NATS refused the credentials
+         for half a minute; or the private NATS server ended
+    2    wrong usage or settings, a queue or a ledger that can't be used,
+         or an unexpected error
     130  stopped by a second Ctrl-C, or by the first while connecting
     143  the same by SIGTERM; 129 by SIGHUP
 """.replace("{nats}", _NATS_HELP)
@@ -141,14 +143,15 @@ Examples:
 _QUEUE_DEAD_HELP = _queue_help("""\
 Show the dead letters, oldest first: number, time, outcome, key, reason, attempts.
 
-    unknown    it may have been processed: find out in Everlytic, then `redrive` or `drop` it
-    rejected   the endpoint refused it: correct the workflow or the account, then `redrive` it
-    invalid    not a valid order: correct it at its source, then `drop` this one
+What to do about them:
+    unknown    may have been processed: find out, then redrive or drop it
+    rejected   refused: correct the workflow or the account, then redrive it
+    invalid    not a valid order: correct it at its source, then drop it
 
 Examples:
     everlytic-async queue dead --embedded queue
     everlytic-async queue dead --outcome unknown --format jsonl
-    everlytic-async queue dead --outcome invalid --format orders > correct.jsonl
+    everlytic-async queue dead --outcome invalid --format orders > o.jsonl
 """)
 
 _REDRIVE_HELP = _queue_help(

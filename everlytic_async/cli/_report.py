@@ -24,7 +24,7 @@ from everlytic_async.cli._results import replace_page
 from everlytic_async.cli._screen import SEND_LABELS, count_orders, format_duration, notes
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.events import CoolDown, Event, OutageEnded
+from everlytic_async.events import BatchStarted, CoolDown, Event, OutageEnded
 from everlytic_async.ledger import storage_key
 from everlytic_async.outcomes import Outcome
 
@@ -52,9 +52,7 @@ COLOURS: Mapping[Outcome, str] = {
 class Timeline:
     """How many orders ended how, in bins of equal width from the start of the run.
 
-    Attributes:
-        bins: By their place; a bin exists if an order ended in it.
-        pauses: From when to when nothing was sent; pauses within a bin of each other are one.
+    In `pauses` nothing was sent, from when to when; those within a bin of each other are one.
     """
 
     started_at: float
@@ -119,6 +117,8 @@ class Report:
         match event:
             case CoolDown():
                 self.timeline.add_pause(event.at, event.wait_s)
+            case BatchStarted():
+                self.timeline.started_at = event.at
             case OutageEnded():
                 self.timeline.end_pause(event.at)
 

@@ -266,7 +266,7 @@ class Run(ABC):
         return self.judge()
 
     def _summarize(self) -> None:
-        if is_quiet():
+        if is_quiet() or (self.input_error is not None and not self.source.read_count):
             return
         lines = list(self.summary())
         is_taken = self.results.is_stdout or self.options.as_json

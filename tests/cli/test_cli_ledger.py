@@ -631,70 +631,47 @@ def test_an_export_is_joined_with_the_input_that_was_sent(
 # ---------------------------------------------------------------------------------------- resolve
 
 
+ALL_UNKNOWN = ("2001", "2002@32", storage_key(CUSTOM_KEY, custom=True))
+
+
 @pytest.mark.parametrize(
-    ("option", "state"), [("--sent", State.SENT), ("--send-again", State.NOT_SENT)]
+    ("words", "marked", "left"),
+    [
+        ("--sent 2001 2002@32", ("2001", "2002@32"), None),
+        ("--send-again 2001 2002@32", ("2001", "2002@32"), None),
+        ("--sent --all", ALL_UNKNOWN, None),
+        ("--sent --all --host another.example", (), None),
+        ("--sent 2001 --host shop.example", ("2001",), None),
+        # A key of one's own is kept as its digest.
+        (f"--sent {CUSTOM_KEY}", (), f"1 order left alone, {{}}: {CUSTOM_KEY}"),
+        (f"--sent --own-key {CUSTOM_KEY}", ALL_UNKNOWN[2:], None),
+        # What is not unknown is left alone.
+        (
+            "--sent 1001 3001 nobody's 2001",
+            ("2001",),
+            "3 orders left alone, {}: 1001, 3001, nobody's",
+        ),
+    ],
 )
-def test_unknown_orders_are_marked_by_their_keys(
-    cli: Cli, ledger: Path, option: str, state: State
+def test_unknown_orders_are_marked_and_no_others(
+    cli: Cli, ledger: Path, words: str, marked: tuple[str, ...], left: str | None
 ) -> None:
     before = states(ledger)
-    run = cli("ledger", "resolve", ledger, option, "2001", "2002@32")
-    assert (run.code, run.err) == (0, "")
-    assert run.out.startswith("2 orders marked as ")
-    assert states(ledger) == {**before, "2001": state, "2002@32": state}
-
-
-def test_all_unknown_orders_are_marked_and_nothing_else(cli: Cli, ledger: Path) -> None:
-    before = states(ledger)
-    assert cli("ledger", "resolve", "--sent", "--all", ledger).code == 0
-    after = states(ledger)
-    assert {key for key in before if before[key] != after[key]} == {
-        key for key in before if before[key] is State.UNKNOWN
-    }
-
-
-def test_a_host_limits_the_orders_to_mark(cli: Cli, ledger: Path) -> None:
-    before = states(ledger)
-    run = cli("ledger", "resolve", "--sent", "--all", "--host", "another.example", ledger)
-    assert (run.code, run.out[:15]) == (0, "0 orders marked")
-    assert states(ledger) == before
-    run = cli("ledger", "resolve", ledger, "--sent", "2001", "--host", "shop.example")
-    assert (run.code, run.out[:14]) == (0, "1 order marked")
-
-
-def test_a_custom_key_is_looked_up_as_its_digest(cli: Cli, ledger: Path) -> None:
-    plain = cli("ledger", "resolve", "--sent", ledger, CUSTOM_KEY)
-    assert plain.code == 1
-    run = cli("ledger", "resolve", "--sent", "--own-key", ledger, CUSTOM_KEY)
-    assert run.code == 0
-    assert states(ledger)[storage_key(CUSTOM_KEY, custom=True)] is State.SENT
-
-
-def test_orders_that_are_not_unknown_are_left_alone_and_named(cli: Cli, ledger: Path) -> None:
-    before = states(ledger)
-    run = cli("ledger", "resolve", "--send-again", ledger, "1001", "3001", "nobody's", "2001")
-    assert run.code == 1
-    assert run.out.startswith("1 order marked as not sent")
-    assert run.err == (
-        "3 orders left alone, because the ledger has no unknown order of that name: "
-        "1001, 3001, nobody's\n"
-    )
-    assert states(ledger) == {**before, "2001": State.NOT_SENT}
+    run = cli("ledger", "resolve", ledger, *words.split())
+    state = State.SENT if "--sent" in words else State.NOT_SENT
+    assert states(ledger) == before | dict.fromkeys(marked, state)
+    orders = "1 order" if len(marked) == 1 else f"{len(marked)} orders"
+    assert run.out.startswith(f"{orders} marked as ")
+    why = "because the ledger has no unknown order of that name"
+    assert (run.code, run.err) == ((0, "") if left is None else (1, left.format(why) + "\n"))
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        ["2001"],
-        ["--sent", "--send-again", "2001"],
-        ["--sent"],
-        ["--sent", "--all", "2001"],
-    ],
-    ids=" ".join,
+    "words", ["2001", "--sent --send-again 2001", "--sent", "--sent --all 2001"]
 )
-def test_an_ambiguous_resolve_changes_nothing(cli: Cli, ledger: Path, options: list[str]) -> None:
+def test_an_ambiguous_resolve_changes_nothing(cli: Cli, ledger: Path, words: str) -> None:
     before = states(ledger)
-    run = cli("ledger", "resolve", ledger, *options)
+    run = cli("ledger", "resolve", ledger, *words.split())
     assert (run.code, run.out) == (2, "")
     assert run.err.startswith("Error: ")
     assert before == states(ledger)

@@ -380,6 +380,9 @@ def test_help_lists_and_explains_every_option_with_examples(cli: Cli, name: str)
     assert [option.name for option in options if not option.help] == []
     assert [opt for option in options for opt in option.opts if opt not in run.out] == []
     assert "everlytic-async" in run.out
+    # Examples and lists are not broken on a terminal of 80 columns.
+    lines = (command.help or "").split("\n")
+    assert [line for line in lines if line.startswith("    ") and len(line) > 76] == []
     if name:
         assert "Examples:" in run.out
         assert "Exit codes:" in run.out
