@@ -102,11 +102,10 @@ class Reader(Generic[_Item, _Job]):
         if self.is_async:
             return await self._queue.get()
         while not self._ready:
-            if self._skip is None and self._has_room() and not self._reading.locked():
-                if self._ended:
-                    return None
+            if self._skip is None and not (self._ended or self._reading.locked()):
                 self._ready.extend(self._read_now())  # there is nothing to wait for
-                continue
+                if self._ready:
+                    break
             async with self._reading:  # another one may be looking up the last orders
                 if not self._ready:
                     if self._ended:

@@ -73,6 +73,7 @@ _ERROR_WORD = re.compile(
     r"\s*(?:errors?|fail(?:ed|ure)?|invalid|rejected|denied|unauthorized)\s*", re.IGNORECASE
 )
 _MAX_MESSAGE = 300
+_STATUS_NAMES = ("status", "result")
 _STATUS_ONLY_KEYS = frozenset({"status", "result", "code"})  # they add nothing to the verdict
 _BOM = b"\xef\xbb\xbf"
 _HTML = re.compile(
@@ -227,8 +228,8 @@ def parse_response(
     parsed = _parse_body(body)
     is_html = isinstance(parsed, str) and _HTML.match(body.removeprefix(_BOM)) is not None
     if 200 <= status < 300:  # noqa: PLR2004
-        receipt = Receipt(status, parsed, attempts, elapsed_s, headers)
-        return _parse_success(receipt, undecodable, redact, is_html=is_html)
+        failure = _find_failure(status, headers, parsed, undecodable, redact, is_html=is_html)
+        return failure or Receipt(status, parsed, attempts, elapsed_s, headers)
     # A page's own words are for a browser.
     message = "" if is_html else _message_suffix(parsed, redact)
     page = ": it answered with an HTML page, the address is probably wrong" if is_html else message
@@ -258,15 +259,19 @@ def parse_response(
     return UnexpectedResponseError(f"the endpoint answered with the odd status {status}", status)
 
 
-def _parse_success(
-    receipt: Receipt,
+def _find_failure(
+    status: int,
+    headers: Mapping[str, str],
+    parsed: Any,
     undecodable: str | None,
     redact: Iterable[str | int | None],
     *,
     is_html: bool,
-) -> Receipt | EverlyticError:
-    status, parsed = receipt.status, receipt.body
-    for name, value in _status_fields(parsed):
+) -> EverlyticError | None:
+    """Why a 2xx is not a success; None if it is."""
+    fields = parsed if isinstance(parsed, dict) else _leading_status(parsed)
+    for name in _STATUS_NAMES:
+        value = fields.get(name)
         if isinstance(value, str) and _ERROR_WORD.fullmatch(value):
             message = _message_suffix(parsed, redact)
             word = value.strip().lower()
@@ -280,14 +285,14 @@ def _parse_success(
             status,
         )
     if isinstance(parsed, str) and not is_html:
-        is_html = "<" in parsed and "html" in receipt.headers.get("Content-Type", "").lower()
+        is_html = "<" in parsed and "html" in headers.get("Content-Type", "").lower()
     if is_html:
         return UnexpectedResponseError(
             f"the endpoint answered {status} with an HTML page (a login page or a proxy?): "
             "base_url is probably not the address of the install",
             status,
         )
-    return receipt
+    return None
 
 
 def _parse_throttle(
@@ -370,11 +375,10 @@ def _parse_body(body: bytes) -> Any:
         return text
 
 
-def _status_fields(parsed: Any) -> Iterable[tuple[str, Any]]:
-    if isinstance(parsed, dict):
-        return (("status", parsed.get("status")), ("result", parsed.get("result")))
+def _leading_status(parsed: object) -> dict[str, str]:
+    """The status of a text that starts like a JSON object: it was cut short."""
     start = _LEADING_STATUS.match(parsed) if isinstance(parsed, str) else None
-    return [] if start is None else [(start[1], start[2])]
+    return {} if start is None else {start[1]: start[2]}
 
 
 # --------------------------------------------------------------------- what a message repeats

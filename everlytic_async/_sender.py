@@ -128,10 +128,7 @@ class Sender:
 
     def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
         """Validate and encode one order; the result of one that is invalid."""
-        received_at = self.clock()
-        job = _prepare(index, raw, key_of)
-        if isinstance(job, Job):
-            job.received_at = received_at
+        job = _prepare(index, raw, key_of, self.clock())
         if self.dispatcher.has_listeners:
             event_key = job.key if key_of is None else _hash_key(job.key)
             if isinstance(job, Job):
@@ -153,21 +150,24 @@ class Sender:
         `wait_until` is when to stop waiting for a turn, by the clock.
         """
         if ledger_writer is not None:
-            job.digest = job.digest or body_digest(job.body)
-            try:
-                if await ledger_writer.claim(job.key, job.digest):
-                    job.possible_deliveries = 1
-                    job.last_unknown = UnknownOutcomeError("it may have been processed before")
-            except SkippedError as skipped:
-                return self.end(job, skipped)
-            except LedgerError as error:
-                return self.end(job, NotSentError(f"the order was not sent: {error}"))
-            job.claimed = True
+            refused = await self._claim(job, ledger_writer)
+            if refused is not None:
+                return self.end(job, refused)
         verdict: Receipt | EverlyticError
         try:
-            verdict = await self._send(job, stop_token, wait_until)
+            # The first attempt needs no tenacity if it is accepted.
+            verdict = await self._attempt(job, stop_token, wait_until)
+            if isinstance(verdict, EverlyticError) and may_retry(verdict, self.delivery):
+                verdict = await self._retry(job, stop_token, verdict, wait_until)
         except ConfigurationError:
             raise  # in a forked copy: the order and the ledger are the other process's
+        except DeadlineExceededError:
+            verdict = NotSentError("the order was not sent: its turn had not come by its deadline")
+        except StoppedError as stopped:
+            trouble, why = self.pacer.trouble, str(stopped)
+            if trouble.gave_up is not None and stop_token.reason is None:
+                why = trouble.describe(self.transport.host)
+            verdict = NotSentError(f"the order was not sent: {why}")
         except Exception as error:  # noqa: BLE001 - what is not foreseen gets the careful verdict
             verdict = job.abandoned_error(
                 f"an error that was not foreseen ({type(error).__name__})"
@@ -180,7 +180,24 @@ class Sender:
                 ledger_writer.record_cancelled(job.key, job.digest, state, job.attempts)
             self.end(job, known)
             raise
+        if job.last_unknown is not None:
+            verdict = _combine(job.last_unknown, verdict)
         return self.end(job, verdict)
+
+    @staticmethod
+    async def _claim(job: Job, ledger_writer: LedgerWriter) -> EverlyticError | None:
+        """Claim an order from the ledger; return why it may not be sent, None if it may."""
+        job.digest = job.digest or body_digest(job.body)
+        try:
+            if await ledger_writer.claim(job.key, job.digest):
+                job.possible_deliveries = 1
+                job.last_unknown = UnknownOutcomeError("it may have been processed before")
+        except SkippedError as skipped:
+            return skipped
+        except LedgerError as error:
+            return NotSentError(f"the order was not sent: {error}")
+        job.claimed = True
+        return None
 
     def end(self, job: Job, verdict: Receipt | EverlyticError) -> OrderResult:
         """The result of an order, of which the hooks are notified."""
@@ -190,27 +207,10 @@ class Sender:
             self.dispatcher.emit(_order_ended(result, job.event_key, now))
         return result
 
-    async def _send(
-        self, job: Job, stop_token: StopToken, wait_until: float | None
-    ) -> Receipt | EverlyticError:
-        """Attempt until the order is accepted, or may not be attempted again."""
-        try:
-            verdict = await self._attempt(job, stop_token, wait_until)
-            if not isinstance(verdict, Receipt) and may_retry(verdict, self.delivery):
-                verdict = await self._retry(job, stop_token, verdict, wait_until)
-        except DeadlineExceededError:
-            verdict = NotSentError("the order was not sent: its turn had not come by its deadline")
-        except StoppedError as stopped:
-            trouble, why = self.pacer.trouble, str(stopped)
-            if trouble.gave_up is not None and stop_token.reason is None:
-                why = trouble.describe(self.transport.host)
-            verdict = NotSentError(f"the order was not sent: {why}")
-        return verdict if job.last_unknown is None else _combine(job.last_unknown, verdict)
-
     async def _retry(
         self, job: Job, stop_token: StopToken, first: EverlyticError, wait_until: float | None
     ) -> Receipt | EverlyticError:
-        """The attempts after the first, which needs no tenacity if it is accepted."""
+        """Attempt again until the order is accepted, or may not be attempted again."""
         until = job.started_at + self.retry.deadline_s
         if wait_until is not None:
             until = min(until, wait_until)
@@ -252,13 +252,14 @@ class Sender:
         job.attempts += 1
         job.in_attempt = True
         try:
-            self._emit(
-                job,
-                AttemptStarted,
-                at=started_at,
-                attempt=job.attempts,
-                in_flight=pacer.in_flight,
-            )
+            if job.event_key is not None:  # nearly never
+                self._emit(
+                    job,
+                    AttemptStarted,
+                    at=started_at,
+                    attempt=job.attempts,
+                    in_flight=pacer.in_flight,
+                )
             verdict, sent_at = await self._post(job, stop_token)
             job.in_attempt = False
             # Before the slot is released, so that the next sender sees the new state.
@@ -324,8 +325,20 @@ class Sender:
     def _attempt_ended(
         self, job: Job, verdict: Receipt | EverlyticError, started_at: float
     ) -> None:
-        if job.event_key is not None:
-            self.dispatcher.emit(job.attempt_ended(verdict, started_at, self.clock()))
+        if job.event_key is None:
+            return
+        now, error = self.clock(), None if isinstance(verdict, Receipt) else verdict
+        self.dispatcher.emit(
+            AttemptEnded(
+                at=now,
+                key=job.event_key,
+                attempt=job.attempts,
+                outcome=Outcome.SENT if error is None else outcome_for(error),
+                status=getattr(verdict, "status", None),
+                error=error,
+                elapsed_s=now - started_at,
+            )
+        )
 
 
 @attrs.define(eq=False, repr=False)
@@ -340,9 +353,9 @@ class Job:
     contact: tuple[str | None, str | None]
     #: About how many bytes the order takes.
     memory_size: int
+    received_at: float
     #: How events name the order; None where nobody listens.
     event_key: str | None = None
-    received_at: float = 0.0
     #: A digest of the body, where a ledger asks for it.
     digest: str = ""
     #: Whether it was claimed from a ledger, which then has to record its outcome.
@@ -401,21 +414,6 @@ class Job:
             self.possible_deliveries > 1,
         )
 
-    def attempt_ended(
-        self, verdict: Receipt | EverlyticError, started_at: float, now: float
-    ) -> AttemptEnded:
-        """The event for the end of its last attempt."""
-        error = None if isinstance(verdict, Receipt) else verdict
-        return AttemptEnded(
-            at=now,
-            key=str(self.event_key),
-            attempt=self.attempts,
-            outcome=Outcome.SENT if error is None else outcome_for(error),
-            status=getattr(verdict, "status", None),
-            error=error,
-            elapsed_s=now - started_at,
-        )
-
     def abandoned_error(self, reason: str) -> EverlyticError:
         """What is known of the order if nothing more is done for it.
 
@@ -436,7 +434,9 @@ class Job:
         return NotSentError(f"the order was not sent: {reason}")
 
 
-def _prepare(index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
+def _prepare(
+    index: int, raw: AnyOrder, key_of: KeyOf | None, received_at: float
+) -> Job | OrderResult:
     """Validate and encode one order, and work out its key; the result of one that is invalid."""
     try:
         wire = to_wire(raw)
@@ -467,7 +467,7 @@ def _prepare(index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResu
         return _invalid(index, fault.order_id, raw, fault)
     contact = wire.get("contact_email"), wire.get("contact_unique_id")
     memory_size = _JSON_FACTOR * len(body) + _PRODUCT_BYTES * len(wire["products"])
-    return Job(index, raw, body, key, contact, memory_size)
+    return Job(index, raw, body, key, contact, memory_size, received_at)
 
 
 def _invalid(index: int, key: str | None, raw: AnyOrder, error: InvalidOrderError) -> OrderResult:

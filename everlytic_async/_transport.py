@@ -151,6 +151,9 @@ class _Cleaner:
         self._headers: Mapping[str, str] = {}
         self._coding: str | None = None
         self._charset: str | None = None
+        # Most have the same body as well.
+        self._raw_body: tuple[bytes, bool] | None = None
+        self._body: tuple[bytes, str | None] = b"", None
 
     def clean(
         self,
@@ -162,9 +165,11 @@ class _Cleaner:
         """What is known of a response to this request."""
         if response.raw_headers != self._raw_headers:
             self._read_headers(response)
-        headers, whole = self._headers, len(body) < MAX_BODY_BYTES and response.content.at_eof()
-        body, undecodable = decode(body, self._coding, self._charset, whole=whole)
-        body = self._secrets.redact_body(body, whole=whole and len(body) < MAX_BODY_BYTES)
+        raw_body = body, len(body) < MAX_BODY_BYTES and response.content.at_eof()
+        if raw_body != self._raw_body:
+            self._read_body(*raw_body)
+            self._raw_body = raw_body
+        headers, (body, undecodable) = self._headers, self._body
         if 300 <= response.status < 400 and hdrs.LOCATION in headers:  # noqa: PLR2004
             headers = {"Location": headers[hdrs.LOCATION]}
         return Response(
@@ -186,6 +191,12 @@ class _Cleaner:
         )
         self._coding = ", ".join(headers.getall(hdrs.CONTENT_ENCODING, ()))
         self._charset = parse_charset(headers.get(hdrs.CONTENT_TYPE, ""))
+        self._raw_body = None
+
+    def _read_body(self, body: bytes, whole: bool) -> None:
+        body, undecodable = decode(body, self._coding, self._charset, whole=whole)
+        whole = whole and len(body) < MAX_BODY_BYTES
+        self._body = self._secrets.redact_body(body, whole=whole), undecodable
 
 
 class Transport:
@@ -427,7 +438,9 @@ class Transport:
         waited_s = max(0.0, request.waited_s(request.last_activity_at - ago_s))
         received = bytearray()
         try:
-            await self._read(response, received, request)
+            received += response.content.read_nowait(MAX_BODY_BYTES)
+            if not response.content.at_eof():  # seldom
+                await self._read(response.content, received, request)
         except BaseException as error:
             if 200 <= response.status < 300 or request.must_propagate(error):  # noqa: PLR2004
                 raise
@@ -458,13 +471,8 @@ class Transport:
         request.stalled_s = 0.0
 
     async def _read(
-        self,
-        response: aiohttp.ClientResponse | DirectResponse,
-        received: bytearray,
-        request: Request,
+        self, content: aiohttp.StreamReader, received: bytearray, request: Request
     ) -> None:
-        content = response.content
-        received += content.read_nowait(MAX_BODY_BYTES)  # nearly always all of it
         while len(received) < MAX_BODY_BYTES and not content.at_eof():
             received += await content.read(MAX_BODY_BYTES - len(received))
             request.last_activity_at = self._clock()
