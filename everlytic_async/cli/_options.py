@@ -162,7 +162,7 @@ class App(click.RichGroup):
 def command_line() -> tuple[str, ...]:
     """The words that the running command was called by."""
     context: Any = click.get_current_context()
-    words: tuple[str, ...] = context.meta[_WORDS]
+    words: tuple[str, ...] = context.meta.get(_WORDS, (context.command_path,))
     return words
 
 

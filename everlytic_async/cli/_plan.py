@@ -101,33 +101,24 @@ def confirm(
     is_small = options.yes or (source.limit or _CONFIRM_ABOVE + 1) <= _CONFIRM_ABOVE
     with nullcontext() if is_small else open_terminal() as terminal:
         if terminal is None:
-            _warn(options, client, ledger, source)
-            return True
-        count = asyncio.run(count_input(options, client, ledger, source))
-        number = options.limit if count is None else count.to_send
-        if number is not None and number <= _CONFIRM_ABOVE:
-            _say_notes(count)
+            count = number = None
+            if ledger is not None and not ledger.is_new:
+                with suppress(OSError, ConfigurationError, SourceError):  # the run says what it is
+                    # The first orders only: the others don't wait for a second reading of them all.
+                    first = min(source.limit or _CONFIRM_ABOVE, _CONFIRM_ABOVE)
+                    count = asyncio.run(count_input(options, client, ledger, source, first))
+        else:
+            count = asyncio.run(count_input(options, client, ledger, source))
+            number = options.limit if count is None else count.to_send
+        if terminal is None or (number is not None and number <= _CONFIRM_ABOVE):
+            for note in () if count is None else count.notes:
+                say(f"Warning: {note}")
             return True
         reader, writer = terminal
         writer.writelines(f"{x}\n" for x in plan_lines(options, account, ledger, source, count))
         writer.write("Send them? [y/N] ")
         writer.flush()
         return reader.readline().strip().lower() in ("y", "yes")
-
-
-def _warn(
-    options: SendOptions, client: EverlyticClient, ledger: LedgerChoice | None, source: Input
-) -> None:
-    """Look at the first orders only: the others do not wait for a second reading of them all."""
-    if ledger is not None and not ledger.is_new:
-        with suppress(OSError, ConfigurationError, SourceError):  # the run says what is wrong
-            first = min(source.limit or _CONFIRM_ABOVE, _CONFIRM_ABOVE)
-            _say_notes(asyncio.run(count_input(options, client, ledger, source, first)))
-
-
-def _say_notes(count: InputCount | None) -> None:
-    for note in () if count is None else count.notes:
-        say(f"Warning: {note}")
 
 
 async def count_input(

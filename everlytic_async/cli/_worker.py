@@ -10,8 +10,6 @@ from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
 from everlytic_async.cli._client import make_client
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._nats import connect
@@ -149,7 +147,8 @@ class _Run:
                 _LOGGER.info("health is served at %s", health.url)
             self._started = True
             await self._work(is_embedded=make_queue.is_embedded)
-        print_lines(make_console(), self._summary())
+        summary = [f"{name}: {_summarize(worker)}" for name, worker in self._workers.items()]
+        print_lines(make_console(), summary)
         return Exit.FAILED if self._failed else Exit.OK
 
     async def _work(self, *, is_embedded: bool) -> None:
@@ -241,12 +240,6 @@ class _Run:
         self.forced_by = self._signals.received
         if self._task is not None:
             self._task.cancel()
-
-    # ------------------------------------------------------------------------------- screen
-
-    def _summary(self) -> Iterator[Text | str]:
-        for name, worker in self._workers.items():
-            yield f"{name}: {_summarize(worker)}"
 
 
 def _summarize(worker: Worker) -> str:
