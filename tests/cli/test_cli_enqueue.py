@@ -13,7 +13,6 @@ import pytest
 import trustme
 from command_line import Cli, Program, completed, order, read_results, read_until, to_lines
 from command_queue import Queue, now
-from command_terminal import Terminal
 
 from everlytic_async.worker import NatsServer
 from support.nats_servers import until
@@ -149,19 +148,6 @@ async def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
     assert await queue.depth() == 3
     assert "not queued  6" in run.err
     assert "Run it again to queue the rest" in run.err
-
-
-@pytest.mark.slow
-async def test_progress_is_shown_on_a_terminal(
-    program: Program, queue: Queue, orders_file: Write
-) -> None:
-    path = orders_file(*map(order, range(50)))
-    with Terminal() as terminal:
-        run = await queue.visible_to(program).run("enqueue", path, stderr=terminal.theirs)
-        terminal.drain()
-    assert run.code == 0
-    assert "Queueing for default" in terminal.plain
-    assert "50 queued" in terminal.plain
 
 
 # ------------------------------------------------------------------------------ who may connect
