@@ -98,9 +98,9 @@ class Input:
         self.last_line = 0
         self.exhausted = False
         self._stopped = False
-        # The fraction of the file that is read, and the orders in it: now and a block before.
-        self._progress: tuple[float | None, int] = (None, 0)
-        self._previous_progress: tuple[float | None, int] = (None, 0)
+        # How much of the file is read, and how many orders it has by that.
+        self._fraction: float | None = None
+        self._estimate: float | None = None
         self._interruptible: InterruptibleReader | None = None
         self._reader_thread: ThreadedReader[Numbered] | None = None
         try:
@@ -193,15 +193,13 @@ class Input:
         if self.exhausted:
             return self.read_count
         fraction = self._fraction_read()
-        if fraction != self._progress[0]:
-            # A file is read in blocks. How many orders one had is known when the next is read.
-            self._previous_progress = self._progress
-        self._progress = fraction, self.read_count
-        estimates = [] if self.limit is None else [float(self.limit)]
-        if self._previous_progress[0]:
-            count = self._previous_progress[1] / self._previous_progress[0]
-            estimates.append(max(self.read_count, count))
-        return min(estimates, default=None)
+        if fraction != self._fraction:
+            if self._fraction:
+                # A file is read in blocks. How many orders one had is known when the next is read.
+                self._estimate = self.read_count / self._fraction
+            self._fraction = fraction
+        count = None if self._estimate is None else max(self.read_count, self._estimate)
+        return min((each for each in (self.limit, count) if each is not None), default=None)
 
     def _fraction_read(self) -> float | None:
         if self._size is None:
