@@ -27,7 +27,7 @@ from everlytic_async._waiting import deadline
 _LOGGER = logging.getLogger("everlytic_async")
 
 #: Longer bodies may stay in the event loop's buffer for a while, so they are not sent this way.
-MAX_BODY_BYTES = 32 * 1024
+MAX_ORDER_BYTES = 32 * 1024
 # How long the exchange in memory may take, in seconds: nothing in it waits.
 _CHECK_S = 1.0
 # 101 ends HTTP on a connection; the others precede a response.
@@ -113,7 +113,7 @@ class DirectPost:
         """Whether this body may go this way, and nobody expects to see the session's requests."""
         session = aiohttp.ClientSession
         return (
-            len(body) <= MAX_BODY_BYTES
+            len(body) <= MAX_ORDER_BYTES
             and getattr(session, "_request", None) is _REQUEST
             and getattr(session, "post", None) is _POST
             and not self._session.trace_configs

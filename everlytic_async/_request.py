@@ -239,7 +239,7 @@ class InFlight:
 
 _NO_CONNECTION = "the connection was not established in time"
 #: What went wrong, for a person who has to fix it. The first class that fits counts. Whether the
-#: order was sent is not a matter of the class: the upload tracker knows.
+#: order was sent is not a matter of the class: `Request.body_sent` knows.
 ERROR_MESSAGES: tuple[tuple[type[BaseException], str], ...] = (
     (ClientClosedError, "the client was closed while it was in flight"),
     (
@@ -278,7 +278,7 @@ _OWN_LIMITS = {
     errno.ENOBUFS: _MEMORY,
     errno.EADDRNOTAVAIL: "this machine has no local port left for a connection: lower max_rate",
 }
-# Raised before there is a connection: they decide if the upload tracker was never used.
+# Raised before there is a connection: nothing was sent then.
 _CONNECT_ERRORS = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
