@@ -318,6 +318,10 @@ class Pacer:
         elif is_first:
             pause_s = self.backoff.pause_s(self._throttles_in_a_row)
             pause_s *= 1.0 if estimator is None else _ADAPTIVE_BACKOFF
+        if estimator is not None and not estimator.burst_known:
+            # All orders sent so far show how large the burst is: wait for their responses, if that
+            # takes no longer than the longest first pause.
+            pause_s = max(pause_s, min(now - started_at, _ADAPTIVE_BACKOFF * self._retry.base_s))
         self._schedule.pause_until(now + pause_s)
         if estimator is not None and retry_after_s != 0:
             # "Retry now" (0) says nothing about the rate. Attempts and retry budget bound it.

@@ -24,19 +24,25 @@ from collections.abc import Callable, Sequence
 _MIN_RATE = 0.1  # orders per second
 _HISTORY = 4096  # orders; what a bucket held before those does not matter
 _BISECTIONS = 24
-# The search starts at this many orders a second, or bursts a second if that is more.
-_SEARCH_FROM, _SEARCH_BURSTS = 100.0, 12.0
+# The search starts at this many orders a second, or bursts a second if that is more; lower
+# where each throttle costs a long pause.
+_SEARCH_FROM, _SEARCH_BURSTS = 25.0, 6.0
+_CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS = 100.0, 12.0
+_LONG_PAUSE_S = 0.5
 _SEARCH_DOUBLES_S = 0.3
+_SEARCH_IN_FLIGHT = 2  # until one is accepted: it may have started too high
 # How far off an estimate may be, as a share of it: this many of the orders that it is based on.
 _ERROR_ORDERS, _MIN_ERROR, _MAX_ERROR = 2.0, 0.01, 0.1
 # How long the rate takes to reach the estimate: until the capacity that may be unused is worth a
 # pause, and at least this many orders, so that few are throttled. Beyond it the cubic is steeper.
 _MIN_HOLD_S, _MAX_HOLD_S, _MIN_HOLD_ORDERS = 2.0, 60.0, 20.0
 _GROWTH = 3.0
-# Of a client that shares the limit: at least this much of the rate is left, what a throttle takes,
-# and how fast the cubic brings it back, in orders/s**3 as in CUBIC: slow clients gain as much as
-# fast ones.
-_SHARED_LEAST, _SHARED_CUT, _SHARED_GROWTH = 0.7, 0.2, 2.5
+# Of a client that shares the limit: what a throttle takes, and how fast the cubic brings it back,
+# in orders/s**3 as in CUBIC: slow clients gain as much as fast ones.
+_SHARED_CUT, _SHARED_GROWTH = 0.2, 2.5
+# Fewer orders than this may be throttled because of others: they don't end the search, and no more
+# than this share of the rate is given up for them in one step.
+_FEW, _MAX_CUT = 8, 0.7
 
 
 def _level(sent: Sequence[float], until: float, limit: float, since: float, level: float) -> float:
@@ -191,6 +197,8 @@ class RateEstimator:
     @property
     def window(self) -> int:
         """How many orders may be in flight."""
+        if self._searching and self._accepted == 0 and not self._random.found:
+            return _SEARCH_IN_FLIGHT
         return self._concurrency.window
 
     @property
@@ -264,7 +272,10 @@ class RateEstimator:
         self.burst_known = True
         full_at, since = self._full_at, sent[0] if sent else self._full_at
         self._burst = lambda limit: max(1.0, _level(sent, full_at, limit, since, 0.0))
-        self._search(max(_SEARCH_FROM, _SEARCH_BURSTS * len(sent)))
+        if self._pause_s >= _LONG_PAUSE_S:
+            self._search(max(_SEARCH_FROM, _SEARCH_BURSTS * len(sent)))
+        else:
+            self._search(max(_CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS * len(sent)))
 
     def _search(self, low: float) -> None:
         self._searching, self._low = True, low
@@ -276,7 +287,7 @@ class RateEstimator:
     def _evaluate_rate(self, sent: Sequence[float]) -> None:
         rate, count = self._rate_then, len(sent)
         estimate = self._estimate(sent)
-        if self._searching and estimate is None:
+        if self._searching and (estimate is None or (count < _FEW and self._low > _SEARCH_FROM)):
             # Not even one fits between the two throttles: it takes longer than that to leak.
             gap_s = max(0.001, self._full_at - (sent[-1] if sent else self._full_before))
             self._search(max(_MIN_RATE, self._low / 16.0, min(self._low / 2.0, 0.5 / gap_s)))
@@ -289,7 +300,9 @@ class RateEstimator:
         self._shared = False
         if not self._searching and previous is not None:
             # A little lower: others take a share. A lot lower: the limit fell.
-            self._shared = _SHARED_LEAST * rate <= estimate < (1.0 - 2.0 * error) * previous
+            self._shared = _MAX_CUT * rate <= estimate < (1.0 - 2.0 * error) * previous
+            if count < _FEW:
+                estimate = max(estimate, _MAX_CUT * rate)
         self._searching = False
         if self._shared:
             self.limit, self._low = estimate, (1.0 - _SHARED_CUT) * estimate
