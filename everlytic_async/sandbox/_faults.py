@@ -104,7 +104,7 @@ class Faults:
 
 
 def _shares(faults: Faults) -> dict[FaultKind, float]:
-    """The share of each fate except `FaultKind.SERVED`."""
+    """The share of each kind except `FaultKind.SERVED`."""
     return {
         FaultKind.THROTTLED: faults.throttled,
         FaultKind.UNAVAILABLE: faults.unavailable,

@@ -363,15 +363,15 @@ async def test_pulling_survives_a_restart_of_the_server(
 # -------------------------------------------------------------------------------- dead letters
 
 
-async def bury(queue: OrderQueue, count: int, outcome: Outcome = Outcome.UNKNOWN) -> None:
+async def make_dead_letters(queue: OrderQueue, count: int) -> None:
     """Publish orders, and make dead letters of them."""
     await fill(queue, count)
     for pulled in await queue.pull(count, 5):
-        await pulled.to_dead_letter("it may have been processed", outcome, 2)
+        await pulled.to_dead_letter("it may have been processed", Outcome.UNKNOWN, 2)
 
 
 async def test_a_dead_letter_says_why(queue: OrderQueue) -> None:
-    await bury(queue, 1)
+    await make_dead_letters(queue, 1)
     [letter] = await dead_letters(queue)
     assert (letter.key, letter.outcome, letter.attempts) == ("0", Outcome.UNKNOWN, 2)
     assert (letter.reason, letter.deliveries) == ("it may have been processed", 1)
@@ -416,7 +416,7 @@ async def test_a_message_that_is_not_an_order_is_a_dead_letter_as_it_came(
 async def test_a_redriven_order_is_in_the_queue_again_and_its_letter_gone(
     queue: OrderQueue,
 ) -> None:
-    await bury(queue, 4)
+    await make_dead_letters(queue, 4)
     letters = await dead_letters(queue)
     assert await queue.redrive([letters[0], letters[2].id, 999]) == 2
     assert await queue.redrive([letters[0]]) == 0
@@ -431,7 +431,7 @@ async def test_a_redriven_order_is_in_the_queue_again_and_its_letter_gone(
 async def test_a_redrive_that_crashed_before_the_deletion_can_be_repeated(
     queue: OrderQueue,
 ) -> None:
-    await bury(queue, 1)
+    await make_dead_letters(queue, 1)
     [letter] = await dead_letters(queue)
     headers = redrive_headers(letter.headers, letter.id, 1000.0, queue.settings)
     subject = queue.settings.orders_subject
@@ -445,7 +445,7 @@ async def test_concurrent_redrives_put_each_letter_back_once(
 ) -> None:
     count = 40
     async with make_queue(nats_url, settings) as one, make_queue(nats_url, settings) as other:
-        await bury(one, count)
+        await make_dead_letters(one, count)
         letters = await dead_letters(one)
 
         async def redrive(queue: OrderQueue) -> int:
