@@ -9,6 +9,9 @@ grows linearly with the text; how long a text may be is for the reader to decide
 from __future__ import annotations
 
 import json
+import re
+import sys
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +28,12 @@ _TOO_MANY_DIGITS = "holds a number of too many digits"
 _MAX_EXPONENT = 9_999
 # How many steps of a path are shown: of a nested text the last ones.
 _MAX_STEPS = 16
+
+# Python parses an integer of up to so many digits in no time; with another setting it may take long.
+_MAX_FAST_DIGITS = 10_000
+# Of a longer number than `MAX_DIGITS`, two of these characters in a row are digits.
+_STRIDE = MAX_DIGITS // 2
+_TWO_DIGITS = re.compile(r"[0-9]{2}").search
 
 # A key of an object or an index of a list, and the path that leads there.
 _Path = tuple["_Path | None", str | int]
@@ -47,10 +56,16 @@ class StrictDecoder:
 
     def __init__(self) -> None:
         self.found_non_finite = False
-        self._decoder = json.JSONDecoder(
+        self._exact = self._new_decoder(_integer)
+        is_limited = 0 < sys.get_int_max_str_digits() <= _MAX_FAST_DIGITS
+        # A function for each integer would take a fifth of the time.
+        self._decoder = self._new_decoder(None) if is_limited else self._exact
+
+    def _new_decoder(self, parse_int: Callable[[str], int] | None) -> json.JSONDecoder:
+        return json.JSONDecoder(
             object_pairs_hook=_object,
             parse_float=_fraction,
-            parse_int=_integer,
+            parse_int=parse_int,
             parse_constant=self._non_finite,
         )
 
@@ -65,7 +80,8 @@ class StrictDecoder:
             JsonFaultError: it is not JSON, or not what is read here.
         """
         try:
-            return self._decoder.decode(text)
+            value = self._decoder.decode(text)
+            return self._exact.decode(text) if _TWO_DIGITS(text[::_STRIDE]) else value
         except json.JSONDecodeError as error:
             raise JsonFaultError(f"is not JSON: {error.msg}, column {error.colno}") from None
         except (ValueError, ArithmeticError, RecursionError) as error:
@@ -79,7 +95,10 @@ class StrictDecoder:
             JsonFaultError: it is JSON, but not what is read here.
         """
         try:
-            return self._decoder.raw_decode(text, start)
+            value, end = self._decoder.raw_decode(text, start)
+            if _TWO_DIGITS(text[start:end:_STRIDE]):
+                return self._exact.raw_decode(text, start)
+            return value, end
         except json.JSONDecodeError:
             raise
         except (ValueError, ArithmeticError, RecursionError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
@@ -40,6 +39,7 @@ _SHORTENED_FAULT = (
     "export it again, and don't save it from a spreadsheet, or format that column as text first"
 )
 
+_LISTS = (list, tuple)  # in a check, faster than list | tuple
 _Convert = Callable[[Any], Any]
 
 
@@ -182,10 +182,10 @@ class RecordMapper:
         self._contacts = _FieldReader(compiler, contacts, self._converters)
         self._product_fields = _FieldReader(inner, self._product_specs, self._converters)
         self._read_product: Callable[[Any], Any] = self._product_fields.read
+        if (key_of := inner.values_used(holds_text=holds_text and each is None)) is not None:
+            self._read_product = self._cached(key_of)
         if each is None:
             compiler.used |= inner.used
-            if holds_text and not inner.calls_functions:
-                self._read_product = self._cached([*inner.used & {*names}], names)
         self._checked_amounts = [
             field
             for field in _AMOUNTS
@@ -243,10 +243,10 @@ class RecordMapper:
 
     def _read_list(self, items: Any, faults: list[str]) -> Any:
         """The products of a list; anything else as it is, for that is a fault of the order."""
-        if not isinstance(items, list | tuple):
+        if not isinstance(items, _LISTS):
             return items
         read = self._read_product
-        products = [read(item) if isinstance(item, dict) else item for item in items]
+        products = [read(item) if item.__class__ is dict else item for item in items]
         # With more there is another fault.
         if self._names_products and {} in products and len(products) <= MAX_ITEMS:
             faults.append(f"products[{products.index({})}]: none of its fields is set")
@@ -268,28 +268,23 @@ class RecordMapper:
             self._shortened_skus += 1
         return sku
 
-    def _cached(self, used: list[str], columns: Sequence[str]) -> Callable[[Any], Any]:
-        """Reads the product of a row of texts; one that was there before is not made again."""
-        if not used:
-            return self._product_fields.read
-        used = used if len(used) > 1 else [*used, *used]  # so that the cells are a tuple
-        places = [columns.index(name) for name in used]
-        compiler = Compiler(used, self._notation)
-        read = _FieldReader(compiler, self._product_specs, self._converters).read
+    def _cached(self, key_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Reads a product; one with the same key was there before, and is not made again."""
+        read = self._product_fields.read
         cache: dict[Any, Product | dict[str, Any]] = {}
-        cells_of = itemgetter(*places)
 
-        def read_product(row: Any) -> Product | dict[str, Any]:
-            cells = cells_of(row)
-            found = cache.get(cells)
+        def read_product(record: Any) -> Product | dict[str, Any]:
+            key = key_of(record)
+            found = cache.get(key)
             if found is None:
                 shortened = self._shortened_skus
-                found = _make_product(read(cells))
+                found = _make_product(read(record))
                 is_counted = self._shortened_skus > shortened  # and has to be again
-                if not is_counted and sum(map(len, cells)) <= _MAX_CACHED_CHARS:
+                size = len(key) if isinstance(key, str) else sum(map(len, key))
+                if not is_counted and size <= _MAX_CACHED_CHARS:
                     if len(cache) >= _MAX_CACHED:
                         cache.clear()
-                    cache[cells] = found
+                    cache[key] = found
             return found
 
         return read_product

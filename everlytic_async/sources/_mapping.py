@@ -316,7 +316,7 @@ class Compiler:
                 return lambda _row: None
             cell = itemgetter(self._places[name])
             return (lambda row: _descend(cell(row), rest)) if rest else cell
-        self.used.add(head)
+        self.used |= {head, path}
         if not rest:
             return lambda record: record.get(path)
         last = rest[-1]
@@ -349,6 +349,25 @@ class Compiler:
             if len(paths) > 1:
                 return itemgetter(*[self._places[path] for path in paths])
         return lambda record: [get(record) for get in getters]
+
+    def values_used(self, *, holds_text: bool) -> Callable[[Any], Any] | None:
+        """The function that returns all that is used of a record, in a form that can be compared.
+
+        Args:
+            holds_text: Whether all of it are texts; else it is written as one, for equal numbers
+                may have other digits.
+
+        Returns:
+            The function; None if a function of the caller's may use anything.
+        """
+        used = sorted(self.used if self._columns is None else self.used & self._places.keys())
+        if self.calls_functions or not used:
+            return None
+        if self._columns is None:
+            return lambda record: repr([*map(record.get, used)])
+        places = [self._places[name] for name in used]
+        cells = itemgetter(*places, *places[:1])  # two at least, so that it returns a tuple
+        return cells if holds_text else lambda row: repr(cells(row))
 
     def _computed(self, spec: Computed) -> Getter:
         function, values = spec.function, self.values(spec.paths)

@@ -69,7 +69,10 @@ def _round_price(item: dict[str, Any], places: int) -> dict[str, Any]:
     In a currency without decimals, and where there is nothing to compute it of, only if it has the
     noise of floating point: an exact price may have decimals.
     """
-    price = to_decimal(item.get("price"))
+    price = item.get("price")
+    if price.__class__ is int:
+        return item
+    price = to_decimal(price)
     if price is None or _places(price) <= (places or _MAX_PLACES):
         return item
     computed_price = _unit_price(item.get("total"), item.get("quantity"), places)

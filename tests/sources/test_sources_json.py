@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import sys
+import time
 import tracemalloc
 from collections.abc import Iterator
 from decimal import Decimal
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from reading import brief, exact, read, to_json
 
 from everlytic_async import ConfigurationError, InvalidOrderError, Order, SourceError
+from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.sources import read_orders
 from everlytic_async.sources._json import MAX_ORDER_CHARS
 from everlytic_async.sources._open import MAX_LINE_BYTES
@@ -119,6 +122,43 @@ def test_numbers_keep_their_digits_and_their_kind() -> None:
         contact_email="a@b.example", order_id="5842016673921", total="000003", products=products
     )
     assert exact(order) == exact(expected)
+
+
+def test_equal_products_keep_their_own_digits_and_kinds() -> None:
+    prices = ["10.1", "10.10", "1E+1", "10", "10.0"]
+    skus = ["1", '"1"', "1.0", "1.00", '"1E+2"']
+    documents = [
+        f'{{"email": "a@b.example", "id": "{place}", "items": '
+        f'[{{"price": {price}, "sku": {sku}}}]}}'
+        for place, (price, sku) in enumerate(itertools.product(prices, skus))
+    ]
+    mapping = {
+        "contact_email": "email",
+        "order_id": "id",
+        "products": {"each": "items", "product_price": "price", "product_sku": "sku"},
+    }
+    assert len({*documents}) == 25
+    together = [order for _line, order in read(f"[{','.join(documents)}]", mapping=mapping)]
+    alone = [read(document, mapping=mapping)[0][1] for document in documents]
+    assert [*map(exact, together)] == [*map(exact, alone)]
+
+
+@pytest.mark.parametrize("limit", [4300, 0])
+def test_a_number_of_too_many_digits_is_a_fault_wherever_it_is(limit: int) -> None:
+    before, started = sys.get_int_max_str_digits(), time.process_time()
+    sys.set_int_max_str_digits(limit)
+    try:
+        for blanks in range(0, 1_000, 7):
+            text = " " * blanks + '{"a": %s}'
+            assert StrictDecoder().decode_start(text % ("1" * 1_000), blanks)[0]["a"] > 0
+            for digits in ("1" * 1_001, "-" + "1" * 1_000, "1" * 100_000):
+                with pytest.raises(JsonFaultError, match="too many digits"):
+                    StrictDecoder().decode_start(text % digits, blanks)
+                with pytest.raises(JsonFaultError, match="too many digits"):
+                    StrictDecoder().decode(text % digits)
+    finally:
+        sys.set_int_max_str_digits(before)
+    assert time.process_time() - started < 10  # in quadratic time it is half a minute
 
 
 OBJECT = "is not an order: expected"
