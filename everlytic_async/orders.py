@@ -278,7 +278,9 @@ def _gallery(value: Any) -> Any:
 
 
 def _product(value: Any) -> Any:
-    return value if isinstance(value, Product) else _check_mapping(_PRODUCT_RULES, value)
+    if isinstance(value, Product):
+        return {name: field for name, field in value.__dict__.items() if field is not None}
+    return _check_mapping(_PRODUCT_RULES, value)
 
 
 def _product_model(value: Any) -> Any:
