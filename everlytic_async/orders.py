@@ -263,7 +263,7 @@ def _each(values: Any, check: _Check) -> tuple[Any, ...]:
     values = tuple(values)
     try:
         if len(values) <= MAX_ITEMS:
-            return tuple([check(value) for value in values])
+            return tuple(map(check, values))
     except _FaultError:
         pass  # now for all faults
     items = enumerate(values[:MAX_ITEMS])
