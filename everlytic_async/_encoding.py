@@ -39,14 +39,18 @@ def coerce_order(raw: AnyOrder) -> Order:
     return Order.from_mapping(raw)
 
 
-def _make_writer(model: type) -> Callable[[Any], dict[str, Any]]:
-    # The models hold only what JSON holds, Decimals and products: these go out as they are.
-    overrides: Any = {field.name: override(unstruct_hook=identity) for field in attrs.fields(model)}
+def _make_writer(model: type, **hooks: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
+    # The models hold only what JSON holds (and Decimals): their values go out as they are.
+    names = (field.name for field in attrs.fields(model))
+    overrides: Any = {name: override(unstruct_hook=hooks.get(name, identity)) for name in names}
     converter = make_converter()
     return make_dict_unstructure_fn(model, converter, _cattrs_omit_if_default=True, **overrides)
 
 
-_ORDER_TO_WIRE, _PRODUCT_TO_WIRE = _make_writer(Order), _make_writer(Product)
+_PRODUCT_TO_WIRE = _make_writer(Product)
+_ORDER_TO_WIRE = _make_writer(
+    Order, products=lambda products: [_PRODUCT_TO_WIRE(product) for product in products]
+)
 
 
 def to_wire(raw: AnyOrder) -> dict[str, Any] | InvalidOrderError:
@@ -63,10 +67,6 @@ def _exact_number(value: object) -> orjson.Fragment:
     raise TypeError(f"not a value of an order: {type(value).__name__}")
 
 
-def _write_other(value: object) -> object:
-    return _PRODUCT_TO_WIRE(value) if isinstance(value, Product) else _exact_number(value)
-
-
 def encode(order: Order) -> bytes:
     """The JSON body of a trigger: documented names, nothing unset, exact digits."""
     return encode_wire(_ORDER_TO_WIRE(order))
@@ -75,18 +75,15 @@ def encode(order: Order) -> bytes:
 def encode_wire(wire: dict[str, Any]) -> bytes:
     """The JSON body of what `to_wire` returned."""
     try:
-        return orjson.dumps(wire, default=_write_other)
+        return orjson.dumps(wire, default=_exact_number)
     except orjson.JSONEncodeError:
-        # The one thing a valid order may hold that orjson refuses without asking `default`.
-        products = (
-            _PRODUCT_TO_WIRE(product) if isinstance(product, Product) else product
-            for product in wire["products"]
-        )
-        exact = [
+        # The one thing a valid order may hold that orjson refuses without asking `default`. The
+        # products may be the caller's own dicts.
+        products = [
             {n: _exact_number(v) if isinstance(v, int) else v for n, v in product.items()}
-            for product in products
+            for product in wire["products"]
         ]
-        return orjson.dumps({**wire, "products": exact}, default=_exact_number)
+        return orjson.dumps({**wire, "products": products}, default=_exact_number)
 
 
 def order_key(order: Order, body: bytes) -> str:

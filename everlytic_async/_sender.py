@@ -153,7 +153,6 @@ class Sender:
             refused = await self._claim(job, ledger_writer)
             if refused is not None:
                 return self.end(job, refused)
-        verdict: Receipt | EverlyticError
         try:
             # The first attempt needs no tenacity if it is accepted.
             verdict = await self._attempt(job, stop_token, wait_until)
@@ -169,9 +168,8 @@ class Sender:
                 why = trouble.describe(self.transport.host)
             verdict = NotSentError(f"the order was not sent: {why}")
         except Exception as error:  # noqa: BLE001 - what is not foreseen gets the careful verdict
-            verdict = job.abandoned_error(
-                f"an error that was not foreseen ({type(error).__name__})"
-            )
+            why = f"an error that was not foreseen ({type(error).__name__})"
+            verdict = job.abandoned_error(why)
             verdict.__cause__ = job.unforeseen = error
         except BaseException:
             known = job.abandoned_error("its sending was cancelled")
@@ -245,8 +243,7 @@ class Sender:
         pacer = self.pacer
         started_at = None if stop_token.reason is not None else pacer.try_acquire()
         if started_at is None:
-            is_retry = job.attempts > 0
-            started_at = await pacer.acquire(stop_token, wait_until, is_retry=is_retry)
+            started_at = await pacer.acquire(stop_token, wait_until, is_retry=job.attempts > 0)
         if job.attempts == 0:
             job.started_at = started_at
         job.attempts += 1
@@ -461,8 +458,8 @@ def _prepare(
     except InvalidOrderError as error:
         return _invalid(index, error.order_id, raw, error)
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's function
-        fault = InvalidOrderError([f"key: the given function raised {type(error).__name__}"])
-        fault.order_id = get_order_id(raw)
+        why = f"key: the given function raised {type(error).__name__}"
+        fault = InvalidOrderError([why], order_id=get_order_id(raw))
         fault.__cause__ = error
         return _invalid(index, fault.order_id, raw, fault)
     contact = wire.get("contact_email"), wire.get("contact_unique_id")

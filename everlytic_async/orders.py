@@ -263,7 +263,7 @@ def _each(values: Any, check: _Check) -> tuple[Any, ...]:
     values = tuple(values)
     try:
         if len(values) <= MAX_ITEMS:
-            return tuple([check(value) for value in values])
+            return tuple(map(check, values))
     except _FaultError:
         pass  # now for all faults
     items = enumerate(values[:MAX_ITEMS])
@@ -278,7 +278,9 @@ def _gallery(value: Any) -> Any:
 
 
 def _product(value: Any) -> Any:
-    return value if isinstance(value, Product) else _check_mapping(_PRODUCT_RULES, value)
+    if isinstance(value, Product):
+        return {name: field for name, field in value.__dict__.items() if field is not None}
+    return _check_mapping(_PRODUCT_RULES, value)
 
 
 def _product_model(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import json
 from decimal import Decimal
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from order_strategies import IDENTIFIERS, ORDERS, WITH_ALL_DIGITS, WORKFLOWS
 
 from everlytic_async._encoding import encode, encode_wire, order_key, to_wire
-from everlytic_async.orders import Order
+from everlytic_async.orders import Order, Product
 
 
 def _refuse(word: str) -> NoReturn:
@@ -132,7 +133,11 @@ def test_many_products_that_are_alike_become_the_same_bytes_as_one_by_one(
     products = [*fields["products"][:1]] * times
     alike = {**fields, "products": products}
     turned = {**fields, "products": [dict(reversed(each.items())) for each in products]}
-    assert sent_bytes(turned) == sent_bytes(alike) == encode(Order(**alike))
+    models = {**fields, "products": [Product(**each) for each in products]}
+    before = copy.deepcopy(alike)
+    body = encode(Order(**alike))
+    assert sent_bytes(turned) == sent_bytes(models) == sent_bytes(alike) == body
+    assert alike == before
 
 
 @given(WITH_ALL_DIGITS)
