@@ -30,6 +30,10 @@ _MAX_TIMER_LAG_S = 0.02
 # share of the backoff.
 _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
+# A Retry-After of 0 is obeyed until this many bursts of throttles in a row came after fewer
+# accepted orders than this.
+_MAX_IMMEDIATE = 5
+_FEW = 10
 
 
 class DeadlineExceededError(Exception):
@@ -39,6 +43,40 @@ class DeadlineExceededError(Exception):
 def _exceed_deadline(waiter: asyncio.Future[float]) -> None:
     if not waiter.done():
         waiter.set_exception(DeadlineExceededError())
+
+
+class Throttles:
+    """Counts throttles. A burst counts once: what was in flight when its first one was received.
+
+    Attributes:
+        in_a_row: Bursts since an order was accepted.
+        obeys_immediate: Whether a Retry-After of 0 is obeyed. Once too many bursts in a row came
+            after too few accepted orders, it comes from a limiter, and is taken as none.
+    """
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+        self.obeys_immediate = True
+        self._accepted_since = 0
+        self._close_in_a_row = 0
+        self._received_at = -math.inf  # the first one of the last burst
+
+    def on_accepted(self) -> None:
+        """An order was accepted."""
+        self.in_a_row = 0
+        self._accepted_since += 1
+
+    def add(self, started_at: float, now: float, *, immediate: bool) -> bool:
+        """An attempt was throttled, perhaps with a Retry-After of 0: is it the first of a burst?"""
+        is_first = started_at > self._received_at
+        if is_first:
+            self._received_at = now
+            self.in_a_row += 1
+            self._close_in_a_row = self._close_in_a_row + 1 if self._accepted_since < _FEW else 0
+            self._accepted_since = 0
+        if immediate and self._close_in_a_row > _MAX_IMMEDIATE:
+            self.obeys_immediate = False
+        return is_first
 
 
 class Schedule:
@@ -141,8 +179,7 @@ class Pacer:
         self._waiters: deque[asyncio.Future[float]] = deque()
         self._timer: Timer | None = None
         self._idle: asyncio.Future[float] | None = None
-        self._throttled_at = -math.inf  # when the last burst of throttles was first received
-        self._throttles_in_a_row = 0  # bursts since an order was accepted
+        self._throttles = Throttles()
 
     # ------------------------------------------------------------------------------------- turns
 
@@ -282,7 +319,7 @@ class Pacer:
     def on_accepted(self, started_at: float, sent_at: float | None = None) -> None:
         """An attempt was accepted. Its body had been sent at `sent_at`, where that is known."""
         self.budget.refund()
-        self._throttles_in_a_row = 0
+        self._throttles.on_accepted()
         self.accepted_any = True
         self.on_rejected(started_at)
         if self._estimator is not None:
@@ -306,17 +343,14 @@ class Pacer:
     ) -> None:
         """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls."""
         now, estimator = self._clock(), self._estimator
-        is_first = started_at > self._throttled_at  # else it was in flight together with that
-        if is_first:
-            self._throttled_at = now
-            self._throttles_in_a_row += 1
-        if retry_after_s == 0 and not self.budget.is_ample:
-            retry_after_s = None  # "retry now" comes from a limiter: it throttles too many
+        is_first = self._throttles.add(started_at, now, immediate=retry_after_s == 0)
+        if retry_after_s == 0 and not self._throttles.obeys_immediate:
+            retry_after_s = None
         pause_s = 0.0
         if retry_after_s is not None:
             pause_s = self.backoff.requested_pause_s(retry_after_s)
         elif is_first:
-            pause_s = self.backoff.pause_s(self._throttles_in_a_row)
+            pause_s = self.backoff.pause_s(self._throttles.in_a_row)
             pause_s *= 1.0 if estimator is None else _ADAPTIVE_BACKOFF
         if estimator is not None and not estimator.burst_known:
             # All orders sent so far show how large the burst is: wait for their responses, if that

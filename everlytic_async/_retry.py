@@ -71,11 +71,6 @@ class RetryBudget:
     def __init__(self) -> None:
         self._tokens = _BUDGET
 
-    @property
-    def is_ample(self) -> bool:
-        """Whether at least half of it is left."""
-        return self._tokens >= _BUDGET / 2
-
     def take(self) -> bool:
         """Pay for a retry; False if there is not enough left."""
         if self._tokens < _RETRY_COST:

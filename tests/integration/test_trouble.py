@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections import Counter
 from types import TracebackType
 from typing import Any, Self
@@ -80,6 +81,21 @@ async def test_a_limiter_whose_retry_after_is_0_is_not_obeyed_to_the_last_retry(
     fake = fake_delivery(endpoint, pacing=Pacing(max_concurrency=64))
     outcomes = Counter((await fake.read(orders(1_000), concurrency=64)).outcomes)
     assert outcomes[Outcome.SENT] >= 990
+
+
+async def test_a_retry_after_of_0_that_comes_at_random_is_obeyed() -> None:
+    rng = random.Random(1)
+
+    async def endpoint(_body: bytes) -> Response:
+        await fake.clock.sleep(0.01)
+        throttled = rng.random() < 0.2
+        return Response(429 if throttled else 200, {"Retry-After": "0"} if throttled else {}, b"")
+
+    fake = fake_delivery(endpoint, pacing=Pacing(max_concurrency=32))
+    started_at = fake.clock.now
+    outcomes = Counter((await fake.read(orders(2_000), concurrency=32)).outcomes)
+    assert outcomes[Outcome.SENT] >= 1_800
+    assert fake.clock.now - started_at < 2
 
 
 async def test_a_throttle_neither_counts_as_trouble_nor_ends_it() -> None:
