@@ -39,9 +39,9 @@ records (``_jsonl``, ``_json``, ``_csv``, ``_xlsx``, ``_parquet``); ``_detect`` 
 and opens a table; ``_notation`` reads numbers and dates; ``_mapping`` compiles a mapping and
 ``_mapper`` applies it; ``_where`` and ``_left_out`` say which orders are not read; ``_assembler``
 puts rows together to orders, and ``_bulk`` lines; ``_shops`` has one table for each kind of export
-(``_woocommerce``, ``_shopify``, ``_squarespace``, ``_magento``, ``_bigcommerce``); ``_synonyms`` and
-``_suggest`` propose a mapping; ``_columns`` says what is wrong with columns; ``_reader`` ties them
-together.
+(``_woocommerce``, ``_shopify``, ``_squarespace``, ``_magento``, ``_bigcommerce``); ``_suggest``,
+with ``_synonyms``, proposes a mapping; ``_columns`` says what is wrong with columns; ``_reader``
+ties them together.
 """
 
 from __future__ import annotations
