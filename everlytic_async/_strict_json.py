@@ -29,7 +29,7 @@ _MAX_EXPONENT = 9_999
 # How many steps of a path are shown: of a nested text the last ones.
 _MAX_STEPS = 16
 
-# Python parses an integer of up to so many digits in no time; with another setting it may take long.
+# Python parses an integer of so many digits in no time; without such a limit it may take long.
 _MAX_FAST_DIGITS = 10_000
 # Of a longer number than `MAX_DIGITS`, two of these characters in a row are digits.
 _STRIDE = MAX_DIGITS // 2
@@ -81,11 +81,13 @@ class StrictDecoder:
         """
         try:
             value = self._decoder.decode(text)
-            return self._exact.decode(text) if _TWO_DIGITS(text[::_STRIDE]) else value
+            if _TWO_DIGITS(text[::_STRIDE]):
+                value = self._exact.decode(text)
         except json.JSONDecodeError as error:
             raise JsonFaultError(f"is not JSON: {error.msg}, column {error.colno}") from None
         except (ValueError, ArithmeticError, RecursionError) as error:
             raise _fault(error) from None
+        return value
 
     def decode_start(self, text: str, start: int) -> tuple[Any, int]:
         """The value that starts at an index of a text, and where it ends.
@@ -95,14 +97,14 @@ class StrictDecoder:
             JsonFaultError: it is JSON, but not what is read here.
         """
         try:
-            value, end = self._decoder.raw_decode(text, start)
-            if _TWO_DIGITS(text[start:end:_STRIDE]):
-                return self._exact.raw_decode(text, start)
-            return value, end
+            found: tuple[Any, int] = self._decoder.raw_decode(text, start)
+            if _TWO_DIGITS(text[start : found[1] : _STRIDE]):
+                found = self._exact.raw_decode(text, start)
         except json.JSONDecodeError:
             raise
         except (ValueError, ArithmeticError, RecursionError) as error:
             raise _fault(error) from None
+        return found
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

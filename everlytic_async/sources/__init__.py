@@ -34,13 +34,14 @@ path of the list of orders in a JSON document.
 Values are kept as they are, except texts: a blank one counts as not set; one for a field that is a
 number is parsed digit by digit; one for ``product_gallery`` is split at its blanks.
 
-From the bottom up: ``_open`` opens, decompresses and decodes; ``_detect`` detects the format; a
-module for each format yields records (``_jsonl``, ``_json``, ``_csv``, ``_xlsx``, ``_parquet``);
-``_notation`` reads numbers and dates; ``_mapping`` compiles a mapping and ``_mapper`` applies it;
-``_where`` and ``_left_out`` say which orders are not read; ``_assembler`` puts rows together to
-orders, and ``_bulk`` lines; ``_shops`` has one table for each kind of export (``_woocommerce``,
-``_shopify``, ``_squarespace``, ``_magento``, ``_bigcommerce``); ``_synonyms`` and ``_suggest``
-propose a mapping; ``_columns`` says what is wrong with columns; ``_reader`` ties them together.
+From the bottom up: ``_open`` opens, decompresses and decodes; a module for each format yields
+records (``_jsonl``, ``_json``, ``_csv``, ``_xlsx``, ``_parquet``); ``_detect`` detects the format
+and opens a table; ``_notation`` reads numbers and dates; ``_mapping`` compiles a mapping and
+``_mapper`` applies it; ``_where`` and ``_left_out`` say which orders are not read; ``_assembler``
+puts rows together to orders, and ``_bulk`` lines; ``_shops`` has one table for each kind of export
+(``_woocommerce``, ``_shopify``, ``_squarespace``, ``_magento``, ``_bigcommerce``); ``_suggest``,
+with ``_synonyms``, proposes a mapping; ``_columns`` says what is wrong with columns; ``_reader``
+ties them together.
 """
 
 from __future__ import annotations

@@ -1,16 +1,31 @@
-"""Which format an input has: by its content, or by its name if the content does not show it."""
+"""Which format an input has, by its content, or by its name if the content does not show it.
+
+A table is opened here as well: CSV, TSV, Excel or Parquet, whichever the input is.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.sources._csv import detect_delimiter
+from everlytic_async.sources._csv import CsvReader, detect_delimiter
 from everlytic_async.sources._json import is_list_of_orders
-from everlytic_async.sources._open import BINARY, MAX_LINE_BYTES, OpenedSource
+from everlytic_async.sources._open import (
+    BINARY,
+    MAX_LINE_BYTES,
+    OpenedSource,
+    check_text,
+    with_line_feeds,
+)
+from everlytic_async.sources._parquet import ParquetReader
+from everlytic_async.sources._records import InvalidRow
+from everlytic_async.sources._xlsx import XlsxReader
 
-__all__ = ["CONTAINERS", "detect_container"]
+__all__ = ["CONTAINERS", "Table", "detect_container", "open_table"]
 
 #: How the orders are written, apart from what their fields are called.
 CONTAINERS = ("jsonl", "json", "csv", "tsv", "xlsx", "parquet")
@@ -121,3 +136,40 @@ def _detect_json(first: bytes, by_name: str | None) -> str:
         return "jsonl"
     is_list = isinstance(value, dict) and is_list_of_orders(value)
     return "json" if is_list or end < len(text) else "jsonl"
+
+
+# ------------------------------------------------------------------------------------- tables
+
+
+class Table(Protocol):
+    """Rows, each with its number, and its cells in the order of the columns."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Their names, in the order of the cells."""
+
+    def __iter__(self) -> Iterator[tuple[int, Sequence[Any] | InvalidRow]]: ...
+
+
+def open_table(
+    container: str,
+    source: OpenedSource,
+    stack: ExitStack,
+    encoding: str | None,
+    sheet: str | None,
+) -> Table:
+    """Open the table that an input is.
+
+    Raises:
+        ConfigurationError: when its header or its encoding can't be read, or a package is missing.
+        SourceError: when it is damaged, or would fill the memory.
+    """
+    if sheet is not None and container != "xlsx":
+        raise ConfigurationError(f"sheet: it is {container}, and has no sheets")
+    if container == "parquet":
+        return ParquetReader(source.file, stack)
+    if container == "xlsx":
+        return XlsxReader(source.file, stack, sheet)
+    check_text(source)
+    delimiter = "\t" if container == "tsv" else None
+    return CsvReader(with_line_feeds(source, stack), delimiter, encoding)

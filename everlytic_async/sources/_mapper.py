@@ -176,11 +176,11 @@ class RecordMapper:
         inner = Compiler(columns if each is None else None, notation)
         self._specs = {field: spec for field, spec in order.items() if spec is not None}
         self._product_specs = {field: spec for field, spec in products.items() if spec is not None}
-        self._converters = {**_converters(notation), "product_sku": self._note_shortened}
+        converters = {**_converters(notation), "product_sku": self._note_shortened}
         contacts = {field: self._specs[field] for field in CONTACTS if field in self._specs}
-        self._fields = _FieldReader(compiler, self._specs, self._converters)
-        self._contacts = _FieldReader(compiler, contacts, self._converters)
-        self._product_fields = _FieldReader(inner, self._product_specs, self._converters)
+        self._fields = _FieldReader(compiler, self._specs, converters)
+        self._contacts = _FieldReader(compiler, contacts, converters)
+        self._product_fields = _FieldReader(inner, self._product_specs, converters)
         self._read_product: Callable[[Any], Any] = self._product_fields.read
         if (key_of := inner.values_used(holds_text=holds_text and each is None)) is not None:
             self._read_product = self._cached(key_of)

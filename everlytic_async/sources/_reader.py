@@ -23,7 +23,7 @@ from everlytic_async.sources._columns import (
     no_such_name,
 )
 from everlytic_async.sources._csv import CsvReader
-from everlytic_async.sources._detect import detect_container
+from everlytic_async.sources._detect import Table, detect_container, open_table
 from everlytic_async.sources._json import read_json, unwrap
 from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._left_out import LeftOut
@@ -33,7 +33,6 @@ from everlytic_async.sources._open import OpenedSource, Source, check_text, open
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import PRESETS, find_preset
-from everlytic_async.sources._tables import Table, open_table
 from everlytic_async.sources._xlsx import XlsxReader
 
 __all__ = ["Reader", "TracedOrder"]
@@ -202,7 +201,9 @@ class Reader(Iterator[Order | InvalidOrderError]):
                     )
                     yield from self._read_json(items)
                 case _:
-                    table = open_table(container, source, stack, self._options)
+                    table = open_table(
+                        container, source, stack, self._options.encoding, self._options.sheet
+                    )
                     yield from self._read_table(table)
 
     def _note_page(self, has_next: bool) -> None:

@@ -12,7 +12,7 @@ import attrs
 
 from everlytic_async._strict_json import StrictDecoder
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.sources._detect import CONTAINERS, detect_container
+from everlytic_async.sources._detect import CONTAINERS, detect_container, open_table
 from everlytic_async.sources._json import read_json, unwrap
 from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS
@@ -22,7 +22,6 @@ from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import find_preset
 from everlytic_async.sources._synonyms import is_status, match_fields
-from everlytic_async.sources._tables import open_table
 
 __all__ = ["Suggestion", "suggest_mapping"]
 
@@ -114,7 +113,7 @@ def suggest_mapping(
         SourceError: when it is damaged.
         OSError: when it can't be opened or read.
     """
-    options = ReadOptions.parse(format=format, encoding=encoding, sheet=sheet)
+    ReadOptions.parse(format=format, encoding=encoding, sheet=sheet)  # raises
     more: dict[str, str] = {}
     with ExitStack() as stack:
         source = stack.enter_context(open_source(path_or_file, encoding))
@@ -126,11 +125,10 @@ def suggest_mapping(
         is_text = container not in ("xlsx", "parquet")
         is_utf_8 = encoding is None and source.encoding == "utf-8"
         if is_text and is_utf_8 and source.line_not_text() is not None:
-            options = attrs.evolve(options, encoding=_FALLBACK_ENCODING)
-            more["encoding"] = _FALLBACK_ENCODING
-            source = stack.enter_context(open_source(path_or_file, _FALLBACK_ENCODING))
+            encoding = more["encoding"] = _FALLBACK_ENCODING
+            source = stack.enter_context(open_source(path_or_file, encoding))
         if is_table:
-            table = open_table(container, source, stack, options)
+            table = open_table(container, source, stack, encoding, sheet)
             names = [name for name in table.columns if name][:_MAX_PATHS]
             records = [
                 _prune(dict(zip(table.columns, row, strict=True)))
