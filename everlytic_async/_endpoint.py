@@ -149,21 +149,36 @@ def _earlier_scopes(
 ) -> frozenset[str]:
     """The scopes of this endpoint and store in ledgers of versions without the normal form.
 
-    Those hashed the URL as it was written: perhaps as today, perhaps with a host that a ledger
-    has noted.
+    Those hashed the URL as it was written. The hosts that a ledger noted, and a few usual
+    spellings, show how it may have been written.
     """
-    normal, written = urlsplit(url), urlsplit(base_url)
+    normal, written_as = urlsplit(url), urlsplit(base_url)
+    prefixes = {_prefix(normal.path), _prefix(written_as.path)}
+    prefixes |= {f"{prefix}/." for prefix in prefixes} | {f"/.{prefix}" for prefix in prefixes}
     scopes = set()
-    for host in {normal.netloc, written.netloc, *hosts}:
-        for prefix in {_prefix(normal.path), _prefix(written.path)}:
-            address = f"{normal.scheme}://{host}{prefix}{PATH}"
-            if address != url and _leads_to(address, url):
-                scopes.add(_scope(address, store_hash))
-    return frozenset(scopes)
+    for host in {written_as.netloc, *hosts, *_spellings(normal.netloc, normal.scheme)}:
+        for prefix in prefixes:
+            written = f"{normal.scheme}://{host}{prefix}{PATH}"
+            if _leads_to(written, url):
+                scopes.add(_scope(written, store_hash))
+    return frozenset(scopes - {_scope(url, store_hash)})
 
 
-def _leads_to(address: str, url: str) -> bool:
+def _spellings(netloc: str, scheme: str) -> Iterable[str]:
+    """How else a host in normal form is often written."""
+    yield netloc
+    host = URL(f"{scheme}://{netloc}")
+    name, port = host.host or "", "" if host.explicit_port is None else f":{host.explicit_port}"
+    ports = [port] if port else ["", f":{_DEFAULT_PORTS[scheme]}"]
+    if ":" in name:
+        yield from (f"[{name}]{port}" for port in ports)
+        return
+    for spelling in (name, name.upper(), name.title(), name.capitalize()):
+        yield from (f"{spelling}{dot}{port}" for dot in ("", ".") for port in ports)
+
+
+def _leads_to(written: str, url: str) -> bool:
     try:
-        return endpoint_url(address, allow_http=True) == url
+        return endpoint_url(written, allow_http=True) == url
     except ConfigurationError:
         return False

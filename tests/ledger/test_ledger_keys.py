@@ -162,7 +162,6 @@ async def test_an_old_ledger_is_found_by_the_host_as_it_was_written(
     shop: Shop, place: Place
 ) -> None:
     host = f"127.0.0.1.:{shop.url.rpartition(':')[2]}"
-    shop.url = f"http://{host}"
     for key, scope in (
         ("1", old_scope(f"http://{host}")),
         ("2", old_scope(f"http://{host}", "another store")),
@@ -202,7 +201,6 @@ async def test_where_old_entries_meet_the_one_that_forbids_more_wins(
     pairs = [(one, other) for one in RANKS for other in RANKS]
     host = shop.url.removeprefix("http://")
     sides = [(host, 0), (host.replace(":", ".:"), 1)]
-    shop.url = f"http://{sides[1][0]}"
     for written, side in reversed(sides) if new_first else sides:
         entries = [Entry(str(number), pair[side]) for number, pair in enumerate(pairs)]
         await keep(place, *entries, scope=old_scope(f"http://{written}"), host=written)
