@@ -14,8 +14,9 @@ from cattrs.fns import identity
 from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.preconf.orjson import make_converter
 
+from everlytic_async._checks import format_number
 from everlytic_async.errors import InvalidOrderError
-from everlytic_async.orders import Order, Product, check_mapping, format_number
+from everlytic_async.orders import Order, Product, check_mapping
 
 #: An order as a caller may pass it: a model, or a mapping with its fields; or why its reader could
 #: not build it.

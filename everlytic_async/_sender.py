@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from everlytic_async._checks import get_order_id
 from everlytic_async._encoding import (
     AnyOrder,
     KeyOf,
@@ -49,7 +50,6 @@ from everlytic_async.events import (
 )
 from everlytic_async.ledger import State
 from everlytic_async.ledger.claims import LedgerWriter, body_digest
-from everlytic_async.orders import get_order_id
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt, outcome_for
 from everlytic_async.policies import Delivery, RetryPolicy
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import attrs
 
+from everlytic_async._checks import MAX_DIGITS, is_safe_field_name
 from everlytic_async.errors import MAX_FAULTS
-from everlytic_async.orders import MAX_DIGITS, Order, Product, is_safe_field_name
+from everlytic_async.orders import Order, Product
 
 __all__ = ["JsonFaultError", "StrictDecoder", "non_finite_faults"]
 

@@ -22,7 +22,7 @@ PACKAGE = everlytic_async.__name__
 
 #: From the bottom up: a module imports from the layers below its own, never from beside or above.
 LAYERS = (
-    {"_direct_post", "_hosts", "_version", "_waiting", "errors"},
+    {"_checks", "_direct_post", "_hosts", "_version", "_waiting", "errors"},
     {"_nats"},
     {"orders", "outcomes", "policies"},
     {"_encoding", "_rate", "_response", "_strict_json", "events", "ledger"},
@@ -50,7 +50,7 @@ ONLY: dict[str, set[str]] = {
     "ledger": {"_nats", "_waiting", "errors", "outcomes", "policies"},
     "otel": {"_endpoint", "_version", "errors", "events"},
     "sandbox": set(),  # so that a mistake of the encoder can't cancel itself
-    "sources": {"_strict_json", "errors", "orders"},
+    "sources": {"_checks", "_strict_json", "errors", "orders"},
 }
 #: Packages that may import the private modules of the top level: parts of the core that are too
 #: large for one module. For all others what begins with _ is closed.

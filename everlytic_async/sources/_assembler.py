@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from everlytic_async._checks import MAX_ITEMS, get_order_id
 from everlytic_async.errors import MAX_FAULTS, InvalidOrderError
-from everlytic_async.orders import MAX_ITEMS, Order, get_order_id
+from everlytic_async.orders import Order
 from everlytic_async.sources._left_out import LeftOut
 from everlytic_async.sources._mapper import RecordMapper
 from everlytic_async.sources._preset import Preset

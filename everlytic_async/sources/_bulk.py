@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
+from everlytic_async._checks import MAX_ITEMS
 from everlytic_async.errors import InvalidOrderError
-from everlytic_async.orders import MAX_ITEMS
 from everlytic_async.sources._records import InvalidRow, Item
 
 __all__ = ["join_lines"]

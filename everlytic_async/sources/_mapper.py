@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from everlytic_async._checks import MAX_ITEMS
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
-from everlytic_async.orders import MAX_ITEMS, Product
+from everlytic_async.orders import Product
 from everlytic_async.sources._columns import CONTACTS, check_contact, check_paths, strict_paths
 from everlytic_async.sources._mapping import (
     ORDER_FIELDS,

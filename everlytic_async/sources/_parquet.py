@@ -15,8 +15,8 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import IO, Any
 
+from everlytic_async._checks import is_safe_field_name
 from everlytic_async.errors import ConfigurationError, InvalidOrderError, SourceError
-from everlytic_async.orders import is_safe_field_name
 from everlytic_async.sources._open import missing_extra_message
 from everlytic_async.sources._records import InvalidRow
 

@@ -24,8 +24,8 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
+from everlytic_async._checks import MAX_ITEMS
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
-from everlytic_async.orders import MAX_ITEMS
 from everlytic_async.sources._mapping import computed, numbers
 from everlytic_async.sources._notation import EXACT, to_decimal
 from everlytic_async.sources._preset import Preset, statuses

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from order_strategies import DECIMALS, FLOATS, INTEGERS, ORDERS, WITH_ALL_DIGITS
 
+from everlytic_async._checks import format_number
 from everlytic_async.errors import InvalidOrderError
-from everlytic_async.orders import Order, Product, check_mapping, format_number
+from everlytic_async.orders import Order, Product, check_mapping
 
 NAN, INFINITY = float("nan"), float("inf")
 SURROGATE = "\ud800"
