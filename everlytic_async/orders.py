@@ -217,8 +217,8 @@ def _find_missing(fields: dict[str, Any]) -> list[str]:
     return faults
 
 
-# `_check_alike` relies on this: if texts pass one of these checks when joined, each of them does; and
-# if the sum of the absolute values of numbers passes, each of the numbers does.
+# `_check_alike` relies on this: if texts pass one of these checks when joined, each of them does;
+# and if the sum of the absolute values of numbers passes, each of the numbers does.
 _TEXTS = (check_text, check_text_or_number)
 _NUMBERS = (check_number, check_text_or_number)
 _PRODUCT_RULES = _Rules(

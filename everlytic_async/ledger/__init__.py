@@ -4,8 +4,9 @@
 uses any ledger. Two implement it, and both are opened by the first stream and closed by the last
 (``_shared``):
 
-- SQLite: ``_sqlite`` claims and records in one thread, ``_sqlite_file`` has the schema and opens
-  the file, ``_sqlite_checks`` refuses what is not safe, ``_sqlite_tools`` is for people.
+- SQLite: ``_sqlite`` claims and records in one thread, ``_sqlite_schema`` has the tables,
+  ``_sqlite_file`` opens the file, ``_sqlite_checks`` refuses what is not safe, ``_sqlite_tools`` is
+  for people.
 - NATS, of the extra ``nats``: ``_nats`` claims and records, ``_nats_buckets`` keeps its entries and
   which processes are alive.
 

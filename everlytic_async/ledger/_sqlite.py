@@ -33,7 +33,8 @@ from everlytic_async.ledger._protocol import (
 )
 from everlytic_async.ledger._shared import SharedLedger
 from everlytic_async.ledger._sqlite_checks import FileIdentity, RunFiles
-from everlytic_async.ledger._sqlite_file import REPLACE, SqliteFile, row_from_entry
+from everlytic_async.ledger._sqlite_file import SqliteFile
+from everlytic_async.ledger._sqlite_schema import REPLACE, row_from_entry
 
 __all__ = ["Claim", "Durability", "Record", "SqliteLedger", "SqliteWriter"]
 

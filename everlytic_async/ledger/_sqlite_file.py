@@ -1,4 +1,4 @@
-"""`SqliteFile`: a ledger's file, its schema, opened safely, with the recovery of crashed runs.
+"""`SqliteFile`: a ledger's file, opened safely, with the recovery of crashed runs.
 
 The file is in WAL mode. Every writer takes the write lock first (``BEGIN IMMEDIATE``), so that
 claims are atomic between processes. A process that may send holds a lock on a small file beside the
@@ -13,7 +13,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -26,62 +26,16 @@ from everlytic_async.ledger._sqlite_checks import (
     is_alive,
     is_busy,
 )
-
-__all__ = ["COLUMNS", "REPLACE", "STATES", "SqliteFile", "entry_from_row", "row_from_entry"]
-
-#: "EVLA", so that `file` and we recognize our files.
-_APPLICATION_ID = 0x45564C41
-#: The statements that lead from each version to the next, separated by ";".
-_MIGRATIONS = (
-    # To version 1.
-    """
-    CREATE TABLE scopes (
-        id INTEGER PRIMARY KEY,
-        name TEXT NOT NULL UNIQUE,  -- a digest of the endpoint and the store hash
-        host TEXT NOT NULL
-    );
-    CREATE TABLE runs (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        token TEXT NOT NULL UNIQUE,  -- names the lock file of the run's process
-        began REAL NOT NULL,
-        ended REAL
-    );
-    CREATE TABLE orders (
-        scope INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        body TEXT NOT NULL,  -- a digest
-        state INTEGER NOT NULL,  -- State.code
-        run INTEGER,  -- that has it in flight
-        attempts INTEGER NOT NULL,
-        status INTEGER,
-        reason TEXT,
-        at REAL NOT NULL,
-        PRIMARY KEY (scope, key)
-    ) WITHOUT ROWID;
-    """,
-    # To version 2: how many transactions a run has committed; its note has the same figure.
-    "ALTER TABLE runs ADD COLUMN committed INTEGER NOT NULL DEFAULT 0",
+from everlytic_async.ledger._sqlite_schema import (
+    APPLICATION_ID,
+    LOOK_UP,
+    MERGE,
+    MIGRATIONS,
+    entry_from_row,
 )
-STATES = {state.code: state for state in State}
-COLUMNS = "orders.key, orders.state, body, attempts, status, reason, at"
-_LOOK_UP = f"""
-    SELECT {COLUMNS}
-    FROM json_each(?) AS wanted
-    CROSS JOIN orders ON orders.scope = ? AND orders.key = wanted.value
-"""  # noqa: S608 - a constant
-_INTO = "INTO orders (scope, key, body, state, run, attempts, status, reason, at)"
-REPLACE = f"REPLACE {_INTO} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - a constant
-_RANK = " ".join(f"WHEN {state.code} THEN {state.rank}" for state in State)
-_MERGE = f"""
-    INSERT {_INTO}
-    SELECT ?, key, body, state, run, attempts, status, reason, at FROM orders WHERE scope = ?
-    ON CONFLICT (scope, key) DO UPDATE SET
-        body = excluded.body, state = excluded.state, run = excluded.run,
-        attempts = excluded.attempts, status = excluded.status, reason = excluded.reason,
-        at = excluded.at
-    WHERE (CASE excluded.state {_RANK} END, excluded.at)
-        > (CASE orders.state {_RANK} END, orders.at)
-"""  # noqa: S608 - constants
+
+__all__ = ["SqliteFile"]
+
 # What SQLite's messages mean for the user of the ledger.
 _HINTS: Mapping[str, str] = {
     "locked": "another process holds it: wait for that to end",
@@ -164,7 +118,7 @@ class SqliteFile:
     def _prepare(self, *, only_look: bool) -> None:
         self._check_database()
         self.wait_for_others(self._enable_wal)
-        if only_look and self._pragma("user_version") == len(_MIGRATIONS):
+        if only_look and self._pragma("user_version") == len(MIGRATIONS):
             return  # so that it can be looked at while the disk is full or the file is locked
         with self.transaction():  # this also proves that it can be written
             self._migrate()
@@ -184,7 +138,7 @@ class SqliteFile:
         application_id = self._pragma("application_id")
         (tables,) = self.connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         self.connection.execute("COMMIT")
-        if application_id != _APPLICATION_ID and (application_id or tables):
+        if application_id != APPLICATION_ID and (application_id or tables):
             raise LedgerError(
                 f"{str(self.path)!r} is a database of another program: give the ledger a file of "
                 "its own"
@@ -198,16 +152,16 @@ class SqliteFile:
     def _migrate(self) -> None:
         """Within a transaction: bring the schema up to date."""
         version: int = self._pragma("user_version")  # 0 for an empty file
-        if version > len(_MIGRATIONS):
+        if version > len(MIGRATIONS):
             raise LedgerError(
                 f"the ledger {str(self.path)!r} was written by a later version of everlytic-async: "
                 "install that version or a newer one"
             )
-        for step in _MIGRATIONS[version:]:
+        for step in MIGRATIONS[version:]:
             for statement in step.split(";"):
                 self.connection.execute(statement)
-        self.connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        self.connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+        self.connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self.connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def _pragma(self, name: str) -> Any:
         return self.connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -254,7 +208,7 @@ class SqliteFile:
                 "an earlier version of everlytic-async: wait for it to end, then start again"
             )
         for other in earlier:
-            self.connection.execute(_MERGE, (number, other))
+            self.connection.execute(MERGE, (number, other))
             self.connection.execute("DELETE FROM orders WHERE scope = ?", (other,))
             self.connection.execute("DELETE FROM scopes WHERE id = ?", (other,))
 
@@ -262,7 +216,7 @@ class SqliteFile:
 
     def read(self, scope: int, keys: Iterable[str]) -> dict[str, Entry]:
         """What is known of these orders of one endpoint and store."""
-        rows = self.connection.execute(_LOOK_UP, (json.dumps(list(keys)), scope))
+        rows = self.connection.execute(LOOK_UP, (json.dumps(list(keys)), scope))
         return {row[0]: entry_from_row(row) for row in rows}
 
     @contextmanager
@@ -336,28 +290,6 @@ class SqliteFile:
             (State.UNKNOWN.code, CRASHED_MESSAGE, now, State.IN_FLIGHT.code, run),
         )
         self.connection.execute("UPDATE runs SET ended = ? WHERE id = ?", (now, run))
-
-
-def entry_from_row(row: Sequence[Any]) -> Entry:
-    """The entry of a row of `COLUMNS`."""
-    key, code, digest, attempts, status, reason, at = row
-    return Entry(key, STATES[code], digest, attempts, status, reason, at)
-
-
-def row_from_entry(scope: int, entry: Entry, run: int | None, now: float) -> tuple[Any, ...]:
-    """The values of `REPLACE`.
-
-    Args:
-        scope: The number of the endpoint and store.
-        entry: What to write.
-        run: The number of the run that has it in flight.
-        now: Seconds since the epoch.
-    """
-    reason = entry.reason
-    if reason is not None:  # half a character would make the whole row unreadable
-        reason = reason.encode("utf-8", "replace").decode()
-    values = entry.state.code, run, entry.attempts, entry.status, reason, now
-    return scope, entry.key, entry.body_digest, *values
 
 
 def _create(path: Path) -> None:

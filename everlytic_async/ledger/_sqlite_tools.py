@@ -15,7 +15,8 @@ import attrs
 
 from everlytic_async.errors import LedgerError
 from everlytic_async.ledger._protocol import Entry, State, merge_entries
-from everlytic_async.ledger._sqlite_file import COLUMNS, STATES, SqliteFile, entry_from_row
+from everlytic_async.ledger._sqlite_file import SqliteFile
+from everlytic_async.ledger._sqlite_schema import COLUMNS, STATES, entry_from_row
 
 __all__ = ["LedgerFile", "LedgerSummary"]
 
