@@ -1,4 +1,4 @@
-"""The command's reference is its own help, for every command there is."""
+"""What is generated in the documentation is up to date: the command's help, the shops' tables."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import pytest
 from documentation import ROOT
 
 
-@pytest.mark.slow  # it runs --help of every command
-def test_the_command_reference_is_up_to_date() -> None:
-    """`cog -r docs/reference/command.md` updates it."""
+@pytest.mark.parametrize(
+    "page",
+    [
+        # It runs --help of every command.
+        pytest.param("docs/reference/command.md", marks=pytest.mark.slow),
+        "docs/how-to/shop-exports.md",
+    ],
+)
+def test_what_is_generated_is_up_to_date(page: str) -> None:
+    """`cog -r PAGE` updates it."""
     done = subprocess.run(
-        [sys.executable, "-m", "cogapp", "--check", "--diff", "docs/reference/command.md"],
+        [sys.executable, "-m", "cogapp", "--check", "--diff", page],
         cwd=ROOT,
         capture_output=True,
         encoding="utf-8",
