@@ -33,7 +33,7 @@ __all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json", "unw
 #: memory. Decoded, JSON takes up to 30 times its length: `{},{},{}` does.
 MAX_ORDER_CHARS = 2 * 1024 * 1024
 
-_CHUNK = 128 * 1024
+_CHUNK = 96 * 1024
 # What an object that wraps orders, or a single one, has them under: what the APIs of Shopify,
 # Magento and WordPress.com answer with, and what others use.
 _WRAPPERS = frozenset(

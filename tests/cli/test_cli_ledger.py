@@ -321,6 +321,7 @@ def test_orders_that_were_sent_elsewhere_are_named_also_without_a_plan(
     assert errors[0] == errors[1]
 
 
+@pytest.mark.slow
 def test_the_warning_without_a_plan_says_that_it_looked_at_the_first_orders_only(
     cli: Cli, shop: Sandbox, orders_file: Write
 ) -> None:

@@ -126,7 +126,10 @@ def resident_bytes() -> int:
 @pytest.mark.parametrize(
     ("count", "long"), [(300, False), pytest.param(2_000, True, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("delivery", Delivery)
+@pytest.mark.parametrize(
+    "delivery",
+    [Delivery.AT_MOST_ONCE, pytest.param(Delivery.AT_LEAST_ONCE, marks=pytest.mark.slow)],
+)
 async def test_every_order_of_the_mix_has_its_one_result_and_no_secret_gets_out(
     delivery: Delivery, count: int, long: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +196,7 @@ def check(result: OrderResult, delivery: Delivery, server: HostileServer, late: 
         assert processed <= 1, (name, result)
 
 
+@pytest.mark.slow
 async def test_nothing_is_kept_of_an_order_whatever_is_answered() -> None:
     # Not the large orders: orjson reserves eight times their size, and uses one eighth of it.
     def small(seed: int) -> Iterator[dict[str, Any]]:

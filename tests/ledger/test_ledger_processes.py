@@ -58,8 +58,14 @@ async def _settled(sandbox: Sandbox) -> None:
         await asyncio.sleep(0.001)
 
 
-@pytest.mark.parametrize("delivery", Delivery)
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("delivery", "kills"),
+    [
+        (Delivery.AT_MOST_ONCE, 5),
+        pytest.param(Delivery.AT_MOST_ONCE, 100, marks=pytest.mark.slow),
+        pytest.param(Delivery.AT_LEAST_ONCE, 100, marks=pytest.mark.slow),
+    ],
+)
 async def test_killed_at_any_instant_and_resumed(
     path: Path, zygote: Zygote, delivery: Delivery, kills: int
 ) -> None:

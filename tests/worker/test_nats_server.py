@@ -132,7 +132,11 @@ async def test_it_keeps_its_data_and_its_port(data: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "forks"),
-    [(signal.SIGKILL, True), (signal.SIGTERM, False), (signal.SIGINT, False)],
+    [
+        (signal.SIGKILL, True),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
+    ],
 )
 async def test_it_ends_with_the_process_that_started_it(
     data: Path, number: signal.Signals, *, forks: bool
