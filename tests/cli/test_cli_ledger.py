@@ -440,12 +440,20 @@ def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
             wait_until(lambda: sandbox.processed >= 12)
             process.kill()
         status = cli("ledger", "status", "l")
+        exported = cli("ledger", "export", "--state", "unknown", "--with", path, "l")
         cli.use(sandbox.base_url)
+        doctor = json.loads(cli("doctor", "--allow-http", "--json", "--ledger", "l").out)
+        assert cli("ledger", "copy", "l", "copy").code == 0
+        resolved = cli("ledger", "resolve", "copy", "--sent", "--all")
         checked = cli("check", "--ledger", "l", path)
         run = cli("send", "--ledger", "l", "--durability", "power", path)
     assert (run.code, dict(sandbox.duplicates)) == (3, {})
-    left = re.search(r"^  in flight +([0-9]+)  of a run that ended", status.out, re.MULTILINE)
+    left = re.search(r"^  unknown +([0-9]+)  may have been", status.out, re.MULTILINE)
     assert left is not None
+    assert "in flight" not in status.out
+    assert 0 < len(exported.out.splitlines()) == int(left[1]) == doctor["ledger"]["unknown"]
+    assert all("contact_email" in json.loads(line) for line in exported.out.splitlines())
+    assert resolved.out.startswith(f"{left[1]} order")
     assert sandbox.processed + int(left[1]) >= 60
     # What a check predicts is what comes.
     for each in (checked, run):
