@@ -130,7 +130,6 @@ class Forecast:
         self._client = client
         self._resend = [Outcome(name) for name in resend]
         self._scopes: frozenset[int] = frozenset()
-        self._anybody_sends = bool(file.summary().running)
         # How many orders that are not known here are known elsewhere: by host, workflow, and
         # whether the endpoint and the store are the same.
         self._elsewhere: Counter[tuple[str, str | None, bool]] = Counter()
@@ -168,11 +167,6 @@ class Forecast:
     async def look_up(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         """What is known of these orders."""
         known = self._file.look_up(self._scopes, keys)
-        if not self._anybody_sends:
-            # What a run that was killed had in flight: the next run finds that out, too.
-            for key, entry in known.items():
-                if entry.state is State.IN_FLIGHT:
-                    known[key] = attrs.evolve(entry, state=State.UNKNOWN)
         self._look_elsewhere(
             [key for key in keys if key not in known or known[key].state is State.NOT_SENT]
         )

@@ -49,10 +49,6 @@ _MEANING = {
     State.REJECTED: ("red", "refused by the endpoint: the next run sends those that are corrected"),
     State.INVALID: ("yellow", "not valid: the next run sends those that are corrected"),
 }
-_DIED = (
-    "of a run that ended without recording their outcomes: unknown to the next run, and "
-    "`ledger resolve` can mark them"
-)
 _ORDER_COLUMNS = ("contact_email", "contact_unique_id", "order_id", "total", "order_link_url")
 _COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at")
 
@@ -72,12 +68,7 @@ def _figures(shown: str, summary: LedgerSummary) -> Iterator[Text | str]:
     hosts = f" for {', '.join(summary.hosts)}" if summary.hosts else ""
     yield f"{shown} knows of {count_orders(total)}{hosts}"
     yield from count_lines(
-        (
-            state.replace("_", " "),
-            style,
-            counts[state],
-            _DIED if state is State.IN_FLIGHT and not summary.running else meaning,
-        )
+        (state.replace("_", " "), style, counts[state], meaning)
         for state, (style, meaning) in _MEANING.items()
         if counts[state]
     )

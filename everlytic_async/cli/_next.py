@@ -42,8 +42,8 @@ def advise(
             )
         return
     file, again = shlex.quote(ledger), _run_again(options, words)
-    in_flight = tally.skipped[State.IN_FLIGHT]
-    if in_flight and not tally.counts[Outcome.NOT_SENT]:
+    in_flight = tally.left[State.IN_FLIGHT]
+    if in_flight and not tally.left[State.NOT_SENT]:
         yield (f"{_they(in_flight)} being sent by another process. When that has ended:\n  {again}")
     elif tally.refused_first:
         yield (

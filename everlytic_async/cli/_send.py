@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, closing
 from typing import NoReturn
@@ -22,7 +21,6 @@ from everlytic_async import (
     OrderResult,
     OrderStream,
     Product,
-    SkippedError,
     SourceError,
 )
 from everlytic_async.cli._check import examine
@@ -42,7 +40,7 @@ from everlytic_async.cli._screen import flush
 from everlytic_async.cli._settings import READING_TABLES, Account, Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
-from everlytic_async.ledger import Durability, SqliteLedger, State
+from everlytic_async.ledger import Durability, SqliteLedger
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 
@@ -159,8 +157,6 @@ class _SendRun(Run):
     _report: Report | None
     _sandbox: Sandbox | None
     _report_fault: str | None = attrs.field(default=None, init=False)
-    # Skipped because the ledger says that they are being sent, by their keys.
-    _in_flight: Counter[str | None] = attrs.field(factory=Counter, init=False)
     _forced: bool = attrs.field(default=False, init=False)
 
     @property
@@ -221,12 +217,6 @@ class _SendRun(Run):
         )
         if self._report is not None:
             self._report.add(result)
-        if isinstance(result.error, SkippedError):
-            if result.error.state == State.IN_FLIGHT:
-                self._in_flight[result.key] += 1
-        elif duplicates := self._in_flight.pop(result.key, 0):
-            # The input names the order twice, and this run was sending it.
-            self.tally.resolve_in_flight(duplicates, result.outcome)
 
     def stop(self, reason: str) -> None:
         self._stream.stop(reason)

@@ -13,10 +13,12 @@ import attrs
 
 from everlytic_async.cli._exit import Exit
 from everlytic_async.errors import EverlyticError, InvalidOrderError, SkippedError
-from everlytic_async.ledger import State
+from everlytic_async.ledger import State, storage_key
 from everlytic_async.outcomes import Outcome
 
 _EXAMPLES = 5
+# Of how many orders that are not sent the keys are kept, to count repeated ones once.
+_KEYS = 100_000
 #: How many reasons to keep apart for an outcome.
 REASONS = 12
 _OTHER = "other reasons: the results have them all (--results FILE)"
@@ -55,6 +57,7 @@ class Tally:
         reasons: By outcome, why: the text, and how many.
         possible_duplicates: How many orders may have been processed more than once.
         skipped: What the ledger knows of those skipped, and how many they are.
+        left: In which state orders are left that were not sent; those with one key count once.
         changed: How many were skipped although they have changed since they were first sent.
         refused_first: How many were refused before any was accepted, which is not their fault.
     """
@@ -65,6 +68,8 @@ class Tally:
         self.reasons: dict[Outcome, dict[str, Reason]] = {}
         self.possible_duplicates = 0
         self.skipped: Counter[str] = Counter()
+        self.left: Counter[State] = Counter()
+        self._states: dict[str, State] = {}  # of the keys in `left`
         self.changed = 0
         self.refused_first = 0
         self._shown: dict[tuple[Outcome, str], str] = {}
@@ -84,6 +89,10 @@ class Tally:
         if isinstance(error, SkippedError):
             self.skipped[str(error.state)] += 1
             self.changed += error.other_body
+            if error.state is not None:
+                self._note_state(key, State(error.state))
+        elif outcome not in (Outcome.INVALID, Outcome.SKIPPED):
+            self._note_state(key, State(outcome))
         self.refused_first += getattr(error, "before_any_acceptance", False)
         if error is None:
             return
@@ -107,10 +116,21 @@ class Tally:
             if len(reason.examples) < _EXAMPLES:
                 reason.examples[line] = key
 
-    def resolve_in_flight(self, count: int, outcome: Outcome) -> None:
-        """Correct the count of orders that were skipped because this very run was sending them."""
-        self.skipped[State.IN_FLIGHT] -= count
-        self.skipped[str(outcome)] += count
+    def _note_state(self, key: str | None, state: State) -> None:
+        """Count an order in `left`, and no longer as what an earlier order with its key was."""
+        if key is not None:
+            key = storage_key(key)
+            before = self._states.get(key)
+            # What was in flight has ended since. An order that was not tried, because the run was
+            # stopped, says nothing new.
+            if before not in (None, State.IN_FLIGHT) and state.rank < before.rank:
+                return
+            if before is not None:
+                self.left[self._states.pop(key)] -= 1
+            if state is not State.SENT and len(self._states) < _KEYS:
+                self._states[key] = state
+        if state is not State.SENT:
+            self.left[state] += 1
 
     @property
     def total(self) -> int:
@@ -125,18 +145,17 @@ class Tally:
     @property
     def to_send(self) -> int:
         """How many the next run sends: surely not processed, or in flight in another process."""
-        waiting = self.skipped[State.NOT_SENT] + self.skipped[State.IN_FLIGHT]
-        return self.counts[Outcome.NOT_SENT] + waiting
+        return self.left[State.NOT_SENT] + self.left[State.IN_FLIGHT]
 
     @property
     def unknown(self) -> int:
         """How many may have been processed, now or before."""
-        return self.counts[Outcome.UNKNOWN] + self.skipped[State.UNKNOWN]
+        return self.left[State.UNKNOWN]
 
     @property
     def rejected(self) -> int:
         """How many the endpoint refused, now or before."""
-        return self.counts[Outcome.REJECTED] + self.skipped[State.REJECTED]
+        return self.left[State.REJECTED]
 
     @property
     def to_correct(self) -> int:

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -214,10 +214,18 @@ class SqliteFile:
 
     # --------------------------------------------------------------------- entries and transactions
 
-    def read(self, scope: int, keys: Iterable[str]) -> dict[str, Entry]:
-        """What is known of these orders of one endpoint and store."""
+    def read(
+        self, scope: int, keys: Iterable[str], crashed: Collection[int] = ()
+    ) -> dict[str, Entry]:
+        """What is known of these orders of one endpoint and store.
+
+        Args:
+            scope: The number of the endpoint and store.
+            keys: As they are stored.
+            crashed: The runs whose orders in flight are unknown; see `crashed_runs`.
+        """
         rows = self.connection.execute(LOOK_UP, (json.dumps(list(keys)), scope))
-        return {row[0]: entry_from_row(row) for row in rows}
+        return {row[0]: entry_from_row(row, crashed) for row in rows}
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -266,20 +274,24 @@ class SqliteFile:
         """Whether the process of a run still exists."""
         return token == self.token or is_alive(self.path, token)
 
+    def crashed_runs(self) -> frozenset[int]:
+        """The runs whose process has ended without a word: what they have in flight is unknown."""
+        rows = self.connection.execute("SELECT id, token FROM runs WHERE ended IS NULL").fetchall()
+        return frozenset(run for run, token in rows if not self.is_alive(token))
+
     def recover_crashed_runs(self) -> None:
         """Within a transaction: mark what crashed runs had in flight as unknown.
 
         The files of such a run are removed by the next call: its end is committed then.
         """
-        rows = self.connection.execute("SELECT id, token FROM runs WHERE ended IS NULL").fetchall()
+        rows = self.connection.execute("SELECT token FROM runs WHERE ended IS NULL").fetchall()
         for token, paths in files_of_runs(self.path).items():
-            if token not in {token for _, token in rows} and not self.is_alive(token):
+            if (token,) not in rows and not self.is_alive(token):
                 for path in paths:
                     with suppress(OSError):  # a file that is left behind does no harm
                         path.unlink()
-        for run, token in rows:
-            if not self.is_alive(token):
-                self.end_run(run)
+        for run in self.crashed_runs():
+            self.end_run(run)
 
     def end_run(self, run: int) -> None:
         """Within a transaction: what a run has left in flight is unknown."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from everlytic_async.ledger._protocol import Entry, State
+from everlytic_async.ledger._protocol import CRASHED_MESSAGE, Entry, State
 
 #: "EVLA", so that `file` and we recognize our files.
 APPLICATION_ID = 0x45564C41
@@ -43,7 +43,7 @@ MIGRATIONS = (
 #: The states by the numbers that stand for them.
 STATES = {state.code: state for state in State}
 #: What makes an entry.
-COLUMNS = "orders.key, orders.state, body, attempts, status, reason, at"
+COLUMNS = "orders.key, orders.state, body, attempts, status, reason, at, run"
 #: The entries of some keys, which are a JSON list, in a scope.
 LOOK_UP = f"""
     SELECT {COLUMNS}
@@ -67,9 +67,16 @@ MERGE = f"""
 """  # noqa: S608 - constants
 
 
-def entry_from_row(row: Sequence[Any]) -> Entry:
-    """The entry of a row of `COLUMNS`."""
-    key, code, digest, attempts, status, reason, at = row
+def entry_from_row(row: Sequence[Any], crashed: Collection[int] = ()) -> Entry:
+    """The entry of a row of `COLUMNS`.
+
+    Args:
+        row: The row.
+        crashed: The numbers of the runs whose orders in flight are unknown.
+    """
+    key, code, digest, attempts, status, reason, at, run = row
+    if run in crashed:
+        return Entry(key, State.UNKNOWN, digest, attempts, status, CRASHED_MESSAGE, at)
     return Entry(key, STATES[code], digest, attempts, status, reason, at)
 
 

@@ -66,7 +66,8 @@ class LedgerSummary:
 class LedgerFile(SqliteFile):
     """A ledger's file, to look at it and to mark entries.
 
-    Everything but `resolve` works while another process writes.
+    What a run has in flight whose process has ended is unknown to every method, also before the
+    next run records that. Everything but `resolve` works while another process writes.
     """
 
     def summary(self) -> LedgerSummary:
@@ -74,9 +75,14 @@ class LedgerFile(SqliteFile):
         with self.translate_errors("read"):
             execute = self.connection.execute
             hosts = dict(execute("SELECT id, host FROM scopes").fetchall())
-            figures = execute(
-                "SELECT scope, state, count(*), min(at), max(at) FROM orders GROUP BY scope, state"
-            ).fetchall()
+            crashed = self.crashed_runs()
+            figures = [
+                (scope, State.UNKNOWN.code if run in crashed else code, *rest)
+                for scope, code, run, *rest in execute(
+                    "SELECT scope, state, run, count(*), min(at), max(at) FROM orders "
+                    "GROUP BY scope, state, run"
+                )
+            ]
             runs = execute("SELECT token FROM runs WHERE ended IS NULL").fetchall()
             running = sum(self.is_alive(token) for (token,) in runs)
         used = {scope for scope, code, *_ in figures if STATES[code].rank}
@@ -100,14 +106,19 @@ class LedgerFile(SqliteFile):
 
     def entries(self, states: Iterable[State] = State) -> Iterator[tuple[str, Entry]]:
         """Every entry in one of these states with its endpoint's host, by key."""
-        codes = json.dumps([state.code for state in states])
+        wanted = set(states)
         with self.translate_errors("read"):
+            crashed = self.crashed_runs()
+            stored = {*wanted, State.IN_FLIGHT} if State.UNKNOWN in wanted and crashed else wanted
+            codes = json.dumps([state.code for state in stored])
             for host, *row in self.connection.execute(
                 f"SELECT host, {COLUMNS} FROM orders JOIN scopes ON scopes.id = scope "  # noqa: S608 - constants
                 "WHERE state IN (SELECT value FROM json_each(?)) ORDER BY scope, key",
                 (codes,),
             ):
-                yield host, entry_from_row(row)
+                entry = entry_from_row(row, crashed)
+                if entry.state in wanted:
+                    yield host, entry
 
     def find_scopes(self, name: str) -> frozenset[int]:
         """The numbers of an endpoint and store, also those that earlier versions gave it."""
@@ -119,8 +130,9 @@ class LedgerFile(SqliteFile):
         """What is known of these orders in any of these scopes; the entry that forbids most."""
         known: dict[str, Entry] = {}
         with self.translate_errors("read"):
+            crashed = self.crashed_runs()
             for scope in scopes:
-                for key, entry in self.read(scope, keys).items():
+                for key, entry in self.read(scope, keys, crashed).items():
                     known[key] = merge_entries(known.get(key), entry) or entry
         return known
 
@@ -132,8 +144,9 @@ class LedgerFile(SqliteFile):
         """
         wanted = json.dumps(list(order_ids))
         with self.translate_errors("read"):
+            crashed = self.crashed_runs()
             for order_id, host, scope, *row in self.connection.execute(_FIND, (wanted, wanted)):
-                yield order_id, host, scope, entry_from_row(row)
+                yield order_id, host, scope, entry_from_row(row, crashed)
 
     def resolve(
         self, to: State, keys: Sequence[str] | None = None, *, host: str | None = None

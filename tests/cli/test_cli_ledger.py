@@ -255,6 +255,27 @@ def test_the_exit_code_of_every_run_says_what_is_left_to_do(  # noqa: PLR0917
     assert (cli(*send).code, len(endpoint.received)) == (code, before + sent_again)
 
 
+@pytest.mark.parametrize("concurrency", ["1", "8"])
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        (["u1", "u1", "u1", "s1", "u2", "u1", "s1"], "2 orders are unknown:"),
+        (["u1", "s1", "u1 "], "1 order is unknown:"),
+        (["r1", "r1", "s1", "r1"], "1 order is rejected:"),
+    ],
+)
+def test_an_order_that_the_input_repeats_needs_a_person_once(
+    cli: Cli, endpoint: Endpoint, orders_file: Write, concurrency: str, ids: list[str], says: str
+) -> None:
+    options = ("--ledger", "l", "--retries", "0", "--concurrency", concurrency)
+    # That it was accepted before is why a refusal counts against the order.
+    assert cli("send", *options, orders_file(order(1))).code == 0
+    path = orders_file(*(order(1, order_id=each) for each in ids))
+    for _ in range(2):  # what this run has found out, and what the ledger knows
+        run = cli("send", *options, path)
+        assert (run.code, says in run.err) == (3, True), run.err
+
+
 @pytest.mark.parametrize("found", ["--sent", "--send-again"])
 def test_the_commands_that_a_run_ends_with_do_what_they_say(
     cli: Cli, endpoint: Endpoint, orders_file: Write, found: str
@@ -441,12 +462,20 @@ def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
             wait_until(lambda: sandbox.processed >= 12)
             process.kill()
         status = cli("ledger", "status", "l")
+        exported = cli("ledger", "export", "--state", "unknown", "--with", path, "l")
         cli.use(sandbox.base_url)
+        doctor = json.loads(cli("doctor", "--allow-http", "--json", "--ledger", "l").out)
+        assert cli("ledger", "copy", "l", "copy").code == 0
+        resolved = cli("ledger", "resolve", "copy", "--sent", "--all")
         checked = cli("check", "--ledger", "l", path)
         run = cli("send", "--ledger", "l", "--durability", "power", path)
     assert (run.code, dict(sandbox.duplicates)) == (3, {})
-    left = re.search(r"^  in flight +([0-9]+)  of a run that ended", status.out, re.MULTILINE)
+    left = re.search(r"^  unknown +([0-9]+)  may have been", status.out, re.MULTILINE)
     assert left is not None
+    assert "in flight" not in status.out
+    assert 0 < len(exported.out.splitlines()) == int(left[1]) == doctor["ledger"]["unknown"]
+    assert all("contact_email" in json.loads(line) for line in exported.out.splitlines())
+    assert resolved.out.startswith(f"{left[1]} order")
     assert sandbox.processed + int(left[1]) >= 60
     # What a check predicts is what comes.
     for each in (checked, run):

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +20,7 @@ from ledger_zygote import Zygote
 
 from everlytic_async import LedgerError
 from everlytic_async.ledger import Durability, Entry, LedgerFile, LedgerSummary, ResendPolicy, State
+from everlytic_async.ledger._protocol import CRASHED_MESSAGE
 from everlytic_async.ledger._sqlite import Claim, Record, SqliteWriter
 
 KNOWN = ResendPolicy()
@@ -306,6 +307,7 @@ def test_a_group_that_fails_leaves_nothing(path: Path) -> None:
 
 def crash(path: Path, *keys: str) -> Path:
     """A process is killed that has these orders in flight; its lock file."""
+    before = set(path.parent.glob(f"{path.name}-run-*"))
     pid = os.fork()
     if pid == 0:
         try:
@@ -315,19 +317,60 @@ def crash(path: Path, *keys: str) -> Path:
             os._exit(1)
     _, status = os.waitpid(pid, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
-    (lock,) = path.parent.glob(f"{path.name}-run-*")
+    (lock,) = set(path.parent.glob(f"{path.name}-run-*")) - before
     return lock
 
 
 def test_orders_in_flight_in_a_crashed_run_are_unknown_to_the_next(path: Path) -> None:
     crash(path, "1", "2")
     with LedgerFile(path) as looks:
-        assert looks.summary().counts[State.IN_FLIGHT] == 2
         assert looks.summary().running == 0
         with in_flight(path, "3"), SqliteWriter(path):
             states = {entry.key: entry.state for _, entry in looks.entries()}
             assert looks.summary().running == 2
     assert states == {"1": State.UNKNOWN, "2": State.UNKNOWN, "3": State.IN_FLIGHT}
+
+
+@pytest.mark.parametrize("is_locked", [False, True])
+def test_orders_in_flight_in_a_crashed_run_are_unknown_to_whoever_looks(
+    path: Path, is_locked: bool
+) -> None:
+    """Before any run has recorded it, and beside what a living process has in flight."""
+    filled(path, State.UNKNOWN, State.SENT)
+    with in_flight(path, "alive"):
+        crash(path, "crashed")
+        with LedgerFile(path) as looks, locked(path) if is_locked else nullcontext():
+            found = {
+                "entries": {entry.key: entry.state for _, entry in looks.entries()},
+                "find": {
+                    entry.key: entry.state
+                    for *_, entry in looks.find(["alive", "crashed", "unknown", "sent"])
+                },
+                "look_up": {
+                    key: entry.state
+                    for key, entry in looks.look_up(
+                        looks.find_scopes("a digest of shop.example"),
+                        ["alive", "crashed", "unknown", "sent"],
+                    ).items()
+                },
+            }
+            of_states = {
+                state: [(entry.key, entry.reason) for _, entry in looks.entries([state])]
+                for state in State
+            }
+            counts = looks.summary().counts
+        with LedgerFile(path) as resolves:
+            assert resolves.resolve(State.SENT) == (2, ())
+    states = {"alive": State.IN_FLIGHT, "crashed": State.UNKNOWN}
+    states |= {state: state for state in (State.UNKNOWN, State.SENT)}
+    assert found == dict.fromkeys(found, states)
+    assert of_states[State.UNKNOWN] == [("crashed", CRASHED_MESSAGE), ("unknown", None)]
+    assert of_states[State.IN_FLIGHT] == [("alive", None)]
+    assert {state: count for state, count in counts.items() if count} == {
+        State.IN_FLIGHT: 1,
+        State.UNKNOWN: 2,
+        State.SENT: 1,
+    }
 
 
 async def test_a_run_that_goes_on_notices_that_another_has_crashed(
