@@ -99,7 +99,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
         """How many orders were left out so far, by reason.
 
         The reasons are those of `REASONS`, ``before since`` and ``not before until``; ``where``
-        with the condition that did not hold; and for the rows of a Shopify CSV, ``duplicate row``.
+        with the condition that did not hold; for the rows of a table, ``repeated header``; and of a Shopify CSV,
+        ``duplicate row``.
         """
         return MappingProxyType(self._skipped)
 
@@ -323,7 +324,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         )
         if is_table:
             check_repeated(names, mapper.compiler.used)
-        self._assembler = OrderAssembler(mapper, preset, left_out)
+        self._assembler = OrderAssembler(mapper, preset, left_out, names if is_table else ())
         self._assembler.traces = self._traces
         return self._assembler
 

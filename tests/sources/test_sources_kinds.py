@@ -354,7 +354,17 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         [(1, "118"), (3, "118"), (6, "products: it has only a link to them: join in what GET ")],
         {"abandoned checkout": 1, "failed": 1, "trash": 1},
     ),
-    "two files in one": (shopify("#1") + shopify("#2"), [(2, "#1"), (4, "#2")], {"cancelled": 1}),
+    "two files in one": (shopify("#1") + shopify("#2"), [(2, "#1"), (4, "#2")], {"repeated header": 1}),
+    "two files in one, with byte-order marks": (
+        "\ufeff" + shopify("#1") + "\ufeff" + shopify("#2"),
+        [(2, "#1"), (4, "#2")],
+        {"repeated header": 1},
+    ),
+    "two files of one's own in one": (
+        2 * f"order_id,contact_email,product_name\n1,{ANN},Mop\n",
+        [(2, "1"), (4, "1")],
+        {"repeated header": 1},
+    ),
 }  # fmt: skip
 
 
