@@ -201,7 +201,7 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         [
             (1, "#1"),
             (3, "belongs to an order that is not in the file: is it cut off?"),
-            (4, "line 5, which is or may be a part of it, can't be read"),
+            (4, "a line that is or may be a part of it can't be read"),
             (5, "is not JSON: "),
             (6, "products: at least one is required"),
         ],
@@ -216,13 +216,13 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         + json.dumps(line_item(4)).replace("10.00", "NaN").replace('"NaN"', "NaN")
         + "\n" + lines(graphql(5), line_item(5), 17),
         [
-            (1, "line 3, which is or may be a part of it, can't be read"),
+            (1, "a line that is or may be a part of it can't be read"),
             (3, "is not JSON: "),
             (4, "#2"),
             (6, "is not JSON: "),
-            (7, "line 9, which is or may be a part of it, can't be read"),
+            (7, "a line that is or may be a part of it can't be read"),
             (9, "originalUnitPriceSet"),
-            (10, "line 12, which is or may be a part of it, can't be read"),
+            (10, "a line that is or may be a part of it can't be read"),
             (12, "is not an order: "),
         ],
         {},
@@ -233,7 +233,7 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
             {"key": "x", "__parentId": "gid://shopify/LineItem/7"}, graphql(2), line_item(2),
         ),
         [
-            (1, "line 3, which is or may be a part of it, can't be read"),
+            (1, "a line that is or may be a part of it can't be read"),
             (3, "is a part of an order, and does not say which: ask for the id of each line item"),
             (5, "#2"),
         ],
@@ -354,7 +354,11 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         [(1, "118"), (3, "118"), (6, "products: it has only a link to them: join in what GET ")],
         {"abandoned checkout": 1, "failed": 1, "trash": 1},
     ),
-    "two files in one": (shopify("#1") + shopify("#2"), [(2, "#1"), (4, "#2")], {"repeated header": 1}),
+    "two files in one": (
+        shopify("#1") + shopify("#2"),
+        [(2, "#1"), (4, "#2")],
+        {"repeated header": 1},
+    ),
     "two files in one, with byte-order marks": (
         "\ufeff" + shopify("#1") + "\ufeff" + shopify("#2"),
         [(2, "#1"), (4, "#2")],
