@@ -126,6 +126,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 "there are more orders on a further page, as the last page in this input says: ask "
                 "for the next pages, too"
             )
+        if self._without_id and not self._with_id:
+            found.append(
+                "orders have no order_id: they are known by their content, so equal ones are sent "
+                "once, and one that changes is sent again. Map order_id if the export has one"
+            )
         if self._with_id and self._without_id:
             found.append(
                 f"{self._without_id:,} orders have no order_id while others do: each of them gets "
