@@ -153,7 +153,9 @@ def outcome_lines(
     ]
     if filtered:
         why = sorted(filtered.items(), key=lambda item: -item[1])
-        hint = "; --include takes them in" if any(reason in REASONS for reason, _ in why) else ""
+        known = [reason for reason, _ in why if reason in REASONS]
+        which = "them" if len(known) == len(why) else f"{', '.join(known)} orders"
+        hint = f"; --include takes {which} in" if known else ""
         meaning = f"{', '.join(f'{count:,} {reason}' for reason, count in why)}{hint}"
         rows.append(("left out", "", sum(filtered.values()), meaning))
     yield from count_lines(rows)

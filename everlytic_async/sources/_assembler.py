@@ -26,6 +26,7 @@ _MAX_CHARS = 8 * 1024 * 1024
 # The cells and characters of an order with fewer rows are not counted.
 _FEW_ROWS = 8
 _DUPLICATE = "duplicate row"
+_HEADER = "repeated header"
 
 
 def make_order(mapping: Any, number: int) -> Order | InvalidOrderError:
@@ -53,6 +54,7 @@ class OrderAssembler:
         mapper: Makes records into mappings of orders.
         preset: The shop whose export it is; None for another input.
         left_out: Which orders are left out.
+        columns: The columns of a table; of JSON, none.
 
     Attributes:
         origins: Of the order that was handed out last, where each field came from; only if
@@ -60,8 +62,15 @@ class OrderAssembler:
         traces: Whether to find that out.
     """
 
-    def __init__(self, mapper: RecordMapper, preset: Preset | None, left_out: LeftOut) -> None:
+    def __init__(
+        self,
+        mapper: RecordMapper,
+        preset: Preset | None,
+        left_out: LeftOut,
+        columns: Sequence[str] = (),
+    ) -> None:
         self._mapper = mapper
+        self._columns = columns
         self._preset = preset
         self._dedupes = preset is not None and preset.dedupe_rows
         self._left_out = left_out
@@ -160,6 +169,9 @@ class OrderAssembler:
         try:
             if not rows:
                 return InvalidOrderError(list(faults), number)
+            if self._columns and _is_header(rows[0], self._columns):
+                self._left_out.count(_HEADER)
+                return None
             reason, date_fault = self._left_out.judge(rows)
             if reason is not None:
                 self._left_out.count(reason)
@@ -231,6 +243,14 @@ class _Group:
 
     def add_suspect(self, number: int) -> None:
         self.add_fault(f"line {number}, next to it, can't be read and may be a row of this order")
+
+
+def _is_header(row: Record, columns: Sequence[str]) -> bool:
+    """Whether a row has the names of the columns, as where files were joined."""
+    cells: Any = row
+    if cells[-1] != columns[-1]:  # nearly always
+        return False
+    return [str(cell or "").strip("\ufeff ") for cell in cells] == [*columns]
 
 
 def _hashable(row: Record) -> Any:

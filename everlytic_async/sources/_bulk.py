@@ -133,7 +133,7 @@ def _parts(
     ):
         size += len(body)
         if kind == _IS_FAULT:
-            return parts, f"line {number:,}, which is or may be a part of it, can't be read"
+            return parts, "a line that is or may be a part of it can't be read"  # see there
         if len(parts) == MAX_ITEMS or size > _MAX_BYTES:
             return parts, f"has more than {MAX_ITEMS:,} line items or {_MAX_BYTES:,} bytes of them"
         if len(parts) >= most:

@@ -7,10 +7,10 @@ from typing import Any
 
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._columns import check_paths
-from everlytic_async.sources._mapping import Compiler, Getter, is_blank
+from everlytic_async.sources._mapping import Compiler, Getter, computed, is_blank
 from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._options import ReadOptions
-from everlytic_async.sources._preset import KEPT, Preset, normalize_status
+from everlytic_async.sources._preset import KEPT, FirstRow, Preset, normalize_status
 from everlytic_async.sources._records import Record
 from everlytic_async.sources._synonyms import is_status
 
@@ -64,6 +64,10 @@ class LeftOut:
         self._flags: list[tuple[Getter, str]] = []
         self._statuses: list[tuple[Getter, dict[str, str], bool]] = []
         self._blank_flags: list[tuple[Getter, str]] = []
+        self._names = names
+        self._starts: list[tuple[Getter, str]] = []
+        self._has_status = False
+        self._apart = 0
         self._shop = None if preset is None else preset.name
         self.counts = counts
         self.unknown_statuses: dict[str, int] = {}
@@ -86,6 +90,10 @@ class LeftOut:
             self._notations.insert(0, Notation(date_format=preset.date_format))
         self._flags = self._compile_flags(preset.skip, compiler)
         self._blank_flags = self._compile_flags(preset.skip_without_status, compiler)
+        for spec in preset.skip_without_status.values():
+            if isinstance(spec, FirstRow) and {*spec.columns} & {*self._names}:
+                self._starts = [(compiler.getter("first row", self._expand(spec)), spec.key)]
+        self._has_status = bool({*preset.statuses} & {*self._names})
         for path, words in preset.statuses.items():
             table = {
                 word: KEPT if self._includes(reason) else reason for word, reason in words.items()
@@ -116,23 +124,37 @@ class LeftOut:
 
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent."""
+        found = list(self._status_warnings)
+        if self._apart:
+            found.insert(
+                0,
+                f"{self._apart:,} orders have no status and no total, and so are rows that are "
+                "apart from their order, which may be cancelled: sort the file by the id of the "
+                "order, or export it again",
+            )
         if not self.unknown_statuses:
-            return self._status_warnings
+            return found
         words = ", ".join(f"{word} ({count:,})" for word, count in self.unknown_statuses.items())
         warning = (
             f"orders with a status that {self._shop} orders don't usually have were read: {words}. "
             "To leave some out, name their status with --where"
         )
-        return [warning, *self._status_warnings]
+        return [warning, *found]
 
     def _compile_flags(
         self, specs: Mapping[str, Any], compiler: Compiler
     ) -> list[tuple[Getter, str]]:
         return [
-            (compiler.getter(reason, spec), reason)
+            (compiler.getter(reason, self._expand(spec)), reason)
             for reason, spec in specs.items()
             if not self._includes(reason)
         ]
+
+    def _expand(self, spec: Any) -> Any:
+        if not isinstance(spec, FirstRow):
+            return spec
+        there = [name for name in spec.columns if name in self._names]
+        return computed(_starts_order, spec.key, *there)
 
     def _includes(self, reason: str) -> bool:
         return reason in self._include or "all" in self._include
@@ -145,33 +167,43 @@ class LeftOut:
         """Why an order is left out, and the fault of its time; None for neither.
 
         Args:
-            rows: The record of the order, or all its rows.
+            rows: The record of the order; or all its rows, in any order: the first that sets a
+                column counts.
         """
-        first = rows[0]
-        if self._flags and (reason := _find_flag(self._flags, first)) is not None:
+        if self._flags and (reason := _find_flag(self._flags, rows)) is not None:
             return reason, None
         unknown: str | None = None
         for get, words, reports in self._statuses:
-            value = get(first)
-            if not isinstance(value, str):
+            value = get(rows[0]) if len(rows) == 1 else _first_set(get, rows)
+            if is_blank(value):
+                reason = self._judge_blank(rows)
+            elif not isinstance(value, str):
                 continue
-            if (reason := words.get(value)) is None:
-                status = normalize_status(value)
-                reason = words.get(status) if status else _find_flag(self._blank_flags, first)
-                if reason is None and status and reports:
+            elif (reason := words.get(value)) is None:
+                reason = words.get(normalize_status(value))
+                if reason is None and reports:
                     unknown = value.strip()
             if reason:
                 return reason, None
         for get, condition in self._where:
             if not condition.holds(_first_set(get, rows)):
                 return f"where {condition.shown}", None
-        found = self._judge_time(first) if self._has_bounds else _READ
+        found = self._judge_time(rows) if self._has_bounds else _READ
         if unknown is not None and found == _READ:
             self._count_unknown(unknown)
         return found
 
-    def _judge_time(self, record: Record) -> tuple[str | None, str | None]:
-        value = None if self._date is None else self._date(record)
+    def _judge_blank(self, rows: Sequence[Record]) -> str | None:
+        """Why an order is left out none of whose rows has a status."""
+        if not self._has_status:
+            return None
+        reason = _find_flag(self._blank_flags, rows)
+        if reason is None and self._starts and _find_flag(self._starts, rows) is None:
+            self._apart += 1
+        return reason
+
+    def _judge_time(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:
+        value = None if self._date is None else _first_set(self._date, rows)
         times = (notation.parse_datetime(value) for notation in self._notations)
         time = next(filter(None, times), None)
         if time is None:
@@ -188,12 +220,17 @@ class LeftOut:
         counts[status] = counts.get(status, 0) + 1
 
 
-def _find_flag(flags: Iterable[tuple[Getter, str]], record: Record) -> str | None:
+def _find_flag(flags: Iterable[tuple[Getter, str]], rows: Sequence[Record]) -> str | None:
     for get, reason in flags:
-        value = get(record)
-        if value and not is_blank(value):
-            return reason
+        for row in rows:
+            value = get(row)
+            if value and not is_blank(value):
+                return reason
     return None
+
+
+def _starts_order(key: Any, *cells: Any) -> bool:
+    return not is_blank(key) and (not cells or not all(map(is_blank, cells)))
 
 
 def _first_set(get: Getter, rows: Iterable[Record]) -> Any:

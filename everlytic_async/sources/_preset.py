@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import attrs
 
-__all__ = ["KEPT", "Preset", "normalize_status", "statuses"]
+__all__ = ["KEPT", "FirstRow", "Preset", "normalize_status", "statuses"]
 
 #: In a table of statuses, the reason of those whose orders are read.
 KEPT = ""
@@ -42,6 +42,19 @@ def _normalize(text: str) -> str:
     return "_".join(text.lower().replace("-", " ").replace("_", " ").split())
 
 
+@attrs.frozen
+class FirstRow:
+    """A specification that is set for the rows of an order of which one is its first.
+
+    Attributes:
+        key: The column of its id.
+        columns: What only its first row has. If the table has none of them, any row may be it.
+    """
+
+    key: str
+    columns: Sequence[str]
+
+
 @attrs.frozen(kw_only=True)
 class Preset:
     """One shop's export, as a table.
@@ -56,7 +69,7 @@ class Preset:
             `KEPT`: see `statuses`. Orders with another status are read, and counted.
         skip: More reasons to skip an order: for each a specification, as in mappings, that is set
             (and not False) for such an order.
-        skip_without_status: The same of orders whose status is blank.
+        skip_without_status: The same of orders whose status is blank; or `FirstRow`.
         faults: What makes an order invalid: for each fault a specification, as in `skip`.
         joins_lines: Whether its JSON Lines have the parts of an order in lines of their own.
         dedupe_rows: Whether equal rows of one order count once.

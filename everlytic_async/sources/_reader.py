@@ -99,7 +99,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
         """How many orders were left out so far, by reason.
 
         The reasons are those of `REASONS`, ``before since`` and ``not before until``; ``where``
-        with the condition that did not hold; and for the rows of a Shopify CSV, ``duplicate row``.
+        with the condition that did not hold; for the rows of a table, ``repeated header``; and for
+        those of a Shopify CSV, ``duplicate row``.
         """
         return MappingProxyType(self._skipped)
 
@@ -124,6 +125,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
             found.append(
                 "there are more orders on a further page, as the last page in this input says: ask "
                 "for the next pages, too"
+            )
+        if self._without_id and not self._with_id:
+            found.append(
+                "orders have no order_id: they are known by their content, so equal ones are sent "
+                "once, and one that changes is sent again. Map order_id if the export has one"
             )
         if self._with_id and self._without_id:
             found.append(
@@ -323,7 +329,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         )
         if is_table:
             check_repeated(names, mapper.compiler.used)
-        self._assembler = OrderAssembler(mapper, preset, left_out)
+        self._assembler = OrderAssembler(mapper, preset, left_out, names if is_table else ())
         self._assembler.traces = self._traces
         return self._assembler
 

@@ -20,7 +20,8 @@ a completed draft is an order of its own, too.
     An order has a row for each product; the columns of the order are filled in the first. A row
     without a ``Name`` belongs to the order above it; without one above it, it is invalid. Rows of
     an order that are equal in every cell count once, and are counted as ``duplicate row``. An
-    abandoned checkout has no ``Financial Status``.
+    abandoned checkout has totals and no ``Financial Status``; a row without both is apart from its
+    order, and is read with a warning.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any
 
 from everlytic_async.sources._mapping import computed, numbers
 from everlytic_async.sources._notation import EXACT, to_decimal
-from everlytic_async.sources._preset import Preset, statuses
+from everlytic_async.sources._preset import FirstRow, Preset, statuses
 
 __all__ = ["GID", "SHOPIFY", "SHOPIFY_CSV", "SHOPIFY_GRAPHQL", "line_total"]
 
@@ -251,7 +252,7 @@ SHOPIFY_CSV = Preset(
     skip={"cancelled": "Cancelled at", "test": computed(_is_test, "Payment Method")},
     skip_without_status={
         "draft": computed(_is_draft, "Name"),
-        # Also a further row that is not next to its order: the order was read, or is cut off.
-        "abandoned checkout": "Name",
+        # A further row that is apart from its order has no status either.
+        "abandoned checkout": FirstRow("Name", ("Subtotal", "Total")),
     },
 )

@@ -205,6 +205,20 @@ def test_a_shops_export_is_sent_without_what_nobody_wants_an_e_mail_about(
     assert [each["line"] for each in read_results("r.jsonl")] == [1, 4]
 
 
+def test_only_what_include_takes_in_is_offered(cli: Cli) -> None:
+    orders = [woocommerce(1), woocommerce(2, "cancelled"), woocommerce(3)]
+    path = save("export.json", json.dumps(orders))
+    for options, told in (
+        (
+            ["--where", "number=1"],
+            "1 cancelled, 1 where number=1; --include takes cancelled orders in",
+        ),
+        (["--where", "number=1", "--include", "all"], "2 where number=1"),
+    ):
+        run = cli("check", *options, path)
+        assert re.search(rf"^  left out +2  {re.escape(told)}$", run.out, re.MULTILINE), run.out
+
+
 def test_include_takes_in_what_is_left_out(cli: Cli) -> None:
     path = save("export.json", json.dumps([woocommerce(1, "cancelled"), woocommerce(2, "trash")]))
     for options, valid in (([], 0), (["--include", "cancelled"], 1), (["--include", "all"], 2)):

@@ -341,7 +341,7 @@ def test_what_has_no_columns_is_an_error(cli: Cli, content: bytes | None) -> Non
         ),
         # In another workflow it is another trigger.
         ([order(1), order(1, workflow_id=7)], 0, {}, None),
-        ([order(1, order_id=None), order(1, order_id=None)], 0, {}, None),
+        ([order(1, order_id=None), order(1, order_id=None)], 0, {}, "orders have no order_id: "),
         (
             [order(1), order("1"), order(1, order_id=" 1 ")],
             2,

@@ -122,15 +122,28 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         {"abandoned checkout": 1},
     ),
     "drafts of Shopify, as CSV": (shopify("#D12", status=""), [], {"draft": 1}),
-    "a further row of Shopify that is not next to its order is no order": (
+    "a further row of Shopify that is not next to its order is no checkout": (
         f"{shopify('#1', '#2')}#1,{ANN},,,,2026-03-01,1,Soap,5.00,,,\n",
-        [(2, "#1"), (3, "#2")],
-        {"abandoned checkout": 1},
+        [(2, "#1"), (3, "#2"), (4, "#1")],
+        {},
     ),
-    "checkouts of Shopify without a total": (
-        f"{SHOPIFY}#9,{ANN},,,,,1,Mop,5.00,,,\n#9,,,,,,1,Soap,5.00,,,\n#D9,{ANN},,,,,1,Mop,5.00,,,\n",
+    "the further row of an order of Shopify is above it": (
+        (f"{SHOPIFY}#1,{ANN},,,,,1,Brush,5.00,,,\n{shopify('#1').removeprefix(SHOPIFY)}"
+        f"#2,{ANN},,,,,1,Brush,5.00,,,\n{shopify('#2', status='voided').removeprefix(SHOPIFY)}"),
+        [(2, "#1")],
+        {"voided": 1},
+    ),
+    "the further row of a checkout or a draft is above it": (
+        (f"{SHOPIFY}#9,{ANN},,,,,1,Soap,5.00,,,\n"
+        f"{shopify('#9', status='').removeprefix(SHOPIFY)}#D9,{ANN},,,,,1,Mop,5.00,,,\n"),
         [],
         {"abandoned checkout": 1, "draft": 1},
+    ),
+    "checkouts of Shopify without columns of totals": (
+        ("Name,Email,Financial Status,Lineitem quantity,Lineitem name,Lineitem price\n"
+        f"#9,{ANN},,1,Mop,5.00\n#9,,,1,Soap,5.00\n"),
+        [],
+        {"abandoned checkout": 1},
     ),
     "a file of Shopify that starts within an order": (
         f"{SHOPIFY},{ANN},,,,,1,Soap,5.00,,,\n{shopify('#2').removeprefix(SHOPIFY)}",
@@ -188,7 +201,7 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         [
             (1, "#1"),
             (3, "belongs to an order that is not in the file: is it cut off?"),
-            (4, "line 5, which is or may be a part of it, can't be read"),
+            (4, "a line that is or may be a part of it can't be read"),
             (5, "is not JSON: "),
             (6, "products: at least one is required"),
         ],
@@ -203,13 +216,13 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         + json.dumps(line_item(4)).replace("10.00", "NaN").replace('"NaN"', "NaN")
         + "\n" + lines(graphql(5), line_item(5), 17),
         [
-            (1, "line 3, which is or may be a part of it, can't be read"),
+            (1, "a line that is or may be a part of it can't be read"),
             (3, "is not JSON: "),
             (4, "#2"),
             (6, "is not JSON: "),
-            (7, "line 9, which is or may be a part of it, can't be read"),
+            (7, "a line that is or may be a part of it can't be read"),
             (9, "originalUnitPriceSet"),
-            (10, "line 12, which is or may be a part of it, can't be read"),
+            (10, "a line that is or may be a part of it can't be read"),
             (12, "is not an order: "),
         ],
         {},
@@ -220,7 +233,7 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
             {"key": "x", "__parentId": "gid://shopify/LineItem/7"}, graphql(2), line_item(2),
         ),
         [
-            (1, "line 3, which is or may be a part of it, can't be read"),
+            (1, "a line that is or may be a part of it can't be read"),
             (3, "is a part of an order, and does not say which: ask for the id of each line item"),
             (5, "#2"),
         ],
@@ -341,7 +354,21 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         [(1, "118"), (3, "118"), (6, "products: it has only a link to them: join in what GET ")],
         {"abandoned checkout": 1, "failed": 1, "trash": 1},
     ),
-    "two files in one": (shopify("#1") + shopify("#2"), [(2, "#1"), (4, "#2")], {"cancelled": 1}),
+    "two files in one": (
+        shopify("#1") + shopify("#2"),
+        [(2, "#1"), (4, "#2")],
+        {"repeated header": 1},
+    ),
+    "two files in one, with byte-order marks": (
+        "\ufeff" + shopify("#1") + "\ufeff" + shopify("#2"),
+        [(2, "#1"), (4, "#2")],
+        {"repeated header": 1},
+    ),
+    "two files of one's own in one": (
+        2 * f"order_id,contact_email,product_name\n1,{ANN},Mop\n",
+        [(2, "1"), (4, "1")],
+        {"repeated header": 1},
+    ),
 }  # fmt: skip
 
 
@@ -512,6 +539,30 @@ def test_a_page_that_is_not_the_last_is_pointed_out(pages: list[Any], count: int
     list(reader)
     assert len(reader.warnings) == count
     assert all(text.startswith("there are more orders on a furth") for text in reader.warnings)
+
+
+def test_an_order_of_shopify_is_judged_by_all_its_rows() -> None:
+    further = f"#1,{ANN},,,,,1,Brush,5.00,,,\n"
+    cancelled = shopify("#1").removeprefix(SHOPIFY).replace(",,\n", ",,2026-03-02\n")
+    reader = read_orders(io.StringIO(f"{SHOPIFY}{further}{cancelled}"))
+    assert (list(reader), reader.skipped) == ([], {"cancelled": 1})
+
+    rest = shopify("#1").removeprefix(SHOPIFY)
+    for since, count in (("2026-03-01", 1), ("2026-03-02", 0)):
+        reader = read_orders(io.StringIO(f"{SHOPIFY}{further}{rest}"), since=since)
+        found = list(reader)
+        assert [len(order.products) for order in found if isinstance(order, Order)] == [2] * count
+        assert (len(found), len(reader.skipped)) == (count, 1 - count)
+
+
+def test_a_row_of_shopify_apart_from_its_order_is_pointed_out() -> None:
+    reader = read_orders(io.StringIO(f"{shopify('#1', '#2')}#1,{ANN},,,,,1,Soap,5.00,,,\n"))
+    assert len(list(reader)) == 3
+    assert [warning[:37] for warning in reader.warnings] == [
+        "1 orders have no status and no total,"
+    ]
+    reader = read_orders(io.StringIO(shopify("#9", status="")), include="all")
+    assert (len(list(reader)), reader.warnings) == (1, [])
 
 
 def test_statuses_that_a_shops_table_does_not_know_are_reported() -> None:

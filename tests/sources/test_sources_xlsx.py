@@ -111,6 +111,20 @@ def test_a_shops_export_may_have_been_saved_by_excel() -> None:
     assert fields(orders[0])["products"][0]["product_line_total"] == Decimal("21.0")
 
 
+def test_checkouts_and_rows_apart_are_told_in_a_workbook_too() -> None:
+    header = ["Name", "Email", "Financial Status", "Total", "Lineitem name", "Lineitem quantity"]
+    rows = [
+        ["#1", ANN, None, None, "Soap", 1, 3],
+        ["#1", ANN, "paid", 24, "Mop", 2, 10.5],
+        ["#2", ANN, None, 0, "Mop", 1, 1],
+        ["#1", ANN, None, None, "Brush", 1, 3],
+    ]
+    reader = read_orders(io.BytesIO(workbook([*header, "Lineitem price"], *rows)))
+    orders = list(reader)
+    assert [len(order.products) for order in orders if isinstance(order, Order)] == [2, 1]
+    assert reader.skipped == {"abandoned checkout": 1}
+
+
 def test_another_sheet_is_read_where_it_is_named() -> None:
     data = workbook(["x"], April=[HEADER, [1, ANN, 1, "Mop", 1, "x"]], May=[])
     assert brief(read(data, sheet="April")) == [(2, "1")]
