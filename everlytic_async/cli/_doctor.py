@@ -63,7 +63,7 @@ async def doctor(options: DoctorOptions) -> int:
     code = Exit.FAILED if problems else Exit.OK
     if options.as_json:
         found = {**findings, "problems": problems, "exit_code": code}
-        print_lines(make_console(), [json_line(found)])
+        print_lines(make_console(), [json_line(found)], is_data=True)
     else:
         print_lines(make_console(), _lines(findings))
     for problem in problems:

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import click
 
+from everlytic_async.cli._wrap import terminal_width, wrap
 from everlytic_async.errors import ConfigurationError, LedgerError, QueueError, printable
 
 
@@ -63,9 +64,13 @@ def note(message: str) -> None:
 
 
 def say(message: str) -> None:
-    """Write a message to stderr: stdout is for what was asked for."""
+    """Write a message to stderr: stdout is for what was asked for.
+
+    On a terminal it is wrapped at words; a command to copy has a line of its own, with an indent.
+    """
     try:
-        click.echo("\n".join(map(printable, message.split("\n"))), err=True)
+        text = "\n".join(map(printable, message.split("\n")))
+        click.echo(wrap(text, terminal_width(sys.stderr)), err=True)
     except OSError:  # the reader is gone, as `tee` is after Ctrl-C, or the terminal is closed
         redirect_to_devnull(sys.stderr.fileno())
 

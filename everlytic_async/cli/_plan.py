@@ -20,6 +20,7 @@ from everlytic_async.cli._progress import Bar
 from everlytic_async.cli._screen import count_orders, format_duration, join_some, open_terminal
 from everlytic_async.cli._settings import Account
 from everlytic_async.cli._tally import Tally
+from everlytic_async.cli._wrap import terminal_width, wrap
 from everlytic_async.errors import ConfigurationError, SourceError
 from everlytic_async.ledger import LedgerFile, State
 from everlytic_async.orders import Order
@@ -115,7 +116,9 @@ def confirm(
                 say(f"Warning: {note}")
             return True
         reader, writer = terminal
-        writer.writelines(f"{x}\n" for x in plan_lines(options, account, ledger, source, count))
+        width = terminal_width(writer)
+        for line in plan_lines(options, account, ledger, source, count):
+            writer.write(f"{wrap(line, width)}\n")
         writer.write("Send them? [y/N] ")
         writer.flush()
         return reader.readline().strip().lower() in ("y", "yes")

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from everlytic_async.cli._screen import SEND_LABELS, make_console
 from everlytic_async.cli._tally import Tally
+from everlytic_async.cli._wrap import terminal_width, wrap
 from everlytic_async.errors import printable
 from everlytic_async.events import CoolDown, Event, OutageEnded, RateChanged
 from everlytic_async.outcomes import Outcome
@@ -129,7 +130,8 @@ class Bar:
         """Print a line above the bar, which has another title from now on."""
         with self._closing_allowed():
             self._progress.update(self._task, description=title)
-            self._progress.console.print(printable(message))
+            console = self._progress.console
+            console.print(wrap(printable(message), terminal_width(console.file)))
 
     def draw(self) -> None:
         """Draw the present state, unless that was done a moment ago."""

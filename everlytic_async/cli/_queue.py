@@ -62,7 +62,7 @@ async def status(options: StatusOptions) -> int:
             if options.as_json:
                 line = {**attrs.asdict(found), "depth": found.depth}
                 line["workers"] = [attrs.asdict(worker) for worker in workers]
-                print_lines(make_console(), [json_line(line)])
+                print_lines(make_console(), [json_line(line)], is_data=True)
             else:
                 print_lines(make_console(), _status_lines(found, workers))
     for subject, count in sorted(strays.items())[:_MAX_SHOWN]:

@@ -203,7 +203,7 @@ class Run(ABC):
             note(step)
         code = self._exit_code()
         if self.options.as_json:
-            print_lines(make_console(), [json_line(self.figures(code, errors))])
+            print_lines(make_console(), [json_line(self.figures(code, errors))], is_data=True)
         return code
 
     def warn(self) -> Iterator[str]:

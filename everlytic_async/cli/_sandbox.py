@@ -58,7 +58,9 @@ def _print_settings(sandbox: Sandbox) -> None:
     say("A stand-in for the endpoint: nobody gets an e-mail. Ctrl-C ends it. In another terminal:")
     say("")
     print_lines(
-        make_console(), [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
+        make_console(),
+        [f"export {name}={shlex.quote(value)}" for name, value in settings.items()],
+        is_data=True,
     )
     say("")
 

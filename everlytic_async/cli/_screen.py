@@ -22,6 +22,7 @@ from rich.text import Text
 
 from everlytic_async.cli._exit import OutputError, redirect_to_devnull
 from everlytic_async.cli._tally import Tally
+from everlytic_async.cli._wrap import find_pieces, terminal_width
 from everlytic_async.errors import printable
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sources import REASONS
@@ -79,17 +80,30 @@ def _printable(line: Text | Table | str) -> Text | Table | str:
     return line
 
 
-def print_lines(console: Console, lines: Iterable[Text | Table | str]) -> None:
+def _wrapped(line: Text | Table | str, width: int | None) -> Text | Table | str:
+    if isinstance(line, Table):  # it fits itself into the terminal
+        return line
+    text = Text(line) if isinstance(line, str) else line
+    indent, pieces = find_pieces(text.plain, width)
+    return Text(f"\n{' ' * indent}").join(text[start:end] for start, end in pieces)
+
+
+def print_lines(
+    console: Console, lines: Iterable[Text | Table | str], *, is_data: bool = False
+) -> None:
     """Print lines, control characters as ``?``, and flush.
+
+    On a terminal they are wrapped at words, unless they are data: JSON, or what is to be copied.
 
     Raises:
         OutputError: when they can't be written, and not because the reader is gone or the terminal
             closed.
     """
     try:
+        width = None if is_data else terminal_width(console.file)
         for line in lines:
-            # A table fits itself into the terminal.
-            console.print(_printable(line), soft_wrap=not isinstance(line, Table))
+            shown = _wrapped(_printable(line), width)
+            console.print(shown, soft_wrap=not isinstance(line, Table))
         console.file.flush()
     except OSError as error:
         fd = console.file.fileno()

@@ -236,13 +236,17 @@ class _SendRun(Run):
         yield from super().summary()
         if self.options.to is not None:
             yield ""
-            yield f"Orders went to {self.options.to}, in place of the customers', and the ledger"
-            yield "knows nothing of it. If the e-mails are right, leave out --to and --limit."
+            yield (
+                f"Orders went to {self.options.to}, in place of the customers', and the ledger "
+                "knows nothing of it. If the e-mails are right, leave out --to and --limit."
+            )
         if self._sandbox is not None:
             yield ""
             yield f"The sandbox processed {self._sandbox.processed:,}, and nobody gets an e-mail."
-            yield "To send to your own install, leave out --sandbox, and set EVERLYTIC_BASE_URL,"
-            yield "EVERLYTIC_STORE_HASH and EVERLYTIC_CUSTOMER_HASH (see send --help)."
+            yield (
+                "To send to your own install, leave out --sandbox, and set EVERLYTIC_BASE_URL, "
+                "EVERLYTIC_STORE_HASH and EVERLYTIC_CUSTOMER_HASH (see send --help)."
+            )
 
     def advise(self) -> Iterator[str]:
         steps: list[str] = []

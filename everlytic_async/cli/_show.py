@@ -17,8 +17,11 @@ from everlytic_async.sources import TracedOrder
 
 # Of the path of a product's field: the place of the product, which all its fields share.
 _PRODUCT = re.compile(r"(?<!\S)(\S+?\[\d+\])\.")
-# Blanks and lines of a table with three columns, and the fewest characters for a value.
+# Blanks and lines of a table with three columns.
 _BORDERS = 8
+# How many characters a value has where it needs them: as many as most e-mail addresses, or half of
+# the room. A longer one is folded anyway, and has at least these, and what origins leave.
+_WHOLE_VALUE = 28
 _LEAST_VALUE = 16
 
 
@@ -37,20 +40,29 @@ def as_table(traced: TracedOrder, place: str, width: int) -> Table:
         return table
     sections = list(_sections(traced))
     names, values, origins = (
-        max(len(row[column]) for rows in sections for row in rows) for column in range(3)
+        [len(row[column]) for rows in sections for row in rows] for column in range(3)
     )
-    left = width - max(names, len("field")) - _BORDERS
-    origins = max(min(origins, left - min(values, _LEAST_VALUE)), len("from"))
-    values = max(min(values, left - origins), len("value"))
+    left = width - max(*names, len("field")) - _BORDERS
+    value_width, origin_width = _share(left, values, origins)
     table.add_column("field")
-    table.add_column("value", overflow="fold", width=values)
-    table.add_column("from", overflow="fold", width=origins)
+    table.add_column("value", overflow="fold", width=value_width)
+    table.add_column("from", overflow="fold", width=origin_width)
     for rows in sections:
         table.add_section()
         for name, value, origin in rows:
-            lines = map(_text, _fold(printable(origin), origins))
+            lines = map(_text, _fold(printable(origin), origin_width))
             table.add_row(name, _text(value), Text("\n").join(lines))
     return table
+
+
+def _share(left: int, values: list[int], origins: list[int]) -> tuple[int, int]:
+    """The widths of the values and of the origins, which have so many characters."""
+    most = max(left // 2, _WHOLE_VALUE)
+    longest = max(values)
+    folded = [_LEAST_VALUE] if longest > most else []
+    needed = max([*(each for each in values if each <= most), *folded])
+    origin_width = max(min(max(origins), left - needed), len("from"))
+    return max(min(longest, left - origin_width), len("value")), origin_width
 
 
 def _sections(traced: TracedOrder) -> Iterator[list[tuple[str, str, str]]]:

@@ -29,16 +29,16 @@ def suggest(options: CheckOptions) -> int:
     except (ConfigurationError, SourceError) as error:
         raise ConfigurationError(f"{name}: {error}") from error
     if options.as_json:
-        print_lines(make_console(), [json_line(attrs.asdict(found))])
+        print_lines(make_console(), [json_line(attrs.asdict(found))], is_data=True)
         return Exit.OK
-    print_lines(make_console(), _lines(found))
-    look = f"everlytic-async check --show 3 {shlex.quote(printable(options.file))}"
+    print_lines(make_console(), _lines(found), is_data=True)
+    look = f"  everlytic-async check --show 3 {shlex.quote(printable(options.file))}"
     if found.is_known:
-        note(f"{name} is {found.format}, which is read as it is. Look at the orders: {look}")
+        note(f"{name} is {found.format}, which is read as it is. Look at the orders:\n{look}")
     else:
         note(
             "Nothing of this is used by itself. Correct it, save it as everlytic.toml in this "
-            f"directory, then look at the orders: {look}"
+            f"directory, then look at the orders:\n{look}"
         )
     return Exit.OK
 

@@ -19,9 +19,9 @@ from command_line import TIMEOUT_S, Completed, Program, completed
 class Terminal:
     """A pseudo-terminal, and all that was written to it; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int = 150) -> None:
         self._ours, self.theirs = pty.openpty()
-        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         self.text = ""
         asyncio.get_running_loop().add_reader(self._ours, self._read)
 
@@ -76,11 +76,15 @@ QUESTION = "Send them? [y/N] "
 
 
 async def run_at_terminal(
-    program: Program, *arguments: str | Path, answer: str | None = None, **streams: Any
+    program: Program,
+    *arguments: str | Path,
+    answer: str | None = None,
+    columns: int = 1000,
+    **streams: Any,
 ) -> tuple[Completed, str]:
     """Run a command whose controlling terminal this is; return what it wrote there, too."""
-    with Terminal() as terminal:
-        process = await program.with_env(TERM="xterm-256color").start(
+    with Terminal(columns) as terminal:
+        process = await program.with_env(TERM="xterm-256color", COLUMNS=str(columns)).start(
             *arguments,
             **{
                 "stdin": terminal.theirs,

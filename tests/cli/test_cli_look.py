@@ -217,6 +217,20 @@ def test_long_paths_are_readable_on_a_narrow_terminal(
     assert columns < 80 or found["product_price"] == ["originalUnitPriceSet.shopMoney.amount"]
 
 
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_a_value_has_the_room_that_it_needs_beside_a_long_origin(cli: Cli, columns: int) -> None:
+    cli.env(COLUMNS=str(columns))
+    shopify = Path(__file__).parents[2] / "docs" / "examples" / "shopify.csv"
+    text = shopify.read_text("utf-8")
+    path = cli.directory / "o.csv"
+    path.write_text(re.sub(r"[\w.]+@example.com", "Zoe.Lefevre1@example.com", text), "utf-8")
+    shown, _, _ = cli("check", "--show", "1", path).out.partition(" read from")
+    assert max(map(len, shown.splitlines())) <= columns
+    assert re.search(r"│ Zoe.Lefevre1@example.com +│ Email", shown)
+    origins = " ".join(line.split("│")[-1].strip() for line in shown.splitlines())
+    assert "computed from Lineitem price, Lineitem quantity" in origins  # broken at words only
+
+
 @pytest.mark.parametrize("is_piped", [True, False])
 @pytest.mark.parametrize("count", [1, 3, 100])
 def test_what_is_shown_is_json_for_a_script(

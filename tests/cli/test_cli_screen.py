@@ -18,7 +18,20 @@ from typing import Any
 import click
 import pytest
 from click.shell_completion import BashComplete
-from command_line import SEND, Cli, Completed, Program, completed, order, serve, to_lines
+from command_endpoint import Endpoint
+from command_line import (
+    ACCOUNT,
+    CUSTOMER_HASH,
+    SEND,
+    STORE_HASH,
+    Cli,
+    Completed,
+    Program,
+    completed,
+    order,
+    serve,
+    to_lines,
+)
 from command_terminal import Terminal
 
 import everlytic_async
@@ -131,6 +144,76 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(
     ):
         assert re.search(words.replace(" ", r"\s+"), frame), words
     assert "…" not in plain
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize(
+    ("words", "prose", "copied"),
+    [
+        (
+            ("send", "--yes", "--no-progress", "--ledger", "l", "orders.jsonl"),
+            [
+                "  unknown         1  may have been processed: sending them again may notify twice",
+                (
+                    "1 order is unknown: Everlytic may have processed it. A person has to look "
+                    "whether the contacts entered the workflow (--with FILE lists them, too):"
+                ),
+            ],
+            [
+                "  everlytic-async ledger export --state unknown l",
+                (
+                    "  everlytic-async send --append-results --yes --no-progress --ledger l "
+                    "--results a-long-name-of-a-file-for-results.jsonl orders.jsonl"
+                ),
+            ],
+        ),
+        (
+            ("send", "--sandbox", "--no-progress", "--json", "orders.jsonl"),
+            ["To send to your own install, leave out --sandbox, and set EVERLYTIC_BASE_URL,"],
+            [],
+        ),
+        (
+            ("check", "--suggest", "till.csv"),
+            ["Nothing of this is used by itself. Correct it, save it as everlytic.toml in this"],
+            ["  everlytic-async check --show 3 till.csv"],
+        ),
+        (("check", "no such file, however long its name is.jsonl"), ["No such file"], []),
+    ],
+    ids=["advice", "summary", "suggest", "error"],
+)
+async def test_words_stay_whole_on_a_terminal_and_commands_on_a_line(
+    program: Program,
+    sandbox: Sandbox,
+    columns: int,
+    words: tuple[str, ...],
+    prose: list[str],
+    copied: list[str],
+) -> None:
+    results = ("--results", "a-long-name-of-a-file-for-results.jsonl")
+    if "--ledger" in words:
+        words = (*words[:-1], *results, words[-1])
+    (program.directory / "orders.jsonl").write_text(to_lines(order("s1"), order("u2"), "{}"))
+    (program.directory / "till.csv").write_text("Receipt;E-Mail;Till no\n1;a@example.com;7\n")
+    with Endpoint.serve() as endpoint:
+        here = program.with_env(
+            **dict(zip(ACCOUNT, (endpoint.base_url, STORE_HASH, CUSTOMER_HASH), strict=True))
+        )
+        streams: dict[str, Any] = {} if "--suggest" in words else {"stdout": None}
+        with Terminal(columns) as terminal:
+            streams = dict.fromkeys(streams, terminal.theirs)
+            process = await here.with_env(COLUMNS="", **XTERM).start(
+                *words, **streams, stderr=terminal.theirs
+            )
+            await completed(process)
+            shown = terminal.drain().replace("\r", "")
+    lines = [line.rstrip() for line in shown.split("\n")]
+    assert [line for line in copied if line not in lines] == []
+    joined = re.sub(r"\n *", " ", shown)
+    assert [
+        text for text in prose if re.sub(" +", " ", text) not in re.sub(" +", " ", joined)
+    ] == []
+    too_long = [line for line in lines if len(line) > columns and line not in copied]
+    assert [line for line in too_long if " " in line.strip() and line[0] != "{"] == []
 
 
 @pytest.mark.slow
