@@ -74,7 +74,10 @@ def format_number(number: float | Decimal) -> str:
 
 def get_order_id(raw_order: object) -> str | None:
     """The order id of an order that is not valid, where it has one that can be written."""
-    order_id = raw_order.get("order_id") if isinstance(raw_order, Mapping) else None
+    try:
+        order_id = raw_order.get("order_id") if isinstance(raw_order, Mapping) else None
+    except Exception:  # noqa: BLE001 - a caller's mapping
+        return None
     if isinstance(order_id, int) and not isinstance(order_id, bool):
         # Python refuses to write longer integers.
         return str(order_id) if order_id.bit_length() <= _MAX_ID_BITS else None

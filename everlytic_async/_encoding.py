@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import orjson
@@ -78,21 +78,25 @@ def encode_wire(wire: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(wire, default=_exact_number)
     except orjson.JSONEncodeError:
-        # The one thing a valid order may hold that orjson refuses without asking `default`. The
-        # products may be the caller's own dicts.
+        # What a valid order may hold and orjson refuses without asking `default`: huge integers,
+        # and names that are of a subclass of str. The products may be the caller's own dicts.
         products = [
-            {n: _exact_number(v) if isinstance(v, int) else v for n, v in product.items()}
+            {
+                str.__str__(name): _exact_number(value) if isinstance(value, int) else value
+                for name, value in product.items()
+            }
             for product in wire["products"]
         ]
-        return orjson.dumps({**wire, "products": products}, default=_exact_number)
+        order = {str.__str__(name): value for name, value in wire.items()}
+        return orjson.dumps({**order, "products": products}, default=_exact_number)
 
 
 def order_key(order: Order, body: bytes) -> str:
     """What names a trigger; see `make_key`."""
-    return make_key(order.order_id, order.workflow_id, body)
+    return make_key(cast("str | None", order.order_id), order.workflow_id, body)
 
 
-def make_key(order_id: object, workflow_id: int | None, body: bytes) -> str:
+def make_key(order_id: str | None, workflow_id: int | None, body: bytes) -> str:
     """What names a trigger: its order id and workflow id, else a digest of its body.
 
     ``1001`` is order 1001 without a workflow, ``1001@32`` the same in workflow 32. No two different
@@ -100,7 +104,7 @@ def make_key(order_id: object, workflow_id: int | None, body: bytes) -> str:
     """
     if order_id is None:
         return f"sha256:{hashlib.sha256(body).hexdigest()[:32]}"
-    name = str(order_id)
+    name = str.__str__(order_id)  # as it is sent, whatever a subclass makes of it
     if workflow_id is not None:
         return f"{name}@{workflow_id}"
     return f"{name}@" if _AMBIGUOUS_KEY_SUFFIX.search(name.rstrip()) else name

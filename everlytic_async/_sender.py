@@ -102,7 +102,7 @@ class Sender:
         if result is None:
             assert isinstance(job, Job)  # noqa: S101 - else there is a result
             reason = f"its deadline of {deadline_s:g} s passed"
-            result = job.make_result(job.abandoned_error(reason), self.clock())
+            result = job.make_result(job.verdict_if_abandoned(reason), self.clock())
         if result.receipt is not None:
             return result.receipt
         assert result.error is not None  # noqa: S101 - what is not sent says why
@@ -169,14 +169,11 @@ class Sender:
             verdict = NotSentError(f"the order was not sent: {why}")
         except Exception as error:  # noqa: BLE001 - what is not foreseen gets the careful verdict
             why = f"an error that was not foreseen ({type(error).__name__})"
-            verdict = job.abandoned_error(why)
-            verdict.__cause__ = job.unforeseen = error
+            verdict, job.unforeseen = job.verdict_if_abandoned(why), error
+            if isinstance(verdict, EverlyticError):
+                verdict.__cause__ = error
         except BaseException:
-            known = job.abandoned_error("its sending was cancelled")
-            if ledger_writer is not None:
-                state = State(outcome_for(known))
-                ledger_writer.record_cancelled(job.key, job.digest, state, job.attempts)
-            self.end(job, known)
+            self._end_cancelled(job, ledger_writer)
             raise
         if job.last_unknown is not None:
             verdict = _combine(job.last_unknown, verdict)
@@ -204,6 +201,13 @@ class Sender:
         if job.event_key is not None:
             self.dispatcher.emit(_order_ended(result, job.event_key, now))
         return result
+
+    def _end_cancelled(self, job: Job, ledger_writer: LedgerWriter | None) -> None:
+        known = job.verdict_if_abandoned("its sending was cancelled")
+        if ledger_writer is not None:
+            state = State.SENT if isinstance(known, Receipt) else State(outcome_for(known))
+            ledger_writer.record_cancelled(job.key, job.digest, state, job.attempts)
+        self.end(job, known)
 
     async def _retry(
         self, job: Job, stop_token: StopToken, first: EverlyticError, wait_until: float | None
@@ -258,15 +262,15 @@ class Sender:
                     in_flight=pacer.in_flight,
                 )
             verdict, sent_at = await self._post(job, stop_token)
-            job.in_attempt = False
+            job.note(verdict)  # first of all: it is what is known, whatever is raised now
             # Before the slot is released, so that the next sender sees the new state.
             self._update_pacer(verdict, started_at, sent_at)
         except BaseException:
-            self._attempt_ended(job, job.abandoned_error("its sending was cancelled"), started_at)
+            known = job.verdict_if_abandoned("its sending was cancelled")
+            self._attempt_ended(job, known, started_at)
             raise
         finally:
             pacer.release()
-        job.note(verdict)
         self._attempt_ended(job, verdict, started_at)
         return verdict
 
@@ -362,6 +366,8 @@ class Job:
     started_at: float = 0.0
     #: Whether an attempt is under way at present.
     in_attempt: bool = False
+    #: The answer that it was accepted.
+    receipt: Receipt | None = None
     #: How the last attempt failed.
     last_failure: EverlyticError | None = None
     #: The last attempt that may have been processed.
@@ -383,8 +389,10 @@ class Job:
 
     def note(self, verdict: Receipt | EverlyticError) -> None:
         """Note how an attempt ended."""
+        self.in_attempt = False
         if isinstance(verdict, Receipt):
             self.possible_deliveries += 1
+            self.receipt = verdict
         elif isinstance(verdict, UnknownOutcomeError):
             self.possible_deliveries += 1
             self.last_unknown = verdict
@@ -411,12 +419,14 @@ class Job:
             self.possible_deliveries > 1,
         )
 
-    def abandoned_error(self, reason: str) -> EverlyticError:
+    def verdict_if_abandoned(self, reason: str) -> Receipt | EverlyticError:
         """What is known of the order if nothing more is done for it.
 
         Args:
             reason: Why nothing more is done: "the process was left".
         """
+        if self.receipt is not None:
+            return self.receipt
         if self.last_unknown is not None:
             return self.last_unknown
         if self.in_attempt:
@@ -435,8 +445,11 @@ def _prepare(
     index: int, raw: AnyOrder, key_of: KeyOf | None, received_at: float
 ) -> Job | OrderResult:
     """Validate and encode one order, and work out its key; the result of one that is invalid."""
+    body = b""
     try:
         wire = to_wire(raw)
+        if not isinstance(wire, InvalidOrderError):
+            body = encode_wire(wire)
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's mapping
         fault = InvalidOrderError([f"order: reading it raised {type(error).__name__}"])
         fault.__cause__ = error
@@ -449,7 +462,6 @@ def _prepare(
             except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the order lacks something
                 key = None
         return _invalid(index, key, raw, wire)
-    body = encode_wire(wire)
     try:
         if key_of is None:
             key = make_key(wire.get("order_id"), wire.get("workflow_id"), body)

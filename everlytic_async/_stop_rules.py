@@ -100,8 +100,11 @@ class StopRules:
 
 def _workflow(result: OrderResult) -> str:
     order = result.order  # whatever the source yielded
-    if isinstance(order, Mapping):
-        workflow_id = order.get("workflow_id")
-    else:
-        workflow_id = getattr(order, "workflow_id", None)
+    try:
+        if isinstance(order, Mapping):
+            workflow_id = order.get("workflow_id")
+        else:
+            workflow_id = getattr(order, "workflow_id", None)
+    except Exception:  # noqa: BLE001 - a caller's mapping
+        workflow_id = None
     return "" if workflow_id is None else f" (workflow {workflow_id})"

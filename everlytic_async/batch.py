@@ -288,7 +288,10 @@ class OrderStream:
             self._ledger.writer.record(result, digest, self._recorded)
 
     def _recorded(self, result: OrderResult) -> None:
-        self._put(result)
+        try:
+            self._put(result)
+        except Exception as error:  # noqa: BLE001 - nobody else would notice
+            self._fail_unforeseen(error)
         self._end_if_done()
 
     def _put(self, result: OrderResult) -> None:
@@ -305,7 +308,7 @@ class OrderStream:
             self._fail(str(writer.failure), writer.failure.__cause__)
 
     def _abandoned(self, job: Job, reason: str) -> OrderResult:
-        return self._sender.end(job, job.abandoned_error(reason))
+        return self._sender.end(job, job.verdict_if_abandoned(reason))
 
     # --------------------------------------------------------------------------------- how it ends
 

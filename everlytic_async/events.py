@@ -12,10 +12,11 @@ An event identifies an order by its key, and holds no other value of it.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import attrs
@@ -290,14 +291,16 @@ class Dispatcher:
 
     def emit(self, event: Event) -> None:
         """Pass an event to the log and to every hook that takes its class."""
-        _log(event)
+        # What a hook, or a handler of the log, raises must not affect the order.
+        with suppress(Exception):
+            _log(event)
         for hook, event_type in self._hooks:
             if isinstance(event, event_type):
                 try:
                     hook(event)
-                except Exception:
-                    # A broken hook must not affect the order.
-                    _LOGGER.exception("a hook raised on %s", type(event).__name__)
+                except (Exception, asyncio.CancelledError):
+                    with suppress(Exception):
+                        _LOGGER.exception("a hook raised on %s", type(event).__name__)
 
 
 def _log(event: Event) -> None:

@@ -93,7 +93,8 @@ def _gallery(value: Any) -> Any:
 
 def _product(value: Any) -> Any:
     if isinstance(value, Product):
-        return {name: field for name, field in value.__dict__.items() if field is not None}
+        fields = value.__dict__
+        return {name: fields[name] for name in _PRODUCT_RULES.checks if fields[name] is not None}
     return _check_mapping(_PRODUCT_RULES, value)
 
 
@@ -158,11 +159,12 @@ def _check_fields(rules: _Rules, values: dict[Any, Any], fields: dict[str, Any])
             check = checks[name]
             if value is not None:
                 fields[name] = check(value)
-    except (KeyError, FaultError):
-        pass  # now for all faults
+    except (KeyError, FaultError) as error:
+        first: Exception | None = error  # now for all faults
     else:
         if find_missing is None or not find_missing(fields):
             return []
+        first = None
     # Those of the products come last: there may be many of them.
     names = sorted(checks, key=lambda name: name == "products")
     wrong = _collect_faults(
@@ -175,7 +177,10 @@ def _check_fields(rules: _Rules, values: dict[Any, Any], fields: dict[str, Any])
         else ": has a key that is not the name of a field"
         for name in islice((name for name in values if name not in checks), MAX_FAULTS + 1)
     ]
-    return unknown + sorted([*wrong, *missing], key=lambda fault: fault.startswith(".products"))
+    faults = unknown + sorted([*wrong, *missing], key=lambda fault: fault.startswith(".products"))
+    if first is not None and not faults:
+        raise first  # a caller's mapping, which says something else when it is read again
+    return faults
 
 
 def _as_dict(mapping: Any) -> dict[Any, Any]:

@@ -262,7 +262,11 @@ class Input:
         """Every order with its line; `shown` keeps the first `show` of them."""
         orders: Iterator[Numbered] = map(self._amend, self._traced())
         if (repeats := self._repeats) is not None:
-            orders = (each for each in orders if not repeats.is_repeated(*each))
+            orders = (
+                each
+                for each in orders
+                if isinstance(each[1], InvalidOrderError) or not repeats.is_repeated(*each)
+            )
         return islice(orders, self.limit)
 
     def _traced(self) -> Iterator[Numbered]:

@@ -43,17 +43,18 @@ class Repeats:
         self._ids.execute("BEGIN")
 
     def is_repeated(self, line: int, order: Order | InvalidOrderError) -> bool:
-        """Whether the order has the id of an earlier one."""
-        if not isinstance(order, Order) or order.order_id is None:
+        """Whether the order has the id of an earlier one, which was valid."""
+        if order.order_id is None:
             return False
         name = str(order.order_id)
         # Of 64 bits, and random: two ids don't share one.
-        number = hash(f"{name.strip()}\0{order.workflow_id}")
-        if self._ids.execute("INSERT OR IGNORE INTO ids VALUES (?, ?)", (number, line)).rowcount:
-            return False
-        ((first,),) = self._ids.execute("SELECT line FROM ids WHERE id = ?", (number,))
-        self._count(name, first, line)
-        return True
+        number = hash(f"{name.strip()}\0{getattr(order, 'workflow_id', None)}")
+        found = self._ids.execute("SELECT line FROM ids WHERE id = ?", (number,)).fetchone()
+        if found is not None:
+            self._count(name, found[0], line)
+        elif isinstance(order, Order):
+            self._ids.execute("INSERT INTO ids VALUES (?, ?)", (number, line))
+        return found is not None
 
     def _count(self, name: str, first: int, line: int) -> None:
         self.count += 1

@@ -214,8 +214,14 @@ class _OpenFile:
             self.write(Record(claim.scope, entry))
 
     async def flush(self) -> None:
-        """Wait until all that was asked for is done."""
-        await self.run(_nothing)
+        """Wait until all that was asked for is done, and what its answers make others ask for."""
+        while True:
+            await self.run(_nothing)
+            # An answer wakes a task, which may record at once that it sent nothing.
+            for _ in range(2):
+                await asyncio.sleep(0)
+            if not self._is_busy:
+                break
 
     async def close(self) -> None:
         """Close the file, after all that was asked for."""

@@ -18,6 +18,10 @@ __all__ = ["LeftOut"]
 
 _BEFORE_SINCE, _AFTER_UNTIL = "before since", "not before until"
 _READ = (None, None)  # neither left out nor at fault
+_APART = (
+    "has neither a status nor a total, as a row that is apart from its order: sort the file by the "
+    "id of the order, or export it again"
+)
 # Of one kind.
 _MAX_WARNINGS = 5
 # Of unknown statuses: a path to something else has as many as there are orders.
@@ -67,7 +71,6 @@ class LeftOut:
         self._names = names
         self._starts: list[tuple[Getter, str]] = []
         self._has_status = False
-        self._apart = 0
         self._shop = None if preset is None else preset.name
         self.counts = counts
         self.unknown_statuses: dict[str, int] = {}
@@ -124,22 +127,14 @@ class LeftOut:
 
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent."""
-        found = list(self._status_warnings)
-        if self._apart:
-            found.insert(
-                0,
-                f"{self._apart:,} orders have no status and no total, and so are rows that are "
-                "apart from their order, which may be cancelled: sort the file by the id of the "
-                "order, or export it again",
-            )
         if not self.unknown_statuses:
-            return found
+            return self._status_warnings
         words = ", ".join(f"{word} ({count:,})" for word, count in self.unknown_statuses.items())
         warning = (
             f"orders with a status that {self._shop} orders don't usually have were read: {words}. "
             "To leave some out, name their status with --where"
         )
-        return [warning, *found]
+        return [warning, *self._status_warnings]
 
     def _compile_flags(
         self, specs: Mapping[str, Any], compiler: Compiler
@@ -164,7 +159,7 @@ class LeftOut:
         self.counts[reason] = self.counts.get(reason, 0) + 1
 
     def judge(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:
-        """Why an order is left out, and the fault of its time; None for neither.
+        """Why an order is left out, and its fault that can be seen here; None for neither.
 
         Args:
             rows: The record of the order; or all its rows, in any order: the first that sets a
@@ -176,7 +171,9 @@ class LeftOut:
         for get, words, reports in self._statuses:
             value = get(rows[0]) if len(rows) == 1 else _first_set(get, rows)
             if is_blank(value):
-                reason = self._judge_blank(rows)
+                reason = _find_flag(self._blank_flags, rows) if self._has_status else None
+                if reason is None and self._is_apart(rows):
+                    return None, _APART
             elif not isinstance(value, str):
                 continue
             elif (reason := words.get(value)) is None:
@@ -193,14 +190,9 @@ class LeftOut:
             self._count_unknown(unknown)
         return found
 
-    def _judge_blank(self, rows: Sequence[Record]) -> str | None:
-        """Why an order is left out none of whose rows has a status."""
-        if not self._has_status:
-            return None
-        reason = _find_flag(self._blank_flags, rows)
-        if reason is None and self._starts and _find_flag(self._starts, rows) is None:
-            self._apart += 1
-        return reason
+    def _is_apart(self, rows: Sequence[Record]) -> bool:
+        """Whether the first row of the order, which says whether it is one, is not among these."""
+        return self._has_status and bool(self._starts) and _find_flag(self._starts, rows) is None
 
     def _judge_time(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:
         value = None if self._date is None else _first_set(self._date, rows)

@@ -21,7 +21,7 @@ a completed draft is an order of its own, too.
     without a ``Name`` belongs to the order above it; without one above it, it is invalid. Rows of
     an order that are equal in every cell count once, and are counted as ``duplicate row``. An
     abandoned checkout has totals and no ``Financial Status``; a row without both is apart from its
-    order, and is read with a warning.
+    order, and is invalid.
 """
 
 from __future__ import annotations
