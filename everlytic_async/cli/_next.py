@@ -61,8 +61,8 @@ def advise(
             f"  everlytic-async ledger export --state unknown {file}\n"
             "Then record what you found, for those that did and those that did not, and run it "
             "again:\n"
-            f"  everlytic-async ledger resolve {file} --sent KEY...\n"
-            f"  everlytic-async ledger resolve {file} --send-again KEY..."
+            f"  everlytic-async ledger resolve {file} --sent 'KEY'...\n"
+            f"  everlytic-async ledger resolve {file} --send-again 'KEY'..."
         )
     if tally.to_correct:
         invalid, rejected = tally.counts[Outcome.INVALID], tally.rejected
