@@ -26,7 +26,7 @@ and when. It holds no e-mail address, no order and no hash.
 Examples:
     everlytic-async ledger status orders.ledger
     everlytic-async ledger export --state unknown orders.ledger
-    everlytic-async ledger resolve orders.ledger --sent 1001 1002
+    everlytic-async ledger resolve orders.ledger --sent '#1051' '#1052'
 
 Exit codes:
     0    done
@@ -98,11 +98,11 @@ them triggered the workflow; then mark those as sent, and the others to be sent 
 `send` sends them. Without checking, --send-again may notify customers twice, and --sent may leave
 some out.
 
-KEY is the order's key as results and exports have it: 1001, or 1001@32 in workflow 32. Orders that
-are not unknown are left alone.
+KEY is the order's key as results and exports have it: 1001, or 1001@32 in workflow 32. Quote a key
+that starts with #, as Shopify's do: '#1051'. Orders that are not unknown are left alone.
 
 Examples:
-    everlytic-async ledger resolve orders.ledger --sent 1001 1002
+    everlytic-async ledger resolve orders.ledger --sent '#1051' '#1052'
     xargs everlytic-async ledger resolve orders.ledger --sent < keys.txt
     everlytic-async ledger resolve orders.ledger --sent --all
 

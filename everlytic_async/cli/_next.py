@@ -21,12 +21,10 @@ def advise(
     *,
     ledger: str | None,
     all_read: bool,
-    forced: bool,
 ) -> Iterator[str]:
     """What to do next, a paragraph for each kind of order that is not sent.
 
-    `words` are the command that was run; `forced` says that a second signal ended it, with orders
-    in flight.
+    `words` are the command that was run.
     """
     if ledger is None:
         if tally.to_send or tally.unknown or tally.to_correct or not all_read:
@@ -53,16 +51,14 @@ def advise(
         )
     elif tally.to_send or not all_read:
         yield f"To send the rest, run it again; what was sent is not sent again:\n  {again}"
-    if forced:
-        yield "What was in flight is unknown: the next run lists it."
-    elif tally.unknown:
+    if tally.unknown:
         yield (
             f"{_look_at_unknown(tally.unknown)} (--with FILE lists them, too):\n"
             f"  everlytic-async ledger export --state unknown {file}\n"
             "Then record what you found, for those that did and those that did not, and run it "
             "again:\n"
-            f"  everlytic-async ledger resolve {file} --sent KEY...\n"
-            f"  everlytic-async ledger resolve {file} --send-again KEY..."
+            f"  everlytic-async ledger resolve {file} --sent 'KEY'...\n"
+            f"  everlytic-async ledger resolve {file} --send-again 'KEY'..."
         )
     if tally.to_correct:
         invalid, rejected = tally.counts[Outcome.INVALID], tally.rejected

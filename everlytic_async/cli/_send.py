@@ -157,7 +157,6 @@ class _SendRun(Run):
     _report: Report | None
     _sandbox: Sandbox | None
     _report_fault: str | None = attrs.field(default=None, init=False)
-    _forced: bool = attrs.field(default=False, init=False)
 
     @property
     def _is_trial(self) -> bool:
@@ -222,7 +221,6 @@ class _SendRun(Run):
         self._stream.stop(reason)
 
     def exit_now(self) -> NoReturn:
-        self._forced = True
         for result in self._stream.unfinished("the command was ended"):
             self._on_result(result)
         code = self.finish()
@@ -257,7 +255,6 @@ class _SendRun(Run):
                 command_line(),
                 ledger=self._ledger,
                 all_read=self.source.exhausted,
-                forced=self._forced,
             )
         if self._report is not None:
             self._report_fault = self._report.finish(

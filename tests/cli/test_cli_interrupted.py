@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import shlex
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -109,6 +112,28 @@ async def test_a_second_ctrl_c_exits_at_once(
     assert {result["attempts"] for result in results if result not in unknown} <= {0}
     assert "unknown" in run.out
     assert "may have been processed" in run.out
+
+
+async def test_what_a_second_ctrl_c_left_in_flight_is_listed_by_the_command_that_it_shows(
+    program: Program, orders_file: Write, until: Until
+) -> None:
+    path = orders_file(*map(order, range(ORDERS)))
+    with serve(latency_s=300) as sandbox:
+        process = await program.with_endpoint(sandbox).start(
+            *("send", "--ledger", "l", "--concurrency", "4", "--results", "r.jsonl", path)
+        )
+        assert (await read_until(process, "\n")).startswith("Ledger: ")
+        await until(lambda: sandbox.in_flight > 0)
+        await interrupt(process)
+        process.send_signal(signal.SIGINT)
+        run = await completed(process)
+    assert run.code == 130
+    (shown,) = re.findall(r"^  everlytic-async (ledger export .*)$", run.err, re.MULTILINE)
+    listed = await program.run(*shlex.split(shown))
+    results = read_results(program.directory / "r.jsonl")
+    unknown = {result["key"] for result in results if result["outcome"] == "unknown"}
+    assert unknown
+    assert unknown <= {json.loads(line)["key"] for line in listed.out.splitlines()}
 
 
 async def test_ctrl_c_ends_the_wait_for_a_pipe(

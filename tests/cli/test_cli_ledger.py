@@ -290,6 +290,7 @@ def test_the_commands_that_a_run_ends_with_do_what_they_say(
     assert cli(*export).out.count('"state": "unknown"') == 2
     (resolve,) = [each for each in (sent, again) if found in each]
     assert resolve[-1] == "KEY..."
+    assert run.err.count(" 'KEY'...") == 2  # a shell takes what follows a # for a comment
     assert cli(*resolve[:-1], "u1", "u2").code == 0
     # Everlytic is well again, and a person has corrected the others.
     orders_file(*named("s1"), order(1, order_id="u1"), order(2, order_id="i1"))
@@ -694,6 +695,40 @@ def test_unknown_orders_are_marked_and_no_others(
     assert run.out.startswith(f"{orders} marked as ")
     why = "because the ledger has no unknown order of that name"
     assert (run.code, run.err) == ((0, "") if left is None else (1, left.format(why) + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        (["1051"], "; it has '#1051'"),
+        (["#1052"], "; it has 1052"),
+        (["1053"], "; it has '#1053@32'"),
+        (["#1053@32", "1053@33"], ""),  # another workflow is another e-mail
+        (["1054", "1055"], ""),  # was sent, and is not there
+        (["1051", "--host", "other.example"], ""),
+        (["1051", "--own-key"], ""),
+    ],
+)
+def test_the_keys_that_a_mistyped_one_may_mean_are_named_as_a_shell_takes_them(
+    cli: Cli, named: list[str], says: str
+) -> None:
+    unknown = (Entry(key, State.UNKNOWN, "x") for key in ("#1051", "1052", "#1053@32"))
+    make_ledger(Path("l"), *unknown, Entry("#1054", State.SENT, "x"))
+    run = cli("ledger", "resolve", "l", "--sent", *named)
+    assert run.code == 1
+    why = "because the ledger has no unknown order of that name: "
+    _, _, left = run.err.rstrip("\n").partition(why)
+    missing = named[-1] if "@" in named[0] else ", ".join(each for each in named if "10" in each)
+    assert left == missing + says
+
+
+def test_an_order_that_the_shell_took_for_a_comment_is_asked_for_with_quotes(
+    cli: Cli, ledger: Path
+) -> None:
+    run = cli("ledger", "resolve", ledger, "--sent")  # #1051
+    assert (run.code, run.out) == (2, "")
+    assert "--all" in run.err
+    assert "'#1051'" in run.err
 
 
 @pytest.mark.parametrize(

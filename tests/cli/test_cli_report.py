@@ -497,7 +497,7 @@ def test_a_real_run_is_reported_as_it_was(cli: Cli) -> None:
     assert drawn == {outcome.replace("_", " "): count for outcome, count in outcomes.items()}
     assert outcomes["unknown"] > 0
     assert page.layout["shapes"], "there were cool-downs"
-    assert "everlytic-async ledger resolve l --sent KEY..." in page.text  # as on the terminal
+    assert "everlytic-async ledger resolve l --sent 'KEY'..." in page.text  # as on the terminal
     for secret in (box.store_hash, box.customer_hash, "@example.com"):
         assert secret not in source
 
