@@ -1120,6 +1120,14 @@ def test_a_mapping_is_proposed_and_says_what_it_could_not_find(
         assert isinstance(item, Order)
 
 
+def test_a_total_that_differs_within_an_order_is_proposed_as_that_of_the_line() -> None:
+    text = "order number,email,item,total\n1,a@b.example,Mop,5\n{},a@b.example,Soap,7\n"
+    for second, field in (("1", "product_line_total"), ("2", "total")):
+        found = suggest_mapping(io.StringIO(text.format(second)))
+        assert found.mapping[field] == "total"
+        assert ("total" in found.missing) == (field != "total")
+
+
 def test_german_words_for_products_are_known() -> None:
     found = suggest_mapping(
         io.StringIO(f"Bestell-Nr.;E-Mail;Artikelbezeichnung;Art.-Nr.\n1;{ANN};Mop;7\n")
