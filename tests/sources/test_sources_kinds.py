@@ -722,6 +722,8 @@ GERMAN = {"decimal": ",", "thousands": ".", "date_format": "%d.%m.%Y"}
         ("utf-32", None),
         ("cp1252", "cp1252"),
         ("cp1252", "Windows-1252"),
+        ("cp1252", "latin1"),
+        ("cp1252", "ISO-8859-1"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["", "packed"])
