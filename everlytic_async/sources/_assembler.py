@@ -169,7 +169,9 @@ class OrderAssembler:
         try:
             if not rows:
                 return InvalidOrderError(list(faults), number)
-            if self._columns and _is_header(rows[0], self._columns):
+            columns: Any = self._columns
+            first: Any = rows[0]
+            if columns and first[-1] == columns[-1] and _is_header(first, columns):
                 self._left_out.count(_HEADER)
                 return None
             reason, date_fault = self._left_out.judge(rows)
@@ -247,10 +249,7 @@ class _Group:
 
 def _is_header(row: Record, columns: Sequence[str]) -> bool:
     """Whether a row has the names of the columns, as where files were joined."""
-    cells: Any = row
-    if cells[-1] != columns[-1]:  # nearly always
-        return False
-    return [str(cell or "").strip("\ufeff ") for cell in cells] == [*columns]
+    return [str(cell or "").strip("\ufeff ") for cell in row] == [*columns]
 
 
 def _hashable(row: Record) -> Any:

@@ -18,6 +18,7 @@ __all__ = [
     "check_contact",
     "check_paths",
     "check_repeated",
+    "find_header",
     "identity_paths",
     "leads_nowhere",
     "no_such_name",
@@ -28,6 +29,7 @@ __all__ = [
 CONTACTS = ("contact_email", "contact_unique_id")
 _MAX_NAMES = 40
 _MAX_CHARS = 40
+_MAX_HEADER = 1_000  # columns, where a header is looked for
 _NEXT_STEPS = (
     '`everlytic-async check --suggest` proposes a mapping for it, and the how-to "Send a file '
     'with your own columns" explains mappings'
@@ -138,6 +140,23 @@ def check_all_are_fields(names: Sequence[str], *, is_table: bool) -> None:
         f"then ignored. The {'columns' if is_table else 'keys'} are {show_names(names)}. The "
         f"fields are {', '.join(fields)}. {_NEXT_STEPS}"
     )
+
+
+def find_header(
+    rows: Iterable[tuple[int, Sequence[Any]]], columns: Sequence[str], mapping: Mapping[str, Any]
+) -> int | None:
+    """The number of the row that looks more like the header than what was taken for it."""
+    paths = {path for _field, path, _alone in mapping_paths(mapping)}
+
+    def known(names: Sequence[str]) -> int:
+        return len({*match_fields(names).values()} | (paths & {*names}))
+
+    for number, cells in rows:
+        some = cells[:_MAX_HEADER]
+        names = [str(cell).strip() for cell in some if cell is not None and str(cell).strip()]
+        if _is_header(names) and known(names) > max(1, known(columns[:_MAX_HEADER])):
+            return number
+    return None
 
 
 def check_repeated(columns: Sequence[str], used: set[str]) -> None:

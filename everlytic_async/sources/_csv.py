@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
 from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, NOT_UTF_8, skip_line
@@ -127,6 +127,13 @@ class CsvReader:
             else:
                 row = (cells + [""] * (width - len(cells)))[:width]
                 yield number, InvalidRow(InvalidOrderError([fault], number), row)
+
+    def next_rows(self, most: int) -> Iterator[tuple[int, Sequence[Any]]]:
+        """The rows that follow, roughly, whatever their delimiter: to look for another header."""
+        while most and (text := self._next_line()) is not None:
+            most -= 1
+            cells = text.split(detect_delimiter(text) or self._delimiter)
+            yield self._number, [cell.strip().strip('"') for cell in cells]
 
     # ------------------------------------------------------------------------------------ rows
 

@@ -165,34 +165,51 @@ class LeftOut:
             rows: The record of the order; or all its rows, in any order: the first that sets a
                 column counts.
         """
-        if self._flags and (reason := _find_flag(self._flags, rows)) is not None:
-            return reason, None
+        for get, reason in self._flags:
+            for row in rows:
+                if (value := get(row)) and not is_blank(value):
+                    return reason, None
         unknown: str | None = None
-        for get, words, reports in self._statuses:
-            value = get(rows[0]) if len(rows) == 1 else _first_set(get, rows)
-            if is_blank(value):
-                reason = _find_flag(self._blank_flags, rows) if self._has_status else None
-                if reason is None and self._is_apart(rows):
-                    return None, _APART
-            elif not isinstance(value, str):
-                continue
-            elif (reason := words.get(value)) is None:
-                reason = words.get(normalize_status(value))
-                if reason is None and reports:
-                    unknown = value.strip()
-            if reason:
-                return reason, None
+        if self._statuses:
+            left_out, unknown = self._judge_status(rows)
+            if left_out is _APART:
+                return None, _APART
+            if left_out:
+                return left_out, None
         for get, condition in self._where:
             if not condition.holds(_first_set(get, rows)):
                 return f"where {condition.shown}", None
-        found = self._judge_time(rows) if self._has_bounds else _READ
-        if unknown is not None and found == _READ:
+        judged = self._judge_time(rows) if self._has_bounds else _READ
+        if unknown is not None and judged == _READ:
             self._count_unknown(unknown)
-        return found
+        return judged
 
-    def _is_apart(self, rows: Sequence[Record]) -> bool:
-        """Whether the first row of the order, which says whether it is one, is not among these."""
-        return self._has_status and bool(self._starts) and _find_flag(self._starts, rows) is None
+    def _judge_status(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:
+        """Why an order is left out, by its status; and the status, if it is an unknown one."""
+        unknown: str | None = None
+        for get, words, reports in self._statuses:
+            value = get(rows[0])
+            if is_blank(value):
+                value = _first_set(get, rows[1:])
+            found: str | None = None
+            if value is None:
+                found = self._judge_blank(rows)
+            elif isinstance(value, str) and (found := words.get(value)) is None:
+                found = words.get(normalize_status(value))
+                if found is None and reports:
+                    unknown = value.strip()
+            if found:
+                return found, None
+        return None, unknown
+
+    def _judge_blank(self, rows: Sequence[Record]) -> str | None:
+        """Why an order is left out none of whose rows has a status; or that they are apart."""
+        if not self._has_status:
+            return None
+        reason = _find_flag(self._blank_flags, rows)
+        if reason is None and self._starts and _find_flag(self._starts, rows) is None:
+            return _APART
+        return reason
 
     def _judge_time(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:
         value = None if self._date is None else _first_set(self._date, rows)

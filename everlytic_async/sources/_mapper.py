@@ -10,6 +10,7 @@ from everlytic_async._checks import MAX_ITEMS
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
 from everlytic_async.orders import Product
 from everlytic_async.sources._columns import CONTACTS, check_contact, check_paths, strict_paths
+from everlytic_async.sources._differing import AMOUNTS, DifferingAmounts
 from everlytic_async.sources._mapping import (
     ORDER_FIELDS,
     PRODUCT_FIELDS,
@@ -28,7 +29,6 @@ from everlytic_async.sources._records import Record
 __all__ = ["RecordMapper"]
 
 _NUMBERS = ("product_price", "product_quantity", "product_line_total", "product_special_price")
-_AMOUNTS = ("sub_total", "shipping_fee", "taxes", "total", "discount")
 _WORKFLOW = re.compile(r"\s*[0-9]{1,19}\s*", re.ASCII).fullmatch
 # A shop sells the same products again and again: how many are kept, and of how many characters.
 _MAX_CACHED, _MAX_CACHED_CHARS = 4_096, 400
@@ -56,7 +56,7 @@ def _parse_gallery(value: str | list[Any]) -> list[Any] | None:
 
 def _converters(notation: Notation) -> Mapping[str, _Convert]:
     """What becomes of a text in a field that is not a text; in all the others it stays as it is."""
-    numbers = _NUMBERS if notation.is_plain else (*_NUMBERS, *_AMOUNTS)
+    numbers = _NUMBERS if notation.is_plain else (*_NUMBERS, *AMOUNTS)
     return {
         "workflow_id": _parse_workflow,
         "product_gallery": _parse_gallery,
@@ -187,9 +187,10 @@ class RecordMapper:
             self._read_product = self._cached(key_of)
         if each is None:
             compiler.used |= inner.used
+        self._differing = DifferingAmounts(self._specs, self._fields.getters, compiler, notation)
         self._checked_amounts = [
             field
-            for field in _AMOUNTS
+            for field in AMOUNTS
             if field in self._specs
             and (not notation.is_plain or not isinstance(self._specs[field], str))
         ]
@@ -311,6 +312,7 @@ class RecordMapper:
     def _join_rows(self, order: dict[str, Any], rows: Sequence[Record]) -> list[str]:
         """Add what only the later rows set; the faults of contacts that differ."""
         faults: dict[str, None] = {}
+        self._differing.compare(rows)
         for row in rows[1:]:
             if len(order) < len(self._fields.getters):
                 order |= self._fields.read(row) | order
@@ -336,6 +338,7 @@ class RecordMapper:
                 "such as 1.23457E+12: export the orders again, and don't save them from a "
                 "spreadsheet"
             )
+        found += self._differing.warnings()
         if self._has_products and not self._has_names:
             found.append("no product has a name: map product_name if the e-mail shows it")
         return found

@@ -127,7 +127,8 @@ def open_source(source: Source, encoding: str | None = None) -> Iterator[OpenedS
 
     Args:
         source: What to open.
-        encoding: How its text is encoded; None for UTF-8, or what a byte-order mark tells.
+        encoding: How its text is encoded; None for UTF-8, or what a byte-order mark tells. Latin-1
+            means Windows' cp1252, as on the web.
 
     Raises:
         ConfigurationError: for zstd without its package; for an encoding that a byte-order mark
@@ -135,6 +136,8 @@ def open_source(source: Source, encoding: str | None = None) -> Iterator[OpenedS
         SourceError: by reading, when compressed data is damaged or cut off.
         OSError: when it can't be opened or read.
     """
+    if encoding is not None and codecs.lookup(encoding).name == "iso8859-1":
+        encoding = "cp1252"  # https://encoding.spec.whatwg.org/#names-and-labels
     with ExitStack() as stack:
         file: Any
         name: Any = ""

@@ -18,6 +18,7 @@ from everlytic_async.sources._bulk import join_lines
 from everlytic_async.sources._columns import (
     check_all_are_fields,
     check_repeated,
+    find_header,
     identity_paths,
     leads_nowhere,
     no_such_name,
@@ -235,6 +236,26 @@ class Reader(Iterator[Order | InvalidOrderError]):
         return container
 
     def _read_table(self, table: Table) -> Iterator[Numbered]:
+        try:
+            assembler = self._check_table(table)
+        except ConfigurationError as error:
+            # Perhaps there is a title above the header.
+            number = None
+            if isinstance(table, CsvReader | XlsxReader):
+                rows = table.next_rows(_MAX_AHEAD)
+                number = find_header(rows, table.columns, self._options.mapping)
+            if number is None:
+                raise
+            raise ConfigurationError(
+                f"row {number} looks like the header: remove the rows above it. As it is: {error}"
+            ) from None
+        if assembler is None:
+            yield from self._make_orders(_as_objects(table))
+        else:
+            yield from assembler.orders(iter(table))
+
+    def _check_table(self, table: Table) -> OrderAssembler | None:
+        """What makes orders of its rows; None if they are as orders in JSON."""
         columns = table.columns
         if isinstance(table, XlsxReader):
             self._workbook = table
@@ -246,13 +267,12 @@ class Reader(Iterator[Order | InvalidOrderError]):
         if self._is_plain:
             check_all_are_fields(columns, is_table=True)
             if "products" in columns:
-                yield from self._make_orders(_as_objects(table))
-                return
+                return None
         holds_text = isinstance(table, CsvReader)
         assembler = self._new_assembler(columns, is_table=True, holds_text=holds_text)
         if isinstance(table, XlsxReader) and self._mapper is not None:
             table.used = self._mapper.compiler.used
-        yield from assembler.orders(iter(table))
+        return assembler
 
     def _read_json(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
         heads = self._heads

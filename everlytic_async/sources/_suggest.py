@@ -208,6 +208,8 @@ def _suggest(
                 field: name for field, name in order.items() if name != by_value
             }
     found += [values[name] for field, name in order.items() if field in _AMOUNTS]
+    if is_table and _differs_within_order(values, order) and "product_line_total" not in order:
+        order["product_line_total"] = order.pop("total")
     options |= guess_notation([str(value) for column in found for value in column if value])
     dates = [str(value) for value in values.get(order.get("date", ""), ()) if value]
     formats = list(guess_date_formats(dates))
@@ -233,6 +235,17 @@ def _suggest(
         ],
         missing=[field for field in _WANTED if field not in order and field not in products],
         unused=[name for name in values if name not in taken and name != status],
+    )
+
+
+def _differs_within_order(values: Mapping[str, Sequence[Any]], order: Mapping[str, str]) -> bool:
+    """Whether rows with the same id have other totals, which are those of the line then."""
+    ids, totals = (values.get(order.get(field, ""), ()) for field in ("order_id", "total"))
+    first: dict[str, str] = {}
+    return any(
+        first.setdefault(str(name), str(total)) != str(total)
+        for name, total in zip(ids, totals, strict=False)
+        if name and total
     )
 
 

@@ -136,6 +136,11 @@ class XlsxReader:
                 return columns
         raise ConfigurationError("its sheet is empty: name another with --sheet")
 
+    def next_rows(self, most: int) -> Iterator[tuple[int, Sequence[Any]]]:
+        """The values of the rows that follow: to look for another header."""
+        for number, _is_hidden, cells in islice(self._rows, most):
+            yield number, [value for _column, value, _fault in cells]
+
     def __iter__(self) -> Iterator[tuple[int, Sequence[Any] | InvalidRow]]:
         """Yield the number of each row, from 1, and the row; skip blank rows."""
         columns, width = self.columns, len(self.columns)

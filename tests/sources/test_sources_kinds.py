@@ -722,6 +722,8 @@ GERMAN = {"decimal": ",", "thousands": ".", "date_format": "%d.%m.%Y"}
         ("utf-32", None),
         ("cp1252", "cp1252"),
         ("cp1252", "Windows-1252"),
+        ("cp1252", "latin1"),
+        ("cp1252", "ISO-8859-1"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["", "packed"])
@@ -1025,6 +1027,32 @@ def test_a_column_that_does_not_exist_is_named_with_those_that_do() -> None:
     )
 
 
+TITLED = f"order_id,contact_email,product_name\n1,{ANN},Mop\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "mapping", "row"),
+    [
+        ("Orders of March\n\n" + TITLED, None, 3),
+        ("Orders of March,,\n,,\n" + TITLED, None, 3),
+        ("Orders, all\n" + TITLED.replace(",", ";"), None, 2),
+        (f"Report,,,,,,\n{HOME}", HOME_MAPPING, 2),
+        (
+            "Report,,\nNr,Wer,Was\n1,a@b.example,Mop\n",
+            {"order_id": "Nr", "contact_email": "Wer"},
+            2,
+        ),
+        ("Report,,\n1,a@b.example,Mop\n", {"order_id": "Nr", "contact_email": "Wer"}, None),
+        (TITLED, {"order_id": "order"}, None),
+    ],
+)
+def test_a_title_above_the_header_is_pointed_out(text: str, mapping: Any, row: int | None) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        list(read_orders(io.StringIO(text), "csv", mapping=mapping))
+    told = f"row {row} looks like the header: remove the rows above it. As it is: "
+    assert str(caught.value).startswith(told) == (row is not None)
+
+
 def test_skus_that_a_spreadsheet_shortened_are_pointed_out() -> None:
     text = shopify("#1", "#2").replace(",7,,", ",5.84E+12,,")
     reader = read_orders(io.StringIO(text))
@@ -1118,6 +1146,14 @@ def test_a_mapping_is_proposed_and_says_what_it_could_not_find(
         read_back = tomllib.loads(text)["mapping"]
         (item,) = read_orders(io.BytesIO(data), mapping=read_back, **found.options)
         assert isinstance(item, Order)
+
+
+def test_a_total_that_differs_within_an_order_is_proposed_as_that_of_the_line() -> None:
+    text = "order number,email,item,total\n1,a@b.example,Mop,5\n{},a@b.example,Soap,7\n"
+    for second, field in (("1", "product_line_total"), ("2", "total")):
+        found = suggest_mapping(io.StringIO(text.format(second)))
+        assert found.mapping[field] == "total"
+        assert ("total" in found.missing) == (field != "total")
 
 
 def test_german_words_for_products_are_known() -> None:

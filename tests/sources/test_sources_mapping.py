@@ -226,6 +226,47 @@ def test_orders_without_an_id_are_pointed_out_in_json_too() -> None:
         assert len(told) == count
 
 
+def test_amounts_in_which_the_rows_of_an_order_differ_are_counted() -> None:
+    mapping = {"order_id": "nr", "contact_email": "mail", "product_name": "item"}
+    amounts = {"total": "sum", "taxes": "vat"}
+    header = "nr,mail,item,sum,vat\n"
+    rows = [
+        "1,a@example.com,Mop,5.00,1",
+        "1,,Soap,7.00,1.0",
+        "2,a@example.com,Mop,5,1",
+        "2,,Soap,5.00,",
+        "2,,Rope, ,2",
+        "3,a@example.com,Mop,,",
+        "3,,Soap,1,",
+        "3,,Rope,1,",
+        "4,a@example.com,Mop,,1",
+        "4,,Soap,,1.00",
+        "4,,Rope,9,",
+        "4,,Tar,8,",
+        "5,a@example.com,Mop,5.00,1",
+    ]
+    text = header + "\n".join(rows)
+    first = ("2 orders have rows that differ in total: the first is sent. If it is the amount of "
+             "the line, map it to product_line_total")  # fmt: skip
+    second = ("1 orders have rows that differ in taxes: the first is sent. If it is the amount of "
+              "the line, don't map it")  # fmt: skip
+    for more, warnings in (
+        (amounts, [second, first]),
+        ({"total": "sum"}, [first]),
+        ({"total": ["none", "sum"]}, [first]),
+        ({"product_line_total": "sum"}, []),
+        ({"total": "sum", "group_by": None}, []),
+        (amounts | {"group_by": "mail"}, [first.replace("2 ", "1 ", 1)]),
+    ):
+        whole = text if "group_by" not in more else header + "\n".join(rows[:2])
+        whole = whole.replace("1,,Soap", "1,a@example.com,Soap")
+        reader = read_orders(io.StringIO(whole), mapping={**mapping, **more})
+        assert [item.total for item in reader if isinstance(item, Order)][:1] == [
+            "5.00" if "total" in more else None
+        ]
+        assert reader.warnings == warnings
+
+
 def test_orders_are_pointed_out_none_of_which_has_an_id() -> None:
     text = "Mail,Item\nann@a,Mop\nann@a,Mop\nno address,Mop\n"
     for more, warned in (({}, True), ({"order_id": "Item"}, False)):

@@ -1,0 +1,73 @@
+"""Counts the orders whose rows differ in an amount: it may be that of the line instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+from everlytic_async.sources._mapping import Compiler, Getter, is_blank
+from everlytic_async.sources._notation import Notation
+from everlytic_async.sources._records import Record
+
+__all__ = ["AMOUNTS", "DifferingAmounts"]
+
+#: The amounts of an order, of which each is the same in all its rows.
+AMOUNTS = ("sub_total", "shipping_fee", "taxes", "total", "discount")
+
+
+class DifferingAmounts:
+    """Compares the amounts in the rows of each order.
+
+    Args:
+        specs: The specification of each field of an order.
+        getters: For each field the function that takes its value from a record.
+        compiler: Compiles paths of the records.
+        notation: How numbers are written.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, Any],
+        getters: Mapping[str, Getter],
+        compiler: Compiler,
+        notation: Notation,
+    ) -> None:
+        self._fields = [field for field in AMOUNTS if field in specs]
+        paths = [specs[field] for field in self._fields]
+        values = compiler.values(paths) if all(map(compiler.is_direct, paths)) else None
+        found = [getters[field] for field in self._fields]
+        self._read: Callable[[Any], Any] = lambda record: tuple([get(record) for get in found])
+        if isinstance(values, itemgetter):  # fast
+            self._read = values
+        self._blank_texts, self._blank = ("",) * len(paths), (None,) * len(paths)
+        self._parse = notation.number_parser()
+        self._counts: dict[str, int] = {}
+
+    def compare(self, rows: Sequence[Record]) -> None:
+        """Count an order, for each of its amounts in which its rows differ."""
+        if not self._fields:
+            return
+        read = self._read
+        known = read(rows[0])
+        for row in rows[1:]:
+            amounts = read(row)
+            if amounts not in (known, self._blank_texts, self._blank):
+                break
+        else:
+            return  # nearly always
+        for field, *amounts_of in zip(self._fields, *map(read, rows), strict=True):
+            found = [each for each in amounts_of if not is_blank(each)]
+            # 5.0 is 5.00.
+            if len({self._parse(each) if isinstance(each, str) else each for each in found}) > 1:
+                self._counts[field] = self._counts.get(field, 0) + 1
+
+    def warnings(self) -> list[str]:
+        """What a person should look at before the orders are sent."""
+        return [
+            f"{self._counts[field]:,} orders have rows that differ in {field}: the first is sent. "
+            "If it is the amount of the line, "
+            + ("map it to product_line_total" if "total" in field else "don't map it")
+            for field in AMOUNTS
+            if field in self._counts
+        ]
