@@ -14,6 +14,7 @@ from everlytic_async.cli._screen import count_orders, join_some
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.ledger import storage_key
 from everlytic_async.orders import Order
+from everlytic_async.sources import ROW_APART
 
 #: Why such an order is left out of a run without a ledger.
 REPEATED = "the id of an earlier order"
@@ -43,8 +44,9 @@ class Repeats:
         self._ids.execute("BEGIN")
 
     def is_repeated(self, line: int, order: Order | InvalidOrderError) -> bool:
-        """Whether the order has the id of an earlier one, which was valid."""
-        if order.order_id is None:
+        """Whether the order, or a row apart from its order, has the id of an earlier one."""
+        is_invalid = isinstance(order, InvalidOrderError)
+        if order.order_id is None or (is_invalid and ROW_APART not in order.faults):
             return False
         name = str(order.order_id)
         # Of 64 bits, and random: two ids don't share one.
@@ -52,7 +54,7 @@ class Repeats:
         found = self._ids.execute("SELECT line FROM ids WHERE id = ?", (number,)).fetchone()
         if found is not None:
             self._count(name, found[0], line)
-        elif isinstance(order, Order):
+        elif not is_invalid:
             self._ids.execute("INSERT INTO ids VALUES (?, ?)", (number, line))
         return found is not None
 

@@ -49,6 +49,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from everlytic_async.sources._left_out import ROW_APART
 from everlytic_async.sources._mapping import normalize_mapping, parse_mapping
 from everlytic_async.sources._notation import DateLike
 from everlytic_async.sources._open import Source
@@ -61,6 +62,7 @@ from everlytic_async.sources._where import WhereLike, parse_where
 __all__ = [
     "FORMATS",
     "REASONS",
+    "ROW_APART",
     "Reader",
     "Suggestion",
     "TracedOrder",

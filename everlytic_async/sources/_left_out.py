@@ -14,11 +14,12 @@ from everlytic_async.sources._preset import KEPT, FirstRow, Preset, normalize_st
 from everlytic_async.sources._records import Record
 from everlytic_async.sources._synonyms import is_status
 
-__all__ = ["LeftOut"]
+__all__ = ["ROW_APART", "LeftOut"]
 
 _BEFORE_SINCE, _AFTER_UNTIL = "before since", "not before until"
 _READ = (None, None)  # neither left out nor at fault
-_APART = (
+#: The fault of a row that is apart from its order, if that is all that is known of it.
+ROW_APART = (
     "has neither a status nor a total, as a row that is apart from its order: sort the file by the "
     "id of the order, or export it again"
 )
@@ -172,8 +173,8 @@ class LeftOut:
         unknown: str | None = None
         if self._statuses:
             left_out, unknown = self._judge_status(rows)
-            if left_out is _APART:
-                return None, _APART
+            if left_out is ROW_APART:
+                return None, ROW_APART
             if left_out:
                 return left_out, None
         for get, condition in self._where:
@@ -208,7 +209,7 @@ class LeftOut:
             return None
         reason = _find_flag(self._blank_flags, rows)
         if reason is None and self._starts and _find_flag(self._starts, rows) is None:
-            return _APART
+            return ROW_APART
         return reason
 
     def _judge_time(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:

@@ -122,9 +122,9 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         {"abandoned checkout": 1},
     ),
     "drafts of Shopify, as CSV": (shopify("#D12", status=""), [], {"draft": 1}),
-    "a further row of Shopify that is not next to its order is no checkout": (
+    "a further row of Shopify that is not next to its order is at fault": (
         f"{shopify('#1', '#2')}#1,{ANN},,,,2026-03-01,1,Soap,5.00,,,\n",
-        [(2, "#1"), (3, "#2"), (4, "#1")],
+        [(2, "#1"), (3, "#2"), (4, "has neither a status nor a total, as a row that is apart")],
         {},
     ),
     "the further row of an order of Shopify is above it": (
@@ -555,12 +555,15 @@ def test_an_order_of_shopify_is_judged_by_all_its_rows() -> None:
         assert (len(found), len(reader.skipped)) == (count, 1 - count)
 
 
-def test_a_row_of_shopify_apart_from_its_order_is_pointed_out() -> None:
-    reader = read_orders(io.StringIO(f"{shopify('#1', '#2')}#1,{ANN},,,,,1,Soap,5.00,,,\n"))
-    assert len(list(reader)) == 3
-    assert [warning[:37] for warning in reader.warnings] == [
-        "1 orders have no status and no total,"
-    ]
+def test_a_row_of_shopify_apart_from_its_order_is_never_an_order() -> None:
+    """Its order may be cancelled: nobody may be notified of it."""
+    apart = f"#1,{ANN},,,,,1,Soap,5.00,,,\n"
+    cancelled = shopify("#1").replace(",,\n", ",,2026-03-02\n")
+    reader = read_orders(io.StringIO(f"{cancelled}{shopify('#2').removeprefix(SHOPIFY)}{apart}"))
+    order, fault = reader
+    assert isinstance(order, Order)
+    assert isinstance(fault, InvalidOrderError)
+    assert (fault.line, fault.order_id, reader.skipped) == (4, "#1", {"cancelled": 1})
     reader = read_orders(io.StringIO(shopify("#9", status="")), include="all")
     assert (len(list(reader)), reader.warnings) == (1, [])
 
