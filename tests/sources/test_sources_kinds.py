@@ -124,7 +124,7 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
     "drafts of Shopify, as CSV": (shopify("#D12", status=""), [], {"draft": 1}),
     "a further row of Shopify that is not next to its order is no checkout": (
         f"{shopify('#1', '#2')}#1,{ANN},,,,2026-03-01,1,Soap,5.00,,,\n",
-        [(2, "#1"), (3, "#2"), (4, "#1")],
+        [(2, "#1"), (3, "#2"), (4, "has neither a status nor a total")],
         {},
     ),
     "the further row of an order of Shopify is above it": (
@@ -557,10 +557,7 @@ def test_an_order_of_shopify_is_judged_by_all_its_rows() -> None:
 
 def test_a_row_of_shopify_apart_from_its_order_is_pointed_out() -> None:
     reader = read_orders(io.StringIO(f"{shopify('#1', '#2')}#1,{ANN},,,,,1,Soap,5.00,,,\n"))
-    assert len(list(reader)) == 3
-    assert [warning[:37] for warning in reader.warnings] == [
-        "1 orders have no status and no total,"
-    ]
+    assert [isinstance(order, Order) for order in reader] == [True, True, False]
     reader = read_orders(io.StringIO(shopify("#9", status="")), include="all")
     assert (len(list(reader)), reader.warnings) == (1, [])
 

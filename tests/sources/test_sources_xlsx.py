@@ -127,7 +127,8 @@ def test_checkouts_and_rows_apart_are_told_in_a_workbook_too() -> None:
     ]
     reader = read_orders(io.BytesIO(workbook([*header, "Lineitem price"], *rows)))
     orders = list(reader)
-    assert [len(order.products) for order in orders if isinstance(order, Order)] == [2, 1]
+    assert [len(order.products) for order in orders if isinstance(order, Order)] == [2]
+    assert len(orders) == 2
     assert reader.skipped == {"abandoned checkout": 1}
 
 
