@@ -45,8 +45,9 @@ class Repeats:
 
     def is_repeated(self, line: int, order: Order | InvalidOrderError) -> bool:
         """Whether the order, or a row apart from its order, has the id of an earlier one."""
-        is_invalid = isinstance(order, InvalidOrderError)
-        if order.order_id is None or (is_invalid and ROW_APART not in order.faults):
+        if isinstance(order, InvalidOrderError) and ROW_APART not in order.faults:
+            return False
+        if order.order_id is None:
             return False
         name = str(order.order_id)
         # Of 64 bits, and random: two ids don't share one.
@@ -54,7 +55,7 @@ class Repeats:
         found = self._ids.execute("SELECT line FROM ids WHERE id = ?", (number,)).fetchone()
         if found is not None:
             self._count(name, found[0], line)
-        elif not is_invalid:
+        elif isinstance(order, Order):
             self._ids.execute("INSERT INTO ids VALUES (?, ?)", (number, line))
         return found is not None
 

@@ -33,7 +33,12 @@ class DifferingAmounts:
         compiler: Compiler,
         notation: Notation,
     ) -> None:
-        self._fields = [field for field in AMOUNTS if field in specs]
+        # Without those that are called as the field is, and are not there.
+        self._fields = [
+            field
+            for field in AMOUNTS
+            if field in specs and (specs[field] != field or compiler.is_direct(field))
+        ]
         paths = [specs[field] for field in self._fields]
         values = compiler.values(paths) if all(map(compiler.is_direct, paths)) else None
         found = [getters[field] for field in self._fields]

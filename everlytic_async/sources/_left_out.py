@@ -166,6 +166,8 @@ class LeftOut:
             rows: The record of the order; or all its rows, in any order: the first that sets a
                 column counts.
         """
+        if len(rows) > 1 and self._statuses and not is_blank(self._statuses[0][0](rows[0])):
+            rows = rows[:1]  # it is the first of the order, which has its columns
         for get, reason in self._flags:
             for row in rows:
                 if (value := get(row)) and not is_blank(value):
