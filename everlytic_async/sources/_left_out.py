@@ -167,14 +167,16 @@ class LeftOut:
                 column counts.
         """
         if len(rows) > 1 and self._statuses and not is_blank(self._statuses[0][0](rows[0])):
-            rows = rows[:1]  # it is the first of the order, which has its columns
+            first = rows[:1]  # it is the first row of the order, which has the order's columns
+        else:
+            first = rows
         for get, reason in self._flags:
-            for row in rows:
+            for row in first:
                 if (value := get(row)) and not is_blank(value):
                     return reason, None
         unknown: str | None = None
         if self._statuses:
-            left_out, unknown = self._judge_status(rows)
+            left_out, unknown = self._judge_status(first)
             if left_out is ROW_APART:
                 return None, ROW_APART
             if left_out:
