@@ -17,7 +17,6 @@ from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._exit import Exit, note
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Item, open_input
-from everlytic_async.cli._repeats import Repeats
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, count_orders, make_console
@@ -67,7 +66,7 @@ async def examine(
             forecast = Forecast(file, _client(settings, delivery), resend)
         check_outputs(options, None if ledger is None else ledger.path)
         results = stack.enter_context(closing(Results(options)))
-        repeats = stack.enter_context(closing(Repeats()))
+        source.look_for_repeats()
         source.show = options.show if isinstance(options, CheckOptions) else 0
         run = _CheckRun(
             options=options,
@@ -77,7 +76,6 @@ async def examine(
             labels={Outcome.NOT_SENT: ("valid", "green", valid), **_LABELS},
             max_reasons=_MAX_REASONS,
             forecast=forecast,
-            repeats=repeats,
         )
         return await run.execute()
 
@@ -93,7 +91,6 @@ class _CheckRun(Run):
     """Validates the orders, and compares them with the ledger."""
 
     _forecast: Forecast | None
-    _repeats: Repeats
 
     interrupted = "Interrupted: the rest was not read."
     input_error_code = Exit.USAGE
@@ -112,7 +109,6 @@ class _CheckRun(Run):
         if self._forecast is not None:
             skipped = await self._forecast.find_skipped(orders)
         for index, (order, reason) in enumerate(zip(orders, skipped, strict=True), first):
-            self._repeats.is_repeated(self.source.lines[index], order)
             key = None if order.order_id is None else str(order.order_id)
             if isinstance(order, InvalidOrderError):
                 self.add(index, Outcome.INVALID, key=key, error=order)
@@ -136,10 +132,6 @@ class _CheckRun(Run):
         if self._forecast is not None:
             yield from (f"Note: {note}" for note in self._forecast.notes())
 
-    def warn(self) -> Iterator[str]:
-        yield from super().warn()
-        yield from self._repeats.describe(self.source.place)
-
     def summary(self) -> Iterator[Text | Table | str]:
         for traced in self.source.shown:
             yield as_table(traced, self.source.place, make_console().width)
@@ -149,7 +141,9 @@ class _CheckRun(Run):
     def figures(self, code: int, errors: Sequence[str]) -> dict[str, Any]:
         place = self.source.place
         shown = [as_values(traced, place) for traced in self.source.shown]
-        found = {**super().figures(code, errors), "repeated": self._repeats.figures()}
+        found = super().figures(code, errors)
+        if self.source.repeats is not None:
+            found["repeated"] = self.source.repeats.figures()
         return found | {"shown": shown} if shown else found
 
     def judge(self) -> int:

@@ -88,8 +88,8 @@ def handle_errors(command: Callable[[], int], *, debug: bool) -> NoReturn:
         code = command()
     except click.ClickException:
         raise
-    except KeyboardInterrupt:
-        say("Interrupted.")
+    except KeyboardInterrupt as error:
+        say(" ".join(["Interrupted.", *map(str, error.args)]))
         code = Exit.INTERRUPTED
     except BrokenPipeError:
         redirect_to_devnull(sys.stdout.fileno())

@@ -62,6 +62,9 @@ class Input:
         send_to: The address that takes the place of every order's contact; None for the orders'.
         show: How many orders to keep in `shown`, with where their fields came from.
         shown: Those.
+        repeats: Which orders have the id of an earlier one; None unless `look_for_repeats` was
+            called.
+        announced: Which warnings were shown already.
         mapped_by: The file that says how columns are mapped, fit for a terminal.
         conditions: Which orders are read, in the words of ``--where``; empty for all.
         lines: By index from 0: the line of each order that has no result yet.
@@ -82,7 +85,10 @@ class Input:
         self.send_to: str | None = None
         self.show = 0
         self.shown: list[TracedOrder] = []
-        self._repeats: Repeats | None = None
+        self.repeats: Repeats | None = None
+        self.announced: set[str] = set()
+        self._leaves_out_repeats = False
+        self._repeated_lines: set[int] = set()
         self._workflow_id: int | None = None
         if isinstance(options, WorkflowOptions):
             self.limit, self._workflow_id = options.limit, options.workflow_id
@@ -161,14 +167,16 @@ class Input:
     @property
     def filtered(self) -> Mapping[str, int]:
         """How many orders were left out so far, by reason; none of them was handed out."""
-        if self._repeats is None or not self._repeats.count:
+        if not self._leaves_out_repeats or self.repeats is None or not self.repeats.count:
             return self._reader.skipped
-        return {**self._reader.skipped, REPEATED: self._repeats.count}
+        return {**self._reader.skipped, REPEATED: self.repeats.count}
 
     @property
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent, each in a sentence."""
-        return self._reader.warnings
+        if self.repeats is None:
+            return self._reader.warnings
+        return [*self._reader.warnings, *self.repeats.describe(self.place)]
 
     @property
     def never_set(self) -> frozenset[str]:
@@ -233,7 +241,13 @@ class Input:
 
     def pop_line(self, index: int) -> int:
         """The line of an order that has its result now: it may be forgotten."""
-        return self.lines.pop(index)
+        line = self.lines.pop(index)
+        self._repeated_lines.discard(line)
+        return line
+
+    def is_repeated(self, index: int) -> bool:
+        """Whether an order without a result has the id of an earlier one."""
+        return self.lines[index] in self._repeated_lines
 
     def stop(self) -> None:
         """Hand out no more orders, and end the wait for the next one."""
@@ -251,23 +265,31 @@ class Input:
             self._reader_thread.stop()
         self._reader.close()
         self._file.close()
-        if self._repeats is not None:
-            self._repeats.close()
+        if self.repeats is not None:
+            self.repeats.close()
 
-    def leave_out_repeats(self) -> None:
-        """Hand out only the first of several orders with one id: for a run without a ledger."""
-        self._repeats = Repeats()
+    def look_for_repeats(self, *, leave_out: bool = False) -> None:
+        """Count the orders that have the id of an earlier one.
+
+        With `leave_out` only the first of them is handed out: for a run without a ledger.
+        """
+        self.repeats, self._leaves_out_repeats = Repeats(), leave_out
 
     def numbered(self) -> Iterator[Numbered]:
         """Every order with its line; `shown` keeps the first `show` of them."""
         orders: Iterator[Numbered] = map(self._amend, self._traced())
-        if (repeats := self._repeats) is not None:
-            orders = (
-                each
-                for each in orders
-                if isinstance(each[1], InvalidOrderError) or not repeats.is_repeated(*each)
-            )
+        if self.repeats is not None:
+            orders = self._without_repeats(orders, self.repeats)
         return islice(orders, self.limit)
+
+    def _without_repeats(self, orders: Iterator[Numbered], repeats: Repeats) -> Iterator[Numbered]:
+        for line, order in orders:
+            # An invalid order has a result of its own, and repeats nothing.
+            if isinstance(order, Order) and repeats.is_repeated(line, order):
+                if self._leaves_out_repeats:
+                    continue
+                self._repeated_lines.add(line)
+            yield line, order
 
     def _traced(self) -> Iterator[Numbered]:
         if self.show:

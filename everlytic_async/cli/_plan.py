@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from itertools import islice, repeat
 
 import attrs
@@ -17,6 +17,7 @@ from everlytic_async.cli._exit import say
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice
 from everlytic_async.cli._input import Input, Item, printable
 from everlytic_async.cli._progress import Bar
+from everlytic_async.cli._repeats import Repeats
 from everlytic_async.cli._screen import count_orders, format_duration, join_some, open_terminal
 from everlytic_async.cli._settings import Account
 from everlytic_async.cli._tally import Tally
@@ -46,12 +47,14 @@ class InputCount:
     Attributes:
         tally: By outcome: ``NOT_SENT`` are those that will be sent.
         filtered: How many are left out.
+        repeated: How many have the id of an earlier order, so that they are not sent, either.
         workflows: How many of those to send name which workflow; None if they name none.
         notes: What the ledger knows of these orders elsewhere, and what looks odd in the input.
     """
 
     tally: Tally = attrs.Factory(Tally)
     filtered: int = 0
+    repeated: int = 0
     workflows: Counter[int | None] = attrs.Factory(Counter)
     notes: tuple[str, ...] = ()
 
@@ -79,6 +82,7 @@ class InputCount:
             for number, what in (
                 *((self.tally.skipped[state], words) for state, words in _SKIPPED.items()),
                 (self.tally.counts[Outcome.INVALID], "not valid"),
+                (self.repeated, "with the id of an earlier order"),
                 (self.filtered, "left out"),
             )
             if number
@@ -111,6 +115,7 @@ def confirm(
         else:
             count = asyncio.run(count_input(options, client, ledger, source))
             number = options.limit if count is None else count.to_send
+        source.announced.update(() if count is None else count.notes)
         if terminal is None or (number is not None and number <= _CONFIRM_ABOVE):
             for note in () if count is None else count.notes:
                 say(f"Warning: {note}")
@@ -142,11 +147,22 @@ async def count_input(
         if ledger is not None and not ledger.is_new:
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             forecast = Forecast(file, client, options.resend)
-        orders = islice(stack.enter_context(source.first_pass()), at_most or source.limit)
+        orders = stack.enter_context(source.first_pass())
+        repeats = stack.enter_context(closing(Repeats()))
+        if ledger is None:  # as in the run, where they don't count for --limit
+            orders = (
+                each
+                for each in orders
+                if not isinstance(each[1], Order) or not repeats.is_repeated(*each)
+            )
+        orders = islice(orders, at_most or source.limit)
         bar.start()
         stack.callback(bar.stop)
         chunk = Chunk()
-        for _line, order in orders:
+        for line, order in orders:
+            is_valid = isinstance(order, Order)
+            if ledger is not None and is_valid and repeats.is_repeated(line, order):
+                continue
             if chunk.add(order):
                 await count.add_all(chunk.orders, forecast)
                 chunk = Chunk()
@@ -154,9 +170,12 @@ async def count_input(
         await count.add_all(chunk.orders, forecast)
         count.filtered = sum(source.filtered.values())
         # There may be more orders than were read, unless --limit ended it.
-        is_part = at_most is not None and at_most != source.limit and count.tally.total == at_most
-        known = () if forecast is None else forecast.notes(is_part=is_part)
-        count.notes = (*known, *source.warnings)
+        count.repeated = repeats.count
+        read = count.tally.total + (0 if ledger is None else repeats.count)
+        is_part = at_most is not None and at_most != source.limit and read == at_most
+        count.notes = () if forecast is None else tuple(forecast.notes(is_part=is_part))
+        if not is_part:  # else the run counts them to the end, and says it then
+            count.notes += (*source.warnings, *repeats.describe(source.place))
     return count
 
 

@@ -129,7 +129,8 @@ class Bar:
     def announce(self, title: str, message: str) -> None:
         """Print a line above the bar, which has another title from now on."""
         with self._closing_allowed():
-            self._progress.update(self._task, description=title)
+            # Else the bar below the line would have its old title once more.
+            self._progress.update(self._task, description=title, refresh=True)
             console = self._progress.console
             console.print(wrap(printable(message), terminal_width(console.file)))
 

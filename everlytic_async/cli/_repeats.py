@@ -16,6 +16,8 @@ from everlytic_async.ledger import storage_key
 from everlytic_async.orders import Order
 from everlytic_async.sources import ROW_APART
 
+#: Of one that is skipped because this run was sending the earlier one.
+SKIPPED_AS_REPEATED = "it has the id of an earlier order of this input"
 #: Why such an order is left out of a run without a ledger.
 REPEATED = "the id of an earlier order"
 
@@ -81,8 +83,9 @@ class Repeats:
         )
         verb = "has" if self.count == 1 else "have"
         yield (
-            f"{count_orders(self.count)} {verb} the id of an earlier order, and a run sends only "
-            f"the first: {', '.join(which)}{more}"
+            f"{count_orders(self.count)} {verb} the id of an earlier order, and only the first is "
+            "sent. If they are rows of one order, sort the file by that id: "
+            f"{', '.join(which)}{more}"
         )
 
     def figures(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from everlytic_async.cli._exit import Exit, OutputError, is_quiet, note, say
 from everlytic_async.cli._input import Input, Item
 from everlytic_async.cli._options import ResultsOptions
 from everlytic_async.cli._progress import Bar
+from everlytic_async.cli._repeats import SKIPPED_AS_REPEATED
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import (
     SEND_LABELS,
@@ -30,6 +31,7 @@ from everlytic_async.cli._screen import (
 )
 from everlytic_async.cli._tally import REASONS, Tally
 from everlytic_async.errors import ConfigurationError, EverlyticError, SkippedError, SourceError
+from everlytic_async.ledger import State
 from everlytic_async.outcomes import Outcome
 
 
@@ -151,10 +153,13 @@ class Run(ABC):
 
         `note` is for the results where there is no error.
         """
+        is_repeated = self.source.is_repeated(index)
         line = self.source.pop_line(index)
         if isinstance(error, SkippedError):
             # The option of the command, not the argument of the library.
             words = error.message.replace(" resend ", " --resend ")
+            if error.state == State.IN_FLIGHT and is_repeated:
+                words = SKIPPED_AS_REPEATED
             error = SkippedError(words, error.state, error.other_body)
         self.tally.add(outcome, line, error, key=key, duplicate_risk=duplicate_risk)
         written = self.results.write(
@@ -190,7 +195,8 @@ class Run(ABC):
         self._summarize()
         source = self.source
         for warning in self.warn():
-            say(f"Warning: {warning}")
+            if warning not in source.announced:
+                say(f"Warning: {warning}")
         if self._summary_error is not None:
             say(f"Error: {self._summary_error}. The orders are as the summary above says.")
         problems = [self._describe_input_error(), self.error, self.results.fault]

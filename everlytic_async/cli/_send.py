@@ -59,23 +59,34 @@ def send(options: SendOptions) -> int:
         valid = "would be sent; this was a dry run, and nothing was"
         return asyncio.run(examine(options, settings, ledger, valid, get_delivery(options)))
     account = None if options.sandbox else settings.account()
-    with open_input(options, settings) as source:
-        if options.to is not None:
-            source.send_to, source.limit = options.to, options.limit or _TRIAL_LIMIT
-        if ledger is None:
-            source.leave_out_repeats()
-        check_outputs(options, None if ledger is None else ledger.path, options.report)
-        if options.report is not None:
-            load_libraries()
-        if account is not None:
-            client = make_client(options, account)  # raises, before anybody is asked
-            if ledger is not None:
-                ledger.check_terminal()
-                note(f"Ledger: {ledger.line}")
-            if not confirm(options, account, client, ledger, source):
-                note("Nothing was sent.")
-                return Exit.USAGE
-        return asyncio.run(_send(options, account, ledger, source))
+    source = None
+    try:
+        with open_input(options, settings) as source:
+            return _send_input(options, account, ledger, source)
+    except KeyboardInterrupt as error:
+        if source is None or not source.read_count:
+            raise KeyboardInterrupt("Nothing was sent.") from error
+        raise
+
+
+def _send_input(
+    options: SendOptions, account: Account | None, ledger: LedgerChoice | None, source: Input
+) -> int:
+    if options.to is not None:
+        source.send_to, source.limit = options.to, options.limit or _TRIAL_LIMIT
+    source.look_for_repeats(leave_out=ledger is None)
+    check_outputs(options, None if ledger is None else ledger.path, options.report)
+    if options.report is not None:
+        load_libraries()
+    if account is not None:
+        client = make_client(options, account)  # raises, before anybody is asked
+        if ledger is not None:
+            ledger.check_terminal()
+            note(f"Ledger: {ledger.line}")
+        if not confirm(options, account, client, ledger, source):
+            note("Nothing was sent.")
+            return Exit.USAGE
+    return asyncio.run(_send(options, account, ledger, source))
 
 
 def _check_together(options: SendOptions) -> None:

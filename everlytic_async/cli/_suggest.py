@@ -44,6 +44,9 @@ def suggest(options: CheckOptions) -> int:
 
 
 def _lines(found: Suggestion) -> Iterator[str]:
+    if not found.is_known or found.options:
+        yield "# Save it so that only you can write it, or the next command refuses it:"
+        yield "#   chmod 600 everlytic.toml"
     if found.is_known:
         yield f"# It is {found.format}, a known shop's export, and needs no mapping."
     else:

@@ -210,6 +210,28 @@ async def test_a_plan_counts_this_input_against_the_ledger(
     assert (run.code, sandbox.processed) == (2, 1500)
 
 
+@pytest.mark.parametrize("ledger", [["--ledger", "l"], ["--no-ledger"]], ids=" ".join)
+async def test_what_the_plan_warns_of_is_not_said_again(
+    program: Program, sandbox: Sandbox, ledger: list[str]
+) -> None:
+    """As of a status that no shop of this kind has, and an order that is there twice."""
+    path = program.directory / "woo.csv"
+    rows = [f"{n},Wrapped,{n}@example.com,5.00,Mop,5,1" for n in (*range(1, MANY + 1), 7)]
+    columns = "Order Number,Order Status,Email (Billing),Order Total Amount,Item Name,Item Cost"
+    path.write_text("\n".join([f"{columns},Quantity", *rows, ""]))
+    here = program.with_endpoint(sandbox)
+    run, shown = await run_at_terminal(here, "send", *ledger, path, answer="y\n")
+    plan, _, rest = shown.partition(QUESTION)
+    assert "About to send 1,001 orders (and not 1 with the id of an earlier order) from" in plan
+    for warning in (
+        "  note      orders with a status that woocommerce-csv orders don't usually have were",
+        "  note      1 order has the id of an earlier order, and only the first is sent. If",
+    ):
+        assert warning in plan
+        assert warning.removeprefix("  note      ") not in rest
+    assert (run.code, sandbox.processed) == (0, MANY)
+
+
 # ---------------------------------------------------------------------------------------- the plan
 
 

@@ -136,6 +136,21 @@ async def test_what_a_second_ctrl_c_left_in_flight_is_listed_by_the_command_that
     assert unknown <= {json.loads(line)["key"] for line in listed.out.splitlines()}
 
 
+async def test_ctrl_c_before_the_first_order_says_that_nothing_was_sent(
+    program: Program, sandbox: Sandbox, orders_file: Write
+) -> None:
+    path = orders_file(*map(order, range(ORDERS)))
+    with Terminal() as terminal:
+        process = await program.with_endpoint(sandbox).start(
+            *SEND, path, stdin=terminal.theirs, preexec_fn=terminal.control
+        )
+        await terminal.wait_for("Send them")
+        process.send_signal(signal.SIGINT)
+        run = await completed(process)
+    assert (run.code, run.err) == (130, "Interrupted. Nothing was sent.\n")
+    assert sandbox.requests == 0
+
+
 async def test_ctrl_c_ends_the_wait_for_a_pipe(
     program: Program, sandbox: Sandbox, until: Until
 ) -> None:

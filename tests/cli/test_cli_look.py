@@ -283,6 +283,8 @@ def test_a_suggestion_is_a_settings_file_that_reads_the_input(
     assert found == tomllib.loads(MAPPING + INPUT)
     assert "# total: not found" in suggested.out
     assert "# not used" not in suggested.out
+    # What the shell saves may be open to others, and such settings are refused.
+    assert "#   chmod 600 everlytic.toml" in suggested.out.split("\n")[:2]
     assert not Path("everlytic.toml").exists()  # it is for a person to look at
     as_json = json.loads(cli("check", "--suggest", "--json", till).out)
     assert {**found["mapping"], **found["input"]} == {**as_json["mapping"], **as_json["options"]}
@@ -351,7 +353,7 @@ def test_what_has_no_columns_is_an_error(cli: Cli, content: bytes | None) -> Non
             [order(1), order(2), order(1)],
             1,
             {"1": [1, 3]},
-            "1 order has the id of an earlier order, and a run sends only the first",
+            "1 order has the id of an earlier order, and only the first is sent. If they are rows",
         ),
         # In another workflow it is another trigger.
         ([order(1), order(1, workflow_id=7)], 0, {}, None),
@@ -404,5 +406,17 @@ def test_of_repeated_orders_one_is_sent(
     path.write_text(to_lines(*(order(n % 3) for n in range(9))))
     run = cli("send", *ledger, "--results", "r", path)
     assert (run.code, shop.processed) == (0, 3)
-    assert sorted(each["outcome"] for each in read_results("r")) == outcomes
+    results = read_results("r")
+    assert sorted(each["outcome"] for each in results) == outcomes
+    # As `check` says it.
+    repeated = cli("check", "--no-ledger", path).err
+    assert repeated.startswith(
+        "Warning: 6 orders have the id of an earlier order, and only the first is sent. If they "
+        "are rows of one order, sort the file by that id: 0 (lines 1, 4, 7), "
+    )
+    assert run.err.endswith(repeated)
+    assert {each["error"] for each in results if each["outcome"] == "skipped"} <= {
+        "the ledger says that it was sent before",
+        "it has the id of an earlier order of this input",
+    }
     assert ("6 the id of an earlier order" in run.out) == ("--no-ledger" in ledger)

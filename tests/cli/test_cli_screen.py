@@ -235,6 +235,7 @@ async def test_ctrl_c_on_a_terminal_leaves_it_in_order(
         await terminal.wait_for("was read\\.")
     assert run.code == 130
     assert "Finishing" in terminal.plain
+    assert "Sending to" not in terminal.plain.partition("Interrupted: ")[2]
     assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]
 
 
