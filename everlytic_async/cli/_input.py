@@ -284,11 +284,13 @@ class Input:
 
     def _without_repeats(self, orders: Iterator[Numbered], repeats: Repeats) -> Iterator[Numbered]:
         for line, order in orders:
-            # An invalid order has a result of its own, and repeats nothing.
-            if isinstance(order, Order) and repeats.is_repeated(line, order):
+            # An invalid order has a result of its own, and is left out by nothing else.
+            is_order = isinstance(order, Order)
+            if (is_order or not self._leaves_out_repeats) and repeats.is_repeated(line, order):
                 if self._leaves_out_repeats:
                     continue
-                self._repeated_lines.add(line)
+                if is_order:
+                    self._repeated_lines.add(line)
             yield line, order
 
     def _traced(self) -> Iterator[Numbered]:
