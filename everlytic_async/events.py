@@ -12,7 +12,6 @@ An event identifies an order by its key, and holds no other value of it.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -298,7 +297,7 @@ class Dispatcher:
             if isinstance(event, event_type):
                 try:
                     hook(event)
-                except (Exception, asyncio.CancelledError):
+                except Exception:
                     with suppress(Exception):
                         _LOGGER.exception("a hook raised on %s", type(event).__name__)
 

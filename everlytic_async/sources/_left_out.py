@@ -166,21 +166,25 @@ class LeftOut:
             rows: The record of the order; or all its rows, in any order: the first that sets a
                 column counts.
         """
-        if len(rows) > 1 and self._statuses and not is_blank(self._statuses[0][0](rows[0])):
-            first = rows[:1]  # it is the first row of the order, which has the order's columns
-        else:
-            first = rows
-        for get, reason in self._flags:
-            for row in first:
-                if (value := get(row)) and not is_blank(value):
-                    return reason, None
-        unknown: str | None = None
+        first = rows
+        known: str | None = None
         if self._statuses:
+            get_status, words, _ = self._statuses[0]
+            status = get_status(rows[0])
+            if status.__class__ is str and status and not status.isspace():
+                first = rows[:1]  # it is the first row of the order, which has its columns
+                known = words.get(status)
+        if self._flags and (reason := _find_flag(self._flags, first)) is not None:
+            return reason, None
+        unknown: str | None = None
+        if known is None or len(self._statuses) > 1:  # nearly never
             left_out, unknown = self._judge_status(first)
             if left_out is ROW_APART:
                 return None, ROW_APART
             if left_out:
                 return left_out, None
+        elif known:
+            return known, None
         for get, condition in self._where:
             if not condition.holds(_first_set(get, rows)):
                 return f"where {condition.shown}", None

@@ -187,7 +187,10 @@ class RecordMapper:
             self._read_product = self._cached(key_of)
         if each is None:
             compiler.used |= inner.used
-        self._differing = DifferingAmounts(self._specs, self._fields.getters, compiler, notation)
+        # Those of a shop's own columns are the same in all rows of an order.
+        own = [field for field in self._specs if preset is None or field in mapping]
+        specs = {field: self._specs[field] for field in own}
+        self._differing = DifferingAmounts(specs, self._fields.getters, compiler, notation)
         self._checked_amounts = [
             field
             for field in AMOUNTS

@@ -7,11 +7,13 @@ every interleaving can be had.
 from __future__ import annotations
 
 import asyncio
+import enum
 import itertools
 import random
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +34,7 @@ from everlytic_async import (
     Pacing,
     RetryPolicy,
     SourceError,
+    SqliteLedger,
 )
 from everlytic_async.events import BatchEnded
 from everlytic_async.sandbox import Sandbox
@@ -955,3 +958,73 @@ async def test_a_stream_whose_source_is_idle_ends_when_the_client_is_closed() ->
             await asyncio.wait_for(sending, 5)
     assert caught.value.report is not None
     assert caught.value.report.counts[Outcome.SENT] == 1
+
+
+# ----------------------------------------------------------------------- mappings of the caller's
+
+
+class OnceReadable(Mapping[str, Any]):
+    """A row that can be read as long as its cursor stands on it: once."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._fields = fields
+        self._reads = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __getitem__(self, key: str) -> Any:
+        self._reads += 1
+        if self._reads > len(self._fields):
+            raise RuntimeError("the cursor has moved on")
+        return self._fields[key]
+
+
+class FailingOnce(dict[str, Any]):
+    """A product that raises when it is read first."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(fields)
+        self._has_failed = False
+
+    def __getitem__(self, key: str) -> Any:
+        if not self._has_failed:
+            self._has_failed = True
+            raise KeyError(key)
+        return super().__getitem__(key)
+
+
+class Name(enum.StrEnum):
+    EMAIL = "contact_email"
+    PRODUCTS = "products"
+    PRODUCT = "product_name"
+
+
+@pytest.mark.parametrize("with_ledger", [True, False])
+async def test_a_401_stops_a_batch_whose_orders_can_be_read_once(
+    tmp_path: Path, with_ledger: bool
+) -> None:
+    ledger = SqliteLedger(tmp_path / "l") if with_ledger else None
+    rows = [OnceReadable(order(number)) for number in range(40)]
+    async with sandbox_client(store_hash="another") as (_, client), asyncio.timeout(20):
+        with pytest.raises(BatchStoppedError, match="401") as caught:
+            await client.send_orders(rows, ledger=ledger)
+    assert caught.value.report is not None
+    assert {result.outcome for result in caught.value.report.results} == {Outcome.NOT_SENT}
+
+
+async def test_every_mapping_has_its_one_result() -> None:
+    named = {Name.EMAIL: "ann@example.com", Name.PRODUCTS: [{Name.PRODUCT: "Mop"}]}
+    mappings = [order(1), named, order(2, products=[FailingOnce(product_name="Mop")]), order(3)]
+    async with sandbox_client() as (sandbox, client):
+        report = await client.send_orders(mappings, ordered=True)
+        keyed = await client.send_orders(
+            [OnceReadable(order(4))], key=lambda raw: str(raw["order_id"])
+        )
+    sent, invalid = Outcome.SENT, Outcome.INVALID
+    assert [result.outcome for result in report.results] == [sent, sent, invalid, sent]
+    assert [result.outcome for result in keyed.results] == [invalid]
+    assert sandbox.processed == 3

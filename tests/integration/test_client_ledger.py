@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from everlytic_async import (
     SqliteLedger,
     UnknownOutcomeError,
 )
+from everlytic_async.events import AttemptEnded, Event
 from everlytic_async.ledger import LedgerFile, State
 from support.delivery import make_client, order, orders
 from support.servers import Connection, RawServer, until
@@ -209,3 +211,63 @@ async def test_a_claimed_order_is_unfinished_like_any_other(ledger: SqliteLedger
     assert [(result.key, result.outcome, result.attempts) for result in unfinished] == [
         (str(number), Outcome.UNKNOWN, 1) for number in range(3)
     ]
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, SystemExit])
+async def test_an_accepted_order_is_sent_whatever_a_hook_raises(
+    ledger: SqliteLedger, kind: type[BaseException]
+) -> None:
+    def interrupt(_event: Event) -> None:
+        raise kind
+
+    async with RawServer(Answers()) as server:
+        async with make_client(server.url, ledger=ledger) as client:
+            with client.subscribe(interrupt, AttemptEnded), pytest.raises(kind):
+                await client.send_order(order(1))
+        async with make_client(server.url, ledger=ledger) as client:
+            with pytest.raises(SkippedError) as caught:
+                await client.send_order(order(1))
+    assert (caught.value.state, len(server.bodies)) == (State.SENT, 1)
+
+
+async def test_an_accepted_order_is_sent_whatever_the_log_raises(
+    ledger: SqliteLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_record: logging.LogRecord) -> bool:
+        raise LookupError("no request")
+
+    caplog.set_level(logging.DEBUG, "everlytic_async")
+    logger = logging.getLogger("everlytic_async")
+    logger.addFilter(fail)
+    try:
+        async with (
+            RawServer(Answers()) as server,
+            make_client(server.url, ledger=ledger) as client,
+        ):
+            assert (await client.send_order(order(1))).status == 200
+    finally:
+        logger.removeFilter(fail)
+
+
+async def test_what_a_closed_client_never_posted_is_not_unknown(tmp_path: Path) -> None:
+    careful: dict[str, State] = {}
+    async with RawServer(Answers()) as server:
+        for turns in range(12):
+            path = tmp_path / f"{turns}.ledger"
+            client = await make_client(server.url, ledger=SqliteLedger(path)).start()
+            numbers = range(10 * turns, 10 * turns + 5)
+            calls = [asyncio.create_task(client.send_order(order(number))) for number in numbers]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await client.aclose()
+            await asyncio.wait(calls)
+            for call in calls:
+                call.exception()
+            with LedgerFile(path, must_exist=True) as file:
+                entries = [entry for _, entry in file.entries()]
+            careful |= {
+                entry.key: entry.state
+                for entry in entries
+                if entry.state in (State.UNKNOWN, State.IN_FLIGHT)
+            }
+    assert careful.keys() <= {json.loads(body)["order_id"] for body in server.bodies}
