@@ -1,7 +1,7 @@
 """`SqliteLedger`: a ledger in an SQLite file, with the SQL of claims and outcomes.
 
-Each ledger has one thread, which alone uses the file. Claims and outcomes that are asked for while
-it writes are the next group: one transaction, because a commit costs as much as ten orders.
+Each ledger has one thread, which alone uses the file. Claims and outcomes that are asked for within
+a moment are one group and one transaction, because a commit costs as much as ten orders.
 `_OpenFile` makes the groups in the event loop, and `SqliteWriter` executes them in the thread.
 """
 
@@ -39,6 +39,8 @@ from everlytic_async.ledger._sqlite_schema import REPLACE, row_from_entry
 __all__ = ["Claim", "Durability", "Record", "SqliteLedger", "SqliteWriter"]
 
 _T = TypeVar("_T")
+# From one group to the next, in seconds.
+_COMMIT_INTERVAL_S = 0.002
 # After this many transactions the log is written into the file, which waits for the disk.
 _CHECKPOINT_AFTER = 100
 
@@ -191,15 +193,15 @@ class _OpenFile:
         self._thread = thread
         self._loop = asyncio.get_running_loop()
         self._group: _Group = []  # the next one
-        self._is_busy = False  # a group will be written, or is
+        self._timer: asyncio.TimerHandle | None = None  # of the next group
+        self._next_at = 0.0  # not before this, by the loop's clock
+        self._is_writing = False
 
     def write(self, request: Claim | Record) -> asyncio.Future[Any]:
         """Execute a request with the next group; its answer."""
         future = self._loop.create_future()
         self._group.append((request, future))
-        if not self._is_busy:
-            self._is_busy = True
-            self._loop.call_soon(self._write_group)  # with all that is asked for in this turn
+        self._schedule()
         return future
 
     def run(self, work: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
@@ -220,7 +222,7 @@ class _OpenFile:
             # An answer wakes a task, which may record at once that it sent nothing.
             for _ in range(2):
                 await asyncio.sleep(0)
-            if not self._is_busy:
+            if not (self._group or self._is_writing):
                 break
 
     async def close(self) -> None:
@@ -230,15 +232,26 @@ class _OpenFile:
         finally:
             self._thread.shutdown()
 
+    def _schedule(self) -> None:
+        if self._group and self._timer is None and not self._is_writing:
+            self._timer = self._loop.call_at(self._next_at, self._write_group)
+
     def _write_group(self) -> None:
-        if self._group:
-            group, self._group = self._group, []
-            requests = [request for request, _ in group]
-            writing = self._loop.run_in_executor(self._thread, self.file.write, requests)
-            writing.add_done_callback(partial(self._on_written, group))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._group:
+            return
+        group, self._group = self._group, []
+        self._is_writing = True
+        requests = [request for request, _ in group]
+        writing = self._loop.run_in_executor(self._thread, self.file.write, requests)
+        self._next_at = self._loop.time() + _COMMIT_INTERVAL_S
+        writing.add_done_callback(partial(self._on_written, group))
 
     def _on_written(self, group: _Group, writing: asyncio.Future[list[Any]]) -> None:
-        """Answer each request of a group, and write what was asked for meanwhile."""
+        """Answer each request of a group, and schedule the next one."""
+        self._is_writing = False
         error = writing.exception()
         answers = [None] * len(group) if error else writing.result()
         for (request, future), answer in zip(group, answers, strict=True):
@@ -250,8 +263,7 @@ class _OpenFile:
             else:
                 future.set_exception(error)
                 future.exception()  # who does not await it notices at the next request
-        self._is_busy = bool(self._group)
-        self._write_group()
+        self._schedule()
 
 
 def _nothing() -> None:
