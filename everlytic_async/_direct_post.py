@@ -101,12 +101,8 @@ class DirectPost:
                 await _try_in_memory(**params)
             return cls(session, url, headers, **params)
         except Exception as error:  # noqa: BLE001 - of an aiohttp that is not known
-            _LOGGER.warning(
-                "aiohttp %s failed a check (%s): orders are sent by ClientSession.post, at twice "
-                "the CPU",
-                aiohttp.__version__,
-                type(error).__name__,
-            )
+            why = f"aiohttp {aiohttp.__version__} failed a check ({type(error).__name__})"
+            _LOGGER.warning("%s: orders are sent by ClientSession.post, at twice the CPU", why)
             return None
 
     def can_post(self, body: bytes) -> bool:
@@ -140,6 +136,8 @@ class DirectPost:
             protocol = connection.protocol
             assert protocol is not None  # noqa: S101 - it was just taken
             transport: Any = protocol.transport
+            # Those that are ready together leave in a row: only the first has to wake the server.
+            await asyncio.sleep(0)
             await before_write(protocol, transport)
             protocol.set_response_params(**self._params)
             transport.write(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
