@@ -170,7 +170,8 @@ async def test_nobody_reaches_an_embedded_server_without_its_token(
     directory = program.directory / "queue"
 
     async def is_listening() -> bool:
-        return (directory / "address").exists()
+        address = directory / "address"
+        return address.exists() and address.read_text().endswith("\n")  # it is written whole
 
     here = program.with_env(**({} if token is None else {"EVERLYTIC_NATS_TOKEN": token}))
     embedded = ("--embedded", "queue")
