@@ -2,6 +2,9 @@
 
 The URL is in the normal form of RFC 3986, section 6.2: two spellings of one address are one
 endpoint, with one memory in a ledger.
+
+A second endpoint would have its path here, its model in `orders.py`, its encoding in
+`_encoding.py`, and a method in `client.py`.
 """
 
 from __future__ import annotations

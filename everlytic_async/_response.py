@@ -30,13 +30,12 @@ import time
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
+from everlytic_async._retry_after import retry_after_s
 from everlytic_async.errors import (
     AuthenticationError,
     EverlyticError,
@@ -79,8 +78,6 @@ _BOM = b"\xef\xbb\xbf"
 _HTML = re.compile(
     rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype|html|head|body|title|meta|script|!--)", re.IGNORECASE
 )
-_SECONDS = re.compile(r"\s*\+?([0-9]+(?:\.[0-9]*)?)\s*")
-_MAX_RETRY_AFTER_S = 1e9  # finite, and longer than anybody waits
 # The status of a JSON object that was cut, or is broken further on.
 _LEADING_STATUS = re.compile(r'\{\s*"(status|result)"\s*:\s*"([^"\\]{1,40})"')
 # Contact ids this short are redacted only as whole words: "7" must not match inside "175".
@@ -321,38 +318,6 @@ def _parse_throttle(
     return ThrottledError(
         f"the endpoint was too busy: it answered {status}{asked}{message}", status, wait_s
     )
-
-
-def retry_after_s(
-    value: str | None, wall_clock: Callable[[], float] = time.time, date: str | None = None
-) -> float | None:
-    """Seconds that a Retry-After header asks for; None where it is absent or makes no sense.
-
-    Seconds or an HTTP-date (RFC 9110, 10.2.3); a date that has passed is 0.
-
-    Args:
-        value: The header's value.
-        wall_clock: Our clock: seconds since the epoch.
-        date: The response's own ``Date``: by the server's clock, which ours need not agree with.
-    """
-    if value is None:
-        return None
-    if (seconds := _SECONDS.fullmatch(value)) is not None:
-        return min(float(seconds[1]), _MAX_RETRY_AFTER_S)
-    until = _parse_http_date(value)
-    if until is None:
-        return None
-    now = None if date is None else _parse_http_date(date)
-    return min(max(0.0, until - (wall_clock() if now is None else now)), _MAX_RETRY_AFTER_S)
-
-
-def _parse_http_date(value: str) -> float | None:
-    """Seconds since the epoch; None if it is not a date."""
-    try:
-        date = parsedate_to_datetime(value.strip())
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 def _format_seconds(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """Whether an attempt may be repeated, after which pause, and when to give up.
 
 The only module that knows tenacity. An error's class says whether the attempt may be repeated: no
-status code is looked at, and a Retry-After is parsed in `_response.py`. `Backoff` draws the pauses,
+status code is looked at, and `_retry_after.py` parses the header. `Backoff` draws the pauses,
 with jitter, for one order here and for the whole client in the pacer.
 """
 

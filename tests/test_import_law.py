@@ -22,7 +22,7 @@ PACKAGE = everlytic_async.__name__
 
 #: From the bottom up: a module imports from the layers below its own, never from beside or above.
 LAYERS = (
-    {"_checks", "_direct_post", "_hosts", "_version", "_waiting", "errors"},
+    {"_checks", "_direct_post", "_hosts", "_retry_after", "_version", "_waiting", "errors"},
     {"_nats"},
     {"orders", "outcomes", "policies"},
     {"_encoding", "_rate", "_response", "_strict_json", "events", "ledger"},

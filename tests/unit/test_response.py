@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from order_strategies import EMAILS
 
-from everlytic_async._response import MAX_BODY_BYTES, parse_response, retry_after_s
+from everlytic_async._response import MAX_BODY_BYTES, parse_response
+from everlytic_async._retry_after import retry_after_s
 from everlytic_async.errors import (
     AuthenticationError,
     EverlyticError,
