@@ -209,7 +209,8 @@ def notes(tally: Tally) -> Iterator[str]:
     if tally.changed:
         yield (
             f"{tally.changed:,} of those skipped have changed since they were first sent, and "
-            "were not sent as they are now"
+            "were not sent as they are now. If they are another shop's orders with the same ids, "
+            "give that shop a ledger of its own (--ledger)"
         )
 
 

@@ -412,6 +412,7 @@ def test_a_second_run_skips_what_was_sent_and_reports_what_changed(
         run.out
     )
     assert "  1 of those skipped have changed since they were first sent" in run.out
+    assert "another shop's orders with the same ids, give that shop a ledger of its own" in run.out
     skipped = [each for each in read_results("r.jsonl") if each["outcome"] == "skipped"]
     assert [str(number) for number in range(10)] == [each["key"] for each in skipped]
 
