@@ -210,7 +210,8 @@ class EverlyticClient:
 
         Raises:
             InvalidOrderError: it is not a valid order; nothing was sent.
-            SkippedError: not sent now: the ledger knows it as sent, or possibly sent (``state``).
+            SkippedError: not sent now: the ledger says (``state``) that it was sent, may have been,
+                is in flight, or was rejected and has not changed.
             RejectedError: the endpoint refuses it.
             ThrottledError, NotSentError: surely not processed, after the retries or at the
                 deadline, or because the ledger could not record the intent to send it.

@@ -39,7 +39,8 @@ class Outcome(enum.StrEnum):
     NOT_SENT = "not_sent"
     #: It may have been processed. Find out, or decide, whether to send it again.
     UNKNOWN = "unknown"
-    #: It was sent, or may have been sent, before. Don't send it again.
+    #: Not sent now, because the ledger knows the order: it was sent, may have been, is in flight,
+    #: or was rejected and has not changed. `SkippedError.state` says which.
     SKIPPED = "skipped"
 
 
