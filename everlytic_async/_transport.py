@@ -1,8 +1,8 @@
-"""One POST, and what surely happened to it. The only importer of aiohttp's client.
+"""One POST, and what surely happened to it.
 
 A failed attempt is a `NotSentError` if its body surely was not sent in full, else an
-`UnknownOutcomeError`: `aiohttp.UploadTracker` knows which. Redirects are not followed (aiohttp
-would pass the hashes on to another host) and cookies are not kept.
+`UnknownOutcomeError`: `_request` finds out which. Redirects are not followed (aiohttp would pass
+the hashes on to another host) and cookies are not kept.
 """
 
 from __future__ import annotations

@@ -116,8 +116,13 @@ def test_every_environment_variable_is_listed_and_no_other() -> None:
 
 def test_map_of_the_house_names_every_room_and_no_file_that_is_not_there() -> None:
     package = Path(everlytic_async.__file__).parent
-    named = {*re.findall(r"`([\w/]+(?:\.py|/))`", _text("explanation/architecture.md"))}
-    missing = [name for name in named if not ((package / name).exists() or (ROOT / name).exists())]
+    file = re.compile(r"`([\w/]+(?:\.py|/))`")
+    named = {*file.findall(_text("explanation/architecture.md"))}
+    steps = {*file.findall(_text("explanation/life-of-an-order.md"))}
+    missing = [
+        name for name in named | steps if not ((package / name).exists() or (ROOT / name).exists())
+    ]
+    assert steps
     modules = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
     rooms = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
     assert not missing
