@@ -109,7 +109,7 @@ class RetryPolicy:
     base_s: float = attrs.field(default=0.5, validator=_seconds)
     #: The longest pause, in seconds.
     cap_s: float = attrs.field(default=30, validator=_seconds)
-    #: How long after the start of its first attempt an order is given up, in seconds.
+    #: No attempt of an order starts later than this after its first, in seconds.
     deadline_s: float = attrs.field(default=120, validator=_seconds)
     #: A longer Retry-After, in seconds, means that a quota is used up: a batch stops.
     retry_after_cap_s: float = attrs.field(default=120, validator=_seconds)
