@@ -219,7 +219,7 @@ def main(orders: int, rounds: int, only: Sequence[str], *, instructions: bool) -
     return harness.Report(
         title=f"CPU of an order, {rounds} rounds, x bare aiohttp",
         headings=(
-            *("64 at once, unless it says else", "x bare aiohttp", "goal", "CPU µs"),
+            *("64 at once, unless it says otherwise", "x bare aiohttp", "goal", "CPU µs"),
             *("orders/s", *(("instructions", "x bare aiohttp's") if instructions else ())),
         ),
         rows=[
