@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from documentation import DOCS, ROOT
 
 from everlytic_async.sandbox import Sandbox
 
+_PYTEST_SETTINGS = re.compile(r"^:caption: pyproject\.toml\n\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a checkout may hold beside the tracked files; only asked where git can't tell.
 _LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "_build", "dist", "build")
 
@@ -49,9 +51,12 @@ def sandbox() -> Iterator[Sandbox]:
 def directory(tmp_path: Path) -> Iterator[Path]:
     """Where a page's programs run: it holds what a checkout's reader has at hand.
 
+    And pytest's settings, to which other pages refer.
     What a page starts in the background, and writes the process id of to a file, ends with it.
     """
     shutil.copytree(DOCS / "examples", tmp_path / "docs" / "examples")
+    [settings] = _PYTEST_SETTINGS.findall((DOCS / "how-to/testing.md").read_text("utf-8"))
+    (tmp_path / "pyproject.toml").write_text(settings, encoding="utf-8")
     yield tmp_path
     for path in tmp_path.glob("*.pid"):
         with contextlib.suppress(ProcessLookupError):
