@@ -3,8 +3,7 @@
 See https://developer.bigcommerce.com/docs/rest-management/orders. The API answers with a link to
 the products of an order; put what that link answers in its place, under ``products``. Amounts are
 without tax, but for ``total``; prices are before the discounts, line totals and the sub-total
-after them. ``customer_id`` is the shop's own number, not a contact's unique id at Everlytic: it is
-sent only if a mapping says so.
+after them.
 """
 
 from __future__ import annotations

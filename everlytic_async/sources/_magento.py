@@ -1,7 +1,6 @@
 """Magento 2 and Adobe Commerce: the REST API, and the CSV of the grid of orders.
 
-An order has no link; a mapping may give a template. ``customer_id`` is the shop's own number, not a
-contact's unique id at Everlytic: it is sent only if a mapping says so.
+An order has no link; a mapping may give a template.
 
 `magento <https://developer.adobe.com/commerce/webapi/rest/quick-reference/>`__
     The response to ``GET /rest/V1/orders?searchCriteria=...``. All amounts are in the currency of

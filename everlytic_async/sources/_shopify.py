@@ -1,10 +1,9 @@
 """Shopify: the Admin REST API, the Admin GraphQL API, and the CSV of the page of the orders.
 
 All amounts are in the shop's currency (``shop_money``), even if the customer paid in another
-(``presentment_money``), which counts only where a GraphQL query asked for nothing else.
-``customer.id`` is the shop's own number, not a contact's unique id at Everlytic: it is sent only if
-a mapping says so. Abandoned checkouts and drafts have the same fields as orders, and are left out;
-a completed draft is an order of its own, too.
+(``presentment_money``), which is used only if a GraphQL query fetched no other. Abandoned checkouts
+and drafts have the same fields as orders, and are left out; a completed draft also exists as a
+normal order.
 
 `shopify <https://shopify.dev/docs/api/admin-rest/latest/resources/order>`__
     The response to ``GET /admin/api/.../orders.json``.

@@ -1,8 +1,7 @@
 """WooCommerce: the REST API v3, and the CSV files of the widespread export plugins.
 
-An order has one currency. It has no link; a mapping may give a template. ``customer_id`` is the
-shop's own number, not a contact's unique id at Everlytic: it is sent only if a mapping says so.
-Orders on hold wait for a bank transfer, and are orders.
+An order has one currency. It has no link; a mapping may give a template. Orders on hold wait for a
+bank transfer, and are orders.
 
 `woocommerce <https://woocommerce.github.io/woocommerce-rest-api-docs/#order-properties>`__
     The response to ``GET /wp-json/wc/v3/orders``.
