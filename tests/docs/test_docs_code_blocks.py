@@ -40,7 +40,7 @@ _MARK = "\x1e"  # the record separator: no program here prints it
 _TIMEOUT_S = 120
 # Their programs take long, or wait for what killed workers leave behind.
 _SLOW = {
-    *("tutorial.md", "tutorial-backfill.md", "command.md", "brokers.md"),
+    *("tutorial.md", "tutorial-backfill.md", "command.md"),
     *("run-workers.md", "database.md", "backfill.md", "observe.md", "own-columns.md"),
     *("fastapi.md", "webhooks.md", "report.md"),
 }
