@@ -155,6 +155,7 @@ class RawServer:
         script: What it does with a connection.
         tls: Whether it speaks TLS.
         host: Where it listens.
+        port: Its port, which the test holds; 0 for any.
         receive_bytes: How little it takes from the kernel, if not as much as is usual.
 
     Attributes:
@@ -170,13 +171,14 @@ class RawServer:
         *,
         tls: ssl.SSLContext | None = None,
         host: str = "localhost",
+        port: int = 0,
         receive_bytes: int | None = None,
     ) -> None:
         self._script = script
         self._tls = tls
         self._host = host
         self._receive_bytes = receive_bytes
-        self.port = 0
+        self._wanted_port = self.port = port
         self._server: asyncio.Server | None = None
         self._handlers: set[asyncio.Task[None]] = set()
         self.connections = 0
@@ -192,7 +194,7 @@ class RawServer:
         self._server = await asyncio.start_server(
             self._serve,
             "127.0.0.1" if self._host == "localhost" else self._host,
-            0,
+            self._wanted_port,
             ssl=self._tls,
             backlog=256,
             limit=2 * (self._receive_bytes or 32_768),
