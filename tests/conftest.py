@@ -7,13 +7,14 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 
 import aiohttp
 import pytest
 from hypothesis import settings
 
 from support.processes import SESSION_POST, python_path
+from support.servers import hold_port
 
 #: Versions whose undocumented names `everlytic_async._direct_post` is known to work with.
 KNOWN_AIOHTTP = {"3.14.4", "3.14.5"}
@@ -53,6 +54,13 @@ async def direct_post(pytestconfig: pytest.Config, caplog: pytest.LogCaptureFixt
     if closed and aiohttp.__version__ not in KNOWN_AIOHTTP:
         pytest.skip(closed[0])
     assert not closed
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of loopback that refuses connections, until the test listens on it."""
+    with hold_port() as port:
+        yield port
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -90,17 +90,17 @@ def test_all_is_well(cli: Cli, shop: Sandbox, orders_file: Write) -> None:
     assert found["account"]["base_url"] == shop.base_url
 
 
-def test_what_stands_in_the_way_is_said_and_nothing_is_created(cli: Cli) -> None:
+def test_what_stands_in_the_way_is_said_and_nothing_is_created(cli: Cli, closed_port: int) -> None:
     (cli.directory / "l").write_text("not a ledger")
     run = cli("doctor", "--ledger", "l")
     assert run.code == 1
     assert "Problem: no base_url, no store_hash, no customer_hash" in run.err
     assert "Problem: the ledger " in run.err
-    cli.use("http://127.0.0.1:9")
+    cli.use(f"http://127.0.0.1:{closed_port}")
     run = cli("doctor")
     assert run.code == 1
     assert "there is none yet: the first run creates it" in run.out
-    assert "Problem: 127.0.0.1:9 can't be reached: " in run.err
+    assert f"Problem: 127.0.0.1:{closed_port} can't be reached: " in run.err
     assert sorted(each.name for each in cli.directory.iterdir()) == ["l"]
 
 

@@ -432,13 +432,15 @@ def test_an_order_that_was_invalid_leaves_nothing_behind_and_is_sent_once_correc
     assert set(states("l")) == {"77@32", "78@32"}
 
 
-def test_unknown_orders_are_sent_again_only_on_request(cli: Cli, orders_file: Write) -> None:
+def test_unknown_orders_are_sent_again_only_on_request(
+    cli: Cli, orders_file: Write, closed_port: int
+) -> None:
     send = ("send", "--ledger", "l")
     path = orders_file(*map(order, range(4)))
-    with serve(dropped_after=1) as lossy:
+    with serve(closed_port, dropped_after=1) as lossy:
         cli.use(lossy.base_url)
         first = cli(*send, path)
-    with serve(port=int(lossy.base_url.rpartition(":")[2])) as sandbox:
+    with serve(closed_port) as sandbox:
         second = cli(*send, path)
         assert sandbox.requests == 0
         third = cli(*send, "--resend", "unknown", path)

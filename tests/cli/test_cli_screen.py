@@ -348,12 +348,14 @@ def test_a_script_gets_the_counts_as_one_json_object(
     assert not quiet or run.err == ""
 
 
-def test_a_script_gets_the_error_that_ended_the_run(cli: Cli, orders_file: Write) -> None:
-    cli.use("http://127.0.0.1:9")
+def test_a_script_gets_the_error_that_ended_the_run(
+    cli: Cli, orders_file: Write, closed_port: int
+) -> None:
+    cli.use(f"http://127.0.0.1:{closed_port}")
     run = cli(*SEND, "--json", "--retries", "0", orders_file(*map(order, range(9))))
     found = json.loads(run.out)
     assert (run.code, found["exit_code"], found["sent"]) == (1, 1, 0)
-    assert "127.0.0.1:9 could not be reached" in found["errors"][0]
+    assert f"127.0.0.1:{closed_port} could not be reached" in found["errors"][0]
 
 
 def test_quiet_leaves_warnings_and_errors(cli: Cli, shop: Sandbox, orders_file: Write) -> None:

@@ -463,13 +463,13 @@ def test_wrong_hashes_stop_the_batch_while_the_input_goes_on(cli: Cli, shop: San
     assert "refused the hashes" in run.err
 
 
-def test_a_refused_connection_names_the_host(cli: Cli, orders_file: Write) -> None:
-    with serve() as sandbox:
-        cli.use(sandbox.base_url)
-    run = cli(*SEND, "--retries", "1", orders_file(*map(order, range(100))))  # it is closed now
+def test_a_refused_connection_names_the_host(
+    cli: Cli, orders_file: Write, closed_port: int
+) -> None:
+    cli.use(f"http://127.0.0.1:{closed_port}")
+    run = cli(*SEND, "--retries", "1", orders_file(*map(order, range(100))))
     assert run.code == 1
-    host = sandbox.base_url.removeprefix("http://")
-    assert f"Error: the batch was stopped: {host} could not be reached" in run.err
+    assert f"Error: the batch was stopped: 127.0.0.1:{closed_port} could not be reached" in run.err
     assert re.search(r"^  not sent +[0-9]+  ", run.out, re.MULTILINE)
 
 
@@ -620,7 +620,7 @@ def test_after_an_unforeseen_error_nobody_is_invited_to_send_all_again(
     assert "ann@" not in run.err
 
 
-def test_neither_hash_is_ever_written(cli: Cli, orders_file: Write) -> None:
+def test_neither_hash_is_ever_written(cli: Cli, orders_file: Write, closed_port: int) -> None:
     """Through every way to fail, with --debug, in what is printed and in the results."""
     orders = orders_file(*map(order, range(15)), "nonsense", order(99, products=[]))
     written = ""
@@ -641,9 +641,9 @@ def test_neither_hash_is_ever_written(cli: Cli, orders_file: Write) -> None:
         run(sandbox.base_url, store=others[0], customer=others[1])
         run(sandbox.base_url, "--dry-run")
         run(sandbox.base_url, "--concurrency", "0")
-    run(sandbox.base_url, "--retries", "0")  # it is closed now
+    run(f"http://127.0.0.1:{closed_port}", "--retries", "0")
     run(f"https://{sandbox.store_hash}@shop.example")
-    run(sandbox.base_url, store=f"{sandbox.store_hash} {CUSTOMER_HASH}")
+    run(f"http://127.0.0.1:{closed_port}", store=f"{sandbox.store_hash} {CUSTOMER_HASH}")
     written += Path("r").read_text()
     secrets = (sandbox.store_hash, CUSTOMER_HASH, *others)
     assert [secret for secret in secrets if secret in written] == []

@@ -160,10 +160,10 @@ async def test_it_stops_when_its_terminal_is_closed(
 
 @pytest.mark.slow
 async def test_a_second_signal_cancels_what_is_in_flight_and_the_next_worker_knows(
-    program: Program, queue: Queue, until: Until
+    program: Program, queue: Queue, until: Until, closed_port: int
 ) -> None:
     await queue.publish(map(order, range(4)))
-    with serve(latency_s=300) as sandbox:
+    with serve(closed_port, latency_s=300) as sandbox:
         here = queue.visible_to(program).with_endpoint(sandbox)
         process = await here.start("worker", "--concurrency", "2", "--ledger", "orders.ledger")
         await until(lambda: sandbox.in_flight == 2)
@@ -173,7 +173,7 @@ async def test_a_second_signal_cancels_what_is_in_flight_and_the_next_worker_kno
         run = await completed(process)
         assert run.code == 143
         assert "Traceback" not in run.err
-    with serve(port=int(sandbox.base_url.rpartition(":")[2])) as sandbox:
+    with serve(closed_port) as sandbox:
         run = await here.run("worker", "--ledger", "orders.ledger", "--exit-when-empty")
         assert run.code == 0
         assert sandbox.processed == 2

@@ -24,7 +24,7 @@ from everlytic_async import (
     Outcome,
     Timeouts,
 )
-from support.servers import Connection, RawServer, Script, unused_port
+from support.servers import Connection, RawServer, Script
 from support.tls import server_context, trusting_session
 
 YESTERDAY = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
@@ -93,8 +93,10 @@ async def fault_at(
 
 
 @pytest.mark.parametrize("delivery", Delivery)
-async def test_a_refused_connection_is_tried_again_and_given_up(delivery: Delivery) -> None:
-    message = await fault_at(f"http://localhost:{await unused_port()}", delivery)
+async def test_a_refused_connection_is_tried_again_and_given_up(
+    delivery: Delivery, closed_port: int
+) -> None:
+    message = await fault_at(f"http://127.0.0.1:{closed_port}", delivery)
     assert "the connection was refused" in message
 
 

@@ -60,7 +60,7 @@ from support.fake_delivery import (
     never,
     script,
 )
-from support.servers import until, unused_port
+from support.servers import until
 
 
 class Source:
@@ -564,11 +564,11 @@ async def test_invalid_orders_neither_count_as_refusals_nor_end_a_run_of_them() 
     assert reading.outcomes == [Outcome.INVALID] * 100
 
 
-async def test_an_endpoint_that_is_not_there_stops_the_batch_and_does_not_use_up_its_input() -> (
-    None
-):
+async def test_an_endpoint_that_is_not_there_stops_the_batch_and_does_not_use_up_its_input(
+    closed_port: int,
+) -> None:
     source = Source(orders(100_000))
-    async with make_client(f"http://127.0.0.1:{await unused_port()}") as client:
+    async with make_client(f"http://127.0.0.1:{closed_port}") as client:
         with pytest.raises(BatchStoppedError, match="refused") as caught:
             await client.send_orders(source)
 

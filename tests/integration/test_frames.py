@@ -32,7 +32,7 @@ from everlytic_async import (
     Timeouts,
 )
 from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH, order
-from support.servers import Connection, RawServer, Script, answer, never_answer, until, unused_port
+from support.servers import Connection, RawServer, Script, answer, never_answer, until
 
 TESTS = str(Path(__file__).parent)
 CUSTOMER = "customer1@example.com"
@@ -459,11 +459,11 @@ ENDS: dict[str, Script] = {
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("end", [*ENDS, "refused", "unknown host", "no TLS"])
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-async def test_every_error_of_an_order(end: str, *, own: bool) -> None:
+async def test_every_error_of_an_order(end: str, closed_port: int, *, own: bool) -> None:
     timeouts = Timeouts(connect_s=1, read_s=0.1, total_s=0.5)
     async with RawServer(ENDS.get(end, lose)) as server:
         url = {
-            "refused": f"http://127.0.0.1:{await unused_port()}",
+            "refused": f"http://127.0.0.1:{closed_port}",
             "unknown host": "https://shop.invalid",
             "no TLS": server.url.replace("http:", "https:"),
         }.get(end, server.url)

@@ -27,7 +27,7 @@ from everlytic_async import (
 from everlytic_async._secrets import Secrets
 from everlytic_async.events import Event
 from support.delivery import FAST_RETRY, order, orders
-from support.servers import Connection, RawServer, Script, never_answer, until, unused_port
+from support.servers import Connection, RawServer, Script, never_answer, until
 
 #: As the vendor's are, and with what a server would escape.
 HASHES = {
@@ -236,11 +236,11 @@ async def send_and_trace(
 
 @pytest.mark.parametrize("end", ["refused", "tls", "lost", "silent"])
 async def test_no_failure_of_the_network_shows_a_hash(
-    traces: Traces, hashes: tuple[str, str], end: str
+    traces: Traces, hashes: tuple[str, str], closed_port: int, end: str
 ) -> None:
     timeouts = Timeouts(connect_s=0.1, read_s=0.1)
     async with RawServer(never_answer if end == "silent" else lose) as server:
-        url = f"http://localhost:{await unused_port()}" if end == "refused" else server.url
+        url = f"http://127.0.0.1:{closed_port}" if end == "refused" else server.url
         url = url.replace("http:", "https:") if end == "tls" else url
         async with watched_client(url, hashes, traces, timeouts=timeouts) as client:
             await send_and_trace(client, orders(3), traces)

@@ -254,12 +254,12 @@ class OutageServer:
     has with the answer to the next order, so that none is lost.
     """
 
-    def __init__(self, *, down_after: int, down_s: float | None) -> None:
+    def __init__(self, port: int, *, down_after: int, down_s: float | None) -> None:
+        self._port = port
         self._down_after = down_after
         self._down_s = down_s
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._port = 0
         self.down = False
         self.processed: Counter[str] = Counter()
 
@@ -284,7 +284,6 @@ class OutageServer:
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, backlog=256)
-        self._port = self._server.sockets[0].getsockname()[1]
 
     def _go_down(self) -> None:
         assert self._server is not None
@@ -319,11 +318,11 @@ class OutageServer:
             writer.close()
 
 
-async def test_refused_connections_pause_everybody_and_cost_no_order() -> None:
+async def test_refused_connections_pause_everybody_and_cost_no_order(closed_port: int) -> None:
     events: list[Event] = []
     pacing = Pacing(max_concurrency=SLOTS, adaptive=False)
     async with (
-        OutageServer(down_after=100, down_s=OUTAGE_S) as server,
+        OutageServer(closed_port, down_after=100, down_s=OUTAGE_S) as server,
         make_client(
             f"http://{server.host}", retry=POLICY, pacing=pacing, on_event=events.append
         ) as client,
@@ -353,7 +352,9 @@ async def test_refused_connections_pause_everybody_and_cost_no_order() -> None:
     assert started <= 400 + (5 + SLOTS) * len(ends) + len(probes)
 
 
-async def test_an_outage_longer_than_the_policy_stops_the_batch_and_names_the_host() -> None:
+async def test_an_outage_longer_than_the_policy_stops_the_batch_and_names_the_host(
+    closed_port: int,
+) -> None:
     read = 0
 
     def source() -> Any:
@@ -365,7 +366,7 @@ async def test_an_outage_longer_than_the_policy_stops_the_batch_and_names_the_ho
     short = attrs.evolve(POLICY, deadline_s=20 * SCALE)
     pacing = Pacing(max_concurrency=SLOTS, adaptive=False)
     async with (
-        OutageServer(down_after=100, down_s=None) as server,
+        OutageServer(closed_port, down_after=100, down_s=None) as server,
         make_client(f"http://{server.host}", retry=short, pacing=pacing) as client,
     ):
         with pytest.raises(BatchStoppedError) as caught:
@@ -395,12 +396,12 @@ async def test_an_outage_longer_than_the_policy_stops_the_batch_and_names_the_ho
     ],
 )
 async def test_a_deadline_ends_the_call_with_what_is_known(
-    ending: str, expected: type[EverlyticError]
+    ending: str, expected: type[EverlyticError], closed_port: int
 ) -> None:
     script = never_answer if ending == "hang" else answer_all(429, b"", "Retry-After: 60")
     pacing = Pacing(max_rate=0.01) if ending == "turn" else Pacing()
     async with RawServer(script) as server:
-        url = "http://localhost:9" if ending == "refused" else server.url
+        url = f"http://127.0.0.1:{closed_port}" if ending == "refused" else server.url
         async with make_client(url, pacing=pacing, retry=FAST_RETRY) as client:
             if ending == "turn":
                 with pytest.raises(ThrottledError):

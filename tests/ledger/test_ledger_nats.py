@@ -30,7 +30,6 @@ from everlytic_async.ledger import Entry, LedgerSession, NatsLedger, ResendPolic
 from everlytic_async.worker import NatsServer
 from support.delivery import orders
 from support.nats_servers import connected, kill, until
-from support.servers import unused_port
 from support.shop import Shop
 
 KNOWN = ResendPolicy()
@@ -332,8 +331,8 @@ async def test_a_bucket_that_the_user_made_is_used_until_it_is_full(place: Bucke
             await asyncio.gather(*(session.claim(f"{n}0", "body", KNOWN) for n in range(100)))
 
 
-async def test_without_a_server_nothing_is_sent() -> None:
-    url = f"nats://somebody:Sesame@127.0.0.1:{await unused_port()}"
+async def test_without_a_server_nothing_is_sent(closed_port: int) -> None:
+    url = f"nats://somebody:Sesame@127.0.0.1:{closed_port}"
     server = Shop()
     async with server.opened_client() as client:
         with pytest.raises(LedgerError, match="no NATS server could be reached") as raised:

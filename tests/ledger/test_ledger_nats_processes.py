@@ -35,7 +35,11 @@ async def states_in(place: BucketPlace) -> dict[str, State]:
     [(Delivery.AT_MOST_ONCE, Outcome.SKIPPED), (Delivery.AT_LEAST_ONCE, Outcome.SENT)],
 )
 async def test_what_a_killed_process_had_in_flight_is_unknown_in_time(
-    place: BucketPlace, zygote: Zygote, delivery: Delivery, outcome: Outcome
+    place: BucketPlace,
+    zygote: Zygote,
+    closed_port: int,
+    delivery: Delivery,
+    outcome: Outcome,
 ) -> None:
     async def in_flight() -> bool:
         return sandbox.in_flight == 8
@@ -43,8 +47,7 @@ async def test_what_a_killed_process_had_in_flight_is_unknown_in_time(
     async def unknown() -> bool:
         return State.IN_FLIGHT not in (await states_in(place)).values()
 
-    async with make_sandbox(faults=Faults(latency_s=30.0)) as sandbox:
-        port = int(sandbox.base_url.rpartition(":")[2])
+    async with make_sandbox(port=closed_port, faults=Faults(latency_s=30.0)) as sandbox:
         pid = await zygote.start(sandbox, str(place), 20, concurrency=8, heartbeat_s=0.5)
         await until(in_flight, "eight orders to be in flight")
         assert list((await states_in(place)).values()) == [State.IN_FLIGHT] * 8
@@ -54,7 +57,8 @@ async def test_what_a_killed_process_had_in_flight_is_unknown_in_time(
     assert list((await states_in(place)).values()) == [State.UNKNOWN] * 8
 
     ledger = ledger_at(place)
-    async with make_sandbox(port=port) as again, client_of(again, delivery=delivery) as client:
+    again = make_sandbox(port=closed_port)
+    async with again, client_of(again, delivery=delivery) as client:
         results = (await client.send_orders(orders(8), ledger=ledger)).results
     assert {result.outcome for result in results} == {outcome}
     assert {getattr(result.error, "state", "unknown") for result in results} == {"unknown"}

@@ -175,7 +175,7 @@ async def test_a_throttle_is_emitted_before_its_attempt_and_the_rate_after_it() 
             assert event.rate > 0
 
 
-async def test_an_outage_is_emitted_from_its_first_pause_to_its_end() -> None:
+async def test_an_outage_is_emitted_from_its_first_pause_to_its_end(closed_port: int) -> None:
     story = Story()
     sent, down = asyncio.Event(), asyncio.Event()
 
@@ -186,7 +186,8 @@ async def test_an_outage_is_emitted_from_its_first_pause_to_its_end() -> None:
         if len(story[CoolDown]) == 3:
             down.set()
 
-    async with sandbox_client(on_event=follow, retry=MANY_RETRIES) as (sandbox, client):
+    endpoint = Sandbox(port=closed_port)
+    async with sandbox_client(endpoint, on_event=follow, retry=MANY_RETRIES) as (sandbox, client):
 
         async def source() -> AsyncIterator[Mapping[str, Any]]:
             for number in range(20):

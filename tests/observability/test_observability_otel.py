@@ -70,7 +70,7 @@ from support.delivery import (
     orders,
     sandbox_client,
 )
-from support.servers import Connection, RawServer, Script, unused_port
+from support.servers import Connection, RawServer, Script
 
 ERROR, UNSET = trace.StatusCode.ERROR, trace.StatusCode.UNSET
 OrderAttributes = dict[str, object]
@@ -308,9 +308,9 @@ async def test_what_was_not_sent_has_the_class_and_the_message_of_its_error(
 
 
 async def test_an_endpoint_that_cannot_be_reached_has_attempts_without_a_status(
-    telemetry: Telemetry,
+    telemetry: Telemetry, closed_port: int
 ) -> None:
-    async with client_at(f"http://localhost:{await unused_port()}", telemetry.hook()) as client:
+    async with client_at(f"http://127.0.0.1:{closed_port}", telemetry.hook()) as client:
         with pytest.raises(NotSentError):
             await client.send_order(order(1))
 
@@ -477,14 +477,15 @@ async def test_cool_downs_the_rate_and_the_limit_are_measured(telemetry: Telemet
     assert 1 <= pauses.count <= sandbox.statuses[429]
 
 
-async def test_an_outage_is_measured(telemetry: Telemetry) -> None:
+async def test_an_outage_is_measured(telemetry: Telemetry, closed_port: int) -> None:
     down = asyncio.Event()
 
     def notice(event: Event) -> None:
         if isinstance(event, CoolDown):
             down.set()
 
-    async with sandbox_client(on_event=[telemetry.hook(), notice]) as (sandbox, client):
+    hooks = [telemetry.hook(), notice]
+    async with sandbox_client(Sandbox(port=closed_port), on_event=hooks) as (sandbox, client):
         await client.send_order(order(1))
         await sandbox.close()
         waiting = asyncio.create_task(client.send_order(order(2)))

@@ -37,8 +37,10 @@ async def test_it_serves_below_a_path_prefix_only(shop, sample, prefix):
             assert response.status == 404
 
 
-async def test_it_starts_once_and_again_at_the_same_address_with_its_counters(shop, sample):
-    sandbox = Sandbox()
+async def test_it_starts_once_and_again_at_the_same_address_with_its_counters(
+    shop, sample, closed_port
+):
+    sandbox = Sandbox(port=closed_port)
     with pytest.raises(RuntimeError, match="async with Sandbox"):
         _ = sandbox.base_url
     async with sandbox:
@@ -255,9 +257,9 @@ async def test_closing_twice_or_before_the_start_does_nothing():
     assert sandbox.requests == 0
 
 
-async def test_cancellation_travels_through_the_context_and_closes_it(shop, sample):
+async def test_cancellation_travels_through_the_context_and_closes_it(shop, sample, closed_port):
     entered = asyncio.Event()
-    sandbox = Sandbox()
+    sandbox = Sandbox(port=closed_port)
 
     async def run():
         async with sandbox:

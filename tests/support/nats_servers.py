@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import random
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -24,13 +22,11 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import Error as JetStreamError
 
-from everlytic_async.errors import QueueError
 from everlytic_async.worker import NatsServer
+from support.servers import hold_port
 
 __all__ = ["NatsCluster", "connected", "kill", "nats_cluster", "nats_server", "nats_url", "until"]
 
-# Below what the system gives to outgoing connections: a node that was killed finds its ports free.
-_PORTS = range(12_000, 30_000)
 # Only a failure takes this long: the machine may have other work.
 _LIMIT_S = 180.0
 
@@ -102,46 +98,27 @@ class NatsCluster:
     async def running(cls, directory: Path) -> AsyncIterator[NatsCluster]:
         """A cluster that is ready, as long as it is needed."""
         async with AsyncExitStack() as stack:
-            for left in reversed(range(5)):
-                attempt = AsyncExitStack()
-                nodes = cls._nodes(directory)
-                try:
-                    # A node is ready for clients when it knows who leads: not before there are two.
-                    async with asyncio.TaskGroup() as group:
-                        for node in nodes.values():
-                            attempt.push_async_callback(node.close)
-                            group.create_task(node.start())
-                except ExceptionGroup as errors:
-                    await attempt.aclose()
-                    taken, rest = errors.split(QueueError)
-                    if rest is not None or taken is None or not left:
-                        raise
-                else:
-                    stack.push_async_exit(attempt)
-                    break
-            cluster = cls(nodes)
+            ports = [stack.enter_context(hold_port()) for _ in range(6)]
+            cluster = cls(cls._nodes(directory, ports))
+            # A node is ready for clients when it knows who leads: not before there are two.
+            async with asyncio.TaskGroup() as group:
+                for node in cluster.nodes.values():
+                    stack.push_async_callback(node.close)
+                    group.create_task(node.start())
             await cluster.healthy()
             yield cluster
 
     @staticmethod
-    def _nodes(directory: Path) -> dict[str, NatsServer]:
+    def _nodes(directory: Path, ports: list[int]) -> dict[str, NatsServer]:
         names = ("one", "two", "three")
-        ports = dict(zip(names, _free_ports(3), strict=True))
-        routes = [f"nats://127.0.0.1:{port}" for port in ports.values()]
-        return {
-            name: NatsServer(
-                directory / name,
-                config={
-                    "server_name": name,
-                    "cluster": {
-                        "name": "tests",
-                        "listen": f"127.0.0.1:{ports[name]}",
-                        "routes": routes,
-                    },
-                },
-            )
-            for name in names
-        }
+        listen = [f"127.0.0.1:{port}" for port in ports[3:]]
+        routes = [f"nats://{address}" for address in listen]
+        nodes = {}
+        for name, port, address in zip(names, ports[:3], listen, strict=True):
+            cluster = {"name": "tests", "listen": address, "routes": routes}
+            config = {"server_name": name, "cluster": cluster}
+            nodes[name] = NatsServer(directory / name, port=port, config=config)
+        return nodes
 
     async def healthy(self) -> None:
         """Wait until every node can be reached, and every stream has a leader and all replicas."""
@@ -192,21 +169,6 @@ class NatsCluster:
         await self.healthy()
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports of loopback at which nobody listens at this moment."""
-    found: list[int] = []
-    for port in random.SystemRandom().sample(_PORTS, 1_000):
-        with socket.socket() as tried:
-            try:
-                tried.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            break
-    return found
-
-
 @pytest.fixture(scope="session")
 def nats_url() -> Iterator[str]:
     """The address of a server that many tests share: names of streams must be the test's own."""
@@ -224,8 +186,8 @@ def nats_url() -> Iterator[str]:
 @pytest.fixture
 async def nats_server() -> AsyncIterator[NatsServer]:
     """A server of the test's own, with nothing in it."""
-    with TemporaryDirectory() as directory:
-        async with NatsServer(directory) as server:
+    with TemporaryDirectory() as directory, hold_port() as port:
+        async with NatsServer(directory, port=port) as server:
             yield server
 
 

@@ -7,8 +7,8 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -155,11 +155,11 @@ class RawServer:
         script: What it does with a connection.
         tls: Whether it speaks TLS.
         host: Where it listens.
-        port: Its port; 0 for any.
+        port: Its port, which the test holds; 0 for any.
         receive_bytes: How little it takes from the kernel, if not as much as is usual.
 
     Attributes:
-        port: Its port; entered again, it has the same.
+        port: Its port.
         connections: How many there were.
         heads: Every request's head, as it was received.
         bodies: Every request's body that was read to its end.
@@ -178,7 +178,7 @@ class RawServer:
         self._tls = tls
         self._host = host
         self._receive_bytes = receive_bytes
-        self.port = port
+        self._wanted_port = self.port = port
         self._server: asyncio.Server | None = None
         self._handlers: set[asyncio.Task[None]] = set()
         self.connections = 0
@@ -194,7 +194,7 @@ class RawServer:
         self._server = await asyncio.start_server(
             self._serve,
             "127.0.0.1" if self._host == "localhost" else self._host,
-            self.port,
+            self._wanted_port,
             ssl=self._tls,
             backlog=256,
             limit=2 * (self._receive_bytes or 32_768),
@@ -238,13 +238,17 @@ class RawServer:
         return self._server is None or not self._server.is_serving()
 
 
-async def unused_port() -> int:
-    """A port of loopback on which nothing listens."""
-    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
-    port: int = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    return port
+@contextmanager
+def hold_port(port: int = 0) -> Iterator[int]:
+    """Keep a port of loopback for a test: who connects to it is refused.
+
+    A port that nobody holds may become another test's server, or the source of a connection to
+    itself. A server of this test may listen on it, as often as it likes.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", port))
+        yield holder.getsockname()[1]
 
 
 class QuickServer(asyncio.Protocol):

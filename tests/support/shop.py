@@ -24,7 +24,12 @@ STATUSES = {
 
 
 class Shop:
-    """A server on loopback; entered again, it is at the same port.
+    """A server on loopback.
+
+    Args:
+        fates: See the attribute.
+        port: Its port, which the test holds; 0 for any.
+        by_number: More fates, as `_7="refuse"`.
 
     Attributes:
         fates: By order id what is done: a name of `STATUSES`; ``lose``: it is processed, and the
@@ -38,7 +43,9 @@ class Shop:
         peak: The most of them there ever were.
     """
 
-    def __init__(self, fates: dict[str, str | list[str]] | None = None, **by_number: str) -> None:
+    def __init__(
+        self, fates: dict[str, str | list[str]] | None = None, *, port: int = 0, **by_number: str
+    ) -> None:
         self.fates = fates or {}
         self.fates |= {name.removeprefix("_"): fate for name, fate in by_number.items()}
         self.processed: Counter[str] = Counter()
@@ -50,7 +57,7 @@ class Shop:
         self.in_flight = self.peak = 0
         self.latency_s = 0.0
         self.url = ""
-        self._server = RawServer(self._serve)
+        self._server = RawServer(self._serve, port=port)
 
     async def __aenter__(self) -> Self:
         await self._server.__aenter__()

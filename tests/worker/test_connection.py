@@ -175,17 +175,17 @@ async def test_a_server_that_comes_back_without_tls_is_sent_nothing(
     trusting: ssl.SSLContext,
     tls_files: dict[str, str],
     caplog: pytest.LogCaptureFixture,
+    closed_port: int,
 ) -> None:
     data = tmp_path / "data"
-    server = NatsServer(data, config={"tls": tls_files})
+    server = NatsServer(data, port=closed_port, config={"tls": tls_files})
     await server.start()
-    port = int(server.url.rpartition(":")[2])
     async with queue_at(server.url, settings=settings, tls=trusting, token=SECRET) as queue:
         await server.close()
-        async with NatsServer(data, port=port):
+        async with NatsServer(data, port=closed_port):
             await until(lambda: "does not offer TLS" in caplog.text, "the reconnect")
             assert not queue.connected
-        async with NatsServer(data, port=port, config={"tls": tls_files}):
+        async with NatsServer(data, port=closed_port, config={"tls": tls_files}):
             assert await queue.publish(order(1)) or True
             assert queue.connected
 

@@ -26,11 +26,11 @@ async def get(url: str) -> tuple[int, str]:
 
 
 async def test_a_worker_is_ready_while_it_can_send_and_live_all_along(
-    queue: OrderQueue, path: Path
+    queue: OrderQueue, path: Path, closed_port: int
 ) -> None:
     async with Shop() as shop, shop.client() as client:
         worker = make_worker(client, queue, path)
-        async with HealthServer({"shop": worker}) as health:
+        async with HealthServer({"shop": worker}, port=closed_port) as health:
             assert (await get(f"{health.url}/readyz"))[0] == 503  # it does not run yet
             async with running(worker):
                 await until(lambda: worker.status.ready)
@@ -40,12 +40,12 @@ async def test_a_worker_is_ready_while_it_can_send_and_live_all_along(
                 status, text = await get(f"{health.url}/readyz")
                 assert (status, json.loads(text)["stores"]["shop"]["stopping"]) == (503, True)
             assert await get(f"{health.url}/livez") == (200, "live\n")
-            port = int(health.url.rpartition(":")[2])
-            with pytest.raises(ConfigurationError, match=f"can't listen at 127.0.0.1:{port}"):
-                async with HealthServer({"shop": worker}, port=port):
+            error = f"can't listen at 127.0.0.1:{closed_port}"
+            with pytest.raises(ConfigurationError, match=error):
+                async with HealthServer({"shop": worker}, port=closed_port):
                     pass
         with pytest.raises(aiohttp.ClientConnectionError):
-            await get(f"http://127.0.0.1:{port}/livez")
+            await get(f"{health.url}/livez")
 
 
 async def test_it_says_why_a_worker_is_not_ready_without_secrets(

@@ -17,7 +17,7 @@ import pytest
 from everlytic_async import ConfigurationError, QueueError
 from everlytic_async.worker import NatsServer
 from support.nats_servers import connected, kill, until
-from support.servers import unused_port
+from support.servers import hold_port
 
 STARTS_ONE = """
 import asyncio, os, sys
@@ -112,19 +112,20 @@ async def test_it_keeps_its_data_and_its_port(data: Path) -> None:
     assert server.pid is None
     assert not is_alive(pid)
     assert await asyncio.to_thread(mode, data) == 0o700
-    async with server:
-        assert server.url == url
-        assert await get(server) == b"one"
-        await put(server, b"two")
-        await kill(server)
-        await server.start()
-        assert server.url == url
-        waiting = asyncio.ensure_future(server.wait())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        assert server.pid is not None
-        os.kill(server.pid, signal.SIGKILL)
-        await waiting
+    with hold_port(int(url.rpartition(":")[2])):
+        async with server:
+            assert server.url == url
+            assert await get(server) == b"one"
+            await put(server, b"two")
+            await kill(server)
+            await server.start()
+            assert server.url == url
+            waiting = asyncio.ensure_future(server.wait())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            assert server.pid is not None
+            os.kill(server.pid, signal.SIGKILL)
+            await waiting
     assert "not running" in repr(server)
     async with NatsServer(data) as other:
         assert await get(other) == b"two"
@@ -199,26 +200,28 @@ async def test_one_server_at_a_time_uses_a_directory(data: Path, tmp_path: Path)
         await NatsServer(file).start()
 
 
-async def test_a_port_that_is_in_use_is_an_error_unless_it_was_ours(tmp_path: Path) -> None:
-    port = await unused_port()
-    async with NatsServer(tmp_path / "one", port=port) as one:
-        assert one.url == f"nats://127.0.0.1:{port}"
-        other = NatsServer(tmp_path / "two", port=port)
+async def test_a_port_that_is_in_use_is_an_error_unless_it_was_ours(
+    tmp_path: Path, closed_port: int
+) -> None:
+    async with NatsServer(tmp_path / "one", port=closed_port) as one:
+        assert one.url == f"nats://127.0.0.1:{closed_port}"
+        other = NatsServer(tmp_path / "two", port=closed_port)
         with pytest.raises(QueueError, match="address already in use"):
             await other.start()
     server = NatsServer(tmp_path / "three")
     async with server:
         port = int(server.url.rpartition(":")[2])
-    borrower = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", port)
-    starting = asyncio.ensure_future(server.start())
-    log = server.directory / "nats-server.log"
-    await until(lambda: "address already in use" in log.read_text(), "the first try")
-    assert not starting.done()
-    borrower.close()
-    await borrower.wait_closed()
-    await starting
-    assert server.url.endswith(f":{port}")
-    await server.close()
+    with hold_port(port):
+        borrower = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", port)
+        starting = asyncio.ensure_future(server.start())
+        log = server.directory / "nats-server.log"
+        await until(lambda: "address already in use" in log.read_text(), "the first try")
+        assert not starting.done()
+        borrower.close()
+        await borrower.wait_closed()
+        await starting
+        assert server.url.endswith(f":{port}")
+        await server.close()
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from everlytic_async import (
 )
 from everlytic_async.ledger import LedgerSession, NatsLedger, State
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
-from support.delivery import order
+from support.delivery import make_client, order
 from support.nats_servers import until
 from support.shop import Shop
 
@@ -238,14 +238,13 @@ async def test_it_pauses_its_client_as_long_as_itself_so_that_trouble_is_not_for
 
 
 async def test_an_endpoint_that_cannot_be_reached_is_waited_for(
-    queue: OrderQueue, path: Path, caplog: pytest.LogCaptureFixture
+    queue: OrderQueue, path: Path, caplog: pytest.LogCaptureFixture, closed_port: int
 ) -> None:
     caplog.set_level(logging.WARNING)
     await fill(queue, 10)
-    async with Shop() as shop:
-        retry = RetryPolicy(attempts=2, base_s=0.01)
-        client = shop.client(retry=retry)  # its server ends here
-    async with client:
+    shop = Shop(port=closed_port)
+    retry = RetryPolicy(attempts=2, base_s=0.01)
+    async with make_client(f"http://localhost:{closed_port}", retry=retry) as client:
         worker = make_worker(client, queue, path)
         async with running(worker) as run:
             await until(lambda: worker.status.last_error is not None)
