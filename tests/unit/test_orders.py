@@ -341,6 +341,7 @@ MALFORMED_URLS = [
     ),
     *("https://store.com\\a", "https://[::1/", "https://::1]/", "https://[store]/"),
     *("http\u017f://store.com", "https://<store>/"),
+    "https://store.com/a\nhttps://store.com/b",
 ]
 INVALID_EMAILS = [
     *("@", "jo@", "@example.com", "jo@@example.com", "jo@example.com,bea@example.com"),
@@ -458,6 +459,16 @@ def test_a_value_that_breaks_a_rule_is_a_fault_of_its_field(rule: str) -> None:
             found = check_mapping(mapping)
             assert isinstance(found, InvalidOrderError), show(value)
             assert found.faults == (f"{name}: {said}",)
+
+
+@pytest.mark.parametrize("url", [*MALFORMED_URLS, *NOT_TEXT], ids=show)
+def test_a_malformed_url_is_a_fault_in_one_of_many_galleries(url: Any) -> None:
+    products = [{"product_gallery": ["https://a.b", "https://a.b/c"]} for _ in range(9)]
+    products[7] = {"product_gallery": ["https://a.b", url]}
+    found = check_mapping({"contact_email": "a@b.c", "products": products})
+    assert isinstance(found, InvalidOrderError)
+    [fault] = found.faults
+    assert fault.startswith("products[7].product_gallery[1]: expected ")
 
 
 @pytest.mark.parametrize("name", ["jo", "jö"])
