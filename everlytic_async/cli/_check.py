@@ -14,12 +14,13 @@ from rich.text import Text
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._client import client_for
 from everlytic_async.cli._commands import CheckOptions, SendOptions
+from everlytic_async.cli._console import make_console
 from everlytic_async.cli._exit import Exit, note
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Item, open_input
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
-from everlytic_async.cli._screen import SEND_LABELS, count_orders, make_console
+from everlytic_async.cli._screen import SEND_LABELS, count_orders
 from everlytic_async.cli._settings import READING_TABLES, Account, Settings
 from everlytic_async.cli._show import as_table, as_values
 from everlytic_async.cli._suggest import suggest

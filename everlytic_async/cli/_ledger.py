@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.text import Text
 
-from everlytic_async.cli._exit import Exit, redirect_to_devnull, say
+from everlytic_async.cli._console import print_lines, redirect_to_devnull
+from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import open_input, printable
 from everlytic_async.cli._ledger_commands import (
     CopyOptions,
@@ -26,8 +27,6 @@ from everlytic_async.cli._screen import (
     format_time,
     join_some,
     json_line,
-    make_console,
-    print_lines,
 )
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
@@ -60,7 +59,7 @@ _COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at")
 def status(options: LedgerFileOptions) -> int:
     """Show what a ledger holds, and return the exit code."""
     with LedgerFile(options.file, must_exist=True) as ledger:
-        print_lines(make_console(), _figures(printable(options.file), ledger.summary()))
+        print_lines(_figures(printable(options.file), ledger.summary()))
     return Exit.OK
 
 
@@ -176,7 +175,7 @@ def copy(options: CopyOptions) -> int:
         ledger.copy_to(options.target)
         summary = ledger.summary()
         count = sum(summary.counts.values()) + sum(summary.never_accepted.values())
-    print_lines(make_console(), [f"{count_orders(count)} copied to {printable(options.target)}"])
+    print_lines([f"{count_orders(count)} copied to {printable(options.target)}"])
     return Exit.OK
 
 
@@ -203,7 +202,7 @@ def resolve(options: ResolveOptions) -> int:
     done = (
         "sent: they are not sent again" if options.was_sent else "not sent: the next run sends them"
     )
-    print_lines(make_console(), [f"{count_orders(count)} marked as {done}."])
+    print_lines([f"{count_orders(count)} marked as {done}."])
     if not left:
         return Exit.OK
     say(

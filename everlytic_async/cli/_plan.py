@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext, suppress
@@ -13,6 +14,7 @@ import attrs
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._client import find_proxy
 from everlytic_async.cli._commands import SendOptions
+from everlytic_async.cli._console import make_console, print_line
 from everlytic_async.cli._exit import say
 from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice
 from everlytic_async.cli._input import Input, Item, printable
@@ -21,7 +23,6 @@ from everlytic_async.cli._repeats import Repeats
 from everlytic_async.cli._screen import count_orders, format_duration, join_some, open_terminal
 from everlytic_async.cli._settings import Account
 from everlytic_async.cli._tally import Tally
-from everlytic_async.cli._wrap import terminal_width, wrap
 from everlytic_async.errors import ConfigurationError, SourceError
 from everlytic_async.ledger import LedgerFile, State
 from everlytic_async.orders import Order
@@ -121,9 +122,10 @@ def confirm(
                 say(f"Warning: {note}")
             return True
         reader, writer = terminal
-        width = terminal_width(writer)
+        width = os.get_terminal_size(writer.fileno()).columns or None
+        console = make_console(file=writer, width=width)
         for line in plan_lines(options, account, ledger, source, count):
-            writer.write(f"{wrap(line, width)}\n")
+            print_line(console, line)
         writer.write("Send them? [y/N] ")
         writer.flush()
         return reader.readline().strip().lower() in ("y", "yes")
