@@ -39,7 +39,7 @@ def as_table(traced: TracedOrder, place: str, width: int) -> Table:
     sections = list(_sections(traced))
     names, values = ([len(row[column]) for rows in sections for row in rows] for column in (0, 1))
     left = width - max(names) - _BORDERS
-    table.add_column("field")
+    table.add_column("field", no_wrap=True)
     table.add_column("value", overflow="fold", width=min(max(values), max(left // 2, _WHOLE_VALUE)))
     table.add_column("from", overflow="fold")
     for rows in sections:
