@@ -13,13 +13,14 @@ from rich.text import Text
 
 from everlytic_async.cli._console import print_lines, redirect_to_devnull
 from everlytic_async.cli._exit import Exit, say
-from everlytic_async.cli._input import open_input, printable
+from everlytic_async.cli._input import open_input
 from everlytic_async.cli._ledger_commands import (
     CopyOptions,
     ExportOptions,
     LedgerFileOptions,
     ResolveOptions,
 )
+from everlytic_async.cli._reading import printable
 from everlytic_async.cli._screen import (
     count_lines,
     count_orders,

@@ -177,13 +177,8 @@ class Run(ABC):
     async def orders(self) -> AsyncIterator[Item]:
         """The orders of the input; an error of it is kept, not raised."""
         try:
-            orders = self.source.orders()
-            if isinstance(orders, Iterator):
-                for order in orders:
-                    yield order
-            else:
-                async for order in orders:
-                    yield order
+            async for order in self.source.each():
+                yield order
         except (OSError, ConfigurationError, SourceError) as error:
             self.input_error = error
 
