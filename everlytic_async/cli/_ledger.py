@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -193,13 +192,12 @@ def resolve(options: ResolveOptions) -> int:
             "say which orders: their keys, or --all; a key that starts with # needs quotes: '#1051'"
         )
     # Also as earlier versions kept the same keys.
-    stored = {key: storage_keys(key, custom=options.own_key) for key in keys}
+    stored = {key: storage_keys(key) for key in keys}
     every = [name for names in stored.values() for name in names]
     with LedgerFile(options.file, must_exist=True) as ledger:
         state = State.SENT if options.was_sent else State.NOT_SENT
         count, missing = ledger.resolve(state, None if options.select_all else every, host=host)
         left = [key for key, names in stored.items() if {*names} <= {*missing}]
-        similar = [] if options.own_key else list(dict.fromkeys(_similar_keys(ledger, left, host)))
     done = (
         "sent: they are not sent again" if options.was_sent else "not sent: the next run sends them"
     )
@@ -209,23 +207,5 @@ def resolve(options: ResolveOptions) -> int:
     say(
         f"{count_orders(len(left))} left alone, because the ledger has no unknown order "
         f"of that name: {join_some([printable(key) for key in left])}"
-        + (f"; it has {join_some(similar)}" if similar else "")
     )
     return Exit.FAILED
-
-
-def _similar_keys(ledger: LedgerFile, keys: Iterable[str], host: str | None) -> Iterator[str]:
-    """Unknown orders that these keys may mean, quoted for a shell.
-
-    They are with a ``#`` where the key has none, or the other way round, and in a workflow where
-    the key has none.
-    """
-    workflows: dict[str, set[str]] = {}
-    for key in keys:
-        number, _, workflow = key.strip().rpartition("@") if "@" in key else (key.strip(), "", "")
-        for name in (number.removeprefix("#"), f"#{number.removeprefix('#')}"):
-            workflows.setdefault(name, set()).add(workflow)
-    for order_id, its_host, _, entry in ledger.find(workflows):
-        wanted = workflows[order_id] & {"", entry.key.removeprefix(order_id).removeprefix("@")}
-        if entry.state is State.UNKNOWN and host in (None, its_host) and wanted:
-            yield shlex.quote(printable(entry.key))
