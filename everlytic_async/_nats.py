@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import ssl
@@ -25,6 +26,7 @@ from everlytic_async._hosts import is_loopback
 from everlytic_async._waiting import cancel_until_done, run_to_end
 from everlytic_async.errors import ConfigurationError
 
+_LOGGER = logging.getLogger("everlytic_async")
 _T = TypeVar("_T")
 # What a server says to a client that it does not let in, or not any more.
 _REFUSALS = (
@@ -228,10 +230,6 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, UnusableError) or any(each in words for each in _REFUSALS)
 
 
-def _ignore(*_: object) -> None:
-    pass
-
-
 class Connector:
     """Makes connections to the same servers, or lends the caller's own.
 
@@ -260,20 +258,14 @@ class Connector:
         name: str,
         timeout_s: float,
         fail: Fail,
-        on_error: Callable[[Exception], None] = _ignore,
-        on_lost: Callable[[], None] = _ignore,
-        on_back: Callable[[], None] = _ignore,
     ) -> Client:
-        """Connect, and keep connected: the client reconnects for as long as it takes.
+        """Connect, and keep connected: the client reconnects for as long as it takes, and logs it.
 
         Args:
             name: What the server calls this connection.
             timeout_s: How long to try, in seconds; a refusal ends it at once. Later, a server that
                 refuses us for as long ends the connection.
             fail: Makes the error to raise.
-            on_error: Is called with each error of the connection, now and later.
-            on_lost: Is called when the connection is lost; not when it is closed.
-            on_back: Is called when it is back.
 
         Raises:
             ConfigurationError: NKeys need another package.
@@ -289,18 +281,27 @@ class Connector:
         )
 
         last_error: Exception | None = None
+        logged = ""
 
         async def error_cb(error: Exception) -> None:
-            nonlocal last_error
-            last_error = error
-            on_error(error)
+            nonlocal last_error, logged
+            last_error, text = error, error_text(error)
+            # Every try to reconnect may fail in the same way.
+            _LOGGER.log(logging.DEBUG if text == logged else logging.WARNING, "NATS: %s", text)
+            logged = text
 
         async def disconnected_cb() -> None:
             if not connection.is_closed:
-                on_lost()
+                _LOGGER.warning(
+                    "NATS: the connection was lost; trying to get it back. The server also "
+                    "disconnects clients that read too slowly, such as a blocked process: its log "
+                    "then says Slow Consumer"
+                )
 
         async def reconnected_cb() -> None:
-            on_back()
+            nonlocal logged
+            logged = ""
+            _LOGGER.warning("NATS: the connection is back")
 
         connecting = asyncio.create_task(
             connection.connect(

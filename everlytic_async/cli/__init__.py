@@ -7,11 +7,13 @@
 All commands share:
 
 - ``_settings``, ``_client``, ``_nats``: the account, the client and its proxy, where a queue is.
+- ``_reading``: how an input is read, by options and settings.
 - ``_forecast``, ``_plan``: which ledger is used, what it says of the input; the question before a
   backfill.
 - ``_show``, ``_suggest``, ``_repeats``: the first orders field by field, a proposed mapping, ids
   that an input has twice.
 - ``_tally``, ``_screen``, ``_next``, ``_progress``: counts, summary, what to do next, progress bar.
+- ``_console``: how lines are printed.
 - ``_results``, ``_report``: a line for each order, a page about the run.
 - ``_exit``: how a command ends.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing
 from typing import Any
@@ -14,16 +13,17 @@ from rich.text import Text
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._client import client_for
 from everlytic_async.cli._commands import CheckOptions, SendOptions
+from everlytic_async.cli._console import make_console
 from everlytic_async.cli._exit import Exit, note
-from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice, choose_ledger
-from everlytic_async.cli._input import Item, open_input
+from everlytic_async.cli._forecast import Forecast, LedgerChoice, choose_ledger, compare
+from everlytic_async.cli._input import open_input
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
-from everlytic_async.cli._screen import SEND_LABELS, count_orders, make_console
+from everlytic_async.cli._screen import SEND_LABELS, count_orders
 from everlytic_async.cli._settings import READING_TABLES, Account, Settings
 from everlytic_async.cli._show import as_table, as_values
 from everlytic_async.cli._suggest import suggest
-from everlytic_async.errors import InvalidOrderError, SkippedError
+from everlytic_async.errors import InvalidOrderError
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Delivery
@@ -96,19 +96,7 @@ class _CheckRun(Run):
     input_error_code = Exit.USAGE
 
     async def move(self) -> None:
-        chunk = Chunk()
-        async for order in self.orders():
-            if chunk.add(order):
-                await self._add_all(chunk.orders)
-                chunk = Chunk()
-        await self._add_all(chunk.orders)
-
-    async def _add_all(self, orders: list[Item]) -> None:
-        first = self.tally.total
-        skipped: Sequence[SkippedError | None] = [None] * len(orders)
-        if self._forecast is not None:
-            skipped = await self._forecast.find_skipped(orders)
-        for index, (order, reason) in enumerate(zip(orders, skipped, strict=True), first):
+        async for index, order, reason in compare(self.orders(), self._forecast):
             key = None if order.order_id is None else str(order.order_id)
             if isinstance(order, InvalidOrderError):
                 self.add(index, Outcome.INVALID, key=key, error=order)
@@ -117,7 +105,6 @@ class _CheckRun(Run):
             else:
                 words = "nothing was sent: it was only checked"
                 self.add(index, Outcome.NOT_SENT, key=key, note=words)
-        await asyncio.sleep(0)  # for signals, and the progress bar
 
     def stop(self, reason: str) -> None:  # noqa: ARG002 - the summary says why
         self.source.stop()

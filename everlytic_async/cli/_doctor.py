@@ -20,9 +20,10 @@ from rich.text import Text
 
 from everlytic_async.cli._client import Proxy, client_for, find_proxy
 from everlytic_async.cli._commands import DoctorOptions
+from everlytic_async.cli._console import print_lines
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._forecast import choose_ledger
-from everlytic_async.cli._screen import format_time, json_line, make_console, print_lines
+from everlytic_async.cli._screen import format_time, print_json
 from everlytic_async.cli._settings import Account, Settings
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger import LedgerFile
@@ -63,9 +64,9 @@ async def doctor(options: DoctorOptions) -> int:
     code = Exit.FAILED if problems else Exit.OK
     if options.as_json:
         found = {**findings, "problems": problems, "exit_code": code}
-        print_lines(make_console(), [json_line(found)], is_data=True)
+        print_json(found)
     else:
-        print_lines(make_console(), _lines(findings))
+        print_lines(_lines(findings))
     for problem in problems:
         say(f"Problem: {problem}")
     return code

@@ -7,7 +7,6 @@ anything is sent. `handle_errors` shows it.
 from __future__ import annotations
 
 import enum
-import os
 import signal
 import sys
 import traceback
@@ -16,8 +15,8 @@ from typing import NoReturn
 
 import click
 
-from everlytic_async.cli._wrap import terminal_width, wrap
-from everlytic_async.errors import ConfigurationError, LedgerError, QueueError, printable
+from everlytic_async.cli._console import OutputError, make_console, print_line, redirect_to_devnull
+from everlytic_async.errors import ConfigurationError, LedgerError, QueueError
 
 
 class Exit(enum.IntEnum):
@@ -38,10 +37,6 @@ class Exit(enum.IntEnum):
     TERMINATED = 128 + signal.SIGTERM
     #: SIGHUP: the terminal was closed.
     HUNG_UP = 128 + signal.SIGHUP
-
-
-class OutputError(Exception):
-    """The standard output, or error, can't be written: a full disk."""
 
 
 class UnexpectedError(Exception):
@@ -66,20 +61,14 @@ def note(message: str) -> None:
 def say(message: str) -> None:
     """Write a message to stderr: stdout is for what was asked for.
 
-    On a terminal it is wrapped at words; a command to copy has a line of its own, with an indent.
+    A command to copy has a line of its own, with an indent.
     """
+    console = make_console(stderr=True)
     try:
-        text = "\n".join(map(printable, message.split("\n")))
-        click.echo(wrap(text, terminal_width(sys.stderr)), err=True)
+        for line in message.split("\n"):
+            print_line(console, line)
     except OSError:  # the reader is gone, as `tee` is after Ctrl-C, or the terminal is closed
         redirect_to_devnull(sys.stderr.fileno())
-
-
-def redirect_to_devnull(fd: int) -> None:
-    """Discard what is still written to a broken pipe."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, fd)
-    os.close(devnull)
 
 
 def handle_errors(command: Callable[[], int], *, debug: bool) -> NoReturn:

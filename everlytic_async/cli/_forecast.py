@@ -5,9 +5,11 @@ A forecast reads only: no ledger is made, and none is changed.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from collections.abc import (
+    AsyncIterable,
     AsyncIterator,
     Collection,
     Iterable,
@@ -16,14 +18,16 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from everlytic_async import EverlyticClient, Order, SkippedError
-from everlytic_async.cli._input import Item, printable
+from everlytic_async.cli._input import Item
 from everlytic_async.cli._options import LedgerOptions
+from everlytic_async.cli._reading import printable
 from everlytic_async.cli._screen import has_terminal
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
@@ -32,11 +36,8 @@ from everlytic_async.outcomes import Outcome
 
 #: The ledger where nobody names one, in the working directory.
 DEFAULT_LEDGER = "everlytic.ledger"
-# How many orders are looked up at once, and their size: in memory they take up to twenty times as
-# much.
-_MAX_CHUNK_ORDERS = 500
-_MAX_CHUNK_SIZE = 512 * 1024
-_PRODUCT_SIZE = 100
+# How many orders are looked up at once: they are in memory together, and may be large.
+_AT_ONCE = 16
 # What an order is elsewhere that would be sent here: it notified somebody, or may have.
 _NOTIFIED = (State.SENT, State.UNKNOWN, State.IN_FLIGHT)
 _PLACES_SHOWN = 3
@@ -92,32 +93,6 @@ def choose_ledger(options: LedgerOptions, settings: Settings) -> LedgerChoice | 
     name = os.fspath(named or DEFAULT_LEDGER)
     # Not resolve(): the name that the user knows.
     return LedgerChoice(Path(os.path.abspath(name)), printable(name), named is not None)  # noqa: PTH100
-
-
-class Chunk:
-    """The next orders to look up: few enough, and small enough, to be in memory together.
-
-    Attributes:
-        orders: Valid and invalid ones.
-    """
-
-    def __init__(self) -> None:
-        self.orders: list[Item] = []
-        self._size = 0
-
-    def add(self, order: Item) -> bool:
-        """Add one more; return whether to look them up before more are read."""
-        self.orders.append(order)
-        if isinstance(order, Order):
-            self._size += _size(order)
-        return len(self.orders) >= _MAX_CHUNK_ORDERS or self._size >= _MAX_CHUNK_SIZE
-
-
-def _size(order: Order) -> int:
-    """About how many characters an order is as JSON."""
-    models = (order, *order.products)
-    texts = (text for model in models for text in vars(model).values() if isinstance(text, str))
-    return sum(map(len, texts)) + _PRODUCT_SIZE * len(models)
 
 
 class Forecast:
@@ -181,3 +156,26 @@ class Forecast:
                 found.add((order_id, host, workflow or None, scope in self._scopes))
         for _order_id, host, workflow_id, is_here in found:
             self._elsewhere[host, workflow_id, is_here] += 1
+
+
+async def compare(
+    orders: AsyncIterable[Item], forecast: Forecast | None
+) -> AsyncIterator[tuple[int, Item, SkippedError | None]]:
+    """Each order with its index, and why it would be skipped; None where it would be sent."""
+    index = 0
+    async for some in _batched(orders):
+        skipped = repeat(None) if forecast is None else await forecast.find_skipped(some)
+        for order, reason in zip(some, skipped, strict=False):
+            yield index, order, reason
+            index += 1
+        await asyncio.sleep(0)  # for signals, and the progress bar
+
+
+async def _batched(orders: AsyncIterable[Item]) -> AsyncIterator[list[Item]]:
+    some: list[Item] = []
+    async for order in orders:
+        some.append(order)
+        if len(some) == _AT_ONCE:
+            yield some
+            some = []
+    yield some

@@ -9,38 +9,27 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import islice
-from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import attrs
-import click
 
 from everlytic_async.cli._exit import note
-from everlytic_async.cli._options import InputOptions, JoinOptions, ReadingOptions, WorkflowOptions
+from everlytic_async.cli._options import InputOptions, JoinOptions, WorkflowOptions
 from everlytic_async.cli._pipe import InterruptibleReader, ThreadedReader
+from everlytic_async.cli._reading import Reading, printable
 from everlytic_async.cli._repeats import REPEATED, Repeats
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
-from everlytic_async.errors import printable as shown_text
 from everlytic_async.orders import Order
-from everlytic_async.sources import (
-    Reader,
-    TracedOrder,
-    normalize_mapping,
-    parse_mapping,
-    parse_where,
-    read_orders,
-)
+from everlytic_async.sources import Reader, TracedOrder, read_orders
 
 Item = Order | InvalidOrderError
 #: An order, and where it stands in the input: see `Input.place`.
 Numbered = tuple[int, Item]
 
-# The options that `[input]` may hold too.
-_NOTATION = ("encoding", "decimal", "thousands", "date_format", "sheet")
 # What the number of an order counts, by how the input is written, and not by whose export it is:
 # a shop's may be an order on each line, too.
 # "Order 120" would be taken for the order's own number.
@@ -52,21 +41,20 @@ class Input:
 
     Args:
         name: The file's name; ``-`` is the standard input.
-        format: Its format; None to detect it.
-        options: How it is read.
-        settings: How columns are mapped, where the options don't say it.
+        reading: How it is read.
+        limit: Read no more orders than this, valid or not; None for all of them.
+        workflow_id: The workflow of the orders that name none.
 
     Attributes:
         name: Its name, fit for a terminal.
-        limit: Read no more orders than this, valid or not; None for all of them.
+        reading: How it is read.
+        limit: The same.
         send_to: The address that takes the place of every order's contact; None for the orders'.
         show: How many orders to keep in `shown`, with where their fields came from.
         shown: Those.
         repeats: Which orders have the id of an earlier one; None unless `look_for_repeats` was
             called.
         announced: Which warnings were shown already.
-        mapped_by: The file that says how columns are mapped, fit for a terminal.
-        conditions: Which orders are read, in the words of ``--where``; empty for all.
         lines: By index from 0: the line of each order that has no result yet.
         read_count: How many orders were handed out.
         last_line: The line of the last one, or what the format has instead: see `place`.
@@ -74,39 +62,19 @@ class Input:
     """
 
     def __init__(
-        self,
-        name: str,
-        format: str | None,  # noqa: A002 - as the option
-        options: ReadingOptions,
-        settings: Settings,
+        self, name: str, reading: Reading, limit: int | None = None, workflow_id: int | None = None
     ) -> None:
         self.name = "standard input" if name == "-" else printable(name)
-        self.limit: int | None = None
+        self.reading = reading
+        self.limit = limit
         self.send_to: str | None = None
         self.show = 0
         self.shown: list[TracedOrder] = []
         self.repeats: Repeats | None = None
         self.announced: set[str] = set()
         self._leaves_out_repeats = False
-        self._repeated_lines: set[int] = set()
-        self._workflow_id: int | None = None
-        if isinstance(options, WorkflowOptions):
-            self.limit, self._workflow_id = options.limit, options.workflow_id
-        self._format = format
-        self._options = options
-        self._mapping, path = _load_mapping(options, settings)
-        self._where = how_filtered(options, settings)
-        self.conditions = printable("; ".join(each.shown for each in parse_where(self._where)))
-        self._notation = how_written(options, settings)
-        self.mapped_by = None if path is None else printable(os.fspath(path))
-        self.lines: dict[int, int] = {}
-        self.read_count = 0
-        self.last_line = 0
-        self.exhausted = False
+        self._workflow_id = workflow_id
         self._stopped = False
-        # How much of the file is read, and how many orders it has by that.
-        self._fraction: float | None = None
-        self._estimate: float | None = None
         self._interruptible: InterruptibleReader | None = None
         self._reader_thread: ThreadedReader[Numbered] | None = None
         try:
@@ -114,23 +82,18 @@ class Input:
         except OSError as error:
             raise ConfigurationError(f"{self.name} can't be read: {error.strerror}") from error
         try:
-            self._reader = self._new_reader()
+            self._start()
         except BaseException:
             self._file.close()
             raise
 
-    def _new_reader(self) -> Reader:
-        how = self._options
-        return read_orders(
-            self._file,
-            self._format,
-            mapping=self._mapping,
-            where=self._where,
-            since=how.since,
-            until=how.until,
-            include=how.include,
-            **self._notation,
-        )
+    def _start(self) -> None:
+        self._reader: Reader = read_orders(self._file, **self.reading.arguments)
+        self._repeated_lines: set[int] = set()
+        self.lines: dict[int, int] = {}
+        self.read_count = self.last_line = 0
+        self.exhausted = False
+        self._estimate = _CountEstimate()
 
     def _open(self, name: str) -> IO[bytes]:
         # Not sys.stdin: its lock would be waited for when the process ends.
@@ -200,13 +163,7 @@ class Input:
         """
         if self.exhausted:
             return self.read_count
-        fraction = self._fraction_read()
-        if fraction != self._fraction:
-            if self._fraction:
-                # A file is read in blocks. How many orders one had is known when the next is read.
-                self._estimate = self.read_count / self._fraction
-            self._fraction = fraction
-        count = None if self._estimate is None else max(self.read_count, self._estimate)
+        count = self._estimate.update(self._fraction_read(), self.read_count)
         return min((each for each in (self.limit, count) if each is not None), default=None)
 
     def _fraction_read(self) -> float | None:
@@ -216,24 +173,30 @@ class Input:
         return min(1.0, done / self._size) if self._size else 1.0
 
     @contextmanager
-    def first_pass(self) -> Iterator[Iterator[Numbered]]:
-        """Every order with its line, in a pass of its own: it is at its beginning again after it.
-
-        `limit` does not count here. What this object says of the orders is of the pass as long as
-        it lasts.
-        """
+    def first_pass(self, at_most: int | None) -> Iterator[None]:
+        """Read the first orders in a pass of their own: it is at its beginning again after it."""
+        limit = self.limit
+        self.limit = min((each for each in (limit, at_most) if each is not None), default=None)
         try:
-            yield self._first_pass()
+            yield
         finally:
+            self.limit = limit
             self._reader.close()
             self._file.seek(self._start_offset)
-            self._reader = self._new_reader()
+            if self.repeats is not None:
+                self.repeats.close()
+                self.repeats = Repeats()
+            self._start()
 
-    def _first_pass(self) -> Iterator[Numbered]:
-        try:
-            yield from map(self._amend, self._reader.lines())
-        except (OSError, EverlyticError) as error:
-            raise ConfigurationError(f"{self.describe_error(error)}") from error
+    async def each(self) -> AsyncIterator[Item]:
+        """Every order; see `orders`."""
+        orders = self.orders()
+        if isinstance(orders, Iterator):
+            for order in orders:
+                yield order
+        else:
+            async for order in orders:
+                yield order
 
     def orders(self) -> Iterator[Item] | AsyncIterator[Item]:
         """Every order; `lines` knows their lines."""
@@ -335,60 +298,35 @@ class Input:
         self.exhausted = not self._stopped
 
 
+class _CountEstimate:
+    """About how many orders a file has, by how many the part of it has that was read."""
+
+    def __init__(self) -> None:
+        self._fraction: float | None = None
+        self._count: float | None = None
+
+    def update(self, fraction: float | None, read_count: int) -> float | None:
+        """The estimate once that fraction was read; None while there is none."""
+        if fraction != self._fraction:
+            if self._fraction:
+                # A file is read in blocks. How many orders one had is known when the next is read.
+                self._count = read_count / self._fraction
+            self._fraction = fraction
+        return None if self._count is None else max(read_count, self._count)
+
+
 @contextmanager
 def open_input(options: InputOptions | JoinOptions, settings: Settings) -> Iterator[Input]:
     """Open the input that the options of a command name."""
     if isinstance(options, JoinOptions):
-        found = Input(str(options.with_file), options.with_format, options, settings)
+        name, format_ = str(options.with_file), options.with_format
     else:
-        found = Input(options.file, options.format, options, settings)
-    with closing(found) as source:
+        name, format_ = options.file, options.format
+    limit = workflow_id = None
+    if isinstance(options, WorkflowOptions):
+        limit, workflow_id = options.limit, options.workflow_id
+    reading = Reading.choose(options, format_, settings)
+    with closing(Input(name, reading, limit, workflow_id)) as source:
         if source.is_terminal:
             note("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
         yield source
-
-
-def how_filtered(
-    options: ReadingOptions, settings: Settings
-) -> Sequence[str] | Mapping[str, Any] | None:
-    """The conditions of ``--where``, else those of the table ``[where]``."""
-    if options.where:
-        return options.where
-    table = settings.table("where")
-    try:
-        parse_where(table.values)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{table}: {error}") from error
-    return table.values or None
-
-
-def how_written(options: ReadingOptions, settings: Settings) -> dict[str, str]:
-    """How texts, numbers and dates are written: options, else the table ``[input]``."""
-    found = settings.table("input").texts(*_NOTATION)
-    from_options = {name: getattr(options, name) for name in _NOTATION}
-    return found | {name: value for name, value in from_options.items() if value is not None}
-
-
-def _load_mapping(
-    options: ReadingOptions, settings: Settings
-) -> tuple[dict[str, Any], Path | None]:
-    """The table ``[mapping]`` of the settings with ``--map`` over it, and the table's file."""
-    table = settings.table("mapping")
-    mapping = table.values
-    from_options = parse_mapping(options.maps)
-    try:
-        normalize_mapping(
-            {field: spec for field, spec in mapping.items() if field not in from_options}
-        )
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{table}: {error}") from error
-    products = mapping.get("products")
-    if isinstance(products, Mapping) and "products" in from_options:
-        # The option says where the products are, and nothing about their fields.
-        from_options["products"] = {**products, "each": from_options["products"]}
-    return {**mapping, **from_options}, table.path
-
-
-def printable(name: str) -> str:
-    """A file's name, fit for a terminal."""
-    return shown_text(click.format_filename(name))

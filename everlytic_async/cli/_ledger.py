@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,14 +10,16 @@ from typing import Any
 
 from rich.text import Text
 
-from everlytic_async.cli._exit import Exit, redirect_to_devnull, say
-from everlytic_async.cli._input import open_input, printable
+from everlytic_async.cli._console import print_lines, redirect_to_devnull
+from everlytic_async.cli._exit import Exit, say
+from everlytic_async.cli._input import open_input
 from everlytic_async.cli._ledger_commands import (
     CopyOptions,
     ExportOptions,
     LedgerFileOptions,
     ResolveOptions,
 )
+from everlytic_async.cli._reading import printable
 from everlytic_async.cli._screen import (
     count_lines,
     count_orders,
@@ -26,8 +27,6 @@ from everlytic_async.cli._screen import (
     format_time,
     join_some,
     json_line,
-    make_console,
-    print_lines,
 )
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
@@ -60,7 +59,7 @@ _COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at")
 def status(options: LedgerFileOptions) -> int:
     """Show what a ledger holds, and return the exit code."""
     with LedgerFile(options.file, must_exist=True) as ledger:
-        print_lines(make_console(), _figures(printable(options.file), ledger.summary()))
+        print_lines(_figures(printable(options.file), ledger.summary()))
     return Exit.OK
 
 
@@ -176,7 +175,7 @@ def copy(options: CopyOptions) -> int:
         ledger.copy_to(options.target)
         summary = ledger.summary()
         count = sum(summary.counts.values()) + sum(summary.never_accepted.values())
-    print_lines(make_console(), [f"{count_orders(count)} copied to {printable(options.target)}"])
+    print_lines([f"{count_orders(count)} copied to {printable(options.target)}"])
     return Exit.OK
 
 
@@ -193,39 +192,20 @@ def resolve(options: ResolveOptions) -> int:
             "say which orders: their keys, or --all; a key that starts with # needs quotes: '#1051'"
         )
     # Also as earlier versions kept the same keys.
-    stored = {key: storage_keys(key, custom=options.own_key) for key in keys}
+    stored = {key: storage_keys(key) for key in keys}
     every = [name for names in stored.values() for name in names]
     with LedgerFile(options.file, must_exist=True) as ledger:
         state = State.SENT if options.was_sent else State.NOT_SENT
         count, missing = ledger.resolve(state, None if options.select_all else every, host=host)
         left = [key for key, names in stored.items() if {*names} <= {*missing}]
-        similar = [] if options.own_key else list(dict.fromkeys(_similar_keys(ledger, left, host)))
     done = (
         "sent: they are not sent again" if options.was_sent else "not sent: the next run sends them"
     )
-    print_lines(make_console(), [f"{count_orders(count)} marked as {done}."])
+    print_lines([f"{count_orders(count)} marked as {done}."])
     if not left:
         return Exit.OK
     say(
         f"{count_orders(len(left))} left alone, because the ledger has no unknown order "
         f"of that name: {join_some([printable(key) for key in left])}"
-        + (f"; it has {join_some(similar)}" if similar else "")
     )
     return Exit.FAILED
-
-
-def _similar_keys(ledger: LedgerFile, keys: Iterable[str], host: str | None) -> Iterator[str]:
-    """Unknown orders that these keys may mean, quoted for a shell.
-
-    They are with a ``#`` where the key has none, or the other way round, and in a workflow where
-    the key has none.
-    """
-    workflows: dict[str, set[str]] = {}
-    for key in keys:
-        number, _, workflow = key.strip().rpartition("@") if "@" in key else (key.strip(), "", "")
-        for name in (number.removeprefix("#"), f"#{number.removeprefix('#')}"):
-            workflows.setdefault(name, set()).add(workflow)
-    for order_id, its_host, _, entry in ledger.find(workflows):
-        wanted = workflows[order_id] & {"", entry.key.removeprefix(order_id).removeprefix("@")}
-        if entry.state is State.UNKNOWN and host in (None, its_host) and wanted:
-            yield shlex.quote(printable(entry.key))

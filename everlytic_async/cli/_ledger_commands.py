@@ -98,8 +98,9 @@ them triggered the workflow; then mark those as sent, and the others to be sent 
 `send` sends them. Without checking, --send-again may notify customers twice, and --sent may leave
 some out.
 
-KEY is the order's key as results and exports have it: 1001, or 1001@32 in workflow 32. Quote a key
-that starts with #, as Shopify's do: '#1051'. Orders that are not unknown are left alone.
+KEY is the order's key as `ledger export` has it: 1001, or 1001@32 in workflow 32; a digest for a
+key of your own. Quote a key that starts with #, as Shopify's do: '#1051'. Orders that are not
+unknown are left alone.
 
 Examples:
     everlytic-async ledger resolve orders.ledger --sent '#1051' '#1052'
@@ -152,10 +153,6 @@ class ResolveOptions(LedgerFileOptions):
         "They were not: the next run sends them.", panel="What you found out", default=False
     )
     select_all: bool = which("All unknown orders.", "--all", default=False)
-    own_key: bool = which(
-        "The keys come from your own `key=` function in Python: the ledger keeps them as digests.",
-        default=False,
-    )
     host: str | None = which(
         "Only those sent to this host, as `ledger export` shows it. For a ledger that serves "
         "several: a key that names orders of two hosts is refused without it.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from everlytic_async.cli._input import printable
 from everlytic_async.cli._options import ResultsOptions
+from everlytic_async.cli._reading import printable
 from everlytic_async.cli._results import APPEND_OPTION
 from everlytic_async.cli._screen import count_orders
 from everlytic_async.cli._tally import Tally

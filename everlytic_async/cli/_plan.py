@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, nullcontext, suppress
-from itertools import islice, repeat
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext, suppress
 
 import attrs
 
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._client import find_proxy
 from everlytic_async.cli._commands import SendOptions
+from everlytic_async.cli._console import make_console, print_line
 from everlytic_async.cli._exit import say
-from everlytic_async.cli._forecast import Chunk, Forecast, LedgerChoice
-from everlytic_async.cli._input import Input, Item, printable
+from everlytic_async.cli._forecast import Forecast, LedgerChoice, compare
+from everlytic_async.cli._input import Input
 from everlytic_async.cli._progress import Bar
-from everlytic_async.cli._repeats import Repeats
+from everlytic_async.cli._reading import printable
+from everlytic_async.cli._repeats import REPEATED
 from everlytic_async.cli._screen import count_orders, format_duration, join_some, open_terminal
 from everlytic_async.cli._settings import Account
 from everlytic_async.cli._tally import Tally
-from everlytic_async.cli._wrap import terminal_width, wrap
-from everlytic_async.errors import ConfigurationError, SourceError
+from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 from everlytic_async.ledger import LedgerFile, State
-from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
 
 #: With more orders than this, a person is asked.
@@ -63,18 +63,6 @@ class InputCount:
         """How many will be sent."""
         return self.tally.counts[Outcome.NOT_SENT]
 
-    async def add_all(self, orders: Sequence[Item], forecast: Forecast | None) -> None:
-        """Count orders, by what a ledger knows of them."""
-        skipped = None if forecast is None else await forecast.find_skipped(orders)
-        for order, reason in zip(orders, skipped or repeat(None), strict=False):
-            if reason is not None:
-                self.tally.add(Outcome.SKIPPED, 0, reason)
-            elif isinstance(order, Order):
-                self.tally.add(Outcome.NOT_SENT, 0)
-                self.workflows[order.workflow_id] += 1
-            else:
-                self.tally.add(Outcome.INVALID, 0)
-
     def describe(self) -> str:
         """The numbers in words."""
         rest = [
@@ -108,7 +96,7 @@ def confirm(
         if terminal is None:
             count = number = None
             if ledger is not None and not ledger.is_new:
-                with suppress(OSError, ConfigurationError, SourceError):  # the run says what it is
+                with suppress(ConfigurationError):  # the run says what it is
                     # The first orders only: the others don't wait for a second reading of them all.
                     first = min(source.limit or _CONFIRM_ABOVE, _CONFIRM_ABOVE)
                     count = asyncio.run(count_input(options, client, ledger, source, first))
@@ -121,9 +109,10 @@ def confirm(
                 say(f"Warning: {note}")
             return True
         reader, writer = terminal
-        width = terminal_width(writer)
+        width = os.get_terminal_size(writer.fileno()).columns or None
+        console = make_console(file=writer, width=width)
         for line in plan_lines(options, account, ledger, source, count):
-            writer.write(f"{wrap(line, width)}\n")
+            print_line(console, line)
         writer.write("Send them? [y/N] ")
         writer.flush()
         return reader.readline().strip().lower() in ("y", "yes")
@@ -139,43 +128,39 @@ async def count_input(
     """Compare the input, or its first orders, with the ledger; None if it can't be read twice."""
     if not source.is_seekable:
         return None
-    count = InputCount()
+    count, limit = InputCount(), source.limit
+    tally = count.tally
     names = {Outcome.NOT_SENT: "orders", Outcome.INVALID: "invalid"}
-    bar = Bar("Counting", count.tally, names, enabled=options.progress, transient=True)
+    bar = Bar("Counting", tally, names, enabled=options.progress, transient=True)
     with ExitStack() as stack:
         forecast = None
         if ledger is not None and not ledger.is_new:
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             forecast = Forecast(file, client, options.resend)
-        orders = stack.enter_context(source.first_pass())
-        repeats = stack.enter_context(closing(Repeats()))
-        if ledger is None:  # as in the run, where they don't count for --limit
-            orders = (
-                each
-                for each in orders
-                if not isinstance(each[1], Order) or not repeats.is_repeated(*each)
-            )
-        orders = islice(orders, at_most or source.limit)
+        stack.enter_context(source.first_pass(at_most))
         bar.start()
         stack.callback(bar.stop)
-        chunk = Chunk()
-        for line, order in orders:
-            is_valid = isinstance(order, Order)
-            if ledger is not None and is_valid and repeats.is_repeated(line, order):
-                continue
-            if chunk.add(order):
-                await count.add_all(chunk.orders, forecast)
-                chunk = Chunk()
+        try:
+            async for index, order, reason in compare(source.each(), forecast):
+                count.repeated += (is_repeated := source.is_repeated(index))
+                if isinstance(order, InvalidOrderError):
+                    tally.add(Outcome.INVALID, 0)
+                elif reason is not None and not is_repeated:
+                    tally.add(Outcome.SKIPPED, 0, reason)
+                elif not is_repeated:
+                    tally.add(Outcome.NOT_SENT, 0)
+                    count.workflows[order.workflow_id] += 1
                 bar.draw()
-        await count.add_all(chunk.orders, forecast)
-        count.filtered = sum(source.filtered.values())
+        except (OSError, EverlyticError) as error:
+            raise ConfigurationError(f"{source.describe_error(error)}") from error
+        filtered = Counter(source.filtered)
+        count.repeated += filtered.pop(REPEATED, 0)
+        count.filtered = filtered.total()
         # There may be more orders than were read, unless --limit ended it.
-        count.repeated = repeats.count
-        read = count.tally.total + (0 if ledger is None else repeats.count)
-        is_part = at_most is not None and at_most != source.limit and read == at_most
+        is_part = at_most is not None and at_most != limit and source.read_count == at_most
         count.notes = () if forecast is None else tuple(forecast.notes(is_part=is_part))
         if not is_part:  # else the run counts them to the end, and says it then
-            count.notes += (*source.warnings, *repeats.describe(source.place))
+            count.notes += tuple(source.warnings)
     return count
 
 
@@ -200,10 +185,10 @@ def plan_lines(
     yield f"  account   {account.origin}"
     if options.to is not None:
         yield f"  contact   {printable(options.to)}, in place of every customer's"
-    if source.mapped_by is not None:
-        yield f"  mapping   {source.mapped_by}"
-    if source.conditions:
-        yield f"  where     {source.conditions}"
+    if source.reading.mapped_by is not None:
+        yield f"  mapping   {source.reading.mapped_by}"
+    if source.reading.conditions:
+        yield f"  where     {source.reading.conditions}"
     yield f"  workflow  {_workflow(options, count)}"
     yield f"  rate      {_rate(options, count)}"
     yield f"  ledger    {_ledger(options, ledger, count)}"

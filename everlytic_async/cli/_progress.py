@@ -24,10 +24,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from everlytic_async.cli._screen import SEND_LABELS, make_console
+from everlytic_async.cli._console import make_console, print_line
+from everlytic_async.cli._screen import SEND_LABELS
 from everlytic_async.cli._tally import Tally
-from everlytic_async.cli._wrap import terminal_width, wrap
-from everlytic_async.errors import printable
 from everlytic_async.events import CoolDown, Event, OutageEnded, RateChanged
 from everlytic_async.outcomes import Outcome
 
@@ -131,8 +130,7 @@ class Bar:
         with self._closing_allowed():
             # Else the bar below the line would have its old title once more.
             self._progress.update(self._task, description=title, refresh=True)
-            console = self._progress.console
-            console.print(wrap(printable(message), terminal_width(console.file)))
+            print_line(self._progress.console, message)
 
     def draw(self) -> None:
         """Draw the present state, unless that was done a moment ago."""

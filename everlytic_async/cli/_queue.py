@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 from rich.text import Text
 
+from everlytic_async.cli._console import print_lines
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import (
@@ -28,8 +29,7 @@ from everlytic_async.cli._screen import (
     format_time,
     join_some,
     json_line,
-    make_console,
-    print_lines,
+    print_json,
 )
 from everlytic_async.cli._settings import DEFAULT_STORE, QUEUE_TABLES, Settings
 from everlytic_async.errors import ConfigurationError
@@ -62,9 +62,9 @@ async def status(options: StatusOptions) -> int:
             if options.as_json:
                 line = {**attrs.asdict(found), "depth": found.depth}
                 line["workers"] = [attrs.asdict(worker) for worker in workers]
-                print_lines(make_console(), [json_line(line)], is_data=True)
+                print_json(line)
             else:
-                print_lines(make_console(), _status_lines(found, workers))
+                print_lines(_status_lines(found, workers))
     for subject, count in sorted(strays.items())[:_MAX_SHOWN]:
         # !a: a publisher may have put control characters into the subject.
         say(f"{count_orders(count)} on {subject!a}: not a store's subject, so no worker sends them")
@@ -127,9 +127,9 @@ async def dead(options: DeadOptions) -> int:
                     elif options.format == "jsonl":
                         _write(json_line(_row(store, letter)))
                     else:
-                        print_lines(make_console(), [_line(letter)])
+                        print_lines([_line(letter)])
             if options.format == "text" and not count:
-                print_lines(make_console(), [f"{store} has no dead letters."])
+                print_lines([f"{store} has no dead letters."])
     if not_json:
         say(f"{count_orders(not_json)} not written: not JSON. See --format jsonl.")
     return Exit.OK
@@ -213,7 +213,7 @@ async def _apply(
             if not outcomes or str(letter.outcome) in outcomes
         ]
         missing = [each for each in selection if not await action(queue, [each])]
-    print_lines(make_console(), [f"{count_orders(len(selection) - len(missing))} {done}."])
+    print_lines([f"{count_orders(len(selection) - len(missing))} {done}."])
     if not missing:
         return Exit.OK
     if not ids:

@@ -108,6 +108,7 @@ Exit codes:
 
 _QUEUE_HELP = """\
 Show what is in the queue, and decide on dead letters: orders that are not sent again by themselves.
+Where the queue is, and how it lets you in: see `worker --help`.
 
 Examples:
     everlytic-async queue status --embedded queue
@@ -121,26 +122,19 @@ Exit codes:
 """
 
 
-def _queue_help(text: str, *, may_miss: bool = False) -> str:
-    """The help of a queue command: what it does, where the queue is, examples, exit codes."""
-    what, examples = text.split("\n\nExamples:\n")
-    codes = ["    0    done"]
-    if may_miss:
-        codes.append("    1    some that were named are not there")
-    codes.append("    2    wrong usage or settings, or the queue can't be reached")
-    parts = (what, _NATS_HELP.rstrip(), f"Examples:\n{examples.rstrip()}")
-    return "\n\n".join([*parts, "\n".join(["Exit codes:", *codes])])
-
-
-_QUEUE_STATUS_HELP = _queue_help("""\
+_QUEUE_STATUS_HELP = """\
 Show how many orders wait, are in flight and are dead letters, and which workers answer.
 
 Examples:
     everlytic-async queue status --embedded queue
     everlytic-async queue status --store shop-a --json
-""")
 
-_QUEUE_DEAD_HELP = _queue_help("""\
+Exit codes:
+    0    done
+    2    wrong usage or settings, or the queue can't be reached
+"""
+
+_QUEUE_DEAD_HELP = """\
 Show the dead letters, oldest first: number, time, outcome, key, reason, attempts.
 
 What to do about them:
@@ -152,10 +146,13 @@ Examples:
     everlytic-async queue dead --embedded queue
     everlytic-async queue dead --outcome unknown --format jsonl
     everlytic-async queue dead --outcome invalid --format orders > o.jsonl
-""")
 
-_REDRIVE_HELP = _queue_help(
-    """\
+Exit codes:
+    0    done
+    2    wrong usage or settings, or the queue can't be reached
+"""
+
+_REDRIVE_HELP = """\
 Put dead letters back into the queue. Workers send them once, whatever their recorded outcome,
 unless the ledger says they were sent.
 
@@ -164,20 +161,25 @@ A redriven unknown order may notify its customer twice: first check in Everlytic
 Examples:
     everlytic-async queue redrive --embedded queue 3 4 7
     everlytic-async queue redrive --all --outcome rejected
-""",
-    may_miss=True,
-)
 
-_DROP_HELP = _queue_help(
-    """\
+Exit codes:
+    0    done
+    1    some that were named are not there
+    2    wrong usage or settings, or the queue can't be reached
+"""
+
+_DROP_HELP = """\
 Delete dead letters for good: they are not sent. For those that arrived after all, or that were
 queued again after a correction.
 
 Examples:
     everlytic-async queue drop --embedded queue 5
-""",
-    may_miss=True,
-)
+
+Exit codes:
+    0    done
+    1    some that were named are not there
+    2    wrong usage or settings, or the queue can't be reached
+"""
 
 
 _nats = partial(option, panel="Where the queue is")

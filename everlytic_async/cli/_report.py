@@ -19,7 +19,7 @@ import attrs
 
 from everlytic_async import OrderResult
 from everlytic_async.cli._commands import SendOptions
-from everlytic_async.cli._input import printable
+from everlytic_async.cli._reading import printable
 from everlytic_async.cli._results import replace_page
 from everlytic_async.cli._screen import SEND_LABELS, count_orders, format_duration, notes
 from everlytic_async.cli._tally import Tally

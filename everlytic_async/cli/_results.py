@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from everlytic_async.cli._exit import redirect_to_devnull
-from everlytic_async.cli._input import printable
+from everlytic_async.cli._console import redirect_to_devnull
 from everlytic_async.cli._options import ResultsOptions
+from everlytic_async.cli._reading import printable
 from everlytic_async.cli._screen import json_line
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 

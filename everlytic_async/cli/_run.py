@@ -14,7 +14,8 @@ import attrs
 from rich.table import Table
 from rich.text import Text
 
-from everlytic_async.cli._exit import Exit, OutputError, is_quiet, note, say
+from everlytic_async.cli._console import OutputError, print_lines
+from everlytic_async.cli._exit import Exit, is_quiet, note, say
 from everlytic_async.cli._input import Input, Item
 from everlytic_async.cli._options import ResultsOptions
 from everlytic_async.cli._progress import Bar
@@ -23,10 +24,8 @@ from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import (
     SEND_LABELS,
     count_orders,
-    json_line,
-    make_console,
     outcome_lines,
-    print_lines,
+    print_json,
     reason_lines,
 )
 from everlytic_async.cli._tally import REASONS, Tally
@@ -178,13 +177,8 @@ class Run(ABC):
     async def orders(self) -> AsyncIterator[Item]:
         """The orders of the input; an error of it is kept, not raised."""
         try:
-            orders = self.source.orders()
-            if isinstance(orders, Iterator):
-                for order in orders:
-                    yield order
-            else:
-                async for order in orders:
-                    yield order
+            async for order in self.source.each():
+                yield order
         except (OSError, ConfigurationError, SourceError) as error:
             self.input_error = error
 
@@ -209,7 +203,7 @@ class Run(ABC):
             note(step)
         code = self._exit_code()
         if self.options.as_json:
-            print_lines(make_console(), [json_line(self.figures(code, errors))], is_data=True)
+            print_json(self.figures(code, errors))
         return code
 
     def warn(self) -> Iterator[str]:
@@ -277,11 +271,11 @@ class Run(ABC):
         lines = list(self.summary())
         is_taken = self.results.is_stdout or self.options.as_json
         try:
-            print_lines(make_console(stderr=is_taken), lines)
+            print_lines(lines, stderr=is_taken)
         except OutputError as error:
             self._summary_error = error
             if not is_taken:
-                print_lines(make_console(stderr=True), lines)
+                print_lines(lines, stderr=True)
 
     def summary(self) -> Iterator[Text | Table | str]:
         """The counts and reasons."""

@@ -8,9 +8,9 @@ import shlex
 import attrs
 
 from everlytic_async.cli._commands import SandboxOptions
+from everlytic_async.cli._console import print_lines
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._run import Signals
-from everlytic_async.cli._screen import make_console, print_lines
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sandbox import Faults, Sandbox
 
@@ -45,7 +45,7 @@ async def _serve(sandbox: Sandbox, where: str) -> int:
             await ended.wait()
     finally:
         await sandbox.close()
-    print_lines(make_console(), [_counts(sandbox)])
+    print_lines([_counts(sandbox)])
     return Exit.OK
 
 
@@ -58,7 +58,6 @@ def _print_settings(sandbox: Sandbox) -> None:
     say("A stand-in for the endpoint: nobody gets an e-mail. Ctrl-C ends it. In another terminal:")
     say("")
     print_lines(
-        make_console(),
         [f"export {name}={shlex.quote(value)}" for name, value in settings.items()],
         is_data=True,
     )

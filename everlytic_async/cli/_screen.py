@@ -1,29 +1,20 @@
-"""What a person sees: lines on a console, the summary of a run, a terminal to ask at.
-
-Colours are for terminals only: rich decides.
-"""
+"""What a person sees: lines on a console, the summary of a run, a terminal to ask at."""
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
-import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import IO
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from everlytic_async.cli._exit import OutputError, redirect_to_devnull
+from everlytic_async.cli._console import print_lines, redirect_to_devnull
 from everlytic_async.cli._tally import Tally
-from everlytic_async.cli._wrap import find_pieces, terminal_width
-from everlytic_async.errors import printable
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sources import REASONS
 
@@ -59,62 +50,6 @@ _SCALES = (
 )
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """The reader is gone: print no more, and exit as the orders ended."""
-        self.quiet = True
-        redirect_to_devnull(self.file.fileno())
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """The standard output, or error, as rich's console: nothing is wrapped or guessed."""
-    return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-
-def _printable(line: Text | Table | str) -> Text | Table | str:
-    if isinstance(line, str):
-        return printable(line)
-    if isinstance(line, Text) and not line.plain.isprintable():
-        line = line.copy()
-        line.plain = printable(line.plain)
-    return line
-
-
-def _wrapped(line: Text | Table | str, width: int | None) -> Text | Table | str:
-    if isinstance(line, Table):  # it fits itself into the terminal
-        return line
-    text = Text(line) if isinstance(line, str) else line
-    indent, pieces = find_pieces(text.plain, width)
-    return Text(f"\n{' ' * indent}").join(text[start:end] for start, end in pieces)
-
-
-def print_lines(
-    console: Console, lines: Iterable[Text | Table | str], *, is_data: bool = False
-) -> None:
-    """Print lines, control characters as ``?``, and flush.
-
-    On a terminal they are wrapped at words, unless they are data: JSON, or what is to be copied.
-
-    Raises:
-        OutputError: when they can't be written, and not because the reader is gone or the terminal
-            closed.
-    """
-    try:
-        width = None if is_data else terminal_width(console.file)
-        for line in lines:
-            shown = _wrapped(_printable(line), width)
-            console.print(shown, soft_wrap=not isinstance(line, Table))
-        console.file.flush()
-    except OSError as error:
-        fd = console.file.fileno()
-        is_device = stat.S_ISCHR(os.fstat(fd).st_mode)
-        redirect_to_devnull(fd)  # what is still buffered would fail again, at the exit
-        if isinstance(error, BrokenPipeError) or (is_device and error.errno == errno.EIO):
-            return
-        which = "error" if console.stderr else "output"
-        raise OutputError(f"the standard {which} can't be written: {error.strerror}") from error
-
-
 class _Escapes(dict[int, str]):
     """JSON escapes for unprintable characters, for `str.translate`."""
 
@@ -134,6 +69,11 @@ def escape_json(text: str) -> str:
 def json_line(value: object) -> str:
     """A value as a line of JSON, fit for a terminal; without the line end."""
     return escape_json(json.dumps(value, ensure_ascii=False))
+
+
+def print_json(value: object) -> None:
+    """Print a value as a line of JSON."""
+    print_lines([json_line(value)], is_data=True)
 
 
 def count_orders(count: int) -> str:

@@ -28,11 +28,12 @@ from everlytic_async.cli._client import get_delivery, make_client
 from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._exit import Exit, UnexpectedError, note
 from everlytic_async.cli._forecast import LedgerChoice, choose_ledger
-from everlytic_async.cli._input import Input, open_input, printable
+from everlytic_async.cli._input import Input, open_input
 from everlytic_async.cli._next import advise
 from everlytic_async.cli._options import command_line
 from everlytic_async.cli._plan import confirm
 from everlytic_async.cli._progress import PacingStatus
+from everlytic_async.cli._reading import printable
 from everlytic_async.cli._report import Report, load_libraries
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run

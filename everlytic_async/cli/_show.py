@@ -19,10 +19,8 @@ from everlytic_async.sources import TracedOrder
 _PRODUCT = re.compile(r"(?<!\S)(\S+?\[\d+\])\.")
 # Blanks and lines of a table with three columns.
 _BORDERS = 8
-# How many characters a value has where it needs them: as many as most e-mail addresses, or half of
-# the room. A longer one is folded anyway, and has at least these, and what origins leave.
+# A value has half of the room, or as much as most e-mail addresses need.
 _WHOLE_VALUE = 28
-_LEAST_VALUE = 16
 
 
 def as_table(traced: TracedOrder, place: str, width: int) -> Table:
@@ -39,30 +37,16 @@ def as_table(traced: TracedOrder, place: str, width: int) -> Table:
             table.add_row(_text(fault))
         return table
     sections = list(_sections(traced))
-    names, values, origins = (
-        [len(row[column]) for rows in sections for row in rows] for column in range(3)
-    )
-    left = width - max(*names, len("field")) - _BORDERS
-    value_width, origin_width = _share(left, values, origins)
-    table.add_column("field")
-    table.add_column("value", overflow="fold", width=value_width)
-    table.add_column("from", overflow="fold", width=origin_width)
+    names, values = ([len(row[column]) for rows in sections for row in rows] for column in (0, 1))
+    left = width - max(names) - _BORDERS
+    table.add_column("field", no_wrap=True)
+    table.add_column("value", overflow="fold", width=min(max(values), max(left // 2, _WHOLE_VALUE)))
+    table.add_column("from", overflow="fold")
     for rows in sections:
         table.add_section()
-        for name, value, origin in rows:
-            lines = map(_text, _fold(printable(origin), origin_width))
-            table.add_row(name, _text(value), Text("\n").join(lines))
+        for row in rows:
+            table.add_row(*map(_text, row))
     return table
-
-
-def _share(left: int, values: list[int], origins: list[int]) -> tuple[int, int]:
-    """The widths of the values and of the origins, which have so many characters."""
-    most = max(left // 2, _WHOLE_VALUE)
-    longest = max(values)
-    folded = [_LEAST_VALUE] if longest > most else []
-    needed = max([*(each for each in values if each <= most), *folded])
-    origin_width = max(min(max(origins), left - needed), len("from"))
-    return max(min(longest, left - origin_width), len("value")), origin_width
 
 
 def _sections(traced: TracedOrder) -> Iterator[list[tuple[str, str, str]]]:
@@ -78,11 +62,6 @@ def _sections(traced: TracedOrder) -> Iterator[list[tuple[str, str, str]]]:
         else:  # the place of the product once, and its fields from there
             near = [(*row, origin.replace(found[0], "")) for *row, origin in rows]
             yield [(f"product {product + 1}", "", found[1]), *near]  # type: ignore[list-item]
-
-
-def _fold(path: str, width: int) -> list[str]:
-    """A path in lines that end after a dot or a blank, where they can."""
-    return re.findall(rf".{{1,{width}}}(?:(?<=[. ])|$)|.{{1,{width}}}", path)
 
 
 def as_values(traced: TracedOrder, place: str) -> dict[str, Any]:

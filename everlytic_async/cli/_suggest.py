@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import attrs
 
 from everlytic_async.cli._commands import CheckOptions
+from everlytic_async.cli._console import print_lines
 from everlytic_async.cli._exit import Exit, note
-from everlytic_async.cli._screen import json_line, make_console, print_lines
+from everlytic_async.cli._screen import print_json
 from everlytic_async.errors import ConfigurationError, SourceError, printable
 from everlytic_async.sources import Suggestion, suggest_mapping
 
@@ -29,9 +30,9 @@ def suggest(options: CheckOptions) -> int:
     except (ConfigurationError, SourceError) as error:
         raise ConfigurationError(f"{name}: {error}") from error
     if options.as_json:
-        print_lines(make_console(), [json_line(attrs.asdict(found))], is_data=True)
+        print_json(attrs.asdict(found))
         return Exit.OK
-    print_lines(make_console(), _lines(found), is_data=True)
+    print_lines(_lines(found), is_data=True)
     look = f"  everlytic-async check --show 3 {shlex.quote(printable(options.file))}"
     if found.is_known:
         note(f"{name} is {found.format}, which is read as it is. Look at the orders:\n{look}")

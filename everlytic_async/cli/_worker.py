@@ -11,11 +11,12 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from everlytic_async.cli._client import make_client
+from everlytic_async.cli._console import print_lines
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import WorkerOptions
 from everlytic_async.cli._run import Signals
-from everlytic_async.cli._screen import LABELS, count_orders, make_console, print_lines
+from everlytic_async.cli._screen import LABELS, count_orders
 from everlytic_async.cli._settings import QUEUE_TABLES, Settings
 from everlytic_async.client import EverlyticClient
 from everlytic_async.errors import (
@@ -148,7 +149,7 @@ class _Run:
             self._started = True
             await self._work(is_embedded=make_queue.is_embedded)
         summary = [f"{name}: {_summarize(worker)}" for name, worker in self._workers.items()]
-        print_lines(make_console(), summary)
+        print_lines(summary)
         return Exit.FAILED if self._failed else Exit.OK
 
     async def _work(self, *, is_embedded: bool) -> None:

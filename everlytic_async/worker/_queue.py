@@ -18,7 +18,6 @@ from everlytic_async._encoding import AnyOrder, coerce_order
 from everlytic_async._nats import Connector, NatsAccess, closed_reason
 from everlytic_async.errors import ConfigurationError, InvalidOrderError, QueueError
 from everlytic_async.worker import _dead_letters
-from everlytic_async.worker._connection import ConnectionLog
 from everlytic_async.worker._dead_letters import DeadLetter
 from everlytic_async.worker._messages import encode_message
 from everlytic_async.worker._peers import WorkerInfo, list_workers
@@ -149,14 +148,10 @@ class OrderQueue:
     async def __aenter__(self) -> Self:
         if self._puller is not None:
             raise ConfigurationError("a queue is entered once: make another one")
-        log = ConnectionLog(self.settings.ack_wait_s)
         connection = await self._connector.connect(
             name=f"everlytic-async {self.settings.store}",
             timeout_s=self._timeout_s,
             fail=QueueError,
-            on_error=log.on_error,
-            on_lost=log.on_lost,
-            on_back=log.on_back,
         )
         streams = Streams(connection, self.settings, self._timeout_s)
         self._puller = Puller(streams, self._pull_expires_s)

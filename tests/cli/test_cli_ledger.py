@@ -678,7 +678,7 @@ ALL_UNKNOWN = ("2001", "2002@32", storage_key(CUSTOM_KEY, custom=True))
         ("--sent 2001 --host shop.example", ("2001",), None),
         # A key of one's own is kept as its digest.
         (f"--sent {CUSTOM_KEY}", (), f"1 order left alone, {{}}: {CUSTOM_KEY}"),
-        (f"--sent --own-key {CUSTOM_KEY}", ALL_UNKNOWN[2:], None),
+        (f"--sent {ALL_UNKNOWN[2]}", ALL_UNKNOWN[2:], None),
         # What is not unknown is left alone.
         (
             "--sent 1001 3001 nobody's 2001",
@@ -698,31 +698,6 @@ def test_unknown_orders_are_marked_and_no_others(
     assert run.out.startswith(f"{orders} marked as ")
     why = "because the ledger has no unknown order of that name"
     assert (run.code, run.err) == ((0, "") if left is None else (1, left.format(why) + "\n"))
-
-
-@pytest.mark.parametrize(
-    ("named", "says"),
-    [
-        (["1051"], "; it has '#1051'"),
-        (["#1052"], "; it has 1052"),
-        (["1053"], "; it has '#1053@32'"),
-        (["#1053@32", "1053@33"], ""),  # another workflow is another e-mail
-        (["1054", "1055"], ""),  # was sent, and is not there
-        (["1051", "--host", "other.example"], ""),
-        (["1051", "--own-key"], ""),
-    ],
-)
-def test_the_keys_that_a_mistyped_one_may_mean_are_named_as_a_shell_takes_them(
-    cli: Cli, named: list[str], says: str
-) -> None:
-    unknown = (Entry(key, State.UNKNOWN, "x") for key in ("#1051", "1052", "#1053@32"))
-    make_ledger(Path("l"), *unknown, Entry("#1054", State.SENT, "x"))
-    run = cli("ledger", "resolve", "l", "--sent", *named)
-    assert run.code == 1
-    why = "because the ledger has no unknown order of that name: "
-    _, _, left = run.err.rstrip("\n").partition(why)
-    missing = named[-1] if "@" in named[0] else ", ".join(each for each in named if "10" in each)
-    assert left == missing + says
 
 
 def test_an_order_that_the_shell_took_for_a_comment_is_asked_for_with_quotes(

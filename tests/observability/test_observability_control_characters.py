@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from rich.text import Text
 
+from everlytic_async.cli._console import print_lines
 from everlytic_async.cli._exit import say
 from everlytic_async.cli._progress import Bar
-from everlytic_async.cli._screen import LABELS, make_console, print_lines
+from everlytic_async.cli._screen import LABELS
 from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import printable
 from support.delivery import order, sandbox_client
@@ -57,7 +58,7 @@ async def test_an_orders_id_and_an_answer_are_logged_in_one_line(
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_nothing_reaches_the_terminal_but_text(capsys: Any, text: str) -> None:
     say(text.replace("\n", " "))
-    print_lines(make_console(), [f"  1  {text}", Text.assemble((text, "bold"), " dead")])
+    print_lines([f"  1  {text}", Text.assemble((text, "bold"), " dead")])
     bar = Bar("sending", Tally(), LABELS, enabled=True)
     bar.announce("", text)
     out, err = capsys.readouterr()

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
@@ -22,7 +21,6 @@ from worker_shop import dead_letters, make_queue, make_worker, queue_settings, r
 from everlytic_async import SqliteLedger
 from everlytic_async.ledger import Ledger
 from everlytic_async.worker import NatsServer, OrderQueue
-from everlytic_async.worker._connection import ConnectionLog
 from support.delivery import order
 from support.nats_servers import until
 from support.shop import Shop
@@ -125,19 +123,15 @@ async def test_a_blocked_worker_that_is_disconnected_goes_on(
     assert BACK in logged
 
 
-def test_a_repeated_error_is_logged_once_a_minute(
-    caplog: pytest.LogCaptureFixture,
+async def test_an_error_that_keeps_coming_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "everlytic_async")
-    now = 0.0
-    log = ConnectionLog(1.0, clock=lambda: now)
-    for subject in ("one", "two", "three"):
-        log.on_error(nats.errors.SlowConsumerError(subject, "", 1, None))
-    [why] = warnings(caplog)
-    assert why == (
-        "NATS: messages came faster than they were taken, and some were dropped (slow consumer): "
-        "an order comes again after 1 s"
-    )
-    now = 61.0
-    log.on_error(nats.errors.SlowConsumerError("four", "", 1, None))
-    assert len(warnings(caplog)) == 2
+    caplog.set_level(logging.DEBUG, "everlytic_async")
+    async with NatsServer(tmp_path) as server, make_queue(server.url, queue_settings()) as queue:
+        await server.close()
+        await until(lambda: caplog.text.count("NATS: Connect call failed") >= 3)
+        levels = [each.levelno for each in caplog.records if "call failed" in each.getMessage()]
+        assert levels[:3] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
+        await server.start()
+        await until(lambda: queue.connected)
+    assert warnings(caplog)[-1] == BACK
