@@ -14,6 +14,7 @@ from everlytic_async.sources._synonyms import match_fields
 
 __all__ = [
     "CONTACTS",
+    "MAX_TITLES",
     "check_all_are_fields",
     "check_contact",
     "check_paths",
@@ -26,6 +27,8 @@ __all__ = [
     "strict_paths",
 ]
 
+#: So many rows above the header may have no more than one cell: a title, and blank rows.
+MAX_TITLES = 20
 CONTACTS = ("contact_email", "contact_unique_id")
 _MAX_NAMES = 40
 _MAX_CHARS = 40

@@ -10,11 +10,13 @@ that it refuses is split here.
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
+from everlytic_async.sources._columns import MAX_TITLES
 from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, NOT_UTF_8, skip_line
 from everlytic_async.sources._records import InvalidRow
 
@@ -26,6 +28,7 @@ DELIMITERS = (",", ";", "\t", "|")
 MAX_ROW_LINES = 10_000
 _MAX_COLUMNS = 10_000
 
+_QUOTED = re.compile(r'"[^"]+"')
 _TOO_LONG = f"is longer than {MAX_LINE_BYTES:,} bytes"
 
 
@@ -52,7 +55,7 @@ class CsvReader:
         ConfigurationError: when the header can't be read.
 
     Attributes:
-        columns: The header.
+        columns: The header: the first row with more than one cell, if it is not far down.
     """
 
     def __init__(
@@ -74,16 +77,17 @@ class CsvReader:
         self.columns: Sequence[str] = self._read_header(delimiter)
 
     def _read_header(self, delimiter: str | None) -> list[str]:
-        while (text := self._next_line()) is not None:
-            if text.strip() and not text.lower().startswith("sep="):
-                break
-            if text.strip() and delimiter is None:
-                # Excel writes sep=; in a line of its own.
-                delimiter = self._delimiter = text.rstrip("\r\n")[4:5] or ","
-        if text is None:
+        text = self._next_line()
+        while text is not None and not text.strip():
+            text = self._next_line()
+        if text is not None and text.lower().startswith("sep="):
+            # Excel writes sep=; in a line of its own.
+            delimiter = delimiter or text.rstrip("\r\n")[4:5] or ","
+            text = self._next_line()
+        text = None if text is None else self._skip_titles(text, delimiter)
+        if text is None or not text.strip():
             raise ConfigurationError("the first line does not name the columns: expected a header")
-        if delimiter is None:
-            self._delimiter = detect_delimiter(text) or ","
+        self._delimiter = delimiter or detect_delimiter(text) or ","
         if self._delimiter == '"' or not (self._delimiter.isprintable() or self._delimiter == "\t"):
             raise ConfigurationError(
                 "sep= names a quote or a control character: name what separates the columns"
@@ -102,6 +106,21 @@ class CsvReader:
         if not any(columns):
             raise ConfigurationError("the first line does not name the columns: expected a header")
         return columns
+
+    def _skip_titles(self, text: str, delimiter: str | None) -> str:
+        """The first line with several cells, from this one on; this one, if none of the next is."""
+        lines = [text]
+        while True:
+            separator = delimiter or detect_delimiter(lines[-1]) or ","
+            cells = _QUOTED.sub("x", lines[-1]).split(separator)
+            # A cell of several lines is none of a title.
+            if lines[-1].count('"') % 2 or sum(map(bool, map(str.strip, cells))) > 1:
+                return lines[-1]
+            following = self._next_line() if len(lines) <= MAX_TITLES else None
+            if following is None:
+                self._push_back(lines[1:])
+                return text
+            lines.append(following)
 
     def __iter__(self) -> Iterator[tuple[int, list[str] | InvalidRow]]:
         """Yield the number of each row's first line, and the row; skip blank rows."""

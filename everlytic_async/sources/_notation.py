@@ -40,9 +40,12 @@ _MAX_CHARS = 1_000
 _CACHED, _MAX_CACHED_CHARS = 8_192, 40
 _GROUP = 3  # digits between thousands
 # A currency before or after a number, and a sign.
-_CURRENCY = (
-    r"(?:[A-Z]{1,3}\$?|kr\.?|Rs\.?|Fr\.?|Ft|z\u0142|K\u010d|[^\w\s\x00-\x1f\x7f-\x9f.,'+@-]{1,2})?"
-)
+_WORDS = r"kr\.?|Rs\.?|Fr\.?|Ft|z\u0142|K\u010d"
+_SIGNS = "$\u00a2-\u00a5\u060b\u0e3f\u17db\u20a0-\u20cf\uff04\uffe0\uffe1\uffe5\uffe6"
+# CR and DR are what bookkeepers write for a sign.
+_CURRENCY = rf"(?:(?!CR|DR)[A-Z]{{1,3}}\$?|[A-Z]{{0,2}}[{_SIGNS}]|{_WORDS})?"
+# Around what is like a number, but may be a percentage, or negative in parentheses.
+_MARK = rf"(?:[A-Z]{{1,3}}\$?|{_WORDS}|[^\w\s\x00-\x1f\x7f-\x9f.,'+@-]{{1,2}})?"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BLANKS = "[ \\u00a0\\u2009\\u202f]"
 _SIGN = "[+\\u2212-]?"
@@ -54,8 +57,8 @@ _YEAR = re.compile("%[YyGcx]")  # in the letters of `strptime`
 _MAX_DATE_CHARS = 64
 # What may be quoted of a value that can't be read: a number or a date, and not a person's name.
 _LIKE_NUMBER = re.compile(
-    rf"{_SIGN}{_CURRENCY}{_BLANKS}?{_SIGN}[0-9]{{1,9}}(?:[.,'\u2019 \u00a0][0-9]{{1,3}}){{0,4}}"
-    rf"{_BLANKS}?{_CURRENCY}",
+    rf"{_SIGN}{_MARK}{_BLANKS}?{_SIGN}[0-9]{{1,9}}(?:[.,'\u2019 \u00a0][0-9]{{1,3}}){{0,4}}"
+    rf"{_BLANKS}?{_MARK}",
 ).fullmatch
 _LIKE_DATE = re.compile(
     r"(?:[A-Z][a-z]{2,8},? )?[0-9]{1,4}[./ -](?:[0-9]{1,2}|[A-Za-z]{3,9})[./ -][0-9]{2,4}"

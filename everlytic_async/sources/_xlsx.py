@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
 from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
 from typing import IO, Any, TypeVar
 from xml.etree import ElementTree as ET
 
@@ -31,7 +31,7 @@ from everlytic_async.errors import (
     InvalidOrderError,
     SourceError,
 )
-from everlytic_async.sources._columns import no_such_name
+from everlytic_async.sources._columns import MAX_TITLES, no_such_name
 from everlytic_async.sources._open import missing_extra_message
 from everlytic_async.sources._records import InvalidRow
 
@@ -80,7 +80,7 @@ class XlsxReader:
         SourceError: when it is damaged, or would fill the memory.
 
     Attributes:
-        columns: The first row that is not blank.
+        columns: The header: the first row with more than one cell, if it is not far down.
         used: The columns whose cells must have a value, if they are not blank; None for all.
     """
 
@@ -123,18 +123,22 @@ class XlsxReader:
         return [warning]
 
     def _read_header(self) -> list[str]:
-        for _number, _is_hidden, cells in self._rows:
-            columns = [""] * (_MAX_COLUMNS + 1)
-            for column, value, _fault in cells:
-                if column <= len(columns) and value is not None:
-                    columns[column - 1] = str(value).strip()
-            while columns and not columns[-1]:
-                columns.pop()
-            if len(columns) > _MAX_COLUMNS:
-                raise ConfigurationError(f"the first row has more than {_MAX_COLUMNS:,} columns")
-            if columns:
-                return columns
-        raise ConfigurationError("its sheet is empty: name another with --sheet")
+        ahead: list[_Row] = []
+        while len(ahead) <= MAX_TITLES and (row := next(self._rows, None)) is not None:
+            ahead.append(row)
+            if len(_names(row)) > 1:
+                break
+        else:
+            # No row has several cells: the first that has one is the header, as in other tables.
+            ahead = [row for row in ahead if _names(row)]
+            self._rows = chain(ahead[1:], self._rows)
+            del ahead[1:]
+        names = _names(ahead[-1]) if ahead else {}
+        if not names:
+            raise ConfigurationError("its sheet is empty: name another with --sheet")
+        if max(names) > _MAX_COLUMNS:
+            raise ConfigurationError(f"the header has more than {_MAX_COLUMNS:,} columns")
+        return [names.get(column, "") for column in range(1, max(names) + 1)]
 
     def next_rows(self, most: int) -> Iterator[tuple[int, Sequence[Any]]]:
         """The values of the rows that follow: to look for another header."""
@@ -164,6 +168,12 @@ class XlsxReader:
                 yield number, InvalidRow(error, values, is_partial=True)
             else:
                 yield number, tuple(values)
+
+
+def _names(row: _Row) -> dict[int, str]:
+    """The texts of the cells of a row that are not blank, by column."""
+    texts = {column: str(value).strip() for column, value, _ in row[2] if value is not None}
+    return {column: text for column, text in texts.items() if text}
 
 
 def _read_rows(book: Any, sheet: Any) -> Iterator[_Row]:

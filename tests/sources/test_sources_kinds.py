@@ -883,7 +883,13 @@ def test_an_option_that_can_not_be_meant_is_refused(
         ("1.250,00 EUR", {"decimal": ",", "thousands": "."}, "1250.00"),
         ("10,00", {"decimal": ","}, "10.00"),
         ("10,00 kr.", {"decimal": ","}, "10.00"),
+        ("US$10.00", {"decimal": "."}, "10.00"),
         ("10.00", {"decimal": ","}, None),
+        ("10 %", {"decimal": ","}, None),
+        ("(5,00)", {"decimal": ","}, None),
+        ("($10.00)", {"decimal": "."}, None),
+        ("10.00 CR", {"decimal": "."}, None),
+        ("10.00 DR", {"decimal": "."}, None),
         ("10,00", {"thousands": ","}, None),
         ("12,50", {"thousands": ","}, None),
         ("1.250,00", {"decimal": ","}, None),
@@ -1034,14 +1040,38 @@ TITLED = f"order_id,contact_email,product_name\n1,{ANN},Mop\n"
 
 
 @pytest.mark.parametrize(
+    ("above", "below", "mapping"),
+    [
+        ("Orders of March\n\n", TITLED, None),
+        ("\nOrders of March,,\n,,\n", TITLED, None),
+        ('"Orders, all"\n', TITLED.replace(",", ";"), None),
+        ("Orders\n", TITLED.replace(",", "\t"), None),
+        ("sep=;\nOrders, all\n", TITLED.replace(",", ";"), None),
+        ("Report\n" * 20, HOME, HOME_MAPPING),
+        ("", TITLED.replace("product_name", '"product_name"'), None),
+        (
+            "",
+            '"order\nid","contact_email","product_name"\n1,a@b.c,Mop\n',
+            {"order_id": "order\nid"},
+        ),
+    ],
+)
+def test_a_title_above_the_header_is_left_out(above: str, below: str, mapping: Any) -> None:
+    options: Any = {} if mapping is not HOME_MAPPING else GERMAN
+    found = read_orders(io.StringIO(above + below), "csv", mapping=mapping, **options).lines()
+    expected = read_orders(io.StringIO(below), "csv", mapping=mapping, **options).lines()
+    moved = [(number + above.count("\n"), order) for number, order in expected]
+    assert isinstance(moved[0][1], Order)
+    assert list(found) == moved
+
+
+@pytest.mark.parametrize(
     ("text", "mapping", "row"),
     [
-        ("Orders of March\n\n" + TITLED, None, 3),
-        ("Orders of March,,\n,,\n" + TITLED, None, 3),
         ("Orders, all\n" + TITLED.replace(",", ";"), None, 2),
-        (f"Report,,,,,,\n{HOME}", HOME_MAPPING, 2),
+        (f"Report,by me,,,,,\n{HOME}", HOME_MAPPING, 2),
         (
-            "Report,,\nNr,Wer,Was\n1,a@b.example,Mop\n",
+            "Report,by me,\nNr,Wer,Was\n1,a@b.example,Mop\n",
             {"order_id": "Nr", "contact_email": "Wer"},
             2,
         ),
