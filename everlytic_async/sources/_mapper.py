@@ -220,7 +220,7 @@ class RecordMapper:
     def key(self, record: Record) -> Any:
         """What the rows of one order share; None if a row has none."""
         key = None if self._key is None else self._key(record)
-        return None if isinstance(key, str) and not key.strip() else key
+        return None if isinstance(key, str) and (not key or key.isspace()) else key
 
     def may_continue(self, record: Record, rows: Sequence[Record]) -> bool:
         """Whether a row without an id has no contact, or that of the first of these rows."""
