@@ -113,18 +113,12 @@ class OrderAssembler:
             if error is not None:
                 for fault in error.faults:
                     group.add_fault(fault if number == group.number else f"line {number} {fault}")
-            else:
-                self._add(row, group)
+            elif not group.add(row):
+                self._left_out.count(_DUPLICATE)
         if group is not None:
             order = self._build(group.number, group.rows, group.faults)
             if order is not None:
                 yield group.number, order
-
-    def _add(self, row: Record, group: _Group) -> None:
-        if self._dedupes and group.has(row):
-            self._left_out.count(_DUPLICATE)
-        else:
-            group.add(row)
 
     def _identify(
         self, number: int, item: Item, group: _Group | None
@@ -133,11 +127,12 @@ class OrderAssembler:
 
         There is no row if it is unknown whose it is; then there is a fault.
         """
-        row: Record | None
-        error: InvalidOrderError | None
-        row, error = (item.row, item.error) if isinstance(item, InvalidRow) else (item, None)
-        if row is None:
-            return None, None, error, False
+        row: Any = item
+        error: InvalidOrderError | None = None
+        if isinstance(item, InvalidRow):
+            row, error = item.row, item.error
+            if row is None:
+                return None, None, error, False
         try:
             key = self._mapper.key(row)
             if key is not None:
@@ -154,7 +149,7 @@ class OrderAssembler:
         return None, row, error, group is not None and is_further
 
     def _start_group(self, number: int, key: Any, suspect: int | None) -> _Group:
-        group = _Group(number, key)
+        group = _Group(number, key, dedupes=self._dedupes)
         if key is None and self._preset is not None:
             group.add_fault("belongs to an order that is not above it: is it cut off?")
         if suspect is not None:
@@ -201,17 +196,25 @@ class OrderAssembler:
 class _Group:
     """The rows of an order that were read so far."""
 
-    def __init__(self, number: int, key: Any) -> None:
+    __slots__ = ("_chars", "_dedupes", "_seen", "faults", "key", "number", "rows")
+
+    def __init__(self, number: int, key: Any, *, dedupes: bool) -> None:
         self.number = number
         self.key = key
         self.rows: list[Record] = []
         self.faults: list[str] = []
+        self._dedupes = dedupes
         self._seen: set[Any] | None = None
         self._chars = 0
 
-    def add(self, row: Record) -> None:
-        """Add a row, unless there are too many."""
+    def add(self, row: Record) -> bool:
+        """Add a row, unless there are too many; False if equal rows count once, and there is one.
+
+        With a fault only the first row is needed: it may say that the order is skipped.
+        """
         count = len(self.rows)
+        if self._dedupes and count and self._has(row):
+            return False
         if count >= _FEW_ROWS:
             cells = row.values() if isinstance(row, dict) else row
             self._chars += sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
@@ -222,11 +225,11 @@ class _Group:
                     f"its rows have more than {_MAX_CELLS:,} cells or {_MAX_CHARS:,} characters: "
                     "is group_by the right column?"
                 )
-        # With a fault only the first row is needed: it may say that the order is skipped.
         if not count or not self.faults:
             self.rows.append(row)
+        return True
 
-    def has(self, row: Record) -> bool:
+    def _has(self, row: Record) -> bool:
         """Whether there is an equal row."""
         if len(self.rows) < _FEW_ROWS:
             return row in self.rows

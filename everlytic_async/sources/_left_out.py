@@ -25,6 +25,8 @@ ROW_APART = (
 )
 # Of one kind.
 _MAX_WARNINGS = 5
+# How many reasons are kept: a time of a cancellation is there once.
+_MAX_REASONS = 1_000
 # Of unknown statuses: a path to something else has as many as there are orders.
 _MAX_STATUSES = 20
 _MAX_STATUS_CHARS = 40
@@ -42,6 +44,7 @@ class LeftOut:
         names: The columns; of JSON, the keys of the first order.
         counts: Where to count the orders that are left out, by reason.
         is_table: Whether the names are columns.
+        holds_text: Whether each cell of a row is a text.
 
     Raises:
         ConfigurationError: when a condition names what is not there, or no time is known.
@@ -62,6 +65,7 @@ class LeftOut:
         counts: dict[str, int],
         *,
         is_table: bool,
+        holds_text: bool = False,
     ) -> None:
         self._include = options.include
         self._since, self._until = options.since, options.until
@@ -73,6 +77,9 @@ class LeftOut:
         self._starts: list[tuple[Getter, str]] = []
         self._has_status = False
         self._shop = None if preset is None else preset.name
+        # A shop's table says the same of equal cells: its reasons are kept.
+        self._cells: Getter | None = None
+        self._reasons: dict[Any, str] = {}
         self.counts = counts
         self.unknown_statuses: dict[str, int] = {}
         paths = [("where", condition.path) for condition in options.where]
@@ -86,23 +93,27 @@ class LeftOut:
                 "--map date=created_at"
             )
         if preset is not None:
-            self._compile_preset(preset, compiler)
+            own = Compiler(names if is_table else None, options.notation)
+            self._compile_preset(preset, own, holds_text=holds_text)
+            compiler.used |= own.used
         self._status_warnings = self._check_statuses(preset, options, compiler, names)
 
-    def _compile_preset(self, preset: Preset, compiler: Compiler) -> None:
+    def _compile_preset(self, preset: Preset, compiler: Compiler, *, holds_text: bool) -> None:
         if self._notations[0].date_format is None and preset.date_format is not None:
             self._notations.insert(0, Notation(date_format=preset.date_format))
         self._flags = self._compile_flags(preset.skip, compiler)
-        self._blank_flags = self._compile_flags(preset.skip_without_status, compiler)
-        for spec in preset.skip_without_status.values():
-            if isinstance(spec, FirstRow) and {*spec.columns} & {*self._names}:
-                self._starts = [(compiler.getter("first row", self._expand(spec)), spec.key)]
-        self._has_status = bool({*preset.statuses} & {*self._names})
         for path, words in preset.statuses.items():
             table = {
                 word: KEPT if self._includes(reason) else reason for word, reason in words.items()
             }
             self._statuses.append((compiler.path(path), table, KEPT in words.values()))
+        if holds_text or not self._flags:
+            self._cells = compiler.values_used(holds_text=holds_text)
+        self._blank_flags = self._compile_flags(preset.skip_without_status, compiler)
+        for spec in preset.skip_without_status.values():
+            if isinstance(spec, FirstRow) and {*spec.columns} & {*self._names}:
+                self._starts = [(compiler.getter("first row", self._expand(spec)), spec.key)]
+        self._has_status = bool({*preset.statuses} & {*self._names})
 
     def _check_statuses(
         self, preset: Preset | None, options: ReadOptions, compiler: Compiler, names: Sequence[str]
@@ -166,25 +177,14 @@ class LeftOut:
             rows: The record of the order; or all its rows, in any order: the first that sets a
                 column counts.
         """
-        first = rows
-        known: str | None = None
-        if self._statuses:
-            get_status, words, _ = self._statuses[0]
-            status = get_status(rows[0])
-            if status.__class__ is str and status and not status.isspace():
-                first = rows[:1]  # it is the first row of the order, which has its columns
-                known = words.get(status)
-        if self._flags and (reason := _find_flag(self._flags, first)) is not None:
+        cells = None if self._cells is None else self._cells(rows[0])
+        reason, unknown = self._reasons.get(cells), None
+        if reason is None and (self._flags or self._statuses):
+            reason, unknown = self._judge_preset(rows, cells)
+        if reason is ROW_APART:
+            return None, ROW_APART
+        if reason:
             return reason, None
-        unknown: str | None = None
-        if known is None or len(self._statuses) > 1:  # nearly never
-            left_out, unknown = self._judge_status(first)
-            if left_out is ROW_APART:
-                return None, ROW_APART
-            if left_out:
-                return left_out, None
-        elif known:
-            return known, None
         for get, condition in self._where:
             if not condition.holds(_first_set(get, rows)):
                 return f"where {condition.shown}", None
@@ -192,6 +192,25 @@ class LeftOut:
         if unknown is not None and judged == _READ:
             self._count_unknown(unknown)
         return judged
+
+    def _judge_preset(self, rows: Sequence[Record], cells: Any) -> tuple[str | None, str | None]:
+        """Why an order is left out, by its shop's table; and its status, if it is an unknown one.
+
+        Args:
+            rows: As for `judge`.
+            cells: Of the first row, all that the table uses of an order with a status; or None.
+        """
+        has_status = bool(self._statuses) and not is_blank(self._statuses[0][0](rows[0]))
+        if has_status:
+            rows = rows[:1]  # it is the first row of the order, which has its columns
+        reason, unknown = _find_flag(self._flags, rows), None
+        if reason is None:
+            reason, unknown = self._judge_status(rows)
+        if has_status and unknown is None and cells is not None:
+            if len(self._reasons) >= _MAX_REASONS:
+                self._reasons.clear()
+            self._reasons[cells] = reason or KEPT
+        return reason, unknown
 
     def _judge_status(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:
         """Why an order is left out, by its status; and the status, if it is an unknown one."""

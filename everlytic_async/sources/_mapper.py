@@ -91,7 +91,7 @@ class _FieldReader:
         paths.pop("product_gallery", None)  # may be a list
         self._names = tuple(paths)
         self._values = compiler.values(tuple(paths.values()))
-        self._converters = tuple(map(converters.get, paths))
+        self._converters = [(name, converters[name]) for name in paths if name in converters]
         self._others = [
             (field, get, converters.get(field))
             for field, get in self.getters.items()
@@ -101,10 +101,13 @@ class _FieldReader:
     def read(self, record: Any) -> dict[str, Any]:
         """The fields that are set in a record."""
         found = {
-            name: value if convert is None or value.__class__ is not str else convert(value)
-            for name, value, convert in zip(self._names, self._values(record), self._converters)  # noqa: B905 - fast
+            name: value
+            for name, value in zip(self._names, self._values(record))  # noqa: B905 - fast
             if value is not None and (value.__class__ is not str or (value and not value.isspace()))
         }
+        for name, parse in self._converters:
+            if (value := found.get(name)).__class__ is str:
+                found[name] = parse(value)
         for name, get, convert in self._others:
             value = get(record)
             if value is None:
@@ -191,6 +194,7 @@ class RecordMapper:
         own = [field for field in self._specs if preset is None or field in mapping]
         specs = {field: self._specs[field] for field in own}
         self._differing = DifferingAmounts(specs, self._fields.getters, compiler, notation)
+        self._ids = [field for field in _IDS if field in self._specs]
         self._checked_amounts = [
             field
             for field in AMOUNTS
@@ -216,7 +220,7 @@ class RecordMapper:
     def key(self, record: Record) -> Any:
         """What the rows of one order share; None if a row has none."""
         key = None if self._key is None else self._key(record)
-        return None if isinstance(key, str) and not key.strip() else key
+        return None if isinstance(key, str) and (not key or key.isspace()) else key
 
     def may_continue(self, record: Record, rows: Sequence[Record]) -> bool:
         """Whether a row without an id has no contact, or that of the first of these rows."""
@@ -296,7 +300,7 @@ class RecordMapper:
 
     def _check_texts(self, order: dict[str, Any], faults: list[str]) -> None:
         """Add the faults of texts that are valid as texts, and are not what they should be."""
-        for field in _IDS:
+        for field in self._ids:
             value = order.get(field)
             if value.__class__ is str and "E+" in value and _SHORTENED(value):
                 faults.append(f"{field}: {_SHORTENED_FAULT}")
@@ -305,12 +309,10 @@ class RecordMapper:
         if email.__class__ is str and "'" in email and email.lstrip().startswith("'"):
             faults.append("contact_email: begins with ', as spreadsheets mark a text: remove it")
         # Plain amounts go out as they are; what is computed of one has to be able to read it.
-        unreadable = Unreadable if self._notation.is_plain else str
-        faults += [
-            f"{field}: {self._notation.explain_number(text)}"
-            for field in self._checked_amounts
-            if isinstance(text := order.get(field), unreadable)
-        ]
+        for field in self._checked_amounts:
+            text = order.get(field)
+            if isinstance(text, Unreadable if self._notation.is_plain else str):
+                faults.append(f"{field}: {self._notation.explain_number(text)}")
 
     def _join_rows(self, order: dict[str, Any], rows: Sequence[Record]) -> list[str]:
         """Add what only the later rows set; the faults of contacts that differ."""

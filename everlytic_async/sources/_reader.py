@@ -345,7 +345,14 @@ class Reader(Iterator[Order | InvalidOrderError]):
             holds_text=holds_text,
         )
         left_out = self._left_out = LeftOut(
-            preset, options, mapper.compiler, mapper.date, names, self._skipped, is_table=is_table
+            preset,
+            options,
+            mapper.compiler,
+            mapper.date,
+            names,
+            self._skipped,
+            is_table=is_table,
+            holds_text=holds_text,
         )
         if is_table:
             check_repeated(names, mapper.compiler.used)
