@@ -12,6 +12,7 @@ from everlytic_async.sources._left_out import LeftOut
 from everlytic_async.sources._mapper import RecordMapper
 from everlytic_async.sources._preset import Preset
 from everlytic_async.sources._records import InvalidRow, Item, Record
+from everlytic_async.sources._repeated import RepeatedRows, hashable
 
 __all__ = ["Numbered", "OrderAssembler", "make_order"]
 
@@ -74,8 +75,14 @@ class OrderAssembler:
         self._preset = preset
         self._dedupes = preset is not None and preset.dedupe_rows
         self._left_out = left_out
+        get_start = mapper.key if preset is None else left_out.get_status
+        self._repeated = RepeatedRows(get_start, is_fault=self._dedupes)
         self.traces = False
         self.origins: Mapping[str, str] = {}
+
+    def warnings(self) -> list[str]:
+        """What a person should look at before the orders are sent."""
+        return self._repeated.warnings()
 
     def orders(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
         """The orders of an input, in its order, each with the number of its first record."""
@@ -144,6 +151,8 @@ class OrderAssembler:
             is_further = self._preset is not None or self._mapper.may_continue(
                 row, () if group is None or group.key is None else group.rows
             )
+            if is_further and (doubt := self._mapper.doubt(row)) is not None:
+                return None, None, InvalidOrderError([doubt], number), False
         except Exception as raised:  # noqa: BLE001 - see `_unexpected`
             return None, None, _unexpected(raised, number), False
         return None, row, error, group is not None and is_further
@@ -175,7 +184,16 @@ class OrderAssembler:
                 return None
             if faults:
                 return InvalidOrderError(list(faults), number)
+            starts = 1
+            if len(rows) > 1:
+                kept, starts = self._repeated.once(rows)
+                for _ in range(len(rows) - len(kept)):
+                    self._left_out.count(_DUPLICATE)
+                rows = kept
             order, found = self._mapper.order(rows)
+            if starts > 1:
+                twice = self._repeated.check(number, rows, starts, order["products"])
+                found += [] if twice is None else [twice]
             if date_fault is not None:
                 found.insert(0, date_fault)
             if self.traces:
@@ -234,8 +252,8 @@ class _Group:
         if len(self.rows) < _FEW_ROWS:
             return row in self.rows
         if self._seen is None:
-            self._seen = set(map(_hashable, self.rows))
-        cells = _hashable(row)
+            self._seen = set(map(hashable, self.rows))
+        cells = hashable(row)
         if cells in self._seen:
             return True
         if not self.faults:
@@ -253,12 +271,3 @@ class _Group:
 def _is_header(row: Record, columns: Sequence[str]) -> bool:
     """Whether a row has the names of the columns, as where files were joined."""
     return [str(cell or "").strip("\ufeff ") for cell in row] == [*columns]
-
-
-def _hashable(row: Record) -> Any:
-    cells = tuple(row)
-    try:
-        hash(cells)
-    except TypeError:  # of Parquet: a list in a cell
-        return repr(cells)
-    return cells

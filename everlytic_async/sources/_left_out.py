@@ -137,6 +137,11 @@ class LeftOut:
         )
         return [warning]
 
+    @property
+    def get_status(self) -> Getter | None:
+        """Takes the status of a row of a shop's export; None if it has no such column."""
+        return self._statuses[0][0] if self._has_status else None
+
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent."""
         if not self.unknown_statuses:

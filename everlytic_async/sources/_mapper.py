@@ -25,6 +25,7 @@ from everlytic_async.sources._mapping import (
 from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._preset import Preset
 from everlytic_async.sources._records import Record
+from everlytic_async.sources._synonyms import is_totals
 
 __all__ = ["RecordMapper"]
 
@@ -33,6 +34,7 @@ _WORKFLOW = re.compile(r"\s*[0-9]{1,19}\s*", re.ASCII).fullmatch
 # A shop sells the same products again and again: how many are kept, and of how many characters.
 _MAX_CACHED, _MAX_CACHED_CHARS = 4_096, 400
 _IDS = ("contact_unique_id", "order_id")
+_NAMING = frozenset({"product_name", "product_sku"})
 # What spreadsheets write instead of 1234567890123.
 _SHORTENED = re.compile(r"\s*[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}\s*").fullmatch
 _SHORTENED_FAULT = (
@@ -227,6 +229,15 @@ class RecordMapper:
         found = self._contacts.read(record)
         above = self._contacts.read(rows[0]) if rows and found else {}
         return all(_same(value, above.get(field)) for field, value in found.items())
+
+    def doubt(self, record: Record) -> str | None:
+        """Why a row without an id is perhaps not a product of the order above it."""
+        if any(map(is_totals, record.values() if isinstance(record, dict) else record)):
+            return "has no id of an order, and looks like a row of totals: remove it"
+        fields = _set_fields(self._read_product(record))
+        if fields and not _NAMING.isdisjoint(self._product_specs) and _NAMING.isdisjoint(fields):
+            return "has no id of an order, and names no product: remove it, or fill it in"
+        return None
 
     def order(self, rows: Sequence[Record]) -> tuple[dict[str, Any], list[str]]:
         """The mapping of an order, and the faults that can be seen only here.

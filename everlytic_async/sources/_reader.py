@@ -120,7 +120,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent, each in a sentence."""
         found: list[str] = []
-        for part in (self._left_out, self._mapper, self._workbook):
+        for part in (self._left_out, self._mapper, self._assembler, self._workbook):
             found += () if part is None else part.warnings()
         if self._has_next_page:
             found.append(

@@ -18,7 +18,8 @@ normal order.
 `shopify-csv <https://help.shopify.com/en/manual/fulfillment/managing-orders/exporting-orders>`__
     An order has a row for each product; the columns of the order are filled in the first. A row
     without a ``Name`` belongs to the order above it; without one above it, it is invalid. Rows of
-    an order that are equal in every cell count once, and are counted as ``duplicate row``. An
+    an order that are equal in every cell count once, and are counted as ``duplicate row``; an
+    order that starts twice, and differs, is invalid. An
     abandoned checkout has totals and no ``Financial Status``; a row without both is apart from its
     order, and is invalid.
 """

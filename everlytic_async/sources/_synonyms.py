@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 
-__all__ = ["is_status", "match_fields"]
+__all__ = ["is_status", "is_totals", "match_fields"]
 
 #: For each field what columns are called, the likeliest first, in small letters without accents: a
 #: name with all words of one of these may be meant; after = it has to be the whole name.
@@ -71,6 +71,11 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
 _STATUS = re.compile(r"status|\b(?:state|zustand|estado|statut|cancell?ed|storniert)\b")
 _NEARLY = 0.88
 _MAX_CHARS, _MAX_NAMES = 200, 500
+_TOTALS = re.compile(
+    r"(?:grand |sub-?|sous-?)?totals?|sum|(?:gesamt|end|zwischen)?summe|(?:ins)?gesamt"
+    r"|(?:sub)?totaal|somme|suma|soma|totale",
+    re.IGNORECASE,
+).fullmatch
 _EXACT, _CONTAINED, _NEAR = 3.0, 2.0, 1.0
 
 
@@ -86,6 +91,11 @@ def _words(name: str) -> str:
 def is_status(name: str) -> bool:
     """Whether a column or key looks like the status of an order."""
     return _STATUS.search(_words(name[:_MAX_CHARS])) is not None
+
+
+def is_totals(cell: object) -> bool:
+    """Whether a cell is what stands beside the sums below a table."""
+    return isinstance(cell, str) and _TOTALS(cell.strip(" :")) is not None
 
 
 def _score(words: str, synonyms: tuple[str, ...]) -> float:

@@ -568,6 +568,109 @@ def test_a_row_of_shopify_apart_from_its_order_is_never_an_order() -> None:
     assert (len(list(reader)), reader.warnings) == (1, [])
 
 
+def rest_of(text: str) -> str:
+    return text.partition("\n")[2]
+
+
+BLOCK = rest_of(shopify("#1")) + f"#1,{ANN},,,,,1,Soap,5.00,,,\n"
+OWN = "order_id,contact_email,product_name,product_quantity,total\n"
+TWICE = "is in the file more than once, and differs: keep the rows that are up to date, and remove"
+#: An order that is in a table twice, one after the other: the text, what is read, left out, warned.
+IN_A_ROW: dict[str, tuple[str, list[tuple[str, int]], int, int]] = {
+    "shopify, equal": (SHOPIFY + BLOCK * 2, [("#1", 2)], 2, 0),
+    "shopify, sorted by its rows": (
+        SHOPIFY + "".join(line * 2 for line in BLOCK.splitlines(keepends=True)),
+        [("#1", 2)],
+        2,
+        0,
+    ),
+    "shopify, of which one is later": (
+        SHOPIFY + BLOCK + BLOCK.replace("paid", "partially_refunded"),
+        [(TWICE, 0)],
+        1,
+        0,
+    ),
+    "shopify, and was refunded later": (
+        shopify("#1") + rest_of(shopify("#1", status="refunded")),
+        [(TWICE, 0)],
+        0,
+        0,
+    ),
+    "shopify, the same product in two lines": (
+        shopify("#1") + f"#1,{ANN},,,,,2,Mop,10.00,7,,\n",
+        [("#1", 2)],
+        0,
+        0,
+    ),
+    "shopify, its columns filled in every row": (
+        shopify("#1") + rest_of(shopify("#1")).replace("Mop", "Soap"),
+        [("#1", 2)],
+        0,
+        0,
+    ),
+    "a plugin, equal": (
+        AOE + f"7,Completed,2026-03-01,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Soap,8,1,2\n" * 2,
+        [("7", 2)],
+        2,
+        0,
+    ),
+    "a plugin, of which one is later": (
+        AOE
+        + f"7,Completed,2026-03-01,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Soap,8,1,2\n"
+        + f"7,Processing,2026-03-01,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Soap,8,1,2\n",
+        [(TWICE, 0)],
+        0,
+        0,
+    ),
+    "own, and each row names the order": (
+        OWN + f"7,{ANN},Mop,1,9\n7,{ANN},Soap,1,9\n" * 2 + f"8,{ANN},Mop,1,9\n8,,Soap,1,9\n",
+        [("7", 4), ("8", 2)],
+        0,
+        1,
+    ),
+    "own, and its first row names it": (
+        OWN + f"7,{ANN},Mop,1,9\n,,Soap,1,\n" * 2 + f"8,{ANN},Mop,1,9\n",
+        [("7", 2), ("8", 1)],
+        2,
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", IN_A_ROW)
+def test_no_product_is_counted_twice_because_its_order_is_in_the_file_twice(kind: str) -> None:
+    text, expected, duplicates, warned = IN_A_ROW[kind]
+    reader = read_orders(io.StringIO(text))
+    found = list(reader)
+    for item, (what, count) in zip(found, expected, strict=True):
+        if isinstance(item, InvalidOrderError):
+            assert item.faults[0].startswith(what)
+        else:
+            assert (item.order_id, len(item.products)) == (what, count)
+    assert reader.skipped.get("duplicate row", 0) == duplicates
+    told = "orders that have all their products more than once: 1 (line 2). If their rows"
+    assert [warning[: len(told)] for warning in reader.warnings] == [told] * warned
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (OWN + f"7,{ANN},Mop,1,9\n,,Summe,3,43\n", "looks like a row of totals: remove it"),
+        (OWN + f"7,{ANN},Mop,1,9\n,,Grand Total:,3,43\n", "looks like a row of totals"),
+        (OWN + f"7,{ANN},Mop,1,9\n,,,3,43\n", "names no product: remove it, or fill it in"),
+        (shopify("#1") + ",,,5.00,4.90,,33,,,,,\n", "names no product"),
+        (AOE + f"7,Completed,,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Total,,33,\n", "a row of totals"),
+    ],
+)
+def test_a_row_of_totals_is_no_product_of_the_last_order(text: str, fault: str) -> None:
+    above, below = list(read_orders(io.StringIO(text)))
+    assert isinstance(above, InvalidOrderError)
+    assert "line 3, next to it, can't be read and may be a row of this order" in above.faults
+    assert isinstance(below, InvalidOrderError)
+    assert below.line == 3
+    assert fault in below.faults[0]
+
+
 def test_statuses_that_a_shops_table_does_not_know_are_reported() -> None:
     orders = [woo(1, "shipped-custom"), woo(2, "shipped-custom"), woo(3, "a" * 99), woo(4, "x@y")]
     orders += [woo(n, f"s{n}") for n in range(5, 60)]
