@@ -105,7 +105,7 @@ immediately. SIGTERM does the same, and so does closing the terminal (SIGHUP).
     + """\
 Exit codes:
     0    every order was sent, now or before (or FILE holds none at all)
-    1    some orders were not sent: running it again sends them
+    1    some orders were not sent: running it again takes them up
     2    wrong usage or settings, unreadable input, or an unexpected error
     3    nothing more can be sent; some orders need a person: those that
          are invalid, rejected or unknown

@@ -24,7 +24,7 @@ class Exit(enum.IntEnum):
 
     #: Every order was sent, now or before (`send`), or is valid (`check`).
     OK = 0
-    #: Some orders were not: running `send` again sends them.
+    #: Some orders were not: running `send` again takes them up.
     FAILED = 1
     #: Wrong usage or settings, input that can't be read, or an error that nobody foresaw. Not 1:
     #: a script that repeats 1 would repeat it for ever.
