@@ -56,6 +56,8 @@ _END_OF_ARCHIVE = b"PK\x05\x06"
 _ROW_END = re.compile(rb"</(?:\w+:)?row\s*>|<(?:\w+:)?row(?:\s[^<>]*)?/>")
 _DIGITS = 15  # of a number, that a spreadsheet keeps
 _PADDED = re.compile(r"0{2,20}").fullmatch
+# Such as #,##0.00 and 0.00 with a currency: how many decimals are shown, if not a percentage.
+_DECIMALS = re.compile(r"[^.;%/E]*0\.(0{1,6})(?![0#?])[^.;%/E]*(?:;.*)?").fullmatch
 _ERROR = re.compile(r"#[A-Z0-9/_]{1,20}[!?]?").fullmatch
 _NO_VALUE = (
     "holds a formula whose value is not in the file: open it in Excel, and save it, or replace the "
@@ -232,7 +234,9 @@ def _value(cell: Any) -> Any:
     if isinstance(value, float):
         value = Decimal(format(value, f".{_DIGITS}g"))
         if value == value.to_integral_value():
-            value = int(value)
+            value = int(value)  # it may be an id
+        elif (shown := _DECIMALS(cell.number_format or "")) is not None:
+            value += Decimal(0).scaleb(-len(shown[1]))  # 4.5 is shown as 4.50
     if type(value) is int:
         if abs(value) >= 10**_DIGITS:
             return format(float(value), ".5E")

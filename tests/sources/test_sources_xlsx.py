@@ -111,6 +111,28 @@ def test_a_shops_export_may_have_been_saved_by_excel() -> None:
     assert fields(orders[0])["products"][0]["product_line_total"] == Decimal("21.0")
 
 
+@pytest.mark.parametrize(
+    ("cell", "number_format", "price"),
+    [
+        (4.5, "0.00", "4.50"),
+        (1234.5, '#,##0.00\\ "kr"', "1234.50"),
+        (-4.5, "[$R-1C09] #,##0.00;[Red]-#,##0.00", "-4.50"),
+        (4.5, "#,##0.00 [$€-407]", "4.50"),
+        (4.125, "0.00", "4.125"),
+        (4.5, "General", "4.5"),
+        (0.5, "0.00%", "0.5"),
+        (4.5, "0.0#", "4.5"),
+        (4, "0.00", "4"),
+    ],
+)
+def test_an_amount_has_the_decimals_that_excel_shows(
+    cell: float, number_format: str, price: str
+) -> None:
+    data = workbook(HEADER, [1, ANN, 1, "Mop", cell, "x"], formats={"E2": number_format})
+    ((_row, found),) = read(data)
+    assert str(fields(found)["products"][0]["product_price"]) == price
+
+
 def test_a_title_above_the_header_is_left_out() -> None:
     row = [1, ANN, 1, "Mop", 1, "x"]
     data = workbook(["Orders of March"], [], HEADER, row)
