@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
-from everlytic_async.sources._columns import MAX_TITLES
+from everlytic_async.sources._columns import MAX_AHEAD
 from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, NOT_UTF_8, skip_line
 from everlytic_async.sources._records import InvalidRow
 
@@ -116,7 +116,7 @@ class CsvReader:
             # A cell of several lines is none of a title.
             if lines[-1].count('"') % 2 or sum(map(bool, map(str.strip, cells))) > 1:
                 return lines[-1]
-            following = self._next_line() if len(lines) <= MAX_TITLES else None
+            following = self._next_line() if len(lines) <= MAX_AHEAD else None
             if following is None:
                 self._push_back(lines[1:])
                 return text

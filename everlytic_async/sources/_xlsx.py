@@ -31,7 +31,7 @@ from everlytic_async.errors import (
     InvalidOrderError,
     SourceError,
 )
-from everlytic_async.sources._columns import MAX_TITLES, no_such_name
+from everlytic_async.sources._columns import MAX_AHEAD, no_such_name
 from everlytic_async.sources._open import missing_extra_message
 from everlytic_async.sources._records import InvalidRow
 
@@ -126,7 +126,7 @@ class XlsxReader:
 
     def _read_header(self) -> list[str]:
         ahead: list[_Row] = []
-        while len(ahead) <= MAX_TITLES and (row := next(self._rows, None)) is not None:
+        while len(ahead) <= MAX_AHEAD and (row := next(self._rows, None)) is not None:
             ahead.append(row)
             if len(_names(row)) > 1:
                 break
