@@ -9,11 +9,21 @@ import pty
 import re
 import select
 import struct
+import sys
 import termios
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from command_line import TIMEOUT_S, Completed, Program, completed
+
+
+def plain(text: str) -> str:
+    """A text without colours and cursor movements."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
 class Terminal:
@@ -38,7 +48,7 @@ class Terminal:
     @property
     def plain(self) -> str:
         """The text without colours and cursor movements."""
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.text)
+        return plain(self.text)
 
     async def wait_for(self, pattern: str) -> None:
         """Wait until the text has something that a regular expression matches."""
@@ -70,6 +80,31 @@ class Terminal:
         asyncio.get_running_loop().remove_reader(self._ours)
         os.close(self._ours)
         os.close(self.theirs)
+
+
+@contextmanager
+def screen(columns: int, *names: str) -> Iterator[list[str]]:
+    """Make streams of this process a terminal for `Cli`; afterwards, what was written to it.
+
+    It is not the controlling terminal: nobody can be asked there.
+    """
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    shown: list[str] = []
+
+    def read() -> None:
+        with suppress(OSError):  # EIO: it was closed
+            while data := os.read(ours, 65_536):
+                shown.append(data.decode())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with os.fdopen(theirs, "w", encoding="utf-8") as file, pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setattr(sys, name, file)
+        yield shown
+    reader.join()
+    os.close(ours)
 
 
 QUESTION = "Send them? [y/N] "

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 import pytest
-from command_line import Program, completed, order, to_lines
+from command_line import Cli, Program, completed, order, to_lines
 from command_terminal import QUESTION, Terminal, run_at_terminal
 
 from everlytic_async import EverlyticClient
@@ -67,33 +67,29 @@ async def test_the_plan_of_a_backfill_is_shown_and_asked_about(
 
 
 @pytest.mark.parametrize(
-    ("count", "options", "base_url"),
+    ("count", "options"),
     [
-        (MANY, ["--limit", "5"], None),
-        pytest.param(MANY, ["--yes"], None, marks=pytest.mark.slow),
-        pytest.param(1000, [], None, marks=pytest.mark.slow),
-        # Wrong settings are an error before the question.
-        (MANY, [], "shop.example"),
+        (MANY, ["--limit", "5"]),
+        pytest.param(MANY, ["--yes"], marks=pytest.mark.slow),
+        pytest.param(1000, [], marks=pytest.mark.slow),
     ],
 )
 async def test_nobody_is_asked_about_few_orders_or_after_yes(
-    program: Program,
-    sandbox: Sandbox,
-    orders_file: Write,
-    count: int,
-    options: list[str],
-    base_url: str | None,
+    program: Program, sandbox: Sandbox, orders_file: Write, count: int, options: list[str]
 ) -> None:
-    here = program.with_endpoint(sandbox)
-    if base_url is not None:
-        here = here.with_env(EVERLYTIC_BASE_URL=base_url)
     run, shown = await run_at_terminal(
-        here, "send", *options, orders_file(*map(order, range(count)))
+        program.with_endpoint(sandbox), "send", *options, orders_file(*map(order, range(count)))
     )
     assert QUESTION not in shown
-    assert run.code == (0 if base_url is None else 2)
-    expected = 5 if "--limit" in options else count
-    assert sandbox.processed == (expected if base_url is None else 0)
+    assert (run.code, sandbox.processed) == (0, 5 if "--limit" in options else count)
+
+
+def test_wrong_settings_are_an_error_before_the_question(cli: Cli, orders_file: Write) -> None:
+    cli.use("shop.example")
+    run = cli("send", orders_file(*map(order, range(MANY))))
+    assert run.code == 2
+    assert "base_url" in run.err
+    assert "On a terminal" not in run.err  # there would be asked
 
 
 async def test_an_unknown_number_from_a_pipe_is_asked_about(
@@ -210,7 +206,9 @@ async def test_a_plan_counts_this_input_against_the_ledger(
     assert (run.code, sandbox.processed) == (2, 1500)
 
 
-@pytest.mark.parametrize("ledger", [["--ledger", "l"], ["--no-ledger"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "ledger", [["--ledger", "l"], pytest.param(["--no-ledger"], marks=pytest.mark.slow)]
+)
 async def test_what_the_plan_warns_of_is_not_said_again(
     program: Program, sandbox: Sandbox, ledger: list[str]
 ) -> None:

@@ -18,12 +18,8 @@ from typing import Any
 import click
 import pytest
 from click.shell_completion import BashComplete
-from command_endpoint import Endpoint
 from command_line import (
-    ACCOUNT,
-    CUSTOMER_HASH,
     SEND,
-    STORE_HASH,
     Cli,
     Completed,
     Program,
@@ -32,7 +28,7 @@ from command_line import (
     serve,
     to_lines,
 )
-from command_terminal import Terminal
+from command_terminal import Terminal, plain, screen
 
 import everlytic_async
 from everlytic_async.cli._commands import app
@@ -99,8 +95,8 @@ def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
             bar.draw()
         bar.stop()
 
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
-    shown = re.findall(r"([0-9]+) sent +([0-9]+)/s +0:00:0([0-9]) left ([0-9:-]+)", plain)
+    drawn = plain(capsys.readouterr().err)
+    shown = re.findall(r"([0-9]+) sent +([0-9]+)/s +0:00:0([0-9]) left ([0-9:-]+)", drawn)
     assert [left for sent, *_, left in shown if sent == "1"] == ["-:--:--"]
     # The rate that is shown is the one before: from the third on.
     assert {each for each in shown if int(each[0]) > 2} == {
@@ -132,8 +128,8 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(
         tally.counts.update(dict.fromkeys(Outcome, 8) | {Outcome.SENT: 1205})
         bar.draw()
     bar.stop()
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
-    frame = plain[-2000:]  # the last ones
+    drawn = plain(capsys.readouterr().err)
+    frame = drawn[-2000:]  # the last ones
     for words in (
         "Sending to shop-a.everlytic.net",
         "━" * 10,
@@ -143,7 +139,7 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(
         "waits 12 s: the endpoint answered 429",
     ):
         assert re.search(words.replace(" ", r"\s+"), frame), words
-    assert "…" not in plain
+    assert "…" not in drawn
 
 
 @pytest.mark.parametrize("columns", [60, 80])
@@ -181,9 +177,9 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(
     ],
     ids=["advice", "summary", "suggest", "error"],
 )
-async def test_words_stay_whole_on_a_terminal_and_commands_on_a_line(
-    program: Program,
-    sandbox: Sandbox,
+@pytest.mark.usefixtures("endpoint")
+def test_words_stay_whole_on_a_terminal_and_commands_on_a_line(
+    cli: Cli,
     columns: int,
     words: tuple[str, ...],
     prose: list[str],
@@ -192,20 +188,13 @@ async def test_words_stay_whole_on_a_terminal_and_commands_on_a_line(
     results = ("--results", "a-long-name-of-a-file-for-results.jsonl")
     if "--ledger" in words:
         words = (*words[:-1], *results, words[-1])
-    (program.directory / "orders.jsonl").write_text(to_lines(order("s1"), order("u2"), "{}"))
-    (program.directory / "till.csv").write_text("Receipt;E-Mail;Till no\n1;a@example.com;7\n")
-    with Endpoint.serve() as endpoint:
-        here = program.with_env(
-            **dict(zip(ACCOUNT, (endpoint.base_url, STORE_HASH, CUSTOMER_HASH), strict=True))
-        )
-        streams: dict[str, Any] = {} if "--suggest" in words else {"stdout": None}
-        with Terminal(columns) as terminal:
-            streams = dict.fromkeys(streams, terminal.theirs)
-            process = await here.with_env(COLUMNS="", **XTERM).start(
-                *words, **streams, stderr=terminal.theirs
-            )
-            await completed(process)
-            shown = terminal.drain().replace("\r", "")
+    (cli.directory / "orders.jsonl").write_text(to_lines(order("s1"), order("u2"), "{}"))
+    (cli.directory / "till.csv").write_text("Receipt;E-Mail;Till no\n1;a@example.com;7\n")
+    cli.env(COLUMNS="", **XTERM)
+    streams = ["stderr"] if "--suggest" in words else ["stdout", "stderr"]
+    with screen(columns, *streams) as written:
+        cli(*words)
+    shown = plain("".join(written)).replace("\r", "")
     lines = [line.rstrip() for line in shown.split("\n")]
     assert [line for line in copied if line not in lines] == []
     joined = re.sub(r"\n *", " ", shown)
@@ -239,18 +228,12 @@ async def test_ctrl_c_on_a_terminal_leaves_it_in_order(
     assert "\x1b[?25h" in terminal.text.rpartition("\x1b[?25l")[2]
 
 
-@pytest.mark.slow
-async def test_no_progress_means_neither_bar_nor_colour(
-    program: Program, sandbox: Sandbox, orders_file: Write
-) -> None:
-    path = orders_file(*map(order, range(20)))
-    with Terminal() as terminal:
-        run = await (
-            program.with_endpoint(sandbox)
-            .with_env(**XTERM)
-            .run(*SEND, "--no-progress", path, stderr=terminal.theirs)
-        )
-        assert (run.code, terminal.drain()) == (0, "")
+@pytest.mark.usefixtures("shop")
+def test_no_progress_means_neither_bar_nor_colour(cli: Cli, orders_file: Write) -> None:
+    cli.env(**XTERM)
+    with screen(100, "stderr") as written:
+        run = cli(*SEND, "--no-progress", orders_file(*map(order, range(20))))
+    assert (run.code, written) == (0, [])
     assert "\x1b" not in run.out
 
 
