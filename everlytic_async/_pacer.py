@@ -30,10 +30,6 @@ _MAX_TIMER_LAG_S = 0.02
 # share of the backoff.
 _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
-# A Retry-After of 0 is obeyed until this many bursts of throttles in a row came after fewer
-# accepted orders than this.
-_MAX_IMMEDIATE = 5
-_FEW = 10
 
 
 class DeadlineExceededError(Exception):
@@ -43,40 +39,6 @@ class DeadlineExceededError(Exception):
 def _exceed_deadline(waiter: asyncio.Future[float]) -> None:
     if not waiter.done():
         waiter.set_exception(DeadlineExceededError())
-
-
-class Throttles:
-    """Counts throttles. A burst counts once: what was in flight when its first one was received.
-
-    Attributes:
-        in_a_row: Bursts since an order was accepted.
-        obeys_immediate: Whether a Retry-After of 0 is obeyed. Once too many bursts in a row came
-            after too few accepted orders, it comes from a limiter, and is taken as none.
-    """
-
-    def __init__(self) -> None:
-        self.in_a_row = 0
-        self.obeys_immediate = True
-        self._accepted_since = 0
-        self._close_in_a_row = 0
-        self._received_at = -math.inf  # the first one of the last burst
-
-    def on_accepted(self) -> None:
-        """An order was accepted."""
-        self.in_a_row = 0
-        self._accepted_since += 1
-
-    def add(self, started_at: float, now: float, *, immediate: bool) -> bool:
-        """An attempt was throttled, perhaps with a Retry-After of 0: is it the first of a burst?"""
-        is_first = started_at > self._received_at
-        if is_first:
-            self._received_at = now
-            self.in_a_row += 1
-            self._close_in_a_row = self._close_in_a_row + 1 if self._accepted_since < _FEW else 0
-            self._accepted_since = 0
-        if immediate and self._close_in_a_row > _MAX_IMMEDIATE:
-            self.obeys_immediate = False
-        return is_first
 
 
 class Schedule:
@@ -179,7 +141,8 @@ class Pacer:
         self._waiters: deque[asyncio.Future[float]] = deque()
         self._timer: Timer | None = None
         self._idle: asyncio.Future[float] | None = None
-        self._throttles = Throttles()
+        self._throttled_at = -math.inf  # when the last burst of throttles was first received
+        self._throttles_in_a_row = 0  # bursts since an order was accepted
 
     # ------------------------------------------------------------------------------------- turns
 
@@ -319,7 +282,7 @@ class Pacer:
     def on_accepted(self, started_at: float, sent_at: float | None = None) -> None:
         """An attempt was accepted. Its body had been sent at `sent_at`, where that is known."""
         self.budget.refund()
-        self._throttles.on_accepted()
+        self._throttles_in_a_row = 0
         self.accepted_any = True
         self.on_rejected(started_at)
         if self._estimator is not None:
@@ -343,22 +306,22 @@ class Pacer:
     ) -> None:
         """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls."""
         now, estimator = self._clock(), self._estimator
-        is_first = self._throttles.add(started_at, now, immediate=retry_after_s == 0)
-        if retry_after_s == 0 and not self._throttles.obeys_immediate:
-            retry_after_s = None
+        is_first = started_at > self._throttled_at  # else it was in flight together with that
+        if is_first:
+            self._throttled_at = now
+            self._throttles_in_a_row += 1
         pause_s = 0.0
-        if retry_after_s is not None:
+        if retry_after_s:  # 0 asks for no pause, as does none at all
             pause_s = self.backoff.requested_pause_s(retry_after_s)
         elif is_first:
-            pause_s = self.backoff.pause_s(self._throttles.in_a_row)
+            pause_s = self.backoff.pause_s(self._throttles_in_a_row)
             pause_s *= 1.0 if estimator is None else _ADAPTIVE_BACKOFF
         if estimator is not None and not estimator.burst_known:
             # All orders sent so far show how large the burst is: wait for their responses, if that
             # takes no longer than the longest first pause.
             pause_s = max(pause_s, min(now - started_at, _ADAPTIVE_BACKOFF * self._retry.base_s))
         self._schedule.pause_until(now + pause_s)
-        if estimator is not None and retry_after_s != 0:
-            # "Retry now" (0) says nothing about the rate. Attempts and retry budget bound it.
+        if estimator is not None:
             sent = started_at if sent_at is None else sent_at
             estimator.on_throttled(started_at, sent, now, self._schedule.resume_at)
         reason = f"the endpoint answered {status}"

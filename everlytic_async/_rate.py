@@ -119,54 +119,39 @@ class ConcurrencyEstimator:
 class RandomThrottles:
     """Whether throttles come at random, so that sending more slowly is no remedy.
 
-    Behind a limit, a client that sends at a fraction of the rate is hardly throttled. Where they
-    come at random, it is throttled after as few orders as before, and more are accepted a second
-    the faster it sends.
+    A bucket that is full at each throttle accepts what leaks in between: as many orders a second at
+    any rate. Where throttles come at random, fewer are accepted the slower the orders are sent.
     """
 
-    _STRETCHES = 8  # from one throttle to the next, in a row
-    _SHORT, _SHORT_S = 200, 10.0  # orders and seconds: after longer ones nothing is wrong
-    _SLOWED = 0.25  # the slowest stretch, of the fastest
-    _MAX_SHARE = 0.08  # of throttled orders: a limit throttles more as the rate rises
-    _MAX_SHARE_AFTER = 0.12  # once they are taken for random
+    _STRETCHES, _ORDERS = 4, 8  # what is compared; a stretch lasts until the next throttle
+    _LONG, _LONG_S = 200, 10.0  # orders and seconds: after longer ones nothing is wrong
+    _SLOWED = 0.35  # of the most orders a second that were accepted
     _PAYS = 1.2  # going faster then pays by this
 
     def __init__(self) -> None:
         #: Whether they do.
         self.found = False
-        self._stretches: deque[tuple[float, int, int, float]] = deque(maxlen=self._STRETCHES)
-        self._goodput, self._since = 0.0, 0  # when it was found, and how many stretches ago
+        self._most = self._slowed = 0.0  # orders a second
+        self._stretches, self._accepted, self._lasted_s = 0, 0, 0.0
 
-    def add_stretch(self, rate: float, accepted: int, throttled: int, lasted_s: float) -> None:
-        """Look at one more stretch: its rate, the pause left out; its length with the pause."""
-        self._since += 1
-        if accepted > self._SHORT or lasted_s > self._SHORT_S:
-            self._clear()
-        self._stretches.append((rate, accepted, throttled, lasted_s))
-        if len(self._stretches) < self._STRETCHES:
-            return
-        stretches = sorted(self._stretches)
-        accepted = sum(stretch[1] for stretch in stretches)
-        throttled = sum(stretch[2] for stretch in stretches)
-        share = throttled / (throttled + accepted)
-        goodput = accepted / sum(stretch[3] for stretch in stretches)
-        if self.found:
-            pays = self._since < self._STRETCHES or goodput >= self._PAYS * self._goodput
-            if share > self._MAX_SHARE_AFTER or not pays:
-                self._clear()
-            return
-        slowed = stretches[0][0] <= self._SLOWED * stretches[-1][0]
-        if share <= self._MAX_SHARE and slowed:
-            self.found, self._goodput, self._since = True, goodput, 0
+    def add_stretch(self, accepted: int, throttled: int, lasted_s: float) -> None:
+        """Look at one more stretch: its orders, and its length with the pause."""
+        is_long = accepted > self._LONG or lasted_s > self._LONG_S
+        if is_long or (self.found and throttled > accepted):
+            self.found, self._most = False, 0.0
+        self._stretches += 1
+        self._accepted += accepted
+        self._lasted_s += lasted_s
+        if self._stretches >= self._STRETCHES and self._accepted >= self._ORDERS:
+            self._compare(self._accepted / self._lasted_s)
+            self._stretches, self._accepted, self._lasted_s = 0, 0, 0.0
 
-    def _clear(self) -> None:
-        self._stretches.clear()
-        self.found = False
-
-    @property
-    def fastest(self) -> float:
-        """The highest rate of the last stretches, in orders per second."""
-        return max(stretch[0] for stretch in self._stretches)
+    def _compare(self, per_s: float) -> None:
+        if self.found and per_s < self._PAYS * self._slowed:
+            self.found, self._most = False, 0.0
+        elif not self.found and per_s <= self._SLOWED * self._most:
+            self.found, self._slowed = True, per_s
+        self._most = max(self._most, per_s)
 
 
 class RateEstimator:
@@ -188,8 +173,9 @@ class RateEstimator:
         self._throttled_at = -math.inf  # when the last burst of throttles was first received
         self._full_at, self._full_before = -math.inf, -math.inf  # the bucket, at throttles
         self._throttles = 0
-        self._resume_at, self._resumed_at = -math.inf, -math.inf  # this pause's end, and the last
+        self._resume_at = -math.inf  # when the pause ends
         self._accepted = 0  # since the pause
+        self._ever_accepted = False
         self._rate_then = math.inf
         self._searching = self._shared = False
         self._low, self._hold_s = math.inf, _MIN_HOLD_S
@@ -197,7 +183,7 @@ class RateEstimator:
     @property
     def window(self) -> int:
         """How many orders may be in flight."""
-        if self._searching and self._accepted == 0 and not self._random.found:
+        if self._searching and self._accepted == 0:
             return _SEARCH_IN_FLIGHT
         return self._concurrency.window
 
@@ -210,6 +196,7 @@ class RateEstimator:
         """An order that was sent then was accepted now."""
         self._sent.append(sent_at)
         self._accepted += 1
+        self._ever_accepted = True
         self._concurrency.on_accepted(sent_at, now)
 
     def on_throttled(self, started_at: float, sent_at: float, now: float, resume_at: float) -> None:
@@ -221,7 +208,7 @@ class RateEstimator:
             return
         self._rate_then = self.rate(now)
         self._full_before, self._full_at = self._full_at, sent_at
-        self._throttled_at, self._resume_at, self._resumed_at = now, resume_at, self._resume_at
+        self._throttled_at, self._resume_at = now, resume_at
         self._throttles = 1
         self.throttle_pending = True
         self._concurrency.on_throttled(sent_at)
@@ -233,27 +220,28 @@ class RateEstimator:
         sent = sorted(moment for moment in self._sent if moment <= self._full_at)
         self._sent = deque((m for m in self._sent if m > self._full_at), maxlen=_HISTORY)
         sent += [self._full_at] * in_flight  # they will be accepted
-        was_held = self._concurrency.held
+        was_bounded = self._is_bounded
         self._concurrency.evaluate(in_flight, self._resume_at, self._pause_s)
-        if not self.burst_known:
+        if not (self.burst_known and self._ever_accepted):  # before any, no limit is looked for
             self._start_search(sent)
             return
-        sending_s = max(0.001, self._full_at - self._resumed_at)
-        rate = min(self._rate_then, len(sent) / sending_s)
         lasted_s = max(0.001, self._full_at - self._full_before)
-        self._random.add_stretch(rate, len(sent), self._throttles, lasted_s)
-        if self._concurrency.held:
+        self._random.add_stretch(len(sent), self._throttles, lasted_s)
+        if not self._is_bounded:
             self.limit, self._searching = None, False
-        elif was_held:
+        elif not was_bounded:
             self._search(_SEARCH_FROM)
-        elif self._random.found:
-            self._search(self._random.fastest)
         else:
             self._evaluate_rate(sent)
 
+    @property
+    def _is_bounded(self) -> bool:
+        """Whether a rate is what limits."""
+        return self.burst_known and not self._concurrency.held and not self._random.found
+
     def rate(self, now: float) -> float:
         """Orders per second that may be sent now; infinity where nothing bounds them."""
-        if not self.burst_known or self._concurrency.held:
+        if not self._is_bounded:
             return math.inf
         elapsed = max(0.0, now - self._resume_at)
         if self._searching:  # not more than doubled by one order

@@ -115,6 +115,17 @@ class RandomRefusals(NoLimit):
 
 
 @attrs.define
+class FirstRefused(NoLimit):
+    """Refuses this many requests, and none after them."""
+
+    left: int
+
+    def admit(self, now: float) -> bool:  # noqa: ARG002 - as the others
+        self.left -= 1
+        return self.left < 0
+
+
+@attrs.define
 class ClientLog:
     """When one client had orders accepted and refused, and its estimates of the limit."""
 

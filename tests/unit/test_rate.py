@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 
 import attrs
@@ -16,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from limited_endpoints import (
     ConcurrencyLimit,
+    FirstRefused,
     LeakyBucket,
+    Limiter,
     NoLimit,
     RandomRefusals,
     Simulation,
@@ -27,10 +30,18 @@ from everlytic_async._rate import RateEstimator
 from everlytic_async._transport import Response
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Pacing
+from support.clock import FakeClock
 from support.delivery import orders
-from support.fake_delivery import end_with, fake_delivery, make_response
+from support.fake_delivery import (
+    FakeDelivery,
+    Reading,
+    end_with,
+    fake_delivery,
+    make_response,
+)
 
 slow = pytest.mark.slow
+STARTED_AT = FakeClock().now
 SEEDS = (0, pytest.param(1, marks=slow))
 
 
@@ -189,32 +200,105 @@ def test_freed_capacity_is_used_within_seconds(seed: int) -> None:
     assert simulation.records[0].changes[-1].limit == pytest.approx(400, rel=0.05)
 
 
-# ----------------------------------------------------------------- very tight limits, with tasks
+# ------------------------------------------------------------------------- whole streams of orders
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("retry_after_s", [None, 1, 5])
-@pytest.mark.parametrize(("per_minute", "burst"), [(30, 0), (30, 20), (60, 5)])
-async def test_a_very_tight_limit_refuses_few_and_loses_none(
-    *, per_minute: int, burst: int, retry_after_s: int | None, seed: int
-) -> None:
-    limiter = LeakyBucket(per_minute / 60, burst)
+async def read_past(
+    limiter: Limiter,
+    retry_after_s: int | None,
+    *,
+    count: int,
+    slots: int = 32,
+    latency_s: float = 0.02,
+    seed: int = 0,
+) -> tuple[Reading, FakeDelivery, list[bool]]:
+    """Send that many orders: the reading, and for each attempt whether it passed the limiter."""
     headers = {} if retry_after_s is None else {"Retry_After": str(retry_after_s)}
     refusal = make_response(429, b"", **headers)
     passed: list[bool] = []
 
     async def endpoint(_body: bytes) -> Response:
-        passed.append(limiter.admit(fake.clock.now))
-        response = end_with("accepted" if passed[-1] else refusal)
-        await fake.clock.sleep(0.02)
-        return response
+        passes = limiter.admit(fake.clock.now)
+        passed.append(passes)
+        await fake.clock.sleep(latency_s)
+        if passes:
+            limiter.done()
+        return end_with("accepted" if passes else refusal)
 
-    fake = fake_delivery(endpoint, pacing=Pacing(max_concurrency=32), seed=seed)
-    reading = await fake.read(orders(150), concurrency=32)
+    fake = fake_delivery(endpoint, pacing=Pacing(max_concurrency=slots), seed=seed)
+    return await fake.read(orders(count), concurrency=slots), fake, passed
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("retry_after_s", [None, 0, 1, 5])
+@pytest.mark.parametrize(("per_minute", "burst"), [(30, 0), (30, 20), (60, 5)])
+async def test_a_very_tight_limit_refuses_few_and_loses_none(
+    *, per_minute: int, burst: int, retry_after_s: int | None, seed: int
+) -> None:
+    limiter = LeakyBucket(per_minute / 60, burst)
+    reading, _, passed = await read_past(limiter, retry_after_s, count=150, seed=seed)
 
     assert reading.outcomes == [Outcome.SENT] * 150
     found = list(itertools.accumulate(passed)).index(20)  # after this the limit is known
     assert passed[found + 1 :].count(False) <= 0.15 * len(passed[found + 1 :])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("retry_after_s", [None, 0])
+@pytest.mark.parametrize(
+    ("limiter", "slots", "latency_s"),
+    [
+        pytest.param(lambda: LeakyBucket(100, 10), 32, 0.01, id="100/s"),
+        pytest.param(lambda: TokenBucket(100, 10), 32, 0.01, id="100/s, tokens"),
+        pytest.param(lambda: TokenBucket(100, 10), 2, 0.01, id="100/s, 2 slots"),
+        pytest.param(lambda: LeakyBucket(100, 10), 64, 0.05, id="100/s, 64 slots, 50 ms"),
+        pytest.param(lambda: LeakyBucket(200, 50), 32, 0.01, id="200/s, burst 50"),
+        pytest.param(lambda: LeakyBucket(10, 5), 32, 0.02, id="10/s"),
+        pytest.param(lambda: ConcurrencyLimit(8), 32, 0.02, id="8 at once"),
+    ],
+)
+async def test_a_limit_that_asks_for_no_pause_loses_no_order(
+    *,
+    limiter: Callable[[], Limiter],
+    slots: int,
+    latency_s: float,
+    retry_after_s: int | None,
+    seed: int,
+) -> None:
+    reading, _, passed = await read_past(
+        limiter(), retry_after_s, count=800, slots=slots, latency_s=latency_s, seed=seed
+    )
+
+    assert reading.outcomes == [Outcome.SENT] * 800
+    assert max(result.attempts for result in reading.results) <= 4
+    assert passed.count(False) <= 0.05 * len(passed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("retry_after_s", [None, 0])
+@pytest.mark.parametrize(("share", "lost"), [(0.05, 0), (0.1, 1), (0.2, 5)])
+async def test_refusals_at_random_neither_lose_orders_nor_slow_the_sending_down(
+    *, share: float, lost: int, retry_after_s: int | None, seed: int
+) -> None:
+    limiter = RandomRefusals(share, random.Random(seed))
+    reading, fake, _ = await read_past(limiter, retry_after_s, count=2_000, seed=seed)
+
+    # At most those are lost that were refused five times.
+    assert Counter(reading.outcomes)[Outcome.SENT] >= 2_000 - lost
+    assert fake.clock.now - STARTED_AT <= 45
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("retry_after_s", [None, 0])
+async def test_an_endpoint_that_refuses_the_first_orders_gets_all_others(
+    *, retry_after_s: int | None, seed: int
+) -> None:
+    reading, fake, _ = await read_past(
+        FirstRefused(40), retry_after_s, count=500, latency_s=0.01, seed=seed
+    )
+
+    assert Counter(reading.outcomes)[Outcome.SENT] >= 500 - 40 // 5
+    assert fake.clock.now - STARTED_AT <= 120
 
 
 # ------------------------------------------------------------------------------- the arithmetic
