@@ -59,6 +59,14 @@ def line_item(parent: int | None = None, **more: Any) -> dict[str, Any]:
     return item if parent is None else {**item, "__parentId": f"gid://shopify/Order/{parent}"}
 
 
+MAY_BE_PART = "may be a line item of it, and does not say what it is"
+
+
+def part_of(parent: str, **fields: Any) -> dict[str, Any]:
+    """A line of a bulk operation without an id."""
+    return {**fields, "__parentId": f"gid://shopify/{parent}"}
+
+
 def lines(*values: Any) -> str:
     return "".join(f"{json.dumps(value)}\n" for value in values)
 
@@ -201,7 +209,7 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         [
             (1, "#1"),
             (3, "belongs to an order that is not in the file: is it cut off?"),
-            (4, "a line that is or may be a part of it can't be read"),
+            (4, "line 5 is or may be a part of it, and can't be read"),
             (5, "is not JSON: "),
             (6, "products: at least one is required"),
         ],
@@ -216,35 +224,45 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         + json.dumps(line_item(4)).replace("10.00", "NaN").replace('"NaN"', "NaN")
         + "\n" + lines(graphql(5), line_item(5), 17),
         [
-            (1, "a line that is or may be a part of it can't be read"),
+            (1, "line 3 is or may be a part of it, and can't be read"),
             (3, "is not JSON: "),
             (4, "#2"),
             (6, "is not JSON: "),
-            (7, "a line that is or may be a part of it can't be read"),
+            (7, "line 9 is or may be a part of it, and can't be read"),
             (9, "originalUnitPriceSet"),
-            (10, "a line that is or may be a part of it can't be read"),
+            (10, "line 12 is or may be a part of it, and can't be read"),
             (12, "is not an order: "),
         ],
         {},
     ),
-    "GraphQL, a part in a bulk operation that does not say what it is": (
+    "GraphQL, parts in a bulk operation that may be line items": (
         lines(
-            graphql(1), line_item(1), {"title": "Mop", "__parentId": "gid://shopify/Order/1"},
-            {"key": "x", "__parentId": "gid://shopify/LineItem/7"}, graphql(2), line_item(2),
+            graphql(1), line_item(1), part_of("Order/1", title="Mop"), graphql(2),
+            part_of("Order/2", __typename="LineItem", title="Mop"), part_of("Order/9", title="Mop"),
+            graphql(3), line_item(3), part_of("Order/3", originalUnitPrice="1.00"),
         ),
         [
-            (1, "a line that is or may be a part of it can't be read"),
-            (3, "is a part of an order, and does not say which: ask for the id of each line item"),
-            (5, "#2"),
+            (1, f"line 3 {MAY_BE_PART}"),
+            (4, "#2"),
+            (6, "belongs to an order that is not in the file: is it cut off?"),
+            (7, f"line 9 {MAY_BE_PART}"),
         ],
         {},
     ),
-    "GraphQL, other parts of an order in a bulk operation": (
+    "GraphQL, parts in a bulk operation that can't be line items": (
         lines(
             graphql(1), line_item(1), {**line_item(1), "id": "gid://shopify/Fulfillment/1"},
             {"id": "gid://shopify/Metafield/1", "__parentId": "gid://shopify/LineItem/7"},
+            part_of("Order/1", __typename="DiscountCodeApplication", code="X"),
+            part_of("Order/1", __typename="AutomaticDiscountApplication", title="X"),
+            part_of("Order/1", __typename="ShippingLine", title="X", quantity=1),
+            part_of("Order/1", namespace="custom", key="gift_note", value="x"),
+            part_of("LineItem/7", key="x"), part_of("Fulfillment/1", quantity=1),
+            part_of("Refund/1", quantity=1, title="X"),
+            graphql(2), part_of("Order/2", __typename="LineItem", title="Mop", quantity=2),
+            part_of("Order/2", quantity=2, title="Rope"),
         ),
-        [(1, "#1")],
+        [(1, "#1"), (12, "#2")],
         {},
     ),
     "GraphQL, drafts, checkouts, tests and refunds": (
