@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -84,6 +85,9 @@ class LeftOut:
         self.unknown_statuses: dict[str, int] = {}
         paths = [("where", condition.path) for condition in options.where]
         check_paths(paths, names, is_table=is_table)
+        self._chooses_statuses = any(
+            preset is not None and condition.path in preset.statuses for condition in options.where
+        )
         self._where = [(compiler.path(each.path), each) for each in options.where]
         self._has_bounds = self._since is not None or self._until is not None
         self._date = None if date is None else compiler.getter("date", date)
@@ -102,6 +106,9 @@ class LeftOut:
         if self._notations[0].date_format is None and preset.date_format is not None:
             self._notations.insert(0, Notation(date_format=preset.date_format))
         self._flags = self._compile_flags(preset.skip, compiler)
+        self._status_path = next(
+            (path for path, words in preset.statuses.items() if KEPT in words.values()), None
+        )
         for path, words in preset.statuses.items():
             table = {
                 word: KEPT if self._includes(reason) else reason for word, reason in words.items()
@@ -139,13 +146,16 @@ class LeftOut:
 
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent."""
-        if not self.unknown_statuses:
+        if not self.unknown_statuses or self._chooses_statuses:
             return self._status_warnings
-        words = ", ".join(f"{word} ({count:,})" for word, count in self.unknown_statuses.items())
+        found = self.unknown_statuses
+        words = ", ".join(f"{word} ({count:,})" for word, count in found.items())
         warning = (
-            f"orders with a status that {self._shop} orders don't usually have were read: {words}. "
-            "To leave some out, name their status with --where"
+            f"orders with a status that {self._shop} orders don't usually have were read: {words}"
         )
+        if named := [word for word in found if word != _OTHER_STATUSES and "," not in word]:
+            condition = shlex.quote(f"{self._status_path}!={','.join(named)}")
+            warning += f". If nobody should get an e-mail about them: --where {condition}"
         return [warning, *self._status_warnings]
 
     def _compile_flags(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import json
 import re
+import unicodedata
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import pytest
@@ -599,6 +600,66 @@ def test_statuses_that_a_shops_table_does_not_know_are_reported() -> None:
     assert (len(list(reader)), reader.unknown_statuses) == (1, {})
     reader = read_orders(io.StringIO(KINDS["statuses of Shopify"][0]))
     assert (len(list(reader)), reader.unknown_statuses, reader.warnings) == (7, {}, [])
+
+
+#: The statuses processing, completed, on-hold, cancelled, refunded, failed, pending and
+#: checkout-draft of WooCommerce, as its language packs call them.
+WOO_LANGUAGES = {
+    "de": "In Bearbeitung,Abgeschlossen,In Wartestellung,Storniert,Rückerstattet,Fehlgeschlagen,"
+    "Zahlung ausstehend,Entwurf",
+    "nl": "In behandeling,Afgerond,In de wacht,Geannuleerd,Terugbetaald,Mislukt,"
+    "Wachtend op betaling,Concept",
+    "fr": "En cours,Terminée,En attente,Annulée,Remboursée,Échouée,Attente paiement,Brouillon",
+    "es": "Procesando,Completado,En espera,Cancelado,Reembolsado,Fallido,Pendiente de pago,"
+    "Borrador",
+    "it": "In lavorazione,Completato,In attesa,Annullato,Rimborsato,Fallito,"
+    "In attesa di pagamento,Bozza",
+    "pt": "Processando,Concluído,Aguardando,Cancelado,Reembolsado,Malsucedido,"
+    "Pagamento pendente,Rascunho",
+    "pt, of Portugal": "Em processamento,Concluída,Em espera,Cancelada,Reembolsada,Falhada,"
+    "Pagamento pendente,Rascunho",
+    "en": "Processing,Completed,On hold,Canceled,Refunded,Failed,Pending payment,Draft",
+}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("language", WOO_LANGUAGES)
+def test_statuses_of_woocommerce_are_known_in_its_own_translations(
+    language: str, form: Literal["NFC", "NFD"]
+) -> None:
+    """Plugins write what the shop's pages show."""
+    words = unicodedata.normalize(form, WOO_LANGUAGES[language]).split(",")
+    rows = (
+        f"{n},{word},2026-01-15 12:00,{ANN},108,0,108,Mop,7,2,54.00\n"
+        for n, word in enumerate(words)
+    )
+    reader = read_orders(io.StringIO(AOE + "".join(rows)))
+    found = brief(list(reader.lines()))
+    assert [id_ for _line, id_ in found] == ["0", "1", "2"]
+    reasons = ("cancelled", "refunded", "failed", "unpaid", "draft")
+    assert (reader.skipped, reader.warnings) == (dict.fromkeys(reasons, 1), [])
+
+
+@pytest.mark.parametrize(
+    ("where", "advice"),
+    [
+        ((), "--where 'Order Status!=Wrapped,Ann'\"'\"'s,Odd'"),
+        (("Order Status!=Odd",), None),  # the user knows of it
+        (("Order Status=wrapped",), None),
+        (("Item Name=Mop",), "--where 'Order Status!=Wrapped,Ann'\"'\"'s,Odd'"),
+    ],
+)
+def test_a_warning_of_unknown_statuses_has_the_option_to_copy(
+    where: tuple[str, ...], advice: str | None
+) -> None:
+    words = ("Wrapped", "Ann's", "Odd", '"a,b"', "x@y")
+    rows = (f"{n},{word},,{ANN},1,0,1,Mop,7,1,1\n" for n, word in enumerate(words))
+    reader = read_orders(io.StringIO(AOE + "".join(rows)), where=where)
+    assert sum(1 for _order in reader) == sum(reader.unknown_statuses.values())
+    warnings = reader.warnings
+    assert [text.partition("get an e-mail about them: ")[2] for text in warnings] == (
+        [] if advice is None else [advice]
+    )
 
 
 @pytest.mark.parametrize(
