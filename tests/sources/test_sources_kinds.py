@@ -10,6 +10,7 @@ import io
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -716,6 +717,88 @@ def test_only_orders_for_which_the_conditions_hold_are_read(
     reader = read_orders(io.StringIO(OWN), mapping=OWN_MAPPING, where=where)
     assert "".join(order.order_id for order in reader if isinstance(order, Order)) == ids  # type: ignore[misc]
     assert reader.skipped == left_out
+
+
+STATES = ["Bezahlt"] * 12 + ["offen"] * 4 + ["storniert"] * 2 + [""]
+STATES_ARE = "There are Bezahlt (12), offen (4), storniert (2)"
+
+
+def own(states: Sequence[str], name: str = "Zahlungsstatus") -> str:
+    """A table with an order for each state."""
+    return f"nr,mail,item,{name}\n" + "".join(
+        f"{n},{ANN},Mop,{state}\n" for n, state in enumerate(states)
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "where", "warning"),
+    [
+        (STATES, "{}!=STORNIERT", None),
+        (STATES, "{}=bezahlt,offen", None),
+        (STATES, "{}!=", None),
+        (
+            STATES,
+            "{}!=stornirt",
+            f"'stornirt' in 'Zahlungsstatus': did you mean 'storniert'? {STATES_ARE}",
+        ),
+        (STATES, "{}!=storniert,refunded", f"'refunded' in 'Zahlungsstatus'. {STATES_ARE}"),
+        (STATES, "{}!=void,refunded", f"'refunded', 'void' in 'Zahlungsstatus'. {STATES_ARE}"),
+        (
+            STATES,
+            "{}=bezahlt,ofen",
+            f"'ofen' in 'Zahlungsstatus': did you mean 'offen'? {STATES_ARE}",
+        ),
+        # As of a shop that has few orders a day.
+        (STATES, "{}=bezahlt,on-hold", None),
+        ([f"x{n}" for n in range(30)], "{}!=x99", "'x99' in 'Zahlungsstatus'"),
+        (
+            ["paid", "a@b.example", "y" * 99, "\x07"],
+            "{}!=void",
+            "'void' in 'Zahlungsstatus'. There are others (3), paid (1)",
+        ),
+        ([], "{}!=void", None),
+    ],
+)
+def test_a_value_of_a_condition_that_no_order_has_is_pointed_out(
+    states: Sequence[str], where: str, warning: str | None
+) -> None:
+    where = where.format("Zahlungsstatus")
+    reader = read_orders(io.StringIO(own(states)), mapping=OWN_MAPPING, where=where)
+    assert next(reader, None) is not None or not states
+    assert reader.warnings == []  # another order may have it
+    assert sum(1 for _order in reader) <= len(states)
+    assert reader.warnings == ([] if warning is None else [f"where: no order has {warning}"])
+
+
+def test_the_values_of_a_column_that_may_be_of_persons_are_not_shown() -> None:
+    names = ["Ann Miller", "Bea Miller"]
+    for states, shown in (
+        (names, ""),
+        (names * 10, ". There are Ann Miller (10), Bea Miller (10)"),
+    ):
+        text = own(states, "Kanal")
+        reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING, where="Kanal!=shop")
+        assert sum(1 for _order in reader) == len(states)
+        assert reader.warnings == [f"where: no order has 'shop' in 'Kanal'{shown}"]
+
+
+def test_orders_that_the_shop_leaves_out_have_a_value_too() -> None:
+    text = json.dumps([woo(1, "cancelled", kind="x"), woo(2, "completed", kind="y")])
+    reader = read_orders(io.StringIO(text), where=["status!=cancelled", "kind!=x"])
+    assert (sum(1 for _order in reader), reader.warnings) == (1, [])
+
+
+@pytest.mark.parametrize("where", ["Zahlungsstatus=bezalt", ["mail!=", "Zahlungsstatus=bezalt"]])
+def test_a_condition_that_leaves_no_order_because_of_its_value_is_an_error(where: Any) -> None:
+    reader = read_orders(io.StringIO(own(STATES)), mapping=OWN_MAPPING, where=where)
+    message = (
+        f"where: no order has 'bezalt' in 'Zahlungsstatus': did you mean 'Bezahlt'? {STATES_ARE}"
+    )
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
+        list(reader)
+    # Nothing is wrong where the orders are left out by something else.
+    where = ["item=Rope,Mop", "nr!=0"]
+    assert list(read_orders(io.StringIO(own(["paid"])), mapping=OWN_MAPPING, where=where)) == []
 
 
 def test_a_condition_may_be_on_a_path_and_joins_what_the_shop_says() -> None:
