@@ -224,6 +224,7 @@ class LeftOut:
         self._has_ended = True
         for _get, missing in self._missing:
             if missing.leaves_nothing and not is_any_read:
+                self._missing = []  # one message is enough
                 raise ConfigurationError(missing.describe())
 
     def _judge_preset(self, rows: Sequence[Record], cells: Any) -> tuple[str | None, str | None]:

@@ -796,6 +796,7 @@ def test_a_condition_that_leaves_no_order_because_of_its_value_is_an_error(where
     )
     with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
         list(reader)
+    assert reader.warnings == []
     # Nothing is wrong where the orders are left out by something else.
     where = ["item=Rope,Mop", "nr!=0"]
     assert list(read_orders(io.StringIO(own(["paid"])), mapping=OWN_MAPPING, where=where)) == []
