@@ -12,6 +12,7 @@ from importlib import import_module
 
 from everlytic_async.sources._preset import Preset
 from everlytic_async.sources._shops import PRESETS
+from everlytic_async.sources._woocommerce import TRANSLATED_STATUSES
 
 SHOPS = ("WooCommerce", "Shopify", "Magento", "Squarespace", "BigCommerce")
 _LINK = re.compile(r"`([^`<]+) <([^>]+)>`__")
@@ -61,4 +62,5 @@ def _words(preset: Preset, reason: str) -> str:
     found = (
         word for table in preset.statuses.values() for word, why in table.items() if why == reason
     )
-    return ", ".join(f"`{word}`" for word in dict.fromkeys(found) if not word.startswith("wc_"))
+    shown = [word for word in dict.fromkeys(found) if word not in TRANSLATED_STATUSES]
+    return ", ".join(f"`{word}`" for word in shown if not word.startswith("wc_"))

@@ -21,12 +21,19 @@ __all__ = ["join_lines"]
 
 _ORDERS = ("/Order/", "/DraftOrder/", "/AbandonedCheckout/")
 _LINE_ITEMS = ("/LineItem/", "/DraftOrderLineItem/", "/AbandonedCheckoutLineItem/")
-_IS_ORDER, _IS_PART, _IS_FAULT, _IS_OTHER = range(4)
+# One without an id has one of these; shipping lines and discounts have some of them, too.
+_LINE_ITEM_KEYS = frozenset(
+    {"name", "title", "quantity", "sku", "originalUnitPrice", "originalUnitPriceSet"}
+    | {"discountedTotalSet", "discountAllocations"}
+)
+_IS_ORDER, _IS_PART, _IS_FAULT, _IS_UNNAMED, _IS_OTHER = range(5)
 # Of the line items of one order: more are a mistake or an attack.
 _MAX_BYTES = 8 * 1024 * 1024
 _LOST = "belongs to an order that is not in the file: is it cut off?"
 _UNNAMED = (
-    "is a part of an order, and does not say which: ask for the id of each line item in the query"
+    "may be a line item of it, and does not say what it is: in the query, ask for the id of each "
+    "nested object, also of metafields, and for the __typename of those without an id, as "
+    "discountApplications"
 )
 
 # Its number, kind, own id, its parent's, and what it holds.
@@ -51,7 +58,7 @@ def join_lines(items: Iterable[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
         database.executescript(
             """
             CREATE INDEX orders ON lines (id) WHERE kind = 0;
-            CREATE INDEX parts ON lines (parent, number) WHERE kind IN (1, 2);
+            CREATE INDEX parts ON lines (parent, number) WHERE kind IN (1, 2, 3);
             """
         )
         yield from _join(database)
@@ -78,11 +85,12 @@ def _classify(number: int, item: Item) -> _Line:
     kind = _IS_OTHER
     if parent is None or _is_one_of(gid, _ORDERS):
         kind = _IS_ORDER
-    elif _is_one_of(gid, _LINE_ITEMS) or (gid is None and "quantity" in order):
-        kind = _IS_PART
-    elif gid is None and _is_one_of(parent, _ORDERS):
-        return number, _IS_FAULT, None, parent, pickle.dumps([_UNNAMED])
-    body = None if kind == _IS_OTHER else pickle.dumps(order)
+    elif (name := gid or _text(order.get("__typename"))) is not None:
+        if _is_one_of(f"/{name}/", _LINE_ITEMS):
+            kind = _IS_PART
+    elif _is_one_of(parent, _ORDERS) and not _LINE_ITEM_KEYS.isdisjoint(order):
+        kind = _IS_PART if "quantity" in order else _IS_UNNAMED
+    body = pickle.dumps(order) if kind in (_IS_ORDER, _IS_PART) else None
     return number, kind, gid, parent, body
 
 
@@ -99,7 +107,8 @@ def _join(database: sqlite3.Connection) -> Iterator[tuple[int, Item]]:
     (lines_left,) = database.execute("SELECT 4 * count(*) FROM lines").fetchone()
     lines = database.execute(
         """
-        SELECT number, kind, id, body FROM lines WHERE kind IN (0, 2) OR kind = 1 AND NOT EXISTS (
+        SELECT number, kind, id, body FROM lines
+        WHERE kind IN (0, 2) OR kind IN (1, 3) AND NOT EXISTS (
             SELECT 1 FROM lines AS orders WHERE orders.kind = 0 AND orders.id = lines.parent
         ) ORDER BY number
         """
@@ -107,7 +116,7 @@ def _join(database: sqlite3.Connection) -> Iterator[tuple[int, Item]]:
     for number, kind, gid, body in lines:
         fault: str | None = _LOST
         found: Any = None
-        if kind != _IS_PART:
+        if kind in (_IS_ORDER, _IS_FAULT):
             found = pickle.loads(body)  # noqa: S301 - our own
         if kind == _IS_FAULT:
             yield number, InvalidRow(InvalidOrderError(found, number))
@@ -127,13 +136,15 @@ def _parts(
     parts: dict[Any, Any] = {}
     size = 0
     for number, kind, part, body in database.execute(
-        "SELECT number, kind, id, body FROM lines WHERE kind IN (1, 2) AND parent = ? "
+        "SELECT number, kind, id, body FROM lines WHERE kind IN (1, 2, 3) AND parent = ? "
         "ORDER BY number",
         (gid,),
     ):
-        size += len(body)
+        if kind == _IS_UNNAMED:
+            return parts, f"line {number} {_UNNAMED}"
         if kind == _IS_FAULT:
-            return parts, "a line that is or may be a part of it can't be read"  # see there
+            return parts, f"line {number} is or may be a part of it, and can't be read"  # see there
+        size += len(body)
         if len(parts) == MAX_ITEMS or size > _MAX_BYTES:
             return parts, f"has more than {MAX_ITEMS:,} line items or {_MAX_BYTES:,} bytes of them"
         if len(parts) >= most:

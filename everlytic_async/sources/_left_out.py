@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from everlytic_async.errors import ConfigurationError
@@ -13,6 +14,7 @@ from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._preset import KEPT, FirstRow, Preset, normalize_status
 from everlytic_async.sources._records import Record
 from everlytic_async.sources._synonyms import is_status
+from everlytic_async.sources._where import OTHER_WORDS, MissingValues, count_word
 
 __all__ = ["ROW_APART", "LeftOut"]
 
@@ -27,10 +29,6 @@ ROW_APART = (
 _MAX_WARNINGS = 5
 # How many reasons are kept: a time of a cancellation is there once.
 _MAX_REASONS = 1_000
-# Of unknown statuses: a path to something else has as many as there are orders.
-_MAX_STATUSES = 20
-_MAX_STATUS_CHARS = 40
-_OTHER_STATUSES = "others"
 
 
 class LeftOut:
@@ -84,7 +82,12 @@ class LeftOut:
         self.unknown_statuses: dict[str, int] = {}
         paths = [("where", condition.path) for condition in options.where]
         check_paths(paths, names, is_table=is_table)
+        self._chooses_statuses = any(
+            preset is not None and condition.path in preset.statuses for condition in options.where
+        )
         self._where = [(compiler.path(each.path), each) for each in options.where]
+        self._has_ended = False
+        self._missing = [(get, MissingValues(each)) for get, each in self._where]
         self._has_bounds = self._since is not None or self._until is not None
         self._date = None if date is None else compiler.getter("date", date)
         if self._has_bounds and date is None:
@@ -102,6 +105,9 @@ class LeftOut:
         if self._notations[0].date_format is None and preset.date_format is not None:
             self._notations.insert(0, Notation(date_format=preset.date_format))
         self._flags = self._compile_flags(preset.skip, compiler)
+        self._status_path = next(
+            (path for path, words in preset.statuses.items() if KEPT in words.values()), None
+        )
         for path, words in preset.statuses.items():
             table = {
                 word: KEPT if self._includes(reason) else reason for word, reason in words.items()
@@ -144,14 +150,21 @@ class LeftOut:
 
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent."""
-        if not self.unknown_statuses:
-            return self._status_warnings
-        words = ", ".join(f"{word} ({count:,})" for word, count in self.unknown_statuses.items())
+        found = [missing.warning() for _get, missing in self._missing if self._has_ended]
+        return [*filter(None, found), *self._warn_of_unknown(), *self._status_warnings]
+
+    def _warn_of_unknown(self) -> Iterator[str]:
+        if not self.unknown_statuses or self._chooses_statuses:
+            return
+        found = self.unknown_statuses
+        words = ", ".join(f"{word} ({count:,})" for word, count in found.items())
         warning = (
-            f"orders with a status that {self._shop} orders don't usually have were read: {words}. "
-            "To leave some out, name their status with --where"
+            f"orders with a status that {self._shop} orders don't usually have were read: {words}"
         )
-        return [warning, *self._status_warnings]
+        if named := [word for word in found if word != OTHER_WORDS and "," not in word]:
+            condition = shlex.quote(f"{self._status_path}!={','.join(named)}")
+            warning += f". If nobody should get an e-mail about them: --where {condition}"
+        yield warning
 
     def _compile_flags(
         self, specs: Mapping[str, Any], compiler: Compiler
@@ -182,6 +195,8 @@ class LeftOut:
             rows: The record of the order; or all its rows, in any order: the first that sets a
                 column counts.
         """
+        if self._missing:
+            self._note_values(rows)
         cells = None if self._cells is None else self._cells(rows[0])
         reason, unknown = self._reasons.get(cells), None
         if reason is None and (self._flags or self._statuses):
@@ -195,8 +210,27 @@ class LeftOut:
                 return f"where {condition.shown}", None
         judged = self._judge_time(rows) if self._has_bounds else _READ
         if unknown is not None and judged == _READ:
-            self._count_unknown(unknown)
+            count_word(self.unknown_statuses, unknown)
         return judged
+
+    def _note_values(self, rows: Sequence[Record]) -> None:
+        """Note what an order has where conditions look, until all their values were there."""
+        for get, missing in self._missing:
+            missing.add(_first_set(get, rows))
+        self._missing = [each for each in self._missing if each[1].values]
+
+    def end(self, *, is_any_read: bool) -> None:
+        """Note the end of the input: what no order had so far, none has.
+
+        Raises:
+            ConfigurationError: when no order was read because none has a value of a condition;
+                it says which values there are.
+        """
+        self._has_ended = True
+        for _get, missing in self._missing:
+            if missing.leaves_nothing and not is_any_read:
+                self._missing = []  # one message is enough
+                raise ConfigurationError(missing.describe())
 
     def _judge_preset(self, rows: Sequence[Record], cells: Any) -> tuple[str | None, str | None]:
         """Why an order is left out, by its shop's table; and its status, if it is an unknown one.
@@ -253,13 +287,6 @@ class LeftOut:
         if self._since is not None and time < self._since:
             return _BEFORE_SINCE, None
         return (_AFTER_UNTIL if self._until is not None and time >= self._until else None), None
-
-    def _count_unknown(self, status: str) -> None:
-        counts = self.unknown_statuses
-        is_safe = len(status) <= _MAX_STATUS_CHARS and status.isprintable() and "@" not in status
-        if not is_safe or (status not in counts and len(counts) >= _MAX_STATUSES):
-            status = _OTHER_STATUSES
-        counts[status] = counts.get(status, 0) + 1
 
 
 def _find_flag(flags: Iterable[tuple[Getter, str]], rows: Sequence[Record]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -39,7 +40,8 @@ def normalize_status(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _normalize(text: str) -> str:
-    return "_".join(text.lower().replace("-", " ").replace("_", " ").split())
+    plain = unicodedata.normalize("NFC", text).lower()
+    return "_".join(plain.replace("-", " ").replace("_", " ").split())
 
 
 @attrs.frozen

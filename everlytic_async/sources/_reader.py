@@ -170,10 +170,14 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     def _read(self) -> Generator[Numbered]:
         # A generator, so that a file that nobody reads is not opened, and needs no closing.
+        is_any_read = False
         with closing(self._read_orders()) as orders:
             for numbered in orders:
                 self._ids.add(numbered[1])
+                is_any_read = True
                 yield numbered
+        if self._left_out is not None:
+            self._left_out.end(is_any_read=is_any_read)
 
     def _read_orders(self) -> Generator[Numbered]:
         with ExitStack() as stack:

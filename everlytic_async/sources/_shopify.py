@@ -13,7 +13,8 @@ normal order.
     operation <https://shopify.dev/docs/api/usage/bulk-operations/queries>`__, whose line items may
     follow their order or be anywhere in the file. A query should have ``id``, ``name``, ``email``,
     ``createdAt``, ``cancelledAt``, ``test``, ``displayFinancialStatus``, and of ``lineItems``
-    ``name``, ``quantity``, ``sku``, ``originalUnitPriceSet`` and ``discountAllocations``.
+    ``name``, ``quantity``, ``sku``, ``originalUnitPriceSet`` and ``discountAllocations``. A bulk
+    operation should ask for ``id`` in every nested object, or ``__typename`` where there is none.
 
 `shopify-csv <https://help.shopify.com/en/manual/fulfillment/managing-orders/exporting-orders>`__
     An order has a row for each product; the columns of the order are filled in the first. A row

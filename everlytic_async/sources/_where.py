@@ -7,6 +7,7 @@ are compared without regard to case and to blanks around them; nothing after ``=
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -14,8 +15,17 @@ from typing import Any
 import attrs
 
 from everlytic_async.errors import ConfigurationError
+from everlytic_async.sources._synonyms import is_status
 
-__all__ = ["Condition", "WhereLike", "parse_where"]
+__all__ = ["OTHER_WORDS", "Condition", "MissingValues", "WhereLike", "count_word", "parse_where"]
+
+# Of different values of orders, as many are counted apart, and no longer ones.
+_MAX_WORDS, _MAX_WORD_CHARS = 20, 40
+#: What the rest is counted as.
+OTHER_WORDS = "others"
+# A column whose values are there so often, on average, does not name persons.
+_OFTEN = 5
+_NEAR = 0.75
 
 #: Conditions as texts; or a table of them, as in the settings: ``{"Status": ["completed"],
 #: "Shop!": "test"}``, where ``!`` after a name means "is not".
@@ -47,12 +57,95 @@ class Condition:
         return found != self.negated
 
 
+@attrs.define(eq=False)
+class MissingValues:
+    """Those values of a condition that no order had so far: one may be mistyped.
+
+    Attributes:
+        condition: The condition.
+        values: The values, in lower case; blanks are none.
+    """
+
+    condition: Condition
+    values: set[str] = attrs.field(init=False)
+    _orders: int = attrs.field(default=0, init=False)
+    _counts: dict[str, int] = attrs.field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.values = {*self.condition.values} - {""}
+
+    def add(self, value: Any) -> None:
+        """Note what an order has."""
+        self._orders += 1
+        for item in value if isinstance(value, list) else (value,):
+            word = _plain(item)
+            self.values.discard(word.casefold())
+            if word:
+                count_word(self._counts, word)
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether the condition holds for no order for this reason."""
+        is_missing = self.values == self.condition.values
+        return bool(self._orders) and is_missing and not self.condition.negated
+
+    def warning(self) -> str | None:
+        """What to say of it; None where it is usual.
+
+        A value of several that are to be read may be missing, as in a shop with few orders a day.
+        Of one that is not to be read, the orders may be there under another name.
+        """
+        is_usual = not self.condition.negated and not self.leaves_nothing
+        if not self._orders or not self.values or (is_usual and self._nearest() is None):
+            return None
+        return self.describe()
+
+    def describe(self) -> str:
+        """The values, the nearest one that there is, and all of those, if they name no persons."""
+        shown = ", ".join(f"'{value}'" for value in sorted(self.values))
+        text = f"where: no order has {shown} in '{self.condition.path}'"
+        if nearest := self._nearest():
+            text += f": did you mean '{nearest}'?"
+        if counts := self._shown_counts():
+            found = sorted(counts.items(), key=lambda item: -item[1])
+            text += "" if nearest else "."
+            text += f" There are {', '.join(f'{word} ({count:,})' for word, count in found)}"
+        return text
+
+    def _shown_counts(self) -> dict[str, int]:
+        counts = self._counts
+        is_often = sum(counts.values()) >= _OFTEN * len(counts)
+        is_shown = len(counts) <= _MAX_WORDS and (is_often or is_status(self.condition.path))
+        return counts if is_shown else {}
+
+    def _nearest(self) -> str | None:
+        words = {
+            key: word
+            for word in self._shown_counts()
+            if (key := word.casefold()) not in self.condition.values and word != OTHER_WORDS
+        }
+        near = (difflib.get_close_matches(value, words, 1, _NEAR) for value in sorted(self.values))
+        return next((words[found[0]] for found in near if found), None)
+
+
+def count_word(counts: dict[str, int], word: str) -> None:
+    """Count a value of an order; in bounded memory, and none that looks like an address."""
+    is_safe = len(word) <= _MAX_WORD_CHARS and word.isprintable() and "@" not in word
+    if not is_safe or (word not in counts and len(counts) >= _MAX_WORDS):
+        word = OTHER_WORDS
+    counts[word] = counts.get(word, 0) + 1
+
+
 def _comparable(value: Any) -> str:
+    return _plain(value).casefold()
+
+
+def _plain(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, Decimal):
         value = format(value, "f")
-    return str(value).strip().casefold()
+    return str(value).strip()
 
 
 def parse_where(where: WhereLike | None) -> Sequence[Condition]:

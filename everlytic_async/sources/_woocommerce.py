@@ -1,7 +1,8 @@
 """WooCommerce: the REST API v3, and the CSV files of the widespread export plugins.
 
 An order has one currency. It has no link; a mapping may give a template. Orders on hold wait for a
-bank transfer, and are orders.
+bank transfer, and are orders. Statuses are known in the words of WooCommerce's translations, too:
+German, Dutch, French, Spanish, Italian and Portuguese.
 
 `woocommerce <https://woocommerce.github.io/woocommerce-rest-api-docs/#order-properties>`__
     The response to ``GET /wp-json/wc/v3/orders``.
@@ -30,7 +31,7 @@ from everlytic_async.sources._notation import EXACT, to_decimal
 from everlytic_async.sources._preset import Preset, statuses
 from everlytic_async.sources._shopify import line_total
 
-__all__ = ["WOOCOMMERCE", "WOOCOMMERCE_CSV", "WOOCOMMERCE_ITEMS_CSV"]
+__all__ = ["TRANSLATED_STATUSES", "WOOCOMMERCE", "WOOCOMMERCE_CSV", "WOOCOMMERCE_ITEMS_CSV"]
 
 
 # More decimals than any shop's prices have: the noise of floating point.
@@ -113,14 +114,34 @@ def _gallery(source: Any) -> list[str] | None:
 
 _WORDS = statuses(
     "processing completed on_hold",
-    cancelled="cancelled",
+    cancelled="cancelled canceled",
     refunded="refunded",
     failed="failed",
     unpaid="pending pending_payment",
     draft="checkout_draft auto_draft draft",
     trash="trash",
 )
-_STATUSES = _WORDS | {f"wc_{word}": reason for word, reason in _WORDS.items()}
+#: What the plugins write in shops of other languages: the words of WooCommerce's translations into
+#: German, Dutch, French, Spanish, Italian and Portuguese (of Brazil, of Portugal), also older ones.
+TRANSLATED_STATUSES = statuses(
+    "in_bearbeitung abgeschlossen fertiggestellt in_wartestellung angehalten "
+    "in_behandeling verwerken afgerond voltooid in_de_wacht "
+    "en_cours terminée terminé en_attente "
+    "procesando completado en_espera "
+    "in_lavorazione in_elaborazione completato in_attesa sospeso "
+    "processando em_processamento concluído concluída aguardando em_espera",
+    cancelled="storniert geannuleerd annulée annulé cancelado annullato cancelada",
+    refunded="rückerstattet erstattet terugbetaald gerestitueerd remboursée remboursé reembolsado "
+    "rimborsato reembolsada",
+    failed="fehlgeschlagen mislukt échouée échoué échec fallido fallito non_riuscito malsucedido "
+    "falhado falhada falhou",
+    unpaid="zahlung_ausstehend ausstehende_zahlung wachtend_op_betaling in_afwachting_van_betaling "
+    "attente_paiement en_attente_de_paiement paiement_en_attente pendiente_de_pago pago_pendiente "
+    "in_attesa_di_pagamento in_attesa_del_pagamento pagamento_in_sospeso pagamento_pendente "
+    "aguardando_pagamento a_aguardar_pagamento",
+    draft="entwurf concept brouillon borrador bozza rascunho",
+)
+_STATUSES = _WORDS | {f"wc_{word}": reason for word, reason in _WORDS.items()} | TRANSLATED_STATUSES
 
 WOOCOMMERCE = Preset(
     name="woocommerce",

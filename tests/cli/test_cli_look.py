@@ -114,6 +114,12 @@ def test_send_filters_too_and_sends_exact_amounts(cli: Cli, shop: Sandbox, till:
         ([MAPPING, "[where]\nStatus = []\n"], NOTATION, "[where] of everlytic.toml: "),
         ([MAPPING], [*NOTATION, "--where", "Status"], "where: expected COLUMN=VALUE"),
         ([MAPPING], [*NOTATION, "--where", "Stauts=x"], "Stauts"),
+        ([MAPPING], [*NOTATION, "--where", "Status=bezalt"], "did you mean 'bezahlt'?"),
+        (
+            [MAPPING, '[where]\nStatus = ["paid"]\n'],
+            NOTATION,
+            "till.csv: where: no order has 'paid'",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["check", "send"])
@@ -138,6 +144,13 @@ def test_a_column_that_looks_like_a_status_is_pointed_out(cli: Cli, till: Path) 
     assert "Warning: 'Status' looks like the status of an order, and nothing uses it" in run.err
     assert any("--where 'Status=...'" in each for each in figures(cli, till)["warnings"])
     assert "Status" not in cli("check", "--where", "Status=bezahlt", till).err
+
+
+def test_a_mistyped_value_of_a_filter_is_pointed_out(cli: Cli, shop: Sandbox, till: Path) -> None:
+    settings(cli, MAPPING, INPUT)
+    run = cli("send", "--no-ledger", "--where", "Status!=stornirt", till)
+    warning = "Warning: where: no order has 'stornirt' in 'Status': did you mean 'storniert'?"
+    assert (run.code, warning in run.err, shop.requests) == (3, True, 2)
 
 
 def test_values_that_are_wrong_in_the_same_way_are_one_reason(cli: Cli) -> None:

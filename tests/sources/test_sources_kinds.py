@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import unicodedata
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import pytest
@@ -57,6 +59,14 @@ def line_item(parent: int | None = None, **more: Any) -> dict[str, Any]:
         **more,
     }
     return item if parent is None else {**item, "__parentId": f"gid://shopify/Order/{parent}"}
+
+
+MAY_BE_PART = "may be a line item of it, and does not say what it is"
+
+
+def part_of(parent: str, **fields: Any) -> dict[str, Any]:
+    """A line of a bulk operation without an id."""
+    return {**fields, "__parentId": f"gid://shopify/{parent}"}
 
 
 def lines(*values: Any) -> str:
@@ -201,7 +211,7 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         [
             (1, "#1"),
             (3, "belongs to an order that is not in the file: is it cut off?"),
-            (4, "a line that is or may be a part of it can't be read"),
+            (4, "line 5 is or may be a part of it, and can't be read"),
             (5, "is not JSON: "),
             (6, "products: at least one is required"),
         ],
@@ -216,35 +226,45 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         + json.dumps(line_item(4)).replace("10.00", "NaN").replace('"NaN"', "NaN")
         + "\n" + lines(graphql(5), line_item(5), 17),
         [
-            (1, "a line that is or may be a part of it can't be read"),
+            (1, "line 3 is or may be a part of it, and can't be read"),
             (3, "is not JSON: "),
             (4, "#2"),
             (6, "is not JSON: "),
-            (7, "a line that is or may be a part of it can't be read"),
+            (7, "line 9 is or may be a part of it, and can't be read"),
             (9, "originalUnitPriceSet"),
-            (10, "a line that is or may be a part of it can't be read"),
+            (10, "line 12 is or may be a part of it, and can't be read"),
             (12, "is not an order: "),
         ],
         {},
     ),
-    "GraphQL, a part in a bulk operation that does not say what it is": (
+    "GraphQL, parts in a bulk operation that may be line items": (
         lines(
-            graphql(1), line_item(1), {"title": "Mop", "__parentId": "gid://shopify/Order/1"},
-            {"key": "x", "__parentId": "gid://shopify/LineItem/7"}, graphql(2), line_item(2),
+            graphql(1), line_item(1), part_of("Order/1", title="Mop"), graphql(2),
+            part_of("Order/2", __typename="LineItem", title="Mop"), part_of("Order/9", title="Mop"),
+            graphql(3), line_item(3), part_of("Order/3", originalUnitPrice="1.00"),
         ),
         [
-            (1, "a line that is or may be a part of it can't be read"),
-            (3, "is a part of an order, and does not say which: ask for the id of each line item"),
-            (5, "#2"),
+            (1, f"line 3 {MAY_BE_PART}"),
+            (4, "#2"),
+            (6, "belongs to an order that is not in the file: is it cut off?"),
+            (7, f"line 9 {MAY_BE_PART}"),
         ],
         {},
     ),
-    "GraphQL, other parts of an order in a bulk operation": (
+    "GraphQL, parts in a bulk operation that can't be line items": (
         lines(
             graphql(1), line_item(1), {**line_item(1), "id": "gid://shopify/Fulfillment/1"},
             {"id": "gid://shopify/Metafield/1", "__parentId": "gid://shopify/LineItem/7"},
+            part_of("Order/1", __typename="DiscountCodeApplication", code="X"),
+            part_of("Order/1", __typename="AutomaticDiscountApplication", title="X"),
+            part_of("Order/1", __typename="ShippingLine", title="X", quantity=1),
+            part_of("Order/1", namespace="custom", key="gift_note", value="x"),
+            part_of("LineItem/7", key="x"), part_of("Fulfillment/1", quantity=1),
+            part_of("Refund/1", quantity=1, title="X"),
+            graphql(2), part_of("Order/2", __typename="LineItem", title="Mop", quantity=2),
+            part_of("Order/2", quantity=2, title="Rope"),
         ),
-        [(1, "#1")],
+        [(1, "#1"), (12, "#2")],
         {},
     ),
     "GraphQL, drafts, checkouts, tests and refunds": (
@@ -686,6 +706,66 @@ def test_statuses_that_a_shops_table_does_not_know_are_reported() -> None:
     assert (len(list(reader)), reader.unknown_statuses, reader.warnings) == (7, {}, [])
 
 
+#: The statuses processing, completed, on-hold, cancelled, refunded, failed, pending and
+#: checkout-draft of WooCommerce, as its language packs call them.
+WOO_LANGUAGES = {
+    "de": "In Bearbeitung,Abgeschlossen,In Wartestellung,Storniert,Rückerstattet,Fehlgeschlagen,"
+    "Zahlung ausstehend,Entwurf",
+    "nl": "In behandeling,Afgerond,In de wacht,Geannuleerd,Terugbetaald,Mislukt,"
+    "Wachtend op betaling,Concept",
+    "fr": "En cours,Terminée,En attente,Annulée,Remboursée,Échouée,Attente paiement,Brouillon",
+    "es": "Procesando,Completado,En espera,Cancelado,Reembolsado,Fallido,Pendiente de pago,"
+    "Borrador",
+    "it": "In lavorazione,Completato,In attesa,Annullato,Rimborsato,Fallito,"
+    "In attesa di pagamento,Bozza",
+    "pt": "Processando,Concluído,Aguardando,Cancelado,Reembolsado,Malsucedido,"
+    "Pagamento pendente,Rascunho",
+    "pt, of Portugal": "Em processamento,Concluída,Em espera,Cancelada,Reembolsada,Falhada,"
+    "Pagamento pendente,Rascunho",
+    "en": "Processing,Completed,On hold,Canceled,Refunded,Failed,Pending payment,Draft",
+}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("language", WOO_LANGUAGES)
+def test_statuses_of_woocommerce_are_known_in_its_own_translations(
+    language: str, form: Literal["NFC", "NFD"]
+) -> None:
+    """Plugins write what the shop's pages show."""
+    words = unicodedata.normalize(form, WOO_LANGUAGES[language]).split(",")
+    rows = (
+        f"{n},{word},2026-01-15 12:00,{ANN},108,0,108,Mop,7,2,54.00\n"
+        for n, word in enumerate(words)
+    )
+    reader = read_orders(io.StringIO(AOE + "".join(rows)))
+    found = brief(list(reader.lines()))
+    assert [id_ for _line, id_ in found] == ["0", "1", "2"]
+    reasons = ("cancelled", "refunded", "failed", "unpaid", "draft")
+    assert (reader.skipped, reader.warnings) == (dict.fromkeys(reasons, 1), [])
+
+
+@pytest.mark.parametrize(
+    ("where", "advice"),
+    [
+        ((), "--where 'Order Status!=Wrapped,Ann'\"'\"'s,Odd'"),
+        (("Order Status!=Odd",), None),  # the user knows of it
+        (("Order Status=wrapped",), None),
+        (("Item Name=Mop",), "--where 'Order Status!=Wrapped,Ann'\"'\"'s,Odd'"),
+    ],
+)
+def test_a_warning_of_unknown_statuses_has_the_option_to_copy(
+    where: tuple[str, ...], advice: str | None
+) -> None:
+    words = ("Wrapped", "Ann's", "Odd", '"a,b"', "x@y")
+    rows = (f"{n},{word},,{ANN},1,0,1,Mop,7,1,1\n" for n, word in enumerate(words))
+    reader = read_orders(io.StringIO(AOE + "".join(rows)), where=where)
+    assert sum(1 for _order in reader) == sum(reader.unknown_statuses.values())
+    warnings = reader.warnings
+    assert [text.partition("get an e-mail about them: ")[2] for text in warnings] == (
+        [] if advice is None else [advice]
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "column"),
     [
@@ -740,6 +820,89 @@ def test_only_orders_for_which_the_conditions_hold_are_read(
     reader = read_orders(io.StringIO(OWN), mapping=OWN_MAPPING, where=where)
     assert "".join(order.order_id for order in reader if isinstance(order, Order)) == ids  # type: ignore[misc]
     assert reader.skipped == left_out
+
+
+STATES = ["Bezahlt"] * 12 + ["offen"] * 4 + ["storniert"] * 2 + [""]
+STATES_ARE = "There are Bezahlt (12), offen (4), storniert (2)"
+
+
+def own(states: Sequence[str], name: str = "Zahlungsstatus") -> str:
+    """A table with an order for each state."""
+    return f"nr,mail,item,{name}\n" + "".join(
+        f"{n},{ANN},Mop,{state}\n" for n, state in enumerate(states)
+    )
+
+
+@pytest.mark.parametrize(
+    ("states", "where", "warning"),
+    [
+        (STATES, "{}!=STORNIERT", None),
+        (STATES, "{}=bezahlt,offen", None),
+        (STATES, "{}!=", None),
+        (
+            STATES,
+            "{}!=stornirt",
+            f"'stornirt' in 'Zahlungsstatus': did you mean 'storniert'? {STATES_ARE}",
+        ),
+        (STATES, "{}!=storniert,refunded", f"'refunded' in 'Zahlungsstatus'. {STATES_ARE}"),
+        (STATES, "{}!=void,refunded", f"'refunded', 'void' in 'Zahlungsstatus'. {STATES_ARE}"),
+        (
+            STATES,
+            "{}=bezahlt,ofen",
+            f"'ofen' in 'Zahlungsstatus': did you mean 'offen'? {STATES_ARE}",
+        ),
+        # As of a shop that has few orders a day.
+        (STATES, "{}=bezahlt,on-hold", None),
+        ([f"x{n}" for n in range(30)], "{}!=x99", "'x99' in 'Zahlungsstatus'"),
+        (
+            ["paid", "a@b.example", "y" * 99, "\x07"],
+            "{}!=void",
+            "'void' in 'Zahlungsstatus'. There are others (3), paid (1)",
+        ),
+        ([], "{}!=void", None),
+    ],
+)
+def test_a_value_of_a_condition_that_no_order_has_is_pointed_out(
+    states: Sequence[str], where: str, warning: str | None
+) -> None:
+    where = where.format("Zahlungsstatus")
+    reader = read_orders(io.StringIO(own(states)), mapping=OWN_MAPPING, where=where)
+    assert next(reader, None) is not None or not states
+    assert reader.warnings == []  # another order may have it
+    assert sum(1 for _order in reader) <= len(states)
+    assert reader.warnings == ([] if warning is None else [f"where: no order has {warning}"])
+
+
+def test_the_values_of_a_column_that_may_be_of_persons_are_not_shown() -> None:
+    names = ["Ann Miller", "Bea Miller"]
+    for states, shown in (
+        (names, ""),
+        (names * 10, ". There are Ann Miller (10), Bea Miller (10)"),
+    ):
+        text = own(states, "Kanal")
+        reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING, where="Kanal!=shop")
+        assert sum(1 for _order in reader) == len(states)
+        assert reader.warnings == [f"where: no order has 'shop' in 'Kanal'{shown}"]
+
+
+def test_orders_that_the_shop_leaves_out_have_a_value_too() -> None:
+    text = json.dumps([woo(1, "cancelled", kind="x"), woo(2, "completed", kind="y")])
+    reader = read_orders(io.StringIO(text), where=["status!=cancelled", "kind!=x"])
+    assert (sum(1 for _order in reader), reader.warnings) == (1, [])
+
+
+@pytest.mark.parametrize("where", ["Zahlungsstatus=bezalt", ["mail!=", "Zahlungsstatus=bezalt"]])
+def test_a_condition_that_leaves_no_order_because_of_its_value_is_an_error(where: Any) -> None:
+    reader = read_orders(io.StringIO(own(STATES)), mapping=OWN_MAPPING, where=where)
+    message = (
+        f"where: no order has 'bezalt' in 'Zahlungsstatus': did you mean 'Bezahlt'? {STATES_ARE}"
+    )
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
+        list(reader)
+    assert reader.warnings == []
+    # Nothing is wrong where the orders are left out by something else.
+    where = ["item=Rope,Mop", "nr!=0"]
+    assert list(read_orders(io.StringIO(own(["paid"])), mapping=OWN_MAPPING, where=where)) == []
 
 
 def test_a_condition_may_be_on_a_path_and_joins_what_the_shop_says() -> None:
