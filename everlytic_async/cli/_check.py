@@ -14,7 +14,7 @@ from everlytic_async import EverlyticClient
 from everlytic_async.cli._client import client_for
 from everlytic_async.cli._commands import CheckOptions, SendOptions
 from everlytic_async.cli._console import make_console
-from everlytic_async.cli._exit import Exit, note
+from everlytic_async.cli._exit import Exit, note, say
 from everlytic_async.cli._forecast import Forecast, LedgerChoice, choose_ledger, compare
 from everlytic_async.cli._input import open_input
 from everlytic_async.cli._results import Results, check_outputs
@@ -64,6 +64,8 @@ async def examine(
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             resend = options.resend if isinstance(options, SendOptions) else ()
             forecast = Forecast(file, _client(settings, delivery), resend)
+        elif ledger is not None and (others := ledger.find_others(options.file)) is not None:
+            say(f"Warning: {others}")
         check_outputs(options, None if ledger is None else ledger.path)
         results = stack.enter_context(closing(Results(options)))
         source.look_for_repeats()

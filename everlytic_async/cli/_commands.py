@@ -74,11 +74,12 @@ Examples:
 
 A ledger remembers what was sent: everlytic.ledger in the working directory, unless --ledger or the
 settings name another. The same file sent again sends nothing twice, and a run that was
-interrupted, or killed, resumes when you run it again. Without a terminal (cron, a container) the
-ledger must exist, be named, or be declined with --no-ledger.
+interrupted, or killed, resumes when you run it again. Where another ledger lies beside FILE or in
+the working directory, no new one is started unless you name it. Without a terminal (cron, a
+container) the ledger must exist, be named, or be declined with --no-ledger.
 
-On a terminal, before more than 1,000 orders go to a real address, it shows how many of them the
-ledger knows and where the others go, and asks.
+On a terminal, before more than 1,000 orders go to a real address, or where something looks wrong,
+it shows how many of them the ledger knows and where the others go, and asks.
 
 The address and both hashes come from one place together, never from arguments. A complete
 environment wins:
@@ -226,7 +227,8 @@ class SendOptions(SendingOptions, LedgerOptions, ResultsOptions, WorkflowOptions
         "Write a page (HTML) about the run when it has ended. Needs the extra `report`.", **FILE
     )
     yes: bool = option(
-        "Don't ask before more than 1,000 orders go to a real address.", default=False
+        "Don't ask before more than 1,000 orders go to a real address, or after a warning.",
+        default=False,
     )
 
 

@@ -26,9 +26,9 @@ import attrs
 
 from everlytic_async import EverlyticClient, Order, SkippedError
 from everlytic_async.cli._input import Item
-from everlytic_async.cli._options import LedgerOptions
+from everlytic_async.cli._options import LedgerOptions, command_with
 from everlytic_async.cli._reading import printable
-from everlytic_async.cli._screen import has_terminal
+from everlytic_async.cli._screen import has_terminal, join_some
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import Entry, LedgerFile, State
@@ -36,6 +36,8 @@ from everlytic_async.outcomes import Outcome
 
 #: The ledger where nobody names one, in the working directory.
 DEFAULT_LEDGER = "everlytic.ledger"
+# How others are called that people name, and what a SQLite file starts with.
+_LEDGERS, _DATABASE = "*.ledger", b"SQLite format 3\0"
 # How many orders are looked up at once: they are in memory together, and may be large.
 _AT_ONCE = 16
 # What an order is elsewhere that would be sent here: it notified somebody, or may have.
@@ -67,11 +69,37 @@ class LedgerChoice:
         """What to say of it."""
         return f"{printable(str(self.path))}{' (new)' if self.is_new else ''}"
 
-    def check_terminal(self) -> None:
-        """See that a default ledger is not made where nobody would see that it is.
+    def find_others(self, file: str) -> str | None:
+        """What to say if a new default ledger would take the place of one that is there.
 
-        A job that starts in another directory each time would forget all that it sent.
+        It would be beside the input, or in the working directory under another name, and it may
+        know that the orders were sent.
         """
+        if self.is_named or not self.is_new:
+            return None
+        places = dict.fromkeys((Path() if file == "-" else Path(file).parent, Path()))
+        names = sorted(os.fspath(each) for place in places for each in place.glob(_LEDGERS))
+        others = [name for name in names if _is_database(name)]
+        if not others:
+            return None
+        return (
+            f"there is no ledger at {printable(str(self.path))}, but there is "
+            f"{printable(join_some(others))}. A new one would not know what was sent with that. "
+            "Name the ledger that knows these orders:\n"
+            f"  {command_with('--ledger', others[0])}\n"
+            "Or, if none of them was sent before, start a new one:\n"
+            f"  {command_with('--ledger', self.shown)}"
+        )
+
+    def check_default(self, file: str) -> None:
+        """See that a default ledger is not made where it would forget what was sent.
+
+        Raises:
+            ConfigurationError: there is another one; or nobody would see that it is new, as with a
+                job that starts in another directory each time.
+        """
+        if (others := self.find_others(file)) is not None:
+            raise ConfigurationError(others)
         if self.is_new and not self.is_named and not has_terminal():
             raise ConfigurationError(
                 f"there is no ledger at {printable(str(self.path))}. On a terminal a new one would "
@@ -81,6 +109,14 @@ class LedgerChoice:
                 "it is made where there is none\n"
                 "  --no-ledger to do without: the same orders sent again then notify again"
             )
+
+
+def _is_database(name: str) -> bool:
+    try:
+        with Path(name).open("rb") as file:
+            return file.read(len(_DATABASE)) == _DATABASE
+    except OSError:  # of somebody else
+        return False
 
 
 def choose_ledger(options: LedgerOptions, settings: Settings) -> LedgerChoice | None:

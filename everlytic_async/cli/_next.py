@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from everlytic_async.cli._options import ResultsOptions
-from everlytic_async.cli._reading import printable
+from everlytic_async.cli._options import ResultsOptions, command_with
 from everlytic_async.cli._results import APPEND_OPTION
 from everlytic_async.cli._screen import count_orders
 from everlytic_async.cli._tally import Tally
@@ -17,15 +16,11 @@ from everlytic_async.outcomes import Outcome
 def advise(
     tally: Tally,
     options: ResultsOptions,
-    words: Sequence[str],
     *,
     ledger: str | None,
     all_read: bool,
 ) -> Iterator[str]:
-    """What to do next, a paragraph for each kind of order that is not sent.
-
-    `words` are the command that was run.
-    """
+    """What to do next, a paragraph for each kind of order that is not sent."""
     if ledger is None:
         if tally.to_send or tally.unknown or tally.to_correct or not all_read:
             yield (
@@ -39,7 +34,8 @@ def advise(
                 f"{_look_at_unknown(tally.unknown)}: only those that did not belong into that file."
             )
         return
-    file, again = shlex.quote(ledger), _run_again(options, words)
+    is_more = options.results not in (None, "-") and not options.append_results
+    file, again = shlex.quote(ledger), command_with(*[APPEND_OPTION][: int(is_more)])
     in_flight = tally.left[State.IN_FLIGHT]
     if in_flight and not tally.left[State.NOT_SENT]:
         yield (f"{_they(in_flight)} being sent by another process. When that has ended:\n  {again}")
@@ -76,13 +72,6 @@ def advise(
                 else ""
             )
         )
-
-
-def _run_again(options: ResultsOptions, words: Sequence[str]) -> str:
-    """The command to copy."""
-    more = [] if options.results in (None, "-") or options.append_results else [APPEND_OPTION]
-    words = [*words[:2], *more, *words[2:]]
-    return " ".join(shlex.quote(printable(word)) for word in words)
 
 
 def _look_at_unknown(count: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any
 import rich_click as click
 
 from everlytic_async.cli._exit import handle_errors
-from everlytic_async.errors import ConfigurationError
+from everlytic_async.errors import ConfigurationError, printable
 
 FILE_HELP = """\
 FILE holds orders as JSON Lines, JSON, CSV, TSV, Excel or Parquet, plain or packed with gzip or
@@ -150,11 +151,11 @@ class App(click.RichGroup):
         return context
 
 
-def command_line() -> tuple[str, ...]:
-    """The words that the running command was called by."""
+def command_with(*more: str) -> str:
+    """The command that runs, to copy, with more options."""
     context: Any = click.get_current_context()
-    words: tuple[str, ...] = context.meta.get(_WORDS, (context.command_path,))
-    return words
+    name, *rest = context.meta.get(_WORDS, (context.command_path,))
+    return " ".join(shlex.quote(printable(word)) for word in (name, *rest[:1], *more, *rest[1:]))
 
 
 # --------------------------------------------------------------------------------------- types

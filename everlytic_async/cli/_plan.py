@@ -85,27 +85,29 @@ def confirm(
     ledger: LedgerChoice | None,
     source: Input,
 ) -> bool:
-    """Show the plan and ask, if there is much to send and a terminal to ask at.
+    """Show the plan and ask at the terminal, if there is much to send or something looks wrong.
 
-    Nobody is asked otherwise, but what the ledger knows of these orders elsewhere is said.
+    Nobody is asked otherwise, but what looks wrong is said. A trial (``--to``) may look wrong.
     """
     if source.is_terminal:
         return True
-    is_small = options.yes or (source.limit or _CONFIRM_ABOVE + 1) <= _CONFIRM_ABOVE
-    with nullcontext() if is_small else open_terminal() as terminal:
+    with nullcontext() if options.yes else open_terminal() as terminal:
+        at_most = None
         if terminal is None:
-            count = number = None
-            if ledger is not None and not ledger.is_new:
-                with suppress(ConfigurationError):  # the run says what it is
-                    # The first orders only: the others don't wait for a second reading of them all.
-                    first = min(source.limit or _CONFIRM_ABOVE, _CONFIRM_ABOVE)
-                    count = asyncio.run(count_input(options, client, ledger, source, first))
-        else:
-            count = asyncio.run(count_input(options, client, ledger, source))
-            number = options.limit if count is None else count.to_send
-        source.announced.update(() if count is None else count.notes)
-        if terminal is None or (number is not None and number <= _CONFIRM_ABOVE):
-            for note in () if count is None else count.notes:
+            # The first orders only: the others don't wait for a second reading of them all.
+            at_most = min(source.limit or _CONFIRM_ABOVE, _CONFIRM_ABOVE)
+        count = None
+        if terminal is not None or (ledger is not None and not ledger.is_new):
+            # Where nobody is asked, the run says what is wrong with the input.
+            with nullcontext() if terminal is not None else suppress(ConfigurationError):
+                count = asyncio.run(count_input(options, client, ledger, source, at_most))
+        number = options.limit if count is None else count.to_send
+        notes = () if count is None else count.notes
+        source.announced.update(notes)
+        looks_wrong = bool(notes and number and options.to is None)
+        is_small = number is not None and number <= _CONFIRM_ABOVE
+        if terminal is None or (is_small and not looks_wrong):
+            for note in notes:
                 say(f"Warning: {note}")
             return True
         reader, writer = terminal

@@ -30,7 +30,6 @@ from everlytic_async.cli._exit import Exit, UnexpectedError, note
 from everlytic_async.cli._forecast import LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, open_input
 from everlytic_async.cli._next import advise
-from everlytic_async.cli._options import command_line
 from everlytic_async.cli._plan import confirm
 from everlytic_async.cli._progress import PacingStatus
 from everlytic_async.cli._reading import printable
@@ -82,7 +81,7 @@ def _send_input(
     if account is not None:
         client = make_client(options, account)  # raises, before anybody is asked
         if ledger is not None:
-            ledger.check_terminal()
+            ledger.check_default(options.file)
             note(f"Ledger: {ledger.line}")
         if not confirm(options, account, client, ledger, source):
             note("Nothing was sent.")
@@ -264,7 +263,6 @@ class _SendRun(Run):
             steps += advise(
                 self.tally,
                 self.options,
-                command_line(),
                 ledger=self._ledger,
                 all_read=self.source.exhausted,
             )

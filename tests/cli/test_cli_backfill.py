@@ -92,6 +92,76 @@ def test_wrong_settings_are_an_error_before_the_question(cli: Cli, orders_file: 
     assert "On a terminal" not in run.err  # there would be asked
 
 
+WOO = "Order Number,Order Status,Email (Billing),Order Total Amount,Item Name,Item Cost,Quantity\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "options", "asks"),
+    [
+        # Sent before, in another workflow.
+        (["--workflow-id", "7"], to_lines(order(1), order(2)), ["--workflow-id", "8"], True),
+        (["--workflow-id", "7"], to_lines(order(1)), ["--workflow-id", "8", "--limit", "5"], True),
+        (["--workflow-id", "7"], to_lines(order(1)), ["--workflow-id", "8", "--yes"], False),
+        (["--workflow-id", "7"], to_lines(order(1)), ["--to", "me@example.com"], False),
+        # Nothing is left to be asked about.
+        ([], WOO + "1,Wrapped,a@example.com,5.00,Mop,5,1\n", [], False),
+        # A status that no shop of this kind has.
+        (None, WOO + "1,Wrapped,a@example.com,5.00,Mop,5,1\n", [], True),
+        (None, WOO + "1,Wrapped,a@example.com,5.00,Mop,5,1\n", ["--no-ledger"], True),
+        (None, to_lines(order(1), order(2)), [], False),
+    ],
+)
+@pytest.mark.parametrize("answer", ["n\n", "y\n"])
+async def test_few_orders_are_asked_about_where_there_is_a_warning(  # noqa: PLR0917
+    program: Program,
+    sandbox: Sandbox,
+    before: list[str] | None,
+    text: str,
+    options: list[str],
+    asks: bool,
+    answer: str,
+) -> None:
+    path = program.directory / "orders"
+    path.write_text(text)
+    here = program.with_endpoint(sandbox)
+    LedgerFile(program.directory / "everlytic.ledger").close()
+    if before is not None:
+        assert (await here.run("send", *before, path)).code == 0
+    sent = sandbox.processed
+    run, shown = await run_at_terminal(
+        here, "send", *options, path, answer=answer if asks else None
+    )
+    assert (QUESTION in shown) == asks
+    if asks:
+        assert "\n  note      " in shown.partition(QUESTION)[0].replace("\r", "")
+        assert "Warning" not in shown  # it is said once
+    is_sent = not asks or answer == "y\n"
+    assert run.code == (0 if is_sent else 2)
+    if before != []:
+        assert (sandbox.processed > sent) == is_sent
+
+
+@pytest.mark.parametrize("options", [[], ["--yes"]], ids=str)
+async def test_a_file_that_was_sent_from_another_directory_is_not_sent_again(
+    program: Program, sandbox: Sandbox, options: list[str]
+) -> None:
+    work = program.directory / "work"
+    (work / "sub").mkdir(parents=True)
+    (work / "orders.jsonl").write_text(to_lines(order(1), order(2)))
+    here = program.with_endpoint(sandbox)
+    first = attrs.evolve(here, directory=work)
+    run, shown = await run_at_terminal(first, "send", "orders.jsonl")
+    assert (run.code, sandbox.processed) == (0, 2)
+    second = attrs.evolve(here, directory=work / "sub")
+    run, shown = await run_at_terminal(second, "send", *options, "../orders.jsonl")
+    assert (run.code, sandbox.processed) == (2, 2)
+    words = " ".join(["send --ledger ../everlytic.ledger", *options, "../orders.jsonl"])
+    assert f"\n  everlytic-async {words}\n" in shown.replace("\r", "")
+    assert not (work / "sub" / "everlytic.ledger").exists()
+    run, shown = await run_at_terminal(second, *shlex.split(words))
+    assert (run.code, sandbox.processed) == (0, 2)
+
+
 async def test_an_unknown_number_from_a_pipe_is_asked_about(
     program: Program, sandbox: Sandbox
 ) -> None:

@@ -26,6 +26,7 @@ from command_line import (
     order,
     read_results,
     serve,
+    to_lines,
     wait_until,
 )
 
@@ -133,6 +134,65 @@ def test_a_ledger_may_be_declined(
     assert cli("send", *options, orders_file(order(1))).code == 0
     assert shop.processed == (0 if "--sandbox" in options else 1)
     assert not list(cli.directory.glob("*ledger*"))
+
+
+@pytest.mark.parametrize("command", [("send",), ("send", "--dry-run"), ("check",)], ids=" ".join)
+@pytest.mark.parametrize(
+    ("other", "file"),
+    [
+        ("exports/everlytic.ledger", "exports/orders.jsonl"),  # sent from there
+        ("exports/shop a.ledger", "exports/orders.jsonl"),
+        ("orders.ledger", "orders.jsonl"),  # sent with an option that is forgotten now
+        ("orders.ledger", "exports/orders.jsonl"),
+        ("orders.ledger", "-"),
+    ],
+)
+def test_no_new_ledger_takes_the_place_of_one_that_is_there(
+    cli: Cli, shop: Sandbox, other: str, file: str, command: tuple[str, ...]
+) -> None:
+    Path("exports").mkdir()
+    text = to_lines(order(1), order(2))
+    if file != "-":
+        Path(file).write_text(text)
+    stdin = text.encode() if file == "-" else None
+    assert cli("send", "--ledger", other, file, stdin=stdin).code == 0
+    run = cli(*command, file, stdin=stdin)
+    assert f"there is no ledger at {cli.directory / 'everlytic.ledger'}, but there is" in run.err
+    if command == ("send",):
+        assert (run.code, run.out) == (2, "")
+    else:  # it sends nothing
+        assert run.code == 0
+        assert "Warning: there is no ledger at " in run.err
+    use, start_new = commands(run)
+    assert use == [command[0], "--ledger", other, *command[1:], file]
+    assert start_new == [command[0], "--ledger", "everlytic.ledger", *command[1:], file]
+    assert cli(*use, stdin=stdin).code == 0
+    assert shop.processed == 2
+    assert not Path("everlytic.ledger").exists()
+    run = cli(*start_new, stdin=stdin)
+    assert (run.code, shop.processed) == (0, 4 if command == ("send",) else 2)
+
+
+@pytest.mark.parametrize("other", ["elsewhere/everlytic.ledger", "accounts.ledger", "orders"])
+def test_what_is_no_ledger_or_not_beside_the_input_is_in_nobodys_way(
+    cli: Cli, shop: Sandbox, orders_file: Write, other: str
+) -> None:
+    Path("elsewhere").mkdir()
+    path = orders_file(order(1))
+    if other == "accounts.ledger":
+        Path(other).write_text("2026/03/01 a ledger of another program\n")
+    else:
+        assert cli("send", "--ledger", other, path).code == 0
+    run = cli("check", path)
+    assert (run.code, run.err) == (0, "")
+    # Nor is one that the command does not take the place of.
+    Path("exports").mkdir()
+    make_ledger(Path("exports/everlytic.ledger"))
+    path = path.rename("exports/orders.jsonl")
+    for options in (["--ledger", "l"], ["--no-ledger"], ["--sandbox"], ["--to", "me@example.com"]):
+        assert cli("send", *options, path).code == 0, options
+    make_ledger(Path("everlytic.ledger"))
+    assert cli("send", path).code == 0
 
 
 @pytest.mark.parametrize("kind", ["no directory", "no database"])
