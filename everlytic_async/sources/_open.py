@@ -12,10 +12,12 @@ import codecs
 import gzip
 import io
 import os
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import IO, Any
 
 import attrs
@@ -73,6 +75,7 @@ class OpenedSource:
         line_not_text: Reads all of it, to find the first line that is not text in that encoding,
             and leaves `file` where it is; None if there is no such line, or the input can't be read
             twice.
+        has_changed: Whether the file was written to since it was opened here.
     """
 
     file: IO[bytes]
@@ -80,6 +83,7 @@ class OpenedSource:
     name: str
     encoding: str
     line_not_text: Callable[[], int | None]
+    has_changed: Callable[[], bool]
 
 
 def check_text(source: OpenedSource) -> None:
@@ -141,9 +145,11 @@ def open_source(source: Source, encoding: str | None = None) -> Iterator[OpenedS
     with ExitStack() as stack:
         file: Any
         name: Any = ""
+        has_changed: Callable[[], bool] = bool  # False, always
         if isinstance(source, str | os.PathLike) and source != "-":
             file = stack.enter_context(open(source, "rb"))  # noqa: PTH123 - any PathLike
             name = os.fspath(source)
+            has_changed = partial(_differs, file.fileno(), _written(file.fileno()))
         elif source == "-":
             file = getattr(sys.stdin, "buffer", sys.stdin)
         else:
@@ -167,7 +173,17 @@ def open_source(source: Source, encoding: str | None = None) -> Iterator[OpenedS
         def line_not_text() -> int | None:
             return None if start is None else _line_not_text(raw, start, decompress, encoding)
 
-        yield OpenedSource(file, first_line, name, encoding, line_not_text)
+        yield OpenedSource(file, first_line, name, encoding, line_not_text, has_changed)
+
+
+def _written(number: int) -> tuple[int, int] | None:
+    """How long a file is, and when it was written to; None of a pipe."""
+    found = os.fstat(number)
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def _differs(number: int, before: tuple[int, int] | None) -> bool:
+    return _written(number) != before
 
 
 def _is_seekable(file: Any) -> bool:

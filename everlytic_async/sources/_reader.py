@@ -84,7 +84,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._decoder = StrictDecoder()
         self._ids = _IdCount()
         self._traces = False
-        self._has_next_page = False
+        self._has_next_page = self._has_changed = False
         self.format: str | None = None
         self.container: str | None = None
         self._numbered = self._read()
@@ -123,6 +123,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
             found.append(
                 "there are more orders on a further page, as the last page in this input says: ask "
                 "for the next pages, too"
+            )
+        if self._has_changed:
+            found.append(
+                "the file changed while it was read, so its last order may have been cut off: wait "
+                "until it is complete, compare that order, and run it again"
             )
         found += self._ids.warnings()
         return found
@@ -201,6 +206,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
                         container, source, stack, self._options.encoding, self._options.sheet
                     )
                     yield from self._read_table(table)
+            self._has_changed = source.has_changed()
 
     def _note_page(self, has_next: bool) -> None:
         self._has_next_page = has_next

@@ -271,6 +271,19 @@ def test_importing_the_readers_loads_no_extra() -> None:
     assert done.stdout.strip() == b"set()"
 
 
+def test_a_file_that_is_written_to_while_it_is_read_is_pointed_out(tmp_path: Path) -> None:
+    path = tmp_path / "orders.jsonl"
+    path.write_bytes(LINE * 2)
+    for more in (b"", LINE):
+        reader = read_orders(path)
+        next(reader)
+        with path.open("ab") as file:
+            file.write(more)
+        assert list(reader)
+        warnings = [text for text in reader.warnings if "changed while it was read" in text]
+        assert len(warnings) == bool(more)
+
+
 def test_closing_before_the_end_closes_the_file(tmp_path: Path) -> None:
     path = tmp_path / "orders.jsonl.gz"
     path.write_bytes(gzip.compress(LINE * 1000))
