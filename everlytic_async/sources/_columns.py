@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, TypeVar
 
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, mapping_paths
@@ -14,22 +15,25 @@ from everlytic_async.sources._synonyms import match_fields
 
 __all__ = [
     "CONTACTS",
+    "MAX_AHEAD",
     "MAX_TITLES",
     "check_all_are_fields",
     "check_contact",
+    "check_identity",
     "check_paths",
     "check_repeated",
     "find_header",
-    "identity_paths",
-    "leads_nowhere",
     "no_such_name",
     "show_names",
     "strict_paths",
 ]
 
+_T = TypeVar("_T")
 #: So many rows above the header may have no more than one cell: a title, and blank rows.
 MAX_TITLES = 20
 CONTACTS = ("contact_email", "contact_unique_id")
+#: How many records, or rows, are looked at to find a path or a header.
+MAX_AHEAD = 20
 _MAX_NAMES = 40
 _MAX_CHARS = 40
 _MAX_HEADER = 1_000  # columns, where a header is looked for
@@ -100,7 +104,7 @@ def check_paths(paths: Iterable[tuple[str, str]], names: Sequence[str], *, is_ta
             )
 
 
-def leads_nowhere(path: str, records: Sequence[Any]) -> tuple[str, Sequence[str]] | None:
+def _leads_nowhere(path: str, records: Sequence[Any]) -> tuple[str, Sequence[str]] | None:
     """The key of a path of JSON that none of the records has, and those that there are.
 
     A null, and what is below a list, may be anything.
@@ -192,7 +196,7 @@ def check_contact(specs: Iterable[Any], names: Sequence[str]) -> None:
         )
 
 
-def identity_paths(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _identity_paths(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The paths of a mapping that say which order it is, and whose, and have no alternative.
 
     Where one is wrong, all the orders go out under other names, or to nobody.
@@ -201,6 +205,29 @@ def identity_paths(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
     fields = ("order_id", *contacts) if len(contacts) == 1 else ("order_id",)
     own = {field: mapping[field] for field in fields if field in mapping}
     return [(field, path) for field, path, alone in mapping_paths(own) if alone]
+
+
+def check_identity(
+    items: Iterator[tuple[int, _T]], mapping: Mapping[str, Any]
+) -> Iterator[tuple[int, _T]]:
+    """Refuse a path to the id or the contact of an order that none of the first orders has.
+
+    No more of them are read ahead than it takes to find one.
+    """
+    ahead: list[tuple[int, _T]] = []
+    for field, path in _identity_paths(mapping):
+        while True:
+            found = _leads_nowhere(path, [item for _number, item in ahead])
+            if found is None:
+                break
+            more = next(items, None) if len(ahead) < MAX_AHEAD else None
+            if more is None:
+                break
+            ahead.append(more)
+        if found is not None:
+            key, names = found
+            raise ConfigurationError(no_such_name(field, key, names, what="key"))
+    return chain(ahead, items)
 
 
 def strict_paths(

@@ -16,12 +16,11 @@ from everlytic_async.orders import Order
 from everlytic_async.sources._assembler import Numbered, OrderAssembler, make_order
 from everlytic_async.sources._bulk import join_lines
 from everlytic_async.sources._columns import (
+    MAX_AHEAD,
     check_all_are_fields,
+    check_identity,
     check_repeated,
     find_header,
-    identity_paths,
-    leads_nowhere,
-    no_such_name,
 )
 from everlytic_async.sources._csv import CsvReader
 from everlytic_async.sources._detect import Table, detect_container, open_table
@@ -39,8 +38,6 @@ from everlytic_async.sources._xlsx import XlsxReader
 __all__ = ["Reader", "TracedOrder"]
 
 _LINE_IDS = ("__parentId", "id")
-# To look for a path in.
-_MAX_AHEAD = 20
 
 _Items = Iterator[tuple[int, Item]]
 
@@ -85,7 +82,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._assembler: OrderAssembler | None = None
         self._workbook: XlsxReader | None = None
         self._decoder = StrictDecoder()
-        self._with_id = self._without_id = 0
+        self._ids = _IdCount()
         self._traces = False
         self._has_next_page = False
         self.format: str | None = None
@@ -127,16 +124,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 "there are more orders on a further page, as the last page in this input says: ask "
                 "for the next pages, too"
             )
-        if self._without_id and not self._with_id:
-            found.append(
-                "orders have no order_id: they are known by their content, so equal ones are sent "
-                "once, and one that changes is sent again. Map order_id if the export has one"
-            )
-        if self._with_id and self._without_id:
-            found.append(
-                f"{self._without_id:,} orders have no order_id while others do: each of them gets "
-                "an e-mail of its own. If they are parts of other orders, fill in their order_id"
-            )
+        found += self._ids.warnings()
         return found
 
     def lines(self) -> Iterator[Numbered]:
@@ -184,10 +172,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         # A generator, so that a file that nobody reads is not opened, and needs no closing.
         with closing(self._read_orders()) as orders:
             for numbered in orders:
-                if numbered[1].order_id is not None:
-                    self._with_id += 1
-                elif isinstance(numbered[1], Order):
-                    self._without_id += 1
+                self._ids.add(numbered[1])
                 yield numbered
 
     def _read_orders(self) -> Generator[Numbered]:
@@ -242,7 +227,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
             # Perhaps there is a title above the header.
             number = None
             if isinstance(table, CsvReader | XlsxReader):
-                rows = table.next_rows(_MAX_AHEAD)
+                rows = table.next_rows(MAX_AHEAD)
                 number = find_header(rows, table.columns, self._options.mapping)
             if number is None:
                 raise
@@ -295,29 +280,9 @@ class Reader(Iterator[Order | InvalidOrderError]):
             check_all_are_fields(names, is_table=False)
             yield from self._make_orders(items)
             return
-        items = self._check_identity(items)
+        items = check_identity(items, self._options.mapping)
         assembler = self._new_assembler(names, is_table=False)
         yield from assembler.orders(map(self._check_finite, items))
-
-    def _check_identity(self, items: _Items) -> _Items:
-        """Refuse a path to the id or the contact of an order that none of the first orders has.
-
-        No more of them are read ahead than it takes to find one.
-        """
-        ahead: list[tuple[int, Item]] = []
-        for field, path in identity_paths(self._options.mapping):
-            while True:
-                found = leads_nowhere(path, [item for _number, item in ahead])
-                if found is None:
-                    break
-                more = next(items, None) if len(ahead) < _MAX_AHEAD else None
-                if more is None:
-                    break
-                ahead.append(more)
-            if found is not None:
-                key, names = found
-                raise ConfigurationError(no_such_name(field, key, names, what="key"))
-        return chain(ahead, items)
 
     def _make_orders(self, items: _Items) -> Iterator[Numbered]:
         """The orders whose fields have their own names."""
@@ -372,6 +337,33 @@ class Reader(Iterator[Order | InvalidOrderError]):
         # As of a line that can't be read: a part of an order of Shopify's says whose it is.
         ids = [id_ if isinstance(id_ := item.get(key), str) else None for key in _LINE_IDS]
         return number, InvalidRow(InvalidOrderError(faults, number), ids if ids[0] else None)
+
+
+class _IdCount:
+    """How many orders have an order id, and how many valid ones have none."""
+
+    def __init__(self) -> None:
+        self._with = self._without = 0
+
+    def add(self, order: Order | InvalidOrderError) -> None:
+        """Count an order."""
+        if order.order_id is not None:
+            self._with += 1
+        elif isinstance(order, Order):
+            self._without += 1
+
+    def warnings(self) -> Iterator[str]:
+        """What a person should look at."""
+        if self._without and not self._with:
+            yield (
+                "orders have no order_id: they are known by their content, so equal ones are sent "
+                "once, and one that changes is sent again. Map order_id if the export has one"
+            )
+        if self._with and self._without:
+            yield (
+                f"{self._without:,} orders have no order_id while others do: each of them gets "
+                "an e-mail of its own. If they are parts of other orders, fill in their order_id"
+            )
 
 
 def _find_first(items: _Items) -> Generator[Numbered, None, tuple[int, Any] | None]:
