@@ -51,7 +51,7 @@ from everlytic_async.events import (
 from everlytic_async.ledger import State
 from everlytic_async.ledger.claims import LedgerWriter, body_digest
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt, outcome_for
-from everlytic_async.policies import Delivery, RetryPolicy
+from everlytic_async.policies import Delivery, RetryPolicy, check_seconds
 
 _LOGGER = logging.getLogger("everlytic_async")
 
@@ -86,6 +86,8 @@ class Sender:
         Raises:
             EverlyticError: its class is the verdict.
         """
+        if deadline_s is not None:
+            check_seconds("deadline_s", deadline_s)
         job = self.prepare(0, raw, key_of)
         del raw  # so that this frame doesn't show it
         result = job if isinstance(job, OrderResult) else None

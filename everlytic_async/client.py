@@ -218,8 +218,6 @@ class EverlyticClient:
             UnknownOutcomeError: it may have been processed.
         """
         self._transport.check_open()
-        if deadline_s is not None:
-            check_seconds("deadline_s", deadline_s)
         policy = resend_policy(self._sender.delivery, resend)
         sending = self._sender.send(
             order,
@@ -344,8 +342,6 @@ class EverlyticClient:
         self, hook: Hook, event_type: type[Event] = Event
     ) -> AbstractContextManager[None]:
         """Call one more hook with events of this class while this context manager is open.
-
-        Events of single attempts and orders are only made where a hook takes them.
 
         Raises:
             TypeError: the hook can't be called or is `async def`, or this is not a class of events.
