@@ -5,7 +5,7 @@ Run them from the project's root, with ``pip install -e '.[benchmarks]'`` done b
 ``python -m benchmarks.throughput``
     CPU per order and orders per second of the client and of its rivals.
 ``python -m benchmarks.pacing``
-    How well an unknown limit is found and held, against nginx if it is installed.
+    How well an unknown limit is found and held, against nginx.
 ``python -m benchmarks.memory``, ``reading``, ``workers``, ``startup``
     Memory over a long stream, a long ledger and its resume; what a second worker brings; imports.
 

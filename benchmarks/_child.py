@@ -97,15 +97,14 @@ async def pace(settings: Settings) -> Figures:
 
 
 async def stream(settings: Settings) -> Figures:
-    """One stream, perhaps ``ordered``; the memory after each of the orders in ``marks``."""
+    """One stream; the memory after each of the orders in ``marks``."""
     from everlytic_async import Outcome
 
     marks, expected = set(settings["marks"]), Outcome(settings["outcome"])
     seen = 0
     async with make_client(settings) as client:
         meter = Meter()
-        source = orders(settings["orders"])
-        async with client.stream_orders(source, ordered=settings["ordered"]) as results:
+        async with client.stream_orders(orders(settings["orders"])) as results:
             async for result in results:
                 if result.outcome is not expected:
                     raise WrongAnswerError(f"{result!r}") from result.error

@@ -46,18 +46,22 @@ _SendOne = Callable[[dict[str, Any]], Awaitable[None]]
 _PREBUILT = 200
 
 
+async def _report(send: _SendOne, one: dict[str, Any], report: Report) -> None:
+    try:
+        await send(one)
+    except Exception as error:  # noqa: BLE001 - the report decides
+        report(error)
+    else:
+        report(None)
+
+
 def _send_each(send: _SendOne, concurrency: int) -> SendAll:
     """Tasks that take the orders in turn: the usual bounded loop, without a semaphore."""
 
     async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
         async def work() -> None:
             for one in source:
-                try:
-                    await send(one)
-                except Exception as error:  # noqa: BLE001 - the report decides
-                    report(error)
-                else:
-                    report(None)
+                await _report(send, one, report)
 
         await asyncio.gather(*(work() for _ in range(concurrency)))
 
@@ -180,16 +184,16 @@ async def bare_aiohttp(settings: Settings) -> AsyncIterator[SendAll]:
 
 
 @asynccontextmanager
-async def _under_tenacity(settings: Settings) -> AsyncIterator[_SendOne]:
-    """The usual way to add retries to it: exponential backoff, as tenacity's documentation has it.
+async def tenacity_gather(settings: Settings) -> AsyncIterator[SendAll]:
+    """The usual way to add retries to it: tenacity, a semaphore, and a task for each order.
 
-    With ``retry_after`` it waits for as long as a Retry-After asks, and up to a second more:
-    without that jitter all come back at once, and most of them are refused again.
+    Exponential backoff as tenacity's documentation has it. With ``retry_after`` it waits for as
+    long as a Retry-After asks, and up to a second more: without that jitter all come back at once.
     """
     import aiohttp
     import tenacity
 
-    url = settings["url"] + PATH
+    url, slots = settings["url"] + PATH, asyncio.Semaphore(settings["concurrency"])
     backoff = tenacity.wait_random_exponential(multiplier=1, max=60)
 
     def wait(state: tenacity.RetryCallState) -> float:
@@ -213,31 +217,12 @@ async def _under_tenacity(settings: Settings) -> AsyncIterator[_SendOne]:
                 response.raise_for_status()
                 check(response.status, await response.json())
 
-        yield send
-
-
-@asynccontextmanager
-async def tenacity_tasks(settings: Settings) -> AsyncIterator[SendAll]:
-    """With a task for each slot: for a source that must not be read ahead."""
-    async with _under_tenacity(settings) as send:
-        yield _send_each(send, settings["concurrency"])
-
-
-@asynccontextmanager
-async def tenacity_gather(settings: Settings) -> AsyncIterator[SendAll]:
-    """With a task for each order, and a semaphore: what most people write."""
-    slots = asyncio.Semaphore(settings["concurrency"])
-    async with _under_tenacity(settings) as send:
-
-        async def bounded(one: dict[str, Any]) -> None:
+        async def bounded(one: dict[str, Any], report: Report) -> None:
             async with slots:
-                await send(one)
+                await _report(send, one, report)
 
         async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
-            for end in await asyncio.gather(*map(bounded, source), return_exceptions=True):
-                if isinstance(end, BaseException) and not isinstance(end, Exception):
-                    raise end
-                report(end)
+            await asyncio.gather(*(bounded(one, report) for one in source))
 
         yield send_all
 
@@ -307,7 +292,7 @@ SENDERS: dict[str, Sender] = {
     sender.__name__: sender
     for sender in (
         *(stream_orders, stream_prebuilt, send_order),
-        *(bare_aiohttp, tenacity_tasks, tenacity_gather, aiohttp_retry),
+        *(bare_aiohttp, tenacity_gather, aiohttp_retry),
         *(httpx, niquests, pyreqwest),
     )
 }

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +20,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory, TemporaryFile
-from types import FrameType, MappingProxyType
-from typing import Any, NoReturn, Self
+from types import MappingProxyType
+from typing import Any, Self
 
 import attrs
 import click
@@ -33,7 +32,6 @@ MB = 1_000_000
 #: The module of every measured process, and of every server.
 CLIENT, SERVER = "benchmarks._child", "benchmarks.server"
 _TIMEOUT_S = 10.0
-_INTERRUPTED = 130
 _MAX_ERROR_LENGTH = 4_000
 # glibc adapts both to what a process allocates, so that one contestant pays a system call for an
 # order and the next does not. The first is the largest that glibc accepts.
@@ -192,12 +190,7 @@ def measure_together(clients: Sequence[dict[str, Any]]) -> list[Figures]:
 
 @attrs.define
 class Service:
-    """A server in a process of its own.
-
-    Attributes:
-        url: Where it is.
-        counts: What it counted, once it has stopped.
-    """
+    """A server in a process of its own; it has its counts once it has stopped."""
 
     url: str
     counts: Figures = attrs.Factory(dict)
@@ -284,15 +277,7 @@ def spread(values: Sequence[float], digits: str = ",.0f") -> str:
 
 @attrs.frozen
 class Goal:
-    """A promise, and the figure that keeps or breaks it.
-
-    Attributes:
-        name: What is measured.
-        value: What it came to.
-        bound: What is promised.
-        at_most: Whether the bound is the largest or the smallest value that keeps the promise.
-        unit: The unit of both.
-    """
+    """A promise, and the figure that keeps or breaks it: at most the bound, or at least."""
 
     name: str
     value: float
@@ -315,16 +300,7 @@ class Goal:
 
 @attrs.frozen
 class Report:
-    """What a benchmark found.
-
-    Attributes:
-        title: What was measured, above the table.
-        headings: Of the columns; the first is aligned to the left.
-        rows: The cells.
-        goals: What was promised.
-        figures: What is saved: every value, before medians are taken.
-        notes: Lines below the table.
-    """
+    """What a benchmark found: a table with notes below it, and every value to be saved."""
 
     title: str
     headings: Sequence[str]
@@ -433,19 +409,3 @@ def benchmark(help_text: str | None) -> Callable[[Callable[..., Report]], click.
         return click.command(help=help_text)(command)
 
     return decorate
-
-
-def start(command: click.Command) -> None:
-    """Run a benchmark's command; SIGTERM ends it as Ctrl-C does, with every process it started."""
-
-    def on_sigterm(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        command(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(error.exit_code) from None
-    except click.Abort:
-        raise SystemExit(_INTERRUPTED) from None

@@ -40,9 +40,8 @@ def _stream(settings: dict[str, Any], marks: list[int]) -> harness.Figures:
 @harness.benchmark(__doc__)
 @harness.count("--orders", 1_000_000)
 @harness.count("--concurrency", 64)
-@click.option("--ordered", is_flag=True, help="Ask for the results in the order of the input.")
 @click.option("--ledger", is_flag=True, help="Record every order, and run the same orders again.")
-def main(orders: int, concurrency: int, *, ordered: bool, ledger: bool) -> harness.Report:
+def main(orders: int, concurrency: int, *, ledger: bool) -> harness.Report:
     """Measure."""
     marks = [*(mark for mark in _MARKS if mark < orders), orders]
     figures: harness.Figures = {"benchmark": "memory"}
@@ -50,7 +49,7 @@ def main(orders: int, concurrency: int, *, ordered: bool, ledger: bool) -> harne
     with TemporaryDirectory() as directory, harness.service() as server:
         file = Path(directory, "orders.ledger")
         settings = {"url": server.url, "orders": orders, "concurrency": concurrency}
-        settings |= {"ordered": ordered, **({"ledger": str(file)} if ledger else {})}
+        settings |= {"ledger": str(file)} if ledger else {}
         figures |= _stream(settings, marks)
         if ledger:
             resume = _stream({**settings, "outcome": "skipped"}, [])
@@ -78,4 +77,4 @@ def main(orders: int, concurrency: int, *, ordered: bool, ledger: bool) -> harne
 
 
 if __name__ == "__main__":
-    harness.start(main)
+    main()

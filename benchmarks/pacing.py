@@ -5,20 +5,18 @@ crossed. With --all it is what is promised, one after the other: without and wit
 second, for short and for long, by four processes; a limit of requests at the same time; and none,
 where a response takes 50 ms: what does pacing cost?
 
-The limiter is nginx if it is installed (limit_req with nodelay, limit_conn; status 429), else the
-package's sandbox. Every sender meets a limiter that was just started. "Of the limit" is orders
-delivered / seconds / limit: the burst comes on top, so a large one flatters short runs. Refusals
-are counted at the limiter, per order.
+The limiter is nginx (limit_req with nodelay, limit_conn; status 429). Every sender meets one that
+was just started. "Of the limit" is orders delivered / seconds / limit: the burst comes on top, so a
+large one flatters short runs. Refusals are counted at the limiter, per order.
 
-There are as many orders as the limit allows in --seconds. With --processes, that many send for as
-long at the same time, and what each has delivered by then is a part of its equal share.
+There are as many orders as the limit allows in --seconds. Several processes send for as long at the
+same time, and what each has delivered by then is a part of its equal share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
 import attrs
 import click
@@ -32,6 +30,7 @@ _NAMES = {
     "tenacity_jitter": "tenacity, jitter",
     "tenacity_retry_after": "tenacity, Retry-After",
 }
+_AT_ONCE = 64  # for each process
 _LATENCY_S = 0.05  # where there is no limit of requests a second
 _CONNECTIONS = 20  # the limit of requests at the same time
 _LONG_S = 60  # from which on more is promised where each refusal costs a second
@@ -40,28 +39,14 @@ _ATTEMPTS = 10  # after which a rival gives an order up
 
 @attrs.frozen(kw_only=True)
 class Setting:
-    """What limits, and what is sent.
+    """What limits, and what is sent; seconds are what it takes to send all at the limit."""
 
-    Attributes:
-        backend: ``nginx`` or ``sandbox``.
-        limit: Requests per second, or None.
-        burst: How many may run ahead of it.
-        connections: Requests at the same time, or None.
-        retry_after: Seconds asked for by each refusal, or None.
-        latency_s: How long a response takes.
-        seconds: How long it takes to send all orders at the limit.
-        concurrency: At once, for each process.
-        processes: How many processes send.
-    """
-
-    backend: str
-    limit: int | None
+    limit: int | None  # requests per second
     burst: int = 0
-    connections: int | None = None
-    retry_after: int | None = None
+    connections: int | None = None  # requests at the same time
+    retry_after: int | None = None  # seconds that each refusal asks for
     latency_s: float = 0.0
     seconds: float = 15.0
-    concurrency: int = 64
     processes: int = 1
 
     @property
@@ -69,7 +54,7 @@ class Setting:
         """The most orders per second that can be delivered."""
         if self.limit is not None:
             return self.limit
-        at_once = self.concurrency * self.processes
+        at_once = _AT_ONCE * self.processes
         return min(at_once, self.connections or at_once) / self.latency_s
 
     @property
@@ -101,9 +86,9 @@ def send(sender: str, setting: Setting, url: str) -> list[harness.Figures]:
         "url": url,
         "orders": setting.orders,
         "duration_s": setting.duration_s,
-        "concurrency": setting.concurrency,
+        "concurrency": _AT_ONCE,
         "attempts": _ATTEMPTS,
-        "sender": "tenacity_tasks" if sender.startswith("tenacity") else "stream_orders",
+        "sender": "tenacity_gather" if sender.startswith("tenacity") else "stream_orders",
         "retry_after": sender == "tenacity_retry_after",
         "max_rate": setting.per_s / setting.processes if sender == "max_rate" else None,
     }
@@ -195,8 +180,10 @@ def _row(sender: str, setting: Setting, runs: Sequence[harness.Figures]) -> list
     ]
 
 
-def _promised(base: Setting) -> list[tuple[Setting, list[str]]]:
-    """What --all measures: settings, and who meets each."""
+def _parts(base: Setting, *, promised: bool) -> list[tuple[Setting, list[str]]]:
+    """What is measured: settings, and who meets each."""
+    if not promised:
+        return [(base, ["adaptive", "max_rate", "tenacity_jitter"])]
     busy = attrs.evolve(base, retry_after=1)
     slow = attrs.evolve(base, limit=None, latency_s=_LATENCY_S)
     return [
@@ -209,61 +196,39 @@ def _promised(base: Setting) -> list[tuple[Setting, list[str]]]:
     ]
 
 
-def _backend(asked: str) -> str:
-    if asked == "auto":
-        return "sandbox" if find_nginx() is None else "nginx"
-    if asked == "nginx" and find_nginx() is None:
-        raise harness.BenchmarkError("nginx is not installed: install it, or use --backend sandbox")
-    return asked
-
-
-def _parts(
-    settings: list[Setting], only: Sequence[str], *, promised: bool
-) -> list[tuple[Setting, list[str]]]:
-    """What is measured: settings, and who meets each."""
-    if promised:
-        parts = [part for base in settings for part in _promised(base)]
-    else:
-        # Without the header tenacity_retry_after is tenacity_jitter.
-        plain = [name for name in _NAMES if name != "tenacity_retry_after"]
-        parts = [(each, plain if each.retry_after is None else list(_NAMES)) for each in settings]
-    return [(setting, [name for name in names if name in only]) for setting, names in parts]
-
-
 @harness.benchmark(__doc__)
 @click.option("--all", "promised", is_flag=True, help="Measure all that is promised.")
 @click.option("--limit", type=click.IntRange(1), multiple=True, default=[400], show_default=True)
 @click.option("--burst", type=click.IntRange(0), multiple=True, default=[20], show_default=True)
-@click.option("--retry-after", type=click.IntRange(0), help="Seconds that each refusal asks for.")
 @click.option("--seconds", type=click.FloatRange(0), default=15.0, show_default=True)
-@harness.count("--concurrency", 64)
-@harness.count("--processes", 1)
 @harness.count("--rounds", 1)
 @harness.only(_NAMES)
-@click.option("--backend", type=click.Choice(["auto", "nginx", "sandbox"]), default="auto")
 def main(
     *,
     promised: bool,
     limit: Sequence[int],
     burst: Sequence[int],
+    seconds: float,
     rounds: int,
     only: Sequence[str],
-    backend: str,
-    **options: Any,
 ) -> harness.Report:
     """Measure."""
-    common = {**options, "backend": _backend(backend)}
-    settings = [Setting(limit=per_s, burst=ahead, **common) for per_s in limit for ahead in burst]
-    parts = _parts(settings, only, promised=promised)
+    if find_nginx() is None:
+        raise harness.BenchmarkError("nginx is not installed")
+    settings = [Setting(limit=n, burst=ahead, seconds=seconds) for n in limit for ahead in burst]
+    parts = [part for each in settings for part in _parts(each, promised=promised)]
     measured = [
-        (name, setting, list[harness.Figures]()) for setting, some in parts for name in some
+        (name, setting, list[harness.Figures]())
+        for setting, some in parts
+        for name in some
+        if name in only
     ]
     for number in range(rounds):
         for name, setting, runs in measured:
             harness.progress(f"round {number + 1} of {rounds}: {_NAMES[name]}, {setting}")
             runs.append(_once(name, setting))
     return harness.Report(
-        title=f"{common['backend']}, {options['concurrency']} at once, medians of {rounds} rounds",
+        title=f"nginx, {_AT_ONCE} at once, medians of {rounds} rounds",
         headings=(
             *("limit", "sender", "of the limit", "refusals", "refused", "lost", "seconds"),
             "least share",
@@ -278,4 +243,4 @@ def main(
 
 
 if __name__ == "__main__":
-    harness.start(main)
+    main()

@@ -148,4 +148,4 @@ def main(orders: int, rounds: int) -> harness.Report:
 
 
 if __name__ == "__main__":
-    harness.start(main)
+    main()

@@ -3,13 +3,12 @@
 The endpoint is the smallest there can be, so that it is not what limits: a bare asyncio protocol,
 in uvloop if that is installed. It responds ``{"status":"success"}`` to every complete POST, perhaps
 after a fixed latency, and keeps the connection. A limit is nginx in front of it, with a
-configuration of its own in a directory of its own; or, instead of both, the package's sandbox.
+configuration of its own in a directory of its own.
 
 The settings come as JSON in the argument, all optional: ``latency_s``; ``certificate``, a file with
-its key, for TLS; ``backend``, ``nginx`` or ``sandbox``; ``limit``, requests a second; ``burst``;
-``connections``, requests at the same time; ``retry_after``, seconds that a refusal asks for. It
-prints ``{"port": ...}`` once it listens. When
-its standard input ends, it stops and prints what it counted: so it ends with the process that
+its key, for TLS; ``limit``, requests a second; ``burst``; ``connections``, requests at the same
+time; ``retry_after``, seconds that a refusal asks for. It prints ``{"port": ...}`` once it listens.
+When its standard input ends, it stops and prints what it counted: so it ends with the process that
 started it, however that ends.
 """
 
@@ -35,7 +34,7 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any, NoReturn, cast
 
-from benchmarks._load import CUSTOMER_HASH, STORE_HASH, SUCCESS, emit, run, wait_for_stdin_end
+from benchmarks._load import SUCCESS, emit, run, wait_for_stdin_end
 
 _BODY = json.dumps(SUCCESS, separators=(",", ":")).encode()
 _RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
@@ -260,27 +259,6 @@ def _behind_nginx(settings: dict[str, Any]) -> None:
     emit(**vars(counts), refused=refused)
 
 
-async def _sandbox(settings: dict[str, Any]) -> None:
-    from everlytic_async.sandbox import Faults, Sandbox  # noqa: PLC0415 - only here
-
-    faults = Faults(
-        latency_s=settings.get("latency_s", 0),
-        rate=settings.get("limit"),
-        burst=settings.get("burst", 0),
-        max_in_flight=settings.get("connections"),
-        retry_after_s=settings.get("retry_after"),
-    )
-    sandbox = Sandbox(store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, faults=faults, keep=0)
-    async with sandbox:
-        emit(port=int(sandbox.base_url.rpartition(":")[2]))
-        await wait_for_stdin_end()
-    emit(
-        accepted=sandbox.processed,
-        refused=sandbox.statuses[429],
-        peak_in_flight=sandbox.peak_in_flight,
-    )
-
-
 def _on_sigterm(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit("terminated")  # so that nginx ends too
 
@@ -291,8 +269,6 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     if settings.get("limit") is None and settings.get("connections") is None:
         _endpoint(settings.get("latency_s", 0), settings.get("certificate"))
-    elif settings["backend"] == "sandbox":
-        run(_sandbox(settings))
     else:
         _behind_nginx(settings)
 

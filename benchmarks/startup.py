@@ -73,4 +73,4 @@ def main(rounds: int) -> harness.Report:
 
 
 if __name__ == "__main__":
-    harness.start(main)
+    main()

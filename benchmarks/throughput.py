@@ -35,27 +35,16 @@ _FEW, _MANY = 100, 400
 
 @attrs.frozen
 class Row:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        sender: What sends, of `benchmarks._senders`.
-        at_once: How many orders are in flight.
-        products: Of each order.
-        tls: Whether the connections are encrypted.
-        options: More settings of the sender.
-        goal: The most CPU that is promised, as a ratio to bare aiohttp.
-        share: The share of the orders that it sends: the slow ones need no more.
-        needs: The module that has to be installed.
-    """
-
-    sender: str
+    sender: str  # of `benchmarks._senders`
     at_once: int = 64
     products: int = 1
     tls: bool = False
-    options: dict[str, Any] = attrs.Factory(dict)
-    goal: float | None = None
-    share: float = 1.0
-    needs: str = "everlytic_async"
+    options: dict[str, Any] = attrs.Factory(dict)  # of the sender
+    goal: float | None = None  # the most CPU that is promised, as a ratio to bare aiohttp
+    share: float = 1.0  # of the orders: the slow ones need no more
+    needs: str = "everlytic_async"  # the module that has to be installed
 
     @property
     def group(self) -> tuple[int, int, bool]:
@@ -174,15 +163,14 @@ def _measure(names: Sequence[str], runner: _Runner, rounds: int) -> dict[str, ha
 
 def _counted(names: Sequence[str], runner: _Runner) -> dict[str, tuple[float, float]]:
     """Instructions of an order, and their ratio to bare aiohttp's."""
-    bases: dict[tuple[int, int, bool], float] = {}
-    counted = {}
+    counted: dict[str, tuple[float, float]] = {}
     for name in names:
         row = _ROWS[name]
         harness.progress(f"counting the instructions: {name}")
-        if row.group not in bases:
-            bases[row.group] = runner.instructions(row.base)
+        if row.base_name not in counted:
+            counted[row.base_name] = (runner.instructions(row.base), 1.0)
         count = runner.instructions(row)
-        counted[name] = (count, count / bases[row.group])
+        counted[name] = (count, count / counted[row.base_name][0])
     return counted
 
 
@@ -207,37 +195,35 @@ def main(orders: int, rounds: int, only: Sequence[str], *, instructions: bool) -
         runner = _Runner(Path(directory), orders, with_tls=with_tls)
         comparisons = _measure(names, runner, rounds)
         counted = _counted(names, runner) if instructions else {}
-    ratios = {name: comparisons[name].ratios(name, "cpu_us") for name in names}
-    bases = {each.base: each for each in comparisons.values()}
-    figures = {**comparisons, **bases}
-    medians = {
-        name: [
-            f"{median(figures[name].values(name, figure)):,.0f}" for figure in ("cpu_us", "per_s")
+
+    def row(name: str, comparison: harness.Comparison) -> list[str]:
+        goal = _ROWS[name].goal if name in _ROWS else None
+        medians = (median(comparison.values(name, figure)) for figure in ("cpu_us", "per_s"))
+        return [
+            name,
+            harness.spread(comparison.ratios(name, "cpu_us"), ".2f") if name in _ROWS else "1.00",
+            "" if goal is None else f"{goal:.2f}",
+            *(f"{value:,.0f}" for value in (*medians, *counted.get(name, ())[:1])),
+            *(f"{ratio:.2f}" for ratio in counted.get(name, ())[1:]),
         ]
-        for name in [*names, *bases]
-    }
+
+    ordered = {name: comparisons[name] for name in names}
+    ordered |= {each.base: each for each in comparisons.values()}
+    more = ("instructions", "x bare aiohttp's") if instructions else ()
     return harness.Report(
         title=f"CPU of an order, {rounds} rounds, x bare aiohttp",
         headings=(
-            *("64 at once, unless it says otherwise", "x bare aiohttp", "goal", "CPU µs"),
-            *("orders/s", *(("instructions", "x bare aiohttp's") if instructions else ())),
+            *("64 at once, unless it says else", "x bare aiohttp", "goal", "CPU µs", "orders/s"),
+            *more,
         ),
-        rows=[
-            (
-                name,
-                harness.spread(ratios[name], ".2f"),
-                "" if _ROWS[name].goal is None else f"{_ROWS[name].goal:.2f}",
-                *medians[name],
-                *((f"{counted[name][0]:,.0f}", f"{counted[name][1]:.2f}") if instructions else ()),
-            )
-            for name in names
-        ]
-        + [
-            (base, "1.00", "", *medians[base], *(("", "1.00") if instructions else ()))
-            for base in bases
-        ],
+        rows=[row(*each) for each in ordered.items()],
         goals=[
-            harness.Goal(f"CPU of {name} / bare aiohttp", median(ratios[name]), goal, at_most=True)
+            harness.Goal(
+                f"CPU of {name} / bare aiohttp",
+                median(comparisons[name].ratios(name, "cpu_us")),
+                goal,
+                at_most=True,
+            )
             for name in names
             if (goal := _ROWS[name].goal) is not None
         ],
@@ -252,4 +238,4 @@ def main(orders: int, rounds: int, only: Sequence[str], *, instructions: bool) -
 
 
 if __name__ == "__main__":
-    harness.start(main)
+    main()

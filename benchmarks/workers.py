@@ -20,14 +20,16 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import click
-
 from benchmarks import harness
 
-_ONE, _TWO = "1 worker", "2 workers"
 _NATS, _FILE = "ledger in NATS", "ledger in an SQLite file"
-_MINIMAL = [f"{workers}, {ledger}" for ledger in (_NATS, _FILE) for workers in (_ONE, _TWO)]
-_PARTS = ("latency", "minimal")
+#: Of each part the runs: the others are compared with the first.
+_PARTS = {
+    "100 ms": ["1 worker", "2 workers"],
+    "minimal server": [f"{n}, {ledger}" for ledger in (_NATS, _FILE) for n in ("1 worker", "2")],
+}
+_LATENCY_S = 0.1
+_SLOTS = 32  # of a worker
 _CPU = ("worker_us", "nats_us", "endpoint_us")
 
 
@@ -41,21 +43,13 @@ def _cpu_s(pid: int) -> float:
 
 
 def _once(
-    *, workers: int, orders: int, concurrency: int, latency_s: float, ledger: Path | None
+    workers: int, orders: int, latency_s: float = 0.0, ledger: Path | None = None
 ) -> harness.Figures:
     """Let workers empty a queue.
 
-    Returns:
-        workers: How many there were.
-        per_s: Orders per second, of all together.
-        worker_us: CPU of all workers for an order, in microseconds.
-        nats_us: CPU of the NATS server for an order, with ledger and acknowledgements.
-        endpoint_us: CPU of the endpoint for an order.
-        resident_mb: Memory of the largest worker at its end.
-        published_per_s: How fast the queue was filled before.
-        queue_bytes: What the queue held for an order.
-        ledger_bytes: What the ledger in NATS holds for an order.
-        shares: What each worker sent, in parts of an equal share.
+    CPU is for an order, in microseconds: of all workers, of the NATS server with its ledger, of
+    the endpoint. The memory is that of the largest worker at its end. The bytes are what queue and
+    ledger in NATS hold for an order, the shares what each worker sent, of an equal share.
     """
     with harness.Child(harness.CLIENT, {"mode": "queue", "orders": orders}) as queue:
         filled = queue.read()
@@ -64,7 +58,7 @@ def _once(
                 "mode": "work",
                 "url": endpoint.url,
                 "queue": filled["url"],
-                "concurrency": concurrency,
+                "concurrency": _SLOTS,
                 "worker_ledger": None if ledger is None else str(ledger),
             }
             before = _cpu_s(filled["pid"])
@@ -91,33 +85,11 @@ def _once(
     }
 
 
-def _latency(orders: int, rounds: int, concurrency: int, latency_s: float) -> harness.Comparison:
-    def once(name: str) -> harness.Figures:
-        workers = 1 if name == _ONE else 2
-        return _once(
-            workers=workers,
-            orders=orders * workers,
-            concurrency=concurrency,
-            latency_s=latency_s,
-            ledger=None,
-        )
-
-    return harness.Comparison.measure(_ONE, [_TWO], rounds, once)
-
-
-def _minimal(directory: Path, orders: int, rounds: int, concurrency: int) -> harness.Comparison:
-    files = numbers()
-
-    def once(name: str) -> harness.Figures:
-        return _once(
-            workers=1 if name.startswith(_ONE) else 2,
-            orders=orders,
-            concurrency=concurrency,
-            latency_s=0,
-            ledger=directory / f"{next(files)}" if name.endswith(_FILE) else None,
-        )
-
-    return harness.Comparison.measure(_MINIMAL[0], _MINIMAL[1:], rounds, once)
+def _run(part: str, name: str, *, orders: int, fast_orders: int, file: Path) -> harness.Figures:
+    workers = int(name[0])
+    if part == "100 ms":
+        return _once(workers, orders * workers, _LATENCY_S)
+    return _once(workers, fast_orders, ledger=file if name.endswith(_FILE) else None)
 
 
 def _rows(where: str, comparison: harness.Comparison) -> list[list[str]]:
@@ -133,14 +105,13 @@ def _rows(where: str, comparison: harness.Comparison) -> list[list[str]]:
     ]
 
 
-def _summary(comparison: harness.Comparison) -> str:
-    queued = [run for runs in comparison.runs.values() for run in runs]
-    in_nats = [run["ledger_bytes"] for run in queued if run["ledger_bytes"]]
+def _note(runs: Sequence[harness.Figures]) -> str:
+    in_nats = [run["ledger_bytes"] for run in runs if run["ledger_bytes"]]
     return (
-        f"The queue was filled with {median(r['published_per_s'] for r in queued):,.0f} orders a "
-        f"second and held {median(r['queue_bytes'] for r in queued):,.0f} bytes an order; the "
+        f"The queue was filled with {median(r['published_per_s'] for r in runs):,.0f} orders a "
+        f"second and held {median(r['queue_bytes'] for r in runs):,.0f} bytes an order; the "
         f"ledger in NATS held {median(in_nats):,.0f}. A worker had "
-        f"{max(r['resident_mb'] for r in queued):,.0f} MB at most."
+        f"{max(r['resident_mb'] for r in runs):,.0f} MB at most."
     )
 
 
@@ -148,41 +119,34 @@ def _summary(comparison: harness.Comparison) -> str:
 @harness.count("--orders", 3_000, "For each worker, with latency.")
 @harness.count("--fast-orders", 10_000, "In all, to the minimal server.")
 @harness.count("--rounds", 3)
-@click.option("--latency-ms", type=click.FloatRange(0), default=100.0, show_default=True)
-@harness.count("--concurrency", 32)
 @harness.only(_PARTS)
-def main(
-    *,
-    orders: int,
-    fast_orders: int,
-    rounds: int,
-    latency_ms: float,
-    concurrency: int,
-    only: Sequence[str],
-) -> harness.Report:
+def main(*, orders: int, fast_orders: int, rounds: int, only: Sequence[str]) -> harness.Report:
     """Measure."""
-    rows: list[list[str]] = []
-    goals: list[harness.Goal] = []
-    notes: list[str] = []
-    figures: harness.Figures = {"benchmark": "workers"}
-    if "latency" in only:
-        comparison = _latency(orders, rounds, concurrency, latency_ms / 1e3)
-        rows += _rows(f"{latency_ms:g} ms", comparison)
-        ratio = median(comparison.ratios(_TWO, "per_s"))
-        goals.append(
-            harness.Goal("2 workers / 1, with latency", ratio, 1.9, at_most=False, unit="x")
-        )
-        figures["latency"] = comparison.runs
-    if "minimal" in only:
-        with TemporaryDirectory() as name:
-            comparison = _minimal(Path(name), fast_orders, rounds, concurrency)
-        rows += _rows("minimal server", comparison)
-        notes.append(_summary(comparison))
-        figures["minimal"] = comparison.runs
-    headings = ("run", "orders/s", "x the first", "workers µs", "NATS µs", "endpoint µs", "shares")
-    title = f"{concurrency} slots a worker, {rounds} rounds"
-    return harness.Report(title, headings, rows, goals, figures, notes)
+    comparisons: dict[str, harness.Comparison] = {}
+    with TemporaryDirectory() as directory:
+        files = (Path(directory, f"{number}") for number in numbers())
+        for part in only:
+
+            def once(name: str, part: str = part) -> harness.Figures:
+                return _run(part, name, orders=orders, fast_orders=fast_orders, file=next(files))
+
+            first, *others = _PARTS[part]
+            comparisons[part] = harness.Comparison.measure(first, others, rounds, once)
+    goals = []
+    if "100 ms" in only:
+        ratio = median(comparisons["100 ms"].ratios("2 workers", "per_s"))
+        name = "2 workers / 1, with latency"
+        goals.append(harness.Goal(name, ratio, 1.9, at_most=False, unit="x"))
+    runs = [run for each in comparisons.values() for some in each.runs.values() for run in some]
+    return harness.Report(
+        title=f"{_SLOTS} slots a worker, {rounds} rounds",
+        headings=("run", "orders/s", "x the first", *_CPU, "shares"),
+        rows=[row for part, each in comparisons.items() for row in _rows(part, each)],
+        goals=goals,
+        notes=[_note(runs)],
+        figures={"benchmark": "workers", **{part: each.runs for part, each in comparisons.items()}},
+    )
 
 
 if __name__ == "__main__":
-    harness.start(main)
+    main()
