@@ -13,7 +13,6 @@ import rich_click as click
 
 from everlytic_async.cli._ledger_commands import add_ledger_commands
 from everlytic_async.cli._options import (
-    EXIT_CODES,
     FILE,
     FILE_HELP,
     PER_SECOND,
@@ -56,8 +55,7 @@ Where one process is not enough, put them into a queue for workers:
     everlytic-async worker --embedded queue
 """
 
-_SEND_HELP = (
-    """\
+_SEND_HELP = """\
 Send the orders of FILE: one trigger each, so that each puts a customer into a workflow.
 
 {file}
@@ -101,8 +99,6 @@ Else it is a TOML file (see --config):
 Ctrl-C stops reading, waits for orders in flight and prints the summary; a second Ctrl-C exits
 immediately. SIGTERM does the same, and so does closing the terminal (SIGHUP).
 
-""".replace("{file}", FILE_HELP.rstrip())
-    + """\
 Exit codes:
     0    every order was sent, now or before (or FILE holds none at all)
     1    some orders were not sent: running it again sends them
@@ -110,11 +106,9 @@ Exit codes:
     3    nothing more can be sent; some orders need a person: those that
          are invalid, rejected or unknown
     130  interrupted by Ctrl-C; 143 by SIGTERM; 129 by SIGHUP
-"""
-)
+""".replace("{file}", FILE_HELP.rstrip())
 
-_CHECK_HELP = (
-    """\
+_CHECK_HELP = """\
 Validate the orders of FILE, and send nothing. No account is needed.
 
 {file}
@@ -140,14 +134,12 @@ An order in JSON:
 It needs contact_email or contact_unique_id, and at least one product. A null counts as not
 set; an unknown field is a fault.
 
+Exit codes:
+    0    every order is valid (or FILE holds none at all)
+    1    some are not
+    2    wrong usage or settings, unreadable input, or an unexpected error
+    130  interrupted by Ctrl-C
 """.replace("{file}", FILE_HELP.rstrip())
-    + EXIT_CODES.format(
-        good="every order is valid (or FILE holds none at all)",
-        bad="some are not",
-        none="not all was checked",
-        terminated="",
-    )
-)
 
 _DOCTOR_HELP = """\
 Show what a run would use, and whether it can work: versions, the settings in use and where they

@@ -21,15 +21,6 @@ import rich_click as click
 from everlytic_async.cli._exit import handle_errors
 from everlytic_async.errors import ConfigurationError
 
-EXIT_CODES = """\
-Exit codes:
-    0    {good}
-    1    {bad}
-    2    wrong usage or settings, unreadable input, or an unexpected error:
-         {none}
-    130  interrupted by Ctrl-C{terminated}
-"""
-
 FILE_HELP = """\
 FILE holds orders as JSON Lines, JSON, CSV, TSV, Excel or Parquet, plain or packed with gzip or
 zstd, with the endpoint's names for its fields; or it is an export of WooCommerce, Shopify, Magento,

@@ -7,7 +7,6 @@ from functools import partial
 import rich_click as click
 
 from everlytic_async.cli._options import (
-    EXIT_CODES,
     FILE,
     FILE_HELP,
     ConfigOptions,
@@ -35,8 +34,7 @@ A server on another machine must offer TLS, or nothing is sent to it. So must an
 asked for: by tls:// in its address, --nats-tls-ca or --nats-tls-cert.
 """
 
-_ENQUEUE_HELP = (
-    """\
+_ENQUEUE_HELP = """\
 Put the orders of FILE into the queue, for workers to send.
 
 {file}
@@ -54,14 +52,12 @@ Examples:
 
 Ctrl-C, SIGTERM or SIGHUP stops reading and waits for acknowledgements; a second one exits at once.
 
+Exit codes:
+    0    every order is in the queue, now or before (or FILE holds none)
+    1    some orders are not; the summary says why
+    2    wrong usage or settings, unreadable input, or an unexpected error
+    130  interrupted by Ctrl-C; 143 by SIGTERM; 129 by SIGHUP
 """.replace("{file}", FILE_HELP.rstrip()).replace("{nats}", _NATS_HELP)
-    + EXIT_CODES.format(
-        good="every order is in the queue, now or before (or FILE holds none)",
-        bad="some orders are not; the summary says why",
-        none="nothing was queued",
-        terminated="; 143 by SIGTERM; 129 by SIGHUP",
-    )
-)
 
 _WORKER_HELP = """\
 Take orders from the queue and send them, until SIGTERM, SIGHUP or Ctrl-C.
