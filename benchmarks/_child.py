@@ -61,7 +61,7 @@ async def send(settings: Settings) -> Figures:
 
 
 async def pace(settings: Settings) -> Figures:
-    """Send to a server that refuses: what was accepted, and how much of it in time."""
+    """Send to a server that throttles: what was accepted, and how much of it in time."""
     from everlytic_async import BatchStoppedError
 
     figures: Figures = {"read": 0, "sent": 0, "in_time": 0, "errors": Counter(), "stopped": None}

@@ -7,7 +7,7 @@ where a response takes 50 ms: what does pacing cost?
 
 The limiter is nginx (limit_req with nodelay, limit_conn; status 429). Every sender meets one that
 was just started. "Of the limit" is orders delivered / seconds / limit: the burst comes on top, so a
-large one flatters short runs. Refusals are counted at the limiter, per order.
+large one flatters short runs. Throttles are counted at the limiter, per order.
 
 There are as many orders as the limit allows in --seconds. Several processes send for as long at the
 same time, and what each has delivered by then is a part of its equal share.
@@ -33,7 +33,7 @@ _NAMES = {
 _AT_ONCE = 64  # for each process
 _LATENCY_S = 0.05  # where there is no limit of requests a second
 _CONNECTIONS = 20  # the limit of requests at the same time
-_LONG_S = 60  # from which on more is promised where each refusal costs a second
+_LONG_S = 60  # from which on more is promised where each throttle costs a second
 _ATTEMPTS = 10  # after which a rival gives an order up
 
 
@@ -44,7 +44,7 @@ class Setting:
     limit: int | None  # requests per second
     burst: int = 0
     connections: int | None = None  # requests at the same time
-    retry_after: int | None = None  # seconds that each refusal asks for
+    retry_after: int | None = None  # seconds that each throttle asks for
     latency_s: float = 0.0
     seconds: float = 15.0
     processes: int = 1
@@ -100,7 +100,7 @@ def _once(sender: str, setting: Setting) -> harness.Figures:
 
     Returns:
         share: Delivered / seconds / limit.
-        refusals: Responses with 429; ``refused``: of them, per order.
+        throttles: Responses with 429; ``throttled``: of them, per order.
         lost: Orders that were not delivered in the end.
         elapsed_s: From the first order to the last result.
         least_share: What the slowest process delivered, in parts of an equal share.
@@ -114,14 +114,14 @@ def _once(sender: str, setting: Setting) -> harness.Figures:
     wanted = setting.orders if setting.duration_s is None else sum(r["read"] for r in reports)
     elapsed_s = setting.duration_s or max(report["elapsed_s"] for report in reports)
     allowed = setting.per_s * elapsed_s
-    refusals = server.counts["refused"]
+    throttles = server.counts["throttled"]
     return {
         "sender": sender,
         "setting": attrs.asdict(setting),
         "processes": reports,
         "share": sum(report["in_time"] for report in reports) / allowed,
-        "refusals": refusals,
-        "refused": refusals / wanted,
+        "throttles": throttles,
+        "throttled": throttles / wanted,
         "lost": wanted - sent,
         "elapsed_s": elapsed_s,
         "least_share": min(report["in_time"] for report in reports) / allowed * setting.processes,
@@ -130,7 +130,7 @@ def _once(sender: str, setting: Setting) -> harness.Figures:
 
 
 def _bounds(sender: str, setting: Setting) -> tuple[float, float | None] | None:
-    """What is promised: at least so much of the limit, at most so much refused, both in percent."""
+    """What is promised in percent: the least of the limit, and the most that is throttled."""
     if setting.limit is None:
         if sender != "adaptive":
             return None
@@ -158,8 +158,10 @@ def _goals(sender: str, setting: Setting, runs: Sequence[harness.Figures]) -> li
     share = 100 * _median(runs, "share")
     goals = [harness.Goal(f"{what}: of the limit", share, bounds[0], at_most=False, unit=" %")]
     if bounds[1] is not None:
-        refused = 100 * _median(runs, "refused")
-        goals.append(harness.Goal(f"{what}: refused", refused, bounds[1], at_most=True, unit=" %"))
+        throttled = 100 * _median(runs, "throttled")
+        goals.append(
+            harness.Goal(f"{what}: throttled", throttled, bounds[1], at_most=True, unit=" %")
+        )
     if sender == "adaptive" and setting.processes > 1:
         least = 100 * _median(runs, "least_share")
         goals.append(harness.Goal(f"{what}: the least share", least, 50, at_most=False, unit=" %"))
@@ -172,8 +174,8 @@ def _row(sender: str, setting: Setting, runs: Sequence[harness.Figures]) -> list
         str(setting),
         _NAMES[sender],
         f"{_median(runs, 'share'):.1%}",
-        f"{_median(runs, 'refusals'):,.0f}",
-        f"{_median(runs, 'refused'):.2%}",
+        f"{_median(runs, 'throttles'):,.0f}",
+        f"{_median(runs, 'throttled'):.2%}",
         f"{max(run['lost'] for run in runs):,}",
         f"{_median(runs, 'elapsed_s'):.1f}",
         f"{_median(runs, 'least_share'):.0%}" if setting.processes > 1 else "",
@@ -230,7 +232,7 @@ def main(
     return harness.Report(
         title=f"nginx, {_AT_ONCE} at once, medians of {rounds} rounds",
         headings=(
-            *("limit", "sender", "of the limit", "refusals", "refused", "lost", "seconds"),
+            *("limit", "sender", "of the limit", "throttles", "throttled", "lost", "seconds"),
             "least share",
         ),
         rows=[_row(*each) for each in measured],

@@ -7,7 +7,7 @@ configuration of its own in a directory of its own.
 
 The settings come as JSON in the argument, all optional: ``latency_s``; ``certificate``, a file with
 its key, for TLS; ``limit``, requests a second; ``burst``; ``connections``, requests at the same
-time; ``retry_after``, seconds that a refusal asks for. It prints ``{"port": ...}`` once it listens.
+time; ``retry_after``, seconds that a 429 asks for. It prints ``{"port": ...}`` once it listens.
 When its standard input ends, it stops and prints what it counted: so it ends with the process that
 started it, however that ends.
 """
@@ -186,7 +186,7 @@ def _endpoint(latency_s: float, certificate: str | None) -> None:
     with _listener() as listener:
         emit(port=_port(listener))
         counts = _serve(listener, latency_s, certificate)
-    emit(**vars(counts), refused=0, cpu_s=time.process_time() - started_s)
+    emit(**vars(counts), throttled=0, cpu_s=time.process_time() - started_s)
 
 
 # ---------------------------------------------------------------------------------------- limits
@@ -255,8 +255,8 @@ def _behind_nginx(settings: dict[str, Any]) -> None:
         with _nginx_process(directory, front):
             emit(port=port)
             counts = _serve(upstream, settings.get("latency_s", 0))
-        refused = Path(directory, "access.log").read_text().split().count("429")
-    emit(**vars(counts), refused=refused)
+        throttled = Path(directory, "access.log").read_text().split().count("429")
+    emit(**vars(counts), throttled=throttled)
 
 
 def _on_sigterm(_number: int, _frame: FrameType | None) -> NoReturn:

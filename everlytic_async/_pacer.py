@@ -107,8 +107,10 @@ class Pacer:
     """Lets attempts start, in turn, as fast as is allowed and no faster.
 
     Attributes:
-        in_flight: How many attempts are in flight.
+        policy: The bounds of retries.
+        clock: Monotonic seconds.
         call_later: Sets timers.
+        in_flight: How many attempts are in flight.
         backoff: Draws the pauses.
         budget: What retries are paid from.
         trouble: What is known of the endpoint's trouble.
@@ -128,9 +130,9 @@ class Pacer:
         self._pacing = pacing
         self._estimator = RateEstimator() if pacing.adaptive else None
         self._schedule = Schedule(pacing, self._estimator)
-        self._retry = retry
+        self.policy = retry
         self._dispatcher = dispatcher or Dispatcher()
-        self._clock = clock
+        self.clock = clock
         self.call_later = call_later
         self.backoff = Backoff(retry, rng)
         self.in_flight = 0
@@ -151,7 +153,7 @@ class Pacer:
         if self._waiters or self._retries:
             return None
         self._evaluate_throttles()
-        now = self._clock()
+        now = self.clock()
         return self._start(now, waited=False) if self.next_start_at() <= now else None
 
     async def acquire(
@@ -178,7 +180,7 @@ class Pacer:
         self._wake_waiters()
         timer = None
         if until is not None:
-            delay_s = max(0.0, until - self._clock())
+            delay_s = max(0.0, until - self.clock())
             timer = self.call_later(delay_s, partial(_exceed_deadline, waiter))
         try:
             return await stop.wait(waiter)
@@ -198,7 +200,7 @@ class Pacer:
         if self._waiters or self._retries:
             self._wake_waiters()
         if self._idle is not None and self.in_flight == 0 and not self._idle.done():
-            self._idle.set_result(self._clock())
+            self._idle.set_result(self.clock())
 
     async def wait_idle(self, timeout_s: float) -> None:
         """Wait until nothing is in flight, but no longer than this."""
@@ -217,7 +219,7 @@ class Pacer:
         if self.trouble.probing:
             if self.in_flight > 0:
                 return math.inf  # one probe at a time
-            self.trouble.update(self._clock(), self._schedule.resume_at)
+            self.trouble.update(self.clock(), self._schedule.resume_at)
         return self._schedule.next_start_at()
 
     def _start(self, now: float, *, waited: bool) -> float:
@@ -232,11 +234,11 @@ class Pacer:
         if (
             estimator is None
             or not estimator.throttle_pending
-            or self._clock() < self._schedule.resume_at
+            or self.clock() < self._schedule.resume_at
         ):
             return
         estimator.evaluate(self.in_flight)
-        now = self._clock()  # that took milliseconds, which are not to be caught up with
+        now = self.clock()  # that took milliseconds, which are not to be caught up with
         self._schedule.delay_until(max(now, estimator.next_free_at))
         self._dispatcher.emit(RateChanged(at=now, rate=self.rate(), limit=estimator.limit))
 
@@ -253,7 +255,7 @@ class Pacer:
             if queue[0].done():  # stopped or cancelled
                 queue.popleft()
                 continue
-            start_at, now = self.next_start_at(), self._clock()
+            start_at, now = self.next_start_at(), self.clock()
             if start_at > now:
                 if start_at < math.inf:
                     self._timer = self.call_later(start_at - now, self._wake_waiters)
@@ -264,15 +266,15 @@ class Pacer:
 
     def rate(self) -> float | None:
         """Orders per second that may start at present; None if nothing limits them."""
-        return self._schedule.rate(self._clock())
+        return self._schedule.rate(self.clock())
 
     def remaining_cool_down_s(self) -> float:
         """Seconds until the shared cool-down ends; 0 if there is none."""
-        return max(0.0, self._schedule.resume_at - self._clock())
+        return max(0.0, self._schedule.resume_at - self.clock())
 
     def pause(self, seconds: float, reason: str) -> None:
         """Pause everybody, because of what is known from elsewhere. It does not affect the rate."""
-        now, pause_s = self._clock(), self.backoff.add_jitter(seconds)
+        now, pause_s = self.clock(), self.backoff.add_jitter(seconds)
         if now + pause_s > self._schedule.resume_at:
             self._schedule.pause_until(now + pause_s)
             self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=None, reason=reason))
@@ -286,13 +288,13 @@ class Pacer:
         self.accepted_any = True
         self.on_rejected(started_at)
         if self._estimator is not None:
-            self._estimator.on_accepted(started_at if sent_at is None else sent_at, self._clock())
+            self._estimator.on_accepted(started_at if sent_at is None else sent_at, self.clock())
 
     def on_rejected(self, started_at: float) -> None:
         """An order was rejected (or accepted): the endpoint is not in trouble."""
         trouble_since = self.trouble.answered(started_at)
         if trouble_since is not None:
-            now = self._clock()
+            now = self.clock()
             self._dispatcher.emit(OutageEnded(at=now, lasted_s=now - trouble_since))
             self._schedule.resume_at = now
             self._wake_waiters()
@@ -305,7 +307,7 @@ class Pacer:
         sent_at: float | None = None,
     ) -> None:
         """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls."""
-        now, estimator = self._clock(), self._estimator
+        now, estimator = self.clock(), self._estimator
         is_first = started_at > self._throttled_at  # else it was in flight together with that
         if is_first:
             self._throttled_at = now
@@ -319,7 +321,7 @@ class Pacer:
         if estimator is not None and not estimator.burst_known:
             # All orders sent so far show how large the burst is: wait for their responses, if that
             # takes no longer than the longest first pause.
-            pause_s = max(pause_s, min(now - started_at, _ADAPTIVE_BACKOFF * self._retry.base_s))
+            pause_s = max(pause_s, min(now - started_at, _ADAPTIVE_BACKOFF * self.policy.base_s))
         self._schedule.pause_until(now + pause_s)
         if estimator is not None:
             sent = started_at if sent_at is None else sent_at
@@ -327,7 +329,7 @@ class Pacer:
         reason = f"the endpoint answered {status}"
         if is_first:
             self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=status, reason=reason))
-        if retry_after_s is not None and retry_after_s > self._retry.retry_after_cap_s:
+        if retry_after_s is not None and retry_after_s > self.policy.retry_after_cap_s:
             self.trouble.quota_used_up(
                 now, f"{reason} and asked to wait {retry_after_s:.0f} s: a quota is used up"
             )
@@ -337,7 +339,7 @@ class Pacer:
 
     def on_failed(self, started_at: float, error: EverlyticError) -> None:
         """An attempt ended in none of the foreseen answers; see `Trouble`."""
-        now = self._clock()
+        now = self.clock()
         if not self.trouble.failed(now, started_at, self._schedule.resume_at, error):
             return
         pause_s = self.backoff.pause_s(self.trouble.pauses)

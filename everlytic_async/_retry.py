@@ -97,12 +97,10 @@ def may_retry(error: object, delivery: Delivery) -> bool:
 
 def retrying(
     *,
-    policy: RetryPolicy,
-    delivery: Delivery,
     pacer: Pacer,
+    delivery: Delivery,
     stop_token: StopToken,
     deadline: float,
-    clock: Callable[[], float],
     on_backoff: Callable[[EverlyticError, float], None],
 ) -> tenacity.AsyncRetrying:
     """The retry loop's control: how long it pauses, and when it stops.
@@ -110,12 +108,10 @@ def retrying(
     It counts the first attempt like every other, and raises the last attempt's error.
 
     Args:
-        policy: The bounds.
+        pacer: Knows the policy, the shared pause, trouble and the retry budget.
         delivery: Which errors may be retried.
-        pacer: Knows the shared pause, trouble and the retry budget.
         stop_token: Ends the sleeping with a `StoppedError`.
         deadline: When to stop trying, by the clock.
-        clock: Monotonic seconds.
         on_backoff: Called before each pause with the error and the seconds.
     """
     import tenacity  # noqa: PLC0415 - imported by `load`: it takes longer than the whole package
@@ -127,11 +123,11 @@ def retrying(
         return max(shared_s, pacer.backoff.pause_s(state.attempt_number))
 
     def stop(state: tenacity.RetryCallState) -> bool:
-        used_up = state.attempt_number >= policy.attempts
+        used_up = state.attempt_number >= pacer.policy.attempts
         return (
             pacer.trouble.gave_up is not None
-            or (used_up and not _is_free_probe(_error(state), policy, pacer))
-            or clock() + state.upcoming_sleep >= deadline
+            or (used_up and not _is_free_probe(_error(state), pacer))
+            or pacer.clock() + state.upcoming_sleep >= deadline
             or not pacer.budget.take()
         )
 
@@ -168,14 +164,14 @@ def with_cap_note(error: EverlyticError, policy: RetryPolicy) -> EverlyticError:
     )
 
 
-def _is_free_probe(error: BaseException | None, policy: RetryPolicy, pacer: Pacer) -> bool:
+def _is_free_probe(error: BaseException | None, pacer: Pacer) -> bool:
     """Whether the attempt was a probe that surely was not processed.
 
     Such probes don't count against an order's attempts, because any order may have been the probe.
     The deadline bounds them.
     """
     trouble = pacer.trouble
-    if not isinstance(error, NotSentError) or policy.attempts == 1:
+    if not isinstance(error, NotSentError) or pacer.policy.attempts == 1:
         return False
     return trouble.probing and trouble.ever_answered
 

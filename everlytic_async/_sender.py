@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import time
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -51,7 +49,7 @@ from everlytic_async.events import (
 from everlytic_async.ledger import State
 from everlytic_async.ledger.claims import LedgerWriter, body_digest
 from everlytic_async.outcomes import OrderResult, Outcome, Receipt, outcome_for
-from everlytic_async.policies import Delivery, RetryPolicy, check_seconds
+from everlytic_async.policies import Delivery, check_seconds
 
 _LOGGER = logging.getLogger("everlytic_async")
 
@@ -68,9 +66,7 @@ class Sender:
     transport: Transport
     pacer: Pacer
     delivery: Delivery
-    retry: RetryPolicy
     dispatcher: Dispatcher
-    clock: Callable[[], float] = time.monotonic
 
     async def send(
         self,
@@ -91,7 +87,7 @@ class Sender:
         job = self.prepare(0, raw, key_of)
         del raw  # so that this frame doesn't show it
         result = job if isinstance(job, OrderResult) else None
-        wait_until = self.clock() + (deadline_s or self.retry.deadline_s)
+        wait_until = self.pacer.clock() + (deadline_s or self.pacer.policy.deadline_s)
         try:
             async with deadline(deadline_s) as scope:
                 if isinstance(job, Job):
@@ -104,7 +100,7 @@ class Sender:
         if result is None:
             assert isinstance(job, Job)  # noqa: S101 - else there is a result
             reason = f"its deadline of {deadline_s:g} s passed"
-            result = job.make_result(job.verdict_if_abandoned(reason), self.clock())
+            result = job.make_result(job.verdict_if_abandoned(reason), self.pacer.clock())
         if result.receipt is not None:
             return result.receipt
         assert result.error is not None  # noqa: S101 - what is not sent says why
@@ -130,13 +126,13 @@ class Sender:
 
     def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
         """Validate and encode one order; the result of one that is invalid."""
-        job = _prepare(index, raw, key_of, self.clock())
+        job = _prepare(index, raw, key_of, self.pacer.clock())
         if self.dispatcher.has_listeners:
             event_key = job.key if key_of is None else _hash_key(job.key)
             if isinstance(job, Job):
                 job.event_key = event_key
             else:
-                self.dispatcher.emit(_order_ended(job, event_key, self.clock()))
+                self._emit_order_ended(job, event_key)
         return job
 
     async def deliver(
@@ -198,16 +194,15 @@ class Sender:
 
     def end(self, job: Job, verdict: Receipt | EverlyticError) -> OrderResult:
         """The result of an order, of which the hooks are notified."""
-        now = self.clock()
-        result = job.make_result(verdict, now)
+        result = job.make_result(verdict, self.pacer.clock())
         if job.event_key is not None:
-            self.dispatcher.emit(_order_ended(result, job.event_key, now))
+            self._emit_order_ended(result, job.event_key)
         return result
 
     def _end_cancelled(self, job: Job, ledger_writer: LedgerWriter | None) -> None:
         known = job.verdict_if_abandoned("its sending was cancelled")
         if ledger_writer is not None:
-            state = State.SENT if isinstance(known, Receipt) else State(outcome_for(known))
+            state = State(outcome_for(known))
             ledger_writer.record_cancelled(job.key, job.digest, state, job.attempts)
         self.end(job, known)
 
@@ -215,18 +210,16 @@ class Sender:
         self, job: Job, stop_token: StopToken, first: EverlyticError, wait_until: float | None
     ) -> Receipt | EverlyticError:
         """Attempt again until the order is accepted, or may not be attempted again."""
-        until = job.started_at + self.retry.deadline_s
+        until = job.started_at + self.pacer.policy.deadline_s
         if wait_until is not None:
             until = min(until, wait_until)
         control = retrying(
-            policy=self.retry,
             delivery=self.delivery,
             pacer=self.pacer,
             stop_token=stop_token,
             deadline=until,
-            clock=self.clock,
             on_backoff=lambda error, wait_s: self._emit(
-                job, BackingOff, attempt=job.attempts, wait_s=wait_s, error=error
+                job, BackingOff, self.pacer.clock(), wait_s=wait_s, error=error
             ),
         )
         verdict: Receipt | EverlyticError = first
@@ -240,40 +233,30 @@ class Sender:
         except DeadlineExceededError:
             pass  # the deadline came before its turn: the last attempt's verdict stands
         except EverlyticError as error:
-            verdict = with_cap_note(error.with_traceback(None), self.retry)
+            verdict = with_cap_note(error.with_traceback(None), self.pacer.policy)
         return verdict
 
     async def _attempt(
         self, job: Job, stop_token: StopToken, wait_until: float | None = None
     ) -> Receipt | EverlyticError:
         pacer = self.pacer
-        started_at = None if stop_token.reason is not None else pacer.try_acquire()
-        if started_at is None:
-            started_at = await pacer.acquire(stop_token, wait_until, is_retry=job.attempts > 0)
+        started_at = await pacer.acquire(stop_token, wait_until, is_retry=job.attempts > 0)
         if job.attempts == 0:
             job.started_at = started_at
         job.attempts += 1
         job.in_attempt = True
+        verdict: Receipt | EverlyticError | None = None
         try:
             if job.event_key is not None:  # nearly never
-                self._emit(
-                    job,
-                    AttemptStarted,
-                    at=started_at,
-                    attempt=job.attempts,
-                    in_flight=pacer.in_flight,
-                )
+                self._emit(job, AttemptStarted, started_at, in_flight=pacer.in_flight)
             verdict, sent_at = await self._post(job, stop_token)
             job.note(verdict)  # first of all: it is what is known, whatever is raised now
             # Before the slot is released, so that the next sender sees the new state.
             self._update_pacer(verdict, started_at, sent_at)
-        except BaseException:
-            known = job.verdict_if_abandoned("its sending was cancelled")
-            self._attempt_ended(job, known, started_at)
-            raise
         finally:
             pacer.release()
-        self._attempt_ended(job, verdict, started_at)
+            if job.event_key is not None:
+                self._emit_attempt_ended(job, verdict, started_at)
         return verdict
 
     async def _post(
@@ -296,7 +279,7 @@ class Sender:
             stalled_s=answer.stalled_s,
             undecodable=answer.undecodable,
             attempts=job.attempts,
-            elapsed_s=self.clock() - job.started_at,
+            elapsed_s=self.pacer.clock() - job.started_at,
             redact=job.contact,
         )
         return verdict, answer.sent_at
@@ -315,31 +298,48 @@ class Sender:
         else:
             self.pacer.on_failed(started_at, verdict)
             if isinstance(verdict, ServerError) and verdict.retry_after_s:
-                pause_s = min(verdict.retry_after_s, self.retry.retry_after_cap_s)
+                pause_s = min(verdict.retry_after_s, self.pacer.policy.retry_after_cap_s)
                 self.pacer.pause(pause_s, f"the endpoint answered {verdict.status}")
 
     # --------------------------------------------------------------------------------- events
 
-    def _emit(self, job: Job, event_type: type[AttemptStarted | BackingOff], **fields: Any) -> None:
-        if job.event_key is not None:
-            fields.setdefault("at", self.clock())
-            self.dispatcher.emit(event_type(key=job.event_key, **fields))
-
-    def _attempt_ended(
-        self, job: Job, verdict: Receipt | EverlyticError, started_at: float
+    def _emit(
+        self,
+        job: Job,
+        event_type: type[AttemptStarted | AttemptEnded | BackingOff],
+        at: float,
+        **fields: Any,
     ) -> None:
-        if job.event_key is None:
-            return
-        now, error = self.clock(), None if isinstance(verdict, Receipt) else verdict
+        if job.event_key is not None:
+            event = event_type(at=at, key=job.event_key, attempt=job.attempts, **fields)
+            self.dispatcher.emit(event)
+
+    def _emit_attempt_ended(
+        self, job: Job, verdict: Receipt | EverlyticError | None, started_at: float
+    ) -> None:
+        if verdict is None:
+            verdict = job.verdict_if_abandoned("its sending was cancelled")
+        now = self.pacer.clock()
+        self._emit(
+            job,
+            AttemptEnded,
+            now,
+            outcome=outcome_for(verdict),
+            status=getattr(verdict, "status", None),
+            error=None if isinstance(verdict, Receipt) else verdict,
+            elapsed_s=now - started_at,
+        )
+
+    def _emit_order_ended(self, result: OrderResult, event_key: str | None) -> None:
         self.dispatcher.emit(
-            AttemptEnded(
-                at=now,
-                key=job.event_key,
-                attempt=job.attempts,
-                outcome=Outcome.SENT if error is None else outcome_for(error),
-                status=getattr(verdict, "status", None),
-                error=error,
-                elapsed_s=now - started_at,
+            OrderEnded(
+                at=self.pacer.clock(),
+                key=event_key,
+                outcome=result.outcome,
+                attempts=result.attempts,
+                elapsed_s=result.elapsed_s,
+                duplicate_risk=result.duplicate_risk,
+                error=result.error,
             )
         )
 
@@ -403,17 +403,17 @@ class Job:
 
     def make_result(self, verdict: Receipt | EverlyticError, now: float) -> OrderResult:
         """The order's result, if nothing more is done for it."""
-        receipt, error, outcome = None, None, Outcome.SENT
+        receipt, error = None, None
         if isinstance(verdict, Receipt):
             receipt = verdict
         else:
-            error, outcome = verdict, outcome_for(verdict)
+            error = verdict
             error.attempts = self.attempts
         return OrderResult(
             self.index,
             self.key,
             self.raw,
-            outcome,
+            outcome_for(verdict),
             receipt,
             error,
             self.attempts,
@@ -447,11 +447,9 @@ def _prepare(
     index: int, raw: AnyOrder, key_of: KeyOf | None, received_at: float
 ) -> Job | OrderResult:
     """Validate and encode one order, and work out its key; the result of one that is invalid."""
-    body = b""
     try:
         wire = to_wire(raw)
-        if not isinstance(wire, InvalidOrderError):
-            body = encode_wire(wire)
+        body = b"" if isinstance(wire, InvalidOrderError) else encode_wire(wire)
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's mapping
         fault = InvalidOrderError([f"order: reading it raised {type(error).__name__}"])
         fault.__cause__ = error
@@ -500,15 +498,3 @@ def _combine(
     if isinstance(last, Receipt | UnknownOutcomeError):
         return last
     return type(earlier)(f"{earlier.message}; a later attempt: {last.message}", earlier.status)
-
-
-def _order_ended(result: OrderResult, event_key: str | None, now: float) -> OrderEnded:
-    return OrderEnded(
-        at=now,
-        key=event_key,
-        outcome=result.outcome,
-        attempts=result.attempts,
-        elapsed_s=result.elapsed_s,
-        duplicate_risk=result.duplicate_risk,
-        error=result.error,
-    )

@@ -26,7 +26,6 @@ from everlytic_async.errors import (
     UnknownOutcomeError,
 )
 from everlytic_async.outcomes import OrderResult, Outcome
-from everlytic_async.policies import RetryPolicy
 
 _WITH_LEDGER = "Run again with the same ledger when that is solved: it sends what was not sent."
 _WITHOUT_LEDGER = "When that is solved, send again only the orders whose result is not_sent."
@@ -36,9 +35,8 @@ class StopRules:
     """Looks at each result of one batch.
 
     Args:
-        pacer: Knows of trouble and used-up quotas.
+        pacer: Knows the policy, of trouble and used-up quotas.
         host: The endpoint's, for messages.
-        retry: The policy.
         any_accepted: Whether the endpoint and store are known to have accepted any order.
         has_ledger: Whether the batch has a ledger.
     """
@@ -47,7 +45,6 @@ class StopRules:
         self,
         pacer: Pacer,
         host: str,
-        retry: RetryPolicy,
         any_accepted: Callable[[], bool],
         *,
         has_ledger: bool,
@@ -55,7 +52,8 @@ class StopRules:
         self._advice = _WITH_LEDGER if has_ledger else _WITHOUT_LEDGER
         self._pacer = pacer
         self._host = host
-        self._attempts, self._limit = retry.attempts, retry.stop_after_refusals
+        self._attempts = pacer.policy.attempts
+        self._limit = pacer.policy.stop_after_refusals
         self._any_accepted = any_accepted
         self._in_a_row = 0  # equal rejections
         self._status: int | None = None

@@ -131,7 +131,6 @@ class OrderStream:
         self._stop_rules = StopRules(
             sender.pacer,
             sender.transport.host,
-            sender.retry,
             ledger.opened.any_accepted,
             has_ledger=has_ledger,
         )
@@ -150,7 +149,7 @@ class OrderStream:
         if self._tasks is not None:
             raise ConfigurationError("a stream of orders is entered once: make another one")
         await self._ledger.open(custom_keys=self._key_of is not None)
-        self._started_at = self._sender.clock()
+        self._started_at = self._sender.pacer.clock()
         self._sender.dispatcher.emit(BatchStarted(at=self._started_at))
         work = [self._send() for _ in range(self._concurrency)]
         if self._reader.is_async:
@@ -346,7 +345,7 @@ class OrderStream:
         for found in [*self._pending.values()]:
             if isinstance(found, Job):  # its task was cancelled or failed
                 self._put(self._abandoned(found, "its task ended early"))
-        now = self._sender.clock()
+        now = self._sender.pacer.clock()
         self._sender.dispatcher.emit(
             BatchEnded(
                 at=now,

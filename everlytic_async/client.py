@@ -131,7 +131,7 @@ class EverlyticClient:
         self._concurrency = pacing.max_concurrency
         self._dispatcher = Dispatcher(on_event)
         self._pacer = Pacer(pacing, retry, dispatcher=self._dispatcher)
-        self._sender = Sender(self._transport, self._pacer, delivery, retry, self._dispatcher)
+        self._sender = Sender(self._transport, self._pacer, delivery, self._dispatcher)
         self._stop_token = StopToken()
         self._ledger = OpenLedger(ledger, self._sender)
 

@@ -55,12 +55,14 @@ _OUTCOMES: tuple[tuple[type[EverlyticError], Outcome], ...] = (
 )
 
 
-def outcome_for(error: EverlyticError) -> Outcome:
-    """The outcome of an order that ended with this error."""
+def outcome_for(verdict: Receipt | EverlyticError) -> Outcome:
+    """The outcome of an order that ended like this."""
+    if isinstance(verdict, Receipt):
+        return Outcome.SENT
     for kind, outcome in _OUTCOMES:
-        if isinstance(error, kind):
+        if isinstance(verdict, kind):
             return outcome
-    raise TypeError(f"{type(error).__name__} is not the error of an order")
+    raise TypeError(f"{type(verdict).__name__} is not the error of an order")
 
 
 # Without slots a frozen class is made in half the time: attrs then writes straight to its __dict__.

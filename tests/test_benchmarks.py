@@ -167,7 +167,7 @@ def test_startup_measures_whole_processes(tmp_path):
 
 @pytest.mark.slow
 @behind_nginx
-def test_pacing_counts_refusals_at_the_limiter_and_loses_sight_of_no_order(tmp_path):
+def test_pacing_counts_throttles_at_the_limiter_and_loses_sight_of_no_order(tmp_path):
     figures = figures_of(
         tmp_path,
         "benchmarks.pacing",
@@ -177,13 +177,13 @@ def test_pacing_counts_refusals_at_the_limiter_and_loses_sight_of_no_order(tmp_p
     ours, rival = figures["runs"]
     assert (ours["sender"], rival["sender"]) == ("max_rate", "tenacity_jitter")
     assert ours["lost"] == 0
-    assert rival["refusals"] > 0  # 64 at once, and 6 are let through
+    assert rival["throttles"] > 0  # 64 at once, and 6 are let through
     for one in (ours, rival):
         assert sum(process["sent"] for process in one["processes"]) == 100 - one["lost"]
-        assert one["refused"] == one["refusals"] / 100
+        assert one["throttled"] == one["throttles"] / 100
     assert goals(figures) == [
         "ours, max_rate given, 200/s, burst 5, 100 orders: of the limit",
-        "ours, max_rate given, 200/s, burst 5, 100 orders: refused",
+        "ours, max_rate given, 200/s, burst 5, 100 orders: throttled",
         "ours, max_rate given, 200/s, burst 5, 100 orders: orders lost",
     ]
 

@@ -256,7 +256,7 @@ def fake_delivery(
     dispatcher = Dispatcher((events.append,))
     transport = FakeTransport(endpoint, clock)
     pacer = make_pacer(clock, pacing, retry=retry, dispatcher=dispatcher, seed=seed)
-    sender = Sender(cast("Transport", transport), pacer, delivery, retry, dispatcher, clock)
+    sender = Sender(cast("Transport", transport), pacer, delivery, dispatcher)
     return FakeDelivery(transport, pacer, sender, clock, events)
 
 
