@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -130,6 +131,8 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+# A shop has few prices.
+@lru_cache(maxsize=4_096)
 def _fraction(text: str) -> Decimal:
     number = Decimal(text)
     if len(text) > MAX_DIGITS or abs(number.adjusted()) > _MAX_EXPONENT:

@@ -105,8 +105,8 @@ def _product_model(value: Any) -> Any:
 
 
 def _product_models(value: Any) -> Any:
-    if type(value) is list and {*map(type, value)} == {Product} and len(value) <= MAX_ITEMS:
-        return tuple(value)
+    if type(value) is list and [*map(type, value)].count(Product) == len(value) <= MAX_ITEMS:
+        return _at_least_one(tuple(value))  # fast
     return _at_least_one(_each(value, _product_model))
 
 

@@ -113,8 +113,10 @@ class LeftOut:
                 word: KEPT if self._includes(reason) else reason for word, reason in words.items()
             }
             self._statuses.append((compiler.path(path), table, KEPT in words.values()))
-        if holds_text or not self._flags:
-            self._cells = compiler.values_used(holds_text=holds_text)
+        if holds_text:
+            self._cells = compiler.values_used(holds_text=True)
+        elif not self._flags and len(self._statuses) == 1:
+            self._cells = _text_only(self._statuses[0][0])
         self._blank_flags = self._compile_flags(preset.skip_without_status, compiler)
         for spec in preset.skip_without_status.values():
             if isinstance(spec, FirstRow) and {*spec.columns} & {*self._names}:
@@ -300,6 +302,10 @@ def _find_flag(flags: Iterable[tuple[Getter, str]], rows: Sequence[Record]) -> s
 
 def _starts_order(key: Any, *cells: Any) -> bool:
     return not is_blank(key) and (not cells or not all(map(is_blank, cells)))
+
+
+def _text_only(get: Getter) -> Getter:
+    return lambda record: value if (value := get(record)).__class__ is str else None
 
 
 def _first_set(get: Getter, rows: Iterable[Record]) -> Any:

@@ -188,7 +188,8 @@ class RecordMapper:
         self._contacts = _FieldReader(compiler, contacts, converters)
         self._product_fields = _FieldReader(inner, self._product_specs, converters)
         self._read_product: Callable[[Any], Any] = self._product_fields.read
-        if (key_of := inner.values_used(holds_text=holds_text and each is None)) is not None:
+        key_of = inner.values_used(holds_text=holds_text and each is None, is_json=not is_table)
+        if key_of is not None:
             self._read_product = self._cached(key_of)
         if each is None:
             compiler.used |= inner.used
@@ -268,7 +269,8 @@ class RecordMapper:
         read = self._read_product
         products = [read(item) if item.__class__ is dict else item for item in items]
         # With more there is another fault.
-        if self._names_products and {} in products and len(products) <= MAX_ITEMS:
+        is_set = not self._names_products or all(products)  # fast
+        if not is_set and {} in products and len(products) <= MAX_ITEMS:
             faults.append(f"products[{products.index({})}]: none of its fields is set")
         return products
 
@@ -300,7 +302,7 @@ class RecordMapper:
                 shortened = self._shortened_skus
                 found = _make_product(read(record))
                 is_counted = self._shortened_skus > shortened  # and has to be again
-                size = len(key) if isinstance(key, str) else sum(map(len, key))
+                size = sum(map(len, key)) if isinstance(key, tuple) else len(key)
                 if not is_counted and size <= _MAX_CACHED_CHARS:
                     if len(cache) >= _MAX_CACHED:
                         cache.clear()

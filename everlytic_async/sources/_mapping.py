@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import attrs
+import orjson
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import ConfigurationError
@@ -350,12 +351,15 @@ class Compiler:
                 return itemgetter(*[self._places[path] for path in paths])
         return lambda record: [get(record) for get in getters]
 
-    def values_used(self, *, holds_text: bool) -> Callable[[Any], Any] | None:
+    def values_used(
+        self, *, holds_text: bool = False, is_json: bool = False
+    ) -> Callable[[Any], Any] | None:
         """The function that returns all that is used of a record, in a form that can be compared.
 
         Args:
             holds_text: Whether all of it are texts; else it is written as one, for equal numbers
                 may have other digits.
+            is_json: Whether the records were read as JSON, without NaN.
 
         Returns:
             The function; None if a function of the caller's may use anything.
@@ -364,7 +368,8 @@ class Compiler:
         if self.calls_functions or not used:
             return None
         if self._columns is None:
-            return lambda record: repr([*map(record.get, used)])
+            write = _write_json if is_json else repr
+            return lambda record: write([*map(record.get, used)])
         places = [self._places[name] for name in used]
         cells = itemgetter(*places, *places[:1])  # two at least, so that it returns a tuple
         return cells if holds_text else lambda row: repr(cells(row))
@@ -438,6 +443,18 @@ class Compiler:
             return "".join(filled)
 
         return fill
+
+
+def _write_json(values: list[Any]) -> bytes | str:
+    """What a JSON reader found, with all the digits of its numbers."""
+    try:
+        return orjson.dumps(values, _write_number)
+    except orjson.JSONEncodeError:  # a huge integer, or a lone surrogate
+        return repr(values)
+
+
+def _write_number(number: Any) -> orjson.Fragment:
+    return orjson.Fragment(str(number))
 
 
 def _first_set(get: Getter, otherwise: Getter) -> Getter:

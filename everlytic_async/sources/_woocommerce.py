@@ -36,6 +36,7 @@ __all__ = ["TRANSLATED_STATUSES", "WOOCOMMERCE", "WOOCOMMERCE_CSV", "WOOCOMMERCE
 
 # More decimals than any shop's prices have: the noise of floating point.
 _MAX_PLACES = 6
+_ZERO = Decimal(0)
 # Of the plugin, which may leave out zeros, so that a total of 90 says nothing.
 _CENTS = 2
 
@@ -43,7 +44,7 @@ _CENTS = 2
 def _sub_total(items: Any) -> Decimal | None:
     if not isinstance(items, list):
         return None
-    total = Decimal(0)
+    total = _ZERO
     for item in items:
         amount = to_decimal(item.get("total")) if isinstance(item, dict) else None
         if amount is None:
@@ -59,21 +60,20 @@ def _round_prices(items: Any, order_total: Any) -> Any:
     total = to_decimal(order_total)
     if total is None:
         return items
-    places = _places(total)
-    return [_round_price(item, places) if isinstance(item, dict) else item for item in items]
+    return [_round_price(item, total) if item.__class__ is dict else item for item in items]
 
 
-def _round_price(item: dict[str, Any], places: int) -> dict[str, Any]:
+def _round_price(item: dict[str, Any], total: Decimal) -> dict[str, Any]:
     """The item; if its price has more decimals than the order's total, it is computed.
 
     In a currency without decimals, and where there is nothing to compute it of, only if it has the
     noise of floating point: an exact price may have decimals.
     """
-    price = item.get("price")
-    if price.__class__ is int:
+    price = to_decimal(item.get("price"))
+    if price is None or price.same_quantum(total):  # nearly always
         return item
-    price = to_decimal(price)
-    if price is None or _places(price) <= (places or _MAX_PLACES):
+    places = _places(total)
+    if _places(price) <= (places or _MAX_PLACES):
         return item
     computed_price = _unit_price(item.get("total"), item.get("quantity"), places)
     return {
