@@ -66,7 +66,8 @@ async def examine(
             forecast = Forecast(file, _client(settings, delivery), resend)
         elif ledger is not None and (others := ledger.find_others(options.file)) is not None:
             say(f"Warning: {others}")
-        check_outputs(options, None if ledger is None else ledger.path)
+        report = options.report if isinstance(options, SendOptions) else None
+        check_outputs(options, None if ledger is None else ledger.path, report)
         results = stack.enter_context(closing(Results(options)))
         source.look_for_repeats()
         source.show = options.show if isinstance(options, CheckOptions) else 0
@@ -131,8 +132,6 @@ class _CheckRun(Run):
         place = self.source.place
         shown = [as_values(traced, place) for traced in self.source.shown]
         found = super().figures(code, errors)
-        if self.source.repeats is not None:
-            found["repeated"] = self.source.repeats.figures()
         return found | {"shown": shown} if shown else found
 
     def judge(self) -> int:

@@ -127,8 +127,12 @@ def choose_ledger(options: LedgerOptions, settings: Settings) -> LedgerChoice | 
         return None
     named = options.ledger or settings.ledger
     name = os.fspath(named or DEFAULT_LEDGER)
-    # Not resolve(): the name that the user knows.
-    return LedgerChoice(Path(os.path.abspath(name)), printable(name), named is not None)  # noqa: PTH100
+    path = Path(os.path.abspath(name))  # noqa: PTH100 - not resolve(): the name that the user knows
+    if not path.parent.is_dir():
+        raise ConfigurationError(
+            f"the ledger {str(path)!r} can't be created: there is no directory {str(path.parent)!r}"
+        )
+    return LedgerChoice(path, printable(name), named is not None)
 
 
 class Forecast:

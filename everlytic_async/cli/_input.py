@@ -139,7 +139,8 @@ class Input:
         """What a person should look at before the orders are sent, each in a sentence."""
         if self.repeats is None:
             return self._reader.warnings
-        return [*self._reader.warnings, *self.repeats.describe(self.place)]
+        is_table = self._reader.container not in ("json", "jsonl")
+        return [*self._reader.warnings, *self.repeats.describe(self.place, is_table=is_table)]
 
     @property
     def never_set(self) -> frozenset[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 
-from everlytic_async.cli._options import ResultsOptions, command_with
+from everlytic_async.cli._commands import SendOptions
+from everlytic_async.cli._options import ReadingOptions, command_with, quote, words_of
 from everlytic_async.cli._results import APPEND_OPTION
 from everlytic_async.cli._screen import count_orders
 from everlytic_async.cli._tally import Tally
@@ -15,13 +15,14 @@ from everlytic_async.outcomes import Outcome
 
 def advise(
     tally: Tally,
-    options: ResultsOptions,
+    options: SendOptions,
     *,
     ledger: str | None,
     all_read: bool,
 ) -> Iterator[str]:
     """What to do next, a paragraph for each kind of order that is not sent."""
-    if ledger is None:
+    is_first = not (tally.counts[Outcome.SENT] or tally.counts[Outcome.SKIPPED] or tally.unknown)
+    if ledger is None and not is_first:
         if tally.to_send or tally.unknown or tally.to_correct or not all_read:
             yield (
                 "There was no ledger: the same command again would notify everybody again who was "
@@ -35,7 +36,8 @@ def advise(
             )
         return
     is_more = options.results not in (None, "-") and not options.append_results
-    file, again = shlex.quote(ledger), command_with(*[APPEND_OPTION][: int(is_more)])
+    # Without --report: the page of this run stays.
+    again = command_with(*[APPEND_OPTION][: int(is_more)], without="--report")
     in_flight = tally.left[State.IN_FLIGHT]
     if in_flight and not tally.left[State.NOT_SENT]:
         yield (f"{_they(in_flight)} being sent by another process. When that has ended:\n  {again}")
@@ -46,11 +48,13 @@ def advise(
             f"which sends them:\n  {again}"
         )
     elif tally.to_send or not all_read:
-        yield f"To send the rest, run it again; what was sent is not sent again:\n  {again}"
-    if tally.unknown:
+        words = "the rest, run it again; what was sent is not sent again"
+        yield f"To send {'them, run it again' if is_first else words}:\n  {again}"
+    if tally.unknown and ledger is not None:
+        file = quote(ledger)
         yield (
-            f"{_look_at_unknown(tally.unknown)} (--with FILE lists them, too):\n"
-            f"  everlytic-async ledger export --state unknown {file}\n"
+            f"{_look_at_unknown(tally.unknown)}:\n"
+            f"  everlytic-async ledger export --state unknown {_with_input(options)}{file}\n"
             "Then record what you found, for those that did and those that did not, and run it "
             "again:\n"
             f"  everlytic-async ledger resolve {file} --sent 'KEY'...\n"
@@ -63,15 +67,25 @@ def advise(
         )
         yield (
             f"{_they(tally.to_correct)} {what}: a person has to correct "
-            f"{'it' if tally.to_correct == 1 else 'them'}. Then run it again; it sends only "
-            f"what has changed:\n  {again}"
+            f"{'it' if tally.to_correct == 1 else 'them'}. Then run it again"
+            f"{'' if ledger is None else '; it sends only what has changed'}:\n  {again}"
             + (
                 "\nWhere a rejected order is right and the cause was elsewhere, add: "
                 "--resend rejected"
-                if rejected
+                if rejected and ledger is not None
                 else ""
             )
         )
+
+
+def _with_input(options: SendOptions) -> str:
+    """The option of ``ledger export`` that names this input, and those that say how it is read."""
+    if options.file == "-":  # it can't be read again
+        return ""
+    words = ["--with", options.file, *words_of(options, ReadingOptions)]
+    if options.format is not None:
+        words += ["--with-format", options.format]
+    return f"{quote(*words)} "
 
 
 def _look_at_unknown(count: int) -> str:

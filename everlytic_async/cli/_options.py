@@ -151,11 +151,34 @@ class App(click.RichGroup):
         return context
 
 
-def command_with(*more: str) -> str:
-    """The command that runs, to copy, with more options."""
+def command_with(*more: str, without: str = "") -> str:
+    """The command that runs, to copy: with more options, and without one and its value."""
     context: Any = click.get_current_context()
     name, *rest = context.meta.get(_WORDS, (context.command_path,))
-    return " ".join(shlex.quote(printable(word)) for word in (name, *rest[:1], *more, *rest[1:]))
+    words, kept = iter(rest[1:]), []
+    for word in words:
+        if word == without:
+            next(words, None)
+        elif not (without and word.startswith(f"{without}=")):
+            kept.append(word)
+    return quote(name, *rest[:1], *more, *kept)
+
+
+def quote(*words: str) -> str:
+    """Words as they are written in a shell, fit for a terminal."""
+    return " ".join(shlex.quote(printable(word)) for word in words)
+
+
+def words_of(values: Any, options_type: type[Any]) -> list[str]:
+    """The options of a class that differ from their defaults, as they are written in a command."""
+    words = []
+    for field in dataclasses.fields(options_type):
+        _declare, names, _settings = field.metadata["click"]
+        value = getattr(values, field.name)
+        if value != field.default:
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [*(names or [f"--{field.name.replace('_', '-')}"]), str(each)]
+    return words
 
 
 # --------------------------------------------------------------------------------------- types
@@ -344,7 +367,8 @@ class ResultsOptions(ProgressOptions):
         **FILE_OR_DASH,
     )
     quiet: bool = option(
-        "Print nothing but warnings and errors, and what --json and --results - ask for.",
+        "Print nothing but warnings, errors and what has to be done; and what --json and "
+        "--results - ask for.",
         "--quiet",
         "-q",
         default=False,

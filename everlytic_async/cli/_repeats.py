@@ -69,8 +69,8 @@ class Repeats:
         if len(self.examples.get(name, [None] * _LINES)) < _LINES:
             self.examples[name].append(line)
 
-    def describe(self, place: str) -> Iterator[str]:
-        """A warning, if there are any."""
+    def describe(self, place: str, *, is_table: bool) -> Iterator[str]:
+        """A warning, if there are any; in a table they may be rows of one order."""
         if not self.count:
             return
         which = [
@@ -84,8 +84,8 @@ class Repeats:
         verb = "has" if self.count == 1 else "have"
         yield (
             f"{count_orders(self.count)} {verb} the id of an earlier order, and only the first is "
-            "sent. If they are rows of one order, sort the file by that id: "
-            f"{', '.join(which)}{more}"
+            f"sent{'. If they are rows of one order, sort the file by that id' if is_table else ''}"
+            f": {', '.join(which)}{more}"
         )
 
     def figures(self) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class Run(ABC):
         if not source.exhausted and source.read_count:
             note(f"Nothing after {source.place} {source.last_line:,} of {source.name} was read.")
         for step in self.advise():
-            note(step)
+            say(step)  # also with --quiet: a person has to act
         code = self._exit_code()
         if self.options.as_json:
             print_json(self.figures(code, errors))
@@ -224,6 +224,7 @@ class Run(ABC):
             "orders": tally.total,
             **{name.replace(" ", "_"): tally.counts[each] for each, name in self.names.items()},
             "left_out": dict(source.filtered),
+            **({} if source.repeats is None else {"repeated": source.repeats.figures()}),
             "possible_duplicates": tally.possible_duplicates,
             "reasons": [
                 {

@@ -26,7 +26,7 @@ from everlytic_async import (
 from everlytic_async.cli._check import examine
 from everlytic_async.cli._client import get_delivery, make_client
 from everlytic_async.cli._commands import SendOptions
-from everlytic_async.cli._exit import Exit, UnexpectedError, note
+from everlytic_async.cli._exit import Exit, UnexpectedError, note, say
 from everlytic_async.cli._forecast import LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, open_input
 from everlytic_async.cli._next import advise
@@ -53,6 +53,8 @@ def send(options: SendOptions) -> int:
     settings = Settings(options.config)
     settings.announce(*(() if options.sandbox else ("everlytic",)), *READING_TABLES)
     _check_together(options)
+    if options.report is not None:
+        load_libraries()
     has_ledger = not options.sandbox and options.to is None
     ledger = choose_ledger(options, settings) if has_ledger else None
     if options.dry_run:
@@ -76,8 +78,6 @@ def _send_input(
         source.send_to, source.limit = options.to, options.limit or _TRIAL_LIMIT
     source.look_for_repeats(leave_out=ledger is None)
     check_outputs(options, None if ledger is None else ledger.path, options.report)
-    if options.report is not None:
-        load_libraries()
     if account is not None:
         client = make_client(options, account)  # raises, before anybody is asked
         if ledger is not None:
@@ -274,11 +274,12 @@ class _SendRun(Run):
                 elapsed_s=self.elapsed_s,
                 place=self.source.place,
                 filtered=self.source.filtered,
+                warnings=list(self.warn()),
             )
-            name = printable(str(self.options.report))
-            yield (
-                f"Report: {name}" if self._report_fault is None else f"Error: {self._report_fault}"
-            )
+            if self._report_fault is None:
+                note(f"Report: {printable(str(self.options.report))}")
+            else:
+                say(f"Error: {self._report_fault}")
         yield from steps
 
     def judge(self) -> int:

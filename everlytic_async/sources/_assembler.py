@@ -190,6 +190,7 @@ class OrderAssembler:
                 for _ in range(len(rows) - len(kept)):
                     self._left_out.count(_DUPLICATE)
                 rows = kept
+                self._mapper.differing.compare(number, rows)
             order, found = self._mapper.order(rows)
             if starts > 1:
                 twice = self._repeated.check(number, rows, starts, order["products"])

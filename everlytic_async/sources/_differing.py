@@ -8,7 +8,7 @@ from typing import Any
 
 from everlytic_async.sources._mapping import Compiler, Getter, is_blank
 from everlytic_async.sources._notation import Notation
-from everlytic_async.sources._records import Record
+from everlytic_async.sources._records import Lines, Record
 
 __all__ = ["AMOUNTS", "DifferingAmounts"]
 
@@ -47,10 +47,10 @@ class DifferingAmounts:
             self._read = values
         self._blank_texts, self._blank = ("",) * len(paths), (None,) * len(paths)
         self._parse = notation.number_parser()
-        self._counts: dict[str, int] = {}
+        self._lines: dict[str, Lines] = {}
 
-    def compare(self, rows: Sequence[Record]) -> None:
-        """Count an order, for each of its amounts in which its rows differ."""
+    def compare(self, number: int, rows: Sequence[Record]) -> None:
+        """Count the order in that line, for each of its amounts in which its rows differ."""
         if not self._fields:
             return
         read = self._read
@@ -65,14 +65,14 @@ class DifferingAmounts:
             found = [each for each in amounts_of if not is_blank(each)]
             # 5.0 is 5.00.
             if len({self._parse(each) if isinstance(each, str) else each for each in found}) > 1:
-                self._counts[field] = self._counts.get(field, 0) + 1
+                self._lines.setdefault(field, Lines()).add(number)
 
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent."""
         return [
-            f"{self._counts[field]:,} orders have rows that differ in {field}: the first is sent. "
-            "If it is the amount of the line, "
+            f"{'1 order has' if lines.count == 1 else f'{lines.count:,} orders have'} rows that "
+            f"differ in {field} ({lines}): the first is sent. If it is the amount of the line, "
             + ("map it to product_line_total" if "total" in field else "don't map it")
             for field in AMOUNTS
-            if field in self._counts
+            if (lines := self._lines.get(field)) is not None
         ]

@@ -146,6 +146,7 @@ class RecordMapper:
         compiler: Compiles more paths of the records.
         date: Where the time of an order is, as in a mapping; None if that is not known.
         is_grouping: Whether consecutive records with the same key are one order.
+        differing: Counts the orders whose rows differ in an amount.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class RecordMapper:
         # Those of a shop's own columns are the same in all rows of an order.
         own = [field for field in self._specs if preset is None or field in mapping]
         specs = {field: self._specs[field] for field in own}
-        self._differing = DifferingAmounts(specs, self._fields.getters, compiler, notation)
+        self.differing = DifferingAmounts(specs, self._fields.getters, compiler, notation)
         self._ids = [field for field in _IDS if field in self._specs]
         self._checked_amounts = [
             field
@@ -330,7 +331,6 @@ class RecordMapper:
     def _join_rows(self, order: dict[str, Any], rows: Sequence[Record]) -> list[str]:
         """Add what only the later rows set; the faults of contacts that differ."""
         faults: dict[str, None] = {}
-        self._differing.compare(rows)
         for row in rows[1:]:
             if len(order) < len(self._fields.getters):
                 order |= self._fields.read(row) | order
@@ -356,7 +356,7 @@ class RecordMapper:
                 "such as 1.23457E+12: export the orders again, and don't save them from a "
                 "spreadsheet"
             )
-        found += self._differing.warnings()
+        found += self.differing.warnings()
         if self._has_products and not self._has_names:
             found.append("no product has a name: map product_name if the e-mail shows it")
         return found

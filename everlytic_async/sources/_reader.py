@@ -306,6 +306,11 @@ class Reader(Iterator[Order | InvalidOrderError]):
     def _find_preset(self, record: Mapping[str, Any], *, is_table: bool) -> None:
         if self._options.format is None and (found := find_preset(record, is_table=is_table)):
             self._preset, self.format = found, found.name
+        if self._preset is None and self._options.include:
+            raise ConfigurationError(
+                "include is about the orders of a shop's export, and this is none that is known: "
+                "nothing is left out of it but by --where, --since and --until"
+            )
 
     def _new_assembler(
         self, names: Sequence[str], *, is_table: bool, holds_text: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from everlytic_async.sources._mapping import Getter, is_blank
-from everlytic_async.sources._records import Record
+from everlytic_async.sources._records import Lines, Record
 
 __all__ = ["RepeatedRows", "hashable"]
 
@@ -14,8 +14,6 @@ _FAULT = (
     "is in the file more than once, and differs: keep the rows that are up to date, and remove the "
     "others"
 )
-# How many lines are named as examples.
-_EXAMPLES = 5
 
 
 class RepeatedRows:
@@ -30,8 +28,7 @@ class RepeatedRows:
     def __init__(self, get_start: Getter | None, *, is_fault: bool) -> None:
         self._get_start = get_start
         self._is_fault = is_fault
-        self._count = 0
-        self._lines: list[int] = []
+        self._lines = Lines()
 
     def once(self, rows: Sequence[Record]) -> tuple[Sequence[Record], int]:
         """The rows of an order, without copies if it starts again; and how often it starts."""
@@ -57,30 +54,19 @@ class RepeatedRows:
         """
         is_whole = _all_repeated(products)
         if is_whole and starts == len(rows) and not self._is_fault:
-            self._note(
-                number
-            )  # its own columns are in every row: it may have bought the same twice
+            # Its own columns are in every row: it may have bought the same twice.
+            self._lines.add(number)
             return None
         return _FAULT if is_whole or (starts < len(rows) and self._is_fault) else None
 
-    def _note(self, number: int) -> None:
-        self._count += 1
-        if len(self._lines) < _EXAMPLES:
-            self._lines.append(number)
-
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent."""
-        if not self._count:
-            return []
-        lines = ", ".join(map(str, self._lines))
-        which = f"line {lines}" if self._count == 1 else f"lines {lines}"
-        if self._count > len(self._lines):
-            which += " and others"
+        lines = self._lines
         warning = (
-            f"orders that have all their products more than once: {self._count:,} ({which}). If "
+            f"orders that have all their products more than once: {lines.count:,} ({lines}). If "
             "their rows are in the file twice, remove them"
         )
-        return [warning]
+        return [warning] if lines.count else []
 
 
 def hashable(row: Record) -> Any:

@@ -360,6 +360,57 @@ def test_the_commands_that_a_run_ends_with_do_what_they_say(
     assert endpoint.received == (["i1"] if found == "--sent" else ["u1", "i1"])
 
 
+TILL = "Nr;Käufer;Artikel;Stand\nu1;u1@example.com;Mop;paid\nu2;u2@example.com;Mop;open\n"
+TILL_MAPS = ("order_id=Nr", "contact_email=Käufer", "product_name=Artikel")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "options", "contacts"),
+    [
+        ("my orders.jsonl", to_lines(*named("u1", "u2")), [], ["buyeru1@", "buyeru2@"]),
+        (
+            "till.txt",
+            TILL.encode("cp1252"),
+            [
+                *(word for each in TILL_MAPS for word in ("--map", each)),
+                *("--format", "csv", "--encoding", "cp1252", "--where", "Stand=paid,sent"),
+            ],
+            ["u1@"],
+        ),
+        (
+            "till.csv",
+            TILL.encode("cp1252"),
+            ["--config", "till.toml", "--limit", "2"],
+            ["u1@", "u2@"],
+        ),
+        ("-", to_lines(*named("u1", "u2")), [], []),
+    ],
+)
+def test_the_command_that_lists_unknown_orders_names_the_input_and_how_it_is_read(
+    cli: Cli,
+    endpoint: Endpoint,
+    name: str,
+    data: str | bytes,
+    options: list[str],
+    contacts: list[str],
+) -> None:
+    data = data.encode() if isinstance(data, str) else data
+    Path(name).write_bytes(data)
+    maps = [each.replace("=", ' = "') + '"' for each in TILL_MAPS]
+    Path("till.toml").write_text("\n".join(["[input]", 'encoding="cp1252"', "[mapping]", *maps]))
+    Path("till.toml").chmod(0o600)
+    stdin = data if name == "-" else None
+    run = cli("send", *ONE_AT_ONCE, *options, "--ledger", "l", name, stdin=stdin)
+    assert run.code == 3
+    export, *_ = commands(run)
+    listed = cli(*export)
+    assert listed.code == 0, listed.err
+    found = re.findall(r'"contact_email": "(\w+@)', listed.out)
+    assert sorted(found) == contacts
+    assert listed.out.count('"key"') == len(endpoint.received)
+    assert "--with FILE" not in run.err
+
+
 def test_the_rest_is_sent_by_the_command_that_is_shown(
     cli: Cli, endpoint: Endpoint, orders_file: Write
 ) -> None:
@@ -373,6 +424,70 @@ def test_the_rest_is_sent_by_the_command_that_is_shown(
     orders_file(*named("s1", "s2"))
     assert (cli(*again).code, endpoint.received) == (0, ["s1", "n1", "s2"])
     assert len(Path("r.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("report", [["--report", "run.html"], ["--report=run.html"]], ids=str)
+def test_the_command_that_is_shown_keeps_the_page_of_this_run(
+    cli: Cli, endpoint: Endpoint, orders_file: Write, report: list[str]
+) -> None:
+    options = (*ONE_AT_ONCE, *report, "--ledger", "l")
+    run = cli("send", *options, orders_file(*named("s1", "n1")))
+    page = Path("run.html").read_text()
+    (again,) = commands(run)
+    assert again == ["send", *ONE_AT_ONCE, "--ledger", "l", again[-1]]
+    assert cli(*again).code == 1
+    assert Path("run.html").read_text() == page
+
+
+@pytest.mark.parametrize("ledger", [["--ledger", "l"], ["--no-ledger"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (["n1", "n2"], "To send them, run it again:"),
+        (["i1"], "1 order is invalid: a person has to correct it. Then run it again"),
+        # Refused before any was accepted.
+        (["r1"], "1 order is re"),
+    ],
+)
+def test_where_nobody_was_notified_it_may_be_run_again(
+    cli: Cli,
+    endpoint: Endpoint,
+    orders_file: Write,
+    ledger: list[str],
+    ids: list[str],
+    words: str,
+) -> None:
+    path = orders_file(*named(*ids))
+    run = cli("send", *ONE_AT_ONCE, *ledger, path)
+    assert words in run.err
+    assert "There was no ledger" not in run.err
+    assert "was sent" not in run.err
+    assert commands(run) == [["send", *ONE_AT_ONCE, *ledger, str(path)]]
+    assert ("only what has changed" in run.err) == (ids == ["i1"] and ledger != ["--no-ledger"])
+
+
+@pytest.mark.parametrize("ledger", [["--ledger", "l"], ["--no-ledger"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (["s1"], ""),
+        (["s1", "i1"], "a person has to correct it"),
+        (["s1", "u1"], "A person has to look"),
+        (["s1", "n1"], "To send the rest, run it again"),
+    ],
+)
+def test_quiet_leaves_what_has_to_be_done(
+    cli: Cli,
+    endpoint: Endpoint,
+    orders_file: Write,
+    ledger: list[str],
+    ids: list[str],
+    words: str,
+) -> None:
+    run = cli("send", "-q", *ONE_AT_ONCE, *ledger, orders_file(*named(*ids)))
+    assert (run.code == 0) == (run.err == "")
+    assert (words if "--ledger" in ledger or not run.err else "There was no ledger") in run.err
+    assert run.out == ""
 
 
 @pytest.mark.parametrize("options", [[], ["--yes"], ["--limit", "2"]], ids=str)
@@ -511,7 +626,7 @@ def test_unknown_orders_are_sent_again_only_on_request(
     )
     for run in (first, second):
         assert "To send the rest" not in run.err
-        assert "\n  everlytic-async ledger export --state unknown l\n" in run.err
+        assert f"\n  everlytic-async ledger export --state unknown --with {path} l\n" in run.err
     assert (lossy.processed, sandbox.processed) == (4, 4)
     assert "4 of them may have been processed more than once" in third.out
 
@@ -544,7 +659,7 @@ def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
     # What a check predicts is what comes.
     for each in (checked, run):
         assert f"  {left[1]} x the ledger says that it may have been sent before" in each.out
-    assert "\n  everlytic-async ledger export --state unknown l\n" in run.err
+    assert f"\n  everlytic-async ledger export --state unknown --with {path} l\n" in run.err
     assert list(cli.directory.glob("l-run-*")) == []
 
 

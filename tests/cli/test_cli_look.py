@@ -359,7 +359,7 @@ def test_what_has_no_columns_is_an_error(cli: Cli, content: bytes | None) -> Non
             [order(1), order(2), order(1)],
             1,
             {"1": [1, 3]},
-            "1 order has the id of an earlier order, and only the first is sent. If they are rows",
+            "1 order has the id of an earlier order, and only the first is sent: 1 (lines 1, 3)\n",
         ),
         # In another workflow it is another trigger.
         ([order(1), order(1, workflow_id=7)], 0, {}, None),
@@ -390,6 +390,41 @@ def test_repeated_ids_are_counted_with_their_first_lines(
     assert warning is None or warning in run.err
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [
+        ("o.jsonl", to_lines(*map(order, (1, 2, 1))), ": 1 (lines 1, 3)"),
+        ("o.json", json.dumps(list(map(order, (1, 2, 1)))), ": 1 (records 1, 3)"),
+        (
+            "o.csv",
+            "order_id,contact_email,product_name\n"
+            + "".join(f"{n},a@b.cd,Mop\n" for n in (1, 2, 1)),
+            ". If they are rows of one order, sort the file by that id: 1 (lines 2, 4)",
+        ),
+    ],
+)
+def test_only_what_has_rows_is_to_be_sorted(cli: Cli, name: str, text: str, where: str) -> None:
+    Path(name).write_text(text)
+    warning = "1 order has the id of an earlier order, and only the first is sent"
+    assert cli("check", name).err == f"Warning: {warning}{where}\n"
+
+
+@pytest.mark.parametrize("command", ["check", "send"])
+def test_an_option_for_shops_exports_is_refused_for_another_input(
+    cli: Cli, shop: Sandbox, command: str
+) -> None:
+    """It would do nothing: nothing is left out of another input."""
+    Path("o.jsonl").write_text(to_lines(order(1)))
+    Path("till.csv").write_text("Nr;Mail;Artikel\n1;a@example.com;Mop\n")
+    maps = ("order_id=Nr", "contact_email=Mail", "product_name=Artikel")
+    till = [*(word for each in maps for word in ("--map", each)), "till.csv"]
+    for words in (till, ["o.jsonl"]):
+        run = cli(command, "--no-ledger", "--include", "cancelled", *words)
+        assert (run.code, run.out, shop.requests) == (2, "", 0)
+        assert "include is about the orders of a shop's export" in run.err
+        assert "--where" in run.err
+
+
 def test_an_id_that_may_be_personal_is_shown_as_the_ledger_keeps_it(cli: Cli) -> None:
     path = cli.directory / "o.jsonl"
     path.write_text(to_lines(*[order(1, order_id="ann@example.com")] * 2))
@@ -417,8 +452,8 @@ def test_of_repeated_orders_one_is_sent(
     # As `check` says it.
     repeated = cli("check", "--no-ledger", path).err
     assert repeated.startswith(
-        "Warning: 6 orders have the id of an earlier order, and only the first is sent. If they "
-        "are rows of one order, sort the file by that id: 0 (lines 1, 4, 7), "
+        "Warning: 6 orders have the id of an earlier order, and only the first is sent: "
+        "0 (lines 1, 4, 7), "
     )
     assert run.err.endswith(repeated)
     assert {each["error"] for each in results if each["outcome"] == "skipped"} <= {

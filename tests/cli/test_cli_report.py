@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
@@ -102,10 +102,21 @@ class FakeRun:
         self.report.add(result)
         self.tally.add(outcome, line, error, key=key, duplicate_risk=duplicate_risk)
 
-    def page(self, *steps: str, stopped: str | None = None, **filtered: int) -> str:
-        elapsed_s = self.now - 1_000.0
+    def page(
+        self,
+        *steps: str,
+        stopped: str | None = None,
+        warnings: Sequence[str] = (),
+        **filtered: int,
+    ) -> str:
         fault = self.report.finish(
-            self.tally, steps, stopped=stopped, elapsed_s=elapsed_s, filtered=filtered, place="line"
+            self.tally,
+            steps,
+            stopped=stopped,
+            elapsed_s=self.now - 1_000.0,
+            filtered=filtered,
+            place="line",
+            warnings=warnings,
         )
         assert fault is None
         return self.path.read_text("utf-8")
@@ -373,7 +384,7 @@ def test_nothing_of_an_order_or_of_the_endpoint_can_end_up_as_markup(
     for outcome in Outcome:
         error = None if outcome is Outcome.SENT else RejectedError(evil)
         run.order(outcome, error=error, key=evil, after_s=1.0)
-    source = run.page(f"{evil}\n  {evil}", stopped=evil)
+    source = run.page(f"{evil}\n  {evil}", stopped=evil, warnings=[evil])
     assert "<img" not in source[source.index("<body>") :].replace("<image", "")
     page = Page(source)
     assert evil in page.text
@@ -421,7 +432,9 @@ def test_a_page_that_cannot_be_written_is_an_error_and_no_part_is_left(tmp_path:
     path = tmp_path / "run.html"
     path.mkdir()
     run = FakeRun(path)
-    fault = run.report.finish(run.tally, [], stopped=None, elapsed_s=1.0, filtered={}, place="line")
+    fault = run.report.finish(
+        run.tally, [], stopped=None, elapsed_s=1.0, filtered={}, place="line", warnings=[]
+    )
     assert fault is not None
     assert "irectory" in fault
     assert [*tmp_path.rglob("*")] == [path]
@@ -454,6 +467,40 @@ def test_a_place_where_no_page_can_be_is_refused_at_once(
     options = SendOptions(file="orders.jsonl", results="new", report=name)
     with pytest.raises(ConfigurationError, match=error):
         check_outputs(options, Path("ledger"), name)
+
+
+@pytest.mark.parametrize("command", [("send",), ("send", "--dry-run"), ("check",)], ids=" ".join)
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--report", "none/r"], "the report can't be written to 'none/r': No such file"),
+        (["--report", "o.jsonl"], "another file is there, not a report"),
+        (["--ledger", "none/l"], "none/l' can't be created: there is no directory"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused_also_where_nothing_is_sent(
+    cli: Cli, shop: Sandbox, options: list[str], error: str, command: tuple[str, ...]
+) -> None:
+    Path("o.jsonl").write_text('{"contact_email": "a@example.com", "products": [{}]}\n')
+    if command == ("check",) and options[0] == "--report":
+        pytest.skip("check has no such option")
+    files = ["--ledger", "l"] if options[0] == "--report" else []
+    run = cli(*command, *files, *options, "o.jsonl")
+    assert (run.code, run.out, shop.requests) == (2, "", 0)
+    assert error in run.err
+
+
+def test_a_page_has_the_warnings_of_the_run(cli: Cli, shop: Sandbox) -> None:
+    line = '{"contact_email": "a@example.com", "order_id": 1, '
+    line += '"products": [{"product_name": "Mop"}]}\n'
+    Path("o.jsonl").write_text(line * 2)
+    run = cli("send", "--ledger", "l", "--report", "run.html", "--map", "taxes=tax", "o.jsonl")
+    warnings = [each for each in run.err.splitlines() if each.startswith("Warning: ")]
+    assert len(warnings) == 2
+    page = Page(Path("run.html").read_text("utf-8"))
+    assert [each for each in warnings if each.removeprefix("Warning: ") not in page.text] == []
+    assert "Warnings" in page.text
+    assert "Warnings" not in Page(FakeRun(Path("other.html")).page()).text
 
 
 def test_an_earlier_page_or_an_empty_file_may_be_replaced(tmp_path: Path) -> None:

@@ -246,17 +246,18 @@ def test_amounts_in_which_the_rows_of_an_order_differ_are_counted() -> None:
         "5,a@example.com,Mop,5.00,1",
     ]
     text = header + "\n".join(rows)
-    first = ("2 orders have rows that differ in total: the first is sent. If it is the amount of "
-             "the line, map it to product_line_total")  # fmt: skip
-    second = ("1 orders have rows that differ in taxes: the first is sent. If it is the amount of "
-              "the line, don't map it")  # fmt: skip
+    first = ("2 orders have rows that differ in total (lines 2, 10): the first is sent. If it is "
+             "the amount of the line, map it to product_line_total")  # fmt: skip
+    second = ("1 order has rows that differ in taxes (line 4): the first is sent. If it is the "
+              "amount of the line, don't map it")  # fmt: skip
+    one = first.replace("2 orders have", "1 order has").replace("lines 2, 10", "line 2")
     for more, warnings in (
         (amounts, [second, first]),
         ({"total": "sum"}, [first]),
         ({"total": ["none", "sum"]}, [first]),
         ({"product_line_total": "sum"}, []),
         ({"total": "sum", "group_by": None}, []),
-        (amounts | {"group_by": "mail"}, [first.replace("2 ", "1 ", 1)]),
+        (amounts | {"group_by": "mail"}, [one]),
     ):
         whole = text if "group_by" not in more else header + "\n".join(rows[:2])
         whole = whole.replace("1,,Soap", "1,a@example.com,Soap")
