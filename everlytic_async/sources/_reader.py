@@ -22,6 +22,7 @@ from everlytic_async.sources._columns import (
     check_repeated,
     find_header,
 )
+from everlytic_async.sources._contacts import ContactCounter
 from everlytic_async.sources._csv import CsvReader
 from everlytic_async.sources._detect import Table, detect_container, open_table
 from everlytic_async.sources._json import read_json, unwrap
@@ -81,6 +82,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._mapper: RecordMapper | None = None
         self._assembler: OrderAssembler | None = None
         self._workbook: XlsxReader | None = None
+        self._contacts = ContactCounter(options.mapping)
         self._decoder = StrictDecoder()
         self._ids = _IdCount()
         self._traces = False
@@ -117,7 +119,13 @@ class Reader(Iterator[Order | InvalidOrderError]):
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent, each in a sentence."""
         found: list[str] = []
-        for part in (self._left_out, self._mapper, self._assembler, self._workbook):
+        for part in (
+            self._left_out,
+            self._mapper,
+            self._assembler,
+            self._contacts,
+            self._workbook,
+        ):
             found += () if part is None else part.warnings()
         if self._has_next_page:
             found.append(
@@ -170,11 +178,13 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     def _read(self) -> Generator[Numbered]:
         # A generator, so that a file that nobody reads is not opened, and needs no closing.
-        is_any_read = False
+        is_any_read, is_counting = False, True
         with closing(self._read_orders()) as orders:
             for numbered in orders:
                 self._ids.add(numbered[1])
                 is_any_read = True
+                if is_counting:
+                    is_counting = self._contacts.add(numbered[1])
                 yield numbered
         if self._left_out is not None:
             self._left_out.end(is_any_read=is_any_read)

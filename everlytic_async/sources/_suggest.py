@@ -15,13 +15,13 @@ from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._detect import CONTAINERS, detect_container, open_table
 from everlytic_async.sources._json import read_json, unwrap
 from everlytic_async.sources._jsonl import read_json_lines
-from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS
+from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, is_blank
 from everlytic_async.sources._notation import guess_date_formats, guess_notation
 from everlytic_async.sources._open import Source, check_text, open_source
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import find_preset
-from everlytic_async.sources._synonyms import is_status, match_fields
+from everlytic_async.sources._synonyms import is_status, match_email, match_fields
 
 __all__ = ["Suggestion", "suggest_mapping"]
 
@@ -55,6 +55,7 @@ class Suggestion:
         mapping: As `everlytic_async.sources.read_orders` takes it.
         options: More arguments of `read_orders` that it needs, such as ``encoding`` or ``decimal``.
         other_dates: What ``date_format`` may be as well, so that a person has to choose.
+        other_contacts: Columns or paths with e-mail addresses, which seem not to be customers'.
         status: The column or path that looks like the status of an order; None if there is none.
         statuses: The values that it has in the first orders.
         missing: Fields that most orders have and nothing was found for.
@@ -66,6 +67,7 @@ class Suggestion:
     mapping: Mapping[str, Any]
     options: Mapping[str, str]
     other_dates: Sequence[str]
+    other_contacts: Sequence[str]
     status: str | None
     statuses: Sequence[str]
     missing: Sequence[str]
@@ -80,6 +82,11 @@ class Suggestion:
             for field, spec in self.mapping.items()
             if field != "products"
         ]
+        if self.other_contacts:
+            others = ", ".join(map(_toml, self.other_contacts))
+            lines.append(
+                f"# E-mail addresses, too; contact_email has to be the customers': {others}"
+            )
         lines += [f"# {field}: not found" for field in self.missing]
         if products:
             lines += ["", "[mapping.products]"]
@@ -147,6 +154,7 @@ def suggest_mapping(
             mapping={},
             options=more,
             other_dates=(),
+            other_contacts=(),
             status=None,
             statuses=(),
             missing=(),
@@ -201,12 +209,12 @@ def _suggest(
     else:
         order = match_fields(values)
         found = []
-    if not any("@" in str(value) for value in values.get(order.get("contact_email", ""), ())):
-        order.pop("contact_email", None)
-        if by_value := _find_email(values):
-            order = {"contact_email": by_value} | {
-                field: name for field, name in order.items() if name != by_value
-            }
+    contact, others = _find_contacts(values)
+    order = ({} if contact is None else {"contact_email": contact}) | {
+        field: name
+        for field, name in order.items()
+        if field != "contact_email" and name not in {contact, *others}
+    }
     found += [values[name] for field, name in order.items() if field in _AMOUNTS]
     if is_table and _differs_within_order(values, order) and "product_line_total" not in order:
         order["product_line_total"] = order.pop("total")
@@ -229,12 +237,13 @@ def _suggest(
         mapping=mapping,
         options=options,
         other_dates=formats[1:],
+        other_contacts=others,
         status=status,
         statuses=[word for word in dict.fromkeys(words) if len(word) <= _MAX_STATUS][
             :_MAX_STATUSES
         ],
         missing=[field for field in _WANTED if field not in order and field not in products],
-        unused=[name for name in values if name not in taken and name != status],
+        unused=[name for name in values if name not in {*taken, status, *others}],
     )
 
 
@@ -253,11 +262,25 @@ def _spec(name: str) -> Any:
     return {"path": name} if "{" in name else name
 
 
-def _find_email(values: Mapping[str, Sequence[Any]]) -> str | None:
-    """The column most of whose values have an @."""
-    counts = {name: sum("@" in str(value) for value in of) for name, of in values.items()}
-    best = max(counts, key=lambda name: counts[name], default=None)
-    return best if best is not None and counts[best] * 2 > len(values[best]) else None
+def _find_contacts(values: Mapping[str, Sequence[Any]]) -> tuple[str | None, list[str]]:
+    """The column of the customers' e-mail addresses, and those with others.
+
+    In that of a shop all are the same, whatever it is called.
+    """
+    ranks: dict[str, tuple[Any, ...]] = {}
+    for place, (name, all_values) in enumerate(values.items()):
+        found = [str(value) for value in all_values if not is_blank(value)]
+        emails = sum("@" in value for value in found)
+        whose, score = match_email(name)
+        # Without a name that says so, a remark may have one.
+        among = found if whose or score else all_values
+        if emails * 2 > len(among):
+            is_one = len(found) > 1 and len({*found}) == 1
+            ranks[name] = (whose >= 0, not is_one, whose, score, -place)
+    ranked = sorted(ranks, key=ranks.__getitem__, reverse=True)
+    if ranked and ranks[ranked[0]][0]:
+        return ranked[0], ranked[1:]
+    return None, ranked
 
 
 def _flatten(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
