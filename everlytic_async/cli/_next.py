@@ -19,8 +19,18 @@ def advise(
     *,
     ledger: str | None,
     all_read: bool,
+    is_damaged: bool,
 ) -> Iterator[str]:
-    """What to do next, a paragraph for each kind of order that is not sent."""
+    """What to do next, a paragraph for each kind of order that is not sent.
+
+    `is_damaged` is whether the rest of the input can't be read however often it is tried.
+    """
+    is_more = options.results not in (None, "-") and not options.append_results
+    again = command_with(*[APPEND_OPTION][: int(is_more)])
+    if ledger is None and not tally.counts[Outcome.SENT] and not tally.unknown:
+        if tally.to_send or tally.to_correct or not (all_read or is_damaged):
+            yield f"Nobody was notified. When what is wrong is right, run it again:\n  {again}"
+        return
     if ledger is None:
         if tally.to_send or tally.unknown or tally.to_correct or not all_read:
             yield (
@@ -34,8 +44,7 @@ def advise(
                 f"{_look_at_unknown(tally.unknown)}: only those that did not belong into that file."
             )
         return
-    is_more = options.results not in (None, "-") and not options.append_results
-    file, again = shlex.quote(ledger), command_with(*[APPEND_OPTION][: int(is_more)])
+    file = shlex.quote(ledger)
     in_flight = tally.left[State.IN_FLIGHT]
     if in_flight and not tally.left[State.NOT_SENT]:
         yield (f"{_they(in_flight)} being sent by another process. When that has ended:\n  {again}")
@@ -45,7 +54,7 @@ def advise(
             "address, the workflow or the account is wrong. When that is right, run it again, "
             f"which sends them:\n  {again}"
         )
-    elif tally.to_send or not all_read:
+    elif tally.to_send or not (all_read or is_damaged):
         yield f"To send the rest, run it again; what was sent is not sent again:\n  {again}"
     if tally.unknown:
         yield (

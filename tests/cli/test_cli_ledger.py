@@ -455,6 +455,18 @@ def test_without_a_ledger_nobody_is_invited_to_send_all_of_it_again(
     assert "ledger" not in cli(*SEND, "orders.jsonl").err
 
 
+@pytest.mark.parametrize("names", [("n1",), ("i1",), ("n1", "i1")])
+def test_without_a_ledger_what_notified_nobody_may_be_sent_again(
+    cli: Cli, endpoint: Endpoint, orders_file: Write, names: tuple[str, ...]
+) -> None:
+    run = cli(*SEND, *ONE_AT_ONCE, orders_file(*named(*names)))
+    assert run.code == (1 if "n1" in names else 3)
+    (again,) = commands(run)
+    assert again[:1] == ["send"]
+    assert "Nobody was notified. When what is wrong is right, run it again:" in run.err
+    assert "There was no ledger" not in run.err
+
+
 # ------------------------------------------------------------------------------- the second run
 
 
