@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain
@@ -34,6 +35,7 @@ from everlytic_async.sources._open import OpenedSource, Source, check_text, open
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import PRESETS, find_preset
+from everlytic_async.sources._suggest import find_orders
 from everlytic_async.sources._xlsx import XlsxReader
 
 __all__ = ["Reader", "TracedOrder"]
@@ -288,15 +290,31 @@ class Reader(Iterator[Order | InvalidOrderError]):
             if first is None:
                 return
             items = chain([first], items)
-        names = tuple(first[1])
+        try:
+            assembler, items = self._check_json(first[1], items)
+        except ConfigurationError as error:
+            if (path := find_orders(first[1])) is None:
+                raise
+            option = shlex.quote(f"each={path}")
+            raise ConfigurationError(
+                f"its orders seem to be at '{path}': add --map {option}. As it is: {error}"
+            ) from None
+        if assembler is None:
+            yield from self._make_orders(items)
+        else:
+            yield from assembler.orders(map(self._check_finite, items))
+
+    def _check_json(
+        self, first: Mapping[str, Any], items: _Items
+    ) -> tuple[OrderAssembler | None, _Items]:
+        """What makes orders of the items, and these; None if they have the fields' own names."""
+        names = tuple(first)
         is_flat = "products" not in names and any(name.startswith("product_") for name in names)
         if self._is_plain and not is_flat:
             check_all_are_fields(names, is_table=False)
-            yield from self._make_orders(items)
-            return
+            return None, items
         items = check_identity(items, self._options.mapping)
-        assembler = self._new_assembler(names, is_table=False)
-        yield from assembler.orders(map(self._check_finite, items))
+        return self._new_assembler(names, is_table=False), items
 
     def _make_orders(self, items: _Items) -> Iterator[Numbered]:
         """The orders whose fields have their own names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -23,14 +24,14 @@ from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import find_preset
 from everlytic_async.sources._synonyms import is_status, match_email, match_fields
 
-__all__ = ["Suggestion", "suggest_mapping"]
+__all__ = ["Suggestion", "find_orders", "suggest_mapping"]
 
 # How many records are looked at, and how deep the keys of JSON.
 _RECORDS = 200
 _MAX_DEPTH = 4
 _MAX_PATHS = 500
 _MAX_CHARS = 200
-_MAX_LIST = 3
+_MAX_LIST, _MAX_LISTS = 3, 20
 _MAX_STATUS, _MAX_STATUSES = 40, 10
 # Without one of these an order is useless, or its e-mail is.
 _WANTED = (
@@ -43,6 +44,7 @@ _WANTED = (
 )
 _AMOUNTS = ("total", "sub_total", "shipping_fee", "taxes", "discount", "product_price")
 _FALLBACK_ENCODING = "cp1252"
+_KEY = re.compile(r"[\w-]{1,40}").fullmatch
 
 
 @attrs.frozen(kw_only=True)
@@ -122,6 +124,7 @@ def suggest_mapping(
     """
     ReadOptions.parse(format=format, encoding=encoding, sheet=sheet)  # raises
     more: dict[str, str] = {}
+    where: str | None = None  # in an object around the orders
     with ExitStack() as stack:
         source = stack.enter_context(open_source(path_or_file, encoding))
         if not source.first_line.strip():
@@ -144,14 +147,14 @@ def suggest_mapping(
             ]
         else:
             check_text(source)
-            records = list(_read_json(container, source.file))
+            records, where = _read_json(container, source.file)
             names = list(dict.fromkeys(name for record in records for name in record))
     preset = find_preset(dict.fromkeys(names) | (records[0] if records else {}), is_table=is_table)
     if preset is not None:
         return Suggestion(
             format=preset.name,
-            is_known=True,
-            mapping={},
+            is_known=where is None,
+            mapping={} if where is None else {"each": where},
             options=more,
             other_dates=(),
             other_contacts=(),
@@ -160,17 +163,50 @@ def suggest_mapping(
             missing=(),
             unused=(),
         )
-    return _suggest(container, names, records, more, is_table=is_table)
+    found = _suggest(container, names, records, more, is_table=is_table)
+    return found if where is None else attrs.evolve(found, mapping={"each": where, **found.mapping})
 
 
-def _read_json(container: str, file: Any) -> Iterator[dict[str, Any]]:
+def _read_json(container: str, file: Any) -> tuple[list[dict[str, Any]], str | None]:
+    """The first orders; and the path to their list, where it has to be named."""
     decoder = StrictDecoder()
     items: Iterator[tuple[int, Item]]
     items = read_json(file, decoder) if container == "json" else read_json_lines(file, decoder)
+    records: list[dict[str, Any]] = []
     for _number, item in islice(items, _RECORDS):
-        order = unwrap(item, ())
+        order: Any = unwrap(item, ())
+        if not records and (path := find_orders(order)) is not None:
+            return [_prune(each) for each in _at(order, path)[:_RECORDS] if _is_dict(each)], path
         if isinstance(order, dict):
-            yield _prune(order)
+            records.append(_prune(order))
+    return records, None
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def find_orders(record: Any) -> str | None:
+    """The path to what looks like a list of orders in an object which itself is none; or None."""
+
+    def visit(value: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+        for key, inner in value.items():
+            if isinstance(inner, dict) and depth < _MAX_DEPTH and _KEY(key):
+                yield from visit(inner, f"{prefix}{key}.", depth + 1)
+            elif isinstance(inner, list) and inner and _KEY(key):
+                yield f"{prefix}{key}", inner[0]
+
+    if not isinstance(record, dict) or _looks_like_order(record):
+        return None
+    lists = islice(visit(record, "", 1), _MAX_LISTS)
+    return next((path for path, first in lists if _looks_like_order(first)), None)
+
+
+def _looks_like_order(value: Any) -> bool:
+    return isinstance(value, dict) and (
+        find_preset(value, is_table=False) is not None
+        or bool(match_fields(_flatten([_prune(value)]), ("contact_email",)))
+    )
 
 
 def _prune(value: Any, depth: int = 0) -> Any:

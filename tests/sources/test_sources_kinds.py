@@ -1263,6 +1263,7 @@ def test_what_is_not_known_is_refused_with_its_names_and_the_next_steps(text: st
 
 
 ONE_LIST = {"data": {"list": [{"mail": ANN, "goods": [{"what": "Mop"}]}]}}
+AT_LIST = "its orders seem to be at 'data.list': add --map each=data.list. As it is:"
 LIST_MAPPING = {"contact_email": "mail", "products": {"each": "goods", "product_name": "what"}}
 
 
@@ -1279,6 +1280,14 @@ LIST_MAPPING = {"contact_email": "mail", "products": {"each": "goods", "product_
             "products: there is no key 'good': did you mean 'goods'",
         ),
         (ONE_LIST["data"]["list"], {"group_by": "no"}, "group_by: there is no key 'no'"),
+        (
+            [{"mail": ANN, "basket": {"lines": [{"what": "Mop"}]}}] * 2,
+            {"products": {"each": "basket.line"}},
+            "products: there is no key 'line': did you mean 'lines'",
+        ),
+        (ONE_LIST, {"each": None}, f"{AT_LIST} contact_email: there is no key 'mail'. The keys"),
+        (ONE_LIST, {"each": None, "order_id": "data"}, f"{AT_LIST} contact_email: there is no"),
+        (ONE_LIST, {"each": None, "contact_email": "data.list", "products": "x"}, f"{AT_LIST} pro"),
     ],
 )
 @pytest.mark.parametrize("layout", ["a line", "a document"])
@@ -1291,6 +1300,27 @@ def test_a_path_that_finds_no_orders_is_an_error(
     assert brief(read(json.dumps(ONE_LIST), mapping={**LIST_MAPPING, "each": "data.list"})) == [
         (1, "None")
     ]
+
+
+def test_a_list_of_orders_in_an_object_of_any_name_is_found() -> None:
+    orders = {"payload": {"x": [1, {}], "list": [{"nr": 1, "mail": ANN, "total": 5}, {"nr": 2}]}}
+    shops = {"payload": [woo(1, "completed")]}
+    for value, path in ((orders, "payload.list"), (shops, "payload")):
+        with pytest.raises(ConfigurationError, match=f"add --map each={path}. As it is: none of"):
+            read(json.dumps(value))
+        found = suggest_mapping(io.StringIO(json.dumps(value)))
+        assert found.mapping["each"] == path
+        assert read(json.dumps(value), mapping=found.mapping)[0][0] == 1
+    assert suggest_mapping(io.StringIO(json.dumps(orders))).mapping["contact_email"] == "mail"
+    # What an order has in lists is no order.
+    order = {"nr": 1, "mail": ANN, "copies": [{"mail": ANN}]}
+    assert "each" not in suggest_mapping(io.StringIO(json.dumps(order))).mapping
+    with pytest.raises(ConfigurationError, match=r"^none of the keys"):
+        read(json.dumps(order))
+    ((_number, fault),) = brief(read(json.dumps({"payload": [{"mail": "x" * 999}] * 3_000})))
+    assert fault.endswith(
+        "characters: if it is a list of orders, say where, as with --map each=PATH"
+    )
 
 
 def test_a_column_that_does_not_exist_is_named_with_those_that_do() -> None:
