@@ -112,7 +112,8 @@ class _EnqueueRun(Run):
         return self.tally.total == counts[Outcome.SENT] + counts[Outcome.SKIPPED]
 
     def advise(self) -> Iterator[str]:
-        complete = self._all_queued and self.source.exhausted
+        all_read = self.source.exhausted or self.is_input_damaged
+        complete = self._all_queued and all_read
         if not complete and self.source.read_count and not self.tally.counts[Outcome.INVALID]:
             yield "Run it again to queue the rest: what the queue has, it does not take twice."
 

@@ -19,8 +19,12 @@ def advise(
     *,
     ledger: str | None,
     all_read: bool,
+    is_damaged: bool,
 ) -> Iterator[str]:
-    """What to do next, a paragraph for each kind of order that is not sent."""
+    """What to do next, a paragraph for each kind of order that is not sent.
+
+    `is_damaged` is whether the rest of the input can't be read however often it is tried.
+    """
     is_first = not (tally.counts[Outcome.SENT] or tally.counts[Outcome.SKIPPED] or tally.unknown)
     if ledger is None and not is_first:
         if tally.to_send or tally.unknown or tally.to_correct or not all_read:
@@ -47,7 +51,7 @@ def advise(
             "address, the workflow or the account is wrong. When that is right, run it again, "
             f"which sends them:\n  {again}"
         )
-    elif tally.to_send or not all_read:
+    elif tally.to_send or not (all_read or is_damaged):
         words = "the rest, run it again; what was sent is not sent again"
         yield f"To send {'them, run it again' if is_first else words}:\n  {again}"
     if tally.unknown and ledger is not None:

@@ -114,6 +114,11 @@ class Run(ABC):
         """A few words about the present state, for the progress bar."""
         return ""
 
+    @property
+    def is_input_damaged(self) -> bool:
+        """Whether the input can't be read to its end, and that would be the same again."""
+        return self.input_error is not None and not isinstance(self.input_error, OSError)
+
     def result_name(self, outcome: Outcome) -> str:
         """What the results call an outcome."""
         return str(outcome)
@@ -255,7 +260,9 @@ class Run(ABC):
         if self.signals.received is not None:
             return 128 + self.signals.received
         if self.input_error is not None:
-            return self.input_error_code if source.read_count else Exit.USAGE
+            # A damaged file is the same again; a disk may not be.
+            may_help = self.tally.to_send or not self.is_input_damaged
+            return self.input_error_code if source.read_count and may_help else Exit.USAGE
         if self.results.fault or self._summary_error:
             return Exit.FAILED
         if not self.tally.total and self.error is None:

@@ -265,6 +265,7 @@ class _SendRun(Run):
                 self.options,
                 ledger=self._ledger,
                 all_read=self.source.exhausted,
+                is_damaged=self.is_input_damaged,
             )
         if self._report is not None:
             self._report_fault = self._report.finish(

@@ -194,20 +194,26 @@ def check_contact(specs: Iterable[Any], names: Sequence[str]) -> None:
 
 
 def _identity_paths(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The paths of a mapping that say which order it is, and whose, and have no alternative.
+    """The paths of a mapping that say which order it is, whose, and of what, without alternatives.
 
     Where one is wrong, all the orders go out under other names, or to nobody.
     """
     contacts = [field for field in CONTACTS if mapping.get(field) is not None]
     fields = ("order_id", *contacts) if len(contacts) == 1 else ("order_id",)
     own = {field: mapping[field] for field in fields if field in mapping}
-    return [(field, path) for field, path, alone in mapping_paths(own) if alone]
+    products = mapping.get("products")
+    own["products"] = products.get("each") if isinstance(products, Mapping) else products
+    return [
+        ("products" if field == "each" else field, path)
+        for field, path, alone in mapping_paths(own)
+        if alone
+    ]
 
 
 def check_identity(
     items: Iterator[tuple[int, _T]], mapping: Mapping[str, Any]
 ) -> Iterator[tuple[int, _T]]:
-    """Refuse a path to the id or the contact of an order that none of the first orders has.
+    """Refuse a path to the id, the contact or the products that none of the first orders has.
 
     No more of them are read ahead than it takes to find one.
     """

@@ -69,6 +69,7 @@ _IN_BRACKETS = re.compile(
 _IN_SCALAR = re.compile(r'[^"\[\]{}, \t\n\r]*+')
 
 _TOO_LONG = f"is longer than {MAX_ORDER_CHARS:,} characters"
+_MAY_WRAP = f"{_TOO_LONG}: if it is a list of orders, say where, as with --map each=PATH"
 
 
 class _UnparsableError(Exception):
@@ -222,12 +223,13 @@ class _JsonStream:
                 is_wrapper = is_wrapper or value is None
             else:
                 value, fault = self._read_value()
+                fault = _MAY_WRAP if fault == _TOO_LONG else fault
                 if key in _PAGE_KEYS:
                     page = value
             if not is_wrapper:
                 _add(fields, faults, key, value, fault)
                 if self._dropped + self._at - start > MAX_ORDER_CHARS:
-                    faults = [_TOO_LONG]
+                    faults = [_MAY_WRAP]
                     fields = {name: None for name in fields if name in _ORDER_KEYS}
             more = self._skip_comma()
         self._expect("}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain
@@ -22,6 +23,7 @@ from everlytic_async.sources._columns import (
     check_repeated,
     find_header,
 )
+from everlytic_async.sources._contacts import ContactCounter
 from everlytic_async.sources._csv import CsvReader
 from everlytic_async.sources._detect import Table, detect_container, open_table
 from everlytic_async.sources._json import read_json, unwrap
@@ -33,6 +35,7 @@ from everlytic_async.sources._open import OpenedSource, Source, check_text, open
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import PRESETS, find_preset
+from everlytic_async.sources._suggest import find_orders
 from everlytic_async.sources._xlsx import XlsxReader
 
 __all__ = ["Reader", "TracedOrder"]
@@ -81,6 +84,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._mapper: RecordMapper | None = None
         self._assembler: OrderAssembler | None = None
         self._workbook: XlsxReader | None = None
+        self._contacts = ContactCounter(options.mapping)
         self._decoder = StrictDecoder()
         self._ids = _IdCount()
         self._traces = False
@@ -117,7 +121,13 @@ class Reader(Iterator[Order | InvalidOrderError]):
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent, each in a sentence."""
         found: list[str] = []
-        for part in (self._left_out, self._mapper, self._assembler, self._workbook):
+        for part in (
+            self._left_out,
+            self._mapper,
+            self._assembler,
+            self._contacts,
+            self._workbook,
+        ):
             found += () if part is None else part.warnings()
         if self._has_next_page:
             found.append(
@@ -175,11 +185,13 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     def _read(self) -> Generator[Numbered]:
         # A generator, so that a file that nobody reads is not opened, and needs no closing.
-        is_any_read = False
+        is_any_read, is_counting = False, True
         with closing(self._read_orders()) as orders:
             for numbered in orders:
                 self._ids.add(numbered[1])
                 is_any_read = True
+                if is_counting:
+                    is_counting = self._contacts.add(numbered[1])
                 yield numbered
         if self._left_out is not None:
             self._left_out.end(is_any_read=is_any_read)
@@ -284,15 +296,31 @@ class Reader(Iterator[Order | InvalidOrderError]):
             if first is None:
                 return
             items = chain([first], items)
-        names = tuple(first[1])
+        try:
+            assembler, items = self._check_json(first[1], items)
+        except ConfigurationError as error:
+            if (path := find_orders(first[1])) is None:
+                raise
+            option = shlex.quote(f"each={path}")
+            raise ConfigurationError(
+                f"its orders seem to be at '{path}': add --map {option}. As it is: {error}"
+            ) from None
+        if assembler is None:
+            yield from self._make_orders(items)
+        else:
+            yield from assembler.orders(map(self._check_finite, items))
+
+    def _check_json(
+        self, first: Mapping[str, Any], items: _Items
+    ) -> tuple[OrderAssembler | None, _Items]:
+        """What makes orders of the items, and these; None if they have the fields' own names."""
+        names = tuple(first)
         is_flat = "products" not in names and any(name.startswith("product_") for name in names)
         if self._is_plain and not is_flat:
             check_all_are_fields(names, is_table=False)
-            yield from self._make_orders(items)
-            return
+            return None, items
         items = check_identity(items, self._options.mapping)
-        assembler = self._new_assembler(names, is_table=False)
-        yield from assembler.orders(map(self._check_finite, items))
+        return self._new_assembler(names, is_table=False), items
 
     def _make_orders(self, items: _Items) -> Iterator[Numbered]:
         """The orders whose fields have their own names."""

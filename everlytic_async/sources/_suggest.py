@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -15,22 +16,22 @@ from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._detect import CONTAINERS, detect_container, open_table
 from everlytic_async.sources._json import read_json, unwrap
 from everlytic_async.sources._jsonl import read_json_lines
-from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS
+from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, is_blank
 from everlytic_async.sources._notation import guess_date_formats, guess_notation
 from everlytic_async.sources._open import Source, check_text, open_source
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import find_preset
-from everlytic_async.sources._synonyms import is_status, match_fields
+from everlytic_async.sources._synonyms import is_status, match_email, match_fields
 
-__all__ = ["Suggestion", "suggest_mapping"]
+__all__ = ["Suggestion", "find_orders", "suggest_mapping"]
 
 # How many records are looked at, and how deep the keys of JSON.
 _RECORDS = 200
 _MAX_DEPTH = 4
 _MAX_PATHS = 500
 _MAX_CHARS = 200
-_MAX_LIST = 3
+_MAX_LIST, _MAX_LISTS = 3, 20
 _MAX_STATUS, _MAX_STATUSES = 40, 10
 # Without one of these an order is useless, or its e-mail is.
 _WANTED = (
@@ -43,6 +44,7 @@ _WANTED = (
 )
 _AMOUNTS = ("total", "sub_total", "shipping_fee", "taxes", "discount", "product_price")
 _FALLBACK_ENCODING = "cp1252"
+_KEY = re.compile(r"[\w-]{1,40}").fullmatch
 
 
 @attrs.frozen(kw_only=True)
@@ -55,6 +57,7 @@ class Suggestion:
         mapping: As `everlytic_async.sources.read_orders` takes it.
         options: More arguments of `read_orders` that it needs, such as ``encoding`` or ``decimal``.
         other_dates: What ``date_format`` may be as well, so that a person has to choose.
+        other_contacts: Columns or paths with e-mail addresses, which seem not to be customers'.
         status: The column or path that looks like the status of an order; None if there is none.
         statuses: The values that it has in the first orders.
         missing: Fields that most orders have and nothing was found for.
@@ -66,6 +69,7 @@ class Suggestion:
     mapping: Mapping[str, Any]
     options: Mapping[str, str]
     other_dates: Sequence[str]
+    other_contacts: Sequence[str]
     status: str | None
     statuses: Sequence[str]
     missing: Sequence[str]
@@ -80,6 +84,11 @@ class Suggestion:
             for field, spec in self.mapping.items()
             if field != "products"
         ]
+        if self.other_contacts:
+            others = ", ".join(map(_toml, self.other_contacts))
+            lines.append(
+                f"# E-mail addresses, too; contact_email has to be the customers': {others}"
+            )
         lines += [f"# {field}: not found" for field in self.missing]
         if products:
             lines += ["", "[mapping.products]"]
@@ -115,6 +124,7 @@ def suggest_mapping(
     """
     ReadOptions.parse(format=format, encoding=encoding, sheet=sheet)  # raises
     more: dict[str, str] = {}
+    where: str | None = None  # in an object around the orders
     with ExitStack() as stack:
         source = stack.enter_context(open_source(path_or_file, encoding))
         if not source.first_line.strip():
@@ -137,32 +147,66 @@ def suggest_mapping(
             ]
         else:
             check_text(source)
-            records = list(_read_json(container, source.file))
+            records, where = _read_json(container, source.file)
             names = list(dict.fromkeys(name for record in records for name in record))
     preset = find_preset(dict.fromkeys(names) | (records[0] if records else {}), is_table=is_table)
     if preset is not None:
         return Suggestion(
             format=preset.name,
-            is_known=True,
-            mapping={},
+            is_known=where is None,
+            mapping={} if where is None else {"each": where},
             options=more,
             other_dates=(),
+            other_contacts=(),
             status=None,
             statuses=(),
             missing=(),
             unused=(),
         )
-    return _suggest(container, names, records, more, is_table=is_table)
+    found = _suggest(container, names, records, more, is_table=is_table)
+    return found if where is None else attrs.evolve(found, mapping={"each": where, **found.mapping})
 
 
-def _read_json(container: str, file: Any) -> Iterator[dict[str, Any]]:
+def _read_json(container: str, file: Any) -> tuple[list[dict[str, Any]], str | None]:
+    """The first orders; and the path to their list, where it has to be named."""
     decoder = StrictDecoder()
     items: Iterator[tuple[int, Item]]
     items = read_json(file, decoder) if container == "json" else read_json_lines(file, decoder)
+    records: list[dict[str, Any]] = []
     for _number, item in islice(items, _RECORDS):
-        order = unwrap(item, ())
+        order: Any = unwrap(item, ())
+        if not records and (path := find_orders(order)) is not None:
+            return [_prune(each) for each in _at(order, path)[:_RECORDS] if _is_dict(each)], path
         if isinstance(order, dict):
-            yield _prune(order)
+            records.append(_prune(order))
+    return records, None
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def find_orders(record: Any) -> str | None:
+    """The path to what looks like a list of orders in an object which itself is none; or None."""
+
+    def visit(value: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+        for key, inner in value.items():
+            if isinstance(inner, dict) and depth < _MAX_DEPTH and _KEY(key):
+                yield from visit(inner, f"{prefix}{key}.", depth + 1)
+            elif isinstance(inner, list) and inner and _KEY(key):
+                yield f"{prefix}{key}", inner[0]
+
+    if not isinstance(record, dict) or _looks_like_order(record):
+        return None
+    lists = islice(visit(record, "", 1), _MAX_LISTS)
+    return next((path for path, first in lists if _looks_like_order(first)), None)
+
+
+def _looks_like_order(value: Any) -> bool:
+    return isinstance(value, dict) and (
+        find_preset(value, is_table=False) is not None
+        or bool(match_fields(_flatten([_prune(value)]), ("contact_email",)))
+    )
 
 
 def _prune(value: Any, depth: int = 0) -> Any:
@@ -201,12 +245,12 @@ def _suggest(
     else:
         order = match_fields(values)
         found = []
-    if not any("@" in str(value) for value in values.get(order.get("contact_email", ""), ())):
-        order.pop("contact_email", None)
-        if by_value := _find_email(values):
-            order = {"contact_email": by_value} | {
-                field: name for field, name in order.items() if name != by_value
-            }
+    contact, others = _find_contacts(values)
+    order = ({} if contact is None else {"contact_email": contact}) | {
+        field: name
+        for field, name in order.items()
+        if field != "contact_email" and name not in {contact, *others}
+    }
     found += [values[name] for field, name in order.items() if field in _AMOUNTS]
     if is_table and _differs_within_order(values, order) and "product_line_total" not in order:
         order["product_line_total"] = order.pop("total")
@@ -229,12 +273,13 @@ def _suggest(
         mapping=mapping,
         options=options,
         other_dates=formats[1:],
+        other_contacts=others,
         status=status,
         statuses=[word for word in dict.fromkeys(words) if len(word) <= _MAX_STATUS][
             :_MAX_STATUSES
         ],
         missing=[field for field in _WANTED if field not in order and field not in products],
-        unused=[name for name in values if name not in taken and name != status],
+        unused=[name for name in values if name not in {*taken, status, *others}],
     )
 
 
@@ -253,11 +298,25 @@ def _spec(name: str) -> Any:
     return {"path": name} if "{" in name else name
 
 
-def _find_email(values: Mapping[str, Sequence[Any]]) -> str | None:
-    """The column most of whose values have an @."""
-    counts = {name: sum("@" in str(value) for value in of) for name, of in values.items()}
-    best = max(counts, key=lambda name: counts[name], default=None)
-    return best if best is not None and counts[best] * 2 > len(values[best]) else None
+def _find_contacts(values: Mapping[str, Sequence[Any]]) -> tuple[str | None, list[str]]:
+    """The column of the customers' e-mail addresses, and those with others.
+
+    In that of a shop all are the same, whatever it is called.
+    """
+    ranks: dict[str, tuple[Any, ...]] = {}
+    for place, (name, all_values) in enumerate(values.items()):
+        found = [str(value) for value in all_values if not is_blank(value)]
+        emails = sum("@" in value for value in found)
+        whose, score = match_email(name)
+        # Without a name that says so, a remark may have one.
+        among = found if whose or score else all_values
+        if emails * 2 > len(among):
+            is_one = len(found) > 1 and len({*found}) == 1
+            ranks[name] = (whose >= 0, not is_one, whose, score, -place)
+    ranked = sorted(ranks, key=ranks.__getitem__, reverse=True)
+    if ranked and ranks[ranked[0]][0]:
+        return ranked[0], ranked[1:]
+    return None, ranked
 
 
 def _flatten(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -7,26 +7,29 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 
-__all__ = ["is_status", "is_totals", "match_fields"]
+__all__ = ["is_status", "is_totals", "match_email", "match_fields"]
 
 #: For each field what columns are called, the likeliest first, in small letters without accents: a
 #: name with all words of one of these may be meant; after = it has to be the whole name.
 _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "contact_email": (
         "contact email", "customer email", "billing email", "email address", "email", "e mail",
-        "mail", "correo", "courriel", "epos",
+        "mail", "kundenmail", "klantmail", "mailadresse", "emailadresse", "emailadres", "correo",
+        "courriel", "epos",
     ),
     "order_id": (
         "order id", "order number", "order no", "order nr", "order name", "=order", "increment id",
         "bestellnummer", "bestellnr",
         "auftragsnummer", "bestelnummer", "bestelling", "=receipt", "=invoice",
+        "kassenbon", "=bon", "bonnummer", "bonnr", "belegnummer", "belegnr", "rechnungsnummer",
+        "rechnungsnr", "kassabon", "factuurnummer",
         "commande", "pedido", "=reference", "=number", "=nummer", "=nr", "=no", "=id",
     ),
     "product_name": (
         "product name", "lineitem name", "line items name", "item name", "product title",
         "=product", "=item", "=artikel", "produkt", "bezeichnung",
         "artikelbezeichnung", "artikelname", "produktname", "produit", "article", "producto",
-        "=description", "=title",
+        "omschrijving", "=description", "=title",
     ),
     "product_quantity": (
         "product quantity", "lineitem quantity", "item quantity", "quantity", "qty", "qty ordered",
@@ -69,6 +72,16 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 _STATUS = re.compile(r"status|\b(?:state|zustand|estado|statut|cancell?ed|storniert)\b")
+# Whose e-mail address it is: the customer's, or that of the shop and who works there.
+_CUSTOMER = re.compile(
+    r"custom|client|klient|kund|klant|buyer|purchas|billing|payer|invoice|rechnung|factu"
+    r"|besteller|(?<!ver)kaufer|(?<!ver)koper|achet|comprador|acquirent"
+)
+_SELLER = re.compile(
+    r"verkauf|verkop|vende|vendit|seller|merchant|supplier|lieferant|leverancier|filial|kass"
+    r"|cashier|staff|employee|mitarbeiter|medewerker|winkel|tienda|negozio|boutique|magasin"
+    r"|sender|\b(?:store|shop|from)\b"
+)
 _NEARLY = 0.88
 _MAX_CHARS, _MAX_NAMES = 200, 500
 _TOTALS = re.compile(
@@ -96,6 +109,17 @@ def is_status(name: str) -> bool:
 def is_totals(cell: object) -> bool:
     """Whether a cell is what stands beside the sums below a table."""
     return isinstance(cell, str) and _TOTALS(cell.strip(" :")) is not None
+
+
+def match_email(name: str) -> tuple[int, float]:
+    """How likely the name is that of the customer's e-mail address.
+
+    Returns:
+        1 if it names the customer, -1 if it names the shop, else 0; and how well the rest matches.
+    """
+    words = _words(name[:_MAX_CHARS])
+    whose = 1 if _CUSTOMER.search(words) else -1 if _SELLER.search(words) else 0
+    return whose, _score(words, _SYNONYMS["contact_email"])
 
 
 def _score(words: str, synonyms: tuple[str, ...]) -> float:

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -829,7 +829,7 @@ STATES_ARE = "There are Bezahlt (12), offen (4), storniert (2)"
 def own(states: Sequence[str], name: str = "Zahlungsstatus") -> str:
     """A table with an order for each state."""
     return f"nr,mail,item,{name}\n" + "".join(
-        f"{n},{ANN},Mop,{state}\n" for n, state in enumerate(states)
+        f"{n},{n}@example.com,Mop,{state}\n" for n, state in enumerate(states)
     )
 
 
@@ -1263,6 +1263,7 @@ def test_what_is_not_known_is_refused_with_its_names_and_the_next_steps(text: st
 
 
 ONE_LIST = {"data": {"list": [{"mail": ANN, "goods": [{"what": "Mop"}]}]}}
+AT_LIST = "its orders seem to be at 'data.list': add --map each=data.list. As it is:"
 LIST_MAPPING = {"contact_email": "mail", "products": {"each": "goods", "product_name": "what"}}
 
 
@@ -1279,6 +1280,14 @@ LIST_MAPPING = {"contact_email": "mail", "products": {"each": "goods", "product_
             "products: there is no key 'good': did you mean 'goods'",
         ),
         (ONE_LIST["data"]["list"], {"group_by": "no"}, "group_by: there is no key 'no'"),
+        (
+            [{"mail": ANN, "basket": {"lines": [{"what": "Mop"}]}}] * 2,
+            {"products": {"each": "basket.line"}},
+            "products: there is no key 'line': did you mean 'lines'",
+        ),
+        (ONE_LIST, {"each": None}, f"{AT_LIST} contact_email: there is no key 'mail'. The keys"),
+        (ONE_LIST, {"each": None, "order_id": "data"}, f"{AT_LIST} contact_email: there is no"),
+        (ONE_LIST, {"each": None, "contact_email": "data.list", "products": "x"}, f"{AT_LIST} pro"),
     ],
 )
 @pytest.mark.parametrize("layout", ["a line", "a document"])
@@ -1291,6 +1300,27 @@ def test_a_path_that_finds_no_orders_is_an_error(
     assert brief(read(json.dumps(ONE_LIST), mapping={**LIST_MAPPING, "each": "data.list"})) == [
         (1, "None")
     ]
+
+
+def test_a_list_of_orders_in_an_object_of_any_name_is_found() -> None:
+    orders = {"payload": {"x": [1, {}], "list": [{"nr": 1, "mail": ANN, "total": 5}, {"nr": 2}]}}
+    shops = {"payload": [woo(1, "completed")]}
+    for value, path in ((orders, "payload.list"), (shops, "payload")):
+        with pytest.raises(ConfigurationError, match=f"add --map each={path}. As it is: none of"):
+            read(json.dumps(value))
+        found = suggest_mapping(io.StringIO(json.dumps(value)))
+        assert found.mapping["each"] == path
+        assert read(json.dumps(value), mapping=found.mapping)[0][0] == 1
+    assert suggest_mapping(io.StringIO(json.dumps(orders))).mapping["contact_email"] == "mail"
+    # What an order has in lists is no order.
+    order = {"nr": 1, "mail": ANN, "copies": [{"mail": ANN}]}
+    assert "each" not in suggest_mapping(io.StringIO(json.dumps(order))).mapping
+    with pytest.raises(ConfigurationError, match=r"^none of the keys"):
+        read(json.dumps(order))
+    ((_number, fault),) = brief(read(json.dumps({"payload": [{"mail": "x" * 999}] * 3_000})))
+    assert fault.endswith(
+        "characters: if it is a list of orders, say where, as with --map each=PATH"
+    )
 
 
 def test_a_column_that_does_not_exist_is_named_with_those_that_do() -> None:
@@ -1445,6 +1475,85 @@ def test_a_mapping_is_proposed_and_says_what_it_could_not_find(
         read_back = tomllib.loads(text)["mapping"]
         (item,) = read_orders(io.BytesIO(data), mapping=read_back, **found.options)
         assert isinstance(item, Order)
+
+
+EMAILS = [f"k{n}@example.com" for n in range(3)]
+SHOP = ["till@shop.example"] * 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "contact", "others"),
+    [
+        ({"Verkäufer-E-Mail": SHOP, "Kunden-E-Mail": EMAILS}, "Kunden-E-Mail", "Verkäufer-E-Mail"),
+        (
+            {"Verkäufer-E-Mail": SHOP[:1], "Kundenmail": EMAILS[:1]},
+            "Kundenmail",
+            "Verkäufer-E-Mail",
+        ),
+        ({"Winkel e-mail": EMAILS, "Klant": [EMAILS[0], "", ""]}, "Klant", "Winkel e-mail"),
+        ({"E-Mail": SHOP, "Kundenmail": EMAILS}, "Kundenmail", "E-Mail"),
+        ({"Email": SHOP, "who": EMAILS}, "who", "Email"),
+        ({"Cashier email": EMAILS, "Email": EMAILS}, "Email", "Cashier email"),
+        ({"Shipping email": EMAILS, "Billing email": EMAILS}, "Billing email", "Shipping email"),
+        ({"shop.customer_email": EMAILS, "email": SHOP}, "shop.customer_email", "email"),
+        ({"Shop email": SHOP}, None, "Shop email"),
+        ({"Email": ["", "", ""]}, None, None),
+        ({"Email": SHOP, "Note": ["see a@b.example", "", ""]}, "Email", None),
+    ],
+)
+@pytest.mark.parametrize("form", ["CSV", "JSON"])
+def test_the_customers_address_is_proposed_and_no_other(
+    columns: Mapping[str, Sequence[str]], contact: str | None, others: str | None, form: str
+) -> None:
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if form == "CSV":
+        texts = [";".join(["Nr", *columns])]
+        texts += [";".join([f"{n}", *row.values()]) for n, row in enumerate(rows)]
+        found = suggest_mapping(io.StringIO("\n".join(texts)))
+    else:
+        found = suggest_mapping(io.StringIO(lines(*({"nr": 1, **row} for row in rows))))
+    assert found.mapping.get("contact_email") == contact
+    assert list(found.other_contacts) == ([] if others is None else [others])
+    assert ("contact_email" in found.missing) == (contact is None)
+    note = f'# E-mail addresses, too; contact_email has to be the customers\': "{others}"'
+    assert (note in found.to_toml()) == (others is not None)
+
+
+def test_words_of_tills_are_known() -> None:
+    for id_ in (
+        "Kassenbon",
+        "Bonnummer",
+        "Beleg-Nr.",
+        "Rechnungsnummer",
+        "Kassabon",
+        "Factuurnummer",
+    ):
+        found = suggest_mapping(io.StringIO(f"{id_};E-Mail;Omschrijving\n1;{ANN};Mop\n"))
+        assert found.mapping == {
+            "contact_email": "E-Mail", "order_id": id_, "product_name": "Omschrijving"
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("emails", "warning"),
+    [
+        (SHOP * 4, "12 of 12 orders have the same contact"),
+        (SHOP * 9 + EMAILS, "27 of 30 orders have the same contact"),
+        (EMAILS + SHOP * 9, "27 of 30 orders have the same contact"),
+        (SHOP * 8 + EMAILS, None),
+        (SHOP * 3, None),
+        (EMAILS * 10, None),
+    ],
+)
+def test_orders_that_nearly_all_have_one_contact_are_pointed_out(
+    emails: Sequence[str], warning: str | None
+) -> None:
+    """It is the shop's own address, or a test."""
+    text = "nr,who,mail,item\n" + "".join(f"{n},x,{each},Mop\n" for n, each in enumerate(emails))
+    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
+    assert sum(1 for _order in reader) == len(emails)
+    column = ": if 'mail' is not the customers', map contact_email to another column"
+    assert reader.warnings == ([] if warning is None else [f"{warning}{column}"])
 
 
 def test_a_total_that_differs_within_an_order_is_proposed_as_that_of_the_line() -> None:
