@@ -179,6 +179,11 @@ class OrderStream:
         self._reader.on_taken(result.index)
         return result
 
+    @property
+    def any_sent(self) -> bool:
+        """Whether the ledger knew, on entering, an order that this endpoint and store accepted."""
+        return self._ledger.opened.any_sent
+
     def stop(self, reason: str) -> None:
         """End the reading. What is in flight finishes; what waits is NOT_SENT; iteration goes on.
 

@@ -290,6 +290,12 @@ class OrderQueue:
             bytes=orders.bytes,
         )
 
+    async def was_served(self) -> bool:
+        """Whether workers have dealt with any order of this store before."""
+        consumer = await self._streams.consumer_info()
+        acked = getattr(getattr(consumer, "ack_floor", None), "consumer_seq", 0)
+        return bool(acked) or (await self.status()).dead > 0
+
     async def workers(self, wait_s: float = 0.5) -> list[WorkerInfo]:
         """The workers of this store that answer within `wait_s` seconds; none are known at once."""
         return await list_workers(self.connection, self.settings.workers_subject, wait_s)

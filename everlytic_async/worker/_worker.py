@@ -45,6 +45,12 @@ _LOGGER = logging.getLogger("everlytic_async.worker")
 _PULL_WAIT_S = 5.0
 # Heartbeats for each order within the queue's ack_wait_s.
 _HEARTBEATS = 3
+_NEW_LEDGER = (
+    "the ledger %r knows of no order that was sent to this address and store, although workers "
+    "have dealt with orders of this queue before. If it is a new one in place of one that was "
+    "lost or deleted: orders that come again, from the queue, from dead letters or from a "
+    "publisher, may notify their customers twice"
+)
 # The pause after a stream that ended early, in seconds; it doubles.
 _PAUSE_BASE_S = 0.5
 
@@ -137,6 +143,7 @@ class Worker:
         self._shutdown: asyncio.Timeout | None = None
         self._results: OrderStream | None = None
         self._last_error: str | None = None
+        self._was_served = False  # by a worker before this one
         self._failures = 0  # pauses since an order was sent
 
     def __repr__(self) -> str:
@@ -187,6 +194,8 @@ class Worker:
         self._has_run = True
         settings, connection = self._queue.settings, self._queue.connection
         ledger = self._user_ledger or NatsLedger(connection, replicas=settings.replicas)
+        with contextlib.suppress(QueueError):  # it is asked for orders next
+            self._was_served = await self._queue.was_served()
         _LOGGER.info("the worker started: %s", settings.orders_subject)
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -251,6 +260,9 @@ class Worker:
                 self._orders(), ledger=ledger, key=self._key_for
             ) as self._results:
                 self._last_error = None
+                if self._was_served and not self._results.any_sent:
+                    _LOGGER.warning(_NEW_LEDGER, ledger)
+                self._was_served = False  # it is said once
                 await self._handle_results(self._results)
         except (BatchStoppedError, LedgerError) as error:
             problem = error

@@ -356,6 +356,26 @@ async def test_without_its_ledger_nothing_is_sent_until_it_is_started_again(
     assert shop.processed == once(3)
 
 
+@pytest.mark.parametrize("fate", ["accept", "refuse"])
+async def test_a_new_ledger_for_a_queue_with_a_history_is_named(
+    queue: OrderQueue, caplog: pytest.LogCaptureFixture, fate: str
+) -> None:
+    """Its bucket was deleted: nobody knows any more what was sent."""
+
+    def warnings() -> int:
+        return sum("knows of no order that was sent" in text for text in caplog.messages)
+
+    async with Shop({"1": fate}) as shop, shop.client() as client:
+        for number, expected in enumerate((0, 0, 1)):
+            if expected:
+                stream = queue.connection.jetstream()
+                assert await stream.delete_key_value(queue.settings.subject)
+            await queue.publish(order(number))
+            await drain(client, queue, NatsLedger(queue.connection, queue.settings.subject))
+            assert warnings() == expected
+    assert queue.settings.subject in next(text for text in caplog.messages if "no order" in text)
+
+
 async def test_a_full_stream_of_dead_letters_keeps_the_order_in_the_queue(
     nats_url: str, path: Path
 ) -> None:
