@@ -32,6 +32,9 @@ class RepeatedRows:
 
     def once(self, rows: Sequence[Record]) -> tuple[Sequence[Record], int]:
         """The rows of an order, without copies if it starts again; and how often it starts."""
+        get = self._get_start
+        if get is None or not any(map(get, rows[1:])):
+            return rows, 1  # nearly always, in a shop's export
         starts = self._count_starts(rows)
         if 1 < starts < len(rows):
             distinct = list({hashable(row): row for row in rows}.values())
