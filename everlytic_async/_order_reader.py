@@ -115,7 +115,7 @@ class Reader(Generic[_Item, _Job]):
 
     async def _read(self) -> list[_Job]:
         """Read a chunk once there is room for it."""
-        while not self._has_room() and not self._ended:
+        while self._room_left() <= 0 and not self._ended:
             self._room = asyncio.Event()
             try:
                 await self._room.wait()
@@ -173,11 +173,8 @@ class Reader(Generic[_Item, _Job]):
         self.count += 1
 
     def _wake_if_room(self) -> None:
-        if self._room is not None and self._has_room():
+        if self._room is not None and self._room_left() > 0:
             self._room.set()
-
-    def _has_room(self) -> bool:
-        return self._room_left() > 0
 
     def _room_left(self) -> int:
         if self._bytes > _MAX_BYTES:

@@ -264,7 +264,7 @@ class Sender:
     ) -> tuple[Receipt | EverlyticError, float | None]:
         """Make one POST: what it says, and when its body was sent, where that is known."""
         try:
-            answer = await self.transport.post(job.body, job.mark_cancelled)
+            response = await self.transport.post(job.body, job.mark_cancelled)
         except ConfigurationError:
             raise  # used in another process or event loop: it is not the order's error
         except EverlyticError as error:
@@ -272,30 +272,28 @@ class Sender:
                 stop_token.stop(SESSION_CLOSED)  # no further order can be sent
             return error.with_traceback(None), None  # frames would refer to the order, and back
         verdict = parse_response(
-            answer.status,
-            answer.headers,
-            answer.body,
-            waited_s=answer.waited_s,
-            stalled_s=answer.stalled_s,
-            undecodable=answer.undecodable,
+            response.status,
+            response.headers,
+            response.body,
+            waited_s=response.waited_s,
+            stalled_s=response.stalled_s,
+            undecodable=response.undecodable,
             attempts=job.attempts,
             elapsed_s=self.pacer.clock() - job.started_at,
             redact=job.contact,
         )
-        return verdict, answer.sent_at
+        return verdict, response.sent_at
 
     def _update_pacer(
         self, verdict: Receipt | EverlyticError, started_at: float, sent_at: float | None
     ) -> None:
-        if self.transport.session_closed:
-            return  # it says nothing about the endpoint
         if isinstance(verdict, Receipt):
             self.pacer.on_accepted(started_at, sent_at)
         elif isinstance(verdict, ThrottledError):
             self.pacer.on_throttled(started_at, verdict.status, verdict.retry_after_s, sent_at)
         elif isinstance(verdict, RejectedError):
             self.pacer.on_rejected(started_at)
-        else:
+        elif not self.transport.session_closed:  # else it says nothing about the endpoint
             self.pacer.on_failed(started_at, verdict)
             if isinstance(verdict, ServerError) and verdict.retry_after_s:
                 pause_s = min(verdict.retry_after_s, self.pacer.policy.retry_after_cap_s)

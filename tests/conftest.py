@@ -19,6 +19,10 @@ from support.servers import hold_port
 #: Versions whose undocumented names `everlytic_async._direct_post` is known to work with.
 KNOWN_AIOHTTP = {"3.14.4", "3.14.5"}
 
+# These modules take every worker longer to compile than to run a hundred tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # No deadline: a shared machine stalls. In CI the same examples every time, so that a run can be
 # repeated; elsewhere new ones, so that bugs are found.
 _IN_CI = bool(os.environ.get("CI"))

@@ -42,7 +42,7 @@ _TIMEOUT_S = 120
 _SLOW = {
     *("tutorial.md", "tutorial-backfill.md", "command.md"),
     *("run-workers.md", "database.md", "backfill.md", "observe.md", "own-columns.md"),
-    *("fastapi.md", "webhooks.md", "report.md"),
+    *("fastapi.md", "webhooks.md", "report.md", "service.md", "testing.md", "processes.md"),
 }
 # Of the quick start, which test_docs_quick_start and .ci/run run where it is meant to be run.
 _ELSEWHERE = "printed elsewhere"

@@ -174,7 +174,7 @@ def cut_within_the_other(store_hash: str, customer_hash: str) -> str:
 )
 @pytest.mark.parametrize(
     "status",
-    [200, 302, 401, *(pytest.param(status, marks=pytest.mark.slow) for status in (403, 429, 500))],
+    [200, 302, *(pytest.param(status, marks=pytest.mark.slow) for status in (401, 403, 429, 500))],
 )
 async def test_hashes_that_a_server_repeats_are_not_shown(
     traces: Traces,

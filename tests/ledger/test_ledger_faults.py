@@ -168,8 +168,7 @@ def agree(report: BatchReport, server: Shop, states: dict[str, State]) -> None:
     assert State.IN_FLIGHT not in states.values()
 
 
-@pytest.mark.parametrize("kind", [list, streamed])
-@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize(("kind", "concurrency"), [(list, 8), (streamed, 1)])
 async def test_a_lock_midway_stops_it_cleanly(
     path: Path, kind: Callable[[Iterable[Any]], Any], concurrency: int
 ) -> None:
