@@ -5,7 +5,9 @@ bank transfer, and are orders. Statuses are known in the words of WooCommerce's 
 German, Dutch, French, Spanish, Italian and Portuguese.
 
 `woocommerce <https://woocommerce.github.io/woocommerce-rest-api-docs/#order-properties>`__
-    The response to ``GET /wp-json/wc/v3/orders``.
+    The response to ``GET /wp-json/wc/v3/orders``. Its prices are after discounts and without tax,
+    also where the shop shows them with tax; so are ``shipping_fee`` and ``sub_total``. ``total`` is
+    what the customer paid.
 
 `woocommerce-csv <https://wordpress.org/plugins/woo-order-export-lite/>`__
     *Advanced Order Export*, with its own names of columns and a row for each product.
