@@ -41,21 +41,27 @@ def make_console(
 ) -> Console:
     """The standard output, or error, or a file, as rich's console: nothing is guessed."""
     return _Console(
-        stderr=stderr, file=file, width=width, highlight=False, markup=False, emoji=False
+        stderr=stderr,
+        file=file,
+        width=width,
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+        emoji=False,
     )
 
 
 def print_line(console: Console, line: Line, *, is_data: bool = False) -> None:
     """Print a line; on a terminal it is wrapped, unless it is data or a command to copy."""
     if isinstance(line, Table):  # it fits itself into the terminal
-        console.print(line)
+        console.print(line, soft_wrap=False)
         return
     text = Text(printable(line)) if isinstance(line, str) else line.copy()
     if not text.plain.isprintable():
         text.plain = printable(text.plain)
     if console.file.isatty() and not is_data and not _COMMAND.match(text.plain):
         text = _wrap(console, text)
-    console.print(text, soft_wrap=True)
+    console.print(text)
 
 
 def _wrap(console: Console, text: Text) -> Text:
