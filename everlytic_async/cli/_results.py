@@ -9,7 +9,6 @@ import errno
 import os
 import sys
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -122,7 +121,6 @@ class Results:
 
     def __init__(self, options: ResultsOptions) -> None:
         name = options.results
-        self._closing = ExitStack()
         self._file: IO[str] | None = sys.stdout if name == "-" else None
         self._line_end = ""  # that the file lacks
         self.is_stdout = name == "-"
@@ -133,12 +131,11 @@ class Results:
             if _is_cut_off(Path(name)):
                 self._line_end = "\n"
             # Line by line to the system: a process that is killed has its results on the disk.
-            file = open(  # noqa: SIM115 - it stays open
+            self._file = open(  # noqa: SIM115 - `close` closes it
                 name, "a", 1, "utf-8", errors="backslashreplace", opener=open_private
             )
         except OSError as error:
             raise _cannot_write(name, error) from error
-        self._file = self._closing.enter_context(file)
 
     def write(self, *, error: EverlyticError | str | None, **fields: Any) -> bool:
         """Write a result; False where it can't be, once and for all (see `fault`)."""
@@ -164,8 +161,10 @@ class Results:
 
     def close(self) -> None:
         """Close the file, but for the standard output."""
+        if self._file is None or self.is_stdout:
+            return
         try:
-            self._closing.close()
+            self._file.close()
         except OSError as failure:
             # What is still buffered can't be written either.
             self.fault = self.fault or f"the results can't be written: {failure.strerror}"

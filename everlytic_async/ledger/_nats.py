@@ -54,8 +54,6 @@ _HEARTBEAT_S = (0.1, 86_400.0)
 # A request without a response is repeated after this, in seconds, and at least this often in all.
 _REQUEST_TIMEOUT_S = 5.0
 _MIN_TRIES = 6
-# Entries that are read concurrently.
-_LOOK_UP = 256
 # After a failed heartbeat the next one follows within this, in seconds.
 _HEARTBEAT_RETRY_S = 1.0
 # JetStream's message for a full bucket, which comes with the number of any failure.
@@ -272,11 +270,8 @@ class _Bucket:
     async def look_up(self, scopes: Sequence[str], keys: Sequence[str]) -> Mapping[str, Entry]:
         """What is known of these orders in any of the scopes; see `LedgerSession.look_up`."""
         wanted = [(key, kv_key(scope, key)) for scope in scopes for key in keys]
-        found: list[tuple[str, Stored]] = []
-        for start in range(0, len(wanted), _LOOK_UP):
-            chunk = wanted[start : start + _LOOK_UP]
-            read = await self._read_all(self._entries.look_up, (place for _, place in chunk))
-            found += zip((key for key, _ in chunk), read, strict=True)
+        read = await self._read_all(self._entries.look_up, (place for _, place in wanted))
+        found = list(zip((key for key, _ in wanted), read, strict=True))
         runs = {stored.run for _, stored in found if stored.run}
         alive = dict(zip(runs, await self._read_all(self._runs.is_alive, runs), strict=True))
         known: dict[str, Entry] = {}
