@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterable, Iterator
+from typing import Any
 
 import aiohttp
 import pytest
@@ -95,6 +96,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """What ``-n auto`` means: twice as many as cores, for tests wait as long as they compute."""
     cores = os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count()
     return 2 * (cores or 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Have a worker that is done take tests from another one: those that wait stand together."""
+    from xdist.scheduler import WorkStealingScheduling  # noqa: PLC0415 - a plug-in, perhaps absent
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
