@@ -274,10 +274,14 @@ class Pacer:
 
     def pause(self, seconds: float, reason: str) -> None:
         """Pause everybody, because of what is known from elsewhere. It does not affect the rate."""
-        now, pause_s = self.clock(), self.backoff.add_jitter(seconds)
-        if now + pause_s > self._schedule.resume_at:
-            self._schedule.pause_until(now + pause_s)
-            self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=None, reason=reason))
+        pause_s = self.backoff.add_jitter(seconds)
+        if pause_s > self.remaining_cool_down_s():
+            self._pause(pause_s, None, reason)
+
+    def _pause(self, pause_s: float, status: int | None, reason: str) -> None:
+        now = self.clock()
+        self._schedule.pause_until(now + pause_s)
+        self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=status, reason=reason))
 
     # ------------------------------------------------------------------------ how attempts ended
 
@@ -339,13 +343,10 @@ class Pacer:
 
     def on_failed(self, started_at: float, error: EverlyticError) -> None:
         """An attempt ended in none of the foreseen answers; see `Trouble`."""
-        now = self.clock()
-        if not self.trouble.failed(now, started_at, self._schedule.resume_at, error):
+        if not self.trouble.failed(self.clock(), started_at, self._schedule.resume_at, error):
             return
         pause_s = self.backoff.pause_s(self.trouble.pauses)
-        self._schedule.pause_until(now + pause_s)
-        status = getattr(error, "status", None)
-        self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=status, reason=error.message))
+        self._pause(pause_s, getattr(error, "status", None), error.message)
         if self.trouble.gave_up is not None:
             self._give_up()
 

@@ -76,7 +76,6 @@ class ConcurrencyEstimator:
         self._accepted = 0
         self._throttled_at = -math.inf
         self._in_flight = self._in_flight_before = 0
-        self._is_rate = False
         self._widen_at, self._hold_s, self._widened = math.inf, 1.0, False
 
     def on_accepted(self, sent_at: float, now: float) -> None:
@@ -102,11 +101,10 @@ class ConcurrencyEstimator:
         self._in_flight += still_in_flight
         fewer, more = sorted((self._in_flight_before, self._in_flight))
         if self.held:
-            self.held, self._is_rate = self._widened, not self._widened
+            self.held = self._widened
             self.window = min(self.window, self._in_flight)
         else:
-            alike = fewer >= self._MIN_LIMIT and more <= self._ALIKE * fewer + 1
-            self.held = alike and not self._is_rate
+            self.held = fewer >= self._MIN_LIMIT and more <= self._ALIKE * fewer + 1
             self.window = fewer
         if not self.held:
             self.window = self._UNLIMITED
