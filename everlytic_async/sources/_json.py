@@ -34,6 +34,7 @@ __all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json", "unw
 MAX_ORDER_CHARS = 2 * 1024 * 1024
 
 _CHUNK = 96 * 1024
+_FEW_CHARS = 8 * 1024
 # What an object that wraps orders, or a single one, has them under: what the APIs of Shopify,
 # Magento and WordPress.com answer with, and what others use.
 _WRAPPERS = frozenset(
@@ -309,6 +310,8 @@ class _JsonStream:
     def _parse_value(self) -> tuple[Any, str | None]:
         while True:
             self.peek()
+            if self._at > _CHUNK // 2 and len(self._text) - self._at < _FEW_CHARS:
+                self._drop()
             start = self._at
             fault = None
             try:
@@ -366,7 +369,8 @@ class _JsonStream:
         return True
 
     def _fill(self) -> None:
-        kept = self._text[self._at :]
+        self._drop()
+        kept = self._text
         if len(kept) > MAX_ORDER_CHARS:
             raise _UnparsableError(_TOO_LONG)
         # Before a long value is tried again, as much again is read: else its time is quadratic.
@@ -380,8 +384,12 @@ class _JsonStream:
             piece = self._decode(data, self._ended)
             wanted -= len(piece)
             pieces.append(piece)
+        self._text = "".join(pieces)
+
+    def _drop(self) -> None:
+        """Forget what was read. A syntax error, as at the end of a chunk, counts lines up to it."""
         self._dropped += self._at
-        self._text, self._at = "".join(pieces), 0
+        self._text, self._at = self._text[self._at :], 0
 
     def _fail(self, what: str, *, cut_off: bool = False) -> NoReturn:
         where = f"after order {self._count:,}" if self._count else "at its beginning"
