@@ -33,9 +33,9 @@ _MAX_STEPS = 16
 
 # Python parses an integer of so many digits in no time; without such a limit it may take long.
 _MAX_FAST_DIGITS = 10_000
-# Of a longer number than `MAX_DIGITS`, two of these characters in a row are digits.
-_STRIDE = MAX_DIGITS // 2
-_TWO_DIGITS = re.compile(r"[0-9]{2}").search
+# Of a longer number than `MAX_DIGITS`, four of these characters in a row are digits.
+_STRIDE = MAX_DIGITS // 4
+_FOUR_DIGITS = re.compile(r"[0-9]{4}").search
 
 # A key of an object or an index of a list, and the path that leads there.
 _Path = tuple["_Path | None", str | int]
@@ -83,7 +83,7 @@ class StrictDecoder:
         """
         try:
             value = self._decoder.decode(text)
-            if _TWO_DIGITS(text[::_STRIDE]):
+            if _FOUR_DIGITS(text[::_STRIDE]):
                 value = self._exact.decode(text)
         except json.JSONDecodeError as error:
             raise JsonFaultError(f"is not JSON: {error.msg}, column {error.colno}") from None
@@ -100,7 +100,7 @@ class StrictDecoder:
         """
         try:
             found: tuple[Any, int] = self._decoder.raw_decode(text, start)
-            if _TWO_DIGITS(text[start : found[1] : _STRIDE]):
+            if _FOUR_DIGITS(text[start : found[1] : _STRIDE]):
                 found = self._exact.raw_decode(text, start)
         except json.JSONDecodeError:
             raise

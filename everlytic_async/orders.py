@@ -172,9 +172,10 @@ def _check_fields(rules: _Rules, values: dict[Any, Any], fields: dict[str, Any])
     checks, find_missing = rules.checks, rules.find_missing
     try:
         for name, value in values.items():
-            check = checks[name]
             if value is not None:
-                fields[name] = check(value)
+                fields[name] = checks[name](value)
+            else:
+                checks[name]  # raises for an unknown one
     except (KeyError, FaultError) as error:
         first: Exception | None = error  # now for all faults
     else:

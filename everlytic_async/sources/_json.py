@@ -13,7 +13,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from typing import IO, Any, NoReturn
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
@@ -27,13 +27,14 @@ from everlytic_async.sources._columns import no_such_name
 from everlytic_async.sources._open import NOT_UTF_8
 from everlytic_async.sources._records import InvalidRow, Item
 
-__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json", "unwrap"]
+__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json", "unwrap", "unwrap_all"]
 
 #: A longer order is a fault, so that a file whose quotes or brackets don't match does not fill the
 #: memory. Decoded, JSON takes up to 30 times its length: `{},{},{}` does.
 MAX_ORDER_CHARS = 2 * 1024 * 1024
 
 _CHUNK = 96 * 1024
+_FEW_CHARS = 8 * 1024
 # What an object that wraps orders, or a single one, has them under: what the APIs of Shopify,
 # Magento and WordPress.com answer with, and what others use.
 _WRAPPERS = frozenset(
@@ -42,6 +43,7 @@ _WRAPPERS = frozenset(
 )
 # What may stand beside a single order: in the edge of a connection of GraphQL.
 _BESIDE = frozenset({"cursor", "extensions"})
+_MOST_KEYS = 1 + len(_BESIDE)  # of such an object
 # What tells whether orders follow on another page: GraphQL's, and Magento's.
 _PAGE_KEYS = ("pageInfo", "total_count")
 # Objects that wrap orders are no deeper: data, orders, edges.
@@ -90,6 +92,18 @@ def is_list_of_orders(value: dict[str, Any]) -> bool:
     )
 
 
+def unwrap_all(
+    items: Iterable[tuple[int, Item]], kept: Collection[str]
+) -> Iterator[tuple[int, Item]]:
+    """What `unwrap` makes of each of some numbered items."""
+    for numbered in items:
+        number, item = numbered
+        if isinstance(item, dict) and len(item) <= _MOST_KEYS:
+            yield number, unwrap(item, kept)
+        else:
+            yield numbered
+
+
 def unwrap(order: Item, kept: Collection[str]) -> Item:
     """The order in an object that wraps just that order; anything else as it is.
 
@@ -99,7 +113,7 @@ def unwrap(order: Item, kept: Collection[str]) -> Item:
     """
     inner: Any = order
     for _ in range(_MAX_DEPTH):
-        if not isinstance(inner, dict) or len(inner) > 1 + len(_BESIDE):
+        if not isinstance(inner, dict) or len(inner) > _MOST_KEYS:
             return order
         if is_order(inner):
             return inner
@@ -309,6 +323,8 @@ class _JsonStream:
     def _parse_value(self) -> tuple[Any, str | None]:
         while True:
             self.peek()
+            if self._at > _CHUNK // 2 and len(self._text) - self._at < _FEW_CHARS:
+                self._drop()
             start = self._at
             fault = None
             try:
@@ -341,9 +357,12 @@ class _JsonStream:
 
     def peek(self) -> str | None:
         """The next character that is not blank; None at the end."""
+        try:
+            if (char := self._text[self._at]) not in _BLANKS:
+                return char  # nearly always
+        except IndexError:
+            pass
         while True:
-            if (char := self._text[self._at : self._at + 1]) not in _BLANKS:
-                return char
             found = _BLANK.match(self._text, self._at)
             assert found is not None  # noqa: S101 - it matches the empty text
             self._at = found.end()
@@ -366,7 +385,8 @@ class _JsonStream:
         return True
 
     def _fill(self) -> None:
-        kept = self._text[self._at :]
+        self._drop()
+        kept = self._text
         if len(kept) > MAX_ORDER_CHARS:
             raise _UnparsableError(_TOO_LONG)
         # Before a long value is tried again, as much again is read: else its time is quadratic.
@@ -380,8 +400,12 @@ class _JsonStream:
             piece = self._decode(data, self._ended)
             wanted -= len(piece)
             pieces.append(piece)
+        self._text = "".join(pieces)
+
+    def _drop(self) -> None:
+        """Forget what was read. A syntax error, as at the end of a chunk, counts lines up to it."""
         self._dropped += self._at
-        self._text, self._at = "".join(pieces), 0
+        self._text, self._at = self._text[self._at :], 0
 
     def _fail(self, what: str, *, cut_off: bool = False) -> NoReturn:
         where = f"after order {self._count:,}" if self._count else "at its beginning"

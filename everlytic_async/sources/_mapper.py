@@ -198,6 +198,7 @@ class RecordMapper:
         own = [field for field in self._specs if preset is None or field in mapping]
         specs = {field: self._specs[field] for field in own}
         self.differing = DifferingAmounts(specs, self._fields.getters, compiler, notation)
+        self._unreadable = Unreadable if notation.is_plain else str
         self._ids = [field for field in _IDS if field in self._specs]
         self._checked_amounts = [
             field
@@ -325,7 +326,7 @@ class RecordMapper:
         # Plain amounts go out as they are; what is computed of one has to be able to read it.
         for field in self._checked_amounts:
             text = order.get(field)
-            if isinstance(text, Unreadable if self._notation.is_plain else str):
+            if isinstance(text, self._unreadable):
                 faults.append(f"{field}: {self._notation.explain_number(text)}")
 
     def _join_rows(self, order: dict[str, Any], rows: Sequence[Record]) -> list[str]:

@@ -189,6 +189,8 @@ def to_decimal(value: Any) -> Decimal | None:
     if kind is str:
         number = _parse_cached(value) if len(value) <= _MAX_CACHED_CHARS else _parse(value)
         return None if number.__class__ is str else number  # type: ignore[return-value]
+    if kind is Decimal:
+        return value if value.is_finite() else None
     if kind is int:
         return Decimal(value)
     if kind is float:

@@ -228,7 +228,12 @@ def _decoding(file: IO[bytes], encoding: str) -> Callable[[int], bytes]:
 
 
 def _line_not_text(
-    file: IO[bytes], start: int, decompress: _Decompress | None, encoding: str
+    file: IO[bytes],
+    start: int,
+    decompress: _Decompress | None,
+    encoding: str,
+    *,
+    counts: bool = False,
 ) -> int | None:
     """The number of the first line that is not text in an encoding, in a pass of its own."""
     at = file.tell()
@@ -243,11 +248,13 @@ def _line_not_text(
                 data = read(_CHUNK)
                 before = decoder.getstate()
                 if is_utf_8 and data.isascii() and not before[0] and data:
-                    number += data.count(b"\n")
+                    number += data.count(b"\n") if counts else 0  # that takes longer
                     continue
                 try:
                     number += decoder.decode(data, final=not data).count("\n")
                 except UnicodeDecodeError as error:
+                    if not counts:
+                        return _line_not_text(file, start, decompress, encoding, counts=True)
                     decoder.setstate(before)
                     good = data[: max(0, error.start - len(before[0]))]
                     return number + decoder.decode(good).count("\n")
