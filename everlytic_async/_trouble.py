@@ -104,7 +104,7 @@ class Trouble:
             state = "was not reached, by a limit of this machine"
         elif isinstance(last, NotSentError) and not last.connected:
             state = "could not be reached"
-        return f"{host} {state}: {why}. The last: {last.message}"
+        return f"{host} {state}: {why}. The last: {last.message.rstrip('.')}"
 
     def quota_used_up(self, now: float, reason: str) -> None:
         """The endpoint asked for a pause that is too long to wait for."""

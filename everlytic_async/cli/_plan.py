@@ -133,7 +133,7 @@ async def count_input(
     count, limit = InputCount(), source.limit
     tally = count.tally
     names = {Outcome.NOT_SENT: "orders", Outcome.INVALID: "invalid"}
-    bar = Bar("Counting", tally, names, enabled=options.progress, transient=True)
+    bar = Bar("Counting", tally, names, enabled=options.progress)
     with ExitStack() as stack:
         forecast = None
         if ledger is not None and not ledger.is_new:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import RenderableType
+from rich.constrain import Constrain
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -35,6 +36,8 @@ _REFRESH_S = 0.1
 _RATE_PERIOD_S = 10.0
 _BAR_WIDTH = 24
 _UNBOUNDED = 10_000
+# A terminal shows Ctrl-C as ^C after the last line: without room for it, it would break the line.
+_MARGIN = len("^C")
 # A shorter pause is over before anybody has read about it.
 _MIN_SHOWN_S = 0.5
 
@@ -54,15 +57,16 @@ class _Lines(Progress):
             )
             row = Table.grid(padding=(0, 1))
             row.add_row(bar, *figures)
-            if isinstance(counts, Text):
-                counts.no_wrap, counts.overflow = False, "fold"
-            yield from (title, row, counts)
-            if task.fields["note"]:
-                yield note
+            for line in (title, row, counts, *([note] if task.fields["note"] else [])):
+                if isinstance(line, Text):
+                    line.no_wrap, line.overflow, line.justify = False, "fold", "default"
+                yield Constrain(line, self.console.width - _MARGIN)
 
     def _fits(self, table: Table) -> bool:
         unbounded = self.console.options.update(max_width=_UNBOUNDED)
-        return self.console.measure(table, options=unbounded).maximum <= self.console.width
+        return (
+            self.console.measure(table, options=unbounded).maximum <= self.console.width - _MARGIN
+        )
 
 
 class Bar:
@@ -75,7 +79,6 @@ class Bar:
         enabled: Whether it may be shown.
         expected: Estimates how many orders there are in all; None while that is unknown.
         note: A few words about the present state, such as why it waits.
-        transient: Whether it disappears at the end.
         clock: In seconds.
     """
 
@@ -88,7 +91,6 @@ class Bar:
         enabled: bool,
         expected: Callable[[], float | None] = lambda: None,
         note: Callable[[], str] = lambda: "",
-        transient: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -108,7 +110,7 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("[yellow]{task.fields[note]}"),  # `_Lines` knows this order
             console=console,
-            transient=transient,
+            transient=True,  # what follows says what became of the orders
             auto_refresh=False,  # no thread: the caller refreshes
             redirect_stdout=False,
             redirect_stderr=False,
@@ -157,9 +159,8 @@ class Bar:
                 timer.cancel()
 
     def stop(self) -> None:
-        """Show the final state, and release the terminal."""
+        """Take it away, and release the terminal."""
         if self.is_shown:
-            self._draw(self._expected(), "")
             with self._closing_allowed():
                 self._progress.stop()
 

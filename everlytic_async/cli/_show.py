@@ -19,7 +19,7 @@ from everlytic_async.sources import TracedOrder
 _PRODUCT = re.compile(r"(?<!\S)(\S+?\[\d+\])\.")
 # Blanks and lines of a table with three columns.
 _BORDERS = 8
-# A value has half of the room, or as much as most e-mail addresses need.
+# A value has half of the room, or what its origins leave, or as much as most e-mail addresses need.
 _WHOLE_VALUE = 28
 
 
@@ -37,15 +37,28 @@ def as_table(traced: TracedOrder, place: str, width: int) -> Table:
             table.add_row(_text(fault))
         return table
     sections = list(_sections(traced))
-    names, values = ([len(row[column]) for rows in sections for row in rows] for column in (0, 1))
-    left = width - max(names) - _BORDERS
+    names, values, origins = (
+        max(len(row[i]) for rows in sections for row in rows) for i in (0, 1, 2)
+    )
+    words = [len(word) for rows in sections for *_, origin in rows for word in origin.split()]
+    left = width - names - _BORDERS
+    beside = left - max(words)  # the room for a value, if no word of an origin is broken
+    is_wide = beside >= min(values, _WHOLE_VALUE)
     table.add_column("field", no_wrap=True)
-    table.add_column("value", overflow="fold", width=min(max(values), max(left // 2, _WHOLE_VALUE)))
-    table.add_column("from", overflow="fold")
+    if is_wide:
+        room = min(values, beside, max(left // 2, left - origins, _WHOLE_VALUE))
+        table.add_column("value", overflow="fold", width=room)
+        table.add_column("from", overflow="fold")
+    else:
+        table.add_column("value, and ← where it is from", overflow="fold")
     for rows in sections:
         table.add_section()
-        for row in rows:
-            table.add_row(*map(_text, row))
+        for name, value, origin in rows:
+            if is_wide:
+                table.add_row(_text(name), _text(value), _text(origin))
+            else:
+                below = _text(f"← {origin}")
+                table.add_row(_text(name), Text("\n").join([_text(value), below][not value :]))
     return table
 
 

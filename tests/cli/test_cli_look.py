@@ -196,7 +196,7 @@ def test_the_first_orders_are_shown_field_by_field_with_where_they_come_from(
     assert "valid     3" in summary  # the whole input is checked
 
 
-@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("columns", [60, 80, 100])
 def test_long_paths_are_whole_on_a_narrow_terminal(cli: Cli, columns: int) -> None:
     """As in a bulk file of Shopify: the place of a product stands once."""
     cli.env(COLUMNS=str(columns))
@@ -211,16 +211,37 @@ def test_long_paths_are_whole_on_a_narrow_terminal(cli: Cli, columns: int) -> No
     path = cli.directory / "bulk.jsonl"
     path.write_text(to_lines(*lines))
     shown, _, _ = cli("check", "--show", "1", path).out.partition("1 order read")
-    rows = [[cell.strip() for cell in line.split("│")] for line in shown.splitlines()]
     assert max(map(len, shown.splitlines())) <= columns
-    found: dict[str, str] = {}
-    for field, _value, origin in (row for row in rows if len(row) == 3):
-        name = field or [*found][-1]
-        found[name] = found.get(name, "") + origin
-    assert found["shipping_fee"] == "totalShippingPriceSet.shopMoney.amount"
-    assert found["product 1"] == "lineItems[0]"
-    assert found["product_name"] == "name"
-    assert found["product_price"] == "originalUnitPriceSet.shopMoney.amount"
+    lines = [" ".join(line.replace("│", " ").split()) for line in shown.splitlines()]
+    below = columns < 100  # then an origin is below its value
+    for field, value, origin in (
+        ("shipping_fee", "1", "totalShippingPriceSet.shopMoney.amount"),
+        ("product 1", "", "lineItems[0]"),
+        ("product_name", "Mop", "name"),
+        ("product_price", "1", "originalUnitPriceSet.shopMoney.amount"),
+    ):
+        row = f"{field} {value}".strip()
+        if below and value:  # broken only where a line is too short for it
+            after = "".join(lines[lines.index(row) + 1 :][:3])
+            assert after.replace(" ", "").startswith(f"←{origin}")
+        else:
+            assert f"{row} {'← ' if below else ''}{origin}" in lines
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_columns_are_broken_at_words_only(cli: Cli, columns: int) -> None:
+    cli.env(COLUMNS=str(columns))
+    header = "Order Number,Email (Billing),Order Total Amount,Item Name,Quantity (- Refund)"
+    Path("woo.csv").write_text(f"{header}\n7,a.rather.long.one@example.com,5,Mop,1\n")
+    maps = ["order_id=Order Number", "contact_email=Email (Billing)", "product_name=Item Name"]
+    maps += ["total=Order Total Amount", "product_quantity=Quantity (- Refund)"]
+    words = [word for each in maps for word in ("--map", each)]
+    run = cli("check", "--show", "1", "--format", "csv", *words, "woo.csv")
+    shown, _, _ = run.out.partition("1 order read")
+    assert max(map(len, shown.splitlines())) <= columns
+    found = shown.replace("│", " ").split()
+    assert [word for word in header.replace(",", " ").split() if word not in found] == []
+    assert "a.rather.long.one@example.com" in found
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100])
@@ -232,7 +253,7 @@ def test_a_value_has_the_room_that_it_needs_beside_a_long_origin(cli: Cli, colum
     path.write_text(re.sub(r"[\w.]+@example.com", "Zoe.Lefevre1@example.com", text), "utf-8")
     shown, _, _ = cli("check", "--show", "1", path).out.partition(" read from")
     assert max(map(len, shown.splitlines())) <= columns
-    assert re.search(r"│ Zoe.Lefevre1@example.com +│ Email", shown)
+    assert re.search(r"│ Zoe.Lefevre1@example.com +[│\n ]+(← )?Email", shown)
     origins = " ".join(line.split("│")[-1].strip() for line in shown.splitlines())
     assert "computed from Lineitem price, Lineitem quantity" in origins  # broken at words only
 

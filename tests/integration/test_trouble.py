@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from types import TracebackType
 from typing import Any, Self
@@ -118,7 +119,7 @@ async def test_pauses_longer_than_the_deadline_do_not_make_the_trouble_forgotten
 ) -> None:
     """The pauses are our own: backoff up to 30 s, and what a late 503 asks for, up to 120 s."""
     headers = {} if retry_after_s is None else {"Retry_After": f"{retry_after_s}"}
-    late = make_response(503, b"", waited_s=2.5, **headers)
+    late = make_response(503, b'"Try later."', waited_s=2.5, **headers)
 
     def endpoint(_body: bytes) -> Response:
         return end_with("accepted" if reached and len(fake.transport.bodies) <= 100 else late)
@@ -128,6 +129,7 @@ async def test_pauses_longer_than_the_deadline_do_not_make_the_trouble_forgotten
 
     assert isinstance(reading.error, BatchStoppedError)
     assert "503" in reading.error.message
+    assert re.search(r"Try later( \(workflow 1\))?\. [A-Z]", reading.error.message)  # one full stop
     assert len(fake.transport.bodies) <= 100 * reached + 60
     assert fake.clock.now - 1_000 < 1_000
 
