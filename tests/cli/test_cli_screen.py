@@ -190,7 +190,7 @@ def test_words_stay_whole_on_a_terminal_and_commands_on_a_line(
         words = (*words[:-1], *results, words[-1])
     (cli.directory / "orders.jsonl").write_text(to_lines(order("s1"), order("u2"), "{}"))
     (cli.directory / "till.csv").write_text("Receipt;E-Mail;Till no\n1;a@example.com;7\n")
-    cli.env(COLUMNS="", **XTERM)
+    cli.env(COLUMNS=str(columns), **XTERM)
     streams = ["stderr"] if "--suggest" in words else ["stdout", "stderr"]
     with screen(columns, *streams) as written:
         cli(*words)
