@@ -1564,12 +1564,31 @@ def test_a_total_that_differs_within_an_order_is_proposed_as_that_of_the_line() 
         assert ("total" in found.missing) == (field != "total")
 
 
-def test_german_words_for_products_are_known() -> None:
-    found = suggest_mapping(
-        io.StringIO(f"Bestell-Nr.;E-Mail;Artikelbezeichnung;Art.-Nr.\n1;{ANN};Mop;7\n")
-    )
-    products = {"product_name": "Artikelbezeichnung", "product_sku": "Art.-Nr."}
-    assert found.mapping.items() >= products.items()
+#: In each language: the id, the customer's address, a product's name, quantity and price, the
+#: total, the date, and the status.
+OWN_LANGUAGES = {
+    "de": "Bestell-Nr.,E-Mail,Artikelbezeichnung,Menge,Einzelpreis,Gesamtbetrag,Datum,Status",
+    "nl": "Bestelnummer,E-mail klant,Omschrijving,Aantal,Prijs,Totaalbedrag,Besteldatum,Toestand",
+    "fr": "N° de commande,Courriel,Désignation,Quantité,Prix unitaire,Montant total,Date,Statut",
+    "es": "Número de pedido,Correo,Descripción,Cantidad,Precio,Importe,Fecha,Estado",
+    "it": "Numero ordine,Email cliente,Prodotto,Quantità,Prezzo,Totale,Data ordine,Stato",
+    "pt": "Número do pedido,E-mail,Produto,Quantidade,Preço,Valor total,Data do pedido,Situação",
+}
+
+
+@pytest.mark.parametrize("language", OWN_LANGUAGES)
+def test_columns_are_known_in_the_languages_of_shops(language: str) -> None:
+    columns = OWN_LANGUAGES[language].split(",")
+    text = ";".join(columns) + f"\n1;{ANN};Mop;1;5.00;5.00;2026-01-01;x\n"
+    found = suggest_mapping(io.StringIO(text))
+    fields_of = ("order_id", "contact_email", "product_name", "product_quantity", "product_price")
+    assert found.mapping == dict(zip((*fields_of, "total", "date"), columns, strict=False))
+    assert (found.status, list(found.unused), list(found.missing)) == (columns[-1], [], [])
+
+
+def test_german_words_for_an_sku_are_known() -> None:
+    found = suggest_mapping(io.StringIO(f"Bestell-Nr.;E-Mail;Artikel;Art.-Nr.\n1;{ANN};Mop;7\n"))
+    assert found.mapping["product_sku"] == "Art.-Nr."
 
 
 def test_a_known_export_needs_no_mapping_and_nothing_can_be_proposed_for_nothing() -> None:
