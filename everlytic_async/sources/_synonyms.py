@@ -42,8 +42,8 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     ),
     "product_price": (
         "product price", "lineitem price", "item price", "item cost", "unit price", "price",
-        "einzelpreis", "stuckpreis", "preis", "prijs", "prys", "prix", "precio", "prezzo",
-        "preco", "cost",
+        "einzelpreis", "stuckpreis", "artikelpreis", "preis", "prijs", "prys", "prix", "precio",
+        "prezzo", "preco", "cost",
     ),
     "product_sku": (
         "product sku", "lineitem sku", "sku", "artikelnummer", "artikelnr", "=art nr",
@@ -60,7 +60,8 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
         "versandkosten", "=versand", "verzendkosten", "=delivery", "livraison", "envio",
     ),
     "taxes": (
-        "total tax", "tax amount", "taxes", "=tax", "vat", "mwst", "btw", "steuer", "tva", "iva",
+        "total tax", "tax amount", "taxes", "=tax", "vat", "mwst", "btw", "steuer", "steuern",
+        "tva", "iva",
     ),
     "discount": ("discount amount", "=discount", "rabatt", "korting", "remise", "descuento"),
     "total": (
@@ -101,8 +102,8 @@ _EXACT, _CONTAINED, _NEAR = 3.0, 2.0, 1.0
 
 
 def _words(name: str) -> str:
-    """A name in small letters without accents, with one blank between its words."""
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    """A name in small letters without accents, with one blank between its words; # is "nr"."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("#", " nr ")
     plain = "".join(
         char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char)
     )

@@ -1591,6 +1591,25 @@ def test_german_words_for_an_sku_are_known() -> None:
     assert found.mapping["product_sku"] == "Art.-Nr."
 
 
+def test_a_plugin_whose_columns_are_translated_has_a_mapping_proposed() -> None:
+    """A number sign is a number; and a further row of an order has no status."""
+    columns = "Bestell #;Bestellstatus;E-Mail (Rechnung);Artikel #;Artikelname;Artikelpreis;Steuern"
+    text = f"{columns}\n1;Storniert;{ANN};1;Mop;5;1\n;;;2;Rope;5;\n2;;{ANN};1;Mop;5;1\n"
+    found = suggest_mapping(io.StringIO(text))
+    assert (
+        found.mapping.items()
+        >= {
+            "order_id": "Bestell #",
+            "product_name": "Artikelname",
+            "product_price": "Artikelpreis",
+            "taxes": "Steuern",
+        }.items()
+    )
+    assert (found.status, list(found.statuses)) == ("Bestellstatus", ["Storniert", ""])
+    found = suggest_mapping(io.StringIO(text.replace("\n2;;", "\n2;Offen;")))
+    assert list(found.statuses) == ["Storniert", "Offen"]
+
+
 def test_a_known_export_needs_no_mapping_and_nothing_can_be_proposed_for_nothing() -> None:
     for kind in ("Squarespace", "BigCommerce", "GraphQL, edges"):
         found = suggest_mapping(io.StringIO(KINDS[kind][0]))
