@@ -83,7 +83,7 @@ class MissingValues:
         for item in value if isinstance(value, list) else (value,):
             word = _plain(item)
             self.values.discard(word.casefold())
-            if word:
+            if word and not isinstance(item, list | dict):
                 count_word(self._counts, word)
 
     @property

@@ -885,6 +885,18 @@ def test_the_values_of_a_column_that_may_be_of_persons_are_not_shown() -> None:
         assert reader.warnings == [f"where: no order has 'shop' in 'Kanal'{shown}"]
 
 
+def test_objects_are_no_values_to_show() -> None:
+    mapping = {"contact_email": "m", "product_name": "p", "products": "l"}
+    orders = [{"m": "a@b.example", "l": [{"p": "Mop"}], "state": {"by": "Ann"}, "tags": [[1], "x"]}]
+    reader = read_orders(
+        io.StringIO(json.dumps(orders)), mapping=mapping, where=["state!=x", "tags!=y"]
+    )
+    assert sum(1 for _order in reader) == 1
+    assert reader.warnings[:2] == [
+        "where: no order has 'x' in 'state'", "where: no order has 'y' in 'tags'"
+    ]  # fmt: skip
+
+
 def test_orders_that_the_shop_leaves_out_have_a_value_too() -> None:
     text = json.dumps([woo(1, "cancelled", kind="x"), woo(2, "completed", kind="y")])
     reader = read_orders(io.StringIO(text), where=["status!=cancelled", "kind!=x"])
