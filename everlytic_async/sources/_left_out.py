@@ -217,9 +217,12 @@ class LeftOut:
 
     def _note_values(self, rows: Sequence[Record]) -> None:
         """Note what an order has where conditions look, until all their values were there."""
+        is_any_found = False
         for get, missing in self._missing:
             missing.add(_first_set(get, rows))
-        self._missing = [each for each in self._missing if each[1].values]
+            is_any_found = is_any_found or not missing.values
+        if is_any_found:
+            self._missing = [each for each in self._missing if each[1].values]
 
     def end(self, *, is_any_read: bool) -> None:
         """Note the end of the input: what no order had so far, none has.

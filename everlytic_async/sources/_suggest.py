@@ -266,7 +266,13 @@ def _suggest(
         }
     taken = {*order.values()}
     status = next((name for name in values if name not in taken and is_status(name)), None)
-    words = [value for value in values.get(status or "", ()) if isinstance(value, str)]
+    found_words = values.get(status or "", ())
+    if is_table and "order_id" in order:  # a further row of an order has none
+        ids = values[order["order_id"]]
+        found_words = [
+            word for word, id_ in zip(found_words, ids, strict=False) if not is_blank(id_)
+        ]
+    words = [word for word in found_words if isinstance(word, str)]
     return Suggestion(
         format=container,
         is_known=False,

@@ -23,23 +23,27 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
         "auftragsnummer", "bestelnummer", "bestelling", "=receipt", "=invoice",
         "kassenbon", "=bon", "bonnummer", "bonnr", "belegnummer", "belegnr", "rechnungsnummer",
         "rechnungsnr", "kassabon", "factuurnummer",
-        "commande", "pedido", "=reference", "=number", "=nummer", "=nr", "=no", "=id",
+        "commande", "pedido", "numero ordine", "=ordine", "=reference", "=number",
+        "=nummer", "=nr", "=no", "=id",
     ),
     "product_name": (
         "product name", "lineitem name", "line items name", "item name", "product title",
         "=product", "=item", "=artikel", "produkt", "bezeichnung",
         "artikelbezeichnung", "artikelname", "produktname", "produit", "article", "producto",
-        "omschrijving", "=description", "=title",
+        "omschrijving", "designation", "descripcion", "prodotto", "produto",
+        "=description", "=title",
     ),
     "product_quantity": (
         "product quantity", "lineitem quantity", "item quantity", "quantity", "qty", "qty ordered",
         "pieces", "menge", "stuckzahl", "stuck",
-        "anzahl", "aantal", "hoeveelheid", "quantite", "cantidad",
+        "anzahl", "aantal", "hoeveelheid", "quantite", "cantidad", "quantita",
+        "quantidade",
         "units", "=count",
     ),
     "product_price": (
         "product price", "lineitem price", "item price", "item cost", "unit price", "price",
-        "einzelpreis", "stuckpreis", "preis", "prijs", "prys", "prix", "precio", "cost",
+        "einzelpreis", "stuckpreis", "artikelpreis", "preis", "prijs", "prys", "prix", "precio",
+        "prezzo", "preco", "cost",
     ),
     "product_sku": (
         "product sku", "lineitem sku", "sku", "artikelnummer", "artikelnr", "=art nr",
@@ -56,22 +60,27 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
         "versandkosten", "=versand", "verzendkosten", "=delivery", "livraison", "envio",
     ),
     "taxes": (
-        "total tax", "tax amount", "taxes", "=tax", "vat", "mwst", "btw", "steuer", "tva", "iva",
+        "total tax", "tax amount", "taxes", "=tax", "vat", "mwst", "btw", "steuer", "steuern",
+        "tva", "iva",
     ),
     "discount": ("discount amount", "=discount", "rabatt", "korting", "remise", "descuento"),
     "total": (
         "grand total", "order total", "total price", "total amount", "=total", "gesamtbetrag",
-        "gesamtsumme", "gesamt", "summe", "totaal", "bedrag", "betrag", "montant", "importe",
-        "=amount",
+        "gesamtsumme", "gesamt", "summe", "totaal", "totaalbedrag", "totale", "valor total",
+        "montant total", "bedrag", "betrag", "montant", "importe", "=amount",
     ),
     "order_link_url": ("order link", "order url", "order status url", "=link"),
     "contact_unique_id": ("contact unique id", "unique id"),
     "date": (
-        "created at", "order date", "date created", "purchase date", "bestelldatum", "=date",
-        "=datum", "fecha", "=day", "=placed", "=created", "=tag",
+        "created at", "order date", "date created", "purchase date", "bestelldatum",
+        "besteldatum", "data ordine", "data pedido", "=date", "=datum", "fecha",
+        "=day", "=placed", "=created", "=tag",
     ),
 }  # fmt: skip
-_STATUS = re.compile(r"status|\b(?:state|zustand|estado|statut|cancell?ed|storniert)\b")
+_STATUS = re.compile(
+    r"status|\b(?:state|zustand|toestand|estado|statut|stato|situacao|cancell?ed|storniert"
+    r"|geannuleerd|annulee?|annullato|cancelad[oa])\b"
+)
 # Whose e-mail address it is: the customer's, or that of the shop and who works there.
 _CUSTOMER = re.compile(
     r"custom|client|klient|kund|klant|buyer|purchas|billing|payer|invoice|rechnung|factu"
@@ -93,8 +102,8 @@ _EXACT, _CONTAINED, _NEAR = 3.0, 2.0, 1.0
 
 
 def _words(name: str) -> str:
-    """A name in small letters without accents, with one blank between its words."""
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    """A name in small letters without accents, with one blank between its words; # is "nr"."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("#", " nr ")
     plain = "".join(
         char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char)
     )

@@ -68,7 +68,7 @@ class MissingValues:
 
     condition: Condition
     values: set[str] = attrs.field(init=False)
-    _orders: int = attrs.field(default=0, init=False)
+    _has_orders: bool = attrs.field(default=False, init=False)
     _counts: dict[str, int] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -76,18 +76,21 @@ class MissingValues:
 
     def add(self, value: Any) -> None:
         """Note what an order has."""
-        self._orders += 1
+        if value.__class__ is str and value in self._counts:  # fast, and nearly always
+            self._counts[value] += 1
+            return
+        self._has_orders = True
         for item in value if isinstance(value, list) else (value,):
             word = _plain(item)
             self.values.discard(word.casefold())
-            if word:
+            if word and not isinstance(item, list | dict):
                 count_word(self._counts, word)
 
     @property
     def leaves_nothing(self) -> bool:
         """Whether the condition holds for no order for this reason."""
         is_missing = self.values == self.condition.values
-        return bool(self._orders) and is_missing and not self.condition.negated
+        return self._has_orders and is_missing and not self.condition.negated
 
     def warning(self) -> str | None:
         """What to say of it; None where it is usual.
@@ -96,7 +99,7 @@ class MissingValues:
         Of one that is not to be read, the orders may be there under another name.
         """
         is_usual = not self.condition.negated and not self.leaves_nothing
-        if not self._orders or not self.values or (is_usual and self._nearest() is None):
+        if not self._has_orders or not self.values or (is_usual and self._nearest() is None):
             return None
         return self.describe()
 

@@ -132,7 +132,8 @@ TRANSLATED_STATUSES = statuses(
     "procesando completado en_espera "
     "in_lavorazione in_elaborazione completato in_attesa sospeso "
     "processando em_processamento concluído concluída aguardando em_espera",
-    cancelled="storniert geannuleerd annulée annulé cancelado annullato cancelada",
+    cancelled="storniert abgebrochen geannuleerd annulée annulé cancelado annullato cancellato "
+    "cancelada",
     refunded="rückerstattet erstattet terugbetaald gerestitueerd remboursée remboursé reembolsado "
     "rimborsato reembolsada",
     failed="fehlgeschlagen mislukt échouée échoué échec fallido fallito non_riuscito malsucedido "

@@ -79,6 +79,14 @@ def test_an_input_without_orders_is_no_failure(
     assert "There is no order" in run.err
 
 
+def test_a_damaged_file_is_not_to_be_queued_again_as_it_is(cli: Cli, cli_queue: Queue) -> None:
+    Path("o.json").write_text(f"[{json.dumps(order(1))}, {{")
+    run = cli("enqueue", "o.json")
+    assert (run.code, "Run it again" in run.err) == (2, False)
+    assert "the JSON ends too early, after order 1" in run.err
+    assert now(cli_queue.depth()) == 1
+
+
 @pytest.mark.parametrize(
     "address", [pytest.param("nats://127.0.0.1:1", marks=pytest.mark.slow), "nats://[::"]
 )

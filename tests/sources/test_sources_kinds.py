@@ -885,6 +885,18 @@ def test_the_values_of_a_column_that_may_be_of_persons_are_not_shown() -> None:
         assert reader.warnings == [f"where: no order has 'shop' in 'Kanal'{shown}"]
 
 
+def test_objects_are_no_values_to_show() -> None:
+    mapping = {"contact_email": "m", "product_name": "p", "products": "l"}
+    orders = [{"m": "a@b.example", "l": [{"p": "Mop"}], "state": {"by": "Ann"}, "tags": [[1], "x"]}]
+    reader = read_orders(
+        io.StringIO(json.dumps(orders)), mapping=mapping, where=["state!=x", "tags!=y"]
+    )
+    assert sum(1 for _order in reader) == 1
+    assert reader.warnings[:2] == [
+        "where: no order has 'x' in 'state'", "where: no order has 'y' in 'tags'"
+    ]  # fmt: skip
+
+
 def test_orders_that_the_shop_leaves_out_have_a_value_too() -> None:
     text = json.dumps([woo(1, "cancelled", kind="x"), woo(2, "completed", kind="y")])
     reader = read_orders(io.StringIO(text), where=["status!=cancelled", "kind!=x"])
@@ -1564,12 +1576,50 @@ def test_a_total_that_differs_within_an_order_is_proposed_as_that_of_the_line() 
         assert ("total" in found.missing) == (field != "total")
 
 
-def test_german_words_for_products_are_known() -> None:
-    found = suggest_mapping(
-        io.StringIO(f"Bestell-Nr.;E-Mail;Artikelbezeichnung;Art.-Nr.\n1;{ANN};Mop;7\n")
+#: In each language: the id, the customer's address, a product's name, quantity and price, the
+#: total, the date, and the status.
+OWN_LANGUAGES = {
+    "de": "Bestell-Nr.,E-Mail,Artikelbezeichnung,Menge,Einzelpreis,Gesamtbetrag,Datum,Status",
+    "nl": "Bestelnummer,E-mail klant,Omschrijving,Aantal,Prijs,Totaalbedrag,Besteldatum,Toestand",
+    "fr": "N° de commande,Courriel,Désignation,Quantité,Prix unitaire,Montant total,Date,Statut",
+    "es": "Número de pedido,Correo,Descripción,Cantidad,Precio,Importe,Fecha,Estado",
+    "it": "Numero ordine,Email cliente,Prodotto,Quantità,Prezzo,Totale,Data ordine,Stato",
+    "pt": "Número do pedido,E-mail,Produto,Quantidade,Preço,Valor total,Data do pedido,Situação",
+}
+
+
+@pytest.mark.parametrize("language", OWN_LANGUAGES)
+def test_columns_are_known_in_the_languages_of_shops(language: str) -> None:
+    columns = OWN_LANGUAGES[language].split(",")
+    text = ";".join(columns) + f"\n1;{ANN};Mop;1;5.00;5.00;2026-01-01;x\n"
+    found = suggest_mapping(io.StringIO(text))
+    fields_of = ("order_id", "contact_email", "product_name", "product_quantity", "product_price")
+    assert found.mapping == dict(zip((*fields_of, "total", "date"), columns, strict=False))
+    assert (found.status, list(found.unused), list(found.missing)) == (columns[-1], [], [])
+
+
+def test_german_words_for_an_sku_are_known() -> None:
+    found = suggest_mapping(io.StringIO(f"Bestell-Nr.;E-Mail;Artikel;Art.-Nr.\n1;{ANN};Mop;7\n"))
+    assert found.mapping["product_sku"] == "Art.-Nr."
+
+
+def test_a_plugin_whose_columns_are_translated_has_a_mapping_proposed() -> None:
+    """A number sign is a number; and a further row of an order has no status."""
+    columns = "Bestell #;Bestellstatus;E-Mail (Rechnung);Artikel #;Artikelname;Artikelpreis;Steuern"
+    text = f"{columns}\n1;Storniert;{ANN};1;Mop;5;1\n;;;2;Rope;5;\n2;;{ANN};1;Mop;5;1\n"
+    found = suggest_mapping(io.StringIO(text))
+    assert (
+        found.mapping.items()
+        >= {
+            "order_id": "Bestell #",
+            "product_name": "Artikelname",
+            "product_price": "Artikelpreis",
+            "taxes": "Steuern",
+        }.items()
     )
-    products = {"product_name": "Artikelbezeichnung", "product_sku": "Art.-Nr."}
-    assert found.mapping.items() >= products.items()
+    assert (found.status, list(found.statuses)) == ("Bestellstatus", ["Storniert", ""])
+    found = suggest_mapping(io.StringIO(text.replace("\n2;;", "\n2;Offen;")))
+    assert list(found.statuses) == ["Storniert", "Offen"]
 
 
 def test_a_known_export_needs_no_mapping_and_nothing_can_be_proposed_for_nothing() -> None:
