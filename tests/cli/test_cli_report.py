@@ -340,7 +340,7 @@ def test_an_earlier_run_may_have_left_something_to_do(tmp_path: Path) -> None:
 def test_a_run_that_was_stopped_says_why(tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "run.html")
     run.order(Outcome.SENT)
-    text = Page(run.page(stopped="the batch was stopped: 401.")).text  # a sentence, or a part of one
+    text = Page(run.page(stopped="the batch was stopped: 401.")).text
     assert "The run ended before its input did: the batch was stopped: 401. 1 order" in text
     assert "1 order of 1 that were read was sent." in text
 
