@@ -68,7 +68,7 @@ IMPORTERS: dict[str, set[str]] = {
     "nats": {"_nats", "ledger", "worker"},
     "opentelemetry": {"otel"},
     "openpyxl": {"sources"},
-    "orjson": {"_encoding", "_response"},
+    "orjson": {"_encoding", "_response", "sources"},
     "plotly": {"cli"},
     "prometheus_client": {"worker"},
     "pyarrow": {"sources"},
