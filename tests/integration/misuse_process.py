@@ -45,7 +45,7 @@ def calls(
 
 async def try_one(call: Callable[[], Coroutine[Any, Any, Any]]) -> str:
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return f"returned {await call()!r}"
     except BaseException as error:  # noqa: BLE001 - it is what is printed
         return f"{type(error).__name__}: {error}"

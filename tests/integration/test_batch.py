@@ -447,7 +447,7 @@ async def test_a_source_that_raises_ends_the_batch_after_its_results(
 ) -> None:
     source = Source(orders(after), error)
     name = type(error).__name__
-    async with asyncio.timeout(20), sandbox_client() as (sandbox, client):
+    async with asyncio.timeout(60), sandbox_client() as (sandbox, client):
         with pytest.raises(SourceError, match=f"{name} after {after} orders") as caught:
             await client.send_orders(of_kind(source, kind))
 
@@ -705,7 +705,7 @@ async def test_leaving_a_stream_early_closes_its_source(kind: str, leave: Any) -
     source = ClosedSource()
     fake = fake_delivery(always("accepted"))
     stream = fake.stream(getattr(source, kind)(), grace_s=LONG_S)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         try:
             await leave(stream)
         except KeyError as error:
@@ -753,7 +753,7 @@ async def test_orders_in_flight_after_the_grace_are_cancelled() -> None:
 
 async def test_leaving_early_ends_pauses_at_once() -> None:
     fake = fake_delivery(always(make_response(429, b"", Retry_After="60")))
-    async with asyncio.timeout(10), fake.stream(orders(100), concurrency=3, grace_s=LONG_S):
+    async with asyncio.timeout(60), fake.stream(orders(100), concurrency=3, grace_s=LONG_S):
         await settle()
 
     assert len(fake.transport.bodies) == 1  # the others wait for the end of the pause
@@ -955,7 +955,7 @@ async def test_a_stream_whose_source_is_idle_ends_when_the_client_is_closed() ->
         await until(lambda: sandbox.processed == 1)
         await client.aclose()
         with pytest.raises(BatchStoppedError, match="the client was closed") as caught:
-            await asyncio.wait_for(sending, 5)
+            await asyncio.wait_for(sending, 60)
     assert caught.value.report is not None
     assert caught.value.report.counts[Outcome.SENT] == 1
 
@@ -1009,7 +1009,7 @@ async def test_a_401_stops_a_batch_whose_orders_can_be_read_once(
 ) -> None:
     ledger = SqliteLedger(tmp_path / "l") if with_ledger else None
     rows = [OnceReadable(order(number)) for number in range(40)]
-    async with sandbox_client(store_hash="another") as (_, client), asyncio.timeout(20):
+    async with sandbox_client(store_hash="another") as (_, client), asyncio.timeout(60):
         with pytest.raises(BatchStoppedError, match="401") as caught:
             await client.send_orders(rows, ledger=ledger)
     assert caught.value.report is not None

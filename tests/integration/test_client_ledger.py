@@ -175,7 +175,7 @@ async def close_in_flight(path: Path, *, own_session: bool, answered_in_time: bo
         # By now each has its outcome, and nothing is sent or recorded any more.
         with LedgerFile(path, must_exist=True) as file:
             entries = [entry for _, entry in file.entries()]
-        ends = await asyncio.wait_for(asyncio.gather(one, many, return_exceptions=True), 5)
+        ends = await asyncio.wait_for(asyncio.gather(one, many, return_exceptions=True), 60)
         assert not session.closed
 
     assert len(entries) == 4

@@ -71,7 +71,7 @@ async def test_whatever_a_ledger_raises_stops_a_batch_with_a_result_for_each_ord
     call: str,
 ) -> None:
     server = Shop()
-    async with server.opened_client(concurrency=2) as client, asyncio.timeout(10):
+    async with server.opened_client(concurrency=2) as client, asyncio.timeout(60):
         with pytest.raises(BatchStoppedError, match="the ledger raised OSError") as caught:
             await client.send_orders(orders(20), ledger=Unforeseen(call))
     assert isinstance(caught.value.__cause__, OSError)
@@ -184,7 +184,7 @@ async def test_a_lock_midway_stops_it_cleanly(
             server.on_order = arrived
             # If each order that is left waited for the lock, it would take a minute.
             ledger = SqliteLedger(path, wait_s=0.1)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 with pytest.raises(BatchStoppedError, match="another process holds it") as caught:
                     await client.send_orders(kind(orders(400)), ledger=ledger)
         assert caught.value.report is not None

@@ -325,7 +325,7 @@ async def test_a_bucket_that_the_user_made_is_used_until_it_is_full(place: Bucke
     async with connected(place.url) as connection:
         config = api.KeyValueConfig(place.bucket, history=5, direct=None, max_bytes=4096)
         await connection.jetstream().create_key_value(config)
-    async with session_at(place, "1") as session, asyncio.timeout(10):
+    async with session_at(place, "1") as session, asyncio.timeout(60):
         assert await read_state(session) is State.IN_FLIGHT
         with pytest.raises(LedgerError, match="maximum bytes"):
             await asyncio.gather(*(session.claim(f"{n}0", "body", KNOWN) for n in range(100)))

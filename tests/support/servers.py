@@ -143,7 +143,7 @@ def once(data: bytes, then: Callable[[Connection], Awaitable[None]] | None = Non
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for a counter of a server: not everything has an event."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0)
 

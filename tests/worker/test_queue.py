@@ -244,7 +244,7 @@ async def test_a_consumer_that_was_deleted_is_created_again(queue: OrderQueue) -
     settings = queue.settings
     await queue.connection.jetstream().delete_consumer(settings.orders_stream, settings.consumer)
     pulled: list[Any] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not pulled:
             pulled = await queue.pull(1, 1)
     assert numbers_of(pulled) == ["0"]

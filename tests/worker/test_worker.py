@@ -128,7 +128,7 @@ async def test_stopped_while_it_has_nothing_to_do_it_ends_soon(
             await until(lambda: worker.status.ready)
             await asyncio.sleep(after_s)
         worker.stop()
-        await asyncio.wait_for(run, 5)
+        await asyncio.wait_for(run, 20)
     assert not worker.status.running
 
 
