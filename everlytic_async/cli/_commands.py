@@ -19,6 +19,7 @@ from everlytic_async.cli._options import (
     App,
     ConfigOptions,
     InputOptions,
+    Integer,
     LedgerOptions,
     Number,
     ResultsOptions,
@@ -240,7 +241,7 @@ class CheckOptions(LedgerOptions, ResultsOptions, InputOptions):
         "Show the first N orders as they would go out: each field, its value, and the column or "
         "path that it came from. These are customers' data.",
         panel="To look at it",
-        type=click.IntRange(min=0, max=_MAX_SHOWN),
+        type=Integer(min=0, max=_MAX_SHOWN),
         metavar="N",
         default=0,
         show_default=False,
@@ -274,7 +275,7 @@ class SandboxOptions:
     host: str = _at("The address to listen at.", default="127.0.0.1")
     port: int = _at(
         "The port to listen at. By default a free one.",
-        type=click.IntRange(0, 65535),
+        type=Integer(0, 65535),
         default=0,
         show_default=False,
     )
@@ -293,10 +294,8 @@ class SandboxOptions:
     dropped_before: float = _share("Share not answered, and not processed.")
     dropped_after: float = _share("Share not answered, but processed.")
     rate: float | None = _fault("Orders per second; the rest gets a 429.", type=PER_SECOND)
-    burst: int = _fault("How many may exceed the rate.", type=click.IntRange(min=0), default=1)
-    max_in_flight: int | None = _fault(
-        "How many at once; more get 429.", type=click.IntRange(min=1)
-    )
+    burst: int = _fault("How many may exceed the rate.", type=Integer(min=0), default=1)
+    max_in_flight: int | None = _fault("How many at once; more get 429.", type=Integer(min=1))
     seed: int = _fault(
         "Seed of the shares: the same faults in every run.", type=click.INT, default=0
     )

@@ -23,7 +23,6 @@ from everlytic_async.cli._reading import printable
 from everlytic_async.cli._screen import (
     count_lines,
     count_orders,
-    format_duration,
     format_time,
     join_some,
     json_line,
@@ -78,12 +77,8 @@ def _figures(shown: str, summary: LedgerSummary) -> Iterator[Text | str]:
             "accepted none so far. If that was a mistake, nothing is left to do for them."
         )
     if summary.first_at is not None and summary.last_at is not None:
-        took_s = summary.last_at - summary.first_at
-        rate = f", {total / took_s:,.1f}/s with all pauses" if took_s >= 1 else ""
-        yield (
-            f"Recorded from {format_time(summary.first_at)} to {format_time(summary.last_at)}: "
-            f"{format_duration(took_s)}{rate}"
-        )
+        first, last = map(format_time, (summary.first_at, summary.last_at))
+        yield f"Recorded from {first} to {last}"
     running = summary.running
     who = (
         "1 process is"

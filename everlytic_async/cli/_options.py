@@ -194,8 +194,16 @@ class HyphenChoice(click.Choice[str]):
         return super().convert(str(value).replace("_", "-"), param, ctx)
 
 
+class Integer(click.IntRange):
+    """One whose error calls it a number."""
+
+    name = "whole number"
+
+
 class Number(click.FloatRange):
     """Refuses NaN, which is in every range, and the infinities."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return a finite number."""
@@ -346,12 +354,12 @@ class WorkflowOptions(InputOptions):
 
     limit: int | None = which(
         "Read no more than the first N orders, valid or not.",
-        type=click.IntRange(min=1),
+        type=Integer(min=1),
         metavar="N",
     )
     workflow_id: int | None = which(
         "The workflow to trigger for the orders that name none.",
-        type=click.IntRange(1, 2**63 - 1),
+        type=Integer(1, 2**63 - 1),
         metavar="N",
     )
 
@@ -407,7 +415,7 @@ class SendingOptions(ConfigOptions):
 
     concurrency: int = _sending(
         "How many orders may be in flight at once.",
-        type=click.IntRange(1, _MAX_CONNECTIONS),
+        type=Integer(1, _MAX_CONNECTIONS),
         metavar="N",
         default=32,
     )
@@ -423,7 +431,7 @@ class SendingOptions(ConfigOptions):
     )
     retries: int = _sending(
         "How often to retry an order, where --delivery allows it.",
-        type=click.IntRange(min=0),
+        type=Integer(min=0),
         metavar="N",
         default=4,
     )

@@ -10,6 +10,7 @@ from everlytic_async.cli._options import (
     FILE,
     FILE_HELP,
     ConfigOptions,
+    Integer,
     Number,
     ResultsOptions,
     SendingOptions,
@@ -315,7 +316,7 @@ class DeadOptions(QueueOptions):
 class SelectOptions(NatsOptions):
     """The options of ``queue redrive`` and ``queue drop``: which dead letters."""
 
-    ids: tuple[int, ...] = argument("[NUMBER]...", type=click.IntRange(min=1), nargs=-1)
+    ids: tuple[int, ...] = argument("[NUMBER]...", type=Integer(min=1), nargs=-1)
     store: str | None = _store()
     select_all: bool = which("All dead letters of the store.", "--all", default=False)
     outcomes: tuple[str, ...] = _outcomes()

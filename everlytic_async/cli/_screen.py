@@ -41,6 +41,8 @@ SEND_LABELS: Mapping[Outcome, tuple[str, str, str]] = {
 }
 #: Their names alone.
 LABELS: Mapping[Outcome, str] = {outcome: name for outcome, (name, *_) in SEND_LABELS.items()}
+# In the last column of a narrow terminal.
+_MAX_REASON = 40
 # Of a duration: the smaller unit shown, in seconds; its name; how many make the larger one, and its
 # name; from how many on both are too small.
 _SCALES = (
@@ -110,11 +112,17 @@ def outcome_lines(
         known = [reason for reason, _ in why if reason in REASONS]
         which = "them" if len(known) == len(why) else f"{', '.join(known)} orders"
         hint = f"; --include takes {which} in" if known else ""
-        meaning = f"{', '.join(f'{count:,} {reason}' for reason, count in why)}{hint}"
+        parts = [f"{count:,} {_shorten(reason)}" for reason, count in why]
+        meaning = f"{', '.join(parts)}{hint}"
         rows.append(("left out", "", sum(filtered.values()), meaning))
     yield from count_lines(rows)
     for note in notes(tally):
         yield Text(f"  {note}", "magenta")
+
+
+def _shorten(reason: str) -> str:
+    """The reason why orders are left out: a condition may be long, and is one word."""
+    return reason if len(reason) <= _MAX_REASON else f"{reason[: _MAX_REASON - 3]}..."
 
 
 def count_lines(rows: Iterable[tuple[str, str, int, str]]) -> Iterator[Text]:

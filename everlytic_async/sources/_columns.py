@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 CONTACTS = ("contact_email", "contact_unique_id")
 #: How many records are looked at to find a path, and rows to find the header below a title.
 MAX_AHEAD = 20
-_MAX_NAMES = 40
+_MAX_NAMES = 12
 _MAX_CHARS = 40
 _MAX_HEADER = 1_000  # columns, where a header is looked for
 _NEXT_STEPS = (

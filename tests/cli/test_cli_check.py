@@ -243,6 +243,16 @@ def test_only_what_include_takes_in_is_offered(cli: Cli) -> None:
         assert re.search(rf"^  left out +2  {re.escape(told)}$", run.out, re.MULTILINE), run.out
 
 
+def test_a_long_condition_is_shortened_for_people_and_not_for_scripts(cli: Cli) -> None:
+    path = save("export.json", json.dumps([woocommerce(1), woocommerce(2, "processing")]))
+    condition = f"number!=2,{','.join(map(str, range(100, 130)))}"
+    run = cli("check", "--where", condition, path)
+    shown = f"where {condition}"[:37]
+    assert f"  left out  1  1 {shown}...\n" in run.out
+    found = json.loads(cli("check", "--json", "--where", condition, path).out)
+    assert found["left_out"] == {f"where {condition}": 1}
+
+
 def test_include_takes_in_what_is_left_out(cli: Cli) -> None:
     path = save("export.json", json.dumps([woocommerce(1, "cancelled"), woocommerce(2, "trash")]))
     for options, valid in (([], 0), (["--include", "cancelled"], 1), (["--include", "all"], 2)):

@@ -706,9 +706,9 @@ def test_status_shows_counts_times_and_hosts(cli: Cli, ledger: Path) -> None:
     assert run.out.startswith(f"{ledger} knows of 15 orders for shop.example\n")
     for state, count in (("sent", 10), ("unknown", 3), ("not sent", 1), ("rejected", 1)):
         assert re.search(rf"^  {state} +{count}  \w", run.out, re.MULTILINE)
-    assert re.search(
-        r"^Recorded from 2027-01-1.* to 2027-01-1.*: 14 s, 1\.1/s", run.out, re.MULTILINE
-    )
+    # Not how long that took, or how fast it was: most of it was pauses between runs.
+    times = r"2027-01-1\S+ \S+ to 2027-01-1\S+ \S+\n"
+    assert re.search(rf"^Recorded from {times}", run.out, re.MULTILINE)
     assert run.out.endswith("No process is sending with it now.\n")
 
 

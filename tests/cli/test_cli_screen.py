@@ -507,6 +507,9 @@ def test_the_version_is_shown(cli: Cli) -> None:
         ["send"],
         ["send", "--rate", "nan", "--sandbox", "/dev/null"],
         ["send", "--rate", "inf", "--sandbox", "/dev/null"],
+        ["send", "--rate", "abc", "--sandbox", "/dev/null"],
+        ["send", "--limit", "abc", "--sandbox", "/dev/null"],
+        ["queue", "redrive", "abc"],
         ["send", "--concurrency", "65536", "--sandbox", "/dev/null"],
         ["sandbox", "--rate", "inf"],
         ["sandbox", "--throttled", "nan"],
@@ -525,6 +528,8 @@ def test_wrong_usage_has_exit_code_2(cli: Cli, arguments: list[str]) -> None:
     run = cli(*arguments)
     assert (run.code, run.out) == (2, "")
     assert "Error" in run.err
+    if "abc" in arguments:
+        assert re.search(r"'abc' is not a valid (whole )?number\.", run.err)
     if {"--rate", "--concurrency", "--throttled", "--workflow-id"}.intersection(arguments):
         assert f"'{arguments[1]}'" in run.err
 

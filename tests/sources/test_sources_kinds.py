@@ -1344,6 +1344,15 @@ def test_a_column_that_does_not_exist_is_named_with_those_that_do() -> None:
     )
 
 
+def test_of_many_columns_the_nearest_and_the_first_are_named() -> None:
+    columns = [f"Angabe {number}" for number in range(36)]
+    text = ",".join([*columns, "Bestellnr"]) + "\n" + ",".join("7" * 37) + "\n"
+    with pytest.raises(ConfigurationError) as caught:
+        read(text, mapping={"order_id": "Bestellnummer", "contact_email": "Angabe 1"})
+    assert "did you mean 'Bestellnr'? The columns are 'Angabe 0', 'Angabe 1', " in str(caught.value)
+    assert str(caught.value).endswith(", 'Angabe 11' and 25 more")
+
+
 TITLED = f"order_id,contact_email,product_name\n1,{ANN},Mop\n"
 
 
