@@ -123,11 +123,32 @@ class _Connection(Client):
     def __init__(self, *, wants_tls: bool, allow_plain: bool, timeout_s: float) -> None:
         super().__init__()
         self.refusal: Exception | None = None  # why it was closed for good
+        self.last_words = ""  # of the last error, since it was connected
         self._wants_tls = wants_tls
         self._allow_plain = allow_plain
         self._timeout_s = timeout_s
         self._was_connected = False
         self._refused_at: float | None = None
+
+    async def on_error(self, error: Exception) -> None:
+        """Called by nats-py with each error, such as that of each try to connect."""
+        words, before = error_text(error), self.last_words
+        self.last_words = words
+        _LOGGER.log(logging.DEBUG if words == before else logging.WARNING, "NATS: %s", words)
+
+    async def on_lost(self) -> None:
+        """Called when the connection is lost, or closed."""
+        if not self.is_closed:
+            _LOGGER.warning(
+                "NATS: the connection was lost; trying to get it back. The server also disconnects "
+                "clients that read too slowly, such as a blocked process: its log then says Slow "
+                "Consumer"
+            )
+
+    async def on_back(self) -> None:
+        """Called when it is back."""
+        self.last_words = ""
+        _LOGGER.warning("NATS: the connection is back")
 
     @property
     def _transport(self) -> Transport | None:
@@ -280,29 +301,6 @@ class Connector:
             timeout_s=timeout_s,
         )
 
-        last_error: Exception | None = None
-        logged = ""
-
-        async def error_cb(error: Exception) -> None:
-            nonlocal last_error, logged
-            last_error, text = error, error_text(error)
-            # Every try to reconnect may fail in the same way.
-            _LOGGER.log(logging.DEBUG if text == logged else logging.WARNING, "NATS: %s", text)
-            logged = text
-
-        async def disconnected_cb() -> None:
-            if not connection.is_closed:
-                _LOGGER.warning(
-                    "NATS: the connection was lost; trying to get it back. The server also "
-                    "disconnects clients that read too slowly, such as a blocked process: its log "
-                    "then says Slow Consumer"
-                )
-
-        async def reconnected_cb() -> None:
-            nonlocal logged
-            logged = ""
-            _LOGGER.warning("NATS: the connection is back")
-
         connecting = asyncio.create_task(
             connection.connect(
                 **self._options,
@@ -311,9 +309,9 @@ class Connector:
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=_RECONNECT_S,  # type: ignore[arg-type]
                 ping_interval=_PING_S,
-                error_cb=error_cb,
-                disconnected_cb=disconnected_cb,
-                reconnected_cb=reconnected_cb,
+                error_cb=connection.on_error,
+                disconnected_cb=connection.on_lost,
+                reconnected_cb=connection.on_back,
             )
         )
         try:
@@ -331,7 +329,7 @@ class Connector:
         if isinstance(error, _RefusedError):
             error = error.__cause__
         if error is None or isinstance(error, OSError | ValueError | nats.errors.Error):
-            words = error_text(error or last_error)
+            words = error_text(error) if error else connection.last_words or error_text(None)
             if schemes & {"ws", "wss"}:
                 words += ". Does it speak WebSocket there? Most servers are at nats:// or tls://"
             raise fail(f"no NATS server could be reached: {words}") from error

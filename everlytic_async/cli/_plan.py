@@ -145,6 +145,7 @@ async def count_input(
         try:
             async for index, order, reason in compare(source.each(), forecast):
                 count.repeated += (is_repeated := source.is_repeated(index))
+                source.pop_line(index)  # so that memory does not grow with the input
                 if isinstance(order, InvalidOrderError):
                     tally.add(Outcome.INVALID, 0)
                 elif reason is not None and not is_repeated:

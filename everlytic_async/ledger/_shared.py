@@ -11,10 +11,10 @@ from typing import Generic, Protocol, Self, TypeVar
 from everlytic_async._waiting import run_shielded, run_to_end
 from everlytic_async.errors import ConfigurationError, LedgerError
 
-__all__ = ["OpenLedger", "SharedLedger"]
+__all__ = ["SharedLedger"]
 
 
-class OpenLedger(Protocol):
+class _Opened(Protocol):
     """A ledger while it is open."""
 
     async def flush(self) -> None:
@@ -24,7 +24,7 @@ class OpenLedger(Protocol):
         """Wait until all that was asked for is done, and close it."""
 
 
-_T = TypeVar("_T", bound=OpenLedger)
+_T = TypeVar("_T", bound=_Opened)
 
 
 class SharedLedger(ABC, Generic[_T]):

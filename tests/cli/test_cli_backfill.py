@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -353,6 +354,19 @@ def test_what_is_left_out_is_counted_to_the_end(
         count = asyncio.run(count_input(options, client, None, source))
     assert count is not None
     assert (count.to_send, count.filtered) == (min(limit or 2, 2), left_out)
+
+
+def test_a_count_of_more_orders_needs_no_more_memory(orders_file: Write) -> None:
+    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
+    options = SendOptions(file=str(orders_file(*map(order, range(8_000)))), progress=False)
+    peaks = []
+    for at_most in (500, 1_000, 8_000):  # the first makes what is made once
+        tracemalloc.start()
+        with open_input(options, Settings(None)) as source:
+            asyncio.run(count_input(options, client, None, source, at_most))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] - peaks[1] < 100_000
 
 
 def test_what_looks_odd_in_the_input_is_noted_before_anything_is_sent(orders_file: Write) -> None:
