@@ -791,7 +791,8 @@ FILES: dict[str, Hostile] = {
 }
 
 
-#: Half a second of CPU each, and more. Of each kind one or more are left for the short suite.
+#: A third of a second of CPU each, and more; all Parquet files take time, for pyarrow is loaded.
+#: Of each kind one or more are left for the short suite.
 SLOW = {
     "one quote and a long rest",
     "one quote and a line without end",
@@ -824,6 +825,15 @@ SLOW = {
     "Parquet: many columns, packed",
     "Parquet: texts that share their beginnings",
     "Parquet: long texts, packed",
+    "Parquet: one text for many products",
+    "Parquet: a list of many columns",
+    "Parquet: values of fixed length",
+    "Parquet: short values of fixed length",
+    "Parquet: null lists of fixed length, nested",
+    "Parquet: null lists of fixed length, in a struct",
+    "Parquet: null lists of fixed length, a tensor",
+    "Parquet: null lists of fixed length, many columns",
+    "Parquet: null lists of fixed length, in a list of columns",
 }
 
 
