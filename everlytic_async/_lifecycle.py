@@ -43,11 +43,6 @@ class Lifecycle:
         self._closed = False
 
     @property
-    def is_started(self) -> bool:
-        """Whether it was started, perhaps in another process, and perhaps closed again."""
-        return self._pid is not None
-
-    @property
     def is_open(self) -> bool:
         """Whether it was started, in this process, and not closed."""
         return self._pid == os.getpid() and not self._closed
@@ -72,7 +67,7 @@ class Lifecycle:
         Raises:
             ConfigurationError: it was started in another process, thread or event loop.
         """
-        if self._pid is not None and not self._closed:
+        if not self._closed:
             self.check_same_loop()
         self._closed = True
 
@@ -97,16 +92,18 @@ class Lifecycle:
         """
         if self._closed:
             raise ConfigurationError(_CLOSED)
+        if self._pid is None:
+            raise ConfigurationError(_NOT_STARTED)
         self.check_same_loop()
 
     def check_same_loop(self) -> None:
-        """Check that it was started in this process, thread and event loop.
+        """Check that it was started in this process, thread and event loop, if it was started.
 
         Raises:
             ConfigurationError: says what to do instead.
         """
         if self._pid is None:
-            raise ConfigurationError(_NOT_STARTED)
+            return
         if self._pid != os.getpid():
             raise ConfigurationError(_OTHER_PROCESS)
         try:

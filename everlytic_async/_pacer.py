@@ -322,10 +322,6 @@ class Pacer:
         elif is_first:
             pause_s = self.backoff.pause_s(self._throttles_in_a_row)
             pause_s *= 1.0 if estimator is None else _ADAPTIVE_BACKOFF
-        if estimator is not None and not estimator.burst_known:
-            # All orders sent so far show how large the burst is: wait for their responses, if that
-            # takes no longer than the longest first pause.
-            pause_s = max(pause_s, min(now - started_at, _ADAPTIVE_BACKOFF * self.policy.base_s))
         self._schedule.pause_until(now + pause_s)
         if estimator is not None:
             sent = started_at if sent_at is None else sent_at

@@ -338,8 +338,7 @@ class Transport:
             UnknownOutcomeError: it was, and no complete response came.
             ConfigurationError: it was opened in another process or event loop.
         """
-        if self.lifecycle.is_started:
-            self.lifecycle.check_same_loop()
+        self.lifecycle.check_same_loop()
         try:
             return await self._post(body, report_cancelled)
         except BaseException as error:  # noqa: BLE001 - it is raised again

@@ -346,8 +346,7 @@ class EverlyticClient:
         Raises:
             TypeError: the hook can't be called or is `async def`, or this is not a class of events.
         """
-        if self._transport.lifecycle.is_started:
-            self._transport.lifecycle.check_same_loop()
+        self._transport.lifecycle.check_same_loop()
         return self._dispatcher.subscribe(hook, event_type)
 
 
