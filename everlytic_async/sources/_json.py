@@ -13,7 +13,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import IO, Any, NoReturn
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
@@ -27,7 +27,7 @@ from everlytic_async.sources._columns import no_such_name
 from everlytic_async.sources._open import NOT_UTF_8
 from everlytic_async.sources._records import InvalidRow, Item
 
-__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json", "unwrap", "unwrap_all"]
+__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json", "unwrap"]
 
 #: A longer order is a fault, so that a file whose quotes or brackets don't match does not fill the
 #: memory. Decoded, JSON takes up to 30 times its length: `{},{},{}` does.
@@ -43,7 +43,6 @@ _WRAPPERS = frozenset(
 )
 # What may stand beside a single order: in the edge of a connection of GraphQL.
 _BESIDE = frozenset({"cursor", "extensions"})
-_MOST_KEYS = 1 + len(_BESIDE)  # of such an object
 # What tells whether orders follow on another page: GraphQL's, and Magento's.
 _PAGE_KEYS = ("pageInfo", "total_count")
 # Objects that wrap orders are no deeper: data, orders, edges.
@@ -92,18 +91,6 @@ def is_list_of_orders(value: dict[str, Any]) -> bool:
     )
 
 
-def unwrap_all(
-    items: Iterable[tuple[int, Item]], kept: Collection[str]
-) -> Iterator[tuple[int, Item]]:
-    """What `unwrap` makes of each of some numbered items."""
-    for numbered in items:
-        number, item = numbered
-        if isinstance(item, dict) and len(item) <= _MOST_KEYS:
-            yield number, unwrap(item, kept)
-        else:
-            yield numbered
-
-
 def unwrap(order: Item, kept: Collection[str]) -> Item:
     """The order in an object that wraps just that order; anything else as it is.
 
@@ -113,7 +100,7 @@ def unwrap(order: Item, kept: Collection[str]) -> Item:
     """
     inner: Any = order
     for _ in range(_MAX_DEPTH):
-        if not isinstance(inner, dict) or len(inner) > _MOST_KEYS:
+        if not isinstance(inner, dict) or len(inner) > 1 + len(_BESIDE):
             return order
         if is_order(inner):
             return inner
