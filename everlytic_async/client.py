@@ -335,7 +335,7 @@ class EverlyticClient:
         with the reason and no status. Trouble of the endpoint is not forgotten meanwhile.
         """
         check_seconds("seconds", seconds)
-        self._transport.lifecycle.check_same_loop()
+        self._transport.lifecycle.check_open()
         self._pacer.pause(seconds, reason)
 
     def subscribe(
