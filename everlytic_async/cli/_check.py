@@ -64,7 +64,7 @@ async def examine(
             file = stack.enter_context(LedgerFile(ledger.path, must_exist=True))
             resend = options.resend if isinstance(options, SendOptions) else ()
             forecast = Forecast(file, _client(settings, delivery), resend)
-        elif ledger is not None and (others := ledger.find_others(options.file)) is not None:
+        if ledger is not None and (others := ledger.find_others(options.file)) is not None:
             say(f"Warning: {others}")
         report = options.report if isinstance(options, SendOptions) else None
         check_outputs(options, None if ledger is None else ledger.path, report)

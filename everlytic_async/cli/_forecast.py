@@ -70,18 +70,25 @@ class LedgerChoice:
         return f"{printable(str(self.path))}{' (new)' if self.is_new else ''}"
 
     def find_others(self, file: str) -> str | None:
-        """What to say if a new default ledger would take the place of one that is there.
+        """What to say if another ledger than the default may know that the orders were sent.
 
-        It would be beside the input, or in the working directory under another name, and it may
-        know that the orders were sent.
+        It is beside the input; or where the default is new, in the working directory.
         """
-        if self.is_named or not self.is_new:
+        if self.is_named:
             return None
-        places = dict.fromkeys((Path() if file == "-" else Path(file).parent, Path()))
-        names = sorted(os.fspath(each) for place in places for each in place.glob(_LEDGERS))
-        others = [name for name in names if _is_database(name)]
+        here, there = Path(), Path() if file == "-" else Path(file).parent
+        places = [here] if here.samefile(there) else [there, here]
+        if not self.is_new:
+            places.remove(here)  # others there are copies, or of other shops
+        names = [name for place in places for name in sorted(place.glob(_LEDGERS))]
+        others = [os.fspath(name) for name in names if _is_database(name)]
         if not others:
             return None
+        if not self.is_new:
+            return (
+                f"beside the input is {printable(join_some(others))}, and this run uses "
+                f"{self.shown}: name the one that knows these orders (--ledger)"
+            )
         return (
             f"there is no ledger at {printable(str(self.path))}, but there is "
             f"{printable(join_some(others))}. A new one would not know what was sent with that. "
@@ -98,7 +105,7 @@ class LedgerChoice:
             ConfigurationError: there is another one; or nobody would see that it is new, as with a
                 job that starts in another directory each time.
         """
-        if (others := self.find_others(file)) is not None:
+        if self.is_new and (others := self.find_others(file)) is not None:
             raise ConfigurationError(others)
         if self.is_new and not self.is_named and not has_terminal():
             raise ConfigurationError(
@@ -111,9 +118,9 @@ class LedgerChoice:
             )
 
 
-def _is_database(name: str) -> bool:
+def _is_database(path: Path) -> bool:
     try:
-        with Path(name).open("rb") as file:
+        with path.open("rb") as file:
             return file.read(len(_DATABASE)) == _DATABASE
     except OSError:  # of somebody else
         return False

@@ -162,6 +162,8 @@ async def count_input(
         # There may be more orders than were read, unless --limit ended it.
         is_part = at_most is not None and at_most != limit and source.read_count == at_most
         count.notes = () if forecast is None else tuple(forecast.notes(is_part=is_part))
+        if ledger is not None and (others := ledger.find_others(options.file)) is not None:
+            count.notes += (others,)
         if not is_part:  # else the run counts them to the end, and says it then
             count.notes += tuple(source.warnings)
     return count

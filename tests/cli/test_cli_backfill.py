@@ -118,6 +118,8 @@ ODD_STATUS = WOO + "1,Wrapped,a@example.com,5.00,Mop,5,1\n"
                     ["--workflow-id", "8", "--limit", "5"],
                     "n\n",
                 ),
+                # Another ledger is beside the file, and may know that it was sent.
+                (["--ledger", "orders.ledger"], to_lines(order(1)), [], "n\n"),
                 (None, ODD_STATUS, ["--no-ledger"], "y\n"),
                 (["--workflow-id", "7"], to_lines(order(1)), ["--workflow-id", "8", "--yes"], None),
                 (None, to_lines(order(1), order(2)), [], None),
@@ -133,8 +135,10 @@ async def test_few_orders_are_asked_about_where_there_is_a_warning(
     options: list[str],
     answer: str | None,
 ) -> None:
-    path = program.directory / "orders"
+    path = program.directory / "exports" / "orders"
+    path.parent.mkdir()
     path.write_text(text)
+    before = before and [each.replace("orders.ledger", f"{path}.ledger") for each in before]
     LedgerFile(program.directory / "everlytic.ledger").close()
     here = program.with_endpoint(sandbox)
     if before is not None:

@@ -173,6 +173,27 @@ def test_no_new_ledger_takes_the_place_of_one_that_is_there(
     assert (run.code, shop.processed) == (0, 4 if command == ("send",) else 2)
 
 
+def test_a_default_ledger_beside_another_one_is_pointed_out(cli: Cli, shop: Sandbox) -> None:
+    """The working directory may have the ledger of another shop."""
+    Path("exports").mkdir()
+    file = Path("exports/orders.jsonl")
+    file.write_text(to_lines(order(1)))
+    make_ledger(Path("everlytic.ledger"))
+    make_ledger(Path("more.ledger"))  # not beside the input
+    assert cli("send", "--ledger", "exports/everlytic.ledger", file).err.count("Warning") == 0
+    words = "beside the input is exports/everlytic.ledger, and this run uses everlytic.ledger: "
+    for command in (("check", file), ("send", "--dry-run", file), ("send", file)):
+        run = cli(*command)
+        assert run.code == 0
+        assert run.err.count("Warning: ") == run.err.count(words) == 1, run.err
+        assert "--ledger" in run.err
+    assert shop.processed == 2  # nobody could be asked
+    for options in (["--ledger", "everlytic.ledger"], ["--no-ledger"]):
+        assert "Warning" not in cli("check", *options, file).err
+    file = file.rename("orders.jsonl")
+    assert "Warning" not in cli("check", cli.directory / file).err
+
+
 @pytest.mark.parametrize("other", ["elsewhere/everlytic.ledger", "accounts.ledger", "orders"])
 def test_what_is_no_ledger_or_not_beside_the_input_is_in_nobodys_way(
     cli: Cli, shop: Sandbox, orders_file: Write, other: str
