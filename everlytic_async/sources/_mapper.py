@@ -353,9 +353,9 @@ class RecordMapper:
         found = []
         if self._shortened_skus:
             found.append(
-                f"{self._shortened_skus:,} product_sku are numbers that a spreadsheet shortened, "
-                "such as 1.23457E+12: export the orders again, and don't save them from a "
-                "spreadsheet"
+                f"product_sku that a spreadsheet shortened: {self._shortened_skus:,}. They are "
+                "numbers such as 1.23457E+12: export the orders again, and don't save them from "
+                "a spreadsheet"
             )
         found += self.differing.warnings()
         if self._has_products and not self._has_names:

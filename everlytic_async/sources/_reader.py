@@ -404,8 +404,9 @@ class _IdCount:
             )
         if self._with and self._without:
             yield (
-                f"{self._without:,} orders have no order_id while others do: each of them gets "
-                "an e-mail of its own. If they are parts of other orders, fill in their order_id"
+                f"orders without order_id, while others have one: {self._without:,}. Each of them "
+                "gets an e-mail of its own: if they are parts of other orders, fill in their "
+                "order_id"
             )
 
 
