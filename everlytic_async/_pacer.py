@@ -30,6 +30,8 @@ _MAX_TIMER_LAG_S = 0.02
 # share of the backoff.
 _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
+# A Retry-After of 0 is obeyed until there are so many more than half as many accepted orders.
+_MAX_IMMEDIATE = 24
 
 
 class DeadlineExceededError(Exception):
@@ -145,6 +147,9 @@ class Pacer:
         self._idle: asyncio.Future[float] | None = None
         self._throttled_at = -math.inf  # when the last burst of throttles was first received
         self._throttles_in_a_row = 0  # bursts since an order was accepted
+        self._immediate = 0.0  # throttles with a Retry-After of 0, less half of the accepted orders
+        #: Whether such throttles come at random: the order is tried again, and nobody else waits.
+        self.obeys_immediate = True
 
     # ------------------------------------------------------------------------------------- turns
 
@@ -289,6 +294,7 @@ class Pacer:
         """An attempt was accepted. Its body had been sent at `sent_at`, where that is known."""
         self.budget.refund()
         self._throttles_in_a_row = 0
+        self._immediate = max(0.0, self._immediate - 0.5)
         self.accepted_any = True
         self.on_rejected(started_at)
         if self._estimator is not None:
@@ -316,14 +322,18 @@ class Pacer:
         if is_first:
             self._throttled_at = now
             self._throttles_in_a_row += 1
+        if retry_after_s == 0:
+            self._immediate += 1.0
+            self.obeys_immediate = self.obeys_immediate and self._immediate <= _MAX_IMMEDIATE
+        is_immediate = retry_after_s == 0 and self.obeys_immediate
         pause_s = 0.0
-        if retry_after_s:  # 0 asks for no pause, as does none at all
+        if retry_after_s:
             pause_s = self.backoff.requested_pause_s(retry_after_s)
-        elif is_first:
+        elif is_first and not is_immediate:  # from a limiter, 0 says no more than no header
             pause_s = self.backoff.pause_s(self._throttles_in_a_row)
             pause_s *= 1.0 if estimator is None else _ADAPTIVE_BACKOFF
         self._schedule.pause_until(now + pause_s)
-        if estimator is not None:
+        if estimator is not None and not is_immediate:
             sent = started_at if sent_at is None else sent_at
             estimator.on_throttled(started_at, sent, now, self._schedule.resume_at)
         reason = f"the endpoint answered {status}"

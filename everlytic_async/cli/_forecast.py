@@ -76,11 +76,14 @@ class LedgerChoice:
         """
         if self.is_named:
             return None
-        here, there = Path(), Path() if file == "-" else Path(file).parent
-        places = [here] if here.samefile(there) else [there, here]
-        if not self.is_new:
-            places.remove(here)  # others there are copies, or of other shops
-        names = [name for place in places for name in sorted(place.glob(_LEDGERS))]
+        beside = [] if file == "-" else [Path(file).parent, Path(os.path.realpath(file)).parent]
+        places: dict[Path, Path] = {}
+        for place in (Path(), *beside):
+            places.setdefault(place.resolve(), place)
+        here, *searched = places.values()
+        if self.is_new:  # else others there are copies, or of other shops
+            searched.append(here)
+        names = [name for place in searched for name in sorted(place.glob(_LEDGERS))]
         others = [os.fspath(name) for name in names if _is_database(name)]
         if not others:
             return None
@@ -90,9 +93,9 @@ class LedgerChoice:
                 f"{self.shown}: name the one that knows these orders (--ledger)"
             )
         return (
-            f"there is no ledger at {printable(str(self.path))}, but there is "
-            f"{printable(join_some(others))}. A new one would not know what was sent with that. "
-            "Name the ledger that knows these orders:\n"
+            f"there is no ledger at {printable(str(self.path))}, but there "
+            f"{'is' if len(others) == 1 else 'are'} {printable(join_some(others))}. A new one "
+            "would not know what was sent with that. Name the ledger that knows these orders:\n"
             f"  {command_with('--ledger', others[0])}\n"
             "Or, if none of them was sent before, start a new one:\n"
             f"  {command_with('--ledger', self.shown)}"

@@ -308,7 +308,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         if assembler is None:
             yield from self._make_orders(items)
         else:
-            yield from assembler.orders(map(self._check_finite, items))
+            yield from assembler.orders(items)
 
     def _check_json(
         self, first: Mapping[str, Any], items: _Items
@@ -319,7 +319,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
         if self._is_plain and not is_flat:
             check_all_are_fields(names, is_table=False)
             return None, items
-        items = check_identity(items, self._options.mapping)
+        # Each right after it was decoded: the next one may be read ahead.
+        items = check_identity(map(self._check_finite, items), self._options.mapping)
         return self._new_assembler(names, is_table=False), items
 
     def _make_orders(self, items: _Items) -> Iterator[Numbered]:

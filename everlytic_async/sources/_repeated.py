@@ -37,9 +37,12 @@ class RepeatedRows:
             return rows, 1  # nearly always, in a shop's export
         starts = self._count_starts(rows)
         if 1 < starts < len(rows):
-            distinct = list({hashable(row): row for row in rows}.values())
-            if self._count_starts(distinct) == 1:
-                return distinct, 1
+            distinct: dict[Any, list[Record]] = {}
+            for row in rows:
+                distinct.setdefault(hashable(row), []).append(row)
+            once = [equal[0] for equal in distinct.values()]
+            if min(map(len, distinct.values())) > 1 and self._count_starts(once) == 1:
+                return once, 1
         return rows, starts
 
     def _count_starts(self, rows: Sequence[Record]) -> int:

@@ -173,6 +173,17 @@ def test_no_new_ledger_takes_the_place_of_one_that_is_there(
     assert (run.code, shop.processed) == (0, 4 if command == ("send",) else 2)
 
 
+def test_a_ledger_beside_what_a_link_points_to_is_found(cli: Cli, shop: Sandbox) -> None:
+    Path("exports").mkdir()
+    Path("exports/today.jsonl").write_text(to_lines(order(1)))
+    Path("latest.jsonl").symlink_to("exports/today.jsonl")
+    other = cli.directory / "exports" / "everlytic.ledger"
+    assert cli("send", "--ledger", str(other), "exports/today.jsonl").code == 0
+    run = cli("send", "latest.jsonl")
+    assert (run.code, shop.processed) == (2, 1)
+    assert commands(run)[0] == ["send", "--ledger", str(other), "latest.jsonl"]
+
+
 def test_a_default_ledger_beside_another_one_is_pointed_out(cli: Cli, shop: Sandbox) -> None:
     """The working directory may have the ledger of another shop."""
     Path("exports").mkdir()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 from collections import Counter
 from types import TracebackType
@@ -63,6 +64,39 @@ async def test_trouble_for_a_while_costs_what_was_in_flight_and_the_probes(
     assert counts[Outcome.UNKNOWN] <= (0 if end == "unreachable" else 60)
     assert down_from + 10 < fake.clock.now < down_from + 60
     assert len(fake.transport.bodies) < 1_500 + 2 * 32 + 20
+
+
+async def test_a_limiter_whose_retry_after_is_0_is_not_obeyed_to_the_last_retry() -> None:
+    level, leaked_at = 0.0, 0.0
+
+    async def endpoint(_body: bytes) -> Response:
+        nonlocal level, leaked_at
+        level, leaked_at = max(0.0, level - 200 * (fake.clock.now - leaked_at)), fake.clock.now
+        status = 429 if level >= 5 else 200
+        level += status == 200
+        future = asyncio.get_running_loop().create_future()
+        fake.clock.call_later(0.01, lambda: future.set_result(None))
+        await future
+        return Response(status, {"Retry-After": "0"}, b"", fake.clock.now)
+
+    fake = fake_delivery(endpoint, pacing=Pacing(max_concurrency=64))
+    outcomes = Counter((await fake.read(orders(1_000), concurrency=64)).outcomes)
+    assert outcomes[Outcome.SENT] >= 990
+
+
+async def test_a_retry_after_of_0_that_comes_at_random_is_obeyed() -> None:
+    rng = random.Random(1)
+
+    async def endpoint(_body: bytes) -> Response:
+        await fake.clock.sleep(0.01)
+        throttled = rng.random() < 0.2
+        return Response(429 if throttled else 200, {"Retry-After": "0"} if throttled else {}, b"")
+
+    fake = fake_delivery(endpoint, pacing=Pacing(max_concurrency=32))
+    started_at = fake.clock.now
+    outcomes = Counter((await fake.read(orders(2_000), concurrency=32)).outcomes)
+    assert outcomes[Outcome.SENT] >= 1_800
+    assert fake.clock.now - started_at < 15
 
 
 async def test_a_throttle_neither_counts_as_trouble_nor_ends_it() -> None:

@@ -648,6 +648,12 @@ IN_A_ROW: dict[str, tuple[str, list[tuple[str, int]], int, int]] = {
         0,
         1,
     ),
+    "own, whose id is left out now and then": (
+        OWN + f"7,{ANN},Mop,1,9\n7,{ANN},Mop,1,9\n,,Soap,1,\n",
+        [("7", 3)],
+        0,
+        0,
+    ),
     "own, and its first row names it": (
         OWN + f"7,{ANN},Mop,1,9\n,,Soap,1,\n" * 2 + f"8,{ANN},Mop,1,9\n",
         [("7", 2), ("8", 1)],

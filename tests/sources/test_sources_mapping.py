@@ -451,6 +451,12 @@ def test_an_invalid_order_has_its_id_if_it_could_be_read(
             None,
             "line_items[0].total",
         ),
+        # A path that the first orders lack: more are read ahead.
+        (
+            '{"m": "a@b", "i": [{"n": "x", "p": BAD}]}\n{"m": "a@b", "nr": 3, "i": [{"n": "x"}]}',
+            {"order_id": "nr", "products": {"each": "i", "product_price": "p"}},
+            "i[0].p",
+        ),
     ],
 )  # fmt: skip
 def test_nan_and_infinities_are_never_mapped(
@@ -458,8 +464,9 @@ def test_nan_and_infinities_are_never_mapped(
 ) -> None:
     if mapping is not None:
         mapping = {"contact_email": "m", "product_name": "p", **mapping}
-    lines = [text.replace("BAD", number) for number in ("1", bad, "2")]
-    found = list(read_orders(io.StringIO("\n".join(lines)), mapping=mapping))
+    first, _, rest = text.partition("\n")
+    lines = [first.replace("BAD", number) for number in ("1", bad, "2")]
+    found = list(read_orders(io.StringIO("\n".join([*lines, rest])), mapping=mapping))
     (told,) = (item for item in found if isinstance(item, InvalidOrderError) and item.line == 2)
     assert told.faults == (f"{fault}: holds NaN or an infinity",)
 
