@@ -13,6 +13,7 @@ from everlytic_async.sources._mapper import RecordMapper
 from everlytic_async.sources._preset import Preset
 from everlytic_async.sources._records import InvalidRow, Item, Record
 from everlytic_async.sources._repeated import RepeatedRows, hashable
+from everlytic_async.sources._synonyms import is_totals
 
 __all__ = ["Numbered", "OrderAssembler", "make_order"]
 
@@ -28,6 +29,8 @@ _MAX_CHARS = 8 * 1024 * 1024
 _FEW_ROWS = 8
 _DUPLICATE = "duplicate row"
 _HEADER = "repeated header"
+_TOTALS = "row of totals"
+_NAMELESS = "has no id of an order, and names no product: remove it, or fill it in"
 
 
 def make_order(mapping: Any, number: int) -> Order | InvalidOrderError:
@@ -104,15 +107,16 @@ class OrderAssembler:
             if group is not None and not continues:
                 if row is None:
                     group.add_suspect(number)
-                order = self._build(group.number, group.rows, group.faults)
-                if order is not None:
-                    yield group.number, order
+                yield from self._finish(group)
                 group = None
             if row is None:
-                # It is unknown whose row it is: the orders before and after it may lack it.
-                assert error is not None  # noqa: S101 - there is no row
+                if error is None:
+                    self._left_out.count(_TOTALS)
+                    continue
                 yield number, error
-                suspect = number
+                if not continues:
+                    # It is unknown whose row it is: the orders before and after it may lack it.
+                    suspect = number
                 continue
             if group is None:
                 group = self._start_group(number, key, suspect)
@@ -123,16 +127,20 @@ class OrderAssembler:
             elif not group.add(row):
                 self._left_out.count(_DUPLICATE)
         if group is not None:
-            order = self._build(group.number, group.rows, group.faults)
-            if order is not None:
-                yield group.number, order
+            yield from self._finish(group)
+
+    def _finish(self, group: _Group) -> Iterator[Numbered]:
+        order = self._build(group.number, group.rows, group.faults)
+        if order is not None:
+            yield group.number, order
 
     def _identify(
         self, number: int, item: Item, group: _Group | None
     ) -> tuple[Any, Record | None, InvalidOrderError | None, bool]:
         """The key of a row, the row, its fault, and whether it continues the group.
 
-        There is no row if it is unknown whose it is; then there is a fault.
+        There is no row if it is unknown whose it is; then there is a fault, and what it continues
+        is nobody's. Of a row of totals there is neither.
         """
         row: Any = item
         error: InvalidOrderError | None = None
@@ -141,18 +149,22 @@ class OrderAssembler:
             if row is None:
                 return None, None, error, False
         try:
+            if error is not None and self._mapper.is_totals(row):
+                return None, None, None, True
             key = self._mapper.key(row)
             if key is not None:
                 return key, row, error, group is not None and bool(key == group.key)
             if isinstance(item, InvalidRow) and item.is_partial:
                 return None, None, error, False
+            if self._mapper.is_totals(row):
+                return None, None, None, True
             # Exports leave out what does not change. Another contact is another order, except in a
             # shop's export, where such a row can't be an order of its own.
             is_further = self._preset is not None or self._mapper.may_continue(
                 row, () if group is None or group.key is None else group.rows
             )
-            if is_further and (doubt := self._mapper.doubt(row)) is not None:
-                return None, None, InvalidOrderError([doubt], number), False
+            if is_further and self._mapper.is_nameless(row):
+                return None, None, InvalidOrderError([_NAMELESS], number), True
         except Exception as raised:  # noqa: BLE001 - see `_unexpected`
             return None, None, _unexpected(raised, number), False
         return None, row, error, group is not None and is_further
@@ -184,27 +196,37 @@ class OrderAssembler:
                 return None
             if faults:
                 return InvalidOrderError(list(faults), number)
-            starts = 1
-            if len(rows) > 1:
-                kept, starts = self._repeated.once(rows)
-                for _ in range(len(rows) - len(kept)):
-                    self._left_out.count(_DUPLICATE)
-                rows = kept
-                self._mapper.differing.compare(number, rows)
-            order, found = self._mapper.order(rows)
-            if starts > 1:
-                twice = self._repeated.check(number, rows, starts, order["products"])
-                found += [] if twice is None else [twice]
-            if date_fault is not None:
-                found.insert(0, date_fault)
-            if self.traces:
-                self.origins = self._mapper.origins(rows, order)
-            if found:
-                return InvalidOrderError(found, number, get_order_id(order))
-            made = make_order(order, number)
-            return made if isinstance(made, Order) else self._explain(made, order)
+            return self._make(number, rows, date_fault)
         except Exception as error:  # noqa: BLE001 - see `_unexpected`
             return _unexpected(error, number)
+
+    def _make(
+        self, number: int, rows: Sequence[Record], date_fault: str | None
+    ) -> Order | InvalidOrderError | None:
+        starts = 1
+        if len(rows) > 1:
+            kept, starts = self._repeated.once(rows)
+            for _ in range(len(rows) - len(kept)):
+                self._left_out.count(_DUPLICATE)
+            rows = kept
+            self._mapper.differing.compare(number, rows)
+        order, found = self._mapper.order(rows)
+        if starts > 1:
+            twice = self._repeated.check(number, rows, starts, order["products"])
+            found += [] if twice is None else [twice]
+        if date_fault is not None:
+            found.insert(0, date_fault)
+        if self.traces:
+            self.origins = self._mapper.origins(rows, order)
+        made = None if found else make_order(order, number)
+        if isinstance(made, Order):
+            return made
+        if is_totals(order.get("order_id")) and self._mapper.is_totals(rows[0]):
+            self._left_out.count(_TOTALS)
+            return None
+        if made is None:
+            return InvalidOrderError(found, number, get_order_id(order))
+        return self._explain(made, order)
 
     def _explain(self, error: InvalidOrderError, order: Mapping[str, Any]) -> InvalidOrderError:
         return InvalidOrderError(

@@ -233,14 +233,16 @@ class RecordMapper:
         above = self._contacts.read(rows[0]) if rows and found else {}
         return all(_same(value, above.get(field)) for field, value in found.items())
 
-    def doubt(self, record: Record) -> str | None:
-        """Why a row without an id is perhaps not a product of the order above it."""
-        if any(map(is_totals, record.values() if isinstance(record, dict) else record)):
-            return "has no id of an order, and looks like a row of totals: remove it"
+    def is_totals(self, record: Record) -> bool:
+        """Whether a record without a contact holds the sums of others."""
+        cells = record.values() if isinstance(record, dict) else record
+        return any(map(is_totals, cells)) and not self._contacts.read(record)
+
+    def is_nameless(self, record: Record) -> bool:
+        """Whether a row without an id is no product, although it has fields of one."""
         fields = _set_fields(self._read_product(record))
-        if fields and not _NAMING.isdisjoint(self._product_specs) and _NAMING.isdisjoint(fields):
-            return "has no id of an order, and names no product: remove it, or fill it in"
-        return None
+        is_named = _NAMING.isdisjoint(self._product_specs) or not _NAMING.isdisjoint(fields)
+        return bool(fields) and not is_named
 
     def order(self, rows: Sequence[Record]) -> tuple[dict[str, Any], list[str]]:
         """The mapping of an order, and the faults that can be seen only here.

@@ -101,8 +101,8 @@ class Reader(Iterator[Order | InvalidOrderError]):
         """How many orders were left out so far, by reason.
 
         The reasons are those of `REASONS`, ``before since`` and ``not before until``; ``where``
-        with the condition that did not hold; for the rows of a table, ``repeated header``; and for
-        those of a Shopify CSV, ``duplicate row``.
+        with the condition that did not hold; for the rows of a table, ``repeated header``,
+        ``row of totals`` and ``duplicate row``.
         """
         return MappingProxyType(self._skipped)
 

@@ -94,8 +94,8 @@ _SELLER = re.compile(
 _NEARLY = 0.88
 _MAX_CHARS, _MAX_NAMES = 200, 500
 _TOTALS = re.compile(
-    r"(?:grand |sub-?|sous-?)?totals?|sum|(?:gesamt|end|zwischen)?summe|(?:ins)?gesamt"
-    r"|(?:sub)?totaal|somme|suma|soma|totale",
+    r"(?:grand )?totals?|sum|(?:gesamt|end)?summe|(?:ins)?gesamt"
+    r"|totaal|somme|suma|soma|totale|(?:sub-? ?totals?|subtotaal|zwischensumme|sous-total)\b.*",
     re.IGNORECASE,
 ).fullmatch
 _EXACT, _CONTAINED, _NEAR = 3.0, 2.0, 1.0

@@ -679,22 +679,35 @@ def test_no_product_is_counted_twice_because_its_order_is_in_the_file_twice(kind
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    "text",
     [
-        (OWN + f"7,{ANN},Mop,1,9\n,,Summe,3,43\n", "looks like a row of totals: remove it"),
-        (OWN + f"7,{ANN},Mop,1,9\n,,Grand Total:,3,43\n", "looks like a row of totals"),
-        (OWN + f"7,{ANN},Mop,1,9\n,,,3,43\n", "names no product: remove it, or fill it in"),
-        (shopify("#1") + ",,,5.00,4.90,,33,,,,,\n", "names no product"),
-        (AOE + f"7,Completed,,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Total,,33,\n", "a row of totals"),
+        OWN + f"7,{ANN},Mop,1,9\n,,Summe,3,43\n",
+        OWN + f"7,{ANN},Mop,1,9\n,,Grand Total:,3,43\n",
+        OWN + f"7,{ANN},Mop,1,9\n,,Subtotal October,3,\n,,Total,3,\n",
+        OWN + f"7,{ANN},Mop,1,9\nTotal,,,,9\n",
+        OWN + f"7,{ANN},Mop,1,9\nTotal,,9\n",
+        AOE + f"7,Completed,,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Total,,33,\n",
     ],
 )
-def test_a_row_of_totals_is_no_product_of_the_last_order(text: str, fault: str) -> None:
-    above, below = list(read_orders(io.StringIO(text)))
-    assert isinstance(above, InvalidOrderError)
-    assert "line 3, next to it, can't be read and may be a row of this order" in above.faults
-    assert isinstance(below, InvalidOrderError)
-    assert below.line == 3
-    assert fault in below.faults[0]
+def test_a_row_of_totals_is_left_out(text: str) -> None:
+    reader = read_orders(io.StringIO(text))
+    ((_line, order),) = reader.lines()
+    assert len(fields(order)["products"]) == 1
+    assert reader.skipped == {"row of totals": text.count("\n") - 2}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        OWN + f"7,{ANN},Mop,1,9\n,,,3,43\n8,{ANN},Soap,1,2\n",
+        shopify("#1") + ",,,5.00,4.90,,33,,,,,\n" + rest_of(shopify("#2")),
+    ],
+)
+def test_a_row_that_names_no_order_and_no_product_is_at_fault_alone(text: str) -> None:
+    found = dict(read(text))
+    assert isinstance(found[3], InvalidOrderError)
+    assert found[3].faults[0].startswith("has no id of an order, and names no product: remove it")
+    assert [len(fields(found[line])["products"]) for line in (2, 4)] == [1, 1]
 
 
 def test_statuses_that_a_shops_table_does_not_know_are_reported() -> None:
