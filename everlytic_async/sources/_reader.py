@@ -22,6 +22,7 @@ from everlytic_async.sources._columns import (
     check_identity,
     check_repeated,
     find_header,
+    show_names,
 )
 from everlytic_async.sources._contacts import ContactCounter
 from everlytic_async.sources._csv import CsvReader
@@ -251,6 +252,12 @@ class Reader(Iterator[Order | InvalidOrderError]):
             if isinstance(table, CsvReader | XlsxReader):
                 rows = table.next_rows(MAX_AHEAD)
                 number = find_header(rows, table.columns, self._options.mapping)
+            if number is None and isinstance(table, XlsxReader) and table.other_sheets:
+                others = show_names(table.other_sheets)
+                raise ConfigurationError(
+                    f"{error}. Only its first sheet was looked at: name another with --sheet, such "
+                    f"as {others}"
+                ) from None
             if number is None:
                 raise
             raise ConfigurationError(

@@ -31,7 +31,7 @@ from everlytic_async.errors import (
     InvalidOrderError,
     SourceError,
 )
-from everlytic_async.sources._columns import MAX_AHEAD, no_such_name
+from everlytic_async.sources._columns import MAX_AHEAD, no_such_name, show_names
 from everlytic_async.sources._open import missing_extra_message
 from everlytic_async.sources._records import InvalidRow
 
@@ -41,6 +41,7 @@ _Found = TypeVar("_Found")
 
 _BATCH_ROWS = 256
 _MAX_COLUMNS = 1_000
+_MAX_SHEETS = 30  # whose columns are compared
 _MAX_ROWS = 1_048_576  # as many as Excel has
 _CHUNK = 256 * 1024
 # Of a row, and of what is before and after the rows.
@@ -83,6 +84,7 @@ class XlsxReader:
 
     Attributes:
         columns: The header: the first row with more than one cell, if it is not far down.
+        other_sheets: The names of the sheets that are not read, although none was named.
         used: The columns whose cells must have a value, if they are not blank; None for all.
     """
 
@@ -105,42 +107,39 @@ class XlsxReader:
         names = [found.title for found in book.worksheets]
         if not names or (sheet is not None and sheet not in names):
             raise ConfigurationError(no_such_name("sheet", sheet or "Sheet1", names, what="sheet"))
+        visible = [found.title for found in book.worksheets if found.sheet_state == "visible"]
+        others = visible[1:] if sheet is None else []
         if sheet is None:
-            visible = (found.title for found in book.worksheets if found.sheet_state == "visible")
-            sheet = next(visible, names[0])
-        self._rows = _batched(_read_rows(book, book[sheet]))
+            sheet = (visible or names)[0]
+        self.columns, self._rows = _read_header(_batched(_read_rows(book, book[sheet])))
+        if not self.columns:
+            raise ConfigurationError("its sheet is empty: name another with --sheet")
+        if len(self.columns) > _MAX_COLUMNS:
+            raise ConfigurationError(f"the header has more than {_MAX_COLUMNS:,} columns")
         self.used: Collection[str] | None = None
+        self.other_sheets = others
         self._hidden_rows = 0
-        self.columns: Sequence[str] = self._read_header()
+        self._alike = [
+            name
+            for name in others[:_MAX_SHEETS]
+            if len({*self.columns} & {*_read_header(_batched(_read_rows(book, book[name])))[0]}) > 1
+        ]
 
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent."""
-        if not self._hidden_rows:
-            return []
-        warning = (
-            "rows that are hidden in the sheet, such as by a filter, were read: "
-            f"{self._hidden_rows:,}. To leave their orders out, delete the rows, or name a "
-            "condition with --where"
-        )
-        return [warning]
-
-    def _read_header(self) -> list[str]:
-        ahead: list[_Row] = []
-        while len(ahead) <= MAX_AHEAD and (row := next(self._rows, None)) is not None:
-            ahead.append(row)
-            if len(_names(row)) > 1:
-                break
-        else:
-            # No row has several cells: the first that has one is the header, as in other tables.
-            ahead = [row for row in ahead if _names(row)]
-            self._rows = chain(ahead[1:], self._rows)
-            del ahead[1:]
-        names = _names(ahead[-1]) if ahead else {}
-        if not names:
-            raise ConfigurationError("its sheet is empty: name another with --sheet")
-        if max(names) > _MAX_COLUMNS:
-            raise ConfigurationError(f"the header has more than {_MAX_COLUMNS:,} columns")
-        return [names.get(column, "") for column in range(1, max(names) + 1)]
+        found = []
+        if self._hidden_rows:
+            found.append(
+                "rows that are hidden in the sheet, such as by a filter, were read: "
+                f"{self._hidden_rows:,}. To leave their orders out, delete the rows, or name a "
+                "condition with --where"
+            )
+        if self._alike:
+            found.append(
+                f"only the first sheet is read, and others have the same columns: "
+                f"{show_names(self._alike)}. To read one of them, name it with --sheet"
+            )
+        return found
 
     def next_rows(self, most: int) -> Iterator[tuple[int, Sequence[Any]]]:
         """The values of the rows that follow: to look for another header."""
@@ -170,6 +169,23 @@ class XlsxReader:
                 yield number, InvalidRow(error, values, is_partial=True)
             else:
                 yield number, tuple(values)
+
+
+def _read_header(rows: Iterator[_Row]) -> tuple[list[str], Iterator[_Row]]:
+    """The columns, and the rows below: those of the first row with several cells.
+
+    If none of the first rows has several, the first that has one is the header, as in other tables.
+    """
+    ahead: list[_Row] = []
+    while len(ahead) <= MAX_AHEAD and (row := next(rows, None)) is not None:
+        ahead.append(row)
+        if len(_names(row)) > 1:
+            ahead = [row]
+            break
+    header, *below = [row for row in ahead if _names(row)] or [(0, False, [])]
+    names = _names(header)
+    columns = [names.get(column, "") for column in range(1, max(names, default=0) + 1)]
+    return columns, chain(below, rows)
 
 
 def _names(row: _Row) -> dict[int, str]:

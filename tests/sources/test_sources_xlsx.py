@@ -274,6 +274,22 @@ def test_of_an_order_whose_id_is_an_error_the_rows_next_to_it_are_in_doubt() -> 
     assert found[3] == (5, "5")
 
 
+def test_sheets_that_are_not_read_are_pointed_out() -> None:
+    row = [1, ANN, 1, "Mop", 1, "x"]
+    months = workbook(HEADER, row, May=[["Orders of May"], HEADER, row], Notes=[["Who", "What"]])
+    reader = read_orders(io.BytesIO(months))
+    assert len(list(reader)) == 1
+    (warning,) = reader.warnings
+    assert warning.startswith(
+        "only the first sheet is read, and others have the same columns: 'May'."
+    )
+    reader = read_orders(io.BytesIO(months), sheet="May")
+    assert (len(list(reader)), reader.warnings) == (1, [])
+    cover = workbook(["Export of", "the shop"], List=[HEADER, row])
+    with pytest.raises(ConfigurationError, match="name another with --sheet, such as 'List'"):
+        read(cover)
+
+
 def test_a_hidden_sheet_is_not_the_first_one_and_hidden_rows_are_pointed_out() -> None:
     book = openpyxl.load_workbook(io.BytesIO(workbook(HEADER, [9, ANN, 1, "Mop", 1, "x"])))
     orders = book.create_sheet("May")
