@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from everlytic_async.cli._commands import SendOptions
+from everlytic_async.cli._counts import Tally
 from everlytic_async.cli._options import ReadingOptions, command_with, quote, words_of
 from everlytic_async.cli._results import APPEND_OPTION
 from everlytic_async.cli._screen import count_orders
-from everlytic_async.cli._tally import Tally
 from everlytic_async.ledger import State
 from everlytic_async.outcomes import Outcome
 

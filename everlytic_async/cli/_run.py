@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from everlytic_async.cli._console import OutputError, print_lines
+from everlytic_async.cli._counts import REASONS, Tally
 from everlytic_async.cli._exit import Exit, is_quiet, note, say
 from everlytic_async.cli._input import Input, Item
 from everlytic_async.cli._options import ResultsOptions
-from everlytic_async.cli._progress import Bar
+from everlytic_async.cli._progress_bar import Bar
 from everlytic_async.cli._repeats import SKIPPED_AS_REPEATED
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import (
@@ -28,7 +29,6 @@ from everlytic_async.cli._screen import (
     print_json,
     reason_lines,
 )
-from everlytic_async.cli._tally import REASONS, Tally
 from everlytic_async.errors import ConfigurationError, EverlyticError, SkippedError, SourceError
 from everlytic_async.ledger import State
 from everlytic_async.outcomes import Outcome

@@ -14,7 +14,7 @@ from typing import IO
 from rich.text import Text
 
 from everlytic_async.cli._console import print_lines, redirect_to_devnull
-from everlytic_async.cli._tally import Tally
+from everlytic_async.cli._counts import Tally
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sources import REASONS
 

@@ -31,7 +31,7 @@ from everlytic_async.cli._forecast import LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, open_input
 from everlytic_async.cli._next import advise
 from everlytic_async.cli._plan import confirm
-from everlytic_async.cli._progress import PacingStatus
+from everlytic_async.cli._progress_bar import PacingStatus
 from everlytic_async.cli._reading import printable
 from everlytic_async.cli._report import Report, load_libraries
 from everlytic_async.cli._results import Results, check_outputs

@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 
 from everlytic_async import Outcome
 from everlytic_async.cli._commands import SendOptions
+from everlytic_async.cli._counts import Tally
 from everlytic_async.cli._report import COLOURS, Report, Timeline
 from everlytic_async.cli._results import check_outputs
-from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import (
     ConfigurationError,
     ConnectionLostError,

@@ -32,13 +32,13 @@ from command_terminal import Terminal, plain, screen
 
 import everlytic_async
 from everlytic_async.cli._commands import app
+from everlytic_async.cli._counts import Tally
 from everlytic_async.cli._exit import handle_errors
 from everlytic_async.cli._input import open_input
 from everlytic_async.cli._options import InputOptions, WorkflowOptions
-from everlytic_async.cli._progress import Bar, PacingStatus
+from everlytic_async.cli._progress_bar import Bar, PacingStatus
 from everlytic_async.cli._screen import LABELS
 from everlytic_async.cli._settings import Settings
-from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.events import CoolDown, OutageEnded, RateChanged
 from everlytic_async.outcomes import Outcome

@@ -9,10 +9,10 @@ import pytest
 from rich.text import Text
 
 from everlytic_async.cli._console import print_lines
+from everlytic_async.cli._counts import Tally
 from everlytic_async.cli._exit import say
-from everlytic_async.cli._progress import Bar
+from everlytic_async.cli._progress_bar import Bar
 from everlytic_async.cli._screen import LABELS
-from everlytic_async.cli._tally import Tally
 from everlytic_async.errors import printable
 from support.delivery import order, sandbox_client
 from support.hostile_text import HOSTILE

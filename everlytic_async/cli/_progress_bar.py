@@ -26,8 +26,8 @@ from rich.table import Table
 from rich.text import Text
 
 from everlytic_async.cli._console import make_console, print_line
+from everlytic_async.cli._counts import Tally
 from everlytic_async.cli._screen import SEND_LABELS
-from everlytic_async.cli._tally import Tally
 from everlytic_async.events import CoolDown, Event, OutageEnded, RateChanged
 from everlytic_async.outcomes import Outcome
 
