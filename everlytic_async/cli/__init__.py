@@ -12,7 +12,8 @@ All commands share:
   backfill.
 - ``_show``, ``_suggest``, ``_repeats``: the first orders field by field, a proposed mapping, ids
   that an input has twice.
-- ``_counts``, ``_screen``, ``_next``, ``_progress_bar``: counts, summary, what to do next, progress bar.
+- ``_counts``, ``_progress_bar``, ``_screen``, ``_next``: the outcomes of a run, its progress, its
+  summary, what to do next.
 - ``_console``: how lines are printed.
 - ``_results``, ``_report``: a line for each order, a page about the run.
 - ``_exit``: how a command ends.
