@@ -27,7 +27,7 @@ from everlytic_async.sources._columns import no_such_name
 from everlytic_async.sources._open import NOT_UTF_8
 from everlytic_async.sources._records import InvalidRow, Item
 
-__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json", "unwrap"]
+__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json", "unwrap", "unwrap_all"]
 
 #: A longer order is a fault, so that a file whose quotes or brackets don't match does not fill the
 #: memory. Decoded, JSON takes up to 30 times its length: `{},{},{}` does.
@@ -91,13 +91,25 @@ def is_list_of_orders(value: dict[str, Any]) -> bool:
     )
 
 
-def unwrap(order: Item, kept: Collection[str]) -> Item:
-    """The order in an object that wraps just that order; anything else as it is.
+def unwrap_all(
+    items: Iterator[tuple[int, Item]], kept: Collection[str]
+) -> Iterator[tuple[int, Item]]:
+    """The orders, out of the objects that wrap just one of them; anything else as it is.
 
     Args:
-        order: What was read as an order.
+        items: What was read as orders.
         kept: Keys that are no wrapper: a mapping has paths that start there.
     """
+    for item in items:
+        order: Any = item[1]
+        if order.__class__ is dict and len(order) > 1 + len(_BESIDE):
+            yield item  # nearly always
+        else:
+            yield item[0], unwrap(order, kept)
+
+
+def unwrap(order: Item, kept: Collection[str]) -> Item:
+    """The order in an object that wraps just that order; anything else as it is."""
     inner: Any = order
     for _ in range(_MAX_DEPTH):
         if not isinstance(inner, dict) or len(inner) > 1 + len(_BESIDE):

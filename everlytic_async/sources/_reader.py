@@ -27,7 +27,7 @@ from everlytic_async.sources._columns import (
 from everlytic_async.sources._contacts import ContactCounter
 from everlytic_async.sources._csv import CsvReader
 from everlytic_async.sources._detect import Table, detect_container, open_table
-from everlytic_async.sources._json import read_json, unwrap
+from everlytic_async.sources._json import read_json, unwrap_all
 from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._left_out import LeftOut
 from everlytic_async.sources._mapper import RecordMapper
@@ -289,8 +289,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         return assembler
 
     def _read_json(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
-        heads = self._heads
-        items = ((number, unwrap(item, heads)) for number, item in items)
+        items = unwrap_all(items, self._heads)
         # The first order shows what the fields are called.
         first = yield from _find_first(items)
         if first is None:

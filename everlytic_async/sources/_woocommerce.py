@@ -46,13 +46,13 @@ _CENTS = 2
 def _sub_total(items: Any) -> Decimal | None:
     if not isinstance(items, list):
         return None
-    total = _ZERO
+    total: Decimal | None = None
     for item in items:
-        amount = to_decimal(item.get("total")) if isinstance(item, dict) else None
+        amount = to_decimal(item.get("total")) if item.__class__ is dict else None
         if amount is None:
             return None  # rather none than a wrong one
-        total = EXACT.add(total, amount)
-    return total
+        total = amount if total is None else EXACT.add(total, amount)
+    return _ZERO if total is None else total
 
 
 def _round_prices(items: Any, order_total: Any) -> Any:
@@ -71,8 +71,11 @@ def _round_price(item: dict[str, Any], total: Decimal) -> dict[str, Any]:
     In a currency without decimals, and where there is nothing to compute it of, only if it has the
     noise of floating point: an exact price may have decimals.
     """
-    price = to_decimal(item.get("price"))
-    if price is None or price.same_quantum(total):  # nearly always
+    price = item.get("price")
+    if price.__class__ is Decimal and price.same_quantum(total):  # nearly always
+        return item
+    price = to_decimal(price)
+    if price is None:
         return item
     places = _places(total)
     if _places(price) <= (places or _MAX_PLACES):
