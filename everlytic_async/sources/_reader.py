@@ -89,7 +89,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._decoder = StrictDecoder()
         self._ids = _IdCount()
         self._traces = False
-        self._has_next_page = self._has_changed = False
+        self._has_ended = self._has_next_page = self._has_changed = False
         self.format: str | None = None
         self.container: str | None = None
         self._numbered = self._read()
@@ -130,7 +130,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
             self._workbook,
         ):
             found += () if part is None else part.warnings()
-        if self._has_next_page:
+        if self._has_ended and self._has_next_page:
             found.append(
                 "there are more orders on a further page, as the last page in this input says: ask "
                 "for the next pages, too"
@@ -220,6 +220,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
                     )
                     yield from self._read_table(table)
             self._has_changed = source.has_changed()
+            self._has_ended = True
 
     def _note_page(self, has_next: bool) -> None:
         self._has_next_page = has_next

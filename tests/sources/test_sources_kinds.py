@@ -556,7 +556,8 @@ LAST = {**edges(graphql(2)), "pageInfo": {"hasNextPage": False}}
 def test_a_page_that_is_not_the_last_is_pointed_out(pages: list[Any], count: int) -> None:
     wrapped = [page if "items" in page else {"data": page} for page in pages]
     reader = read_orders(io.StringIO(lines(*wrapped)))
-    list(reader)
+    while next(reader, None) is not None:
+        assert reader.warnings == []  # the last page may not have been read yet
     assert len(reader.warnings) == count
     assert all(text.startswith("there are more orders on a furth") for text in reader.warnings)
 
