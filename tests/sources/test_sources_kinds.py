@@ -6,6 +6,7 @@ digit, is in `test_sources_shops`.
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -992,14 +993,68 @@ def test_a_condition_on_what_is_not_there_is_refused(
         read(text, mapping=mapping, where=where)
 
 
-def test_a_status_that_nothing_uses_is_pointed_out() -> None:
-    for options, count in (({}, 1), ({"where": "State=done"}, 0)):
-        reader = read_orders(io.StringIO(OWN), mapping=OWN_MAPPING, **options)
-        list(reader)
-        assert len(reader.warnings) == count
-    reader = read_orders(io.StringIO(OWN), mapping=OWN_MAPPING)
+@pytest.mark.parametrize(
+    ("states", "is_pointed_out"),
+    [
+        (["paid", "open"], True),
+        (["paid", "", "paid"], True),
+        (["paid"] * 3, False),  # it leaves none out
+        ([""] * 3, False),
+        (["paid"], False),
+        (["Cancelled"] * 3, True),
+    ],
+)
+@pytest.mark.parametrize("is_json", [False, True])
+def test_a_status_that_nothing_uses_is_pointed_out(
+    states: list[str], is_pointed_out: bool, is_json: bool
+) -> None:
+    text = own(states, "State")
+    if is_json:
+        text = lines(*csv.DictReader(io.StringIO(text)))
+    warning = "'State' looks like the status of an order, and nothing uses it"
+    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
     list(reader)
-    assert reader.warnings[0].startswith("'State' looks like the status of an order, and nothing")
+    assert [text.partition(":")[0] for text in reader.warnings] == [warning] * is_pointed_out
+    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING, where="State!=x")
+    list(reader)
+    assert reader.warnings == []
+
+
+def test_further_rows_of_an_order_have_no_status() -> None:
+    text = f"nr,mail,item,State\n1,{ANN},Mop,done\n,,Soap,\n2,{ANN},Mop,done\n2,,Mop,\n"
+    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
+    assert sum(1 for _order in reader) == 2
+    assert "State" not in "".join(reader.warnings)
+
+
+@pytest.mark.parametrize(
+    ("states", "where", "words"),
+    [
+        # As `check --suggest` proposes it.
+        (
+            ["paid", "Cancelled", "storniert"],
+            "State=paid,Cancelled,storniert",
+            "cancelled', 'storn",
+        ),
+        (["paid", "Refunded"], {"State": ["paid", "Refunded", "open"]}, "refunded"),
+        (["paid", "cancelled"], "State=paid", None),
+        (["paid", "cancelled", "x"], "State=paid,cancelled", None),  # it leaves one out
+        (["paid", "paid"], "State=paid,cancelled", None),
+        (["cancelled", "refunded"], "State=cancelled,refunded", None),  # they are what is meant
+        (["paid", "open"], "State=paid,open", None),
+        (["paid", "open"], "State!=cancelled", None),
+    ],
+)
+def test_a_condition_that_leaves_out_no_cancelled_order_is_pointed_out(
+    states: list[str], where: Any, words: str | None
+) -> None:
+    reader = read_orders(io.StringIO(own(states, "State")), mapping=OWN_MAPPING, where=where)
+    while next(reader, None) is not None:
+        assert reader.warnings == []
+    assert len(reader.warnings) == (words is not None)
+    if words is not None:
+        start = "where: the values of 'State' leave out no order, and among them is '"
+        assert reader.warnings[0].startswith(f"{start}{words}")
 
 
 # ------------------------------------------------------------------------- how a file is written
