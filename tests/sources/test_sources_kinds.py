@@ -1482,8 +1482,26 @@ def test_a_title_above_the_header_is_left_out(above: str, below: str, mapping: A
 def test_a_title_above_the_header_is_pointed_out(text: str, mapping: Any, row: int | None) -> None:
     with pytest.raises(ConfigurationError) as caught:
         list(read_orders(io.StringIO(text), "csv", mapping=mapping))
-    told = f"row {row} looks like the header: remove the rows above it. As it is: "
-    assert str(caught.value).startswith(told) == (row is not None)
+    told = f"row {row} looks like the header: remove the rows above it"
+    assert (str(caught.value) == told) == (row is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("Orders, all\n" + TITLED.replace(",", ";"), 2),
+        (f"Report,by me,,,,,\nof March,2026,,,,,\n{HOME}", 3),
+    ],
+)
+def test_no_mapping_is_proposed_for_a_table_with_a_title(text: str, row: int) -> None:
+    told = f"row {row} looks like the header: remove the rows above it"
+    with pytest.raises(ConfigurationError, match=f"^{told}$"):
+        suggest_mapping(io.StringIO(text), "csv")
+
+
+def test_the_rows_in_which_a_header_was_looked_for_are_those_of_a_suggestion() -> None:
+    found = suggest_mapping(io.StringIO('Wer,Was\na@b.example,"Mop,\nred"\n\nb@b.example,Mop\n'))
+    assert found.mapping == {"contact_email": "Wer"}
 
 
 def test_skus_that_a_spreadsheet_shortened_are_pointed_out() -> None:
