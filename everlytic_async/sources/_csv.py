@@ -13,6 +13,7 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import IO, Any
 
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
@@ -148,11 +149,16 @@ class CsvReader:
                 yield number, InvalidRow(InvalidOrderError([fault], number), row)
 
     def next_rows(self, most: int) -> Iterator[tuple[int, Sequence[Any]]]:
-        """The rows that follow, roughly, whatever their delimiter: to look for another header."""
-        while most and (text := self._next_line()) is not None:
-            most -= 1
+        """The rows that follow, roughly, whatever their delimiter: to look for another header.
+
+        They are still to be read.
+        """
+        first = self._number + 1
+        ahead = list(islice(iter(self._next_line, None), most))
+        self._push_back(ahead)
+        for number, text in enumerate(ahead, first):
             cells = text.split(detect_delimiter(text) or self._delimiter)
-            yield self._number, [cell.strip().strip('"') for cell in cells]
+            yield number, [cell.strip().strip('"') for cell in cells]
 
     # ------------------------------------------------------------------------------------ rows
 

@@ -6,12 +6,13 @@ A table is opened here as well: CSV, TSV, Excel or Parquet, whichever the input 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import ConfigurationError
+from everlytic_async.sources._columns import MAX_AHEAD, find_header
 from everlytic_async.sources._csv import CsvReader, detect_delimiter
 from everlytic_async.sources._json import is_list_of_orders
 from everlytic_async.sources._open import (
@@ -25,7 +26,7 @@ from everlytic_async.sources._parquet import ParquetReader
 from everlytic_async.sources._records import InvalidRow
 from everlytic_async.sources._xlsx import XlsxReader
 
-__all__ = ["CONTAINERS", "Table", "detect_container", "open_table"]
+__all__ = ["CONTAINERS", "Table", "check_header", "detect_container", "open_table"]
 
 #: How the orders are written, apart from what their fields are called.
 CONTAINERS = ("jsonl", "json", "csv", "tsv", "xlsx", "parquet")
@@ -173,3 +174,17 @@ def open_table(
     check_text(source)
     delimiter = "\t" if container == "tsv" else None
     return CsvReader(with_line_feeds(source, stack), delimiter, encoding)
+
+
+def check_header(table: Table, mapping: Mapping[str, Any]) -> None:
+    """Refuse a table that seems to have a title above its header. Its rows are still to be read.
+
+    Raises:
+        ConfigurationError: saying which row is the header.
+    """
+    if isinstance(table, CsvReader | XlsxReader):
+        number = find_header(table.next_rows(MAX_AHEAD), table.columns, mapping)
+        if number is not None:
+            raise ConfigurationError(
+                f"row {number} looks like the header: remove the rows above it"
+            ) from None

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import attrs
+
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._columns import check_paths
 from everlytic_async.sources._mapping import Compiler, Getter, computed, is_blank
@@ -13,8 +15,9 @@ from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._preset import KEPT, FirstRow, Preset, normalize_status
 from everlytic_async.sources._records import Record
+from everlytic_async.sources._shops import LOST_STATUSES
 from everlytic_async.sources._synonyms import is_status
-from everlytic_async.sources._where import OTHER_WORDS, MissingValues, count_word
+from everlytic_async.sources._where import OTHER_WORDS, Condition, MissingValues, count_word
 
 __all__ = ["ROW_APART", "LeftOut"]
 
@@ -88,6 +91,7 @@ class LeftOut:
         self._where = [(compiler.path(each.path), each) for each in options.where]
         self._has_ended = False
         self._missing = [(get, MissingValues(each)) for get, each in self._where]
+        self._chosen = [each for _get, each in self._missing if preset is None]
         self._has_bounds = self._since is not None or self._until is not None
         self._date = None if date is None else compiler.getter("date", date)
         if self._has_bounds and date is None:
@@ -99,7 +103,11 @@ class LeftOut:
             own = Compiler(names if is_table else None, options.notation)
             self._compile_preset(preset, own, holds_text=holds_text)
             compiler.used |= own.used
-        self._status_warnings = self._check_statuses(preset, options, compiler, names)
+        self._unused = (
+            [] if preset is not None else _find_unused(compiler, names, is_table=is_table)
+        )
+        self._unsettled = self._unused
+        self._status_warnings = self._check_statuses(preset, options, names)
 
     def _compile_preset(self, preset: Preset, compiler: Compiler, *, holds_text: bool) -> None:
         if self._notations[0].date_format is None and preset.date_format is not None:
@@ -123,18 +131,13 @@ class LeftOut:
                 self._starts = [(compiler.getter("first row", self._expand(spec)), spec.key)]
         self._has_status = bool({*preset.statuses} & {*self._names})
 
+    @staticmethod
     def _check_statuses(
-        self, preset: Preset | None, options: ReadOptions, compiler: Compiler, names: Sequence[str]
+        preset: Preset | None, options: ReadOptions, names: Sequence[str]
     ) -> list[str]:
-        """What to say of statuses that nothing uses, or that are not there."""
+        """What to say of statuses that are not there."""
         if preset is None:
-            unused = [name for name in dict.fromkeys(names) if name not in compiler.used]
-            return [
-                f"'{name}' looks like the status of an order, and nothing uses it: to leave out "
-                f"orders that were cancelled or not paid, name it: --where '{name}=...'"
-                for name in unused
-                if is_status(name)
-            ][:_MAX_WARNINGS]
+            return []
         if not preset.statuses or options.where or {*preset.statuses} & {*names}:
             return []
         missing = next(iter(preset.statuses))
@@ -153,7 +156,24 @@ class LeftOut:
     def warnings(self) -> list[str]:
         """What a person should look at before the orders are sent."""
         found = [missing.warning() for _get, missing in self._missing if self._has_ended]
+        if self._has_ended:
+            found += map(self._warn_of_chosen, self._chosen)
+        found += [unused.warning() for unused in self._unused][:_MAX_WARNINGS]
         return [*filter(None, found), *self._warn_of_unknown(), *self._status_warnings]
+
+    def _warn_of_chosen(self, chosen: MissingValues) -> str | None:
+        """What to say of a list of all statuses that there are, such as a proposed one."""
+        condition = chosen.condition
+        lost = {value for value in condition.values if normalize_status(value) in LOST_STATUSES}
+        found = sorted(lost - chosen.values)
+        leaves_out = _reason_of(condition) in self.counts
+        if condition.negated or leaves_out or not found or lost == condition.values:
+            return None
+        shown = ", ".join(f"'{value}'" for value in found)
+        return (
+            f"where: the values of '{condition.path}' leave out no order, and among them is "
+            f"{shown}: take out those that nobody wants an e-mail about"
+        )
 
     def _warn_of_unknown(self) -> Iterator[str]:
         if not self.unknown_statuses or self._chooses_statuses:
@@ -199,6 +219,10 @@ class LeftOut:
         """
         if self._missing:
             self._note_values(rows)
+        if self._unsettled:
+            for unused in self._unsettled:
+                unused.add(rows)
+            self._unsettled = [unused for unused in self._unsettled if not unused.is_telling]
         cells = None if self._cells is None else self._cells(rows[0])
         reason, unknown = self._reasons.get(cells), None
         if reason is None and (self._flags or self._statuses):
@@ -209,7 +233,7 @@ class LeftOut:
             return reason, None
         for get, condition in self._where:
             if not condition.holds(_first_set(get, rows)):
-                return f"where {condition.shown}", None
+                return _reason_of(condition), None
         judged = self._judge_time(rows) if self._has_bounds else _READ
         if unknown is not None and judged == _READ:
             count_word(self.unknown_statuses, unknown)
@@ -292,6 +316,54 @@ class LeftOut:
         if self._since is not None and time < self._since:
             return _BEFORE_SINCE, None
         return (_AFTER_UNTIL if self._until is not None and time >= self._until else None), None
+
+
+@attrs.define(eq=False)
+class _UnusedStatus:
+    """A column, or key, that looks like the status of an order, and that nothing uses.
+
+    Attributes:
+        name: What it is called.
+        is_telling: Whether orders differ in it so far, or one is cancelled by it.
+    """
+
+    name: str
+    _get: Getter
+    _first: list[Any] = attrs.field(factory=list, init=False)
+    is_telling: bool = attrs.field(default=False, init=False)
+
+    def add(self, rows: Sequence[Record]) -> None:
+        """Note what an order has."""
+        value = _first_set(self._get, rows)
+        if not self._first:
+            self._first.append(value)
+            self.is_telling = isinstance(value, str) and normalize_status(value) in LOST_STATUSES
+        elif value != self._first[0]:
+            self.is_telling = True
+
+    def warning(self) -> str | None:
+        """What to say of it; None where it tells no orders from others."""
+        if not self.is_telling:
+            return None
+        return (
+            f"'{self.name}' looks like the status of an order, and nothing uses it: to leave out "
+            f"orders that were cancelled or not paid, name it: --where '{self.name}=...'"
+        )
+
+
+def _find_unused(
+    compiler: Compiler, names: Sequence[str], *, is_table: bool
+) -> list[_UnusedStatus]:
+    own = Compiler(names if is_table else None)  # what it compiles doesn't count as used
+    return [
+        _UnusedStatus(name, own.path(name))
+        for name in dict.fromkeys(names)
+        if name not in compiler.used and is_status(name)
+    ]
+
+
+def _reason_of(condition: Condition) -> str:
+    return f"where {condition.shown}"
 
 
 def _find_flag(flags: Iterable[tuple[Getter, str]], rows: Sequence[Record]) -> str | None:

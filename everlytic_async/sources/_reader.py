@@ -17,16 +17,14 @@ from everlytic_async.orders import Order
 from everlytic_async.sources._assembler import Numbered, OrderAssembler, make_order
 from everlytic_async.sources._bulk import join_lines
 from everlytic_async.sources._columns import (
-    MAX_AHEAD,
     check_all_are_fields,
     check_identity,
     check_repeated,
-    find_header,
     show_names,
 )
 from everlytic_async.sources._contacts import ContactCounter
 from everlytic_async.sources._csv import CsvReader
-from everlytic_async.sources._detect import Table, detect_container, open_table
+from everlytic_async.sources._detect import Table, check_header, detect_container, open_table
 from everlytic_async.sources._json import read_json, unwrap_all
 from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._left_out import LeftOut
@@ -89,7 +87,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._decoder = StrictDecoder()
         self._ids = _IdCount()
         self._traces = False
-        self._has_next_page = self._has_changed = False
+        self._has_ended = self._has_next_page = self._has_changed = False
         self.format: str | None = None
         self.container: str | None = None
         self._numbered = self._read()
@@ -130,7 +128,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
             self._workbook,
         ):
             found += () if part is None else part.warnings()
-        if self._has_next_page:
+        if self._has_ended and self._has_next_page:
             found.append(
                 "there are more orders on a further page, as the last page in this input says: ask "
                 "for the next pages, too"
@@ -220,6 +218,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
                     )
                     yield from self._read_table(table)
             self._has_changed = source.has_changed()
+            self._has_ended = True
 
     def _note_page(self, has_next: bool) -> None:
         self._has_next_page = has_next
@@ -247,22 +246,14 @@ class Reader(Iterator[Order | InvalidOrderError]):
         try:
             assembler = self._check_table(table)
         except ConfigurationError as error:
-            # Perhaps there is a title above the header.
-            number = None
-            if isinstance(table, CsvReader | XlsxReader):
-                rows = table.next_rows(MAX_AHEAD)
-                number = find_header(rows, table.columns, self._options.mapping)
-            if number is None and isinstance(table, XlsxReader) and table.other_sheets:
+            check_header(table, self._options.mapping)
+            if isinstance(table, XlsxReader) and table.other_sheets:
                 others = show_names(table.other_sheets)
                 raise ConfigurationError(
                     f"{error}. Only its first sheet was looked at: name another with --sheet, such "
                     f"as {others}"
                 ) from None
-            if number is None:
-                raise
-            raise ConfigurationError(
-                f"row {number} looks like the header: remove the rows above it. As it is: {error}"
-            ) from None
+            raise
         if assembler is None:
             yield from self._make_orders(_as_objects(table))
         else:

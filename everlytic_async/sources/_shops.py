@@ -7,7 +7,7 @@ from typing import Any
 
 from everlytic_async.sources._bigcommerce import BIGCOMMERCE
 from everlytic_async.sources._magento import MAGENTO, MAGENTO_CSV
-from everlytic_async.sources._preset import Preset
+from everlytic_async.sources._preset import KEPT, Preset
 from everlytic_async.sources._shopify import SHOPIFY, SHOPIFY_CSV, SHOPIFY_GRAPHQL
 from everlytic_async.sources._squarespace import SQUARESPACE
 from everlytic_async.sources._woocommerce import (
@@ -16,7 +16,7 @@ from everlytic_async.sources._woocommerce import (
     WOOCOMMERCE_ITEMS_CSV,
 )
 
-__all__ = ["PRESETS", "REASONS", "find_preset"]
+__all__ = ["LOST_STATUSES", "PRESETS", "REASONS", "find_preset"]
 
 #: By name, in the order in which they are tried.
 PRESETS: Mapping[str, Preset] = {
@@ -37,6 +37,23 @@ PRESETS: Mapping[str, Preset] = {
 #: What ``include`` may hold: why a shop's order is skipped.
 REASONS: tuple[str, ...] = tuple(
     dict.fromkeys(reason for preset in PRESETS.values() for reason in preset.reasons)
+)
+_WORDS = [
+    item
+    for preset in PRESETS.values()
+    for table in preset.statuses.values()
+    for item in table.items()
+]
+#: What shops call orders that came to nothing, as `normalize_status` writes it; without "closed",
+#: which is refunded only in Magento.
+LOST_STATUSES = (
+    frozenset(
+        word
+        for word, reason in _WORDS
+        if reason in {"cancelled", "refunded", "failed", "voided", "fraud", "trash"}
+    )
+    - {word for word, reason in _WORDS if reason == KEPT}
+    - {"closed"}
 )
 
 

@@ -13,7 +13,7 @@ import attrs
 
 from everlytic_async._strict_json import StrictDecoder
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.sources._detect import CONTAINERS, detect_container, open_table
+from everlytic_async.sources._detect import CONTAINERS, check_header, detect_container, open_table
 from everlytic_async.sources._json import read_json, unwrap
 from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, is_blank
@@ -139,6 +139,8 @@ def suggest_mapping(
             source = stack.enter_context(open_source(path_or_file, encoding))
         if is_table:
             table = open_table(container, source, stack, encoding, sheet)
+            if find_preset(dict.fromkeys(table.columns), is_table=True) is None:
+                check_header(table, {})
             names = [name for name in table.columns if name][:_MAX_PATHS]
             records = [
                 _prune(dict(zip(table.columns, row, strict=True)))

@@ -95,11 +95,12 @@ class MissingValues:
     def warning(self) -> str | None:
         """What to say of it; None where it is usual.
 
-        A value of several that are to be read may be missing, as in a shop with few orders a day.
-        Of one that is not to be read, the orders may be there under another name.
+        A value may be missing, as in a shop with few orders a day, or none that are cancelled,
+        unless there is one that is nearly the same.
         """
-        is_usual = not self.condition.negated and not self.leaves_nothing
-        if not self._has_orders or not self.values or (is_usual and self._nearest() is None):
+        if not self._has_orders or not self.values:
+            return None
+        if not self.leaves_nothing and self._nearest() is None:
             return None
         return self.describe()
 
@@ -127,8 +128,11 @@ class MissingValues:
             for word in self._shown_counts()
             if (key := word.casefold()) not in self.condition.values and word != OTHER_WORDS
         }
-        near = (difflib.get_close_matches(value, words, 1, _NEAR) for value in sorted(self.values))
-        return next((words[found[0]] for found in near if found), None)
+        for value in sorted(self.values):
+            near = difflib.get_close_matches(value, words, cutoff=_NEAR)
+            if found := next((key for key in near if not _is_prefixed(value, key)), None):
+                return words[found]
+        return None
 
 
 def count_word(counts: dict[str, int], word: str) -> None:
@@ -137,6 +141,12 @@ def count_word(counts: dict[str, int], word: str) -> None:
     if not is_safe or (word not in counts and len(counts) >= _MAX_WORDS):
         word = OTHER_WORDS
     counts[word] = counts.get(word, 0) + 1
+
+
+def _is_prefixed(one: str, other: str) -> bool:
+    """Whether one is the other with a prefix, which says the opposite: paid and unpaid."""
+    is_longer = abs(len(one) - len(other)) > 1
+    return is_longer and (one.endswith(other) or other.endswith(one))
 
 
 def _comparable(value: Any) -> str:

@@ -142,8 +142,10 @@ class XlsxReader:
         return found
 
     def next_rows(self, most: int) -> Iterator[tuple[int, Sequence[Any]]]:
-        """The values of the rows that follow: to look for another header."""
-        for number, _is_hidden, cells in islice(self._rows, most):
+        """The values of the rows that follow, and are still to be read: to look for a header."""
+        ahead = list(islice(self._rows, most))
+        self._rows = chain(ahead, self._rows)
+        for number, _is_hidden, cells in ahead:
             yield number, [value for _column, value, _fault in cells]
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[Any] | InvalidRow]]:

@@ -6,6 +6,7 @@ digit, is in `test_sources_shops`.
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -556,7 +557,8 @@ LAST = {**edges(graphql(2)), "pageInfo": {"hasNextPage": False}}
 def test_a_page_that_is_not_the_last_is_pointed_out(pages: list[Any], count: int) -> None:
     wrapped = [page if "items" in page else {"data": page} for page in pages]
     reader = read_orders(io.StringIO(lines(*wrapped)))
-    list(reader)
+    while next(reader, None) is not None:
+        assert reader.warnings == []  # the last page may not have been read yet
     assert len(reader.warnings) == count
     assert all(text.startswith("there are more orders on a furth") for text in reader.warnings)
 
@@ -863,8 +865,15 @@ def own(states: Sequence[str], name: str = "Zahlungsstatus") -> str:
             "{}!=stornirt",
             f"'stornirt' in 'Zahlungsstatus': did you mean 'storniert'? {STATES_ARE}",
         ),
-        (STATES, "{}!=storniert,refunded", f"'refunded' in 'Zahlungsstatus'. {STATES_ARE}"),
-        (STATES, "{}!=void,refunded", f"'refunded', 'void' in 'Zahlungsstatus'. {STATES_ARE}"),
+        # As of a day without such orders.
+        (STATES, "{}!=storniert,refunded", None),
+        (STATES, "{}!=void,refunded", None),
+        (STATES, "{}!=unbezahlt", None),
+        (
+            STATES,
+            "{}!=void,stornirt",
+            f"'stornirt', 'void' in 'Zahlungsstatus': did you mean 'storniert'? {STATES_ARE}",
+        ),
         (
             STATES,
             "{}=bezahlt,ofen",
@@ -872,11 +881,11 @@ def own(states: Sequence[str], name: str = "Zahlungsstatus") -> str:
         ),
         # As of a shop that has few orders a day.
         (STATES, "{}=bezahlt,on-hold", None),
-        ([f"x{n}" for n in range(30)], "{}!=x99", "'x99' in 'Zahlungsstatus'"),
+        ([f"x{n}" for n in range(30)], "{}!=x99", None),
         (
-            ["paid", "a@b.example", "y" * 99, "\x07"],
-            "{}!=void",
-            "'void' in 'Zahlungsstatus'. There are others (3), paid (1)",
+            ["voided", "a@b.example", "y" * 99, "\x07"],
+            "{}!=voidd",
+            "'voidd' in 'Zahlungsstatus': did you mean 'voided'? There are others (3), voided (1)",
         ),
         ([], "{}!=void", None),
     ],
@@ -896,24 +905,25 @@ def test_the_values_of_a_column_that_may_be_of_persons_are_not_shown() -> None:
     names = ["Ann Miller", "Bea Miller"]
     for states, shown in (
         (names, ""),
-        (names * 10, ". There are Ann Miller (10), Bea Miller (10)"),
+        (names * 10, ": did you mean 'Ann Miller'? There are Ann Miller (10), Bea Miller (10)"),
     ):
         text = own(states, "Kanal")
-        reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING, where="Kanal!=shop")
-        assert sum(1 for _order in reader) == len(states)
-        assert reader.warnings == [f"where: no order has 'shop' in 'Kanal'{shown}"]
+        reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING, where="Kanal=Ann Miler")
+        message = f"where: no order has 'ann miler' in 'Kanal'{shown}"
+        with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
+            list(reader)
 
 
 def test_objects_are_no_values_to_show() -> None:
     mapping = {"contact_email": "m", "product_name": "p", "products": "l"}
     orders = [{"m": "a@b.example", "l": [{"p": "Mop"}], "state": {"by": "Ann"}, "tags": [[1], "x"]}]
-    reader = read_orders(
-        io.StringIO(json.dumps(orders)), mapping=mapping, where=["state!=x", "tags!=y"]
-    )
-    assert sum(1 for _order in reader) == 1
-    assert reader.warnings[:2] == [
-        "where: no order has 'x' in 'state'", "where: no order has 'y' in 'tags'"
-    ]  # fmt: skip
+    for where, message in (
+        ("state=x", "where: no order has 'x' in 'state'"),
+        ("tags=y", "where: no order has 'y' in 'tags'"),
+    ):
+        reader = read_orders(io.StringIO(json.dumps(orders)), mapping=mapping, where=where)
+        with pytest.raises(ConfigurationError, match=f"^{message}$"):
+            list(reader)
 
 
 def test_orders_that_the_shop_leaves_out_have_a_value_too() -> None:
@@ -983,14 +993,68 @@ def test_a_condition_on_what_is_not_there_is_refused(
         read(text, mapping=mapping, where=where)
 
 
-def test_a_status_that_nothing_uses_is_pointed_out() -> None:
-    for options, count in (({}, 1), ({"where": "State=done"}, 0)):
-        reader = read_orders(io.StringIO(OWN), mapping=OWN_MAPPING, **options)
-        list(reader)
-        assert len(reader.warnings) == count
-    reader = read_orders(io.StringIO(OWN), mapping=OWN_MAPPING)
+@pytest.mark.parametrize(
+    ("states", "is_pointed_out"),
+    [
+        (["paid", "open"], True),
+        (["paid", "", "paid"], True),
+        (["paid"] * 3, False),  # it leaves none out
+        ([""] * 3, False),
+        (["paid"], False),
+        (["Cancelled"] * 3, True),
+    ],
+)
+@pytest.mark.parametrize("is_json", [False, True])
+def test_a_status_that_nothing_uses_is_pointed_out(
+    states: list[str], is_pointed_out: bool, is_json: bool
+) -> None:
+    text = own(states, "State")
+    if is_json:
+        text = lines(*csv.DictReader(io.StringIO(text)))
+    warning = "'State' looks like the status of an order, and nothing uses it"
+    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
     list(reader)
-    assert reader.warnings[0].startswith("'State' looks like the status of an order, and nothing")
+    assert [text.partition(":")[0] for text in reader.warnings] == [warning] * is_pointed_out
+    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING, where="State!=x")
+    list(reader)
+    assert reader.warnings == []
+
+
+def test_further_rows_of_an_order_have_no_status() -> None:
+    text = f"nr,mail,item,State\n1,{ANN},Mop,done\n,,Soap,\n2,{ANN},Mop,done\n2,,Mop,\n"
+    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
+    assert sum(1 for _order in reader) == 2
+    assert "State" not in "".join(reader.warnings)
+
+
+@pytest.mark.parametrize(
+    ("states", "where", "words"),
+    [
+        # As `check --suggest` proposes it.
+        (
+            ["paid", "Cancelled", "storniert"],
+            "State=paid,Cancelled,storniert",
+            "cancelled', 'storn",
+        ),
+        (["paid", "Refunded"], {"State": ["paid", "Refunded", "open"]}, "refunded"),
+        (["paid", "cancelled"], "State=paid", None),
+        (["paid", "cancelled", "x"], "State=paid,cancelled", None),  # it leaves one out
+        (["paid", "paid"], "State=paid,cancelled", None),
+        (["cancelled", "refunded"], "State=cancelled,refunded", None),  # they are what is meant
+        (["paid", "open"], "State=paid,open", None),
+        (["paid", "open"], "State!=cancelled", None),
+    ],
+)
+def test_a_condition_that_leaves_out_no_cancelled_order_is_pointed_out(
+    states: list[str], where: Any, words: str | None
+) -> None:
+    reader = read_orders(io.StringIO(own(states, "State")), mapping=OWN_MAPPING, where=where)
+    while next(reader, None) is not None:
+        assert reader.warnings == []
+    assert len(reader.warnings) == (words is not None)
+    if words is not None:
+        start = "where: the values of 'State' leave out no order, and among them is '"
+        assert reader.warnings[0].startswith(f"{start}{words}")
 
 
 # ------------------------------------------------------------------------- how a file is written
@@ -1418,8 +1482,26 @@ def test_a_title_above_the_header_is_left_out(above: str, below: str, mapping: A
 def test_a_title_above_the_header_is_pointed_out(text: str, mapping: Any, row: int | None) -> None:
     with pytest.raises(ConfigurationError) as caught:
         list(read_orders(io.StringIO(text), "csv", mapping=mapping))
-    told = f"row {row} looks like the header: remove the rows above it. As it is: "
-    assert str(caught.value).startswith(told) == (row is not None)
+    told = f"row {row} looks like the header: remove the rows above it"
+    assert (str(caught.value) == told) == (row is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("Orders, all\n" + TITLED.replace(",", ";"), 2),
+        (f"Report,by me,,,,,\nof March,2026,,,,,\n{HOME}", 3),
+    ],
+)
+def test_no_mapping_is_proposed_for_a_table_with_a_title(text: str, row: int) -> None:
+    told = f"row {row} looks like the header: remove the rows above it"
+    with pytest.raises(ConfigurationError, match=f"^{told}$"):
+        suggest_mapping(io.StringIO(text), "csv")
+
+
+def test_the_rows_in_which_a_header_was_looked_for_are_those_of_a_suggestion() -> None:
+    found = suggest_mapping(io.StringIO('Wer,Was\na@b.example,"Mop,\nred"\n\nb@b.example,Mop\n'))
+    assert found.mapping == {"contact_email": "Wer"}
 
 
 def test_skus_that_a_spreadsheet_shortened_are_pointed_out() -> None:

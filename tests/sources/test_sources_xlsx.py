@@ -137,8 +137,13 @@ def test_a_title_above_the_header_is_left_out() -> None:
     row = [1, ANN, 1, "Mop", 1, "x"]
     data = workbook(["Orders of March"], [], HEADER, row)
     assert brief(read(data)) == [(4, "1")]
-    with pytest.raises(ConfigurationError, match=r"^row 2 looks like the header: "):
-        read(workbook(["Orders", "of March"], HEADER, row))
+    titled = workbook(["Orders", "of March"], HEADER, row)
+    told = "^row 2 looks like the header: remove the rows above it$"
+    with pytest.raises(ConfigurationError, match=told):
+        read(titled)
+    with pytest.raises(ConfigurationError, match=told):
+        suggest_mapping(io.BytesIO(titled))
+    assert suggest_mapping(io.BytesIO(workbook(["Wer", "x"], [ANN, 1]))).mapping
 
 
 def test_checkouts_and_rows_apart_are_told_in_a_workbook_too() -> None:
