@@ -11,7 +11,7 @@ import attrs
 import click
 
 from everlytic_async.cli._options import ReadingOptions
-from everlytic_async.cli._settings import Settings
+from everlytic_async.cli._settings import WHERE_IS_MISSING, Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.errors import printable as shown_text
 from everlytic_async.sources import normalize_mapping, parse_mapping, parse_where
@@ -78,12 +78,24 @@ def _load_mapping(
             {field: spec for field, spec in mapping.items() if field not in from_options}
         )
     except ConfigurationError as error:
-        raise ConfigurationError(f"{table}: {error}") from error
+        raise ConfigurationError(f"{table}: {_explain(error, mapping)}") from error
     products = mapping.get("products")
     if isinstance(products, Mapping) and "products" in from_options:
         # The option says where the products are, and nothing about their fields.
         from_options["products"] = {**products, "each": from_options["products"]}
     return {**mapping, **from_options}, table.path
+
+
+def _explain(error: ConfigurationError, mapping: Mapping[str, Any]) -> str:
+    """What is wrong with a mapping; of a list that is no field's, that it may be a condition."""
+    what, colon, hint = str(error).removeprefix("mapping: ").partition(": ")
+    name = what.removesuffix(" is not a field")
+    products = mapping.get("products")
+    inner = products if isinstance(products, Mapping) else {}
+    values = {**mapping, **{f"products.{key}": value for key, value in inner.items()}}
+    if name != what and isinstance(values.get(name), list):
+        hint = f"{WHERE_IS_MISSING}; else {hint}"
+    return f"{what}{colon}{hint}"
 
 
 def printable(name: str) -> str:

@@ -37,6 +37,8 @@ NO_FILE = "none"
 QUEUE_TABLES = ("nats", "queue", "worker")
 #: Those about how an input is read.
 READING_TABLES = ("mapping", "where", "input")
+#: Of a list in another table.
+WHERE_IS_MISSING = "if it says which orders to read, the line [where] is missing above it"
 #: What the only store is called in the queue, where nobody gives it a name.
 DEFAULT_STORE = "default"
 _FILE = "everlytic.toml"
@@ -104,8 +106,10 @@ class Table:
     def check_names(self, known: Collection[str]) -> None:
         """Refuse a key that is not a setting."""
         if unknown := sorted(self.values.keys() - set(known)):
+            is_list = all(isinstance(self.values[name], list) for name in unknown)
+            hint = f": {WHERE_IS_MISSING}" if is_list else ""
             raise ConfigurationError(
-                f"{self} has what is not a setting: {', '.join(unknown)}. "
+                f"{self} has what is not a setting: {', '.join(unknown)}{hint}. "
                 f"The settings are {', '.join(known)}"
             )
 

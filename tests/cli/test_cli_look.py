@@ -41,6 +41,8 @@ NOTATION = [
     *("--encoding", "cp1252", "--decimal", ",", "--thousands", "."),
     *("--date-format", "%d.%m.%Y"),
 ]
+TOML = "of everlytic.toml"
+WHERE_IS_MISSING = "if it says which orders to read, the line [where] is missing above it"
 
 
 @pytest.fixture
@@ -111,6 +113,23 @@ def test_send_filters_too_and_sends_exact_amounts(cli: Cli, shop: Sandbox, till:
         ([MAPPING], ["--encoding", "klingon"], "encoding"),
         ([MAPPING, "[input]\ndecimal = 5\n"], [], "decimal must be text, in quotes, in [input]"),
         ([MAPPING, '[input]\nformat = "csv"\n'], [], "[input] of everlytic.toml has what is not"),
+        # Of what `check --suggest` proposes, the line above this one was left a comment.
+        (
+            [MAPPING, 'Status = ["bezahlt"]\n'],
+            NOTATION,
+            f"[mapping] {TOML}: Status is not a field: {WHERE_IS_MISSING}",
+        ),
+        (
+            [MAPPING, '[mapping.products]\nStatus = ["bezahlt"]\n'],
+            NOTATION,
+            f"[mapping] {TOML}: products.Status is not a field: {WHERE_IS_MISSING}",
+        ),
+        (
+            [MAPPING, INPUT, 'Status = ["bezahlt"]\n'],
+            [],
+            f"[input] {TOML} has what is not a setting: Status: {WHERE_IS_MISSING}",
+        ),
+        ([MAPPING, 'totl = "x"\n'], NOTATION, f"[mapping] {TOML}: totl is not a field: did"),
         ([MAPPING, "[where]\nStatus = []\n"], NOTATION, "[where] of everlytic.toml: "),
         ([MAPPING], [*NOTATION, "--where", "Status"], "where: expected COLUMN=VALUE"),
         ([MAPPING], [*NOTATION, "--where", "Stauts=x"], "Stauts"),
