@@ -37,12 +37,13 @@ class Repeats:
 
     def __init__(self) -> None:
         self.count = 0
+        self._differ = False
         self.examples: dict[str, list[int]] = {}
         # A pipe is read in a thread.
         self._ids = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._ids.execute("PRAGMA journal_mode = OFF")
         self._ids.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        self._ids.execute("CREATE TABLE ids (id INTEGER PRIMARY KEY, line INTEGER)")
+        self._ids.execute("CREATE TABLE ids (id INTEGER PRIMARY KEY, line INTEGER, content)")
         self._ids.execute("BEGIN")
 
     def is_repeated(self, line: int, order: Order | InvalidOrderError) -> bool:
@@ -54,11 +55,14 @@ class Repeats:
         name = str(order.order_id)
         # Of 64 bits, and random: two ids don't share one.
         number = hash(f"{name.strip()}\0{getattr(order, 'workflow_id', None)}")
-        found = self._ids.execute("SELECT line FROM ids WHERE id = ?", (number,)).fetchone()
+        content = hash(order) if isinstance(order, Order) else None
+        select = "SELECT line, content FROM ids WHERE id = ?"
+        found = self._ids.execute(select, (number,)).fetchone()
         if found is not None:
             self._count(name, found[0], line)
-        elif isinstance(order, Order):
-            self._ids.execute("INSERT INTO ids VALUES (?, ?)", (number, line))
+            self._differ = self._differ or found[1] != content
+        elif content is not None:
+            self._ids.execute("INSERT INTO ids VALUES (?, ?, ?)", (number, line, content))
         return found is not None
 
     def _count(self, name: str, first: int, line: int) -> None:
@@ -70,7 +74,7 @@ class Repeats:
             self.examples[name].append(line)
 
     def describe(self, place: str, *, is_table: bool) -> Iterator[str]:
-        """A warning, if there are any; in a table they may be rows of one order."""
+        """A warning, if there are any; in a table, those that differ may be rows of one order."""
         if not self.count:
             return
         which = [
@@ -81,11 +85,13 @@ class Repeats:
             if self.count > sum(len(each) - 1 for each in self.examples.values())
             else ""
         )
+        advice = ""
+        if is_table and self._differ:
+            advice = ". If they are rows of one order, sort the file by that id"
         verb = "has" if self.count == 1 else "have"
         yield (
             f"{count_orders(self.count)} {verb} the id of an earlier order, and only the first is "
-            f"sent{'. If they are rows of one order, sort the file by that id' if is_table else ''}"
-            f": {', '.join(which)}{more}"
+            f"sent: {', '.join(which)}{more}{advice}"
         )
 
     def figures(self) -> dict[str, Any]:

@@ -432,22 +432,27 @@ def test_repeated_ids_are_counted_with_their_first_lines(
     assert warning is None or warning in run.err
 
 
+HEADER = "order_id,contact_email,product_name\n"
+SORT = "If they are rows of one order, sort the file by that id"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "where"),
     [
         ("o.jsonl", to_lines(*map(order, (1, 2, 1))), ": 1 (lines 1, 3)"),
         ("o.json", json.dumps(list(map(order, (1, 2, 1)))), ": 1 (records 1, 3)"),
+        ("o.csv", HEADER + "1,a@b.cd,Mop\n2,a@b.cd,Mop\n1,a@b.cd,Mop\n", ": 1 (lines 2, 4)"),
         (
             "o.csv",
-            "order_id,contact_email,product_name\n"
-            + "".join(f"{n},a@b.cd,Mop\n" for n in (1, 2, 1)),
-            ". If they are rows of one order, sort the file by that id: 1 (lines 2, 4)",
+            HEADER + "1,a@b.cd,Mop\n2,a@b.cd,Mop\n1,a@b.cd,Mop\n2,a@b.cd,Soap\n",
+            f": 1 (lines 2, 4), 2 (lines 3, 5). {SORT}",
         ),
     ],
 )
 def test_only_what_has_rows_is_to_be_sorted(cli: Cli, name: str, text: str, where: str) -> None:
     Path(name).write_text(text)
-    warning = "1 order has the id of an earlier order, and only the first is sent"
+    count = "2 orders have" if "2 (" in where else "1 order has"
+    warning = f"{count} the id of an earlier order, and only the first is sent"
     assert cli("check", name).err == f"Warning: {warning}{where}\n"
 
 
