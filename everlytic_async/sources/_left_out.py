@@ -15,12 +15,14 @@ from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._preset import KEPT, FirstRow, Preset, normalize_status
 from everlytic_async.sources._records import Record
-from everlytic_async.sources._shops import LOST_STATUSES
+from everlytic_async.sources._shops import is_lost
 from everlytic_async.sources._synonyms import is_status
 from everlytic_async.sources._where import OTHER_WORDS, Condition, MissingValues, count_word
 
 __all__ = ["ROW_APART", "LeftOut"]
 
+# How many columns are looked at for statuses under other names, and in how many orders.
+_MAX_NAMES, _MAX_LOOKED_AT = 100, 300
 _BEFORE_SINCE, _AFTER_UNTIL = "before since", "not before until"
 _READ = (None, None)  # neither left out nor at fault
 #: The fault of a row that is apart from its order, if that is all that is known of it.
@@ -164,7 +166,7 @@ class LeftOut:
     def _warn_of_chosen(self, chosen: MissingValues) -> str | None:
         """What to say of a list of all statuses that there are, such as a proposed one."""
         condition = chosen.condition
-        lost = {value for value in condition.values if normalize_status(value) in LOST_STATUSES}
+        lost = {*filter(is_lost, condition.values)}
         found = sorted(lost - chosen.values)
         leaves_out = _reason_of(condition) in self.counts
         if condition.negated or leaves_out or not found or lost == condition.values:
@@ -222,7 +224,7 @@ class LeftOut:
         if self._unsettled:
             for unused in self._unsettled:
                 unused.add(rows)
-            self._unsettled = [unused for unused in self._unsettled if not unused.is_telling]
+            self._unsettled = [unused for unused in self._unsettled if not unused.is_settled]
         cells = None if self._cells is None else self._cells(rows[0])
         reason, unknown = self._reasons.get(cells), None
         if reason is None and (self._flags or self._statuses):
@@ -320,26 +322,32 @@ class LeftOut:
 
 @attrs.define(eq=False)
 class _UnusedStatus:
-    """A column, or key, that looks like the status of an order, and that nothing uses.
+    """A column, or key, that nothing uses, and that may be the status of an order.
 
     Attributes:
         name: What it is called.
-        is_telling: Whether orders differ in it so far, or one is cancelled by it.
+        is_telling: Whether an order so far came to nothing by it; or if it is called as a status
+            is, whether orders differ in it.
+        is_settled: Whether no more of them need to be looked at.
     """
 
     name: str
     _get: Getter
-    _first: list[Any] = attrs.field(factory=list, init=False)
+    _looked_at: int = attrs.field(default=0, init=False)
+    _first: Any = attrs.field(default=None, init=False)
     is_telling: bool = attrs.field(default=False, init=False)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.is_telling or (self._looked_at >= _MAX_LOOKED_AT and not is_status(self.name))
 
     def add(self, rows: Sequence[Record]) -> None:
         """Note what an order has."""
         value = _first_set(self._get, rows)
-        if not self._first:
-            self._first.append(value)
-            self.is_telling = isinstance(value, str) and normalize_status(value) in LOST_STATUSES
-        elif value != self._first[0]:
-            self.is_telling = True
+        if not self._looked_at:
+            self._first = value
+        self._looked_at += 1
+        self.is_telling = is_lost(value) or (value != self._first and is_status(self.name))
 
     def warning(self) -> str | None:
         """What to say of it; None where it tells no orders from others."""
@@ -358,7 +366,7 @@ def _find_unused(
     return [
         _UnusedStatus(name, own.path(name))
         for name in dict.fromkeys(names)
-        if name not in compiler.used and is_status(name)
+        if name not in compiler.used and (is_status(name) or len(names) <= _MAX_NAMES)
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from everlytic_async.sources._bigcommerce import BIGCOMMERCE
 from everlytic_async.sources._magento import MAGENTO, MAGENTO_CSV
-from everlytic_async.sources._preset import KEPT, Preset
+from everlytic_async.sources._preset import KEPT, Preset, normalize_status
 from everlytic_async.sources._shopify import SHOPIFY, SHOPIFY_CSV, SHOPIFY_GRAPHQL
 from everlytic_async.sources._squarespace import SQUARESPACE
 from everlytic_async.sources._woocommerce import (
@@ -16,7 +16,7 @@ from everlytic_async.sources._woocommerce import (
     WOOCOMMERCE_ITEMS_CSV,
 )
 
-__all__ = ["LOST_STATUSES", "PRESETS", "REASONS", "find_preset"]
+__all__ = ["PRESETS", "REASONS", "find_preset", "is_lost"]
 
 #: By name, in the order in which they are tried.
 PRESETS: Mapping[str, Preset] = {
@@ -46,7 +46,7 @@ _WORDS = [
 ]
 #: What shops call orders that came to nothing, as `normalize_status` writes it; without "closed",
 #: which is refunded only in Magento.
-LOST_STATUSES = (
+_LOST_STATUSES = (
     frozenset(
         word
         for word, reason in _WORDS
@@ -69,3 +69,8 @@ def find_preset(record: Mapping[str, Any], *, is_table: bool) -> Preset | None:
         ),
         None,
     )
+
+
+def is_lost(status: object) -> bool:
+    """Whether a cell or value says that an order came to nothing."""
+    return isinstance(status, str) and normalize_status(status) in _LOST_STATUSES

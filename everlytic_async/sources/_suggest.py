@@ -21,7 +21,7 @@ from everlytic_async.sources._notation import guess_date_formats, guess_notation
 from everlytic_async.sources._open import Source, check_text, open_source
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item
-from everlytic_async.sources._shops import find_preset
+from everlytic_async.sources._shops import find_preset, is_lost
 from everlytic_async.sources._synonyms import is_status, match_email, match_fields
 
 __all__ = ["Suggestion", "find_orders", "suggest_mapping"]
@@ -267,7 +267,10 @@ def _suggest(
             field: _spec(name) for field, name in products.items()
         }
     taken = {*order.values()}
-    status = next((name for name in values if name not in taken and is_status(name)), None)
+    free = [name for name in values if name not in taken]
+    status = next(filter(is_status, free), None)
+    if status is None:
+        status = next((name for name in free if any(map(is_lost, values[name]))), None)
     found_words = values.get(status or "", ())
     if is_table and "order_id" in order:  # a further row of an order has none
         ids = values[order["order_id"]]

@@ -1020,6 +1020,25 @@ def test_a_status_that_nothing_uses_is_pointed_out(
     assert reader.warnings == []
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "is_pointed_out"),
+    [
+        ("Payment", ["Paid", "Refunded"], True),
+        ("Zahlung", ["bezahlt", "storniert"], True),
+        ("Payment", ["PayPal", "Invoice"], False),
+    ],
+)
+def test_a_status_under_another_name_is_known_by_orders_that_came_to_nothing(
+    name: str, values: list[str], is_pointed_out: bool
+) -> None:
+    text = own(values, name)
+    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
+    list(reader)
+    warning = f"'{name}' looks like the status of an order, and nothing uses it"
+    assert [text.partition(":")[0] for text in reader.warnings] == [warning] * is_pointed_out
+    assert suggest_mapping(io.StringIO(text)).status == (name if is_pointed_out else None)
+
+
 def test_further_rows_of_an_order_have_no_status() -> None:
     text = f"nr,mail,item,State\n1,{ANN},Mop,done\n,,Soap,\n2,{ANN},Mop,done\n2,,Mop,\n"
     reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
