@@ -306,7 +306,7 @@ async def test_what_the_plan_warns_of_is_not_said_again(
     assert "About to send 1,001 orders (and not 1 with the id of an earlier order) from" in plan
     for warning in (
         "  note      orders with a status that woocommerce-csv orders don't usually have were",
-        "  note      1 order has the id of an earlier order, and only the first is sent. If",
+        "  note      1 order has the id of an earlier order, and only the first is sent",
     ):
         assert warning in plan
         assert warning.removeprefix("  note      ") not in rest
