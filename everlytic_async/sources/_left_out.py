@@ -160,7 +160,7 @@ class LeftOut:
         found = [missing.warning() for _get, missing in self._missing if self._has_ended]
         if self._has_ended:
             found += map(self._warn_of_chosen, self._chosen)
-        found += [unused.warning() for unused in self._unused][:_MAX_WARNINGS]
+        found += [*filter(None, (each.warning() for each in self._unused))][:_MAX_WARNINGS]
         return [*filter(None, found), *self._warn_of_unknown(), *self._status_warnings]
 
     def _warn_of_chosen(self, chosen: MissingValues) -> str | None:

@@ -1039,6 +1039,15 @@ def test_a_status_under_another_name_is_known_by_orders_that_came_to_nothing(
     assert suggest_mapping(io.StringIO(text)).status == (name if is_pointed_out else None)
 
 
+def test_columns_that_tell_nothing_hide_no_status() -> None:
+    names = [f"status{n}" for n in range(9)]
+    rows = (f"{n},{ANN},Mop,{',' * 8}{state}\n" for n, state in enumerate(("paid", "void")))
+    text = f"nr,mail,item,{','.join(names)}\n{''.join(rows)}"
+    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
+    assert sum(1 for _order in reader) == 2
+    assert [text.partition(" ")[0] for text in reader.warnings] == ["'status8'"]
+
+
 def test_further_rows_of_an_order_have_no_status() -> None:
     text = f"nr,mail,item,State\n1,{ANN},Mop,done\n,,Soap,\n2,{ANN},Mop,done\n2,,Mop,\n"
     reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
