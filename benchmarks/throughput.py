@@ -213,7 +213,13 @@ def main(orders: int, rounds: int, only: Sequence[str], *, instructions: bool) -
     return harness.Report(
         title=f"CPU of an order, {rounds} rounds, x bare aiohttp",
         headings=(
-            *("64 at once, unless it says else", "x bare aiohttp", "goal", "CPU µs", "orders/s"),
+            *(
+                "64 at once, unless it says otherwise",
+                "x bare aiohttp",
+                "goal",
+                "CPU µs",
+                "orders/s",
+            ),
             *more,
         ),
         rows=[row(*each) for each in ordered.items()],

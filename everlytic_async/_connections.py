@@ -135,9 +135,10 @@ class Connections:
 
     def on_answered(self, connection: object, *, reused: bool) -> None:
         """An order on this connection was answered."""
-        self._answered.add(connection)
-        if reused:
+        if reused:  # so it is known
             self._limit = min(self._limit * _GROWTH, _MAX_LIMIT)
+        else:
+            self._answered.add(connection)
 
     def on_lost(self) -> None:
         """An order on a reused connection was lost without a response."""
