@@ -30,7 +30,8 @@ _MAX_TIMER_LAG_S = 0.02
 # share of the backoff.
 _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
-# A Retry-After of 0 is obeyed until there are so many more than half as many accepted orders.
+# How many throttles with a Retry-After of 0, less half of the accepted orders, may come at random.
+# With more they come from a limiter, and the 0 is no longer obeyed.
 _MAX_IMMEDIATE = 24
 
 

@@ -149,9 +149,11 @@ class OrderAssembler:
             if row is None:
                 return None, None, error, False
         try:
-            if error is not None and self._mapper.is_totals(row):
-                return None, None, None, True
             key = self._mapper.key(row)
+            # A damaged row of an order may hold such a word, too: as the name of a product.
+            may_be_totals = error is not None and (key is None or is_totals(key))
+            if may_be_totals and self._mapper.is_totals(row):
+                return None, None, None, True
             if key is not None:
                 return key, row, error, group is not None and bool(key == group.key)
             if isinstance(item, InvalidRow) and item.is_partial:

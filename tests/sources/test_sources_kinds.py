@@ -712,6 +712,13 @@ def test_a_row_that_names_no_order_and_no_product_is_at_fault_alone(text: str) -
     assert [len(fields(found[line])["products"]) for line in (2, 4)] == [1, 1]
 
 
+def test_a_damaged_row_of_an_order_is_no_row_of_totals() -> None:
+    """Else the order would be sent without that product."""
+    damaged = "#1,,,,,,1,Total,5.00\n"
+    found = read(shopify("#1") + damaged + rest_of(shopify("#2")))
+    assert [(line, isinstance(item, Order)) for line, item in found] == [(2, False), (4, True)]
+
+
 def test_statuses_that_a_shops_table_does_not_know_are_reported() -> None:
     orders = [woo(1, "shipped-custom"), woo(2, "shipped-custom"), woo(3, "a" * 99), woo(4, "x@y")]
     orders += [woo(n, f"s{n}") for n in range(5, 60)]
