@@ -425,6 +425,31 @@ async def with_retries(
         await asyncio.sleep(pause_s)
 
 
+async def none_if_missing(request: Awaitable[_T]) -> _T | None:
+    """The answer about something in JetStream; None if there is no such thing."""
+    try:
+        return await request
+    except nats.js.errors.NotFoundError:
+        return None
+
+
+async def find_or_create(
+    find: Callable[[], Awaitable[_T]], create: Callable[[], Awaitable[object]]
+) -> _T | None:
+    """What is in JetStream already; None if it had to be created."""
+    found = await none_if_missing(find())
+    if found is not None:
+        return found
+    try:
+        await create()
+    except nats.js.errors.BadRequestError:
+        # Another process was first, perhaps with other settings.
+        found = await none_if_missing(find())
+        if found is None:
+            raise
+    return found
+
+
 def error_text(error: BaseException | None) -> str:
     """An error in words without any address, which may hold a password."""
     if error is None:

@@ -33,6 +33,7 @@ from everlytic_async._waiting import cancel_until_done, run_shielded
 from everlytic_async.errors import ConfigurationError, LedgerError
 from everlytic_async.ledger._nats_buckets import Entries, Runs, Stored, digest, encode, kv_key
 from everlytic_async.ledger._protocol import (
+    CRASHED_MESSAGE,
     Entry,
     LedgerSession,
     ResendPolicy,
@@ -184,7 +185,7 @@ class _Session:
         return recording
 
 
-def _consume_exception(future: asyncio.Future[None]) -> None:
+def _consume_exception(future: asyncio.Future[Any]) -> None:
     """A failure that nobody awaits shows at the next request."""
     if not future.cancelled():
         future.exception()
@@ -228,9 +229,14 @@ class _Bucket:
         await self._retry("written", self._runs.send_heartbeat)
         self._heartbeat_task = asyncio.ensure_future(self._heartbeat_loop())
 
-    def start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+    def start(self, work: Coroutine[Any, Any, _T], *, detached: bool = False) -> asyncio.Task[_T]:
         """Do a piece of work to its end, whether or not somebody waits for it."""
-        return _start(work, self._tasks)
+        tasks = self._detached if detached else self._tasks
+        task = asyncio.ensure_future(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(_consume_exception)
+        return task
 
     async def flush(self) -> None:
         """Wait until everything that was started before has ended."""
@@ -269,18 +275,24 @@ class _Bucket:
 
     async def look_up(self, scopes: Sequence[str], keys: Sequence[str]) -> Mapping[str, Entry]:
         """What is known of these orders in any of the scopes; see `LedgerSession.look_up`."""
-        wanted = [(key, kv_key(scope, key)) for scope in scopes for key in keys]
-        read = await self._read_all(self._entries.look_up, (place for _, place in wanted))
-        found = list(zip((key for key, _ in wanted), read, strict=True))
-        runs = {stored.run for _, stored in found if stored.run}
-        alive = dict(zip(runs, await self._read_all(self._runs.is_alive, runs), strict=True))
+        places = [(key, kv_key(scope, key)) for scope in scopes for key in keys]
+        entries = await self._read_all(self._look_up, (place for _, place in places))
         known: dict[str, Entry] = {}
-        for key, stored in found:
-            entry = stored.effective_entry(is_alive=alive.get(stored.run, False))
-            entry = merge_entries(known.get(key), entry)
-            if entry is not None:
-                known[key] = entry
+        for (key, _), entry in zip(places, entries, strict=True):
+            merged = merge_entries(known.get(key), entry)
+            if merged is not None:
+                known[key] = merged
         return known
+
+    async def _look_up(self, place: str) -> Entry | None:
+        return await self._effective_entry(await self._entries.look_up(place))
+
+    async def _effective_entry(self, stored: Stored) -> Entry | None:
+        """What counts: in flight in a run that has ended, an order is unknown."""
+        entry = stored.entry
+        if entry is None or not stored.run or await self._runs.is_alive(stored.run):
+            return entry
+        return attrs.evolve(entry, state=State.UNKNOWN, reason=CRASHED_MESSAGE)
 
     async def used_scopes(self, scopes: Sequence[str]) -> list[str]:
         """Those of the scopes that hold entries."""
@@ -307,14 +319,7 @@ class _Bucket:
     async def claim(
         self, scopes: Sequence[str], key: str, body_digest: str, policy: ResendPolicy
     ) -> tuple[bool, Entry | None]:
-        """Claim an order; see `LedgerSession.claim`. It must not be cancelled.
-
-        Args:
-            scopes: Where the claim is written; then where earlier versions may have written.
-            key: As it is stored.
-            body_digest: Of the order.
-            policy: What may be sent again.
-        """
+        """Claim an order in the first of the scopes. It must not be cancelled."""
         if self._lost is not None:
             raise LedgerError(str(self._lost))
         if not self._runs.is_fresh:
@@ -336,8 +341,7 @@ class _Bucket:
                 found = await self._entries.read(place)
                 if found.write == write:  # only its acknowledgement was lost
                     return found
-                is_alive = found.run != "" and await self._runs.is_alive(found.run)
-                before = merge_entries(early, found.effective_entry(is_alive=is_alive))
+                before = merge_entries(early, await self._effective_entry(found))
                 replaces = found.revision
                 if not policy.allows(before, body_digest):
                     return None
@@ -347,7 +351,8 @@ class _Bucket:
         except LedgerError:
             # It may still be written once the server is back.
             released = released_entry(key, body_digest, before)
-            _start(self._put(place, released, Stored(replaces, None, write), inf), self._detached)
+            putting = self._put(place, released, Stored(replaces, None, write), inf)
+            self.start(putting, detached=True)
             raise
         if claim is not None:
             self._claims[place] = claim
@@ -379,7 +384,7 @@ class _Bucket:
             await self._put(place, entry, claim)
         except LedgerError:
             # The sender must stop; even so the outcome is recorded once the server is back.
-            _start(self._put(place, entry, claim, inf), self._detached)
+            self.start(self._put(place, entry, claim, inf), detached=True)
             raise
 
     async def _put(
@@ -431,15 +436,3 @@ def _may_replace(entry: Entry, found: Stored, claim: Stored | None) -> bool:
     if claim is not None and found.write != claim.write:
         return entry.state is State.SENT and found.entry.state is not State.SENT
     return claim is not None or entry.state is not State.INVALID or found.entry.state.rank == 0
-
-
-def _start(work: Coroutine[Any, Any, _T], tasks: set[asyncio.Task[Any]]) -> asyncio.Task[_T]:
-    def on_done(task: asyncio.Task[Any]) -> None:
-        tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # who does not await it notices at the next request
-
-    task = asyncio.ensure_future(work)
-    tasks.add(task)
-    task.add_done_callback(on_done)
-    return task

@@ -21,6 +21,7 @@ import hashlib
 import json
 import logging
 import secrets
+from functools import partial
 
 import attrs
 import nats.js.errors
@@ -28,9 +29,9 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 from nats.js.kv import KeyValue
 
-from everlytic_async._nats import NATS_ERRORS
+from everlytic_async._nats import NATS_ERRORS, find_or_create, none_if_missing
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import CRASHED_MESSAGE, Entry, State
+from everlytic_async.ledger._protocol import Entry, State
 
 __all__ = ["Entries", "Runs", "Stored", "digest", "encode", "kv_key"]
 
@@ -56,12 +57,6 @@ async def _create_if_missing(
     stream: JetStreamContext, name: str, replicas: int, ttl_s: float | None
 ) -> bool:
     """Create a bucket if there is none: whether that was necessary."""
-    try:
-        await stream.key_value(name)
-    except nats.js.errors.BucketNotFoundError:
-        pass
-    else:
-        return False
     config = api.KeyValueConfig(
         bucket=name,
         description="What became of orders for Everlytic",
@@ -71,15 +66,8 @@ async def _create_if_missing(
         ttl=ttl_s,
         direct=True,
     )
-    try:
-        await stream.create_key_value(config)
-    except nats.js.errors.BadRequestError:
-        # Another process has created it meanwhile, perhaps with other settings.
-        with contextlib.suppress(nats.js.errors.BucketNotFoundError):
-            await stream.key_value(name)
-            return False
-        raise
-    return True
+    create = partial(stream.create_key_value, config)
+    return await find_or_create(partial(stream.key_value, name), create) is None
 
 
 # ----------------------------------------------------------------------------------------- entries
@@ -104,12 +92,6 @@ class Stored:
         """The run that has it in flight; empty if none has."""
         in_flight = self.entry is not None and self.entry.state is State.IN_FLIGHT
         return self.write.partition(".")[0] if in_flight else ""
-
-    def effective_entry(self, *, is_alive: bool) -> Entry | None:
-        """What counts, depending on whether the run that has it in flight still exists."""
-        if self.entry is None or not self.run or is_alive:
-            return self.entry
-        return attrs.evolve(self.entry, state=State.UNKNOWN, reason=CRASHED_MESSAGE)
 
 
 class Entries:
@@ -200,11 +182,10 @@ class Entries:
     async def next(self, scope: str, revision: int | None = None) -> Stored | None:
         """The first entry of a scope from a revision on; without one the last entry."""
         subject = f"$KV.{self.name}.{scope}.*"
-        try:
-            message = await self._stream.get_msg(
-                f"KV_{self.name}", revision, subject, next=revision is not None
-            )
-        except nats.js.errors.NotFoundError:
+        message = await none_if_missing(
+            self._stream.get_msg(f"KV_{self.name}", revision, subject, next=revision is not None)
+        )
+        if message is None:
             return None
         if not message.data:  # the mark of a deletion
             return Stored(message.seq or 0)
@@ -367,11 +348,8 @@ class Runs:
         return await self._has(_CREATED_AGAIN)
 
     async def _has(self, key: str) -> bool:
-        try:
-            await self._runs.get(key)
-        except nats.js.errors.KeyNotFoundError:  # also if there is no bucket
-            return False
-        return True
+        # Without a bucket there is no key, either.
+        return await none_if_missing(self._runs.get(key)) is not None
 
     async def _create_again_if_missing(self) -> None:
         if await _create_if_missing(self._stream, self._name, self._replicas, self._ttl_s):

@@ -16,6 +16,7 @@ import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import api
 
+from everlytic_async._nats import none_if_missing
 from everlytic_async.errors import InvalidOrderError, redact_emails
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker._messages import (
@@ -207,19 +208,12 @@ async def _find(
 async def _next(streams: Streams, first: int) -> DeadLetter | None:
     """The store's first dead letter from this id on."""
     settings = streams.settings
-
-    async def get() -> api.RawStreamMsg | None:
-        try:
-            return await streams.jetstream.get_msg(
-                settings.dead_letter_stream,
-                seq=first,
-                subject=settings.dead_letter_subject,
-                next=True,
-            )
-        except nats.js.errors.NotFoundError:
-            return None
-
-    raw = await streams.request(streams.dead_letters, get, "the dead letters can't be read")
+    where = settings.dead_letter_stream, first, settings.dead_letter_subject
+    raw = await streams.request(
+        streams.dead_letters,
+        lambda: none_if_missing(streams.jetstream.get_msg(*where, next=True)),
+        "the dead letters can't be read",
+    )
     return None if raw is None else DeadLetter.from_message(raw, settings)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 
-from everlytic_async._nats import with_retries
+from everlytic_async._nats import find_or_create, none_if_missing, with_retries
 from everlytic_async._waiting import run_shielded
 from everlytic_async.errors import QueueError
 from everlytic_async.worker._messages import Message, too_large_error
@@ -29,6 +30,7 @@ _HEADERS_BYTES = 2048
 _MAX_WAITING = 16_384
 # How JetStream writes that there is no limit.
 _UNLIMITED = -1
+_UNKNOWN_STATE = "the state of the queue is not known"
 
 
 class Streams:
@@ -114,22 +116,20 @@ class Streams:
     async def _create(self, config: api.StreamConfig) -> None:
         name = str(config.name)
         async with self._creating:
-            found = await self._find(name)
-            if found is None:
-                try:
-                    found = (await self.jetstream.add_stream(config)).config
-                except nats.js.errors.BadRequestError:
-                    # Another process was first, perhaps with other limits.
-                    found = await self._find(name)
-                    if found is None:
-                        raise
-                if name in self._seen:
-                    _LOGGER.warning(
-                        "the stream %s was deleted, and created again: what it held is lost. "
-                        "Publish the orders again that were not sent",
-                        name,
-                    )
+            info: api.StreamInfo | None = await find_or_create(
+                partial(self.jetstream.stream_info, name),
+                partial(self.jetstream.add_stream, config),
+            )
+            if info is None and name in self._seen:
+                _LOGGER.warning(
+                    "the stream %s was deleted, and created again: what it held is lost. "
+                    "Publish the orders again that were not sent",
+                    name,
+                )
         self._seen.add(name)
+        if info is None:
+            return
+        found = info.config
         [subject] = config.subjects or [""]
         retention = (config.retention or api.RetentionPolicy.LIMITS).value
         if subject not in (found.subjects or []) or found.retention != retention:
@@ -139,39 +139,24 @@ class Streams:
                 f"{subject} and {retention}. Choose another subject and other streams"
             )
 
-    async def _find(self, name: str) -> api.StreamConfig | None:
-        try:
-            return (await self.jetstream.stream_info(name)).config
-        except nats.js.errors.NotFoundError:
-            return None
-
     # ------------------------------------------------------------------------------- use them
 
     async def info(
         self, config: api.StreamConfig, subjects: str
     ) -> tuple[api.StreamState, dict[str, int]]:
         """What a stream holds, and how many messages on each of these subjects."""
-
-        async def ask() -> api.StreamInfo:
-            return await self.jetstream.stream_info(str(config.name), subjects_filter=subjects)
-
-        info = await self.request(config, ask, "the state of the queue is not known")
+        ask = partial(self.jetstream.stream_info, str(config.name), subjects_filter=subjects)
+        info: api.StreamInfo = await self.request(config, ask, _UNKNOWN_STATE)
         return info.state, info.state.subjects or {}
 
     async def consumer_info(self) -> api.ConsumerInfo | None:
         """The consumer's state; None if no worker has created it yet."""
-        settings = self.settings
-
-        async def ask() -> api.ConsumerInfo | None:
-            try:
-                info: api.ConsumerInfo = await self.jetstream.consumer_info(
-                    settings.orders_stream, settings.consumer
-                )
-            except nats.js.errors.NotFoundError:
-                return None
-            return info
-
-        return await self.request(self.orders, ask, "the state of the queue is not known")
+        names = self.settings.orders_stream, self.settings.consumer
+        return await self.request(
+            self.orders,
+            lambda: none_if_missing(self.jetstream.consumer_info(*names)),
+            _UNKNOWN_STATE,
+        )
 
     async def store_order(self, message: Message) -> bool:
         """Store an order; False if the stream had it already.

@@ -109,6 +109,10 @@ class Worker:
         max_pause_s: The longest pause while no order can be sent, in seconds; pauses start at 0.5
             and double.
         share_cool_down: Whether the store's workers pause together.
+
+    Attributes:
+        client: What sends.
+        queue: Where its orders come from.
     """
 
     def __init__(
@@ -130,8 +134,8 @@ class Worker:
             "max_pause_s": max_pause_s,
         }.items():
             check_seconds(name, value)
-        self._client = client
-        self._queue = queue
+        self.client = client
+        self.queue = queue
         self._user_ledger = ledger
         self._shutdown_timeout_s = shutdown_timeout_s
         self._retry_base_s = retry_base_s
@@ -147,17 +151,7 @@ class Worker:
         self._failures = 0  # pauses since an order was sent
 
     def __repr__(self) -> str:
-        return f"<Worker of {self._queue.settings.store!r}, {len(self._held)} orders in flight>"
-
-    @property
-    def client(self) -> EverlyticClient:
-        """What sends."""
-        return self._client
-
-    @property
-    def queue(self) -> OrderQueue:
-        """Where its orders come from."""
-        return self._queue
+        return f"<Worker of {self.queue.settings.store!r}, {len(self._held)} orders in flight>"
 
     @property
     def status(self) -> WorkerStatus:
@@ -166,8 +160,8 @@ class Worker:
         return WorkerStatus(
             running=self._running,
             stopping=self._stopping.is_set(),
-            connected=self._queue.connected,
-            last_error=self._last_error or self._client.trouble,
+            connected=self.queue.connected,
+            last_error=self._last_error or self.client.trouble,
             in_flight=len(held),
             counts=MappingProxyType(dict(held.counts)),
             acked=held.settled[AckAction.ACK],
@@ -192,25 +186,25 @@ class Worker:
         if self._has_run:
             raise ConfigurationError("a worker runs once: make another one")
         self._has_run = True
-        settings, connection = self._queue.settings, self._queue.connection
+        settings, connection = self.queue.settings, self.queue.connection
         ledger = self._user_ledger or NatsLedger(connection, replicas=settings.replicas)
         with contextlib.suppress(QueueError):  # it is asked for orders next
-            self._was_served = await self._queue.was_served()
+            self._was_served = await self.queue.was_served()
         _LOGGER.info("the worker started: %s", settings.orders_subject)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 if self._share_cool_down:
-                    sharing = share_cool_downs(self._client, connection, settings.cool_down_subject)
+                    sharing = share_cool_downs(self.client, connection, settings.cool_down_subject)
                     await stack.enter_async_context(sharing)
                 answering = answer_pings(connection, settings.workers_subject, self._stats)
                 await stack.enter_async_context(answering)
                 await stack.enter_async_context(_in_background(self._send_heartbeats()))
                 self._running = True
-                while not self._stopping.is_set() and self._queue.closed_reason is None:
+                while not self._stopping.is_set() and self.queue.closed_reason is None:
                     error = await self._run_stream(ledger)
-                    if error is not None and self._queue.closed_reason is None:
+                    if error is not None and self.queue.closed_reason is None:
                         await self._pause(error)
-            if (reason := self._queue.closed_reason) is not None:
+            if (reason := self.queue.closed_reason) is not None:
                 raise QueueError(f"the connection to NATS was closed: {reason}")
         finally:
             self._running = False
@@ -246,8 +240,8 @@ class Worker:
 
     async def _send_heartbeats(self) -> None:
         while True:
-            await asyncio.sleep(self._queue.settings.ack_wait_s / _HEARTBEATS)
-            if self._queue.connected:  # else they are late; the orders are claimed in the ledger
+            await asyncio.sleep(self.queue.settings.ack_wait_s / _HEARTBEATS)
+            if self.queue.connected:  # else they are late; the orders are claimed in the ledger
                 await self._held.send_heartbeats()
 
     # ----------------------------------------------------------------------------- one stream
@@ -256,7 +250,7 @@ class Worker:
         """Send until stopped, or until no order can be sent: the reason."""
         problem: EverlyticError | None = None
         try:
-            async with self._client.stream_orders(
+            async with self.client.stream_orders(
                 self._orders(), ledger=ledger, key=self._key_for
             ) as self._results:
                 self._last_error = None
@@ -278,7 +272,7 @@ class Worker:
         finally:
             await self._held.nak_all(0.0 if self._stopping.is_set() else self._retry_base_s)
             try:
-                await self._queue.release()
+                await self.queue.release()
             except QueueError as error:
                 _LOGGER.warning("orders come back to the queue by themselves: %s", error)
 
@@ -315,8 +309,8 @@ class Worker:
         self._failures += 1
         self._last_error = redact_emails(str(error))  # it may quote the endpoint
         _LOGGER.warning("no orders are taken for %.1f s: %s", pause_s, self._last_error)
-        if self._client.trouble is not None:
-            self._client.pause(pause_s, reason="the worker waits for the endpoint")
+        if self.client.trouble is not None:
+            self.client.pause(pause_s, reason="the worker waits for the endpoint")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()
@@ -325,16 +319,16 @@ class Worker:
         """The orders as they are pulled, no more than there are free slots."""
         while not self._stopping.is_set():
             # While the endpoint is in trouble, one order at a time is enough to probe with.
-            slots = self._client.max_concurrency if self._client.trouble is None else 1
+            slots = self.client.max_concurrency if self.client.trouble is None else 1
             free = slots - len(self._held)
             if free <= 0:
                 self._held.slot_freed.clear()
                 await self._held.slot_freed.wait()
                 continue
             try:
-                pulled = await self._queue.pull(free, _PULL_WAIT_S)
+                pulled = await self.queue.pull(free, _PULL_WAIT_S)
             except QueueError as error:
-                if self._queue.closed_reason is not None:
+                if self.queue.closed_reason is not None:
                     self.stop()
                     return
                 await self._pause(error)
