@@ -216,11 +216,7 @@ class _Bucket:
         self._heartbeat_task: asyncio.Task[None] | None = None
 
     async def open(self, replicas: int) -> None:
-        """Bind to the buckets, create missing ones, and start to send heartbeats.
-
-        Raises:
-            LedgerError: they can't be used.
-        """
+        """Bind to the buckets, create missing ones, and start to send heartbeats."""
 
         async def bind() -> None:
             await self._runs.open(is_new_ledger=await self._entries.open(replicas))
@@ -415,11 +411,7 @@ class _Bucket:
     async def _retry(
         self, what: str, attempt: Callable[[], Awaitable[_T]], patience_s: float | None = None
     ) -> _T:
-        """Repeat a request until it succeeds, or time is up.
-
-        Raises:
-            LedgerError: it failed.
-        """
+        """Repeat a request until it succeeds, or fails with a `LedgerError`."""
         name = self._entries.name
         return await with_retries(
             attempt,

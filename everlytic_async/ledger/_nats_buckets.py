@@ -118,11 +118,7 @@ class Entries:
         self._leader = self._any_replica = _bucket(stream, name, direct=False)
 
     async def open(self, replicas: int) -> bool:
-        """Bind to the bucket; whether it was created here.
-
-        Raises:
-            LedgerError: it is another one, or drops entries.
-        """
+        """Bind to the bucket; whether it was created here. One that drops entries is refused."""
         is_new = False
         if self.created is None:
             is_new = await _create_if_missing(self._stream, self.name, replicas, None)
@@ -139,11 +135,7 @@ class Entries:
         return is_new
 
     async def check(self) -> api.StreamInfo:
-        """Check that the bucket still exists: what the server says about it.
-
-        Raises:
-            LedgerError: it was deleted, even if there is a new one.
-        """
+        """Check that the bucket was not deleted, even if there is a new one: its configuration."""
         info = None
         try:
             info = await self._stream.stream_info(f"KV_{self.name}")
@@ -261,17 +253,9 @@ def encode(entry: Entry, write: str) -> bytes:
 
 
 class Runs:
-    """The bucket of runs, and the heartbeat of this run.
+    """The bucket of runs, and the heartbeat of this run, whose name is `token`.
 
-    Args:
-        connection: To NATS.
-        stream: JetStream.
-        ledger: The name of the bucket of entries.
-        replicas: On how many servers to keep it, if it is created.
-        ttl_s: How long a heartbeat lives, if it is created, in seconds.
-
-    Attributes:
-        token: The name of this run.
+    If the bucket has to be created, it is kept on so many replicas, and a heartbeat lives `ttl_s`.
     """
 
     def __init__(
@@ -296,11 +280,7 @@ class Runs:
         self._reconnects = connection.stats["reconnects"]
 
     async def open(self, *, is_new_ledger: bool) -> None:
-        """Bind to the bucket, or create it.
-
-        Raises:
-            LedgerError: heartbeats never expire in it.
-        """
+        """Bind to the bucket, or create it. One in which heartbeats never expire is refused."""
         if is_new_ledger:
             await _create_if_missing(self._stream, self._name, self._replicas, self._ttl_s)
         else:

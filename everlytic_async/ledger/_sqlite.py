@@ -181,12 +181,7 @@ _Group = list[tuple[Claim | Record, asyncio.Future[Any]]]
 
 
 class _OpenFile:
-    """A ledger's file while it is open: requests in groups, for the thread that uses the file.
-
-    Args:
-        thread: Where the file was opened.
-        file: The file.
-    """
+    """A ledger's file while it is open: requests in groups, for the thread that opened it."""
 
     def __init__(self, thread: ThreadPoolExecutor, file: SqliteWriter) -> None:
         self.file = file
@@ -218,7 +213,7 @@ class _OpenFile:
     async def flush(self) -> None:
         """Wait until all that was asked for is done, and what its answers make others ask for."""
         while True:
-            await self.run(_nothing)
+            await self.run(lambda: None)
             # An answer wakes a task, which may record at once that it sent nothing.
             for _ in range(2):
                 await asyncio.sleep(0)
@@ -266,10 +261,6 @@ class _OpenFile:
         self._schedule()
 
 
-def _nothing() -> None:
-    """Work that is done once all before it is."""
-
-
 class SqliteWriter(SqliteFile):
     """A ledger's file in use by a run, a process that may send. Its methods block."""
 
@@ -299,11 +290,7 @@ class SqliteWriter(SqliteFile):
     # ---------------------------------------------------------------------------- claims, outcomes
 
     def write(self, requests: Sequence[Claim | Record]) -> list[Any]:
-        """Execute a group of requests in one transaction; their answers.
-
-        Raises:
-            LedgerError: it can't be done: then nothing of it was.
-        """
+        """Execute a group of requests in one transaction, all or nothing; their answers."""
         self._checkpoint_if_due()
         with self.transaction():
             answers = self._write(requests)

@@ -46,15 +46,7 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class RunFile:
-    """The file of a run of this process: a lock and a note.
-
-    Args:
-        ledger: The ledger's path.
-        token: The run's name.
-
-    Raises:
-        OSError, sqlite3.Error: it can't be created.
-    """
+    """The file of a run of this process: a lock and a note. Raises OSError or sqlite3.Error."""
 
     def __init__(self, ledger: Path, token: str) -> None:
         self._path = _run_path(ledger, token)
@@ -79,15 +71,7 @@ class RunFile:
             raise
 
     def write_note(self, committed: int, checkpointed: int) -> None:
-        """Note how much the run has recorded, so that it survives this process.
-
-        Args:
-            committed: How many transactions were committed.
-            checkpointed: How many of those surely are in the ledger's file, not only in its log.
-
-        Raises:
-            sqlite3.Error: it can't be written.
-        """
+        """Note how many transactions were committed, and how many are not in the log alone."""
         note = "UPDATE note SET committed = ?, checkpointed = ?"
         self._database.execute(note, (committed, checkpointed))
 
@@ -140,10 +124,7 @@ def _run_path(ledger: Path, token: str) -> Path:
 def check_before_opening(path: Path, *, linked: bool, incomplete: bool) -> bool:
     """Refuse a file that has another name, is missing, was replaced, or lacks records.
 
-    Args:
-        path: The ledger, which may not exist yet.
-        linked: Accept other names.
-        incomplete: Accept that records are lost.
+    With `linked` other names are accepted, with `incomplete` that records are lost.
 
     Returns:
         Whether a crashed run wrote no note, as in earlier versions: the log with its records goes
@@ -245,12 +226,7 @@ class _Run:
 
 
 def _read_runs(path: Path, *, with_log: bool) -> Mapping[str, _Run] | None:
-    """The runs that the ledger knows; None if it can't be read: opening it to write says why.
-
-    Args:
-        path: The ledger.
-        with_log: Whether to read what is only in its log, too.
-    """
+    """The runs that the ledger knows; None if it can't be read: opening it to write says why."""
     uri = f"{path.as_uri()}?mode=ro{'' if with_log else '&immutable=1'}"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as connection:
@@ -278,22 +254,15 @@ class FileIdentity:
 
     The log and its index too: who opens the ledger without them gets new ones, and neither sees
     the other's claims.
-
-    Args:
-        path: The ledger.
-        named_path: Its name as the user wrote it, perhaps by links.
     """
 
     def __init__(self, path: Path, named_path: Path) -> None:
-        self._path, self._named_path = path, named_path
+        self._path = path
+        self._named_path = named_path  # as the user wrote it, perhaps by links
         self._files = self._find()
 
     def check(self) -> None:
-        """Refuse to go on if a name leads elsewhere: what is recorded then is not found again.
-
-        Raises:
-            LedgerError: a file was removed, renamed or replaced.
-        """
+        """Refuse to go on if a name leads elsewhere: what is recorded then is not found again."""
         if self._find() != self._files:
             target = f" (a link to {str(self._path)!r})" if self._named_path != self._path else ""
             raise LedgerError(

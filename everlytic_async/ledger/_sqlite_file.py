@@ -169,11 +169,7 @@ class SqliteFile:
     # ------------------------------------------------------------------------ endpoints and stores
 
     def scope_numbers(self, name: str) -> tuple[int | None, frozenset[int]]:
-        """The number of an endpoint and store, if it has one; and those that earlier versions gave.
-
-        Args:
-            name: As for `Ledger.session`.
-        """
+        """The number of an endpoint and store, if it has one; those that earlier versions gave."""
         rows = self.connection.execute("SELECT id, name, host FROM scopes").fetchall()
         numbers = {name: number for number, name, _ in rows}
         own = numbers.pop(str(name), None)
@@ -217,13 +213,7 @@ class SqliteFile:
     def read(
         self, scope: int, keys: Iterable[str], crashed: Collection[int] = ()
     ) -> dict[str, Entry]:
-        """What is known of these orders of one endpoint and store.
-
-        Args:
-            scope: The number of the endpoint and store.
-            keys: As they are stored.
-            crashed: The runs whose orders in flight are unknown; see `crashed_runs`.
-        """
+        """What is known of these orders of one endpoint and store; see `crashed_runs`."""
         rows = self.connection.execute(LOOK_UP, (json.dumps(list(keys)), scope))
         return {row[0]: entry_from_row(row, crashed) for row in rows}
 
@@ -242,11 +232,7 @@ class SqliteFile:
 
     @contextmanager
     def translate_errors(self, what: str) -> Iterator[None]:
-        """Raise what SQLite and the system raise as a `LedgerError` that says what to do.
-
-        Args:
-            what: What can't be done to the ledger: "read", "written".
-        """
+        """Raise what SQLite and the system raise as a `LedgerError`: it can't be read, say."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -257,11 +243,7 @@ class SqliteFile:
             raise LedgerError(f"the ledger {str(self.path)!r} can't be {what}: {why}") from error
 
     def wait_for_others(self, attempt: Callable[[], bool]) -> None:
-        """Repeat what SQLite does not wait for by itself while another process uses the file.
-
-        Raises:
-            sqlite3.OperationalError: it still does after the time to wait.
-        """
+        """Repeat what SQLite does not wait for by itself while another process uses the file."""
         deadline = time.monotonic() + self._wait_s
         while not attempt():
             if time.monotonic() >= deadline:

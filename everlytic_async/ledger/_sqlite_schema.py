@@ -68,12 +68,7 @@ MERGE = f"""
 
 
 def entry_from_row(row: Sequence[Any], crashed: Collection[int] = ()) -> Entry:
-    """The entry of a row of `COLUMNS`.
-
-    Args:
-        row: The row.
-        crashed: The numbers of the runs whose orders in flight are unknown.
-    """
+    """The entry of a row of `COLUMNS`; what is in flight in a crashed run is unknown."""
     key, code, digest, attempts, status, reason, at, run = row
     if run in crashed:
         return Entry(key, State.UNKNOWN, digest, attempts, status, CRASHED_MESSAGE, at)
@@ -81,14 +76,7 @@ def entry_from_row(row: Sequence[Any], crashed: Collection[int] = ()) -> Entry:
 
 
 def row_from_entry(scope: int, entry: Entry, run: int | None, now: float) -> tuple[Any, ...]:
-    """The values of `REPLACE`.
-
-    Args:
-        scope: The number of the endpoint and store.
-        entry: What to write.
-        run: The number of the run that has it in flight.
-        now: Seconds since the epoch.
-    """
+    """The values of `REPLACE`; ``run`` has the order in flight."""
     reason = entry.reason
     if reason is not None:  # half a character would make the whole row unreadable
         reason = reason.encode("utf-8", "replace").decode()
