@@ -252,13 +252,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 class Connector:
-    """Makes connections to the same servers, or lends the caller's own.
-
-    Args:
-        servers: The address of a NATS server, several of one cluster, or the caller's connection,
-            which is used and never closed.
-        access: How the servers let us in.
-    """
+    """Makes connections to the same servers; or lends the caller's own, which it never closes."""
 
     def __init__(self, servers: str | Sequence[str] | Client, **access: Unpack[NatsAccess]) -> None:
         unknown = access.keys() - NatsAccess.__annotations__.keys()
@@ -282,11 +276,8 @@ class Connector:
     ) -> Client:
         """Connect, and keep connected: the client reconnects for as long as it takes, and logs it.
 
-        Args:
-            name: What the server calls this connection.
-            timeout_s: How long to try, in seconds; a refusal ends it at once. Later, a server that
-                refuses us for as long ends the connection.
-            fail: Makes the error to raise.
+        It tries for `timeout_s`; a refusal ends it at once. Later, a server that refuses us for as
+        long ends the connection.
 
         Raises:
             ConfigurationError: NKeys need another package.
@@ -396,16 +387,10 @@ async def with_retries(
     fail: Fail,
     is_final: Callable[[BaseException], bool] = lambda _error: False,
 ) -> _T:
-    """Make a request, and repeat it with backoff as long as that may help.
-
-    Args:
-        request: Makes one request. It must be safe to repeat.
-        timeout_s: How long to go on, in seconds.
-        fail: Makes the error to raise.
-        is_final: Whether an error that is otherwise temporary will not go away.
+    """Make a request that is safe to repeat, and repeat it with backoff as long as that may help.
 
     Raises:
-        Exception: what `fail` makes, if the server refused, or did not answer in time.
+        Exception: what `fail` makes, if the server refused, or did not answer within `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     tries = 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NoReturn
 
 import attrs
@@ -30,12 +30,7 @@ _MAX_NAME = 60
 
 
 class RefusedError(Exception):
-    """A request that is not as documented.
-
-    Attributes:
-        status: The HTTP status to answer with.
-        payload: The JSON value to answer with.
-    """
+    """A request that is not as documented: the status and the JSON value to answer with."""
 
     def __init__(self, status: int, payload: object) -> None:
         super().__init__(status, payload)
@@ -51,29 +46,19 @@ class _FieldType:
     accepts: Callable[[Any], bool]
 
 
-def _is_string(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in {int, Decimal}  # to Python, true and false are integers
-
-
-_STRING = _FieldType("a string", _is_string)
-_NUMBER = _FieldType("a number", _is_number)
+# By their exact types, which are those that json makes: to Python, true is an integer.
+_STRING = _FieldType("a string", lambda value: type(value) is str)
+_NUMBER = _FieldType("a number", lambda value: type(value) in {int, Decimal})
 _STRING_OR_NUMBER = _FieldType(
-    "a string or a number", lambda value: _is_string(value) or _is_number(value)
+    "a string or a number", lambda value: type(value) in {str, int, Decimal}
 )
-_POSITIVE_INTEGER = _FieldType(
-    "an integer above 0",
-    lambda value: type(value) is int and value > 0,
-)
+_POSITIVE_INTEGER = _FieldType("an integer above 0", lambda value: type(value) is int and value > 0)
 _STRINGS = _FieldType(
     "an array of strings",
-    lambda value: isinstance(value, list) and all(map(_is_string, value)),
+    lambda value: type(value) is list and all(map(_STRING.accepts, value)),
 )
 _NON_EMPTY_ARRAY = _FieldType(
-    "a non-empty array of objects", lambda value: isinstance(value, list) and bool(value)
+    "a non-empty array of objects", lambda value: type(value) is list and bool(value)
 )
 
 _IDENTIFIERS = ("contact_email", "contact_unique_id")
@@ -113,12 +98,6 @@ def check_headers(
     headers: CIMultiDictProxy[str], content_type: str, *, store_hash: str, customer_hash: str
 ) -> None:
     """Check the two hashes, each given exactly once, and that the body is declared as JSON.
-
-    Args:
-        headers: The request's headers.
-        content_type: Its media type, in lower case and without parameters.
-        store_hash: The hash that the store header must hold.
-        customer_hash: The hash that the customer header must hold.
 
     Raises:
         RefusedError: 401 with the bare JSON string that the vendor's endpoints answer; 415.
@@ -175,11 +154,8 @@ def _is_deeper_than(depth: int, value: Any) -> bool:
         containers = [each for each in level if isinstance(each, dict | list)]
         if not containers:
             return False
-        level = [
-            inner
-            for each in containers
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
+        inner = [each.values() if isinstance(each, dict) else each for each in containers]
+        level = [*chain.from_iterable(inner)]
     return True
 
 
@@ -188,7 +164,8 @@ def _reject_constant(name: str) -> NoReturn:
 
 
 def _faults_of_order(order: Mapping[str, Any]) -> Iterator[str]:
-    if not any(_is_string(order.get(name)) and order[name].strip() for name in _IDENTIFIERS):
+    contacts = [order.get(name) for name in _IDENTIFIERS]
+    if not any(isinstance(contact, str) and contact.strip() for contact in contacts):
         yield f"{' or '.join(_IDENTIFIERS)}: missing"
     if "products" not in order:
         yield "products: missing"

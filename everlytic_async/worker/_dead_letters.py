@@ -103,15 +103,7 @@ class DeadLetter:
 def dead_letter_headers(
     message: Msg, settings: QueueSettings, outcome: Outcome, reason: str, attempts: int
 ) -> dict[str, str]:
-    """The headers of a dead letter; see `DeadLetter`.
-
-    Args:
-        message: The order's, as it was delivered.
-        settings: Those of the queue.
-        outcome: INVALID, REJECTED or UNKNOWN.
-        reason: It may quote the endpoint.
-        attempts: Of the worker that gives it up.
-    """
+    """The headers of the dead letter that a delivered order becomes; see `DeadLetter`."""
     headers, metadata = message.headers or {}, message.metadata
     key, sequence = publisher_key(headers), metadata.sequence.stream
     # A stream that was deleted and created again counts from 1: so the time as well.
@@ -137,12 +129,6 @@ def redrive_headers(
     Its message id is new, or JetStream would drop it as a duplicate; and it is the same each time,
     so that a repeated redrive stores it once. The dead letter's own message id is part of it, since
     a stream that was deleted and created again reuses this number for another letter.
-
-    Args:
-        headers: The dead letter's.
-        letter_id: Its place in the stream of dead letters.
-        now: Seconds since the epoch.
-        settings: Those of the queue.
     """
     original = headers.get(_ORIGINAL_ID) or settings.store
     letter = hashlib.sha256(headers.get(MESSAGE_ID, "").encode()).hexdigest()[:16]

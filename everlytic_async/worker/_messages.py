@@ -44,26 +44,15 @@ RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
 
 @attrs.frozen
 class Message:
-    """What is published for one order.
+    """What is published for one order; see the module."""
 
-    Attributes:
-        key: The order's key in the ledger.
-        body: The trigger's JSON.
-        headers: See the module.
-    """
-
-    key: str
+    key: str  # in the ledger
     body: bytes = attrs.field(repr=False)
     headers: dict[str, str] = attrs.field(repr=False)
 
 
 def encode_message(order: Order, key: str | None, settings: QueueSettings) -> Message:
-    """The message for an order.
-
-    Args:
-        order: The order.
-        key: The publisher's own key; None for the order's.
-        settings: Those of the queue.
+    """The message for an order, under the publisher's own key or the order's.
 
     Raises:
         InvalidOrderError: it is larger than the queue takes, or the key is blank.

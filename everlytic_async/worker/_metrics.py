@@ -24,12 +24,7 @@ _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics(Collector):
-    """The metrics of some workers.
-
-    Args:
-        workers: By the names of their stores.
-        subscribed: Ends the subscriptions to the events of their clients.
-    """
+    """The metrics of workers, by the names of their stores."""
 
     def __init__(self, workers: Mapping[str, Worker], subscribed: AsyncExitStack) -> None:
         self._workers = workers
@@ -70,11 +65,7 @@ class Metrics(Collector):
                 self._limit.labels(store).set(event.limit)
 
     def read(self, queues: Sequence[QueueStatus]) -> tuple[bytes, str]:
-        """All metrics as text, and its content type.
-
-        Args:
-            queues: The state of the queues that answered.
-        """
+        """All metrics as text, with those of the queues that answered; and its content type."""
         self._queues = queues
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 

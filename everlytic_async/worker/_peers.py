@@ -123,13 +123,7 @@ async def _subscribed(
 async def answer_pings(
     connection: Client, subject: str, stats: Callable[[], dict[str, Any]]
 ) -> AsyncIterator[None]:
-    """Answer pings to the workers of a store, while open.
-
-    Args:
-        connection: To NATS.
-        subject: Where they ask.
-        stats: The attributes of this worker's `WorkerInfo`, but for its name.
-    """
+    """Answer pings to the workers of a store, while open: by `WorkerInfo`, whose name is ours."""
     name = f"{socket.gethostname()}:{os.getpid()}"
 
     async def on_ping(message: Msg) -> None:
@@ -141,11 +135,7 @@ async def answer_pings(
 
 
 async def list_workers(connection: Client, subject: str, wait_s: float) -> list[WorkerInfo]:
-    """The workers that answer within `wait_s` seconds, by their names.
-
-    Raises:
-        QueueError: the server can't be asked.
-    """
+    """The workers that answer within `wait_s` seconds, by their names."""
     found: list[WorkerInfo] = []
     no_responders = asyncio.Event()
 
@@ -174,13 +164,7 @@ async def list_workers(connection: Client, subject: str, wait_s: float) -> list[
 async def share_cool_downs(
     client: EverlyticClient, connection: Client, subject: str
 ) -> AsyncIterator[None]:
-    """Publish the client's cool-downs, and pause it for those of others, while open.
-
-    Args:
-        client: The worker's.
-        connection: To NATS.
-        subject: Where the store's workers publish theirs.
-    """
+    """Publish the client's cool-downs, and pause it for those of others, while open."""
     sender = secrets.token_hex(8)
     publishing: set[asyncio.Task[None]] = set()
 

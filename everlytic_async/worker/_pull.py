@@ -122,11 +122,7 @@ class QueuedOrder:
 
 
 async def _send_ack(message: Msg, word: bytes) -> None:
-    """Acknowledge a message in one way or another.
-
-    Raises:
-        QueueError: the connection is closed, or has been lost for long.
-    """
+    """Acknowledge a message in one way or another."""
     try:
         await message._client.publish(message.reply, word)  # noqa: SLF001 - as its own ack() does
     except nats.errors.Error as error:
@@ -137,11 +133,8 @@ class Puller:
     """Requests orders, no more than are wanted, and one request at a time.
 
     The server can't be made to forget a request. So one whose pull was cancelled goes on, and what
-    it brings is for the next pull; `release` waits for its end.
-
-    Args:
-        streams: Those of the queue.
-        expires_s: How long a request for one order waits at the server, in seconds.
+    it brings is for the next pull; `release` waits for its end. A request for one order waits at
+    the server for `expires_s`.
     """
 
     def __init__(self, streams: Streams, expires_s: float) -> None:

@@ -25,11 +25,7 @@ _ALLOWED = re.compile(r"[A-Za-z0-9._~+=-]+")
 
 
 def check_token(token: str) -> None:
-    """Check that a token can be part of an address.
-
-    Raises:
-        ConfigurationError: it can't; the message does not repeat it.
-    """
+    """Check that a token can be part of an address. The message does not repeat it."""
     if not _ALLOWED.fullmatch(token):
         raise ConfigurationError(
             "the token of a private NATS server may hold letters, digits and -._~+= only: use "
@@ -42,12 +38,7 @@ class DirectoryLockedError(ConfigurationError):
 
 
 def claim_directory(directory: Path, *, shared: bool) -> None:
-    """Create a directory for its owner alone (0700), or check an existing one that is shared.
-
-    Raises:
-        ConfigurationError: it belongs to another user, or others can write to it.
-        OSError: it can't be created or read.
-    """
+    """Create a directory for its owner alone (0700), or check an existing one that is shared."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not shared:
         return
@@ -68,11 +59,7 @@ def claim_directory(directory: Path, *, shared: bool) -> None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[int]:
-    """Lock the directory, for the server to inherit: it is free when the server has ended.
-
-    Raises:
-        DirectoryLockedError: another server has not ended.
-    """
+    """Lock the directory, for the server to inherit: it is free when the server has ended."""
     lock = os.open(directory, os.O_RDONLY)
     try:
         try:
@@ -88,11 +75,7 @@ def locked(directory: Path) -> Iterator[int]:
 
 
 def read_token(directory: Path) -> str | None:
-    """Read the token of the directory's server; None if there is none yet.
-
-    Raises:
-        ConfigurationError: others may have read or written it.
-    """
+    """Read the token of the directory's server, if there is one that nobody else could touch."""
     path = directory / _TOKEN
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -119,12 +102,7 @@ def read_token(directory: Path) -> str | None:
 
 
 def ensure_token(directory: Path, token: str | None) -> str:
-    """Store the token for a server that starts: the wanted one, else the last, else a new one.
-
-    Raises:
-        ConfigurationError: see `read_token`.
-        OSError: it can't be written.
-    """
+    """Store the token for a server that starts: the wanted one, else the last, else a new one."""
     known = read_token(directory)
     if known is not None and token in (None, known):
         return known

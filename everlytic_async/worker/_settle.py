@@ -50,13 +50,7 @@ class AckAction(enum.Enum):
 def action_for(
     result: OrderResult, delivery: Delivery, deliveries: int = 1
 ) -> tuple[AckAction, Outcome]:
-    """The action for a result, and the outcome to report: the table of the module.
-
-    Args:
-        result: The stream's.
-        delivery: The client's.
-        deliveries: How often the order was delivered to a worker.
-    """
+    """The action for a result, and the outcome to report: the table of the module."""
     outcome, error = result.outcome, result.error
     if outcome is Outcome.SKIPPED:
         state = error.state if isinstance(error, SkippedError) else None
@@ -77,11 +71,6 @@ def action_for(
 
 class Settler:
     """The orders that a worker holds, until each is settled.
-
-    Args:
-        delivery: The client's.
-        retry_base_s: The first delay of an order that was not sent, in seconds; it doubles.
-        retry_cap_s: The longest one.
 
     Attributes:
         counts: How many orders had each outcome.
@@ -114,9 +103,7 @@ class Settler:
     async def settle(self, result: OrderResult, *, stopping: bool) -> None:
         """Acknowledge an order whose outcome is recorded.
 
-        Args:
-            result: The stream's.
-            stopping: Whether an order to retry is given back at once, for another worker.
+        While stopping, one to retry is given back at once, for another worker.
         """
         queued = self.find(result.order)
         action, outcome = action_for(result, self._delivery, queued.deliveries)

@@ -37,16 +37,7 @@ class Streams:
     """The streams of one store on a server.
 
     A stream may be deleted at any time: the first to notice creates it again. Every call raises
-    `QueueError` if the server refuses, or does not answer in time.
-
-    Args:
-        connection: To NATS.
-        settings: Those of the queue.
-        timeout_s: How long to repeat what the server does not acknowledge, in seconds.
-
-    Attributes:
-        orders: The stream of orders, as it is created.
-        dead_letters: The stream of dead letters, as it is created.
+    `QueueError` if the server refuses, or does not answer within `timeout_s`.
     """
 
     def __init__(self, connection: Client, settings: QueueSettings, timeout_s: float) -> None:
@@ -81,11 +72,7 @@ class Streams:
     # ---------------------------------------------------------------------------- create them
 
     async def ensure(self) -> None:
-        """Create the streams that are missing.
-
-        Raises:
-            QueueError: they can't be created, or belong to something else.
-        """
+        """Create the streams that are missing. Those that belong to something else are refused."""
         for config in (self.orders, self.dead_letters):
             await self.request(
                 config,
@@ -159,12 +146,7 @@ class Streams:
         )
 
     async def store_order(self, message: Message) -> bool:
-        """Store an order; False if the stream had it already.
-
-        Raises:
-            InvalidOrderError: it is larger than the server takes.
-            QueueError: it was not acknowledged.
-        """
+        """Store an order; False if the stream had it already. One that is too large is invalid."""
         room = self._max_body_bytes
         if len(message.body) > room:
             raise too_large_error(len(message.body), room, "the NATS server's max_payload")
