@@ -179,7 +179,7 @@ class _SendRun(Run):
         """
         try:
             return await super().execute()
-        except (BrokenPipeError, LedgerError):
+        except LedgerError:
             raise
         except Exception as error:
             if self._is_trial or not self.source.read_count:
