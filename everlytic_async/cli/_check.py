@@ -109,11 +109,8 @@ class _CheckRun(Run):
                 words = "nothing was sent: it was only checked"
                 self.add(index, Outcome.NOT_SENT, key=key, note=words)
 
-    def stop(self, reason: str) -> None:  # noqa: ARG002 - the summary says why
-        self.source.stop()
-
-    def exit_now(self) -> None:
-        """Nothing is in flight."""
+    def result_name(self, outcome: Outcome) -> str:
+        return str(outcome)
 
     def headline(self) -> str:
         return f"{count_orders(self.tally.total)} read from {self.source.name}"

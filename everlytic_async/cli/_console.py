@@ -9,7 +9,8 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO
 
 from rich.console import Console
@@ -75,25 +76,30 @@ def _wrap(console: Console, text: Text) -> Text:
 
 
 def print_lines(lines: Iterable[Line], *, stderr: bool = False, is_data: bool = False) -> None:
-    """Print lines on the standard output, or error, and flush.
-
-    Raises:
-        OutputError: when they can't be written, and not because the reader is gone or the terminal
-            closed.
-    """
+    """Print lines on the standard output, or error: see `writing`."""
     console = make_console(stderr=stderr)
-    try:
+    with writing(console.file, "standard error" if stderr else "standard output"):
         for line in lines:
             print_line(console, line, is_data=is_data)
-        console.file.flush()
+
+
+@contextmanager
+def writing(file: IO[str], name: str) -> Iterator[None]:
+    """Flush a stream at the end; once its reader is gone or its terminal closed, write no more.
+
+    Raises:
+        OutputError: it can't be written for another reason.
+    """
+    try:
+        yield
+        file.flush()
     except OSError as error:
-        fd = console.file.fileno()
+        fd = file.fileno()
         is_device = stat.S_ISCHR(os.fstat(fd).st_mode)
         redirect_to_devnull(fd)  # what is still buffered would fail again, at the exit
         if isinstance(error, BrokenPipeError) or (is_device and error.errno == errno.EIO):
             return
-        which = "error" if stderr else "output"
-        raise OutputError(f"the standard {which} can't be written: {error.strerror}") from error
+        raise OutputError(f"the {name} can't be written: {error.strerror}") from error
 
 
 def redirect_to_devnull(fd: int) -> None:

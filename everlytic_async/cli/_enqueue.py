@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, closing
-from typing import Any
 
 import attrs
 
@@ -15,13 +13,14 @@ from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import EnqueueOptions
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
+from everlytic_async.cli._screen import Labels
 from everlytic_async.cli._settings import QUEUE_TABLES, READING_TABLES, Settings
 from everlytic_async.errors import InvalidOrderError, QueueError
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker import OrderQueue
 
-#: By the outcome that an order is counted as: its name here, its style, and what it means.
-_LABELS: Mapping[Outcome, tuple[str, str, str]] = {
+#: By the outcome that an order is counted as.
+_LABELS: Labels = {
     Outcome.SENT: ("queued", "green", "stored, for a worker to send"),
     Outcome.SKIPPED: ("known", "cyan", "the queue knew them already: not stored again"),
     Outcome.INVALID: (
@@ -61,19 +60,6 @@ class _EnqueueRun(Run):
     """Publishes the orders."""
 
     _queue: OrderQueue
-    _task: asyncio.Task[Any] | None = attrs.field(factory=asyncio.current_task, init=False)
-    _forced: bool = attrs.field(default=False, init=False)
-
-    async def execute(self) -> int:
-        try:
-            return await super().execute()
-        except asyncio.CancelledError:
-            if not self._forced or self._task is None:
-                raise
-            self._task.uncancel()
-            for index in tuple(self.source.lines):  # queueing them again is safe
-                self.add(index, Outcome.NOT_SENT, error="the command was ended meanwhile")
-            return self.finish()
 
     async def move(self) -> None:
         published = self._queue.publish_many(self.orders())
@@ -92,19 +78,12 @@ class _EnqueueRun(Run):
         finally:
             await published.aclose()
 
-    def stop(self, reason: str) -> None:  # noqa: ARG002 - the summary says why
-        self.source.stop()
-
-    def exit_now(self) -> None:
-        self._forced = True
-        if self._task is not None:
-            self._task.cancel()
+    def abandon(self) -> None:
+        for index in tuple(self.source.lines):  # queueing them again is safe
+            self.add(index, Outcome.NOT_SENT, error="the command was ended meanwhile")
 
     def note(self) -> str:
         return "" if self._queue.connected else "waits for the NATS server"
-
-    def result_name(self, outcome: Outcome) -> str:
-        return self.names[outcome].replace(" ", "_")
 
     @property
     def _all_queued(self) -> bool:

@@ -80,9 +80,6 @@ def handle_errors(command: Callable[[], int], *, debug: bool) -> NoReturn:
     except KeyboardInterrupt as error:
         say(" ".join(["Interrupted.", *map(str, error.args)]))
         code = Exit.INTERRUPTED
-    except BrokenPipeError:
-        redirect_to_devnull(sys.stdout.fileno())
-        code = Exit.FAILED
     except Exception as error:  # noqa: BLE001 - shown, and with --debug in full
         expected = isinstance(error, ConfigurationError | LedgerError | QueueError)
         if debug:

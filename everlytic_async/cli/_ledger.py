@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from everlytic_async.cli._console import print_lines, redirect_to_devnull
+from everlytic_async.cli._console import print_lines, writing
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import open_input
 from everlytic_async.cli._ledger_commands import (
@@ -99,7 +99,13 @@ def export(options: ExportOptions) -> int:
         columns: Sequence[str] = _COLUMNS
         if options.with_file is not None:
             rows, columns = _join(list(rows), options), (*_COLUMNS, *_ORDER_COLUMNS, "line")
-        _write(rows, options.format, columns)
+        with writing(sys.stdout, "output"):
+            if options.format == "csv":
+                table = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+                table.writeheader()
+                table.writerows(rows)
+            else:
+                sys.stdout.writelines(f"{json_line(row)}\n" for row in rows)
     return Exit.OK
 
 
@@ -137,26 +143,6 @@ def _rows_for(order: Order, by_id: Mapping[str, list[dict[str, Any]]]) -> Iterat
             _, at, its_workflow = row["key"].rpartition("@")
             if workflow is None or not at or its_workflow == str(workflow):
                 yield row
-
-
-def _write(
-    rows: Iterable[dict[str, Any]],
-    format: str,  # noqa: A002 - as the option
-    columns: Sequence[str],
-) -> None:
-    try:
-        if format == "csv":
-            table = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
-        else:
-            sys.stdout.writelines(f"{json_line(row)}\n" for row in rows)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        redirect_to_devnull(sys.stdout.fileno())  # what is still buffered would fail again
-        raise ConfigurationError(f"the output can't be written: {error.strerror}") from error
 
 
 # ----------------------------------------------------------------------------------------- copy

@@ -8,7 +8,6 @@ from __future__ import annotations
 import rich_click as click
 
 from everlytic_async.cli._options import (
-    HyphenChoice,
     JoinOptions,
     argument,
     command,
@@ -133,7 +132,7 @@ class ExportOptions(LedgerFileOptions, JoinOptions):
     states: tuple[str, ...] = option(
         "Only orders in this state. May be repeated.",
         "--state",
-        type=HyphenChoice(["in-flight", "sent", "rejected", "invalid", "not-sent", "unknown"]),
+        type=click.Choice(["in-flight", "sent", "rejected", "invalid", "not-sent", "unknown"]),
         default=(),
     )
 

@@ -184,16 +184,6 @@ def words_of(values: Any, options_type: type[Any]) -> list[str]:
 # --------------------------------------------------------------------------------------- types
 
 
-class HyphenChoice(click.Choice[str]):
-    """Takes the library's spelling too: ``at_most_once`` for ``at-most-once``."""
-
-    name = "name"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the choice, with hyphens."""
-        return super().convert(str(value).replace("_", "-"), param, ctx)
-
-
 class Integer(click.IntRange):
     """One whose error calls it a number."""
 
@@ -426,7 +416,7 @@ class SendingOptions(ConfigOptions):
     )
     delivery: str = _sending(
         "If the answer to an order was lost: never send it again, or do, and perhaps notify twice.",
-        type=HyphenChoice(["at-most-once", "at-least-once"]),
+        type=click.Choice(["at-most-once", "at-least-once"]),
         default="at-most-once",
     )
     retries: int = _sending(

@@ -36,6 +36,10 @@ _SKIPPED = {
     State.REJECTED: "rejected before",
     State.IN_FLIGHT: "being sent by another process",
 }
+_LABELS = {
+    Outcome.NOT_SENT: ("orders", "green", ""),
+    Outcome.INVALID: ("invalid", "yellow", ""),
+}
 # What the endpoint allows is unknown beforehand: example rates, in orders per second.
 _EXAMPLE_RATES = (10, 100)
 
@@ -132,8 +136,7 @@ async def count_input(
         return None
     count, limit = InputCount(), source.limit
     tally = count.tally
-    names = {Outcome.NOT_SENT: "orders", Outcome.INVALID: "invalid"}
-    bar = Bar("Counting", tally, names, enabled=options.progress)
+    bar = Bar("Counting", tally, _LABELS, enabled=options.progress)
     with ExitStack() as stack:
         forecast = None
         if ledger is not None and not ledger.is_new:

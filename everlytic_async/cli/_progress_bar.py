@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import RenderableType
@@ -27,9 +27,8 @@ from rich.text import Text
 
 from everlytic_async.cli._console import make_console, print_line
 from everlytic_async.cli._counts import Tally
-from everlytic_async.cli._screen import SEND_LABELS
+from everlytic_async.cli._screen import Labels
 from everlytic_async.events import CoolDown, Event, OutageEnded, RateChanged
-from everlytic_async.outcomes import Outcome
 
 _REFRESH_S = 0.1
 # The rate and the time left are those of the last seconds.
@@ -86,7 +85,7 @@ class Bar:
         self,
         title: str,
         tally: Tally,
-        labels: Mapping[Outcome, str],
+        labels: Labels,
         *,
         enabled: bool,
         expected: Callable[[], float | None] = lambda: None,
@@ -192,9 +191,8 @@ class Bar:
 
     def _counts(self) -> Iterator[str]:
         """How many orders have each outcome: the first always, the others if there are any."""
-        for place, (outcome, label) in enumerate(self._labels.items()):
+        for place, (outcome, (label, style, _meaning)) in enumerate(self._labels.items()):
             if (count := self._tally.counts[outcome]) or not place:
-                style = SEND_LABELS[outcome][1] if place else "green"
                 yield f"[{style}]{count:,}[/] {label}"
 
 

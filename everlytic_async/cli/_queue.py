@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -28,7 +27,6 @@ from everlytic_async.cli._screen import (
     escape_json,
     format_time,
     join_some,
-    json_line,
     print_json,
 )
 from everlytic_async.cli._settings import DEFAULT_STORE, QUEUE_TABLES, Settings
@@ -123,9 +121,9 @@ async def dead(options: DeadOptions) -> int:
                         continue
                     count += 1
                     if options.format == "orders":
-                        not_json += not _write_order(letter)
+                        not_json += not _print_order(letter)
                     elif options.format == "jsonl":
-                        _write(json_line(_row(store, letter)))
+                        print_json(_row(store, letter))
                     else:
                         print_lines([_line(letter)])
             if options.format == "text" and not count:
@@ -158,24 +156,19 @@ def _row(store: str, letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _write_order(letter: DeadLetter) -> bool:
-    """Write an order as it was published, in a line; False if it is not JSON."""
+def _print_order(letter: DeadLetter) -> bool:
+    """Print an order as it was published, in a line; False if it is not JSON."""
     try:
         text = letter.body.decode()
         json.loads(text)
     except (ValueError, RecursionError):
         return False
-    _write(escape_json(text.translate(_ONE_LINE)))
+    print_lines([escape_json(text.translate(_ONE_LINE))], is_data=True)
     return True
 
 
 # JSON strings have none of these unescaped: here they are white space between values.
 _ONE_LINE = dict.fromkeys(map(ord, "\t\r\n"), " ")
-
-
-def _write(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 # ------------------------------------------------------------------------------ redrive and drop

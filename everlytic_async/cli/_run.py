@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 from rich.table import Table
@@ -24,7 +25,9 @@ from everlytic_async.cli._repeats import SKIPPED_AS_REPEATED
 from everlytic_async.cli._results import Results
 from everlytic_async.cli._screen import (
     SEND_LABELS,
+    Labels,
     count_orders,
+    flush,
     outcome_lines,
     print_json,
     reason_lines,
@@ -44,7 +47,6 @@ class Run(ABC):
         results: Where a line for each goes.
         title: What the progress bar says.
         destination: Where the orders go, for the summary.
-        labels: By outcome: what it is called, its style, and what it means.
         max_reasons: How many reasons to show for an outcome.
         tally: The outcomes so far.
         input_error: Why reading ended before the end of the input; None if it did not.
@@ -56,7 +58,7 @@ class Run(ABC):
     results: Results
     title: str
     destination: str = ""
-    labels: Mapping[Outcome, tuple[str, str, str]] = SEND_LABELS
+    labels: Labels = SEND_LABELS
     max_reasons: int = REASONS
     tally: Tally = attrs.field(init=False)
     input_error: BaseException | None = attrs.field(default=None, init=False)
@@ -78,29 +80,16 @@ class Run(ABC):
         self._bar = Bar(
             self.title,
             self.tally,
-            self.names,
+            self.labels,
             enabled=self.options.progress and not self.options.quiet,
             expected=self.source.expected,
             note=self.note,
         )
-        self.signals = Signals(self._drain, self.exit_now)
-
-    @property
-    def names(self) -> dict[Outcome, str]:
-        """What outcomes are called."""
-        return {outcome: name for outcome, (name, _style, _meaning) in self.labels.items()}
+        self.signals = Signals(self._drain, self._exit_now)
 
     @abstractmethod
     async def move(self) -> None:
         """Move every order, and `add` its result."""
-
-    @abstractmethod
-    def stop(self, reason: str) -> None:
-        """Stop reading orders; what is in flight finishes."""
-
-    @abstractmethod
-    def exit_now(self) -> None:
-        """End the process at once: the second signal."""
 
     @abstractmethod
     def advise(self) -> Iterator[str]:
@@ -109,6 +98,13 @@ class Run(ABC):
     @abstractmethod
     def judge(self) -> int:
         """The exit code of a run that ended by itself."""
+
+    def stop(self, reason: str) -> None:  # noqa: ARG002 - for those that tell it to the orders
+        """Stop reading orders; what is in flight finishes."""
+        self.source.stop()
+
+    def abandon(self) -> None:  # noqa: B027 - a check has nothing in flight
+        """Add a result for each order in flight: the process exits at once."""
 
     def note(self) -> str:
         """A few words about the present state, for the progress bar."""
@@ -119,9 +115,13 @@ class Run(ABC):
         """Whether the input can't be read to its end, and that would be the same again."""
         return self.input_error is not None and not isinstance(self.input_error, OSError)
 
+    def name(self, outcome: Outcome) -> str:
+        """What an outcome is called in JSON."""
+        return self.labels[outcome][0].replace(" ", "_")
+
     def result_name(self, outcome: Outcome) -> str:
         """What the results call an outcome."""
-        return str(outcome)
+        return self.name(outcome)
 
     def headline(self) -> str:
         """What the summary starts with."""
@@ -152,11 +152,8 @@ class Run(ABC):
         error: EverlyticError | str | None = None,
         duplicate_risk: bool = False,
         note: str | None = None,
-    ) -> int:
-        """Count a result and write its line; return where the order is in the input.
-
-        `note` is for the results where there is no error.
-        """
+    ) -> None:
+        """Count a result and write its line; `note` is for the results where there is no error."""
         is_repeated = self.source.is_repeated(index)
         line = self.source.pop_line(index)
         if isinstance(error, SkippedError):
@@ -177,7 +174,6 @@ class Run(ABC):
         )
         if not written:
             self.stop("the results can't be written")  # no order without a trace
-        return line
 
     async def orders(self) -> AsyncIterator[Item]:
         """The orders of the input; an error of it is kept, not raised."""
@@ -227,13 +223,13 @@ class Run(ABC):
         return {
             "input": source.name,
             "orders": tally.total,
-            **{name.replace(" ", "_"): tally.counts[each] for each, name in self.names.items()},
+            **{self.name(outcome): tally.counts[outcome] for outcome in self.labels},
             "left_out": dict(source.filtered),
             **({} if source.repeats is None else {"repeated": source.repeats.figures()}),
             "possible_duplicates": tally.possible_duplicates,
             "reasons": [
                 {
-                    "outcome": self.names[outcome].replace(" ", "_"),
+                    "outcome": self.name(outcome),
                     "reason": text,
                     "orders": reason.count,
                     f"{source.place}s": sorted(reason.examples),
@@ -296,6 +292,12 @@ class Run(ABC):
     def _drain(self) -> None:
         self.stop("interrupted")
         self._bar.announce("Finishing", self.interrupted)
+
+    def _exit_now(self) -> NoReturn:
+        self.abandon()
+        code = self.finish()
+        flush()
+        os._exit(code)
 
 
 class Signals:

@@ -18,8 +18,9 @@ from everlytic_async.cli._counts import Tally
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sources import REASONS
 
-#: By outcome: what `send` calls it, its style, and what it means to the person who has to act.
-SEND_LABELS: Mapping[Outcome, tuple[str, str, str]] = {
+#: By outcome: what it is called, its style, and what it means to the person who has to act.
+Labels = Mapping[Outcome, tuple[str, str, str]]
+SEND_LABELS: Labels = {
     Outcome.SENT: ("sent", "green", "accepted by the endpoint"),
     Outcome.INVALID: (
         "invalid",
@@ -39,8 +40,6 @@ SEND_LABELS: Mapping[Outcome, tuple[str, str, str]] = {
     ),
     Outcome.SKIPPED: ("skipped", "cyan", "known to the ledger, so not sent again"),
 }
-#: Their names alone.
-LABELS: Mapping[Outcome, str] = {outcome: name for outcome, (name, *_) in SEND_LABELS.items()}
 # In the last column of a narrow terminal.
 _MAX_REASON = 40
 # Of a duration: the smaller unit shown, in seconds; its name; how many make the larger one, and its
@@ -95,13 +94,8 @@ def format_duration(seconds: float) -> str:
     return f"{many:,} {name}" + (f" {few} {unit}" if few else "")
 
 
-def outcome_lines(
-    tally: Tally, filtered: Mapping[str, int], labels: Mapping[Outcome, tuple[str, str, str]]
-) -> Iterable[Text]:
-    """A line for each outcome that occurred: its count, and what it means.
-
-    `labels` are as `SEND_LABELS`; `filtered` is how many orders were left out, by reason.
-    """
+def outcome_lines(tally: Tally, filtered: Mapping[str, int], labels: Labels) -> Iterable[Text]:
+    """A line for each outcome that occurred, and for those left out (`filtered`, by reason)."""
     rows = [
         (name, style, tally.counts[outcome], meaning)
         for outcome, (name, style, meaning) in labels.items()
@@ -162,9 +156,7 @@ def notes(tally: Tally) -> Iterator[str]:
         )
 
 
-def reason_lines(
-    tally: Tally, place: str, labels: Mapping[Outcome, tuple[str, str, str]]
-) -> Iterable[Text]:
+def reason_lines(tally: Tally, place: str, labels: Labels) -> Iterable[Text]:
     """The reasons of the failures, the most frequent first, with their lines in the input."""
     for outcome, (name, style, _meaning) in labels.items():
         reasons = tally.reasons.get(outcome)

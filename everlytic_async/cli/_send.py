@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, closing
-from typing import NoReturn
 
 import attrs
 from rich.table import Table
@@ -36,7 +34,6 @@ from everlytic_async.cli._reading import printable
 from everlytic_async.cli._report import Report, load_libraries
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
-from everlytic_async.cli._screen import flush
 from everlytic_async.cli._settings import READING_TABLES, Account, Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
@@ -182,7 +179,7 @@ class _SendRun(Run):
         """
         try:
             return await super().execute()
-        except (BrokenPipeError, LedgerError):
+        except LedgerError:
             raise
         except Exception as error:
             if self._is_trial or not self.source.read_count:
@@ -231,12 +228,9 @@ class _SendRun(Run):
     def stop(self, reason: str) -> None:
         self._stream.stop(reason)
 
-    def exit_now(self) -> NoReturn:
+    def abandon(self) -> None:
         for result in self._stream.unfinished("the command was ended"):
             self._on_result(result)
-        code = self.finish()
-        flush()
-        os._exit(code)
 
     def note(self) -> str:
         return self._pacing.text

@@ -16,7 +16,7 @@ from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import WorkerOptions
 from everlytic_async.cli._run import Signals
-from everlytic_async.cli._screen import LABELS, count_orders
+from everlytic_async.cli._screen import SEND_LABELS, count_orders
 from everlytic_async.cli._settings import QUEUE_TABLES, Settings
 from everlytic_async.client import EverlyticClient
 from everlytic_async.errors import (
@@ -246,8 +246,8 @@ class _Run:
 def _summarize(worker: Worker) -> str:
     """What a worker did, as text."""
     status = worker.status
-    counts = [f"{status.counts[outcome]:,} {LABELS[outcome]}" for outcome in LABELS]
-    outcomes = ", ".join(text for text in counts if not text.startswith("0 "))
+    counts = ((status.counts[outcome], name) for outcome, (name, *_) in SEND_LABELS.items())
+    outcomes = ", ".join(f"{count:,} {name}" for count, name in counts if count)
     return (
         f"{outcomes or 'no orders'}; {count_orders(status.dead_lettered)} to the dead letters, "
         f"{status.nacked:,} back to the queue"

@@ -37,7 +37,7 @@ from everlytic_async.cli._exit import handle_errors
 from everlytic_async.cli._input import open_input
 from everlytic_async.cli._options import InputOptions, WorkflowOptions
 from everlytic_async.cli._progress_bar import Bar, PacingStatus
-from everlytic_async.cli._screen import LABELS
+from everlytic_async.cli._screen import SEND_LABELS
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.events import CoolDown, OutageEnded, RateChanged
@@ -89,7 +89,9 @@ def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
     with open_input(InputOptions(file=str(path)), Settings(None)) as source:
         # So few are all read at once.
         assert len(list(source.orders())) == 12  # type: ignore[arg-type]
-        bar = Bar("Sending", tally, LABELS, enabled=True, expected=source.expected, clock=clock)
+        bar = Bar(
+            "Sending", tally, SEND_LABELS, enabled=True, expected=source.expected, clock=clock
+        )
         bar.start()
         for line in range(1, 13):
             clock.now += 0.25  # 4 orders a second
@@ -118,7 +120,7 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(
     bar = Bar(
         "Sending to shop-a.everlytic.net",
         tally,
-        LABELS,
+        SEND_LABELS,
         enabled=True,
         expected=lambda: 250_000.0,
         note=lambda: "waits 12 s: the endpoint answered 429",
@@ -136,7 +138,7 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(
         "Sending to shop-a.everlytic.net",
         "━" * 10,
         "120,500 sent",
-        *(f"800 {label}" for label in LABELS.values() if label != "sent"),
+        *(f"800 {name}" for name, *_ in SEND_LABELS.values() if name != "sent"),
         "/s 0:00:24 left 0:00:2",
         "waits 12 s: the endpoint answered 429",
     ):

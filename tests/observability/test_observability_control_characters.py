@@ -12,7 +12,7 @@ from everlytic_async.cli._console import print_lines
 from everlytic_async.cli._counts import Tally
 from everlytic_async.cli._exit import say
 from everlytic_async.cli._progress_bar import Bar
-from everlytic_async.cli._screen import LABELS
+from everlytic_async.cli._screen import SEND_LABELS
 from everlytic_async.errors import printable
 from support.delivery import order, sandbox_client
 from support.hostile_text import HOSTILE
@@ -59,7 +59,7 @@ async def test_an_orders_id_and_an_answer_are_logged_in_one_line(
 def test_nothing_reaches_the_terminal_but_text(capsys: Any, text: str) -> None:
     say(text.replace("\n", " "))
     print_lines([f"  1  {text}", Text.assemble((text, "bold"), " dead")])
-    bar = Bar("sending", Tally(), LABELS, enabled=True)
+    bar = Bar("sending", Tally(), SEND_LABELS, enabled=True)
     bar.announce("", text)
     out, err = capsys.readouterr()
     lines = [*out.splitlines(), *err.splitlines()]
