@@ -460,6 +460,8 @@ _sent(
     ),
 )
 _sent("no-reason", _processing(answer(200, SUCCESS).replace(b" Reason", b"")))
+_sent("headers-of-60-kb", _processing(answer(200, SUCCESS, "X-Long: " + "a" * 60_000)))
+_sent("2000-headers", _processing(answer(200, SUCCESS, *(f"X-{n}: {n}" for n in range(2_000)))))
 
 # ---------------------------------------------------------------------------------------- redirects
 
