@@ -103,6 +103,7 @@ async def test_trouble_for_ever_stops_the_batch_after_a_bounded_number_of_posts(
 
     assert isinstance(reading.error, BatchStoppedError)
     assert len(fake.transport.bodies) <= 200
+    assert len(reading.results) <= 200 + 2 * 32  # the input is not used up
     lasted_s = fake.clock.now - 1_000
     assert 100 < lasted_s < 250 if reached else lasted_s < 60
     for words in ("shop.example", "workflow 32", FAILURES[end]):
