@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from documentation import DOCS, ROOT
+from documentation import DOCS, ROOT, Reader
 
 from everlytic_async.sandbox import Sandbox
 
@@ -76,6 +76,12 @@ def environment(sandbox: Sandbox, tmp_path: Path) -> dict[str, str]:
         "EVERLYTIC_STORE_HASH": sandbox.store_hash,
         "EVERLYTIC_CUSTOMER_HASH": sandbox.customer_hash,
     }
+
+
+@pytest.fixture
+def reader(directory: Path, environment: dict[str, str]) -> Reader:
+    """Who follows a page."""
+    return Reader(directory, environment)
 
 
 @pytest.fixture

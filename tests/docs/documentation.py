@@ -7,11 +7,15 @@ failure (`test_docs_code_blocks`), so that none can slip by untested.
 from __future__ import annotations
 
 import doctest
+import json
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from sybil import Document, Region, Sybil
+from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 from sybil.typing import Evaluator, Parser
 
@@ -73,3 +77,114 @@ def difference(expected: str, printed: str) -> str | None:
     if checker.check_output(want, got, flags):
         return None
     return checker.output_difference(doctest.Example("", want), got, flags)
+
+
+# Of MyST: they hold no code.
+_PROSE = {"eval-rst", "toctree", "include", "note", "warning", "tip"}
+_CODE = {None, "code-block"}
+# With a caption, they are there for the blocks that come after them, and are not run by themselves.
+_FILES = {"python", "text"}
+_COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
+_MARK = "\x1e"  # the record separator: no program here prints it
+_TIMEOUT_S = 120
+# Of the quick start, which test_docs_quick_start and .ci/run run where it is meant to be run.
+_ELSEWHERE = "printed elsewhere"
+
+
+class Reader:
+    """Follows a page: saves its files, runs its programs, compares what they print."""
+
+    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+        self.directory = directory
+        self.environment = environment
+        self.printed: str | None = None
+        self._rules: Mapping[str, Callable[[str], str | None]] = {
+            "python": self._python,
+            "text": self._text,
+            "console": self._console,
+            "bash": self._bash,
+            "json": self._json,
+            "toml": self._toml,
+        }
+
+    def __call__(self, example: Example) -> str | None:
+        found = example.region.lexemes
+        directive, language, source = found["directive"], found["argument"], found["source"]
+        if directive in _PROSE:
+            return None
+        rule = self._rules.get(language) if directive in _CODE else None
+        if rule is None:
+            return f"no rule for a block of {directive or language!r}"
+        name = found["options"].get("caption")
+        if name is not None:
+            (self.directory / name).write_text(source, encoding="utf-8")
+            if language == "python":
+                compile(source, name, "exec")
+            if language in _FILES:
+                return None
+        return rule(source)
+
+    def follow(self, page: Path, *, only_files: bool = False) -> None:
+        """Do all that the page says, or only save its files."""
+        for example in read(page, self):
+            if not only_files or "caption" in example.region.lexemes["options"]:
+                example.evaluate()
+
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+
+    def _python(self, source: str) -> str | None:
+        # Not `-X dev`: asyncio would report each step that a busy machine takes a while for.
+        return self._program(sys.executable, "-X", "faulthandler", "-W", "error", "-c", source)
+
+    def _bash(self, source: str) -> str | None:
+        if source.rstrip("\n") in quick_start():
+            self.printed = _ELSEWHERE
+            return None
+        return self._program("bash", "-euo", "pipefail", "-c", source)
+
+    def _program(self, *command: str) -> str | None:
+        done = self.run(*command)
+        self.printed = done.stdout
+        return f"it ended with {done.returncode}:\n{done.stdout}" if done.returncode else None
+
+    def _text(self, expected: str) -> str | None:
+        printed, self.printed = self.printed, None
+        if printed is None:
+            return "an output without a program before it"
+        return None if printed is _ELSEWHERE else difference(expected, printed)
+
+    def _json(self, source: str) -> None:
+        json.loads(source)
+
+    def _toml(self, source: str) -> None:
+        tomllib.loads(source)
+
+    def _console(self, transcript: str) -> str | None:
+        before, *parts = _COMMAND.split(transcript)
+        if before.strip() or not parts:
+            return "a transcript begins with `$ command`"
+        commands, expected = parts[::2], parts[1::2]
+        # One shell for all, so that `echo $?` and variables mean what they say.
+        script = "\n".join(
+            f"{command}\nstatus=$?; printf '{_MARK}'; (exit $status)" for command in commands
+        )
+        outputs = self.run("bash", "-c", f"exec 2>&1\n{script}").stdout.split(_MARK)[:-1]
+        if len(outputs) != len(commands):
+            return f"{len(commands)} commands, but {len(outputs)} ran:\n{outputs}"
+        differences = [
+            f"$ {command}\n{found}"
+            for command, want, got in zip(commands, expected, outputs, strict=True)
+            if (found := difference(want, got)) is not None
+        ]
+        return "\n".join(differences) or None

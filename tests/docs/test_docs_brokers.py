@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from documentation import DOCS, read
-from test_docs_code_blocks import _Reader
+from documentation import DOCS, Reader
 
 _PROGRAM = """
 import asyncio
@@ -44,23 +41,15 @@ asyncio.run(main())
 
 @pytest.mark.slow
 def test_each_order_is_sent_once_or_put_where_the_page_says(
-    directory: Path, environment: dict[str, str]
+    reader: Reader,
 ) -> None:
-    for example in read(DOCS / "how-to/brokers.md", _Reader(directory, environment)):
-        example.evaluate()
-    program = directory / "try_faststream.py"  # a file: FastStream reads the source of its caller
+    reader.follow(DOCS / "how-to/brokers.md")
+    program = (
+        reader.directory / "try_faststream.py"
+    )  # a file: FastStream reads the source of its caller
     program.write_text(_PROGRAM, encoding="utf-8")
 
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", program],
-        cwd=directory,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
+    ran = reader.run(sys.executable, "-W", "error", program)
 
     printed = [line for line in ran.stdout.splitlines() if line[:1].isdigit()]
     # Processed; dead letters; and put back for 10 s, 60 s and 600 s.

@@ -49,34 +49,37 @@ def test_first_command_sends_the_example_orders_on_a_fresh_machine(
     assert difference(quick_start("text")[0], done.stdout) is None
 
 
-def test_ci_runs_the_second_command_as_the_readme_has_it(tmp_path: Path) -> None:
-    fake = 'printf "%s " the tests of && basename "$PWD"'
+@pytest.fixture
+def ci(tmp_path: Path) -> Path:
+    """A checkout's `.ci/run`, alone in a directory."""
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    return tmp_path / ".ci/run"
+
+
+def test_ci_runs_the_second_command_as_the_readme_has_it(ci: Path, tmp_path: Path) -> None:
+    fake = 'printf "%s " the tests of && basename "$PWD"'
     readme = (ROOT / "README.md").read_text("utf-8")
     (tmp_path / "README.md").write_text(readme.replace(quick_start()[1], fake), encoding="utf-8")
 
-    done = subprocess.run(
-        [tmp_path / ".ci/run", "tests"], capture_output=True, encoding="utf-8", check=True, cwd="/"
-    )
+    done = subprocess.run([ci, "tests"], capture_output=True, encoding="utf-8", check=True, cwd="/")
 
     assert f"the README's own: {fake}" in done.stdout
     assert f"\nthe tests of {tmp_path.name}\n" in done.stdout
 
 
-def test_ci_fails_when_the_second_command_fails_or_is_missing(tmp_path: Path) -> None:
-    (tmp_path / ".ci").mkdir()
-    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+def test_ci_fails_when_the_second_command_fails_or_is_missing(ci: Path, tmp_path: Path) -> None:
     for quick in ("```bash\ntrue\n```\n```bash\nfalse\n```\n", "```bash\ntrue\n```\n"):
         (tmp_path / "README.md").write_text(f"## Quick start\n{quick}## Next\n```bash\ntrue\n```\n")
-        done = subprocess.run([tmp_path / ".ci/run", "tests"], capture_output=True, check=False)
+        done = subprocess.run([ci, "tests"], capture_output=True, check=False)
         assert done.returncode == 1
 
 
-def test_ci_passes_over_a_python_that_is_not_here_or_does_not_work(tmp_path: Path) -> None:
-    for directory in (".ci", ".venv/bin", "shims"):
+def test_ci_passes_over_a_python_that_is_not_here_or_does_not_work(
+    ci: Path, tmp_path: Path
+) -> None:
+    for directory in (".venv/bin", "shims"):
         (tmp_path / directory).mkdir(parents=True)
-    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
     (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
     shim = tmp_path / "shims/python3.98"
     shim.write_text("#!/bin/sh\necho no such version >&2\nexit 127\n")
@@ -87,7 +90,7 @@ def test_ci_passes_over_a_python_that_is_not_here_or_does_not_work(tmp_path: Pat
     )
 
     done = subprocess.run(
-        [tmp_path / ".ci/run", "pythons"],
+        [ci, "pythons"],
         env={"PATH": f"{tmp_path / 'shims'}:{os.environ['PATH']}", "HOME": str(tmp_path)},
         capture_output=True,
         encoding="utf-8",

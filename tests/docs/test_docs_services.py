@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from documentation import DOCS, read
-from test_docs_code_blocks import _Reader
+from documentation import DOCS, Reader
 
 _WEBHOOKS = """
 from aiohttp.test_utils import TestClient, TestServer
@@ -66,23 +63,10 @@ async def test_the_status_says_whether_to_try_again(monkeypatch, faults, status)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "tests"), [("webhooks", _WEBHOOKS), ("fastapi", _FASTAPI)])
-def test_a_service_answers_as_the_page_says(
-    page: str, tests: str, directory: Path, environment: dict[str, str]
-) -> None:
-    for example in read(DOCS / f"how-to/{page}.md", _Reader(directory, environment)):
-        if example.region.lexemes["options"].get("caption") is not None:
-            example.evaluate()
-    (directory / "test_more.py").write_text(tests, encoding="utf-8")
+def test_a_service_answers_as_the_page_says(page: str, tests: str, reader: Reader) -> None:
+    reader.follow(DOCS / f"how-to/{page}.md", only_files=True)
+    (reader.directory / "test_more.py").write_text(tests, encoding="utf-8")
 
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "test_more.py"],
-        cwd=directory,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
+    ran = reader.run(sys.executable, "-m", "pytest", "-q", "test_more.py")
 
     assert "\n2 passed in " in ran.stdout, ran.stdout

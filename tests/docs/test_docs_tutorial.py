@@ -7,11 +7,9 @@ import re
 import shutil
 import subprocess
 from html import unescape
-from pathlib import Path
 
 import pytest
-from documentation import DOCS, read
-from test_docs_code_blocks import _Reader
+from documentation import DOCS, Reader
 
 TUTORIAL = DOCS / "tutorial-backfill.md"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -22,13 +20,13 @@ _QUOTED = re.compile(r"\*{1,2}([^*]+)\*{1,2}")
 @pytest.mark.slow  # its program is run by test_docs_code_blocks as well
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 def test_the_report_says_in_a_browser_what_the_tutorial_quotes_of_it(
-    directory: Path, environment: dict[str, str]
+    reader: Reader,
 ) -> None:
     section = TUTORIAL.read_text("utf-8").split("\n## Look at the report\n")[1].split("\n## ")[0]
     quoted = [" ".join(words.split()) for words in _QUOTED.findall(section)]
     assert len(quoted) >= 4
-    for example in read(TUTORIAL, _Reader(directory, environment)):
-        example.evaluate()
+    reader.follow(TUTORIAL)
+    directory = reader.directory
     assert CHROMIUM is not None
 
     browsed = subprocess.run(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -172,6 +173,15 @@ def _refusing(data: bytes, then: Callable[[Visit], object] | None = None) -> Pla
     return play
 
 
+def _at_first(play_first: Play) -> Play:
+    """Do this with the first request for an order, and accept the second."""
+
+    async def play(visit: Visit) -> None:
+        await (play_first if visit.attempt == 1 else _processing(answer()))(visit)
+
+    return play
+
+
 def _json(value: object) -> bytes:
     return json.dumps(value).encode()
 
@@ -189,22 +199,14 @@ def _cut(name: str, play: Play, *says: str, slow: bool = False) -> None:
     _add("cut", name, play, "not sent to {host}", *says, slow=slow)
 
 
-async def _reset_before_the_body(visit: Visit) -> None:
-    visit.reset()
+def _cutting(end: Callable[[Visit], object], part: float = 0.0) -> Play:
+    """Read this part of the order, and end the connection."""
 
+    async def play(visit: Visit) -> None:
+        await visit.read(part)
+        end(visit)
 
-async def _close_before_the_body(visit: Visit) -> None:
-    visit.close()
-
-
-async def _reset_within_the_body(visit: Visit) -> None:
-    await visit.read(0.3)
-    visit.reset()
-
-
-async def _close_within_the_body(visit: Visit) -> None:
-    await visit.read(0.3)
-    visit.close()
+    return play
 
 
 async def _never_read_the_body(visit: Visit) -> None:
@@ -212,19 +214,12 @@ async def _never_read_the_body(visit: Visit) -> None:
     await asyncio.Event().wait()  # until the server closes
 
 
-async def _cut_the_first(visit: Visit) -> None:
-    if visit.attempt == 1:
-        visit.reset()
-    else:
-        await _processing(answer())(visit)
-
-
-_cut("reset-before-the-body", _reset_before_the_body)
-_cut("close-before-the-body", _close_before_the_body)
-_cut("reset-within-the-body", _reset_within_the_body)
-_cut("close-within-the-body", _close_within_the_body)
+_cut("reset-before-the-body", _cutting(Visit.reset))
+_cut("close-before-the-body", _cutting(Visit.close))
+_cut("reset-within-the-body", _cutting(Visit.reset, 0.3))
+_cut("close-within-the-body", _cutting(Visit.close, 0.3))
 _cut("stalled-upload", _never_read_the_body, "did not answer in time", slow=True)
-_add("sent at the second attempt", "first-upload-cut", _cut_the_first, large=True)
+_add("sent at the second attempt", "first-upload-cut", _at_first(_cutting(Visit.reset)), large=True)
 
 
 def _early(data: bytes) -> Play:
@@ -248,51 +243,29 @@ _unknown(
 # ------------------------------------------------------------------------- no answer, or none whole
 
 
-async def _reset_after_the_body(visit: Visit) -> None:
-    await visit.read()
-    visit.process()
-    visit.reset()
-
-
-async def _no_answer(visit: Visit) -> None:
-    await visit.read()
-    visit.process()
-    await visit.gone()
-
-
 async def _close_a_used_connection(visit: Visit) -> None:
-    await visit.read()
-    visit.process()
-    if visit.place > 1:
-        visit.close()
-    else:
-        await visit.answer()
-
-
-async def _lost_the_first(visit: Visit) -> None:
-    if visit.attempt == 1:
-        await _reset_after_the_body(visit)
-    else:
-        await _processing(answer())(visit)
+    await (_processing(b"", Visit.close) if visit.place > 1 else _processing(answer()))(visit)
 
 
 def _dripping(start: bytes, drops: bytes) -> Play:
     async def play(visit: Visit) -> None:
-        await visit.read()
-        visit.process()
-        await visit.send(start)
+        await _processing(start)(visit)
         await visit.drip(drops)
 
     return play
 
 
-async def _flood(visit: Visit) -> None:
-    await visit.read()
-    visit.process()
-    visit.keep = False
-    while True:
-        await visit.send(b"HTTP/1.1 102 Processing\r\n\r\n" * 20)
-        await asyncio.sleep(0.02)  # it is for ever that matters: the machine has other work
+def _streaming(start: bytes, part: bytes, times: int | None = None, pause_s: float = 0.0) -> Play:
+    """Send a start, and then this part so often, or for ever."""
+
+    async def play(visit: Visit) -> None:
+        await _processing(start)(visit)
+        visit.keep = False
+        for _ in itertools.count() if times is None else range(times):
+            await visit.send(part)
+            await asyncio.sleep(pause_s)
+
+    return play
 
 
 def _lost(name: str, play: Play, *says: str) -> None:
@@ -303,7 +276,7 @@ def _silent(name: str, play: Play) -> None:
     _after_sending(name, play, ResponseTimeoutError, "did not answer in time", slow=True)
 
 
-_lost("reset-after-the-body", _reset_after_the_body)
+_lost("reset-after-the-body", _processing(b"", Visit.reset))
 _lost("close-without-an-answer", _processing(b"", Visit.close), "closed the connection")
 # Not the first on its connection; what follows a lost one AT_LEAST_ONCE has a new one.
 _add(
@@ -317,7 +290,7 @@ _add(
 _add(
     "unknown, then sent",
     "first-answer-lost",
-    _lost_the_first,
+    _at_first(_processing(b"", Visit.reset)),
     "was sent to {host}",
     "may have been processed",
 )
@@ -335,7 +308,7 @@ _lost(
     "half-a-chunk",
     _processing(HEAD_OK + b"Transfer-Encoding: chunked\r\n\r\nff\r\n{", Visit.close),
 )
-_silent("no-answer", _no_answer)
+_silent("no-answer", _dripping(b"", b""))
 _silent("slow-headers", _dripping(HEAD_OK, b"X-Slow: " + b"a" * 1_000))
 _silent("slow-status-line", _dripping(b"", b"HTTP/1.1 200 " + b"O" * 1_000))
 _silent("slow-body", _dripping(HEAD_OK + b"Content-Length: 1000\r\n\r\n", b"{" + b" " * 998 + b"}"))
@@ -343,7 +316,8 @@ _silent(
     "slow-chunks", _dripping(HEAD_OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 200)
 )
 _silent("body-never-ends", _dripping(HEAD_OK + b"Content-Length: 500\r\n\r\n" + SUCCESS, b""))
-_silent("1xx-for-ever", _flood)
+# It is for ever that matters: the machine has other work.
+_silent("1xx-for-ever", _streaming(b"", b"HTTP/1.1 102 Processing\r\n\r\n" * 20, pause_s=0.02))
 
 # ------------------------------------------------------------------------- answers that are no HTTP
 
@@ -377,31 +351,6 @@ _not_http("control-characters", HEAD_OK + b"X: a\x00\x01b\r\nContent-Length: 0\r
 # --------------------------------------------------------------------------------- odd but accepted
 
 
-async def _endless(visit: Visit) -> None:
-    await visit.read()
-    visit.process()
-    await visit.send(HEAD_OK + b"Transfer-Encoding: chunked\r\n\r\n")
-    visit.keep = False
-    while True:
-        await visit.send(_chunk(b"x" * 65_536))
-
-
-async def _huge(visit: Visit) -> None:
-    await visit.read()
-    visit.process()
-    await visit.send(HEAD_OK + b"Content-Length: %d\r\n\r\n" % (100 * MEGABYTE))
-    visit.keep = False
-    for _ in range(100 * MEGABYTE // 65_536):
-        await visit.send(b"x" * 65_536)
-
-
-async def _answers_twice(visit: Visit) -> None:
-    # The second one must not pass for the answer to whatever order comes next.
-    await visit.read()
-    visit.process()
-    await visit.send(answer() + answer(200, b'{"status":"success","of":"nobody"}'))
-
-
 @cache
 def _bomb() -> bytes:
     return gzip.compress(b"\0" * (100 * MEGABYTE), 9)
@@ -415,7 +364,8 @@ _sent("success", _processing(answer()))
 _sent("success-and-close", _processing(answer(200, SUCCESS, "Connection: close"), Visit.close))
 _sent("success-and-silent-close", _processing(answer(), Visit.close), spoils=True)
 _sent("until-the-end-of-the-connection", _processing(HEAD_OK + b"\r\n" + SUCCESS, Visit.close))
-_sent("answers-twice", _answers_twice)
+# The second one must not pass for the answer to whatever order comes next.
+_sent("answers-twice", _processing(answer() + answer(200, b'{"status":"success","of":"nobody"}')))
 _sent(
     "chunked",
     _processing(
@@ -426,8 +376,16 @@ _sent(
         + b"0\r\n\r\n"
     ),
 )
-_sent("endless-chunks", _endless, most_sent=16 * MEGABYTE)
-_sent("100-mb", _huge, most_sent=16 * MEGABYTE)
+_sent(
+    "endless-chunks",
+    _streaming(HEAD_OK + b"Transfer-Encoding: chunked\r\n\r\n", _chunk(b"x" * 65_536)),
+    most_sent=16 * MEGABYTE,
+)
+_sent(
+    "100-mb",
+    _streaming(HEAD_OK + b"Content-Length: 104857600\r\n\r\n", b"x" * 65_536, 1_600),
+    most_sent=16 * MEGABYTE,
+)
 _sent("gzip-bomb", _gzip_bomb)
 _sent("100-continue", _processing(b"HTTP/1.1 100 Continue\r\n\r\n" + answer()))
 _sent("1xx-flood", _processing(b"HTTP/1.1 102 Processing\r\n\r\n" * 1_000 + answer()))
@@ -460,6 +418,8 @@ _sent(
     ),
 )
 _sent("no-reason", _processing(answer(200, SUCCESS).replace(b" Reason", b"")))
+_sent("headers-of-60-kb", _processing(answer(200, SUCCESS, "X-Long: " + "a" * 60_000)))
+_sent("2000-headers", _processing(answer(200, SUCCESS, *(f"X-{n}: {n}" for n in range(2_000)))))
 
 # ---------------------------------------------------------------------------------------- redirects
 
@@ -542,13 +502,6 @@ def _busy(status: int, *headers: str) -> Play:
     return _refusing(answer(status, b'{"message":"Slow down"}', *headers))
 
 
-async def _busy_once(visit: Visit) -> None:
-    if visit.attempt == 1:
-        await _busy(429, "Retry-After: 0")(visit)
-    else:
-        await _processing(answer())(visit)
-
-
 async def _busy_for_a_second(visit: Visit) -> None:
     server = visit.server
     if visit.attempt == 1:
@@ -560,7 +513,7 @@ async def _busy_for_a_second(visit: Visit) -> None:
     await _processing(answer())(visit)
 
 
-_add("sent at the second attempt", "429-once", _busy_once)
+_add("sent at the second attempt", "429-once", _at_first(_busy(429, "Retry-After: 0")))
 _add("sent at the second attempt", "429-retry-after-1", _busy_for_a_second, pauses=True)
 for _status in (408, 429, 503):
     _throttled(str(_status), _busy(_status), "too busy", str(_status), "Slow down")

@@ -12,7 +12,7 @@ from behaviours import ATTEMPTS, RETRY_AFTER_CAP_S
 from hostile_server import HostileServer
 
 from everlytic_async import EverlyticClient, RetryPolicy, Timeouts
-from support.delivery import CUSTOMER_HASH, STORE_HASH
+from support.delivery import make_client
 
 QUICK = RetryPolicy(
     attempts=ATTEMPTS, base_s=0.002, cap_s=0.01, retry_after_cap_s=RETRY_AFTER_CAP_S
@@ -49,11 +49,4 @@ def client_of(server: HostileServer, **settings: Any) -> EverlyticClient:
 
 def client_at(url: str, **settings: Any) -> EverlyticClient:
     """A client of what is there."""
-    values: dict[str, Any] = {
-        "store_hash": STORE_HASH,
-        "customer_hash": CUSTOMER_HASH,
-        "retry": QUICK,
-        "timeouts": IMPATIENT,
-        **settings,
-    }
-    return EverlyticClient(url, **values)
+    return make_client(url, **{"retry": QUICK, "timeouts": IMPATIENT, **settings})

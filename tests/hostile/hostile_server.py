@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from support.delivery import order
 from support.servers import LENGTH, SUCCESS, Connection, RawServer, answer
 
 __all__ = ["SUCCESS", "HostileServer", "Play", "Visit", "answer", "order_for"]
@@ -29,14 +30,10 @@ LARGE_TEXT = "x" * 200_000
 
 def order_for(name: str, number: int, *, large: bool = False) -> dict[str, Any]:
     """Order `number`, to be treated as that behaviour says."""
-    product: dict[str, Any] = {"product_name": "Mop", "product_price": 21}
+    made = order(number, contact_email=f"{name}.{number}@example.com")
     if large:
-        product["product_description"] = LARGE_TEXT
-    return {
-        "contact_email": f"{name}.{number}@example.com",
-        "order_id": str(number),
-        "products": [product],
-    }
+        made["products"][0]["product_description"] = LARGE_TEXT
+    return made
 
 
 class Visit:

@@ -7,12 +7,10 @@ import gc
 import logging
 import pickle
 import random
-import resource
 import traceback
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -32,8 +30,8 @@ from everlytic_async import (
 )
 from everlytic_async.events import AttemptStarted, Event, OrderEnded
 from support.delivery import CUSTOMER_HASH, STORE_HASH
+from support.processes import resident_bytes
 
-STATM = Path("/proc/self/statm")
 #: All but those that stop a batch (by a pause that is too long, too), or do their harm to whatever
 #: order comes next.
 NAMES = [
@@ -114,13 +112,6 @@ class Memory:
     @property
     def grown(self) -> int:
         return self.most - self.before
-
-
-def resident_bytes() -> int:
-    """The memory of this process if it is known, else 0."""
-    if not STATM.exists():
-        return 0
-    return int(STATM.read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,8 @@ from support.delivery import (
     order,
     sandbox_client,
 )
-from support.servers import (
-    Connection,
-    RawServer,
-    accept_all,
-    never_answer,
-    until,
-)
+from support.servers import RawServer, accept_all, never_answer, until
+from support.shop import Shop
 
 URL = "https://shop.example/servlet/e-commerce/orders"
 
@@ -152,10 +147,8 @@ async def send_mixed(client: EverlyticClient, each: int) -> None:
 @pytest.mark.parametrize("adaptive", [True, False])
 async def test_the_concurrency_limit_holds_for_all_calls_together(*, adaptive: bool) -> None:
     pacing = Pacing(max_concurrency=5, adaptive=adaptive)
-    async with sandbox_client(Sandbox(faults=Faults(latency_s=0.004)), pacing=pacing) as (
-        sandbox,
-        client,
-    ):
+    sandbox = Sandbox(faults=Faults(latency_s=0.004))
+    async with sandbox_client(sandbox, pacing=pacing) as (_, client):
         await send_mixed(client, 40)
 
     assert 1 < sandbox.peak_in_flight <= 5
@@ -167,27 +160,20 @@ async def test_the_concurrency_limit_holds_for_all_calls_together(*, adaptive: b
 
 
 async def test_calls_that_wait_when_the_client_is_closed_are_not_sent() -> None:
-    answer = asyncio.Event()
-
-    async def answer_later(connection: Connection) -> None:
-        await connection.request()
-        await answer.wait()
-        await connection.answer()
-
-    pacing = Pacing(max_concurrency=2, adaptive=False)
-    async with RawServer(answer_later) as server, make_client(server.url, pacing=pacing) as client:
+    shop = Shop({"": "hang"})
+    async with shop.opened_client(concurrency=2) as client:
         sends = [asyncio.create_task(client.send_order(order(number))) for number in range(6)]
-        await until(lambda: len(server.bodies) == 2)
+        await until(lambda: shop.in_flight == 2)
         closing = asyncio.create_task(client.aclose())
         waiting = await asyncio.gather(*sends[2:], return_exceptions=True)
         assert {type(error) for error in waiting} == {NotSentError}
         assert {str(error).split(": ")[1] for error in waiting} == {"the client was closed"}
         assert not closing.done()  # orders in flight may finish
 
-        answer.set()
+        shop.answers.set()
         await closing
         assert [(await send).status for send in sends[:2]] == [200, 200]
-        assert len(server.bodies) == 2
+        assert shop.posts.total() == 2
         await client.aclose()  # closing twice does no harm
 
 
@@ -284,28 +270,6 @@ def test_everything_that_is_missing_in_the_environment_is_named(
 
     assert "EVERLYTIC_BASE_URL, EVERLYTIC_STORE_HASH" in caught.value.message
     assert "EVERLYTIC_CUSTOMER_HASH" not in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("delivery", "sometimes"),
-        ("retry", 5),
-        ("retry", None),
-        ("pacing", 32),
-        ("timeouts", 60),
-        ("store_hash", ""),
-        ("customer_hash", None),
-        ("allow_http", "no"),
-        ("session", "x"),
-        ("on_event", 5),
-        ("on_event", [print, 5]),
-        *(("base_url", f"https://{host}") for host in ("a..b", ".", "a" * 64, "h\\x")),
-    ],
-)
-def test_a_wrong_setting_is_named(name: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=name):
-        make_client(**{name: value})
 
 
 async def test_a_closed_session_is_refused_at_once() -> None:

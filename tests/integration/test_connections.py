@@ -11,26 +11,14 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import trustme
 
-from everlytic_async import (
-    ConnectionLostError,
-    NotSentError,
-    Outcome,
-    UnexpectedResponseError,
-)
+from everlytic_async import ConnectionLostError, NotSentError, Outcome
 from everlytic_async._transport import Transport
+from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH, make_client, order, orders
-from support.servers import (
-    Connection,
-    RawServer,
-    Script,
-    accept_all,
-    answer,
-    until,
-)
+from support.servers import Connection, RawServer, Script, accept_all, answer, answer_all, until
 from support.tls import server_context, trusting_session
 from support.transports import BODY, make_transport
 
@@ -64,46 +52,45 @@ class Gate:
     """A server that answers when the test says so."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[Connection, asyncio.Future[bool]]] = []
+        self.waiting: list[asyncio.Future[bool]] = []
 
     async def __call__(self, connection: Connection) -> None:
         while True:
             await connection.request()
             turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            self.waiting.append((connection, turn))
+            self.waiting.append(turn)
             if not await turn:
                 return
             await connection.answer()
 
-    async def take(self, posts: list[asyncio.Task[Any]], *, lose: bool = False) -> int:
-        """Answer all posts, or lose them; return on how many connections they were."""
-        await until(lambda: len(self.waiting) == len(posts))
+    async def take(self, transport: Transport, count: int, *, lose: bool = False) -> list[Any]:
+        """Post so many at once, and answer them or lose them; what came of each."""
+        posts = [asyncio.create_task(transport.post(BODY)) for _ in range(count)]
+        await until(lambda: len(self.waiting) == count)
         waiting, self.waiting = self.waiting, []
-        for _, turn in waiting:
+        for turn in waiting:
             turn.set_result(not lose)
-        await asyncio.gather(*posts, return_exceptions=True)
-        return len({connection.number for connection, _ in waiting})
+        return await asyncio.gather(*posts, return_exceptions=True)
 
 
 async def test_one_reused_connection_at_a_time_until_one_was_answered() -> None:
-    gate = Gate()
+    gate, clock = Gate(), FakeClock()
 
-    def posts(count: int) -> list[asyncio.Task[Any]]:
-        return [asyncio.create_task(transport.post(BODY)) for _ in range(count)]
+    async def new_connections() -> int:
+        before = server.connections
+        await gate.take(transport, 3)
+        return server.connections - before
 
-    async with RawServer(gate) as server, make_transport(server.url) as transport:
-        connections = []
-        for _ in range(3):
-            await gate.take(posts(3))
-            connections.append(server.connections)
-        assert connections == [3, 5, 5]
+    async with RawServer(gate) as server, make_transport(server.url, clock=clock) as transport:
+        assert [await new_connections() for _ in range(3)] == [3, 2, 0]
 
-        # After a loss it is the same again.
-        lost = posts(1)
-        await gate.take(lost, lose=True)
-        assert isinstance(lost[0].exception(), ConnectionLostError)
-        await gate.take(posts(3))
-        assert server.connections == 7
+        # After a loss it is the same again; after another one soon, none is reused for a while.
+        for then in (2, 3):
+            [lost] = await gate.take(transport, 1, lose=True)
+            assert isinstance(lost, ConnectionLostError)
+            assert await new_connections() == then
+        clock.now += 3_600
+        assert [await new_connections() for _ in range(3)] == [3, 2, 0]
 
 
 @pytest.fixture(params=["own", "caller's", "caller's over TLS"])
@@ -130,16 +117,10 @@ Connect = Callable[[Script], Awaitable[tuple[RawServer, Transport]]]
 
 
 async def test_a_connection_that_ended_unread_is_not_reused(connect: Connect) -> None:
-    connections: list[Connection] = []
-
-    async def keep(connection: Connection) -> None:
-        connections.append(connection)
-        await accept_all(connection)
-
-    server, transport = await connect(keep)
+    server, transport = await connect(accept_all)
     await transport.post(BODY)
     # The end is in the client's kernel at once, and the event loop does not turn in between.
-    connections[0].shut_down()
+    server.opened[0].shut_down()
 
     assert (await transport.post(BODY)).status == 200
     assert (len(server.bodies), server.connections) == (2, 2)
@@ -149,17 +130,9 @@ async def test_a_connection_that_ended_unread_is_not_reused(connect: Connect) ->
 async def test_an_unrequested_response_is_not_taken_for_the_next_orders(
     connect: Connect, turns: int
 ) -> None:
-    connections: list[Connection] = []
-
-    async def refuse_all(connection: Connection) -> None:
-        connections.append(connection)
-        while True:
-            await connection.request()
-            await connection.answer(422)
-
-    server, transport = await connect(refuse_all)
+    server, transport = await connect(answer_all(422))
     await transport.post(BODY)
-    connections[0].write(answer(200))
+    server.opened[0].write(answer(200))
     for _ in range(turns):
         await asyncio.sleep(0)
 
@@ -188,43 +161,8 @@ async def test_a_server_that_answers_first_is_sent_nothing() -> None:
                     assert read == b""
 
 
-@pytest.mark.parametrize(
-    ("headers", "accepted"),
-    [
-        (["X-Long: " + "a" * 60_000], True),
-        ([f"X-{number}: {number}" for number in range(2_000)], True),
-        (["X-Long: " + "a" * 70_000], False),
-        ([f"X-{number}: {number}" for number in range(10_000)], False),
-    ],
-)
-@pytest.mark.parametrize("own", [True, False])
-async def test_response_headers_may_have_64_kib(
-    headers: list[str], accepted: bool, own: bool
-) -> None:
-    async def wordy(connection: Connection) -> None:
-        await connection.request()
-        await connection.answer(200, b"", *headers)
-
-    async with (
-        RawServer(wordy) as server,
-        aiohttp.ClientSession() as session,
-        make_transport(server.url, session=None if own else session) as transport,
-    ):
-        if accepted:
-            assert (await transport.post(BODY)).status == 200
-        else:
-            with pytest.raises(UnexpectedResponseError):
-                await transport.post(BODY)
-
-
 async def test_a_receipt_has_the_headers_without_the_hashes() -> None:
-    async def echo(connection: Connection) -> None:
-        while True:
-            await connection.request()
-            await connection.answer(
-                200, b"", "X-Request-Id: 7", f"X-Echo: {STORE_HASH}, {CUSTOMER_HASH}"
-            )
-
+    echo = answer_all(200, b"", "X-Request-Id: 7", f"X-Echo: {STORE_HASH}, {CUSTOMER_HASH}")
     async with RawServer(echo) as server, make_client(server.url) as client:
         receipts = [await client.send_order(order(number)) for number in range(2)]
         report = await client.send_orders(orders(2))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-import socket
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
@@ -31,8 +31,18 @@ from everlytic_async import (
     RetryPolicy,
     Timeouts,
 )
-from support.delivery import CUSTOMER_HASH, FAST_RETRY, STORE_HASH, order
-from support.servers import Connection, RawServer, Script, answer, never_answer, until
+from support.delivery import CUSTOMER_HASH, STORE_HASH, make_client, order
+from support.servers import (
+    Connection,
+    RawServer,
+    Script,
+    answer,
+    answer_all,
+    lose,
+    never_answer,
+    once,
+    until,
+)
 
 TESTS = str(Path(__file__).parent)
 CUSTOMER = "customer1@example.com"
@@ -150,6 +160,15 @@ async def raised_in(work: Awaitable[object]) -> BaseException:
     raise AssertionError("nothing was raised")
 
 
+@pytest.fixture(autouse=True)
+def nothing_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nor does any library's log hold a hash, at any level."""
+    with caplog.at_level(logging.DEBUG):
+        yield
+    shown = [f"{record.getMessage()} {record.args!r}" for record in caplog.get_records("call")]
+    assert not any(secret in text for text in shown for secret in (STORE_HASH, CUSTOMER_HASH))
+
+
 def test_a_leak_is_found() -> None:
     def leak() -> None:
         headers = {"x-ev-store-hash": STORE_HASH}
@@ -175,54 +194,59 @@ ENVIRONMENT = {
 }
 
 
-def set_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(f"EVERLYTIC_{name.upper()}", value)
+    return monkeypatch
 
 
-WRONG: list[dict[str, Any]] = [
-    {"base_url": None},
-    {"base_url": ""},
-    {"base_url": "http://shop.example"},
-    {"base_url": "ftp://shop.example"},
-    {"base_url": "https://shop.example:99999"},
-    {"base_url": "https://[shop"},
-    {"base_url": f"https://{'x' * 64}.example"},
-    {"store_hash": None},
-    {"store_hash": " "},
-    {"store_hash": 7},
-    {"customer_hash": ""},
-    {"customer_hash": b"7URV2nrUrSHswsrE"},
-    {"store_hash": f"{STORE_HASH} and more"},
-    {"customer_hash": f"{CUSTOMER_HASH}\n{CUSTOMER_HASH}"},
-    {"customer_hash": [CUSTOMER_HASH]},
-    {"store_hash": f"{STORE_HASH}\u00e9"},
-    {"delivery": "twice"},
-    {"retry": 5},
-    {"pacing": "fast"},
-    {"timeouts": None},
-    {"session": "mine"},
-    {"on_event": 7},
-    {"on_event": [7]},
-    {"on_event": not_plain},
-    {"allow_http": "yes"},
-    {"proxy": f"ftp://shop:{PASSWORD}@proxy.example"},
-    {"proxy": f"http://shop:{PASSWORD}@proxy.example/path"},
-    {"proxy": f"http://shop:{PASSWORD}@[proxy"},
-    {"proxy": f"http://shop:{PASSWORD}@proxy.example", "base_url": "http://shop.example"},
-    {"proxy": f"http://shop:{PASSWORD}@proxy.example", "retry": 5},
-    {"proxy": [f"http://shop:{PASSWORD}@proxy.example"]},
-    {"ledger": "orders.ledger"},
+def _proxy(rest: str) -> str:
+    return f"http://shop:{PASSWORD}@{rest}"
+
+
+#: Wrong settings, and what the message says.
+WRONG: list[tuple[dict[str, Any], str]] = [
+    *(({"base_url": url}, "base_url") for url in (None, "", "ftp://shop.example", "https://[shop")),
+    ({"base_url": "http://shop.example"}, "allow_http"),
+    *(
+        ({f"{name}_hash": value}, f"{name}_hash")
+        for name, one in (("store", STORE_HASH), ("customer", CUSTOMER_HASH))
+        for value in (
+            *(None, "", "  ", 7, one.encode(), [one]),
+            *(f"{one} and more", f"{one}\r\nX: 1", f"{one}\0", f"{one}\u00e9"),
+        )
+    ),
+    ({"delivery": "twice"}, "delivery"),
+    *(({"retry": value}, "retry") for value in (5, None)),
+    ({"pacing": "fast"}, "pacing"),
+    ({"timeouts": None}, "timeouts"),
+    ({"session": "mine"}, "session"),
+    *(({"on_event": value}, "on_event") for value in (7, [print, 7], not_plain)),
+    ({"allow_http": "yes"}, "allow_http"),
+    ({"ledger": "orders.ledger"}, "ledger"),
+    ({"proxy": f"proxy:{PASSWORD}@host"}, r"proxy.*http://proxy\.example:3128"),
+    *(
+        ({"proxy": f"{scheme}://shop:{PASSWORD}@proxy.example"}, "proxy.*session")
+        for scheme in ("https", "socks5")
+    ),
+    ({"proxy": _proxy("proxy.example/path")}, "proxy.*without a path"),
+    *(
+        ({"proxy": value}, "proxy.*must be a URL")
+        for value in (_proxy("[proxy"), _proxy("host:99999"), "", 8080, [_proxy("proxy.example")])
+    ),
+    ({"proxy": _proxy("proxy.example"), "base_url": "http://localhost:1"}, "proxy.*allow_http"),
+    ({"proxy": _proxy("proxy.example"), "retry": 5}, "retry"),
 ]
 
 
+@pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("from_env", [False, True])
-@pytest.mark.parametrize("wrong", range(len(WRONG)), ids=lambda index: str([*WRONG[index]]))
-def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, wrong: int, *, from_env: bool) -> None:
-    set_environment(monkeypatch)
-    settings = {**WRONG[wrong]} if from_env else {**ENVIRONMENT, **WRONG[wrong]}
+@pytest.mark.parametrize("wrong", range(len(WRONG)), ids=lambda index: str([*WRONG[index][0]]))
+def test_a_wrong_setting_is_named(wrong: int, *, from_env: bool) -> None:
+    settings = {**WRONG[wrong][0]} if from_env else {**ENVIRONMENT, **WRONG[wrong][0]}
     make = EverlyticClient.from_env if from_env else EverlyticClient
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(ConfigurationError, match=WRONG[wrong][1]) as caught:
         make(**settings)
     del settings
     assert_no_secret(caught.value)
@@ -230,13 +254,14 @@ def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, wrong: int, *, from_en
 
 @pytest.mark.parametrize("name", ["BASE_URL", "STORE_HASH", "CUSTOMER_HASH"])
 @pytest.mark.parametrize("value", [None, "", "two words"])
-def test_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str | None) -> None:
-    set_environment(monkeypatch)
+def test_a_wrong_environment_is_named(
+    environment: pytest.MonkeyPatch, name: str, value: str | None
+) -> None:
     if value is None:
-        monkeypatch.delenv(f"EVERLYTIC_{name}")
+        environment.delenv(f"EVERLYTIC_{name}")
     else:
-        monkeypatch.setenv(f"EVERLYTIC_{name}", value)
-    with pytest.raises(ConfigurationError) as caught:
+        environment.setenv(f"EVERLYTIC_{name}", value)
+    with pytest.raises(ConfigurationError, match=f"EVERLYTIC_{name}") as caught:
         EverlyticClient.from_env()
     assert_no_secret(caught.value)
 
@@ -248,13 +273,7 @@ def test_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: 
 async def a_client(url: str, *, own: bool, **settings: Any) -> AsyncIterator[EverlyticClient]:
     async with (
         nullcontext() if own else aiohttp.ClientSession() as session,
-        EverlyticClient(
-            url,
-            store_hash=STORE_HASH,
-            customer_hash=CUSTOMER_HASH,
-            session=session,
-            **{"retry": FAST_RETRY, **settings},
-        ) as client,
+        make_client(url, session=session, **settings) as client,
     ):
         yield client
 
@@ -336,23 +355,6 @@ def an_order(size: int) -> dict[str, Any]:
     return order(1, products=[{"product_name": "x" * size}])
 
 
-@pytest.fixture
-def hanging_port() -> Iterator[int]:
-    """A port at which connecting takes for ever: its backlog is full."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        waiting = []
-        for _ in range(4):
-            sock = socket.socket()
-            sock.settimeout(0)
-            sock.connect_ex(listener.getsockname())
-            waiting.append(sock)
-        yield listener.getsockname()[1]
-        for sock in waiting:
-            sock.close()
-
-
 @pytest.mark.parametrize("own", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("give_up", GIVING_UP)
@@ -388,21 +390,6 @@ async def test_what_the_caller_was_handling_stays_whole() -> None:
 # -------------------------------------------------------------------------- errors of the package
 
 
-def replying(status: int, body: bytes, *headers: str) -> Script:
-    async def script(connection: Connection) -> None:
-        while True:
-            await connection.request()
-            sent = connection.server.heads[-1].decode().split("\r\n")[1:-2]
-            echo = [f"X-Echo: {line.partition(': ')[2]}" for line in sent]
-            await connection.answer(status, body, *headers, *echo)
-
-    return script
-
-
-async def lose(connection: Connection) -> None:
-    await connection.request()
-
-
 async def reset(connection: Connection) -> None:
     await connection.request()
     connection.reset()
@@ -413,46 +400,25 @@ async def refuse_the_upload(connection: Connection) -> None:
     connection.reset()
 
 
-async def talk_nonsense(connection: Connection) -> None:
-    await connection.request()
-    await connection.send(b"\x00\x01\x02 nonsense\r\n\r\n")
-
-
-async def switch_protocols(connection: Connection) -> None:
-    await connection.request()
-    await connection.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n\x00")
-
-
-async def say_too_much(connection: Connection) -> None:
-    await connection.request()
-    await connection.answer(200, b"", f"X-Echo: {STORE_HASH}{'x' * 66_000}")
-
-
-async def break_off(connection: Connection) -> None:
-    await connection.request()
-    sent = connection.server.heads[-1].decode().split("\r\n")[1:-2]
-    echo = [f"X-Echo: {line.partition(': ')[2]}" for line in sent]
-    await connection.send(answer(200, b"{" * 100, *echo)[:-50])
-
-
+ECHO = (f"X-Echo: {STORE_HASH}", f"X-Echo: {CUSTOMER_HASH}")
 ENDS: dict[str, Script] = {
     "lost": lose,
     "reset": reset,
     "refused upload": refuse_the_upload,
-    "nonsense": talk_nonsense,
-    "another protocol": switch_protocols,
-    "a long header": say_too_much,
-    "broken off": break_off,
+    "nonsense": once(b"\x00\x01\x02 nonsense\r\n\r\n"),
+    "another protocol": once(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n\x00"),
+    "a long header": once(answer(200, b"", f"{ECHO[0]}{'x' * 66_000}")),
+    "broken off": once(answer(200, b"{" * 100, *ECHO)[:-50]),
     "silent": never_answer,
     "never read": read_nothing,
     "half": answer_half,
-    "401": replying(401, b'"Invalid credentials."'),
-    "422": replying(422, b'{"message":"no"}'),
-    "429": replying(429, b"", "Retry-After: 0"),
-    "302": replying(302, b"", "Location: https://elsewhere.example/"),
-    "500": replying(500, b"no"),
-    "HTML": replying(200, b"<html></html>"),
-    "error": replying(200, b'{"status":"error"}'),
+    "401": answer_all(401, b'"Invalid credentials."', *ECHO),
+    "422": answer_all(422, b'{"message":"no"}', *ECHO),
+    "429": answer_all(429, b"", "Retry-After: 0", *ECHO),
+    "302": answer_all(302, b"", "Location: https://elsewhere.example/", *ECHO),
+    "500": answer_all(500, b"no", *ECHO),
+    "HTML": answer_all(200, b"<html></html>", *ECHO),
+    "error": answer_all(200, b'{"status":"error"}', *ECHO),
 }
 
 
@@ -477,10 +443,7 @@ async def test_every_error_of_an_order(end: str, closed_port: int, *, own: bool)
 
 
 async def test_the_errors_of_a_batch() -> None:
-    async with (
-        RawServer(replying(401, b'"no"')) as server,
-        a_client(server.url, own=True) as client,
-    ):
+    async with RawServer(ENDS["401"]) as server, a_client(server.url, own=True) as client:
         error = await raised_in(client.send_orders([an_order(10), {"contact_email": CUSTOMER}]))
     assert_no_secret(error)
     assert isinstance(error, BatchStoppedError)
@@ -516,9 +479,7 @@ async def test_a_start_that_fails_inside_aiohttp(
         raise RuntimeError("it is broken")
 
     monkeypatch.setattr(aiohttp, broken, instrumented)
-    client = EverlyticClient(
-        "https://shop.example", store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH
-    )
+    client = make_client()
     error = await raised_in(client.start())
     assert isinstance(error, RuntimeError)
     assert_no_secret(error)
@@ -527,9 +488,7 @@ async def test_a_start_that_fails_inside_aiohttp(
 
 async def test_a_start_that_is_cancelled() -> None:
     for steps in range(8):
-        client = EverlyticClient(
-            "https://shop.example", store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH
-        )
+        client = make_client()
         start = asyncio.create_task(client.start())
         for _ in range(steps):
             await asyncio.sleep(0)

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import gc
-import resource
-import sys
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from everlytic_async import Order, Outcome
 from support.delivery import make_client, order
+from support.processes import resident_bytes
 from support.servers import QuickServer
 
 MB = 1_000_000
-_STATM = Path("/proc/self/statm")
-
-
-def resident_bytes() -> int:
-    """The memory of this process: at present on Linux, its peak so far elsewhere."""
-    gc.collect()
-    if _STATM.exists():
-        return int(_STATM.read_text().split()[1]) * resource.getpagesize()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 async def many(count: int) -> AsyncIterator[dict[str, Any]]:
@@ -48,7 +36,9 @@ async def test_memory_stays_flat_from_the_10_000th_order_to_the_last() -> None:
             seen += 1
             sent += result.outcome is Outcome.SENT
             if seen == 10_000:
+                gc.collect()
                 before = resident_bytes()
+    gc.collect()
     grown = resident_bytes() - before
 
     assert (seen, sent) == (count, count - count // 100)

@@ -22,13 +22,12 @@ from everlytic_async import (
     Pacing,
     Receipt,
     SourceError,
-    Timeouts,
 )
 from everlytic_async._response import MAX_BODY_BYTES
 from everlytic_async._secrets import Secrets
 from everlytic_async.events import Event
 from support.delivery import FAST_RETRY, order, orders
-from support.servers import Connection, RawServer, Script, never_answer, until
+from support.servers import Connection, RawServer, Script
 from support.transports import make_transport
 
 #: As the vendor's are, and with what a server would escape.
@@ -225,10 +224,6 @@ async def test_a_redirect_to_the_hashes_themselves(traces: Traces, hashes: tuple
     assert hashes[1].lower() not in caught.value.message  # hosts are shown in lower case
 
 
-async def lose(connection: Connection) -> None:
-    await connection.request()
-
-
 async def send_and_trace(
     client: EverlyticClient, source: Any, traces: Traces, **options: Any
 ) -> None:
@@ -239,20 +234,6 @@ async def send_and_trace(
         traces.add(error, error.report, *(error.report.results if error.report else ()))
     else:
         traces.add(report, *report.results)
-
-
-@pytest.mark.parametrize("end", ["refused", "tls", "lost", "silent"])
-async def test_no_failure_of_the_network_shows_a_hash(
-    traces: Traces, hashes: tuple[str, str], closed_port: int, end: str
-) -> None:
-    timeouts = Timeouts(connect_s=0.1, read_s=0.1)
-    async with RawServer(never_answer if end == "silent" else lose) as server:
-        url = f"http://127.0.0.1:{closed_port}" if end == "refused" else server.url
-        url = url.replace("http:", "https:") if end == "tls" else url
-        async with watched_client(url, hashes, traces, timeouts=timeouts) as client:
-            await send_and_trace(client, orders(3), traces)
-
-    traces.assert_no_hash()
 
 
 async def test_no_failure_of_the_callers_code_shows_a_hash(
@@ -268,22 +249,6 @@ async def test_no_failure_of_the_callers_code_shows_a_hash(
     ):
         await send_and_trace(client, source(), traces)
         await send_and_trace(client, orders(3), traces, key=lambda order: order["no such"])
-
-    traces.assert_no_hash()
-
-
-async def test_cancellation_shows_no_hash(traces: Traces, hashes: tuple[str, str]) -> None:
-    async with (
-        RawServer(never_answer) as server,
-        watched_client(server.url, hashes, traces) as client,
-    ):
-        send = asyncio.create_task(client.send_order(order(1)))
-        await until(lambda: server.bodies)
-        traces.add(send, client)
-        send.cancel()
-        with pytest.raises(asyncio.CancelledError) as cancelled:
-            await send
-        traces.texts += traceback.format_exception(cancelled.value)
 
     traces.assert_no_hash()
 

@@ -19,17 +19,9 @@ from everlytic_async import (
     UnknownOutcomeError,
 )
 from everlytic_async.events import CoolDown, Event
-from support.delivery import STORE_HASH, make_client, order, orders
-from support.servers import (
-    Connection,
-    RawServer,
-    accept_all,
-    answer,
-    never_answer,
-    once,
-    until,
-)
-from support.transports import BODY, make_transport, started
+from support.delivery import STORE_HASH, make_client, order
+from support.servers import RawServer, accept_all, answer, answer_all, lose, never_answer
+from support.transports import BODY, by_session, make_transport, started
 
 
 async def test_a_callers_session_is_used_and_never_closed() -> None:
@@ -44,49 +36,31 @@ async def test_a_callers_session_is_used_and_never_closed() -> None:
         assert b"X-Of-The-Caller: 1" in server.heads[0]
 
 
-async def test_a_sessions_raise_for_status_does_not_change_a_verdict() -> None:
-    async with (
-        RawServer(once(answer(422, b"no"))) as server,
-        aiohttp.ClientSession(raise_for_status=True) as session,
-        make_transport(server.url, session=session) as transport,
-    ):
+async def repeat(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """A middleware."""
+    (await handler(request)).release()
+    return await handler(request)
+
+
+@pytest.mark.parametrize("setting", [{"raise_for_status": True}, {"middlewares": (repeat,)}])
+async def test_a_sessions_settings_neither_change_a_verdict_nor_repeat_a_post(
+    setting: dict[str, Any],
+) -> None:
+    async with by_session(answer_all(422), **setting) as (server, transport):
         assert (await transport.post(BODY)).status == 422
+        assert len(server.bodies) == 1
 
 
 async def test_a_sessions_time_outs_do_not_change_a_verdict() -> None:
-    gate = asyncio.Event()
-
-    async def after_a_while(connection: Connection) -> None:
-        await connection.request()
-        await gate.wait()
-        await connection.answer()
-
     hasty = aiohttp.ClientTimeout(total=0.01, sock_read=0.01)
-    async with (
-        RawServer(after_a_while) as server,
-        aiohttp.ClientSession(timeout=hasty) as session,
-        make_transport(server.url, session=session) as transport,
-    ):
+    async with by_session(never_answer, timeout=hasty) as (server, transport):
         task = await started(server, transport)
-        asyncio.get_running_loop().call_later(0.1, gate.set)  # when the session's have passed
+        await asyncio.sleep(0.1)  # the session's have passed
+        server.opened[0].write(answer())
 
         assert (await task).status == 200
-
-
-async def test_a_sessions_middlewares_do_not_repeat_a_post() -> None:
-    async def twice(
-        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        (await handler(request)).release()
-        return await handler(request)
-
-    async with (
-        RawServer(accept_all) as server,
-        aiohttp.ClientSession(middlewares=(twice,)) as session,
-        make_transport(server.url, session=session) as transport,
-    ):
-        assert (await transport.post(BODY)).status == 200
-        assert len(server.bodies) == 1
 
 
 async def test_a_callers_closed_session_stops_a_batch_at_once_and_says_so() -> None:
@@ -124,17 +98,12 @@ async def test_a_session_closed_in_a_pause_ends_it_and_is_not_blamed_on_the_endp
 ) -> None:
     session = aiohttp.ClientSession()
 
-    async def fail_then_close(connection: Connection) -> None:
-        while True:
-            await connection.request()
-            await connection.answer(status, b"", *headers)
-
     def close_in_pause(event: Event) -> None:
         if isinstance(event, CoolDown):
             closing.append(asyncio.ensure_future(session.close()))
 
     closing: list[asyncio.Future[None]] = []
-    async with RawServer(fail_then_close) as server:
+    async with RawServer(answer_all(status, b"", *headers)) as server:
         retry = RetryPolicy(base_s=0.01, cap_s=0.02)
         async with make_client(
             server.url, session=session, retry=retry, on_event=close_in_pause
@@ -149,7 +118,7 @@ async def test_a_session_closed_in_a_pause_ends_it_and_is_not_blamed_on_the_endp
     assert caught.value.report.elapsed_s < 20
 
 
-async def test_waiting_for_a_place_in_its_pool_assert_not_sent() -> None:
+async def test_what_waits_for_a_place_in_its_pool_is_not_sent() -> None:
     connector = aiohttp.TCPConnector(limit=1)
     async with (
         RawServer(never_answer) as server,
@@ -209,13 +178,7 @@ async def test_an_exception_of_a_hook_is_not_sent_only_if_the_order_surely_was_n
     async def fail(*_: object) -> None:
         raise error
 
-    tracing = aiohttp.TraceConfig()
-    getattr(tracing, hook).append(fail)
-    async with (
-        RawServer(accept_all) as server,
-        aiohttp.ClientSession(trace_configs=[tracing]) as session,
-        make_transport(server.url, session=session) as transport,
-    ):
+    async with by_session(accept_all, trace={hook: fail}) as (server, transport):
         kind: type[EverlyticError] = NotSentError if _HOOKS[hook] else UnknownOutcomeError
         with pytest.raises(kind) as caught:
             await transport.post(BODY)
@@ -232,19 +195,9 @@ async def test_a_hook_that_raises_on_a_lost_connection_hides_nothing() -> None:
     async def read_the_status(_session: object, _context: object, params: Any) -> None:
         _ = params.response.status
 
-    async def lose(connection: Connection) -> None:
-        await connection.request()
-
-    tracing = aiohttp.TraceConfig()
-    tracing.on_request_exception.append(read_the_status)
-    async with (
-        RawServer(lose) as server,
-        aiohttp.ClientSession(trace_configs=[tracing]) as session,
-        make_client(server.url, session=session) as client,
-    ):
-        report = await client.send_orders(orders(4))
-
-    assert len(server.bodies) == report.counts[Outcome.UNKNOWN] == 4
+    async with by_session(lose, trace={"on_request_exception": read_the_status}) as (_, transport):
+        with pytest.raises(UnknownOutcomeError):
+            await transport.post(BODY)
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -253,20 +206,9 @@ async def test_a_cancellation_is_not_hidden_by_a_hook(*, hidden: bool) -> None:
         if hidden:
             raise AttributeError("status")
 
-    async def silent(connection: Connection) -> None:
-        await connection.request()
-        await connection.closed()
-
-    tracing = aiohttp.TraceConfig()
-    tracing.on_request_exception.append(hide)
     body_sent: list[bool] = []
-    async with (
-        RawServer(silent) as server,
-        aiohttp.ClientSession(trace_configs=[tracing]) as session,
-        make_transport(server.url, session=session) as transport,
-    ):
-        post = asyncio.create_task(transport.post(BODY, body_sent.append))
-        await until(lambda: server.bodies)
+    async with by_session(never_answer, trace={"on_request_exception": hide}) as parts:
+        post = await started(*parts, body_sent.append)
         post.cancel()
         await asyncio.wait([post])
 
@@ -281,14 +223,8 @@ async def test_what_ends_the_process_is_not_caught() -> None:
     async def fail(*_: object) -> None:
         raise Stop
 
-    tracing = aiohttp.TraceConfig()
-    tracing.on_request_end.append(fail)
     body_sent: list[bool] = []
-    async with (
-        RawServer(accept_all) as server,
-        aiohttp.ClientSession(trace_configs=[tracing]) as session,
-        make_transport(server.url, session=session) as transport,
-    ):
+    async with by_session(accept_all, trace={"on_request_end": fail}) as (_, transport):
         with pytest.raises(Stop):
             await transport.post(BODY, body_sent.append)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import aiohttp
@@ -25,7 +26,7 @@ from support.servers import (
     never_answer,
     until,
 )
-from support.transports import BODY, make_transport, started
+from support.transports import BODY, by_session, make_transport, started
 
 # ---------------------------------------------------------------------------- running out of time
 
@@ -148,15 +149,10 @@ async def test_a_time_out_that_a_session_turns_into_another_error_leaves_nothing
     async def hide(*_: object) -> None:
         raise aiohttp.ClientConnectionError("something else")
 
-    tracing = aiohttp.TraceConfig()
-    tracing.on_request_exception.append(hide)
     task = asyncio.current_task()
     assert task is not None
-    async with (
-        RawServer(never_answer) as server,
-        aiohttp.ClientSession(trace_configs=[tracing]) as session,
-        make_transport(server.url, session=session, read_s=0.1) as transport,
-    ):
+    trace = {"on_request_exception": hide}
+    async with by_session(never_answer, trace=trace, read_s=0.1) as (_, transport):
         with pytest.raises(UnknownOutcomeError):
             await transport.post(BODY)
 
@@ -202,20 +198,13 @@ async def test_a_callers_own_time_out_around_the_post_is_the_callers() -> None:
 
 async def test_what_arrived_during_a_stall_is_read_before_anything_times_out() -> None:
     clock = FakeClock()
-    connections: list[Connection] = []
-
-    async def take(connection: Connection) -> None:
-        await connection.request()
-        connections.append(connection)
-        await connection.closed()
-
     async with (
-        RawServer(take) as server,
+        RawServer(never_answer) as server,
         make_transport(server.url, clock=clock) as transport,
     ):
         posts = [asyncio.create_task(transport.post(BODY)) for _ in range(8)]
-        await until(lambda: len(connections) == len(posts))
-        for connection in connections:  # straight to the kernel: the loop has not turned yet
+        await until(lambda: len(server.bodies) == len(posts))
+        for connection in server.opened:  # straight to the kernel: the loop has not turned yet
             connection.push(answer())
         clock.now += 3_600
         clock.fire_next()  # the watch is the first to run
@@ -225,18 +214,10 @@ async def test_what_arrived_during_a_stall_is_read_before_anything_times_out() -
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other kernel tells when data came")
 async def test_a_response_is_timed_by_the_kernel_and_not_by_the_event_loop() -> None:
-    connections: list[Connection] = []
-
-    async def take(connection: Connection) -> None:
-        await connection.request()
-        connections.append(connection)
-        await connection.closed()
-
-    async with RawServer(take) as server, make_transport(server.url) as transport:
+    async with RawServer(never_answer) as server, make_transport(server.url) as transport:
         started_at = time.monotonic()
-        post = asyncio.create_task(transport.post(BODY))
-        await until(lambda: connections)
-        connections[0].push(answer(503))
+        post = await started(server, transport)
+        server.opened[0].push(answer(503))
         came_s = time.monotonic() - started_at
         time.sleep(0.5)  # noqa: ASYNC251 - the event loop stalls, which is the point
         response = await post
@@ -247,18 +228,19 @@ async def test_a_response_is_timed_by_the_kernel_and_not_by_the_event_loop() -> 
 
 async def test_a_response_says_how_long_the_event_loop_stalled() -> None:
     clock = FakeClock()
-    connections: list[Connection] = []
 
-    async def take(connection: Connection) -> None:
+    async def leave_open(connection: Connection) -> None:
         while True:
             await connection.request()
-            connections.append(connection)
 
-    async with RawServer(take) as server, make_transport(server.url, clock=clock) as transport:
-        for number, stalled_s in enumerate([0.0, 30.0, 0.0], 1):
-            post = asyncio.create_task(transport.post(BODY))
-            await until(lambda number=number: len(connections) == number)
-            connections[-1].push(answer())
+    async with (
+        RawServer(leave_open) as server,
+        make_transport(server.url, clock=clock) as transport,
+    ):
+        for stalled_s in (0.0, 30.0, 0.0):
+            server.bodies.clear()
+            post = await started(server, transport)
+            server.opened[-1].push(answer())
             if stalled_s:
                 clock.now += stalled_s
                 clock.fire_next()
@@ -285,17 +267,11 @@ async def test_stalled_time_does_not_count_as_connecting() -> None:
 
 async def test_silence_that_is_not_a_stall_still_times_out() -> None:
     clock = FakeClock()
-
-    async def silent(connection: Connection) -> None:
-        await connection.request()
-        await connection.closed()
-
     async with (
-        RawServer(silent) as server,
+        RawServer(never_answer) as server,
         make_transport(server.url, clock=clock) as transport,
     ):
-        post = asyncio.create_task(transport.post(BODY))
-        await until(lambda: server.bodies)
+        post = await started(server, transport)
         with pytest.raises(ResponseTimeoutError):
             await clock.run(asyncio.wait_for(post, None))
         assert clock.now <= 1_000 + 5 + 0.5
@@ -304,93 +280,61 @@ async def test_silence_that_is_not_a_stall_still_times_out() -> None:
 # ------------------------------------------- when a body was sent, and how long its response took
 
 
-large_bodies = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-
-
-@pytest.mark.parametrize("slow", ["connection", "answer"])
-async def test_a_response_has_the_time_when_the_order_was_sent(
-    monkeypatch: pytest.MonkeyPatch, slow: str
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+@pytest.mark.parametrize(
+    ("slow", "size", "own", "sent_after_s", "waited_s"),
+    [
+        ("connecting", 20, True, 3, 0),
+        ("answering", 20, True, 0, 3),
+        ("answering", 20, False, 0, 3),
+        ("uploading", 20, False, 0, 3),  # with a caller's session the whole attempt is waited for
+        ("uploading", 20_000_000, True, 3, 0),
+        ("answering", 20_000_000, True, 0, 3),
+        ("nothing", 20_000_000, True, 0, 0),
+        ("answering before the upload ends", 20_000_000, True, None, 0),
+    ],
+)
+async def test_a_response_has_the_time_when_the_order_was_sent_and_how_long_it_took_from_then(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    slow: str,
+    size: int,
+    own: bool,
+    sent_after_s: float | None,
+    waited_s: float,
 ) -> None:
     clock = FakeClock()
     started_at = clock.now
     connect = aiohttp.TCPConnector.connect
 
+    def take(what: str) -> None:
+        clock.now += 3 if slow == what else 0
+
     async def slow_connect(*args: Any, **named: Any) -> aiohttp.connector.Connection:
-        if slow == "connection":
-            clock.now += 3
+        take("connecting")
         return await connect(*args, **named)
 
-    async def slow_answer(connection: Connection) -> None:
-        await connection.request()
-        if slow == "answer":
-            clock.now += 3
+    async def slowly(connection: Connection) -> None:
+        await connection.head()
+        take("uploading")
+        take("answering before the upload ends")
+        if slow == "answering before the upload ends":
+            await connection.answer(503, b"busy", "Connection: close")
+            await connection.closed()
+            return
+        await connection.rest()
+        take("answering")
         await connection.answer()
 
     monkeypatch.setattr(aiohttp.TCPConnector, "connect", slow_connect)
     async with (
-        RawServer(slow_answer) as server,
-        make_transport(server.url, clock=lambda: clock.now, read_s=99, total_s=99) as transport,
-    ):
-        got = await transport.post(BODY)
-
-    assert got.sent_at == started_at + (3 if slow == "connection" else 0)
-    assert got.waited_s == (3 if slow == "answer" else 0)
-
-
-@large_bodies
-@pytest.mark.parametrize("slow", ["upload", "answer", "nothing"])
-async def test_the_wait_for_the_answer_starts_when_a_large_body_was_sent(slow: str) -> None:
-    clock = FakeClock()
-
-    async def slowly(connection: Connection) -> None:
-        await connection.head()
-        if slow == "upload":
-            clock.now += 3
-        await connection.rest()
-        if slow == "answer":
-            clock.now += 3
-        await connection.answer()
-
-    async with (
         RawServer(slowly) as server,
-        make_transport(server.url, clock=clock, read_s=99, total_s=99) as transport,
-    ):
-        got = await transport.post(b"x" * 20_000_000)
-    assert got.waited_s == (3 if slow == "answer" else 0)
-
-
-@large_bodies
-async def test_a_response_before_the_end_of_the_upload_has_no_waiting_time() -> None:
-    clock = FakeClock()
-
-    async def at_once(connection: Connection) -> None:
-        await connection.head()
-        clock.now += 3
-        await connection.answer(503, b"busy", "Connection: close")
-        await connection.closed()
-
-    async with (
-        RawServer(at_once) as server,
-        make_transport(server.url, clock=clock, read_s=99, total_s=99) as transport,
-    ):
-        assert (await transport.post(b"x" * 20_000_000)).waited_s == 0
-
-
-async def test_with_a_callers_session_the_whole_attempt_was_waited_for() -> None:
-    clock = FakeClock()
-
-    async def slowly(connection: Connection) -> None:
-        await connection.request()
-        clock.now += 3
-        await connection.answer()
-
-    async with (
-        RawServer(slowly) as server,
-        aiohttp.ClientSession() as session,
+        nullcontext() if own else aiohttp.ClientSession() as session,
         make_transport(
             server.url, session=session, clock=clock, read_s=99, total_s=99
         ) as transport,
     ):
-        sent_at = clock.now
-        got = await transport.post(BODY)
-        assert (got.sent_at, got.waited_s) == (sent_at, 3)
+        got = await transport.post(b"x" * size)
+
+    assert got.sent_at == (None if sent_after_s is None else started_at + sent_after_s)
+    assert got.waited_s == waited_s

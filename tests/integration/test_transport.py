@@ -5,31 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
 
-from everlytic_async import (
-    ConfigurationError,
-    ConnectionLostError,
-    NotSentError,
-    Timeouts,
-)
+from everlytic_async import ConnectionLostError, NotSentError
 from everlytic_async._request import ERROR_MESSAGES, Request
-from everlytic_async._secrets import Secrets
 from everlytic_async._transport import Transport
 from support.delivery import CUSTOMER_HASH, STORE_HASH
-from support.servers import (
-    SUCCESS,
-    Connection,
-    RawServer,
-    accept_all,
-    once,
-)
+from support.servers import SUCCESS, Connection, RawServer, accept_all, answer_all, once
 from support.transports import BODY, make_transport
 
 large_bodies = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
@@ -45,8 +32,12 @@ LARGE = b'{"contact_email":"' + b"x" * 16_000_000 + b'"}'
 LIMIT = 64 * 1024
 
 
-async def test_a_post_is_as_documented() -> None:
-    async with RawServer(accept_all) as server, make_transport(server.url) as transport:
+async def test_a_post_is_as_documented_and_white_space_around_a_hash_is_not_sent() -> None:
+    hashes = (f" {STORE_HASH}\n", f"{CUSTOMER_HASH}\t")
+    async with (
+        RawServer(accept_all) as server,
+        make_transport(server.url, hashes=hashes) as transport,
+    ):
         got = await transport.post(BODY)
 
         lines = server.heads[0].decode().rstrip().split("\r\n")
@@ -62,15 +53,6 @@ async def test_a_post_is_as_documented() -> None:
         assert len(names) == len(set(names))
         assert sent["accept-encoding"] == "identity"
         assert (got.status, got.body) == (200, SUCCESS)
-
-
-async def test_connections_are_kept_and_used_again() -> None:
-    async with RawServer(accept_all) as server, make_transport(server.url) as transport:
-        for _ in range(5):
-            await transport.post(BODY)
-
-        assert len(server.bodies) == 5
-        assert server.connections == 1
 
 
 async def test_the_receive_buffer_is_no_larger_than_the_body_limit(
@@ -96,30 +78,13 @@ async def test_the_receive_buffer_is_no_larger_than_the_body_limit(
 
 
 async def test_cookies_are_not_kept() -> None:
-    async def set_cookie(connection: Connection) -> None:
-        while True:
-            await connection.request()
-            await connection.answer(200, SUCCESS, "Set-Cookie: JSESSIONID=abc; Path=/")
-
+    set_cookie = answer_all(200, SUCCESS, "Set-Cookie: JSESSIONID=abc; Path=/")
     async with RawServer(set_cookie) as server, make_transport(server.url) as transport:
         await transport.post(BODY)
         await transport.post(BODY)
 
         assert len(server.heads) == 2
         assert b"cookie" not in b"".join(server.heads).lower()
-
-
-@asynccontextmanager
-async def full_backlog() -> AsyncIterator[str]:
-    """The address of a socket that listens and never accepts, its queue full."""
-    with socket.socket() as listening, ExitStack() as waiting:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(0)
-        for _ in range(4):
-            one = waiting.enter_context(socket.socket())
-            one.settimeout(0)  # not to wait here
-            one.connect_ex(listening.getsockname())
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 async def assert_not_sent(transport: Transport, reason: str) -> None:
@@ -130,8 +95,10 @@ async def assert_not_sent(transport: Transport, reason: str) -> None:
 
 
 @pytest.mark.parametrize("timeouts", [{"connect_s": 0.15}, {"total_s": 0.15}], ids=str)
-async def test_a_connection_that_hangs_assert_not_sent(timeouts: dict[str, float]) -> None:
-    async with full_backlog() as url, make_transport(url, **timeouts) as transport:
+async def test_a_connection_that_hangs_is_not_sent(
+    timeouts: dict[str, float], hanging_port: int
+) -> None:
+    async with make_transport(f"http://127.0.0.1:{hanging_port}", **timeouts) as transport:
         await assert_not_sent(transport, "was not established in time")
 
 
@@ -152,20 +119,6 @@ async def test_a_large_body_read_to_its_end_is_unknown() -> None:
             await transport.post(LARGE)
 
         assert [len(body) for body in server.bodies] == [len(LARGE)]
-
-
-async def test_a_kept_connection_that_the_server_closes_is_unknown_and_not_tried_again() -> None:
-    async def answer_once(connection: Connection) -> None:
-        await connection.request()
-        await connection.answer()
-        await connection.request()  # and close: the race that keep-alive has
-
-    async with RawServer(answer_once) as server, make_transport(server.url) as transport:
-        await transport.post(BODY)
-        with pytest.raises(ConnectionLostError):
-            await transport.post(BODY)
-
-        assert (len(server.bodies), server.connections) == (2, 1)
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -201,14 +154,9 @@ async def test_the_status_is_the_verdict_if_only_the_body_was_cut_short(
 
 @pytest.mark.parametrize("size", [LIMIT - 1, LIMIT, LIMIT + 1, 10 * LIMIT])
 async def test_a_long_response_is_cut_and_its_connection_is_free_again(size: int) -> None:
-    async def long(connection: Connection) -> None:
-        while True:
-            await connection.request()
-            await connection.answer(200, b"x" * size)
-
     connector = aiohttp.TCPConnector(limit=1)
     async with (
-        RawServer(long) as server,
+        RawServer(answer_all(200, b"x" * size)) as server,
         aiohttp.ClientSession(connector=connector) as session,
         make_transport(server.url, session=session) as transport,
     ):
@@ -227,37 +175,6 @@ async def test_a_response_that_ends_with_the_connection_is_read_to_its_end() -> 
 
     async with RawServer(slowly) as server, make_transport(server.url) as transport:
         assert (await transport.post(BODY)).body == SUCCESS
-
-
-@pytest.mark.parametrize("name", ["store_hash", "customer_hash"])
-@pytest.mark.parametrize(
-    "value",
-    [None, "", "  ", 5, b"bytes", "top secret", "top\r\nsecret: 1", "top\x00secret", "töpsecret"],
-)
-def test_a_hash_that_cannot_be_a_header_is_refused_without_being_shown(
-    name: str, value: object
-) -> None:
-    hashes: dict[str, Any] = {"store_hash": STORE_HASH, "customer_hash": CUSTOMER_HASH, name: value}
-    with pytest.raises(ConfigurationError, match=name) as caught:
-        Transport("https://shop.example", timeouts=Timeouts(), secrets=Secrets(**hashes))
-
-    assert name.upper() in caught.value.message
-    assert "secret" not in repr(caught.value)
-
-
-async def test_white_space_around_a_hash_assert_not_sent() -> None:
-    async with RawServer(accept_all) as server:
-        transport = Transport(
-            server.url,
-            secrets=Secrets(f" {STORE_HASH}\n", f"{CUSTOMER_HASH}\t"),
-            timeouts=Timeouts(),
-        )
-        await transport.open()
-        await transport.post(BODY)
-        await transport.close()
-
-        assert f"x-ev-store-hash: {STORE_HASH}\r\n".encode() in server.heads[0]
-        assert f"x-ev-customer-hash: {CUSTOMER_HASH}\r\n".encode() in server.heads[0]
 
 
 def _errors_of_aiohttp() -> list[type[BaseException]]:

@@ -97,12 +97,8 @@ def assert_consistent(chain: list[Any]) -> None:
 async def test_events_agree_with_the_server(delivery: Delivery) -> None:
     story = Story()
     pacing = Pacing(max_concurrency=8, adaptive=False)
-    async with sandbox_client(
-        Sandbox(faults=FAULTS), on_event=story, delivery=delivery, pacing=pacing
-    ) as (
-        sandbox,
-        client,
-    ):
+    settings = {"on_event": story, "delivery": delivery, "pacing": pacing}
+    async with sandbox_client(Sandbox(faults=FAULTS), **settings) as (sandbox, client):
         report = await client.send_orders(orders(120))
 
     assert len(story[AttemptStarted]) == len(story[AttemptEnded]) == sandbox.requests
@@ -223,12 +219,8 @@ async def test_an_outage_is_emitted_from_its_first_pause_to_its_end(closed_port:
 
 async def test_single_calls_emit_the_same_events() -> None:
     story = Story()
-    async with sandbox_client(
-        Sandbox(faults=FAULTS), on_event=story, delivery=Delivery.AT_LEAST_ONCE
-    ) as (
-        sandbox,
-        client,
-    ):
+    settings = {"on_event": story, "delivery": Delivery.AT_LEAST_ONCE}
+    async with sandbox_client(Sandbox(faults=FAULTS), **settings) as (sandbox, client):
         calls = (client.send_order(raw) for raw in orders(40))
         await asyncio.gather(*calls, return_exceptions=True)
 
@@ -238,23 +230,6 @@ async def test_single_calls_emit_the_same_events() -> None:
     for chain in found.values():
         assert_consistent(chain)
     assert not story[BatchStarted]
-
-
-async def test_a_hook_that_raises_costs_no_order(caplog: pytest.LogCaptureFixture) -> None:
-    story = Story()
-
-    def broken(event: Event) -> None:
-        raise RuntimeError(type(event).__name__)
-
-    with caplog.at_level(logging.CRITICAL, logger="everlytic_async"):
-        async with sandbox_client(Sandbox(faults=FAULTS), on_event=[broken, story]) as (
-            sandbox,
-            client,
-        ):
-            report = await client.send_orders(orders(60))
-
-    assert len(report.results) == len(story[OrderEnded]) == 60
-    assert len(story[AttemptEnded]) == sandbox.requests
 
 
 async def test_without_a_listener_no_event_of_an_order_is_made(

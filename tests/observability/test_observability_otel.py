@@ -38,7 +38,6 @@ from opentelemetry.semconv.attributes import (
 from opentelemetry.semconv.metrics import http_metrics
 
 from everlytic_async import (
-    BatchStoppedError,
     ConfigurationError,
     Delivery,
     EverlyticClient,
@@ -47,7 +46,7 @@ from everlytic_async import (
     Outcome,
     Pacing,
 )
-from everlytic_async.errors import ConnectionLostError, NotSentError
+from everlytic_async.errors import ConnectionLostError
 from everlytic_async.events import (
     AttemptEnded,
     AttemptStarted,
@@ -62,10 +61,8 @@ from everlytic_async.events import (
 from everlytic_async.otel import OpenTelemetryHook
 from everlytic_async.sandbox import Faults, Sandbox
 from support.delivery import (
-    CUSTOMER_HASH,
-    FAST_RETRY,
-    STORE_HASH,
     client_of,
+    make_client,
     order,
     orders,
     sandbox_client,
@@ -73,7 +70,6 @@ from support.delivery import (
 from support.servers import Connection, RawServer, Script
 
 ERROR, UNSET = trace.StatusCode.ERROR, trace.StatusCode.UNSET
-OrderAttributes = dict[str, object]
 
 
 class Telemetry:
@@ -187,11 +183,8 @@ def answers(*statuses: int) -> Script:
     return script
 
 
-def client_at(url: str, *hooks: Any, **settings: Any) -> EverlyticClient:
-    values: dict[str, Any] = {"retry": FAST_RETRY, "pacing": Pacing(adaptive=False), **settings}
-    return EverlyticClient(
-        url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, on_event=hooks, **values
-    )
+def client_at(url: str, *hooks: Any) -> EverlyticClient:
+    return make_client(url, on_event=hooks, pacing=Pacing(adaptive=False))
 
 
 # ------------------------------------------------------------------------------------------- spans
@@ -305,21 +298,6 @@ async def test_what_was_not_sent_has_the_class_and_the_message_of_its_error(
         assert span.status.status_code is ERROR
         assert span.status.description == message
         assert exceptions(span) == [("exception", labels)]
-
-
-async def test_an_endpoint_that_cannot_be_reached_has_attempts_without_a_status(
-    telemetry: Telemetry, closed_port: int
-) -> None:
-    async with client_at(f"http://127.0.0.1:{closed_port}", telemetry.hook()) as client:
-        with pytest.raises(NotSentError):
-            await client.send_order(order(1))
-
-    assert len(telemetry.attempts) == FAST_RETRY.attempts
-    for span in telemetry.attempts:
-        assert attributes(span)["error.type"] == "NotSentError"
-        assert "http.response.status_code" not in attributes(span)
-    cool_downs = telemetry.points("everlytic.cool_down.duration")
-    assert [dict(labels) for labels, _ in cool_downs] == [{}]
 
 
 async def test_an_invalid_order_is_a_span_without_an_attempt(telemetry: Telemetry) -> None:
@@ -448,85 +426,35 @@ async def test_after_a_cancelled_order_the_requests_in_flight_are_right_again(
     assert telemetry.total("http.client.active_requests") == 0
 
 
-async def test_cool_downs_the_rate_and_the_limit_are_measured(telemetry: Telemetry) -> None:
-    rates: list[RateChanged] = []
-
-    def keep(event: Event) -> None:
-        if isinstance(event, RateChanged):
-            rates.append(event)
-
-    def until_found() -> Iterator[OrderAttributes]:
-        for values in orders(3_000):
-            if any(event.limit is not None for event in rates):
-                return
-            yield values
-
-    async with Sandbox(faults=Faults(rate=400, burst=5)) as sandbox:
-        hook = telemetry.hook(sandbox.base_url)
-        async with client_of(sandbox, on_event=[hook, keep]) as client:
-            await client.send_orders(until_found())
-
-    found = [event.limit for event in rates if event.limit is not None]
-    ((at_server, rate),) = telemetry.points("everlytic.rate")
-    ((_, limit),) = telemetry.points("everlytic.rate_limit")
-    assert rate == rates[-1].rate
-    assert limit == found[-1]
-    assert set(at_server) == {"server.address", "server.port"}
-    ((labels, pauses),) = telemetry.points("everlytic.cool_down.duration")
-    assert labels["http.response.status_code"] == 429
-    assert 1 <= pauses.count <= sandbox.statuses[429]
-
-
-async def test_an_outage_is_measured(telemetry: Telemetry, closed_port: int) -> None:
-    down = asyncio.Event()
-
-    def notice(event: Event) -> None:
-        if isinstance(event, CoolDown):
-            down.set()
-
-    hooks = [telemetry.hook(), notice]
-    async with sandbox_client(Sandbox(port=closed_port), on_event=hooks) as (sandbox, client):
-        await client.send_order(order(1))
-        await sandbox.close()
-        waiting = asyncio.create_task(client.send_order(order(2)))
-        await down.wait()
-        await sandbox.start()
-        await waiting
-
-    ((_, outage),) = telemetry.points("everlytic.outage.duration")
-    assert outage.count == 1
-    assert outage.sum > 0
-
-
-async def test_a_stopped_batch_has_its_own_series(
+def test_instruments_have_the_figures_kinds_and_units_that_the_description_says(
     telemetry: Telemetry,
 ) -> None:
-    async with sandbox_client(on_event=telemetry.hook()) as (_, client):
-        await client.send_orders(orders(2))
-    async with sandbox_client(on_event=telemetry.hook(), customer_hash="wrong") as (_, client):
-        with pytest.raises(BatchStoppedError):
-            await client.send_orders(orders(2))
-
-    counts = {
-        labels["everlytic.batch.stopped"]: histogram.count
-        for labels, histogram in telemetry.points("everlytic.batch.duration")
-    }
-    assert counts == {False: 1, True: 1}
-
-
-def test_instruments_have_the_kinds_and_units_that_the_description_says(
-    telemetry: Telemetry,
-) -> None:
-    hook = telemetry.hook()
+    hook = telemetry.hook("https://shop.example")
     for event in (
         *ended("1"),
         CoolDown(at=0.0, wait_s=1.0, status=429, reason="busy"),
+        CoolDown(at=0.0, wait_s=2.0, status=None, reason="refused"),
         OutageEnded(at=0.0, lasted_s=3.0),
         RateChanged(at=0.0, rate=99.0, limit=100.0),
         BatchEnded(at=0.0, counts={}, elapsed_s=9.0, stopped=None),
+        BatchEnded(at=0.0, counts={}, elapsed_s=8.0, stopped="401"),
     ):
         hook(event)
     metrics = telemetry.metrics()
+
+    server = {"server.address": "shop.example", "server.port": 443}
+    assert telemetry.points("everlytic.rate") == [(server, 99.0)]
+    assert telemetry.points("everlytic.rate_limit") == [(server, 100.0)]
+    for name, expected in {
+        "everlytic.cool_down": [({"http.response.status_code": 429}, 1.0), ({}, 2.0)],
+        "everlytic.outage": [({}, 3.0)],
+        "everlytic.batch": [
+            ({"everlytic.batch.stopped": False}, 9.0),
+            ({"everlytic.batch.stopped": True}, 8.0),
+        ],
+    }.items():
+        figures = [(labels, point.sum) for labels, point in telemetry.points(f"{name}.duration")]
+        assert figures == [({**server, **labels}, seconds) for labels, seconds in expected]
 
     units = {name: metric.unit for name, metric in metrics.items()}
     assert units == {

@@ -1,8 +1,10 @@
-"""The environment of the Python processes that tests start."""
+"""The environment of the Python processes that tests start, and the memory of this one."""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 #: In PYTHONPATH it makes orders go by `ClientSession.post`.
@@ -12,3 +14,14 @@ SESSION_POST = Path(__file__).parent / "session_post"
 def python_path(*directories: Path) -> str:
     """A value of PYTHONPATH: these directories, and what is in it already."""
     return os.pathsep.join([*map(str, directories), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+_STATM = Path("/proc/self/statm")
+
+
+def resident_bytes() -> int:
+    """The memory of this process: at present on Linux, its peak so far elsewhere."""
+    if _STATM.exists():
+        return int(_STATM.read_text().split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,7 +23,6 @@ class Connection:
         self, server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.server = server
-        self.number = server.connections
         self._reader = reader
         self._writer = writer
 
@@ -118,6 +117,11 @@ async def never_answer(connection: Connection) -> None:
     await connection.closed()
 
 
+async def lose(connection: Connection) -> None:
+    """Read an order, and close the connection."""
+    await connection.request()
+
+
 def answer_all(status: int, body: bytes = SUCCESS, *headers: str) -> Script:
     """Answer every order like this."""
 
@@ -163,6 +167,7 @@ class RawServer:
         connections: How many there were.
         heads: Every request's head, as it was received.
         bodies: Every request's body that was read to its end.
+        opened: Every connection.
     """
 
     def __init__(
@@ -181,9 +186,13 @@ class RawServer:
         self._wanted_port = self.port = port
         self._server: asyncio.Server | None = None
         self._handlers: set[asyncio.Task[None]] = set()
-        self.connections = 0
+        self.opened: list[Connection] = []
         self.heads: list[bytes] = []
         self.bodies: list[bytes] = []
+
+    @property
+    def connections(self) -> int:
+        return len(self.opened)
 
     @property
     def url(self) -> str:
@@ -191,6 +200,11 @@ class RawServer:
         return f"http{'s' if self._tls else ''}://{host}:{self.port}"
 
     async def __aenter__(self) -> Self:
+        await self.listen()
+        return self
+
+    async def listen(self) -> None:
+        """Accept connections; again, after `refuse`."""
         self._server = await asyncio.start_server(
             self._serve,
             "127.0.0.1" if self._host == "localhost" else self._host,
@@ -203,7 +217,11 @@ class RawServer:
         if self._receive_bytes is not None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_bytes)
         self.port = listener.getsockname()[1]
-        return self
+
+    def refuse(self) -> None:
+        """Accept no more connections; those that there are go on."""
+        assert self._server is not None
+        self._server.close()
 
     async def __aexit__(
         self,
@@ -222,9 +240,10 @@ class RawServer:
         handler = asyncio.current_task()
         assert handler is not None
         self._handlers.add(handler)
-        self.connections += 1
+        connection = Connection(self, reader, writer)
+        self.opened.append(connection)
         try:
-            await self._script(Connection(self, reader, writer))
+            await self._script(connection)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client has left
         except asyncio.CancelledError:
@@ -236,6 +255,19 @@ class RawServer:
 
     def _is_closing(self) -> bool:
         return self._server is None or not self._server.is_serving()
+
+
+@contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port of loopback that listens and never accepts, its queue full: connecting hangs."""
+    with socket.socket() as listener, ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            one = waiting.enter_context(socket.socket())
+            one.settimeout(0)  # not to wait here
+            one.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 
@@ -14,9 +15,9 @@ from everlytic_async._transport import Response, Transport
 from everlytic_async.policies import Timeouts
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH
-from support.servers import RawServer, until
+from support.servers import RawServer, Script, until
 
-__all__ = ["BODY", "make_transport", "started", "until"]
+__all__ = ["BODY", "by_session", "make_transport", "started", "until"]
 
 BODY = b'{"contact_email":"user@example.com"}'
 
@@ -46,8 +47,30 @@ async def make_transport(
         await transport.close()
 
 
-async def started(server: RawServer, transport: Transport) -> asyncio.Task[Response]:
+@asynccontextmanager
+async def by_session(
+    script: Script,
+    *,
+    trace: Mapping[str, Callable[..., Awaitable[None]]] = {},
+    read_s: float = 5,
+    **settings: Any,
+) -> AsyncIterator[tuple[RawServer, Transport]]:
+    """A server, and a transport over a caller's session with these hooks and settings."""
+    tracing = aiohttp.TraceConfig()
+    for name, hook in trace.items():
+        getattr(tracing, name).append(hook)
+    async with (
+        RawServer(script) as server,
+        aiohttp.ClientSession(trace_configs=[tracing], **settings) as session,
+        make_transport(server.url, session=session, read_s=read_s) as transport,
+    ):
+        yield server, transport
+
+
+async def started(
+    server: RawServer, transport: Transport, report_cancelled: Callable[[bool], None] | None = None
+) -> asyncio.Task[Response]:
     """A post whose body has arrived."""
-    task = asyncio.create_task(transport.post(BODY))
+    task = asyncio.create_task(transport.post(BODY, report_cancelled))
     await until(lambda: server.bodies)
     return task

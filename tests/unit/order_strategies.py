@@ -1,12 +1,61 @@
-"""Valid orders of every shape, for hypothesis."""
+"""Valid orders of every shape, for hypothesis, and values of every class that an order may hold."""
 
 from __future__ import annotations
 
+import enum
 import string
 from decimal import Decimal
 from typing import Any
 
 from hypothesis import strategies as st
+
+from everlytic_async.orders import Order
+
+#: Numbers of a product: numbers on the wire as well. Amounts of an order: texts.
+PRODUCT_NUMBERS = (
+    *("product_price", "product_quantity", "product_line_total", "product_special_price"),
+)
+AMOUNTS = ("sub_total", "shipping_fee", "taxes", "total", "discount")
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Whole(int):
+    pass
+
+
+class Real(float):
+    pass
+
+
+class Money(Decimal):
+    pass
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Workflow(enum.IntEnum):
+    CONFIRMATION = 32
+    HUGE = 2**70
+
+
+def show(value: object) -> str:
+    """A short name for a test's value."""
+    if isinstance(value, str | float | Decimal | bool) or value is None:
+        return ascii(value)[:30]
+    if isinstance(value, int) and value.bit_length() < 100:
+        return str(value)
+    return type(value).__name__
+
+
+def order_with(**fields: Any) -> Order:
+    """An order that is valid but for these fields."""
+    return Order(**{"contact_email": "jo@example.com", "products": [{}], **fields})
+
 
 # Without lone surrogates and NUL, with every other character.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30)
@@ -39,7 +88,7 @@ DECIMALS = WITH_ALL_DIGITS | decimals(st.integers(1, 80) | st.sampled_from([400,
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 INTEGERS = st.integers(-(10**30), 10**30)
 NUMBERS = INTEGERS | FLOATS | DECIMALS
-AMOUNTS = TEXTS | NUMBERS
+_AMOUNTS = TEXTS | NUMBERS
 WORKFLOWS = st.integers(1, 2**63 - 1)
 
 PRODUCTS = st.fixed_dictionaries(
@@ -47,11 +96,8 @@ PRODUCTS = st.fixed_dictionaries(
     optional={
         "product_name": TEXTS,
         "product_description": TEXTS,
-        "product_price": NUMBERS,
-        "product_quantity": NUMBERS,
         "product_sku": TEXTS | NUMBERS,
-        "product_line_total": NUMBERS,
-        "product_special_price": NUMBERS,
+        **dict.fromkeys(PRODUCT_NUMBERS, NUMBERS),
         "product_url": URLS,
         "product_gallery": st.lists(URLS, max_size=3),
     },
@@ -59,11 +105,7 @@ PRODUCTS = st.fixed_dictionaries(
 _OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "order_link_url": URLS,
     "order_id": IDENTIFIERS | NUMBERS,
-    "sub_total": AMOUNTS,
-    "shipping_fee": AMOUNTS,
-    "taxes": AMOUNTS,
-    "total": AMOUNTS,
-    "discount": AMOUNTS,
+    **dict.fromkeys(AMOUNTS, _AMOUNTS),
     "checkout_url": URLS,
     "workflow_id": WORKFLOWS,
 }

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import copy
-import enum
 import json
 from decimal import Decimal
 from typing import Any, NoReturn
 
+import attrs
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from order_strategies import IDENTIFIERS, ORDERS, WITH_ALL_DIGITS, WORKFLOWS
+from order_strategies import (
+    AMOUNTS,
+    IDENTIFIERS,
+    ORDERS,
+    PRODUCT_NUMBERS,
+    WITH_ALL_DIGITS,
+    WORKFLOWS,
+    Colour,
+    Money,
+    Real,
+    Text,
+    Whole,
+    Workflow,
+    order_with,
+    show,
+)
 
 from everlytic_async._encoding import encode, encode_wire, order_key, to_wire
 from everlytic_async.orders import Order, Product
@@ -40,10 +55,7 @@ def exact(value: Any) -> Any:
     raise AssertionError(f"no such value in an order: {value!r}")
 
 
-TEXT_ON_THE_WIRE = {
-    *("contact_unique_id", "order_id"),
-    *("sub_total", "shipping_fee", "taxes", "total", "discount"),
-}
+TEXT_ON_THE_WIRE = {*AMOUNTS, "contact_unique_id", "order_id"}
 #: Order, product and contact as in the documentation's code sample.
 SAMPLE = """{
     "order_link_url": "http://store.com/order_url/2344",
@@ -66,10 +78,6 @@ SAMPLE = """{
 }"""
 
 
-def order_with(**fields: Any) -> Order:
-    return Order(**{"contact_email": "jo@example.com", "products": [{}], **fields})
-
-
 def sent_bytes(mapping: dict[str, Any]) -> bytes:
     """The body of a mapping that is sent without a model."""
     wire = to_wire(mapping)
@@ -83,13 +91,16 @@ def encoded(**fields: Any) -> Any:
 
 def test_the_documented_example_becomes_what_its_php_sends() -> None:
     totals = {"sub_total": 100043.22, "shipping_fee": 50, "taxes": Decimal("0.00"), "total": "1.5"}
-    sample = json.loads(SAMPLE)
+    more = {"contact_unique_id": "c-17", "discount": "0", "workflow_id": 32}
+    more["checkout_url"] = "https://store.com/cart"
+    sample = {**json.loads(SAMPLE), **more}
 
     body = encode(Order.from_mapping({**sample, **totals}))
 
     # The order's id and totals are text, as the documentation's table says.
     as_text = {"order_id": "34", "sub_total": "100043.22", "shipping_fee": "50", "taxes": "0.00"}
     assert json.loads(body) == {**sample, **totals, **as_text}
+    assert json.loads(body).keys() == {field.name for field in attrs.fields(Order)}
     assert b'"product_line_total":100043.22,' in body
     assert b'"product_price":21,' in body
 
@@ -150,66 +161,60 @@ def test_a_decimal_reaches_the_wire_digit_by_digit(number: Decimal) -> None:
     assert Decimal(wire["total"]).as_tuple() == number.as_tuple()
 
 
-class _Whole(int):
-    pass
-
-
-class _Real(float):
-    pass
-
-
-class _Money(Decimal):
-    pass
-
-
-class _Text(str):
-    __slots__ = ()
-
-
-class _Sku(enum.StrEnum):
-    MOP = "mop"
-
-
-class _Size(enum.IntEnum):
-    SMALL = 4
-    HUGE = 2**70
-
-
 @pytest.mark.parametrize(
     ("number", "digits"),
     [
-        (Decimal("10.10"), b"10.10"),
-        (Decimal("100043.22"), b"100043.22"),
-        (Decimal("0.1000000000000000055511151231257827"), b"0.1000000000000000055511151231257827"),
-        (Decimal("-0.00"), b"-0.00"),
-        (Decimal("1E+3"), b"1000"),
-        (Decimal("1E+400"), b"1E+400"),
-        (2**63, b"9223372036854775808"),
-        (-(2**70), b"-1180591620717411303424"),
-        (0.1, b"0.1"),
-        (10.10, b"10.1"),
-        (_Whole(5), b"5"),
-        (_Whole(2**70), b"1180591620717411303424"),
-        (_Real(1.5), b"1.5"),
-        (_Real(1e22), b"10000000000000000000000"),
-        (_Money("10.10"), b"10.10"),
-        (_Size.SMALL, b"4"),
-        (_Size.HUGE, b"1180591620717411303424"),
+        *((number, str(number)) for number in (0, -5, 2**63, -(2**70), 10**999)),
+        *((number, str(number)) for number in (0.1, 0.1 + 0.2, 10.10, 100043.22, 1.5)),
+        (1e22, "10000000000000000000000"),
+        (1e-7, "0.0000001"),
+        (5e-324, "5E-324"),
+        *((Decimal(text), text) for text in ("10.10", "100043.22", "-0.00", "1E+400", "1E-999999")),
+        *((Decimal(text), text) for text in ("1.5E+999999999", "1.5E-999999999")),
+        (Decimal("0.1000000000000000055511151231257827"), "0.1000000000000000055511151231257827"),
+        (Decimal("1E+3"), "1000"),
+        (Whole(5), "5"),
+        (Whole(2**70), "1180591620717411303424"),
+        (Real(1.5), "1.5"),
+        (Real(1e22), "10000000000000000000000"),
+        (Money("10.10"), "10.10"),
+        (Workflow.CONFIRMATION, "32"),
+        (Workflow.HUGE, "1180591620717411303424"),
     ],
-    ids=repr,
+    ids=show,
 )
-def test_a_number_is_written_in_its_own_digits(number: Any, digits: bytes) -> None:
-    for name in ("product_price", "product_sku"):
-        body = encode(order_with(products=[{name: number}]))
-        expected = b'{"contact_email":"jo@example.com","products":[{"%b":%b}]}'
-        assert body == expected % (name.encode(), digits)
+def test_a_number_is_written_in_its_own_digits(number: Any, digits: str) -> None:
+    for name in (*PRODUCT_NUMBERS, "product_sku"):
+        order = order_with(products=[{name: number}])
+        kept = getattr(order.products[0], name)
+        assert kept == number
+        assert type(kept) is type(number)
+        body = encode(order).removeprefix(b'{"contact_email":"jo@example.com","products":[{"')
+        written = body.removeprefix(f'{name}":'.encode()).removesuffix(b"}]}").decode()
+        if type(number) is float:  # in whatever notation
+            assert Decimal(written) == Decimal(digits)
+        else:
+            assert written == digits
+    order = order_with(order_id=number, **dict.fromkeys(AMOUNTS, number))
+    assert {getattr(order, name) for name in (*AMOUNTS, "order_id")} == {digits}
+    if type(number) is int:
+        assert order_with(contact_unique_id=number).contact_unique_id == digits
 
 
-@pytest.mark.parametrize("value", [_Text("käse"), _Sku.MOP])
+def test_only_a_huge_number_is_written_with_an_exponent() -> None:
+    for exponent in range(-64, 65):
+        total = order_with(total=Decimal((0, (1, 2, 3), exponent))).total
+        assert total is not None
+        assert "E" not in total.upper()
+
+
+@pytest.mark.parametrize("value", [Text("käse"), Colour.RED])
 def test_a_subclass_of_text_is_written_as_its_text(value: str) -> None:
-    wire = encoded(order_id=value, total=value, products=[{"product_sku": value}])
+    wire = encoded(
+        order_id=value, products=[{"product_sku": value}], **dict.fromkeys(AMOUNTS, value)
+    )
     text = str.__str__(value)
-    assert (wire["order_id"], wire["total"]) == (text, text)
+    assert {wire[name] for name in (*AMOUNTS, "order_id")} == {text}
     assert wire["products"] == [{"product_sku": text}]
 
 

@@ -60,6 +60,8 @@ def test_the_address_of_an_install_leads_to_its_endpoint(address: str, used: str
         "https://[shop.example]",
         "https://shop..example",
         "https://.example",
+        "https://.",
+        "https://h\\x",
         "https://1.2.3.256",
         "https://shop.123",
         f"https://{'a' * 64}.example",

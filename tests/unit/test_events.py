@@ -217,17 +217,6 @@ def test_what_ends_a_task_or_the_program_is_not_caught(kind: type[BaseException]
         Dispatcher((interrupted,)).emit(STARTED)
 
 
-@pytest.mark.parametrize(
-    ("hooks", "level", "expected"),
-    [((), INFO, False), ((), DEBUG, True), ((hook,), logging.CRITICAL, True)],
-)
-def test_single_attempts_are_for_hooks_and_a_debug_log(
-    caplog: pytest.LogCaptureFixture, hooks: tuple[Hook, ...], level: int, expected: bool
-) -> None:
-    with caplog.at_level(level, logger="everlytic_async"):
-        assert Dispatcher(hooks).has_listeners is expected
-
-
 # ----------------------------------------------------------------------------------------- the log
 
 
