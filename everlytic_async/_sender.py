@@ -22,8 +22,8 @@ from everlytic_async._encoding import (
     make_key,
     to_wire,
 )
+from everlytic_async._failures import SESSION_CLOSED
 from everlytic_async._pacer import DeadlineExceededError, Pacer
-from everlytic_async._request import SESSION_CLOSED
 from everlytic_async._response import parse_response
 from everlytic_async._retry import may_retry, retrying, with_cap_note
 from everlytic_async._transport import Transport
@@ -253,12 +253,7 @@ class Sender:
                 stop_token.stop(SESSION_CLOSED)  # no further order can be sent
             return error.with_traceback(None), None  # frames would refer to the order, and back
         verdict = parse_response(
-            response.status,
-            response.headers,
-            response.body,
-            waited_s=response.waited_s,
-            stalled_s=response.stalled_s,
-            undecodable=response.undecodable,
+            response,
             attempts=job.attempts,
             elapsed_s=self.pacer.clock() - job.started_at,
             redact=job.contact,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from types import SimpleNamespace
@@ -19,7 +20,8 @@ from everlytic_async import (
     NotSentError,
     Timeouts,
 )
-from everlytic_async._request import ERROR_MESSAGES, Request
+from everlytic_async._failures import ERROR_MESSAGES
+from everlytic_async._request import Connections, Request
 from everlytic_async._secrets import Secrets
 from everlytic_async._transport import Transport
 from support.delivery import CUSTOMER_HASH, STORE_HASH
@@ -177,7 +179,7 @@ async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool
         upload.exception()
     tracker: Any = SimpleNamespace(attempts=1, bytes_written=10, upload_complete=upload)
     task: Any = asyncio.current_task()
-    request = Request(10, 0.0, task, 0, tracker)
+    request = Request(bytes(10), task, 0, 0.0, Connections(time.monotonic), time.monotonic, tracker)
 
     assert request.body_sent()
     tracker.bytes_written = 9

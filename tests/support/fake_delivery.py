@@ -22,10 +22,10 @@ from everlytic_async import (
     SourceError,
 )
 from everlytic_async._ledgers import OpenLedger
-from everlytic_async._lifecycle import Lifecycle
 from everlytic_async._pacer import Pacer
+from everlytic_async._response import Response
 from everlytic_async._sender import Sender
-from everlytic_async._transport import Response, Transport
+from everlytic_async._transport import Lifecycle, Transport
 from everlytic_async._waiting import StopToken
 from everlytic_async.events import Dispatcher, Event
 from everlytic_async.ledger import ResendPolicy

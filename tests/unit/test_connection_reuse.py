@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from everlytic_async._connections import Connections, UnusableConnectionError
+from everlytic_async._request import Connections, UnusableConnectionError
 from support.clock import FakeClock
 
 
@@ -20,17 +20,17 @@ async def test_a_server_that_loses_orders_again_gets_no_reused_connection_for_a_
     connections = Connections(clock)
     transport: Any = SimpleNamespace(is_closing=lambda: False, get_extra_info=lambda _name: None)
     connection = FakeConnection()
-    assert not connections.acquire(connection, transport)  # it is new
+    assert not await connections.acquire(connection, transport)  # it is new
     connections.on_answered(connection, reused=False)
 
     for lost, may_be_reused in enumerate([True, False]):
-        assert connections.acquire(connection, transport)
+        assert await connections.acquire(connection, transport)
         with pytest.raises(UnusableConnectionError):  # one at a time
-            connections.acquire(connection, transport)
+            await connections.acquire(connection, transport)
         connections.on_lost()
         connections.release()
         assert connections.may_be_reused is may_be_reused, lost
     with pytest.raises(UnusableConnectionError):
-        connections.acquire(connection, transport)
+        await connections.acquire(connection, transport)
     clock.now += 3_600
-    assert connections.acquire(connection, transport)
+    assert await connections.acquire(connection, transport)
