@@ -1,12 +1,12 @@
-"""A ledger in use: by a client for all its calls, or by one stream."""
+"""A ledger in use: by a client for its single calls, by a stream, or for a forecast."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from everlytic_async._encoding import encode, order_key
-from everlytic_async._sender import Job, Sender
+from everlytic_async._sender import Sender
 from everlytic_async.errors import ConfigurationError, SkippedError
 from everlytic_async.ledger import Ledger, LedgerSession, ResendPolicy
 from everlytic_async.ledger.claims import LedgerWriter, body_digest, resend_policy
@@ -15,15 +15,14 @@ from everlytic_async.outcomes import Outcome
 
 
 class OpenLedger:
-    """A ledger for the endpoint and store of a client; or none.
+    """A ledger for the endpoint and store of a client, or none.
 
-    Args:
-        ledger: None if there is none.
-        sender: The client's.
+    A client and each of its streams have one of their own: the ledger itself is open until the last
+    of them has closed it.
 
     Attributes:
-        exists: Whether there is one.
-        any_sent: Whether it knew, when it was last opened, an order that this endpoint and store
+        ledger: None if there is none.
+        any_sent: Whether it knew, when it was opened, an order that this endpoint and store
             accepted.
 
     Raises:
@@ -33,30 +32,26 @@ class OpenLedger:
     def __init__(self, ledger: Ledger | None, sender: Sender) -> None:
         if ledger is not None:
             _check(ledger)
-        self._ledger = ledger
+        self.ledger = ledger
+        self.any_sent = False
         self._sender = sender
         self._session: LedgerSession | None = None
         self._closing = AsyncExitStack()
-        self.exists = ledger is not None
-        self.any_sent = False
 
     async def open(self) -> None:
-        """Open it, unless it is open, and ask it for an accepted order.
+        """Open it, and ask it for an accepted order.
 
         Raises:
             LedgerError: it can't be used.
         """
-        if self._ledger is None:
+        if self.ledger is None:
             return
         async with AsyncExitStack() as opening:
-            session = self._session
-            if session is None:
-                session = await opening.enter_async_context(_session(self._ledger, self._sender))
+            session = await opening.enter_async_context(_session(self.ledger, self._sender))
             # A caller's own ledger that can't be asked knows of none.
             ask = getattr(session, "any_sent", None)
             self.any_sent = ask is not None and bool(await ask())
-            if self._session is None:
-                self._session, self._closing = session, opening.pop_all()
+            self._session, self._closing = session, opening.pop_all()
 
     async def close(self) -> None:
         """Close it."""
@@ -74,58 +69,6 @@ class OpenLedger:
         return LedgerWriter(
             self._session, policy, custom_keys=custom_keys, any_accepted=self.any_accepted
         )
-
-
-class StreamLedger:
-    """The ledger of one stream, if it has one.
-
-    Args:
-        opened: The client's, or the stream's own.
-        policy: What may be sent again.
-        is_own: Whether the stream closes it.
-
-    Attributes:
-        opened: The same.
-        writer: What claims and records; None if there is no ledger, or it is not open.
-        expects_skips: Whether it is likely to know the next orders.
-    """
-
-    def __init__(self, opened: OpenLedger, policy: ResendPolicy, *, is_own: bool) -> None:
-        self.opened = opened
-        self._policy = policy
-        self._is_own = is_own
-        self.writer: LedgerWriter | None = None
-        self.expects_skips = True
-
-    async def open(self, *, custom_keys: bool) -> None:
-        """Open it.
-
-        Raises:
-            LedgerError: it can't be used.
-        """
-        await self.opened.open()
-        self.writer = self.opened.writer(self._policy, custom_keys=custom_keys)
-
-    async def close(self) -> None:
-        """Close it."""
-        if self._is_own:
-            await self.opened.close()
-
-    async def find_skipped(self, jobs: Sequence[Job]) -> Mapping[int, SkippedError]:
-        """Which of these orders will not be sent: by their index, why.
-
-        Only asked if some are likely to be known: for others their claims will do.
-
-        Raises:
-            LedgerError: it can't be read.
-        """
-        if self.writer is None or not self.expects_skips:
-            return {}
-        for job in jobs:
-            job.digest = body_digest(job.body)
-        skipped = await self.writer.find_skipped([(job.key, job.digest) for job in jobs])
-        self.expects_skips = bool(skipped)  # orders that it knows come one after another
-        return skipped
 
 
 async def forecast(

@@ -12,17 +12,17 @@ import inspect
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-_Item = TypeVar("_Item")
-_Job = TypeVar("_Job")
+from everlytic_async._encoding import AnyOrder
+from everlytic_async._sender import Job
 
 #: The most bytes of orders whose results were not taken, plus one order of any size. Ordinary
 #: orders never come near it.
 _MAX_BYTES = 16 * 1024 * 1024
 
 
-class Reader(Generic[_Item, _Job]):
+class Reader:
     """Reads a source in chunks, and hands out what is to be sent, one by one.
 
     A sync source is read by the task that asks for the next order, always in the same context:
@@ -31,9 +31,10 @@ class Reader(Generic[_Item, _Job]):
 
     Args:
         source: What is read. What its iteration raises ends the reading and becomes `error`.
-        prepare: Called with the index of each order and the order; returns what is to be sent,
-            None if it can't be, and about how many bytes it takes.
-        skip: Awaited with several of these; returns those that must be sent. None if all must.
+        prepare: Called with the index of each order and the order.
+        skip: Awaited with several that are valid; returns those that must be sent. None if all
+            must.
+        on_error: Called with what the source raised; the reading has ended then.
         max_unfinished: How many orders may be read and have no result yet.
         max_untaken: How many may be read and have no result that was taken.
         chunk: How many a sync source is asked for together; an async one is asked for one.
@@ -41,15 +42,15 @@ class Reader(Generic[_Item, _Job]):
     Attributes:
         is_async: Whether the source is async, so that `run` is needed.
         count: How many orders were read.
-        error: What the source raised.
     """
 
     def __init__(
         self,
-        source: Iterable[_Item] | AsyncIterable[_Item],
-        prepare: Callable[[int, _Item], tuple[_Job | None, int]],
-        skip: Callable[[list[_Job]], Awaitable[list[_Job]]] | None,
+        source: Iterable[AnyOrder] | AsyncIterable[AnyOrder],
+        prepare: Callable[[int, AnyOrder], Job],
+        skip: Callable[[list[Job]], Awaitable[list[Job]]] | None,
         *,
+        on_error: Callable[[BaseException], None],
         max_unfinished: int,
         max_untaken: int,
         chunk: int,
@@ -58,13 +59,13 @@ class Reader(Generic[_Item, _Job]):
         self._iterator: Any = None  # made when it is first needed
         self._prepare = prepare
         self._skip = skip
+        self._on_error = on_error
         self._max_unfinished = max_unfinished
         self._max_untaken = max_untaken
         self._chunk = chunk
         self._sizes: dict[int, int] = {}  # by index: of the orders whose result was not taken
         self._bytes = 0  # of all of them
         self._finished = 0
-        self._taken = 0
         self._ended = False
         self._waiting: asyncio.Task[Any] | None = None  # `run` while it waits for the source
         self._interrupted = False  # by `stop`
@@ -72,11 +73,10 @@ class Reader(Generic[_Item, _Job]):
         self._reading = asyncio.Lock()
         self._context: Context | None = None  # of a sync source
         self._close_error: Exception | None = None
-        self._ready: deque[_Job] = deque()  # from a sync source
-        self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()  # from an async one
+        self._ready: deque[Job] = deque()  # from a sync source
+        self._queue: asyncio.Queue[Job | None] = asyncio.Queue()  # from an async one
         self.is_async = isinstance(source, AsyncIterable)
         self.count = 0
-        self.error: BaseException | None = None
 
     async def run(self, *, readers: int) -> None:
         """Read an async source to its end.
@@ -97,7 +97,7 @@ class Reader(Generic[_Item, _Job]):
                 for _ in range(readers):
                     self._queue.put_nowait(None)
 
-    async def next(self) -> _Job | None:
+    async def next(self) -> Job | None:
         """The next order that is to be sent; None if there are no more."""
         if self.is_async:
             return await self._queue.get()
@@ -113,7 +113,7 @@ class Reader(Generic[_Item, _Job]):
                     self._ready.extend(await self._read())
         return self._ready.popleft()
 
-    async def _read(self) -> list[_Job]:
+    async def _read(self) -> list[Job]:
         """Read a chunk once there is room for it."""
         while self._room_left() <= 0 and not self._ended:
             self._room = asyncio.Event()
@@ -127,7 +127,7 @@ class Reader(Generic[_Item, _Job]):
         # One order alone is not looked up: its claim will do.
         return jobs if self._skip is None or len(jobs) <= 1 else await self._skip(jobs)
 
-    def _read_now(self) -> list[_Job]:
+    def _read_now(self) -> list[Job]:
         # A generator may set context variables around its `yield`s.
         if self._context is None:
             self._context = copy_context()
@@ -140,7 +140,6 @@ class Reader(Generic[_Item, _Job]):
 
     def on_taken(self, index: int) -> None:
         """The result of one order was taken."""
-        self._taken += 1
         self._bytes -= self._sizes.pop(index)
         self._wake_if_room()
 
@@ -164,12 +163,12 @@ class Reader(Generic[_Item, _Job]):
         if inspect.isasyncgen(self._iterator):
             await self._iterator.aclose()
 
-    def _add(self, jobs: list[_Job], item: _Item) -> None:
-        job, size = self._prepare(self.count, item)
-        if job is not None:
+    def _add(self, jobs: list[Job], raw: AnyOrder) -> None:
+        job = self._prepare(self.count, raw)
+        if job.invalid is None:
             jobs.append(job)
-        self._sizes[self.count] = size
-        self._bytes += size
+        self._sizes[self.count] = job.memory_size
+        self._bytes += job.memory_size
         self.count += 1
 
     def _wake_if_room(self) -> None:
@@ -179,11 +178,11 @@ class Reader(Generic[_Item, _Job]):
     def _room_left(self) -> int:
         if self._bytes > _MAX_BYTES:
             return 0
-        unfinished, untaken = self.count - self._finished, self.count - self._taken
+        unfinished, untaken = self.count - self._finished, len(self._sizes)
         return min(self._max_unfinished - unfinished, self._max_untaken - untaken)
 
-    def _next_chunk(self) -> list[_Job]:
-        jobs: list[_Job] = []
+    def _next_chunk(self) -> list[Job]:
+        jobs: list[Job] = []
         end = self.count + min(self._chunk, self._room_left())
         try:
             if self._iterator is None:
@@ -196,10 +195,10 @@ class Reader(Generic[_Item, _Job]):
             self._fail(error)
         return jobs
 
-    async def _next_async(self) -> list[_Job]:
+    async def _next_async(self) -> list[Job]:
         task = self._waiting = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         try:
             if self._iterator is None:
                 self._iterator = aiter(self._source)
@@ -221,5 +220,5 @@ class Reader(Generic[_Item, _Job]):
         return jobs
 
     def _fail(self, error: BaseException) -> None:
-        self.error = error
         self._ended = True
+        self._on_error(error)

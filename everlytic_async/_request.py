@@ -1,4 +1,4 @@
-"""A request: its headers, what is known of it in flight, its time-outs, and what a failure means.
+"""A request in flight: its headers, its connection, its time-outs, and whether it was sent.
 
 One timer watches all requests. aiohttp's own two or three timers for each cost a fifth of its CPU.
 """
@@ -6,27 +6,23 @@ One timer watches all requests. aiohttp's own two or three timers for each cost 
 from __future__ import annotations
 
 import asyncio
-import errno
+import select
 import socket
+import struct
+import sys
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 import attrs
 from multidict import CIMultiDict
 
-from everlytic_async._connections import UnusableConnectionError
+from everlytic_async._response import MAX_BODY_BYTES
 from everlytic_async._secrets import Secrets
 from everlytic_async._version import __version__
 from everlytic_async._waiting import CallLater, Timer
-from everlytic_async.errors import (
-    ConnectionLostError,
-    EverlyticError,
-    NotSentError,
-    ResponseTimeoutError,
-    UnexpectedResponseError,
-    UnknownOutcomeError,
-    redact_emails,
-)
 from everlytic_async.policies import Timeouts
 
 _JSON = "application/json"
@@ -34,13 +30,21 @@ _JSON = "application/json"
 _MAX_CHECK_INTERVAL_S = 0.25
 # When a request that was found out of time is checked again.
 _CONFIRM_S = 0.01
-# How much of an unforeseen error is repeated.
-_MAX_ERROR_TEXT = 200
+# Each response on a reused connection lets this many times as many orders use reused ones.
+_GROWTH = 4
+_MAX_LIMIT = 1 << 16
+# A second loss within _FORGET_S stops reuse for _PAUSE_S, each further one for twice as long.
+_PAUSE_S = 1.0
+_MAX_PAUSE_S = 60.0
+_FORGET_S = 600.0
+# How often the event loop must run before it has handed on what the kernel holds: twice for a plain
+# socket, once more for asyncio's TLS.
+_LOOP_RUNS = 4
 
-#: What is said when the caller's session is closed.
-SESSION_CLOSED = "the caller's session is closed"
-#: How the message of every `NotSentError` of an attempt starts; the host and the cause follow.
-NOT_SENT = "the order was not sent to "
+
+# `tcpi_last_data_recv` of Linux's `struct tcp_info`: how many milliseconds ago data came last.
+_TCP_INFO_BYTES = 56
+_LAST_DATA_RECEIVED = struct.Struct("=52xI")
 
 
 def request_headers(secrets: Secrets) -> Mapping[str, str]:
@@ -54,6 +58,125 @@ def request_headers(secrets: Secrets) -> Mapping[str, str]:
             "User-Agent": f"everlytic-async/{__version__}",
         }
     )
+
+
+# ------------------------------------------------------------------------------------ connections
+
+
+def since_last_data_s(transport: asyncio.Transport | None) -> float:
+    """Seconds since the kernel last received data of a connection, rather too few than too many.
+
+    The event loop may have been busy meanwhile, or the process frozen. Only Linux reports it:
+    elsewhere it is 0.
+    """
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None or sys.platform != "linux":
+        return 0.0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        (milliseconds,) = _LAST_DATA_RECEIVED.unpack(info)
+    except (OSError, struct.error):  # it is closed, or not the kernel that we know
+        return 0.0
+    return float(milliseconds) / 1000
+
+
+class UnusableConnectionError(Exception):
+    """The connection must not be written to; nothing was."""
+
+
+class Connections:
+    """The connections of one transport, and how many orders may be in flight on reused ones.
+
+    One at a time until one was answered; then the limit grows with each response. A loss resets it
+    to one. A server that loses orders again and again gets fresh connections only, for a while.
+    A connection is known by aiohttp's protocol object.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._answered: WeakSet[object] = WeakSet()
+        self._limit = 1
+        self._in_flight = 0
+        self._lost_at = float("-inf")
+        self._pause_s = 0.0
+        # Not every system has it. Without it, an end that the event loop has not read is not seen.
+        self._poll: Any = select.poll() if hasattr(select, "poll") else None
+
+    @property
+    def count(self) -> int:
+        """How many connections were answered and still exist."""
+        return len(self._answered)
+
+    @property
+    def may_be_reused(self) -> bool:
+        """Whether a connection is worth keeping after its response."""
+        return not self._pause_s or self._clock() >= self._lost_at + self._pause_s
+
+    def was_answered(self, connection: object) -> bool:
+        """Whether an order on this connection was answered before."""
+        return connection in self._answered
+
+    async def acquire(self, connection: Any, transport: asyncio.Transport | None) -> bool:
+        """Check a connection right before an order is written to it.
+
+        Returns:
+            Whether it is a reused one: then `release` must follow.
+
+        Raises:
+            UnusableConnectionError: it has ended, or holds unread data (which would be taken for
+                the response to this order), or must not be reused now.
+        """
+        if transport is not None and self._is_readable(transport):
+            for _ in range(_LOOP_RUNS):
+                await asyncio.sleep(0)
+        if transport is None or transport.is_closing() or connection.should_close:
+            raise UnusableConnectionError
+        if connection in self._answered:
+            if self._in_flight >= self._limit or not self.may_be_reused:
+                raise UnusableConnectionError
+            self._in_flight += 1
+            return True
+        if getattr(transport, "max_size", 0) > MAX_BODY_BYTES:
+            # asyncio's transport for plain sockets allocates 256 KiB for each response of 150
+            # bytes. The C library maps and unmaps that much each time, a fifth of an order's CPU;
+            # this it has on its heap.
+            setattr(transport, "max_size", MAX_BODY_BYTES)  # noqa: B010 - not of every transport
+        return False
+
+    def _is_readable(self, transport: asyncio.Transport) -> bool:
+        """Whether the kernel holds data of a connection, or its end, that nobody read yet."""
+        sock = transport.get_extra_info("socket")
+        descriptor = -1 if sock is None or self._poll is None else sock.fileno()
+        if descriptor < 0:
+            return False
+        self._poll.register(descriptor, select.POLLIN)
+        try:
+            return bool(self._poll.poll(0))
+        finally:
+            self._poll.unregister(descriptor)
+
+    def release(self) -> None:
+        """An order on a reused connection has ended."""
+        self._in_flight -= 1
+
+    def on_answered(self, connection: object, *, reused: bool) -> None:
+        """An order on this connection was answered."""
+        if reused:  # so it is known
+            self._limit = min(self._limit * _GROWTH, _MAX_LIMIT)
+        else:
+            self._answered.add(connection)
+
+    def on_lost(self) -> None:
+        """An order on a reused connection was lost without a response."""
+        if not self.may_be_reused:
+            return  # it was in flight together with the one that caused the pause
+        now = self._clock()
+        if now - self._lost_at > _FORGET_S:
+            self._pause_s = 0.0
+        else:
+            self._pause_s = min(max(_PAUSE_S, 2 * self._pause_s), _MAX_PAUSE_S)
+        self._lost_at = now
+        self._limit = 1
 
 
 # -------------------------------------------------------------------------------------- in flight
@@ -72,10 +195,12 @@ class Request:
     """One POST over one connection.
 
     Attributes:
-        size: Bytes of the body.
-        started_at: When the first try of this order started.
+        body: What is posted.
         task: The task that waits for the response.
         cancel_requests_before: How often the task was cancelled before.
+        started_at: When the first try of this order started.
+        connections: Says whether one may be used.
+        clock: Monotonic seconds.
         tracker: Knows how much of the body was sent; None if it counts as sent once the connection
             was written to.
         connection: aiohttp's protocol of the connection, once there is one.
@@ -90,10 +215,12 @@ class Request:
         abort_error: Why it was aborted: it timed out, or the client was closed.
     """
 
-    size: int
-    started_at: float
+    body: bytes = attrs.field(repr=False)
     task: asyncio.Task[object]
     cancel_requests_before: int
+    started_at: float
+    connections: Connections
+    clock: Callable[[], float]
     tracker: aiohttp.UploadTracker | None = None
     connection: object = None
     transport: asyncio.Transport | None = None
@@ -105,6 +232,39 @@ class Request:
     is_late: bool = False
     abort_error: Exception | None = None
 
+    async def before_write(self, connection: Any, transport: asyncio.Transport | None) -> None:
+        """Check the connection right before anything is written to it.
+
+        Raises:
+            UnusableConnectionError: nothing must be.
+        """
+        self.connection = connection
+        self.unusable = True  # until it is known to be usable
+        self.reused = await self.connections.acquire(connection, transport)
+        self.unusable = False
+        self.transport = transport
+
+    def after_write(self) -> None:
+        """The body was handed to the connection."""
+        self.sent_at = self.last_activity_at = self.clock()
+        self.stalled_s = 0.0
+
+    def on_answer(self, status: int) -> float:
+        """The head of the response has come: how long after the body was sent, at most."""
+        # Of a 503 alone it matters when it came. Asked before the clock: if the process is frozen
+        # in between, it seems to have come late rather than early.
+        is_503 = status == HTTPStatus.SERVICE_UNAVAILABLE
+        ago_s = since_last_data_s(self.transport) if is_503 else 0.0
+        self.last_activity_at = self.clock()
+        if self.sent_at is not None:
+            since = self.sent_at
+        elif self.body_sent():
+            # Either the response came before the upload was over, or nobody knows when that was.
+            since = self.started_at - self.stalled_s  # it was moved on by as much
+        else:
+            return 0.0
+        return max(0.0, self.last_activity_at - ago_s - since)
+
     def is_tracked(self) -> bool:
         """Whether it is known what was written: a mocked session does not use the tracker."""
         if self.tracker is None:
@@ -115,20 +275,12 @@ class Request:
         """Whether the whole body may have reached the endpoint."""
         if self.tracker is None:
             return self.transport is not None
-        if self.tracker.bytes_written >= self.size:
+        if self.tracker.bytes_written >= len(self.body):
             return True  # even if the upload counts as aborted: it was, right at its end
         if not self.is_tracked():
             return True
         upload = self.tracker.upload_complete
         return upload.done() and not upload.cancelled() and upload.exception() is None
-
-    def waited_s(self, received_at: float) -> float:
-        """Seconds from the body being sent to the response, rather too many than too few."""
-        if self.sent_at is not None:
-            return received_at - self.sent_at
-        # Either the response came before the upload was over, or nobody knows when that was.
-        started_at = self.started_at - self.stalled_s  # it was moved on by as much
-        return received_at - started_at if self.body_sent() else 0.0
 
     def abort(self, error: Exception) -> None:
         """End it with this error."""
@@ -185,6 +337,10 @@ class InFlight:
     def discard(self, request: Request) -> None:
         """The request has ended."""
         self._requests.discard(request)
+        if request.reused:
+            request.connections.release()
+        if request.abort_error is not None:
+            request.task.uncancel()
 
     def abort_all(self, error: Exception) -> None:
         """End every request with this error."""
@@ -233,129 +389,3 @@ class InFlight:
         silent_since = request.last_activity_at
         is_silent = silent_since is not None and now - silent_since >= timeouts.read_s
         return TimeoutError() if is_silent or age_s >= timeouts.total_s else None
-
-
-# --------------------------------------------------------------------------- what a failure means
-
-_NO_CONNECTION = "the connection was not established in time"
-#: What went wrong, for a person who has to fix it. The first class that fits counts. Whether the
-#: order was sent is not a matter of the class: `Request.body_sent` knows.
-ERROR_MESSAGES: tuple[tuple[type[BaseException], str], ...] = (
-    (ClientClosedError, "the client was closed while it was in flight"),
-    (
-        UnusableConnectionError,
-        "the connection had ended, or was answered, before the order was written",
-    ),
-    (aiohttp.ClientConnectorDNSError, "its name could not be resolved"),
-    (aiohttp.ClientProxyConnectionError, "the proxy could not be reached"),
-    (aiohttp.ClientHttpProxyError, "the proxy refused the connection"),
-    (aiohttp.ClientConnectorCertificateError, "its certificate is not valid for it"),
-    (aiohttp.ClientSSLError, "the TLS handshake failed"),
-    (aiohttp.ServerFingerprintMismatch, "its certificate is not the expected one"),
-    (aiohttp.ClientConnectorError, "the connection was refused or it could not be reached"),
-    (aiohttp.ConnectionTimeoutError, _NO_CONNECTION),
-    (ConnectTimeoutError, _NO_CONNECTION),
-    (aiohttp.ServerTimeoutError, "it did not answer in time"),
-    (aiohttp.ServerConnectionError, "it closed the connection"),
-    (aiohttp.ClientConnectionError, "the connection broke"),
-    (aiohttp.ClientPayloadError, "the response broke off"),
-    (aiohttp.UploadAbortedError, "the upload broke off"),
-    (aiohttp.ClientResponseError, "the response was not HTTP"),
-    (aiohttp.InvalidURL, "the address is not a URL that can be used"),
-    (aiohttp.NonHttpUrlClientError, "the address is not an HTTP URL"),
-    (aiohttp.RedirectClientError, "the redirect was not followed"),
-    (aiohttp.ClientError, "the request failed"),
-    (TimeoutError, "it did not answer in time"),
-    (OSError, "the connection broke"),
-)
-_FILES = "lower max_concurrency, or raise the limit (ulimit -n)"
-_MEMORY = "this machine has no memory left for a connection: lower max_concurrency"
-# Not the endpoint's fault: what it is, and what to do.
-_OWN_LIMITS = {
-    errno.EMFILE: f"this process has no file descriptors left: {_FILES}",
-    errno.ENFILE: f"this machine has no file descriptors left: {_FILES}",
-    errno.ENOMEM: _MEMORY,
-    errno.ENOBUFS: _MEMORY,
-    errno.EADDRNOTAVAIL: "this machine has no local port left for a connection: lower max_rate",
-}
-# Raised before there is a connection: nothing was sent then.
-_CONNECT_ERRORS = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.InvalidURL,
-)
-# What an error means once the body was sent; the first class that fits counts.
-_UNKNOWN_OUTCOMES = (
-    (TimeoutError, ResponseTimeoutError),
-    ((aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError), ConnectionLostError),
-    ((aiohttp.ClientError, ValueError), UnexpectedResponseError),
-)
-
-
-def error_for(
-    request: Request,
-    error: BaseException,
-    host: str,
-    redact: Callable[[str], str],
-    *,
-    session_closed: bool,
-) -> EverlyticError:
-    """The verdict on a request that ended without a complete response.
-
-    Args:
-        request: Knows whether the body was sent. The class of the error does not: a hook of the
-            session may raise anything.
-        error: What was raised.
-        host: The endpoint's host.
-        redact: Removes the hashes from a text.
-        session_closed: Whether the caller's session is closed.
-    """
-    if request.abort_error is not None:
-        error = request.abort_error
-    elif request.unusable:
-        error = UnusableConnectionError()
-    reason = _reason_for(error, redact)
-    if session_closed and not isinstance(error, ClientClosedError):
-        reason = f"{SESSION_CLOSED} while it was in flight"
-    never_connected = not request.is_tracked() and isinstance(error, _CONNECT_ERRORS)
-    if never_connected or not request.body_sent():
-        failure = NotSentError(f"{NOT_SENT}{host}: {reason}")
-        failure.connected = request.connection is not None
-        failure.is_local = _own_limit(error) is not None
-        return failure
-    message = f"the order was sent to {host}, but {reason}: it may have been processed"
-    for kinds, verdict in _UNKNOWN_OUTCOMES:
-        if isinstance(error, kinds):
-            return verdict(message)
-    return UnknownOutcomeError(message)
-
-
-def _reason_for(error: BaseException, redact: Callable[[str], str]) -> str:
-    """What happened, without the hashes, and without any address."""
-    if (limit := _own_limit(error)) is not None:
-        return limit
-    for kind, message in ERROR_MESSAGES:
-        if isinstance(error, kind):
-            if isinstance(error, aiohttp.ClientHttpProxyError):
-                return f"{message} ({error.status})"
-            if isinstance(error, OSError) and error.strerror and error.errno:
-                return f"{message} ({error.strerror})"
-            return message
-    text = redact_emails(redact(" ".join(str(error).split())))[:_MAX_ERROR_TEXT]
-    return f"{type(error).__name__} was raised{': ' if text else ''}{text}"
-
-
-def _own_limit(error: BaseException) -> str | None:
-    """What is said of a limit of this machine; None if it is not one."""
-    if not isinstance(error, OSError):
-        return None
-    number = error.errno
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        # A resolver that can't open its files says that there is no such name.
-        try:
-            socket.socket().close()
-        except OSError as found:
-            number = found.errno
-        else:
-            return None
-    return None if number is None else _OWN_LIMITS.get(number)

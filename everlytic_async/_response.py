@@ -30,10 +30,12 @@ import time
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import attrs
 import orjson
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from everlytic_async._retry_after import retry_after_s
 from everlytic_async.errors import (
@@ -47,6 +49,9 @@ from everlytic_async.errors import (
     redact_emails,
 )
 from everlytic_async.outcomes import Receipt
+
+if TYPE_CHECKING:
+    from everlytic_async._secrets import Secrets
 
 #: No more of a response's body than this is read or decompressed.
 MAX_BODY_BYTES = 64 * 1024
@@ -84,7 +89,85 @@ _LEADING_STATUS = re.compile(r'\{\s*"(status|result)"\s*:\s*"([^"\\]{1,40})"')
 _MIN_SUBSTRING_REDACTION = 4
 
 
-# ------------------------------------------------------------------------ the body
+@attrs.frozen(slots=False)
+class Response:
+    """The response to one POST.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The response's headers without the hashes; of a redirect only where to.
+        body: The body, decoded, cut at `MAX_BODY_BYTES`, without the hashes.
+        sent_at: When the order was sent, by the transport's clock; None if that is not known: with
+            a session that is mocked.
+        waited_s: Seconds from `sent_at` to the response's head, at most.
+        stalled_s: Seconds of these in which the event loop stood still: a frozen process, a
+            blocking call.
+        undecodable: What of the body can't be decoded; None if all can.
+    """
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
+    sent_at: float | None = None
+    waited_s: float = 0.0
+    stalled_s: float = 0.0
+    undecodable: str | None = None
+
+
+# ------------------------------------------------------------------------ headers and body
+
+
+class Cleaner:
+    """Decodes what was received, and removes the hashes from it.
+
+    Most responses have the headers (a Date stays the same for a second) and the body of the one
+    before: those are handed out again, so that a report of a million orders does not hold them a
+    million times.
+    """
+
+    def __init__(self, secrets: Secrets) -> None:
+        self._secrets = secrets
+        self._raw_headers: object = None
+        self._headers: Mapping[str, str] = {}
+        self._coding = ""
+        self._charset: str | None = None
+        self._raw_body: tuple[bytes, bool] | None = None
+        self._body: tuple[bytes, str | None] = b"", None
+
+    def clean(
+        self,
+        status: int,
+        raw_headers: object,
+        headers: CIMultiDictProxy[str],
+        body: bytes,
+        *,
+        whole: bool,
+    ) -> tuple[Mapping[str, str], bytes, str | None]:
+        """The headers and the body of a response, and what of the body can't be decoded.
+
+        Args:
+            status: The HTTP status.
+            raw_headers: The headers as they were received.
+            headers: The same, parsed.
+            body: The body as it was received.
+            whole: Whether it is complete.
+        """
+        if raw_headers != self._raw_headers:
+            # A copy that can be pickled.
+            redacted = ((name, self._secrets.redact(value)) for name, value in headers.items())
+            self._headers = CIMultiDict(redacted)
+            self._coding = ", ".join(headers.getall("Content-Encoding", ()))
+            self._charset = parse_charset(headers.get("Content-Type", ""))
+            self._raw_headers, self._raw_body = raw_headers, None
+        if (body, whole) != self._raw_body:
+            self._raw_body = body, whole
+            text, undecodable = decode(body, self._coding, self._charset, whole=whole)
+            whole = whole and len(text) < MAX_BODY_BYTES
+            self._body = self._secrets.redact_body(text, whole=whole), undecodable
+        cleaned = self._headers
+        if 300 <= status < 400 and "Location" in cleaned:  # noqa: PLR2004
+            cleaned = {"Location": cleaned["Location"]}
+        return cleaned, *self._body
 
 
 def parse_charset(content_type: str) -> str | None:
@@ -195,13 +278,8 @@ def _decode_strictly(body: bytes, charset: str, *, whole: bool) -> str:
 
 
 def parse_response(
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
+    response: Response,
     *,
-    waited_s: float = 0.0,
-    stalled_s: float = 0.0,
-    undecodable: str | None = None,
     attempts: int = 1,
     elapsed_s: float = 0.0,
     redact: Iterable[str | int | None] = (),
@@ -210,22 +288,18 @@ def parse_response(
     """What a complete response means, by the table above.
 
     Args:
-        status: The HTTP status.
-        headers: The response's headers; a name is looked up as it is written here.
-        body: The response's body, decoded.
-        waited_s: Seconds from the body being sent to the response.
-        stalled_s: Seconds of these in which this process stood still.
-        undecodable: Which coding or charset of the body can't be decoded; None if all can.
+        response: The response, without the hashes.
         attempts: For the receipt: how many POSTs it took.
         elapsed_s: For the receipt: how long it took.
         redact: What identifies the customer: no message repeats it.
         wall_clock: Seconds since the epoch, for a Retry-After that is a date where the response has
             no date of its own.
     """
+    status, headers, body = response.status, response.headers, response.body
     parsed = _parse_body(body)
     is_html = isinstance(parsed, str) and _HTML.match(body.removeprefix(_BOM)) is not None
     if 200 <= status < 300:  # noqa: PLR2004
-        failure = _find_failure(status, headers, parsed, undecodable, redact, is_html=is_html)
+        failure = _find_failure(response, parsed, redact, is_html=is_html)
         return failure or Receipt(status, parsed, attempts, elapsed_s, headers)
     # A page's own words are for a browser.
     message = "" if is_html else _message_suffix(parsed, redact)
@@ -233,7 +307,7 @@ def parse_response(
     if status == 413:  # noqa: PLR2004
         page = ": it is larger than the server accepts"
     if status in {408, 429, 503}:
-        return _parse_throttle(status, headers, waited_s, stalled_s, message, wall_clock)
+        return _parse_throttle(response, message, wall_clock)
     if status == 401:  # noqa: PLR2004
         return AuthenticationError(
             "the endpoint refused the hashes (401): check the store hash and the customer hash "
@@ -257,15 +331,10 @@ def parse_response(
 
 
 def _find_failure(
-    status: int,
-    headers: Mapping[str, str],
-    parsed: Any,
-    undecodable: str | None,
-    redact: Iterable[str | int | None],
-    *,
-    is_html: bool,
+    response: Response, parsed: Any, redact: Iterable[str | int | None], *, is_html: bool
 ) -> EverlyticError | None:
     """Why a 2xx is not a success; None if it is."""
+    status = response.status
     fields = parsed if isinstance(parsed, dict) else _leading_status(parsed)
     for name in _STATUS_NAMES:
         value = fields.get(name)
@@ -275,14 +344,15 @@ def _find_failure(
             return RejectedError(
                 f"the endpoint answered {status} with {name} {word!r}{message}", status
             )
-    if undecodable is not None:
+    if response.undecodable is not None:
         return UnexpectedResponseError(
-            f"the endpoint answered {status} in a form that can't be read ({undecodable}), so it "
-            "may have been processed: a proxy on the way may have changed the response",
+            f"the endpoint answered {status} in a form that can't be read "
+            f"({response.undecodable}), so it may have been processed: a proxy on the way may have "
+            "changed the response",
             status,
         )
     if isinstance(parsed, str) and not is_html:
-        is_html = "<" in parsed and "html" in headers.get("Content-Type", "").lower()
+        is_html = "<" in parsed and "html" in response.headers.get("Content-Type", "").lower()
     if is_html:
         return UnexpectedResponseError(
             f"the endpoint answered {status} with an HTML page (a login page or a proxy?): "
@@ -293,21 +363,17 @@ def _find_failure(
 
 
 def _parse_throttle(
-    status: int,
-    headers: Mapping[str, str],
-    waited_s: float,
-    stalled_s: float,
-    message: str,
-    wall_clock: Callable[[], float],
+    response: Response, message: str, wall_clock: Callable[[], float]
 ) -> EverlyticError:
+    status, headers, waited_s = response.status, response.headers, response.waited_s
     wait_s = retry_after_s(headers.get("Retry-After"), wall_clock, headers.get("Date"))
     asked = "" if wait_s is None else f" and asked to wait {_format_seconds(wait_s)} s"
     if status == 503 and waited_s > _REFUSED_WITHIN_S:  # noqa: PLR2004
         late = f" only after {waited_s:.1f} s{asked}"
-        if waited_s - stalled_s <= _REFUSED_WITHIN_S:
+        if waited_s - response.stalled_s <= _REFUSED_WITHIN_S:
             late = (
-                f"{asked}, but this process stood still for {stalled_s:.1f} s, so when the "
-                f"{status} came is not known"
+                f"{asked}, but this process stood still for {response.stalled_s:.1f} s, so when "
+                f"the {status} came is not known"
             )
         return ServerError(
             f"the endpoint answered {status}{late}: a gateway may have passed the order on, so it "

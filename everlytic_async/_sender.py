@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -21,8 +22,8 @@ from everlytic_async._encoding import (
     make_key,
     to_wire,
 )
+from everlytic_async._failures import SESSION_CLOSED
 from everlytic_async._pacer import DeadlineExceededError, Pacer
-from everlytic_async._request import SESSION_CLOSED
 from everlytic_async._response import parse_response
 from everlytic_async._retry import may_retry, retrying, with_cap_note
 from everlytic_async._transport import Transport
@@ -86,19 +87,17 @@ class Sender:
             check_seconds("deadline_s", deadline_s)
         job = self.prepare(0, raw, key_of)
         del raw  # so that this frame doesn't show it
-        result = job if isinstance(job, OrderResult) else None
-        wait_until = self.pacer.clock() + (deadline_s or self.pacer.policy.deadline_s)
+        job.wait_until = self.pacer.clock() + (deadline_s or self.pacer.policy.deadline_s)
+        result = None
         try:
             async with deadline(deadline_s) as scope:
-                if isinstance(job, Job):
-                    result = await self.deliver(job, stop_token, ledger_writer, wait_until)
-                if ledger_writer is not None and result is not None:
-                    await self._record(ledger_writer, job, result)
+                result = await self.deliver(job, stop_token, ledger_writer)
+                if ledger_writer is not None and job.is_recorded:
+                    await _record(ledger_writer, job, result)
         except TimeoutError:
             if not scope.expired():
                 raise
         if result is None:
-            assert isinstance(job, Job)  # noqa: S101 - else there is a result
             reason = f"its deadline of {deadline_s:g} s passed"
             result = job.make_result(job.verdict_if_abandoned(reason), self.pacer.clock())
         if result.receipt is not None:
@@ -109,53 +108,30 @@ class Sender:
         finally:
             del result, job  # this frame would refer to the error, and it to this frame: a cycle
 
-    @staticmethod
-    async def _record(
-        ledger_writer: LedgerWriter, job: Job | OrderResult, result: OrderResult
-    ) -> None:
-        if isinstance(job, Job) and not job.claimed:
-            return
-        recorded = asyncio.Event()
-        digest = job.digest if isinstance(job, Job) else ""
-        ledger_writer.record(result, digest, lambda _result: recorded.set())
-        await recorded.wait()
-        if ledger_writer.failure is not None:
-            # The order has its outcome. To the next call it is "in flight", so that it is not sent
-            # twice.
-            _LOGGER.warning("the outcome of an order was not recorded: %s", ledger_writer.failure)
-
-    def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job | OrderResult:
-        """Validate and encode one order; the result of one that is invalid."""
-        job = _prepare(index, raw, key_of, self.pacer.clock())
+    def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job:
+        """Validate and encode one order, and work out its key."""
+        job = _make_job(index, raw, key_of, self.pacer.clock())
         if self.dispatcher.has_listeners:
-            event_key = job.key if key_of is None else _hash_key(job.key)
-            if isinstance(job, Job):
-                job.event_key = event_key
-            else:
-                self._emit_order_ended(job, event_key)
+            job.is_observed = True
+            job.event_key = _hash_key(job.key) if key_of is not None else job.key or None
         return job
 
     async def deliver(
-        self,
-        job: Job,
-        stop_token: StopToken,
-        ledger_writer: LedgerWriter | None = None,
-        wait_until: float | None = None,
+        self, job: Job, stop_token: StopToken, ledger_writer: LedgerWriter | None = None
     ) -> OrderResult:
         """Deliver an order that was prepared, and return its result.
 
-        What the ledger does not let us claim is not sent. The caller records the outcome.
-        `wait_until` is when to stop waiting for a turn, by the clock.
+        What is invalid, or what the ledger does not let us claim, is not sent. The caller records
+        the outcome.
         """
-        if ledger_writer is not None:
-            refused = await self._claim(job, ledger_writer)
-            if refused is not None:
-                return self.end(job, refused)
+        refused = await self._claim(job, ledger_writer)
+        if refused is not None:
+            return self.end(job, refused)
         try:
             # The first attempt needs no tenacity if it is accepted.
-            verdict = await self._attempt(job, stop_token, wait_until)
+            verdict = await self._attempt(job, stop_token)
             if isinstance(verdict, EverlyticError) and may_retry(verdict, self.delivery):
-                verdict = await self._retry(job, stop_token, verdict, wait_until)
+                verdict = await self._retry(job, stop_token, verdict)
         except ConfigurationError:
             raise  # in a forked copy: the order and the ledger are the other process's
         except DeadlineExceededError:
@@ -171,20 +147,25 @@ class Sender:
             if isinstance(verdict, EverlyticError):
                 verdict.__cause__ = error
         except BaseException:
-            self._end_cancelled(job, ledger_writer)
+            known = job.verdict_if_abandoned("its sending was cancelled")
+            if ledger_writer is not None:
+                state = State(outcome_for(known))
+                ledger_writer.record_cancelled(job.key, job.digest, state, job.attempts)
+            self.end(job, known)
             raise
-        if job.last_unknown is not None:
-            verdict = _combine(job.last_unknown, verdict)
+        if isinstance(job.known, UnknownOutcomeError):
+            verdict = _combine(job.known, verdict)
         return self.end(job, verdict)
 
     @staticmethod
-    async def _claim(job: Job, ledger_writer: LedgerWriter) -> EverlyticError | None:
+    async def _claim(job: Job, ledger_writer: LedgerWriter | None) -> EverlyticError | None:
         """Claim an order from the ledger; return why it may not be sent, None if it may."""
-        job.digest = job.digest or body_digest(job.body)
+        if ledger_writer is None or job.invalid is not None:
+            return job.invalid
         try:
             if await ledger_writer.claim(job.key, job.digest):
                 job.possible_deliveries = 1
-                job.last_unknown = UnknownOutcomeError("it may have been processed before")
+                job.known = UnknownOutcomeError("it may have been processed before")
         except SkippedError as skipped:
             return skipped
         except LedgerError as error:
@@ -194,30 +175,33 @@ class Sender:
 
     def end(self, job: Job, verdict: Receipt | EverlyticError) -> OrderResult:
         """The result of an order, of which the hooks are notified."""
-        result = job.make_result(verdict, self.pacer.clock())
-        if job.event_key is not None:
-            self._emit_order_ended(result, job.event_key)
+        now = self.pacer.clock()
+        result = job.make_result(verdict, now)
+        if job.is_observed:
+            self.dispatcher.emit(
+                OrderEnded(
+                    at=now,
+                    key=job.event_key,
+                    outcome=result.outcome,
+                    attempts=result.attempts,
+                    elapsed_s=result.elapsed_s,
+                    duplicate_risk=result.duplicate_risk,
+                    error=result.error,
+                )
+            )
         return result
 
-    def _end_cancelled(self, job: Job, ledger_writer: LedgerWriter | None) -> None:
-        known = job.verdict_if_abandoned("its sending was cancelled")
-        if ledger_writer is not None:
-            state = State(outcome_for(known))
-            ledger_writer.record_cancelled(job.key, job.digest, state, job.attempts)
-        self.end(job, known)
-
     async def _retry(
-        self, job: Job, stop_token: StopToken, first: EverlyticError, wait_until: float | None
+        self, job: Job, stop_token: StopToken, first: EverlyticError
     ) -> Receipt | EverlyticError:
         """Attempt again until the order is accepted, or may not be attempted again."""
         until = job.started_at + self.pacer.policy.deadline_s
-        if wait_until is not None:
-            until = min(until, wait_until)
+        job.wait_until = until if job.wait_until is None else min(until, job.wait_until)
         control = retrying(
             delivery=self.delivery,
             pacer=self.pacer,
             stop_token=stop_token,
-            deadline=until,
+            deadline=job.wait_until,
             on_backoff=lambda error, wait_s: self._emit(
                 job, BackingOff, self.pacer.clock(), wait_s=wait_s, error=error
             ),
@@ -227,7 +211,7 @@ class Sender:
             async for attempt in control:
                 with attempt:
                     if attempt.retry_state.attempt_number > 1:
-                        verdict = await self._attempt(job, stop_token, until)
+                        verdict = await self._attempt(job, stop_token)
                     if isinstance(verdict, EverlyticError):
                         raise verdict
         except DeadlineExceededError:
@@ -236,26 +220,23 @@ class Sender:
             verdict = with_cap_note(error.with_traceback(None), self.pacer.policy)
         return verdict
 
-    async def _attempt(
-        self, job: Job, stop_token: StopToken, wait_until: float | None = None
-    ) -> Receipt | EverlyticError:
+    async def _attempt(self, job: Job, stop_token: StopToken) -> Receipt | EverlyticError:
         pacer = self.pacer
-        started_at = await pacer.acquire(stop_token, wait_until, is_retry=job.attempts > 0)
+        started_at = await pacer.acquire(stop_token, job.wait_until, is_retry=job.attempts > 0)
         if job.attempts == 0:
             job.started_at = started_at
         job.attempts += 1
         job.in_attempt = True
         verdict: Receipt | EverlyticError | None = None
         try:
-            if job.event_key is not None:  # nearly never
-                self._emit(job, AttemptStarted, started_at, in_flight=pacer.in_flight)
+            self._emit(job, AttemptStarted, started_at, in_flight=pacer.in_flight)
             verdict, sent_at = await self._post(job, stop_token)
             job.note(verdict)  # first of all: it is what is known, whatever is raised now
             # Before the slot is released, so that the next sender sees the new state.
             self._update_pacer(verdict, started_at, sent_at)
         finally:
             pacer.release()
-            if job.event_key is not None:
+            if job.is_observed:
                 self._emit_attempt_ended(job, verdict, started_at)
         return verdict
 
@@ -272,12 +253,7 @@ class Sender:
                 stop_token.stop(SESSION_CLOSED)  # no further order can be sent
             return error.with_traceback(None), None  # frames would refer to the order, and back
         verdict = parse_response(
-            response.status,
-            response.headers,
-            response.body,
-            waited_s=response.waited_s,
-            stalled_s=response.stalled_s,
-            undecodable=response.undecodable,
+            response,
             attempts=job.attempts,
             elapsed_s=self.pacer.clock() - job.started_at,
             redact=job.contact,
@@ -308,9 +284,9 @@ class Sender:
         at: float,
         **fields: Any,
     ) -> None:
-        if job.event_key is not None:
-            event = event_type(at=at, key=job.event_key, attempt=job.attempts, **fields)
-            self.dispatcher.emit(event)
+        if job.is_observed:
+            event: Any = event_type
+            self.dispatcher.emit(event(at=at, key=job.event_key, attempt=job.attempts, **fields))
 
     def _emit_attempt_ended(
         self, job: Job, verdict: Receipt | EverlyticError | None, started_at: float
@@ -328,19 +304,6 @@ class Sender:
             elapsed_s=now - started_at,
         )
 
-    def _emit_order_ended(self, result: OrderResult, event_key: str | None) -> None:
-        self.dispatcher.emit(
-            OrderEnded(
-                at=self.pacer.clock(),
-                key=event_key,
-                outcome=result.outcome,
-                attempts=result.attempts,
-                elapsed_s=result.elapsed_s,
-                duplicate_risk=result.duplicate_risk,
-                error=result.error,
-            )
-        )
-
 
 @attrs.define(eq=False, repr=False)
 class Job:
@@ -348,41 +311,55 @@ class Job:
 
     index: int
     raw: AnyOrder
+    received_at: float
+    #: What is posted; empty if it is invalid.
     body: bytes
+    #: Its idempotency key; empty if it is invalid and has none.
     key: str
     #: What identifies the customer: no message repeats it.
-    contact: tuple[str | None, str | None]
+    contact: tuple[str | None, str | None] = (None, None)
     #: About how many bytes the order takes.
-    memory_size: int
-    received_at: float
-    #: How events name the order; None where nobody listens.
+    memory_size: int = 0
+    #: Why it can't be sent.
+    invalid: InvalidOrderError | None = None
+    #: Whether somebody wants its events.
+    is_observed: bool = False
+    #: How they name the order.
     event_key: str | None = None
-    #: A digest of the body, where a ledger asks for it.
-    digest: str = ""
     #: Whether it was claimed from a ledger, which then has to record its outcome.
     claimed: bool = False
+    #: When to stop waiting for its turn, by the clock; None if nothing bounds that yet.
+    wait_until: float | None = None
     attempts: int = 0
     #: When the first attempt started: the retry deadline counts from then.
     started_at: float = 0.0
     #: Whether an attempt is under way at present.
     in_attempt: bool = False
-    #: The answer that it was accepted.
-    receipt: Receipt | None = None
-    #: How the last attempt failed.
+    #: What the last attempt said that was, or may have been, processed.
+    known: Receipt | UnknownOutcomeError | None = None
+    #: How the last other attempt failed.
     last_failure: EverlyticError | None = None
-    #: The last attempt that may have been processed.
-    last_unknown: UnknownOutcomeError | None = None
     #: How many attempts were, or may have been, processed.
     possible_deliveries: int = 0
     #: A fault of the program that ended the sending.
     unforeseen: Exception | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the body, for a ledger; empty if there is none."""
+        return body_digest(self.body) if self.body else ""
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether its outcome belongs in the ledger, if there is one."""
+        return self.claimed or self.invalid is not None
 
     def mark_cancelled(self, body_sent: bool) -> None:
         """Note that the attempt was cancelled, and whether its whole body may have been sent."""
         self.in_attempt = False
         if body_sent:
             self.possible_deliveries += 1
-            self.last_unknown = UnknownOutcomeError(
+            self.known = UnknownOutcomeError(
                 "the order was sent, but it was cancelled, or its deadline passed, before the "
                 "response came: it may have been processed"
             )
@@ -390,28 +367,24 @@ class Job:
     def note(self, verdict: Receipt | EverlyticError) -> None:
         """Note how an attempt ended."""
         self.in_attempt = False
-        if isinstance(verdict, Receipt):
+        if isinstance(verdict, Receipt | UnknownOutcomeError):
             self.possible_deliveries += 1
-            self.receipt = verdict
-        elif isinstance(verdict, UnknownOutcomeError):
-            self.possible_deliveries += 1
-            self.last_unknown = verdict
+            self.known = verdict
         else:
             self.last_failure = verdict
 
     def make_result(self, verdict: Receipt | EverlyticError, now: float) -> OrderResult:
         """The order's result, if nothing more is done for it."""
-        receipt, error = None, None
         if isinstance(verdict, Receipt):
-            receipt = verdict
+            outcome, receipt, error = Outcome.SENT, verdict, None
         else:
-            error = verdict
+            outcome, receipt, error = outcome_for(verdict), None, verdict
             error.attempts = self.attempts
         return OrderResult(
             self.index,
-            self.key,
+            self.key or None,
             self.raw,
-            outcome_for(verdict),
+            outcome,
             receipt,
             error,
             self.attempts,
@@ -425,10 +398,8 @@ class Job:
         Args:
             reason: Why nothing more is done: "the process was left".
         """
-        if self.receipt is not None:
-            return self.receipt
-        if self.last_unknown is not None:
-            return self.last_unknown
+        if self.known is not None:
+            return self.known
         if self.in_attempt:
             return UnknownOutcomeError(
                 f"{reason} while the order was under way: it may have been processed"
@@ -441,50 +412,60 @@ class Job:
         return NotSentError(f"the order was not sent: {reason}")
 
 
-def _prepare(
-    index: int, raw: AnyOrder, key_of: KeyOf | None, received_at: float
-) -> Job | OrderResult:
-    """Validate and encode one order, and work out its key; the result of one that is invalid."""
+def _make_job(index: int, raw: AnyOrder, key_of: KeyOf | None, received_at: float) -> Job:
+    """Validate and encode one order, and work out its key."""
+    wire: dict[str, Any] | InvalidOrderError
+    body = b""
     try:
         wire = to_wire(raw)
-        body = b"" if isinstance(wire, InvalidOrderError) else encode_wire(wire)
+        if not isinstance(wire, InvalidOrderError):
+            body = encode_wire(wire)
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's mapping
-        fault = InvalidOrderError([f"order: reading it raised {type(error).__name__}"])
-        fault.__cause__ = error
-        return _invalid(index, None, raw, fault)
-    if isinstance(wire, InvalidOrderError):
-        key = wire.order_id
-        if key_of is not None:
-            try:
-                key = call_key_function(key_of, raw)
-            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the order lacks something
-                key = None
-        return _invalid(index, key, raw, wire)
+        wire = _raised("order: reading it", error)
+    key: str | None = None
     try:
-        if key_of is None:
+        if key_of is not None:
+            key = call_key_function(key_of, raw)
+        elif not isinstance(wire, InvalidOrderError):
             key = make_key(wire.get("order_id"), wire.get("workflow_id"), body)
         else:
-            key = call_key_function(key_of, raw)
-    except InvalidOrderError as error:
-        return _invalid(index, error.order_id, raw, error)
+            key = wire.order_id
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a caller's function
-        why = f"key: the given function raised {type(error).__name__}"
-        fault = InvalidOrderError([why], order_id=get_order_id(raw))
-        fault.__cause__ = error
-        return _invalid(index, fault.order_id, raw, fault)
+        if not isinstance(wire, InvalidOrderError):  # else it lacks something
+            wire = (
+                error
+                if isinstance(error, InvalidOrderError)
+                else _raised("key: the given function", error, get_order_id(raw))
+            )
+            key = wire.order_id
+    if isinstance(wire, InvalidOrderError):
+        wire.__traceback__ = None  # its frames hold the order
+        return Job(index, raw, received_at, b"", key or "", invalid=wire)
     contact = wire.get("contact_email"), wire.get("contact_unique_id")
     memory_size = _JSON_FACTOR * len(body) + _PRODUCT_BYTES * len(wire["products"])
-    return Job(index, raw, body, key, contact, memory_size, received_at)
+    return Job(index, raw, received_at, body, key or "", contact, memory_size)
 
 
-def _invalid(index: int, key: str | None, raw: AnyOrder, error: InvalidOrderError) -> OrderResult:
-    error.__traceback__ = None  # its frames hold the order
-    return OrderResult(index, key, raw, Outcome.INVALID, None, error)
+def _raised(what: str, error: BaseException, order_id: str | None = None) -> InvalidOrderError:
+    """Why an order is invalid: some code of the caller's raised an error."""
+    fault = InvalidOrderError([f"{what} raised {type(error).__name__}"], order_id=order_id)
+    fault.__cause__ = error
+    return fault
 
 
-def _hash_key(key: str | None) -> str | None:
+async def _record(ledger_writer: LedgerWriter, job: Job, result: OrderResult) -> None:
+    recorded = asyncio.Event()
+    ledger_writer.record(result, job.digest, lambda _result: recorded.set())
+    await recorded.wait()
+    if ledger_writer.failure is not None:
+        # The order has its outcome. To the next call it is "in flight", so that it is not sent
+        # twice.
+        _LOGGER.warning("the outcome of an order was not recorded: %s", ledger_writer.failure)
+
+
+def _hash_key(key: str) -> str | None:
     """A caller's own key as events show it: it may be anything, a customer's address too."""
-    if key is None:
+    if not key:
         return None
     return f"sha256:{hashlib.sha256(str(key).encode('utf-8', 'replace')).hexdigest()[:12]}"
 

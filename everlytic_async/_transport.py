@@ -3,39 +3,38 @@
 A failed attempt is a `NotSentError` if its body surely was not sent in full, else an
 `UnknownOutcomeError`: `_request` finds out which. Redirects are not followed (aiohttp would pass
 the hashes on to another host) and cookies are not kept.
+
+Sockets are shared across a fork, and an event loop's parts belong to one thread: from elsewhere one
+order's response could be read as another's. So a transport is used where it was opened.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
-from http import HTTPStatus
 from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 
 import aiohttp
-import attrs
-from aiohttp import hdrs
 from aiohttp.http import StreamWriter
-from multidict import CIMultiDict
 from yarl import URL
 
-from everlytic_async._connections import Connections, UnusableConnectionError, since_last_data_s
 from everlytic_async._direct_post import DirectPost, DirectResponse
 from everlytic_async._endpoint import endpoint_url
-from everlytic_async._lifecycle import Lifecycle
+from everlytic_async._failures import NOT_SENT, SESSION_CLOSED, error_for
 from everlytic_async._request import (
-    NOT_SENT,
-    SESSION_CLOSED,
     ClientClosedError,
+    Connections,
     InFlight,
     Request,
-    error_for,
+    UnusableConnectionError,
     request_headers,
 )
-from everlytic_async._response import MAX_BODY_BYTES, decode, parse_charset
+from everlytic_async._response import MAX_BODY_BYTES, Cleaner, Response
 from everlytic_async._secrets import Secrets
 from everlytic_async._waiting import CallLater, Timer, loop_call_later
 from everlytic_async.errors import (
@@ -63,29 +62,109 @@ _BeforeWrite = Callable[[Any, asyncio.Transport | None], Awaitable[None]]
 _AfterWrite = Callable[[], None]
 
 
-@attrs.frozen(slots=False)
-class Response:
-    """The response to one POST.
+_NOT_STARTED = (
+    "the client is not started: use `async with EverlyticClient(...) as client`, or "
+    "`await client.start()`"
+)
+_CLOSED = "the client is closed and can't be used again: make a new one"
+_STARTED = "the client is started already: start it once, and share it"
+_OTHER_PROCESS = (
+    "the client was started in another process, before a fork: make and start one in each process"
+)
+_OTHER_LOOP = (
+    "the client was started in another event loop or thread: use it there, or make and start one "
+    "in this one (each `asyncio.run` has its own event loop)"
+)
+_OTHER_THREAD = (
+    "the client was started in another thread: hand calls to its event loop with "
+    "`loop.call_soon_threadsafe(...)`, coroutines with `asyncio.run_coroutine_threadsafe(...)`"
+)
 
-    Attributes:
-        status: The HTTP status.
-        headers: The response's headers without the hashes; of a redirect only where to.
-        body: The body, decoded, cut at `MAX_BODY_BYTES`, without the hashes.
-        sent_at: When the order was sent, by the transport's clock; None if that is not known: with
-            a session that is mocked.
-        waited_s: Seconds from `sent_at` to the response's head, at most.
-        undecodable: What of the body can't be decoded; None if all can.
-        stalled_s: Seconds of these in which the event loop stood still: a frozen process, a
-            blocking call.
-    """
 
-    status: int
-    headers: Mapping[str, str] = attrs.field(repr=False)
-    body: bytes = attrs.field(repr=False)
-    sent_at: float | None = None
-    waited_s: float = 0.0
-    stalled_s: float = 0.0
-    undecodable: str | None = None
+class Lifecycle:
+    """From a client's start to its close, in one process, thread and event loop."""
+
+    __slots__ = ("_closed", "_loop", "_pid", "_thread")
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid: int | None = None  # None before the start
+        self._thread: int | None = None
+        self._closed = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was started, in this process, and not closed."""
+        return self._pid == os.getpid() and not self._closed
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether a fork copied it here: its connections are the other process's."""
+        return self._pid is not None and self._pid != os.getpid()
+
+    def start(self) -> None:
+        """Start here."""
+        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
+        self._thread = threading.get_ident()
+
+    def undo_start(self) -> None:
+        """What was started failed: it may be started again."""
+        self._pid = None
+
+    def close(self) -> None:
+        """Let no call start from now on.
+
+        Raises:
+            ConfigurationError: it was started in another process, thread or event loop.
+        """
+        if not self._closed:
+            self.check_same_loop()
+        self._closed = True
+
+    def check_new(self) -> None:
+        """Check that it was neither started nor closed.
+
+        Raises:
+            ConfigurationError: says what to do instead.
+        """
+        if self.is_inherited:
+            raise ConfigurationError(_OTHER_PROCESS)
+        if self._closed:
+            raise ConfigurationError(_CLOSED)
+        if self._pid is not None:
+            raise ConfigurationError(_STARTED)
+
+    def check_open(self) -> None:
+        """Check that it is open, and was started here.
+
+        Raises:
+            ConfigurationError: says what to do instead.
+        """
+        if self._closed:
+            raise ConfigurationError(_CLOSED)
+        if self._pid is None:
+            raise ConfigurationError(_NOT_STARTED)
+        self.check_same_loop()
+
+    def check_same_loop(self) -> None:
+        """Check that it was started in this process, thread and event loop, if it was started.
+
+        Raises:
+            ConfigurationError: says what to do instead.
+        """
+        if self._pid is None:
+            return
+        if self._pid != os.getpid():
+            raise ConfigurationError(_OTHER_PROCESS)
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            # Plain code: it may prepare and stop what runs in this thread's event loop.
+            if self._thread != threading.get_ident():
+                raise ConfigurationError(_OTHER_THREAD) from None
+            return
+        if running is not self._loop:
+            raise ConfigurationError(_OTHER_LOOP)
 
 
 def without_frames(error: BaseException) -> BaseException:
@@ -140,65 +219,6 @@ class _Body(aiohttp.Payload, bytes):
         await self.write(writer)
 
 
-class _Cleaner:
-    """Decodes what was received, and removes the hashes from it."""
-
-    def __init__(self, secrets: Secrets) -> None:
-        self._secrets = secrets
-        # Of the response before. Most have the same headers (a Date stays the same for a second):
-        # a report of a million orders does not hold them a million times.
-        self._raw_headers: object = None
-        self._headers: Mapping[str, str] = {}
-        self._coding: str | None = None
-        self._charset: str | None = None
-        # Most have the same body as well.
-        self._raw_body: tuple[bytes, bool] | None = None
-        self._body: tuple[bytes, str | None] = b"", None
-
-    def clean(
-        self,
-        response: aiohttp.ClientResponse | DirectResponse,
-        body: bytes,
-        request: Request,
-        waited_s: float,
-    ) -> Response:
-        """What is known of a response to this request."""
-        if response.raw_headers != self._raw_headers:
-            self._read_headers(response)
-        raw_body = body, len(body) < MAX_BODY_BYTES and response.content.at_eof()
-        if raw_body != self._raw_body:
-            self._read_body(*raw_body)
-            self._raw_body = raw_body
-        headers, (body, undecodable) = self._headers, self._body
-        if 300 <= response.status < 400 and hdrs.LOCATION in headers:  # noqa: PLR2004
-            headers = {"Location": headers[hdrs.LOCATION]}
-        return Response(
-            response.status,
-            headers,
-            body,
-            sent_at=request.sent_at,
-            waited_s=waited_s,
-            stalled_s=request.stalled_s,
-            undecodable=undecodable,
-        )
-
-    def _read_headers(self, response: aiohttp.ClientResponse | DirectResponse) -> None:
-        headers = response.headers
-        self._raw_headers = response.raw_headers
-        # A copy that can be pickled.
-        self._headers = CIMultiDict(
-            (name, self._secrets.redact(value)) for name, value in headers.items()
-        )
-        self._coding = ", ".join(headers.getall(hdrs.CONTENT_ENCODING, ()))
-        self._charset = parse_charset(headers.get(hdrs.CONTENT_TYPE, ""))
-        self._raw_body = None
-
-    def _read_body(self, body: bytes, whole: bool) -> None:
-        body, undecodable = decode(body, self._coding, self._charset, whole=whole)
-        whole = whole and len(body) < MAX_BODY_BYTES
-        self._body = self._secrets.redact_body(body, whole=whole), undecodable
-
-
 class Transport:
     """Posts bodies to one endpoint over one session, its own or the caller's."""
 
@@ -244,7 +264,7 @@ class Transport:
         self._session_timer: Timer | None = None
         self._in_flight = InFlight(timeouts, clock, call_later, limits_connecting=session is None)
         self._connections = Connections(clock)
-        self._cleaner = _Cleaner(secrets)
+        self._cleaner = Cleaner(secrets)
         self._user_session = session
         self._owned_session: aiohttp.ClientSession | None = None
         self._direct_post: DirectPost | None = None
@@ -359,10 +379,12 @@ class Transport:
         started_at, tries = self._clock(), 0
         while True:
             tries += 1
-            request = Request(len(body), started_at, task, cancel_requests)
+            request = Request(
+                body, task, cancel_requests, started_at, self._connections, self._clock
+            )
             self._in_flight.add(request)
             try:
-                return await self._exchange(session, body, request)
+                return await self._exchange(session, request)
             except BaseException as error:
                 request.abort_upload()
                 if request.must_propagate(error):
@@ -376,10 +398,6 @@ class Transport:
                 started_at = request.started_at
             finally:
                 self._in_flight.discard(request)
-                if request.reused:
-                    self._connections.release()
-                if request.abort_error is not None:
-                    task.uncancel()
 
     def _may_try_again(self, request: Request, tries: int) -> bool:
         """Whether the connection was unusable, and was one to expect that of.
@@ -401,20 +419,17 @@ class Transport:
             self._connections.on_lost()
         return failure
 
-    async def _exchange(
-        self, session: aiohttp.ClientSession, body: bytes, request: Request
-    ) -> Response:
+    async def _exchange(self, session: aiohttp.ClientSession, request: Request) -> Response:
         """Send the request and read the response. Nothing else speaks HTTP."""
-        before_write = partial(self._before_write, request)
-        after_write = partial(self._after_write, request)
+        body, before, after = request.body, request.before_write, request.after_write
         response: aiohttp.ClientResponse | DirectResponse
         if self._direct_post is not None and self._direct_post.can_post(body):
-            response = await self._direct_post.post(body, before_write, after_write)
+            response = await self._direct_post.post(body, before, after)
         else:
             request.tracker = aiohttp.UploadTracker()
             response = await session.post(
                 self._url,
-                data=_Body(body, before_write, after_write),
+                data=_Body(body, before, after),
                 headers=None if self._session_has_headers else self._headers,
                 allow_redirects=False,
                 timeout=self._timeout,
@@ -424,54 +439,35 @@ class Transport:
                 upload_tracker=request.tracker,
                 **_PARSING,
             )
+        status, content = response.status, response.content
         if request.transport is None and not request.body_sent():
             # It was there before the order was written: before Python 3.12 aiohttp reads first.
             request.unusable = True
             response.close()
             raise UnusableConnectionError
-        # Of a 503 alone it matters when it came. Asked before the clock: if the process is frozen
-        # in between, it seems to have come late rather than early.
-        is_503 = response.status == HTTPStatus.SERVICE_UNAVAILABLE
-        ago_s = since_last_data_s(request.transport) if is_503 else 0.0
-        request.last_activity_at = self._clock()
-        waited_s = max(0.0, request.waited_s(request.last_activity_at - ago_s))
+        waited_s = request.on_answer(status)
         received = bytearray()
         try:
-            received += response.content.read_nowait(MAX_BODY_BYTES)
-            if not response.content.at_eof():  # seldom
-                await self._read(response.content, received, request)
+            received += content.read_nowait(MAX_BODY_BYTES)
+            while len(received) < MAX_BODY_BYTES and not content.at_eof():  # seldom
+                received += await content.read(MAX_BODY_BYTES - len(received))
+                request.last_activity_at = self._clock()
         except BaseException as error:
-            if 200 <= response.status < 300 or request.must_propagate(error):  # noqa: PLR2004
+            if 200 <= status < 300 or request.must_propagate(error):  # noqa: PLR2004
                 raise
             # The status is the verdict; only the message was cut short.
             request.abort_upload()
         finally:
-            if response.content.at_eof() and self._connections.may_be_reused:
+            if content.at_eof() and self._connections.may_be_reused:
                 response.release()
             else:
                 response.close()
         if request.connection is not None:
             self._connections.on_answered(request.connection, reused=request.reused)
-        return self._cleaner.clean(response, bytes(received), request, waited_s)
-
-    async def _before_write(
-        self, request: Request, connection: Any, transport: asyncio.Transport | None
-    ) -> None:
-        request.connection = connection
-        request.unusable = True  # until it is known to be usable
-        if transport is not None and self._connections.is_readable(transport):
-            await self._connections.read_what_arrived()
-        request.reused = self._connections.acquire(connection, transport)
-        request.unusable = False
-        request.transport = transport
-
-    def _after_write(self, request: Request) -> None:
-        request.sent_at = request.last_activity_at = self._clock()
-        request.stalled_s = 0.0
-
-    async def _read(
-        self, content: aiohttp.StreamReader, received: bytearray, request: Request
-    ) -> None:
-        while len(received) < MAX_BODY_BYTES and not content.at_eof():
-            received += await content.read(MAX_BODY_BYTES - len(received))
-            request.last_activity_at = self._clock()
+        whole = len(received) < MAX_BODY_BYTES and content.at_eof()
+        headers, text, undecodable = self._cleaner.clean(
+            status, response.raw_headers, response.headers, bytes(received), whole=whole
+        )
+        return Response(
+            status, headers, text, request.sent_at, waited_s, request.stalled_s, undecodable
+        )

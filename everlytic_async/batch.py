@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from everlytic_async._encoding import AnyOrder, KeyOf
-from everlytic_async._ledgers import StreamLedger
+from everlytic_async._ledgers import OpenLedger
 from everlytic_async._order_reader import Reader
 from everlytic_async._sender import Job, Sender
 from everlytic_async._stop_rules import StopRules
@@ -29,6 +29,8 @@ from everlytic_async.errors import (
     SourceError,
 )
 from everlytic_async.events import BatchEnded, BatchStarted
+from everlytic_async.ledger import ResendPolicy
+from everlytic_async.ledger.claims import LedgerWriter
 from everlytic_async.outcomes import BatchReport, OrderResult, Outcome
 
 __all__ = ["OrderStream"]
@@ -41,9 +43,19 @@ _GRACE_S = 2.0
 
 
 class _Results:
-    """Results on their way to the one task that iterates, sorted by index if wanted."""
+    """The orders that were read, until the one task that iterates takes their results.
+
+    Args:
+        ordered: Whether the results are taken in the order of the input.
+
+    Attributes:
+        pending: By index: each order that was read, then its result, until that is taken.
+        counts: How many results had each outcome.
+    """
 
     def __init__(self, *, ordered: bool) -> None:
+        self.pending: dict[int, Job | OrderResult] = {}
+        self.counts = dict.fromkeys(Outcome, 0)
         self._ready: deque[OrderResult] = deque()
         self._early: dict[int, OrderResult] | None = {} if ordered else None
         self._next = 0  # the index whose turn it is
@@ -51,6 +63,8 @@ class _Results:
         self._closed = False
 
     def put(self, result: OrderResult) -> None:
+        self.pending[result.index] = result
+        self.counts[result.outcome] += 1
         if self._early is None:
             self._ready.append(result)
         else:
@@ -65,7 +79,7 @@ class _Results:
         self._closed = True
         self._wake()
 
-    async def get(self) -> OrderResult | None:
+    async def take(self) -> OrderResult | None:
         """The next result; None if there are no more to come."""
         while not self._ready:
             if self._closed:
@@ -77,7 +91,9 @@ class _Results:
                 await self._reader
             finally:
                 self._reader = None
-        return self._ready.popleft()
+        result = self._ready.popleft()
+        del self.pending[result.index]
+        return result
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
@@ -103,8 +119,9 @@ class OrderStream:
         concurrency: int,
         ordered: bool,
         key_of: KeyOf | None,
-        ledger: StreamLedger,
-        grace_s: float | None = None,
+        ledger: OpenLedger,
+        policy: ResendPolicy,
+        grace_s: float = _GRACE_S,
     ) -> None:
         self._sender = sender
         self._stop_token = stop_token
@@ -112,33 +129,32 @@ class OrderStream:
         self._concurrency = concurrency
         self._key_of = key_of
         self._ledger = ledger
+        self._policy = policy
+        self._writer: LedgerWriter | None = None  # of the ledger
+        self._expects_skips = True  # whether it is likely to know the next orders
         self._grace_s = grace_s
         # Orders that a ledger knows need no slot.
-        has_ledger = ledger.opened.exists
+        has_ledger = ledger.ledger is not None
         ahead = concurrency + _LOOKUP_CHUNK if has_ledger else concurrency
         self._reader = Reader(
             orders,
             self._prepare,
             self._skip if has_ledger else None,
+            on_error=self._fail_by_source,
             max_unfinished=ahead,
             max_untaken=2 * ahead,
             chunk=_LOOKUP_CHUNK if has_ledger else concurrency,
         )
         self._results = _Results(ordered=ordered)
         self._tasks: set[asyncio.Task[None]] | None = None  # None before it is entered
-        # By index: each order that was read, and its result, until the result is taken.
-        self._pending: dict[int, Job | OrderResult] = {}
         self._stop_rules = StopRules(
             sender.pacer,
             sender.transport.host,
-            ledger.opened.any_accepted,
+            ledger.any_accepted,
             has_ledger=has_ledger,
         )
-        self._counts = dict.fromkeys(Outcome, 0)
         self._started_at = 0.0
         self._failure: BatchStoppedError | SourceError | None = None
-        self._leaving = False
-        self._is_stopped_by_caller = False
         #: Why the batch ended before its input did; None if it did not.
         self.stopped: str | None = None
 
@@ -148,7 +164,8 @@ class OrderStream:
         self._sender.transport.check_open()
         if self._tasks is not None:
             raise ConfigurationError("a stream of orders is entered once: make another one")
-        await self._ledger.open(custom_keys=self._key_of is not None)
+        await self._ledger.open()
+        self._writer = self._ledger.writer(self._policy, custom_keys=self._key_of is not None)
         self._started_at = self._sender.pacer.clock()
         self._sender.dispatcher.emit(BatchStarted(at=self._started_at))
         work = [self._send() for _ in range(self._concurrency)]
@@ -169,20 +186,19 @@ class OrderStream:
                 "`async with client.stream_orders(...) as results`"
             )
         self._sender.transport.lifecycle.check_same_loop()
-        result = await self._results.get()
+        result = await self._results.take()
         if result is None:
             failure, self._failure = self._failure, None
             if failure is not None:
                 raise failure
             raise StopAsyncIteration
-        del self._pending[result.index]
         self._reader.on_taken(result.index)
         return result
 
     @property
     def any_sent(self) -> bool:
         """Whether the ledger knew, on entering, an order that this endpoint and store accepted."""
-        return self._ledger.opened.any_sent
+        return self._ledger.any_sent
 
     def stop(self, reason: str) -> None:
         """End the reading. What is in flight finishes; what waits is NOT_SENT; iteration goes on.
@@ -198,9 +214,7 @@ class OrderStream:
         if not isinstance(reason, str):
             raise TypeError("reason must be text")
         self._sender.transport.lifecycle.check_same_loop()
-        if self.stopped is None:
-            self.stopped = reason
-            self._is_stopped_by_caller = self._failure is None
+        self.stopped = self.stopped or reason
         self._reader.stop()
         self._stop_token.stop(reason)
 
@@ -219,7 +233,7 @@ class OrderStream:
         self._sender.transport.lifecycle.check_same_loop()
         return [
             found if isinstance(found, OrderResult) else self._abandoned(found, reason)
-            for _index, found in sorted(self._pending.items())
+            for _index, found in sorted(self._results.pending.items())
         ]
 
     async def __aexit__(
@@ -231,7 +245,6 @@ class OrderStream:
         if self._sender.transport.lifecycle.is_inherited:
             return  # a forked copy: the tasks, the ledger and the source are the other process's
         self._sender.transport.lifecycle.check_same_loop()
-        self._leaving = True
         async with AsyncExitStack() as closing:  # backwards: the tasks, the ledger, the source
             closing.push_async_callback(self._reader.close)
             closing.push_async_callback(self._ledger.close)
@@ -239,52 +252,51 @@ class OrderStream:
             closing.push_async_callback(cancel_and_wait, tasks)
             if tasks:
                 self.stop("the batch was left before its end")
-                grace_s = _GRACE_S if self._grace_s is None else self._grace_s
-                await asyncio.wait(tasks, timeout=grace_s)
+                await asyncio.wait(tasks, timeout=self._grace_s)
 
     # ----------------------------------------------------------------------------- reading, sending
 
-    def _prepare(self, index: int, raw: AnyOrder) -> tuple[Job | None, int]:
-        job = self._pending[index] = self._sender.prepare(index, raw, self._key_of)
-        if isinstance(job, Job):
-            return job, job.memory_size
-        self._record(job, "")  # it is invalid
-        return None, 0
+    def _prepare(self, index: int, raw: AnyOrder) -> Job:
+        job = self._results.pending[index] = self._sender.prepare(index, raw, self._key_of)
+        if job.invalid is not None:
+            self._finish(job, self._sender.end(job, job.invalid))
+        return job
 
     async def _skip(self, jobs: list[Job]) -> list[Job]:
-        """What of it the ledger lets us send; the rest has its results."""
+        """What of it the ledger lets us send; the rest has its results.
+
+        Only asked if some are likely to be known: for others their claims will do.
+        """
+        if self._writer is None or not self._expects_skips:
+            return jobs
         skipped: Mapping[int, EverlyticError]
         try:
-            skipped = await self._ledger.find_skipped(jobs)
+            skipped = await self._writer.find_skipped([(job.key, job.digest) for job in jobs])
         except LedgerError as error:
             why = f"the order was not sent: {error}"
             skipped = {position: NotSentError(why) for position in range(len(jobs))}
+        self._expects_skips = bool(skipped)  # orders that it knows come one after another
         for position, reason in skipped.items():
-            self._put(self._sender.end(jobs[position], reason))
+            self._finish(jobs[position], self._sender.end(jobs[position], reason))
         return [job for position, job in enumerate(jobs) if position not in skipped]
 
     async def _send(self) -> None:
         while (job := await self._reader.next()) is not None:
-            result = await self._sender.deliver(job, self._stop_token, self._ledger.writer)
+            result = await self._sender.deliver(job, self._stop_token, self._writer)
             if job.unforeseen is not None:
                 self._fail_unforeseen(job.unforeseen)
-            if job.claimed:
-                self._record(result, job.digest)
-            else:
-                self._put(result)
+            self._finish(job, result)
             del job, result  # while it waits for the next one, a task holds no order
-        if self._reader.error is not None:
-            self._fail_by_source(self._reader.error)
 
     # -------------------------------------------------------------------------------------- results
 
-    def _record(self, result: OrderResult, digest: str) -> None:
-        """Hand out a result once it is recorded. Meanwhile its task goes on."""
-        self._pending[result.index] = result
-        if self._ledger.writer is None:
-            self._recorded(result)
+    def _finish(self, job: Job, result: OrderResult) -> None:
+        """Hand out a result, once it is recorded where it has to be. Meanwhile its task goes on."""
+        self._results.pending[result.index] = result
+        if self._writer is not None and job.is_recorded:
+            self._writer.record(result, job.digest, self._recorded)
         else:
-            self._ledger.writer.record(result, digest, self._recorded)
+            self._recorded(result)
 
     def _recorded(self, result: OrderResult) -> None:
         try:
@@ -294,17 +306,14 @@ class OrderStream:
         self._end_if_done()
 
     def _put(self, result: OrderResult) -> None:
-        self._pending[result.index] = result
-        self._counts[result.outcome] += 1
         self._results.put(result)
         self._reader.on_finished()
-        writer = self._ledger.writer
         if result.outcome is Outcome.SKIPPED:
-            self._ledger.expects_skips = True
+            self._expects_skips = True
         elif result.error is not None and (why := self._stop_rules.reason_to_stop(result)):
             self._fail(why)
-        if writer is not None and writer.failure is not None:
-            self._fail(str(writer.failure), writer.failure.__cause__)
+        if self._writer is not None and (failure := self._writer.failure) is not None:
+            self._fail(str(failure), failure.__cause__)
 
     def _abandoned(self, job: Job, reason: str) -> OrderResult:
         return self._sender.end(job, job.verdict_if_abandoned(reason))
@@ -335,8 +344,7 @@ class OrderStream:
         assert self._tasks is not None  # noqa: S101 - it is one of them
         self._tasks.discard(task)
         if task.cancelled():
-            if not self._leaving:
-                self._fail("one of its tasks was cancelled from outside")
+            self._fail("one of its tasks was cancelled from outside")  # or the batch was left
         elif (error := task.exception()) is not None:
             self._fail_unforeseen(error)
         self._end_if_done()
@@ -345,19 +353,19 @@ class OrderStream:
         # None: an eager task ran before all of them were started.
         if self._tasks is None or self._tasks:
             return
-        if (writer := self._ledger.writer) is not None and writer.recording:
+        if self._writer is not None and self._writer.recording:
             return
-        for found in [*self._pending.values()]:
+        for found in [*self._results.pending.values()]:
             if isinstance(found, Job):  # its task was cancelled or failed
                 self._put(self._abandoned(found, "its task ended early"))
         now = self._sender.pacer.clock()
         self._sender.dispatcher.emit(
             BatchEnded(
                 at=now,
-                counts=dict(self._counts),
+                counts=dict(self._results.counts),
                 elapsed_s=now - self._started_at,
                 stopped=self.stopped,
-                by_caller=self._is_stopped_by_caller,
+                by_caller=self.stopped is not None and self._failure is None,
             )
         )
         self._results.close()

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 from everlytic_async._encoding import AnyOrder, KeyOf
-from everlytic_async._ledgers import OpenLedger, StreamLedger, forecast
+from everlytic_async._ledgers import OpenLedger, forecast
 from everlytic_async._pacer import Pacer
 from everlytic_async._retry import load as load_tenacity
 from everlytic_async._secrets import Secrets
@@ -262,8 +262,6 @@ class EverlyticClient:
         self._transport.check_open()
         if isinstance(orders, _NOT_MANY) or not isinstance(orders, Iterable | AsyncIterable):
             raise TypeError("orders must be an iterable or an async iterable of orders")
-        used = self._ledger if ledger is None else OpenLedger(ledger, self._sender)
-        policy = resend_policy(self._sender.delivery, resend)
         return OrderStream(
             orders,
             sender=self._sender,
@@ -271,7 +269,8 @@ class EverlyticClient:
             concurrency=self._concurrency,
             ordered=ordered,
             key_of=_check_key(key, "a plain"),
-            ledger=StreamLedger(used, policy, is_own=ledger is not None),
+            ledger=OpenLedger(self._ledger.ledger if ledger is None else ledger, self._sender),
+            policy=resend_policy(self._sender.delivery, resend),
         )
 
     async def send_orders(

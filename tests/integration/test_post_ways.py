@@ -23,7 +23,8 @@ import trustme
 
 from everlytic_async import EverlyticError
 from everlytic_async._direct_post import MAX_ORDER_BYTES
-from everlytic_async._transport import Response, Transport
+from everlytic_async._response import Response
+from everlytic_async._transport import Transport
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.processes import SESSION_POST, python_path
 from support.servers import Connection, RawServer, Script, accept_all, answer

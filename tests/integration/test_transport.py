@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,8 @@ import aiohttp
 import pytest
 
 from everlytic_async import ConnectionLostError, NotSentError
-from everlytic_async._request import ERROR_MESSAGES, Request
+from everlytic_async._failures import ERROR_MESSAGES
+from everlytic_async._request import Connections, Request
 from everlytic_async._transport import Transport
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import SUCCESS, Connection, RawServer, accept_all, answer_all, once
@@ -130,7 +132,7 @@ async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool
         upload.exception()
     tracker: Any = SimpleNamespace(attempts=1, bytes_written=10, upload_complete=upload)
     task: Any = asyncio.current_task()
-    request = Request(10, 0.0, task, 0, tracker)
+    request = Request(bytes(10), task, 0, 0.0, Connections(time.monotonic), time.monotonic, tracker)
 
     assert request.body_sent()
     tracker.bytes_written = 9

@@ -26,7 +26,7 @@ from everlytic_async import (
     ThrottledError,
     UnknownOutcomeError,
 )
-from everlytic_async._transport import Response
+from everlytic_async._response import Response
 from everlytic_async.events import AttemptEnded, AttemptStarted, CoolDown, Event, OutageEnded
 from support.delivery import FAST_RETRY, make_client, order, orders, streamed
 from support.fake_delivery import Reading, always, end_with, fake_delivery, make_response

@@ -21,11 +21,11 @@ from everlytic_async import (
     ResponseTimeoutError,
     SourceError,
 )
-from everlytic_async._ledgers import OpenLedger, StreamLedger
-from everlytic_async._lifecycle import Lifecycle
+from everlytic_async._ledgers import OpenLedger
 from everlytic_async._pacer import Pacer
+from everlytic_async._response import Response
 from everlytic_async._sender import Sender
-from everlytic_async._transport import Response, Transport
+from everlytic_async._transport import Lifecycle, Transport
 from everlytic_async._waiting import StopToken
 from everlytic_async.events import Dispatcher, Event
 from everlytic_async.ledger import ResendPolicy
@@ -169,10 +169,7 @@ class FakeDelivery:
 
     async def deliver(self, index: int, raw: Any, stop_token: StopToken) -> OrderResult:
         """Send one order; the test moves the clock."""
-        job = self.sender.prepare(index, raw, None)
-        if isinstance(job, OrderResult):
-            return job
-        return await self.sender.deliver(job, stop_token)
+        return await self.sender.deliver(self.sender.prepare(index, raw, None), stop_token)
 
     def stream(
         self, source: Any, *, concurrency: int = 4, ordered: bool = False, grace_s: float = 0.02
@@ -185,7 +182,8 @@ class FakeDelivery:
             concurrency=concurrency,
             ordered=ordered,
             key_of=None,
-            ledger=StreamLedger(OpenLedger(None, self.sender), ResendPolicy(), is_own=False),
+            ledger=OpenLedger(None, self.sender),
+            policy=ResendPolicy(),
             grace_s=grace_s,
         )
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import aiohttp
 
+from everlytic_async._response import Response
 from everlytic_async._secrets import Secrets
-from everlytic_async._transport import Response, Transport
+from everlytic_async._transport import Transport
 from everlytic_async.policies import Timeouts
 from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH

@@ -27,7 +27,7 @@ from limited_endpoints import (
 )
 
 from everlytic_async._rate import RateEstimator
-from everlytic_async._transport import Response
+from everlytic_async._response import Response
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Pacing
 from support.clock import FakeClock

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from order_strategies import EMAILS
 
-from everlytic_async._response import MAX_BODY_BYTES, parse_response
+from everlytic_async._response import MAX_BODY_BYTES
 from everlytic_async._retry_after import retry_after_s
 from everlytic_async.errors import (
     AuthenticationError,
@@ -26,6 +26,7 @@ from everlytic_async.errors import (
     UnexpectedResponseError,
 )
 from everlytic_async.outcomes import Receipt
+from support.responses import parse_response
 
 JSON_TYPE = {"Content-Type": "application/json"}
 HTML_TYPE = {"Content-Type": "text/html; charset=UTF-8"}

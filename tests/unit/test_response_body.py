@@ -14,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from everlytic_async import EverlyticError, Receipt, RejectedError, UnexpectedResponseError
-from everlytic_async._response import MAX_BODY_BYTES, decode, parse_charset, parse_response
+from everlytic_async._response import MAX_BODY_BYTES, decode, parse_charset
+from support.responses import parse_response
 
 SUCCESS = '{"status":"success"}'
 ERROR = '{"status":"error","message":"Kein Arbeitsablauf für jo@example.com."}'

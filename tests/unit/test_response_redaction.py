@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from everlytic_async._response import parse_response
 from everlytic_async.errors import EverlyticError, RejectedError
 from everlytic_async.outcomes import Receipt
+from support.responses import parse_response
 
 _WORDS = st.text(string.printable, max_size=20)
 #: Where in a response a text may be.
