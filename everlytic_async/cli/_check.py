@@ -91,8 +91,6 @@ def _client(settings: Settings, delivery: Delivery) -> EverlyticClient:
 
 @attrs.define(kw_only=True, eq=False)
 class _CheckRun(Run):
-    """Validates the orders, and compares them with the ledger."""
-
     _forecast: Forecast | None
 
     interrupted = "Interrupted: the rest was not read."

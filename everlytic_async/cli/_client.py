@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -30,16 +29,6 @@ class Proxy:
         """Its host and port, without its user and password."""
         return urlsplit(self.url).netloc.rpartition("@")[2]
 
-    @contextmanager
-    def naming_variable(self) -> Iterator[None]:
-        """Have an error about the proxy name the variable."""
-        try:
-            yield
-        except ConfigurationError as error:
-            if not str(error).startswith("proxy "):
-                raise
-            raise ConfigurationError(f"{self.variable} in the environment: {error}") from None
-
 
 def get_delivery(options: SendingOptions) -> Delivery:
     """What ``--delivery`` says."""
@@ -50,28 +39,32 @@ def make_client(
     options: SendingOptions, account: Account, hooks: Sequence[Hook] = ()
 ) -> EverlyticClient:
     """Make a client, not yet open."""
-    proxy = find_proxy(account.base_url)
-    with nullcontext() if proxy is None else proxy.naming_variable():
-        return client_for(
-            account,
-            delivery=get_delivery(options),
-            retry=RetryPolicy(attempts=options.retries + 1),
-            pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
-            proxy=None if proxy is None else proxy.url,
-            on_event=hooks,
-            allow_http=options.allow_http,
-        )
+    return client_for(
+        account,
+        find_proxy(account.base_url),
+        delivery=get_delivery(options),
+        retry=RetryPolicy(attempts=options.retries + 1),
+        pacing=Pacing(max_concurrency=options.concurrency, max_rate=options.rate),
+        on_event=hooks,
+        allow_http=options.allow_http,
+    )
 
 
-def client_for(account: Account, **settings: Any) -> EverlyticClient:
+def client_for(account: Account, proxy: Proxy | None = None, **settings: Any) -> EverlyticClient:
     """A client of an account, not yet open; an error names where a wrong setting comes from."""
-    with account.naming_origin():
+    try:
         return EverlyticClient(
             account.base_url,
             store_hash=account.store_hash,
             customer_hash=account.customer_hash,
+            proxy=None if proxy is None else proxy.url,
             **settings,
         )
+    except ConfigurationError as error:
+        message = account.name_origin(str(error))
+        if proxy is not None and message.startswith("proxy "):
+            message = f"{proxy.variable} in the environment: {message}"
+        raise ConfigurationError(message) from None
 
 
 def find_proxy(base_url: str) -> Proxy | None:

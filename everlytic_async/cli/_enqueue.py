@@ -57,8 +57,6 @@ async def enqueue(options: EnqueueOptions) -> int:
 
 @attrs.define(kw_only=True, eq=False)
 class _EnqueueRun(Run):
-    """Publishes the orders."""
-
     _queue: OrderQueue
 
     async def move(self) -> None:

@@ -27,10 +27,9 @@ import attrs
 from everlytic_async import EverlyticClient, Order, SkippedError
 from everlytic_async.cli._input import Item
 from everlytic_async.cli._options import LedgerOptions, command_with
-from everlytic_async.cli._reading import printable
 from everlytic_async.cli._screen import has_terminal, join_some
 from everlytic_async.cli._settings import Settings
-from everlytic_async.errors import ConfigurationError
+from everlytic_async.errors import ConfigurationError, printable
 from everlytic_async.ledger import Entry, LedgerFile, State
 from everlytic_async.outcomes import Outcome
 

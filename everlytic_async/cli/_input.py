@@ -19,10 +19,10 @@ import attrs
 from everlytic_async.cli._exit import note
 from everlytic_async.cli._options import InputOptions, JoinOptions, WorkflowOptions
 from everlytic_async.cli._pipe import InterruptibleReader, ThreadedReader
-from everlytic_async.cli._reading import Reading, printable
+from everlytic_async.cli._reading import Reading
 from everlytic_async.cli._repeats import REPEATED, Repeats
 from everlytic_async.cli._settings import Settings
-from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
+from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError, printable
 from everlytic_async.orders import Order
 from everlytic_async.sources import Reader, TracedOrder, read_orders
 
@@ -93,7 +93,8 @@ class Input:
         self.lines: dict[int, int] = {}
         self.read_count = self.last_line = 0
         self.exhausted = False
-        self._estimate = _CountEstimate()
+        self._fraction: float | None = None  # of the file, when `expected` was last asked
+        self._count: float | None = None  # as it was estimated then
 
     def _open(self, name: str) -> IO[bytes]:
         # Not sys.stdin: its lock would be waited for when the process ends.
@@ -164,7 +165,13 @@ class Input:
         """
         if self.exhausted:
             return self.read_count
-        count = self._estimate.update(self._fraction_read(), self.read_count)
+        fraction = self._fraction_read()
+        if fraction != self._fraction:
+            if self._fraction:
+                # A file is read in blocks. How many orders one had is known when the next is read.
+                self._count = self.read_count / self._fraction
+            self._fraction = fraction
+        count = None if self._count is None else max(self.read_count, self._count)
         return min((each for each in (self.limit, count) if each is not None), default=None)
 
     def _fraction_read(self) -> float | None:
@@ -297,23 +304,6 @@ class Input:
                 return
             yield self._deliver(numbered)
         self.exhausted = not self._stopped
-
-
-class _CountEstimate:
-    """About how many orders a file has, by how many the part of it has that was read."""
-
-    def __init__(self) -> None:
-        self._fraction: float | None = None
-        self._count: float | None = None
-
-    def update(self, fraction: float | None, read_count: int) -> float | None:
-        """The estimate once that fraction was read; None while there is none."""
-        if fraction != self._fraction:
-            if self._fraction:
-                # A file is read in blocks. How many orders one had is known when the next is read.
-                self._count = read_count / self._fraction
-            self._fraction = fraction
-        return None if self._count is None else max(read_count, self._count)
 
 
 @contextmanager

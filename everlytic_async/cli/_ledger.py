@@ -19,7 +19,6 @@ from everlytic_async.cli._ledger_commands import (
     LedgerFileOptions,
     ResolveOptions,
 )
-from everlytic_async.cli._reading import printable
 from everlytic_async.cli._screen import (
     count_lines,
     count_orders,
@@ -28,7 +27,7 @@ from everlytic_async.cli._screen import (
     json_line,
 )
 from everlytic_async.cli._settings import Settings
-from everlytic_async.errors import ConfigurationError
+from everlytic_async.errors import ConfigurationError, printable
 from everlytic_async.ledger import (
     Entry,
     LedgerFile,

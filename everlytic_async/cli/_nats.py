@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from everlytic_async.cli._queue_commands import NatsOptions
-from everlytic_async.cli._settings import Settings
+from everlytic_async.cli._settings import Settings, Table
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 
@@ -57,13 +57,19 @@ _TIMEOUT_S = 10.0
 class Queues:
     """Makes the queue of a store, not yet open; all are on one server, which may be private."""
 
-    is_embedded: bool
-    _settings: Settings = attrs.field(repr=False)
+    _table: Table
     _arguments: Mapping[str, Any] = attrs.field(repr=False)
+    is_embedded: bool
 
     def __call__(self, store: str) -> OrderQueue:
-        """The queue of that store."""
-        return OrderQueue(settings=_load_queue(self._settings, store), **self._arguments)
+        known = [each.name for each in attrs.fields(QueueSettings) if each.name != "store"]
+        self._table.check_names(known)
+        # The file is read with exact decimals, for the prices of a mapping.
+        plain: dict[str, Any] = {
+            name: float(value) if isinstance(value, Decimal) else value
+            for name, value in self._table.values.items()
+        }
+        return OrderQueue(settings=QueueSettings(store=store, **plain), **self._arguments)
 
 
 @asynccontextmanager
@@ -73,6 +79,7 @@ async def connect(
     """Say where the queues are. A private server runs as long as this lasts, if not already."""
     logging.getLogger("asyncio").addFilter(_drop_tls_eof_warning)
     found = _load(options, settings)
+    table = settings.table("queue")
     arguments: dict[str, Any] = {
         "user_credentials": _readable(found.get("credentials")),
         "nkeys_seed": _readable(found.get("nkey")),
@@ -81,19 +88,15 @@ async def connect(
         "allow_plain_nats": options.allow_plain,
         "timeout_s": timeout_s,
     }
-
     if (directory := found.get("embedded")) is None:
         urls = found.get("url", _DEFAULT_URL)
         urls = urls if isinstance(urls, list) else urls.split(",")
-        yield Queues(
-            is_embedded=False,
-            settings=settings,
-            arguments={**arguments, "servers": [url.strip() for url in urls]},
-        )
+        arguments["servers"] = [url.strip() for url in urls]
+        yield Queues(table, arguments, is_embedded=False)
         return
     async with NatsServer.join_or_start(directory, token=arguments.pop("token")) as url:
         # With the token in it, also where another command started the server.
-        yield Queues(is_embedded=True, settings=settings, arguments={**arguments, "servers": url})
+        yield Queues(table, {**arguments, "servers": url}, is_embedded=True)
 
 
 def _load(options: NatsOptions, settings: Settings) -> dict[str, Any]:
@@ -160,18 +163,6 @@ def _load_context(name: str) -> dict[str, Any]:
         if key in found:
             found[key] = os.path.expanduser(found[key])  # noqa: PTH111 - as text
     return found
-
-
-def _load_queue(settings: Settings, store: str) -> QueueSettings:
-    """Load what the queue is called and holds, for one store, from the table ``[queue]``."""
-    table = settings.table("queue")
-    table.check_names([each.name for each in attrs.fields(QueueSettings) if each.name != "store"])
-    # The file is read with exact decimals, for the prices of a mapping.
-    plain: dict[str, Any] = {
-        name: float(value) if isinstance(value, Decimal) else value
-        for name, value in table.values.items()
-    }
-    return QueueSettings(store=store, **plain)
 
 
 def _drop_tls_eof_warning(record: logging.LogRecord) -> bool:

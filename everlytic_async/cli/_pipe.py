@@ -30,7 +30,7 @@ class InterruptibleReader(io.RawIOBase):
             self._poll.register(fd, select.POLLIN)
 
     def readable(self) -> bool:
-        """It is for reading."""
+        """As every raw file."""
         return True
 
     def isatty(self) -> bool:

@@ -19,11 +19,10 @@ from everlytic_async.cli._exit import say
 from everlytic_async.cli._forecast import Forecast, LedgerChoice, compare
 from everlytic_async.cli._input import Input
 from everlytic_async.cli._progress_bar import Bar
-from everlytic_async.cli._reading import printable
 from everlytic_async.cli._repeats import REPEATED
 from everlytic_async.cli._screen import count_orders, format_duration, join_some, open_terminal
 from everlytic_async.cli._settings import Account
-from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
+from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError, printable
 from everlytic_async.ledger import LedgerFile, State
 from everlytic_async.outcomes import Outcome
 

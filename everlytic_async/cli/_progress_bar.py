@@ -135,8 +135,25 @@ class Bar:
 
     def draw(self) -> None:
         """Draw the present state, unless that was done a moment ago."""
-        if self.is_shown and self._clock() - self._drawn_at >= _REFRESH_S:
-            self._draw(self._expected(), self._note())
+        now = self._clock()
+        if not self.is_shown or now - self._drawn_at < _REFRESH_S:
+            return
+        self._drawn_at = now
+        expected, attempted = self._expected(), self._tally.attempted
+        skipped = self._tally.total - attempted
+        (task,) = self._progress.tasks
+        # Not by `update`: that would forget the rate each time the estimate changes.
+        task.total = None if expected is None else max(expected - skipped, attempted)
+        with self._closing_allowed():
+            self._progress.update(
+                self._task,
+                completed=attempted,
+                counts="  ".join(self._counts()),
+                rate=f"{task.speed or 0:,.0f}/s",
+                left="" if expected is None else "left",
+                note=escape(self._note()),
+                refresh=True,
+            )
 
     @contextmanager
     def refreshing(self) -> Iterator[None]:
@@ -171,24 +188,6 @@ class Bar:
         except OSError:
             self._progress.console.on_broken_pipe()
 
-    def _draw(self, expected: float | None, note: str) -> None:
-        self._drawn_at = self._clock()
-        attempted = self._tally.attempted
-        skipped = self._tally.total - attempted
-        (task,) = self._progress.tasks
-        # Not by `update`: that would forget the rate each time the estimate changes.
-        task.total = None if expected is None else max(expected - skipped, attempted)
-        with self._closing_allowed():
-            self._progress.update(
-                self._task,
-                completed=attempted,
-                counts="  ".join(self._counts()),
-                rate=f"{task.speed or 0:,.0f}/s",
-                left="" if expected is None else "left",
-                note=escape(note),
-                refresh=True,
-            )
-
     def _counts(self) -> Iterator[str]:
         """How many orders have each outcome: the first always, the others if there are any."""
         for place, (outcome, (label, style, _meaning)) in enumerate(self._labels.items()):
@@ -205,7 +204,6 @@ class PacingStatus:
         self._limit: float | None = None
 
     def __call__(self, event: Event) -> None:
-        """Handle an event."""
         match event:
             case CoolDown() if event.wait_s >= _MIN_SHOWN_S or event.status is None:
                 self._pause = event

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import click
 
 from everlytic_async.cli._options import ReadingOptions
 from everlytic_async.cli._settings import WHERE_IS_MISSING, Settings
-from everlytic_async.errors import ConfigurationError
-from everlytic_async.errors import printable as shown_text
+from everlytic_async.errors import ConfigurationError, printable
 from everlytic_async.sources import normalize_mapping, parse_mapping, parse_where
 
 # The options that `[input]` may hold too.
@@ -48,7 +46,7 @@ class Reading:
         return cls(
             arguments,
             None if path is None else printable(os.fspath(path)),
-            shown_text("; ".join(each.shown for each in parse_where(where))),
+            printable("; ".join(each.shown for each in parse_where(where))),
         )
 
 
@@ -96,8 +94,3 @@ def _explain(error: ConfigurationError, mapping: Mapping[str, Any]) -> str:
     if name != what and isinstance(values.get(name), list):
         hint = f"{WHERE_IS_MISSING}; else {hint}"
     return f"{what}{colon}{hint}"
-
-
-def printable(name: str) -> str:
-    """A file's name, fit for a terminal."""
-    return shown_text(click.format_filename(name))

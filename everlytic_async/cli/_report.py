@@ -20,10 +20,9 @@ import attrs
 from everlytic_async import OrderResult
 from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._counts import Tally
-from everlytic_async.cli._reading import printable
 from everlytic_async.cli._results import replace_page
 from everlytic_async.cli._screen import SEND_LABELS, count_orders, format_duration, notes
-from everlytic_async.errors import ConfigurationError
+from everlytic_async.errors import ConfigurationError, printable
 from everlytic_async.events import BatchStarted, CoolDown, Event, OutageEnded
 from everlytic_async.ledger import storage_key
 from everlytic_async.outcomes import Outcome

@@ -14,9 +14,8 @@ from typing import IO, Any
 
 from everlytic_async.cli._console import redirect_to_devnull
 from everlytic_async.cli._options import ResultsOptions
-from everlytic_async.cli._reading import printable
 from everlytic_async.cli._screen import json_line
-from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
+from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError, printable
 
 APPEND_OPTION = "--append-results"
 # What each kind of file begins with.

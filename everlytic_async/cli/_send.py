@@ -30,12 +30,11 @@ from everlytic_async.cli._input import Input, open_input
 from everlytic_async.cli._next import advise
 from everlytic_async.cli._plan import confirm
 from everlytic_async.cli._progress_bar import PacingStatus
-from everlytic_async.cli._reading import printable
 from everlytic_async.cli._report import Report, load_libraries
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._settings import READING_TABLES, Account, Settings
-from everlytic_async.errors import ConfigurationError
+from everlytic_async.errors import ConfigurationError, printable
 from everlytic_async.events import Hook
 from everlytic_async.ledger import Durability, SqliteLedger
 from everlytic_async.outcomes import Outcome
@@ -156,8 +155,6 @@ async def _send(
 
 @attrs.define(kw_only=True, eq=False)
 class _SendRun(Run):
-    """Sends the orders through a stream of results."""
-
     options: SendOptions
     _stream: OrderStream
     _pacing: PacingStatus

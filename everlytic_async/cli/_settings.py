@@ -18,8 +18,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -72,18 +71,12 @@ class Account:
         """The host of the install, with its port where one is named."""
         return urlsplit(self.base_url.strip()).netloc.rpartition("@")[2]
 
-    @contextmanager
-    def naming_origin(self) -> Iterator[None]:
-        """Have an error of the client name the file that a setting came from, not a variable."""
-        try:
-            yield
-        except ConfigurationError as error:
-            if self.origin == _ENVIRONMENT:
-                raise
-            message = str(error)
+    def name_origin(self, message: str) -> str:
+        """What the client says of a setting, with the file that it came from for a variable."""
+        if self.origin != _ENVIRONMENT:
             for name in _ACCOUNT:
                 message = message.replace(f"{name} ({_variable(name)})", f"{name} in {self.origin}")
-            raise ConfigurationError(message) from None
+        return message
 
 
 @attrs.frozen

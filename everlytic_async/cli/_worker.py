@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+import attrs
+
 from everlytic_async.cli._client import make_client
 from everlytic_async.cli._console import print_lines
 from everlytic_async.cli._exit import Exit, say
@@ -59,10 +61,10 @@ def work(options: WorkerOptions) -> int:
         with _log_to_stderr(options.log_level):
             return asyncio.run(run.run())
     except asyncio.CancelledError:
-        if run.forced_by is None:
+        if run.signals.received is None:
             raise
         # The second signal: what was in flight is unknown, and recorded as such.
-        return 128 + run.forced_by
+        return 128 + run.signals.received
 
 
 def parse_address(where: str) -> tuple[str, int]:
@@ -74,8 +76,6 @@ def parse_address(where: str) -> tuple[str, int]:
 
 
 class _StoreLogFilter(logging.Filter):
-    """Adds the store to each line of the log."""
-
     def filter(self, record: logging.LogRecord) -> bool:
         record.store = _STORE.get()
         return True
@@ -97,37 +97,28 @@ def _log_to_stderr(level: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
+@attrs.define(eq=False)
 class _Run:
-    """One run of the command, for one or more stores.
+    """One run of the command, for one or more stores."""
 
-    Attributes:
-        forced_by: The signal that ended it at once; None if none did.
-    """
+    _options: WorkerOptions
+    _settings: Settings
+    _clients: Mapping[str, EverlyticClient]
+    _hosts: Mapping[str, str]
+    signals: Signals = attrs.field(init=False)
+    _workers: dict[str, Worker] = attrs.field(factory=dict, init=False)
+    _task: asyncio.Task[object] | None = attrs.field(default=None, init=False)
+    _started: bool = attrs.field(default=False, init=False)
+    _failed: bool = attrs.field(default=False, init=False)
 
-    def __init__(
-        self,
-        options: WorkerOptions,
-        settings: Settings,
-        clients: Mapping[str, EverlyticClient],
-        hosts: Mapping[str, str],
-    ) -> None:
-        self._options = options
-        self._settings = settings
-        self._clients = clients
-        self._hosts = hosts
-        self._workers: dict[str, Worker] = {}
-        self._signals = Signals(self._drain, self._exit_now)
-        self._task: asyncio.Task[object] | None = None
-        self._started = False
-        self._failed = False
-        self.forced_by: int | None = None
+    def __attrs_post_init__(self) -> None:
+        self.signals = Signals(self._drain, self._exit_now)
 
     async def run(self) -> int:
-        """Serve until stopped; return the exit code."""
         self._task = asyncio.current_task()
         options = self._options
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._signals.install())
+            stack.enter_context(self.signals.install())
             ledger = None
             if options.ledger is not None:
                 durability = Durability(options.durability or Durability.PROCESS)
@@ -238,13 +229,11 @@ class _Run:
         )
 
     def _exit_now(self) -> None:
-        self.forced_by = self._signals.received
         if self._task is not None:
             self._task.cancel()
 
 
 def _summarize(worker: Worker) -> str:
-    """What a worker did, as text."""
     status = worker.status
     counts = ((status.counts[outcome], name) for outcome, (name, *_) in SEND_LABELS.items())
     outcomes = ", ".join(f"{count:,} {name}" for count, name in counts if count)
