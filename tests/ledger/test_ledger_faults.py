@@ -5,8 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -106,26 +115,33 @@ async def test_a_cancelled_order_ends_so_whatever_its_ledger_raises() -> None:
 # ----------------------------------------------------------------------- before anything is sent
 
 
-async def test_nothing_is_read_or_sent_without_a_ledger_that_can_be_used(path: Path) -> None:
+@contextmanager
+def overwritten(path: Path) -> Iterator[None]:
+    """It is another file for a while."""
+    before = path.read_bytes()
     path.write_text("order_id,contact_email\n" * 1_000)
-    server = Shop()
-    source = orders(10)
-    async with server.opened_client() as client:
-        with pytest.raises(LedgerError, match="it is not a ledger"):
-            await client.send_orders(source, ledger=SqliteLedger(path))
-        assert not server.posts
-        assert (await client.send_orders(source)).counts[Outcome.SENT] == 10  # it goes on
+    yield
+    path.write_bytes(before)
 
 
-@pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
-async def test_a_ledger_that_is_locked_stops_it_before_it_starts(path: Path, lock: str) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (overwritten, "it is not a ledger"),
+        (locked, "another process holds it"),
+        (partial(locked, lock="BEGIN EXCLUSIVE"), "another process holds it"),
+    ],
+)
+async def test_without_a_ledger_that_can_be_used_nothing_is_read_or_sent(
+    path: Path, spoil: Callable[[Path], AbstractContextManager[object]], says: str
+) -> None:
     LedgerFile(path).close()
-    server = Shop()
+    server, source, ledger = Shop(), orders(10), SqliteLedger(path, wait_s=0.02)
     async with server.opened_client() as client:
-        with locked(path, lock), pytest.raises(LedgerError, match="another process holds it"):
-            await client.send_orders(orders(10), ledger=SqliteLedger(path, wait_s=0.02))
+        with spoil(path), pytest.raises(LedgerError, match=says):
+            await client.send_orders(source, ledger=ledger)
         assert not server.posts
-        report = await client.send_orders(orders(10), ledger=SqliteLedger(path, wait_s=0.02))
+        report = await client.send_orders(source, ledger=ledger)
     assert report.counts[Outcome.SENT] == 10
 
 

@@ -129,36 +129,24 @@ async def test_a_server_that_does_not_come_back_stops_it_cleanly(nats_server: Na
     assert report.counts[Outcome.SENT] + report.counts[Outcome.SKIPPED] == 400
 
 
-async def through_a_cluster(cluster: NatsCluster, count: int, *, lose_leader: bool) -> None:
-    place = BucketPlace(",".join(cluster.urls), "orders")
+@pytest.mark.slow
+async def test_the_leader_of_a_cluster_is_killed_in_the_middle(nats_cluster: NatsCluster) -> None:
+    count, urls = 1_000, nats_cluster.urls
     killing: list[asyncio.Task[str]] = []
-
     async with Sandbox(faults=Faults(latency_s=0.005)) as sandbox, client_of(sandbox) as client:
-        ledger = NatsLedger(cluster.urls, place.bucket, replicas=3)
+        ledger = NatsLedger(urls, "orders", replicas=3)
         async with ledger, client.stream_orders(orders(count), ledger=ledger) as stream:
             done = 0
             async for result in stream:
                 assert result.outcome is Outcome.SENT, result
                 done += 1
-                if done == count // 4 and lose_leader:
-                    killing.append(asyncio.ensure_future(cluster.kill_leader("KV_orders")))
+                if done == count // 4:
+                    killing.append(asyncio.ensure_future(nats_cluster.kill_leader("KV_orders")))
         assert done == sandbox.processed == count
         assert not sandbox.duplicates
         report = await client.send_orders(orders(count), ledger=ledger)
         assert report.counts[Outcome.SKIPPED] == count
-    assert len(killing) == lose_leader
-    for killed in killing:
-        await cluster.restart(await killed)
-    for url in cluster.urls:
-        states = await states_in(BucketPlace(url, place.bucket))
+    await nats_cluster.restart(await killing[0])
+    for url in urls:
+        states = await states_in(BucketPlace(url, "orders"))
         assert states == {str(number): State.SENT for number in range(count)}
-
-
-@pytest.mark.slow
-async def test_a_cluster_of_three_keeps_a_ledger(nats_cluster: NatsCluster) -> None:
-    await through_a_cluster(nats_cluster, 100, lose_leader=False)
-
-
-@pytest.mark.slow
-async def test_the_leader_of_a_cluster_is_killed_in_the_middle(nats_cluster: NatsCluster) -> None:
-    await through_a_cluster(nats_cluster, 1_000, lose_leader=True)

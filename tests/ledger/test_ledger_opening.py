@@ -231,19 +231,6 @@ def test_it_may_be_used_by_one_event_loop_after_another(place: Place) -> None:
     assert read_states(place) == sent(*"123456")
 
 
-def test_an_open_ledger_belongs_to_one_event_loop(place: Place) -> None:
-    ledger = ledger_at(place)
-
-    async def use() -> None:
-        async with ledger:
-            with pytest.raises(ConfigurationError, match=advice(ledger)):
-                await asyncio.to_thread(asyncio.run, record_sent(ledger, "2"))
-            await record_sent(ledger, "1")
-
-    asyncio.run(use())
-    assert read_states(place) == sent("1")
-
-
 @pytest.mark.parametrize("by", ["the client", "a stream", "send_orders"])
 def test_a_ledger_in_use_by_another_threads_client_sends_nothing(path: Path, by: str) -> None:
     ledger = SqliteLedger(path)

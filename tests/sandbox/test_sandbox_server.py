@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import inspect
 import logging
 import re
 import socket
@@ -273,11 +272,3 @@ async def test_cancellation_travels_through_the_context_and_closes_it(shop, samp
         await task
     with pytest.raises(aiohttp.ClientConnectorError):
         await shop.post(sandbox, sample)
-
-
-def test_every_argument_is_documented():
-    documented = inspect.getdoc(Sandbox)
-
-    assert documented is not None
-    for name in inspect.signature(Sandbox).parameters:
-        assert f"    {name}: " in documented

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from worker_shop import (
 
 from everlytic_async import (
     Delivery,
+    EverlyticClient,
     Order,
     Outcome,
     SkippedError,
@@ -300,74 +302,63 @@ async def test_an_order_with_its_own_key_is_another_order(queue: OrderQueue, pat
 # ----------------------------------------------------------------------------------- redriven
 
 
-async def test_a_redriven_order_is_sent_whatever_was_recorded(
-    queue: OrderQueue, path: Path
+async def redrive(queue: OrderQueue, *_: object) -> None:
+    assert await queue.redrive(await dead_letters(queue)) == 1
+
+
+async def send_and_redrive(queue: OrderQueue, client: EverlyticClient, path: Path) -> None:
+    await client.send_orders([order(0)], ledger=SqliteLedger(path), resend=[Outcome.UNKNOWN])
+    await redrive(queue)
+
+
+async def redrive_and_crash(queue: OrderQueue, *_: object) -> None:
+    await redrive(queue)
+    await queue.pull(1, 5)
+
+
+async def redrive_long_ago(queue: OrderQueue, *_: object) -> None:
+    [letter] = await dead_letters(queue)
+    headers = redrive_headers(letter.headers, letter.id, 1000.0, queue.settings)
+    stream = queue.connection.jetstream()
+    await stream.publish(queue.settings.orders_subject, letter.body, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("fates", "happens", "posts", "dead"),
+    [
+        (["fail", "accept"], redrive, 2, []),
+        (["refuse", "accept"], redrive, 2, []),
+        (["fail", "fail"], redrive, 2, [Outcome.UNKNOWN]),
+        # What was sent meanwhile is not sent again.
+        (["fail", "accept"], send_and_redrive, 2, []),
+        # The worker that had it before may have sent it: the redrive was for that delivery.
+        (["fail", "accept"], redrive_and_crash, 1, [Outcome.UNKNOWN]),
+        # A redrive disregards only what was recorded before it.
+        (["fail", "accept"], redrive_long_ago, 1, [Outcome.UNKNOWN] * 2),
+    ],
+)
+async def test_what_becomes_of_a_redriven_order(
+    nats_url: str,
+    path: Path,
+    fates: list[str],
+    happens: Callable[..., Awaitable[None]],
+    posts: int,
+    dead: list[Outcome],
 ) -> None:
-    await fill(queue, 3)
-    fates: dict[str, Any] = {"0": ["fail", "accept"], "1": ["refuse", "accept"]}
-    async with Shop(fates) as shop, shop.client() as client:
+    settings = queue_settings(**({"ack_wait_s": 0.3} if happens is redrive_and_crash else {}))
+    async with (
+        make_queue(nats_url, settings) as queue,
+        Shop({"0": fates}) as shop,
+        shop.client() as client,
+    ):
         await shop.accept_one(client)
-        await drain(client, queue, path)
-        assert await queue.redrive(await dead_letters(queue)) == 2
-        await drain(client, queue, path)
-    assert shop.posts == Counter({"0": 2, "1": 2, "2": 1})
-    assert await dead_letters(queue) == []
-    assert set(states(path).values()) == {State.SENT}
-
-
-async def test_a_redriven_order_that_was_sent_meanwhile_is_not_sent(
-    queue: OrderQueue, path: Path
-) -> None:
-    await fill(queue, 1)
-    async with Shop({"0": ["fail", "accept"]}) as shop, shop.client() as client:
-        await drain(client, queue, path)
-        await client.send_orders([order(0)], ledger=SqliteLedger(path), resend=[Outcome.UNKNOWN])
-        await queue.redrive(await dead_letters(queue))
-        await drain(client, queue, path)
-    assert shop.posts["0"] == 2
-    assert await dead_letters(queue) == []
-
-
-async def test_a_redriven_order_that_fails_again_is_a_dead_letter_again(
-    queue: OrderQueue, path: Path
-) -> None:
-    await fill(queue, 1)
-    async with Shop({"0": "fail"}) as shop, shop.client() as client:
-        for posts in (1, 2, 3):
-            await drain(client, queue, path)
-            assert shop.posts["0"] == posts
-            [letter] = await dead_letters(queue)
-            assert await queue.redrive([letter]) == 1
-
-
-async def test_a_redriven_order_is_sent_by_its_first_delivery_alone(
-    nats_url: str, path: Path
-) -> None:
-    """The worker that had it before may have sent it: the redrive was for that delivery."""
-    async with make_queue(nats_url, queue_settings(ack_wait_s=0.3)) as queue:
         await fill(queue, 1)
-        async with Shop({"0": "fail"}) as shop, shop.client() as client:
-            await drain(client, queue, path)
-            await queue.redrive(await dead_letters(queue))
-            await queue.pull(1, 5)  # and crashes
-            await drain(client, queue, path)
-        assert shop.posts["0"] == 1
-        assert [letter.outcome for letter in await dead_letters(queue)] == [Outcome.UNKNOWN]
-
-
-async def test_a_redrive_disregards_only_what_was_recorded_before_it(
-    queue: OrderQueue, path: Path
-) -> None:
-    await fill(queue, 1)
-    async with Shop({"0": "fail"}) as shop, shop.client() as client:
         await drain(client, queue, path)
-        [letter] = await dead_letters(queue)
-        headers = redrive_headers(letter.headers, letter.id, 1000.0, queue.settings)  # long ago
-        stream = queue.connection.jetstream()
-        await stream.publish(queue.settings.orders_subject, letter.body, headers=headers)
+        await happens(queue, client, path)
         await drain(client, queue, path)
-    assert shop.posts["0"] == 1
-    assert {each.outcome for each in await dead_letters(queue)} == {Outcome.UNKNOWN}
+        assert shop.posts["0"] == posts
+        assert [letter.outcome for letter in await dead_letters(queue)] == dead
+    assert states(path)["0"] is (State.UNKNOWN if dead else State.SENT)
 
 
 # ------------------------------------------------------------------------------------ secrets
