@@ -306,31 +306,6 @@ async def test_an_endpoint_that_refuses_the_first_orders_gets_all_others(
 # ------------------------------------------------------------------------------- the arithmetic
 
 
-def test_without_a_refusal_there_is_no_rate_and_the_window_grows() -> None:
-    estimator = RateEstimator()
-    windows = []
-    for number in range(40):
-        estimator.on_accepted(number / 100, number / 100 + 0.05)
-        windows.append(estimator.window)
-
-    assert windows[0] == windows[20] < 16
-    assert windows[39] > 60
-    assert estimator.rate(99.0) == math.inf
-    assert estimator.limit is None
-
-
-@pytest.mark.parametrize("refusals", [1, 12])
-def test_a_burst_of_refusals_is_one(refusals: int) -> None:
-    estimator = RateEstimator()
-    for _ in range(30):
-        estimator.on_accepted(1.0, 1.05)
-    for number in range(refusals):
-        estimator.on_throttled(1.03, 1.03, 1.08 + number * 0.000_1, 1.2)
-    estimator.evaluate(0)
-
-    assert estimator.rate(1.2) == pytest.approx(12 * 30)
-
-
 @pytest.mark.parametrize("connected_in_s", [0.0, 0.05])
 def test_the_time_to_connect_is_not_counted(connected_in_s: float) -> None:
     limiter = LeakyBucket(rate=400.0, burst=20)
