@@ -202,10 +202,6 @@ def _replace_protocol(monkeypatch: pytest.MonkeyPatch, **members: object) -> Non
     monkeypatch.setattr(aiohttp.client_proto, "ResponseHandler", protocol)
 
 
-def read_is_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    _replace_protocol(monkeypatch, read=None)
-
-
 def read_never_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     async def read(_self: object) -> None:
         await asyncio.Event().wait()
@@ -222,30 +218,24 @@ def read_returns_a_message_only(monkeypatch: pytest.MonkeyPatch) -> None:
     _replace_protocol(monkeypatch, read=changed)
 
 
-def parameters_are_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    _replace_protocol(monkeypatch, set_response_params=lambda _self, *, limits: limits)
-
-
-def connections_are_not_reused(monkeypatch: pytest.MonkeyPatch) -> None:
-    _replace_protocol(monkeypatch, should_close=True)
-
-
-CHANGES: list[Callable[[pytest.MonkeyPatch], None]] = [
-    more_arguments,
-    connect_by_keywords,
-    the_session_is_changed,
-    read_is_renamed,
-    read_never_returns,
-    read_returns_a_message_only,
-    parameters_are_renamed,
-    connections_are_not_reused,
-    lambda monkeypatch: monkeypatch.delattr(aiohttp.client_proto, "ResponseHandler"),
-    lambda monkeypatch: monkeypatch.delattr(aiohttp.http_exceptions, "HttpProcessingError"),
-]
+CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "more arguments": more_arguments,
+    "connect by keywords": connect_by_keywords,
+    "the session": the_session_is_changed,
+    "read is renamed": lambda patch: _replace_protocol(patch, read=None),
+    "read never returns": read_never_returns,
+    "read returns a message only": read_returns_a_message_only,
+    "parameters are renamed": lambda patch: _replace_protocol(
+        patch, set_response_params=lambda _self, *, limits: limits
+    ),
+    "connections are not reused": lambda patch: _replace_protocol(patch, should_close=True),
+    "no handler": lambda patch: patch.delattr(aiohttp.client_proto, "ResponseHandler"),
+    "no error": lambda patch: patch.delattr(aiohttp.http_exceptions, "HttpProcessingError"),
+}
 
 
 @pytest.mark.usefixtures("direct_post")
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 async def test_with_an_aiohttp_that_has_changed_inside_orders_go_by_the_session(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from everlytic_async._pacer import Pacer
 from everlytic_async._waiting import StoppedError, StopToken
-from support.clock import settle
+from everlytic_async.policies import Pacing
+from support.clock import FakeClock, settle
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def slots(count: int, max_rate: float | None = None, *, adaptive: bool = False) -> Pacing:
+    return Pacing(max_concurrency=count, max_rate=max_rate, adaptive=adaptive)
 
 
 class Queue:

@@ -147,14 +147,6 @@ def test_the_id_of_an_invalid_order_survives_pickling_and_is_not_shown() -> None
         assert "Q77x" not in f"{clone} {clone!r} {clone.args}"
 
 
-def test_the_report_of_an_error_survives_pickling() -> None:
-    report = pickle.loads(pickle.dumps(BatchStoppedError("m", REPORT))).report
-    assert [result.outcome for result in report.results] == [Outcome.SENT, Outcome.INVALID]
-    assert report.results[0] == REPORT.results[0]
-    assert report.results[1].error.faults == FAULTS
-    assert report.stopped == "the hashes are wrong"
-
-
 def test_one_except_catches_them_all_and_the_callers_mistakes_are_value_errors() -> None:
     for kind in kinds():
         assert issubclass(kind, EverlyticError)

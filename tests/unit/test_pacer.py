@@ -11,24 +11,17 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pacer_queue import Queue
+from pacer_queue import Queue, clock, slots
 
 from everlytic_async._pacer import DeadlineExceededError, Pacer
 from everlytic_async._waiting import StopToken
 from everlytic_async.errors import NotSentError
 from everlytic_async.events import CoolDown, Dispatcher, Event, RateChanged
-from everlytic_async.policies import Pacing, RetryPolicy
+from everlytic_async.policies import RetryPolicy
 from support.clock import FakeClock, settle
 from support.fake_delivery import make_pacer
 
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-def slots(count: int, max_rate: float | None = None, *, adaptive: bool = False) -> Pacing:
-    return Pacing(max_concurrency=count, max_rate=max_rate, adaptive=adaptive)
+__all__ = ["clock"]
 
 
 # ------------------------------------------------------------------------------------------- slots
@@ -122,21 +115,6 @@ async def test_a_waiter_whose_deadline_passes_makes_room(clock: FakeClock) -> No
     with pytest.raises(DeadlineExceededError):
         retry.result()
     assert queue.admitted == [0, 1]
-
-
-async def test_wait_idle_waits_for_the_last_in_flight(clock: FakeClock) -> None:
-    pacer = make_pacer(clock)
-    await asyncio.wait_for(pacer.wait_idle(3_600), 10)  # nothing is in flight
-    await pacer.acquire(StopToken())
-    await pacer.acquire(StopToken())
-    idle = asyncio.create_task(pacer.wait_idle(30))
-    await settle()
-    pacer.release()
-    await settle()
-    assert not idle.done()
-    pacer.release()
-
-    await asyncio.wait_for(idle, 10)
 
 
 # -------------------------------------------------------------------------------------- the rate

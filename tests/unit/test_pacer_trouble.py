@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
-from pacer_queue import Queue
+from pacer_queue import Queue, clock, slots
 
 from everlytic_async._pacer import Pacer
 from everlytic_async.errors import NotSentError
 from everlytic_async.events import Dispatcher, Event, OutageEnded
-from everlytic_async.policies import Pacing, RetryPolicy
+from everlytic_async.policies import RetryPolicy
 from support.clock import FakeClock, settle
 from support.fake_delivery import make_pacer
 
+__all__ = ["clock"]
+
 LONG_S = 1_000.0
 PATIENT = RetryPolicy(attempts=50, deadline_s=1e6)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-def slots(count: int) -> Pacing:
-    return Pacing(max_concurrency=count, adaptive=False)
 
 
 async def fail(queue: Queue, *numbers: int) -> None:

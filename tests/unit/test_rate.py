@@ -278,16 +278,17 @@ async def test_a_limit_that_asks_for_no_pause_loses_no_order(
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("retry_after_s", [None, 0])
-@pytest.mark.parametrize(("share", "lost"), [(0.05, 0), (0.1, 1), (0.2, 5)])
+@pytest.mark.parametrize(("share", "lost", "seconds"), [(0.05, 0, 5), (0.1, 1, 8), (0.2, 5, 12)])
 async def test_refusals_at_random_neither_lose_orders_nor_slow_the_sending_down(
-    *, share: float, lost: int, retry_after_s: int | None, seed: int
+    *, share: float, lost: int, seconds: float, retry_after_s: int | None, seed: int
 ) -> None:
     limiter = RandomRefusals(share, random.Random(seed))
     reading, fake, _ = await read_past(limiter, retry_after_s, count=2_000, seed=seed)
 
     # At most those are lost that were refused five times.
     assert Counter(reading.outcomes)[Outcome.SENT] >= 2_000 - lost
-    assert fake.clock.now - STARTED_AT <= 45
+    # A 0 that comes at random is obeyed.
+    assert fake.clock.now - STARTED_AT <= (45 if retry_after_s is None else seconds)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -304,31 +305,6 @@ async def test_an_endpoint_that_refuses_the_first_orders_gets_all_others(
 
 
 # ------------------------------------------------------------------------------- the arithmetic
-
-
-def test_without_a_refusal_there_is_no_rate_and_the_window_grows() -> None:
-    estimator = RateEstimator()
-    windows = []
-    for number in range(40):
-        estimator.on_accepted(number / 100, number / 100 + 0.05)
-        windows.append(estimator.window)
-
-    assert windows[0] == windows[20] < 16
-    assert windows[39] > 60
-    assert estimator.rate(99.0) == math.inf
-    assert estimator.limit is None
-
-
-@pytest.mark.parametrize("refusals", [1, 12])
-def test_a_burst_of_refusals_is_one(refusals: int) -> None:
-    estimator = RateEstimator()
-    for _ in range(30):
-        estimator.on_accepted(1.0, 1.05)
-    for number in range(refusals):
-        estimator.on_throttled(1.03, 1.03, 1.08 + number * 0.000_1, 1.2)
-    estimator.evaluate(0)
-
-    assert estimator.rate(1.2) == pytest.approx(12 * 30)
 
 
 @pytest.mark.parametrize("connected_in_s", [0.0, 0.05])

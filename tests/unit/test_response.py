@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from order_strategies import EMAILS
 
@@ -435,6 +435,7 @@ _OBJECTS = st.fixed_dictionaries(
         for name in ("status", "result", "message", "data", "error", "failures")
     },
 )
+CONTROLS = "\x1b[31mred\x1b[0m \x9b2J \x07 \u202egnp.exe \u2028 \r\nFORGED LINE"
 _BODIES = (
     st.binary()
     | st.text().map(str.encode)
@@ -449,6 +450,9 @@ _BODIES = (
     _BODIES,
     st.lists(st.none() | EMAILS | st.integers() | st.text(), max_size=3),
 )
+@example(302, {"Location": f"https://{CONTROLS}/"}, b"", [])
+@example(400, {}, json.dumps({"message": CONTROLS}).encode(), [])
+@example(400, {}, CONTROLS.encode(), [])
 def test_every_response_has_a_verdict(
     status: int, headers: dict[str, str], body: bytes, redact: list[Any]
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from everlytic_async.errors import EverlyticError, RejectedError
+from everlytic_async.errors import RejectedError
 from everlytic_async.outcomes import Receipt
 from support.responses import parse_response
 
@@ -193,17 +193,6 @@ def test_redacting_a_long_text_takes_no_time() -> None:
 
 
 # ----------------------------------------------------------------------------- what is not text
-
-
-@given(_STATUSES, st.text(), st.sampled_from(_PLACES))
-@example(400, "\x1b[31mred\x1b[0m \x9b2J \x07 \u202egnp.exe \u2028 \r\nFORGED LINE", _PLACES[2])
-def test_no_message_holds_a_control_character(
-    status: int, words: str, place: Callable[[str], bytes]
-) -> None:
-    headers = {"Location": f"https://{words}/", "Retry-After": words, "Content-Type": words}
-    verdict = parse_response(status, headers, place(words))
-    if isinstance(verdict, EverlyticError):
-        assert verdict.message.isprintable()
 
 
 def test_the_words_around_a_control_character_are_kept() -> None:
