@@ -91,7 +91,10 @@ class Sender:
         result = None
         try:
             async with deadline(deadline_s) as scope:
-                result = await self.deliver(job, stop_token, ledger_writer)
+                if job.invalid is not None:
+                    result = self.end(job, job.invalid)
+                else:
+                    result = await self.deliver(job, stop_token, ledger_writer)
                 if ledger_writer is not None and job.is_recorded:
                     await _record(ledger_writer, job, result)
         except TimeoutError:
@@ -119,14 +122,14 @@ class Sender:
     async def deliver(
         self, job: Job, stop_token: StopToken, ledger_writer: LedgerWriter | None = None
     ) -> OrderResult:
-        """Deliver an order that was prepared, and return its result.
+        """Deliver a valid order, and return its result.
 
-        What is invalid, or what the ledger does not let us claim, is not sent. The caller records
-        the outcome.
+        What the ledger does not let us claim is not sent. The caller records the outcome.
         """
-        refused = await self._claim(job, ledger_writer)
-        if refused is not None:
-            return self.end(job, refused)
+        if ledger_writer is not None:
+            refused = await self._claim(job, ledger_writer)
+            if refused is not None:
+                return self.end(job, refused)
         try:
             # The first attempt needs no tenacity if it is accepted.
             verdict = await self._attempt(job, stop_token)
@@ -147,21 +150,15 @@ class Sender:
             if isinstance(verdict, EverlyticError):
                 verdict.__cause__ = error
         except BaseException:
-            known = job.verdict_if_abandoned("its sending was cancelled")
-            if ledger_writer is not None:
-                state = State(outcome_for(known))
-                ledger_writer.record_cancelled(job.key, job.digest, state, job.attempts)
-            self.end(job, known)
+            self._end_cancelled(job, ledger_writer)
             raise
         if isinstance(job.known, UnknownOutcomeError):
             verdict = _combine(job.known, verdict)
         return self.end(job, verdict)
 
     @staticmethod
-    async def _claim(job: Job, ledger_writer: LedgerWriter | None) -> EverlyticError | None:
+    async def _claim(job: Job, ledger_writer: LedgerWriter) -> EverlyticError | None:
         """Claim an order from the ledger; return why it may not be sent, None if it may."""
-        if ledger_writer is None or job.invalid is not None:
-            return job.invalid
         try:
             if await ledger_writer.claim(job.key, job.digest):
                 job.possible_deliveries = 1
@@ -190,6 +187,13 @@ class Sender:
                 )
             )
         return result
+
+    def _end_cancelled(self, job: Job, ledger_writer: LedgerWriter | None) -> None:
+        known = job.verdict_if_abandoned("its sending was cancelled")
+        if ledger_writer is not None:
+            state = State(outcome_for(known))
+            ledger_writer.record_cancelled(job.key, job.digest, state, job.attempts)
+        self.end(job, known)
 
     async def _retry(
         self, job: Job, stop_token: StopToken, first: EverlyticError
@@ -229,7 +233,8 @@ class Sender:
         job.in_attempt = True
         verdict: Receipt | EverlyticError | None = None
         try:
-            self._emit(job, AttemptStarted, started_at, in_flight=pacer.in_flight)
+            if job.is_observed:
+                self._emit(job, AttemptStarted, started_at, in_flight=pacer.in_flight)
             verdict, sent_at = await self._post(job, stop_token)
             job.note(verdict)  # first of all: it is what is known, whatever is raised now
             # Before the slot is released, so that the next sender sees the new state.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -56,48 +55,40 @@ class _Results:
     def __init__(self, *, ordered: bool) -> None:
         self.pending: dict[int, Job | OrderResult] = {}
         self.counts = dict.fromkeys(Outcome, 0)
-        self._ready: deque[OrderResult] = deque()
+        self._ready: asyncio.Queue[OrderResult | None] = asyncio.Queue()
         self._early: dict[int, OrderResult] | None = {} if ordered else None
         self._next = 0  # the index whose turn it is
-        self._reader: asyncio.Future[None] | None = None
-        self._closed = False
+        self._is_taking = False
 
     def put(self, result: OrderResult) -> None:
         self.pending[result.index] = result
         self.counts[result.outcome] += 1
         if self._early is None:
-            self._ready.append(result)
-        else:
-            self._early[result.index] = result
-            while (due := self._early.pop(self._next, None)) is not None:
-                self._next += 1
-                self._ready.append(due)
-        self._wake()
+            self._ready.put_nowait(result)
+            return
+        self._early[result.index] = result
+        while (due := self._early.pop(self._next, None)) is not None:
+            self._next += 1
+            self._ready.put_nowait(due)
 
     def close(self) -> None:
         """There are no more to come."""
-        self._closed = True
-        self._wake()
+        self._ready.put_nowait(None)
 
     async def take(self) -> OrderResult | None:
         """The next result; None if there are no more to come."""
-        while not self._ready:
-            if self._closed:
-                return None
-            if self._reader is not None:
-                raise ConfigurationError("a stream of orders is read by one task at a time")
-            self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        result = self._ready.popleft()
+        if self._is_taking:
+            raise ConfigurationError("a stream of orders is read by one task at a time")
+        self._is_taking = True
+        try:
+            result = await self._ready.get()
+        finally:
+            self._is_taking = False
+        if result is None:
+            self.close()  # for whoever asks again
+            return None
         del self.pending[result.index]
         return result
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
 
 
 class OrderStream:
@@ -292,13 +283,13 @@ class OrderStream:
 
     def _finish(self, job: Job, result: OrderResult) -> None:
         """Hand out a result, once it is recorded where it has to be. Meanwhile its task goes on."""
-        self._results.pending[result.index] = result
         if self._writer is not None and job.is_recorded:
-            self._writer.record(result, job.digest, self._recorded)
+            self._results.pending[result.index] = result
+            self._writer.record(result, job.digest, self._on_recorded)
         else:
-            self._recorded(result)
+            self._put(result)
 
-    def _recorded(self, result: OrderResult) -> None:
+    def _on_recorded(self, result: OrderResult) -> None:
         try:
             self._put(result)
         except Exception as error:  # noqa: BLE001 - nobody else would notice
