@@ -151,10 +151,11 @@ class Pacer:
 
     def next_start_at(self) -> float:
         """When the next attempt may start, by the clock; infinity if that takes a `release`."""
-        if self.in_flight >= min(self._pacing.max_concurrency, self._estimator.window):
+        in_flight = self.in_flight
+        if in_flight >= self._pacing.max_concurrency or in_flight >= self._estimator.window:
             return math.inf
         if self.trouble.probing:
-            if self.in_flight > 0:
+            if in_flight > 0:
                 return math.inf  # one probe at a time
             self.trouble.update(self.clock(), self._resume_at)
         start_at = max(self._resume_at, self._next_start_at)
@@ -165,8 +166,8 @@ class Pacer:
     def _start(self, now: float, *, waited: bool) -> float:
         """Start an attempt; `waited`: at the time that it had waited for."""
         self.in_flight += 1
-        rate = self.rate()
-        if rate is not None:
+        rate = min(self._max_rate, self._estimator.rate(now))
+        if rate < math.inf:
             # Catch up after a late timer, but not after a cool-down or an idle period.
             lag_s = min(_MAX_TIMER_LAG_S, self._estimator.max_catch_up_s)
             earliest = max(now - lag_s, self._resume_at)
@@ -237,7 +238,8 @@ class Pacer:
         self._throttles_in_a_row = 0
         self.accepted_any = True
         self.on_rejected(started_at)
-        self._estimator.on_accepted(sent_at or started_at, self.clock())
+        if self._pacing.adaptive:
+            self._estimator.on_accepted(sent_at or started_at, self.clock())
 
     def on_rejected(self, started_at: float) -> None:
         """An order was rejected (or accepted): the endpoint is not in trouble."""

@@ -171,6 +171,7 @@ class RateEstimator:
         self._accepted = 0  # since the pause
         self._ever_accepted = False
         self._rate_then = math.inf
+        self._is_bounded = False  # whether a rate is what limits
         self._shared = False
         # The rate after a pause, infinite before the first; and when it reaches the limit.
         self._low, self._hold_s = math.inf, _MIN_HOLD_S
@@ -219,9 +220,11 @@ class RateEstimator:
         self._concurrency.evaluate(in_flight, self._resume_at, self._pause_s)
         if self._low == math.inf or not self._ever_accepted:  # before any, there is no limit
             self._start_search(sent)
+            self._is_bounded = True
         else:
             lasted_s = max(0.001, self._full_at - self._full_before)
             self._random.add_stretch(len(sent), self._throttles, lasted_s)
+            self._is_bounded = not (self._concurrency.held or self._random.found)
             if not self._is_bounded:
                 self.limit = None
             elif not was_bounded:
@@ -230,11 +233,6 @@ class RateEstimator:
                 self._evaluate_rate(sent)
         limit = self.limit or self._low
         self.max_catch_up_s = max(0.0, self._burst(limit) - 0.5) / 2.0 / limit
-
-    @property
-    def _is_bounded(self) -> bool:
-        """Whether a rate is what limits."""
-        return self._low < math.inf and not (self._concurrency.held or self._random.found)
 
     def rate(self, now: float) -> float:
         """Orders per second that may be sent now; infinity where nothing bounds them."""
