@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from everlytic_async._rate import RateEstimator
+from everlytic_async._rate import SLOW_START, RateEstimator
 from everlytic_async._retry import Backoff, RetryBudget
 from everlytic_async._trouble import Trouble
 from everlytic_async._waiting import CallLater, StoppedError, StopToken, Timer, loop_call_later
@@ -30,93 +30,25 @@ _MAX_TIMER_LAG_S = 0.02
 # share of the backoff.
 _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
-# How many throttles with a Retry-After of 0, less half of the accepted orders, may come at random.
-# With more they come from a limiter, and the 0 is no longer obeyed.
-_MAX_IMMEDIATE = 24
 
 
 class DeadlineExceededError(Exception):
     """Raised in a waiting call whose turn had not come by its deadline."""
 
 
-def _exceed_deadline(waiter: asyncio.Future[float]) -> None:
+def _fail(waiter: asyncio.Future[float], error: Exception) -> None:
     if not waiter.done():
-        waiter.set_exception(DeadlineExceededError())
-
-
-class Schedule:
-    """When the next attempt may start, slots and trouble left aside: rates and pauses.
-
-    The rate is held as by GCRA: each start sets the earliest time of the next.
-
-    Args:
-        pacing: The caller's bounds.
-        estimator: Works out the endpoint's own limit; None if it must not.
-
-    Attributes:
-        never_limited: Whether there was no rate and no pause so far.
-        resume_at: When the shared cool-down ends, by the clock.
-    """
-
-    def __init__(self, pacing: Pacing, estimator: RateEstimator | None) -> None:
-        self._max_rate = pacing.max_rate
-        self._estimator = estimator
-        self.never_limited = pacing.max_rate is None
-        self.resume_at = -math.inf
-        self._next_start_at = -math.inf
-        # The starts of the last second's worth: over any second, at most max_rate plus one.
-        self._starts: deque[float] = deque(maxlen=1 + int(min(pacing.max_rate or 0, _MAX_RATE)))
-
-    def next_start_at(self) -> float:
-        """When the next attempt may start, by the clock."""
-        start_at = max(self.resume_at, self._next_start_at)
-        if len(self._starts) == self._starts.maxlen:
-            start_at = max(start_at, self._starts[0] + 1.0)
-        return start_at
-
-    def on_started(self, now: float, *, waited: bool) -> None:
-        """An attempt has started; `waited`: at the time that it had waited for."""
-        rate = self.rate(now)
-        if rate is not None:
-            # Catch up after a late timer, but not after a cool-down or an idle period.
-            lag_s = _MAX_TIMER_LAG_S
-            if self._estimator is not None:
-                lag_s = min(lag_s, self._estimator.max_catch_up_s)
-            earliest = max(now - lag_s, self.resume_at)
-            if not waited and self._next_start_at < earliest:
-                earliest = now
-            self._next_start_at = max(self._next_start_at, earliest) + 1.0 / rate
-        if self._max_rate is not None:
-            self._starts.append(now)
-
-    def delay_until(self, start_at: float) -> None:
-        """Let no attempt start before then, because the endpoint has no room for it."""
-        self._next_start_at = max(self._next_start_at, start_at)
-
-    def pause_until(self, resume_at: float) -> None:
-        """Start or extend the shared cool-down."""
-        self.resume_at = max(self.resume_at, resume_at)
-        self.never_limited = False
-
-    def rate(self, now: float) -> float | None:
-        """Orders per second that may start; None if nothing limits them."""
-        rate = math.inf if self._max_rate is None else self._max_rate
-        if self._estimator is not None and self._estimator.burst_known:
-            rate = min(rate, self._estimator.rate(now))
-        return rate if rate < math.inf else None
+        waiter.set_exception(error)
 
 
 class Pacer:
     """Lets attempts start, in turn, as fast as is allowed and no faster.
 
+    The rate is held as by GCRA: each start sets the earliest time of the next.
+
     Attributes:
-        policy: The bounds of retries.
         clock: Monotonic seconds.
-        call_later: Sets timers.
         in_flight: How many attempts are in flight.
-        backoff: Draws the pauses.
-        budget: What retries are paid from.
-        trouble: What is known of the endpoint's trouble.
         accepted_any: Whether the endpoint ever accepted an order of this client.
     """
 
@@ -131,8 +63,10 @@ class Pacer:
         rng: random.Random | None = None,
     ) -> None:
         self._pacing = pacing
-        self._estimator = RateEstimator() if pacing.adaptive else None
-        self._schedule = Schedule(pacing, self._estimator)
+        self._max_rate = math.inf if pacing.max_rate is None else pacing.max_rate
+        # Without adaptive pacing it never learns of a throttle, and so bounds nothing.
+        window = SLOW_START if pacing.adaptive else pacing.max_concurrency
+        self._estimator = RateEstimator(window)
         self.policy = retry
         self._dispatcher = dispatcher or Dispatcher()
         self.clock = clock
@@ -146,11 +80,12 @@ class Pacer:
         self._waiters: deque[asyncio.Future[float]] = deque()
         self._timer: Timer | None = None
         self._idle: asyncio.Future[float] | None = None
+        self._resume_at = -math.inf  # when the shared cool-down ends
+        self._next_start_at = -math.inf  # by the rate
+        # The starts of the last second's worth: over any second, at most max_rate plus one.
+        self._starts: deque[float] = deque(maxlen=1 + int(min(pacing.max_rate or 0, _MAX_RATE)))
         self._throttled_at = -math.inf  # when the last burst of throttles was first received
         self._throttles_in_a_row = 0  # bursts since an order was accepted
-        self._immediate = 0.0  # throttles with a Retry-After of 0, less half of the accepted orders
-        #: Whether such throttles come at random: the order is tried again, and nobody else waits.
-        self.obeys_immediate = True
 
     # ------------------------------------------------------------------------------------- turns
 
@@ -187,7 +122,7 @@ class Pacer:
         timer = None
         if until is not None:
             delay_s = max(0.0, until - self.clock())
-            timer = self.call_later(delay_s, partial(_exceed_deadline, waiter))
+            timer = self.call_later(delay_s, partial(_fail, waiter, DeadlineExceededError()))
         try:
             return await stop.wait(waiter)
         except BaseException:
@@ -216,36 +151,41 @@ class Pacer:
 
     def next_start_at(self) -> float:
         """When the next attempt may start, by the clock; infinity if that takes a `release`."""
-        estimator = self._estimator
-        limit = self._pacing.max_concurrency
-        if self.in_flight >= (limit if estimator is None else min(limit, estimator.window)):
+        in_flight = self.in_flight
+        if in_flight >= self._pacing.max_concurrency or in_flight >= self._estimator.window:
             return math.inf
-        if self._schedule.never_limited:
-            return -math.inf
         if self.trouble.probing:
-            if self.in_flight > 0:
+            if in_flight > 0:
                 return math.inf  # one probe at a time
-            self.trouble.update(self.clock(), self._schedule.resume_at)
-        return self._schedule.next_start_at()
+            self.trouble.update(self.clock(), self._resume_at)
+        start_at = max(self._resume_at, self._next_start_at)
+        if len(self._starts) == self._starts.maxlen:
+            start_at = max(start_at, self._starts[0] + 1.0)
+        return start_at
 
     def _start(self, now: float, *, waited: bool) -> float:
+        """Start an attempt; `waited`: at the time that it had waited for."""
         self.in_flight += 1
-        if not self._schedule.never_limited:
-            self._schedule.on_started(now, waited=waited)
+        rate = min(self._max_rate, self._estimator.rate(now))
+        if rate < math.inf:
+            # Catch up after a late timer, but not after a cool-down or an idle period.
+            lag_s = min(_MAX_TIMER_LAG_S, self._estimator.max_catch_up_s)
+            earliest = max(now - lag_s, self._resume_at)
+            if not waited and self._next_start_at < earliest:
+                earliest = now
+            self._next_start_at = max(self._next_start_at, earliest) + 1.0 / rate
+        if self._pacing.max_rate is not None:
+            self._starts.append(now)
         return now
 
     def _evaluate_throttles(self) -> None:
         """Once a pause is over, work out what its throttles say about the limit."""
         estimator = self._estimator
-        if (
-            estimator is None
-            or not estimator.throttle_pending
-            or self.clock() < self._schedule.resume_at
-        ):
+        if not estimator.throttle_pending or self.clock() < self._resume_at:
             return
         estimator.evaluate(self.in_flight)
         now = self.clock()  # that took milliseconds, which are not to be caught up with
-        self._schedule.delay_until(max(now, estimator.next_free_at))
+        self._next_start_at = max(self._next_start_at, now, estimator.next_free_at)
         self._dispatcher.emit(RateChanged(at=now, rate=self.rate(), limit=estimator.limit))
 
     def _wake_waiters(self) -> None:
@@ -272,11 +212,12 @@ class Pacer:
 
     def rate(self) -> float | None:
         """Orders per second that may start at present; None if nothing limits them."""
-        return self._schedule.rate(self.clock())
+        rate = min(self._max_rate, self._estimator.rate(self.clock()))
+        return rate if rate < math.inf else None
 
     def remaining_cool_down_s(self) -> float:
         """Seconds until the shared cool-down ends; 0 if there is none."""
-        return max(0.0, self._schedule.resume_at - self.clock())
+        return max(0.0, self._resume_at - self.clock())
 
     def pause(self, seconds: float, reason: str) -> None:
         """Pause everybody, because of what is known from elsewhere. It does not affect the rate."""
@@ -286,7 +227,7 @@ class Pacer:
 
     def _pause(self, pause_s: float, status: int | None, reason: str) -> None:
         now = self.clock()
-        self._schedule.pause_until(now + pause_s)
+        self._resume_at = max(self._resume_at, now + pause_s)
         self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=status, reason=reason))
 
     # ------------------------------------------------------------------------ how attempts ended
@@ -295,11 +236,10 @@ class Pacer:
         """An attempt was accepted. Its body had been sent at `sent_at`, where that is known."""
         self.budget.refund()
         self._throttles_in_a_row = 0
-        self._immediate = max(0.0, self._immediate - 0.5)
         self.accepted_any = True
         self.on_rejected(started_at)
-        if self._estimator is not None:
-            self._estimator.on_accepted(started_at if sent_at is None else sent_at, self.clock())
+        if self._pacing.adaptive:
+            self._estimator.on_accepted(sent_at or started_at, self.clock())
 
     def on_rejected(self, started_at: float) -> None:
         """An order was rejected (or accepted): the endpoint is not in trouble."""
@@ -307,7 +247,7 @@ class Pacer:
         if trouble_since is not None:
             now = self.clock()
             self._dispatcher.emit(OutageEnded(at=now, lasted_s=now - trouble_since))
-            self._schedule.resume_at = now
+            self._resume_at = now
             self._wake_waiters()
 
     def on_throttled(
@@ -318,25 +258,20 @@ class Pacer:
         sent_at: float | None = None,
     ) -> None:
         """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls."""
-        now, estimator = self.clock(), self._estimator
+        now = self.clock()
         is_first = started_at > self._throttled_at  # else it was in flight together with that
         if is_first:
             self._throttled_at = now
             self._throttles_in_a_row += 1
-        if retry_after_s == 0:
-            self._immediate += 1.0
-            self.obeys_immediate = self.obeys_immediate and self._immediate <= _MAX_IMMEDIATE
-        is_immediate = retry_after_s == 0 and self.obeys_immediate
         pause_s = 0.0
         if retry_after_s:
             pause_s = self.backoff.requested_pause_s(retry_after_s)
-        elif is_first and not is_immediate:  # from a limiter, 0 says no more than no header
+        elif is_first and (retry_after_s is None or self._throttles_in_a_row > 1):
             pause_s = self.backoff.pause_s(self._throttles_in_a_row)
-            pause_s *= 1.0 if estimator is None else _ADAPTIVE_BACKOFF
-        self._schedule.pause_until(now + pause_s)
-        if estimator is not None and not is_immediate:
-            sent = started_at if sent_at is None else sent_at
-            estimator.on_throttled(started_at, sent, now, self._schedule.resume_at)
+            pause_s *= _ADAPTIVE_BACKOFF if self._pacing.adaptive else 1.0
+        self._resume_at = max(self._resume_at, now + pause_s)
+        if self._pacing.adaptive:
+            self._estimator.on_throttled(started_at, sent_at or started_at, now, self._resume_at)
         reason = f"the endpoint answered {status}"
         if is_first:
             self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=status, reason=reason))
@@ -344,24 +279,20 @@ class Pacer:
             self.trouble.quota_used_up(
                 now, f"{reason} and asked to wait {retry_after_s:.0f} s: a quota is used up"
             )
-            self._give_up()
         else:
             self.trouble.throttled(started_at)
+        self._stop_if_given_up()
 
     def on_failed(self, started_at: float, error: EverlyticError) -> None:
         """An attempt ended in none of the foreseen answers; see `Trouble`."""
-        if not self.trouble.failed(self.clock(), started_at, self._schedule.resume_at, error):
-            return
-        pause_s = self.backoff.pause_s(self.trouble.pauses)
-        self._pause(pause_s, getattr(error, "status", None), error.message)
-        if self.trouble.gave_up is not None:
-            self._give_up()
+        if self.trouble.failed(self.clock(), started_at, self._resume_at, error):
+            pause_s = self.backoff.pause_s(self.trouble.pauses)
+            self._pause(pause_s, getattr(error, "status", None), error.message)
+            self._stop_if_given_up()
 
-    def _give_up(self) -> None:
-        """Let all waiting calls fail now."""
-        assert self.trouble.gave_up is not None  # noqa: S101 - the caller has looked
-        for queue in (self._retries, self._waiters):
-            while queue:
-                waiter = queue.popleft()
-                if not waiter.done():
-                    waiter.set_exception(StoppedError(self.trouble.gave_up))
+    def _stop_if_given_up(self) -> None:
+        if self.trouble.gave_up is not None:
+            for waiter in (*self._retries, *self._waiters):
+                _fail(waiter, StoppedError(self.trouble.gave_up))
+            self._retries.clear()
+            self._waiters.clear()

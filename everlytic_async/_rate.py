@@ -21,13 +21,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
+#: How many orders may be in flight at first: all of them are throttled when a bucket is full.
+SLOW_START = 8
 _MIN_RATE = 0.1  # orders per second
 _HISTORY = 4096  # orders; what a bucket held before those does not matter
 _BISECTIONS = 24
-# The search starts at this many orders a second, or bursts a second if that is more; lower
-# where each throttle costs a long pause.
-_SEARCH_FROM, _SEARCH_BURSTS = 25.0, 6.0
-_CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS = 100.0, 12.0
+# The search starts at this many orders a second, or bursts a second if that is more; at twice
+# that where a throttle costs no long pause.
+_SEARCH_FROM, _SEARCH_BURSTS = 50.0, 6.0
 _LONG_PAUSE_S = 0.5
 _SEARCH_DOUBLES_S = 0.3
 _SEARCH_IN_FLIGHT = 2  # until one is accepted: it may have started too high
@@ -61,16 +62,15 @@ class ConcurrencyEstimator:
     window is throttled again that was not widened, it was a rate limit after all.
     """
 
-    # All in flight are throttled when a bucket is full: few, until it took more than a small burst.
-    _SLOW_START, _SLOW_START_ORDERS = 8, 22
+    _SLOW_START_ORDERS = 22
     _GROWTH = 3  # per accepted order: from then on the window quadruples in each round trip
     _UNLIMITED = 1 << 30
     _MIN_LIMIT = 6  # fewer in flight than this are held by a rate as well
     _ALIKE = 1.2  # times as many, and one
 
-    def __init__(self) -> None:
+    def __init__(self, window: int) -> None:
         #: How many may be in flight.
-        self.window = self._SLOW_START
+        self.window = window
         #: Whether the window is what limits, and no rate.
         self.held = False
         self._accepted = 0
@@ -130,41 +130,37 @@ class RandomThrottles:
         #: Whether they do.
         self.found = False
         self._most = self._slowed = 0.0  # orders a second
-        self._stretches, self._accepted, self._lasted_s = 0, 0, 0.0
+        self._last: deque[tuple[int, float]] = deque(maxlen=self._STRETCHES)
 
     def add_stretch(self, accepted: int, throttled: int, lasted_s: float) -> None:
         """Look at one more stretch: its orders, and its length with the pause."""
+        self._last.append((accepted, lasted_s))
+        orders, seconds = (sum(values) for values in zip(*self._last, strict=True))
+        per_s = orders / seconds
         is_long = accepted > self._LONG or lasted_s > self._LONG_S
         if is_long or (self.found and throttled > accepted):
             self.found, self._most = False, 0.0
-        self._stretches += 1
-        self._accepted += accepted
-        self._lasted_s += lasted_s
-        if self._stretches >= self._STRETCHES and self._accepted >= self._ORDERS:
-            self._compare(self._accepted / self._lasted_s)
-            self._stretches, self._accepted, self._lasted_s = 0, 0, 0.0
-
-    def _compare(self, per_s: float) -> None:
+        if len(self._last) < self._STRETCHES or orders < self._ORDERS:
+            return
         if self.found and per_s < self._PAYS * self._slowed:
             self.found, self._most = False, 0.0
         elif not self.found and per_s <= self._SLOWED * self._most:
             self.found, self._slowed = True, per_s
+            self._last.clear()
         self._most = max(self._most, per_s)
 
 
 class RateEstimator:
     """How many orders may be sent, a second and in one burst, by what was throttled so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: int = SLOW_START) -> None:
         #: The estimate in orders per second; None until there is one.
         self.limit: float | None = None
         #: Whether a throttle is still to be evaluated, which `evaluate` does after the pause.
         self.throttle_pending = False
         #: How late an order may be and catch up, in seconds: half of the bucket's worth.
         self.max_catch_up_s = math.inf
-        #: Whether a throttle was evaluated.
-        self.burst_known = False
-        self._concurrency = ConcurrencyEstimator()
+        self._concurrency = ConcurrencyEstimator(window)
         self._random = RandomThrottles()
         self._sent: deque[float] = deque(maxlen=_HISTORY)  # when accepted orders had been sent
         self._burst: Callable[[float], float] = lambda _limit: 1.0
@@ -175,13 +171,15 @@ class RateEstimator:
         self._accepted = 0  # since the pause
         self._ever_accepted = False
         self._rate_then = math.inf
-        self._searching = self._shared = False
+        self._is_bounded = False  # whether a rate is what limits
+        self._shared = False
+        # The rate after a pause, infinite before the first; and when it reaches the limit.
         self._low, self._hold_s = math.inf, _MIN_HOLD_S
 
     @property
     def window(self) -> int:
         """How many orders may be in flight."""
-        if self._searching and self._accepted == 0:
+        if self._accepted == 0 and self.limit is None and self._is_bounded:
             return _SEARCH_IN_FLIGHT
         return self._concurrency.window
 
@@ -220,31 +218,29 @@ class RateEstimator:
         sent += [self._full_at] * in_flight  # they will be accepted
         was_bounded = self._is_bounded
         self._concurrency.evaluate(in_flight, self._resume_at, self._pause_s)
-        if not (self.burst_known and self._ever_accepted):  # before any, no limit is looked for
+        if self._low == math.inf or not self._ever_accepted:  # before any, there is no limit
             self._start_search(sent)
-            return
-        lasted_s = max(0.001, self._full_at - self._full_before)
-        self._random.add_stretch(len(sent), self._throttles, lasted_s)
-        if not self._is_bounded:
-            self.limit, self._searching = None, False
-        elif not was_bounded:
-            self._search(_SEARCH_FROM)
+            self._is_bounded = True
         else:
-            self._evaluate_rate(sent)
-
-    @property
-    def _is_bounded(self) -> bool:
-        """Whether a rate is what limits."""
-        return self.burst_known and not self._concurrency.held and not self._random.found
+            lasted_s = max(0.001, self._full_at - self._full_before)
+            self._random.add_stretch(len(sent), self._throttles, lasted_s)
+            self._is_bounded = not (self._concurrency.held or self._random.found)
+            if not self._is_bounded:
+                self.limit = None
+            elif not was_bounded:
+                self._low = _SEARCH_FROM
+            else:
+                self._evaluate_rate(sent)
+        limit = self.limit or self._low
+        self.max_catch_up_s = max(0.0, self._burst(limit) - 0.5) / 2.0 / limit
 
     def rate(self, now: float) -> float:
         """Orders per second that may be sent now; infinity where nothing bounds them."""
         if not self._is_bounded:
             return math.inf
         elapsed = max(0.0, now - self._resume_at)
-        if self._searching:  # not more than doubled by one order
+        if self.limit is None:  # searched; not more than doubled by one order
             return self._low * math.exp2(min(elapsed / _SEARCH_DOUBLES_S, self._accepted, 64.0))
-        assert self.limit is not None  # noqa: S101 - found by the search
         offset = elapsed / self._hold_s - 1.0
         if offset > 0:
             offset *= 1.0 if self._shared else _GROWTH
@@ -255,52 +251,37 @@ class RateEstimator:
         return self._resume_at - self._throttled_at
 
     def _start_search(self, sent: Sequence[float]) -> None:
-        self.burst_known = True
         full_at, since = self._full_at, sent[0] if sent else self._full_at
         self._burst = lambda limit: max(1.0, _level(sent, full_at, limit, since, 0.0))
-        if self._pause_s >= _LONG_PAUSE_S:
-            self._search(max(_SEARCH_FROM, _SEARCH_BURSTS * len(sent)))
-        else:
-            self._search(max(_CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS * len(sent)))
-
-    def _search(self, low: float) -> None:
-        self._searching, self._low = True, low
-        self._limit_catch_up(low)
-
-    def _limit_catch_up(self, limit: float) -> None:
-        self.max_catch_up_s = max(0.0, self._burst(limit) - 0.5) / 2.0 / limit
+        low = max(_SEARCH_FROM, _SEARCH_BURSTS * len(sent))
+        self._low = low if self._pause_s >= _LONG_PAUSE_S else 2.0 * low
 
     def _evaluate_rate(self, sent: Sequence[float]) -> None:
         rate, count = self._rate_then, len(sent)
         estimate = self._estimate(sent)
-        if self._searching and (estimate is None or (count < _FEW and self._low > _SEARCH_FROM)):
-            # Not even one fits between the two throttles: it takes longer than that to leak.
-            gap_s = max(0.001, self._full_at - (sent[-1] if sent else self._full_before))
-            self._search(max(_MIN_RATE, self._low / 16.0, min(self._low / 2.0, 0.5 / gap_s)))
-            return
-        self._hold(max(_MIN_RATE, min(rate, estimate or 0.0)), count)
+        if self.limit is None and (estimate is None or (count < _FEW and self._low > _SEARCH_FROM)):
+            self._low = max(_MIN_RATE, self._low / 4.0)  # not even one leaked in between
+        else:
+            self._hold(max(_MIN_RATE, min(rate, estimate or 0.0)), count)
 
     def _hold(self, estimate: float, count: int) -> None:
         rate, previous, pause_s = self._rate_then, self.limit, self._pause_s
         error = min(_MAX_ERROR, max(_MIN_ERROR, _ERROR_ORDERS / max(1, count)))
         self._shared = False
-        if not self._searching and previous is not None:
+        if previous is not None:
             # A little lower: others take a share. A lot lower: the limit fell.
             self._shared = _MAX_CUT * rate <= estimate < (1.0 - 2.0 * error) * previous
             if count < _FEW:
                 estimate = max(estimate, _MAX_CUT * rate)
-        self._searching = False
+        cut, hold_s = error, max(_MIN_HOLD_S, pause_s / error)
         if self._shared:
-            self.limit, self._low = estimate, (1.0 - _SHARED_CUT) * estimate
-            hold_s = max(1.0, 3.0 * pause_s) * math.cbrt(_SHARED_CUT * estimate / _SHARED_GROWTH)
-        else:
-            self.limit, self._low = estimate, (1.0 - error) * estimate
-            hold_s = max(_MIN_HOLD_S, pause_s / error)
+            cut = _SHARED_CUT
+            hold_s = max(1.0, 3.0 * pause_s) * math.cbrt(cut * estimate / _SHARED_GROWTH)
+        self.limit, self._low = estimate, (1.0 - cut) * estimate
         burst = self._burst(self.limit)  # of the limit at which it was met, if that changes
         self._burst = lambda _limit: burst
         least = _MIN_HOLD_ORDERS / self.limit
         self._hold_s = max(least, min(_MAX_HOLD_S, hold_s))
-        self._limit_catch_up(self.limit)
 
     def _estimate(self, sent: Sequence[float]) -> float | None:
         """The rate of leaking that explains the last throttle; None if too few were sent."""

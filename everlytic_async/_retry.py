@@ -119,9 +119,8 @@ def retrying(
     def wait(state: tenacity.RetryCallState) -> float:
         shared_s = pacer.remaining_cool_down_s()
         error = _error(state)
-        if isinstance(error, ThrottledError):
-            is_alone = error.retry_after_s == 0 and pacer.obeys_immediate
-            return pacer.backoff.pause_s(state.attempt_number) if is_alone else shared_s
+        if isinstance(error, ThrottledError) and error.retry_after_s != 0:
+            return shared_s  # a 0 is this order's alone
         return max(shared_s, pacer.backoff.pause_s(state.attempt_number))
 
     def stop(state: tenacity.RetryCallState) -> bool:
