@@ -14,7 +14,7 @@ import attrs
 from everlytic_async._strict_json import StrictDecoder
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._detect import CONTAINERS, check_header, detect_container, open_table
-from everlytic_async.sources._json import read_json, unwrap
+from everlytic_async.sources._json import JsonReader, unwrap
 from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, is_blank
 from everlytic_async.sources._notation import guess_date_formats, guess_notation
@@ -173,7 +173,9 @@ def _read_json(container: str, file: Any) -> tuple[list[dict[str, Any]], str | N
     """The first orders; and the path to their list, where it has to be named."""
     decoder = StrictDecoder()
     items: Iterator[tuple[int, Item]]
-    items = read_json(file, decoder) if container == "json" else read_json_lines(file, decoder)
+    items = (
+        iter(JsonReader(file, decoder)) if container == "json" else read_json_lines(file, decoder)
+    )
     records: list[dict[str, Any]] = []
     for _number, item in islice(items, _RECORDS):
         order: Any = unwrap(item, ())
