@@ -267,19 +267,13 @@ class JsonReader:
         if each and not is_wrapper:
             self._dead_end = each[0], list(fields)
         if is_wrapper and page is not None:
-            self.has_next_page = self._is_before_others(page)
+            self.has_next_page = _is_before_others(page, self._count)
         if is_wrapper or each:
             return None
         if depth and not _is_order(fields) and not faults:
             return fields
         yield self._numbered(fields, faults)
         return None
-
-    def _is_before_others(self, page: Any) -> bool:
-        """Whether orders follow on another page, by what stands beside those of this one."""
-        if isinstance(page, dict):
-            return page.get("hasNextPage") is True
-        return type(page) is int and page > self._count
 
     def _leads(
         self, key: str, char: str | None, each: tuple[str, ...], fields: dict[str, Any], depth: int
@@ -434,6 +428,13 @@ class JsonReader:
             f"what comes {where} is not JSON: {what}. Nothing from there on can be read: "
             "correct it, or export it again"
         )
+
+
+def _is_before_others(page: Any, count: int) -> bool:
+    """Whether orders follow on another page, by what stands beside those of this one."""
+    if isinstance(page, dict):
+        return page.get("hasNextPage") is True
+    return type(page) is int and page > count
 
 
 def _add(
