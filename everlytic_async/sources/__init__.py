@@ -37,11 +37,11 @@ number is parsed digit by digit; one for ``product_gallery`` is split at its bla
 From the bottom up: ``_open`` opens, decompresses and decodes; a module for each format yields
 records (``_jsonl``, ``_json``, ``_csv``, ``_xlsx``, ``_parquet``); ``_detect`` detects the format
 and opens a table; ``_notation`` reads numbers and dates; ``_mapping`` compiles a mapping and
-``_mapper`` applies it; ``_where`` and ``_left_out`` say which orders are not read; ``_assembler``
-puts rows together to orders, and ``_bulk`` lines; ``_shops`` has one table for each kind of export
-(``_woocommerce``, ``_shopify``, ``_squarespace``, ``_magento``, ``_bigcommerce``); ``_suggest``,
-with ``_synonyms``, proposes a mapping; ``_columns`` says what is wrong with columns; ``_reader``
-ties them together.
+``_mapper`` applies it; ``_where``, ``_shop_rules`` and ``_left_out`` say which orders are not read;
+``_assembler`` puts rows together to orders, and ``_bulk`` lines; ``_shops`` has one table for each
+kind of export (``_woocommerce``, ``_shopify``, ``_squarespace``, ``_magento``, ``_bigcommerce``);
+``_suggest``, with ``_synonyms``, proposes a mapping; ``_columns`` says what is wrong with columns;
+``_reader`` ties them together.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from everlytic_async.sources._left_out import ROW_APART
 from everlytic_async.sources._mapping import normalize_mapping, parse_mapping
-from everlytic_async.sources._notation import DateLike
+from everlytic_async.sources._notation import DateLike, Notation
 from everlytic_async.sources._open import Source
 from everlytic_async.sources._options import FORMATS, ReadOptions
 from everlytic_async.sources._reader import Reader, TracedOrder
+from everlytic_async.sources._shop_rules import ROW_APART
 from everlytic_async.sources._shops import REASONS
 from everlytic_async.sources._suggest import Suggestion, suggest_mapping
 from everlytic_async.sources._where import WhereLike, parse_where
@@ -130,7 +130,7 @@ def read_orders(
             can't be read.
         OSError: by the iteration, when the file can't be opened or read.
     """
-    options = ReadOptions.parse(
+    options = ReadOptions(
         format=format,
         mapping=mapping,
         where=where,
@@ -138,9 +138,7 @@ def read_orders(
         until=until,
         include=include,
         encoding=encoding,
-        decimal=decimal,
-        thousands=thousands,
-        date_format=date_format,
+        notation=Notation(decimal, thousands, date_format),
         sheet=sheet,
     )
     return Reader(path_or_file, options)

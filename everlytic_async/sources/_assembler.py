@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from everlytic_async._checks import MAX_ITEMS, get_order_id
 from everlytic_async.errors import MAX_FAULTS, InvalidOrderError
 from everlytic_async.orders import Order
+from everlytic_async.sources._columns import check_repeated
 from everlytic_async.sources._left_out import LeftOut
 from everlytic_async.sources._mapper import RecordMapper
+from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._preset import Preset
-from everlytic_async.sources._records import InvalidRow, Item, Record
-from everlytic_async.sources._repeated import RepeatedRows, hashable
+from everlytic_async.sources._records import InvalidRow, Item, Layout, Record
+from everlytic_async.sources._repeated import RepeatedRows, distinct
 from everlytic_async.sources._synonyms import is_totals
 
 __all__ = ["Numbered", "OrderAssembler", "make_order"]
@@ -55,41 +58,47 @@ class OrderAssembler:
     """Makes orders of the records of one input.
 
     Args:
-        mapper: Makes records into mappings of orders.
+        options: What the caller asked for.
         preset: The shop whose export it is; None for another input.
-        left_out: Which orders are left out.
-        columns: The columns of a table; of JSON, none.
+        layout: What the records have in common.
+        counts: Where to count what is left out, by reason.
+
+    Raises:
+        ConfigurationError: when what the caller asked for does not fit the records.
 
     Attributes:
-        origins: Of the order that was handed out last, where each field came from; only if
-            `traces`.
-        traces: Whether to find that out.
+        mapper: Makes records into mappings of orders.
+        left_out: Which orders are left out.
     """
 
     def __init__(
-        self,
-        mapper: RecordMapper,
-        preset: Preset | None,
-        left_out: LeftOut,
-        columns: Sequence[str] = (),
+        self, options: ReadOptions, preset: Preset | None, layout: Layout, counts: dict[str, int]
     ) -> None:
-        self._mapper = mapper
-        self._columns = columns
-        self._preset = preset
+        self.mapper = RecordMapper(options, preset, layout)
+        self.left_out = LeftOut(options, preset, layout, self.mapper, counts)
+        columns = self._columns = layout.columns or ()
+        check_repeated(columns, self.mapper.compiler.used)
+        self._is_shop = preset is not None
         self._dedupes = preset is not None and preset.dedupe_rows
-        self._left_out = left_out
-        get_start = mapper.key if preset is None else left_out.get_status
+        shop = self.left_out.shop
+        get_start = self.mapper.key if shop is None else shop.get_status
         self._repeated = RepeatedRows(get_start, is_fault=self._dedupes)
-        self.traces = False
-        self.origins: Mapping[str, str] = {}
+        # Of the order that was handed out last.
+        self._number = 0
+        self._rows: Sequence[Record] = ()
+        self._mapping: Mapping[str, Any] = {}
 
-    def warnings(self) -> list[str]:
+    def warnings(self) -> Iterator[str]:
         """What a person should look at before the orders are sent."""
-        return self._repeated.warnings()
+        return chain(self.left_out.warnings(), self.mapper.warnings(), self._repeated.warnings())
+
+    def origins(self, number: int) -> Mapping[str, str]:
+        """Where each field of the order came from that was handed out last."""
+        return self.mapper.origins(self._rows, self._mapping) if number == self._number else {}
 
     def orders(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
         """The orders of an input, in its order, each with the number of its first record."""
-        if self._mapper.is_grouping:
+        if self.mapper.is_grouping:
             yield from self._grouped(items)
             return
         for number, item in items:
@@ -111,7 +120,7 @@ class OrderAssembler:
                 group = None
             if row is None:
                 if error is None:
-                    self._left_out.count(_TOTALS)
+                    self.left_out.count(_TOTALS)
                     continue
                 yield number, error
                 if not continues:
@@ -124,8 +133,8 @@ class OrderAssembler:
             if error is not None:
                 for fault in error.faults:
                     group.add_fault(fault if number == group.number else f"line {number} {fault}")
-            elif not group.add(row):
-                self._left_out.count(_DUPLICATE)
+            else:
+                group.add(row)
         if group is not None:
             yield from self._finish(group)
 
@@ -149,31 +158,29 @@ class OrderAssembler:
             if row is None:
                 return None, None, error, False
         try:
-            key = self._mapper.key(row)
+            key = self.mapper.key(row)
             # A damaged row of an order may hold such a word, too: as the name of a product.
-            may_be_totals = error is not None and (key is None or is_totals(key))
-            if may_be_totals and self._mapper.is_totals(row):
+            names_no_order = key is None or (error is not None and is_totals(key))
+            if names_no_order and self.mapper.is_totals(row):
                 return None, None, None, True
             if key is not None:
                 return key, row, error, group is not None and bool(key == group.key)
             if isinstance(item, InvalidRow) and item.is_partial:
                 return None, None, error, False
-            if self._mapper.is_totals(row):
-                return None, None, None, True
             # Exports leave out what does not change. Another contact is another order, except in a
             # shop's export, where such a row can't be an order of its own.
-            is_further = self._preset is not None or self._mapper.may_continue(
+            is_further = self._is_shop or self.mapper.may_continue(
                 row, () if group is None or group.key is None else group.rows
             )
-            if is_further and self._mapper.is_nameless(row):
+            if is_further and self.mapper.is_nameless(row):
                 return None, None, InvalidOrderError([_NAMELESS], number), True
         except Exception as raised:  # noqa: BLE001 - see `_unexpected`
             return None, None, _unexpected(raised, number), False
         return None, row, error, group is not None and is_further
 
     def _start_group(self, number: int, key: Any, suspect: int | None) -> _Group:
-        group = _Group(number, key, dedupes=self._dedupes)
-        if key is None and self._preset is not None:
+        group = _Group(number, key)
+        if key is None and self._is_shop:
             group.add_fault("belongs to an order that is not above it: is it cut off?")
         if suspect is not None:
             group.add_suspect(suspect)
@@ -183,18 +190,19 @@ class OrderAssembler:
         self, number: int, rows: Sequence[Record], faults: Sequence[str]
     ) -> Order | InvalidOrderError | None:
         """The order of some records, or its faults; None if it is left out."""
-        self.origins = {}
         try:
             if not rows:
                 return InvalidOrderError(list(faults), number)
             columns: Any = self._columns
             first: Any = rows[0]
             if columns and first[-1] == columns[-1] and _is_header(first, columns):
-                self._left_out.count(_HEADER)
+                self.left_out.count(_HEADER)
                 return None
-            reason, date_fault = self._left_out.judge(rows)
+            if self._dedupes:
+                rows = self._without_copies(rows, distinct(rows))
+            reason, date_fault = self.left_out.judge(rows)
             if reason is not None:
-                self._left_out.count(reason)
+                self.left_out.count(reason)
                 return None
             if faults:
                 return InvalidOrderError(list(faults), number)
@@ -202,29 +210,31 @@ class OrderAssembler:
         except Exception as error:  # noqa: BLE001 - see `_unexpected`
             return _unexpected(error, number)
 
+    def _without_copies(self, rows: Sequence[Record], kept: Sequence[Record]) -> Sequence[Record]:
+        if len(kept) < len(rows):
+            self.left_out.count(_DUPLICATE, len(rows) - len(kept))
+        return kept
+
     def _make(
         self, number: int, rows: Sequence[Record], date_fault: str | None
     ) -> Order | InvalidOrderError | None:
         starts = 1
         if len(rows) > 1:
             kept, starts = self._repeated.once(rows)
-            for _ in range(len(rows) - len(kept)):
-                self._left_out.count(_DUPLICATE)
-            rows = kept
-            self._mapper.differing.compare(number, rows)
-        order, found = self._mapper.order(rows)
+            rows = self._without_copies(rows, kept)
+            self.mapper.differing.compare(number, rows)
+        order, found = self.mapper.order(rows)
         if starts > 1:
             twice = self._repeated.check(number, rows, starts, order["products"])
             found += [] if twice is None else [twice]
         if date_fault is not None:
             found.insert(0, date_fault)
-        if self.traces:
-            self.origins = self._mapper.origins(rows, order)
+        self._number, self._rows, self._mapping = number, rows, order
         made = None if found else make_order(order, number)
         if isinstance(made, Order):
             return made
-        if is_totals(order.get("order_id")) and self._mapper.is_totals(rows[0]):
-            self._left_out.count(_TOTALS)
+        if is_totals(order.get("order_id")) and self.mapper.is_totals(rows[0]):
+            self.left_out.count(_TOTALS)
             return None
         if made is None:
             return InvalidOrderError(found, number, get_order_id(order))
@@ -232,32 +242,28 @@ class OrderAssembler:
 
     def _explain(self, error: InvalidOrderError, order: Mapping[str, Any]) -> InvalidOrderError:
         return InvalidOrderError(
-            self._mapper.explain(error.faults, order), error.line, error.order_id
+            self.mapper.explain(error.faults, order), error.line, error.order_id
         )
 
 
 class _Group:
     """The rows of an order that were read so far."""
 
-    __slots__ = ("_chars", "_dedupes", "_seen", "faults", "key", "number", "rows")
+    __slots__ = ("_chars", "faults", "key", "number", "rows")
 
-    def __init__(self, number: int, key: Any, *, dedupes: bool) -> None:
+    def __init__(self, number: int, key: Any) -> None:
         self.number = number
         self.key = key
         self.rows: list[Record] = []
         self.faults: list[str] = []
-        self._dedupes = dedupes
-        self._seen: set[Any] | None = None
         self._chars = 0
 
-    def add(self, row: Record) -> bool:
-        """Add a row, unless there are too many; False if equal rows count once, and there is one.
+    def add(self, row: Record) -> None:
+        """Add a row, unless there are too many.
 
         With a fault only the first row is needed: it may say that the order is skipped.
         """
         count = len(self.rows)
-        if self._dedupes and count and self._has(row):
-            return False
         if count >= _FEW_ROWS:
             cells = row.values() if isinstance(row, dict) else row
             self._chars += sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
@@ -270,20 +276,6 @@ class _Group:
                 )
         if not count or not self.faults:
             self.rows.append(row)
-        return True
-
-    def _has(self, row: Record) -> bool:
-        """Whether there is an equal row."""
-        if len(self.rows) < _FEW_ROWS:
-            return row in self.rows
-        if self._seen is None:
-            self._seen = set(map(hashable, self.rows))
-        cells = hashable(row)
-        if cells in self._seen:
-            return True
-        if not self.faults:
-            self._seen.add(cells)
-        return False
 
     def add_fault(self, fault: str) -> None:
         if fault not in self.faults and len(self.faults) <= MAX_FAULTS:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, mapping_paths
 from everlytic_async.sources._notation import to_decimal
+from everlytic_async.sources._records import Layout
 from everlytic_async.sources._synonyms import match_fields
 
 __all__ = [
@@ -83,22 +84,16 @@ def no_such_name(field: str, path: str, names: Sequence[str], *, what: str) -> s
     return f"{message} The {what}s are {show_names(names)}"
 
 
-def check_paths(paths: Iterable[tuple[str, str]], names: Sequence[str], *, is_table: bool) -> None:
-    """Refuse paths that lead nowhere.
-
-    Args:
-        paths: Each with what it is for.
-        names: The columns; of JSON, the keys of the first order.
-        is_table: Whether they are columns.
+def check_paths(paths: Iterable[tuple[str, str]], layout: Layout) -> None:
+    """Refuse paths that lead nowhere; each comes with what it is for.
 
     Raises:
         ConfigurationError: naming the first.
     """
-    for what, path in paths:
-        if not {path, path.partition(".")[0]} & {*names}:
-            raise ConfigurationError(
-                no_such_name(what, path, names, what="column" if is_table else "key")
-            )
+    what = "column" if layout.is_table else "key"
+    for field, path in paths:
+        if not {path, path.partition(".")[0]} & {*layout.names}:
+            raise ConfigurationError(no_such_name(field, path, layout.names, what=what))
 
 
 def _leads_nowhere(path: str, records: Sequence[Any]) -> tuple[str, Sequence[str]] | None:
@@ -121,12 +116,13 @@ def _leads_nowhere(path: str, records: Sequence[Any]) -> tuple[str, Sequence[str
     return None
 
 
-def check_all_are_fields(names: Sequence[str], *, is_table: bool) -> None:
+def check_all_are_fields(layout: Layout) -> None:
     """Without a mapping, a column that is not a field is a mistake; and so are all keys.
 
     Raises:
         ConfigurationError: saying what to do.
     """
+    names, is_table = layout.names, layout.is_table
     fields = (*ORDER_FIELDS, *PRODUCT_FIELDS)
     others = [name for name in names if name and name not in fields]
     if not others or (not is_table and len(others) < len(names)):
@@ -235,23 +231,17 @@ def check_identity(
 
 def strict_paths(
     mapping: Mapping[str, Any], *, is_table: bool, has_list: bool
-) -> list[tuple[str, str]]:
+) -> Iterator[tuple[str, str]]:
     """The paths of a mapping that have to lead somewhere.
 
     In a table, all that are the only source of a field; in JSON, where an order may lack any key,
     those of what makes an order.
     """
-    found: list[tuple[str, str]] = []
     for field, spec in mapping.items():
+        strict: dict[str, Any] = {field: spec} if is_table or field == "group_by" else {}
         if field == "products":
-            each = spec.get("each") if isinstance(spec, Mapping) else spec
-            rest = {} if has_list else {k: v for k, v in spec.items() if k != "each"}
-            if isinstance(each, str):
-                found.append(("products", each))
-            if is_table:
-                found += [(name, path) for name, path, alone in mapping_paths(rest) if alone]
-        elif field == "each":
-            continue
-        elif is_table or field == "group_by":
-            found += [(name, path) for name, path, alone in mapping_paths({field: spec}) if alone]
-    return found
+            if isinstance(each := spec.get("each"), str):
+                yield "products", each
+            strict = {} if has_list else {k: v for k, v in spec.items() if is_table and k != "each"}
+        if field != "each":
+            yield from ((name, path) for name, path, alone in mapping_paths(strict) if alone)

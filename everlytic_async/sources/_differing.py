@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from everlytic_async.sources._mapping import Compiler, Getter, is_blank
@@ -34,35 +33,21 @@ class DifferingAmounts:
         notation: Notation,
     ) -> None:
         # Without those that are called as the field is, and are not there.
-        self._fields = [
-            field
+        self._getters = {
+            field: getters[field]
             for field in AMOUNTS
             if field in specs and (specs[field] != field or compiler.is_direct(field))
-        ]
-        paths = [specs[field] for field in self._fields]
-        values = compiler.values(paths) if all(map(compiler.is_direct, paths)) else None
-        found = [getters[field] for field in self._fields]
-        self._read: Callable[[Any], Any] = lambda record: tuple([get(record) for get in found])
-        if isinstance(values, itemgetter):  # fast
-            self._read = values
-        self._blank_texts, self._blank = ("",) * len(paths), (None,) * len(paths)
+        }
         self._parse = notation.number_parser()
         self._lines: dict[str, Lines] = {}
 
     def compare(self, number: int, rows: Sequence[Record]) -> None:
         """Count the order in that line, for each of its amounts in which its rows differ."""
-        if not self._fields:
-            return
-        read = self._read
-        known = read(rows[0])
-        for row in rows[1:]:
-            amounts = read(row)
-            if amounts not in (known, self._blank_texts, self._blank):
-                break
-        else:
-            return  # nearly always
-        for field, *amounts_of in zip(self._fields, *map(read, rows), strict=True):
-            found = [each for each in amounts_of if not is_blank(each)]
+        for field, get in self._getters.items():
+            amounts = [get(row) for row in rows]
+            if amounts.count(amounts[0]) == len(amounts):
+                continue  # nearly always
+            found = [each for each in amounts if not is_blank(each)]
             # 5.0 is 5.00.
             if len({self._parse(each) if isinstance(each, str) else each for each in found}) > 1:
                 self._lines.setdefault(field, Lines()).add(number)

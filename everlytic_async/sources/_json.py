@@ -13,10 +13,10 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from typing import IO, Any, NoReturn
 
-from everlytic_async._strict_json import JsonFaultError, StrictDecoder
+from everlytic_async._strict_json import JsonFaultError, StrictDecoder, non_finite_faults
 from everlytic_async.errors import (
     MAX_FAULTS,
     ConfigurationError,
@@ -27,12 +27,21 @@ from everlytic_async.sources._columns import no_such_name
 from everlytic_async.sources._open import NOT_UTF_8
 from everlytic_async.sources._records import InvalidRow, Item
 
-__all__ = ["MAX_ORDER_CHARS", "is_list_of_orders", "is_order", "read_json", "unwrap", "unwrap_all"]
+__all__ = [
+    "MAX_ORDER_CHARS",
+    "JsonReader",
+    "check_finite",
+    "is_list_of_orders",
+    "unwrap",
+    "unwrap_all",
+]
 
 #: A longer order is a fault, so that a file whose quotes or brackets don't match does not fill the
 #: memory. Decoded, JSON takes up to 30 times its length: `{},{},{}` does.
 MAX_ORDER_CHARS = 2 * 1024 * 1024
 
+# Whose the line of a bulk operation is, and what.
+_LINE_IDS = ("__parentId", "id")
 _CHUNK = 96 * 1024
 _FEW_CHARS = 8 * 1024
 # What an object that wraps orders, or a single one, has them under: what the APIs of Shopify,
@@ -77,14 +86,14 @@ class _UnparsableError(Exception):
     """Why a value can't be parsed, however its syntax is."""
 
 
-def is_order(value: dict[str, Any]) -> bool:
+def _is_order(value: dict[str, Any]) -> bool:
     """Whether an object has a key that only orders have."""
     return any(key in value for key in _ORDER_KEYS)
 
 
 def is_list_of_orders(value: dict[str, Any]) -> bool:
     """Whether an object is not an order but wraps a list of them."""
-    return not is_order(value) and any(
+    return not _is_order(value) and any(
         isinstance(inner, list) or (isinstance(inner, dict) and is_list_of_orders(inner))
         for key, inner in value.items()
         if key in _WRAPPERS
@@ -114,72 +123,60 @@ def unwrap(order: Item, kept: Collection[str]) -> Item:
     for _ in range(_MAX_DEPTH):
         if not isinstance(inner, dict) or len(inner) > 1 + len(_BESIDE):
             return order
-        if is_order(inner):
+        if _is_order(inner):
             return inner
         wrapped = [key for key in inner if key in _WRAPPERS and key not in kept]
         if len(wrapped) != 1 or not inner.keys() <= {*wrapped, *_BESIDE}:
             return order
         inner = inner[wrapped[0]]
-        if isinstance(inner, dict) and is_order(inner):
+        if isinstance(inner, dict) and _is_order(inner):
             return inner
     return order
 
 
-def read_json(
-    file: IO[bytes],
-    decoder: StrictDecoder,
-    each: Sequence[str] = (),
-    kept: Collection[str] = (),
-    on_page: Callable[[bool], None] | None = None,
+def check_finite(
+    items: Iterable[tuple[int, Item]], decoder: StrictDecoder
 ) -> Iterator[tuple[int, Item]]:
-    """Yield each order's place in the document, from 1, and the order, or its fault.
+    """The items; one with NaN or an infinity is a fault: a mapping could make a text of it."""
+    for number, item in items:
+        # Right after it was decoded: the next one may be read ahead.
+        found, decoder.found_non_finite = decoder.found_non_finite, False
+        faults = non_finite_faults(item) if found and isinstance(item, dict) else []
+        if not isinstance(item, dict) or not faults:
+            yield number, item
+            continue
+        # As of a line that can't be read: a part of an order of Shopify's says whose it is.
+        ids = [id_ if isinstance(id_ := item.get(key), str) else None for key in _LINE_IDS]
+        yield number, InvalidRow(InvalidOrderError(faults, number), ids if ids[0] else None)
+
+
+class JsonReader:
+    """The orders of a document, each with its place, from 1; iterate over it once.
 
     Args:
         file: Open for reading, in binary. It stays open.
         decoder: Decodes each order.
         each: The keys that lead to the list of orders, if it can't be found by `_WRAPPERS`.
         kept: Keys that are no wrapper: a mapping has paths that start there.
-        on_page: Called after each page of orders: whether there is a page after it.
-
-    Raises:
-        SourceError: where the syntax is broken: nothing after that can be told apart.
-        ConfigurationError: there is no list where `each` leads.
-    """
-    stream = _JsonStream(file, decoder, kept, on_page)
-    while (char := stream.peek()) is not None:
-        if char == "[" and not each:
-            yield from stream.iter_array()
-        elif char == "{":
-            yield from stream.iter_object(tuple(each))
-        else:
-            yield stream.read_order()
-    if each and not stream.found_list:
-        key, keys = stream.dead_end
-        if not keys or key in keys:
-            raise ConfigurationError(f"each: there is no list of orders at '{'.'.join(each)}'")
-        raise ConfigurationError(no_such_name("each", key, keys, what="key"))
-
-
-class _JsonStream:
-    """A place in a document that is read chunk by chunk.
 
     Attributes:
-        found_list: Whether a list of orders was found.
-        dead_end: The key that was looked for in vain, and the keys beside it.
+        has_next_page: Whether there is a page of orders after the last one that was read.
     """
 
     def __init__(
         self,
         file: IO[bytes],
         decoder: StrictDecoder,
-        kept: Collection[str],
-        on_page: Callable[[bool], None] | None,
+        each: Sequence[str] = (),
+        kept: Collection[str] = (),
     ) -> None:
         self._decoder = decoder
-        self._on_page = on_page
+        self._each = each
         self._kept = kept
-        self.found_list = False
-        self.dead_end: tuple[str, list[str]] = ("", [])
+        self.has_next_page = False
+        self._found_list = False
+        # The key that was looked for last, and is not there, and the keys beside it.
+        self._dead_end: tuple[str, list[str]] = ("", [])
         # read1 waits for no more than there is: the orders of a pipe are read as they come.
         self._read = getattr(file, "read1", file.read)
         # Bytes that are not UTF-8 are a fault of the order that has them.
@@ -190,18 +187,39 @@ class _JsonStream:
         self._ended = False
         self._count = 0  # of orders
 
+    def __iter__(self) -> Iterator[tuple[int, Item]]:
+        """Yield each order, or its fault.
+
+        Raises:
+            SourceError: where the syntax is broken: nothing after that can be told apart.
+            ConfigurationError: there is no list where `each` leads.
+        """
+        each = tuple(self._each)
+        while (char := self._peek()) is not None:
+            if char == "[" and not each:
+                yield from self._iter_array()
+            elif char == "{":
+                yield from self._iter_object(each)
+            else:
+                yield self._read_order()
+        if each and not self._found_list:
+            key, keys = self._dead_end
+            if not keys or key in keys:
+                raise ConfigurationError(f"each: there is no list of orders at '{'.'.join(each)}'")
+            raise ConfigurationError(no_such_name("each", key, keys, what="key"))
+
     # --------------------------------------------------------------------------------- grammar
 
-    def iter_array(self) -> Iterator[tuple[int, Item]]:
+    def _iter_array(self) -> Iterator[tuple[int, Item]]:
         """Every order of the list that starts here."""
         self._expect("[")
-        more = self.peek() != "]"
+        more = self._peek() != "]"
         while more:
-            yield self.read_order()
+            yield self._read_order()
             more = self._skip_comma()
         self._expect("]")
 
-    def iter_object(
+    def _iter_object(
         self, each: tuple[str, ...], depth: int = 0
     ) -> Generator[tuple[int, Item], None, dict[str, Any] | None]:
         """The orders that the object which starts here wraps, or the object itself as an order.
@@ -219,20 +237,20 @@ class _JsonStream:
         is_wrapper = False
         page: Any = None
         self._expect("{")
-        more = self.peek() != "}"
+        more = self._peek() != "}"
         while more:
             key, _fault = self._read_value()
             if not isinstance(key, str):
                 self._fail("expected a key in quotes")
             self._expect(":")
-            char = self.peek()
+            char = self._peek()
             leads = self._leads(key, char, each, fields, depth)
             value, fault = None, None
             if leads and char == "[":
-                is_wrapper = self.found_list = True
-                yield from self.iter_array()
+                is_wrapper = self._found_list = True
+                yield from self._iter_array()
             elif leads and char == "{":
-                value = yield from self.iter_object(each[1:], depth + 1)
+                value = yield from self._iter_object(each[1:], depth + 1)
                 is_wrapper = is_wrapper or value is None
             else:
                 value, fault = self._read_value()
@@ -247,21 +265,15 @@ class _JsonStream:
             more = self._skip_comma()
         self._expect("}")
         if each and not is_wrapper:
-            self.dead_end = each[0], list(fields)
-        if is_wrapper and page is not None and self._on_page is not None:
-            self._on_page(self._is_before_others(page))
+            self._dead_end = each[0], list(fields)
+        if is_wrapper and page is not None:
+            self.has_next_page = _is_before_others(page, self._count)
         if is_wrapper or each:
             return None
-        if depth and not is_order(fields) and not faults:
+        if depth and not _is_order(fields) and not faults:
             return fields
         yield self._numbered(fields, faults)
         return None
-
-    def _is_before_others(self, page: Any) -> bool:
-        """Whether orders follow on another page, by what stands beside those of this one."""
-        if isinstance(page, dict):
-            return page.get("hasNextPage") is True
-        return type(page) is int and page > self._count
 
     def _leads(
         self, key: str, char: str | None, each: tuple[str, ...], fields: dict[str, Any], depth: int
@@ -270,9 +282,9 @@ class _JsonStream:
         if each:
             return key == each[0] and char == ("{" if len(each) > 1 else "[")
         is_wrapper = key in _WRAPPERS and key not in self._kept and depth < _MAX_DEPTH
-        return is_wrapper and not is_order(fields)
+        return is_wrapper and not _is_order(fields)
 
-    def read_order(self) -> tuple[int, Item]:
+    def _read_order(self) -> tuple[int, Item]:
         """The value that starts here, as an order."""
         value, fault = self._read_value()
         if fault is None and isinstance(value, dict):
@@ -321,7 +333,7 @@ class _JsonStream:
 
     def _parse_value(self) -> tuple[Any, str | None]:
         while True:
-            self.peek()
+            self._peek()
             if self._at > _CHUNK // 2 and len(self._text) - self._at < _FEW_CHARS:
                 self._drop()
             start = self._at
@@ -354,7 +366,7 @@ class _JsonStream:
 
     # ------------------------------------------------------------------------------- the text
 
-    def peek(self) -> str | None:
+    def _peek(self) -> str | None:
         """The next character that is not blank; None at the end."""
         try:
             if (char := self._text[self._at]) not in _BLANKS:
@@ -372,13 +384,13 @@ class _JsonStream:
             self._fill()
 
     def _expect(self, char: str) -> None:
-        found = self.peek()
+        found = self._peek()
         if found != char:
             self._fail(f"expected {char}", cut_off=found is None)
         self._at += 1
 
     def _skip_comma(self) -> bool:
-        if self.peek() != ",":
+        if self._peek() != ",":
             return False
         self._at += 1
         return True
@@ -416,6 +428,13 @@ class _JsonStream:
             f"what comes {where} is not JSON: {what}. Nothing from there on can be read: "
             "correct it, or export it again"
         )
+
+
+def _is_before_others(page: Any, count: int) -> bool:
+    """Whether orders follow on another page, by what stands beside those of this one."""
+    if isinstance(page, dict):
+        return page.get("hasNextPage") is True
+    return type(page) is int and page > count
 
 
 def _add(

@@ -23,8 +23,9 @@ from everlytic_async.sources._mapping import (
     is_template,
 )
 from everlytic_async.sources._notation import Notation
+from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._preset import Preset
-from everlytic_async.sources._records import Record
+from everlytic_async.sources._records import Layout, Record
 from everlytic_async.sources._synonyms import is_totals
 
 __all__ = ["RecordMapper"]
@@ -131,13 +132,10 @@ class RecordMapper:
     """Makes records into mappings of orders.
 
     Args:
-        mapping: The caller's mapping, as `normalize_mapping` returns it.
-        preset: Where the fields that it does not name come from; None for the keys or columns that
-            have the names of the fields.
-        names: The columns of a table; of JSON, the keys of the first order.
-        notation: How numbers are written.
-        is_table: Whether the records are rows, and a path to another column is a mistake.
-        holds_text: Whether each cell of a row is a text.
+        options: What the caller asked for.
+        preset: Where the fields that the caller's mapping does not name come from; None for the
+            keys or columns that have the names of the fields.
+        layout: What the records have in common.
 
     Raises:
         ConfigurationError: when the mapping can't be applied.
@@ -149,21 +147,13 @@ class RecordMapper:
         differing: Counts the orders whose rows differ in an amount.
     """
 
-    def __init__(
-        self,
-        mapping: Mapping[str, Any],
-        preset: Preset | None,
-        names: Sequence[str],
-        notation: Notation,
-        *,
-        is_table: bool,
-        holds_text: bool = False,
-    ) -> None:
+    def __init__(self, options: ReadOptions, preset: Preset | None, layout: Layout) -> None:
+        mapping, notation, columns = options.mapping, options.notation, layout.columns
         base: Mapping[str, Any] = _OWN_NAMES if preset is None else preset.mapping
         own_products = mapping.get("products", {})
         order = {**base, **mapping}
         products = {**base["products"], **own_products}
-        if preset is None and "products" in names:
+        if preset is None and "products" in layout.names:
             products.setdefault("each", "products")
         each, self.date = products.pop("each", None), order.pop("date", None)
         group_by = order.pop("group_by", order.get("order_id"))
@@ -171,25 +161,26 @@ class RecordMapper:
             order.pop(key, None)
         if all(order.get(field) is None for field in CONTACTS):
             raise ConfigurationError("the mapping leaves an order without a contact")
-        paths = strict_paths(mapping, is_table=is_table, has_list=each is not None)
-        check_paths(paths, names, is_table=is_table)
-        if is_table and preset is None:
-            check_contact((order.get(field) for field in CONTACTS), names)
+        has_list = each is not None
+        check_paths(strict_paths(mapping, is_table=layout.is_table, has_list=has_list), layout)
+        if layout.is_table and preset is None:
+            check_contact((order.get(field) for field in CONTACTS), layout.names)
 
         self._notation = notation
-        columns = names if is_table else None
         compiler = self.compiler = Compiler(columns, notation)
         # The products of a list are dicts, even in a table.
         inner = Compiler(columns if each is None else None, notation)
         self._specs = {field: spec for field, spec in order.items() if spec is not None}
         self._product_specs = {field: spec for field, spec in products.items() if spec is not None}
         converters = {**_converters(notation), "product_sku": self._note_shortened}
-        contacts = {field: self._specs[field] for field in CONTACTS if field in self._specs}
         self._fields = _FieldReader(compiler, self._specs, converters)
-        self._contacts = _FieldReader(compiler, contacts, converters)
+        getters = self._fields.getters
+        self._contacts = {field: getters[field] for field in CONTACTS if field in getters}
         self._product_fields = _FieldReader(inner, self._product_specs, converters)
         self._read_product: Callable[[Any], Any] = self._product_fields.read
-        key_of = inner.values_used(holds_text=holds_text and each is None, is_json=not is_table)
+        key_of = inner.values_used(
+            holds_text=layout.holds_text and not has_list, is_json=not layout.is_table
+        )
         if key_of is not None:
             self._read_product = self._cached(key_of)
         if each is None:
@@ -197,7 +188,7 @@ class RecordMapper:
         # Those of a shop's own columns are the same in all rows of an order.
         own = [field for field in self._specs if preset is None or field in mapping]
         specs = {field: self._specs[field] for field in own}
-        self.differing = DifferingAmounts(specs, self._fields.getters, compiler, notation)
+        self.differing = DifferingAmounts(specs, getters, compiler, notation)
         self._unreadable = Unreadable if notation.is_plain else str
         self._ids = [field for field in _IDS if field in self._specs]
         self._checked_amounts = [
@@ -229,14 +220,17 @@ class RecordMapper:
 
     def may_continue(self, record: Record, rows: Sequence[Record]) -> bool:
         """Whether a row without an id has no contact, or that of the first of these rows."""
-        found = self._contacts.read(record)
-        above = self._contacts.read(rows[0]) if rows and found else {}
-        return all(_same(value, above.get(field)) for field, value in found.items())
+        return all(
+            is_blank(value := get(record)) or (rows and _same(value, get(rows[0])))
+            for get in self._contacts.values()
+        )
 
     def is_totals(self, record: Record) -> bool:
         """Whether a record without a contact holds the sums of others."""
         cells = record.values() if isinstance(record, dict) else record
-        return any(map(is_totals, cells)) and not self._contacts.read(record)
+        return any(map(is_totals, cells)) and all(
+            is_blank(get(record)) for get in self._contacts.values()
+        )
 
     def is_nameless(self, record: Record) -> bool:
         """Whether a row without an id is no product, although it has fields of one."""
@@ -337,7 +331,7 @@ class RecordMapper:
         for row in rows[1:]:
             if len(order) < len(self._fields.getters):
                 order |= self._fields.read(row) | order
-            for field, get in self._contacts.getters.items():
+            for field, get in self._contacts.items():
                 value, known = get(row), order.get(field)
                 if value != known and not is_blank(value) and not _same(value, known):
                     faults[f"{field}: the rows of the order do not agree on it"] = None

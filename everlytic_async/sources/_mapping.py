@@ -31,8 +31,10 @@ __all__ = [
     "Getter",
     "computed",
     "describe_spec",
+    "first_set",
     "is_blank",
     "is_template",
+    "mapping_heads",
     "mapping_paths",
     "nearest",
     "normalize_mapping",
@@ -175,6 +177,12 @@ def mapping_paths(mapping: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]
             yield from ((field, path, alone) for path, alone in _paths(spec))
 
 
+def mapping_heads(mapping: Mapping[str, Any]) -> frozenset[str]:
+    """The keys that the paths of a mapping start with, within an order."""
+    paths = mapping_paths(mapping)
+    return frozenset(path.partition(".")[0] for field, path, _ in paths if field != "each")
+
+
 def _paths(spec: Any) -> Iterator[tuple[str, bool]]:
     kind, what = _spec_kind(spec)
     if kind == "path":
@@ -246,6 +254,11 @@ def describe_spec(spec: Any, compiler: Compiler, record: Any, prefix: str = "") 
 def is_blank(value: Any) -> bool:
     """Whether a value counts as not set."""
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def first_set(get: Getter, records: Iterable[Any]) -> Any:
+    """The value that the first of some records has that sets it; None if none does."""
+    return next((value for record in records if not is_blank(value := get(record))), None)
 
 
 class Unreadable(str):
@@ -426,7 +439,7 @@ class Compiler:
             if name is None:
                 pieces.append((text, None))
             elif name in fields:
-                pieces.append((text, _first_set(fields[name], self.path(name))))
+                pieces.append((text, _or_else(fields[name], self.path(name))))
             else:
                 pieces.append((text, self.path(name)))
         is_url = _URL.match(template) is not None
@@ -457,7 +470,7 @@ def _write_number(number: Any) -> orjson.Fragment:
     return orjson.Fragment(str(number))
 
 
-def _first_set(get: Getter, otherwise: Getter) -> Getter:
+def _or_else(get: Getter, otherwise: Getter) -> Getter:
     return lambda record: otherwise(record) if (value := get(record)) is None else value
 
 

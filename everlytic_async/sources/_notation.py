@@ -22,7 +22,6 @@ __all__ = [
     "EXACT",
     "DateLike",
     "Notation",
-    "guess_date_format",
     "guess_date_formats",
     "guess_notation",
     "parse_bound",
@@ -37,7 +36,6 @@ EXACT = Context(prec=200, rounding=ROUND_HALF_UP)
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?").fullmatch
 _MAX_CHARS = 1_000
-_CACHED, _MAX_CACHED_CHARS = 8_192, 40
 _GROUP = 3  # digits between thousands
 # A currency before or after a number, and a sign.
 _WORDS = r"kr\.?|Rs\.?|Fr\.?|Ft|z\u0142|K\u010d"
@@ -170,7 +168,7 @@ class Notation:
             return f"expected {expected}, found {text!r}"
         return (
             f"expected {expected}, found {text!r}: say how it is written, such as "
-            f"--date-format {guess_date_format([text]) or '%d.%m.%Y'!r}"
+            f"--date-format {next(guess_date_formats([text]), '%d.%m.%Y')!r}"
         )
 
     def _described(self) -> str:
@@ -187,7 +185,7 @@ def to_decimal(value: Any) -> Decimal | None:
     """A number, or the text of one as in JSON, with all its digits; None for anything else."""
     kind = value.__class__
     if kind is str:
-        number = _parse_cached(value) if len(value) <= _MAX_CACHED_CHARS else _parse(value)
+        number = _parse_plain(value)
         return None if number.__class__ is str else number  # type: ignore[return-value]
     if kind is Decimal:
         return value if value.is_finite() else None
@@ -199,17 +197,12 @@ def to_decimal(value: Any) -> Decimal | None:
 
 
 def _parse_plain(text: str) -> Decimal | str:
-    return _parse_cached(text) if len(text) <= _MAX_CACHED_CHARS else _parse(text)
+    return _parse(text) if len(text) <= _MAX_CHARS else text
 
 
+@lru_cache(maxsize=8_192)  # a shop has few prices and quantities, and reads each several times
 def _parse(text: str) -> Decimal | str:
-    if len(text) <= _MAX_CHARS and _NUMBER(number := text.strip()):
-        return Decimal(number)
-    return text
-
-
-# A shop has few prices and quantities, and reads each several times.
-_parse_cached = lru_cache(maxsize=_CACHED)(_parse)
+    return Decimal(number) if _NUMBER(number := text.strip()) else text
 
 
 def _parse_marked(text: str, decimal: str, thousands: str | None) -> Decimal | str:
@@ -276,11 +269,6 @@ _TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M:%S %p", " %I:%M %p", " %H:%M:%S %z"
 _DATE_FORMATS = tuple(
     f"{day}{time}" for day in (*_DAYS, "%b %d, %Y", "%d %b %Y", "%a, %d %b %Y") for time in _TIMES
 )
-
-
-def guess_date_format(texts: Sequence[str]) -> str | None:
-    """The format that all of some times have, for a suggestion; None for ISO 8601, or none."""
-    return next(guess_date_formats(texts), None)
 
 
 def guess_date_formats(texts: Sequence[str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from everlytic_async.sources._mapping import normalize_mapping
 from everlytic_async.sources._notation import DateLike, Notation, parse_bound
 from everlytic_async.sources._open import check_encoding
 from everlytic_async.sources._shops import PRESETS, REASONS
-from everlytic_async.sources._where import Condition, WhereLike, parse_where
+from everlytic_async.sources._where import Condition, parse_where
 
 __all__ = ["FORMATS", "ReadOptions"]
 
@@ -22,81 +22,63 @@ __all__ = ["FORMATS", "ReadOptions"]
 FORMATS: tuple[str, ...] = (*CONTAINERS, *PRESETS)
 
 
+def _check_format(_options: Any, _attribute: Any, value: str | None) -> None:
+    if value is not None and value not in FORMATS:
+        raise ConfigurationError(
+            f"there is no format {value!r}: the known ones are {', '.join(FORMATS)}"
+        )
+
+
+def _parse_since(value: DateLike | None) -> datetime | None:
+    return parse_bound("since", value)
+
+
+def _parse_until(value: DateLike | None) -> datetime | None:
+    return parse_bound("until", value)
+
+
+def _parse_reasons(include: Iterable[str]) -> frozenset[str]:
+    reasons = frozenset([include] if isinstance(include, str) else include)
+    for reason in sorted(reasons - {*REASONS, "all"}):
+        raise ConfigurationError(
+            f"include: there is no {reason!r}: the known ones are all, {', '.join(REASONS)}"
+        )
+    return reasons
+
+
 @attrs.frozen(kw_only=True)
 class ReadOptions:
-    """What `everlytic_async.sources.read_orders` was called with.
+    """What `everlytic_async.sources.read_orders` was called with, and describes.
+
+    Raises:
+        ConfigurationError: naming the one that is wrong.
 
     Attributes:
         each: The keys that lead to the list of orders in JSON; empty to find it.
-        The others are as `read_orders` describes them, parsed.
     """
 
-    format: str | None
-    mapping: Mapping[str, Any]
-    each: Sequence[str]
-    where: Sequence[Condition]
-    since: datetime | None
-    until: datetime | None
-    include: frozenset[str]
-    encoding: str | None
-    notation: Notation
-    sheet: str | None
+    format: str | None = attrs.field(default=None, validator=_check_format)
+    mapping: Mapping[str, Any] = attrs.field(default=None, converter=normalize_mapping)
+    where: Sequence[Condition] = attrs.field(default=None, converter=parse_where)
+    since: datetime | None = attrs.field(default=None, converter=_parse_since)
+    until: datetime | None = attrs.field(default=None, converter=_parse_until)
+    include: frozenset[str] = attrs.field(default=(), converter=_parse_reasons)
+    encoding: str | None = attrs.field(default=None, validator=check_encoding)
+    notation: Notation = attrs.field(factory=Notation)
+    sheet: str | None = None
+    each: Sequence[str] = attrs.field(init=False)
 
-    @classmethod
-    def parse(
-        cls,
-        *,
-        format: str | None = None,  # noqa: A002 - the public name
-        mapping: Mapping[str, Any] | None = None,
-        where: WhereLike | None = None,
-        since: DateLike | None = None,
-        until: DateLike | None = None,
-        include: Iterable[str] = (),
-        encoding: str | None = None,
-        decimal: str | None = None,
-        thousands: str | None = None,
-        date_format: str | None = None,
-        sheet: str | None = None,
-    ) -> ReadOptions:
-        """Check the arguments of `read_orders`.
-
-        Raises:
-            ConfigurationError: naming the one that is wrong.
-        """
-        if format is not None and format not in FORMATS:
-            raise ConfigurationError(
-                f"there is no format {format!r}: the known ones are {', '.join(FORMATS)}"
-            )
-        reasons = frozenset([include] if isinstance(include, str) else include)
-        for reason in sorted(reasons - {*REASONS, "all"}):
-            raise ConfigurationError(
-                f"include: there is no {reason!r}: the known ones are all, {', '.join(REASONS)}"
-            )
-        check_encoding(encoding)
-        normalized = normalize_mapping(mapping)
-        return cls(
-            format=format,
-            mapping=normalized,
-            each=_split_each(normalized.get("each")),
-            where=parse_where(where),
-            since=parse_bound("since", since),
-            until=parse_bound("until", until),
-            include=reasons,
-            encoding=encoding,
-            notation=Notation(decimal, thousands, date_format),
-            sheet=sheet,
-        )
+    @each.default
+    def _split_each(self) -> Sequence[str]:
+        each = self.mapping.get("each")
+        if each is None:
+            return ()
+        if not isinstance(each, str) or not all(each.split(".")):
+            raise ConfigurationError("each: expected the path of the list of orders: data.orders")
+        return each.split(".")
 
     @property
     def is_plain(self) -> bool:
         """Whether the fields have their own names, and every order is read."""
         has_bounds = self.since is not None or self.until is not None
         return not (self.mapping or self.where or has_bounds) and self.notation == Notation()
-
-
-def _split_each(each: object) -> Sequence[str]:
-    if each is None:
-        return ()
-    if not isinstance(each, str) or not all(each.split(".")):
-        raise ConfigurationError("each: expected the path of the list of orders: data.orders")
-    return each.split(".")

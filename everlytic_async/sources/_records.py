@@ -9,7 +9,7 @@ import attrs
 
 from everlytic_async.errors import InvalidOrderError
 
-__all__ = ["InvalidRow", "Item", "Lines", "Record"]
+__all__ = ["InvalidRow", "Item", "Layout", "Lines", "Record"]
 
 # How many lines are named.
 _EXAMPLES = 5
@@ -33,6 +33,26 @@ class InvalidRow:
 
 
 Item = Record | InvalidRow
+
+
+@attrs.frozen
+class Layout:
+    """What all records of an input have in common.
+
+    Attributes:
+        names: The columns of a table; of JSON, the keys of the first order.
+        is_table: Whether the records are rows, and nothing is beside these names.
+        holds_text: Whether each cell of a row is a text.
+    """
+
+    names: Sequence[str]
+    is_table: bool = False
+    holds_text: bool = False
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns of a table; None for JSON."""
+        return self.names if self.is_table else None
 
 
 class Lines:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from everlytic_async.sources._mapping import Getter, is_blank
 from everlytic_async.sources._records import Lines, Record
 
-__all__ = ["RepeatedRows", "hashable"]
+__all__ = ["RepeatedRows", "distinct"]
+
+# The rows of most orders are as few.
+_FEW_ROWS = 8
 
 _FAULT = (
     "is in the file more than once, and differs: keep the rows that are up to date, and remove the "
@@ -35,19 +39,13 @@ class RepeatedRows:
         get = self._get_start
         if get is None or not any(map(get, rows[1:])):
             return rows, 1  # nearly always, in a shop's export
-        starts = self._count_starts(rows)
+        starts = sum(not is_blank(get(row)) for row in rows)
         if 1 < starts < len(rows):
-            distinct: dict[Any, list[Record]] = {}
-            for row in rows:
-                distinct.setdefault(hashable(row), []).append(row)
-            once = [equal[0] for equal in distinct.values()]
-            if min(map(len, distinct.values())) > 1 and self._count_starts(once) == 1:
-                return once, 1
+            kept = distinct(rows)
+            is_each_copied = min(Counter(map(_hashable, rows)).values()) > 1
+            if is_each_copied and sum(not is_blank(get(row)) for row in kept) == 1:
+                return kept, 1
         return rows, starts
-
-    def _count_starts(self, rows: Sequence[Record]) -> int:
-        get = self._get_start
-        return 1 if get is None else sum([not is_blank(get(row)) for row in rows])
 
     def check(self, number: int, rows: Sequence[Record], starts: int, products: Any) -> str | None:
         """The fault of an order that starts more than once.
@@ -65,22 +63,30 @@ class RepeatedRows:
             return None
         return _FAULT if is_whole or (starts < len(rows) and self._is_fault) else None
 
-    def warnings(self) -> list[str]:
+    def warnings(self) -> Iterator[str]:
         """What a person should look at before the orders are sent."""
-        lines = self._lines
-        warning = (
-            f"orders that have all their products more than once: {lines.count:,} ({lines}). If "
-            "their rows are in the file twice, remove them"
-        )
-        return [warning] if lines.count else []
+        if self._lines.count:
+            yield (
+                f"orders that have all their products more than once: {self._lines.count:,} "
+                f"({self._lines}). If their rows are in the file twice, remove them"
+            )
 
 
-def hashable(row: Record) -> Any:
-    """The cells of a row, as a key."""
-    cells = tuple(row)
+def distinct(rows: Sequence[Record]) -> Sequence[Record]:
+    """The rows, of those that are equal the first."""
+    if len(rows) < _FEW_ROWS:  # fast
+        return [row for place, row in enumerate(rows) if row not in rows[:place]]
+    found: dict[Any, Record] = {}
+    for row in rows:
+        found.setdefault(_hashable(row), row)
+    return [*found.values()]
+
+
+def _hashable(row: Record) -> Any:
+    cells = tuple(row.items() if isinstance(row, dict) else row)
     try:
         hash(cells)
-    except TypeError:  # of Parquet: a list in a cell
+    except TypeError:  # a list in a cell
         return repr(cells)
     return cells
 
@@ -89,7 +95,4 @@ def _all_repeated(products: Sequence[Any]) -> bool:
     """Whether there are several products, and each of them more than once."""
     if len(products) < 2 or products[0] not in products[1:]:  # noqa: PLR2004
         return False
-    counts: dict[str, int] = {}
-    for product in map(repr, products):
-        counts[product] = counts.get(product, 0) + 1
-    return min(counts.values()) > 1
+    return min(Counter(map(repr, products)).values()) > 1

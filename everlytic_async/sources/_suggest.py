@@ -14,7 +14,7 @@ import attrs
 from everlytic_async._strict_json import StrictDecoder
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._detect import CONTAINERS, check_header, detect_container, open_table
-from everlytic_async.sources._json import read_json, unwrap
+from everlytic_async.sources._json import JsonReader, unwrap
 from everlytic_async.sources._jsonl import read_json_lines
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, is_blank
 from everlytic_async.sources._notation import guess_date_formats, guess_notation
@@ -44,7 +44,7 @@ _WANTED = (
 )
 _AMOUNTS = ("total", "sub_total", "shipping_fee", "taxes", "discount", "product_price")
 _FALLBACK_ENCODING = "cp1252"
-_KEY = re.compile(r"[\w-]{1,40}").fullmatch
+_PATH = re.compile(r"[\w-]{1,40}(?:\.[\w-]{1,40})*").fullmatch
 
 
 @attrs.frozen(kw_only=True)
@@ -68,12 +68,12 @@ class Suggestion:
     is_known: bool
     mapping: Mapping[str, Any]
     options: Mapping[str, str]
-    other_dates: Sequence[str]
-    other_contacts: Sequence[str]
-    status: str | None
-    statuses: Sequence[str]
-    missing: Sequence[str]
-    unused: Sequence[str]
+    other_dates: Sequence[str] = ()
+    other_contacts: Sequence[str] = ()
+    status: str | None = None
+    statuses: Sequence[str] = ()
+    missing: Sequence[str] = ()
+    unused: Sequence[str] = ()
 
     def to_toml(self) -> str:
         """A table ``[mapping]``, ready to paste into the settings, with what was not found."""
@@ -122,7 +122,7 @@ def suggest_mapping(
         SourceError: when it is damaged.
         OSError: when it can't be opened or read.
     """
-    ReadOptions.parse(format=format, encoding=encoding, sheet=sheet)  # raises
+    ReadOptions(format=format, encoding=encoding, sheet=sheet)  # raises
     more: dict[str, str] = {}
     where: str | None = None  # in an object around the orders
     with ExitStack() as stack:
@@ -152,20 +152,10 @@ def suggest_mapping(
             records, where = _read_json(container, source.file)
             names = list(dict.fromkeys(name for record in records for name in record))
     preset = find_preset(dict.fromkeys(names) | (records[0] if records else {}), is_table=is_table)
-    if preset is not None:
-        return Suggestion(
-            format=preset.name,
-            is_known=where is None,
-            mapping={} if where is None else {"each": where},
-            options=more,
-            other_dates=(),
-            other_contacts=(),
-            status=None,
-            statuses=(),
-            missing=(),
-            unused=(),
-        )
-    found = _suggest(container, names, records, more, is_table=is_table)
+    if preset is None:
+        found = _suggest(container, names, records, more, is_table=is_table)
+    else:
+        found = Suggestion(format=preset.name, is_known=where is None, mapping={}, options=more)
     return found if where is None else attrs.evolve(found, mapping={"each": where, **found.mapping})
 
 
@@ -173,7 +163,9 @@ def _read_json(container: str, file: Any) -> tuple[list[dict[str, Any]], str | N
     """The first orders; and the path to their list, where it has to be named."""
     decoder = StrictDecoder()
     items: Iterator[tuple[int, Item]]
-    items = read_json(file, decoder) if container == "json" else read_json_lines(file, decoder)
+    items = (
+        iter(JsonReader(file, decoder)) if container == "json" else read_json_lines(file, decoder)
+    )
     records: list[dict[str, Any]] = []
     for _number, item in islice(items, _RECORDS):
         order: Any = unwrap(item, ())
@@ -190,18 +182,15 @@ def _is_dict(value: Any) -> bool:
 
 def find_orders(record: Any) -> str | None:
     """The path to what looks like a list of orders in an object which itself is none; or None."""
-
-    def visit(value: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-        for key, inner in value.items():
-            if isinstance(inner, dict) and depth < _MAX_DEPTH and _KEY(key):
-                yield from visit(inner, f"{prefix}{key}.", depth + 1)
-            elif isinstance(inner, list) and inner and _KEY(key):
-                yield f"{prefix}{key}", inner[0]
-
     if not isinstance(record, dict) or _looks_like_order(record):
         return None
-    lists = islice(visit(record, "", 1), _MAX_LISTS)
-    return next((path for path, first in lists if _looks_like_order(first)), None)
+    lists = (
+        (path, value)
+        for path, value in _walk(record)
+        if isinstance(value, list) and value and _PATH(path)
+    )
+    found = islice(lists, _MAX_LISTS)
+    return next((path for path, value in found if _looks_like_order(value[0])), None)
 
 
 def _looks_like_order(value: Any) -> bool:
@@ -231,53 +220,49 @@ def _suggest(
     *,
     is_table: bool,
 ) -> Suggestion:
-    each = None if is_table else _find_list(records)
-    values = {name: [record.get(name) for record in records] for name in names}
-    if not is_table:
-        values = _flatten(records)
-    order = match_fields(values, (*ORDER_FIELDS, "date"))
     products: dict[str, str] = {}
-    if each is not None:
-        items = [item for record in records for item in _at(record, each) if isinstance(item, dict)]
-        inner = _flatten(items[:_RECORDS])
+    amounts: list[Any] = []
+    each = None if is_table else _find_list(records)
+    if is_table:
+        values = {name: [record.get(name) for record in records] for name in names}
+    else:
+        values = _flatten(records)
+    if each is None:
+        order = match_fields(values)
+    else:
+        inner = _flatten([item for record in records for item in _at(record, each)][:_RECORDS])
         products = match_fields(inner, PRODUCT_FIELDS)
-        found = [inner[name] for field, name in products.items() if field in _AMOUNTS]
+        amounts += _values_of(_AMOUNTS, products, inner)
         values = {name: of for name, of in values.items() if not name.startswith(f"{each}.")}
         order = match_fields(values, (*ORDER_FIELDS, "date"))
-    else:
-        order = match_fields(values)
-        found = []
     contact, others = _find_contacts(values)
     order = ({} if contact is None else {"contact_email": contact}) | {
         field: name
         for field, name in order.items()
         if field != "contact_email" and name not in {contact, *others}
     }
-    found += [values[name] for field, name in order.items() if field in _AMOUNTS]
+    amounts += _values_of(_AMOUNTS, order, values)
     if is_table and _differs_within_order(values, order) and "product_line_total" not in order:
         order["product_line_total"] = order.pop("total")
-    options |= guess_notation([str(value) for column in found for value in column if value])
-    dates = [str(value) for value in values.get(order.get("date", ""), ()) if value]
+    options |= guess_notation([str(value) for value in amounts if value])
+    dates = [str(value) for value in _values_of(("date",), order, values) if value]
     formats = list(guess_date_formats(dates))
     if formats:
         options["date_format"] = formats[0]
     mapping: dict[str, Any] = {field: _spec(name) for field, name in order.items()}
     if each is not None:
-        mapping["products"] = {"each": _spec(each)} | {
-            field: _spec(name) for field, name in products.items()
-        }
+        fields = {field: _spec(name) for field, name in products.items()}
+        mapping["products"] = {"each": _spec(each), **fields}
     taken = {*order.values()}
     free = [name for name in values if name not in taken]
     status = next(filter(is_status, free), None)
     if status is None:
         status = next((name for name in free if any(map(is_lost, values[name]))), None)
-    found_words = values.get(status or "", ())
+    words: Sequence[Any] = values.get(status or "", ())
     if is_table and "order_id" in order:  # a further row of an order has none
         ids = values[order["order_id"]]
-        found_words = [
-            word for word, id_ in zip(found_words, ids, strict=False) if not is_blank(id_)
-        ]
-    words = [word for word in found_words if isinstance(word, str)]
+        words = [word for word, id_ in zip(words, ids, strict=False) if not is_blank(id_)]
+    shown = [word for word in words if isinstance(word, str) and len(word) <= _MAX_STATUS]
     return Suggestion(
         format=container,
         is_known=False,
@@ -286,12 +271,16 @@ def _suggest(
         other_dates=formats[1:],
         other_contacts=others,
         status=status,
-        statuses=[word for word in dict.fromkeys(words) if len(word) <= _MAX_STATUS][
-            :_MAX_STATUSES
-        ],
+        statuses=[*dict.fromkeys(shown)][:_MAX_STATUSES],
         missing=[field for field in _WANTED if field not in order and field not in products],
-        unused=[name for name in values if name not in {*taken, status, *others}],
+        unused=[name for name in free if name not in {status, *others}],
     )
+
+
+def _values_of(
+    fields: Sequence[str], names: Mapping[str, str], values: Mapping[str, list[Any]]
+) -> list[Any]:
+    return [value for field, name in names.items() if field in fields for value in values[name]]
 
 
 def _differs_within_order(values: Mapping[str, Sequence[Any]], order: Mapping[str, str]) -> bool:
@@ -330,36 +319,32 @@ def _find_contacts(values: Mapping[str, Sequence[Any]]) -> tuple[str | None, lis
     return None, ranked
 
 
-def _flatten(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The values at each path that does not go through a list."""
+def _walk(record: Mapping[str, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
+    """Each value in a record, with its path, which does not go through a list."""
+    for key, value in record.items():
+        if not isinstance(value, dict):
+            yield f"{prefix}{key}", value
+        elif depth < _MAX_DEPTH:
+            yield from _walk(value, f"{prefix}{key}.", depth + 1)
+
+
+def _flatten(records: Sequence[Any]) -> dict[str, list[Any]]:
+    """The values at each path that are no lists."""
     found: dict[str, list[Any]] = {}
-
-    def visit(record: Mapping[str, Any], prefix: str, depth: int) -> None:
-        for key, value in record.items():
-            if isinstance(value, dict) and depth < _MAX_DEPTH:
-                visit(value, f"{prefix}{key}.", depth + 1)
-            elif not isinstance(value, dict | list) and len(found) < _MAX_PATHS:
-                found.setdefault(f"{prefix}{key}", []).append(value)
-
-    for record in records:
-        visit(record, "", 1)
+    for record in filter(_is_dict, records):
+        for path, value in _walk(record):
+            if not isinstance(value, list) and len(found) < _MAX_PATHS:
+                found.setdefault(path, []).append(value)
     return found
 
 
 def _find_list(records: Sequence[Mapping[str, Any]]) -> str | None:
     """The path of the list whose objects look most like products."""
-    lists: dict[str, list[Mapping[str, Any]]] = {}
-
-    def visit(record: Mapping[str, Any], prefix: str, depth: int) -> None:
-        for key, value in record.items():
-            path = f"{prefix}{key}"
-            if isinstance(value, dict) and depth < _MAX_DEPTH:
-                visit(value, f"{path}.", depth + 1)
-            elif isinstance(value, list) and value and isinstance(value[0], dict):
-                lists.setdefault(path, []).append(value[0])
-
+    lists: dict[str, list[Any]] = {}
     for record in records:
-        visit(record, "", 1)
+        for path, value in _walk(record):
+            if isinstance(value, list) and value and _is_dict(value[0]):
+                lists.setdefault(path, []).append(value[0])
     scores = {
         path: len(match_fields(_flatten(items), PRODUCT_FIELDS)) for path, items in lists.items()
     }

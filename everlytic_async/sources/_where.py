@@ -15,9 +15,12 @@ from typing import Any
 import attrs
 
 from everlytic_async.errors import ConfigurationError
+from everlytic_async.sources._mapping import Getter, first_set
+from everlytic_async.sources._records import Record
+from everlytic_async.sources._shops import is_lost
 from everlytic_async.sources._synonyms import is_status
 
-__all__ = ["OTHER_WORDS", "Condition", "MissingValues", "WhereLike", "count_word", "parse_where"]
+__all__ = ["OTHER_WORDS", "Condition", "ConditionValues", "WhereLike", "count_word", "parse_where"]
 
 # Of different values of orders, as many are counted apart, and no longer ones.
 _MAX_WORDS, _MAX_WORD_CHARS = 20, 40
@@ -58,56 +61,78 @@ class Condition:
 
 
 @attrs.define(eq=False)
-class MissingValues:
-    """Those values of a condition that no order had so far: one may be mistyped.
+class ConditionValues:
+    """A condition, and which of its values no order had so far: one may be mistyped.
 
     Attributes:
-        condition: The condition.
-        values: The values, in lower case; blanks are none.
+        reason: What orders are counted as for which it does not hold.
     """
 
-    condition: Condition
-    values: set[str] = attrs.field(init=False)
+    _condition: Condition
+    _get: Getter
+    _missing: set[str] = attrs.field(init=False)  # in lower case; blanks are none
     _has_orders: bool = attrs.field(default=False, init=False)
     _counts: dict[str, int] = attrs.field(factory=dict, init=False)
+    reason: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.values = {*self.condition.values} - {""}
+        self._missing = {*self._condition.values} - {""}
+        self.reason = f"where {self._condition.shown}"
 
-    def add(self, value: Any) -> None:
+    def holds(self, rows: Sequence[Record]) -> bool:
+        """Whether the condition holds for an order."""
+        return self._condition.holds(first_set(self._get, rows))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no more orders need to be looked at."""
+        return not self._missing
+
+    def add(self, rows: Sequence[Record]) -> None:
         """Note what an order has."""
+        value = first_set(self._get, rows)
         if value.__class__ is str and value in self._counts:  # fast, and nearly always
             self._counts[value] += 1
             return
         self._has_orders = True
         for item in value if isinstance(value, list) else (value,):
             word = _plain(item)
-            self.values.discard(word.casefold())
+            self._missing.discard(word.casefold())
             if word and not isinstance(item, list | dict):
                 count_word(self._counts, word)
 
     @property
     def leaves_nothing(self) -> bool:
-        """Whether the condition holds for no order for this reason."""
-        is_missing = self.values == self.condition.values
-        return self._has_orders and is_missing and not self.condition.negated
+        """Whether the condition holds for no order because none has one of its values."""
+        is_missing = self._missing == self._condition.values
+        return self._has_orders and is_missing and not self._condition.negated
 
-    def warning(self) -> str | None:
-        """What to say of it; None where it is usual.
+    def warn_of_missing(self) -> str | None:
+        """What to say of the values that no order had; None where that is usual.
 
         A value may be missing, as in a shop with few orders a day, or none that are cancelled,
         unless there is one that is nearly the same.
         """
-        if not self._has_orders or not self.values:
+        if not self._has_orders or not self._missing:
             return None
-        if not self.leaves_nothing and self._nearest() is None:
+        return self.describe() if self.leaves_nothing or self._nearest() else None
+
+    def warn_of_lost(self) -> str | None:
+        """What to say where it leaves out no order, as a proposed list of all statuses does."""
+        values = self._condition.values
+        lost = {*filter(is_lost, values)}
+        found = ", ".join(f"'{value}'" for value in sorted(lost - self._missing))
+        if self._condition.negated or not found or lost == values:
             return None
-        return self.describe()
+        return (
+            f"where: the values of '{self._condition.path}' leave out no order, and among them is "
+            f"{found}: take out those that nobody wants an e-mail about"
+        )
 
     def describe(self) -> str:
         """The values, the nearest one that there is, and all of those, if they name no persons."""
-        shown = ", ".join(f"'{value}'" for value in sorted(self.values))
-        text = f"where: no order has {shown} in '{self.condition.path}'"
+        shown = ", ".join(f"'{value}'" for value in sorted(self._missing))
+        text = f"where: no order has {shown} in '{self._condition.path}'"
         if nearest := self._nearest():
             text += f": did you mean '{nearest}'?"
         if counts := self._shown_counts():
@@ -119,16 +144,16 @@ class MissingValues:
     def _shown_counts(self) -> dict[str, int]:
         counts = self._counts
         is_often = sum(counts.values()) >= _OFTEN * len(counts)
-        is_shown = len(counts) <= _MAX_WORDS and (is_often or is_status(self.condition.path))
+        is_shown = len(counts) <= _MAX_WORDS and (is_often or is_status(self._condition.path))
         return counts if is_shown else {}
 
     def _nearest(self) -> str | None:
         words = {
             key: word
             for word in self._shown_counts()
-            if (key := word.casefold()) not in self.condition.values and word != OTHER_WORDS
+            if (key := word.casefold()) not in self._condition.values and word != OTHER_WORDS
         }
-        for value in sorted(self.values):
+        for value in sorted(self._missing):
             near = difflib.get_close_matches(value, words, cutoff=_NEAR)
             if found := next((key for key in near if not _is_prefixed(value, key)), None):
                 return words[found]
