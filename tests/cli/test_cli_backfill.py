@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import signal
 import sys
 import tracemalloc
 from collections import Counter
@@ -20,7 +19,7 @@ from command_terminal import QUESTION, Terminal, run_at_terminal
 
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._commands import SendOptions
-from everlytic_async.cli._input import open_input
+from everlytic_async.cli._input import Input, open_input
 from everlytic_async.cli._plan import InputCount, count_input, plan_lines
 from everlytic_async.cli._screen import format_duration
 from everlytic_async.cli._settings import Account, Settings
@@ -85,14 +84,6 @@ async def test_nobody_is_asked_about_few_orders_or_after_yes(
     assert (run.code, sandbox.processed) == (0, 5 if "--limit" in options else count)
 
 
-def test_wrong_settings_are_an_error_before_the_question(cli: Cli, orders_file: Write) -> None:
-    cli.use("shop.example")
-    run = cli("send", orders_file(*map(order, range(MANY))))
-    assert run.code == 2
-    assert "base_url" in run.err
-    assert "On a terminal" not in run.err  # there would be asked
-
-
 WOO = "Order Number,Order Status,Email (Billing),Order Total Amount,Item Name,Item Cost,Quantity\n"
 
 
@@ -127,9 +118,10 @@ ODD_STATUS = WOO + "1,Wrapped,a@example.com,5.00,Mop,5,1\n"
         ),
     ],
 )
-async def test_few_orders_are_asked_about_where_there_is_a_warning(
+def test_few_orders_are_asked_about_where_there_is_a_warning(  # noqa: PLR0917
+    cli: Cli,
     program: Program,
-    sandbox: Sandbox,
+    shop: Sandbox,
     before: list[str] | None,
     text: str,
     options: list[str],
@@ -140,39 +132,18 @@ async def test_few_orders_are_asked_about_where_there_is_a_warning(
     path.write_text(text)
     before = before and [each.replace("orders.ledger", f"{path}.ledger") for each in before]
     LedgerFile(program.directory / "everlytic.ledger").close()
-    here = program.with_endpoint(sandbox)
     if before is not None:
-        assert (await here.run("send", *before, path)).code == 0
-    sent = sandbox.processed
-    run, shown = await run_at_terminal(here, "send", *options, path, answer=answer)
+        assert cli("send", *before, path).code == 0
+    sent = shop.processed
+    here = program.with_endpoint(shop)
+    run, shown = asyncio.run(run_at_terminal(here, "send", *options, path, answer=answer))
     assert (QUESTION in shown) == (answer is not None)
     if answer is not None:
         assert "\n  note      " in shown.partition(QUESTION)[0].replace("\r", "")
         assert "Warning" not in shown  # it is said once
     assert run.code == (2 if answer == "n\n" else 0)
     if before != []:
-        assert (sandbox.processed > sent) == (answer != "n\n")
-
-
-@pytest.mark.parametrize("options", [[], pytest.param(["--yes"], marks=pytest.mark.slow)], ids=str)
-async def test_a_file_that_was_sent_from_another_directory_is_not_sent_again(
-    program: Program, sandbox: Sandbox, options: list[str]
-) -> None:
-    work = program.directory / "work"
-    (work / "sub").mkdir(parents=True)
-    (work / "orders.jsonl").write_text(to_lines(order(1), order(2)))
-    here = program.with_endpoint(sandbox)
-    first = attrs.evolve(here, directory=work)
-    run, shown = await run_at_terminal(first, "send", "orders.jsonl")
-    assert (run.code, sandbox.processed) == (0, 2)
-    second = attrs.evolve(here, directory=work / "sub")
-    run, shown = await run_at_terminal(second, "send", *options, "../orders.jsonl")
-    assert (run.code, sandbox.processed) == (2, 2)
-    words = " ".join(["send --ledger ../everlytic.ledger", *options, "../orders.jsonl"])
-    assert f"\n  everlytic-async {words}\n" in shown.replace("\r", "")
-    assert not (work / "sub" / "everlytic.ledger").exists()
-    run, shown = await run_at_terminal(second, *shlex.split(words))
-    assert (run.code, sandbox.processed) == (0, 2)
+        assert (shop.processed > sent) == (answer != "n\n")
 
 
 async def test_an_unknown_number_from_a_pipe_is_asked_about(
@@ -244,20 +215,6 @@ async def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_creat
             assert not default.exists()
     # The same file twice notifies twice only where that was asked for.
     assert sandbox.processed == MANY * (2 if options == ["--no-ledger"] else 1)
-
-
-async def test_ctrl_c_at_the_question_sends_nothing(
-    program: Program, sandbox: Sandbox, orders_file: Write
-) -> None:
-    path = orders_file(*map(order, range(MANY)))
-    with Terminal() as terminal:
-        process = await program.with_endpoint(sandbox).start(
-            "send", path, stdin=terminal.theirs, stderr=terminal.theirs
-        )
-        await terminal.wait_for("Send them")
-        process.send_signal(signal.SIGINT)
-        run = await completed(process)
-    assert (run.code, sandbox.requests) == (130, 0)
 
 
 @pytest.mark.slow
@@ -353,6 +310,13 @@ def test_a_plan_says_what_will_happen(
         assert expected in "\n".join(plan_lines(plan, account, None, source, counted))
 
 
+def count(source: Input, options: SendOptions, at_most: int | None = None) -> InputCount:
+    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
+    found = asyncio.run(count_input(options, client, None, source, at_most))
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize(("limit", "left_out"), [(None, 2), (2, 1), (1, 0)])
 def test_what_is_left_out_is_counted_to_the_end(
     orders_file: Write, limit: int | None, left_out: int
@@ -361,24 +325,21 @@ def test_what_is_left_out_is_counted_to_the_end(
     path = orders_file(*(order(number, checkout_url=day) for number, day in enumerate(days)))
     maps = ("checkout_url=", "date=checkout_url")
     options = SendOptions(file=str(path), maps=maps, since="2026-03-02", limit=limit)
-    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
     with open_input(options, Settings(None)) as source:
-        count = asyncio.run(count_input(options, client, None, source))
-    assert count is not None
-    assert (count.to_send, count.filtered) == (min(limit or 2, 2), left_out)
+        found = count(source, options)
+    assert (found.to_send, found.filtered) == (min(limit or 2, 2), left_out)
 
 
 def test_a_count_of_more_orders_needs_no_more_memory(orders_file: Write) -> None:
-    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
-    options = SendOptions(file=str(orders_file(*map(order, range(8_000)))), progress=False)
+    options = SendOptions(file=str(orders_file(*map(order, range(3_000)))), progress=False)
     peaks = []
-    for at_most in (500, 1_000, 8_000):  # the first makes what is made once
+    for at_most in (250, 500, 3_000):  # the first makes what is made once
         tracemalloc.start()
         with open_input(options, Settings(None)) as source:
-            asyncio.run(count_input(options, client, None, source, at_most))
+            count(source, options, at_most)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[2] - peaks[1] < 100_000
+    assert peaks[2] - peaks[1] < 50_000
 
 
 def test_what_looks_odd_in_the_input_is_noted_before_anything_is_sent(orders_file: Write) -> None:
@@ -386,11 +347,9 @@ def test_what_looks_odd_in_the_input_is_noted_before_anything_is_sent(orders_fil
     path.write_text("Nr;Mail;Item;Status\n1;ann@example.com;Mop;cancelled\n")
     maps = ("order_id=Nr", "contact_email=Mail", "product_name=Item")
     options = SendOptions(file=str(path), maps=maps)
-    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
+    account = Account("https://shop.example", "store", "customer")
     with open_input(options, Settings(None)) as source:
-        count = asyncio.run(count_input(options, client, None, source))
-        account = Account("https://shop.example", "store", "customer")
-        plan = "\n".join(plan_lines(options, account, None, source, count))
+        plan = "\n".join(plan_lines(options, account, None, source, count(source, options)))
     assert "  note      'Status' looks like the status of an order, and nothing uses it" in plan
 
 

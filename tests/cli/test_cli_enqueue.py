@@ -71,14 +71,6 @@ def test_it_reads_what_send_reads_and_queues_it_for_the_store(cli: Cli, cli_queu
     assert now(cli_queue.depth()) == 0
 
 
-def test_an_input_without_orders_is_no_failure(
-    cli: Cli, cli_queue: Queue, orders_file: Write
-) -> None:
-    run = cli("enqueue", orders_file())
-    assert run.code == 0
-    assert "There is no order" in run.err
-
-
 def test_a_damaged_file_is_not_to_be_queued_again_as_it_is(cli: Cli, cli_queue: Queue) -> None:
     Path("o.json").write_text(f"[{json.dumps(order(1))}, {{")
     run = cli("enqueue", "o.json")
@@ -269,6 +261,10 @@ def test_a_certificate_and_an_nkey_are_named_by_their_paths(cli: Cli, orders_fil
         ("[queue]\nstore = 'x'", "[queue] of everlytic.toml has what is not a setting: store"),
         ("[queue]\nreplicas = 2", "QueueSettings.replicas must be 1, 3 or 5, got 2"),
         ("[worker]\nrate = 5", "nothing else: not rate"),
+        (
+            "[worker.stores.a]\nbase_url = 'x'\n[worker.stores.b]\nbase_url = 'y'\n",
+            "name one of a, b by --store",
+        ),
     ],
 )
 def test_wrong_settings_are_an_error_without_what_is_secret(
@@ -287,11 +283,3 @@ def test_an_option_wins_over_the_file(cli: Cli, cli_queue: Queue, orders_file: W
     assert cli("enqueue", "--nats", cli_queue.url, orders_file(order(1))).code == 0
     assert not (cli.directory / "elsewhere").exists()
     assert now(cli_queue.depth()) == 1
-
-
-def test_with_several_stores_one_must_be_named(cli: Cli, queue: Queue, orders_file: Write) -> None:
-    tables = "[worker.stores.a]\nbase_url = 'x'\n[worker.stores.b]\nbase_url = 'y'\n"
-    (cli.directory / "everlytic.toml").write_text(tables)
-    run = cli("enqueue", "--nats", queue.url, orders_file(order(1)))
-    assert run.code == 2
-    assert "name one of a, b by --store" in run.err

@@ -141,14 +141,15 @@ async def test_ctrl_c_before_the_first_order_says_that_nothing_was_sent(
 ) -> None:
     path = orders_file(*map(order, range(ORDERS)))
     with Terminal() as terminal:
+        # It is not the controlling terminal: the streams are asked.
         process = await program.with_endpoint(sandbox).start(
-            *SEND, path, stdin=terminal.theirs, preexec_fn=terminal.control
+            *SEND, path, stdin=terminal.theirs, stderr=terminal.theirs
         )
         await terminal.wait_for("Send them")
         process.send_signal(signal.SIGINT)
         run = await completed(process)
-    assert (run.code, run.err) == (130, "Interrupted. Nothing was sent.\n")
-    assert sandbox.requests == 0
+        assert terminal.drain().endswith("Interrupted. Nothing was sent.\r\n")
+    assert (run.code, sandbox.requests) == (130, 0)
 
 
 async def test_ctrl_c_ends_the_wait_for_a_pipe(

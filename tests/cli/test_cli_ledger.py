@@ -136,7 +136,9 @@ def test_a_ledger_may_be_declined(
     assert not list(cli.directory.glob("*ledger*"))
 
 
-@pytest.mark.parametrize("command", [("send",), ("send", "--dry-run"), ("check",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [("send",), ("send", "--yes"), ("send", "--dry-run"), ("check",)], ids=" ".join
+)
 @pytest.mark.parametrize(
     ("other", "file"),
     [
@@ -158,7 +160,8 @@ def test_no_new_ledger_takes_the_place_of_one_that_is_there(
     assert cli("send", "--ledger", other, file, stdin=stdin).code == 0
     run = cli(*command, file, stdin=stdin)
     assert f"there is no ledger at {cli.directory / 'everlytic.ledger'}, but there is" in run.err
-    if command == ("send",):
+    is_sent = command in (("send",), ("send", "--yes"))
+    if is_sent:
         assert (run.code, run.out) == (2, "")
     else:  # it sends nothing
         assert run.code == 0
@@ -170,7 +173,7 @@ def test_no_new_ledger_takes_the_place_of_one_that_is_there(
     assert shop.processed == 2
     assert not Path("everlytic.ledger").exists()
     run = cli(*start_new, stdin=stdin)
-    assert (run.code, shop.processed) == (0, 4 if command == ("send",) else 2)
+    assert (run.code, shop.processed) == (0, 4 if is_sent else 2)
 
 
 def test_a_ledger_beside_what_a_link_points_to_is_found(cli: Cli, shop: Sandbox) -> None:
@@ -471,55 +474,58 @@ def test_the_command_that_is_shown_keeps_the_page_of_this_run(
     assert Path("run.html").read_text() == page
 
 
-@pytest.mark.parametrize("ledger", [["--ledger", "l"], ["--no-ledger"]], ids=" ".join)
+KEPT, FORGOTTEN = ("--ledger", "l"), ("--no-ledger",)
+NEVER_ALL_AGAIN = [
+    "There was no ledger: the same command again would notify everybody again",
+    "a new ledger knows nothing of this run",
+]
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)], ids=" ".join)
 @pytest.mark.parametrize(
-    ("ids", "words"),
+    ("ids", "ledger", "words"),
     [
-        (["n1", "n2"], "To send them, run it again:"),
-        (["i1"], "1 order is invalid: a person has to correct it. Then run it again"),
+        # Where nobody was notified it may be run again, also without a ledger.
+        *((["n1", "n2"], ledger, ["To send them, run it again:"]) for ledger in (KEPT, FORGOTTEN)),
+        (["i1"], FORGOTTEN, ["invalid: a person has to correct it. Then run it again:"]),
+        (["i1"], KEPT, ["Then run it again; it sends only what has changed:"]),
         # Refused before any was accepted.
-        (["r1"], "1 order is re"),
+        (["r1"], KEPT, ["1 order is refused, and none was accepted before"]),
+        (["r1"], FORGOTTEN, ["1 order is re"]),
+        (["s1"], KEPT, []),
+        (["s1"], FORGOTTEN, []),
+        (["s1", "i1"], KEPT, ["a person has to correct it"]),
+        (["s1", "u1"], KEPT, ["A person has to look"]),
+        (["s1", "n1"], KEPT, ["To send the rest, run it again; what was sent is not sent again:"]),
+        (["s1", "i1"], FORGOTTEN, NEVER_ALL_AGAIN),
+        (
+            ["s1", "n1", "u1"],
+            FORGOTTEN,
+            [*NEVER_ALL_AGAIN, "1 order is unknown: Everlytic may have processed it. "],
+        ),
     ],
 )
-def test_where_nobody_was_notified_it_may_be_run_again(
+def test_a_run_ends_with_what_has_to_be_done_also_if_it_is_quiet(  # noqa: PLR0917
     cli: Cli,
     endpoint: Endpoint,
     orders_file: Write,
-    ledger: list[str],
     ids: list[str],
-    words: str,
+    ledger: tuple[str, ...],
+    words: list[str],
+    quiet: tuple[str, ...],
 ) -> None:
-    path = orders_file(*named(*ids))
-    run = cli("send", *ONE_AT_ONCE, *ledger, path)
-    assert words in run.err
-    assert "There was no ledger" not in run.err
-    assert "was sent" not in run.err
-    assert commands(run) == [["send", *ONE_AT_ONCE, *ledger, str(path)]]
-    assert ("only what has changed" in run.err) == (ids == ["i1"] and ledger != ["--no-ledger"])
-
-
-@pytest.mark.parametrize("ledger", [["--ledger", "l"], ["--no-ledger"]], ids=" ".join)
-@pytest.mark.parametrize(
-    ("ids", "words"),
-    [
-        (["s1"], ""),
-        (["s1", "i1"], "a person has to correct it"),
-        (["s1", "u1"], "A person has to look"),
-        (["s1", "n1"], "To send the rest, run it again"),
-    ],
-)
-def test_quiet_leaves_what_has_to_be_done(
-    cli: Cli,
-    endpoint: Endpoint,
-    orders_file: Write,
-    ledger: list[str],
-    ids: list[str],
-    words: str,
-) -> None:
-    run = cli("send", "-q", *ONE_AT_ONCE, *ledger, orders_file(*named(*ids)))
-    assert (run.code == 0) == (run.err == "")
-    assert (words if "--ledger" in ledger or not run.err else "There was no ledger") in run.err
-    assert run.out == ""
+    send = ["send", *quiet, *ONE_AT_ONCE, *ledger, str(orders_file(*named(*ids)))]
+    run = cli(*send)
+    assert [each for each in words if each not in run.err] == []
+    assert ("There was no ledger" in run.err) == (words[:2] == NEVER_ALL_AGAIN)
+    assert ("was sent" in run.err) == ("s1" in ids and "To send the rest" in run.err)
+    if quiet:
+        assert (run.out, run.err == "") == ("", not words)
+    if "s1" not in ids:
+        assert commands(run) == [send]
+    elif ledger == FORGOTTEN:
+        assert commands(run) == []
+        assert ("ledger" in run.err) == bool(words)
 
 
 @pytest.mark.parametrize("options", [[], ["--yes"], ["--limit", "2"]], ids=str)
@@ -588,18 +594,6 @@ def test_refusals_before_any_acceptance_are_not_booked_on_the_orders(
     run = cli(*again)
     assert (run.code, endpoint.received) == (3, ["s1", "r0", "r1"])
     assert "2 orders are rejected: a person has to correct them." in run.err
-
-
-def test_without_a_ledger_nobody_is_invited_to_send_all_of_it_again(
-    cli: Cli, endpoint: Endpoint, orders_file: Write
-) -> None:
-    run = cli(*SEND, *ONE_AT_ONCE, orders_file(*named("s1", "n1", "u1")))
-    assert (run.code, commands(run)) == (1, [])
-    assert "would notify everybody again" in run.err
-    assert "a new ledger knows nothing of this run" in run.err
-    assert "1 order is unknown: Everlytic may have processed it. " in run.err
-    orders_file(*named("s1"))
-    assert "ledger" not in cli(*SEND, "orders.jsonl").err
 
 
 # ------------------------------------------------------------------------------- the second run
@@ -750,16 +744,6 @@ def test_status_of_an_empty_ledger_is_nothing_special(cli: Cli) -> None:
     assert run.out.startswith("l knows of 0 orders for shop.example\n")
 
 
-@pytest.mark.parametrize("command", ["status", "export", "resolve", "copy"])
-def test_a_missing_ledger_is_an_error_and_none_is_made(cli: Cli, command: str) -> None:
-    more = {"resolve": ["--sent", "--all"], "copy": ["target"]}.get(command, [])
-    run = cli("ledger", command, "none", *more)
-    assert (run.code, run.out) == (2, "")
-    assert not Path("target").exists()
-    assert run.err.startswith("Error: there is no ledger at ")
-    assert not Path("none").exists()
-
-
 # ------------------------------------------------------------------------------------------- copy
 
 
@@ -905,23 +889,3 @@ def test_unknown_orders_are_marked_and_no_others(
     assert run.out.startswith(f"{orders} marked as ")
     why = "because the ledger has no unknown order of that name"
     assert (run.code, run.err) == ((0, "") if left is None else (1, left.format(why) + "\n"))
-
-
-def test_an_order_that_the_shell_took_for_a_comment_is_asked_for_with_quotes(
-    cli: Cli, ledger: Path
-) -> None:
-    run = cli("ledger", "resolve", ledger, "--sent")  # #1051
-    assert (run.code, run.out) == (2, "")
-    assert "--all" in run.err
-    assert "'#1051'" in run.err
-
-
-@pytest.mark.parametrize(
-    "words", ["2001", "--sent --send-again 2001", "--sent", "--sent --all 2001"]
-)
-def test_an_ambiguous_resolve_changes_nothing(cli: Cli, ledger: Path, words: str) -> None:
-    before = states(ledger)
-    run = cli("ledger", "resolve", ledger, *words.split())
-    assert (run.code, run.out) == (2, "")
-    assert run.err.startswith("Error: ")
-    assert before == states(ledger)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from command_line import SEND, Cli, Program, order
 
 from everlytic_async.sandbox import Sandbox
@@ -66,18 +65,3 @@ def test_a_port_that_is_taken_is_an_error(cli: Cli, sandbox: Sandbox) -> None:
     run = cli("sandbox", "--port", port)
     assert run.code == 2
     assert f"can't listen at 127.0.0.1:{port}" in run.err
-
-
-@pytest.mark.parametrize(
-    ("shares", "error"),
-    [
-        (("0.7", "0.7"), "Error: the shares of faults must be at most 1 together"),
-        (("1.5", "0"), "Error"),
-    ],
-)
-def test_faults_that_make_no_sense_are_an_error(
-    cli: Cli, shares: tuple[str, str], error: str
-) -> None:
-    run = cli("sandbox", "--throttled", shares[0], "--server-error", shares[1])
-    assert run.code == 2
-    assert error in run.err

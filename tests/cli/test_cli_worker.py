@@ -211,18 +211,10 @@ async def test_a_signal_while_it_connects_ends_it(program: Program, sandbox: San
     assert (run.code, run.out) == (143, "")
 
 
-@pytest.mark.parametrize("where", ["9090", "localhost:http", ":70000"])
-def test_a_wrong_address_for_health_is_an_error(cli: Cli, where: str) -> None:
-    run = cli("worker", "--health", where)
-    assert run.code == 2
-    assert "--health wants HOST:PORT" in run.err
-
-
 def test_missing_settings_are_an_error_before_anything_is_connected(cli: Cli) -> None:
     run = cli("worker", "--nats", "nats://127.0.0.1:1")
     assert run.code == 2
     assert "no base_url" in run.err
-    assert cli("worker", "--durability", "power").code == 2
 
 
 # -------------------------------------------------------------------------------- a private server
