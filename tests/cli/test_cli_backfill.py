@@ -8,13 +8,12 @@ import shlex
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from command_line import Cli, Program, completed, order, to_lines
+from command_line import Cli, Program, completed, order, to_lines, write_orders
 from command_terminal import QUESTION, Terminal, run_at_terminal
 
 from everlytic_async import EverlyticClient
@@ -27,8 +26,6 @@ from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 
-Write = Callable[..., Path]
-
 MANY = 1001
 
 # ------------------------------------------------------------------------------------ the question
@@ -37,10 +34,10 @@ MANY = 1001
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("\n", 2)])
 @pytest.mark.parametrize("streams", ["terminal", pytest.param("pipes", marks=pytest.mark.slow)])
 async def test_the_plan_of_a_backfill_is_shown_and_asked_about(
-    program: Program, sandbox: Sandbox, orders_file: Write, answer: str, code: int, streams: str
+    program: Program, sandbox: Sandbox, answer: str, code: int, streams: str
 ) -> None:
     """At the terminal, also with the orders on the standard input and ``2>&1 | tee log``."""
-    path = orders_file(*map(order, range(MANY)))
+    path = program.write(*map(order, range(MANY)))
     options = ("--rate", "5000", "--workflow-id", "32", "--ledger", "l")
     with path.open() as stdin:
         pipes = {"stdin": stdin, "stderr": asyncio.subprocess.PIPE} if streams == "pipes" else {}
@@ -75,10 +72,10 @@ async def test_the_plan_of_a_backfill_is_shown_and_asked_about(
     ],
 )
 async def test_nobody_is_asked_about_few_orders_or_after_yes(
-    program: Program, sandbox: Sandbox, orders_file: Write, count: int, options: list[str]
+    program: Program, sandbox: Sandbox, count: int, options: list[str]
 ) -> None:
     run, shown = await run_at_terminal(
-        program.with_endpoint(sandbox), "send", *options, orders_file(*map(order, range(count)))
+        program.with_endpoint(sandbox), "send", *options, program.write(*map(order, range(count)))
     )
     assert QUESTION not in shown
     assert (run.code, sandbox.processed) == (0, 5 if "--limit" in options else count)
@@ -178,10 +175,10 @@ async def test_an_unknown_number_from_a_pipe_is_asked_about(
     ],
 )
 async def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_created(
-    program: Program, sandbox: Sandbox, orders_file: Write, where: str, options: list[str]
+    program: Program, sandbox: Sandbox, where: str, options: list[str]
 ) -> None:
     here = program.with_endpoint(sandbox)
-    send = ("send", *options, orders_file(*map(order, range(MANY))))
+    send = ("send", *options, program.write(*map(order, range(MANY))))
     is_named = options in (["--ledger", "l"], ["--no-ledger"])
     default = program.directory / "everlytic.ledger"
     for exists in (False, True):
@@ -219,14 +216,14 @@ async def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_creat
 
 @pytest.mark.slow
 async def test_a_plan_counts_this_input_against_the_ledger(
-    program: Program, sandbox: Sandbox, orders_file: Write
+    program: Program, sandbox: Sandbox
 ) -> None:
     """At this address, store and workflow: what was sent there is not about to be sent."""
     port = sandbox.base_url.rpartition(":")[2]
     # Another spelling of the address is the same.
     url = f"HTTP://127.0.0.1:{port}/servlet/e-commerce/orders/"
     here = program.with_endpoint(sandbox)
-    path = orders_file(*map(order, range(1500)))
+    path = program.write(*map(order, range(1500)))
     assert (await here.run("send", "--ledger", "l", "--limit", "100", path)).code == 0
     again = here.with_env(EVERLYTIC_BASE_URL=url)
     run, shown = await run_at_terminal(again, "send", "--ledger", "l", path, answer="y\n")
@@ -295,7 +292,7 @@ async def test_what_the_plan_warns_of_is_not_said_again(
     ],
 )
 def test_a_plan_says_what_will_happen(
-    orders_file: Write, count: dict[str, Any] | None, options: dict[str, Any], expected: str
+    tmp_path: Path, count: dict[str, Any] | None, options: dict[str, Any], expected: str
 ) -> None:
     counted = None
     if count is not None:
@@ -305,7 +302,7 @@ def test_a_plan_says_what_will_happen(
         counted.tally.counts[Outcome.NOT_SENT] = workflows.total()
         counted.tally.counts[Outcome.INVALID] = count.get("invalid", 0)
     account = Account("https://shop.example", "store", "customer")
-    plan = SendOptions(file=str(orders_file(order(1))), **options)
+    plan = SendOptions(file=str(write_orders(tmp_path, order(1))), **options)
     with open_input(plan, Settings(None)) as source:
         assert expected in "\n".join(plan_lines(plan, account, None, source, counted))
 
@@ -319,10 +316,11 @@ def count(source: Input, options: SendOptions, at_most: int | None = None) -> In
 
 @pytest.mark.parametrize(("limit", "left_out"), [(None, 2), (2, 1), (1, 0)])
 def test_what_is_left_out_is_counted_to_the_end(
-    orders_file: Write, limit: int | None, left_out: int
+    tmp_path: Path, limit: int | None, left_out: int
 ) -> None:
     days = ["2026-03-02", "2026-03-01", "2026-03-02", "2026-03-01"]
-    path = orders_file(*(order(number, checkout_url=day) for number, day in enumerate(days)))
+    orders = (order(number, checkout_url=day) for number, day in enumerate(days))
+    path = write_orders(tmp_path, *orders)
     maps = ("checkout_url=", "date=checkout_url")
     options = SendOptions(file=str(path), maps=maps, since="2026-03-02", limit=limit)
     with open_input(options, Settings(None)) as source:
@@ -330,8 +328,9 @@ def test_what_is_left_out_is_counted_to_the_end(
     assert (found.to_send, found.filtered) == (min(limit or 2, 2), left_out)
 
 
-def test_a_count_of_more_orders_needs_no_more_memory(orders_file: Write) -> None:
-    options = SendOptions(file=str(orders_file(*map(order, range(3_000)))), progress=False)
+def test_a_count_of_more_orders_needs_no_more_memory(tmp_path: Path) -> None:
+    path = write_orders(tmp_path, *map(order, range(3_000)))
+    options = SendOptions(file=str(path), progress=False)
     peaks = []
     for at_most in (250, 500, 3_000):  # the first makes what is made once
         tracemalloc.start()
@@ -342,8 +341,8 @@ def test_a_count_of_more_orders_needs_no_more_memory(orders_file: Write) -> None
     assert peaks[2] - peaks[1] < 50_000
 
 
-def test_what_looks_odd_in_the_input_is_noted_before_anything_is_sent(orders_file: Write) -> None:
-    path = orders_file().with_suffix(".csv")
+def test_what_looks_odd_in_the_input_is_noted_before_anything_is_sent(tmp_path: Path) -> None:
+    path = write_orders(tmp_path).with_suffix(".csv")
     path.write_text("Nr;Mail;Item;Status\n1;ann@example.com;Mop;cancelled\n")
     maps = ("order_id=Nr", "contact_email=Mail", "product_name=Item")
     options = SendOptions(file=str(path), maps=maps)

@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ from pyarrow import parquet
 from everlytic_async.cli._commands import app
 from everlytic_async.sandbox import Sandbox
 from everlytic_async.sources import FORMATS, REASONS
-
-Write = Callable[..., Path]
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "orders.jsonl"
 TILL = """\
@@ -69,9 +66,9 @@ def toml(**mapping: str) -> str:
 # ---------------------------------------------------------------------------------------- faults
 
 
-def test_faults_are_counted_with_their_lines(cli: Cli, orders_file: Write) -> None:
+def test_faults_are_counted_with_their_lines(cli: Cli) -> None:
     two = [{"product_price": "1"}, {"product_price": "2"}]
-    path = orders_file(
+    path = cli.write(
         *(order(line, products=two if line % 100 == 0 else [{}]) for line in range(1, 3001)),
         order(3001, contact_email=None),
     )
@@ -90,9 +87,9 @@ def test_faults_are_counted_with_their_lines(cli: Cli, orders_file: Write) -> No
 
 @pytest.mark.parametrize(("count", "others"), [(100, 0), (103, 3)])
 def test_a_hundred_reasons_are_shown_and_the_results_have_all(
-    cli: Cli, orders_file: Write, count: int, others: int
+    cli: Cli, count: int, others: int
 ) -> None:
-    path = orders_file(*(order(line, **{f"odd_{line}": 1}) for line in range(1, count + 1)))
+    path = cli.write(*(order(line, **{f"odd_{line}": 1}) for line in range(1, count + 1)))
     run = cli("check", "--results", "r.jsonl", path)
     assert (run.code, run.err) == (1, "")
     assert len(re.findall(r"  1 x odd_[0-9]+: no such field", run.out)) == 100
@@ -113,10 +110,8 @@ def test_a_pipe_is_checked(cli: Cli) -> None:
     assert "is not an order: expected one JSON object on each line  (line 2)" in run.out
 
 
-async def test_a_character_that_the_terminal_lacks_is_no_failure(
-    program: Program, orders_file: Write
-) -> None:
-    path = orders_file(order(1, products=[{"product_price": "…"}]))
+async def test_a_character_that_the_terminal_lacks_is_no_failure(program: Program) -> None:
+    path = program.write(order(1, products=[{"product_price": "…"}]))
     odd = path.rename(path.with_name("bestellungen-ü-☕.jsonl"))
     run = await program.with_env(PYTHONIOENCODING="ascii").run("check", odd)
     assert (run.code, run.err) == (1, "")

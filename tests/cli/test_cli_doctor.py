@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,12 @@ from support.tls import authority, server_context
 
 __all__ = ["authority"]
 
-Write = Callable[..., Path]
 
 PASSWORD = "pr0xy-passw0rd"
 
 
-def test_all_is_well(cli: Cli, shop: Sandbox, orders_file: Write) -> None:
-    cli("send", "--ledger", "everlytic.ledger", orders_file(order(1), order(2)))
+def test_all_is_well(cli: Cli, shop: Sandbox) -> None:
+    cli("send", "--ledger", "everlytic.ledger", cli.write(order(1), order(2)))
     (cli.directory / "everlytic.toml").write_text('[mapping]\norder_id = "order_id"\n')
     run = cli("doctor")
     assert (run.code, shop.requests) == (0, 2)  # those that were sent

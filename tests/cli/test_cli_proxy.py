@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ from command_line import CUSTOMER_HASH, SEND, STORE_HASH, Cli, order
 
 from everlytic_async import ConfigurationError
 from everlytic_async.cli._client import find_proxy
-
-Write = Callable[..., Path]
 
 PASSWORD = "pr0xy-passw0rd"
 PROXY = f"http://user:{PASSWORD}@proxy.example:3128"
@@ -72,24 +69,22 @@ def test_another_kind_of_proxy_is_refused_without_its_password(cli: Cli, proxy: 
 @pytest.mark.parametrize("proxy", ["http://[", "http://proxy.example:none", f"{PROXY}/a/path"])
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
 def test_a_proxy_that_is_no_url_is_an_error_that_names_its_variable(
-    cli: Cli, orders_file: Write, variable: str, proxy: str
+    cli: Cli, variable: str, proxy: str
 ) -> None:
     cli.use("https://shop.example")
     cli.env(**{variable: proxy})
-    run = cli(*SEND, orders_file(order(1)))
+    run = cli(*SEND, cli.write(order(1)))
     assert (run.code, run.out) == (2, "")
     assert f"Error: {variable} in the environment: proxy must be a URL" in run.err
     assert PASSWORD not in run.err
 
 
-def test_orders_go_through_the_proxy_and_its_password_is_never_written(
-    cli: Cli, orders_file: Write
-) -> None:
+def test_orders_go_through_the_proxy_and_its_password_is_never_written(cli: Cli) -> None:
     cli.use("https://shop.invalid")
     refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
     with listening(answer=refusal) as (port, received):
         cli.env(HTTPS_PROXY=f"http://user:{PASSWORD}@127.0.0.1:{port}")
-        run = cli(*SEND, "--debug", "--retries", "0", "--results", "r", orders_file(order(1)))
+        run = cli(*SEND, "--debug", "--retries", "0", "--results", "r", cli.write(order(1)))
     assert run.code == 1
     requests = b"".join(received)
     assert requests.startswith(b"CONNECT shop.invalid:443 HTTP/1.1\r\n")

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from command_line import (
     order,
     serve,
     to_lines,
+    until,
+    write_orders,
 )
 from command_terminal import Terminal, plain, screen
 
@@ -45,18 +46,14 @@ from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 from support.clock import FakeClock
 
-Write = Callable[..., Path]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 COMMAND_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "command.md"
 XTERM = {"TERM": "xterm-256color"}
 
 # ------------------------------------------------------------------------------------- a terminal
 
 
-async def test_a_terminal_shows_a_bar_while_orders_are_sent(
-    program: Program, orders_file: Write
-) -> None:
-    path = orders_file(*map(order, range(40)), "nonsense")
+async def test_a_terminal_shows_a_bar_while_orders_are_sent(program: Program) -> None:
+    path = program.write(*map(order, range(40)), "nonsense")
     with serve(latency_s=0.05) as sandbox, Terminal() as terminal:
         process = await (
             program.with_endpoint(sandbox)
@@ -79,11 +76,11 @@ async def test_a_terminal_shows_a_bar_while_orders_are_sent(
 
 
 def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
-    orders_file: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # to rich it is a terminal
     monkeypatch.setenv("COLUMNS", "120")
-    path = orders_file(*map(order, range(12)))
+    path = write_orders(tmp_path, *map(order, range(12)))
     clock = FakeClock()
     tally = Tally()
     with open_input(InputOptions(file=str(path)), Settings(None)) as source:
@@ -212,10 +209,8 @@ def test_words_stay_whole_on_a_terminal_and_commands_on_a_line(
 
 
 @pytest.mark.slow
-async def test_ctrl_c_on_a_terminal_leaves_it_in_order(
-    program: Program, orders_file: Write, until: Until
-) -> None:
-    path = orders_file(*map(order, range(2000)))
+async def test_ctrl_c_on_a_terminal_leaves_it_in_order(program: Program) -> None:
+    path = program.write(*map(order, range(2000)))
     with serve(latency_s=300) as sandbox, Terminal() as terminal:
         process = await (
             program.with_endpoint(sandbox)
@@ -235,10 +230,10 @@ async def test_ctrl_c_on_a_terminal_leaves_it_in_order(
 
 
 @pytest.mark.usefixtures("shop")
-def test_no_progress_means_neither_bar_nor_colour(cli: Cli, orders_file: Write) -> None:
+def test_no_progress_means_neither_bar_nor_colour(cli: Cli) -> None:
     cli.env(**XTERM)
     with screen(100, "stderr") as written:
-        run = cli(*SEND, "--no-progress", orders_file(*map(order, range(20))))
+        run = cli(*SEND, "--no-progress", cli.write(*map(order, range(20))))
     assert (run.code, written) == (0, [])
     assert "\x1b" not in run.out
 
@@ -312,13 +307,12 @@ COUNTS = {"sent": 0, "invalid": 0, "rejected": 0, "not_sent": 0, "unknown": 0, "
 @pytest.mark.usefixtures("endpoint")
 def test_a_script_gets_the_counts_as_one_json_object(
     cli: Cli,
-    orders_file: Write,
     command: tuple[str, ...],
     orders: list[Any],
     expected: dict[str, int],
     quiet: tuple[str, ...],
 ) -> None:
-    path = orders_file(*orders)
+    path = cli.write(*orders)
     run = cli(*command, "--json", *quiet, path)
     found = json.loads(run.out)
     assert run.out.count("\n") == 1
@@ -338,18 +332,16 @@ def test_a_script_gets_the_counts_as_one_json_object(
     assert not quiet or (run.err == "") == (run.code != 3)
 
 
-def test_a_script_gets_the_error_that_ended_the_run(
-    cli: Cli, orders_file: Write, closed_port: int
-) -> None:
+def test_a_script_gets_the_error_that_ended_the_run(cli: Cli, closed_port: int) -> None:
     cli.use(f"http://127.0.0.1:{closed_port}")
-    run = cli(*SEND, "--json", "--retries", "0", orders_file(*map(order, range(9))))
+    run = cli(*SEND, "--json", "--retries", "0", cli.write(*map(order, range(9))))
     found = json.loads(run.out)
     assert (run.code, found["exit_code"], found["sent"]) == (1, 1, 0)
     assert f"127.0.0.1:{closed_port} could not be reached" in found["errors"][0]
 
 
-def test_quiet_leaves_warnings_and_errors(cli: Cli, shop: Sandbox, orders_file: Write) -> None:
-    path = orders_file(order(1))
+def test_quiet_leaves_warnings_and_errors(cli: Cli, shop: Sandbox) -> None:
+    path = cli.write(order(1))
     (cli.directory / "everlytic.toml").write_text('[mapping]\norder_id = "order_id"\n')
     assert cli("send", "-q", "--ledger", "l", path) == Completed(0, "", "")
     assert cli("check", "-q", "--ledger", "l", path) == Completed(0, "", "")
@@ -382,8 +374,8 @@ def test_the_number_of_orders_is_estimated_from_what_was_read(
         assert source.expected() == len(estimates) == (limit or count)
 
 
-def test_a_stopped_input_hands_out_no_more_orders(orders_file: Write) -> None:
-    path = orders_file(*map(order, range(5)))
+def test_a_stopped_input_hands_out_no_more_orders(tmp_path: Path) -> None:
+    path = write_orders(tmp_path, *map(order, range(5)))
     with open_input(InputOptions(file=str(path)), Settings(None)) as source:
         orders = iter(source.orders())  # type: ignore[arg-type]
         next(orders)
@@ -525,6 +517,8 @@ OF_SEND = {
 OF_READING = {
     "--format xml": "there is no format 'xml'",
     "--include nice": "there is no 'nice'",
+    # It would do nothing: nothing is left out of another input than a shop's.
+    "--include cancelled": "include is about the orders of a shop's export",
     "--since yesterday": "since: expected a date or a time",
     "--map order_id": "expected FIELD=PATH",
     "--map order_nr=Nr": "did you mean order_id?",
@@ -571,9 +565,9 @@ WHICH = "say which dead letters"
     ],
 )
 def test_what_cannot_be_meant_is_an_error_and_nothing_is_done(
-    cli: Cli, shop: Sandbox, orders_file: Write, words: str, error: str
+    cli: Cli, shop: Sandbox, words: str, error: str
 ) -> None:
-    orders_file(order(1))
+    cli.write(order(1))
     run = cli(*words.split())
     assert (run.code, run.out, shop.requests) == (2, "", 0)
     assert "Error" in run.err
