@@ -10,8 +10,8 @@ All commands share:
 - ``_reading``: how an input is read, by options and settings.
 - ``_forecast``, ``_plan``: which ledger is used, what it says of the input; the question before a
   backfill.
-- ``_show``, ``_suggest``, ``_repeats``: the first orders field by field, a proposed mapping, ids
-  that an input has twice.
+- ``_look``, ``_repeats``: the first orders field by field and a proposed mapping; ids that an input
+  has twice.
 - ``_counts``, ``_progress_bar``, ``_screen``, ``_next``: the outcomes of a run, its progress, its
   summary, what to do next.
 - ``_console``: how lines are printed.

@@ -17,12 +17,11 @@ from everlytic_async.cli._console import make_console
 from everlytic_async.cli._exit import Exit, note, say
 from everlytic_async.cli._forecast import Forecast, LedgerChoice, choose_ledger, compare
 from everlytic_async.cli._input import open_input
+from everlytic_async.cli._look import as_table, as_values, suggest
 from everlytic_async.cli._results import Results, check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, count_orders
 from everlytic_async.cli._settings import READING_TABLES, Account, Settings
-from everlytic_async.cli._show import as_table, as_values
-from everlytic_async.cli._suggest import suggest
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome

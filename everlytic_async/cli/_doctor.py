@@ -43,10 +43,9 @@ async def doctor(options: DoctorOptions) -> int:
     findings: Findings = {}
     problems: list[str] = []
     settings = Settings(options.config)
-    tables = [settings.table(name) for name in settings.names()]
     # What they hold by name: a value may be a secret.
     findings["settings"] = {
-        f"[{table.name}]": f"{table.path}: {', '.join(table.values)}" for table in tables
+        f"[{table.name}]": f"{table.path}: {', '.join(table.values)}" for table in settings.tables()
     }
     try:
         account = settings.account()

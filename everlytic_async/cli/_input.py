@@ -46,14 +46,9 @@ class Input:
         workflow_id: The workflow of the orders that name none.
 
     Attributes:
-        name: Its name, fit for a terminal.
-        reading: How it is read.
-        limit: The same.
         send_to: The address that takes the place of every order's contact; None for the orders'.
         show: How many orders to keep in `shown`, with where their fields came from.
-        shown: Those.
-        repeats: Which orders have the id of an earlier one; None unless `look_for_repeats` was
-            called.
+        repeats: Which orders have the id of an earlier one, after `look_for_repeats`.
         announced: Which warnings were shown already.
         lines: By index from 0: the line of each order that has no result yet.
         read_count: How many orders were handed out.
@@ -148,15 +143,15 @@ class Input:
         """The fields that are mapped, and no order had so far."""
         return self._reader.unmatched_fields
 
-    def describe_error(self, error: BaseException | None) -> str | None:
-        """What to say of an error that the reading ended with; None where it is of another kind."""
+    def describe_error(self, error: BaseException) -> str:
+        """What to say of an error that the reading ended with; one of another kind is raised."""
         match error:
             case OSError():
                 return f"{self.name} can't be read further: {error.strerror}"
             case EverlyticError():
                 return f"{self.name}: {error}"
             case _:
-                return None
+                raise error
 
     def expected(self) -> float | None:
         """About how many orders there are to read; None while that is unknown. Call it regularly.

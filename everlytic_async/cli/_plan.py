@@ -157,7 +157,7 @@ async def count_input(
                     count.workflows[order.workflow_id] += 1
                 bar.draw()
         except (OSError, EverlyticError) as error:
-            raise ConfigurationError(f"{source.describe_error(error)}") from error
+            raise ConfigurationError(source.describe_error(error)) from error
         filtered = Counter(source.filtered)
         count.repeated += filtered.pop(REPEATED, 0)
         count.filtered = filtered.total()

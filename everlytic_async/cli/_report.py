@@ -86,11 +86,7 @@ class Report:
 
     Attributes:
         options: Those of the run; ``--report`` is set. A page that is there is replaced.
-        host: Where the orders go, in words.
-        ledger: The ledger's file; None without one.
         clock: The clock of the events, in seconds.
-        now: The time of day, with its zone.
-        attempts: How many POSTs there were.
     """
 
     options: SendOptions
@@ -221,8 +217,7 @@ def _draw(timeline: Timeline, started: datetime, elapsed_s: float) -> str:
             "hovertemplate": "%{y:,.3~r} a second (%{customdata:,} orders)",
         }
         traces.append(bars)
-    _, plotly = load_libraries()
-    html: str = plotly.to_html(
+    html: str = load_libraries()[1].to_html(
         {"data": traces, "layout": layout},
         full_html=False,
         include_plotlyjs=True,

@@ -194,8 +194,9 @@ class Run(ABC):
                 say(f"Warning: {warning}")
         if self._summary_error is not None:
             say(f"Error: {self._summary_error}. The orders are as the summary above says.")
-        problems = [self._describe_input_error(), self.error, self.results.fault]
-        errors = [problem for problem in problems if problem is not None]
+        errors = [each for each in (self.error, self.results.fault) if each is not None]
+        if self.input_error is not None:
+            errors.insert(0, source.describe_error(self.input_error))
         for problem in errors:
             say(f"Error: {problem}")
         if not source.exhausted and source.read_count:
@@ -242,14 +243,6 @@ class Run(ABC):
             "elapsed_s": round(self.elapsed_s, 3),
             "exit_code": code,
         }
-
-    def _describe_input_error(self) -> str | None:
-        if self.input_error is None:
-            return None
-        message = self.source.describe_error(self.input_error)
-        if message is None:
-            raise self.input_error
-        return message
 
     def _exit_code(self) -> int:
         source = self.source

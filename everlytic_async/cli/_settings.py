@@ -140,9 +140,9 @@ class Settings:
                 return Table(name, tables[name], path)
         return Table(name)
 
-    def names(self) -> list[str]:
+    def tables(self) -> list[Table]:
         """The tables that the files have."""
-        return [name for name in _TABLES if self.table(name).path is not None]
+        return [table for table in map(self.table, _TABLES) if table.path is not None]
 
     def announce(self, *names: str) -> None:
         """Say which of these tables are taken from ``./everlytic.toml``, where nobody named it.

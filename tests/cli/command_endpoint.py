@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,3 +64,42 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         pass
+
+
+@contextmanager
+def listening(
+    tls: ssl.SSLContext | None = None, answer: bytes = b""
+) -> Iterator[tuple[int, list[bytes]]]:
+    """A server that answers what comes first, if anything, and then speaks TLS; what it got."""
+    received: list[bytes] = []
+
+    def handle(connection: socket.socket) -> None:
+        with connection:
+            if answer:
+                received.append(connection.recv(65_536))
+                connection.sendall(answer)
+            if tls is None:
+                return
+            try:
+                with tls.wrap_socket(connection, server_side=True) as secure:
+                    received.append(secure.recv(65_536))
+            except OSError:  # it was not trusted, or the client went away
+                return
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            connection.settimeout(10)
+            handle(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield server.getsockname()[1], received
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()

@@ -56,6 +56,10 @@ class Cli:
         for name, value in variables.items():
             self._monkeypatch.setenv(name, value)
 
+    def write(self, *orders: Any) -> Path:
+        """Write orders to a file."""
+        return write_orders(self.directory, *orders)
+
     def use(self, base_url: str, store: str = STORE_HASH, customer: str = CUSTOMER_HASH) -> None:
         """Have a complete account in the environment."""
         self.env(**dict(zip(ACCOUNT, (base_url, store, customer), strict=True)))
@@ -112,6 +116,10 @@ class Program:
     directory: Path
     environment: dict[str, str]
     started: list[asyncio.subprocess.Process] = attrs.field(factory=list)
+
+    def write(self, *orders: Any) -> Path:
+        """Write orders to a file."""
+        return write_orders(self.directory, *orders)
 
     def with_env(self, **more: str) -> Program:
         """The same with more in its environment."""
@@ -185,6 +193,13 @@ async def completed(process: asyncio.subprocess.Process, stdin: bytes | None = N
     return Completed(process.returncode, (out or b"").decode(), (err or b"").decode())
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition on a sandbox's counters holds."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not condition():  # noqa: ASYNC110 - the sandbox has counters, no events
+            await asyncio.sleep(0.005)
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for a sandbox in a thread, or a process."""
     deadline = time.monotonic() + TIMEOUT_S
@@ -253,6 +268,13 @@ def order(number: int | str, **more: Any) -> dict[str, Any]:
 def to_lines(*orders: Any) -> str:
     """Orders as JSON Lines; text goes in as it is."""
     return "".join((each if isinstance(each, str) else json.dumps(each)) + "\n" for each in orders)
+
+
+def write_orders(directory: Path, *orders: Any) -> Path:
+    """Write orders to a file, as JSON Lines."""
+    path = directory / "orders.jsonl"
+    path.write_text(to_lines(*orders), encoding="utf-8")
+    return path
 
 
 def read_results(path: Path | str) -> list[dict[str, Any]]:

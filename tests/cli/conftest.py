@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command_endpoint import Endpoint
-from command_line import TIMEOUT_S, Cli, Program, serve, to_lines
+from command_line import Cli, Program, serve
 from command_queue import Queue
 
 from everlytic_async.sandbox import Sandbox
@@ -79,27 +77,3 @@ def cli_queue(cli: Cli, queue: Queue) -> Queue:
     cli.env(EVERLYTIC_NATS_URL=queue.url)
     (cli.directory / "everlytic.toml").write_text(queue.toml())
     return queue
-
-
-@pytest.fixture
-def orders_file(tmp_path: Path) -> Callable[..., Path]:
-    """Write orders to a file."""
-
-    def write(*orders: Any) -> Path:
-        path = tmp_path / "orders.jsonl"
-        path.write_text(to_lines(*orders), encoding="utf-8")
-        return path
-
-    return write
-
-
-@pytest.fixture
-def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
-    """Wait until a condition on a sandbox's counters holds."""
-
-    async def wait(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(TIMEOUT_S):
-            while not condition():  # noqa: ASYNC110 - the sandbox has counters, no events
-                await asyncio.sleep(0.005)
-
-    return wait

@@ -5,30 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import signal
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from command_line import Cli, Program, completed, order, to_lines
+from command_line import Cli, Program, completed, order, to_lines, write_orders
 from command_terminal import QUESTION, Terminal, run_at_terminal
 
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._commands import SendOptions
-from everlytic_async.cli._input import open_input
+from everlytic_async.cli._input import Input, open_input
 from everlytic_async.cli._plan import InputCount, count_input, plan_lines
 from everlytic_async.cli._screen import format_duration
 from everlytic_async.cli._settings import Account, Settings
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
-
-Write = Callable[..., Path]
 
 MANY = 1001
 
@@ -38,10 +34,10 @@ MANY = 1001
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("\n", 2)])
 @pytest.mark.parametrize("streams", ["terminal", pytest.param("pipes", marks=pytest.mark.slow)])
 async def test_the_plan_of_a_backfill_is_shown_and_asked_about(
-    program: Program, sandbox: Sandbox, orders_file: Write, answer: str, code: int, streams: str
+    program: Program, sandbox: Sandbox, answer: str, code: int, streams: str
 ) -> None:
     """At the terminal, also with the orders on the standard input and ``2>&1 | tee log``."""
-    path = orders_file(*map(order, range(MANY)))
+    path = program.write(*map(order, range(MANY)))
     options = ("--rate", "5000", "--workflow-id", "32", "--ledger", "l")
     with path.open() as stdin:
         pipes = {"stdin": stdin, "stderr": asyncio.subprocess.PIPE} if streams == "pipes" else {}
@@ -76,21 +72,13 @@ async def test_the_plan_of_a_backfill_is_shown_and_asked_about(
     ],
 )
 async def test_nobody_is_asked_about_few_orders_or_after_yes(
-    program: Program, sandbox: Sandbox, orders_file: Write, count: int, options: list[str]
+    program: Program, sandbox: Sandbox, count: int, options: list[str]
 ) -> None:
     run, shown = await run_at_terminal(
-        program.with_endpoint(sandbox), "send", *options, orders_file(*map(order, range(count)))
+        program.with_endpoint(sandbox), "send", *options, program.write(*map(order, range(count)))
     )
     assert QUESTION not in shown
     assert (run.code, sandbox.processed) == (0, 5 if "--limit" in options else count)
-
-
-def test_wrong_settings_are_an_error_before_the_question(cli: Cli, orders_file: Write) -> None:
-    cli.use("shop.example")
-    run = cli("send", orders_file(*map(order, range(MANY))))
-    assert run.code == 2
-    assert "base_url" in run.err
-    assert "On a terminal" not in run.err  # there would be asked
 
 
 WOO = "Order Number,Order Status,Email (Billing),Order Total Amount,Item Name,Item Cost,Quantity\n"
@@ -127,9 +115,10 @@ ODD_STATUS = WOO + "1,Wrapped,a@example.com,5.00,Mop,5,1\n"
         ),
     ],
 )
-async def test_few_orders_are_asked_about_where_there_is_a_warning(
+def test_few_orders_are_asked_about_where_there_is_a_warning(  # noqa: PLR0917
+    cli: Cli,
     program: Program,
-    sandbox: Sandbox,
+    shop: Sandbox,
     before: list[str] | None,
     text: str,
     options: list[str],
@@ -140,39 +129,18 @@ async def test_few_orders_are_asked_about_where_there_is_a_warning(
     path.write_text(text)
     before = before and [each.replace("orders.ledger", f"{path}.ledger") for each in before]
     LedgerFile(program.directory / "everlytic.ledger").close()
-    here = program.with_endpoint(sandbox)
     if before is not None:
-        assert (await here.run("send", *before, path)).code == 0
-    sent = sandbox.processed
-    run, shown = await run_at_terminal(here, "send", *options, path, answer=answer)
+        assert cli("send", *before, path).code == 0
+    sent = shop.processed
+    here = program.with_endpoint(shop)
+    run, shown = asyncio.run(run_at_terminal(here, "send", *options, path, answer=answer))
     assert (QUESTION in shown) == (answer is not None)
     if answer is not None:
         assert "\n  note      " in shown.partition(QUESTION)[0].replace("\r", "")
         assert "Warning" not in shown  # it is said once
     assert run.code == (2 if answer == "n\n" else 0)
     if before != []:
-        assert (sandbox.processed > sent) == (answer != "n\n")
-
-
-@pytest.mark.parametrize("options", [[], pytest.param(["--yes"], marks=pytest.mark.slow)], ids=str)
-async def test_a_file_that_was_sent_from_another_directory_is_not_sent_again(
-    program: Program, sandbox: Sandbox, options: list[str]
-) -> None:
-    work = program.directory / "work"
-    (work / "sub").mkdir(parents=True)
-    (work / "orders.jsonl").write_text(to_lines(order(1), order(2)))
-    here = program.with_endpoint(sandbox)
-    first = attrs.evolve(here, directory=work)
-    run, shown = await run_at_terminal(first, "send", "orders.jsonl")
-    assert (run.code, sandbox.processed) == (0, 2)
-    second = attrs.evolve(here, directory=work / "sub")
-    run, shown = await run_at_terminal(second, "send", *options, "../orders.jsonl")
-    assert (run.code, sandbox.processed) == (2, 2)
-    words = " ".join(["send --ledger ../everlytic.ledger", *options, "../orders.jsonl"])
-    assert f"\n  everlytic-async {words}\n" in shown.replace("\r", "")
-    assert not (work / "sub" / "everlytic.ledger").exists()
-    run, shown = await run_at_terminal(second, *shlex.split(words))
-    assert (run.code, sandbox.processed) == (0, 2)
+        assert (shop.processed > sent) == (answer != "n\n")
 
 
 async def test_an_unknown_number_from_a_pipe_is_asked_about(
@@ -207,10 +175,10 @@ async def test_an_unknown_number_from_a_pipe_is_asked_about(
     ],
 )
 async def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_created(
-    program: Program, sandbox: Sandbox, orders_file: Write, where: str, options: list[str]
+    program: Program, sandbox: Sandbox, where: str, options: list[str]
 ) -> None:
     here = program.with_endpoint(sandbox)
-    send = ("send", *options, orders_file(*map(order, range(MANY))))
+    send = ("send", *options, program.write(*map(order, range(MANY))))
     is_named = options in (["--ledger", "l"], ["--no-ledger"])
     default = program.directory / "everlytic.ledger"
     for exists in (False, True):
@@ -246,30 +214,16 @@ async def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_creat
     assert sandbox.processed == MANY * (2 if options == ["--no-ledger"] else 1)
 
 
-async def test_ctrl_c_at_the_question_sends_nothing(
-    program: Program, sandbox: Sandbox, orders_file: Write
-) -> None:
-    path = orders_file(*map(order, range(MANY)))
-    with Terminal() as terminal:
-        process = await program.with_endpoint(sandbox).start(
-            "send", path, stdin=terminal.theirs, stderr=terminal.theirs
-        )
-        await terminal.wait_for("Send them")
-        process.send_signal(signal.SIGINT)
-        run = await completed(process)
-    assert (run.code, sandbox.requests) == (130, 0)
-
-
 @pytest.mark.slow
 async def test_a_plan_counts_this_input_against_the_ledger(
-    program: Program, sandbox: Sandbox, orders_file: Write
+    program: Program, sandbox: Sandbox
 ) -> None:
     """At this address, store and workflow: what was sent there is not about to be sent."""
     port = sandbox.base_url.rpartition(":")[2]
     # Another spelling of the address is the same.
     url = f"HTTP://127.0.0.1:{port}/servlet/e-commerce/orders/"
     here = program.with_endpoint(sandbox)
-    path = orders_file(*map(order, range(1500)))
+    path = program.write(*map(order, range(1500)))
     assert (await here.run("send", "--ledger", "l", "--limit", "100", path)).code == 0
     again = here.with_env(EVERLYTIC_BASE_URL=url)
     run, shown = await run_at_terminal(again, "send", "--ledger", "l", path, answer="y\n")
@@ -338,7 +292,7 @@ async def test_what_the_plan_warns_of_is_not_said_again(
     ],
 )
 def test_a_plan_says_what_will_happen(
-    orders_file: Write, count: dict[str, Any] | None, options: dict[str, Any], expected: str
+    tmp_path: Path, count: dict[str, Any] | None, options: dict[str, Any], expected: str
 ) -> None:
     counted = None
     if count is not None:
@@ -348,49 +302,53 @@ def test_a_plan_says_what_will_happen(
         counted.tally.counts[Outcome.NOT_SENT] = workflows.total()
         counted.tally.counts[Outcome.INVALID] = count.get("invalid", 0)
     account = Account("https://shop.example", "store", "customer")
-    plan = SendOptions(file=str(orders_file(order(1))), **options)
+    plan = SendOptions(file=str(write_orders(tmp_path, order(1))), **options)
     with open_input(plan, Settings(None)) as source:
         assert expected in "\n".join(plan_lines(plan, account, None, source, counted))
 
 
+def count(source: Input, options: SendOptions, at_most: int | None = None) -> InputCount:
+    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
+    found = asyncio.run(count_input(options, client, None, source, at_most))
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize(("limit", "left_out"), [(None, 2), (2, 1), (1, 0)])
 def test_what_is_left_out_is_counted_to_the_end(
-    orders_file: Write, limit: int | None, left_out: int
+    tmp_path: Path, limit: int | None, left_out: int
 ) -> None:
     days = ["2026-03-02", "2026-03-01", "2026-03-02", "2026-03-01"]
-    path = orders_file(*(order(number, checkout_url=day) for number, day in enumerate(days)))
+    orders = (order(number, checkout_url=day) for number, day in enumerate(days))
+    path = write_orders(tmp_path, *orders)
     maps = ("checkout_url=", "date=checkout_url")
     options = SendOptions(file=str(path), maps=maps, since="2026-03-02", limit=limit)
-    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
     with open_input(options, Settings(None)) as source:
-        count = asyncio.run(count_input(options, client, None, source))
-    assert count is not None
-    assert (count.to_send, count.filtered) == (min(limit or 2, 2), left_out)
+        found = count(source, options)
+    assert (found.to_send, found.filtered) == (min(limit or 2, 2), left_out)
 
 
-def test_a_count_of_more_orders_needs_no_more_memory(orders_file: Write) -> None:
-    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
-    options = SendOptions(file=str(orders_file(*map(order, range(8_000)))), progress=False)
+def test_a_count_of_more_orders_needs_no_more_memory(tmp_path: Path) -> None:
+    path = write_orders(tmp_path, *map(order, range(3_000)))
+    options = SendOptions(file=str(path), progress=False)
     peaks = []
-    for at_most in (500, 1_000, 8_000):  # the first makes what is made once
+    for at_most in (250, 500, 3_000):  # the first makes what is made once
         tracemalloc.start()
         with open_input(options, Settings(None)) as source:
-            asyncio.run(count_input(options, client, None, source, at_most))
+            count(source, options, at_most)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[2] - peaks[1] < 100_000
+    assert peaks[2] - peaks[1] < 50_000
 
 
-def test_what_looks_odd_in_the_input_is_noted_before_anything_is_sent(orders_file: Write) -> None:
-    path = orders_file().with_suffix(".csv")
+def test_what_looks_odd_in_the_input_is_noted_before_anything_is_sent(tmp_path: Path) -> None:
+    path = write_orders(tmp_path).with_suffix(".csv")
     path.write_text("Nr;Mail;Item;Status\n1;ann@example.com;Mop;cancelled\n")
     maps = ("order_id=Nr", "contact_email=Mail", "product_name=Item")
     options = SendOptions(file=str(path), maps=maps)
-    client = EverlyticClient("https://shop.example", store_hash="s", customer_hash="c")
+    account = Account("https://shop.example", "store", "customer")
     with open_input(options, Settings(None)) as source:
-        count = asyncio.run(count_input(options, client, None, source))
-        account = Account("https://shop.example", "store", "customer")
-        plan = "\n".join(plan_lines(options, account, None, source, count))
+        plan = "\n".join(plan_lines(options, account, None, source, count(source, options)))
     assert "  note      'Status' looks like the status of an order, and nothing uses it" in plan
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
-import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trustme
+from command_endpoint import listening
 from command_line import CUSTOMER_HASH, STORE_HASH, Cli, order
 
 from everlytic_async.sandbox import Sandbox
@@ -19,52 +15,12 @@ from support.tls import authority, server_context
 
 __all__ = ["authority"]
 
-Write = Callable[..., Path]
 
 PASSWORD = "pr0xy-passw0rd"
 
 
-@contextmanager
-def listening(
-    tls: ssl.SSLContext | None = None, answer: bytes = b""
-) -> Iterator[tuple[int, list[bytes]]]:
-    """A server that answers what comes first, if anything, and then speaks TLS; what it got."""
-    received: list[bytes] = []
-
-    def handle(connection: socket.socket) -> None:
-        with connection:
-            if answer:
-                received.append(connection.recv(65_536))
-                connection.sendall(answer)
-            if tls is None:
-                return
-            try:
-                with tls.wrap_socket(connection, server_side=True) as secure:
-                    received.append(secure.recv(65_536))
-            except OSError:  # it was not trusted, or the client went away
-                return
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            connection.settimeout(10)
-            handle(connection)
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield server.getsockname()[1], received
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-def test_all_is_well(cli: Cli, shop: Sandbox, orders_file: Write) -> None:
-    cli("send", "--ledger", "everlytic.ledger", orders_file(order(1), order(2)))
+def test_all_is_well(cli: Cli, shop: Sandbox) -> None:
+    cli("send", "--ledger", "everlytic.ledger", cli.write(order(1), order(2)))
     (cli.directory / "everlytic.toml").write_text('[mapping]\norder_id = "order_id"\n')
     run = cli("doctor")
     assert (run.code, shop.requests) == (0, 2)  # those that were sent

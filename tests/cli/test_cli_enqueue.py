@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import nkeys
@@ -17,7 +17,6 @@ from command_queue import Queue, now
 from everlytic_async.worker import NatsServer
 from support.nats_servers import until
 
-Write = Callable[..., Path]
 SHOPIFY = Path(__file__).parents[1] / "sources" / "data" / "shopify_orders.csv"
 TOKEN = "t0ken-of-nats-57"
 
@@ -33,9 +32,9 @@ def token_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServe
 
 
 def test_valid_orders_are_stored_and_the_others_reported_with_their_lines(
-    cli: Cli, cli_queue: Queue, orders_file: Write
+    cli: Cli, cli_queue: Queue
 ) -> None:
-    path = orders_file(order(1), "nonsense", order(2), order(3, products=[]))
+    path = cli.write(order(1), "nonsense", order(2), order(3, products=[]))
     run = cli("enqueue", "--results", "r.jsonl", path)
     assert run.code == 1
     assert f"4 orders from {path} to the queue of default" in run.out
@@ -49,12 +48,10 @@ def test_valid_orders_are_stored_and_the_others_reported_with_their_lines(
     assert now(cli_queue.depth()) == 2
 
 
-def test_a_second_run_stores_nothing_twice_and_says_so(
-    cli: Cli, cli_queue: Queue, orders_file: Write
-) -> None:
-    path = orders_file(order(1), order(2))
+def test_a_second_run_stores_nothing_twice_and_says_so(cli: Cli, cli_queue: Queue) -> None:
+    path = cli.write(order(1), order(2))
     assert cli("enqueue", path).code == 0
-    again = cli("enqueue", "--results", "-", orders_file(order(1), order(2), order(3)))
+    again = cli("enqueue", "--results", "-", cli.write(order(1), order(2), order(3)))
     assert again.code == 0
     outcomes = [json.loads(line)["outcome"] for line in again.out.splitlines()]
     assert outcomes == ["known", "known", "queued"]
@@ -71,14 +68,6 @@ def test_it_reads_what_send_reads_and_queues_it_for_the_store(cli: Cli, cli_queu
     assert now(cli_queue.depth()) == 0
 
 
-def test_an_input_without_orders_is_no_failure(
-    cli: Cli, cli_queue: Queue, orders_file: Write
-) -> None:
-    run = cli("enqueue", orders_file())
-    assert run.code == 0
-    assert "There is no order" in run.err
-
-
 def test_a_damaged_file_is_not_to_be_queued_again_as_it_is(cli: Cli, cli_queue: Queue) -> None:
     Path("o.json").write_text(f"[{json.dumps(order(1))}, {{")
     run = cli("enqueue", "o.json")
@@ -91,20 +80,18 @@ def test_a_damaged_file_is_not_to_be_queued_again_as_it_is(cli: Cli, cli_queue: 
     "address", [pytest.param("nats://127.0.0.1:1", marks=pytest.mark.slow), "nats://[::"]
 )
 def test_an_unreachable_server_is_an_error_before_anything_is_created(
-    cli: Cli, orders_file: Write, address: str
+    cli: Cli, address: str
 ) -> None:
-    run = cli("enqueue", "--nats", address, "--results", "r.jsonl", orders_file(order(1)))
+    run = cli("enqueue", "--nats", address, "--results", "r.jsonl", cli.write(order(1)))
     assert run.code == 2
     assert "Error: no NATS server could be reached" in run.err
     assert not (cli.directory / "r.jsonl").exists()
 
 
 @pytest.mark.slow
-def test_a_full_queue_loses_nothing_and_says_what_to_do(
-    cli: Cli, cli_queue: Queue, orders_file: Write
-) -> None:
+def test_a_full_queue_loses_nothing_and_says_what_to_do(cli: Cli, cli_queue: Queue) -> None:
     (cli.directory / "everlytic.toml").write_text(cli_queue.toml(max_messages=3))
-    run = cli("enqueue", orders_file(*map(order, range(5))))
+    run = cli("enqueue", cli.write(*map(order, range(5))))
     assert run.code == 1
     assert "queued      3" in run.out
     assert "not queued  2  not acknowledged by the queue: run it again" in run.out
@@ -134,12 +121,12 @@ async def test_ctrl_c_ends_the_reading_of_a_pipe_and_what_was_read_is_stored(
 
 @pytest.mark.slow
 async def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
-    program: Program, queue: Queue, orders_file: Write
+    program: Program, queue: Queue
 ) -> None:
     here = queue.visible_to(program)
     async with queue.connect(max_messages=3):
         pass
-    process = await here.start("enqueue", "--results", "-", orders_file(*map(order, range(9))))
+    process = await here.start("enqueue", "--results", "-", program.write(*map(order, range(9))))
     assert process.stdout is not None
     async with asyncio.timeout(30):
         acknowledged = [json.loads(await process.stdout.readline()) for _ in range(3)]
@@ -161,10 +148,8 @@ async def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
 # ------------------------------------------------------------------------------ who may connect
 
 
-def test_a_password_in_an_argument_is_refused_and_not_repeated(
-    cli: Cli, orders_file: Write
-) -> None:
-    run = cli("enqueue", "--nats", f"nats://me:{TOKEN}@127.0.0.1", orders_file(order(1)))
+def test_a_password_in_an_argument_is_refused_and_not_repeated(cli: Cli) -> None:
+    run = cli("enqueue", "--nats", f"nats://me:{TOKEN}@127.0.0.1", cli.write(order(1)))
     assert run.code == 2
     assert "EVERLYTIC_NATS_URL" in run.err
     assert TOKEN not in run.err + run.out
@@ -173,7 +158,7 @@ def test_a_password_in_an_argument_is_refused_and_not_repeated(
 @pytest.mark.slow
 @pytest.mark.parametrize("token", [TOKEN, None])
 async def test_nobody_reaches_an_embedded_server_without_its_token(
-    program: Program, orders_file: Write, token: str | None
+    program: Program, token: str | None
 ) -> None:
     directory = program.directory / "queue"
 
@@ -198,7 +183,7 @@ async def test_nobody_reaches_an_embedded_server_without_its_token(
     await until(is_listening, "the server")
     assert b"-ERR 'Authorization Violation'" in await answer()
     # Who joins knows nothing but the directory.
-    run = await program.run("enqueue", *embedded, orders_file(order(1)))
+    run = await program.run("enqueue", *embedded, program.write(order(1)))
     assert (run.code, run.err) == (0, "")
     assert (await program.run("queue", "status", *embedded)).code == 0
     kept = (directory / "token").read_text().strip()
@@ -209,7 +194,7 @@ async def test_nobody_reaches_an_embedded_server_without_its_token(
 
 @pytest.mark.parametrize("place", ["environment", "file", "context", "address"])
 def test_a_token_is_read_where_nobody_else_reads_it(
-    cli: Cli, token_server: NatsServer, orders_file: Write, place: str
+    cli: Cli, token_server: NatsServer, place: str
 ) -> None:
     address = token_server.url.replace(f"{TOKEN}@", "")
     match place:
@@ -226,13 +211,13 @@ def test_a_token_is_read_where_nobody_else_reads_it(
             settings = {"description": "", "url": address, "token": TOKEN, "nsc": ""}
             path.write_text(json.dumps(settings))
             cli.env(EVERLYTIC_NATS_CONTEXT="shop")
-    run = cli("enqueue", "--debug", orders_file(order(place)))
+    run = cli("enqueue", "--debug", cli.write(order(place)))
     assert run.code == 0
     assert "Error" not in run.err
     assert TOKEN not in run.out
 
 
-def test_a_certificate_and_an_nkey_are_named_by_their_paths(cli: Cli, orders_file: Write) -> None:
+def test_a_certificate_and_an_nkey_are_named_by_their_paths(cli: Cli) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path("ca.pem")
     certificate = authority.issue_cert("127.0.0.1")
@@ -249,7 +234,7 @@ def test_a_certificate_and_an_nkey_are_named_by_their_paths(cli: Cli, orders_fil
         runner.run(server.start())
         run = cli(
             *("enqueue", "--nats", server.url, "--nats-tls-ca", "ca.pem"),
-            *("--nats-nkey", "user.nk", orders_file(order(1))),
+            *("--nats-nkey", "user.nk", cli.write(order(1))),
         )
         runner.run(server.close())
     assert (run.code, run.err) == (0, "")
@@ -269,29 +254,25 @@ def test_a_certificate_and_an_nkey_are_named_by_their_paths(cli: Cli, orders_fil
         ("[queue]\nstore = 'x'", "[queue] of everlytic.toml has what is not a setting: store"),
         ("[queue]\nreplicas = 2", "QueueSettings.replicas must be 1, 3 or 5, got 2"),
         ("[worker]\nrate = 5", "nothing else: not rate"),
+        (
+            "[worker.stores.a]\nbase_url = 'x'\n[worker.stores.b]\nbase_url = 'y'\n",
+            "name one of a, b by --store",
+        ),
     ],
 )
 def test_wrong_settings_are_an_error_without_what_is_secret(
-    cli: Cli, orders_file: Write, text: str, error: str
+    cli: Cli, text: str, error: str
 ) -> None:
     (cli.directory / "everlytic.toml").write_text(text)
-    run = cli("enqueue", orders_file(order(1)))
+    run = cli("enqueue", cli.write(order(1)))
     assert run.code == 2
     assert error in run.err
     assert TOKEN not in run.err
 
 
-def test_an_option_wins_over_the_file(cli: Cli, cli_queue: Queue, orders_file: Write) -> None:
+def test_an_option_wins_over_the_file(cli: Cli, cli_queue: Queue) -> None:
     text = cli_queue.toml() + "\n[nats]\nembedded = 'elsewhere'\n"
     (cli.directory / "everlytic.toml").write_text(text)
-    assert cli("enqueue", "--nats", cli_queue.url, orders_file(order(1))).code == 0
+    assert cli("enqueue", "--nats", cli_queue.url, cli.write(order(1))).code == 0
     assert not (cli.directory / "elsewhere").exists()
     assert now(cli_queue.depth()) == 1
-
-
-def test_with_several_stores_one_must_be_named(cli: Cli, queue: Queue, orders_file: Write) -> None:
-    tables = "[worker.stores.a]\nbase_url = 'x'\n[worker.stores.b]\nbase_url = 'y'\n"
-    (cli.directory / "everlytic.toml").write_text(tables)
-    run = cli("enqueue", "--nats", queue.url, orders_file(order(1)))
-    assert run.code == 2
-    assert "name one of a, b by --store" in run.err

@@ -1,4 +1,4 @@
-"""Six files that people have, each from the file to a finished backfill, without code."""
+"""Four files that people have, each from the file to a finished backfill, without code."""
 
 from __future__ import annotations
 
@@ -30,30 +30,10 @@ Order Number,Order Status,Order Date,Email (Billing),Order Total Amount,Item Nam
 1001,Completed,2026-03-01 10:00,ann@example.com,41.00,Mop,20.50,2
 1002,Cancelled,2026-03-01 10:00,bea@example.com,9.90,Soap,9.90,1
 """
-TILL = """\
-Bestellnummer;E-Mail;Artikel;Preis;Menge;Gesamt;Status;Datum
-1001;ann@example.com;Mütze;20,50;2;1.041,00;bezahlt;31.12.2025
-1002;bea@example.com;Seife;9,90;1;9,90;storniert;01.01.2026
-"""
 
 
-def text(content: str, encoding: str = "utf-8") -> Save:
-    return lambda path: path.write_text(content, encoding) and None
-
-
-def as_json(*orders: Any) -> Save:
-    return text(json.dumps(orders))
-
-
-def woocommerce(number: int, status: str) -> dict[str, Any]:
-    return {
-        "id": number,
-        "number": str(number),
-        "status": status,
-        "total": "41.00",
-        "billing": {"email": f"{'ann' if number == 1001 else 'bea'}@example.com"},
-        "line_items": [{"name": "Mop", "price": 20.5, "quantity": 2, "total": "41.00"}],
-    }
+def text(content: str) -> Save:
+    return lambda path: path.write_text(content, "utf-8") and None
 
 
 def bulk(path: Path) -> None:
@@ -88,14 +68,7 @@ def excel(path: Path) -> None:
     [
         ("shopify.csv", text(SHOPIFY), "#1001", None),
         ("bulk.jsonl", bulk, "#1001", None),
-        (
-            "woo.json",
-            as_json(woocommerce(1001, "completed"), woocommerce(1002, "cancelled")),
-            "1001",
-            None,
-        ),
         ("woo.csv", text(WOOCOMMERCE_CSV), "1001", None),
-        ("till.csv", text(TILL, "cp1252"), "1001", "bezahlt"),
         ("orders.xlsx", excel, "1001", "paid"),
     ],
 )

@@ -8,17 +8,22 @@ import re
 import shlex
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
-from command_line import SEND, Program, completed, order, read_results, read_until, serve, to_lines
+from command_line import (
+    SEND,
+    Program,
+    completed,
+    order,
+    read_results,
+    read_until,
+    serve,
+    to_lines,
+    until,
+)
 from command_terminal import Terminal
 
 from everlytic_async.sandbox import Sandbox
-
-Write = Callable[..., Path]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 ORDERS = 2000
 
@@ -38,9 +43,9 @@ async def interrupt(process: asyncio.subprocess.Process, number: int = signal.SI
     ],
 )
 async def test_the_first_signal_lets_what_is_in_flight_finish(
-    program: Program, orders_file: Write, until: Until, number: int, code: int
+    program: Program, number: int, code: int
 ) -> None:
-    path = orders_file(*map(order, range(ORDERS)))
+    path = program.write(*map(order, range(ORDERS)))
     with serve(latency_s=0.25) as sandbox:
         process = await program.with_endpoint(sandbox).start(
             *SEND, "--concurrency", "4", "--results", "r.jsonl", path
@@ -60,11 +65,9 @@ async def test_the_first_signal_lets_what_is_in_flight_finish(
     assert f"{len(results)} orders from {path}" in run.out
 
 
-async def test_a_terminal_that_is_closed_lets_what_is_in_flight_finish(
-    program: Program, orders_file: Write, until: Until
-) -> None:
+async def test_a_terminal_that_is_closed_lets_what_is_in_flight_finish(program: Program) -> None:
     """As when a window is closed, or an SSH connection is lost: nothing can be written any more."""
-    path = orders_file(*map(order, range(ORDERS)))
+    path = program.write(*map(order, range(ORDERS)))
     with serve(latency_s=0.25) as sandbox:
         with Terminal() as terminal:
             streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs)
@@ -86,14 +89,13 @@ async def test_a_terminal_that_is_closed_lets_what_is_in_flight_finish(
     assert set(outcomes) <= {"sent", "not_sent"}
 
 
-async def test_a_second_ctrl_c_exits_at_once(
-    program: Program, orders_file: Write, until: Until
-) -> None:
-    path = orders_file(*map(order, range(ORDERS)))
+async def test_a_second_ctrl_c_exits_at_once_and_names_what_was_in_flight(program: Program) -> None:
+    path = program.write(*map(order, range(ORDERS)))
     with serve(latency_s=300) as sandbox:
         process = await program.with_endpoint(sandbox).start(
-            *SEND, "--concurrency", "4", "--results", "r.jsonl", path
+            *("send", "--ledger", "l", "--concurrency", "4", "--results", "r.jsonl", path)
         )
+        assert (await read_until(process, "\n")).startswith("Ledger: ")
         await until(lambda: sandbox.in_flight > 0)
         await interrupt(process)
         process.send_signal(signal.SIGINT)
@@ -112,48 +114,30 @@ async def test_a_second_ctrl_c_exits_at_once(
     assert {result["attempts"] for result in results if result not in unknown} <= {0}
     assert "unknown" in run.out
     assert "may have been processed" in run.out
-
-
-async def test_what_a_second_ctrl_c_left_in_flight_is_listed_by_the_command_that_it_shows(
-    program: Program, orders_file: Write, until: Until
-) -> None:
-    path = orders_file(*map(order, range(ORDERS)))
-    with serve(latency_s=300) as sandbox:
-        process = await program.with_endpoint(sandbox).start(
-            *("send", "--ledger", "l", "--concurrency", "4", "--results", "r.jsonl", path)
-        )
-        assert (await read_until(process, "\n")).startswith("Ledger: ")
-        await until(lambda: sandbox.in_flight > 0)
-        await interrupt(process)
-        process.send_signal(signal.SIGINT)
-        run = await completed(process)
-    assert run.code == 130
+    # And the ledger knows them, as the command lists them that is shown.
     (shown,) = re.findall(r"^  everlytic-async (ledger export .*)$", run.err, re.MULTILINE)
     listed = await program.run(*shlex.split(shown))
-    results = read_results(program.directory / "r.jsonl")
-    unknown = {result["key"] for result in results if result["outcome"] == "unknown"}
-    assert unknown
-    assert unknown <= {json.loads(line)["key"] for line in listed.out.splitlines()}
+    keys = {json.loads(line)["key"] for line in listed.out.splitlines()}
+    assert {result["key"] for result in unknown} <= keys
 
 
 async def test_ctrl_c_before_the_first_order_says_that_nothing_was_sent(
-    program: Program, sandbox: Sandbox, orders_file: Write
+    program: Program, sandbox: Sandbox
 ) -> None:
-    path = orders_file(*map(order, range(ORDERS)))
+    path = program.write(*map(order, range(ORDERS)))
     with Terminal() as terminal:
+        # It is not the controlling terminal: the streams are asked.
         process = await program.with_endpoint(sandbox).start(
-            *SEND, path, stdin=terminal.theirs, preexec_fn=terminal.control
+            *SEND, path, stdin=terminal.theirs, stderr=terminal.theirs
         )
         await terminal.wait_for("Send them")
         process.send_signal(signal.SIGINT)
         run = await completed(process)
-    assert (run.code, run.err) == (130, "Interrupted. Nothing was sent.\n")
-    assert sandbox.requests == 0
+        assert terminal.drain().endswith("Interrupted. Nothing was sent.\r\n")
+    assert (run.code, sandbox.requests) == (130, 0)
 
 
-async def test_ctrl_c_ends_the_wait_for_a_pipe(
-    program: Program, sandbox: Sandbox, until: Until
-) -> None:
+async def test_ctrl_c_ends_the_wait_for_a_pipe(program: Program, sandbox: Sandbox) -> None:
     process = await program.with_endpoint(sandbox).start(*SEND, "-", stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     # It is interrupted in the middle of an order.
@@ -170,10 +154,8 @@ async def test_ctrl_c_ends_the_wait_for_a_pipe(
 
 
 @pytest.mark.slow
-async def test_a_signal_that_is_ignored_from_the_start_stays_ignored(
-    program: Program, orders_file: Write, until: Until
-) -> None:
-    path = orders_file(*map(order, range(8)))
+async def test_a_signal_that_is_ignored_from_the_start_stays_ignored(program: Program) -> None:
+    path = program.write(*map(order, range(8)))
     with serve(latency_s=0.2) as sandbox:
         process = await program.with_endpoint(sandbox).start(
             *SEND, "--concurrency", "2", path, preexec_fn=_ignore_ctrl_c

@@ -10,7 +10,6 @@ import json
 import re
 import resource
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,6 @@ from everlytic_async.ledger import Entry, LedgerFile, State, storage_key
 from everlytic_async.ledger._sqlite import Record, SqliteWriter
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
-
-Write = Callable[..., Path]
 
 # It could be an order id, and then it would be kept as it is.
 CUSTOM_KEY = "customer-17"
@@ -90,10 +87,8 @@ def commands(run: Completed) -> list[list[str]]:
 # -------------------------------------------------------------------------------- which ledger
 
 
-def test_a_ledger_is_created_where_it_is_named_and_shown_as_new(
-    cli: Cli, shop: Sandbox, orders_file: Write
-) -> None:
-    path = orders_file(order(1), order(2))
+def test_a_ledger_is_created_where_it_is_named_and_shown_as_new(cli: Cli, shop: Sandbox) -> None:
+    path = cli.write(order(1), order(2))
     first, second = cli("send", "--ledger", "l", path), cli("send", "--ledger", "l", path)
     assert (first.code, first.err) == (0, f"Ledger: {cli.directory / 'l'} (new)\n")
     assert (second.code, second.err) == (0, f"Ledger: {cli.directory / 'l'}\n")
@@ -103,7 +98,7 @@ def test_a_ledger_is_created_where_it_is_named_and_shown_as_new(
 @pytest.mark.parametrize("place", ["everlytic.toml", "home/.config/everlytic-async/everlytic.toml"])
 @pytest.mark.parametrize("account", ["file", "environment"])
 def test_the_settings_name_a_ledger_beside_them(
-    cli: Cli, sandbox: Sandbox, orders_file: Write, place: str, account: str
+    cli: Cli, sandbox: Sandbox, place: str, account: str
 ) -> None:
     settings = cli.directory / place
     (settings.parent / "kept").mkdir(parents=True)
@@ -116,7 +111,7 @@ def test_the_settings_name_a_ledger_beside_them(
             f'customer_hash = "{CUSTOMER_HASH}"\n'
         )
     settings.write_text(text)
-    path = orders_file(order(1))
+    path = cli.write(order(1))
     run = cli("send", path)
     assert run.code == 0
     assert f"Ledger: {settings.parent / 'kept/l'} (new)\n" in run.err
@@ -128,15 +123,15 @@ def test_the_settings_name_a_ledger_beside_them(
 
 
 @pytest.mark.parametrize("options", [["--no-ledger"], ["--sandbox"]])
-def test_a_ledger_may_be_declined(
-    cli: Cli, shop: Sandbox, orders_file: Write, options: list[str]
-) -> None:
-    assert cli("send", *options, orders_file(order(1))).code == 0
+def test_a_ledger_may_be_declined(cli: Cli, shop: Sandbox, options: list[str]) -> None:
+    assert cli("send", *options, cli.write(order(1))).code == 0
     assert shop.processed == (0 if "--sandbox" in options else 1)
     assert not list(cli.directory.glob("*ledger*"))
 
 
-@pytest.mark.parametrize("command", [("send",), ("send", "--dry-run"), ("check",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [("send",), ("send", "--yes"), ("send", "--dry-run"), ("check",)], ids=" ".join
+)
 @pytest.mark.parametrize(
     ("other", "file"),
     [
@@ -158,7 +153,8 @@ def test_no_new_ledger_takes_the_place_of_one_that_is_there(
     assert cli("send", "--ledger", other, file, stdin=stdin).code == 0
     run = cli(*command, file, stdin=stdin)
     assert f"there is no ledger at {cli.directory / 'everlytic.ledger'}, but there is" in run.err
-    if command == ("send",):
+    is_sent = command in (("send",), ("send", "--yes"))
+    if is_sent:
         assert (run.code, run.out) == (2, "")
     else:  # it sends nothing
         assert run.code == 0
@@ -170,7 +166,7 @@ def test_no_new_ledger_takes_the_place_of_one_that_is_there(
     assert shop.processed == 2
     assert not Path("everlytic.ledger").exists()
     run = cli(*start_new, stdin=stdin)
-    assert (run.code, shop.processed) == (0, 4 if command == ("send",) else 2)
+    assert (run.code, shop.processed) == (0, 4 if is_sent else 2)
 
 
 def test_a_ledger_beside_what_a_link_points_to_is_found(cli: Cli, shop: Sandbox) -> None:
@@ -207,10 +203,10 @@ def test_a_default_ledger_beside_another_one_is_pointed_out(cli: Cli, shop: Sand
 
 @pytest.mark.parametrize("other", ["elsewhere/everlytic.ledger", "accounts.ledger", "orders"])
 def test_what_is_no_ledger_or_not_beside_the_input_is_in_nobodys_way(
-    cli: Cli, shop: Sandbox, orders_file: Write, other: str
+    cli: Cli, shop: Sandbox, other: str
 ) -> None:
     Path("elsewhere").mkdir()
-    path = orders_file(order(1))
+    path = cli.write(order(1))
     if other == "accounts.ledger":
         Path(other).write_text("2026/03/01 a ledger of another program\n")
     else:
@@ -229,12 +225,12 @@ def test_what_is_no_ledger_or_not_beside_the_input_is_in_nobodys_way(
 
 @pytest.mark.parametrize("kind", ["no directory", "no database"])
 def test_a_ledger_that_cannot_be_used_ends_it_before_anything_is_sent(
-    cli: Cli, shop: Sandbox, orders_file: Write, kind: str
+    cli: Cli, shop: Sandbox, kind: str
 ) -> None:
     path = cli.directory / ("none/l" if kind == "no directory" else "l")
     if kind == "no database":
         path.write_text("an order, and another order, and so on\n" * 100)
-    run = cli("send", "--ledger", path, "--results", "r.jsonl", orders_file(order(1)))
+    run = cli("send", "--ledger", path, "--results", "r.jsonl", cli.write(order(1)))
     assert (run.code, run.out, shop.requests) == (2, "", 0)
     assert f"Error: the ledger '{path}' can't be " in run.err
     assert not Path("r.jsonl").exists()
@@ -242,9 +238,9 @@ def test_a_ledger_that_cannot_be_used_ends_it_before_anything_is_sent(
 
 @pytest.mark.parametrize("command", [("check",), ("send", "--dry-run")])
 def test_what_sends_nothing_reads_the_ledger_and_never_creates_one(
-    cli: Cli, endpoint: Endpoint, orders_file: Write, command: tuple[str, ...]
+    cli: Cli, endpoint: Endpoint, command: tuple[str, ...]
 ) -> None:
-    path = orders_file(*named("s1", "s2", "u1", "i1", "s3"))
+    path = cli.write(*named("s1", "s2", "u1", "i1", "s3"))
     run = cli(*command, path)
     assert run.code == 1
     assert "  valid     4  " in run.out
@@ -264,9 +260,9 @@ def test_what_sends_nothing_reads_the_ledger_and_never_creates_one(
 
 
 def test_a_check_without_an_account_says_where_the_orders_went(
-    cli: Cli, shop: Sandbox, orders_file: Write, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, shop: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = orders_file(order(1), order(2))
+    path = cli.write(order(1), order(2))
     cli("send", "--ledger", "l", "--workflow-id", "7", path)
     monkeypatch.delenv("EVERLYTIC_BASE_URL")
     run = cli("check", "--ledger", "l", path)
@@ -286,14 +282,9 @@ def test_a_check_without_an_account_says_where_the_orders_went(
     ],
 )
 def test_a_plan_counts_what_the_ledger_knows(
-    cli: Cli,
-    endpoint: Endpoint,
-    orders_file: Write,
-    resend: list[Outcome],
-    sent: int,
-    known: dict[State, int],
+    cli: Cli, endpoint: Endpoint, resend: list[Outcome], sent: int, known: dict[State, int]
 ) -> None:
-    path = orders_file(*named("s1", "u1", "r1", "n1", "s2", "i1"))
+    path = cli.write(*named("s1", "u1", "r1", "n1", "s2", "i1"))
     options = ("--ledger", "l", *ONE_AT_ONCE)
     assert cli("send", *options, "--limit", "4", path).code == 1
     client = EverlyticClient(endpoint.base_url, store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH)
@@ -332,16 +323,15 @@ def test_a_plan_counts_what_the_ledger_knows(
         (["s1", "u1", "n1"], ["--limit", "2"], 3, 0),
     ],
 )
-def test_the_exit_code_of_every_run_says_what_is_left_to_do(  # noqa: PLR0917
+def test_the_exit_code_of_every_run_says_what_is_left_to_do(
     cli: Cli,
     endpoint: Endpoint,
-    orders_file: Write,
     ids: list[str],
     options: list[str],
     code: int,
     sent_again: int,
 ) -> None:
-    send = ("send", "--ledger", "l", *ONE_AT_ONCE, *options, orders_file(*named(*ids)))
+    send = ("send", "--ledger", "l", *ONE_AT_ONCE, *options, cli.write(*named(*ids)))
     assert cli(*send).code == code
     before = len(endpoint.received)
     assert (cli(*send).code, len(endpoint.received)) == (code, before + sent_again)
@@ -357,12 +347,12 @@ def test_the_exit_code_of_every_run_says_what_is_left_to_do(  # noqa: PLR0917
     ],
 )
 def test_an_order_that_the_input_repeats_needs_a_person_once(
-    cli: Cli, endpoint: Endpoint, orders_file: Write, concurrency: str, ids: list[str], says: str
+    cli: Cli, endpoint: Endpoint, concurrency: str, ids: list[str], says: str
 ) -> None:
     options = ("--ledger", "l", "--retries", "0", "--concurrency", concurrency)
     # That it was accepted before is why a refusal counts against the order.
-    assert cli("send", *options, orders_file(order(1))).code == 0
-    path = orders_file(*(order(1, order_id=each) for each in ids))
+    assert cli("send", *options, cli.write(order(1))).code == 0
+    path = cli.write(*(order(1, order_id=each) for each in ids))
     for _ in range(2):  # what this run has found out, and what the ledger knows
         run = cli("send", *options, path)
         assert (run.code, says in run.err) == (3, True), run.err
@@ -370,9 +360,9 @@ def test_an_order_that_the_input_repeats_needs_a_person_once(
 
 @pytest.mark.parametrize("found", ["--sent", "--send-again"])
 def test_the_commands_that_a_run_ends_with_do_what_they_say(
-    cli: Cli, endpoint: Endpoint, orders_file: Write, found: str
+    cli: Cli, endpoint: Endpoint, found: str
 ) -> None:
-    path = orders_file(*named("s1", "u1", "u2", "i1", "r1"))
+    path = cli.write(*named("s1", "u1", "u2", "i1", "r1"))
     run = cli("send", *ONE_AT_ONCE, "--ledger", "my ledger", path)
     assert run.code == 3
     assert "2 orders are unknown" in run.err
@@ -385,7 +375,7 @@ def test_the_commands_that_a_run_ends_with_do_what_they_say(
     assert run.err.count(" 'KEY'...") == 2  # a shell takes what follows a # for a comment
     assert cli(*resolve[:-1], "u1", "u2").code == 0
     # Everlytic is well again, and a person has corrected the others.
-    orders_file(*named("s1"), order(1, order_id="u1"), order(2, order_id="i1"))
+    cli.write(*named("s1"), order(1, order_id="u1"), order(2, order_id="i1"))
     endpoint.received.clear()
     run = cli(*resend)
     assert run.code == (0 if found == "--sent" else 3)
@@ -443,27 +433,25 @@ def test_the_command_that_lists_unknown_orders_names_the_input_and_how_it_is_rea
     assert "--with FILE" not in run.err
 
 
-def test_the_rest_is_sent_by_the_command_that_is_shown(
-    cli: Cli, endpoint: Endpoint, orders_file: Write
-) -> None:
+def test_the_rest_is_sent_by_the_command_that_is_shown(cli: Cli, endpoint: Endpoint) -> None:
     run = cli(
         *("send", *ONE_AT_ONCE, "--no-progress", "--rate", "500"),
         *("--map", "order_link_url=https://shop.example/{order_id}", "--results", "r.jsonl"),
-        *("--ledger", "l", orders_file(*named("s1", "n1"))),
+        *("--ledger", "l", cli.write(*named("s1", "n1"))),
     )
     assert run.code == 1
     (again,) = commands(run)
-    orders_file(*named("s1", "s2"))
+    cli.write(*named("s1", "s2"))
     assert (cli(*again).code, endpoint.received) == (0, ["s1", "n1", "s2"])
     assert len(Path("r.jsonl").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("report", [["--report", "run.html"], ["--report=run.html"]], ids=str)
 def test_the_command_that_is_shown_keeps_the_page_of_this_run(
-    cli: Cli, endpoint: Endpoint, orders_file: Write, report: list[str]
+    cli: Cli, endpoint: Endpoint, report: list[str]
 ) -> None:
     options = (*ONE_AT_ONCE, *report, "--ledger", "l")
-    run = cli("send", *options, orders_file(*named("s1", "n1")))
+    run = cli("send", *options, cli.write(*named("s1", "n1")))
     page = Path("run.html").read_text()
     (again,) = commands(run)
     assert again == ["send", *ONE_AT_ONCE, "--ledger", "l", again[-1]]
@@ -471,63 +459,65 @@ def test_the_command_that_is_shown_keeps_the_page_of_this_run(
     assert Path("run.html").read_text() == page
 
 
-@pytest.mark.parametrize("ledger", [["--ledger", "l"], ["--no-ledger"]], ids=" ".join)
+KEPT, FORGOTTEN = ("--ledger", "l"), ("--no-ledger",)
+NEVER_ALL_AGAIN = [
+    "There was no ledger: the same command again would notify everybody again",
+    "a new ledger knows nothing of this run",
+]
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)], ids=" ".join)
 @pytest.mark.parametrize(
-    ("ids", "words"),
+    ("ids", "ledger", "words"),
     [
-        (["n1", "n2"], "To send them, run it again:"),
-        (["i1"], "1 order is invalid: a person has to correct it. Then run it again"),
+        # Where nobody was notified it may be run again, also without a ledger.
+        *((["n1", "n2"], ledger, ["To send them, run it again:"]) for ledger in (KEPT, FORGOTTEN)),
+        (["i1"], FORGOTTEN, ["invalid: a person has to correct it. Then run it again:"]),
+        (["i1"], KEPT, ["Then run it again; it sends only what has changed:"]),
         # Refused before any was accepted.
-        (["r1"], "1 order is re"),
+        (["r1"], KEPT, ["1 order is refused, and none was accepted before"]),
+        (["r1"], FORGOTTEN, ["1 order is re"]),
+        (["s1"], KEPT, []),
+        (["s1"], FORGOTTEN, []),
+        (["s1", "i1"], KEPT, ["a person has to correct it"]),
+        (["s1", "u1"], KEPT, ["A person has to look"]),
+        (["s1", "n1"], KEPT, ["To send the rest, run it again; what was sent is not sent again:"]),
+        (["s1", "i1"], FORGOTTEN, NEVER_ALL_AGAIN),
+        (
+            ["s1", "n1", "u1"],
+            FORGOTTEN,
+            [*NEVER_ALL_AGAIN, "1 order is unknown: Everlytic may have processed it. "],
+        ),
     ],
 )
-def test_where_nobody_was_notified_it_may_be_run_again(
+def test_a_run_ends_with_what_has_to_be_done_also_if_it_is_quiet(
     cli: Cli,
     endpoint: Endpoint,
-    orders_file: Write,
-    ledger: list[str],
     ids: list[str],
-    words: str,
+    ledger: tuple[str, ...],
+    words: list[str],
+    quiet: tuple[str, ...],
 ) -> None:
-    path = orders_file(*named(*ids))
-    run = cli("send", *ONE_AT_ONCE, *ledger, path)
-    assert words in run.err
-    assert "There was no ledger" not in run.err
-    assert "was sent" not in run.err
-    assert commands(run) == [["send", *ONE_AT_ONCE, *ledger, str(path)]]
-    assert ("only what has changed" in run.err) == (ids == ["i1"] and ledger != ["--no-ledger"])
-
-
-@pytest.mark.parametrize("ledger", [["--ledger", "l"], ["--no-ledger"]], ids=" ".join)
-@pytest.mark.parametrize(
-    ("ids", "words"),
-    [
-        (["s1"], ""),
-        (["s1", "i1"], "a person has to correct it"),
-        (["s1", "u1"], "A person has to look"),
-        (["s1", "n1"], "To send the rest, run it again"),
-    ],
-)
-def test_quiet_leaves_what_has_to_be_done(
-    cli: Cli,
-    endpoint: Endpoint,
-    orders_file: Write,
-    ledger: list[str],
-    ids: list[str],
-    words: str,
-) -> None:
-    run = cli("send", "-q", *ONE_AT_ONCE, *ledger, orders_file(*named(*ids)))
-    assert (run.code == 0) == (run.err == "")
-    assert (words if "--ledger" in ledger or not run.err else "There was no ledger") in run.err
-    assert run.out == ""
+    send = ["send", *quiet, *ONE_AT_ONCE, *ledger, str(cli.write(*named(*ids)))]
+    run = cli(*send)
+    assert [each for each in words if each not in run.err] == []
+    assert ("There was no ledger" in run.err) == (words[:2] == NEVER_ALL_AGAIN)
+    assert ("was sent" in run.err) == ("s1" in ids and "To send the rest" in run.err)
+    if quiet:
+        assert (run.out, run.err == "") == ("", not words)
+    if "s1" not in ids:
+        assert commands(run) == [send]
+    elif ledger == FORGOTTEN:
+        assert commands(run) == []
+        assert ("ledger" in run.err) == bool(words)
 
 
 @pytest.mark.parametrize("options", [[], ["--yes"], ["--limit", "2"]], ids=str)
 def test_orders_that_were_sent_elsewhere_are_named_also_without_a_plan(
-    cli: Cli, endpoint: Endpoint, orders_file: Write, options: list[str]
+    cli: Cli, endpoint: Endpoint, options: list[str]
 ) -> None:
     """As from cron: another workflow, host or store sends all of them again."""
-    send = ("send", "--ledger", "l", *options, orders_file(*named("s1", "s2")))
+    send = ("send", "--ledger", "l", *options, cli.write(*named("s1", "s2")))
     for more, store, where in (
         ([], STORE_HASH, None),
         ([], STORE_HASH, None),
@@ -552,9 +542,9 @@ def test_orders_that_were_sent_elsewhere_are_named_also_without_a_plan(
 
 @pytest.mark.slow
 def test_the_warning_without_a_plan_says_that_it_looked_at_the_first_orders_only(
-    cli: Cli, shop: Sandbox, orders_file: Write
+    cli: Cli, shop: Sandbox
 ) -> None:
-    send = ("send", "--ledger", "l", "--yes", orders_file(*map(order, range(1001))))
+    send = ("send", "--ledger", "l", "--yes", cli.write(*map(order, range(1001))))
     assert cli(*send).code == 0
     for more, known in (
         (["--workflow-id", "7"], "at least 1,000"),
@@ -564,11 +554,11 @@ def test_the_warning_without_a_plan_says_that_it_looked_at_the_first_orders_only
 
 
 def test_refusals_before_any_acceptance_are_not_booked_on_the_orders(
-    cli: Cli, endpoint: Endpoint, orders_file: Write
+    cli: Cli, endpoint: Endpoint
 ) -> None:
     """The summary, the results and the report agree with the ledger: the next run sends them."""
     pytest.importorskip("plotly")
-    path = orders_file(*named(*(f"r{number}" for number in range(30))))
+    path = cli.write(*named(*(f"r{number}" for number in range(30))))
     run = cli(
         *("send", *ONE_AT_ONCE, "--ledger", "l", "--results", "r.jsonl", "--report", "r.html"),
         path,
@@ -583,35 +573,21 @@ def test_refusals_before_any_acceptance_are_not_booked_on_the_orders(
         assert "--resend" not in text
     (again,) = commands(run)
     # Once another order was accepted, it is the orders' own fault.
-    orders_file(*named("s1", "r0", "r1"))
+    cli.write(*named("s1", "r0", "r1"))
     endpoint.received.clear()
     run = cli(*again)
     assert (run.code, endpoint.received) == (3, ["s1", "r0", "r1"])
     assert "2 orders are rejected: a person has to correct them." in run.err
 
 
-def test_without_a_ledger_nobody_is_invited_to_send_all_of_it_again(
-    cli: Cli, endpoint: Endpoint, orders_file: Write
-) -> None:
-    run = cli(*SEND, *ONE_AT_ONCE, orders_file(*named("s1", "n1", "u1")))
-    assert (run.code, commands(run)) == (1, [])
-    assert "would notify everybody again" in run.err
-    assert "a new ledger knows nothing of this run" in run.err
-    assert "1 order is unknown: Everlytic may have processed it. " in run.err
-    orders_file(*named("s1"))
-    assert "ledger" not in cli(*SEND, "orders.jsonl").err
-
-
 # ------------------------------------------------------------------------------- the second run
 
 
-def test_a_second_run_skips_what_was_sent_and_reports_what_changed(
-    cli: Cli, shop: Sandbox, orders_file: Write
-) -> None:
+def test_a_second_run_skips_what_was_sent_and_reports_what_changed(cli: Cli, shop: Sandbox) -> None:
     orders = [order(n) for n in range(30)]
-    assert cli("send", "--ledger", "l", "--limit", "10", orders_file(*orders)).code == 0
+    assert cli("send", "--ledger", "l", "--limit", "10", cli.write(*orders)).code == 0
     orders[3]["total"] = "9.50"
-    run = cli("send", "--ledger", "l", "--results", "r.jsonl", orders_file(*orders))
+    run = cli("send", "--ledger", "l", "--results", "r.jsonl", cli.write(*orders))
     assert (run.code, shop.processed, dict(shop.duplicates)) == (0, 30, {})
     assert re.search(r"^  sent +20  accepted", run.out, re.MULTILINE)
     assert re.search(r"^  skipped +10  known to the ledger", run.out, re.MULTILINE)
@@ -625,25 +601,23 @@ def test_a_second_run_skips_what_was_sent_and_reports_what_changed(
 
 
 def test_an_order_that_was_invalid_leaves_nothing_behind_and_is_sent_once_corrected(
-    cli: Cli, shop: Sandbox, orders_file: Write
+    cli: Cli, shop: Sandbox
 ) -> None:
     send = ("send", "--ledger", "l", "--workflow-id", "32", "--results")
-    first = cli(*send, "r.jsonl", orders_file(order(77, contact_email=None), order(78)))
+    first = cli(*send, "r.jsonl", cli.write(order(77, contact_email=None), order(78)))
     (result, _) = read_results("r.jsonl")
     assert (first.code, result["key"], result["outcome"]) == (3, "77", "invalid")
     assert "1 order is invalid: a person has to correct it." in first.err
-    second = cli(*send, "r2.jsonl", orders_file(order(77), order(78)))
+    second = cli(*send, "r2.jsonl", cli.write(order(77), order(78)))
     assert (second.code, shop.processed) == (0, 2)
     assert "again" not in second.err
     # It has another key by now: what was recorded before would be there for good.
     assert set(states("l")) == {"77@32", "78@32"}
 
 
-def test_unknown_orders_are_sent_again_only_on_request(
-    cli: Cli, orders_file: Write, closed_port: int
-) -> None:
+def test_unknown_orders_are_sent_again_only_on_request(cli: Cli, closed_port: int) -> None:
     send = ("send", "--ledger", "l")
-    path = orders_file(*map(order, range(4)))
+    path = cli.write(*map(order, range(4)))
     with serve(closed_port, dropped_after=1) as lossy:
         cli.use(lossy.base_url)
         first = cli(*send, path)
@@ -663,10 +637,8 @@ def test_unknown_orders_are_sent_again_only_on_request(
     assert "4 of them may have been processed more than once" in third.out
 
 
-def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
-    cli: Cli, program: Program, orders_file: Write
-) -> None:
-    path = orders_file(*map(order, range(60)))
+def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(cli: Cli, program: Program) -> None:
+    path = cli.write(*map(order, range(60)))
     with serve(latency_s=0.04, latency_jitter_s=0.06) as sandbox:
         send = ("send", "--ledger", "l", "--concurrency", "8", path)
         with program.with_endpoint(sandbox).running(*send) as process:
@@ -696,9 +668,9 @@ def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(
 
 
 def test_what_another_process_is_sending_is_skipped_and_left_for_the_next_run(
-    cli: Cli, program: Program, orders_file: Write
+    cli: Cli, program: Program
 ) -> None:
-    send = ("send", "--ledger", "l", orders_file(order(1)))
+    send = ("send", "--ledger", "l", cli.write(order(1)))
     with serve(latency_s=300) as sandbox, program.with_endpoint(sandbox).running(*send):
         wait_until(lambda: sandbox.in_flight == 1)
         status = cli("ledger", "status", "l")
@@ -713,9 +685,9 @@ def test_what_another_process_is_sending_is_skipped_and_left_for_the_next_run(
 
 
 async def test_a_ledger_that_fails_midway_stops_it_and_what_was_sent_is_on_record(
-    program: Program, sandbox: Sandbox, orders_file: Write
+    program: Program, sandbox: Sandbox
 ) -> None:
-    path = orders_file(*map(order, range(1500)))
+    path = program.write(*map(order, range(1500)))
     options = ("--ledger", "l", "--results", "/dev/null")
     run = await program.with_endpoint(sandbox).run("send", *options, path, preexec_fn=_small_files)
     assert run.code == 1
@@ -750,16 +722,6 @@ def test_status_of_an_empty_ledger_is_nothing_special(cli: Cli) -> None:
     assert run.out.startswith("l knows of 0 orders for shop.example\n")
 
 
-@pytest.mark.parametrize("command", ["status", "export", "resolve", "copy"])
-def test_a_missing_ledger_is_an_error_and_none_is_made(cli: Cli, command: str) -> None:
-    more = {"resolve": ["--sent", "--all"], "copy": ["target"]}.get(command, [])
-    run = cli("ledger", command, "none", *more)
-    assert (run.code, run.out) == (2, "")
-    assert not Path("target").exists()
-    assert run.err.startswith("Error: there is no ledger at ")
-    assert not Path("none").exists()
-
-
 # ------------------------------------------------------------------------------------------- copy
 
 
@@ -787,11 +749,9 @@ def test_a_ledger_with_two_names_is_refused_and_its_copy_is_not(cli: Cli, ledger
 # ----------------------------------------------------------------------------------------- export
 
 
-def test_a_run_with_a_wrong_hash_does_not_mislead(
-    cli: Cli, shop: Sandbox, orders_file: Write
-) -> None:
+def test_a_run_with_a_wrong_hash_does_not_mislead(cli: Cli, shop: Sandbox) -> None:
     """Its orders are under another store, which nobody meant."""
-    send = ("send", "--ledger", "l", orders_file(*named("1", "2", "3")))
+    send = ("send", "--ledger", "l", cli.write(*named("1", "2", "3")))
     seen = []
     for store in ("wrong", "wrong-too", STORE_HASH):
         cli.use(shop.base_url, store)
@@ -905,23 +865,3 @@ def test_unknown_orders_are_marked_and_no_others(
     assert run.out.startswith(f"{orders} marked as ")
     why = "because the ledger has no unknown order of that name"
     assert (run.code, run.err) == ((0, "") if left is None else (1, left.format(why) + "\n"))
-
-
-def test_an_order_that_the_shell_took_for_a_comment_is_asked_for_with_quotes(
-    cli: Cli, ledger: Path
-) -> None:
-    run = cli("ledger", "resolve", ledger, "--sent")  # #1051
-    assert (run.code, run.out) == (2, "")
-    assert "--all" in run.err
-    assert "'#1051'" in run.err
-
-
-@pytest.mark.parametrize(
-    "words", ["2001", "--sent --send-again 2001", "--sent", "--sent --all 2001"]
-)
-def test_an_ambiguous_resolve_changes_nothing(cli: Cli, ledger: Path, words: str) -> None:
-    before = states(ledger)
-    run = cli("ledger", "resolve", ledger, *words.split())
-    assert (run.code, run.out) == (2, "")
-    assert run.err.startswith("Error: ")
-    assert before == states(ledger)

@@ -456,22 +456,6 @@ def test_only_what_has_rows_is_to_be_sorted(cli: Cli, name: str, text: str, wher
     assert cli("check", name).err == f"Warning: {warning}{where}\n"
 
 
-@pytest.mark.parametrize("command", ["check", "send"])
-def test_an_option_for_shops_exports_is_refused_for_another_input(
-    cli: Cli, shop: Sandbox, command: str
-) -> None:
-    """It would do nothing: nothing is left out of another input."""
-    Path("o.jsonl").write_text(to_lines(order(1)))
-    Path("till.csv").write_text("Nr;Mail;Artikel\n1;a@example.com;Mop\n")
-    maps = ("order_id=Nr", "contact_email=Mail", "product_name=Artikel")
-    till = [*(word for each in maps for word in ("--map", each)), "till.csv"]
-    for words in (till, ["o.jsonl"]):
-        run = cli(command, "--no-ledger", "--include", "cancelled", *words)
-        assert (run.code, run.out, shop.requests) == (2, "", 0)
-        assert "include is about the orders of a shop's export" in run.err
-        assert "--where" in run.err
-
-
 def test_an_id_that_may_be_personal_is_shown_as_the_ledger_keeps_it(cli: Cli) -> None:
     path = cli.directory / "o.jsonl"
     path.write_text(to_lines(*[order(1, order_id="ann@example.com")] * 2))

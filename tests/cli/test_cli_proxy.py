@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import base64
-import socketserver
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from command_endpoint import listening
 from command_line import CUSTOMER_HASH, SEND, STORE_HASH, Cli, order
 
 from everlytic_async import ConfigurationError
 from everlytic_async.cli._client import find_proxy
-
-Write = Callable[..., Path]
 
 PASSWORD = "pr0xy-passw0rd"
 PROXY = f"http://user:{PASSWORD}@proxy.example:3128"
@@ -73,52 +69,24 @@ def test_another_kind_of_proxy_is_refused_without_its_password(cli: Cli, proxy: 
 @pytest.mark.parametrize("proxy", ["http://[", "http://proxy.example:none", f"{PROXY}/a/path"])
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
 def test_a_proxy_that_is_no_url_is_an_error_that_names_its_variable(
-    cli: Cli, orders_file: Write, variable: str, proxy: str
+    cli: Cli, variable: str, proxy: str
 ) -> None:
     cli.use("https://shop.example")
     cli.env(**{variable: proxy})
-    run = cli(*SEND, orders_file(order(1)))
+    run = cli(*SEND, cli.write(order(1)))
     assert (run.code, run.out) == (2, "")
     assert f"Error: {variable} in the environment: proxy must be a URL" in run.err
     assert PASSWORD not in run.err
 
 
-class RefusingProxy(socketserver.ThreadingTCPServer):
-    """A proxy that keeps what it is asked for, and refuses it."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.requests: list[bytes] = []
-        super().__init__(("127.0.0.1", 0), _Refuse)
-
-
-class _Refuse(socketserver.StreamRequestHandler):
-    server: RefusingProxy
-
-    def handle(self) -> None:
-        self.server.requests.append(b"".join(iter(self.rfile.readline, b"\r\n")))
-        self.wfile.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-
-
-@pytest.fixture
-def proxy() -> Iterator[RefusingProxy]:
-    with RefusingProxy() as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
-        thread.start()
-        yield proxy
-        proxy.shutdown()
-        thread.join()
-
-
-def test_orders_go_through_the_proxy_and_its_password_is_never_written(
-    cli: Cli, proxy: RefusingProxy, orders_file: Write
-) -> None:
+def test_orders_go_through_the_proxy_and_its_password_is_never_written(cli: Cli) -> None:
     cli.use("https://shop.invalid")
-    cli.env(HTTPS_PROXY=f"http://user:{PASSWORD}@127.0.0.1:{proxy.server_address[1]}")
-    run = cli(*SEND, "--debug", "--retries", "0", "--results", "r", orders_file(order(1)))
+    refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+    with listening(answer=refusal) as (port, received):
+        cli.env(HTTPS_PROXY=f"http://user:{PASSWORD}@127.0.0.1:{port}")
+        run = cli(*SEND, "--debug", "--retries", "0", "--results", "r", cli.write(order(1)))
     assert run.code == 1
-    requests = b"".join(proxy.requests)
+    requests = b"".join(received)
     assert requests.startswith(b"CONNECT shop.invalid:443 HTTP/1.1\r\n")
     assert base64.b64encode(f"user:{PASSWORD}".encode()) in requests
     written = run.out + run.err + Path("r").read_text() + requests.decode()

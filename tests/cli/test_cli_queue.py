@@ -183,13 +183,3 @@ def test_all_of_an_outcome_are_put_back_or_deleted(cli: Cli, cli_queue: Queue) -
     assert now(cli_queue.depth()) == 1
     assert cli("queue", "drop", "--all").out == "1 order deleted, and not sent.\n"
     assert now(cli_queue.dead()) == []
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["1", "--all"], ["1", "--outcome", "unknown"]], ids=" ".join
-)
-def test_the_selection_must_be_clear(cli: Cli, cli_queue: Queue, arguments: list[str]) -> None:
-    for command in ("redrive", "drop"):
-        run = cli("queue", command, *arguments)
-        assert run.code == 2
-        assert run.err.startswith("Error: say which dead letters") or "--outcome is for" in run.err

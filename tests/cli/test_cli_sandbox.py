@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import pytest
 from command_line import SEND, Cli, Program, order
 
 from everlytic_async.sandbox import Sandbox
-
-Write = Callable[..., Path]
 
 
 @contextmanager
@@ -28,10 +24,10 @@ def sandbox_process(cli: Cli, program: Program, *options: str) -> Iterator[subpr
         yield process
 
 
-def test_it_prints_all_that_send_needs(cli: Cli, program: Program, orders_file: Write) -> None:
+def test_it_prints_all_that_send_needs(cli: Cli, program: Program) -> None:
     with sandbox_process(cli, program) as process:
-        cli(*SEND, orders_file(order(1), order(2)))
-        run = cli(*SEND, orders_file(order(2)))
+        cli(*SEND, cli.write(order(1), order(2)))
+        run = cli(*SEND, cli.write(order(2)))
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate()
     assert (run.code, process.returncode) == (0, 0)
@@ -41,11 +37,11 @@ def test_it_prints_all_that_send_needs(cli: Cli, program: Program, orders_file: 
     assert "nobody gets an e-mail" in err
 
 
-def test_its_options_are_its_faults(cli: Cli, program: Program, orders_file: Write) -> None:
+def test_its_options_are_its_faults(cli: Cli, program: Program) -> None:
     options = ("--dropped-after", "0.1", "--throttled", "0.25", "--retry-after", "0", "--seed", "3")
     latency = ("--latency", "0.001", "--latency-jitter", "0.001")
     with sandbox_process(cli, program, *options, *latency) as process:
-        run = cli(*SEND, orders_file(*map(order, range(40))))
+        run = cli(*SEND, cli.write(*map(order, range(40))))
         process.send_signal(signal.SIGINT)
         out, _err = process.communicate()
     assert run.code == 3
@@ -66,18 +62,3 @@ def test_a_port_that_is_taken_is_an_error(cli: Cli, sandbox: Sandbox) -> None:
     run = cli("sandbox", "--port", port)
     assert run.code == 2
     assert f"can't listen at 127.0.0.1:{port}" in run.err
-
-
-@pytest.mark.parametrize(
-    ("shares", "error"),
-    [
-        (("0.7", "0.7"), "Error: the shares of faults must be at most 1 together"),
-        (("1.5", "0"), "Error"),
-    ],
-)
-def test_faults_that_make_no_sense_are_an_error(
-    cli: Cli, shares: tuple[str, str], error: str
-) -> None:
-    run = cli("sandbox", "--throttled", shares[0], "--server-error", shares[1])
-    assert run.code == 2
-    assert error in run.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger._sqlite import SqliteWriter
 from everlytic_async.sandbox import Sandbox
-
-Write = Callable[..., Path]
 
 OWN, LOCAL, NAMED = "home/.config/everlytic-async/everlytic.toml", "everlytic.toml", "named.toml"
 SETTINGS = ("base_url", "store_hash", "customer_hash")
@@ -89,20 +86,6 @@ def test_what_a_table_lacks_does_not_come_from_elsewhere(
         Settings(NAMED if place == NAMED else None).account()
 
 
-def test_a_file_in_the_directory_does_not_get_the_hashes_of_the_environment(
-    cli: Cli, sandbox: Sandbox, orders_file: Write
-) -> None:
-    """As it comes with somebody's export: its own address, and a mapping."""
-    write(LOCAL, f'[everlytic]\nbase_url = "{sandbox.base_url}"\n[mapping]\ncontact_email = "x"\n')
-    cli.env(EVERLYTIC_STORE_HASH=STORE_HASH, EVERLYTIC_CUSTOMER_HASH=CUSTOMER_HASH)
-    run = cli(*SEND, orders_file(order(1)))
-    assert (run.code, sandbox.requests) == (2, 0)
-    assert run.err.splitlines()[0] == (
-        "Settings: [everlytic], [mapping] from ./everlytic.toml in this directory "
-        "(--config none ignores it)"
-    )
-
-
 @pytest.mark.parametrize(
     ("files", "config", "environment", "tables"),
     [
@@ -118,19 +101,14 @@ def test_a_file_in_the_directory_does_not_get_the_hashes_of_the_environment(
     ],
 )
 def test_the_first_line_names_an_implicit_file_and_its_tables(
-    cli: Cli,
-    orders_file: Write,
-    files: dict[str, str],
-    config: str | None,
-    environment: bool,
-    tables: str | None,
+    cli: Cli, files: dict[str, str], config: str | None, environment: bool, tables: str | None
 ) -> None:
     for place, text in files.items():
         write(place, text)
     if environment:
         cli.use("x", "x", "x")
     options = [] if config is None else ["--config", config]
-    run = cli("send", "--dry-run", *options, orders_file(order(1)))
+    run = cli("send", "--dry-run", *options, cli.write(order(1)))
     first = run.err.split("\n")[0]
     line = f"Settings: {tables} from ./everlytic.toml in this directory (--config none ignores it)"
     assert first == line if tables is not None else "Settings:" not in run.err
@@ -156,10 +134,10 @@ def test_a_file_that_others_can_write_is_refused(cli: Cli, place: str, mode: int
         ("/dev/zero", "/dev/zero is not a file"),
     ],
 )
-def test_what_is_not_a_file_is_refused(cli: Cli, orders_file: Write, file: str, error: str) -> None:
+def test_what_is_not_a_file_is_refused(cli: Cli, file: str, error: str) -> None:
     """And not waited for; a pipe that somebody writes to may be one of the shell's."""
     os.mkfifo("a pipe")
-    run = cli(*SEND, "--config", file, orders_file(order(1)))
+    run = cli(*SEND, "--config", file, cli.write(order(1)))
     assert (run.code, run.out) == (2, "")
     assert f"Error: {error}" in run.err
 
@@ -172,20 +150,18 @@ def test_a_file_of_another_user_is_refused(cli: Cli) -> None:
         Settings(None).account()
 
 
-def test_a_complete_account_in_its_place_is_used(
-    cli: Cli, sandbox: Sandbox, orders_file: Write
-) -> None:
+def test_a_complete_account_in_its_place_is_used(cli: Cli, sandbox: Sandbox) -> None:
     write("a!b.toml", "\ufeff" + toml(sandbox.base_url))
     write(OWN, toml(sandbox.base_url))
     for options in ((), ("--config", "a!b.toml")):
-        run = cli(*SEND, *options, orders_file(order(1)))
+        run = cli(*SEND, *options, cli.write(order(1)))
         assert (run.code, run.err) == (0, "")
     assert sandbox.processed == 2
 
 
-def test_all_that_is_missing_is_named_with_where_to_set_it(cli: Cli, orders_file: Write) -> None:
+def test_all_that_is_missing_is_named_with_where_to_set_it(cli: Cli) -> None:
     cli.env(EVERLYTIC_CUSTOMER_HASH=" ")
-    run = cli("send", orders_file(order(1)))
+    run = cli("send", cli.write(order(1)))
     assert run.code == 2
     for words in (
         "no base_url, no store_hash, no customer_hash",
@@ -197,7 +173,7 @@ def test_all_that_is_missing_is_named_with_where_to_set_it(cli: Cli, orders_file
     ):
         assert words in run.err
     cli.use("https://shop.example", "x", " ")
-    run = cli("send", orders_file(order(1)))
+    run = cli("send", cli.write(order(1)))
     assert (run.code, run.err.startswith("Error: no customer_hash (")) == (2, True)
 
 
@@ -217,6 +193,7 @@ def test_all_that_is_missing_is_named_with_where_to_set_it(cli: Cli, orders_file
         ("[everlytic]\nbase_url = '\udce9'\n", ", line 2: it is not UTF-8"),
         (toml("https://shop.example", table="everlitic"), "has no table [everlytic]"),
         (f"everlytic = '{STORE_HASH}'", "has no table [everlytic]"),
+        ("[mapping]\n[more]\n", "has more than the tables [everlytic], "),
         (toml("https://shop.example") + "rate = 5", "what is not a setting: rate"),
         ("[everlytic]\nstore_hash = 5707", "store_hash must be text, in quotes"),
         (f"[everlytic]\nstore_hash = ['{STORE_HASH}']", "store_hash must be text, in quotes"),
@@ -228,11 +205,11 @@ def test_all_that_is_missing_is_named_with_where_to_set_it(cli: Cli, orders_file
     ],
 )
 def test_a_wrong_file_is_an_error_without_its_hashes(
-    cli: Cli, orders_file: Write, text: str | None, error: str
+    cli: Cli, text: str | None, error: str
 ) -> None:
     if text is not None:
         write(NAMED, text)
-    orders = orders_file(order(1))
+    orders = cli.write(order(1))
     run = cli("send", "--debug", "--config", NAMED, "--results", "r.jsonl", orders)
     assert (run.code, run.out) == (2, "")
     assert error in run.err
@@ -241,28 +218,10 @@ def test_a_wrong_file_is_an_error_without_its_hashes(
     assert not Path("r.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    ("base_url", "error"),
-    [
-        ("shop.example", "base_url in everlytic.toml must be a whole URL"),
-        ("http://shop.invalid", "must begin with https://"),
-    ],
-)
-def test_a_wrong_address_is_an_error_before_anything_is_opened(
-    cli: Cli, orders_file: Write, base_url: str, error: str
-) -> None:
-    write(LOCAL, toml(base_url))
-    run = cli("send", "--ledger", "l", "--results", "r.jsonl", orders_file(order(1)))
-    assert (run.code, run.out) == (2, "")
-    assert error in run.err
-    assert not Path("r.jsonl").exists()
-    assert not Path("l").exists()
-
-
-def test_plain_http_is_for_this_machine_unless_allowed(cli: Cli, orders_file: Write) -> None:
+def test_plain_http_is_for_this_machine_unless_allowed(cli: Cli) -> None:
     cli.use("http://shop.invalid")
-    refused = cli(*SEND, orders_file(order(1)))
-    allowed = cli(*SEND, "--allow-http", "--retries", "0", orders_file(order(1)))
+    refused = cli(*SEND, cli.write(order(1)))
+    allowed = cli(*SEND, "--allow-http", "--retries", "0", cli.write(order(1)))
     assert refused.code == 2
     assert "--allow-http" in refused.err
     assert allowed.code == 1
@@ -277,36 +236,31 @@ def test_plain_http_is_for_this_machine_unless_allowed(cli: Cli, orders_file: Wr
             toml("https://shop.example").replace(STORE_HASH, "two words"),
             "store_hash in everlytic.toml holds a space",
         ),
+        (toml("shop.example"), "base_url in everlytic.toml must be a whole URL"),
         ('[mapping]\ncolour = "x"\n', "[mapping] of everlytic.toml: "),
         ('[mapping]\norder_id = "{x"\n', "[mapping] of everlytic.toml: order_id"),
     ],
 )
 def test_an_error_in_the_settings_names_their_file(
-    cli: Cli, orders_file: Write, command: str, text: str, error: str
+    cli: Cli, command: str, text: str, error: str
 ) -> None:
     write(LOCAL, text)
     if "[everlytic]" not in text:
         cli.use("https://shop.example")
     with SqliteWriter("l"):  # a check asks it for the account's orders
         pass
-    run = cli(command, "--ledger", "l", orders_file(order(1)))
+    run = cli(command, "--ledger", "l", "--results", "r.jsonl", cli.write(order(1)))
     assert (run.code, run.out) == (2, "")
     assert f"Error: {error}" in run.err
     assert "EVERLYTIC_" not in run.err
+    assert not Path("r.jsonl").exists()
 
 
-@pytest.mark.parametrize("option", ["--store-hash", "--customer-hash", "--base-url"])
-def test_no_argument_takes_a_secret(cli: Cli, orders_file: Write, option: str) -> None:
-    run = cli(*SEND, option, "x", orders_file(order(1)))
-    assert run.code == 2
-    assert "No such option" in run.err
-
-
-def test_a_file_is_read_once(cli: Cli, sandbox: Sandbox, orders_file: Write) -> None:
+def test_a_file_is_read_once(cli: Cli, sandbox: Sandbox) -> None:
     """So that it may be a pipe, as in ``--config <(pass show everlytic)``."""
     reading, writing = os.pipe()
     os.write(writing, (toml(sandbox.base_url) + '[mapping]\norder_id = "order_id"\n').encode())
     os.close(writing)
-    run = cli(*SEND, "--config", f"/dev/fd/{reading}", orders_file(order(1)))
+    run = cli(*SEND, "--config", f"/dev/fd/{reading}", cli.write(order(1)))
     os.close(reading)
     assert (run.code, sandbox.processed) == (0, 1)

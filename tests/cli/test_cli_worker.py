@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import urllib.request
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 from command_line import (
@@ -21,6 +19,7 @@ from command_line import (
     order,
     read_until,
     serve,
+    until,
 )
 from command_queue import Queue, now, write_stores
 from command_terminal import Terminal
@@ -28,8 +27,6 @@ from command_terminal import Terminal
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 
-Write = Callable[..., Path]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 OTHER_STORE, OTHER_CUSTOMER = "5107e-of-another-shop", "0therCust0merXy1"
 
 
@@ -101,7 +98,7 @@ def test_wrong_hashes_end_their_store_alone_and_its_orders_stay(
     ],
 )
 async def test_the_first_signal_ends_what_is_in_flight_and_leaves_the_rest_in_the_queue(
-    program: Program, queue: Queue, until: Until, number: int
+    program: Program, queue: Queue, number: int
 ) -> None:
     await queue.publish(map(order, range(30)))
     with serve(latency_s=0.3) as sandbox:
@@ -123,7 +120,7 @@ async def test_the_first_signal_ends_what_is_in_flight_and_leaves_the_rest_in_th
 
 @pytest.mark.slow
 async def test_it_stops_although_nobody_reads_its_log_any_more(
-    program: Program, queue: Queue, sandbox: Sandbox, until: Until
+    program: Program, queue: Queue, sandbox: Sandbox
 ) -> None:
     await queue.publish([order(1)])
     reading, writing = os.pipe()
@@ -142,7 +139,7 @@ async def test_it_stops_although_nobody_reads_its_log_any_more(
 
 @pytest.mark.slow
 async def test_it_stops_when_its_terminal_is_closed(
-    program: Program, queue: Queue, sandbox: Sandbox, until: Until
+    program: Program, queue: Queue, sandbox: Sandbox
 ) -> None:
     await queue.publish([order(1)])
     with Terminal() as terminal:
@@ -160,7 +157,7 @@ async def test_it_stops_when_its_terminal_is_closed(
 
 @pytest.mark.slow
 async def test_a_second_signal_cancels_what_is_in_flight_and_the_next_worker_knows(
-    program: Program, queue: Queue, until: Until, closed_port: int
+    program: Program, queue: Queue, closed_port: int
 ) -> None:
     await queue.publish(map(order, range(4)))
     with serve(closed_port, latency_s=300) as sandbox:
@@ -181,7 +178,7 @@ async def test_a_second_signal_cancels_what_is_in_flight_and_the_next_worker_kno
 
 
 async def test_the_health_of_a_worker_is_served(
-    program: Program, queue: Queue, sandbox: Sandbox, until: Until
+    program: Program, queue: Queue, sandbox: Sandbox
 ) -> None:
     await queue.publish(map(order, range(5)))
     here = queue.visible_to(program).with_endpoint(sandbox)
@@ -211,18 +208,10 @@ async def test_a_signal_while_it_connects_ends_it(program: Program, sandbox: San
     assert (run.code, run.out) == (143, "")
 
 
-@pytest.mark.parametrize("where", ["9090", "localhost:http", ":70000"])
-def test_a_wrong_address_for_health_is_an_error(cli: Cli, where: str) -> None:
-    run = cli("worker", "--health", where)
-    assert run.code == 2
-    assert "--health wants HOST:PORT" in run.err
-
-
 def test_missing_settings_are_an_error_before_anything_is_connected(cli: Cli) -> None:
     run = cli("worker", "--nats", "nats://127.0.0.1:1")
     assert run.code == 2
     assert "no base_url" in run.err
-    assert cli("worker", "--durability", "power").code == 2
 
 
 # -------------------------------------------------------------------------------- a private server
@@ -230,16 +219,16 @@ def test_missing_settings_are_an_error_before_anything_is_connected(cli: Cli) ->
 
 @pytest.mark.slow
 async def test_workers_on_one_directory_share_a_server_that_ends_with_its_command(
-    program: Program, sandbox: Sandbox, orders_file: Write, until: Until
+    program: Program, sandbox: Sandbox
 ) -> None:
     here = program.with_endpoint(sandbox)
-    queued = await here.run("enqueue", "--embedded", "queue", orders_file(*map(order, range(10))))
+    queued = await here.run("enqueue", "--embedded", "queue", program.write(*map(order, range(10))))
     assert queued.code == 0  # and its server has ended with it
     first = await here.start("worker", "--embedded", "queue")
     await until(lambda: sandbox.processed == 10)
     second = await here.start("worker", "--embedded", "queue")
     await read_until(second, "the worker started")
-    orders = orders_file(*map(order, range(9, 12)))  # the ledger knows order 9
+    orders = program.write(*map(order, range(9, 12)))  # the ledger knows order 9
     assert (await here.run("enqueue", "--embedded", "queue", orders)).code == 0
     await until(lambda: sandbox.processed == 12)
     found = await here.run("queue", "status", "--embedded", "queue", "--json")

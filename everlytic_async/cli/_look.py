@@ -1,8 +1,13 @@
-"""``check --show N``: the first orders as they would go out, field by field, and where from."""
+"""``check --show`` and ``--suggest``: the first orders with where each field is from; a mapping.
+
+Nothing that is suggested is used by itself.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -11,16 +16,24 @@ import attrs
 from rich.table import Table
 from rich.text import Text
 
-from everlytic_async.errors import InvalidOrderError, printable
+from everlytic_async.cli._commands import CheckOptions
+from everlytic_async.cli._console import print_lines
+from everlytic_async.cli._exit import Exit, note
+from everlytic_async.cli._screen import print_json
+from everlytic_async.errors import ConfigurationError, InvalidOrderError, SourceError, printable
 from everlytic_async.orders import Order
-from everlytic_async.sources import TracedOrder
+from everlytic_async.sources import Suggestion, TracedOrder, suggest_mapping
 
+_COLUMNS_SHOWN = 30
 # Of the path of a product's field: the place of the product, which all its fields share.
 _PRODUCT = re.compile(r"(?<!\S)(\S+?\[\d+\])\.")
 # Blanks and lines of a table with three columns.
 _BORDERS = 8
 # A value has half of the room, or what its origins leave, or as much as most e-mail addresses need.
 _WHOLE_VALUE = 28
+
+
+# ------------------------------------------------------------------------------------------- --show
 
 
 def as_table(traced: TracedOrder, place: str, width: int) -> Table:
@@ -115,3 +128,61 @@ def _plain(value: Any) -> Any:
     if value == value.to_integral_value():
         return int(value)
     return float(value) if Decimal(repr(float(value))) == value else f"{value:f}"
+
+
+# ---------------------------------------------------------------------------------------- --suggest
+
+
+def suggest(options: CheckOptions) -> int:
+    """Print what may be meant by the columns of the input; return the exit code."""
+    name = "standard input" if options.file == "-" else printable(options.file)
+    try:
+        found = suggest_mapping(
+            options.file, options.format, encoding=options.encoding, sheet=options.sheet
+        )
+    except OSError as error:
+        raise ConfigurationError(f"{name} can't be read: {error.strerror}") from error
+    except (ConfigurationError, SourceError) as error:
+        raise ConfigurationError(f"{name}: {error}") from error
+    if options.as_json:
+        print_json(attrs.asdict(found))
+        return Exit.OK
+    print_lines(_lines(found), is_data=True)
+    look = f"  everlytic-async check --show 3 {shlex.quote(printable(options.file))}"
+    if found.is_known:
+        note(f"{name} is {found.format}, which is read as it is. Look at the orders:\n{look}")
+    else:
+        note(
+            "Nothing of this is used by itself. Correct it, save it as everlytic.toml in this "
+            f"directory, then look at the orders:\n{look}"
+        )
+    return Exit.OK
+
+
+def _lines(found: Suggestion) -> Iterator[str]:
+    if not found.is_known or found.options:
+        yield "# Save it so that only you can write it, or the next command refuses it:"
+        yield "#   chmod 600 everlytic.toml"
+    if found.is_known:
+        yield f"# It is {found.format}, a known shop's export, and needs no mapping."
+    else:
+        yield from found.to_toml().rstrip("\n").split("\n")
+        if found.unused:
+            shown = ", ".join(found.unused[:_COLUMNS_SHOWN])
+            more = "" if len(found.unused) <= _COLUMNS_SHOWN else ", ..."
+            yield f"# not used: {shown}{more}"
+    if found.options:
+        yield from ("", "[input]")
+        yield from (f"{name} = {_toml(value)}" for name, value in found.options.items())
+        if found.other_dates:
+            others = ", ".join(found.other_dates)
+            yield f"# date_format: {others} fits all the dates too: choose the right one."
+    if found.status is not None:
+        values = ", ".join(map(_toml, found.statuses))
+        yield ""
+        yield "# Only orders with one of these: take out those that nobody wants an e-mail about."
+        yield from ("# [where]", f"# {_toml(found.status)} = [{values}]")
+
+
+def _toml(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # a basic string of TOML is one of JSON
