@@ -75,17 +75,11 @@ async def _create_if_missing(
 
 @attrs.frozen
 class Stored:
-    """What the bucket holds for an order.
+    """What the bucket holds for an order."""
 
-    Attributes:
-        revision: For the next write to replace; 0 if there never was one.
-        entry: None if there is none, or somebody has deleted it.
-        write: The id of the write.
-    """
-
-    revision: int = 0
-    entry: Entry | None = None
-    write: str = ""
+    revision: int = 0  # for the next write to replace; 0 if there never was one
+    entry: Entry | None = None  # None also if somebody has deleted it
+    write: str = ""  # its id
 
     @property
     def run(self) -> str:
@@ -100,15 +94,11 @@ class Entries:
     A bucket that is deleted while it is used takes with it what was sent. A process that had it
     open sends nothing more, even if another process has created a new one.
 
-    Args:
-        stream: JetStream.
-        name: The bucket's name.
-        created: When it must have been created; None for any bucket, or a new one.
-
     Attributes:
         name: The bucket's name.
-        created: When it was created. Releases of nats-py before 2.14 don't say: with those we
-            notice that a bucket is gone, but not that another one was created in its place.
+        created: When it must have been created; None for any bucket, or a new one. Releases of
+            nats-py before 2.14 don't say: with those we notice that a bucket is gone, but not that
+            another one was created in its place.
     """
 
     def __init__(self, stream: JetStreamContext, name: str, created: object) -> None:

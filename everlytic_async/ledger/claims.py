@@ -111,13 +111,7 @@ class QueueKey(str):
 
 
 class LedgerWriter:
-    """A ledger in use by one stream.
-
-    Args:
-        session: The ledger, for one endpoint and store.
-        policy: What may be sent again.
-        custom_keys: Whether the caller's own function makes the keys, except for `QueueKey`.
-        any_accepted: Whether the endpoint is known to have accepted any order.
+    """A ledger in use by one stream, for one endpoint and store.
 
     Attributes:
         failure: Why the ledger can't be used any more; None as long as it can.
@@ -135,22 +129,16 @@ class LedgerWriter:
         self._any_accepted = any_accepted
         self._session = session
         self._policy = policy
-        self._custom_keys = custom_keys
+        self._custom_keys = custom_keys  # the caller's own function makes them, but for `QueueKey`
         # Keys whose state became resendable during this stream: they are not sent again in it.
         self._resent: set[str] = set()
         self.failure: LedgerError | None = None
         self.recording = 0
 
     async def find_skipped(self, orders: Sequence[tuple[str, str]]) -> Mapping[int, SkippedError]:
-        """Which of these orders, each a key and a digest of its body, will not be sent.
+        """Which of these orders, each a key and a digest of its body, will not be sent, and why.
 
-        It is a forecast: only a claim is binding.
-
-        Returns:
-            By their index in the sequence, why.
-
-        Raises:
-            LedgerError: the ledger can't be read.
+        By their index. It is a forecast: only a claim is binding.
         """
         stored = [storage_keys(key, custom=self._is_custom(key)) for key, _ in orders]
         try:
@@ -203,15 +191,11 @@ class LedgerWriter:
     def record(
         self, result: OrderResult, digest: str, on_recorded: Callable[[OrderResult], None]
     ) -> None:
-        """Record an order's outcome, without waiting.
+        """Record an order's outcome, without waiting; `failure` is set if it can't be.
 
-        Args:
-            result: The outcome.
-            digest: A digest of the order's body.
-            on_recorded: Called with the result once it is recorded; `failure` is set before if it
-                can't be. Called immediately if there is nothing to record: an order without a key
-                can't be found again, and the key of an order that its reader could not build lacks
-                the workflow.
+        `on_recorded` is called then. Immediately if there is nothing to record: an order without a
+        key can't be found again, and the key of an order that its reader could not build lacks the
+        workflow.
         """
         key, error = result.key, result.error
         if key is None or isinstance(result.order, InvalidOrderError):

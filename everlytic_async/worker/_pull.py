@@ -11,6 +11,7 @@ import contextlib
 import json
 import time
 from collections import deque
+from functools import cached_property
 from typing import Any
 
 import nats.errors
@@ -59,22 +60,19 @@ class QueuedOrder:
         headers = message.headers or {}
         self.key = publisher_key(headers)
         self.resend = resend_override(headers)
-        self._item: Order | InvalidOrderError | None = None
 
     def __repr__(self) -> str:
         return f"<QueuedOrder {self.sequence}, delivery {self.deliveries}>"
 
-    @property
+    @cached_property
     def item(self) -> Order | InvalidOrderError:
         """The order, or why it is not a valid one: what a stream of orders takes."""
         # Not before it is wanted: decoded, a message takes many times its bytes, and several are
         # pulled at once.
-        if self._item is None:
-            try:
-                self._item = decode_order(self._message.data, self._streams.settings)
-            except InvalidOrderError as error:
-                self._item = error
-        return self._item
+        try:
+            return decode_order(self._message.data, self._streams.settings)
+        except InvalidOrderError as error:
+            return error
 
     @property
     def order(self) -> Order | None:

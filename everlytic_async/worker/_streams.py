@@ -74,11 +74,8 @@ class Streams:
     async def ensure(self) -> None:
         """Create the streams that are missing. Those that belong to something else are refused."""
         for config in (self.orders, self.dead_letters):
-            await self.request(
-                config,
-                lambda config=config: self._create(config),  # type: ignore[misc]
-                f"the stream {config.name} can't be created",
-            )
+            failed = f"the stream {config.name} can't be created"
+            await self.request(config, partial(self._create, config), failed)
 
     async def ensure_consumer(self) -> None:
         """Create the consumer that the store's workers share, or update it."""

@@ -1,4 +1,4 @@
-"""What may be sent again, as tables; and what any ledger answers."""
+"""What any ledger answers, and what it may be asked to send again."""
 
 from __future__ import annotations
 
@@ -9,64 +9,11 @@ import attrs
 import pytest
 from ledger_shop import Place, ledger_at, session_at
 
-from everlytic_async import ConfigurationError, Delivery, Outcome
+from everlytic_async import ConfigurationError, Delivery
 from everlytic_async.ledger import Entry, ResendPolicy, State
 from everlytic_async.ledger.claims import resend_policy
 
 KNOWN = ResendPolicy()
-NOTHING: frozenset[State] = frozenset()
-UNKNOWN = frozenset({State.UNKNOWN})
-REJECTED = frozenset({State.REJECTED})
-BOTH = UNKNOWN | REJECTED
-
-# state, what is sent again besides, whether the same body is granted, whether another one is
-TABLE = [
-    (None, NOTHING, True, True),
-    (State.IN_FLIGHT, NOTHING, False, False),
-    (State.IN_FLIGHT, BOTH, False, False),
-    (State.SENT, NOTHING, False, False),
-    (State.SENT, BOTH, False, False),
-    (State.REJECTED, NOTHING, False, True),
-    (State.REJECTED, UNKNOWN, False, True),
-    (State.REJECTED, REJECTED, True, True),
-    (State.INVALID, NOTHING, True, True),
-    (State.NOT_SENT, NOTHING, True, True),
-    (State.UNKNOWN, NOTHING, False, False),
-    (State.UNKNOWN, REJECTED, False, False),
-    (State.UNKNOWN, UNKNOWN, True, True),
-]
-
-
-@pytest.mark.parametrize(("state", "again", "same", "other"), TABLE)
-def test_what_may_be_sent_again(
-    *, state: State | None, again: frozenset[State], same: bool, other: bool
-) -> None:
-    entry = None if state is None else Entry("1", state, "body")
-    policy = ResendPolicy(again)
-
-    assert policy.allows(entry, "body") is same
-    assert policy.allows(entry, "other") is other
-
-
-def test_the_table_has_a_row_for_every_state() -> None:
-    assert {row[0] for row in TABLE} == {None, *State}
-
-
-@pytest.mark.parametrize(
-    ("delivery", "resend", "again"),
-    [
-        (Delivery.AT_MOST_ONCE, [], NOTHING),
-        (Delivery.AT_LEAST_ONCE, [], UNKNOWN),
-        (Delivery.AT_MOST_ONCE, [Outcome.UNKNOWN], UNKNOWN),
-        (Delivery.AT_MOST_ONCE, Outcome.REJECTED, REJECTED),
-        (Delivery.AT_MOST_ONCE, "rejected", REJECTED),
-        (Delivery.AT_LEAST_ONCE, {Outcome.REJECTED}, BOTH),
-    ],
-)
-def test_the_resend_policy_of_a_stream(
-    delivery: Delivery, resend: list[Outcome], again: frozenset[State]
-) -> None:
-    assert resend_policy(delivery, resend).states == again
 
 
 @pytest.mark.parametrize("outcome", ["sent", "skipped", "invalid", "not_sent", "all", 3])
@@ -153,7 +100,7 @@ async def test_many_are_looked_up(place: Place) -> None:
 
 
 async def test_what_a_run_leaves_in_flight_is_unknown(place: Place) -> None:
-    again = ResendPolicy(UNKNOWN)
+    again = ResendPolicy(frozenset({State.UNKNOWN}))
     async with session_at(place, "1"), session_at(place) as other:
         assert (await other.look_up(["1"]))["1"].state is State.IN_FLIGHT
         assert not (await other.claim("1", "body", again))[0]

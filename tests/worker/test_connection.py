@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -336,18 +335,6 @@ async def test_a_credentials_file_that_is_cut_off_is_an_error(
         await queue_at(nats_url, settings=settings, user_credentials=credentials).__aenter__()
 
 
-async def test_a_wrong_token_is_an_error_at_once(tmp_path: Path, settings: QueueSettings) -> None:
-    async with NatsServer(tmp_path, token="right") as server:
-        address = server.url.replace("right", "wrong")
-        started_at = time.monotonic()
-        with pytest.raises(QueueError, match=r"(?i)authorization") as raised:
-            await make_queue(address, settings).__aenter__()
-        assert time.monotonic() - started_at < 15  # not the time-out of 30
-        assert "wrong" not in str(raised.value)
-        async with make_queue(server.url, settings) as queue:
-            assert await queue.publish(order(1))
-
-
 async def test_an_nkey_opens_the_queue(tmp_path: Path, settings: QueueSettings) -> None:
     ours, other = tmp_path / "ours.nk", tmp_path / "other.nk"
     user, _ = [await asyncio.to_thread(keys, path, n) for n, path in enumerate((ours, other))]
@@ -360,8 +347,9 @@ async def test_an_nkey_opens_the_queue(tmp_path: Path, settings: QueueSettings) 
             None: "(?i)authorization",
             tmp_path / "none": "no NATS server could be reached",
         }.items():
-            with pytest.raises(QueueError, match=error):
-                await queue_at(server.url, settings=settings, nkeys_seed=seed).__aenter__()
+            async with asyncio.timeout(15):  # at once: it may try for 30 s
+                with pytest.raises(QueueError, match=error):
+                    await make_queue(server.url, settings, nkeys_seed=seed).__aenter__()
 
 
 # --------------------------------------------------------------------------- opened and closed
