@@ -249,17 +249,8 @@ async def test_a_wrong_argument_is_named_before_anything_is_sent(
     assert not (tmp_path / "orders.ledger").exists()
 
 
-@pytest.mark.parametrize(
-    ("how", "advice"),
-    [
-        ("loop", "another event loop"),
-        ("fork", "another process"),
-        ("fork, same loop", "another process"),
-    ],
-)
-async def test_another_loop_or_process_is_refused_before_a_byte_is_written(
-    how: str, advice: str
-) -> None:
+@pytest.mark.parametrize("how", ["fork", "fork, same loop"])
+async def test_another_process_is_refused_before_a_byte_is_written(how: str) -> None:
     async with Sandbox() as sandbox:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -281,7 +272,7 @@ async def test_another_loop_or_process_is_refused_before_a_byte_is_written(
     assert len(found) == 6
     for use, said in found.items():
         assert said.startswith("ConfigurationError: "), (use, said)
-        assert advice in said or "started already" in said, (use, said)
+        assert "another process" in said or "started already" in said, (use, said)
     # What is sent where the client was started arrives, and nothing else.
     assert order_ids(sandbox.received) == ["1", "4"]
     assert sandbox.requests == 2

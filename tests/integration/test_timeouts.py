@@ -107,21 +107,6 @@ async def test_no_timer_is_set_when_nothing_is_in_flight() -> None:
         assert clock.next_at is None
 
 
-async def test_a_timeout_leaves_no_cancellation_request_behind() -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    async with (
-        RawServer(never_answer) as server,
-        make_transport(server.url, read_s=0.1) as transport,
-    ):
-        with pytest.raises(ResponseTimeoutError):
-            await transport.post(BODY)
-
-        assert task.cancelling() == 0
-        async with asyncio.timeout(60):
-            await asyncio.sleep(0)
-
-
 async def test_a_time_out_within_a_task_that_cleans_up_after_its_cancellation() -> None:
     async def last_words(transport: Transport) -> int:
         task = asyncio.current_task()
