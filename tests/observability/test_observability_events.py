@@ -26,7 +26,7 @@ from everlytic_async.events import (
     RateChanged,
 )
 from everlytic_async.sandbox import Faults, Sandbox
-from support.delivery import MANY_RETRIES, order, orders, sandbox_client
+from support.delivery import MANY_RETRIES, order, order_ids, orders, sandbox_client
 
 FAULTS = Faults(
     seed=11,
@@ -123,6 +123,16 @@ async def test_events_agree_with_the_server(delivery: Delivery) -> None:
             result.elapsed_s,
         )
     assert all(1 <= event.in_flight <= 8 for event in story[AttemptStarted])
+
+    processed = set(order_ids(sandbox.received))
+    for result in report.results:
+        if result.outcome in (Outcome.SENT, Outcome.NOT_SENT):
+            assert (result.key in processed) is (result.outcome is Outcome.SENT)
+    at_risk = {result.key for result in report.results if result.duplicate_risk}
+    assert set(sandbox.duplicates) <= at_risk
+    assert bool(sandbox.duplicates) is (delivery is Delivery.AT_LEAST_ONCE)
+    lost = delivery is Delivery.AT_MOST_ONCE
+    assert (report.counts[Outcome.UNKNOWN] > 0) is lost
 
 
 async def test_a_batch_has_a_start_and_an_end() -> None:
