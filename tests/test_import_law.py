@@ -11,6 +11,7 @@ import ast
 import importlib.util
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,7 @@ def units() -> set[str]:
     }
 
 
+@cache
 def sources() -> dict[str, str]:
     """The text of every module, by its dotted name; a package's own is ``name.__init__``."""
     return {
@@ -104,8 +106,13 @@ def is_for_type_checkers(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
-def imported(module: str, source: str) -> Iterator[str]:
+@cache
+def imported(module: str, source: str) -> tuple[str, ...]:
     """The full dotted name of whatever a module imports, at any depth."""
+    return tuple(_imported(module, source))
+
+
+def _imported(module: str, source: str) -> Iterator[str]:
     package = f"{PACKAGE}.{module}".rpartition(".")[0]
     pending: list[ast.AST] = [ast.parse(source)]
     while pending:

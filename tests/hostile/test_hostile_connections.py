@@ -24,7 +24,7 @@ from everlytic_async import (
     Outcome,
     Timeouts,
 )
-from support.servers import Connection, RawServer, Script
+from support.servers import Connection, RawServer, Script, once
 from support.tls import server_context, trusting_session
 
 YESTERDAY = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
@@ -134,26 +134,14 @@ async def test_a_certificate_that_is_not_the_endpoints(
 
 # -------------------------------------------------------------------------- once the order was sent
 
-
-async def _reset_unanswered(connection: Connection) -> None:
-    await connection.request()
-    connection.reset()
-
-
-async def _reset_within_the_answer(connection: Connection) -> None:
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{")
-    connection.reset()
-
-
-async def _hang_up_within_the_answer(connection: Connection) -> None:
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{")
+_PART = b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"
 
 
 @pytest.mark.parametrize("delivery", Delivery)
 @pytest.mark.parametrize(
-    "script", [_reset_unanswered, _reset_within_the_answer, _hang_up_within_the_answer]
+    "script",
+    [once(b"", Connection.reset), once(_PART, Connection.reset), once(_PART)],
+    ids=["reset unanswered", "reset within the answer", "hang up within the answer"],
 )
 async def test_tls_that_ends_after_the_order_was_sent(
     script: Script, delivery: Delivery, authority: trustme.CA

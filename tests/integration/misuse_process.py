@@ -1,6 +1,6 @@
 """One process that uses a started client where it must not be used; prints what each use raised.
 
-Arguments: how (`loop`, `fork`, `fork, same loop`), the address, the store hash, the customer hash.
+Arguments: how (`fork`, `fork, same loop`), the address, the store hash, the customer hash.
 """
 
 from __future__ import annotations
@@ -77,17 +77,13 @@ def main() -> None:
     parts = (client, made, entered)
 
     def elsewhere() -> None:
-        report(asyncio.run(try_all(*parts)))
         if HOW == "fork":
+            report(asyncio.run(try_all(*parts)))
             asyncio.run(client.aclose())  # leaves the parent's connections alone
+        else:  # the child goes on with the loop that it inherited
+            report(home.run_until_complete(try_all(*parts)))
 
-    if HOW == "loop":
-        elsewhere()
-    elif HOW == "fork":
-        in_a_child(elsewhere)
-    else:
-        # The child goes on with the loop that it inherited.
-        in_a_child(lambda: report(home.run_until_complete(try_all(*parts))))
+    in_a_child(elsewhere)
 
     # Here everything still works, over the same connection.
     async def end() -> None:

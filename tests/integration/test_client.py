@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -17,14 +16,11 @@ import aioresponses
 import pytest
 
 from everlytic_async import (
-    BatchStoppedError,
     ConfigurationError,
     Delivery,
     EverlyticClient,
     NotSentError,
     Order,
-    OrderResult,
-    OrderStream,
     Outcome,
     Pacing,
     Product,
@@ -189,31 +185,6 @@ async def test_closing_that_is_cancelled_ends_orders_in_flight_all_the_same() ->
             await closing
         with pytest.raises(UnknownOutcomeError):  # an open session would warn at the end
             await asyncio.wait_for(send, 10)
-
-
-async def read_all(stream: OrderStream, into: list[OrderResult]) -> None:
-    async for result in stream:
-        into.append(result)  # noqa: PERF401 - kept when it raises
-
-
-async def test_closing_the_client_ends_its_streams() -> None:
-    read = 0
-
-    def source() -> Iterator[dict[str, Any]]:
-        nonlocal read
-        for number in range(100_000):
-            read += 1
-            yield order(number)
-
-    seen: list[OrderResult] = []
-    async with sandbox_client() as (sandbox, client), client.stream_orders(source()) as stream:
-        seen += [await anext(stream) for _ in range(10)]
-        await client.aclose()
-        with pytest.raises(BatchStoppedError, match="the client was closed"):
-            await read_all(stream, seen)
-
-    assert len(seen) == read < 200
-    assert sandbox.processed == [result.outcome for result in seen].count(Outcome.SENT)
 
 
 @pytest.mark.parametrize("steps", range(0, 30, 2))

@@ -390,11 +390,6 @@ async def test_what_the_caller_was_handling_stays_whole() -> None:
 # -------------------------------------------------------------------------- errors of the package
 
 
-async def reset(connection: Connection) -> None:
-    await connection.request()
-    connection.reset()
-
-
 async def refuse_the_upload(connection: Connection) -> None:
     await connection.head()
     connection.reset()
@@ -403,7 +398,7 @@ async def refuse_the_upload(connection: Connection) -> None:
 ECHO = (f"X-Echo: {STORE_HASH}", f"X-Echo: {CUSTOMER_HASH}")
 ENDS: dict[str, Script] = {
     "lost": lose,
-    "reset": reset,
+    "reset": once(b"", Connection.reset),
     "refused upload": refuse_the_upload,
     "nonsense": once(b"\x00\x01\x02 nonsense\r\n\r\n"),
     "another protocol": once(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n\x00"),

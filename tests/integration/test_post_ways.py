@@ -29,7 +29,7 @@ from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.processes import SESSION_POST, python_path
 from support.servers import Connection, RawServer, Script, accept_all, answer
 from support.session_post.sitecustomize import pass_through
-from support.transports import BODY, make_transport, until
+from support.transports import BODY, by_session, make_transport, until
 
 LOGGER = "everlytic_async"
 
@@ -156,11 +156,7 @@ async def test_an_instrument_that_adds_its_tracing_to_every_session_sees_every_o
 
 @pytest.mark.usefixtures("direct_post")
 async def test_a_callers_session_is_what_posts(session_posts: list[object]) -> None:
-    async with (
-        RawServer(accept_all) as server,
-        aiohttp.ClientSession() as session,
-        make_transport(server.url, session=session) as transport,
-    ):
+    async with by_session(accept_all) as (_, transport):
         await transport.post(BODY)
 
     assert len(session_posts) == 1

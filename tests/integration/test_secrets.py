@@ -144,23 +144,21 @@ def as_json(store_hash: str, customer_hash: str) -> str:
     return json.dumps({"status": "error", "message": f"bad {store_hash} or {customer_hash}"})
 
 
-def as_php_json(store_hash: str, customer_hash: str) -> str:
-    return as_json(store_hash, customer_hash).replace("/", "\\/")
-
-
 def as_success(store_hash: str, customer_hash: str) -> str:
     return json.dumps({"status": "success", "data": {store_hash: [customer_hash]}})
 
 
-def as_text(store_hash: str, customer_hash: str) -> str:
-    return f"{store_hash}{customer_hash}"
+#: How a server may repeat both.
+WRITES: dict[str, Callable[[str, str], str]] = {
+    "json": as_json,
+    "PHP's json": lambda *hashes: as_json(*hashes).replace("/", "\\/"),
+    "success": as_success,
+    "text": lambda *hashes: "".join(hashes),
+    "HTML": lambda *hashes: f"<html>{' '.join(hashes)}</html>",
+}
 
 
-def as_html(store_hash: str, customer_hash: str) -> str:
-    return f"<html>{store_hash} {customer_hash}</html>"
-
-
-@pytest.mark.parametrize("write", [as_json, as_php_json, as_success, as_text, as_html])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 @pytest.mark.parametrize(
     "status",
     [200, 302, *(pytest.param(status, marks=pytest.mark.slow) for status in (401, 403, 429, 500))],
@@ -214,7 +212,7 @@ async def test_of_a_hash_that_the_limit_of_a_body_cuts_no_part_is_kept(
 async def test_a_redirect_to_the_hashes_themselves(traces: Traces, hashes: tuple[str, str]) -> None:
     if quote(hashes[0], safe="") != hashes[0]:
         pytest.skip("no host can be called that")
-    script = repeating(307, as_text, "Location: https://CUSTOMER.STORE.example/")
+    script = repeating(307, WRITES["text"], "Location: https://CUSTOMER.STORE.example/")
     async with RawServer(script) as server, watched_client(server.url, hashes, traces) as client:
         with pytest.raises(EverlyticError) as caught:
             await client.send_order(order(1))

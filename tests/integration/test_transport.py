@@ -19,7 +19,7 @@ from everlytic_async._request import Connections, Request
 from everlytic_async._transport import Transport
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import SUCCESS, Connection, RawServer, accept_all, answer_all, once
-from support.transports import BODY, make_transport
+from support.transports import BODY, by_session, make_transport
 
 large_bodies = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 
@@ -113,10 +113,8 @@ async def test_an_unknown_host_and_a_closed_session_are_not_sent() -> None:
 
 @large_bodies
 async def test_a_large_body_read_to_its_end_is_unknown() -> None:
-    async def reset(connection: Connection) -> None:
-        connection.reset()
-
-    async with RawServer(once(b"", reset)) as server, make_transport(server.url) as transport:
+    script = once(b"", Connection.reset)
+    async with RawServer(script) as server, make_transport(server.url) as transport:
         with pytest.raises(ConnectionLostError):
             await transport.post(LARGE)
 
@@ -157,11 +155,7 @@ async def test_the_status_is_the_verdict_if_only_the_body_was_cut_short(
 @pytest.mark.parametrize("size", [LIMIT - 1, LIMIT, LIMIT + 1, 10 * LIMIT])
 async def test_a_long_response_is_cut_and_its_connection_is_free_again(size: int) -> None:
     connector = aiohttp.TCPConnector(limit=1)
-    async with (
-        RawServer(answer_all(200, b"x" * size)) as server,
-        aiohttp.ClientSession(connector=connector) as session,
-        make_transport(server.url, session=session) as transport,
-    ):
+    async with by_session(answer_all(200, b"x" * size), connector=connector) as (_, transport):
         for _ in range(3):
             got = await transport.post(BODY)
             assert len(got.body) == min(size, LIMIT)

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from typing import Any
 
-import attrs
 import pytest
 
 from everlytic_async import (
@@ -211,49 +210,40 @@ POLICY = RetryPolicy(base_s=0.5 * SCALE, cap_s=30 * SCALE, deadline_s=120 * SCAL
 SLOTS = 16
 
 
-class OutageServer(RawServer):
-    """Accepts orders, goes down after some of them, and perhaps comes back.
-
-    It goes down like a server that is restarted: it refuses connections, and closes each that it
-    has with the answer to the next order, so that none is lost.
-    """
-
-    def __init__(self, port: int, *, down_after: int, down_s: float | None) -> None:
-        super().__init__(self._accept, host="127.0.0.1", port=port)
-        self._down_after = down_after
-        self._down_s = down_s
-        self._down = False
-
-    async def _accept(self, connection: Connection) -> None:
-        while not self._down:
-            await connection.request()
-            if len(self.bodies) == self._down_after:
-                self._down = True
-                self.refuse()
-                if self._down_s is not None:
-                    asyncio.get_running_loop().call_later(self._down_s, self._come_back)
-            await connection.answer(200, b"", *["Connection: close"] * self._down)
-
-    def _come_back(self) -> None:
-        self._down = False
-        self.coming_back = asyncio.ensure_future(self.listen())
-
-    @property
-    def processed(self) -> Counter[str]:
-        return Counter(json.loads(body)["order_id"] for body in self.bodies)
-
-
 async def test_refused_connections_pause_everybody_and_cost_no_order(closed_port: int) -> None:
+    is_down = False
+    coming_back: list[asyncio.Task[None]] = []
+
+    async def come_back() -> None:
+        nonlocal is_down
+        await asyncio.sleep(OUTAGE_S)
+        is_down = False
+        await server.listen()
+
+    # It goes down like a server that is restarted: it refuses connections, and closes each that it
+    # has with the answer to the next order, so that none is lost.
+    async def serve(connection: Connection) -> None:
+        nonlocal is_down
+        while not is_down:
+            await connection.request()
+            if len(server.bodies) == 100:
+                is_down = True
+                server.refuse()
+                coming_back.append(asyncio.create_task(come_back()))
+            await connection.answer(200, b"", *["Connection: close"] * is_down)
+
     events: list[Event] = []
     pacing = Pacing(max_concurrency=SLOTS, adaptive=False)
     async with (
-        OutageServer(closed_port, down_after=100, down_s=OUTAGE_S) as server,
+        RawServer(serve, host="127.0.0.1", port=closed_port) as server,
         make_client(server.url, retry=POLICY, pacing=pacing, on_event=events.append) as client,
     ):
         report = await client.send_orders(orders(400))
 
     assert report.counts[Outcome.SENT] == len(report.results) == 400
-    assert server.processed == Counter(str(number) for number in range(400))
+    assert coming_back[0].done()
+    sent = Counter(json.loads(body)["order_id"] for body in server.bodies)
+    assert sent == Counter(str(number) for number in range(400))
     # A connection from before may yet be answered, which looks like the end: the last one counts.
     ends = [place for place, event in enumerate(events) if isinstance(event, OutageEnded)]
     ended = events[ends[-1]]
@@ -262,7 +252,12 @@ async def test_refused_connections_pause_everybody_and_cost_no_order(closed_port
 
     after = [-1, *ends][-2] + 1
     paused = next(at for at in range(after, ends[-1]) if isinstance(events[at], CoolDown))
+    # It starts with the first attempt that failed, some time before the first pause.
+    assert ended.at - ended.lasted_s <= events[paused].at < ended.at
     during = events[paused : ends[-1]]
+    assert {event.status for event in during if isinstance(event, CoolDown)} == {None}
+    failed = [event for event in events if isinstance(event, AttemptEnded) and event.error]
+    assert all(isinstance(event.error, NotSentError) for event in failed)
     probes = [event for event in during if isinstance(event, AttemptStarted)]
     assert [probe.in_flight for probe in probes] == [1] * len(probes)
     assert 2 <= len(probes) <= 30
@@ -273,37 +268,6 @@ async def test_refused_connections_pause_everybody_and_cost_no_order(closed_port
     # Five failures in a row are trouble; what was in flight then fails as well.
     started = sum(isinstance(event, AttemptStarted) for event in events)
     assert started <= 400 + (5 + SLOTS) * len(ends) + len(probes)
-
-
-async def test_an_outage_longer_than_the_policy_stops_the_batch_and_names_the_host(
-    closed_port: int,
-) -> None:
-    read = 0
-
-    def source() -> Any:
-        nonlocal read
-        for raw in orders(2_000):
-            read += 1
-            yield raw
-
-    short = attrs.evolve(POLICY, deadline_s=20 * SCALE)
-    pacing = Pacing(max_concurrency=SLOTS, adaptive=False)
-    async with (
-        OutageServer(closed_port, down_after=100, down_s=None) as server,
-        make_client(server.url, retry=short, pacing=pacing) as client,
-    ):
-        with pytest.raises(BatchStoppedError) as caught:
-            await client.send_orders(source())
-
-    assert f"127.0.0.1:{server.port} could not be reached" in caught.value.message
-    report = caught.value.report
-    assert report is not None
-    assert len(report.results) == read <= server.processed.total() + SLOTS
-    assert report.counts[Outcome.SENT] == server.processed.total() >= 100
-    assert report.counts[Outcome.SENT] + report.counts[Outcome.NOT_SENT] == read
-    for result in report.failures:
-        assert isinstance(result.error, NotSentError)
-        assert "refused" in result.error.message
 
 
 # ---------------------------------------------------------------------------------- one order

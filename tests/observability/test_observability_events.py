@@ -6,13 +6,12 @@ import asyncio
 import itertools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 
 from everlytic_async import Delivery, Outcome, Pacing
-from everlytic_async.errors import NotSentError, ThrottledError
+from everlytic_async.errors import ThrottledError
 from everlytic_async.events import (
     AttemptEnded,
     AttemptStarted,
@@ -22,11 +21,10 @@ from everlytic_async.events import (
     CoolDown,
     Event,
     OrderEnded,
-    OutageEnded,
     RateChanged,
 )
 from everlytic_async.sandbox import Faults, Sandbox
-from support.delivery import MANY_RETRIES, order, orders, sandbox_client
+from support.delivery import MANY_RETRIES, order, order_ids, orders, sandbox_client
 
 FAULTS = Faults(
     seed=11,
@@ -124,6 +122,16 @@ async def test_events_agree_with_the_server(delivery: Delivery) -> None:
         )
     assert all(1 <= event.in_flight <= 8 for event in story[AttemptStarted])
 
+    processed = set(order_ids(sandbox.received))
+    for result in report.results:
+        if result.outcome in (Outcome.SENT, Outcome.NOT_SENT):
+            assert (result.key in processed) is (result.outcome is Outcome.SENT)
+    at_risk = {result.key for result in report.results if result.duplicate_risk}
+    assert set(sandbox.duplicates) <= at_risk
+    assert bool(sandbox.duplicates) is (delivery is Delivery.AT_LEAST_ONCE)
+    lost = delivery is Delivery.AT_MOST_ONCE
+    assert (report.counts[Outcome.UNKNOWN] > 0) is lost
+
 
 async def test_a_batch_has_a_start_and_an_end() -> None:
     story = Story()
@@ -169,52 +177,6 @@ async def test_a_throttle_is_emitted_before_its_attempt_and_the_rate_after_it() 
             assert event.limit is None
         else:
             assert event.rate > 0
-
-
-async def test_an_outage_is_emitted_from_its_first_pause_to_its_end(closed_port: int) -> None:
-    story = Story()
-    sent, down = asyncio.Event(), asyncio.Event()
-
-    def follow(event: Event) -> None:
-        story(event)
-        if len(story[OrderEnded]) == 20:
-            sent.set()
-        if len(story[CoolDown]) == 3:
-            down.set()
-
-    endpoint = Sandbox(port=closed_port)
-    async with sandbox_client(endpoint, on_event=follow, retry=MANY_RETRIES) as (sandbox, client):
-
-        async def source() -> AsyncIterator[Mapping[str, Any]]:
-            for number in range(20):
-                yield order(number)
-            await sent.wait()
-            await sandbox.close()
-            for number in range(20, 30):
-                yield order(number)
-
-        async def repair() -> None:
-            await down.wait()
-            await sandbox.start()
-
-        report, _ = await asyncio.gather(client.send_orders(source()), repair())
-
-    assert report.counts[Outcome.SENT] == sandbox.processed == 30
-    reached = [event for event in story[AttemptEnded] if event.status is not None]
-    unreached = [event for event in story[AttemptEnded] if event.status is None]
-    assert len(reached) == sandbox.requests == 30
-    assert unreached
-    assert all(isinstance(event.error, NotSentError) for event in unreached)
-    (ended,) = story[OutageEnded]
-    pauses = story[CoolDown]
-    assert len(pauses) >= 3
-    assert {event.status for event in pauses} == {None}
-    # It starts with the first attempt that failed, some time before the first pause.
-    started_at = ended.at - ended.lasted_s
-    assert story[OrderEnded][19].at < started_at <= pauses[0].at < ended.at
-    assert all(event.at < ended.at for event in pauses)
-    for chain in story.by_order().values():
-        assert_consistent(chain)
 
 
 async def test_single_calls_emit_the_same_events() -> None:

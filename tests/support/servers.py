@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import socket
 import ssl
@@ -133,14 +134,14 @@ def answer_all(status: int, body: bytes = SUCCESS, *headers: str) -> Script:
     return script
 
 
-def once(data: bytes, then: Callable[[Connection], Awaitable[None]] | None = None) -> Script:
+def once(data: bytes, then: Callable[[Connection], object] | None = None) -> Script:
     """Read a request, send some bytes, and close, or do what comes then."""
 
     async def script(connection: Connection) -> None:
         await connection.request()
         await connection.send(data)
-        if then is not None:
-            await then(connection)
+        if then is not None and inspect.isawaitable(ending := then(connection)):
+            await ending
 
     return script
 

@@ -276,7 +276,10 @@ async def test_a_limit_that_asks_for_no_pause_loses_no_order(
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("retry_after_s", [None, 0])
-@pytest.mark.parametrize(("share", "lost", "seconds"), [(0.05, 0, 5), (0.1, 1, 8), (0.2, 5, 12)])
+@pytest.mark.parametrize(
+    ("share", "lost", "seconds"),
+    [(0.05, 0, 5), pytest.param(0.1, 1, 8, marks=slow), (0.2, 5, 12)],
+)
 async def test_refusals_at_random_neither_lose_orders_nor_slow_the_sending_down(
     *, share: float, lost: int, seconds: float, retry_after_s: int | None, seed: int
 ) -> None:

@@ -188,8 +188,8 @@ def test_redacting_a_long_text_takes_no_time() -> None:
     started_at = time.process_time()
     letters = ("a", "%25", "&#0", "\\", '"', '"a ', "@", "@ ", "a%40", "&amp;", "a @ a.")
     for letter in (*letters, '\\"', "&quot;", "&quot;a ", "'", " 'a", "\u201c", "a=40a", "\\u{0"):
-        rejected({"message": letter * (60_000 // len(letter))})
-    assert time.process_time() - started_at < 2
+        rejected({"message": letter * (30_000 // len(letter))})
+    assert time.process_time() - started_at < 1
 
 
 # ----------------------------------------------------------------------------- what is not text
