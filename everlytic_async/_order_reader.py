@@ -10,16 +10,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from typing import Any
 
 from everlytic_async._encoding import AnyOrder
 from everlytic_async._sender import Job
+from everlytic_async.orders import Order
 
 #: The most bytes of orders whose results were not taken, plus one order of any size. Ordinary
 #: orders never come near it.
 _MAX_BYTES = 16 * 1024 * 1024
+
+
+# What can be iterated, and is not an iterable of orders.
+_NOT_MANY = (Mapping, str, bytes, bytearray, memoryview, Order)
 
 
 class Reader:
@@ -39,6 +44,9 @@ class Reader:
         max_untaken: How many may be read and have no result that was taken.
         chunk: How many a sync source is asked for together; an async one is asked for one.
 
+    Raises:
+        TypeError: the source is not an iterable of orders.
+
     Attributes:
         is_async: Whether the source is async, so that `run` is needed.
         count: How many orders were read.
@@ -55,6 +63,8 @@ class Reader:
         max_untaken: int,
         chunk: int,
     ) -> None:
+        if isinstance(source, _NOT_MANY) or not isinstance(source, Iterable | AsyncIterable):
+            raise TypeError("orders must be an iterable or an async iterable of orders")
         self._source: Any = source
         self._iterator: Any = None  # made when it is first needed
         self._prepare = prepare

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -272,9 +272,6 @@ class Transport:
 
     def __repr__(self) -> str:
         return f"<Transport {self.host}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a transport holds secrets and can't be pickled")
 
     # ------------------------------------------------------------------------- its life
 

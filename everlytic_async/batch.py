@@ -116,7 +116,6 @@ class OrderStream:
     ) -> None:
         self._sender = sender
         self._stop_token = stop_token
-        stop_token.on_stop = self._fail  # the client or its session was closed
         self._concurrency = concurrency
         self._key_of = key_of
         self._ledger = ledger
@@ -148,6 +147,7 @@ class OrderStream:
         self._failure: BatchStoppedError | SourceError | None = None
         #: Why the batch ended before its input did; None if it did not.
         self.stopped: str | None = None
+        stop_token.on_stop = self._fail  # the client or its session was closed
 
     # ------------------------------------------------------------------------------- for the caller
 
