@@ -35,7 +35,7 @@ class Reader:
     it may depend on the task that iterates over it (time-outs, cancel scopes).
 
     Args:
-        source: What is read. What its iteration raises ends the reading and becomes `error`.
+        source: What is read.
         prepare: Called with the index of each order and the order.
         skip: Awaited with several that are valid; returns those that must be sent. None if all
             must.
@@ -89,11 +89,7 @@ class Reader:
         self.count = 0
 
     async def run(self, *, readers: int) -> None:
-        """Read an async source to its end.
-
-        Args:
-            readers: How many tasks call `next`.
-        """
+        """Read an async source to its end, for as many tasks that call `next`."""
         try:
             while not self._ended:
                 for job in await self._read():

@@ -412,9 +412,8 @@ class Job:
         last = self.last_failure
         if isinstance(last, ThrottledError):
             return ThrottledError(f"{reason}. The last: {last}", last.status, last.retry_after_s)
-        if last is not None:
-            return NotSentError(f"the order was not sent: {reason}. The last: {last}")
-        return NotSentError(f"the order was not sent: {reason}")
+        why = reason if last is None else f"{reason}. The last: {last}"
+        return NotSentError(f"the order was not sent: {why}")
 
 
 def _make_job(index: int, raw: AnyOrder, key_of: KeyOf | str | None, received_at: float) -> Job:
