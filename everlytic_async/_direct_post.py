@@ -67,13 +67,9 @@ class _Request(aiohttp.ClientRequest):
 
 
 class DirectPost:
-    """Posts short bodies to one endpoint over a session's connector.
+    """Posts short bodies to one endpoint over the connector of the client's own session.
 
-    Args:
-        session: The session; it must be the client's own.
-        url: The endpoint.
-        headers: Of every request.
-        params: Of the parser: by the names of `ClientSession.post`.
+    `params` are those of the parser, by the names of `ClientSession.post`.
     """
 
     def __init__(
@@ -123,13 +119,8 @@ class DirectPost:
     ) -> DirectResponse:
         """Post one body, and return the response once its headers are there.
 
-        Args:
-            body: The body. Once it is handed to the connection it counts as sent.
-            before_write: Called with the connection; what it raises is raised, and nothing is sent.
-            after_write: Called when the body was handed to the connection.
-
-        Raises:
-            aiohttp.ClientError, OSError, ValueError: as by `ClientSession.post`.
+        Once the body is handed to the connection it counts as sent. What `before_write` raises is
+        raised, and nothing is sent; else errors are those of `ClientSession.post`.
         """
         connection = await self._connect(self._request, [], self._timeout)
         try:

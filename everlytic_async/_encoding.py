@@ -110,14 +110,14 @@ def make_key(order_id: str | None, workflow_id: int | None, body: bytes) -> str:
     return f"{name}@" if _AMBIGUOUS_KEY_SUFFIX.search(name.rstrip()) else name
 
 
-def call_key_function(key_of: KeyOf, raw: AnyOrder) -> str:
-    """The key that a caller's own function gives an order.
+def custom_key(key_of: KeyOf | str, raw: AnyOrder) -> str:
+    """The caller's own key of an order.
 
     Raises:
         InvalidOrderError: it is blank.
         TypeError: it is not text.
     """
-    key: object = key_of(raw)
+    key: object = key_of if isinstance(key_of, str) else key_of(raw)
     if isinstance(key, int) and not isinstance(key, bool):
         return str(key)  # a shop's number
     if not isinstance(key, str):

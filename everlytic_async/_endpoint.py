@@ -133,10 +133,7 @@ def _normal_ipv6(address: ipaddress.IPv6Address) -> str:
 def ledger_scope(base_url: str, url: str, store_hash: str) -> ScopeName:
     """What names an endpoint and a store in a ledger. It reveals nothing of the hash.
 
-    Args:
-        base_url: As the user wrote it.
-        url: The endpoint's URL in normal form.
-        store_hash: The store's hash.
+    `base_url` is as the user wrote it, `url` the endpoint's in normal form.
     """
     return ScopeName(
         _scope(url, store_hash), partial(_earlier_scopes, base_url.strip(), url, store_hash)

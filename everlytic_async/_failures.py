@@ -31,8 +31,7 @@ NOT_SENT = "the order was not sent to "
 # How much of an unforeseen error is repeated.
 _MAX_ERROR_TEXT = 200
 _NO_CONNECTION = "the connection was not established in time"
-#: What went wrong, for a person who has to fix it. The first class that fits counts. Whether the
-#: order was sent is not a matter of the class: `Request.body_sent` knows.
+#: What went wrong, for a person who has to fix it. The first class that fits counts.
 ERROR_MESSAGES: tuple[tuple[type[BaseException], str], ...] = (
     (ClientClosedError, "the client was closed while it was in flight"),
     (
@@ -95,13 +94,8 @@ def error_for(
 ) -> EverlyticError:
     """The verdict on a request that ended without a complete response.
 
-    Args:
-        request: Knows whether the body was sent. The class of the error does not: a hook of the
-            session may raise anything.
-        error: What was raised.
-        host: The endpoint's host.
-        redact: Removes the hashes from a text.
-        session_closed: Whether the caller's session is closed.
+    Whether the body was sent is not a matter of the error's class: a hook of the session may raise
+    anything.
     """
     if request.abort_error is not None:
         error = request.abort_error

@@ -10,16 +10,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from typing import Any
 
 from everlytic_async._encoding import AnyOrder
 from everlytic_async._sender import Job
+from everlytic_async.orders import Order
 
 #: The most bytes of orders whose results were not taken, plus one order of any size. Ordinary
 #: orders never come near it.
 _MAX_BYTES = 16 * 1024 * 1024
+
+
+# What can be iterated, and is not an iterable of orders.
+_NOT_MANY = (Mapping, str, bytes, bytearray, memoryview, Order)
 
 
 class Reader:
@@ -30,7 +35,7 @@ class Reader:
     it may depend on the task that iterates over it (time-outs, cancel scopes).
 
     Args:
-        source: What is read. What its iteration raises ends the reading and becomes `error`.
+        source: What is read.
         prepare: Called with the index of each order and the order.
         skip: Awaited with several that are valid; returns those that must be sent. None if all
             must.
@@ -38,6 +43,9 @@ class Reader:
         max_unfinished: How many orders may be read and have no result yet.
         max_untaken: How many may be read and have no result that was taken.
         chunk: How many a sync source is asked for together; an async one is asked for one.
+
+    Raises:
+        TypeError: the source is not an iterable of orders.
 
     Attributes:
         is_async: Whether the source is async, so that `run` is needed.
@@ -55,6 +63,8 @@ class Reader:
         max_untaken: int,
         chunk: int,
     ) -> None:
+        if isinstance(source, _NOT_MANY) or not isinstance(source, Iterable | AsyncIterable):
+            raise TypeError("orders must be an iterable or an async iterable of orders")
         self._source: Any = source
         self._iterator: Any = None  # made when it is first needed
         self._prepare = prepare
@@ -79,11 +89,7 @@ class Reader:
         self.count = 0
 
     async def run(self, *, readers: int) -> None:
-        """Read an async source to its end.
-
-        Args:
-            readers: How many tasks call `next`.
-        """
+        """Read an async source to its end, for as many tasks that call `next`."""
         try:
             while not self._ended:
                 for job in await self._read():

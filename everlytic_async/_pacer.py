@@ -16,8 +16,8 @@ from collections.abc import Callable
 from functools import partial
 
 from everlytic_async._rate import SLOW_START, RateEstimator
-from everlytic_async._retry import Backoff, RetryBudget
-from everlytic_async._trouble import Trouble
+from everlytic_async._retry import Backoff
+from everlytic_async._trouble import RetryBudget, Trouble
 from everlytic_async._waiting import CallLater, StoppedError, StopToken, Timer, loop_call_later
 from everlytic_async.errors import EverlyticError
 from everlytic_async.events import CoolDown, Dispatcher, OutageEnded, RateChanged

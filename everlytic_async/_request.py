@@ -195,12 +195,9 @@ class Request:
     """One POST over one connection.
 
     Attributes:
-        body: What is posted.
         task: The task that waits for the response.
         cancel_requests_before: How often the task was cancelled before.
         started_at: When the first try of this order started.
-        connections: Says whether one may be used.
-        clock: Monotonic seconds.
         tracker: Knows how much of the body was sent; None if it counts as sent once the connection
             was written to.
         connection: aiohttp's protocol of the connection, once there is one.
@@ -233,11 +230,7 @@ class Request:
     abort_error: Exception | None = None
 
     async def before_write(self, connection: Any, transport: asyncio.Transport | None) -> None:
-        """Check the connection right before anything is written to it.
-
-        Raises:
-            UnusableConnectionError: nothing must be.
-        """
+        """Check the connection right before anything is written to it."""
         self.connection = connection
         self.unusable = True  # until it is known to be usable
         self.reused = await self.connections.acquire(connection, transport)

@@ -145,12 +145,7 @@ class Cleaner:
     ) -> tuple[Mapping[str, str], bytes, str | None]:
         """The headers and the body of a response, and what of the body can't be decoded.
 
-        Args:
-            status: The HTTP status.
-            raw_headers: The headers as they were received.
-            headers: The same, parsed.
-            body: The body as it was received.
-            whole: Whether it is complete.
+        `whole`: whether the body is complete; else it may end anywhere.
         """
         if raw_headers != self._raw_headers:
             # A copy that can be pickled.
@@ -179,16 +174,9 @@ def parse_charset(content_type: str) -> str | None:
 def decode(
     body: bytes, coding: str | None, charset: str | None, *, whole: bool = True
 ) -> tuple[bytes, str | None]:
-    """A body as UTF-8, without its content codings.
+    """A body as UTF-8, without its content codings; and what can't be decoded: None if all can.
 
-    Args:
-        body: As it was received.
-        coding: The Content-Encoding.
-        charset: The charset of the Content-Type; None if it names none.
-        whole: Whether the body is complete; else it may end anywhere.
-
-    Returns:
-        What could be read, and what can't be decoded: None if all can.
+    The coding is the Content-Encoding, the charset that of the Content-Type.
     """
     if not coding and b"\0" not in body and body.isascii() and charset in _ASCII_COMPATIBLE:
         return body, None  # nearly every response
@@ -287,13 +275,9 @@ def parse_response(
 ) -> Receipt | EverlyticError:
     """What a complete response means, by the table above.
 
-    Args:
-        response: The response, without the hashes.
-        attempts: For the receipt: how many POSTs it took.
-        elapsed_s: For the receipt: how long it took.
-        redact: What identifies the customer: no message repeats it.
-        wall_clock: Seconds since the epoch, for a Retry-After that is a date where the response has
-            no date of its own.
+    `attempts` and `elapsed_s` are for the receipt; `redact` is what identifies the customer, which
+    no message repeats; `wall_clock`, seconds since the epoch, is for a Retry-After that is a date
+    where the response has none of its own.
     """
     status, headers, body = response.status, response.headers, response.body
     parsed = _parse_body(body)

@@ -29,19 +29,11 @@ if TYPE_CHECKING:
 # On top of a pause, as a share of it, so that several processes don't resume at the same moment.
 _JITTER = 0.01
 _MAX_DOUBLINGS = 64
-_BUDGET = 500.0
-_RETRY_COST = 5.0
-_REFUND = 1.0
 _NOT_PROCESSED = (NotSentError, ThrottledError)
 
 
 class Backoff:
-    """Draws the pauses of one client.
-
-    Args:
-        policy: Their bounds.
-        rng: The jitter.
-    """
+    """Draws the pauses of one client."""
 
     def __init__(self, policy: RetryPolicy, rng: random.Random | None = None) -> None:
         self._policy = policy
@@ -60,27 +52,6 @@ class Backoff:
     def add_jitter(self, seconds: float) -> float:
         """A pause that the endpoint or the caller chose, and a little more."""
         return seconds * (1.0 + self._rng.uniform(0.0, _JITTER))
-
-
-class RetryBudget:
-    """How many retries a client has left, so that it does not hammer a broken endpoint.
-
-    500 tokens; a retry takes 5, a success gives 1 back: botocore's standard mode.
-    """
-
-    def __init__(self) -> None:
-        self._tokens = _BUDGET
-
-    def take(self) -> bool:
-        """Pay for a retry; False if there is not enough left."""
-        if self._tokens < _RETRY_COST:
-            return False
-        self._tokens -= _RETRY_COST
-        return True
-
-    def refund(self) -> None:
-        """Earn one token back by a success."""
-        self._tokens = min(_BUDGET, self._tokens + _REFUND)
 
 
 def load() -> None:
@@ -105,14 +76,9 @@ def retrying(
 ) -> tenacity.AsyncRetrying:
     """The retry loop's control: how long it pauses, and when it stops.
 
-    It counts the first attempt like every other, and raises the last attempt's error.
-
-    Args:
-        pacer: Knows the policy, the shared pause, trouble and the retry budget.
-        delivery: Which errors may be retried.
-        stop_token: Ends the sleeping with a `StoppedError`.
-        deadline: When to stop trying, by the clock.
-        on_backoff: Called before each pause with the error and the seconds.
+    It counts the first attempt like every other, and raises the last attempt's error; stopping the
+    token ends a pause with a `StoppedError`. `deadline` is when to stop trying, by the clock;
+    `on_backoff` is called before each pause with the error and the seconds.
     """
     import tenacity  # noqa: PLC0415 - imported by `load`: it takes longer than the whole package
 

@@ -39,7 +39,7 @@ class Secrets:
         self._encodings: tuple[bytes, ...] = ()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("secrets can't be pickled")
+        raise TypeError("what holds the hashes can't be pickled: make another client there")
 
     def check(self) -> None:
         """Check that both hashes can be the value of a header. It comes before everything else.

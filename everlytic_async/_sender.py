@@ -17,7 +17,7 @@ from everlytic_async._checks import get_order_id
 from everlytic_async._encoding import (
     AnyOrder,
     KeyOf,
-    call_key_function,
+    custom_key,
     encode_wire,
     make_key,
     to_wire,
@@ -74,7 +74,7 @@ class Sender:
         raw: AnyOrder,
         stop_token: StopToken,
         *,
-        key_of: KeyOf | None = None,
+        key_of: KeyOf | str | None = None,
         ledger_writer: LedgerWriter | None = None,
         deadline_s: float | None = None,
     ) -> Receipt:
@@ -111,7 +111,7 @@ class Sender:
         finally:
             del result, job  # this frame would refer to the error, and it to this frame: a cycle
 
-    def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | None) -> Job:
+    def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | str | None) -> Job:
         """Validate and encode one order, and work out its key."""
         job = _make_job(index, raw, key_of, self.pacer.clock())
         if self.dispatcher.has_listeners:
@@ -412,12 +412,11 @@ class Job:
         last = self.last_failure
         if isinstance(last, ThrottledError):
             return ThrottledError(f"{reason}. The last: {last}", last.status, last.retry_after_s)
-        if last is not None:
-            return NotSentError(f"the order was not sent: {reason}. The last: {last}")
-        return NotSentError(f"the order was not sent: {reason}")
+        why = reason if last is None else f"{reason}. The last: {last}"
+        return NotSentError(f"the order was not sent: {why}")
 
 
-def _make_job(index: int, raw: AnyOrder, key_of: KeyOf | None, received_at: float) -> Job:
+def _make_job(index: int, raw: AnyOrder, key_of: KeyOf | str | None, received_at: float) -> Job:
     """Validate and encode one order, and work out its key."""
     wire: dict[str, Any] | InvalidOrderError
     body = b""
@@ -430,7 +429,7 @@ def _make_job(index: int, raw: AnyOrder, key_of: KeyOf | None, received_at: floa
     key: str | None = None
     try:
         if key_of is not None:
-            key = call_key_function(key_of, raw)
+            key = custom_key(key_of, raw)
         elif not isinstance(wire, InvalidOrderError):
             key = make_key(wire.get("order_id"), wire.get("workflow_id"), body)
         else:

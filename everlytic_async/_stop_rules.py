@@ -34,11 +34,7 @@ _WITHOUT_LEDGER = "When that is solved, send again only the orders whose result 
 class StopRules:
     """Looks at each result of one batch.
 
-    Args:
-        pacer: Knows the policy, of trouble and used-up quotas.
-        host: The endpoint's, for messages.
-        any_accepted: Whether the endpoint and store are known to have accepted any order.
-        has_ledger: Whether the batch has a ledger.
+    `any_accepted` says whether the endpoint and store are known to have accepted any order.
     """
 
     def __init__(
@@ -52,8 +48,7 @@ class StopRules:
         self._advice = _WITH_LEDGER if has_ledger else _WITHOUT_LEDGER
         self._pacer = pacer
         self._host = host
-        self._attempts = pacer.policy.attempts
-        self._limit = pacer.policy.stop_after_refusals
+        self._policy = pacer.policy
         self._any_accepted = any_accepted
         self._in_a_row = 0  # equal rejections
         self._status: int | None = None
@@ -68,7 +63,7 @@ class StopRules:
         if isinstance(error, RejectedError):
             self._in_a_row = self._in_a_row + 1 if error.status == self._status else 1
             self._status = error.status
-            count, limit = self._in_a_row, self._limit
+            count, limit = self._in_a_row, self._policy.stop_after_refusals
             if limit is not None and count >= limit and not self._any_accepted():
                 return (
                     f"{count} refusals in a row and no order accepted yet: it is probably the "
@@ -84,16 +79,13 @@ class StopRules:
         if not isinstance(error, NotSentError | ThrottledError | UnknownOutcomeError):
             return None  # nothing was attempted, or the endpoint answered
         if trouble.gave_up is None:
-            unreached = isinstance(error, NotSentError) and not error.connected
-            if not (unreached and self._speaks_for_the_next(result.attempts)):
+            # An order whose attempts all failed to connect may speak for those that follow.
+            tried_out = not trouble.ever_answered and 1 < self._policy.attempts <= result.attempts
+            if not isinstance(error, NotSentError) or error.connected or result.attempts == 0:
+                return None
+            if not trouble.probing and not tried_out:
                 return None
         return f"{trouble.describe(self._host)}{_workflow(result)}. {self._advice}"
-
-    def _speaks_for_the_next(self, attempts: int) -> bool:
-        """Whether an order whose attempts all failed to connect speaks for those that follow."""
-        trouble = self._pacer.trouble
-        retried_out = not trouble.ever_answered and 1 < self._attempts <= attempts
-        return attempts > 0 and (trouble.probing or retried_out)
 
 
 def _workflow(result: OrderResult) -> str:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -82,7 +82,10 @@ _OTHER_THREAD = (
 
 
 class Lifecycle:
-    """From a client's start to its close, in one process, thread and event loop."""
+    """From a client's start to its close, in one process, thread and event loop.
+
+    What checks it raises a `ConfigurationError` that says what to do instead.
+    """
 
     __slots__ = ("_closed", "_loop", "_pid", "_thread")
 
@@ -112,21 +115,13 @@ class Lifecycle:
         self._pid = None
 
     def close(self) -> None:
-        """Let no call start from now on.
-
-        Raises:
-            ConfigurationError: it was started in another process, thread or event loop.
-        """
+        """Let no call start from now on; checked as by `check_same_loop`."""
         if not self._closed:
             self.check_same_loop()
         self._closed = True
 
     def check_new(self) -> None:
-        """Check that it was neither started nor closed.
-
-        Raises:
-            ConfigurationError: says what to do instead.
-        """
+        """Check that it was neither started nor closed."""
         if self.is_inherited:
             raise ConfigurationError(_OTHER_PROCESS)
         if self._closed:
@@ -135,11 +130,7 @@ class Lifecycle:
             raise ConfigurationError(_STARTED)
 
     def check_open(self) -> None:
-        """Check that it is open, and was started here.
-
-        Raises:
-            ConfigurationError: says what to do instead.
-        """
+        """Check that it is open, and was started here."""
         if self._closed:
             raise ConfigurationError(_CLOSED)
         if self._pid is None:
@@ -147,11 +138,7 @@ class Lifecycle:
         self.check_same_loop()
 
     def check_same_loop(self) -> None:
-        """Check that it was started in this process, thread and event loop, if it was started.
-
-        Raises:
-            ConfigurationError: says what to do instead.
-        """
+        """Check that it was started in this process, thread and event loop, if it was started."""
         if self._pid is None:
             return
         if self._pid != os.getpid():
@@ -272,9 +259,6 @@ class Transport:
 
     def __repr__(self) -> str:
         return f"<Transport {self.host}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a transport holds secrets and can't be pickled")
 
     # ------------------------------------------------------------------------- its life
 

@@ -8,7 +8,7 @@ After `FAILURES_IN_A_ROW` one attempt at a time probes, with growing pauses. The
 the trouble outlasts the retry policy, and immediately when a quota is used up: from then on one
 call in each pause is let through as a probe, and all others fail immediately.
 
-A pure state machine: the times are handed in, the pauses are the pacer's.
+Pure state: the times are handed in, the pauses are the pacer's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,30 @@ from everlytic_async.policies import RetryPolicy
 
 #: This many attempts in a row that end unforeseen are trouble, rather than bad luck.
 FAILURES_IN_A_ROW = 5
+_BUDGET = 500.0
+_RETRY_COST = 5.0
+_REFUND = 1.0
+
+
+class RetryBudget:
+    """How many retries a client has left, so that it does not hammer a broken endpoint.
+
+    500 tokens; a retry takes 5, a success gives 1 back: botocore's standard mode.
+    """
+
+    def __init__(self) -> None:
+        self._tokens = _BUDGET
+
+    def take(self) -> bool:
+        """Pay for a retry; False if there is not enough left."""
+        if self._tokens < _RETRY_COST:
+            return False
+        self._tokens -= _RETRY_COST
+        return True
+
+    def refund(self) -> None:
+        """Earn one token back by a success."""
+        self._tokens = min(_BUDGET, self._tokens + _REFUND)
 
 
 class Trouble:

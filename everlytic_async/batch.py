@@ -116,7 +116,6 @@ class OrderStream:
     ) -> None:
         self._sender = sender
         self._stop_token = stop_token
-        stop_token.on_stop = self._fail  # the client or its session was closed
         self._concurrency = concurrency
         self._key_of = key_of
         self._ledger = ledger
@@ -148,6 +147,7 @@ class OrderStream:
         self._failure: BatchStoppedError | SourceError | None = None
         #: Why the batch ended before its input did; None if it did not.
         self.stopped: str | None = None
+        stop_token.on_stop = self._fail  # the client or its session was closed
 
     # ------------------------------------------------------------------------------- for the caller
 
@@ -373,7 +373,6 @@ async def collect(stream: OrderStream) -> BatchReport:
     started_at = time.monotonic()
     results: list[OrderResult] = []
     failure: BatchStoppedError | SourceError | None = None
-    unforeseen: Exception | None = None
     try:
         async with stream:
             try:
@@ -384,13 +383,12 @@ async def collect(stream: OrderStream) -> BatchReport:
     except (ConfigurationError, LedgerError):
         raise
     except Exception as error:  # noqa: BLE001 - such as what closing the source raises
-        unforeseen = error
+        if failure is None:
+            failure = BatchStoppedError(
+                f"the batch ended with an error that was not foreseen: {type(error).__name__}"
+            )
+        failure.__cause__ = failure.__cause__ or error
     report = BatchReport(tuple(results), time.monotonic() - started_at, stream.stopped)
-    if failure is None and unforeseen is not None:
-        failure = BatchStoppedError(
-            f"the batch ended with an error that was not foreseen: {type(unforeseen).__name__}"
-        )
-        failure.__cause__ = unforeseen
     if failure is not None:
-        raise type(failure)(failure.message, report) from failure.__cause__ or unforeseen
+        raise type(failure)(failure.message, report) from failure.__cause__
     return report

@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
 
 from everlytic_async._encoding import AnyOrder, KeyOf
 from everlytic_async._ledgers import OpenLedger, forecast
@@ -63,8 +63,6 @@ class ClientSettings(TypedDict, total=False):
     allow_http: bool
 
 
-# What can be iterated, and is not an iterable of orders.
-_NOT_MANY = (Mapping, str, bytes, bytearray, memoryview, Order)
 # How long calls in flight may go on when the client is closed, in seconds.
 _GRACE_S = 2.0
 
@@ -78,17 +76,14 @@ class EverlyticClient:
     Args:
         base_url: The address of the install, such as ``https://shop.everlytic.net``; a path prefix,
             a trailing slash or the endpoint's own path may follow.
-        store_hash: The store's hash, from the store's page in Everlytic.
-        customer_hash: The customer's hash, from the same page.
+        store_hash, customer_hash: The two hashes, from the store's page in Everlytic.
         delivery: Whether an attempt that may have been processed is repeated. By default never.
-        retry: When an attempt that may be repeated is repeated.
-        pacing: How many concurrently, and how fast.
-        timeouts: How long one attempt may take.
+        retry, pacing, timeouts: See `RetryPolicy`, `Pacing` and `Timeouts`.
         ledger: The memory of all calls, such as a `SqliteLedger`: an order that it knows as sent,
-            or as possibly sent, is not sent again. `start` opens it, `aclose` closes it.
+            or as possibly sent, is not sent again.
         session: Your own session, with its connector and proxy; it is never closed here. Its
             middlewares are bypassed (one might repeat the POST); its cookie jar is used, so make it
-            an `aiohttp.DummyCookieJar`. By default the client makes a session.
+            an `aiohttp.DummyCookieJar`.
         proxy: The URL of an HTTP proxy, such as ``http://user:password@proxy.example:3128``. Orders
             go through a tunnel (CONNECT): it sees neither the hashes nor the orders. For an
             ``http://`` address, without a tunnel, it must run on this machine, or `allow_http` be
@@ -146,9 +141,6 @@ class EverlyticClient:
 
     def __repr__(self) -> str:
         return f"<EverlyticClient {self._transport.host}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an EverlyticClient holds secrets and can't be pickled: make one there")
 
     async def start(self) -> Self:
         """Open the session and the ledger, once. ``async with`` does it."""
@@ -222,7 +214,7 @@ class EverlyticClient:
         sending = self._sender.send(
             order,
             self._stop_token,
-            key_of=_constant(key) if isinstance(key, str) else _check_key(key, "text, or a plain"),
+            key_of=key if isinstance(key, str) else _check_key(key, "text, or a plain"),
             ledger_writer=self._ledger.writer(policy, custom_keys=key is not None),
             deadline_s=deadline_s,
         )
@@ -260,8 +252,6 @@ class EverlyticClient:
             BatchStoppedError: the same, when every further order would have failed likewise.
         """
         self._transport.check_open()
-        if isinstance(orders, _NOT_MANY) or not isinstance(orders, Iterable | AsyncIterable):
-            raise TypeError("orders must be an iterable or an async iterable of orders")
         return OrderStream(
             orders,
             sender=self._sender,
@@ -353,10 +343,6 @@ def _check_key(key: Any, kind: str) -> KeyOf | None:
     if key is not None and (not callable(key) or inspect.iscoroutinefunction(key)):
         raise TypeError(f"key must be {kind} function that takes an order and returns its key")
     return cast("KeyOf | None", key)
-
-
-def _constant(key: str) -> KeyOf:
-    return lambda _order: key
 
 
 def _complete(settings: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -30,15 +31,15 @@ class Delivery(enum.StrEnum):
     AT_LEAST_ONCE = "at_least_once"
 
 
-def _name(instance: Any, attribute: attrs.Attribute[Any]) -> str:
-    return f"{type(instance).__name__}.{attribute.name}"
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _is_number(value: object) -> bool:
+def _is_positive(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     # By comparison: math.isfinite() raises for an integer that no float can hold.
-    return -sys.float_info.max <= value <= sys.float_info.max
+    return 0 < value <= sys.float_info.max
 
 
 def check_seconds(name: str, value: object) -> None:
@@ -47,51 +48,38 @@ def check_seconds(name: str, value: object) -> None:
     Raises:
         ConfigurationError: it names the argument.
     """
-    if not _is_number(value) or value <= 0:  # type: ignore[operator]
+    if not _is_positive(value):
         raise ConfigurationError(f"{name} must be a number of seconds above 0, got {value!r}")
 
 
-def _seconds(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
-    check_seconds(_name(instance, attribute), value)
+_Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-def _count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(
-            f"{_name(instance, attribute)} must be a whole number of at least 1, got {value!r}"
-        )
+def _must_be(expected: str, is_valid: Callable[[Any], bool], why: str = "") -> _Validator:
+    def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not is_valid(value):
+            name = f"{type(instance).__name__}.{attribute.name}"
+            raise ConfigurationError(f"{name} must be {expected}, got {value!r}{why}")
+
+    return validate
 
 
-def _optional_count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ConfigurationError(
-            f"{_name(instance, attribute)} must be None or a whole number of at least 1, "
-            f"got {value!r}"
-        )
-
-
-def _connections(instance: Any, attribute: attrs.Attribute[Any], value: int) -> None:
-    if value > _MAX_CONNECTIONS:
-        raise ConfigurationError(
-            f"{_name(instance, attribute)} must be at most {_MAX_CONNECTIONS:,}, got {value!r}: "
-            "each POST in flight has a connection, and no address takes more of them than there "
-            "are ports"
-        )
-
-
-def _rate(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and (not _is_number(value) or value <= 0):  # type: ignore[operator]
-        raise ConfigurationError(
-            f"{_name(instance, attribute)} must be None or a number of orders per second above 0, "
-            f"got {value!r}"
-        )
-
-
-def _flag(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigurationError(
-            f"{_name(instance, attribute)} must be True or False, got {value!r}"
-        )
+_count = _must_be("a whole number of at least 1", _is_count)
+_optional_count = _must_be(
+    "None or a whole number of at least 1", lambda value: value is None or _is_count(value)
+)
+_seconds = _must_be("a number of seconds above 0", _is_positive)
+_rate = _must_be(
+    "None or a number of orders per second above 0",
+    lambda value: value is None or _is_positive(value),
+)
+_flag = _must_be("True or False", lambda value: isinstance(value, bool))
+_connections = _must_be(
+    f"at most {_MAX_CONNECTIONS:,}",
+    lambda value: value <= _MAX_CONNECTIONS,
+    ": each POST in flight has a connection, and no address takes more of them than there are "
+    "ports",
+)
 
 
 @attrs.frozen(kw_only=True)
