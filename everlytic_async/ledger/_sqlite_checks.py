@@ -62,18 +62,18 @@ class RunFile:
                 "locking_mode = EXCLUSIVE",
             ):
                 self._database.execute(f"PRAGMA {setting}")
-            self._database.execute("BEGIN EXCLUSIVE")
-            self._database.execute("CREATE TABLE note (committed INTEGER, checkpointed INTEGER)")
-            self._database.execute("INSERT INTO note VALUES (0, 0)")
-            self._database.execute("COMMIT")
+            # Without a note as yet: the ledger does not know this run before its first commit.
+            self._database.execute(
+                "CREATE TABLE note (one INTEGER PRIMARY KEY, committed INTEGER, "
+                "checkpointed INTEGER)"
+            )
         except BaseException:
             self.close()
             raise
 
     def write_note(self, committed: int, checkpointed: int) -> None:
         """Note how many transactions were committed, and how many are not in the log alone."""
-        note = "UPDATE note SET committed = ?, checkpointed = ?"
-        self._database.execute(note, (committed, checkpointed))
+        self._database.execute("REPLACE INTO note VALUES (1, ?, ?)", (committed, checkpointed))
 
     def close(self, *, keep: bool = False) -> None:
         """Free the lock, and remove the file unless the next run must read the note."""

@@ -302,20 +302,37 @@ def test_a_group_that_fails_leaves_nothing(path: Path) -> None:
 # ----------------------------------------------------------------------------------- crashed runs
 
 
-def crash(path: Path, *keys: str) -> Path:
-    """A process is killed that has these orders in flight; its lock file."""
+def kill_process() -> float:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0.0
+
+
+def crash(path: Path, *keys: str, starting: bool = False) -> Path:
+    """A process is killed that has these orders in flight, or as its run starts; its lock file."""
     before = set(path.parent.glob(f"{path.name}-run-*"))
     pid = os.fork()
     if pid == 0:
         try:
+            if starting:  # it looks at the clock to record its run, after it has made its lock
+                SqliteWriter(path, clock=kill_process)
             in_flight(path, *keys)
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_process()
         finally:
             os._exit(1)
     _, status = os.waitpid(pid, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
     (lock,) = set(path.parent.glob(f"{path.name}-run-*")) - before
     return lock
+
+
+def test_a_run_that_was_killed_before_the_ledger_knew_it_lost_nothing(path: Path) -> None:
+    filled(path, State.SENT)
+    lock = crash(path, starting=True)
+    assert lock.exists()
+    with SqliteWriter(path) as file:
+        assert not lock.exists()
+        assert file.summary().running == 1
+    assert read_states(path) == {State.SENT: State.SENT}
 
 
 @pytest.mark.parametrize("is_locked", [False, True])
