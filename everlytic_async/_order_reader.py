@@ -40,8 +40,8 @@ class Reader:
         skip: Awaited with several that are valid; returns those that must be sent. None if all
             must.
         on_error: Called with what the source raised; the reading has ended then.
-        max_unfinished: How many orders may be read and have no result yet.
-        max_untaken: How many may be read and have no result that was taken.
+        ahead: How many orders may be read and have no result yet; twice as many may have none
+            that was taken.
         chunk: How many a sync source is asked for together; an async one is asked for one.
 
     Raises:
@@ -59,8 +59,7 @@ class Reader:
         skip: Callable[[list[Job]], Awaitable[list[Job]]] | None,
         *,
         on_error: Callable[[BaseException], None],
-        max_unfinished: int,
-        max_untaken: int,
+        ahead: int,
         chunk: int,
     ) -> None:
         if isinstance(source, _NOT_MANY) or not isinstance(source, Iterable | AsyncIterable):
@@ -70,8 +69,7 @@ class Reader:
         self._prepare = prepare
         self._skip = skip
         self._on_error = on_error
-        self._max_unfinished = max_unfinished
-        self._max_untaken = max_untaken
+        self._ahead = ahead
         self._chunk = chunk
         self._sizes: dict[int, int] = {}  # by index: of the orders whose result was not taken
         self._bytes = 0  # of all of them
@@ -185,7 +183,7 @@ class Reader:
         if self._bytes > _MAX_BYTES:
             return 0
         unfinished, untaken = self.count - self._finished, len(self._sizes)
-        return min(self._max_unfinished - unfinished, self._max_untaken - untaken)
+        return min(self._ahead - unfinished, 2 * self._ahead - untaken)
 
     def _next_chunk(self) -> list[Job]:
         jobs: list[Job] = []

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Self
 
 from everlytic_async._encoding import AnyOrder, KeyOf
@@ -55,40 +55,48 @@ class _Results:
     def __init__(self, *, ordered: bool) -> None:
         self.pending: dict[int, Job | OrderResult] = {}
         self.counts = dict.fromkeys(Outcome, 0)
-        self._ready: asyncio.Queue[OrderResult | None] = asyncio.Queue()
+        self._ready: deque[OrderResult] = deque()
         self._early: dict[int, OrderResult] | None = {} if ordered else None
         self._next = 0  # the index whose turn it is
-        self._is_taking = False
+        self._reader: asyncio.Future[None] | None = None
+        self._closed = False
 
     def put(self, result: OrderResult) -> None:
         self.pending[result.index] = result
         self.counts[result.outcome] += 1
         if self._early is None:
-            self._ready.put_nowait(result)
-            return
-        self._early[result.index] = result
-        while (due := self._early.pop(self._next, None)) is not None:
-            self._next += 1
-            self._ready.put_nowait(due)
+            self._ready.append(result)
+        else:
+            self._early[result.index] = result
+            while (due := self._early.pop(self._next, None)) is not None:
+                self._next += 1
+                self._ready.append(due)
+        self._wake()
 
     def close(self) -> None:
         """There are no more to come."""
-        self._ready.put_nowait(None)
+        self._closed = True
+        self._wake()
 
     async def take(self) -> OrderResult | None:
         """The next result; None if there are no more to come."""
-        if self._is_taking:
-            raise ConfigurationError("a stream of orders is read by one task at a time")
-        self._is_taking = True
-        try:
-            result = await self._ready.get()
-        finally:
-            self._is_taking = False
-        if result is None:
-            self.close()  # for whoever asks again
-            return None
+        while not self._ready:
+            if self._closed:
+                return None
+            if self._reader is not None:
+                raise ConfigurationError("a stream of orders is read by one task at a time")
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        result = self._ready.popleft()
         del self.pending[result.index]
         return result
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class OrderStream:
@@ -131,17 +139,13 @@ class OrderStream:
             self._prepare,
             self._skip if has_ledger else None,
             on_error=self._fail_by_source,
-            max_unfinished=ahead,
-            max_untaken=2 * ahead,
+            ahead=ahead,
             chunk=_LOOKUP_CHUNK if has_ledger else concurrency,
         )
         self._results = _Results(ordered=ordered)
         self._tasks: set[asyncio.Task[None]] | None = None  # None before it is entered
         self._stop_rules = StopRules(
-            sender.pacer,
-            sender.transport.host,
-            ledger.any_accepted,
-            has_ledger=has_ledger,
+            sender.pacer, sender.transport.host, ledger.any_accepted, has_ledger=has_ledger
         )
         self._started_at = 0.0
         self._failure: BatchStoppedError | SourceError | None = None
@@ -227,12 +231,7 @@ class OrderStream:
             for _index, found in sorted(self._results.pending.items())
         ]
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._sender.transport.lifecycle.is_inherited:
             return  # a forked copy: the tasks, the ledger and the source are the other process's
         self._sender.transport.lifecycle.check_same_loop()
@@ -326,8 +325,7 @@ class OrderStream:
             "orders; what had been read has its results"
         )
         failure.__cause__ = error
-        if self._failure is None:
-            self._failure = failure
+        self._failure = self._failure or failure
         # Those that wait for a slot or a retry go on: they were read, and nothing is wrong.
         self.stopped = self.stopped or failure.message
 

@@ -155,12 +155,9 @@ class EverlyticClient:
         return self
 
     async def aclose(self) -> None:
-        """Close the session. Calls that wait end as not sent; those in flight get a short grace.
-
-        In a forked process it does nothing: the connections belong to the process that opened them.
-        """
+        """Close the session. Calls that wait end as not sent; those in flight get a short grace."""
         if self._transport.lifecycle.is_inherited:
-            return
+            return  # a forked copy: the connections are the other process's
         self._transport.lifecycle.close()
         self._stop_token.stop("the client was closed")
         # Backwards: what the transport ends has its outcome recorded before the ledger is closed.
@@ -191,14 +188,13 @@ class EverlyticClient:
             order: The order, or a mapping with its fields as the documentation names them.
             key: The order's idempotency key, or a function that takes the order and returns it. By
                 default its order id and workflow id, else a digest of its body. Your own key never
-                equals an order id, not even ``key=str(order_id)``: what sends the same orders, such
-                as a webhook handler and a backfill, must use one kind of key, or customers are
-                notified twice. Leave it out if the order id will do.
+                equals an order id, not even ``key=str(order_id)``: a webhook handler and a backfill
+                of the same orders must use one kind of key, or customers are notified twice.
             resend: Recorded outcomes that may be sent again: `Outcome.UNKNOWN`, `Outcome.REJECTED`.
                 With AT_LEAST_ONCE, UNKNOWN always is.
-            deadline_s: Seconds for the whole call, with all waits, attempts and pauses. Unlike an
-                `asyncio.timeout`, it ends with what is known of the order. By default the retry
-                policy's ``deadline_s`` bounds the waiting, and a started attempt may finish.
+            deadline_s: Seconds for the whole call. Unlike an `asyncio.timeout`, it ends with what
+                is known of the order. By default the retry policy's ``deadline_s`` bounds the
+                waiting, and a started attempt may finish.
 
         Raises:
             InvalidOrderError: it is not a valid order; nothing was sent.
@@ -239,9 +235,9 @@ class EverlyticClient:
                 as there are free slots and you take the results. An `InvalidOrderError` in the
                 place of an order becomes its result.
             ordered: Yield the results in the order of the input rather than as they complete.
-            ledger: The memory of what was sent, such as a `SqliteLedger`: an order that it knows as
-                sent, or as possibly sent, is SKIPPED. Of two orders with the same key one is sent.
-                It is open while the stream is. By default the client's ledger, if it has one.
+            ledger: The memory of what was sent: an order that it knows as sent, or as possibly
+                sent, is SKIPPED. Of two orders with the same key one is sent. It is open while the
+                stream is. By default the client's ledger, if it has one.
             key: Takes an order, as it was read, and returns its idempotency key; see `send_order`.
                 If the function raises, the order is INVALID.
             resend: As for `send_order`.
@@ -288,11 +284,8 @@ class EverlyticClient:
     ) -> list[SkippedError | None]:
         """Which orders a ledger would skip if they were sent now. Nothing is sent or recorded.
 
-        Another process may send them meanwhile. The client need not be open. All orders, at most a
-        few hundred, are looked up together; the other arguments are those of `stream_orders`.
-
-        Returns:
-            For each order why it would be skipped; None if it would be sent.
+        For each order the list has why it would be skipped; None if it would be sent. The client
+        need not be open. All orders, at most a few hundred, are looked up together.
         """
         return await forecast(orders, ledger, self._sender, resend)
 
