@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from functools import cached_property
 from typing import Any
 
 import attrs
@@ -348,11 +347,15 @@ class Job:
     possible_deliveries: int = 0
     #: A fault of the program that ended the sending.
     unforeseen: Exception | None = None
+    _digest: str = ""
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """A digest of the body, for a ledger; empty if there is none."""
-        return body_digest(self.body) if self.body else ""
+        # Not a cached_property: with slots it would make every attribute slower.
+        if self.body and not self._digest:
+            self._digest = body_digest(self.body)
+        return self._digest
 
     @property
     def is_recorded(self) -> bool:
