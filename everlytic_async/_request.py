@@ -116,7 +116,7 @@ class Connections:
         """Whether an order on this connection was answered before."""
         return connection in self._answered
 
-    async def acquire(self, connection: Any, transport: asyncio.Transport | None) -> bool:
+    def acquire(self, connection: Any, transport: asyncio.Transport | None) -> bool:
         """Check a connection right before an order is written to it.
 
         Returns:
@@ -126,9 +126,6 @@ class Connections:
             UnusableConnectionError: it has ended, or holds unread data (which would be taken for
                 the response to this order), or must not be reused now.
         """
-        if transport is not None and self._is_readable(transport):
-            for _ in range(_LOOP_RUNS):
-                await asyncio.sleep(0)
         if transport is None or transport.is_closing() or connection.should_close:
             raise UnusableConnectionError
         if connection in self._answered:
@@ -143,7 +140,7 @@ class Connections:
             setattr(transport, "max_size", MAX_BODY_BYTES)  # noqa: B010 - not of every transport
         return False
 
-    def _is_readable(self, transport: asyncio.Transport) -> bool:
+    def is_readable(self, transport: asyncio.Transport) -> bool:
         """Whether the kernel holds data of a connection, or its end, that nobody read yet."""
         sock = transport.get_extra_info("socket")
         descriptor = -1 if sock is None or self._poll is None else sock.fileno()
@@ -233,7 +230,10 @@ class Request:
         """Check the connection right before anything is written to it."""
         self.connection = connection
         self.unusable = True  # until it is known to be usable
-        self.reused = await self.connections.acquire(connection, transport)
+        if transport is not None and self.connections.is_readable(transport):
+            for _ in range(_LOOP_RUNS):
+                await asyncio.sleep(0)
+        self.reused = self.connections.acquire(connection, transport)
         self.unusable = False
         self.transport = transport
 
