@@ -140,12 +140,14 @@ class Reader:
     def on_finished(self) -> None:
         """One order has its result."""
         self._finished += 1
-        self._wake_if_room()
+        if self._room is not None and self._room_left() > 0:
+            self._room.set()
 
     def on_taken(self, index: int) -> None:
         """The result of one order was taken."""
         self._bytes -= self._sizes.pop(index)
-        self._wake_if_room()
+        if self._room is not None and self._room_left() > 0:
+            self._room.set()
 
     def stop(self) -> None:
         """Read no more, even if the source keeps us waiting."""
@@ -174,10 +176,6 @@ class Reader:
         self._sizes[self.count] = job.memory_size
         self._bytes += job.memory_size
         self.count += 1
-
-    def _wake_if_room(self) -> None:
-        if self._room is not None and self._room_left() > 0:
-            self._room.set()
 
     def _room_left(self) -> int:
         if self._bytes > _MAX_BYTES:

@@ -43,7 +43,7 @@ from everlytic_async.errors import (
     EverlyticError,
     NotSentError,
 )
-from everlytic_async.policies import Timeouts
+from everlytic_async.policies import Timeouts, check_type
 
 # Shorter than the shortest common server keep-alive (Apache: 5 s), so that no order is posted on a
 # connection that the server is closing.
@@ -224,10 +224,8 @@ class Transport:
             raise ConfigurationError(
                 f"allow_http must be True or False, got a {type(allow_http).__name__}"
             )
-        if session is not None and not isinstance(session, aiohttp.ClientSession):
-            raise ConfigurationError(
-                f"session must be an aiohttp.ClientSession, got a {type(session).__name__}"
-            )
+        if session is not None:
+            check_type("session", session, aiohttp.ClientSession)
         url = endpoint_url(base_url, allow_http=allow_http)
         secrets.check()
         self._url = URL(url)
@@ -449,9 +447,9 @@ class Transport:
         if request.connection is not None:
             self._connections.on_answered(request.connection, reused=request.reused)
         whole = len(received) < MAX_BODY_BYTES and content.at_eof()
-        headers, text, undecodable = self._cleaner.clean(
+        headers, body, undecodable = self._cleaner.clean(
             status, response.raw_headers, response.headers, bytes(received), whole=whole
         )
         return Response(
-            status, headers, text, request.sent_at, waited_s, request.stalled_s, undecodable
+            status, headers, body, request.sent_at, waited_s, request.stalled_s, undecodable
         )
