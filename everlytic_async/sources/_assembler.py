@@ -198,7 +198,7 @@ class OrderAssembler:
             if columns and first[-1] == columns[-1] and _is_header(first, columns):
                 self.left_out.count(_HEADER)
                 return None
-            if self._dedupes:
+            if self._dedupes and len(rows) > 1:
                 rows = self._without_copies(rows, distinct(rows))
             reason, date_fault = self.left_out.judge(rows)
             if reason is not None:

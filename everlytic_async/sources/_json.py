@@ -140,8 +140,11 @@ def check_finite(
     """The items; one with NaN or an infinity is a fault: a mapping could make a text of it."""
     for number, item in items:
         # Right after it was decoded: the next one may be read ahead.
-        found, decoder.found_non_finite = decoder.found_non_finite, False
-        faults = non_finite_faults(item) if found and isinstance(item, dict) else []
+        if not decoder.found_non_finite:
+            yield number, item
+            continue
+        decoder.found_non_finite = False
+        faults = non_finite_faults(item) if isinstance(item, dict) else []
         if not isinstance(item, dict) or not faults:
             yield number, item
             continue

@@ -228,22 +228,33 @@ def _decoding(file: IO[bytes], encoding: str) -> Callable[[int], bytes]:
 
 
 def _line_not_text(
-    file: IO[bytes], start: int, decompress: _Decompress | None, encoding: str
+    file: IO[bytes],
+    start: int,
+    decompress: _Decompress | None,
+    encoding: str,
+    *,
+    counts: bool = False,
 ) -> int | None:
     """The number of the first line that is not text in an encoding, in a pass of its own."""
     at = file.tell()
-    decoder = codecs.getincrementaldecoder(encoding)()
-    number, data = 1, b"x"
+    is_utf_8 = codecs.lookup(encoding).name == "utf-8"
     try:
         file.seek(start)
         with ExitStack() as stack:
             read = file.read if decompress is None else decompress(stack, file)
+            decoder = codecs.getincrementaldecoder(encoding)()
+            number, data = 1, b"x"
             while data:
                 data = read(_CHUNK)
                 before = decoder.getstate()
+                if is_utf_8 and data.isascii() and not before[0] and data:
+                    number += data.count(b"\n") if counts else 0  # that takes longer
+                    continue
                 try:
                     number += decoder.decode(data, final=not data).count("\n")
                 except UnicodeDecodeError as error:
+                    if not counts:
+                        return _line_not_text(file, start, decompress, encoding, counts=True)
                     decoder.setstate(before)
                     good = data[: max(0, error.start - len(before[0]))]
                     return number + decoder.decode(good).count("\n")

@@ -75,11 +75,12 @@ class RepeatedRows:
 def distinct(rows: Sequence[Record]) -> Sequence[Record]:
     """The rows, of those that are equal the first."""
     if len(rows) < _FEW_ROWS:  # fast
-        return [row for place, row in enumerate(rows) if row not in rows[:place]]
-    found: dict[Any, Record] = {}
-    for row in rows:
-        found.setdefault(_hashable(row), row)
-    return [*found.values()]
+        kept: list[Record] = []
+        for row in rows:
+            if row not in kept:
+                kept.append(row)
+        return kept
+    return list({_hashable(row): row for row in reversed(rows)}.values())[::-1]
 
 
 def _hashable(row: Record) -> Any:

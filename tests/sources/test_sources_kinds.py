@@ -656,6 +656,17 @@ IN_A_ROW: dict[str, tuple[str, list[tuple[str, int]], int, int]] = {
         0,
         0,
     ),
+    "own, as JSON, whose id is left out now and then": (
+        lines(
+            {"order_id": "7", "contact_email": ANN, "product_name": "Mop"},
+            {"order_id": "7", "contact_email": ANN, "product_name": "Brush"},
+            {"order_id": None, "contact_email": None, "product_name": "Soap"},
+            {"order_id": None, "contact_email": None, "product_name": "Rope"},
+        ),
+        [("7", 4)],
+        0,
+        0,
+    ),
     "own, and its first row names it": (
         OWN + f"7,{ANN},Mop,1,9\n,,Soap,1,\n" * 2 + f"8,{ANN},Mop,1,9\n",
         [("7", 2), ("8", 1)],
