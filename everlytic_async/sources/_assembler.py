@@ -55,20 +55,10 @@ def _unexpected(error: Exception, number: int) -> InvalidOrderError:
 
 
 class OrderAssembler:
-    """Makes orders of the records of one input.
-
-    Args:
-        options: What the caller asked for.
-        preset: The shop whose export it is; None for another input.
-        layout: What the records have in common.
-        counts: Where to count what is left out, by reason.
+    """Makes orders of the records of one input, and counts by reason what is left out.
 
     Raises:
         ConfigurationError: when what the caller asked for does not fit the records.
-
-    Attributes:
-        mapper: Makes records into mappings of orders.
-        left_out: Which orders are left out.
     """
 
     def __init__(

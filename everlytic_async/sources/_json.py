@@ -103,12 +103,7 @@ def is_list_of_orders(value: dict[str, Any]) -> bool:
 def unwrap_all(
     items: Iterator[tuple[int, Item]], kept: Collection[str]
 ) -> Iterator[tuple[int, Item]]:
-    """The orders, out of the objects that wrap just one of them; anything else as it is.
-
-    Args:
-        items: What was read as orders.
-        kept: Keys that are no wrapper: a mapping has paths that start there.
-    """
+    """The items, with orders out of the objects that wrap just one of them."""
     for item in items:
         order: Any = item[1]
         if order.__class__ is dict and len(order) > 1 + len(_BESIDE):
@@ -118,7 +113,10 @@ def unwrap_all(
 
 
 def unwrap(order: Item, kept: Collection[str]) -> Item:
-    """The order in an object that wraps just that order; anything else as it is."""
+    """The order in an object that wraps just that order; anything else as it is.
+
+    A key in `kept` is no wrapper: a mapping has paths that start there.
+    """
     inner: Any = order
     for _ in range(_MAX_DEPTH):
         if not isinstance(inner, dict) or len(inner) > 1 + len(_BESIDE):

@@ -80,7 +80,10 @@ def distinct(rows: Sequence[Record]) -> Sequence[Record]:
             if row not in kept:
                 kept.append(row)
         return kept
-    return list({_hashable(row): row for row in reversed(rows)}.values())[::-1]
+    found: dict[Any, Record] = {}
+    for row in rows:
+        found.setdefault(_hashable(row), row)
+    return [*found.values()]
 
 
 def _hashable(row: Record) -> Any:

@@ -18,11 +18,7 @@ _NEARLY_ALL = 0.9
 
 
 class OrderTally:
-    """Counts orders by whether they have an id, and those with the commonest contact.
-
-    Args:
-        mapping: The caller's mapping, which says what the contact is.
-    """
+    """Counts orders by whether they have an id, and those with the commonest contact."""
 
     def __init__(self, mapping: Mapping[str, Any]) -> None:
         self._with_id = self._without_id = 0

@@ -606,6 +606,12 @@ IN_A_ROW: dict[str, tuple[str, list[tuple[str, int]], int, int]] = {
         2,
         0,
     ),
+    "shopify, equal, and joined within the order": (
+        SHOPIFY + BLOCK * 4 + BLOCK.splitlines(keepends=True)[0],
+        [("#1", 2)],
+        7,
+        0,
+    ),
     "shopify, of which one is later": (
         SHOPIFY + BLOCK + BLOCK.replace("paid", "partially_refunded"),
         [(TWICE, 0)],
