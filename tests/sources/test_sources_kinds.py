@@ -606,9 +606,9 @@ IN_A_ROW: dict[str, tuple[str, list[tuple[str, int]], int, int]] = {
         2,
         0,
     ),
-    "shopify, equal, and joined within the order": (
-        SHOPIFY + BLOCK * 4 + BLOCK.splitlines(keepends=True)[0],
-        [("#1", 2)],
+    "shopify, and was refunded in between": (
+        SHOPIFY + (BLOCK + BLOCK.replace("paid", "refunded")) * 2 + BLOCK,
+        [(TWICE, 0)],
         7,
         0,
     ),
