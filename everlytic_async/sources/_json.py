@@ -136,15 +136,16 @@ def check_finite(
     items: Iterable[tuple[int, Item]], decoder: StrictDecoder
 ) -> Iterator[tuple[int, Item]]:
     """The items; one with NaN or an infinity is a fault: a mapping could make a text of it."""
-    for number, item in items:
+    for numbered in items:
         # Right after it was decoded: the next one may be read ahead.
         if not decoder.found_non_finite:
-            yield number, item
+            yield numbered
             continue
         decoder.found_non_finite = False
+        number, item = numbered
         faults = non_finite_faults(item) if isinstance(item, dict) else []
         if not isinstance(item, dict) or not faults:
-            yield number, item
+            yield numbered
             continue
         # As of a line that can't be read: a part of an order of Shopify's says whose it is.
         ids = [id_ if isinstance(id_ := item.get(key), str) else None for key in _LINE_IDS]
