@@ -35,6 +35,14 @@ def line(number: int, more: bytes = b"") -> bytes:
     return start + b'"products": [{"product_name": "Mop"}]%s}\n' % more
 
 
+def amid_rows(harmful: bytes) -> bytes:
+    return HEADER + row(1) + harmful + row(2)
+
+
+def amid_lines(harmful: bytes) -> bytes:
+    return line(1) + harmful + line(2)
+
+
 def order(**fields: Any) -> bytes:
     shopify = {
         "name": "#1",
@@ -179,6 +187,10 @@ def part(parent: int, number: int, name: str = "Mop") -> bytes:
     return json.dumps(item | {"__parentId": gid("Order", parent)}).encode() + b"\n"
 
 
+def amid_parts(harmful: bytes) -> bytes:
+    return bulk(1) + part(1, 1) + harmful + bulk(2) + part(2, 2)
+
+
 # As Excel writes them: with the texts of cells in a part of their own.
 TEXTS = "xl/sharedStrings.xml"
 MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
@@ -218,7 +230,7 @@ MANY = b", ".join(b'"a%d": 0' % n for n in range(70_000))
 FILES: dict[str, Hostile] = {
     # Each of these lines ends inside of a quoted cell, wherever it begins.
     "quotes that never close": Hostile(
-        lambda: HEADER + row(1) + b'b","\n' * 60_000 + row(2),
+        lambda: amid_rows(b'b","\n' * 60_000),
         fault="line 3: is not CSV: a quote is not closed within 10,000 lines and 1,048,576 char",
         invalid=60_000,
         options={"mapping": {"group_by": None}},
@@ -231,16 +243,16 @@ FILES: dict[str, Hostile] = {
         invalid=300_001,
     ),
     "one quote and a line without end": Slow(
-        lambda: gzip.compress(HEADER + row(1) + b'"' + b"x" * 150_000_000 + b"\n" + row(2), 1),
+        lambda: gzip.compress(amid_rows(b'"' + b"x" * 150_000_000 + b"\n"), 1),
         fault="line 3: is longer than 1,048,576 bytes",
         options={"mapping": {"group_by": None}},
     ),
     "quotes that close at the end of huge cells": Hostile(
-        lambda: HEADER + row(1) + b'9,"%s\n%s",Mop\n' % (b"x" * 500_000, b'""' * 200_000) + row(2),
+        lambda: amid_rows(b'9,"%s\n%s",Mop\n' % (b"x" * 500_000, b'""' * 200_000)),
         fault="line 3: contact_email",
     ),
     "wrong rows of one order": Slow(
-        lambda: gzip.compress(HEADER + row(1) + b"9,x\n" * 200_000 + row(2)),
+        lambda: gzip.compress(amid_rows(b"9,x\n" * 200_000)),
         fault="line 3: has 2 cells, and the header 3",
     ),
     "rows of orders, all different in their last cell": Slow(
@@ -256,12 +268,7 @@ FILES: dict[str, Hostile] = {
         invalid=0,
     ),
     "more rows than an order has": Hostile(
-        lambda: (
-            HEADER
-            + row(1)
-            + b"".join(b"9,ann@example.com,Mop %d\n" % n for n in range(40_000))
-            + row(2)
-        ),
+        lambda: amid_rows(b"".join(b"9,ann@example.com,Mop %d\n" % n for n in range(40_000))),
         fault="line 3: has more than 10,000 rows",
     ),
     "wide rows of one order": Slow(
@@ -283,10 +290,9 @@ FILES: dict[str, Hostile] = {
     ),
     "long rows of one order": Slow(
         lambda: gzip.compress(
-            HEADER
-            + row(1)
-            + b"".join(b"9,ann@example.com,%d%s\n" % (n, b"x" * 500_000) for n in range(100))
-            + row(2),
+            amid_rows(
+                b"".join(b"9,ann@example.com,%d%s\n" % (n, b"x" * 500_000) for n in range(100))
+            ),
             1,
         ),
         fault="line 3: its rows have more than",
@@ -322,35 +328,32 @@ FILES: dict[str, Hostile] = {
         options={"since": "2026-01-01"},
     ),
     "one key, repeated": Hostile(
-        lambda: line(1) + (b'{"products":1%s}\n' % (b',"total":1' * 100_000)) * 6 + line(2),
+        lambda: amid_lines((b'{"products":1%s}\n' % (b',"total":1' * 100_000)) * 6),
         fault="line 2: total: given more than once in one object",
         invalid=6,
     ),
     "faults without number": Hostile(
-        lambda: line(1) + line(9, b', "total": [%s]' % b",".join([b"NaN"] * 200_000)) + line(2),
+        lambda: amid_lines(line(9, b', "total": [%s]' % b",".join([b"NaN"] * 200_000))),
         fault="line 2: total",
         options={"mapping": {"workflow_id": 7}},
     ),
     "products that are none": Hostile(
-        lambda: line(1) + b'{"products": [%s]}\n' % b",".join([b"9"] * 9_999) + line(2),
+        lambda: amid_lines(b'{"products": [%s]}\n' % b",".join([b"9"] * 9_999)),
         fault="line 2: contact_email or",
     ),
     "NaN at the bottom": Hostile(
-        lambda: line(1) + line(9, b', "total": %sNaN%s' % (b"[" * 700, b"]" * 700)) + line(2),
+        lambda: amid_lines(line(9, b', "total": %sNaN%s' % (b"[" * 700, b"]" * 700))),
         fault="line 2: …[0]",
         options={"mapping": {"workflow_id": 7}},
     ),
     "deeply nested": Hostile(
-        lambda: line(1) + b"[" * 500_000 + b"\n" + b'{"a":' * 150_000 + b"\n" + line(2),
+        lambda: amid_lines(b"[" * 500_000 + b"\n" + b'{"a":' * 150_000 + b"\n"),
         fault="line 2: is nested too deeply",
         invalid=2,
     ),
     "a number of a million digits": Hostile(
-        lambda: (
-            line(1)
-            + line(9, b', "total": ' + b"9" * 900_000)
-            + line(9, b', "total": 1.' + b"9" * 900_000)
-            + line(2)
+        lambda: amid_lines(
+            line(9, b', "total": ' + b"9" * 900_000) + line(9, b', "total": 1.' + b"9" * 900_000)
         ),
         fault="line 2: holds a number of too many digits",
         invalid=2,
@@ -416,9 +419,7 @@ FILES: dict[str, Hostile] = {
         fault="line 2: is longer than 2,097,152 characters",
     ),
     "orders that are too long, one after another": Slow(
-        lambda: gzip.compress(
-            line(1) + line(9, (b", " + MANY) * 3 + b', "items": [{}]') + line(2), 1
-        ),
+        lambda: gzip.compress(amid_lines(line(9, (b", " + MANY) * 3 + b', "items": [{}]')), 1),
         fault="line 2: is longer than 2,097,152 characters",
         options={"format": "json"},
     ),
@@ -454,31 +455,25 @@ FILES: dict[str, Hostile] = {
         error="SourceError: the JSON ends too early, after order 2",
     ),
     "products of nothing": Hostile(
-        lambda: (
-            line(1)
-            + b'{"contact_email": "%s", "products": [%s]}\n' % (ANN.encode(), OBJECTS)
-            + line(2)
+        lambda: amid_lines(
+            b'{"contact_email": "%s", "products": [%s]}\n' % (ANN.encode(), OBJECTS)
         ),
         fault="line 2: products: over 10,000 items, more than are accepted",
     ),
     "pictures of nothing": Hostile(
-        lambda: (
-            line(1)
-            + b'{"contact_email": "%s", "products": [{"product_gallery": [%s]}]}\n'
+        lambda: amid_lines(
+            b'{"contact_email": "%s", "products": [{"product_gallery": [%s]}]}\n'
             % (ANN.encode(), b",".join([b'"http://a"'] * 85_000))
-            + line(2)
         ),
         fault="line 2: products[0].product_gallery: over 10,000 items",
     ),
-    "blank lines": Hostile(
-        lambda: gzip.compress(line(1) + b"\n" * 1_000_000 + line(2), 1), invalid=0
-    ),
+    "blank lines": Hostile(lambda: gzip.compress(amid_lines(b"\n" * 1_000_000), 1), invalid=0),
     "blanks at the beginning": Hostile(
         lambda: gzip.compress(b" \n" * 3_000_000 + line(2), 1),
         error="ConfigurationError: its first 1,048,576 bytes are blank",
     ),
     "a line without end": Slow(
-        lambda: gzip.compress(line(1) + b"x" * 150_000_000 + b"\n" + line(2), 1),
+        lambda: gzip.compress(amid_lines(b"x" * 150_000_000 + b"\n"), 1),
         fault="line 2: is longer than 1,048,576 bytes",
     ),
     "wrappers in wrappers": Hostile(
@@ -510,36 +505,18 @@ FILES: dict[str, Hostile] = {
         name="orders.csv",
     ),
     "a bulk operation of one order": Hostile(
-        lambda: (
-            bulk(1)
-            + part(1, 1)
-            + bulk(9)
-            + b"".join(part(9, n) for n in range(50_000))
-            + bulk(2)
-            + part(2, 2)
-        ),
+        lambda: amid_parts(bulk(9) + b"".join(part(9, n) for n in range(50_000))),
         fault="line 3: has more than 10,000 line items or 8,388,608 bytes of them",
     ),
     "a bulk operation of long lines": Slow(
         lambda: gzip.compress(
-            bulk(1)
-            + part(1, 1)
-            + bulk(9)
-            + b"".join(part(9, n, "x" * 900_000) for n in range(200))
-            + bulk(2)
-            + part(2, 2),
-            1,
+            amid_parts(bulk(9) + b"".join(part(9, n, "x" * 900_000) for n in range(200))), 1
         ),
         fault="line 3: has more than 10,000 line items or 8,388,608 bytes of them",
     ),
     "a bulk operation of one order, again and again": Slow(
-        lambda: (
-            bulk(1)
-            + part(1, 1)
-            + bulk(9, cancelledAt="x") * 9_000
-            + b"".join(part(9, n) for n in range(9_000))
-            + bulk(2)
-            + part(2, 2)
+        lambda: amid_parts(
+            bulk(9, cancelledAt="x") * 9_000 + b"".join(part(9, n) for n in range(9_000))
         ),
         orders=["1"],
         invalid=None,
