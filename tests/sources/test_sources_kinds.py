@@ -1521,7 +1521,7 @@ def test_a_title_above_the_header_is_left_out(above: str, below: str, mapping: A
     ("text", "mapping", "row"),
     [
         ("Orders, all\n" + TITLED.replace(",", ";"), None, 2),
-        (f"Report,by me,,,,,\n{HOME}", HOME_MAPPING, 2),
+        (f"Report,by me,,,,,\nof March,2026,,,,,\n{HOME}", HOME_MAPPING, 3),
         (
             "Report,by me,\nNr,Wer,Was\n1,a@b.example,Mop\n",
             {"order_id": "Nr", "contact_email": "Wer"},
@@ -1531,24 +1531,16 @@ def test_a_title_above_the_header_is_left_out(above: str, below: str, mapping: A
         (TITLED, {"order_id": "order"}, None),
     ],
 )
-def test_a_title_above_the_header_is_pointed_out(text: str, mapping: Any, row: int | None) -> None:
+def test_a_title_above_the_header_is_pointed_out_and_no_mapping_is_proposed(
+    text: str, mapping: Any, row: int | None
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
         list(read_orders(io.StringIO(text), "csv", mapping=mapping))
     told = f"row {row} looks like the header: remove the rows above it"
     assert (str(caught.value) == told) == (row is not None)
-
-
-@pytest.mark.parametrize(
-    ("text", "row"),
-    [
-        ("Orders, all\n" + TITLED.replace(",", ";"), 2),
-        (f"Report,by me,,,,,\nof March,2026,,,,,\n{HOME}", 3),
-    ],
-)
-def test_no_mapping_is_proposed_for_a_table_with_a_title(text: str, row: int) -> None:
-    told = f"row {row} looks like the header: remove the rows above it"
-    with pytest.raises(ConfigurationError, match=f"^{told}$"):
-        suggest_mapping(io.StringIO(text), "csv")
+    if row is not None and mapping in (None, HOME_MAPPING):  # its words are known
+        with pytest.raises(ConfigurationError, match=f"^{told}$"):
+            suggest_mapping(io.StringIO(text), "csv")
 
 
 def test_the_rows_in_which_a_header_was_looked_for_are_those_of_a_suggestion() -> None:
