@@ -55,24 +55,20 @@ def _unexpected(error: Exception, number: int) -> InvalidOrderError:
 
 
 class OrderAssembler:
-    """Makes orders of the records of one input.
-
-    Args:
-        options: What the caller asked for.
-        preset: The shop whose export it is; None for another input.
-        layout: What the records have in common.
-        counts: Where to count what is left out, by reason.
+    """Makes orders of the records of one input, and counts by reason what is left out.
 
     Raises:
         ConfigurationError: when what the caller asked for does not fit the records.
-
-    Attributes:
-        mapper: Makes records into mappings of orders.
-        left_out: Which orders are left out.
     """
 
     def __init__(
-        self, options: ReadOptions, preset: Preset | None, layout: Layout, counts: dict[str, int]
+        self,
+        options: ReadOptions,
+        preset: Preset | None,
+        layout: Layout,
+        counts: dict[str, int],
+        *,
+        traces: bool,
     ) -> None:
         self.mapper = RecordMapper(options, preset, layout)
         self.left_out = LeftOut(options, preset, layout, self.mapper, counts)
@@ -83,10 +79,8 @@ class OrderAssembler:
         shop = self.left_out.shop
         get_start = self.mapper.key if shop is None else shop.get_status
         self._repeated = RepeatedRows(get_start, is_fault=self._dedupes)
-        # Of the order that was handed out last.
-        self._number = 0
-        self._rows: Sequence[Record] = ()
-        self._mapping: Mapping[str, Any] = {}
+        self._traces = traces
+        self._traced: tuple[int, Mapping[str, str]] = (0, {})
 
     def warnings(self) -> Iterator[str]:
         """What a person should look at before the orders are sent."""
@@ -94,7 +88,7 @@ class OrderAssembler:
 
     def origins(self, number: int) -> Mapping[str, str]:
         """Where each field of the order came from that was handed out last."""
-        return self.mapper.origins(self._rows, self._mapping) if number == self._number else {}
+        return self._traced[1] if number == self._traced[0] else {}
 
     def orders(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
         """The orders of an input, in its order, each with the number of its first record."""
@@ -116,7 +110,8 @@ class OrderAssembler:
             if group is not None and not continues:
                 if row is None:
                     group.add_suspect(number)
-                yield from self._finish(group)
+                if (order := self._finish(group)) is not None:
+                    yield group.number, order
                 group = None
             if row is None:
                 if error is None:
@@ -135,13 +130,11 @@ class OrderAssembler:
                     group.add_fault(fault if number == group.number else f"line {number} {fault}")
             else:
                 group.add(row)
-        if group is not None:
-            yield from self._finish(group)
-
-    def _finish(self, group: _Group) -> Iterator[Numbered]:
-        order = self._build(group.number, group.rows, group.faults)
-        if order is not None:
+        if group is not None and (order := self._finish(group)) is not None:
             yield group.number, order
+
+    def _finish(self, group: _Group) -> Order | InvalidOrderError | None:
+        return self._build(group.number, group.rows, group.faults)
 
     def _identify(
         self, number: int, item: Item, group: _Group | None
@@ -198,7 +191,7 @@ class OrderAssembler:
             if columns and first[-1] == columns[-1] and _is_header(first, columns):
                 self.left_out.count(_HEADER)
                 return None
-            if self._dedupes:
+            if self._dedupes and len(rows) > 1:
                 rows = self._without_copies(rows, distinct(rows))
             reason, date_fault = self.left_out.judge(rows)
             if reason is not None:
@@ -229,7 +222,8 @@ class OrderAssembler:
             found += [] if twice is None else [twice]
         if date_fault is not None:
             found.insert(0, date_fault)
-        self._number, self._rows, self._mapping = number, rows, order
+        if self._traces:
+            self._traced = number, self.mapper.origins(rows, order)
         made = None if found else make_order(order, number)
         if isinstance(made, Order):
             return made

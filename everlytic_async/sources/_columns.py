@@ -18,6 +18,7 @@ __all__ = [
     "CONTACTS",
     "MAX_AHEAD",
     "check_all_are_fields",
+    "check_columns",
     "check_contact",
     "check_identity",
     "check_paths",
@@ -25,7 +26,6 @@ __all__ = [
     "find_header",
     "no_such_name",
     "show_names",
-    "strict_paths",
 ]
 
 _T = TypeVar("_T")
@@ -67,14 +67,7 @@ def show_names(names: Iterable[str]) -> str:
 
 
 def no_such_name(field: str, path: str, names: Sequence[str], *, what: str) -> str:
-    """That there is no such thing, the nearest one, and those that there are.
-
-    Args:
-        field: What it was named for.
-        path: Its name.
-        names: Those that there are.
-        what: What is named: ``column``, ``key`` or ``sheet``.
-    """
+    """That there is no such column, key or sheet, the nearest one, and those that there are."""
     message = f"{field}: there is no {what} '{path}'"
     usable = [name for name in names if _is_name(name)] if _is_header(names) else []
     if near := next(iter(difflib.get_close_matches(path, usable, n=1)), None):
@@ -189,21 +182,21 @@ def check_contact(specs: Iterable[Any], names: Sequence[str]) -> None:
         )
 
 
-def _identity_paths(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The paths of a mapping that say which order it is, whose, and of what, without alternatives.
-
-    Where one is wrong, all the orders go out under other names, or to nobody.
-    """
-    contacts = [field for field in CONTACTS if mapping.get(field) is not None]
-    fields = ("order_id", *contacts) if len(contacts) == 1 else ("order_id",)
-    own = {field: mapping[field] for field in fields if field in mapping}
-    products = mapping.get("products")
-    own["products"] = products.get("each") if isinstance(products, Mapping) else products
+def _only_sources(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each field that comes from one path, without an alternative, and that path."""
     return [
         ("products" if field == "each" else field, path)
-        for field, path, alone in mapping_paths(own)
+        for field, path, alone in mapping_paths(mapping)
         if alone
     ]
+
+
+def check_columns(mapping: Mapping[str, Any], layout: Layout, *, has_list: bool) -> None:
+    """Refuse a column that is the only source of a field, and is not there."""
+    own = {field: spec for field, spec in mapping.items() if field != "each"}
+    if has_list and "products" in own:  # the rest is looked for in the list
+        own["products"] = own["products"].get("each")
+    check_paths(_only_sources(own), layout)
 
 
 def check_identity(
@@ -211,10 +204,15 @@ def check_identity(
 ) -> Iterator[tuple[int, _T]]:
     """Refuse a path to the id, the contact or the products that none of the first orders has.
 
-    No more of them are read ahead than it takes to find one.
+    Where one is wrong, all the orders go out under other names, or to nobody. An order of JSON may
+    lack any key; no more of them are read ahead than it takes to find it.
     """
+    contacts = [field for field in CONTACTS if mapping.get(field) is not None]
+    fields = ("group_by", "order_id", *(contacts if len(contacts) == 1 else ()))
+    own = {field: mapping[field] for field in fields if field in mapping}
+    own["products"] = mapping.get("products", {}).get("each")
     ahead: list[tuple[int, _T]] = []
-    for field, path in _identity_paths(mapping):
+    for field, path in _only_sources(own):
         while True:
             found = _leads_nowhere(path, [item for _number, item in ahead])
             if found is None:
@@ -227,21 +225,3 @@ def check_identity(
             key, names = found
             raise ConfigurationError(no_such_name(field, key, names, what="key"))
     return chain(ahead, items)
-
-
-def strict_paths(
-    mapping: Mapping[str, Any], *, is_table: bool, has_list: bool
-) -> Iterator[tuple[str, str]]:
-    """The paths of a mapping that have to lead somewhere.
-
-    In a table, all that are the only source of a field; in JSON, where an order may lack any key,
-    those of what makes an order.
-    """
-    for field, spec in mapping.items():
-        strict: dict[str, Any] = {field: spec} if is_table or field == "group_by" else {}
-        if field == "products":
-            if isinstance(each := spec.get("each"), str):
-                yield "products", each
-            strict = {} if has_list else {k: v for k, v in spec.items() if is_table and k != "each"}
-        if field != "each":
-            yield from ((name, path) for name, path, alone in mapping_paths(strict) if alone)

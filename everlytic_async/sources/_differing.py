@@ -16,14 +16,7 @@ AMOUNTS = ("sub_total", "shipping_fee", "taxes", "total", "discount")
 
 
 class DifferingAmounts:
-    """Compares the amounts in the rows of each order.
-
-    Args:
-        specs: The specification of each field of an order.
-        getters: For each field the function that takes its value from a record.
-        compiler: Compiles paths of the records.
-        notation: How numbers are written.
-    """
+    """Compares the amounts in the rows of each order."""
 
     def __init__(
         self,

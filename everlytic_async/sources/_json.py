@@ -103,12 +103,7 @@ def is_list_of_orders(value: dict[str, Any]) -> bool:
 def unwrap_all(
     items: Iterator[tuple[int, Item]], kept: Collection[str]
 ) -> Iterator[tuple[int, Item]]:
-    """The orders, out of the objects that wrap just one of them; anything else as it is.
-
-    Args:
-        items: What was read as orders.
-        kept: Keys that are no wrapper: a mapping has paths that start there.
-    """
+    """The items, with orders out of the objects that wrap just one of them."""
     for item in items:
         order: Any = item[1]
         if order.__class__ is dict and len(order) > 1 + len(_BESIDE):
@@ -118,7 +113,10 @@ def unwrap_all(
 
 
 def unwrap(order: Item, kept: Collection[str]) -> Item:
-    """The order in an object that wraps just that order; anything else as it is."""
+    """The order in an object that wraps just that order; anything else as it is.
+
+    A key in `kept` is no wrapper: a mapping has paths that start there.
+    """
     inner: Any = order
     for _ in range(_MAX_DEPTH):
         if not isinstance(inner, dict) or len(inner) > 1 + len(_BESIDE):
@@ -138,12 +136,16 @@ def check_finite(
     items: Iterable[tuple[int, Item]], decoder: StrictDecoder
 ) -> Iterator[tuple[int, Item]]:
     """The items; one with NaN or an infinity is a fault: a mapping could make a text of it."""
-    for number, item in items:
+    for numbered in items:
         # Right after it was decoded: the next one may be read ahead.
-        found, decoder.found_non_finite = decoder.found_non_finite, False
-        faults = non_finite_faults(item) if found and isinstance(item, dict) else []
+        if not decoder.found_non_finite:
+            yield numbered
+            continue
+        decoder.found_non_finite = False
+        number, item = numbered
+        faults = non_finite_faults(item) if isinstance(item, dict) else []
         if not isinstance(item, dict) or not faults:
-            yield number, item
+            yield numbered
             continue
         # As of a line that can't be read: a part of an order of Shopify's says whose it is.
         ids = [id_ if isinstance(id_ := item.get(key), str) else None for key in _LINE_IDS]

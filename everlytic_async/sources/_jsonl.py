@@ -20,12 +20,7 @@ _ID = re.compile(rb'\{\s*"id"\s*:\s*"(gid:[^"\\]{1,100})"')
 
 
 def read_json_lines(file: IO[bytes], decoder: StrictDecoder) -> Iterator[tuple[int, Item]]:
-    """Yield each line's number, from 1, and its object, or its fault; skip blank lines.
-
-    Args:
-        file: Open for reading, in binary. It stays open.
-        decoder: Decodes each line.
-    """
+    """Yield each line's number, from 1, and its object, or its fault; skip blank lines."""
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 2):  # room for the end of the line
         number += 1

@@ -33,18 +33,8 @@ _MAX_WARNINGS = 5
 class LeftOut:
     """Says of each order why it is left out, if it is.
 
-    Args:
-        options: What the caller asked for.
-        preset: The shop whose export it is; None for another input.
-        layout: What the records have in common.
-        mapper: Makes the records into orders.
-        counts: Where to count what is left out, by reason.
-
     Raises:
         ConfigurationError: when a condition names what is not there, or no time is known.
-
-    Attributes:
-        shop: What the shop's table says; None if it is no shop's export.
     """
 
     def __init__(

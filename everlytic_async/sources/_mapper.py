@@ -9,7 +9,7 @@ from typing import Any
 from everlytic_async._checks import MAX_ITEMS
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
 from everlytic_async.orders import Product
-from everlytic_async.sources._columns import CONTACTS, check_contact, check_paths, strict_paths
+from everlytic_async.sources._columns import CONTACTS, check_columns, check_contact
 from everlytic_async.sources._differing import AMOUNTS, DifferingAmounts
 from everlytic_async.sources._mapping import (
     ORDER_FIELDS,
@@ -68,19 +68,7 @@ def _converters(notation: Notation) -> Mapping[str, _Convert]:
 
 
 class _FieldReader:
-    """Reads the fields that a mapping names: the inner loop of a backfill.
-
-    Args:
-        compiler: Compiles paths of the records.
-        specs: The specification of each field.
-        converters: What becomes of a text in these fields.
-
-    Raises:
-        ConfigurationError: when a specification has no meaning.
-
-    Attributes:
-        getters: For each field the function that takes its value from a record.
-    """
+    """Reads the fields that a mapping names: the inner loop of a backfill."""
 
     def __init__(
         self, compiler: Compiler, specs: Mapping[str, Any], converters: Mapping[str, _Convert]
@@ -131,20 +119,15 @@ class _FieldReader:
 class RecordMapper:
     """Makes records into mappings of orders.
 
-    Args:
-        options: What the caller asked for.
-        preset: Where the fields that the caller's mapping does not name come from; None for the
-            keys or columns that have the names of the fields.
-        layout: What the records have in common.
+    A field that the caller's mapping does not name comes from where the shop has it; of another
+    input from the key or column with the name of the field.
 
     Raises:
         ConfigurationError: when the mapping can't be applied.
 
     Attributes:
-        compiler: Compiles more paths of the records.
         date: Where the time of an order is, as in a mapping; None if that is not known.
         is_grouping: Whether consecutive records with the same key are one order.
-        differing: Counts the orders whose rows differ in an amount.
     """
 
     def __init__(self, options: ReadOptions, preset: Preset | None, layout: Layout) -> None:
@@ -162,7 +145,8 @@ class RecordMapper:
         if all(order.get(field) is None for field in CONTACTS):
             raise ConfigurationError("the mapping leaves an order without a contact")
         has_list = each is not None
-        check_paths(strict_paths(mapping, is_table=layout.is_table, has_list=has_list), layout)
+        if layout.is_table:
+            check_columns(mapping, layout, has_list=has_list)
         if layout.is_table and preset is None:
             check_contact((order.get(field) for field in CONTACTS), layout.names)
 

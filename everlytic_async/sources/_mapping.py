@@ -224,14 +224,7 @@ def is_template(spec: Any) -> bool:
 
 
 def describe_spec(spec: Any, compiler: Compiler, record: Any, prefix: str = "") -> str:
-    """Where a specification takes its value from in a record, in words for people.
-
-    Args:
-        spec: The specification.
-        compiler: Compiles paths of the record.
-        record: The order, row or product.
-        prefix: What comes before its paths.
-    """
+    """Where a specification takes its value from in a record, in words for people."""
     kind, what = _spec_kind(spec)
     match kind:
         case "first":
@@ -296,10 +289,7 @@ class Compiler:
     def getter(self, field: str, spec: Any, fields: Mapping[str, Getter] | None = None) -> Getter:
         """The function that returns what a specification says of a record.
 
-        Args:
-            field: For messages.
-            spec: The specification.
-            fields: The fields that a template may use, besides paths.
+        A template may use fields, besides paths.
 
         Raises:
             ConfigurationError: when the specification has no meaning.

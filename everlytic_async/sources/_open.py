@@ -12,8 +12,10 @@ import codecs
 import gzip
 import io
 import os
+import shutil
 import stat
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,8 +35,9 @@ __all__ = [
     "Source",
     "check_encoding",
     "check_text",
-    "missing_extra_message",
+    "needs_extra",
     "open_source",
+    "seekable",
     "skip_line",
     "with_line_feeds",
 ]
@@ -228,22 +231,33 @@ def _decoding(file: IO[bytes], encoding: str) -> Callable[[int], bytes]:
 
 
 def _line_not_text(
-    file: IO[bytes], start: int, decompress: _Decompress | None, encoding: str
+    file: IO[bytes],
+    start: int,
+    decompress: _Decompress | None,
+    encoding: str,
+    *,
+    counts: bool = False,
 ) -> int | None:
     """The number of the first line that is not text in an encoding, in a pass of its own."""
     at = file.tell()
-    decoder = codecs.getincrementaldecoder(encoding)()
-    number, data = 1, b"x"
+    is_utf_8 = codecs.lookup(encoding).name == "utf-8"
     try:
         file.seek(start)
         with ExitStack() as stack:
             read = file.read if decompress is None else decompress(stack, file)
+            decoder = codecs.getincrementaldecoder(encoding)()
+            number, data = 1, b"x"
             while data:
                 data = read(_CHUNK)
                 before = decoder.getstate()
+                if is_utf_8 and data.isascii() and not before[0] and data:
+                    number += data.count(b"\n") if counts else 0  # that takes longer
+                    continue
                 try:
                     number += decoder.decode(data, final=not data).count("\n")
                 except UnicodeDecodeError as error:
+                    if not counts:
+                        return _line_not_text(file, start, decompress, encoding, counts=True)
                     decoder.setstate(before)
                     good = data[: max(0, error.start - len(before[0]))]
                     return number + decoder.decode(good).count("\n")
@@ -320,6 +334,31 @@ def skip_line(file: IO[bytes]) -> None:
         pass
 
 
+@contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Import other packages in it, when they are needed to read what.
+
+    Raises:
+        ConfigurationError: one is not installed; says how to install it.
+    """
+    try:
+        yield
+    except ImportError:
+        raise ConfigurationError(
+            f"to read {what}, install what it needs: pip install 'everlytic-async[{extra}]'"
+        ) from None
+
+
+def seekable(file: IO[bytes], stack: ExitStack) -> IO[bytes]:
+    """The file; if it can't seek, as a pipe, a copy of it in a temporary file."""
+    if file.seekable():
+        return file
+    copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
+    shutil.copyfileobj(file, copy)
+    copy.seek(0)
+    return copy
+
+
 # ----------------------------------------------------------------------------------- compression
 
 
@@ -330,13 +369,11 @@ def _gzip(stack: ExitStack, file: IO[bytes]) -> Callable[[int], bytes]:
 
 def _zstd(stack: ExitStack, file: IO[bytes]) -> Callable[[int], bytes]:
     # Not the package zstandard: it reads a file that was cut off as if it were complete.
-    try:
+    with needs_extra("zstd", "sources"):
         if sys.version_info >= (3, 14):
-            from compression import zstd  # noqa: PLC0415 - an extra, loaded when it is needed
+            from compression import zstd  # noqa: PLC0415
         else:
             from backports import zstd  # noqa: PLC0415
-    except ImportError:
-        raise ConfigurationError(missing_extra_message("zstd", "sources")) from None
     unpacked = stack.enter_context(zstd.ZstdFile(file))
     return _explain_damage("zstd", unpacked.read1, (zstd.ZstdError,))
 
@@ -366,8 +403,3 @@ def _explain_damage(
             ) from None
 
     return read_chunk
-
-
-def missing_extra_message(what: str, extra: str) -> str:
-    """What to say when the package of an extra is missing."""
-    return f"to read {what}, install what it needs: pip install 'everlytic-async[{extra}]'"

@@ -8,16 +8,14 @@ row is known. A row that takes over `MAX_ROW_BYTES` is a fault.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from typing import IO, Any
 
 from everlytic_async._checks import is_safe_field_name
-from everlytic_async.errors import ConfigurationError, InvalidOrderError, SourceError
-from everlytic_async.sources._open import missing_extra_message
+from everlytic_async.errors import InvalidOrderError, SourceError
+from everlytic_async.sources._open import needs_extra, seekable
 from everlytic_async.sources._records import InvalidRow
 
 __all__ = ["MAX_ROW_BYTES", "ParquetReader"]
@@ -48,36 +46,20 @@ _MAX_RATIO = 200
 class ParquetReader:
     """The rows of a file, each its values in the order of the columns; iterate over it once.
 
-    Args:
-        file: Open for reading, in binary. It stays open. If it can't seek, as a pipe, it is copied
-            to a temporary file first.
-        stack: Closes that copy.
-
     Raises:
         ConfigurationError: when pyarrow is missing.
         SourceError: when it is damaged, or would fill the memory.
-
-    Attributes:
-        columns: Their names.
     """
 
     def __init__(self, file: IO[bytes], stack: ExitStack) -> None:
-        try:
-            # An extra, loaded when it is needed, and without types.
+        with needs_extra("Parquet", "parquet"):
             pyarrow: Any = import_module("pyarrow")
             self._parquet: Any = import_module("pyarrow.parquet")
             self._compute: Any = import_module("pyarrow.compute")
-        except ImportError:
-            raise ConfigurationError(missing_extra_message("Parquet", "parquet")) from None
         self._types: Any = pyarrow.types
         self._extension: Any = pyarrow.BaseExtensionType
         self._errors = (pyarrow.ArrowException, OSError, ValueError, ArithmeticError)
-        if not file.seekable():
-            copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
-            shutil.copyfileobj(file, copy)
-            copy.seek(0)
-            file = copy
-        self._file = file
+        file = self._file = seekable(file, stack)
         try:
             self._metadata: Any = self._parquet.read_metadata(file)
             self._schema: Any = self._metadata.schema.to_arrow_schema()

@@ -82,6 +82,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._assembler: OrderAssembler | None = None
         self._tally = OrderTally(options.mapping)
         self._decoder = StrictDecoder()
+        self._traces = False
         self._workbook: XlsxReader | None = None
         self._file_warnings: list[str] = []  # at the end
         self.format: str | None = None
@@ -129,6 +130,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     def traced(self) -> Iterator[TracedOrder]:
         """Instead of the orders alone: each with where its fields came from. It is slower."""
+        self._traces = True
         for number, order in self._numbered:
             assembler = self._assembler
             origins = _own_names(order) if assembler is None else assembler.origins(number)
@@ -284,7 +286,9 @@ class Reader(Iterator[Order | InvalidOrderError]):
         return has_products or not (layout.is_table or is_flat)
 
     def _new_assembler(self, layout: Layout) -> OrderAssembler:
-        self._assembler = OrderAssembler(self._options, self._preset, layout, self._skipped)
+        self._assembler = OrderAssembler(
+            self._options, self._preset, layout, self._skipped, traces=self._traces
+        )
         return self._assembler
 
 

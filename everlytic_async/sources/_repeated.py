@@ -75,7 +75,11 @@ class RepeatedRows:
 def distinct(rows: Sequence[Record]) -> Sequence[Record]:
     """The rows, of those that are equal the first."""
     if len(rows) < _FEW_ROWS:  # fast
-        return [row for place, row in enumerate(rows) if row not in rows[:place]]
+        kept: list[Record] = []
+        for row in rows:
+            if row not in kept:
+                kept.append(row)
+        return kept
     found: dict[Any, Record] = {}
     for row in rows:
         found.setdefault(_hashable(row), row)

@@ -154,12 +154,7 @@ def _is_near(one: str, other: str) -> bool:
 
 
 def match_fields(names: Iterable[str], fields: Collection[str] = ()) -> dict[str, str]:
-    """For each field the name that most likely is meant by it, where there is one.
-
-    Args:
-        names: Columns, or paths.
-        fields: Only these fields; none for all.
-    """
+    """For each of the fields, or of all, the name that most likely is meant, if there is one."""
     named = [(name, _words(name)) for name in dict.fromkeys(names) if 0 < len(name) <= _MAX_CHARS]
     scored = sorted(
         (-_score(words, synonyms), place, field, name)

@@ -18,11 +18,7 @@ _NEARLY_ALL = 0.9
 
 
 class OrderTally:
-    """Counts orders by whether they have an id, and those with the commonest contact.
-
-    Args:
-        mapping: The caller's mapping, which says what the contact is.
-    """
+    """Counts orders by whether they have an id, and those with the commonest contact."""
 
     def __init__(self, mapping: Mapping[str, Any]) -> None:
         self._with_id = self._without_id = 0
@@ -35,11 +31,12 @@ class OrderTally:
 
     def add(self, order: Order | InvalidOrderError) -> None:
         """Count an order; of an invalid one only its id."""
+        is_order = isinstance(order, Order)
         if order.order_id is not None:
             self._with_id += 1
-        elif isinstance(order, Order):
+        elif is_order:
             self._without_id += 1
-        if self._counts_contacts and isinstance(order, Order):
+        if self._counts_contacts and is_order:
             self._add_contact(getattr(order, self._field or ""))
 
     def _add_contact(self, contact: str | None) -> None:

@@ -62,11 +62,7 @@ class Condition:
 
 @attrs.define(eq=False)
 class ConditionValues:
-    """A condition, and which of its values no order had so far: one may be mistyped.
-
-    Attributes:
-        reason: What orders are counted as for which it does not hold.
-    """
+    """A condition, and which of its values no order had so far: one may be mistyped."""
 
     _condition: Condition
     _get: Getter

@@ -11,9 +11,7 @@ so comes out as a spreadsheet shows it, 1.23457E+17, which no id may be.
 from __future__ import annotations
 
 import re
-import shutil
 import struct
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -32,7 +30,7 @@ from everlytic_async.errors import (
     SourceError,
 )
 from everlytic_async.sources._columns import MAX_AHEAD, no_such_name, show_names
-from everlytic_async.sources._open import missing_extra_message
+from everlytic_async.sources._open import needs_extra, seekable
 from everlytic_async.sources._records import InvalidRow
 
 __all__ = ["XlsxReader"]
@@ -72,11 +70,7 @@ _Row = tuple[int, bool, list[tuple[int, Any, str | None]]]
 class XlsxReader:
     """The rows of a sheet, each its values in the order of the columns; iterate over it once.
 
-    Args:
-        file: Open for reading, in binary. It stays open. If it can't seek, as a pipe, it is copied
-            to a temporary file first.
-        stack: Closes that copy.
-        sheet: The name of the sheet; None for the first that is not hidden.
+    Without the name of a sheet it is the first that is not hidden.
 
     Raises:
         ConfigurationError: when openpyxl is missing, it is no workbook, or has no such sheet.
@@ -89,16 +83,9 @@ class XlsxReader:
     """
 
     def __init__(self, file: IO[bytes], stack: ExitStack, sheet: str | None) -> None:
-        try:
-            # An extra, loaded when it is needed, and without types.
+        with needs_extra("Excel workbooks", "xlsx"):
             openpyxl: Any = import_module("openpyxl")
-        except ImportError:
-            raise ConfigurationError(missing_extra_message("Excel workbooks", "xlsx")) from None
-        if not file.seekable():
-            copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
-            shutil.copyfileobj(file, copy)
-            copy.seek(0)
-            file = copy
+        file = seekable(file, stack)
         _careful(lambda: _measure(file))
         book = _careful(
             lambda: openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)

@@ -33,9 +33,7 @@ def peak_bytes() -> int:
 def load(path: str) -> None:
     """Load what reads such a file: it takes memory by itself, and threads, so not before a fork."""
     with suppress(ImportError):
-        if path.endswith(".xlsx"):
-            import openpyxl  # noqa: F401, PLC0415
-        elif path.endswith(".parquet"):
+        if Path(path).read_bytes()[:4] == b"PAR1":
             import pyarrow.parquet  # noqa: F401, PLC0415
 
 

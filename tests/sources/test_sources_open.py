@@ -15,6 +15,7 @@ import pytest
 from backports import zstd
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from reading import Pipe
 
 from everlytic_async import ConfigurationError, EverlyticError, Order, SourceError
 from everlytic_async.sources import FORMATS, read_orders
@@ -43,13 +44,6 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 def shown(found: Any) -> list[str]:
     return [f"{line} {item!r}" for line, item in found]
-
-
-class Pipe(io.BytesIO):
-    """A file that can't be read twice."""
-
-    def seekable(self) -> bool:
-        return False
 
 
 @pytest.mark.parametrize("packer", PACKERS)
@@ -245,21 +239,21 @@ def test_whatever_the_bytes_are_only_errors_of_this_package_come_out(
             assert all(isinstance(item, Order | EverlyticError) for item in found)
 
 
-def test_reading_zstd_without_its_package_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("module", "data", "extra"),
+    [
+        ("backports.zstd", zstd.compress(LINE), "sources"),
+        ("pyarrow", b"PAR1...", "parquet"),
+        ("openpyxl", b"PK\x03\x04...", "xlsx"),
+    ],
+)
+def test_reading_without_the_package_of_a_format_says_how_to_install_it(
+    module: str, data: bytes, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "backports.zstd", None)
+    monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delattr("backports.zstd", raising=False)
-    with pytest.raises(ConfigurationError, match=r"pip install 'everlytic-async\[sources\]'"):
-        list(read_orders(io.BytesIO(zstd.compress(LINE))))
-
-
-def test_reading_parquet_without_its_package_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'everlytic-async\[parquet\]'"):
-        list(read_orders(io.BytesIO(b"PAR1...")))
+    with pytest.raises(ConfigurationError, match=rf"pip install 'everlytic-async\[{extra}\]'"):
+        list(read_orders(io.BytesIO(data)))
 
 
 def test_importing_the_readers_loads_no_extra() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading import Pipe
 
 from everlytic_async import ConfigurationError, InvalidOrderError, Order, SourceError
 from everlytic_async.sources import read_orders
@@ -83,10 +84,6 @@ def test_a_row_for_each_product_is_grouped_and_dated() -> None:
 
 
 def test_packed_and_from_a_pipe_it_is_read_too() -> None:
-    class Pipe(io.BytesIO):
-        def seekable(self) -> bool:
-            return False
-
     data = parquet(ORDERS)
     assert len(list(read_orders(Pipe(data)))) == 5
     assert len(list(read_orders(io.BytesIO(gzip.compress(data)), "parquet"))) == 5

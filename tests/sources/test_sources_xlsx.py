@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import warnings
 import zipfile
 from datetime import datetime
@@ -206,14 +205,6 @@ def archive(**parts: str) -> bytes:
 def test_what_is_no_workbook_is_refused(data: bytes, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         read(data)
-
-
-def test_reading_excel_without_its_package_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'everlytic-async\[xlsx\]'"):
-        read(workbook(HEADER))
 
 
 MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
