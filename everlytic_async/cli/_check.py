@@ -39,8 +39,7 @@ async def check(options: CheckOptions) -> int:
     """Validate the orders of a file, and return the exit code."""
     if options.suggest:
         return suggest(options)
-    settings = Settings(options.config)
-    settings.announce("everlytic", *READING_TABLES)
+    settings = Settings(options.config, "everlytic", *READING_TABLES)
     return await examine(options, settings, choose_ledger(options, settings), "ready to be sent")
 
 

@@ -34,8 +34,7 @@ _LABELS: Labels = {
 
 async def enqueue(options: EnqueueOptions) -> int:
     """Put the orders of a file into the queue, show what became of them; return the exit code."""
-    settings = Settings(options.config)
-    settings.announce(*READING_TABLES, *QUEUE_TABLES)
+    settings = Settings(options.config, *READING_TABLES, *QUEUE_TABLES)
     store = settings.only_store(options.store)
     check_outputs(options, None)
     async with AsyncExitStack() as stack:

@@ -46,8 +46,8 @@ _TRIAL_LIMIT = 3
 
 def send(options: SendOptions) -> int:
     """Send the orders of a file, show what became of them, and return the exit code."""
-    settings = Settings(options.config)
-    settings.announce(*(() if options.sandbox else ("everlytic",)), *READING_TABLES)
+    account_tables = () if options.sandbox else ("everlytic",)
+    settings = Settings(options.config, *account_tables, *READING_TABLES)
     _check_together(options)
     if options.report is not None:
         load_libraries()

@@ -47,8 +47,7 @@ _STORE: ContextVar[str] = ContextVar("store", default="-")
 
 def work(options: WorkerOptions) -> int:
     """Serve the stores until SIGTERM or Ctrl-C, and return the exit code."""
-    settings = Settings(options.config)
-    settings.announce("everlytic", *QUEUE_TABLES)
+    settings = Settings(options.config, "everlytic", *QUEUE_TABLES)
     if options.health is not None:
         parse_address(options.health)
     if options.durability is not None and options.ledger is None:

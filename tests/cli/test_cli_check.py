@@ -165,13 +165,6 @@ def test_a_damaged_file_is_not_to_be_sent_again_as_it_is(
     assert (run.code, "To send them, run it again" in run.err) == (1, True)
 
 
-@pytest.mark.parametrize("command", ["check", "send"])
-def test_a_file_that_is_not_an_export_is_an_error(cli: Cli, shop: Sandbox, command: str) -> None:
-    run = cli(command, "--no-ledger", save("o.xlsx", b"PK\x03\x04" + bytes(100)))
-    assert (run.code, shop.requests) == (2, 0)
-    assert "Error: o.xlsx: the Excel workbook can't be read (BadZipFile): save it again" in run.err
-
-
 # --------------------------------------------------------------------------------------- formats
 
 

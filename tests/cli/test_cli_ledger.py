@@ -216,19 +216,6 @@ def test_what_is_no_ledger_or_not_beside_the_input_is_in_nobodys_way(
     assert cli("send", path).code == 0
 
 
-@pytest.mark.parametrize("kind", ["no directory", "no database"])
-def test_a_ledger_that_cannot_be_used_ends_it_before_anything_is_sent(
-    cli: Cli, shop: Sandbox, kind: str
-) -> None:
-    path = cli.directory / ("none/l" if kind == "no directory" else "l")
-    if kind == "no database":
-        path.write_text("an order, and another order, and so on\n" * 100)
-    run = cli("send", "--ledger", path, "--results", "r.jsonl", cli.write(order(1)))
-    assert (run.code, run.out, shop.requests) == (2, "", 0)
-    assert f"Error: the ledger '{path}' can't be " in run.err
-    assert not Path("r.jsonl").exists()
-
-
 @pytest.mark.parametrize("command", [("check",), ("send", "--dry-run")])
 def test_what_sends_nothing_reads_the_ledger_and_never_creates_one(
     cli: Cli, endpoint: Endpoint, command: tuple[str, ...]

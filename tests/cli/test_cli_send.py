@@ -85,23 +85,6 @@ def test_an_input_without_orders_is_no_failure(
     assert run.err == f"There is no order in {name}: nothing to do.\n"
 
 
-@pytest.mark.parametrize("command", ["send", "check"])
-@pytest.mark.parametrize(
-    ("name", "error"),
-    [
-        ("none.jsonl", "none.jsonl can't be read: No such file or directory"),
-        (".", ". can't be read: Is a directory"),
-        # It opens, and nothing can be read at its beginning.
-        ("/proc/self/mem", "/proc/self/mem can't be read further: Input/output error"),
-    ],
-)
-def test_an_input_that_cannot_be_read_is_an_error(
-    cli: Cli, shop: Sandbox, command: str, name: str, error: str
-) -> None:
-    run = cli(command, "--no-ledger", name)
-    assert (run.code, run.err, shop.requests) == (2, f"Error: {error}\n", 0)
-
-
 # ----------------------------------------------------------------------------------- the results
 
 
@@ -203,15 +186,42 @@ def test_results_replace_nothing_and_are_appended_to_results_only(
     assert ("holds something else than results" in run.err) == (not is_results)
 
 
-@pytest.mark.parametrize("command", ["send", "check"])
-@pytest.mark.parametrize("results", ["none/r.jsonl", ".", "a pipe that nobody reads from"])
-def test_results_that_cannot_be_opened_end_it_before_anything_is_sent(
-    cli: Cli, shop: Sandbox, results: str, command: str
+@pytest.mark.parametrize("command", ["send", "send --dry-run", "check"])
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("none.jsonl", "none.jsonl can't be read: No such file or directory"),
+        (".", ". can't be read: Is a directory"),
+        # It opens, and nothing can be read at its beginning.
+        ("/proc/self/mem", "/proc/self/mem can't be read further: Input/output error"),
+        ("o.xlsx", "o.xlsx: the Excel workbook can't be read (BadZipFile): save it again"),
+        ("--results none/r o", "the results can't be written to 'none/r': No such file"),
+        ("--results . o", "is a directory"),  # as click says it
+        ("--results fifo o", "the results can't be written to 'fifo': nobody reads from it"),
+        ("--ledger none/l o", "none/l' can't be created: there is no directory"),
+        ("--ledger text o", "text' can't be "),
+        ("--config fifo o", "fifo is a pipe that nobody writes to"),
+        ("--config /dev/zero o", "/dev/zero is not a file"),
+    ],
+)
+def test_a_file_that_cannot_be_used_ends_it_before_anything_is_sent(
+    cli: Cli, shop: Sandbox, command: str, words: str, error: str
 ) -> None:
-    os.mkfifo("a pipe that nobody reads from")
-    run = cli(command, "--ledger", "l", "--results", results, cli.write(order(1)))
-    assert (run.code, run.out, shop.requests) == (2, "", 0)
+    """And no pipe is waited for."""
+    os.mkfifo("fifo")
+    Path("o").write_text(to_lines(order(1)))
+    Path("o.xlsx").write_bytes(b"PK\x03\x04" + bytes(100))
+    Path("text").write_text("an order, and another order, and so on\n" * 100)
+    before = sorted(cli.directory.iterdir())
+    ledger = [] if "--ledger" in words else ["--ledger", "l"]
+    results = [] if "--results" in words else ["--results", "r.jsonl"]
+    run = cli(*command.split(), *ledger, *results, *words.split())
+    assert (run.code, shop.requests) == (2, 0)
     assert "Traceback" not in run.err
+    assert error in run.err
+    if words.endswith(" o"):
+        assert run.out == ""
+        assert {*cli.directory.iterdir()} - {*before} <= {cli.directory / "l"}
 
 
 @pytest.mark.parametrize(
