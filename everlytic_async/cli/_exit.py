@@ -34,10 +34,6 @@ class Exit(enum.IntEnum):
     NEEDS_PERSON = 3
     #: Ctrl-C.
     INTERRUPTED = 128 + signal.SIGINT
-    #: SIGTERM.
-    TERMINATED = 128 + signal.SIGTERM
-    #: SIGHUP: the terminal was closed.
-    HUNG_UP = 128 + signal.SIGHUP
 
 
 class UnexpectedError(Exception):

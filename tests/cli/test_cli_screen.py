@@ -552,6 +552,7 @@ WHICH = "say which dead letters"
         ("queue redrive abc", "'abc' is not a valid whole number."),
         *((f"queue {command}", WHICH) for command in ("redrive", "drop", "redrive 1 --all")),
         ("queue drop 1 --outcome unknown", "--outcome is for --all"),
+        ("enqueue --nats nats://me:t0ken@127.0.0.1 orders.jsonl", "set EVERLYTIC_NATS_URL instead"),
         ("sandbox --rate inf", "'--rate'"),
         ("sandbox --throttled nan", "'--throttled'"),
         ("sandbox --throttled 1.5", "'--throttled'"),
@@ -571,6 +572,7 @@ def test_what_cannot_be_meant_is_an_error_and_nothing_is_done(
     run = cli(*words.split())
     assert (run.code, run.out, shop.requests) == (2, "", 0)
     assert "Error" in run.err
+    assert "t0ken" not in run.err
     assert re.sub(r"[\s│]+", " ", error) in re.sub(r"[\s│]+", " ", run.err)
     assert [each.name for each in cli.directory.iterdir()] == ["orders.jsonl"]
 
