@@ -20,7 +20,6 @@ from everlytic_async import EverlyticClient
 from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._input import Input, open_input
 from everlytic_async.cli._plan import InputCount, count_input, plan_lines
-from everlytic_async.cli._screen import format_duration
 from everlytic_async.cli._settings import Account, Settings
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
@@ -340,29 +339,3 @@ def test_a_count_of_more_orders_needs_no_more_memory(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[2] - peaks[1] < 50_000
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (0.0123, "12.3 ms"),
-        (0.9999, "1 s"),
-        (12.34, "12.3 s"),
-        (59.6, "59.6 s"),
-        (59.96, "1 min"),
-        (61, "1 min 1 s"),
-        (515, "8 min 35 s"),
-        (3_599.6, "1 h"),
-        (3600, "1 h"),
-        (3601, "1 h"),
-        (11 * 3600 + 58 * 60 + 59, "11 h 59 min"),
-        (86_400 - 31, "23 h 59 min"),
-        (86_400 - 29, "1 day"),
-        (90_061, "1 day 1 h"),
-        (200_000, "2 days 8 h"),
-        (365 * 86_400, "365 days"),
-    ],
-)
-def test_durations_have_three_digits_or_two_units(seconds: float, words: str) -> None:
-    assert format_duration(seconds) == words
