@@ -7,7 +7,6 @@
 All commands share:
 
 - ``_settings``, ``_client``, ``_nats``: the account, the client and its proxy, where a queue is.
-- ``_reading``: how an input is read, by options and settings.
 - ``_forecast``, ``_plan``: which ledger is used, what it says of the input; the question before a
   backfill.
 - ``_look``, ``_repeats``: the first orders field by field and a proposed mapping; ids that an input

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from typing import Any
 
 import attrs
@@ -18,7 +18,7 @@ from everlytic_async.cli._exit import Exit, note, say
 from everlytic_async.cli._forecast import Forecast, LedgerChoice, choose_ledger, compare
 from everlytic_async.cli._input import open_input
 from everlytic_async.cli._look import as_table, as_values, suggest
-from everlytic_async.cli._results import Results, check_outputs
+from everlytic_async.cli._results import check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, count_orders
 from everlytic_async.cli._settings import READING_TABLES, Account, Settings
@@ -39,8 +39,7 @@ async def check(options: CheckOptions) -> int:
     """Validate the orders of a file, and return the exit code."""
     if options.suggest:
         return suggest(options)
-    settings = Settings(options.config)
-    settings.announce("everlytic", *READING_TABLES)
+    settings = Settings(options.config, "everlytic", *READING_TABLES)
     return await examine(options, settings, choose_ledger(options, settings), "ready to be sent")
 
 
@@ -67,13 +66,11 @@ async def examine(
             say(f"Warning: {others}")
         report = options.report if isinstance(options, SendOptions) else None
         check_outputs(options, None if ledger is None else ledger.path, report)
-        results = stack.enter_context(closing(Results(options)))
         source.look_for_repeats()
         source.show = options.show if isinstance(options, CheckOptions) else 0
         run = _CheckRun(
             options=options,
             source=source,
-            results=results,
             title="Checking",
             labels={Outcome.NOT_SENT: ("valid", "green", valid), **_LABELS},
             max_reasons=_MAX_REASONS,

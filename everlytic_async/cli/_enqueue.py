@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 
 import attrs
 
@@ -11,7 +11,7 @@ from everlytic_async.cli._exit import Exit
 from everlytic_async.cli._input import open_input
 from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import EnqueueOptions
-from everlytic_async.cli._results import Results, check_outputs
+from everlytic_async.cli._results import check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import Labels
 from everlytic_async.cli._settings import QUEUE_TABLES, READING_TABLES, Settings
@@ -34,19 +34,16 @@ _LABELS: Labels = {
 
 async def enqueue(options: EnqueueOptions) -> int:
     """Put the orders of a file into the queue, show what became of them; return the exit code."""
-    settings = Settings(options.config)
-    settings.announce(*READING_TABLES, *QUEUE_TABLES)
+    settings = Settings(options.config, *READING_TABLES, *QUEUE_TABLES)
     store = settings.only_store(options.store)
     check_outputs(options, None)
     async with AsyncExitStack() as stack:
         source = stack.enter_context(open_input(options, settings))
         make_queue = await stack.enter_async_context(connect(options, settings))
         queue = await stack.enter_async_context(make_queue(store))
-        results = stack.enter_context(closing(Results(options)))
         run = _EnqueueRun(
             options=options,
             source=source,
-            results=results,
             title=f"Queueing for {store}",
             destination=f"the queue of {store}",
             labels=_LABELS,

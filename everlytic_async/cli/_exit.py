@@ -11,11 +11,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 import click
 
-from everlytic_async.cli._console import OutputError, make_console, print_line, redirect_to_devnull
+from everlytic_async.cli._console import OutputError, print_lines
 from everlytic_async.errors import ConfigurationError, LedgerError, QueueError
 
 
@@ -33,10 +34,6 @@ class Exit(enum.IntEnum):
     NEEDS_PERSON = 3
     #: Ctrl-C.
     INTERRUPTED = 128 + signal.SIGINT
-    #: SIGTERM.
-    TERMINATED = 128 + signal.SIGTERM
-    #: SIGHUP: the terminal was closed.
-    HUNG_UP = 128 + signal.SIGHUP
 
 
 class UnexpectedError(Exception):
@@ -63,12 +60,8 @@ def say(message: str) -> None:
 
     A command to copy has a line of its own, with an indent.
     """
-    console = make_console(stderr=True)
-    try:
-        for line in message.split("\n"):
-            print_line(console, line)
-    except OSError:  # the reader is gone, as `tee` is after Ctrl-C, or the terminal is closed
-        redirect_to_devnull(sys.stderr.fileno())
+    with suppress(OutputError):
+        print_lines(message.split("\n"), stderr=True)
 
 
 def handle_errors(command: Callable[[], int], *, debug: bool) -> NoReturn:

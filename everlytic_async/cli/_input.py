@@ -9,22 +9,34 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
-from typing import IO
+from pathlib import Path
+from typing import IO, Any
 
 import attrs
 
 from everlytic_async.cli._exit import note
-from everlytic_async.cli._options import InputOptions, JoinOptions, WorkflowOptions
+from everlytic_async.cli._options import (
+    InputOptions,
+    JoinOptions,
+    ReadingOptions,
+    WorkflowOptions,
+)
 from everlytic_async.cli._pipe import InterruptibleReader, ThreadedReader
-from everlytic_async.cli._reading import Reading
 from everlytic_async.cli._repeats import REPEATED, Repeats
-from everlytic_async.cli._settings import Settings
+from everlytic_async.cli._settings import WHERE_IS_MISSING, Settings
 from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError, printable
 from everlytic_async.orders import Order
-from everlytic_async.sources import Reader, TracedOrder, read_orders
+from everlytic_async.sources import (
+    Reader,
+    TracedOrder,
+    normalize_mapping,
+    parse_mapping,
+    parse_where,
+    read_orders,
+)
 
 Item = Order | InvalidOrderError
 #: An order, and where it stands in the input: see `Input.place`.
@@ -34,6 +46,40 @@ Numbered = tuple[int, Item]
 # a shop's may be an order on each line, too.
 # "Order 120" would be taken for the order's own number.
 _PLACES = {"json": "record", "parquet": "row", "xlsx": "row"}
+# The options that `[input]` may hold too.
+_NOTATION = ("encoding", "decimal", "thousands", "date_format", "sheet")
+
+
+@attrs.frozen
+class Reading:
+    """How an input is read.
+
+    Attributes:
+        arguments: Those of `read_orders`, beside the file.
+        mapped_by: The file that says how columns are mapped, fit for a terminal.
+        conditions: Which orders are read, in the words of ``--where``; empty for all.
+    """
+
+    arguments: Mapping[str, Any]
+    mapped_by: str | None
+    conditions: str
+
+    @classmethod
+    def choose(cls, options: ReadingOptions, format_: str | None, settings: Settings) -> Reading:
+        """By the options, and where they don't say it, by the settings."""
+        mapping, path = _load_mapping(options, settings)
+        where = _load_where(options, settings)
+        notation = settings.table("input").texts(*_NOTATION)
+        for name in _NOTATION:
+            if (value := getattr(options, name)) is not None:
+                notation[name] = value
+        arguments = {"format": format_, "mapping": mapping, "where": where, **notation}
+        arguments |= {"since": options.since, "until": options.until, "include": options.include}
+        return cls(
+            arguments,
+            None if path is None else printable(os.fspath(path)),
+            printable("; ".join(each.shown for each in parse_where(where))),
+        )
 
 
 class Input:
@@ -191,19 +237,22 @@ class Input:
                 self.repeats = Repeats()
             self._start()
 
-    async def each(self) -> AsyncIterator[Item]:
-        """Every order; see `orders`."""
-        orders = self.orders()
-        if isinstance(orders, Iterator):
-            for order in orders:
-                yield order
-        else:
-            async for order in orders:
-                yield order
-
     def orders(self) -> Iterator[Item] | AsyncIterator[Item]:
         """Every order; `lines` knows their lines."""
-        return self._iter_sync() if self._interruptible is None else self._iter_async()
+        return self._iter_sync() if self._interruptible is None else self.each()
+
+    async def each(self) -> AsyncIterator[Item]:
+        """The same, but async whatever the input is."""
+        if self._interruptible is None:
+            for order in self._iter_sync():
+                yield order
+            return
+        self._reader_thread = ThreadedReader(self.numbered())
+        async for numbered in self._reader_thread:
+            if self._stopped:
+                return
+            yield self._deliver(numbered)
+        self.exhausted = not self._stopped
 
     def pop_line(self, index: int) -> int:
         """The line of an order that has its result now: it may be forgotten."""
@@ -292,14 +341,6 @@ class Input:
             yield self._deliver(numbered)
         self.exhausted = True
 
-    async def _iter_async(self) -> AsyncIterator[Item]:
-        self._reader_thread = ThreadedReader(self.numbered())
-        async for numbered in self._reader_thread:
-            if self._stopped:
-                return
-            yield self._deliver(numbered)
-        self.exhausted = not self._stopped
-
 
 @contextmanager
 def open_input(options: InputOptions | JoinOptions, settings: Settings) -> Iterator[Input]:
@@ -316,3 +357,52 @@ def open_input(options: InputOptions | JoinOptions, settings: Settings) -> Itera
         if source.is_terminal:
             note("Type or paste orders, one JSON object on a line. Ctrl-D ends the input.")
         yield source
+
+
+# -------------------------------------------------------------------------------- how it is read
+
+
+def _load_where(
+    options: ReadingOptions, settings: Settings
+) -> Sequence[str] | Mapping[str, Any] | None:
+    """The conditions of ``--where``, else those of the table ``[where]``."""
+    if options.where:
+        return options.where
+    table = settings.table("where")
+    try:
+        parse_where(table.values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{table}: {error}") from error
+    return table.values or None
+
+
+def _load_mapping(
+    options: ReadingOptions, settings: Settings
+) -> tuple[dict[str, Any], Path | None]:
+    """The table ``[mapping]`` of the settings with ``--map`` over it, and the table's file."""
+    table = settings.table("mapping")
+    mapping = table.values
+    from_options = parse_mapping(options.maps)
+    try:
+        normalize_mapping(
+            {field: spec for field, spec in mapping.items() if field not in from_options}
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{table}: {_explain(error, mapping)}") from error
+    products = mapping.get("products")
+    if isinstance(products, Mapping) and "products" in from_options:
+        # The option says where the products are, and nothing about their fields.
+        from_options["products"] = {**products, "each": from_options["products"]}
+    return {**mapping, **from_options}, table.path
+
+
+def _explain(error: ConfigurationError, mapping: Mapping[str, Any]) -> str:
+    """What is wrong with a mapping; of a list that is no field's, that it may be a condition."""
+    what, colon, hint = str(error).removeprefix("mapping: ").partition(": ")
+    name = what.removesuffix(" is not a field")
+    products = mapping.get("products")
+    inner = products if isinstance(products, Mapping) else {}
+    values = {**mapping, **{f"products.{key}": value for key, value in inner.items()}}
+    if name != what and isinstance(values.get(name), list):
+        hint = f"{WHERE_IS_MISSING}; else {hint}"
+    return f"{what}{colon}{hint}"

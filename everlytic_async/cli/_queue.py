@@ -16,7 +16,6 @@ from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._nats import connect
 from everlytic_async.cli._queue_commands import (
     DeadOptions,
-    NatsOptions,
     QueueOptions,
     SelectOptions,
     StatusOptions,
@@ -38,18 +37,12 @@ _STYLES = {Outcome.INVALID: "yellow", Outcome.REJECTED: "red", Outcome.UNKNOWN: 
 _MAX_SHOWN = 5
 
 
-def _settings(options: NatsOptions) -> Settings:
-    settings = Settings(options.config)
-    settings.announce(*QUEUE_TABLES)
-    return settings
-
-
 # --------------------------------------------------------------------------------------- status
 
 
 async def status(options: StatusOptions) -> int:
     """Show what is in the queue of each store, and return the exit code."""
-    settings = _settings(options)
+    settings = Settings(options.config, *QUEUE_TABLES)
     async with connect(options, settings) as make_queue:
         stores = await _stores(options, settings, make_queue)
         async with make_queue(stores[0]) as queue:
@@ -111,7 +104,7 @@ def _status_lines(found: QueueStatus, workers: Sequence[WorkerInfo]) -> Iterator
 async def dead(options: DeadOptions) -> int:
     """Show the dead letters of a store, and return the exit code."""
     not_json = 0
-    settings = _settings(options)
+    settings = Settings(options.config, *QUEUE_TABLES)
     async with connect(options, settings) as make_queue:
         for store in await _stores(options, settings, make_queue):
             async with make_queue(store) as queue:
@@ -196,7 +189,7 @@ async def _apply(
     if outcomes and ids:
         raise ConfigurationError("--outcome is for --all: numbers say which")
     async with AsyncExitStack() as stack:
-        settings = _settings(options)
+        settings = Settings(options.config, *QUEUE_TABLES)
         make_queue = await stack.enter_async_context(connect(options, settings))
         store = settings.only_store(options.store)
         queue = await stack.enter_async_context(make_queue(store))

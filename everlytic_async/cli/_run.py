@@ -8,7 +8,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NoReturn
 
 import attrs
@@ -27,7 +27,6 @@ from everlytic_async.cli._screen import (
     SEND_LABELS,
     Labels,
     count_orders,
-    flush,
     outcome_lines,
     print_json,
     reason_lines,
@@ -44,7 +43,6 @@ class Run(ABC):
     Attributes:
         options: What of it is shown.
         source: The orders.
-        results: Where a line for each goes.
         title: What the progress bar says.
         destination: Where the orders go, for the summary.
         max_reasons: How many reasons to show for an outcome.
@@ -55,11 +53,11 @@ class Run(ABC):
 
     options: ResultsOptions
     source: Input
-    results: Results
     title: str
     destination: str = ""
     labels: Labels = SEND_LABELS
     max_reasons: int = REASONS
+    results: Results = attrs.field(init=False)
     tally: Tally = attrs.field(init=False)
     input_error: BaseException | None = attrs.field(default=None, init=False)
     error: str | None = attrs.field(default=None, init=False)
@@ -134,13 +132,15 @@ class Run(ABC):
 
     async def execute(self) -> int:
         """Move every order, show the summary, and return the exit code."""
-        self._bar.start()
-        try:
-            with self.signals.install(), self._bar.refreshing():
-                await self.move()
-        finally:
-            self._bar.stop()
-        return self.finish()
+        # Only now: no file is created before everything else is right.
+        with closing(Results(self.options)) as self.results:
+            self._bar.start()
+            try:
+                with self.signals.install(), self._bar.refreshing():
+                    await self.move()
+            finally:
+                self._bar.stop()
+            return self.finish()
 
     def add(
         self,
@@ -288,9 +288,7 @@ class Run(ABC):
 
     def _exit_now(self) -> NoReturn:
         self.abandon()
-        code = self.finish()
-        flush()
-        os._exit(code)
+        os._exit(self.finish())  # what it prints is flushed
 
 
 class Signals:

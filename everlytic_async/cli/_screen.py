@@ -13,7 +13,7 @@ from typing import IO
 
 from rich.text import Text
 
-from everlytic_async.cli._console import print_lines, redirect_to_devnull
+from everlytic_async.cli._console import print_lines
 from everlytic_async.cli._counts import Tally
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sources import REASONS
@@ -203,12 +203,3 @@ def _is_in_foreground(fd: int) -> bool:
         return os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:  # it was hung up
         return False
-
-
-def flush() -> None:
-    """Flush what was printed, before the process exits at once."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:  # the reader is gone
-            redirect_to_devnull(stream.fileno())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 
 import attrs
 from rich.table import Table
@@ -31,7 +31,7 @@ from everlytic_async.cli._next import advise
 from everlytic_async.cli._plan import confirm
 from everlytic_async.cli._progress_bar import PacingStatus
 from everlytic_async.cli._report import Report, load_libraries
-from everlytic_async.cli._results import Results, check_outputs
+from everlytic_async.cli._results import check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._settings import READING_TABLES, Account, Settings
 from everlytic_async.errors import ConfigurationError, printable
@@ -46,8 +46,8 @@ _TRIAL_LIMIT = 3
 
 def send(options: SendOptions) -> int:
     """Send the orders of a file, show what became of them, and return the exit code."""
-    settings = Settings(options.config)
-    settings.announce(*(() if options.sandbox else ("everlytic",)), *READING_TABLES)
+    account_tables = () if options.sandbox else ("everlytic",)
+    settings = Settings(options.config, *account_tables, *READING_TABLES)
     _check_together(options)
     if options.report is not None:
         load_libraries()
@@ -132,8 +132,6 @@ async def _send(
             durability = Durability(options.durability or Durability.PROCESS)
             ledger = SqliteLedger(choice.path, durability=durability)
             await stack.enter_async_context(ledger)
-        # Last: no file is created before everything else is right.
-        results = stack.enter_context(closing(Results(options)))
         await stack.enter_async_context(client)
         stream = client.stream_orders(
             source.orders(), ledger=ledger, resend=[Outcome(name) for name in options.resend]
@@ -141,7 +139,6 @@ async def _send(
         run = _SendRun(
             options=options,
             source=source,
-            results=results,
             title=f"Sending to {host}",
             destination=host,
             stream=stream,

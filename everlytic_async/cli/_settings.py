@@ -6,7 +6,7 @@ Never from the argument list, which every user of the machine can read. The rule
   address never gets the hashes of another place.
 - A table comes from the file that ``--config`` names, and then from no other. Without it, from the
   user's own file, else from ``./everlytic.toml``, which may have come with somebody's export:
-  `Settings.announce` says what is taken from it.
+  `Settings` says what is taken from it.
 
 What an account holds is checked by the client; what ``[mapping]``, ``[nats]`` and ``[queue]`` hold,
 by those who read them.
@@ -126,12 +126,18 @@ class Table:
 
 
 class Settings:
-    """What the settings files hold, read once: that of ``--config``, else those in their places."""
+    """What the settings files hold, read once: that of ``--config``, else those in their places.
 
-    def __init__(self, config: str | None) -> None:
+    Args:
+        config: What ``--config`` says.
+        used: The tables that the command uses: see `_announce`.
+    """
+
+    def __init__(self, config: str | None, *used: str) -> None:
         paths = _places() if config is None else () if config == NO_FILE else (Path(config),)
         self._config = config
         self._files = {path: _read(path) for path in paths if config is not None or path.is_file()}
+        self._announce(used)
 
     def table(self, name: str) -> Table:
         """A table of the first file that has it; else an empty one."""
@@ -144,7 +150,7 @@ class Settings:
         """The tables that the files have."""
         return [table for table in map(self.table, _TABLES) if table.path is not None]
 
-    def announce(self, *names: str) -> None:
+    def _announce(self, names: Sequence[str]) -> None:
         """Say which of these tables are taken from ``./everlytic.toml``, where nobody named it.
 
         ``everlytic`` does not count where a complete environment wins, unless it names the ledger.

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 import attrs
 
@@ -30,9 +29,6 @@ from everlytic_async.errors import (
 from everlytic_async.ledger import Durability, SqliteLedger
 from everlytic_async.worker import Worker
 
-if TYPE_CHECKING:
-    from everlytic_async.worker import HealthServer
-
 _LOGGER = logging.getLogger("everlytic_async.worker")
 # How often to check whether the queue is empty or a private server has ended, in seconds.
 _POLL_S = 0.25
@@ -47,8 +43,7 @@ _STORE: ContextVar[str] = ContextVar("store", default="-")
 
 def work(options: WorkerOptions) -> int:
     """Serve the stores until SIGTERM or Ctrl-C, and return the exit code."""
-    settings = Settings(options.config)
-    settings.announce("everlytic", *QUEUE_TABLES)
+    settings = Settings(options.config, "everlytic", *QUEUE_TABLES)
     if options.health is not None:
         parse_address(options.health)
     if options.durability is not None and options.ledger is None:
@@ -135,7 +130,11 @@ class _Run:
                 )
             _STORE.set("-")
             if options.health is not None:
-                health = await stack.enter_async_context(self._health(options.health))
+                from everlytic_async.worker import HealthServer  # noqa: PLC0415 - only here
+
+                host, port = parse_address(options.health)
+                server = HealthServer(self._workers, host=host, port=port)
+                health = await stack.enter_async_context(server)
                 _LOGGER.info("health is served at %s", health.url)
             self._started = True
             await self._work(is_embedded=make_queue.is_embedded)
@@ -207,12 +206,6 @@ class _Run:
         )
         for worker in self._workers.values():
             worker.stop()
-
-    def _health(self, where: str) -> HealthServer:
-        from everlytic_async.worker import HealthServer  # noqa: PLC0415 - only with --health
-
-        host, port = parse_address(where)
-        return HealthServer(self._workers, host=host, port=port)
 
     # ------------------------------------------------------------------------------ signals
 

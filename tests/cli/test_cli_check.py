@@ -104,12 +104,6 @@ def test_a_hundred_reasons_are_shown_and_the_results_have_all(
     ]
 
 
-def test_a_pipe_is_checked(cli: Cli) -> None:
-    run = cli("check", "-", stdin=to_lines(order(1), "[]").encode())
-    assert run.code == 1
-    assert "is not an order: expected one JSON object on each line  (line 2)" in run.out
-
-
 async def test_a_character_that_the_terminal_lacks_is_no_failure(program: Program) -> None:
     path = program.write(order(1, products=[{"product_price": "…"}]))
     odd = path.rename(path.with_name("bestellungen-ü-☕.jsonl"))
@@ -163,13 +157,6 @@ def test_a_damaged_file_is_not_to_be_sent_again_as_it_is(
     cli.use(f"http://127.0.0.1:{closed_port}")
     run = cli("send", "--ledger", "m", "--retries", "0", path)
     assert (run.code, "To send them, run it again" in run.err) == (1, True)
-
-
-@pytest.mark.parametrize("command", ["check", "send"])
-def test_a_file_that_is_not_an_export_is_an_error(cli: Cli, shop: Sandbox, command: str) -> None:
-    run = cli(command, "--no-ledger", save("o.xlsx", b"PK\x03\x04" + bytes(100)))
-    assert (run.code, shop.requests) == (2, 0)
-    assert "Error: o.xlsx: the Excel workbook can't be read (BadZipFile): save it again" in run.err
 
 
 # --------------------------------------------------------------------------------------- formats
@@ -302,14 +289,6 @@ def test_an_option_on_products_leaves_the_fields_of_the_file(cli: Cli, shop: San
     assert cli(*SEND, *maps, save("o.jsonl", to_lines(odd))).code == 0
     (received,) = shop.received
     assert received["products"] == [{"product_name": "Mop", "product_sku": "m1"}]
-
-
-def test_a_mapping_that_matches_nothing_is_a_warning(cli: Cli) -> None:
-    run = cli("check", "--map", "order_link_url=link", save("o.jsonl", to_lines(order(1))))
-    assert run.code == 0
-    assert run.err.startswith(
-        "Warning: the mapping for order_link_url matched nothing in any order"
-    )
 
 
 def test_the_report_counts_what_the_file_has_instead_of_lines(cli: Cli) -> None:

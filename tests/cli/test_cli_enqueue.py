@@ -148,13 +148,6 @@ async def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
 # ------------------------------------------------------------------------------ who may connect
 
 
-def test_a_password_in_an_argument_is_refused_and_not_repeated(cli: Cli) -> None:
-    run = cli("enqueue", "--nats", f"nats://me:{TOKEN}@127.0.0.1", cli.write(order(1)))
-    assert run.code == 2
-    assert "EVERLYTIC_NATS_URL" in run.err
-    assert TOKEN not in run.err + run.out
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("token", [TOKEN, None])
 async def test_nobody_reaches_an_embedded_server_without_its_token(

@@ -127,21 +127,6 @@ def test_a_file_that_others_can_write_is_refused(cli: Cli, place: str, mode: int
         assert Settings(config).account().base_url == "file-base_url"
 
 
-@pytest.mark.parametrize(
-    ("file", "error"),
-    [
-        ("a pipe", "a pipe is a pipe that nobody writes to"),
-        ("/dev/zero", "/dev/zero is not a file"),
-    ],
-)
-def test_what_is_not_a_file_is_refused(cli: Cli, file: str, error: str) -> None:
-    """And not waited for; a pipe that somebody writes to may be one of the shell's."""
-    os.mkfifo("a pipe")
-    run = cli(*SEND, "--config", file, cli.write(order(1)))
-    assert (run.code, run.out) == (2, "")
-    assert f"Error: {error}" in run.err
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_file_of_another_user_is_refused(cli: Cli) -> None:
     assert cli
