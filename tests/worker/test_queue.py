@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import Any
@@ -207,6 +208,16 @@ async def test_streams_are_as_the_settings_say_and_an_operators_changes_stay(
     async with make_queue(nats_url, settings) as queue:
         stream = queue.connection.jetstream()
         assert (await stream.stream_info(settings.orders_stream)).config.max_bytes == 5_000_000
+
+
+async def test_several_may_create_the_streams_at_once_with_other_limits(
+    nats_url: str, settings: QueueSettings
+) -> None:
+    others = [attrs.evolve(settings, max_bytes=size * 1024**2) for size in range(1, 7)]
+    async with contextlib.AsyncExitStack() as stack:
+        entering = (stack.enter_async_context(make_queue(nats_url, other)) for other in others)
+        stored = [await queue.publish(order(1)) for queue in await asyncio.gather(*entering)]
+    assert stored == [True] + [False] * 5
 
 
 @pytest.mark.parametrize("by", ["publishing", "pulling", "status"])
