@@ -110,7 +110,7 @@ class LedgerFile(SqliteFile):
         wanted = set(states)
         with self.translate_errors("read"):
             crashed = self.crashed_runs()
-            stored = {*wanted, State.IN_FLIGHT} if State.UNKNOWN in wanted and crashed else wanted
+            stored = wanted | {State.IN_FLIGHT} if crashed else wanted
             codes = json.dumps([state.code for state in stored])
             for host, *row in self.connection.execute(
                 f"SELECT host, {COLUMNS} FROM orders JOIN scopes ON scopes.id = scope "  # noqa: S608 - constants

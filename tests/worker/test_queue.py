@@ -383,13 +383,18 @@ async def make_dead_letters(queue: OrderQueue, count: int) -> None:
 
 async def test_a_dead_letter_says_why(queue: OrderQueue) -> None:
     await make_dead_letters(queue, 1)
-    [letter] = await dead_letters(queue)
+    await queue.publish(order(1), key="mine")
+    [pulled] = await queue.pull(1, 5)
+    await pulled.to_dead_letter("it is refused", Outcome.REJECTED, 1)
+    letter, other = await dead_letters(queue)
     assert (letter.key, letter.outcome, letter.attempts) == ("0", Outcome.UNKNOWN, 2)
     assert (letter.reason, letter.deliveries) == ("it may have been processed", 1)
+    assert (other.key, other.outcome, other.attempts) == (pulled.key, Outcome.REJECTED, 1)
+    assert [each.order_sequence for each in (letter, other)] == [1, 2]
     assert letter.created_at > 1e9
     assert b"customer0@example.com" in letter.body
     assert "customer0" not in repr(letter)
-    assert (await queue.status()).dead == 1
+    assert (await queue.status()).dead == 2
     await until_status(queue, depth=0)
 
 
