@@ -55,7 +55,9 @@ def check_seconds(name: str, value: object) -> None:
 _Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-def _must_be(expected: str, is_valid: Callable[[Any], bool], why: str = "") -> _Validator:
+def must_be(expected: str, is_valid: Callable[[Any], bool], why: str = "") -> _Validator:
+    """Make a validator of a field, which a `ConfigurationError` names."""
+
     def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not is_valid(value):
             name = f"{type(instance).__name__}.{attribute.name}"
@@ -64,17 +66,17 @@ def _must_be(expected: str, is_valid: Callable[[Any], bool], why: str = "") -> _
     return validate
 
 
-_count = _must_be("a whole number of at least 1", _is_count)
-_optional_count = _must_be(
+must_be_count = must_be("a whole number of at least 1", _is_count)
+_optional_count = must_be(
     "None or a whole number of at least 1", lambda value: value is None or _is_count(value)
 )
-_seconds = _must_be("a number of seconds above 0", _is_positive)
-_rate = _must_be(
+must_be_seconds = must_be("a number of seconds above 0", _is_positive)
+_rate = must_be(
     "None or a number of orders per second above 0",
     lambda value: value is None or _is_positive(value),
 )
-_flag = _must_be("True or False", lambda value: isinstance(value, bool))
-_connections = _must_be(
+_flag = must_be("True or False", lambda value: isinstance(value, bool))
+_connections = must_be(
     f"at most {_MAX_CONNECTIONS:,}",
     lambda value: value <= _MAX_CONNECTIONS,
     ": each POST in flight has a connection, and no address takes more of them than there are "
@@ -92,15 +94,15 @@ class RetryPolicy:
 
     #: The most POSTs for one order, the first included; 1 means no retry. Probes during an outage
     #: are bounded by the deadline instead if the endpoint had answered before.
-    attempts: int = attrs.field(default=5, validator=_count)
+    attempts: int = attrs.field(default=5, validator=must_be_count)
     #: The longest first pause, in seconds.
-    base_s: float = attrs.field(default=0.5, validator=_seconds)
+    base_s: float = attrs.field(default=0.5, validator=must_be_seconds)
     #: The longest pause, in seconds.
-    cap_s: float = attrs.field(default=30, validator=_seconds)
+    cap_s: float = attrs.field(default=30, validator=must_be_seconds)
     #: No attempt of an order starts later than this after its first, in seconds.
-    deadline_s: float = attrs.field(default=120, validator=_seconds)
+    deadline_s: float = attrs.field(default=120, validator=must_be_seconds)
     #: A longer Retry-After, in seconds, means that a quota is used up: a batch stops.
-    retry_after_cap_s: float = attrs.field(default=120, validator=_seconds)
+    retry_after_cap_s: float = attrs.field(default=120, validator=must_be_seconds)
     #: A batch stops after this many equal refusals in a row if the endpoint never accepted an
     #: order of the store: the address, the workflow or the account is wrong. None: never.
     stop_after_refusals: int | None = attrs.field(default=20, validator=_optional_count)
@@ -111,7 +113,7 @@ class Pacing:
     """How fast to send. The bounds hold for all calls of a client together."""
 
     #: The most POSTs in flight at the same time. Each has a connection, so at most 65,535.
-    max_concurrency: int = attrs.field(default=32, validator=[_count, _connections])
+    max_concurrency: int = attrs.field(default=32, validator=[must_be_count, _connections])
     #: The most orders per second, spread evenly; None: no such bound.
     max_rate: float | None = attrs.field(default=None, validator=_rate)
     #: Find the endpoint's own limit from what it throttles, and stay just below it.
@@ -123,11 +125,11 @@ class Timeouts:
     """How long one attempt may take, by phase."""
 
     #: The most time for connecting, TLS included, in seconds.
-    connect_s: float = attrs.field(default=10, validator=_seconds)
+    connect_s: float = attrs.field(default=10, validator=must_be_seconds)
     #: The longest silence of the endpoint once the order is sent, in seconds.
-    read_s: float = attrs.field(default=30, validator=_seconds)
+    read_s: float = attrs.field(default=30, validator=must_be_seconds)
     #: The most time for the whole attempt, in seconds.
-    total_s: float = attrs.field(default=60, validator=_seconds)
+    total_s: float = attrs.field(default=60, validator=must_be_seconds)
 
 
 def check_delivery(value: object) -> Delivery:

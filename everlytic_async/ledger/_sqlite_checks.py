@@ -31,6 +31,7 @@ __all__ = [
     "FileIdentity",
     "RunFile",
     "check_before_opening",
+    "create_private",
     "files_of_runs",
     "is_busy",
     "read_run",
@@ -50,11 +51,10 @@ class RunFile:
 
     def __init__(self, ledger: Path, token: str) -> None:
         self._path = _run_path(ledger, token)
-        os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        # All who may write the ledger must be able to see which runs are alive.
+        create_private(self._path, stat.S_IMODE(ledger.stat().st_mode) & 0o666)
         self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
-            # All who may write the ledger must be able to see which runs are alive.
-            self._path.chmod(stat.S_IMODE(ledger.stat().st_mode) & 0o666)
             # No further file; no waiting for the disk; and the lock is kept after each commit.
             for setting in (
                 "journal_mode = MEMORY",
@@ -80,6 +80,20 @@ class RunFile:
         self._database.close()
         if not keep:
             self._path.unlink(missing_ok=True)
+
+
+def create_private(path: Path, mode: int = 0o600) -> None:
+    """Create an empty file with this mode, whatever the umask takes away. SQLite's log gets it too.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    try:
+        # Never opened: closing it would free the locks of another ledger of this process.
+        os.mknod(path, stat.S_IFREG | 0o600)
+    except (AttributeError, PermissionError):  # there is no such call, or we may not use it
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    path.chmod(mode)
 
 
 def files_of_runs(ledger: Path) -> Mapping[str, Path]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from everlytic_async.errors import LedgerError
 from everlytic_async.ledger._protocol import CRASHED_MESSAGE, Entry, ScopeName, State
 from everlytic_async.ledger._sqlite_checks import (
     check_before_opening,
+    create_private,
     files_of_runs,
     is_busy,
     read_run,
@@ -84,8 +84,9 @@ class SqliteFile:
             raise LedgerError(f"there is no ledger at {str(self.path)!r}")
         with self.translate_errors("opened"):
             lacks_note = check_before_opening(self.path, linked=linked, incomplete=incomplete)
-            if not must_exist:
-                _create(self.path)
+            if not must_exist and not self.path.exists():
+                with suppress(FileExistsError):  # another process creates it, too
+                    create_private(self.path)
             # Autocommit: each group starts and commits its own transaction.
             self.connection = sqlite3.connect(
                 self.path, timeout=wait_s, isolation_level=None, check_same_thread=False
@@ -283,21 +284,3 @@ class SqliteFile:
             (State.UNKNOWN.code, CRASHED_MESSAGE, now, State.IN_FLIGHT.code, run),
         )
         self.connection.execute("UPDATE runs SET ended = ? WHERE id = ?", (now, run))
-
-
-def _create(path: Path) -> None:
-    """Create an empty file that only its owner may read and write, if there is none.
-
-    SQLite gives its log the same mode.
-    """
-    if path.exists():
-        return
-    try:
-        try:
-            # Never opened: closing it would free the locks of another ledger of this process.
-            os.mknod(path, stat.S_IFREG | 0o600)
-        except (AttributeError, PermissionError):  # there is no such call, or we may not use it
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        return
-    path.chmod(0o600)  # whatever the umask took away

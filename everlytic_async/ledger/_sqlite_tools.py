@@ -15,6 +15,7 @@ import attrs
 
 from everlytic_async.errors import LedgerError
 from everlytic_async.ledger._protocol import Entry, State, merge_entries
+from everlytic_async.ledger._sqlite_checks import create_private
 from everlytic_async.ledger._sqlite_file import SqliteFile
 from everlytic_async.ledger._sqlite_schema import COLUMNS, STATES, entry_from_row
 
@@ -109,7 +110,7 @@ class LedgerFile(SqliteFile):
         wanted = set(states)
         with self.translate_errors("read"):
             crashed = self.crashed_runs()
-            stored = {*wanted, State.IN_FLIGHT} if State.UNKNOWN in wanted and crashed else wanted
+            stored = wanted | {State.IN_FLIGHT} if crashed else wanted
             codes = json.dumps([state.code for state in stored])
             for host, *row in self.connection.execute(
                 f"SELECT host, {COLUMNS} FROM orders JOIN scopes ON scopes.id = scope "  # noqa: S608 - constants
@@ -203,8 +204,7 @@ class LedgerFile(SqliteFile):
         """
         path = Path(os.path.realpath(target))
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            path.chmod(0o600)  # whatever the umask took away
+            create_private(path)
         except FileExistsError as error:
             raise LedgerError(
                 f"there is a file at {str(path)!r}, which is not replaced: name a new one"

@@ -31,6 +31,7 @@ from everlytic_async.outcomes import OrderResult, Outcome
 from everlytic_async.policies import Delivery
 
 __all__ = [
+    "RESENDABLE",
     "LedgerWriter",
     "QueueKey",
     "ResendOverride",
@@ -38,10 +39,8 @@ __all__ = [
     "resend_policy",
 ]
 
-_RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
-_STATES: Mapping[Outcome, State] = {
-    outcome: State(outcome) for outcome in Outcome if outcome is not Outcome.SKIPPED
-}
+#: The recorded outcomes that an order may be sent again in spite of.
+RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
 _SKIP_MESSAGES: dict[State, str] = {
     State.SENT: "the ledger says that it was sent before",
     State.IN_FLIGHT: "the ledger says that it is being sent, by this run or by another process",
@@ -59,8 +58,8 @@ def resend_policy(delivery: Delivery, resend: Collection[Outcome]) -> ResendPoli
             collection of outcomes.
     """
     outcomes: object = [resend] if isinstance(resend, str) else resend
-    if not isinstance(outcomes, Collection) or any(each not in _RESENDABLE for each in outcomes):
-        known = " or ".join(f"{outcome}" for outcome in _RESENDABLE)
+    if not isinstance(outcomes, Collection) or any(each not in RESENDABLE for each in outcomes):
+        known = " or ".join(f"{outcome}" for outcome in RESENDABLE)
         raise ConfigurationError(
             f"resend takes a collection of outcomes that may be sent again: {known}"
         )
@@ -201,7 +200,7 @@ class LedgerWriter:
         if key is None or isinstance(result.order, InvalidOrderError):
             on_recorded(result)
             return
-        state = _STATES[result.outcome]
+        state = State(result.outcome)
         if isinstance(error, RejectedError) and not self._any_accepted():
             error.before_any_acceptance = True
             state = State.NOT_SENT
@@ -263,7 +262,7 @@ def _add_override(policy: ResendPolicy, key: str, entry: Entry | None) -> Resend
     override = key.override if isinstance(key, QueueKey) else None
     if override is None or entry is None or entry.recorded_at > override.recorded_before:
         return policy
-    return ResendPolicy(policy.states | {_STATES[override.outcome]})
+    return ResendPolicy(policy.states | {State(override.outcome)})
 
 
 def _skipped_error(entry: Entry, digest: str) -> SkippedError:

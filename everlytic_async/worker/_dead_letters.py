@@ -18,13 +18,13 @@ from nats.js import api
 
 from everlytic_async._nats import none_if_missing
 from everlytic_async.errors import InvalidOrderError, redact_emails
+from everlytic_async.ledger.claims import RESENDABLE
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker._messages import (
     KEY,
     MESSAGE_ID,
     REDRIVEN_AT,
     RESEND,
-    RESENDABLE,
     decode_order,
     encode_message,
     parse_number,

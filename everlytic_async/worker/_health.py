@@ -46,6 +46,9 @@ class HealthServer:
         port: The port; 0 picks a free one.
         queue_timeout_s: How long a scrape waits for the figures of a queue, in seconds.
 
+    Attributes:
+        url: Its address, once it is open: ``http://HOST:PORT``.
+
     Raises:
         ConfigurationError: on entering: it can't listen there.
     """
@@ -64,12 +67,7 @@ class HealthServer:
         self._port = port
         self._metrics: Metrics | None = None
         self._stack = contextlib.AsyncExitStack()
-        self._url = ""
-
-    @property
-    def url(self) -> str:
-        """Its address, while it is open: ``http://HOST:PORT``."""
-        return self._url
+        self.url = ""
 
     async def __aenter__(self) -> Self:
         async with self._stack as stack:
@@ -95,7 +93,7 @@ class HealthServer:
                     f"the health server can't listen at {self._host}:{self._port}: {error.strerror}"
                 ) from error
             host, port = runner.addresses[0][:2]
-            self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             self._stack = stack.pop_all()
         return self
 

@@ -28,6 +28,7 @@ from everlytic_async._encoding import encode, order_key
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.ledger import storage_key
+from everlytic_async.ledger.claims import RESENDABLE
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker._settings import QueueSettings
@@ -38,8 +39,6 @@ RESEND = "Everlytic-Resend"
 REDRIVEN_AT = "Everlytic-Redriven-At"
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{32}")
-#: The recorded outcomes that a redriven order may be sent in spite of.
-RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
 
 
 @attrs.frozen

@@ -17,6 +17,7 @@ from nats.aio.client import Client
 from everlytic_async._encoding import AnyOrder, coerce_order
 from everlytic_async._nats import Connector, NatsAccess, closed_reason
 from everlytic_async.errors import ConfigurationError, InvalidOrderError, QueueError
+from everlytic_async.policies import check_type
 from everlytic_async.worker import _dead_letters
 from everlytic_async.worker._dead_letters import DeadLetter
 from everlytic_async.worker._messages import encode_message
@@ -105,10 +106,7 @@ class OrderQueue:
         pull_expires_s: float = 1.0,
         **access: Unpack[NatsAccess],
     ) -> None:
-        if not isinstance(settings, QueueSettings):
-            raise ConfigurationError(
-                f"settings must be QueueSettings, got a {type(settings).__name__}"
-            )
+        check_type("settings", settings, QueueSettings)
         self.settings = settings
         self._timeout_s = timeout_s
         self._pull_expires_s = pull_expires_s

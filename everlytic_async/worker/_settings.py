@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
-from typing import Any
 
 import attrs
+from attrs.validators import optional
 
-from everlytic_async.errors import ConfigurationError
+from everlytic_async.policies import must_be, must_be_count, must_be_seconds
 
 __all__ = ["QueueSettings"]
 
@@ -17,34 +15,20 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
-def _checked(
-    what: str, kinds: tuple[type, ...], fits: Callable[[Any], bool]
-) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    """Make a validator that names what it expects; None passes if it is the default."""
-
-    def validate(_settings: object, field: attrs.Attribute[Any], value: Any) -> None:
-        if value is None and field.default is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, kinds) or not fits(value):
-            raise ConfigurationError(f"QueueSettings.{field.name} must be {what}, got {value!r}")
-
-    return validate
-
-
 def is_store_name(name: str) -> bool:
     """Whether a store can have this name."""
     return _TOKEN.fullmatch(name) is not None
 
 
-_name = _checked("1 to 64 of A-Z, a-z, 0-9, _ and -", (str,), is_store_name)
-_subject = _checked(
-    "names of A-Z, a-z, 0-9, _ and -, with dots between them",
-    (str,),
-    lambda value: bool(_SUBJECT.fullmatch(value)),
+_name = must_be(
+    "1 to 64 of A-Z, a-z, 0-9, _ and -",
+    lambda value: isinstance(value, str) and is_store_name(value),
 )
-_seconds = _checked("a number of seconds above 0", (int, float), lambda value: 0 < value < math.inf)
-_count = _checked("a whole number of at least 1", (int,), lambda value: value >= 1)
-_replicas = _checked("1, 3 or 5", (int,), lambda value: value in (1, 3, 5))
+_subject = must_be(
+    "names of A-Z, a-z, 0-9, _ and -, with dots between them",
+    lambda value: isinstance(value, str) and _SUBJECT.fullmatch(value) is not None,
+)
+_replicas = must_be("1, 3 or 5", lambda value: type(value) is int and value in (1, 3, 5))
 
 
 @attrs.frozen(kw_only=True)
@@ -71,22 +55,22 @@ class QueueSettings:
     #: How long JetStream remembers an order's key, so that it does not store it twice. The server
     #: keeps these keys in memory, and after a restart knows only those of stored messages; the
     #: workers' ledger knows the rest.
-    duplicate_window_s: float = attrs.field(default=24 * 3600.0, validator=_seconds)
+    duplicate_window_s: float = attrs.field(default=24 * 3600.0, validator=must_be_seconds)
     #: How much each stream may hold, in bytes. Beyond it publishing is refused: no order is lost.
-    max_bytes: int = attrs.field(default=1024**3, validator=_count)
+    max_bytes: int = attrs.field(default=1024**3, validator=must_be_count)
     #: How many messages each stream may hold; None for no limit.
-    max_messages: int | None = attrs.field(default=None, validator=_count)
+    max_messages: int | None = attrs.field(default=None, validator=optional(must_be_count))
     #: After how many seconds an order that no worker took is dropped; None for never.
-    max_age_s: float | None = attrs.field(default=None, validator=_seconds)
+    max_age_s: float | None = attrs.field(default=None, validator=optional(must_be_seconds))
     #: An order whose worker is silent for this long is delivered to another, in seconds. Workers
     #: send a heartbeat for each order three times in it.
-    ack_wait_s: float = attrs.field(default=60.0, validator=_seconds)
+    ack_wait_s: float = attrs.field(default=60.0, validator=must_be_seconds)
     #: How many orders all workers of the store may hold, those that wait for their next delivery
     #: included.
-    max_ack_pending: int = attrs.field(default=100_000, validator=_count)
+    max_ack_pending: int = attrs.field(default=100_000, validator=must_be_count)
     #: How large an order may be, in bytes. The server's own ``max_payload``, by default 1 MiB for
     #: headers and body together, applies as well.
-    max_message_bytes: int = attrs.field(default=1024**2, validator=_count)
+    max_message_bytes: int = attrs.field(default=1024**2, validator=must_be_count)
 
     @property
     def orders_subject(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,8 +13,9 @@ from ledger_shop import Place, make_bucket
 from ledger_zygote import Zygote
 
 from support.nats_servers import nats_cluster, nats_server, nats_url
+from support.tasks import nothing_left_open
 
-__all__ = ["nats_cluster", "nats_server", "nats_url"]
+__all__ = ["nats_cluster", "nats_server", "nats_url", "nothing_left_open"]
 
 
 @pytest.fixture
@@ -43,13 +43,6 @@ async def nothing_left_behind(path: Path) -> AsyncIterator[None]:
 
 def lock_files(directory: Path) -> list[Path]:
     return list(directory.rglob("*-run-*"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def nothing_left_open() -> Iterator[None]:
-    """What was not closed warns when it is collected, and a warning is an error."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="session")

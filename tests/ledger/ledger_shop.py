@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import nats
 from nats.aio.client import Client
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NoKeysError
 
 from everlytic_async import Outcome, SqliteLedger
 from everlytic_async.ledger import (
@@ -156,16 +156,10 @@ async def read_bucket_entries(place: BucketPlace) -> list[Entry]:
 
 
 async def _read_bucket(connection: Client, bucket: str) -> dict[str, bytes]:
-    stream = connection.jetstream()
-    try:
-        values = await stream.key_value(bucket)
-    except BucketNotFoundError:
-        return {}
     found = {}
-    prefix = f"$KV.{bucket}."
-    info = await stream.stream_info(f"KV_{bucket}", subjects_filter=f"{prefix}>")
-    for subject in info.state.subjects or {}:
-        key = subject.removeprefix(prefix)
-        with suppress(KeyNotFoundError):  # it is deleted
-            found[key] = (await values.get(key)).value or b""
+    with suppress(BucketNotFoundError, NoKeysError):
+        values = await connection.jetstream().key_value(bucket)
+        for key in await values.keys():
+            with suppress(KeyNotFoundError):  # it has expired
+                found[key] = (await values.get(key)).value or b""
     return found

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,9 @@ from worker_shop import make_queue, queue_settings
 
 from everlytic_async.worker import OrderQueue, QueueSettings
 from support.nats_servers import nats_cluster, nats_server, nats_url
+from support.tasks import nothing_left_open
 
-__all__ = ["nats_cluster", "nats_server", "nats_url"]
+__all__ = ["nats_cluster", "nats_server", "nats_url", "nothing_left_open"]
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +26,6 @@ async def nothing_left_running() -> AsyncIterator[None]:
             break
         await asyncio.sleep(0.01)
     assert not left
-
-
-@pytest.fixture(autouse=True, scope="module")
-def nothing_left_open() -> Iterator[None]:
-    """What was not closed warns when it is collected, and a warning is an error."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture

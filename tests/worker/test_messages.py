@@ -138,20 +138,9 @@ def dead_headers(
     return dead_letter_headers(message, SETTINGS, Outcome.UNKNOWN, reason, 2)
 
 
-def read(headers: dict[str, str]) -> DeadLetter:
-    return DeadLetter.from_message(api.RawStreamMsg(seq=4, headers=headers), SETTINGS)
-
-
-def test_a_dead_letter_can_be_read_again() -> None:
-    own = encode_message(an_order(), "mine", SETTINGS)
-    letter = read(dead_headers(own.headers))
-    assert (letter.id, letter.key, letter.order_sequence) == (4, own.key, 7)
-    assert (letter.outcome, letter.reason) == (Outcome.UNKNOWN, "it may have been")
-    assert (letter.attempts, letter.deliveries) == (2, 3)
-
-
 def test_missing_or_odd_headers_are_read_as_nothing_known() -> None:
-    letter = read({"Everlytic-Outcome": "odd", "Everlytic-Attempts": "inf"})
+    headers = {"Everlytic-Outcome": "odd", "Everlytic-Attempts": "inf"}
+    letter = DeadLetter.from_message(api.RawStreamMsg(seq=4, headers=headers), SETTINGS)
     assert (letter.outcome, letter.reason, letter.attempts) == (Outcome.UNKNOWN, "", 0)
 
 

@@ -94,18 +94,6 @@ def test_what_is_always_unknown_is_not_delivered_for_ever(deliveries: int) -> No
 # -------------------------------------------------------------------------------- end to end
 
 
-async def test_every_order_is_sent_once_and_leaves_the_queue(queue: OrderQueue, path: Path) -> None:
-    await fill(queue, 150)
-    async with Shop() as shop, shop.client() as client:
-        worker = await drain(client, queue, path)
-    assert shop.processed == once(150)
-    status = worker.status
-    assert status.counts[Outcome.SENT] == status.acked == 150
-    assert (status.in_flight, status.nacked, status.dead_lettered) == (0, 0, 0)
-    assert states(path) == {str(number): State.SENT for number in range(150)}
-    assert await dead_letters(queue) == []
-
-
 async def test_by_default_the_ledger_is_on_the_queues_servers(queue: OrderQueue) -> None:
     await fill(queue, 3)
     async with Shop() as shop, shop.client() as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import Any
@@ -209,6 +210,16 @@ async def test_streams_are_as_the_settings_say_and_an_operators_changes_stay(
         assert (await stream.stream_info(settings.orders_stream)).config.max_bytes == 5_000_000
 
 
+async def test_several_may_create_the_streams_at_once_with_other_limits(
+    nats_url: str, settings: QueueSettings
+) -> None:
+    others = [attrs.evolve(settings, max_bytes=size * 1024**2) for size in range(1, 7)]
+    async with contextlib.AsyncExitStack() as stack:
+        entering = (stack.enter_async_context(make_queue(nats_url, other)) for other in others)
+        stored = [await queue.publish(order(1)) for queue in await asyncio.gather(*entering)]
+    assert stored == [True] + [False] * 5
+
+
 @pytest.mark.parametrize("by", ["publishing", "pulling", "status"])
 async def test_a_stream_of_orders_that_was_deleted_is_created_again(
     queue: OrderQueue, by: str, caplog: pytest.LogCaptureFixture
@@ -372,13 +383,18 @@ async def make_dead_letters(queue: OrderQueue, count: int) -> None:
 
 async def test_a_dead_letter_says_why(queue: OrderQueue) -> None:
     await make_dead_letters(queue, 1)
-    [letter] = await dead_letters(queue)
+    await queue.publish(order(1), key="mine")
+    [pulled] = await queue.pull(1, 5)
+    await pulled.to_dead_letter("it is refused", Outcome.REJECTED, 1)
+    letter, other = await dead_letters(queue)
     assert (letter.key, letter.outcome, letter.attempts) == ("0", Outcome.UNKNOWN, 2)
     assert (letter.reason, letter.deliveries) == ("it may have been processed", 1)
+    assert (other.key, other.outcome, other.attempts) == (pulled.key, Outcome.REJECTED, 1)
+    assert [each.order_sequence for each in (letter, other)] == [1, 2]
     assert letter.created_at > 1e9
     assert b"customer0@example.com" in letter.body
     assert "customer0" not in repr(letter)
-    assert (await queue.status()).dead == 1
+    assert (await queue.status()).dead == 2
     await until_status(queue, depth=0)
 
 

@@ -162,10 +162,15 @@ async def test_two_workers_share_the_work_and_send_each_order_once(
         workers = [make_worker(client, queue, path), make_worker(other_client, other_queue, path)]
         async with running(workers[0]), running(workers[1]):
             await until_status(queue, depth=0)
+        assert await dead_letters(queue) == []
     assert shop.processed == once(150)
+    assert states(path) == {str(number): State.SENT for number in range(150)}
     sent = [worker.status.counts[Outcome.SENT] for worker in workers]
-    assert sum(sent) == 150
+    assert sum(sent) == sum(worker.status.acked for worker in workers) == 150
     assert min(sent) > 25
+    for worker in workers:
+        status = worker.status
+        assert (status.in_flight, status.nacked, status.dead_lettered) == (0, 0, 0)
 
 
 async def test_heartbeats_keep_an_order_from_other_workers(nats_url: str, path: Path) -> None:
