@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import pickle
 import random
-import traceback
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +29,7 @@ from everlytic_async import (
 from everlytic_async.events import AttemptStarted, Event, OrderEnded
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.processes import resident_bytes
+from support.visible import visible_texts
 
 #: All but those that stop a batch (by a pause that is too long, too), or do their harm to whatever
 #: order comes next.
@@ -83,21 +82,6 @@ def possible(name: str, delivery: Delivery) -> set[Outcome]:
     if behaviour.second:
         outcomes.add(Outcome.SENT)
     return outcomes
-
-
-def visible_texts(results: list[OrderResult], events: list[Event]) -> Iterator[str]:
-    """All that a user may come to see."""
-    for event in events:
-        yield repr(event)
-    for result in results:
-        yield repr(result)
-        yield pickle.dumps(result).decode("latin-1")
-        if result.error is not None:
-            yield str(result.error)
-            yield repr(result.error.__dict__)
-            yield "".join(traceback.format_exception(result.error))
-        if result.receipt is not None:
-            yield repr(result.receipt.body)
 
 
 class Memory:
@@ -162,7 +146,7 @@ async def test_every_order_of_the_mix_has_its_one_result_and_no_secret_gets_out(
 
     logged = [caplog.text, *(repr(record.__dict__) for record in caplog.records)]
     assert any("attempt" in text for text in logged)
-    for text in (*visible_texts(results, events), *logged):
+    for text in (*visible_texts(*results, *events), *logged):
         assert STORE_HASH not in text
         assert CUSTOMER_HASH not in text
     assert not any("@example.com" in text for text in logged)
