@@ -472,7 +472,7 @@ _PROGRAM = Path(__file__).with_name("post_process.py")
     ("loop", "patched"),
     [
         ("asyncio", False),
-        ("uvloop", True),
+        pytest.param("uvloop", True, marks=pytest.mark.slow),
         pytest.param("asyncio", True, marks=pytest.mark.slow),
         pytest.param("uvloop", False, marks=pytest.mark.slow),
     ],

@@ -249,10 +249,10 @@ async def test_a_very_tight_limit_refuses_few_and_loses_none(
     ("limiter", "slots", "latency_s"),
     [
         pytest.param(lambda: LeakyBucket(100, 10), 32, 0.01, id="100/s"),
-        pytest.param(lambda: TokenBucket(100, 10), 32, 0.01, id="100/s, tokens"),
+        pytest.param(lambda: TokenBucket(100, 10), 32, 0.01, id="100/s, tokens", marks=slow),
         pytest.param(lambda: TokenBucket(100, 10), 2, 0.01, id="100/s, 2 slots"),
         pytest.param(lambda: LeakyBucket(100, 10), 64, 0.05, id="100/s, 64 slots, 50 ms"),
-        pytest.param(lambda: LeakyBucket(200, 50), 32, 0.01, id="200/s, burst 50"),
+        pytest.param(lambda: LeakyBucket(200, 50), 32, 0.01, id="200/s, burst 50", marks=slow),
         pytest.param(lambda: LeakyBucket(10, 5), 32, 0.02, id="10/s"),
         pytest.param(lambda: ConcurrencyLimit(8), 32, 0.02, id="8 at once"),
     ],
