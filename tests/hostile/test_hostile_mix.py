@@ -13,8 +13,8 @@ from typing import Any
 
 import attrs
 import pytest
-from behaviours import BEHAVIOURS, PLAYS
-from hostile_client import PATIENT, QUICK, client_of, small_session
+from behaviours import BEHAVIOURS
+from hostile_client import QUICK, hostile_pair
 from hostile_server import HostileServer, order_for
 
 from everlytic_async import (
@@ -22,7 +22,6 @@ from everlytic_async import (
     Delivery,
     OrderResult,
     Outcome,
-    Pacing,
     SourceError,
     Timeouts,
 )
@@ -112,19 +111,9 @@ async def test_every_order_of_the_mix_has_its_one_result_and_no_secret_gets_out(
     events: list[Event] = []
     gc.collect()
     memory = Memory()
-    async with (
-        HostileServer(PLAYS) as server,
-        small_session() as session,
-        client_of(
-            server,
-            delivery=delivery,
-            session=session,
-            pacing=Pacing(max_concurrency=AT_ONCE, adaptive=False),
-            retry=TWICE,
-            timeouts=TIMEOUTS,
-            on_event=[events.append, memory.look],
-        ) as client,
-    ):
+    settings = {"delivery": delivery, "retry": TWICE, "timeouts": TIMEOUTS}
+    hooks = [events.append, memory.look]
+    async with hostile_pair(concurrency=AT_ONCE, on_event=hooks, **settings) as (server, client):
         report = await client.send_orders(orders(count, seed=7, long=long))
 
     results = list(report.results)
@@ -184,16 +173,7 @@ async def test_nothing_is_kept_of_an_order_whatever_is_answered() -> None:
             async for result in results:
                 assert result.outcome in Outcome
 
-    async with (
-        HostileServer(PLAYS) as server,
-        small_session() as session,
-        client_of(
-            server,
-            session=session,
-            pacing=Pacing(max_concurrency=AT_ONCE, adaptive=False),
-            timeouts=PATIENT,
-        ) as client,
-    ):
+    async with hostile_pair(concurrency=AT_ONCE) as (server, client):
         await stream(1)
         gc.collect()
         tracemalloc.start()
@@ -292,18 +272,7 @@ async def test_after_any_ending_the_server_agrees_with_the_results(
     ending: str, delivery: Delivery
 ) -> None:
     events: list[Event] = []
-    async with (
-        HostileServer(PLAYS) as server,
-        small_session() as session,
-        client_of(
-            server,
-            delivery=delivery,
-            session=session,
-            pacing=Pacing(max_concurrency=32, adaptive=False),
-            timeouts=PATIENT,
-            on_event=events.append,
-        ) as client,
-    ):
+    async with hostile_pair(delivery=delivery, on_event=events.append) as (server, client):
         endings = Endings(server, client)
         await getattr(endings, ending)()
 
