@@ -50,6 +50,10 @@ TIMEOUTS = Timeouts(connect_s=10, read_s=1.5, total_s=3)
 #: A 503 that is written later than this may come from a gateway that gave up.
 LATE_S = 2.0
 TWICE = attrs.evolve(QUICK, attempts=2)
+either_delivery = pytest.mark.parametrize(
+    "delivery",
+    [Delivery.AT_MOST_ONCE, pytest.param(Delivery.AT_LEAST_ONCE, marks=pytest.mark.slow)],
+)
 
 
 def orders(count: int, *, seed: int, long: bool = True) -> Iterator[dict[str, Any]]:
@@ -100,10 +104,7 @@ class Memory:
 @pytest.mark.parametrize(
     ("count", "long"), [(300, False), pytest.param(2_000, True, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize(
-    "delivery",
-    [Delivery.AT_MOST_ONCE, pytest.param(Delivery.AT_LEAST_ONCE, marks=pytest.mark.slow)],
-)
+@either_delivery
 async def test_every_order_of_the_mix_has_its_one_result_and_no_secret_gets_out(
     delivery: Delivery, count: int, long: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -261,10 +262,7 @@ class Endings:
         assert len(caught.value.report.results) == self.read == 120
 
 
-@pytest.mark.parametrize(
-    "delivery",
-    [Delivery.AT_MOST_ONCE, pytest.param(Delivery.AT_LEAST_ONCE, marks=pytest.mark.slow)],
-)
+@either_delivery
 @pytest.mark.parametrize(
     "ending", ["normal", "early_break", "cancelled", "stopped", "refused", "source_error"]
 )
