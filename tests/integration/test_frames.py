@@ -303,10 +303,6 @@ async def by_timeout(client: EverlyticClient, size: int) -> None:
         await client.send_order(an_order(size))
 
 
-async def by_wait_for(client: EverlyticClient, size: int) -> None:
-    await asyncio.wait_for(client.send_order(an_order(size)), 0.15)
-
-
 async def by_cancelling(client: EverlyticClient, size: int) -> None:
     task = asyncio.create_task(client.send_order(an_order(size)))
     await asyncio.sleep(0.15)
@@ -338,9 +334,11 @@ async def in_a_batch(client: EverlyticClient, size: int) -> None:
 
 GIVING_UP = [
     by_timeout,
-    *(pytest.param(how, marks=pytest.mark.slow) for how in (by_wait_for, by_cancelling)),
     by_a_group,
-    pytest.param(while_handling_another_error, marks=pytest.mark.slow),
+    *(
+        pytest.param(how, marks=pytest.mark.slow)
+        for how in (by_cancelling, while_handling_another_error)
+    ),
 ]
 
 
