@@ -152,17 +152,6 @@ async def test_cancellation_that_coincides_with_a_time_out_travels_on(first: str
         assert task.cancelled()
 
 
-async def test_a_callers_own_time_out_around_the_post_is_the_callers() -> None:
-    async with RawServer(never_answer) as server, make_transport(server.url) as transport:
-        with pytest.raises(TimeoutError):  # and none of ours
-            async with asyncio.timeout(0.05):
-                await transport.post(BODY)
-
-        task = asyncio.current_task()
-        assert task is not None
-        assert task.cancelling() == 0
-
-
 # --------------------------------------------------------------------------- a stalled event loop
 
 
