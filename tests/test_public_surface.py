@@ -7,7 +7,6 @@ import importlib
 import inspect
 import json
 import pkgutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from types import ModuleType
 import pytest
 
 import everlytic_async
+from support.processes import run_python
 
 ROOT = Path(everlytic_async.__file__).parent
 #: The names that users may rely on. To add one: in `everlytic_async/__init__.py` (twice: for type
@@ -183,16 +183,7 @@ print(json.dumps({"actions": actions, "loaded": loaded, "modules": modules}))
 
 def watched(statement: str) -> dict[str, list[str]]:
     """What a fresh interpreter loads and does for a statement."""
-    done = subprocess.run(
-        [sys.executable, "-B", "-W", "error", "-c", WATCH % statement],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    report: dict[str, list[str]] = json.loads(done.stdout)
+    report: dict[str, list[str]] = json.loads(run_python("-B", "-c", WATCH % statement))
     return report
 
 

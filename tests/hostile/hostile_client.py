@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-from behaviours import ATTEMPTS, RETRY_AFTER_CAP_S
-from hostile_server import HostileServer
+from behaviours import ATTEMPTS, PLAYS, RETRY_AFTER_CAP_S
+from hostile_server import HostileServer, Play
 
-from everlytic_async import EverlyticClient, RetryPolicy, Timeouts
+from everlytic_async import EverlyticClient, Pacing, RetryPolicy, Timeouts
 from support.delivery import make_client
 
 QUICK = RetryPolicy(
@@ -50,3 +50,15 @@ def client_of(server: HostileServer, **settings: Any) -> EverlyticClient:
 def client_at(url: str, **settings: Any) -> EverlyticClient:
     """A client of what is there."""
     return make_client(url, **{"retry": QUICK, "timeouts": IMPATIENT, **settings})
+
+
+@asynccontextmanager
+async def hostile_pair(
+    plays: Mapping[str, Play] = PLAYS, *, concurrency: int = 32, **settings: Any
+) -> AsyncIterator[tuple[HostileServer, EverlyticClient]]:
+    """A hostile server, and a patient client of it whose uploads can be caught under way."""
+    pacing = Pacing(max_concurrency=concurrency, adaptive=False)
+    async with HostileServer(plays) as server, small_session() as session:
+        values = {"session": session, "pacing": pacing, "timeouts": PATIENT, **settings}
+        async with client_of(server, **values) as client:
+            yield server, client

@@ -9,7 +9,6 @@ import datetime as dt
 from collections.abc import Callable
 
 import aiohttp
-import attrs
 import pytest
 import trustme
 from behaviours import ATTEMPTS
@@ -51,23 +50,15 @@ async def _hang(connection: Connection) -> None:
     await connection.closed()
 
 
-@attrs.frozen
-class Broken:
-    """A handshake that fails, and what its error says."""
-
-    script: Script
-    says: str
-    hangs: bool = False
-
-
-HANDSHAKES = {
-    "closed": Broken(_after_hello(), "could not be reached"),
-    "reset": Broken(_after_hello(end=Connection.reset), "could not be reached"),
-    "half-an-answer": Broken(_after_hello(b"\x16\x03\x03\x00\x7a\x02"), "could not be reached"),
-    "alert": Broken(_after_hello(b"\x15\x03\x03\x00\x02\x02\x28"), "the TLS handshake failed"),
-    "garbage": Broken(_after_hello(b"\x00" * 500), "the TLS handshake failed"),
-    "plain-http": Broken(_after_hello(b"HTTP/1.1 400 No\r\n\r\n"), "the TLS handshake failed"),
-    "hangs": Broken(_hang, "the connection was not established in time", hangs=True),
+#: A handshake that fails, and what its error says.
+HANDSHAKES: dict[str, tuple[Script, str]] = {
+    "closed": (_after_hello(), "could not be reached"),
+    "reset": (_after_hello(end=Connection.reset), "could not be reached"),
+    "half-an-answer": (_after_hello(b"\x16\x03\x03\x00\x7a\x02"), "could not be reached"),
+    "alert": (_after_hello(b"\x15\x03\x03\x00\x02\x02\x28"), "the TLS handshake failed"),
+    "garbage": (_after_hello(b"\x00" * 500), "the TLS handshake failed"),
+    "plain-http": (_after_hello(b"HTTP/1.1 400 No\r\n\r\n"), "the TLS handshake failed"),
+    "hangs": (_hang, "the connection was not established in time"),
 }
 
 
@@ -101,14 +92,15 @@ async def test_a_refused_connection_is_tried_again_and_given_up(
 
 
 @pytest.mark.parametrize("delivery", Delivery)
-@pytest.mark.parametrize("broken", HANDSHAKES.values(), ids=HANDSHAKES.keys())
+@pytest.mark.parametrize("broken", HANDSHAKES)
 async def test_tls_that_ends_in_the_middle_of_its_handshake(
-    broken: Broken, delivery: Delivery
+    broken: str, delivery: Delivery
 ) -> None:
-    timeouts = Timeouts(connect_s=0.1) if broken.hangs else PATIENT
-    async with RawServer(broken.script) as server:
+    script, says = HANDSHAKES[broken]
+    timeouts = Timeouts(connect_s=0.1) if broken == "hangs" else PATIENT
+    async with RawServer(script) as server:
         url = server.url.replace("http:", "https:")
-        assert broken.says in await fault_at(url, delivery, timeouts=timeouts)
+        assert says in await fault_at(url, delivery, timeouts=timeouts)
         assert server.connections == ATTEMPTS
         assert server.heads == []
 

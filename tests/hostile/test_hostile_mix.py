@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import pickle
 import random
-import traceback
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +13,8 @@ from typing import Any
 
 import attrs
 import pytest
-from behaviours import BEHAVIOURS, PLAYS
-from hostile_client import PATIENT, QUICK, client_of, small_session
+from behaviours import BEHAVIOURS
+from hostile_client import QUICK, hostile_pair
 from hostile_server import HostileServer, order_for
 
 from everlytic_async import (
@@ -24,13 +22,13 @@ from everlytic_async import (
     Delivery,
     OrderResult,
     Outcome,
-    Pacing,
     SourceError,
     Timeouts,
 )
 from everlytic_async.events import AttemptStarted, Event, OrderEnded
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.processes import resident_bytes
+from support.visible import visible_texts
 
 #: All but those that stop a batch (by a pause that is too long, too), or do their harm to whatever
 #: order comes next.
@@ -52,6 +50,10 @@ TIMEOUTS = Timeouts(connect_s=10, read_s=1.5, total_s=3)
 #: A 503 that is written later than this may come from a gateway that gave up.
 LATE_S = 2.0
 TWICE = attrs.evolve(QUICK, attempts=2)
+either_delivery = pytest.mark.parametrize(
+    "delivery",
+    [Delivery.AT_MOST_ONCE, pytest.param(Delivery.AT_LEAST_ONCE, marks=pytest.mark.slow)],
+)
 
 
 def orders(count: int, *, seed: int, long: bool = True) -> Iterator[dict[str, Any]]:
@@ -85,21 +87,6 @@ def possible(name: str, delivery: Delivery) -> set[Outcome]:
     return outcomes
 
 
-def visible_texts(results: list[OrderResult], events: list[Event]) -> Iterator[str]:
-    """All that a user may come to see."""
-    for event in events:
-        yield repr(event)
-    for result in results:
-        yield repr(result)
-        yield pickle.dumps(result).decode("latin-1")
-        if result.error is not None:
-            yield str(result.error)
-            yield repr(result.error.__dict__)
-            yield "".join(traceback.format_exception(result.error))
-        if result.receipt is not None:
-            yield repr(result.receipt.body)
-
-
 class Memory:
     """The most memory that this process holds, as the events come."""
 
@@ -117,10 +104,7 @@ class Memory:
 @pytest.mark.parametrize(
     ("count", "long"), [(300, False), pytest.param(2_000, True, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize(
-    "delivery",
-    [Delivery.AT_MOST_ONCE, pytest.param(Delivery.AT_LEAST_ONCE, marks=pytest.mark.slow)],
-)
+@either_delivery
 async def test_every_order_of_the_mix_has_its_one_result_and_no_secret_gets_out(
     delivery: Delivery, count: int, long: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,19 +112,9 @@ async def test_every_order_of_the_mix_has_its_one_result_and_no_secret_gets_out(
     events: list[Event] = []
     gc.collect()
     memory = Memory()
-    async with (
-        HostileServer(PLAYS) as server,
-        small_session() as session,
-        client_of(
-            server,
-            delivery=delivery,
-            session=session,
-            pacing=Pacing(max_concurrency=AT_ONCE, adaptive=False),
-            retry=TWICE,
-            timeouts=TIMEOUTS,
-            on_event=[events.append, memory.look],
-        ) as client,
-    ):
+    settings = {"delivery": delivery, "retry": TWICE, "timeouts": TIMEOUTS}
+    hooks = [events.append, memory.look]
+    async with hostile_pair(concurrency=AT_ONCE, on_event=hooks, **settings) as (server, client):
         report = await client.send_orders(orders(count, seed=7, long=long))
 
     results = list(report.results)
@@ -162,7 +136,7 @@ async def test_every_order_of_the_mix_has_its_one_result_and_no_secret_gets_out(
 
     logged = [caplog.text, *(repr(record.__dict__) for record in caplog.records)]
     assert any("attempt" in text for text in logged)
-    for text in (*visible_texts(results, events), *logged):
+    for text in (*visible_texts(*results, *events), *logged):
         assert STORE_HASH not in text
         assert CUSTOMER_HASH not in text
     assert not any("@example.com" in text for text in logged)
@@ -200,16 +174,7 @@ async def test_nothing_is_kept_of_an_order_whatever_is_answered() -> None:
             async for result in results:
                 assert result.outcome in Outcome
 
-    async with (
-        HostileServer(PLAYS) as server,
-        small_session() as session,
-        client_of(
-            server,
-            session=session,
-            pacing=Pacing(max_concurrency=AT_ONCE, adaptive=False),
-            timeouts=PATIENT,
-        ) as client,
-    ):
+    async with hostile_pair(concurrency=AT_ONCE) as (server, client):
         await stream(1)
         gc.collect()
         tracemalloc.start()
@@ -228,7 +193,7 @@ async def test_nothing_is_kept_of_an_order_whatever_is_answered() -> None:
 class Endings:
     """The ways in which a batch may come to its end; each has its orders read up to a point."""
 
-    COUNT = 300
+    COUNT = 160
 
     def __init__(self, server: HostileServer, client: Any) -> None:
         self.server = server
@@ -292,15 +257,12 @@ class Endings:
 
     async def source_error(self) -> None:
         with pytest.raises(SourceError) as caught:
-            await self.client.send_orders(self.source(fails_after=200))
+            await self.client.send_orders(self.source(fails_after=120))
         assert caught.value.report is not None
-        assert len(caught.value.report.results) == self.read == 200
+        assert len(caught.value.report.results) == self.read == 120
 
 
-@pytest.mark.parametrize(
-    "delivery",
-    [Delivery.AT_MOST_ONCE, pytest.param(Delivery.AT_LEAST_ONCE, marks=pytest.mark.slow)],
-)
+@either_delivery
 @pytest.mark.parametrize(
     "ending", ["normal", "early_break", "cancelled", "stopped", "refused", "source_error"]
 )
@@ -308,18 +270,7 @@ async def test_after_any_ending_the_server_agrees_with_the_results(
     ending: str, delivery: Delivery
 ) -> None:
     events: list[Event] = []
-    async with (
-        HostileServer(PLAYS) as server,
-        small_session() as session,
-        client_of(
-            server,
-            delivery=delivery,
-            session=session,
-            pacing=Pacing(max_concurrency=32, adaptive=False),
-            timeouts=PATIENT,
-            on_event=events.append,
-        ) as client,
-    ):
+    async with hostile_pair(delivery=delivery, on_event=events.append) as (server, client):
         endings = Endings(server, client)
         await getattr(endings, ending)()
 
@@ -328,7 +279,7 @@ async def test_after_any_ending_the_server_agrees_with_the_results(
     assert len(ended) == len(outcomes)
     assert set(outcomes) == set(range(endings.read))  # all that was read, and nothing else
     assert set(server.requests) <= set(outcomes)
-    assert endings.read == endings.COUNT or endings.read <= 210
+    assert endings.read == endings.COUNT or endings.read <= 155
     of = {outcome: {n for n, o in outcomes.items() if o is outcome} for outcome in Outcome}
     processed = set(server.processed)
     assert of[Outcome.SENT] <= processed <= of[Outcome.SENT] | of[Outcome.UNKNOWN]

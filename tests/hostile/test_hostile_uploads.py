@@ -10,8 +10,7 @@ import asyncio
 import socket
 
 import pytest
-from behaviours import PLAYS
-from hostile_client import PATIENT, client_of, small_session
+from hostile_client import PATIENT, client_of, hostile_pair, small_session
 from hostile_server import HostileServer, Visit, order_for
 
 from everlytic_async import Delivery, NotSentError, Outcome, RetryPolicy, Timeouts
@@ -42,7 +41,7 @@ class Late:
 async def test_an_upload_that_was_given_up_never_arrives(given_up: str) -> None:
     late = Late()
     timeouts = Timeouts(read_s=5, total_s=0.3) if given_up == "timed out" else PATIENT
-    async with HostileServer({**PLAYS, "late": late}) as server, small_session() as session:
+    async with HostileServer({"late": late}) as server, small_session() as session:
         client = client_of(server, session=session, timeouts=timeouts, retry=ONCE)
         await client.start()
         sending = asyncio.create_task(client.send_order(order_for("late", 1, large=True)))
@@ -82,11 +81,8 @@ async def _half_close(visit: Visit) -> None:
 async def test_an_order_read_after_a_half_close_may_have_been_processed(
     delivery: Delivery,
 ) -> None:
-    async with (
-        HostileServer({**PLAYS, "half-close": _half_close}) as server,
-        small_session() as session,
-        client_of(server, session=session, timeouts=PATIENT, delivery=delivery) as client,
-    ):
+    plays = {"half-close": _half_close}
+    async with hostile_pair(plays, delivery=delivery) as (server, client):
         report = await client.send_orders([order_for("half-close", 1, large=True)])
 
     (result,) = report.results

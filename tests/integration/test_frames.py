@@ -115,11 +115,12 @@ def as_rich_prints_it(error: BaseException) -> str:
     return capture.get()
 
 
-def find_leaks(error: BaseException, *secrets: str) -> list[str]:
-    """Where a secret is found."""
+def find_leaks(error: BaseException, *secrets: str, outside: str = "nowhere") -> list[str]:
+    """Where a secret is found: in the exceptions, or in a frame that is not of these files."""
     found = [
         f"{frame.f_code.co_qualname}: {name}"
         for frame in frames(error)
+        if not frame.f_code.co_filename.startswith(outside)
         for name, value in frame.f_locals.items()
         for text in texts_in(value)
         if any(secret in text for secret in secrets)
@@ -141,15 +142,7 @@ def find_rendered_leaks(error: BaseException, *secrets: str) -> list[str]:
 def assert_no_secret(error: BaseException) -> None:
     assert find_leaks(error, STORE_HASH, CUSTOMER_HASH, PASSWORD) == []
     # What the caller's own frames hold is the caller's.
-    ours = [
-        f"{frame.f_code.co_qualname}: {name}"
-        for frame in frames(error)
-        if not frame.f_code.co_filename.startswith(TESTS)
-        for name, value in frame.f_locals.items()
-        for text in texts_in(value)
-        if CUSTOMER in text
-    ]
-    assert ours == []
+    assert find_leaks(error, CUSTOMER, outside=TESTS) == []
 
 
 async def raised_in(work: Awaitable[object]) -> BaseException:
@@ -310,10 +303,6 @@ async def by_timeout(client: EverlyticClient, size: int) -> None:
         await client.send_order(an_order(size))
 
 
-async def by_wait_for(client: EverlyticClient, size: int) -> None:
-    await asyncio.wait_for(client.send_order(an_order(size)), 0.15)
-
-
 async def by_cancelling(client: EverlyticClient, size: int) -> None:
     task = asyncio.create_task(client.send_order(an_order(size)))
     await asyncio.sleep(0.15)
@@ -345,9 +334,11 @@ async def in_a_batch(client: EverlyticClient, size: int) -> None:
 
 GIVING_UP = [
     by_timeout,
-    *(pytest.param(how, marks=pytest.mark.slow) for how in (by_wait_for, by_cancelling)),
     by_a_group,
-    pytest.param(while_handling_another_error, marks=pytest.mark.slow),
+    *(
+        pytest.param(how, marks=pytest.mark.slow)
+        for how in (by_cancelling, while_handling_another_error)
+    ),
 ]
 
 
@@ -433,7 +424,7 @@ async def test_every_error_of_an_order(end: str, closed_port: int, *, own: bool)
             error = await raised_in(client.send_order(an_order(size)))
             assert isinstance(error, EverlyticError)
             assert_no_secret(error)
-            if own:
+            if own and end in ("lost", "401", "silent"):  # it takes long
                 assert find_rendered_leaks(error, STORE_HASH, CUSTOMER_HASH) == []
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +24,7 @@ from everlytic_async._direct_post import MAX_ORDER_BYTES
 from everlytic_async._response import Response
 from everlytic_async._transport import Transport
 from support.delivery import CUSTOMER_HASH, STORE_HASH
-from support.processes import SESSION_POST, python_path
+from support.processes import SESSION_POST, python_path, run_python
 from support.servers import Connection, RawServer, Script, accept_all, answer
 from support.session_post.sitecustomize import pass_through
 from support.transports import BODY, by_session, make_transport, until
@@ -280,7 +278,7 @@ for module, name in [
 
 
 def test_the_package_can_be_imported_without_a_name_that_aiohttp_does_not_document() -> None:
-    subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT_A_NAME], check=True)
+    run_python("-c", WITHOUT_A_NAME)
 
 
 # --------------------------------------------------------------------------------- they agree
@@ -472,7 +470,7 @@ _PROGRAM = Path(__file__).with_name("post_process.py")
     ("loop", "patched"),
     [
         ("asyncio", False),
-        ("uvloop", True),
+        pytest.param("uvloop", True, marks=pytest.mark.slow),
         pytest.param("asyncio", True, marks=pytest.mark.slow),
         pytest.param("uvloop", False, marks=pytest.mark.slow),
     ],
@@ -487,16 +485,9 @@ def test_orders_over_tls_uvloop_and_ipv6(
     certificate = authority.issue_cert("127.0.0.1", "::1")
     certificate.private_key_and_cert_chain_pem.write_to_path(own)
     paths = [_PROGRAM.parents[1], *([SESSION_POST] if patched else [])]
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", str(_PROGRAM), loop, str(own)],
-        env={"PYTHONPATH": python_path(*paths), "SSL_CERT_FILE": str(trusted)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {"PYTHONPATH": python_path(*paths), "SSL_CERT_FILE": str(trusted)}
+    printed = run_python(str(_PROGRAM), loop, str(own), env=environment)
 
-    assert (ended.returncode, ended.stderr) == (0, "")
     expected = {
         "outcomes": ["sent"] * 50,
         "arrived": 50,
@@ -504,4 +495,4 @@ def test_orders_over_tls_uvloop_and_ipv6(
         "lost": "ConnectionLostError",
     }
     kinds = ("127.0.0.1, plain", "127.0.0.1, TLS", "::1, plain", "::1, TLS")
-    assert json.loads(ended.stdout) == dict.fromkeys(kinds, expected)
+    assert json.loads(printed) == dict.fromkeys(kinds, expected)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import pickle
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -18,9 +17,7 @@ from everlytic_async import (
     BatchStoppedError,
     EverlyticClient,
     EverlyticError,
-    OrderResult,
     Pacing,
-    Receipt,
     SourceError,
 )
 from everlytic_async._response import MAX_BODY_BYTES
@@ -29,6 +26,7 @@ from everlytic_async.events import Event
 from support.delivery import FAST_RETRY, order, orders
 from support.servers import Connection, RawServer, Script
 from support.transports import make_transport
+from support.visible import visible_texts
 
 #: As the vendor's are, and with what a server would escape.
 HASHES = {
@@ -52,19 +50,7 @@ class Traces:
 
     def add(self, *objects: object) -> None:
         """Keep what can be seen of some objects."""
-        for value in objects:
-            self.texts += [repr(value), str(value)]
-            if isinstance(value, EverlyticError):
-                self.texts.append(repr(vars(value)))
-                self.texts += traceback.format_exception(value)
-            if isinstance(value, EverlyticError | OrderResult | Receipt):
-                self.texts.append(pickle.dumps(value).decode("latin-1"))
-            if isinstance(value, OrderResult | Receipt):
-                self.texts.append(repr(attrs.asdict(value, recurse=False)))
-            if isinstance(value, Receipt):
-                self.texts.append(repr(value.body))
-            if isinstance(value, OrderResult):
-                self.add(value.error, value.receipt)
+        self.texts += visible_texts(*objects)
 
     def add_parts(self, *objects: object) -> None:
         """Keep the reprs of all parts of the package that hang on some objects."""

@@ -26,7 +26,7 @@ from support.servers import (
     never_answer,
     until,
 )
-from support.transports import BODY, by_session, make_transport, started
+from support.transports import BODY, by_session, make_transport, serving, started
 
 # ---------------------------------------------------------------------------- running out of time
 
@@ -42,10 +42,7 @@ async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
             await go_on.acquire()
             await connection.send(b"x")
 
-    async with (
-        RawServer(in_pieces) as server,
-        make_transport(server.url, clock=clock, read_s=30, total_s=1_000) as transport,
-    ):
+    async with serving(in_pieces, clock=clock, read_s=30, total_s=1_000) as (server, transport):
         post = await started(server, transport)
         for _ in range(3):
             for _ in range(50):  # what was sent on loopback is there in the loop's next round
@@ -75,10 +72,7 @@ async def test_silence_is_not_counted_before_the_body_was_sent() -> None:
 
 async def test_every_attempt_times_out_at_its_own_time() -> None:
     clock = FakeClock()
-    async with (
-        RawServer(never_answer) as server,
-        make_transport(server.url, clock=clock, read_s=1_000, total_s=60) as transport,
-    ):
+    async with serving(never_answer, clock=clock, read_s=1_000, total_s=60) as (server, transport):
         posts = []
         for _ in range(4):
             posts.append(asyncio.create_task(transport.post(BODY)))
@@ -97,10 +91,7 @@ async def test_every_attempt_times_out_at_its_own_time() -> None:
 
 async def test_no_timer_is_set_when_nothing_is_in_flight() -> None:
     clock = FakeClock()
-    async with (
-        RawServer(accept_all) as server,
-        make_transport(server.url, clock=clock) as transport,
-    ):
+    async with serving(accept_all, clock=clock) as (_, transport):
         await transport.post(BODY)
         assert clock.next_at is not None
         await clock.advance(1)
@@ -119,10 +110,7 @@ async def test_a_time_out_within_a_task_that_cleans_up_after_its_cancellation() 
             return task.cancelling()
         raise AssertionError
 
-    async with (
-        RawServer(never_answer) as server,
-        make_transport(server.url, read_s=0.1) as transport,
-    ):
+    async with serving(never_answer, read_s=0.1) as (_, transport):
         task = asyncio.create_task(last_words(transport))
         await asyncio.sleep(0)
         task.cancel()
@@ -150,10 +138,7 @@ async def test_a_time_out_that_a_session_turns_into_another_error_leaves_nothing
 @pytest.mark.parametrize("first", ["outside", "time-out"])
 async def test_cancellation_that_coincides_with_a_time_out_travels_on(first: str) -> None:
     clock = FakeClock()
-    async with (
-        RawServer(never_answer) as server,
-        make_transport(server.url, clock=clock) as transport,
-    ):
+    async with serving(never_answer, clock=clock) as (server, transport):
         task = await started(server, transport)
         if first == "outside":
             task.cancel()
@@ -167,26 +152,12 @@ async def test_cancellation_that_coincides_with_a_time_out_travels_on(first: str
         assert task.cancelled()
 
 
-async def test_a_callers_own_time_out_around_the_post_is_the_callers() -> None:
-    async with RawServer(never_answer) as server, make_transport(server.url) as transport:
-        with pytest.raises(TimeoutError):  # and none of ours
-            async with asyncio.timeout(0.05):
-                await transport.post(BODY)
-
-        task = asyncio.current_task()
-        assert task is not None
-        assert task.cancelling() == 0
-
-
 # --------------------------------------------------------------------------- a stalled event loop
 
 
 async def test_what_arrived_during_a_stall_is_read_before_anything_times_out() -> None:
     clock = FakeClock()
-    async with (
-        RawServer(never_answer) as server,
-        make_transport(server.url, clock=clock) as transport,
-    ):
+    async with serving(never_answer, clock=clock) as (server, transport):
         posts = [asyncio.create_task(transport.post(BODY)) for _ in range(8)]
         await until(lambda: len(server.bodies) == len(posts))
         for connection in server.opened:  # straight to the kernel: the loop has not turned yet
@@ -218,10 +189,7 @@ async def test_a_response_says_how_long_the_event_loop_stalled() -> None:
         while True:
             await connection.request()
 
-    async with (
-        RawServer(leave_open) as server,
-        make_transport(server.url, clock=clock) as transport,
-    ):
+    async with serving(leave_open, clock=clock) as (server, transport):
         for stalled_s in (0.0, 30.0, 0.0):
             server.bodies.clear()
             post = await started(server, transport)
@@ -301,11 +269,8 @@ async def test_a_response_has_the_time_when_the_order_was_sent_and_how_long_it_t
 
     monkeypatch.setattr(aiohttp.TCPConnector, "connect", slow_connect)
     async with (
-        RawServer(slowly) as server,
         nullcontext() if own else aiohttp.ClientSession() as session,
-        make_transport(
-            server.url, session=session, clock=clock, read_s=99, total_s=99
-        ) as transport,
+        serving(slowly, session=session, clock=clock, read_s=99, total_s=99) as (_, transport),
     ):
         got = await transport.post(b"x" * size)
 

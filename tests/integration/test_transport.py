@@ -19,7 +19,7 @@ from everlytic_async._request import Connections, Request
 from everlytic_async._transport import Transport
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import SUCCESS, Connection, RawServer, accept_all, answer_all, once
-from support.transports import BODY, by_session, make_transport
+from support.transports import BODY, by_session, make_transport, serving
 
 large_bodies = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 
@@ -36,10 +36,7 @@ LIMIT = 64 * 1024
 
 async def test_a_post_is_as_documented_and_white_space_around_a_hash_is_not_sent() -> None:
     hashes = (f" {STORE_HASH}\n", f"{CUSTOMER_HASH}\t")
-    async with (
-        RawServer(accept_all) as server,
-        make_transport(server.url, hashes=hashes) as transport,
-    ):
+    async with serving(accept_all, hashes=hashes) as (server, transport):
         got = await transport.post(BODY)
 
         lines = server.heads[0].decode().rstrip().split("\r\n")
@@ -143,10 +140,7 @@ async def test_the_status_is_the_verdict_if_only_the_body_was_cut_short(
     status: int, then: Callable[[Connection], Awaitable[None]] | None
 ) -> None:
     part = f"HTTP/1.1 {status} No\r\nRetry-After: 7\r\nContent-Length: 50\r\n\r\nbusy".encode()
-    async with (
-        RawServer(once(part, then)) as server,
-        make_transport(server.url, read_s=0.1) as transport,
-    ):
+    async with serving(once(part, then), read_s=0.1) as (_, transport):
         got = await transport.post(BODY)
 
     assert (got.status, got.body, got.headers["Retry-After"]) == (status, b"busy", "7")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
@@ -67,7 +66,8 @@ from support.delivery import (
     orders,
     sandbox_client,
 )
-from support.servers import Connection, RawServer, Script
+from support.processes import run_python
+from support.servers import Connection, RawServer
 
 ERROR, UNSET = trace.StatusCode.ERROR, trace.StatusCode.UNSET
 
@@ -167,24 +167,24 @@ def seconds(span: ReadableSpan) -> float:
     return (span.end_time - span.start_time) / 1e9
 
 
-def answers(*statuses: int) -> Script:
-    """A server that answers so, one after the other; 0 hangs up instead."""
+@asynccontextmanager
+async def answered(*statuses: int, hooks: Sequence[Any]) -> AsyncIterator[EverlyticClient]:
+    """A client with these hooks, answered so, one after the other; 0 hangs up instead."""
     left = iter(statuses)
 
     async def script(connection: Connection) -> None:
-        while True:
+        while status := next(left):
             await connection.request()
-            status = next(left)
-            if status == 0:
-                connection.reset()
-                return
             await connection.answer(status)
+        await connection.request()
+        connection.reset()
 
-    return script
-
-
-def client_at(url: str, *hooks: Any) -> EverlyticClient:
-    return make_client(url, on_event=hooks, pacing=Pacing(adaptive=False))
+    pacing = Pacing(adaptive=False)
+    async with (
+        RawServer(script) as server,
+        make_client(server.url, on_event=hooks, pacing=pacing) as client,
+    ):
+        yield client
 
 
 # ------------------------------------------------------------------------------------------- spans
@@ -224,10 +224,7 @@ async def test_an_order_is_a_span_and_its_attempt_one_below(telemetry: Telemetry
 
 
 async def test_each_repetition_is_a_span_with_its_number_and_status(telemetry: Telemetry) -> None:
-    async with (
-        RawServer(answers(503, 429, 200)) as server,
-        client_at(server.url, telemetry.hook()) as client,
-    ):
+    async with answered(503, 429, 200, 0, hooks=[telemetry.hook()]) as client:
         await client.send_order(order(1))
 
     assert attributes(one(telemetry.orders))["everlytic.order.attempts"] == 3
@@ -242,10 +239,7 @@ async def test_each_repetition_is_a_span_with_its_number_and_status(telemetry: T
 async def test_spans_have_the_times_of_their_events(telemetry: Telemetry) -> None:
     events: list[Event] = []
     before = time.time_ns()
-    async with (
-        RawServer(answers(503, 200)) as server,
-        client_at(server.url, telemetry.hook(), events.append) as client,
-    ):
+    async with answered(503, 200, 0, hooks=[telemetry.hook(), events.append]) as client:
         await client.send_order(order(1))
     after = time.time_ns()
 
@@ -280,10 +274,7 @@ async def test_spans_have_the_times_of_their_events(telemetry: Telemetry) -> Non
 async def test_what_was_not_sent_has_the_class_and_the_message_of_its_error(
     telemetry: Telemetry, status: int, outcome: str, error: str, of_the_attempt: str
 ) -> None:
-    async with (
-        RawServer(answers(status)) as server,
-        client_at(server.url, telemetry.hook()) as client,
-    ):
+    async with answered(status, 0, hooks=[telemetry.hook()]) as client:
         with pytest.raises(EverlyticError) as caught:
             await client.send_order(order(1))
 
@@ -675,11 +666,4 @@ def test_it_needs_only_the_api() -> None:
         "everlytic_async.otel.OpenTelemetryHook('https://shop.example')\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry.sdk')])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
+    assert run_python("-c", program) == "[]\n"

@@ -18,7 +18,7 @@ from support.clock import FakeClock
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import RawServer, Script, until
 
-__all__ = ["BODY", "by_session", "make_transport", "started", "until"]
+__all__ = ["BODY", "by_session", "make_transport", "serving", "started", "until"]
 
 BODY = b'{"contact_email":"user@example.com"}'
 
@@ -49,6 +49,13 @@ async def make_transport(
 
 
 @asynccontextmanager
+async def serving(script: Script, **settings: Any) -> AsyncIterator[tuple[RawServer, Transport]]:
+    """A server, and a transport with these settings."""
+    async with RawServer(script) as server, make_transport(server.url, **settings) as transport:
+        yield server, transport
+
+
+@asynccontextmanager
 async def by_session(
     script: Script,
     *,
@@ -61,11 +68,10 @@ async def by_session(
     for name, hook in trace.items():
         getattr(tracing, name).append(hook)
     async with (
-        RawServer(script) as server,
         aiohttp.ClientSession(trace_configs=[tracing], **settings) as session,
-        make_transport(server.url, session=session, read_s=read_s) as transport,
+        serving(script, session=session, read_s=read_s) as parts,
     ):
-        yield server, transport
+        yield parts
 
 
 async def started(

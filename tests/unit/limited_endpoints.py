@@ -44,6 +44,8 @@ class NoLimit:
 class LeakyBucket(NoLimit):
     """Like nginx's ``limit_req zone=... burst=... nodelay``; the rate may change.
 
+    A bucket of `burst` + 1 tokens does the same.
+
     Its clock counts multiples of `grain_s`, if that is not 0: nginx's counts milliseconds.
     """
 
@@ -62,27 +64,6 @@ class LeakyBucket(NoLimit):
         if excess > self.burst:
             return False
         self._excess, self._last = excess, now
-        return True
-
-
-@attrs.define
-class TokenBucket(NoLimit):
-    """A token a request, `rate` new ones a second, at most `burst` of them saved up."""
-
-    rate: float
-    burst: int
-    _tokens: float = attrs.field(init=False)
-    _last: float = 0.0
-
-    def __attrs_post_init__(self) -> None:
-        self._tokens = self.burst
-
-    def admit(self, now: float) -> bool:
-        self._tokens = min(self.burst, self._tokens + self.rate * (now - self._last))
-        self._last = now
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
         return True
 
 

@@ -12,21 +12,16 @@ from everlytic_async._endpoint import PATH, endpoint_url
     ("address", "used"),
     [
         ("https://shop.example", f"https://shop.example{PATH}"),
-        ("https://shop.example/", f"https://shop.example{PATH}"),
         ("  https://shop.example\n", f"https://shop.example{PATH}"),
         ("https://shop.example:8443", f"https://shop.example:8443{PATH}"),
         ("https://shop.example/mailer", f"https://shop.example/mailer{PATH}"),
         ("https://shop.example/mailer/", f"https://shop.example/mailer{PATH}"),
         ("https://shop.example/a/b//", f"https://shop.example/a/b{PATH}"),
         (f"https://shop.example{PATH}", f"https://shop.example{PATH}"),
-        (f"https://shop.example{PATH}/", f"https://shop.example{PATH}"),
         (f"https://shop.example/mailer{PATH}", f"https://shop.example/mailer{PATH}"),
-        ("HTTPS://shop.example", f"https://shop.example{PATH}"),
         ("https://[::1]:8443/x", f"https://[::1]:8443/x{PATH}"),
         ("http://localhost:8080", f"http://localhost:8080{PATH}"),
-        ("http://127.0.0.1", f"http://127.0.0.1{PATH}"),
         ("http://127.8.9.10", f"http://127.8.9.10{PATH}"),
-        ("http://[::1]:80", f"http://[::1]{PATH}"),
     ],
 )
 def test_the_address_of_an_install_leads_to_its_endpoint(address: str, used: str) -> None:

@@ -174,34 +174,21 @@ def test_a_hook_must_be_callable(value: Any) -> None:
         as_hooks(value)
 
 
-def test_every_hook_gets_every_event_in_turn() -> None:
-    received: list[tuple[str, Event]] = []
-    dispatcher = Dispatcher(
-        (
-            lambda event: received.append(("first", event)),
-            lambda event: received.append(("then", event)),
-        )
-    )
-    for event in EVENTS:
-        dispatcher.emit(event)
-
-    assert received == [(name, event) for event in EVENTS for name in ("first", "then")]
-
-
 @pytest.mark.parametrize(
     "error", [ValueError("no"), AssertionError("no"), StopIteration(), BatchStoppedError("no")]
 )
 def test_a_hook_that_raises_is_logged_and_the_others_get_the_event(
     error: Exception, log: pytest.LogCaptureFixture
 ) -> None:
-    received: list[Event] = []
+    received: list[str] = []
 
     def broken(_event: Event) -> None:
         raise error
 
-    Dispatcher((broken, received.append)).emit(STARTED)
+    hooks = (lambda _: received.append("first"), broken, lambda _: received.append("then"))
+    Dispatcher(hooks).emit(STARTED)
 
-    assert received == [STARTED]
+    assert received == ["first", "then"]
     assert lines(log) == [(logging.ERROR, "a hook raised on AttemptStarted")]
     (record,) = log.records
     assert record.exc_info is not None

@@ -221,13 +221,6 @@ def test_a_2xx_with_an_error_word_is_a_rejection() -> None:
             assert isinstance(parse_response(200, {}, json.dumps({name: word}).encode()), Receipt)
 
 
-def test_a_401_says_to_check_the_hashes() -> None:
-    error = str(parse_response(401, JSON_TYPE, b'"Invalid credentials."'))
-    assert "store hash" in error
-    assert "customer hash" in error
-    assert error.endswith(": Invalid credentials.")
-
-
 @pytest.mark.parametrize(
     ("location", "shown"),
     [
