@@ -62,7 +62,7 @@ class ConcurrencyEstimator:
     window is throttled again that was not widened, it was a rate limit after all.
     """
 
-    _SLOW_START_ORDERS = 22
+    _SLOW_START_ORDERS = 22  # by then it is no small burst that all of them would fill
     _GROWTH = 3  # per accepted order: from then on the window quadruples in each round trip
     _UNLIMITED = 1 << 30
     _MIN_LIMIT = 6  # fewer in flight than this are held by a rate as well
