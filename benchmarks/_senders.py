@@ -128,10 +128,10 @@ async def stream_orders(settings: Settings) -> AsyncIterator[SendAll]:
     async with make_client(settings) as client:
 
         async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
-            given: Iterable[Order | dict[str, Any]] = source
+            items: Iterable[Order | dict[str, Any]] = source
             if settings["sender"] == "stream_prebuilt":
-                given = islice(cycle(built), sum(1 for _ in source))
-            async with client.stream_orders(given) as results:
+                items = islice(cycle(built), sum(1 for _ in source))
+            async with client.stream_orders(items) as results:
                 async for result in results:
                     report(_error(result))
 
