@@ -260,7 +260,7 @@ class RateEstimator:
         rate, count = self._rate_then, len(sent)
         estimate = self._estimate(sent)
         if self.limit is None and (estimate is None or (count < _FEW and self._low > _SEARCH_FROM)):
-            self._low = max(_MIN_RATE, self._low / 4.0)  # not even one leaked in between
+            self._low = max(_MIN_RATE, self._low / 8.0)  # not even one leaked in between
         else:
             self._hold(max(_MIN_RATE, min(rate, estimate or 0.0)), count)
 
