@@ -18,6 +18,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -41,34 +42,32 @@ Settings = dict[str, Any]
 Report = Callable[[Exception | None], None]
 SendAll = Callable[[Iterator[dict[str, Any]], Report], Awaitable[None]]
 Sender = Callable[[Settings], AbstractAsyncContextManager[SendAll]]
-_SendOne = Callable[[dict[str, Any]], Awaitable[None]]
+# Sends an order: the status and the body of the response.
+_Post = Callable[[dict[str, Any]], Awaitable[tuple[int, object]]]
 # Enough to differ, few enough to cost Python's collector little.
 _PREBUILT = 200
 
 
-async def _report(send: _SendOne, one: dict[str, Any], report: Report) -> None:
+async def _report(post: _Post, one: dict[str, Any], report: Report) -> None:
     try:
-        await send(one)
+        check(*await post(one))
     except Exception as error:  # noqa: BLE001 - the report decides
         report(error)
     else:
         report(None)
 
 
-def _send_each(send: _SendOne, concurrency: int) -> SendAll:
+def _send_each(post: _Post, concurrency: int) -> SendAll:
     """Tasks that take the orders in turn: the usual bounded loop, without a semaphore."""
 
-    async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
-        async def work() -> None:
-            for one in source:
-                await _report(send, one, report)
+    async def send_some(source: Iterator[dict[str, Any]], report: Report) -> None:
+        for one in source:
+            await _report(post, one, report)
 
-        await asyncio.gather(*(work() for _ in range(concurrency)))
+    async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
+        await asyncio.gather(*(send_some(source, report) for _ in range(concurrency)))
 
     return send_all
-
-
-# ------------------------------------------------------------------------------------------- ours
 
 
 def make_client(settings: Settings) -> EverlyticClient:
@@ -116,24 +115,12 @@ def _error(result: OrderResult) -> Exception | None:
     return None
 
 
-async def _stream(
-    client: EverlyticClient, source: Iterable[Order | dict[str, Any]], report: Report
-) -> None:
-    async with client.stream_orders(source) as results:
-        async for result in results:
-            report(_error(result))
-
-
 @asynccontextmanager
 async def stream_orders(settings: Settings) -> AsyncIterator[SendAll]:
-    """`stream_orders`, fed with mappings: validated, tracked, paced, with a result for each."""
-    async with make_client(settings) as client:
-        yield lambda source, report: _stream(client, source, report)
+    """`stream_orders`, fed with mappings: validated, tracked, paced, with a result for each.
 
-
-@asynccontextmanager
-async def stream_prebuilt(settings: Settings) -> AsyncIterator[SendAll]:
-    """The same, fed with as many `Order` objects, built and validated before."""
+    As ``stream_prebuilt`` it gets as many `Order` objects, built and validated before.
+    """
     from everlytic_async import Order
 
     products = settings.get("products", 1)
@@ -141,8 +128,12 @@ async def stream_prebuilt(settings: Settings) -> AsyncIterator[SendAll]:
     async with make_client(settings) as client:
 
         async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
-            count = sum(1 for _ in source)
-            await _stream(client, islice(cycle(built), count), report)
+            items: Iterable[Order | dict[str, Any]] = source
+            if settings["sender"] == "stream_prebuilt":
+                items = islice(cycle(built), sum(1 for _ in source))
+            async with client.stream_orders(items) as results:
+                async for result in results:
+                    report(_error(result))
 
         yield send_all
 
@@ -152,14 +143,26 @@ async def send_order(settings: Settings) -> AsyncIterator[SendAll]:
     """`send_order` in a loop of workers."""
     async with make_client(settings) as client:
 
-        async def send(one: dict[str, Any]) -> None:
+        async def post(one: dict[str, Any]) -> tuple[int, object]:
             receipt = await client.send_order(one)
-            check(receipt.status, receipt.body)
+            return receipt.status, receipt.body
 
-        yield _send_each(send, settings["concurrency"])
+        yield _send_each(post, settings["concurrency"])
 
 
-# ------------------------------------------------------------------------------------- the rivals
+def _rival(
+    open_client: Callable[[Settings], AbstractAsyncContextManager[Any]],
+    post: Callable[[Any, str, dict[str, Any]], Awaitable[tuple[int, object]]],
+) -> Sender:
+    """A client that sends each order by `post`, in a loop of workers."""
+
+    @asynccontextmanager
+    async def sender(settings: Settings) -> AsyncIterator[SendAll]:
+        async with open_client(settings) as client:
+            post_one = partial(post, client, settings["url"] + PATH)
+            yield _send_each(post_one, settings["concurrency"])
+
+    return sender
 
 
 def _session(settings: Settings) -> aiohttp.ClientSession:
@@ -170,17 +173,39 @@ def _session(settings: Settings) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=limit))
 
 
-@asynccontextmanager
-async def bare_aiohttp(settings: Settings) -> AsyncIterator[SendAll]:
-    """The simplest thing with aiohttp: no retry, nothing tracked."""
-    url = settings["url"] + PATH
-    async with _session(settings) as session:
+def _retry_client(settings: Settings) -> Any:
+    library: Any = importlib.import_module("aiohttp_retry")
+    options = library.ExponentialRetry(attempts=5)
+    return library.RetryClient(client_session=_session(settings), retry_options=options)
 
-        async def send(one: dict[str, Any]) -> None:
-            async with session.post(url, json=one, headers=HEADERS) as response:
-                check(response.status, await response.json())
 
-        yield _send_each(send, settings["concurrency"])
+def _httpx(_settings: Settings) -> Any:  # its own limits: higher ones slow it down
+    return importlib.import_module("httpx").AsyncClient()
+
+
+def _niquests(settings: Settings) -> Any:
+    return importlib.import_module("niquests").AsyncSession(pool_maxsize=settings["concurrency"])
+
+
+def _pyreqwest(_settings: Settings) -> Any:
+    # Its threads run on, and may abort the process while Python ends.
+    atexit.register(os._exit, 0)
+    return importlib.import_module("pyreqwest.client").ClientBuilder().build()
+
+
+async def _post_by_aiohttp(client: Any, url: str, one: dict[str, Any]) -> tuple[int, object]:
+    async with client.post(url, json=one, headers=HEADERS) as response:
+        return response.status, await response.json()
+
+
+async def _post_by_requests(client: Any, url: str, one: dict[str, Any]) -> tuple[int, object]:
+    response = await client.post(url, json=one, headers=HEADERS)
+    return response.status_code, response.json()
+
+
+async def _post_by_pyreqwest(client: Any, url: str, one: dict[str, Any]) -> tuple[int, object]:
+    response = await client.post(url).headers(HEADERS).body_json(one).build().send()
+    return response.status, await response.json()
 
 
 @asynccontextmanager
@@ -198,11 +223,8 @@ async def tenacity_gather(settings: Settings) -> AsyncIterator[SendAll]:
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
-        if isinstance(error, aiohttp.ClientResponseError) and error.status == 429:
-            seconds = "" if error.headers is None else error.headers.get("Retry-After", "")
-            if seconds.isdecimal():
-                return float(seconds) + random.uniform(0, 1)
-        return backoff(state)
+        seconds = (getattr(error, "headers", None) or {}).get("Retry-After", "")
+        return float(seconds) + random.uniform(0, 1) if seconds.isdecimal() else backoff(state)
 
     async with _session(settings) as session:
 
@@ -212,14 +234,14 @@ async def tenacity_gather(settings: Settings) -> AsyncIterator[SendAll]:
             retry=tenacity.retry_if_exception_type(aiohttp.ClientError),
             reraise=True,
         )
-        async def send(one: dict[str, Any]) -> None:
+        async def post(one: dict[str, Any]) -> tuple[int, object]:
             async with session.post(url, json=one, headers=HEADERS) as response:
                 response.raise_for_status()
-                check(response.status, await response.json())
+                return response.status, await response.json()
 
         async def bounded(one: dict[str, Any], report: Report) -> None:
             async with slots:
-                await _report(send, one, report)
+                await _report(post, one, report)
 
         async def send_all(source: Iterator[dict[str, Any]], report: Report) -> None:
             await asyncio.gather(*(bounded(one, report) for one in source))
@@ -227,72 +249,15 @@ async def tenacity_gather(settings: Settings) -> AsyncIterator[SendAll]:
         yield send_all
 
 
-@asynccontextmanager
-async def aiohttp_retry(settings: Settings) -> AsyncIterator[SendAll]:
-    """The library made for it."""
-    library: Any = importlib.import_module("aiohttp_retry")
-    url = settings["url"] + PATH
-    async with _session(settings) as session:
-        client = library.RetryClient(
-            client_session=session, retry_options=library.ExponentialRetry(attempts=5)
-        )
-
-        async def send(one: dict[str, Any]) -> None:
-            async with client.post(url, json=one, headers=HEADERS) as response:
-                check(response.status, await response.json())
-
-        yield _send_each(send, settings["concurrency"])
-
-
-@asynccontextmanager
-async def httpx(settings: Settings) -> AsyncIterator[SendAll]:
-    """`httpx.AsyncClient`."""
-    library: Any = importlib.import_module("httpx")
-    url = settings["url"] + PATH
-    async with library.AsyncClient() as client:  # its own limits: higher ones slow it down
-
-        async def send(one: dict[str, Any]) -> None:
-            response = await client.post(url, json=one, headers=HEADERS)
-            check(response.status_code, response.json())
-
-        yield _send_each(send, settings["concurrency"])
-
-
-@asynccontextmanager
-async def niquests(settings: Settings) -> AsyncIterator[SendAll]:
-    """`niquests.AsyncSession`."""
-    library: Any = importlib.import_module("niquests")
-    url, concurrency = settings["url"] + PATH, settings["concurrency"]
-    async with library.AsyncSession(pool_maxsize=concurrency) as session:
-
-        async def send(one: dict[str, Any]) -> None:
-            response = await session.post(url, json=one, headers=HEADERS)
-            check(response.status_code, response.json())
-
-        yield _send_each(send, concurrency)
-
-
-@asynccontextmanager
-async def pyreqwest(settings: Settings) -> AsyncIterator[SendAll]:
-    """`pyreqwest`: an HTTP client in Rust, with threads of its own."""
-    library: Any = importlib.import_module("pyreqwest.client")
-    # Its threads run on, and may abort the process while Python ends.
-    atexit.register(os._exit, 0)
-    url = settings["url"] + PATH
-    async with library.ClientBuilder().build() as client:
-
-        async def send(one: dict[str, Any]) -> None:
-            response = await client.post(url).headers(HEADERS).body_json(one).build().send()
-            check(response.status, await response.json())
-
-        yield _send_each(send, settings["concurrency"])
-
-
 SENDERS: dict[str, Sender] = {
-    sender.__name__: sender
-    for sender in (
-        *(stream_orders, stream_prebuilt, send_order),
-        *(bare_aiohttp, tenacity_gather, aiohttp_retry),
-        *(httpx, niquests, pyreqwest),
-    )
+    "stream_orders": stream_orders,
+    "stream_prebuilt": stream_orders,
+    "send_order": send_order,
+    "tenacity_gather": tenacity_gather,
+    # The simplest thing with aiohttp, no retry, nothing tracked; and the library made for retries.
+    "bare_aiohttp": _rival(_session, _post_by_aiohttp),
+    "aiohttp_retry": _rival(_retry_client, _post_by_aiohttp),
+    "httpx": _rival(_httpx, _post_by_requests),
+    "niquests": _rival(_niquests, _post_by_requests),
+    "pyreqwest": _rival(_pyreqwest, _post_by_pyreqwest),
 }

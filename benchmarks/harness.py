@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,8 +18,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median, quantiles
-from tempfile import TemporaryDirectory, TemporaryFile
-from types import MappingProxyType
+from tempfile import TemporaryFile
 from typing import Any, Self
 
 import attrs
@@ -32,10 +30,9 @@ MB = 1_000_000
 #: The module of every measured process, and of every server.
 CLIENT, SERVER = "benchmarks._child", "benchmarks.server"
 _TIMEOUT_S = 10.0
-_MAX_ERROR_LENGTH = 4_000
 # glibc adapts both to what a process allocates, so that one contestant pays a system call for an
 # order and the next does not. The first is the largest that glibc accepts.
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
 
 #: What one run came to, by name: it is saved as it is.
 Figures = dict[str, Any]
@@ -72,8 +69,6 @@ class Child:
         module: `CLIENT` or `SERVER`.
         settings: What it is to do.
         pinned: Whether it gets a core of its own.
-        default_malloc: Whether malloc works as it does for a user, because memory is measured.
-        under: A command that runs it: a profiler.
         environ: More variables of its environment.
     """
 
@@ -83,20 +78,18 @@ class Child:
         settings: dict[str, Any],
         *,
         pinned: bool = False,
-        default_malloc: bool = False,
-        under: Sequence[str] = (),
-        environ: Mapping[str, str] = MappingProxyType({}),
+        environ: Mapping[str, str] = MALLOC,
     ) -> None:
         self._name = settings.get("mode", module)
         # A file and not a pipe: nobody reads it meanwhile, and a full pipe stops its writer.
         self._errors = TemporaryFile("w+")  # noqa: SIM115 - `__exit__` closes it
         self._process = subprocess.Popen(
-            [*under, sys.executable, "-m", module, json.dumps(settings)],
+            [sys.executable, "-m", module, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             cwd=ROOT,
-            env={**environment(), **({} if default_malloc else _MALLOC), **environ},
+            env={**environment(), **environ},
             text=True,
         )
         if pinned:
@@ -106,25 +99,15 @@ class Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        process = self._process
-        try:
-            if process.poll() is None:
-                process.terminate()
+        with self._errors, self._process as process:
+            process.terminate()
+            try:
                 process.wait(_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        finally:
-            for pipe in (process.stdin, process.stdout, self._errors):
-                if pipe is not None:
-                    pipe.close()
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     def read(self) -> Figures:
-        """The next line that it prints.
-
-        Raises:
-            BenchmarkError: It ended without one.
-        """
+        """The next line that it prints."""
         assert self._process.stdout is not None
         if line := self._process.stdout.readline():
             figures: Figures = json.loads(line)
@@ -140,11 +123,7 @@ class Child:
         self._process.stdin.close()
 
     def finish(self) -> Figures:
-        """Let it come to its end; its last figures.
-
-        Raises:
-            BenchmarkError: It failed, or printed an error, which puts its figures in doubt.
-        """
+        """Let it come to its end; its last figures."""
         self.close_input()
         figures = self.read()
         try:
@@ -157,24 +136,13 @@ class Child:
 
     def _error_output(self) -> str:
         self._errors.seek(0)
-        return self._errors.read().strip()[-_MAX_ERROR_LENGTH:]
+        return self._errors.read().strip()
 
 
 def measure(settings: dict[str, Any], **options: Any) -> Figures:
     """Run one client to its end; its figures."""
     with Child(CLIENT, settings, **options) as process:
         return process.finish()
-
-
-def instructions(settings: dict[str, Any], **options: Any) -> int:
-    """How many instructions a client takes in user mode, counted by valgrind."""
-    with TemporaryDirectory() as directory:
-        out = Path(directory, "counts")
-        under = ["valgrind", "--tool=callgrind", "-q", f"--callgrind-out-file={out}"]
-        environ = {**options.pop("environ", {}), "PYTHONHASHSEED": "0"}
-        measure(settings, under=under, environ=environ, **options)
-        (total,) = re.findall(r"^(?:summary|totals): (\d+)", out.read_text(), re.MULTILINE)[:1]
-    return int(total)
 
 
 def measure_together(clients: Sequence[dict[str, Any]]) -> list[Figures]:
@@ -196,11 +164,7 @@ class Service:
     counts: Figures = attrs.Factory(dict)
 
     def check(self, orders: int) -> None:
-        """Compare the orders that it took with those that were sent.
-
-        Raises:
-            BenchmarkError: They differ.
-        """
+        """Compare the orders that it took with those that were sent."""
         if self.counts["accepted"] != orders:
             raise BenchmarkError(f"{orders} orders were sent, but the server took {self.counts}")
 
@@ -224,43 +188,42 @@ class Comparison:
 
     Attributes:
         base: The name of the one that the others are compared with.
-        runs: What each run of each contestant came to, the base's included.
-        beside: For each of the others, the base's runs that were measured next to its own.
+        pairs: Of each of the others what its runs came to, each with the base's run next to it.
     """
 
     base: str
-    runs: dict[str, list[Figures]]
-    beside: dict[str, list[Figures]]
+    pairs: dict[str, list[tuple[Figures, Figures]]]
 
     @classmethod
     def measure(
         cls, base: str, others: Sequence[str], rounds: int, once: Callable[[str], Figures]
     ) -> Comparison:
         """In every round run each of the others and the base, and every second time the reverse."""
-        result = cls(base, {name: [] for name in (base, *others)}, {name: [] for name in others})
+        result = cls(base, {name: [] for name in others})
         for number in range(rounds):
             for name in others:
+                pair: dict[str, Figures] = {}
                 for each in (base, name) if number % 2 == 0 else (name, base):
                     progress(f"round {number + 1} of {rounds}: {each}")
-                    result.runs[each].append(once(each))
-                result.beside[name].append(result.runs[base][-1])
+                    pair[each] = once(each)
+                result.pairs[name].append((pair[name], pair[base]))
         return result
+
+    @property
+    def runs(self) -> dict[str, list[Figures]]:
+        """All runs of each contestant, the base's first."""
+        runs = {self.base: [theirs for pairs in self.pairs.values() for _, theirs in pairs]}
+        return runs | {name: [ours for ours, _ in pairs] for name, pairs in self.pairs.items()}
 
     def values(self, name: str, figure: str) -> list[float]:
         """One figure of each run of a contestant."""
         return [run[figure] for run in self.runs[name]]
 
-    def pairs(self, name: str, figure: str) -> list[tuple[float, float]]:
-        """One figure of each run of a contestant, with that of the base next to it."""
-        beside = self.runs[name] if name == self.base else self.beside[name]
-        return [
-            (ours[figure], theirs[figure])
-            for ours, theirs in zip(self.runs[name], beside, strict=True)
-        ]
-
     def ratios(self, name: str, figure: str) -> list[float]:
         """The ratio of each pair, contestant to base."""
-        return [ours / theirs for ours, theirs in self.pairs(name, figure)]
+        if name == self.base:
+            return [1.0]
+        return [ours[figure] / theirs[figure] for ours, theirs in self.pairs[name]]
 
 
 def spread(values: Sequence[float], digits: str = ",.0f") -> str:
@@ -282,8 +245,8 @@ class Goal:
     name: str
     value: float
     bound: float
-    at_most: bool
     unit: str = ""
+    at_most: bool = True
 
     @property
     def met(self) -> bool:
@@ -326,13 +289,8 @@ class Report:
             click.secho(str(goal), fg="green" if goal.met else "red", bold=not goal.met)
 
     def write(self, path: Path) -> None:
-        """Put the table in a document, between its two marks.
-
-        Raises:
-            BenchmarkError: The document has no such marks.
-        """
-        name = self.figures["benchmark"]
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        """Put the table in a document, between its two marks."""
+        begin, end = (f"<!-- {of}{self.figures['benchmark']} -->\n" for of in ("", "end of "))
         before, has_begin, rest = path.read_text("utf-8").partition(begin)
         _, has_end, after = rest.partition(end)
         if not has_begin or not has_end:
@@ -342,18 +300,14 @@ class Report:
     def save(self, path: Path, settings: dict[str, Any]) -> None:
         """Write figures, goals and the machine as JSON."""
         goals = [{**attrs.asdict(goal), "met": goal.met} for goal in self.goals]
-        saved = {**self.figures, "settings": settings, "goals": goals, "machine": machine()}
+        machine = {
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": os.cpu_count(),
+            "versions": {each.name: each.version for each in distributions()},
+        }
+        saved = {**self.figures, "settings": settings, "goals": goals, "machine": machine}
         path.write_text(json.dumps(saved, indent=2) + "\n")
-
-
-def machine() -> dict[str, Any]:
-    """Where, and with which libraries, the figures were measured."""
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "versions": {each.name: each.version for each in distributions()},
-    }
 
 
 def progress(text: str) -> None:
@@ -403,7 +357,6 @@ def benchmark(help_text: str | None) -> Callable[[Callable[..., Report]], click.
                 report.write(write)
             if json_path is not None:
                 report.save(json_path, settings)
-                click.echo(f"Saved: {json_path}")
             raise SystemExit(0 if all(goal.met for goal in report.goals) else 1)
 
         return click.command(help=help_text)(command)

@@ -27,7 +27,8 @@ def _stream(settings: dict[str, Any], marks: list[int]) -> harness.Figures:
     """Stream once: seconds, and memory after each of the marks."""
     settings = {"mode": "stream", "marks": marks, "outcome": "sent", **settings}
     orders, resident = settings["orders"], {}
-    with harness.Child(harness.CLIENT, settings, default_malloc=True) as process:
+    # Malloc works as it does for a user.
+    with harness.Child(harness.CLIENT, settings, environ={}) as process:
         for mark in marks:
             harness.progress(f"on the way to order {mark:,} of {orders:,}")
             resident[mark] = process.read()["resident_bytes"]
@@ -59,13 +60,10 @@ def main(orders: int, concurrency: int, *, ledger: bool) -> harness.Report:
             goals.append(harness.Goal(name, resume["per_s"], _MIN_SKIPPED_PER_S, at_most=False))
     server.check(orders)
     resident = figures["resident_bytes"]
-    notes.append(f"Peak of the process: {figures['peak_bytes'] / harness.MB:.1f} MB")
     if orders > _FROM:
         name = f"growth of memory between the {_FROM:,}th and the {orders:,}th order"
         grown_mb = (resident[orders] - resident[_FROM]) / harness.MB
-        goals.append(harness.Goal(name, grown_mb, _MAX_GROWTH_MB, at_most=True, unit=" MB"))
-    else:
-        notes.append(f"Too short for the goal, which starts at the {_FROM:,}th order")
+        goals.append(harness.Goal(name, grown_mb, _MAX_GROWTH_MB, " MB"))
     return harness.Report(
         title=f"Resident memory of one stream, {concurrency} at once",
         headings=("orders", "MB"),

@@ -22,7 +22,6 @@ import attrs
 import click
 
 from benchmarks import harness
-from benchmarks.server import find_nginx
 
 _NAMES = {
     "adaptive": "ours, adaptive",
@@ -33,8 +32,9 @@ _NAMES = {
 _AT_ONCE = 64  # for each process
 _LATENCY_S = 0.05  # where there is no limit of requests a second
 _CONNECTIONS = 20  # the limit of requests at the same time
-_LONG_S = 60  # from which on more is promised where each throttle costs a second
 _ATTEMPTS = 10  # after which a rival gives an order up
+# What is promised in percent: the least of the limit, and the most that is throttled.
+Bounds = tuple[float, float | None] | None
 
 
 @attrs.frozen(kw_only=True)
@@ -79,36 +79,22 @@ class Setting:
         return f"{limit}{asked}{senders}, {self.orders:,} orders"
 
 
-def send(sender: str, setting: Setting, url: str) -> list[harness.Figures]:
-    """Let the processes start together; what each reports."""
-    settings = {
-        "mode": "pace",
-        "url": url,
-        "orders": setting.orders,
-        "duration_s": setting.duration_s,
-        "concurrency": _AT_ONCE,
-        "attempts": _ATTEMPTS,
-        "sender": "tenacity_gather" if sender.startswith("tenacity") else "stream_orders",
-        "retry_after": sender == "tenacity_retry_after",
-        "max_rate": setting.per_s / setting.processes if sender == "max_rate" else None,
-    }
-    return harness.measure_together([{**settings, "process": n} for n in range(setting.processes)])
-
-
 def _once(sender: str, setting: Setting) -> harness.Figures:
-    """Send once.
-
-    Returns:
-        share: Delivered / seconds / limit.
-        throttles: Responses with 429; ``throttled``: of them, per order.
-        lost: Orders that were not delivered in the end.
-        elapsed_s: From the first order to the last result.
-        least_share: What the slowest process delivered, in parts of an equal share.
-        peak_in_flight: The most requests that were past the limiter at the same time.
-        processes: What each process reported.
-    """
+    """Send once: the figures for each order, but for the share of the limit that was used."""
     with harness.service(**attrs.asdict(setting)) as server:
-        reports = send(sender, setting, server.url)
+        settings = {
+            "mode": "pace",
+            "url": server.url,
+            "orders": setting.orders,
+            "duration_s": setting.duration_s,
+            "concurrency": _AT_ONCE,
+            "attempts": _ATTEMPTS,
+            "sender": "tenacity_gather" if sender.startswith("tenacity") else "stream_orders",
+            "retry_after": sender == "tenacity_retry_after",
+            "max_rate": setting.per_s / setting.processes if sender == "max_rate" else None,
+        }
+        clients = [{**settings, "process": number} for number in range(setting.processes)]
+        reports = harness.measure_together(clients)
     sent = sum(report["sent"] for report in reports)
     server.check(sent)
     wanted = setting.orders if setting.duration_s is None else sum(r["read"] for r in reports)
@@ -125,48 +111,28 @@ def _once(sender: str, setting: Setting) -> harness.Figures:
         "lost": wanted - sent,
         "elapsed_s": elapsed_s,
         "least_share": min(report["in_time"] for report in reports) / allowed * setting.processes,
-        "peak_in_flight": server.counts["peak_in_flight"],
     }
-
-
-def _bounds(sender: str, setting: Setting) -> tuple[float, float | None] | None:
-    """What is promised in percent: the least of the limit, and the most that is throttled."""
-    if setting.limit is None:
-        if sender != "adaptive":
-            return None
-        return (97.0, 0.0) if setting.connections is None else (85.0, None)
-    if sender == "max_rate":
-        return 99.5, 0.1
-    if sender != "adaptive":
-        return None
-    if setting.processes > 1:
-        return 95.0, None
-    if setting.retry_after is not None:
-        return 94.0 if setting.seconds >= _LONG_S else 85.0, 0.5
-    return 98.0, 0.6
 
 
 def _median(runs: Sequence[harness.Figures], name: str) -> float:
     return median(float(run[name]) for run in runs)
 
 
-def _goals(sender: str, setting: Setting, runs: Sequence[harness.Figures]) -> list[harness.Goal]:
-    bounds = _bounds(sender, setting)
+def _goals(
+    sender: str, setting: Setting, bounds: Bounds, runs: Sequence[harness.Figures]
+) -> list[harness.Goal]:
     if bounds is None:
         return []
     what = f"{_NAMES[sender]}, {setting}"
-    share = 100 * _median(runs, "share")
-    goals = [harness.Goal(f"{what}: of the limit", share, bounds[0], at_most=False, unit=" %")]
+    share, lost = 100 * _median(runs, "share"), max(run["lost"] for run in runs)
+    goals = [harness.Goal(f"{what}: of the limit", share, bounds[0], " %", at_most=False)]
     if bounds[1] is not None:
         throttled = 100 * _median(runs, "throttled")
-        goals.append(
-            harness.Goal(f"{what}: throttled", throttled, bounds[1], at_most=True, unit=" %")
-        )
-    if sender == "adaptive" and setting.processes > 1:
+        goals.append(harness.Goal(f"{what}: throttled", throttled, bounds[1], " %"))
+    if setting.processes > 1:
         least = 100 * _median(runs, "least_share")
-        goals.append(harness.Goal(f"{what}: the least share", least, 50, at_most=False, unit=" %"))
-    lost = max(run["lost"] for run in runs)
-    return [*goals, harness.Goal(f"{what}: orders lost", lost, 0, at_most=True)]
+        goals.append(harness.Goal(f"{what}: the least share", least, 50, " %", at_most=False))
+    return [*goals, harness.Goal(f"{what}: orders lost", lost, 0)]
 
 
 def _row(sender: str, setting: Setting, runs: Sequence[harness.Figures]) -> list[str]:
@@ -177,25 +143,26 @@ def _row(sender: str, setting: Setting, runs: Sequence[harness.Figures]) -> list
         f"{_median(runs, 'throttles'):,.0f}",
         f"{_median(runs, 'throttled'):.2%}",
         f"{max(run['lost'] for run in runs):,}",
-        f"{_median(runs, 'elapsed_s'):.1f}",
         f"{_median(runs, 'least_share'):.0%}" if setting.processes > 1 else "",
     ]
 
 
-def _parts(base: Setting, *, promised: bool) -> list[tuple[Setting, list[str]]]:
-    """What is measured: settings, and who meets each."""
-    if not promised:
-        return [(base, ["adaptive", "max_rate", "tenacity_jitter"])]
-    busy = attrs.evolve(base, retry_after=1)
-    slow = attrs.evolve(base, limit=None, latency_s=_LATENCY_S)
-    return [
-        (base, ["adaptive", "max_rate", "tenacity_jitter"]),
-        (busy, list(_NAMES)),
-        (attrs.evolve(busy, seconds=4 * base.seconds), ["adaptive"]),
-        (attrs.evolve(base, processes=4), ["adaptive"]),
-        (attrs.evolve(slow, connections=_CONNECTIONS), ["adaptive"]),
-        (attrs.evolve(slow, seconds=1.25 * base.seconds), ["adaptive", "tenacity_jitter"]),
-    ]
+def _parts(base: Setting, *, promised: bool) -> list[tuple[Setting, dict[str, Bounds]]]:
+    """What is measured: settings, who meets each, and what is promised of that."""
+    alone: dict[str, Bounds] = {"adaptive": (98, 0.6), "max_rate": (99.5, 0.1)}
+    parts: list[tuple[Setting, dict[str, Bounds]]] = [(base, {**alone, "tenacity_jitter": None})]
+    if promised:
+        busy = attrs.evolve(base, retry_after=1)
+        slow = attrs.evolve(base, limit=None, latency_s=_LATENCY_S)
+        none = attrs.evolve(slow, seconds=1.25 * base.seconds)
+        parts += [
+            (busy, {**dict.fromkeys(_NAMES), **alone, "adaptive": (85, 0.5)}),
+            (attrs.evolve(busy, seconds=4 * base.seconds), {"adaptive": (94, 0.5)}),
+            (attrs.evolve(base, processes=4), {"adaptive": (95, None)}),
+            (attrs.evolve(slow, connections=_CONNECTIONS), {"adaptive": (85, None)}),
+            (none, {"adaptive": (97, 0), "tenacity_jitter": None}),
+        ]
+    return parts
 
 
 @harness.benchmark(__doc__)
@@ -215,31 +182,28 @@ def main(
     only: Sequence[str],
 ) -> harness.Report:
     """Measure."""
-    if find_nginx() is None:
-        raise harness.BenchmarkError("nginx is not installed")
     settings = [Setting(limit=n, burst=ahead, seconds=seconds) for n in limit for ahead in burst]
     parts = [part for each in settings for part in _parts(each, promised=promised)]
     measured = [
-        (name, setting, list[harness.Figures]())
-        for setting, some in parts
-        for name in some
+        (name, setting, bounds, list[harness.Figures]())
+        for setting, senders in parts
+        for name, bounds in senders.items()
         if name in only
     ]
     for number in range(rounds):
-        for name, setting, runs in measured:
+        for name, setting, _, runs in measured:
             harness.progress(f"round {number + 1} of {rounds}: {_NAMES[name]}, {setting}")
             runs.append(_once(name, setting))
     return harness.Report(
         title=f"nginx, {_AT_ONCE} at once, medians of {rounds} rounds",
         headings=(
-            *("limit", "sender", "of the limit", "throttles", "throttled", "lost", "seconds"),
-            "least share",
+            *("limit", "sender", "of the limit", "throttles", "throttled", "lost", "least share"),
         ),
-        rows=[_row(*each) for each in measured],
+        rows=[_row(name, setting, runs) for name, setting, _, runs in measured],
         goals=[goal for each in measured for goal in _goals(*each)],
         figures={
             "benchmark": "pacing",
-            "runs": [run for _, _, runs in measured for run in runs],
+            "runs": [run for *_, runs in measured for run in runs],
         },
     )
 

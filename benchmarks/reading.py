@@ -22,21 +22,10 @@ _OURS = "read_orders"
 #: For each kind of file, what it is read next to.
 _BASES = {"csv": "DictReader", "json": "ijson"}
 _MOST = 2.0
-_MOST_GROWTH_MB = 5
+_MOST_MB = 5
 _PRODUCTS = 300
-# As Shopify's export has them; most are blank.
-_ADDRESS = ("Name", "Street", "Address1", "Address2", "Company", "City", "Zip", "Province", "Phone")
-_COLUMNS = (
-    *("Name", "Email", "Financial Status", "Paid at", "Fulfillment Status", "Fulfilled at"),
-    *("Accepts Marketing", "Currency", "Subtotal", "Shipping", "Taxes", "Total", "Discount Code"),
-    *("Discount Amount", "Shipping Method", "Created at", "Lineitem quantity", "Lineitem name"),
-    *("Lineitem price", "Lineitem compare at price", "Lineitem sku", "Lineitem taxable"),
-    *("Lineitem fulfillment status", *(f"Billing {part}" for part in _ADDRESS)),
-    *(f"Shipping {part}" for part in _ADDRESS),
-    *("Notes", "Note Attributes", "Cancelled at", "Payment Method", "Payment Reference"),
-    *("Refunded Amount", "Vendor", "Outstanding Balance", "Employee", "Location", "Device ID"),
-    *("Id", "Tags", "Risk Level", "Source", "Lineitem discount", "Tax 1 Name", "Tax 1 Value"),
-)
+# Shopify's export has as many columns; most are blank.
+_BLANK_COLUMNS = [f"Note {number}" for number in range(36)]
 
 
 def _product(number: int) -> tuple[str, str, str]:
@@ -57,6 +46,7 @@ def _rows(orders: int) -> Iterator[dict[str, str]]:
                 row |= {"Total": "688.50", "Discount Amount": "0.00", "Currency": "ZAR"}
                 row |= {"Billing Name": "Ann Example", "Billing Street": "12 High Street, Flat 2"}
                 row |= {"Payment Method": "Shopify Payments", "Id": f"{5275279425839 + order}"}
+                row |= {"Cancelled at": "", "Fulfilled at": "", "Notes": ""}
             yield row
 
 
@@ -85,14 +75,12 @@ def write(kind: str, path: Path, orders: int) -> None:
     """Write an export of so many orders."""
     with path.open("w", encoding="utf-8", newline="") as file:
         if kind == "csv":
-            writer = csv.DictWriter(file, _COLUMNS)
+            first = next(_rows(1))
+            writer = csv.DictWriter(file, [*first, *_BLANK_COLUMNS])
             writer.writeheader()
             writer.writerows(_rows(orders))
         else:
-            file.write("[")
-            for order in range(orders):
-                file.write(("," if order else "") + json.dumps(_object(order)))
-            file.write("]")
+            json.dump([_object(order) for order in range(orders)], file)
 
 
 def _read(path: Path, orders: int, reader: str) -> harness.Figures:
@@ -115,18 +103,10 @@ def main(orders: int, rounds: int) -> harness.Report:
             comparison = harness.Comparison.measure(base, [_OURS], rounds, once)
             ratios = comparison.ratios(_OURS, "cpu_us")
             peak = median(comparison.values(_OURS, "peak_bytes"))
-            growth = peak - _read(short, max(1, orders // 4), _OURS)["peak_bytes"]
+            growth = (peak - _read(short, max(1, orders // 4), _OURS)["peak_bytes"]) / harness.MB
             goals += [
-                harness.Goal(
-                    f"{kind}: CPU / {base}", median(ratios), _MOST, at_most=True, unit="x"
-                ),
-                harness.Goal(
-                    f"{kind}: memory of four times the orders",
-                    growth / harness.MB,
-                    _MOST_GROWTH_MB,
-                    at_most=True,
-                    unit=" MB more",
-                ),
+                harness.Goal(f"{kind}: CPU / {base}", median(ratios), _MOST, "x"),
+                harness.Goal(f"{kind}: memory of 4 times as many", growth, _MOST_MB, " MB more"),
             ]
             rows += [
                 (
@@ -142,7 +122,6 @@ def main(orders: int, rounds: int) -> harness.Report:
         headings=("reader", "CPU µs/order", "x"),
         rows=rows,
         goals=goals,
-        notes=[],
         figures={"benchmark": "reading", "runs": runs},
     )
 

@@ -26,13 +26,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
-from types import FrameType
-from typing import Any, NoReturn, cast
+from typing import Any, cast
+
+import attrs
 
 from benchmarks._load import SUCCESS, emit, run, wait_for_stdin_end
 
@@ -63,9 +64,7 @@ http {{
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
     limit_req_status 429;
-    limit_req_log_level info;
     limit_conn_status 429;
-    limit_conn_log_level info;
     limit_req_zone $server_name zone=rate:1m rate={rate}r/s;
     limit_conn_zone $server_name zone=connections:1m;
     map $status $retry_after {{
@@ -93,13 +92,13 @@ http {{
 """
 
 
+@attrs.define
 class Counts:
     """What the endpoint has seen."""
 
-    def __init__(self) -> None:
-        self.accepted = 0
-        self.in_flight = 0
-        self.peak_in_flight = 0
+    accepted: int = 0
+    first_at: float = 0.0  # by `time.monotonic`
+    last_at: float = 0.0
 
 
 class Endpoint(asyncio.Protocol):
@@ -132,15 +131,14 @@ class Endpoint(asyncio.Protocol):
     def _accept(self) -> None:
         counts = self._counts
         counts.accepted += 1
-        counts.in_flight += 1
-        counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
+        counts.last_at = time.monotonic()
+        counts.first_at = counts.first_at or counts.last_at
         if self._latency_s:
             asyncio.get_running_loop().call_later(self._latency_s, self._respond)
         else:
             self._respond()
 
     def _respond(self) -> None:
-        self._counts.in_flight -= 1
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(_RESPONSE)
 
@@ -180,53 +178,38 @@ def _port(listener: socket.socket) -> int:
     return port
 
 
-def _endpoint(latency_s: float, certificate: str | None) -> None:
-    """Serve without a limit."""
-    started_s = time.process_time()
-    with _listener() as listener:
-        emit(port=_port(listener))
-        counts = _serve(listener, latency_s, certificate)
-    emit(**vars(counts), throttled=0, cpu_s=time.process_time() - started_s)
-
-
-# ---------------------------------------------------------------------------------------- limits
-
-
 def find_nginx() -> str | None:
     """Where nginx is, even if only root's PATH has it."""
     return which("nginx") or which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 
-def _configuration(settings: dict[str, Any], port: int, upstream: int) -> str:
-    limits = []
-    if settings.get("limit") is not None:
-        burst = settings["burst"]
-        limits.append(f"limit_req zone=rate {f'burst={burst} nodelay' if burst else ''};")
-    if settings.get("connections") is not None:
-        limits.append(f"limit_conn connections {settings['connections']};")
-    retry_after = settings.get("retry_after")
-    return _CONFIGURATION.format(
-        port=port,
-        upstream=upstream,
-        rate=settings.get("limit") or 1,
-        retry_after="" if retry_after is None else retry_after,
-        limits="\n            ".join(limits),
-    )
-
-
 @contextmanager
-def _nginx_process(directory: str, listener: socket.socket) -> Iterator[None]:
-    """Run nginx on a socket that listens already: no port can be lost, nothing has to be awaited.
+def _nginx(settings: dict[str, Any], directory: str, upstream: int) -> Iterator[int]:
+    """Run nginx; its port.
 
-    Raises:
-        SystemExit: It failed, with what it printed.
+    Its socket listens already, so that no port can be lost, and nothing has to be awaited.
     """
     executable = find_nginx()
     if executable is None:
         raise SystemExit("nginx is not installed")
+    listener = _listener()
+    port, file, limits = _port(listener), Path(directory, "nginx.conf"), ""
+    if settings.get("limit") is not None:
+        burst = settings["burst"]
+        limits += f"limit_req zone=rate {f'burst={burst} nodelay' if burst else ''};"
+    if settings.get("connections") is not None:
+        limits += f"limit_conn connections {settings['connections']};"
+    configuration = _CONFIGURATION.format(
+        port=port,
+        upstream=upstream,
+        rate=settings.get("limit") or 1,
+        retry_after="" if settings.get("retry_after") is None else settings["retry_after"],
+        limits=limits,
+    )
+    file.write_text(configuration)
     # It takes sockets over from the process that starts it, as when it is upgraded in place.
     process = subprocess.Popen(
-        [executable, "-p", directory, "-c", str(Path(directory, "nginx.conf"))],
+        [executable, "-p", directory, "-c", str(file)],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -235,7 +218,7 @@ def _nginx_process(directory: str, listener: socket.socket) -> Iterator[None]:
     )
     listener.close()
     try:
-        yield
+        yield port
     finally:
         process.terminate()
         try:
@@ -247,30 +230,22 @@ def _nginx_process(directory: str, listener: socket.socket) -> Iterator[None]:
         raise SystemExit(f"nginx ended with {process.returncode}: {errors}")
 
 
-def _behind_nginx(settings: dict[str, Any]) -> None:
-    with TemporaryDirectory(prefix="nginx-") as directory, _listener() as upstream:
-        front = _listener()
-        port = _port(front)
-        Path(directory, "nginx.conf").write_text(_configuration(settings, port, _port(upstream)))
-        with _nginx_process(directory, front):
-            emit(port=port)
-            counts = _serve(upstream, settings.get("latency_s", 0))
-        throttled = Path(directory, "access.log").read_text().split().count("429")
-    emit(**vars(counts), throttled=throttled)
-
-
-def _on_sigterm(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit("terminated")  # so that nginx ends too
-
-
 def main() -> None:
     """Serve as the settings say."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that nginx ends too
     settings = json.loads(sys.argv[1])
-    if settings.get("limit") is None and settings.get("connections") is None:
-        _endpoint(settings.get("latency_s", 0), settings.get("certificate"))
-    else:
-        _behind_nginx(settings)
+    started_s, throttled = time.process_time(), 0
+    limited = settings.get("limit") is not None or settings.get("connections") is not None
+    with TemporaryDirectory(prefix="nginx-") as directory:
+        with _listener() as listener:
+            port = _port(listener)
+            limiter = _nginx(settings, directory, port) if limited else nullcontext(port)
+            with limiter as front:
+                emit(port=front)
+                counts = _serve(listener, settings.get("latency_s", 0), settings.get("certificate"))
+        if limited:
+            throttled = Path(directory, "access.log").read_text().split().count("429")
+    emit(**attrs.asdict(counts), throttled=throttled, cpu_s=time.process_time() - started_s)
 
 
 if __name__ == "__main__":

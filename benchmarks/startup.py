@@ -21,7 +21,6 @@ _ARGUMENTS = {
 }
 _MAX_IMPORT_MS = 30
 _MAX_HELP_MS = 300
-_TIMEOUT_S = 60
 
 
 def _once(name: str) -> harness.Figures:
@@ -33,7 +32,6 @@ def _once(name: str) -> harness.Figures:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_TIMEOUT_S,
         check=False,
     )
     took_ms = (time.perf_counter() - started_at) * 1e3
@@ -51,22 +49,20 @@ def main(rounds: int) -> harness.Report:
     comparison = harness.Comparison.measure(_AIOHTTP, [_CLIENT, _HELP], rounds, _once)
     took_ms = {name: comparison.values(name, "ms") for name in _ARGUMENTS}
     beyond_ms = {
-        name: [ours - theirs for ours, theirs in comparison.pairs(name, "ms")]
-        for name in _ARGUMENTS
+        name: [ours["ms"] - theirs["ms"] for ours, theirs in pairs]
+        for name, pairs in comparison.pairs.items()
     }
     import_ms, help_ms = median(beyond_ms[_CLIENT]), median(took_ms[_HELP])
     return harness.Report(
         title=f"Whole processes, {rounds} rounds",
         headings=("process", "ms", "beyond aiohttp's, ms"),
         rows=[
-            (name, harness.spread(took_ms[name]), harness.spread(beyond_ms[name], "+.0f"))
+            (name, harness.spread(took_ms[name]), harness.spread(beyond_ms.get(name, [0]), "+.0f"))
             for name in _ARGUMENTS
         ],
         goals=[
-            harness.Goal(
-                f"{_CLIENT} beyond aiohttp's", import_ms, _MAX_IMPORT_MS, at_most=True, unit=" ms"
-            ),
-            harness.Goal(f"`{_HELP}`", help_ms, _MAX_HELP_MS, at_most=True, unit=" ms"),
+            harness.Goal(f"{_CLIENT} beyond aiohttp's", import_ms, _MAX_IMPORT_MS, " ms"),
+            harness.Goal(f"`{_HELP}`", help_ms, _MAX_HELP_MS, " ms"),
         ],
         figures={"benchmark": "startup", "took_ms": took_ms},
     )

@@ -13,14 +13,18 @@ leave to it.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Sequence
 from itertools import count as numbers
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from benchmarks import _load as load
 from benchmarks import harness
+from everlytic_async.worker import NatsServer, OrderQueue
 
 _NATS, _FILE = "ledger in NATS", "ledger in an SQLite file"
 #: Of each part the runs: the others are compared with the first.
@@ -30,10 +34,11 @@ _PARTS = {
 }
 _LATENCY_S = 0.1
 _SLOTS = 32  # of a worker
+_LEDGER_STREAM = "KV_everlytic_ledger"
 _CPU = ("worker_us", "nats_us", "endpoint_us")
 
 
-def _cpu_s(pid: int) -> float:
+def _cpu_s(pid: int | None) -> float:
     """The CPU that another process has used, in seconds; NaN where there is no /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -42,54 +47,53 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _once(
+async def _once(
     workers: int, orders: int, latency_s: float = 0.0, ledger: Path | None = None
 ) -> harness.Figures:
-    """Let workers empty a queue.
+    """Let workers empty a queue; the seconds are those from the first arrival to the last.
 
     CPU is for an order, in microseconds: of all workers, of the NATS server with its ledger, of
     the endpoint. The memory is that of the largest worker at its end. The bytes are what queue and
     ledger in NATS hold for an order, the shares what each worker sent, of an equal share.
     """
-    with harness.Child(harness.CLIENT, {"mode": "queue", "orders": orders}) as queue:
-        filled = queue.read()
-        with harness.service(latency_s=latency_s) as endpoint:
-            settings = {
-                "mode": "work",
-                "url": endpoint.url,
-                "queue": filled["url"],
-                "concurrency": _SLOTS,
-                "worker_ledger": None if ledger is None else str(ledger),
-            }
-            before = _cpu_s(filled["pid"])
-            reports = harness.measure_together([settings] * workers)
-            after = _cpu_s(filled["pid"])
-        left = queue.finish()
+    with TemporaryDirectory() as directory:
+        async with NatsServer(directory) as nats, OrderQueue(nats.url) as queue:
+            started_at = time.perf_counter()
+            async for each in queue.publish_many(load.orders(orders)):
+                if not each.stored:
+                    raise harness.BenchmarkError(f"an order was not stored: {each.error}")
+            published_per_s = orders / (time.perf_counter() - started_at)
+            queue_bytes = (await queue.status()).bytes / orders
+            with harness.service(latency_s=latency_s) as endpoint:
+                settings = {
+                    "mode": "work",
+                    "url": endpoint.url,
+                    "queue": nats.url,
+                    "concurrency": _SLOTS,
+                    "worker_ledger": None if ledger is None else str(ledger),
+                }
+                before = _cpu_s(nats.pid)
+                reports = await asyncio.to_thread(harness.measure_together, [settings] * workers)
+                nats_s = _cpu_s(nats.pid) - before
+            left = await queue.status()
+            streams = await queue.connection.jetstream().streams_info()
+            sizes = {info.config.name: info.state.bytes for info in streams}
     endpoint.check(orders)
-    if left["depth"] or left["dead"] or sum(report["sent"] for report in reports) != orders:
-        raise harness.BenchmarkError(
-            f"the queue of {orders} orders is not empty: {left}, {reports}"
-        )
-    seconds = max(r["ended_at"] for r in reports) - min(r["started_at"] for r in reports)
+    if left.depth or left.dead or sum(report["sent"] for report in reports) != orders:
+        raise harness.BenchmarkError(f"the queue is not empty: {left}, {reports}")
+    counts = endpoint.counts
     return {
         "workers": workers,
-        "per_s": orders / seconds,
+        "per_s": orders / (counts["last_at"] - counts["first_at"]),
         "worker_us": sum(report["cpu_s"] for report in reports) / orders * 1e6,
-        "nats_us": (after - before) / orders * 1e6,
-        "endpoint_us": endpoint.counts["cpu_s"] / orders * 1e6,
+        "nats_us": nats_s / orders * 1e6,
+        "endpoint_us": counts["cpu_s"] / orders * 1e6,
         "resident_mb": max(report["resident_bytes"] for report in reports) / harness.MB,
-        "published_per_s": filled["published_per_s"],
-        "queue_bytes": filled["bytes_per_order"],
-        "ledger_bytes": left["ledger_bytes_per_order"],
+        "published_per_s": published_per_s,
+        "queue_bytes": queue_bytes,
+        "ledger_bytes": sizes.get(_LEDGER_STREAM, 0) / orders,
         "shares": [report["sent"] / orders * workers for report in reports],
     }
-
-
-def _run(part: str, name: str, *, orders: int, fast_orders: int, file: Path) -> harness.Figures:
-    workers = int(name[0])
-    if part == "100 ms":
-        return _once(workers, orders * workers, _LATENCY_S)
-    return _once(workers, fast_orders, ledger=file if name.endswith(_FILE) else None)
 
 
 def _rows(where: str, comparison: harness.Comparison) -> list[list[str]]:
@@ -128,7 +132,11 @@ def main(*, orders: int, fast_orders: int, rounds: int, only: Sequence[str]) -> 
         for part in only:
 
             def once(name: str, part: str = part) -> harness.Figures:
-                return _run(part, name, orders=orders, fast_orders=fast_orders, file=next(files))
+                workers, file = int(name[0]), next(files)
+                if part == "100 ms":
+                    return asyncio.run(_once(workers, orders * workers, _LATENCY_S))
+                ledger = file if name.endswith(_FILE) else None
+                return asyncio.run(_once(workers, fast_orders, ledger=ledger))
 
             first, *others = _PARTS[part]
             comparisons[part] = harness.Comparison.measure(first, others, rounds, once)
@@ -136,7 +144,7 @@ def main(*, orders: int, fast_orders: int, rounds: int, only: Sequence[str]) -> 
     if "100 ms" in only:
         ratio = median(comparisons["100 ms"].ratios("2 workers", "per_s"))
         name = "2 workers / 1, with latency"
-        goals.append(harness.Goal(name, ratio, 1.9, at_most=False, unit="x"))
+        goals.append(harness.Goal(name, ratio, 1.9, "x", at_most=False))
     runs = [run for each in comparisons.values() for some in each.runs.values() for run in some]
     return harness.Report(
         title=f"{_SLOTS} slots a worker, {rounds} rounds",

@@ -62,7 +62,7 @@ class ConcurrencyEstimator:
     window is throttled again that was not widened, it was a rate limit after all.
     """
 
-    _SLOW_START_ORDERS = 22
+    _SLOW_START_ORDERS = 22  # by then it is no small burst that all of them would fill
     _GROWTH = 3  # per accepted order: from then on the window quadruples in each round trip
     _UNLIMITED = 1 << 30
     _MIN_LIMIT = 6  # fewer in flight than this are held by a rate as well
@@ -260,7 +260,7 @@ class RateEstimator:
         rate, count = self._rate_then, len(sent)
         estimate = self._estimate(sent)
         if self.limit is None and (estimate is None or (count < _FEW and self._low > _SEARCH_FROM)):
-            self._low = max(_MIN_RATE, self._low / 4.0)  # not even one leaked in between
+            self._low = max(_MIN_RATE, self._low / 8.0)  # not even one leaked in between
         else:
             self._hold(max(_MIN_RATE, min(rate, estimate or 0.0)), count)
 

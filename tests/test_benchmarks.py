@@ -6,7 +6,6 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from shutil import which
 
 import pytest
 
@@ -15,7 +14,6 @@ from benchmarks.harness import (
     BenchmarkError,
     Comparison,
     Goal,
-    instructions,
     measure,
     service,
     spread,
@@ -58,9 +56,10 @@ def goals(figures: dict) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("uvloop") is None, reason="uvloop is not installed")
 def test_throughput_measures_every_round_of_every_row(tmp_path):
     names = [
-        *("orders", "mappings", "orders, uvloop", "orders, a hook that hears everything"),
+        *("orders", "mappings", "orders, uvloop", "orders, a hook for every event"),
         *("mappings, a new ledger", "mappings, a new ledger that survives a loss of power"),
         *("orders, in an instrumented aiohttp", "mappings, `send_order`", "orders, TLS"),
         *("orders, 1 at once", "mappings of 50 products", "bare aiohttp, uvloop"),
@@ -74,26 +73,16 @@ def test_throughput_measures_every_round_of_every_row(tmp_path):
         *("--orders", "200", "--rounds", "2", "--write", str(document)),
         *(word for name in names for word in ("--only", name)),
     )
-    installed = [name for name in names if find_spec("uvloop") or "uvloop" not in name]
     for part in ("rows", "bases"):
         rounds = {name: len(runs) for name, runs in figures[part].items()}
-        assert rounds == dict.fromkeys(installed, 2)
+        assert rounds == dict.fromkeys(names, 2)
     for run in [run for runs in figures["rows"].values() for run in runs]:
         assert run["orders"] in (40, 200)
         assert min(run["cpu_us"], run["per_s"]) > 0
     assert goals(figures)[:2] == ["CPU of orders / bare aiohttp", "CPU of mappings / bare aiohttp"]
     lines = document.read_text().splitlines()
     assert (lines[0], lines[-1], lines.count("old")) == ("Before.", "After.", 0)
-    assert all(any(line.startswith(f"| {name} ") for line in lines) for name in installed)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(which("valgrind") is None, reason="valgrind is not installed")
-def test_valgrind_counts_the_instructions_of_a_client():
-    with service() as server:
-        settings = {"mode": "send", "sender": "bare_aiohttp", "url": server.url}
-        settings |= {"orders": 1, "warm_up": 0, "concurrency": 1}
-        assert instructions(settings) > 1_000_000
+    assert all(any(line.startswith(f"| {name} ") for line in lines) for name in names)
 
 
 def test_throughput_names_the_rows_there_are_when_asked_for_another():
@@ -255,7 +244,7 @@ def test_ratios_are_taken_within_a_pair_of_which_each_is_first_in_turn():
     assert names == ["base", "one", "base", "two", "one", "base", "two", "base"]
     assert comparison.ratios("one", "s") == [2 / 1, 5 / 6]
     assert comparison.ratios("two", "s") == [4 / 3, 7 / 8]
-    assert comparison.ratios("base", "s") == [1.0] * 4
+    assert comparison.ratios("base", "s") == [1.0]
 
 
 def test_a_spread_is_the_median_with_both_quartiles():

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pacer_queue import Queue, clock, slots
 
@@ -175,6 +175,8 @@ def most_in_a_second(moments: list[float]) -> int:
     adaptive=st.booleans(),
     seed=st.integers(0, 99),
 )
+# A rate of which catching up with late timers would start one more in a second.
+@example(rate=10.875, senders=1, late_s=1 / 64, hold_s=0, idle_s=0, adaptive=False, seed=0)
 def test_over_any_second_no_more_start_than_the_rate_and_one(
     *,
     rate: float,
