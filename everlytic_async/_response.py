@@ -35,7 +35,7 @@ from urllib.parse import urlsplit
 
 import attrs
 import orjson
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 
 from everlytic_async._retry_after import retry_after_s
 from everlytic_async.errors import (
@@ -51,6 +51,9 @@ from everlytic_async.errors import (
 from everlytic_async.outcomes import Receipt
 
 if TYPE_CHECKING:
+    import aiohttp
+
+    from everlytic_async._direct_post import DirectResponse
     from everlytic_async._secrets import Secrets
 
 #: No more of a response's body than this is read or decompressed.
@@ -135,32 +138,28 @@ class Cleaner:
         self._body: tuple[bytes, str | None] = b"", None
 
     def clean(
-        self,
-        status: int,
-        raw_headers: object,
-        headers: CIMultiDictProxy[str],
-        body: bytes,
-        *,
-        whole: bool,
+        self, response: aiohttp.ClientResponse | DirectResponse, body: bytes, *, whole: bool
     ) -> tuple[Mapping[str, str], bytes, str | None]:
         """The headers and the body of a response, and what of the body can't be decoded.
 
         `whole`: whether the body is complete; else it may end anywhere.
         """
-        if raw_headers != self._raw_headers:
+        if response.raw_headers != self._raw_headers:
+            headers = response.headers
             # A copy that can be pickled.
             redacted = ((name, self._secrets.redact(value)) for name, value in headers.items())
             self._headers = CIMultiDict(redacted)
             self._coding = ", ".join(headers.getall("Content-Encoding", ()))
             self._charset = parse_charset(headers.get("Content-Type", ""))
-            self._raw_headers, self._raw_body = raw_headers, None
-        if (body, whole) != self._raw_body:
-            self._raw_body = body, whole
+            self._raw_headers, self._raw_body = response.raw_headers, None
+        raw_body = body, whole
+        if raw_body != self._raw_body:
             text, undecodable = decode(body, self._coding, self._charset, whole=whole)
             whole = whole and len(text) < MAX_BODY_BYTES
             self._body = self._secrets.redact_body(text, whole=whole), undecodable
+            self._raw_body = raw_body
         cleaned = self._headers
-        if 300 <= status < 400 and "Location" in cleaned:  # noqa: PLR2004
+        if 300 <= response.status < 400 and "Location" in cleaned:  # noqa: PLR2004
             cleaned = {"Location": cleaned["Location"]}
         return cleaned, *self._body
 

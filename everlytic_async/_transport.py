@@ -447,9 +447,7 @@ class Transport:
         if request.connection is not None:
             self._connections.on_answered(request.connection, reused=request.reused)
         whole = len(received) < MAX_BODY_BYTES and content.at_eof()
-        headers, body, undecodable = self._cleaner.clean(
-            status, response.raw_headers, response.headers, bytes(received), whole=whole
-        )
+        headers, body, undecodable = self._cleaner.clean(response, bytes(received), whole=whole)
         return Response(
             status, headers, body, request.sent_at, waited_s, request.stalled_s, undecodable
         )
