@@ -113,7 +113,7 @@ class Sender:
     def prepare(self, index: int, raw: AnyOrder, key_of: KeyOf | str | None) -> Job:
         """Validate and encode one order, and work out its key."""
         job = _make_job(index, raw, key_of, self.pacer.clock())
-        if self.dispatcher.has_listeners:
+        if self.dispatcher.wants_orders or _LOGGER.isEnabledFor(logging.DEBUG):
             job.is_observed = True
             job.event_key = _hash_key(job.key) if key_of is not None else job.key or None
         return job

@@ -1,7 +1,7 @@
 """One POST, and what surely happened to it.
 
 A failed attempt is a `NotSentError` if its body surely was not sent in full, else an
-`UnknownOutcomeError`: `_request` finds out which. Redirects are not followed (aiohttp would pass
+`UnknownOutcomeError`: `_failures` says which. Redirects are not followed (aiohttp would pass
 the hashes on to another host) and cookies are not kept.
 
 Sockets are shared across a fork, and an event loop's parts belong to one thread: from elsewhere one

@@ -240,27 +240,27 @@ def as_hooks(on_event: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
 class Dispatcher:
     """Passes events to the hooks and to the log.
 
+    Attributes:
+        wants_orders: Whether a hook takes events of single attempts and orders. If not, and if the
+            log is not at DEBUG, nobody makes them.
+
     Raises:
         ConfigurationError: as `as_hooks` raises TypeError.
     """
 
-    __slots__ = ("_hooks",)
+    __slots__ = ("_hooks", "wants_orders")
 
     def __init__(self, on_event: Hook | Iterable[Hook] | None = None) -> None:
         try:
             hooks = as_hooks(on_event)
         except TypeError as error:
             raise ConfigurationError(str(error)) from error
-        # Each with the class of events that it gets.
-        self._hooks: tuple[tuple[Hook, type[Event]], ...] = tuple((hook, Event) for hook in hooks)
+        self._set_hooks(tuple((hook, Event) for hook in hooks))
 
-    @property
-    def has_listeners(self) -> bool:
-        """Whether anybody wants events of single attempts and orders; if not, don't make them."""
-        if _LOGGER.isEnabledFor(logging.DEBUG):
-            return True
-        return bool(self._hooks) and any(
-            issubclass(made, event_type) for _hook, event_type in self._hooks for made in _PER_ORDER
+    def _set_hooks(self, hooks: tuple[tuple[Hook, type[Event]], ...]) -> None:
+        self._hooks = hooks  # each with the class of events that it gets
+        self.wants_orders = any(
+            issubclass(made, event_type) for _hook, event_type in hooks for made in _PER_ORDER
         )
 
     def subscribe(
@@ -282,11 +282,11 @@ class Dispatcher:
 
     @contextmanager
     def _subscribe(self, subscription: tuple[Hook, type[Event]]) -> Iterator[None]:
-        self._hooks = (*self._hooks, subscription)
+        self._set_hooks((*self._hooks, subscription))
         try:
             yield
         finally:
-            self._hooks = tuple(other for other in self._hooks if other is not subscription)
+            self._set_hooks(tuple(other for other in self._hooks if other is not subscription))
 
     def emit(self, event: Event) -> None:
         """Pass an event to the log and to every hook that takes its class."""
