@@ -18,10 +18,6 @@ from everlytic_async._hosts import is_loopback
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import ScopeName
 
-#: The headers that carry the hashes.
-STORE_HASH_HEADER = "x-ev-store-hash"
-CUSTOMER_HASH_HEADER = "x-ev-customer-hash"
-
 _REDACTED = b"[hash]"
 # Fewer characters of a hash reveal nothing.
 _MIN_SECRET_PREFIX = 4
@@ -58,7 +54,7 @@ class Secrets:
 
     def headers(self) -> dict[str, str]:
         """The headers of the two hashes."""
-        return {STORE_HASH_HEADER: str(self._store), CUSTOMER_HASH_HEADER: str(self._customer)}
+        return {"x-ev-store-hash": str(self._store), "x-ev-customer-hash": str(self._customer)}
 
     def endpoint_id(self, base_url: str, url: str) -> ScopeName:
         """What names the endpoint and the store in a ledger; it reveals nothing of the hash."""
