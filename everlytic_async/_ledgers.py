@@ -17,9 +17,6 @@ from everlytic_async.outcomes import Outcome
 class OpenLedger:
     """A ledger for the endpoint and store of a client, or none.
 
-    A client and each of its streams have one of their own: the ledger itself is open until the last
-    of them has closed it.
-
     Attributes:
         ledger: None if there is none.
         any_sent: Whether it knew, when it was opened, an order that this endpoint and store
@@ -29,17 +26,23 @@ class OpenLedger:
         ConfigurationError: it is not a ledger.
     """
 
-    def __init__(self, ledger: Ledger | None, sender: Sender) -> None:
+    def __init__(
+        self, ledger: Ledger | None, sender: Sender, session: LedgerSession | None = None
+    ) -> None:
         if ledger is not None:
             _check(ledger)
         self.ledger = ledger
         self.any_sent = False
         self._sender = sender
-        self._session: LedgerSession | None = None
+        self._session = session
         self._closing = AsyncExitStack()
 
+    def share(self) -> OpenLedger:
+        """The same for one stream, which asks it again, and does not close it."""
+        return OpenLedger(self.ledger, self._sender, self._session)
+
     async def open(self) -> None:
-        """Open it, and ask it for an accepted order.
+        """Open it, unless it is open, and ask it for an accepted order.
 
         Raises:
             LedgerError: it can't be used.
@@ -47,14 +50,16 @@ class OpenLedger:
         if self.ledger is None:
             return
         async with AsyncExitStack() as opening:
-            session = await opening.enter_async_context(_session(self.ledger, self._sender))
+            session = self._session
+            if session is None:
+                session = await opening.enter_async_context(_session(self.ledger, self._sender))
             # A caller's own ledger that can't be asked knows of none.
             ask = getattr(session, "any_sent", None)
             self.any_sent = ask is not None and bool(await ask())
             self._session, self._closing = session, opening.pop_all()
 
     async def close(self) -> None:
-        """Close it."""
+        """Close it, unless it is shared."""
         self._session = None
         await self._closing.aclose()
 

@@ -255,7 +255,7 @@ class EverlyticClient:
             concurrency=self._concurrency,
             ordered=ordered,
             key_of=_check_key(key, "a plain"),
-            ledger=OpenLedger(self._ledger.ledger if ledger is None else ledger, self._sender),
+            ledger=self._ledger.share() if ledger is None else OpenLedger(ledger, self._sender),
             policy=resend_policy(self._sender.delivery, resend),
         )
 
