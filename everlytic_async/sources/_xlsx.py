@@ -112,21 +112,19 @@ class XlsxReader:
             if len({*self.columns} & {*_read_header(_batched(_read_rows(book, book[name])))[0]}) > 1
         ]
 
-    def warnings(self) -> list[str]:
+    def warnings(self) -> Iterator[str]:
         """What a person should look at before the orders are sent."""
-        found = []
         if self._hidden_rows:
-            found.append(
+            yield (
                 "rows that are hidden in the sheet, such as by a filter, were read: "
                 f"{self._hidden_rows:,}. To leave their orders out, delete the rows, or name a "
                 "condition with --where"
             )
         if self._alike:
-            found.append(
+            yield (
                 f"only the first sheet is read, and others have the same columns: "
                 f"{show_names(self._alike)}. To read one of them, name it with --sheet"
             )
-        return found
 
     def next_rows(self, most: int) -> Iterator[tuple[int, Sequence[Any]]]:
         """The values of the rows that follow, and are still to be read: to look for a header."""
