@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from everlytic_async.errors import ConfigurationError
@@ -26,6 +27,7 @@ __all__ = [
     "find_header",
     "no_such_name",
     "show_names",
+    "split_header",
 ]
 
 _T = TypeVar("_T")
@@ -135,6 +137,22 @@ def check_all_are_fields(layout: Layout) -> None:
     )
 
 
+def split_header(
+    rows: Iterator[_T], count_cells: Callable[[_T], int]
+) -> tuple[_T | None, list[_T]]:
+    """The header of a table, and the rows below it that were read to find it.
+
+    It is the first row with several cells; if none of the first rows has, the first that has one.
+    """
+    ahead: list[_T] = []
+    for row in islice(rows, MAX_AHEAD + 1):
+        if (count := count_cells(row)) > 1:
+            return row, []
+        if count or ahead:
+            ahead.append(row)
+    return (ahead[0], ahead[1:]) if ahead else (None, [])
+
+
 def find_header(
     rows: Iterable[tuple[int, Sequence[Any]]], columns: Sequence[str], mapping: Mapping[str, Any]
 ) -> int | None:
@@ -154,9 +172,8 @@ def find_header(
 
 def check_repeated(columns: Sequence[str], used: set[str]) -> None:
     """Refuse columns that are there more than once, if one of them is used."""
-    seen: set[str] = set()
-    repeated = {name for name in columns if name and (name in seen or seen.add(name))}  # type: ignore[func-returns-value]
-    if names := sorted(repeated & used):
+    counts = Counter(columns)
+    if names := sorted(name for name in counts if name and counts[name] > 1 and name in used):
         raise ConfigurationError(
             f"its header has more than one column {show_names(names)}, and the orders need it: "
             "rename or remove those that are not meant"

@@ -13,11 +13,12 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import IO, Any
 
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
-from everlytic_async.sources._columns import MAX_AHEAD
+from everlytic_async.sources._columns import split_header
 from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, NOT_UTF_8, skip_line
 from everlytic_async.sources._records import InvalidRow
 
@@ -38,6 +39,12 @@ def detect_delimiter(header: str) -> str | None:
     unquoted = "".join(header.split('"')[::2])
     best = max(DELIMITERS, key=unquoted.count)
     return best if best in unquoted else None
+
+
+def _count_cells(line: str, delimiter: str | None) -> int:
+    """How many cells of a line are not blank; several, if one of them has several lines."""
+    cells = _QUOTED.sub("x", line).split(delimiter or detect_delimiter(line) or ",")
+    return 2 if line.count('"') % 2 else sum(map(bool, map(str.strip, cells)))
 
 
 class _RowError(Exception):
@@ -84,9 +91,12 @@ class CsvReader:
         if text is not None and text.lower().startswith("sep="):
             # Excel writes sep=; in a line of its own.
             delimiter = delimiter or text.rstrip("\r\n")[4:5] or ","
-            text = self._next_line()
-        text = None if text is None else self._skip_titles(text, delimiter)
-        if text is None or not text.strip():
+        elif text is not None:
+            self._push_back([text])
+        lines = iter(self._next_line, None)
+        text, below = split_header(lines, partial(_count_cells, delimiter=delimiter))
+        self._push_back(below)
+        if text is None:
             raise ConfigurationError("the first line does not name the columns: expected a header")
         self._delimiter = delimiter or detect_delimiter(text) or ","
         if self._delimiter == '"' or not (self._delimiter.isprintable() or self._delimiter == "\t"):
@@ -107,21 +117,6 @@ class CsvReader:
         if not any(columns):
             raise ConfigurationError("the first line does not name the columns: expected a header")
         return columns
-
-    def _skip_titles(self, text: str, delimiter: str | None) -> str:
-        """The first line with several cells, from this one on; this one, if none of the next is."""
-        lines = [text]
-        while True:
-            separator = delimiter or detect_delimiter(lines[-1]) or ","
-            cells = _QUOTED.sub("x", lines[-1]).split(separator)
-            # A cell of several lines is none of a title.
-            if lines[-1].count('"') % 2 or sum(map(bool, map(str.strip, cells))) > 1:
-                return lines[-1]
-            following = self._next_line() if len(lines) <= MAX_AHEAD else None
-            if following is None:
-                self._push_back(lines[1:])
-                return text
-            lines.append(following)
 
     def __iter__(self) -> Iterator[tuple[int, list[str] | InvalidRow]]:
         """Yield the number of each row's first line, and the row; skip blank rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from everlytic_async._checks import MAX_ITEMS
@@ -328,19 +328,17 @@ class RecordMapper:
         """The fields that the caller's mapping names, and no order had so far."""
         return frozenset(self._unmatched if self._has_orders else ())
 
-    def warnings(self) -> list[str]:
+    def warnings(self) -> Iterator[str]:
         """What a person should look at before the orders are sent."""
-        found = []
         if self._shortened_skus:
-            found.append(
+            yield (
                 f"product_sku that a spreadsheet shortened: {self._shortened_skus:,}. They are "
                 "numbers such as 1.23457E+12: export the orders again, and don't save them from "
                 "a spreadsheet"
             )
-        found += self.differing.warnings()
+        yield from self.differing.warnings()
         if self._has_products and not self._has_names:
-            found.append("no product has a name: map product_name if the e-mail shows it")
-        return found
+            yield "no product has a name: map product_name if the e-mail shows it"
 
     def explain(self, faults: Sequence[str], order: Mapping[str, Any]) -> list[str]:
         """The faults of an order, with the numbers that can't be read, and what to do."""

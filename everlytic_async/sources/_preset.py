@@ -95,10 +95,5 @@ class Preset:
     def reasons(self) -> list[str]:
         """Why orders of the shop may be skipped."""
         words = [reason for table in self.statuses.values() for reason in table.values()]
-        return list(
-            dict.fromkeys(
-                reason
-                for reason in [*self.skip, *self.skip_without_status, *words]
-                if reason != KEPT
-            )
-        )
+        found = dict.fromkeys([*self.skip, *self.skip_without_status, *words])
+        return [reason for reason in found if reason != KEPT]

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from itertools import chain
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Self
 
 import attrs
@@ -84,7 +84,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._decoder = StrictDecoder()
         self._traces = False
         self._workbook: XlsxReader | None = None
-        self._file_warnings: list[str] = []  # at the end
+        self._file_warnings: list[str] = []  # known at the end of the file
         self.format: str | None = None
         self.container: str | None = None
         self._numbered = self._read()
@@ -151,12 +151,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.close()
 
     # --------------------------------------------------------------------------------- reading
@@ -194,7 +189,10 @@ class Reader(Iterator[Order | InvalidOrderError]):
                 case _:
                     table = open_table(container, source, stack, options.encoding, options.sheet)
                     yield from self._read_table(table)
-            self._file_warnings += [_NEXT_PAGE] * has_next_page + [_CHANGED] * source.has_changed()
+            if has_next_page:
+                self._file_warnings.append(_NEXT_PAGE)
+            if source.has_changed():
+                self._file_warnings.append(_CHANGED)
 
     def _detect_container(self, source: OpenedSource) -> str:
         preset = self._preset

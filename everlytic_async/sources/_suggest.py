@@ -129,7 +129,7 @@ def suggest_mapping(
         source = stack.enter_context(open_source(path_or_file, encoding))
         if not source.first_line.strip():
             raise ConfigurationError("it is empty")
-        requested = None if format is None or format not in CONTAINERS else format
+        requested = format if format in CONTAINERS else None
         container = detect_container(source, requested)
         is_table = container not in ("json", "jsonl")
         is_text = container not in ("xlsx", "parquet")

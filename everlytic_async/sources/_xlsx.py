@@ -29,7 +29,7 @@ from everlytic_async.errors import (
     InvalidOrderError,
     SourceError,
 )
-from everlytic_async.sources._columns import MAX_AHEAD, no_such_name, show_names
+from everlytic_async.sources._columns import no_such_name, show_names, split_header
 from everlytic_async.sources._open import needs_extra, seekable
 from everlytic_async.sources._records import InvalidRow
 
@@ -112,21 +112,19 @@ class XlsxReader:
             if len({*self.columns} & {*_read_header(_batched(_read_rows(book, book[name])))[0]}) > 1
         ]
 
-    def warnings(self) -> list[str]:
+    def warnings(self) -> Iterator[str]:
         """What a person should look at before the orders are sent."""
-        found = []
         if self._hidden_rows:
-            found.append(
+            yield (
                 "rows that are hidden in the sheet, such as by a filter, were read: "
                 f"{self._hidden_rows:,}. To leave their orders out, delete the rows, or name a "
                 "condition with --where"
             )
         if self._alike:
-            found.append(
+            yield (
                 f"only the first sheet is read, and others have the same columns: "
                 f"{show_names(self._alike)}. To read one of them, name it with --sheet"
             )
-        return found
 
     def next_rows(self, most: int) -> Iterator[tuple[int, Sequence[Any]]]:
         """The values of the rows that follow, and are still to be read: to look for a header."""
@@ -161,18 +159,9 @@ class XlsxReader:
 
 
 def _read_header(rows: Iterator[_Row]) -> tuple[list[str], Iterator[_Row]]:
-    """The columns, and the rows below: those of the first row with several cells.
-
-    If none of the first rows has several, the first that has one is the header, as in other tables.
-    """
-    ahead: list[_Row] = []
-    while len(ahead) <= MAX_AHEAD and (row := next(rows, None)) is not None:
-        ahead.append(row)
-        if len(_names(row)) > 1:
-            ahead = [row]
-            break
-    header, *below = [row for row in ahead if _names(row)] or [(0, False, [])]
-    names = _names(header)
+    """The columns, and the rows below."""
+    header, below = split_header(rows, lambda row: len(_names(row)))
+    names = {} if header is None else _names(header)
     columns = [names.get(column, "") for column in range(1, max(names, default=0) + 1)]
     return columns, chain(below, rows)
 

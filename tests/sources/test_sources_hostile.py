@@ -109,17 +109,15 @@ def parquet_rows(size: int) -> bytes:
     )
 
 
-def parquet_list(count: int) -> bytes:
-    pa = pytest.importorskip("pyarrow")
-    nothing = pa.nulls(count, pa.int8())
-    lists = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), nothing)
-    return parquet(contact_email=["ann@example.com"], products=lists)
-
-
 def parquet_list_of(values: Any) -> bytes:
     pa = pytest.importorskip("pyarrow")
     lists = pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
     return parquet(contact_email=[ANN], products=lists)
+
+
+def parquet_list(count: int) -> bytes:
+    pa = pytest.importorskip("pyarrow")
+    return parquet_list_of(pa.nulls(count, pa.int8()))
 
 
 def parquet_wide_list(count: int) -> bytes:

@@ -8,7 +8,6 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -108,20 +107,6 @@ def test_every_line_that_is_not_blank_gives_one_item(lines: list[bytes], bom: bo
     expected = [number for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
     found = read((b"\xef\xbb\xbf" if bom else b"") + data, "jsonl")
     assert [number for number, _item in found] == expected
-
-
-def test_numbers_keep_their_digits_and_their_kind() -> None:
-    ((_line, order),) = read(
-        '{"contact_email": "a@b.example", "order_id": 5842016673921, "total": "000003", '
-        '"products": [{"product_price": 10.10, "product_sku": 412, "product_quantity": 1.5}]}'
-    )
-    products = [
-        {"product_price": Decimal("10.10"), "product_sku": 412, "product_quantity": Decimal("1.5")}
-    ]
-    expected = Order(
-        contact_email="a@b.example", order_id="5842016673921", total="000003", products=products
-    )
-    assert exact(order) == exact(expected)
 
 
 def test_equal_products_keep_their_own_digits_and_kinds() -> None:

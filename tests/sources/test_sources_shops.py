@@ -278,20 +278,20 @@ def test_a_shops_json_may_be_lines_a_single_order_or_several_pages(shop: str) ->
 
 
 @pytest.mark.parametrize(
-    ("shop", "named", "told"),
+    ("source", "named", "told"),
     [
-        ("woocommerce", "shopify-csv", "it is json, and shopify-csv is CSV: choose another format"),
-        ("shopify-csv", "shopify", "it is csv, and shopify is JSON: choose another format"),
+        (DATA / "woocommerce.json", "shopify-csv", "it is json, and shopify-csv is CSV: choose an"),
+        (DATA / "shopify_orders.csv", "shopify", "it is csv, and shopify is JSON: choose another"),
+        (
+            io.StringIO("Name,Email,Lineitem name\n#1,a@example.com,Mop\n"),
+            "shopify-csv",
+            "it is not shopify-csv: it has no columns Lineitem price, Lineitem quantity",
+        ),
     ],
 )
-def test_a_shop_that_it_can_not_be_is_refused(shop: str, named: str, told: str) -> None:
+def test_a_shop_that_it_can_not_be_is_refused(source: Any, named: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
-        export(shop, format=named)
-
-
-def test_a_csv_that_is_not_shopifys_is_refused_by_its_columns() -> None:
-    with pytest.raises(ConfigurationError, match="no columns Lineitem price, Lineitem quantity"):
-        read("Name,Email,Lineitem name\n#1,a@example.com,Mop\n", "shopify-csv")
+        next(read_orders(source, named))
 
 
 def test_a_mapping_adds_to_a_shops_and_replaces_parts_of_it() -> None:
