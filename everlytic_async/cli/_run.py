@@ -97,7 +97,7 @@ class Run(ABC):
     def judge(self) -> int:
         """The exit code of a run that ended by itself."""
 
-    def stop(self, reason: str) -> None:  # noqa: ARG002 - for those that tell it to the orders
+    def stop(self, reason: str) -> None:  # noqa: ARG002 - `send` says it of each order
         """Stop reading orders; what is in flight finishes."""
         self.source.stop()
 
