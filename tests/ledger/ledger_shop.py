@@ -156,7 +156,7 @@ async def read_bucket_entries(place: BucketPlace) -> list[Entry]:
 
 
 async def read_bucket(connection: Client, bucket: str) -> dict[str, bytes]:
-    """The values by key. Not by nats-py's ``keys()``: it misses those that are renewed meanwhile."""
+    """The values by key. nats-py's ``keys()`` misses those that are renewed meanwhile."""
     stream = connection.jetstream()
     try:
         values = await stream.key_value(bucket)
