@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import nats
 from nats.aio.client import Client
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NoKeysError
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 
 from everlytic_async import Outcome, SqliteLedger
 from everlytic_async.ledger import (
@@ -139,8 +139,8 @@ async def read_bucket_entries(place: BucketPlace) -> list[Entry]:
     """All entries, as the next run would find them; read from the buckets themselves."""
     connection = await nats.connect(place.url)
     try:
-        runs = set(await _read_bucket(connection, f"{place.bucket}_runs"))
-        values = (await _read_bucket(connection, place.bucket)).values()
+        runs = set(await read_bucket(connection, f"{place.bucket}_runs"))
+        values = (await read_bucket(connection, place.bucket)).values()
     finally:
         await connection.close()
     entries = []
@@ -155,11 +155,18 @@ async def read_bucket_entries(place: BucketPlace) -> list[Entry]:
     return entries
 
 
-async def _read_bucket(connection: Client, bucket: str) -> dict[str, bytes]:
+async def read_bucket(connection: Client, bucket: str) -> dict[str, bytes]:
+    """The values by key. nats-py's ``keys()`` misses those that are renewed meanwhile."""
+    stream = connection.jetstream()
+    try:
+        values = await stream.key_value(bucket)
+    except BucketNotFoundError:
+        return {}
     found = {}
-    with suppress(BucketNotFoundError, NoKeysError):
-        values = await connection.jetstream().key_value(bucket)
-        for key in await values.keys():
-            with suppress(KeyNotFoundError):  # it has expired
-                found[key] = (await values.get(key)).value or b""
+    prefix = f"$KV.{bucket}."
+    info = await stream.stream_info(f"KV_{bucket}", subjects_filter=f"{prefix}>")
+    for subject in info.state.subjects or {}:
+        key = subject.removeprefix(prefix)
+        with suppress(KeyNotFoundError):  # it is deleted
+            found[key] = (await values.get(key)).value or b""
     return found

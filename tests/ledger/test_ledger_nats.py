@@ -18,6 +18,7 @@ from ledger_shop import (
     keep,
     ledger_at,
     make_bucket,
+    read_bucket,
     read_bucket_entries,
     read_states,
     send_personal_orders,
@@ -78,7 +79,7 @@ async def test_an_entry_that_was_deleted_is_not_known(place: BucketPlace) -> Non
     async with session_at(place) as session, connected(place.url) as connection:
         await session.record(SENT)
         bucket = await connection.jetstream().key_value(place.bucket)
-        (key,) = await bucket.keys()
+        (key,) = await read_bucket(connection, place.bucket)
         await bucket.delete(key)
         assert await read_state(session) is None
         assert await session.claim("1", "body", KNOWN) == (True, None)
@@ -312,7 +313,7 @@ async def test_a_bucket_of_another_program_is_refused(place: BucketPlace) -> Non
     async with session_at(place) as session, connected(place.url) as connection:
         bucket = await connection.jetstream().key_value(place.bucket)
         await session.record(SENT)
-        (key,) = await bucket.keys()
+        (key,) = await read_bucket(connection, place.bucket)
         for value in (b"", b"1", b"{}", b'{"write":"a.1","state":"lost","key":"1"}'):
             await bucket.put(key, value)
             for use in (session.look_up(["1"]), session.claim("1", "body", KNOWN)):

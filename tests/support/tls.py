@@ -27,11 +27,16 @@ def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
     return context
 
 
-@asynccontextmanager
-async def trusting_session(authority: trustme.CA) -> AsyncIterator[aiohttp.ClientSession]:
-    """A caller's session that trusts the authority, and no other."""
+def trusting_context(authority: trustme.CA) -> ssl.SSLContext:
+    """For a client that trusts the authority."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    connector = aiohttp.TCPConnector(ssl=context)
+    return context
+
+
+@asynccontextmanager
+async def trusting_session(authority: trustme.CA) -> AsyncIterator[aiohttp.ClientSession]:
+    """A caller's session that trusts the authority."""
+    connector = aiohttp.TCPConnector(ssl=trusting_context(authority))
     async with aiohttp.ClientSession(connector=connector) as session:
         yield session

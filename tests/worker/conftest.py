@@ -12,8 +12,9 @@ from worker_shop import make_queue, queue_settings
 from everlytic_async.worker import OrderQueue, QueueSettings
 from support.nats_servers import nats_cluster, nats_server, nats_url
 from support.tasks import nothing_left_open
+from support.tls import authority
 
-__all__ = ["nats_cluster", "nats_server", "nats_url", "nothing_left_open"]
+__all__ = ["authority", "nats_cluster", "nats_server", "nats_url", "nothing_left_open"]
 
 
 @pytest.fixture(autouse=True)

@@ -26,22 +26,17 @@ from everlytic_async.ledger import NatsLedger
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings, Worker
 from support.delivery import order
 from support.nats_servers import connected, kill, until
+from support.servers import Connection, RawServer
 from support.shop import Shop
+from support.tls import trusting_context
 
 SECRET = "the-passw0rd"
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
 
 
 @pytest.fixture
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
     """Trusts the certificates of `tls_files`."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
+    return trusting_context(authority)
 
 
 @pytest.fixture
@@ -59,22 +54,16 @@ async def eavesdropper() -> AsyncIterator[tuple[int, bytearray]]:
     """A server that speaks NATS without TLS; its port, and all that it was sent."""
     received = bytearray()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def listen(connection: Connection) -> None:
         info = {"server_id": "x", "version": "2.15.1", "headers": True, "max_payload": 1048576}
-        writer.write(f"INFO {json.dumps(info)}\r\n".encode())
-        try:
-            while data := await reader.read(65_536):
-                received.extend(data)
-                if b"PING" in data:
-                    writer.write(b"PONG\r\n")
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
+        connection.write(f"INFO {json.dumps(info)}\r\n".encode())
+        while data := await connection.read(65_536):
+            received.extend(data)
+            if b"PING" in data:
+                connection.write(b"PONG\r\n")
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1], received
+    async with RawServer(listen) as server:
+        yield server.port, received
 
 
 def queue_at(*servers: str, settings: QueueSettings, **how: Any) -> OrderQueue:
@@ -268,34 +257,27 @@ async def test_renewed_credentials_are_read_again(tmp_path: Path, settings: Queu
 @asynccontextmanager
 async def interrupting(port: int) -> AsyncIterator[tuple[int, Callable[[str], None]]]:
     """Passes on to a NATS server; what is called with an error ends all connections with it."""
-    writers: list[asyncio.StreamWriter] = []
-    passing: set[asyncio.Task[None]] = set()
 
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65_536):
-                writer.write(data)
-        except ConnectionError:
-            pass  # of one that was interrupted
-        finally:
-            writer.close()
+    async def pass_on(read: Callable[[int], Any], write: Callable[[bytes], None]) -> None:
+        while data := await read(65_536):
+            write(data)
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(connection: Connection) -> None:
         there, onward = await asyncio.open_connection("127.0.0.1", port)
-        writers.append(writer)
-        for work in (pass_on(reader, onward), pass_on(there, writer)):
-            passing.add(asyncio.ensure_future(work))
+        backward = asyncio.create_task(pass_on(there.read, connection.write))
+        try:
+            await pass_on(connection.read, onward.write)
+        finally:
+            onward.close()
+            await backward
 
     def interrupt(error: str) -> None:
-        for writer in writers:
-            writer.write(f"-ERR '{error}'\r\n".encode())
-            writer.close()
-        writers.clear()
+        for connection in server.opened:
+            connection.write(f"-ERR '{error}'\r\n".encode())
+            connection.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1], interrupt
-    await asyncio.gather(*passing)
+    async with RawServer(serve) as server:
+        yield server.port, interrupt
 
 
 @pytest.mark.parametrize(
