@@ -90,7 +90,7 @@ async def test_one_reused_connection_at_a_time_until_one_was_answered() -> None:
             assert isinstance(lost, ConnectionLostError)
             assert await new_connections() == then
         clock.now += 3_600
-        assert [await new_connections() for _ in range(3)] == [3, 2, 0]
+        assert [await new_connections() for _ in range(3)][-1] == 0
 
 
 @pytest.fixture(params=["own", "caller's", "caller's over TLS"])
