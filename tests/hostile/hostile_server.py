@@ -12,7 +12,6 @@ import re
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from support.delivery import order
@@ -184,15 +183,10 @@ class HostileServer(RawServer):
         await self._other.__aenter__()
         return await super().__aenter__()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await super().__aexit__(exc_type, exc, traceback)
-        await self._other.__aexit__(exc_type, exc, traceback)
-        if exc is None:
+    async def __aexit__(self, *error: object) -> None:
+        await super().__aexit__(*error)
+        await self._other.__aexit__(*error)
+        if error[0] is None:
             assert not self._faults, self._faults
             assert self._other.connections == 0
 

@@ -542,6 +542,15 @@ async def test_stop_lets_orders_in_flight_finish_and_the_first_reason_counts() -
     }
 
 
+async def test_stopping_one_batch_leaves_the_clients_others_alone() -> None:
+    async with sandbox_client() as (_, client):
+        async with client.stream_orders(orders(100)) as stream:
+            stream.stop("enough")
+        report = await client.send_orders(orders(5))
+
+    assert report.counts[Outcome.SENT] == 5
+
+
 async def test_tasks_cancelled_from_outside_stop_the_batch_and_lose_no_result() -> None:
     fake = fake_delivery(never)
     before = asyncio.all_tasks()

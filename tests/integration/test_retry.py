@@ -222,21 +222,19 @@ async def test_no_order_waits_for_its_next_turn_beyond_the_deadline(*, adaptive:
 # ------------------------------------------------------------------------------------ Retry-After
 
 
-@pytest.mark.parametrize("status", [429, 503, 408])
-async def test_a_retry_after_is_waited_for(status: int) -> None:
-    fake = fake_delivery(script(make_response(status, b"", Retry_After="7"), "accepted"))
-    result = await fake.send()
+@pytest.mark.parametrize(
+    ("status", "waited_s", "first"),
+    [
+        *((status, 0, Outcome.SENT) for status in (429, 503, 408)),
+        (503, 6, Outcome.UNKNOWN),  # late: the pause is for the next order
+    ],
+)
+async def test_a_retry_after_is_waited_for(status: int, waited_s: float, first: Outcome) -> None:
+    asking = make_response(status, b"", Retry_After="7", waited_s=waited_s)
+    fake = fake_delivery(script(asking, "accepted", "accepted"))
+    results = [await fake.send(order(number)) for number in range(2)]
 
-    assert result.outcome is Outcome.SENT
-    assert 7 <= fake.transport.times[1] - fake.transport.times[0] <= 7 * 1.05
-
-
-async def test_the_pause_that_a_late_503_asks_for_is_for_all_orders() -> None:
-    late = make_response(503, b"", Retry_After="7", waited_s=6)
-    fake = fake_delivery(script(late, "accepted"))
-    unknown, sent = await fake.send(), await fake.send(order(2))
-
-    assert [unknown.outcome, sent.outcome] == [Outcome.UNKNOWN, Outcome.SENT]
+    assert [result.outcome for result in results] == [first, Outcome.SENT]
     assert 7 <= fake.transport.times[1] - fake.transport.times[0] <= 7 * 1.05
 
 

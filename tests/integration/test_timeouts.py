@@ -218,6 +218,15 @@ async def test_stalled_time_does_not_count_as_connecting() -> None:
                 await post
 
 
+async def test_silence_that_is_not_a_stall_still_times_out() -> None:
+    clock = FakeClock()
+    async with serving(never_answer, clock=clock) as (server, transport):
+        post = await started(server, transport)
+        with pytest.raises(ResponseTimeoutError):
+            await clock.run(asyncio.wait_for(post, None))
+        assert clock.now <= 1_000 + 5 + 0.5
+
+
 # ------------------------------------------- when a body was sent, and how long its response took
 
 

@@ -66,7 +66,7 @@ class Shop:
 
     async def __aexit__(self, *error: object) -> None:
         self.url = ""
-        await self._server.__aexit__(None, None, None)
+        await self._server.__aexit__(*error)
 
     async def _serve(self, connection: Connection) -> None:
         while True:
