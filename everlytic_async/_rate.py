@@ -26,9 +26,10 @@ SLOW_START = 8
 _MIN_RATE = 0.1  # orders per second
 _HISTORY = 4096  # orders; what a bucket held before those does not matter
 _BISECTIONS = 24
-# The search starts at this many orders a second, or bursts a second if that is more; at twice
-# that where a throttle costs no long pause.
-_SEARCH_FROM, _SEARCH_BURSTS = 50.0, 6.0
+# The search starts at this many orders a second, or bursts a second if that is more; higher
+# where a throttle costs no long pause.
+_SEARCH_FROM, _SEARCH_BURSTS = 25.0, 6.0
+_CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS = 100.0, 12.0
 _LONG_PAUSE_S = 0.5
 _SEARCH_DOUBLES_S = 0.3
 _SEARCH_IN_FLIGHT = 2  # until one is accepted: it may have started too high
@@ -253,16 +254,16 @@ class RateEstimator:
     def _start_search(self, sent: Sequence[float]) -> None:
         full_at, since = self._full_at, sent[0] if sent else self._full_at
         self._burst = lambda limit: max(1.0, _level(sent, full_at, limit, since, 0.0))
-        low = max(_SEARCH_FROM, _SEARCH_BURSTS * len(sent))
-        self._low = low if self._pause_s >= _LONG_PAUSE_S else 2.0 * low
+        self._low = max(_SEARCH_FROM, _SEARCH_BURSTS * len(sent))
+        if self._pause_s < _LONG_PAUSE_S:
+            self._low = max(_CHEAP_SEARCH_FROM, _CHEAP_SEARCH_BURSTS * len(sent))
 
     def _evaluate_rate(self, sent: Sequence[float]) -> None:
-        rate, count = self._rate_then, len(sent)
-        estimate = self._estimate(sent)
+        count, estimate = len(sent), self._estimate(sent)
         if self.limit is None and (estimate is None or (count < _FEW and self._low > _SEARCH_FROM)):
             self._low = max(_MIN_RATE, self._low / 8.0)  # not even one leaked in between
         else:
-            self._hold(max(_MIN_RATE, min(rate, estimate or 0.0)), count)
+            self._hold(max(_MIN_RATE, min(self._rate_then, estimate or 0.0)), count)
 
     def _hold(self, estimate: float, count: int) -> None:
         rate, previous, pause_s = self._rate_then, self.limit, self._pause_s
@@ -280,8 +281,7 @@ class RateEstimator:
         self.limit, self._low = estimate, (1.0 - cut) * estimate
         burst = self._burst(self.limit)  # of the limit at which it was met, if that changes
         self._burst = lambda _limit: burst
-        least = _MIN_HOLD_ORDERS / self.limit
-        self._hold_s = max(least, min(_MAX_HOLD_S, hold_s))
+        self._hold_s = max(_MIN_HOLD_ORDERS / self.limit, min(_MAX_HOLD_S, hold_s))
 
     def _estimate(self, sent: Sequence[float]) -> float | None:
         """The rate of leaking that explains the last throttle; None if too few were sent."""
