@@ -31,12 +31,11 @@ class OrderTally:
 
     def add(self, order: Order | InvalidOrderError) -> None:
         """Count an order; of an invalid one only its id."""
-        is_order = isinstance(order, Order)
         if order.order_id is not None:
             self._with_id += 1
-        elif is_order:
+        elif isinstance(order, Order):
             self._without_id += 1
-        if self._counts_contacts and is_order:
+        if self._counts_contacts and isinstance(order, Order):
             self._add_contact(getattr(order, self._field or ""))
 
     def _add_contact(self, contact: str | None) -> None:
