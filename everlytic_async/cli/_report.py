@@ -82,10 +82,9 @@ class Timeline:
 
 @attrs.define
 class Report:
-    """Collects what happens in a run over time, and writes the page when it has ended.
+    """Collects what happens in a run over time; at its end, writes or replaces the page.
 
     Attributes:
-        options: Those of the run; ``--report`` is set. A page that is there is replaced.
         clock: The clock of the events, in seconds.
     """
 
