@@ -30,6 +30,9 @@ _MAX_TIMER_LAG_S = 0.02
 # share of the backoff.
 _ADAPTIVE_BACKOFF = 0.25
 _MAX_RATE = 1_000_000
+# How many throttles with a Retry-After of 0, less half of the accepted orders, may come at random.
+# With more they come from a limiter, and the 0 says no more than no header.
+_MAX_IMMEDIATE = 12
 
 
 class DeadlineExceededError(Exception):
@@ -86,6 +89,7 @@ class Pacer:
         self._starts: deque[float] = deque(maxlen=1 + int(min(pacing.max_rate or 0, _MAX_RATE)))
         self._throttled_at = -math.inf  # when the last burst of throttles was first received
         self._throttles_in_a_row = 0  # bursts since an order was accepted
+        self._immediate = 0.0  # see _MAX_IMMEDIATE; infinite once there were more
 
     # ------------------------------------------------------------------------------------- turns
 
@@ -236,6 +240,7 @@ class Pacer:
         """An attempt was accepted. Its body had been sent at `sent_at`, where that is known."""
         self.budget.refund()
         self._throttles_in_a_row = 0
+        self._immediate = max(0.0, self._immediate - 0.5)
         self.accepted_any = True
         self.on_rejected(started_at)
         if self._pacing.adaptive:
@@ -263,14 +268,17 @@ class Pacer:
         if is_first:
             self._throttled_at = now
             self._throttles_in_a_row += 1
+        if retry_after_s == 0:
+            self._immediate += 1.0 if self._immediate < _MAX_IMMEDIATE else math.inf
+        is_alone = retry_after_s == 0 and self._immediate < math.inf  # only this order waits
         pause_s = 0.0
         if retry_after_s:
             pause_s = self.backoff.requested_pause_s(retry_after_s)
-        elif is_first and (retry_after_s is None or self._throttles_in_a_row > 1):
+        elif is_first and not is_alone:
             pause_s = self.backoff.pause_s(self._throttles_in_a_row)
             pause_s *= _ADAPTIVE_BACKOFF if self._pacing.adaptive else 1.0
         self._resume_at = max(self._resume_at, now + pause_s)
-        if self._pacing.adaptive:
+        if self._pacing.adaptive and not is_alone:
             self._estimator.on_throttled(started_at, sent_at or started_at, now, self._resume_at)
         reason = f"the endpoint answered {status}"
         if is_first:
@@ -294,5 +302,3 @@ class Pacer:
         if self.trouble.gave_up is not None:
             for waiter in (*self._retries, *self._waiters):
                 _fail(waiter, StoppedError(self.trouble.gave_up))
-            self._retries.clear()
-            self._waiters.clear()
