@@ -32,7 +32,7 @@ from everlytic_async.ledger._protocol import (
     released_entry,
 )
 from everlytic_async.ledger._shared import SharedLedger
-from everlytic_async.ledger._sqlite_checks import FileIdentity, RunFile
+from everlytic_async.ledger._sqlite_checks import FileIdentity, RunFiles
 from everlytic_async.ledger._sqlite_file import SqliteFile
 from everlytic_async.ledger._sqlite_schema import REPLACE, row_from_entry
 
@@ -275,8 +275,8 @@ class SqliteWriter(SqliteFile):
         super().__init__(path, wait_s=wait_s, clock=clock)
         self._identity = FileIdentity(self.path, Path(path).absolute())
         self._run: int | None = None
-        self._run_file: RunFile | None = None
-        self._committed = self._checkpointed = 0  # transactions; see `RunFile.write_note`
+        self._files: RunFiles | None = None
+        self._committed = self._checkpointed = 0  # transactions; see `RunFiles.write_note`
         try:
             full = Durability(durability) is Durability.POWER
             self.connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
@@ -363,7 +363,7 @@ class SqliteWriter(SqliteFile):
     def _start_run(self) -> None:
         self.token = secrets.token_hex(8)
         with self.transaction():  # others see the lock file no sooner than it is locked
-            self._run_file = RunFile(self.path, self.token)
+            self._files = RunFiles(self.path, self.token)
             self._run = self.connection.execute(
                 "INSERT INTO runs (token, began) VALUES (?, ?)", (self.token, self.clock())
             ).lastrowid
@@ -386,8 +386,8 @@ class SqliteWriter(SqliteFile):
                         self.recover_crashed_runs()
                     ended = True
         finally:
-            if self._run_file is not None:
-                self._run_file.close(keep=not ended)
+            if self._files is not None:
+                self._files.remove(keep_note=not ended)
             super().close()
 
     def _checkpoint_if_due(self) -> None:
@@ -406,6 +406,6 @@ class SqliteWriter(SqliteFile):
         return not busy and bool(in_log == written)
 
     def _write_note(self) -> None:
-        assert self._run_file is not None  # noqa: S101 - the run has started
+        assert self._files is not None  # noqa: S101 - the run has started
         with self.translate_errors("written"):
-            self._run_file.write_note(self._committed, self._checkpointed)
+            self._files.write_note(self._committed, self._checkpointed)

@@ -1,12 +1,14 @@
 """What makes a ledger's file unsafe: other names, a log that is gone, runs that did not end.
 
-SQLite keeps its log, ``FILE-wal``, beside the *name* of the ledger, and so do we with the file of
-each run, ``FILE-run-TOKEN``. It is a small database. The run holds its lock for as long as the
-process lives; the system frees it however the process ends. In it the run notes how many
-transactions it has committed, and how many of them surely are in the ledger's own file. The ledger
-holds the first figure too. The next run compares them after a crash, and so detects missing
-records, whatever happened to the log: it was removed, another file is in its place, or the ledger
-was moved without it.
+SQLite keeps its log, ``FILE-wal``, beside the *name* of the ledger, and so do we with the two files
+of each run:
+
+- ``FILE-run-TOKEN`` is a lock, held while the process lives; the system frees it however the
+  process ends.
+- ``FILE-note-TOKEN`` is a note: how many transactions the run has committed, and how many of them
+  surely are in the ledger's own file. The ledger holds the first figure too. The next run compares
+  them after a crash, and so detects missing records, whatever happened to the log: it was removed,
+  another file is in its place, or the ledger was moved without it.
 
 `check_before_opening` runs before SQLite opens the file to write, because on closing SQLite would
 write the log into the wrong file. `FileIdentity` is checked during a run, after each commit.
@@ -18,7 +20,7 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
@@ -29,57 +31,60 @@ from everlytic_async.errors import LedgerError
 
 __all__ = [
     "FileIdentity",
-    "RunFile",
+    "RunFiles",
     "check_before_opening",
     "create_private",
     "files_of_runs",
+    "is_alive",
     "is_busy",
-    "read_run",
 ]
 
-_NAME = re.compile(r"-run-([0-9a-f]{16})\Z")
-# Not a database, without a note, or damaged by a loss of power.
-_NO_NOTE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT)
+_NAME = re.compile(r"-(?:run|note)-([0-9a-f]{16})\Z")
+_NOTE = re.compile(rb"([0-9]{20}) ([0-9]{20})\n")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 # ---------------------------------------------------------------------------- the files of the runs
 
 
-class RunFile:
-    """The file of a run of this process: a lock and a note. Raises OSError or sqlite3.Error."""
+class RunFiles:
+    """The lock and the note of a run of this process. Raises OSError or sqlite3.Error."""
 
     def __init__(self, ledger: Path, token: str) -> None:
-        self._path = _run_path(ledger, token)
+        self._paths = _lock_path(ledger, token), _note_path(ledger, token)
+        self._lock: sqlite3.Connection | None = None
+        self._note: int | None = None
         # All who may write the ledger must be able to see which runs are alive.
-        create_private(self._path, stat.S_IMODE(ledger.stat().st_mode) & 0o666)
-        self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        mode = stat.S_IMODE(ledger.stat().st_mode) & 0o666
         try:
-            # No further file; no waiting for the disk; and the lock is kept after each commit.
-            for setting in (
-                "journal_mode = MEMORY",
-                "synchronous = OFF",
-                "locking_mode = EXCLUSIVE",
-            ):
-                self._database.execute(f"PRAGMA {setting}")
-            # Without a note as yet: the ledger does not know this run before its first commit.
-            self._database.execute(
-                "CREATE TABLE note (one INTEGER PRIMARY KEY, committed INTEGER, "
-                "checkpointed INTEGER)"
+            for path in self._paths:
+                create_private(path, mode)
+            self._lock = sqlite3.connect(
+                self._paths[0], isolation_level=None, check_same_thread=False
             )
+            self._lock.execute("PRAGMA journal_mode = MEMORY")  # no further file
+            self._lock.execute("BEGIN EXCLUSIVE")
+            self._note = os.open(self._paths[1], os.O_WRONLY)
         except BaseException:
-            self.close()
+            self.remove()
             raise
 
     def write_note(self, committed: int, checkpointed: int) -> None:
         """Note how many transactions were committed, and how many are not in the log alone."""
-        self._database.execute("REPLACE INTO note VALUES (1, ?, ?)", (committed, checkpointed))
+        if self._note is not None:
+            # Of constant length, so that one write replaces it.
+            os.pwrite(self._note, b"%020d %020d\n" % (committed, checkpointed), 0)
 
-    def close(self, *, keep: bool = False) -> None:
-        """Free the lock, and remove the file unless the next run must read the note."""
-        self._database.close()
-        if not keep:
-            self._path.unlink(missing_ok=True)
+    def remove(self, *, keep_note: bool = False) -> None:
+        """Free the lock and remove the files, except a note that the next run must read."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()
+        note, self._note = self._note, None
+        if note is not None:
+            os.close(note)
+        for path in self._paths[: 1 if keep_note else 2]:
+            path.unlink(missing_ok=True)
 
 
 def create_private(path: Path, mode: int = 0o600) -> None:
@@ -96,30 +101,30 @@ def create_private(path: Path, mode: int = 0o600) -> None:
     path.chmod(mode)
 
 
-def files_of_runs(ledger: Path) -> Mapping[str, Path]:
+def files_of_runs(ledger: Path) -> Mapping[str, Sequence[Path]]:
     """The files of all runs beside a ledger, by token."""
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     with suppress(OSError):
         for path in ledger.parent.iterdir():
             match = _NAME.match(path.name, len(ledger.name))
             if match is not None and path.name.startswith(ledger.name):
-                found[match[1]] = path
+                found.setdefault(match[1], []).append(path)
     return found
 
 
-def read_run(ledger: Path, token: str) -> tuple[bool, tuple[int, int] | None]:
-    """Whether the process of a run still holds its lock; if not, its note, if there is one."""
-    path = _run_path(ledger, token)
-    # Read only: the file is not created, and two that read do not see each other's lock.
+def is_alive(ledger: Path, token: str) -> bool:
+    """Whether the process of a run still holds its lock."""
+    lock = _lock_path(ledger, token)
+    # Read only: the file is not created, and two that check do not see each other's lock.
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", timeout=0.0, uri=True)) as file:
-            return False, file.execute("SELECT committed, checkpointed FROM note").fetchone()
+        with closing(sqlite3.connect(f"{lock.as_uri()}?mode=ro", timeout=0.0, uri=True)) as check:
+            check.execute("PRAGMA schema_version")
     except sqlite3.DatabaseError as error:
         if is_busy(error):
-            return True, None
-        if error.sqlite_errorcode & 0xFF not in _NO_NOTE and path.exists():
+            return True
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_NOTADB and lock.exists():
             raise
-    return False, None
+    return False
 
 
 def is_busy(error: BaseException | None) -> bool:
@@ -128,8 +133,12 @@ def is_busy(error: BaseException | None) -> bool:
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _run_path(ledger: Path, token: str) -> Path:
+def _lock_path(ledger: Path, token: str) -> Path:
     return ledger.with_name(f"{ledger.name}-run-{token}")
+
+
+def _note_path(ledger: Path, token: str) -> Path:
+    return ledger.with_name(f"{ledger.name}-note-{token}")
 
 
 # -------------------------------------------------------------------------- before the file is used
@@ -195,11 +204,11 @@ def _check_mount(path: Path) -> None:
 def _check_records(path: Path) -> bool:
     log = path.with_name(f"{path.name}-wal")
     had_log = log.exists() and log.stat().st_size > 0
-    found = {token: read_run(path, token) for token in files_of_runs(path)}
-    alive = {token for token, (is_alive, _) in found.items() if is_alive}
-    notes = {token: note for token, (_, note) in found.items() if note is not None}
+    tokens = files_of_runs(path)
+    alive = {token for token in tokens if is_alive(path, token)}
+    notes = {token: note for token in tokens.keys() - alive if (note := _read_note(path, token))}
     beside = [log.name, f"{path.name}-shm"] if had_log else []
-    names = ", ".join([*beside, *(_run_path(path, token).name for token in notes)])
+    names = ", ".join([*beside, *(_note_path(path, token).name for token in notes)])
     if names and (not path.exists() or path.stat().st_size == 0):
         raise LedgerError(
             f"the ledger {str(path)!r} is missing, but its records of orders that were sent are "
@@ -250,6 +259,15 @@ def _read_runs(path: Path, *, with_log: bool) -> Mapping[str, _Run] | None:
             return {row[0]: _Run(*row) for row in connection.execute(select)}
     except sqlite3.Error:
         return None
+
+
+def _read_note(ledger: Path, token: str) -> tuple[int, int] | None:
+    """What `RunFiles.write_note` wrote, of a run that has crashed; None if there is none."""
+    try:
+        found = _NOTE.fullmatch(_note_path(ledger, token).read_bytes())
+    except OSError:
+        return None
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def _is_older(in_file: Mapping[str, _Run] | None, notes: Mapping[str, tuple[int, int]]) -> bool:

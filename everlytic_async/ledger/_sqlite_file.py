@@ -23,8 +23,8 @@ from everlytic_async.ledger._sqlite_checks import (
     check_before_opening,
     create_private,
     files_of_runs,
+    is_alive,
     is_busy,
-    read_run,
 )
 from everlytic_async.ledger._sqlite_schema import (
     APPLICATION_ID,
@@ -255,7 +255,7 @@ class SqliteFile:
 
     def is_alive(self, token: str) -> bool:
         """Whether the process of a run still exists."""
-        return token == self.token or read_run(self.path, token)[0]
+        return token == self.token or is_alive(self.path, token)
 
     def crashed_runs(self) -> frozenset[int]:
         """The runs whose process has ended without a word: what they have in flight is unknown."""
@@ -265,13 +265,14 @@ class SqliteFile:
     def recover_crashed_runs(self) -> None:
         """Within a transaction: mark what crashed runs had in flight as unknown.
 
-        The file of such a run is removed by the next call: its end is committed then.
+        The files of such a run are removed by the next call: its end is committed then.
         """
         rows = self.connection.execute("SELECT token FROM runs WHERE ended IS NULL").fetchall()
-        for token, path in files_of_runs(self.path).items():
+        for token, paths in files_of_runs(self.path).items():
             if (token,) not in rows and not self.is_alive(token):
-                with suppress(OSError):  # a file that is left behind does no harm
-                    path.unlink()
+                for path in paths:
+                    with suppress(OSError):  # a file that is left behind does no harm
+                        path.unlink()
         for run in self.crashed_runs():
             self.end_run(run)
 

@@ -58,7 +58,7 @@ def remove_log(path: Path) -> None:
 
 
 def remove_all_beside(path: Path) -> None:
-    remove(*beside(path, "wal", "shm", "run"))
+    remove(*beside(path, "wal", "shm", "run", "note"))
 
 
 def cut_log(path: Path) -> None:
@@ -102,7 +102,7 @@ def empty_file(path: Path) -> None:
 
 def restore_log(path: Path) -> None:
     """It is what it was: moved with all that is beside it."""
-    for each in [path, *beside(path, "wal", "shm", "run")]:
+    for each in [path, *beside(path, "wal", "shm", "run", "note")]:
         Path(shutil.copy2(each, each.with_name("copy"))).replace(each)
 
 
@@ -120,7 +120,7 @@ def look_at_its_status(path: Path) -> None:
 
 def as_an_earlier_version(path: Path) -> None:
     """It wrote no notes; its status is looked at, which writes the log into the file."""
-    remove(*beside(path, "run"))
+    remove(*beside(path, "run", "note"))
     look_at_its_status(path)
 
 
@@ -154,7 +154,7 @@ async def test_a_killed_runs_records_are_known_or_it_is_refused(
     happens(path)
     if happens not in REFUSED:
         assert await use(path) == KNOWN
-        assert not beside(path, "run")
+        assert not beside(path, "run", "note")
         return
     existed = path.exists()
     for must_exist in (False, True, False):  # it stays refused
@@ -172,7 +172,7 @@ async def test_a_killed_runs_records_are_known_or_it_is_refused(
 async def test_a_run_that_ended_needs_no_log(path: Path) -> None:
     await keep(path, SENT)
     moved = path.rename(path.with_name("moved.ledger"))
-    assert not beside(path, "wal", "shm", "run")
+    assert not beside(path, "wal", "shm", "run", "note")
     assert await use(moved) == {"1": State.SENT}
 
 
@@ -184,7 +184,7 @@ async def test_a_run_that_could_not_write_its_end_has_lost_nothing(path: Path) -
         other.__enter__()
     other.__exit__(None, None, None)
     assert await use(path) == {"1": State.SENT}
-    assert not beside(path, "run")
+    assert not beside(path, "run", "note")
 
 
 async def test_many_groups_and_checkpoints_lose_nothing_to_a_kill(
@@ -292,7 +292,7 @@ async def test_a_file_with_two_names_is_refused_and_may_be_copied(path: Path) ->
     for name in (path, other):
         with pytest.raises(LedgerError, match="ledger copy"):
             await use(name)
-        assert not beside(name, "wal", "run")
+        assert not beside(name, "wal", "run", "note")
 
     with LedgerFile(other, must_exist=True, linked=True) as file:
         file.copy_to(copy)
@@ -354,7 +354,7 @@ def test_a_file_that_is_a_mount_of_its_own_is_refused(tmp_path: Path, what: str,
         pytest.skip(f"mounting is not allowed here: {done.stderr}")
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
-    assert not beside(place / "orders.ledger", "run")
+    assert not beside(place / "orders.ledger", "run", "note")
 
 
 # ------------------------------------------------------------------------------------- its copies
@@ -397,7 +397,7 @@ async def test_what_is_left_is_copied_if_the_loss_is_accepted(path: Path, zygote
         await use(path)
     copy.replace(path)
     assert await use(path) == {"0": State.SENT}
-    assert not beside(path, "run")
+    assert not beside(path, "run", "note")
 
 
 # -------------------------------------------------------------------------------------- its modes
@@ -412,7 +412,7 @@ async def test_only_its_owner_may_read_its_files(path: Path, umask: int) -> None
             modes = [stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()]
     finally:
         os.umask(before)
-    assert modes == [0o600] * 4
+    assert modes == [0o600] * 5
 
 
 async def test_a_ledger_that_a_group_shares_stays_shared(path: Path) -> None:
