@@ -39,7 +39,6 @@ class Reader:
         prepare: Called with the index of each order and the order.
         skip: Awaited with several that are valid; returns those that must be sent. None if all
             must.
-        on_error: Called with what the source raised; the reading has ended then.
         ahead: How many orders may be read and have no result yet; twice as many may have none
             that was taken.
         chunk: How many a sync source is asked for together; an async one is asked for one.
@@ -50,6 +49,7 @@ class Reader:
     Attributes:
         is_async: Whether the source is async, so that `run` is needed.
         count: How many orders were read.
+        error: What the source raised; the reading has ended then.
     """
 
     def __init__(
@@ -58,7 +58,6 @@ class Reader:
         prepare: Callable[[int, AnyOrder], Job],
         skip: Callable[[list[Job]], Awaitable[list[Job]]] | None,
         *,
-        on_error: Callable[[BaseException], None],
         ahead: int,
         chunk: int,
     ) -> None:
@@ -68,7 +67,6 @@ class Reader:
         self._iterator: Any = None  # made when it is first needed
         self._prepare = prepare
         self._skip = skip
-        self._on_error = on_error
         self._ahead = ahead
         self._chunk = chunk
         self._sizes: dict[int, int] = {}  # by index: of the orders whose result was not taken
@@ -85,6 +83,7 @@ class Reader:
         self._queue: asyncio.Queue[Job | None] = asyncio.Queue()  # from an async one
         self.is_async = isinstance(source, AsyncIterable)
         self.count = 0
+        self.error: BaseException | None = None
 
     async def run(self, *, readers: int) -> None:
         """Read an async source to its end, for as many tasks that call `next`."""
@@ -223,4 +222,4 @@ class Reader:
 
     def _fail(self, error: BaseException) -> None:
         self._ended = True
-        self._on_error(error)
+        self.error = error

@@ -362,6 +362,11 @@ class Job:
         """Whether its outcome belongs in the ledger, if there is one."""
         return self.claimed or self.invalid is not None
 
+    @property
+    def refusal(self) -> RejectedError | None:
+        """How the endpoint refused it, if it did."""
+        return self.last_failure if isinstance(self.last_failure, RejectedError) else None
+
     def mark_cancelled(self, body_sent: bool) -> None:
         """Note that the attempt was cancelled, and whether its whole body may have been sent."""
         self.in_attempt = False

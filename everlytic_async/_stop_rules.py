@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from everlytic_async._pacer import Pacer
 from everlytic_async.errors import (
     AuthenticationError,
+    EverlyticError,
     NotSentError,
     RejectedError,
     ThrottledError,
@@ -53,12 +54,15 @@ class StopRules:
         self._in_a_row = 0  # equal rejections
         self._status: int | None = None
 
-    def reason_to_stop(self, result: OrderResult) -> str | None:
-        """Why the batch stops after this result; None where it goes on."""
-        error = result.error
+    def reason_to_stop(self, result: OrderResult, error: EverlyticError) -> str | None:
+        """Why the batch stops after this result; None where it goes on.
+
+        `error` is what the endpoint said last: an order that may have been processed before stays
+        unknown even if it is refused now.
+        """
         if isinstance(error, AuthenticationError):
             return f"{error.message}{_workflow(result)}"
-        if (why := self._trouble(result)) is not None:
+        if (why := self._trouble(result, error)) is not None:
             return why
         if isinstance(error, RejectedError):
             self._in_a_row = self._in_a_row + 1 if error.status == self._status else 1
@@ -74,8 +78,8 @@ class StopRules:
             self._in_a_row = 0
         return None
 
-    def _trouble(self, result: OrderResult) -> str | None:
-        trouble, error = self._pacer.trouble, result.error
+    def _trouble(self, result: OrderResult, error: EverlyticError) -> str | None:
+        trouble = self._pacer.trouble
         if not isinstance(error, NotSentError | ThrottledError | UnknownOutcomeError):
             return None  # nothing was attempted, or the endpoint answered
         if trouble.gave_up is None:

@@ -138,7 +138,6 @@ class OrderStream:
             orders,
             self._prepare,
             self._skip if has_ledger else None,
-            on_error=self._fail_by_source,
             ahead=ahead,
             chunk=_LOOKUP_CHUNK if has_ledger else concurrency,
         )
@@ -277,11 +276,16 @@ class OrderStream:
                 self._fail_unforeseen(job.unforeseen)
             self._finish(job, result)
             del job, result  # while it waits for the next one, a task holds no order
+        if self._reader.error is not None:  # not before: what was read may end the batch
+            self._fail_by_source(self._reader.error)
 
     # -------------------------------------------------------------------------------------- results
 
     def _finish(self, job: Job, result: OrderResult) -> None:
         """Hand out a result, once it is recorded where it has to be. Meanwhile its task goes on."""
+        error = job.refusal or result.error
+        if error is not None and (why := self._stop_rules.reason_to_stop(result, error)):
+            self._fail(why)
         if self._writer is not None and job.is_recorded:
             self._results.pending[result.index] = result
             self._writer.record(result, job.digest, self._on_recorded)
@@ -300,8 +304,6 @@ class OrderStream:
         self._reader.on_finished()
         if result.outcome is Outcome.SKIPPED:
             self._expects_skips = True
-        elif result.error is not None and (why := self._stop_rules.reason_to_stop(result)):
-            self._fail(why)
         if self._writer is not None and (failure := self._writer.failure) is not None:
             self._fail(str(failure), failure.__cause__)
 

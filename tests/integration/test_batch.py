@@ -38,7 +38,7 @@ from everlytic_async import (
     SqliteLedger,
 )
 from everlytic_async.events import BatchEnded
-from everlytic_async.sandbox import Sandbox
+from everlytic_async.sandbox import Faults, Sandbox
 from support.clock import settle
 from support.delivery import (
     client_of,
@@ -450,6 +450,26 @@ async def test_results_come_before_the_error_of_the_source_and_retries_go_on(kin
     assert reading.outcomes == [Outcome.SENT] * 3
     assert isinstance(reading.error, SourceError)
     assert reading.error.report is None
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    ("faults", "hashes", "why"),
+    [
+        (Faults(), {"customer_hash": "another"}, "401"),
+        (Faults(throttled=1.0, retry_after_s=3600), {}, "3600 s"),
+    ],
+)
+async def test_what_stops_a_batch_does_so_although_its_source_has_raised_meanwhile(
+    tmp_path: Path, kind: str, faults: Faults, hashes: dict[str, str], why: str
+) -> None:
+    """With a ledger, more orders are read ahead than are sent."""
+    ledger, pacing = SqliteLedger(tmp_path / "l"), Pacing(max_concurrency=1)
+    source = of_kind(Source(orders(30), ValueError()), kind)
+    async with sandbox_client(Sandbox(faults=faults), pacing=pacing, **hashes) as (sandbox, client):
+        with pytest.raises(BatchStoppedError, match=why):
+            await client.send_orders(source, ledger=ledger)
+    assert sandbox.requests == 1
 
 
 # ------------------------------------------------------------------------------ the batch stops
@@ -918,6 +938,21 @@ async def test_a_401_stops_a_batch_even_if_its_orders_can_be_read_only_once(
     assert with_ledger or source.read <= 2 * 8
     assert all(isinstance(r.error, AuthenticationError) or r.attempts == 0 for r in report.results)
     assert report.stopped == caught.value.message
+
+
+async def test_a_401_stops_a_batch_that_sends_unknown_orders_again(tmp_path: Path) -> None:
+    """They stay unknown, because of their earlier attempts."""
+    ledger, pacing = SqliteLedger(tmp_path / "l"), Pacing(max_concurrency=1)
+    async with Sandbox(faults=Faults(dropped_after=1.0)) as sandbox:
+        async with client_of(sandbox, ledger=ledger) as client:
+            report = await client.send_orders(orders(4))
+        assert report.counts[Outcome.UNKNOWN] == sandbox.requests == 4
+        async with client_of(
+            sandbox, ledger=ledger, pacing=pacing, customer_hash="another"
+        ) as client:
+            with pytest.raises(BatchStoppedError, match="401"):
+                await client.send_orders(orders(4), resend=[Outcome.UNKNOWN])
+        assert sandbox.requests == 5
 
 
 async def test_every_mapping_has_its_one_result() -> None:
