@@ -219,6 +219,11 @@ class Pacer:
         rate = min(self._max_rate, self._estimator.rate(self.clock()))
         return rate if rate < math.inf else None
 
+    @property
+    def obeys_immediate(self) -> bool:
+        """Whether a Retry-After of 0 makes only its order wait."""
+        return self._immediate < math.inf
+
     def remaining_cool_down_s(self) -> float:
         """Seconds until the shared cool-down ends; 0 if there is none."""
         return max(0.0, self._resume_at - self.clock())
@@ -262,7 +267,10 @@ class Pacer:
         retry_after_s: float | None,
         sent_at: float | None = None,
     ) -> None:
-        """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls."""
+        """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls.
+
+        Only its order waits where a Retry-After of 0 was answered at random.
+        """
         now = self.clock()
         is_first = started_at > self._throttled_at  # else it was in flight together with that
         if is_first:
@@ -270,7 +278,7 @@ class Pacer:
             self._throttles_in_a_row += 1
         if retry_after_s == 0:
             self._immediate += 1.0 if self._immediate < _MAX_IMMEDIATE else math.inf
-        is_alone = retry_after_s == 0 and self._immediate < math.inf  # only this order waits
+        is_alone = retry_after_s == 0 and self.obeys_immediate
         pause_s = 0.0
         if retry_after_s:
             pause_s = self.backoff.requested_pause_s(retry_after_s)

@@ -1,6 +1,7 @@
 """What a response means: from its status, headers and body to a `Receipt` or an error.
 
-A server may send anything. Nothing here raises, and no body grows beyond `MAX_BODY_BYTES`.
+A server may send anything. Nothing here raises, and no body is decompressed beyond
+`MAX_BODY_BYTES`, the cap that `_transport` reads by.
 
 ==================================================================  ================================
 response                                                            verdict

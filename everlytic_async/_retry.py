@@ -85,8 +85,9 @@ def retrying(
     def wait(state: tenacity.RetryCallState) -> float:
         shared_s = pacer.remaining_cool_down_s()
         error = _error(state)
-        if isinstance(error, ThrottledError) and error.retry_after_s != 0:
-            return shared_s  # a 0 is this order's alone
+        is_alone = pacer.obeys_immediate and getattr(error, "retry_after_s", None) == 0
+        if isinstance(error, ThrottledError) and not is_alone:
+            return shared_s
         return max(shared_s, pacer.backoff.pause_s(state.attempt_number))
 
     def stop(state: tenacity.RetryCallState) -> bool:

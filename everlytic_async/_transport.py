@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -258,6 +258,9 @@ class Transport:
     def __repr__(self) -> str:
         return f"<Transport {self.host}>"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a transport holds secrets and can't be pickled")
+
     # ------------------------------------------------------------------------- its life
 
     @property
@@ -382,7 +385,7 @@ class Transport:
                 self._in_flight.discard(request)
 
     def _may_try_again(self, request: Request, tries: int) -> bool:
-        """Whether the connection was unusable, and was one to expect that of.
+        """Whether the connection was unusable, as connections that are kept open may be.
 
         It ends: connections that were answered before get closed one by one, and fresh ones are not
         replaced.
@@ -423,7 +426,7 @@ class Transport:
             )
         status, content = response.status, response.content
         if request.transport is None and not request.body_sent():
-            # It was there before the order was written: before Python 3.12 aiohttp reads first.
+            # The response came before the order was written: up to Python 3.11 aiohttp reads first.
             request.unusable = True
             response.close()
             raise UnusableConnectionError

@@ -58,7 +58,7 @@ class _Results:
         self._ready: deque[OrderResult] = deque()
         self._early: dict[int, OrderResult] | None = {} if ordered else None
         self._next = 0  # the index whose turn it is
-        self._reader: asyncio.Future[None] | None = None
+        self._taker: asyncio.Future[None] | None = None
         self._closed = False
 
     def put(self, result: OrderResult) -> None:
@@ -83,20 +83,20 @@ class _Results:
         while not self._ready:
             if self._closed:
                 return None
-            if self._reader is not None:
+            if self._taker is not None:
                 raise ConfigurationError("a stream of orders is read by one task at a time")
-            self._reader = asyncio.get_running_loop().create_future()
+            self._taker = asyncio.get_running_loop().create_future()
             try:
-                await self._reader
+                await self._taker
             finally:
-                self._reader = None
+                self._taker = None
         result = self._ready.popleft()
         del self.pending[result.index]
         return result
 
     def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        if self._taker is not None and not self._taker.done():
+            self._taker.set_result(None)
 
 
 class OrderStream:
@@ -252,7 +252,7 @@ class OrderStream:
         return job
 
     async def _skip(self, jobs: list[Job]) -> list[Job]:
-        """What of it the ledger lets us send; the rest has its results.
+        """Skip what the ledger knows, with its results; return the rest.
 
         Only asked if some are likely to be known: for others their claims will do.
         """

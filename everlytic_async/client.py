@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypedDict, Unpack, cast
 
 from everlytic_async._encoding import AnyOrder, KeyOf
 from everlytic_async._ledgers import OpenLedger, forecast
@@ -141,6 +141,9 @@ class EverlyticClient:
 
     def __repr__(self) -> str:
         return f"<EverlyticClient {self._transport.host}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an EverlyticClient holds secrets and can't be pickled: make one there")
 
     async def start(self) -> Self:
         """Open the session and the ledger, once. ``async with`` does it."""

@@ -1,7 +1,7 @@
 """The progress bar, and the pacing in a few words for it.
 
-Its numbers come from two places: how many orders have which outcome from the `Tally` of the run,
-how many are expected from the `Input`. rich works out the rate and the time left.
+Its numbers come from two places: how many orders have which outcome from the run's `Tally`, in
+`_counts`, how many are expected from the `Input`. rich works out the rate and the time left.
 """
 
 from __future__ import annotations
