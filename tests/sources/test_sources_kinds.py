@@ -1446,6 +1446,16 @@ LIST_MAPPING = {"contact_email": "mail", "products": {"each": "goods", "product_
         ),
         (ONE_LIST["data"]["list"], {"group_by": "no"}, "group_by: there is no key 'no'"),
         (
+            [{"mail": ANN}, {"no": 1, "mail": ANN}],
+            {"group_by": "no", "products": {"product_name": "mail"}},
+            "group_by: there is no key 'no'",
+        ),
+        (
+            [{"mail": ANN}, {"no": 1, "mail": ANN}],
+            {"order_id": "no", "group_by": "no", "products": {"product_name": "mail"}},
+            "group_by: there is no key 'no'",
+        ),
+        (
             [{"mail": ANN, "basket": {"lines": [{"what": "Mop"}]}}] * 2,
             {"products": {"each": "basket.line"}},
             "products: there is no key 'line': did you mean 'lines'",
