@@ -1487,6 +1487,12 @@ def test_a_list_of_orders_in_an_object_of_any_name_is_found() -> None:
         assert found.mapping["each"] == path
         assert read(json.dumps(value), mapping=found.mapping)[0][0] == 1
     assert suggest_mapping(io.StringIO(json.dumps(orders))).mapping["contact_email"] == "mail"
+    # A path can't lead through a key that holds a dot.
+    for dotted in ({"a.b": orders["payload"]["list"]}, {"a.b": orders["payload"]}):
+        assert "each" not in suggest_mapping(io.StringIO(json.dumps(dotted))).mapping
+        for text in (json.dumps(dotted), json.dumps([dotted])):
+            with pytest.raises(ConfigurationError, match=r"^none of the keys"):
+                read(text)
     # What an order has in lists is no order.
     order = {"nr": 1, "mail": ANN, "copies": [{"mail": ANN}]}
     assert "each" not in suggest_mapping(io.StringIO(json.dumps(order))).mapping
