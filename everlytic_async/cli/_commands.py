@@ -183,11 +183,7 @@ Exit codes:
 @click.group(
     cls=App,
     help=_MAIN_HELP,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        # The library's spelling is taken, too: at_most_once.
-        "token_normalize_func": lambda word: word.replace("_", "-"),
-    },
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="everlytic-async", message="%(prog)s %(version)s")
 @click.command_panel(

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -35,6 +36,11 @@ class _Console(Console):
         """The reader is gone: print no more, and exit as the orders ended."""
         self.quiet = True
         redirect_to_devnull(self.file.fileno())
+
+
+def file_name(path: str | os.PathLike[str]) -> str:
+    """A file's name, fit for a terminal: what is not UTF-8 as U+FFFD."""
+    return printable(click.format_filename(path))
 
 
 def make_console(

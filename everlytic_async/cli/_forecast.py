@@ -25,11 +25,12 @@ from typing import Any
 import attrs
 
 from everlytic_async import EverlyticClient, Order, SkippedError
+from everlytic_async.cli._console import file_name
 from everlytic_async.cli._input import Item
 from everlytic_async.cli._options import LedgerOptions, command_with
 from everlytic_async.cli._screen import has_terminal, join_some
 from everlytic_async.cli._settings import Settings
-from everlytic_async.errors import ConfigurationError, printable
+from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger import Entry, LedgerFile, State
 from everlytic_async.outcomes import Outcome
 
@@ -66,7 +67,7 @@ class LedgerChoice:
     @property
     def line(self) -> str:
         """What to say of it."""
-        return f"{printable(str(self.path))}{' (new)' if self.is_new else ''}"
+        return f"{file_name(self.path)}{' (new)' if self.is_new else ''}"
 
     def find_others(self, file: str) -> str | None:
         """What to say if another ledger than the default may know that the orders were sent.
@@ -88,12 +89,12 @@ class LedgerChoice:
             return None
         if not self.is_new:
             return (
-                f"beside the input is {printable(join_some(others))}, and this run uses "
+                f"beside the input is {file_name(join_some(others))}, and this run uses "
                 f"{self.shown}: name the one that knows these orders (--ledger)"
             )
         return (
-            f"there is no ledger at {printable(str(self.path))}, but there "
-            f"{'is' if len(others) == 1 else 'are'} {printable(join_some(others))}. A new one "
+            f"there is no ledger at {file_name(self.path)}, but there "
+            f"{'is' if len(others) == 1 else 'are'} {file_name(join_some(others))}. A new one "
             "would not know what was sent with that. Name the ledger that knows these orders:\n"
             f"  {command_with('--ledger', others[0])}\n"
             "Or, if none of them was sent before, start a new one:\n"
@@ -111,7 +112,7 @@ class LedgerChoice:
             raise ConfigurationError(others)
         if self.is_new and not self.is_named and not has_terminal():
             raise ConfigurationError(
-                f"there is no ledger at {printable(str(self.path))}. On a terminal a new one would "
+                f"there is no ledger at {file_name(self.path)}. On a terminal a new one would "
                 "be created; without one (cron, a container) it might be a new one every time, "
                 "which remembers nothing. Say where the ledger is:\n"
                 '  --ledger FILE, or ledger = "FILE" in the table [everlytic] of the settings: '
@@ -141,7 +142,7 @@ def choose_ledger(options: LedgerOptions, settings: Settings) -> LedgerChoice | 
         raise ConfigurationError(
             f"the ledger {str(path)!r} can't be created: there is no directory {str(path.parent)!r}"
         )
-    return LedgerChoice(path, printable(name), named is not None)
+    return LedgerChoice(path, file_name(name), named is not None)
 
 
 class Forecast:

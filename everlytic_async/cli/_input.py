@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import attrs
 
+from everlytic_async.cli._console import file_name
 from everlytic_async.cli._exit import note
 from everlytic_async.cli._options import (
     InputOptions,
@@ -77,7 +78,7 @@ class Reading:
         arguments |= {"since": options.since, "until": options.until, "include": options.include}
         return cls(
             arguments,
-            None if path is None else printable(os.fspath(path)),
+            None if path is None else file_name(path),
             printable("; ".join(each.shown for each in parse_where(where))),
         )
 
@@ -105,7 +106,7 @@ class Input:
     def __init__(
         self, name: str, reading: Reading, limit: int | None = None, workflow_id: int | None = None
     ) -> None:
-        self.name = "standard input" if name == "-" else printable(name)
+        self.name = "standard input" if name == "-" else file_name(name)
         self.reading = reading
         self.limit = limit
         self.send_to: str | None = None

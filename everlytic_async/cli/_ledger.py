@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from everlytic_async.cli._console import print_lines, writing
+from everlytic_async.cli._console import file_name, print_lines, writing
 from everlytic_async.cli._exit import Exit, say
 from everlytic_async.cli._input import open_input
 from everlytic_async.cli._ledger_commands import (
@@ -57,7 +57,7 @@ _COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at")
 def status(options: LedgerFileOptions) -> int:
     """Show what a ledger holds, and return the exit code."""
     with LedgerFile(options.file, must_exist=True) as ledger:
-        print_lines(_figures(printable(options.file), ledger.summary()))
+        print_lines(_figures(file_name(options.file), ledger.summary()))
     return Exit.OK
 
 
@@ -155,7 +155,7 @@ def copy(options: CopyOptions) -> int:
         ledger.copy_to(options.target)
         summary = ledger.summary()
         count = sum(summary.counts.values()) + sum(summary.never_accepted.values())
-    print_lines([f"{count_orders(count)} copied to {printable(options.target)}"])
+    print_lines([f"{count_orders(count)} copied to {file_name(options.target)}"])
     return Exit.OK
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import rich_click as click
 
 from everlytic_async.cli._options import (
+    Choice,
     JoinOptions,
     argument,
     command,
@@ -132,7 +133,7 @@ class ExportOptions(LedgerFileOptions, JoinOptions):
     states: tuple[str, ...] = option(
         "Only orders in this state. May be repeated.",
         "--state",
-        type=click.Choice(["in-flight", "sent", "rejected", "invalid", "not-sent", "unknown"]),
+        type=Choice(["in-flight", "sent", "rejected", "invalid", "not-sent", "unknown"]),
         default=(),
     )
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from everlytic_async.cli._commands import CheckOptions
-from everlytic_async.cli._console import print_lines
+from everlytic_async.cli._console import file_name, print_lines
 from everlytic_async.cli._exit import Exit, note
 from everlytic_async.cli._screen import print_json
 from everlytic_async.errors import ConfigurationError, InvalidOrderError, SourceError, printable
@@ -135,7 +135,7 @@ def _plain(value: Any) -> Any:
 
 def suggest(options: CheckOptions) -> int:
     """Print what may be meant by the columns of the input; return the exit code."""
-    name = "standard input" if options.file == "-" else printable(options.file)
+    name = "standard input" if options.file == "-" else file_name(options.file)
     try:
         found = suggest_mapping(
             options.file, options.format, encoding=options.encoding, sheet=options.sheet
@@ -148,7 +148,7 @@ def suggest(options: CheckOptions) -> int:
         print_json(attrs.asdict(found))
         return Exit.OK
     print_lines(_lines(found), is_data=True)
-    look = f"  everlytic-async check --show 3 {shlex.quote(printable(options.file))}"
+    look = f"  everlytic-async check --show 3 {shlex.quote(file_name(options.file))}"
     if found.is_known:
         note(f"{name} is {found.format}, which is read as it is. Look at the orders:\n{look}")
     else:

@@ -184,6 +184,14 @@ def words_of(values: Any, options_type: type[Any]) -> list[str]:
 # --------------------------------------------------------------------------------------- types
 
 
+class Choice(click.Choice[str]):
+    """Takes the library's spelling, too: ``at_most_once`` for ``at-most-once``."""
+
+    def normalize_choice(self, choice: object, ctx: click.Context | None) -> str:
+        """Called by click."""
+        return super().normalize_choice(choice, ctx).replace("_", "-")
+
+
 class Integer(click.IntRange):
     """One whose error calls it a number."""
 
@@ -416,7 +424,7 @@ class SendingOptions(ConfigOptions):
     )
     delivery: str = _sending(
         "If the answer to an order was lost: never send it again, or do, and perhaps notify twice.",
-        type=click.Choice(["at-most-once", "at-least-once"]),
+        type=Choice(["at-most-once", "at-least-once"]),
         default="at-most-once",
     )
     retries: int = _sending(

@@ -13,7 +13,7 @@ import attrs
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._client import find_proxy
 from everlytic_async.cli._commands import SendOptions
-from everlytic_async.cli._console import make_console, print_line
+from everlytic_async.cli._console import file_name, make_console, print_line
 from everlytic_async.cli._counts import Tally
 from everlytic_async.cli._exit import say
 from everlytic_async.cli._forecast import Forecast, LedgerChoice, compare
@@ -186,7 +186,7 @@ def plan_lines(
         number = f"an unknown number of orders{most},"
     proxy = find_proxy(account.base_url)
     through = "" if proxy is None else f", through the proxy {printable(proxy.host)}"
-    results = "none (--results)" if options.results is None else printable(options.results)
+    results = "none (--results)" if options.results is None else file_name(options.results)
     yield f"About to send {number} from {source.name}:"
     yield f"  to        {account.host}{through}"
     yield f"  account   {account.origin}"

@@ -19,10 +19,11 @@ import attrs
 
 from everlytic_async import OrderResult
 from everlytic_async.cli._commands import SendOptions
+from everlytic_async.cli._console import file_name
 from everlytic_async.cli._counts import Tally
 from everlytic_async.cli._results import replace_page
 from everlytic_async.cli._screen import SEND_LABELS, count_orders, format_duration, notes
-from everlytic_async.errors import ConfigurationError, printable
+from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import BatchStarted, CoolDown, Event, OutageEnded
 from everlytic_async.ledger import storage_key
 from everlytic_async.outcomes import Outcome
@@ -156,7 +157,7 @@ def _template() -> Any:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters = {"duration": format_duration, "orders": count_orders, "key": storage_key}
-    environment.filters.update(filters, n="{:,}".format, shown=printable)
+    environment.filters.update(filters, n="{:,}".format, shown=file_name)
     text = resources.files(__package__).joinpath("_report.html.j2").read_text("utf-8")
     return environment.from_string(text)
 

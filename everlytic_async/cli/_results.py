@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-from everlytic_async.cli._console import redirect_to_devnull
+from everlytic_async.cli._console import file_name, redirect_to_devnull
 from everlytic_async.cli._options import ResultsOptions
 from everlytic_async.cli._screen import json_line
-from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError, printable
+from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
 
 APPEND_OPTION = "--append-results"
 # What each kind of file begins with.
@@ -61,12 +61,12 @@ def _check_results(name: str, *, is_appended: bool) -> None:
         return
     if not _RESULTS_START.startswith(found):  # of which a kill may have left a part
         raise ConfigurationError(
-            f"{printable(name)} holds something else than results, and --results replaces "
+            f"{file_name(name)} holds something else than results, and --results replaces "
             "nothing: name another file"
         )
     if not is_appended:
         raise ConfigurationError(
-            f"{printable(name)} holds the results of an earlier run: name another file, or add "
+            f"{file_name(name)} holds the results of an earlier run: name another file, or add "
             f"{APPEND_OPTION} to append to them"
         )
 

@@ -24,6 +24,7 @@ from everlytic_async import (
 from everlytic_async.cli._check import examine
 from everlytic_async.cli._client import get_delivery, make_client
 from everlytic_async.cli._commands import SendOptions
+from everlytic_async.cli._console import file_name
 from everlytic_async.cli._exit import Exit, UnexpectedError, note, say
 from everlytic_async.cli._forecast import LedgerChoice, choose_ledger
 from everlytic_async.cli._input import Input, open_input
@@ -34,7 +35,7 @@ from everlytic_async.cli._report import Report, load_libraries
 from everlytic_async.cli._results import check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._settings import READING_TABLES, Account, Settings
-from everlytic_async.errors import ConfigurationError, printable
+from everlytic_async.errors import ConfigurationError
 from everlytic_async.events import Hook
 from everlytic_async.ledger import Durability, SqliteLedger
 from everlytic_async.outcomes import Outcome
@@ -188,7 +189,7 @@ class _SendRun(Run):
                 f"({self._ledger}): it knows which."
             )
         results = self.options.results
-        which = "" if results in (None, "-") else f", and {printable(results)} says which"
+        which = "" if results in (None, "-") else f", and {file_name(results)} says which"
         return (
             f"Orders of {self.source.name} may have been sent before it{which}: sending all of it "
             "again may notify customers twice."
@@ -266,7 +267,7 @@ class _SendRun(Run):
                 warnings=list(self.warn()),
             )
             if self._report_fault is None:
-                note(f"Report: {printable(str(self.options.report))}")
+                note(f"Report: {file_name(str(self.options.report))}")
             else:
                 say(f"Error: {self._report_fault}")
         yield from steps

@@ -15,7 +15,7 @@ from everlytic_async.sources._mapper import RecordMapper
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._preset import Preset
 from everlytic_async.sources._records import InvalidRow, Item, Layout, Record
-from everlytic_async.sources._repeated import RepeatedRows, distinct
+from everlytic_async.sources._repeated import RepeatedRows, hashable
 from everlytic_async.sources._synonyms import is_totals
 
 __all__ = ["Numbered", "OrderAssembler", "make_order"]
@@ -125,13 +125,20 @@ class OrderAssembler:
             if group is None:
                 group = self._start_group(number, key, suspect)
                 suspect = None
-            if error is not None:
-                for fault in error.faults:
-                    group.add_fault(fault if number == group.number else f"line {number} {fault}")
-            else:
-                group.add(row)
+            self._add(group, number, row, error)
         if group is not None and (order := self._finish(group)) is not None:
             yield group.number, order
+
+    def _add(
+        self, group: _Group, number: int, row: Record, error: InvalidOrderError | None
+    ) -> None:
+        if error is not None:
+            for fault in error.faults:
+                group.add_fault(fault if number == group.number else f"line {number} {fault}")
+        elif self._dedupes and group.has(row):
+            self.left_out.count(_DUPLICATE)
+        else:
+            group.add(row)
 
     def _finish(self, group: _Group) -> Order | InvalidOrderError | None:
         return self._build(group.number, group.rows, group.faults)
@@ -191,8 +198,6 @@ class OrderAssembler:
             if columns and first[-1] == columns[-1] and _is_header(first, columns):
                 self.left_out.count(_HEADER)
                 return None
-            if self._dedupes and len(rows) > 1:
-                rows = self._without_copies(rows, distinct(rows))
             reason, date_fault = self.left_out.judge(rows)
             if reason is not None:
                 self.left_out.count(reason)
@@ -203,18 +208,15 @@ class OrderAssembler:
         except Exception as error:  # noqa: BLE001 - see `_unexpected`
             return _unexpected(error, number)
 
-    def _without_copies(self, rows: Sequence[Record], kept: Sequence[Record]) -> Sequence[Record]:
-        if len(kept) < len(rows):
-            self.left_out.count(_DUPLICATE, len(rows) - len(kept))
-        return kept
-
     def _make(
         self, number: int, rows: Sequence[Record], date_fault: str | None
     ) -> Order | InvalidOrderError | None:
         starts = 1
         if len(rows) > 1:
             kept, starts = self._repeated.once(rows)
-            rows = self._without_copies(rows, kept)
+            if len(kept) < len(rows):
+                self.left_out.count(_DUPLICATE, len(rows) - len(kept))
+            rows = kept
             self.mapper.differing.compare(number, rows)
         order, found = self.mapper.order(rows)
         if starts > 1:
@@ -243,7 +245,7 @@ class OrderAssembler:
 class _Group:
     """The rows of an order that were read so far."""
 
-    __slots__ = ("_chars", "faults", "key", "number", "rows")
+    __slots__ = ("_chars", "_seen", "faults", "key", "number", "rows")
 
     def __init__(self, number: int, key: Any) -> None:
         self.number = number
@@ -251,6 +253,14 @@ class _Group:
         self.rows: list[Record] = []
         self.faults: list[str] = []
         self._chars = 0
+        self._seen: set[Any] = set()  # the rows, where they are many
+
+    def has(self, row: Record) -> bool:
+        """Whether an equal row was added."""
+        if len(self.rows) < _FEW_ROWS:  # fast
+            return row in self.rows
+        self._seen.update(map(hashable, self.rows[len(self._seen) :]))
+        return hashable(row) in self._seen
 
     def add(self, row: Record) -> None:
         """Add a row, unless there are too many.

@@ -209,8 +209,13 @@ def _only_sources(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def check_columns(mapping: Mapping[str, Any], layout: Layout, *, has_list: bool) -> None:
-    """Refuse a column that is the only source of a field, and is not there."""
-    own = {field: spec for field, spec in mapping.items() if field != "each"}
+    """Refuse a column that is the only source of a field, and is not there.
+
+    An order of JSON may lack any key; but the first one has that of ``group_by``: a wrong one would
+    tear orders apart.
+    """
+    fields = mapping.keys() - {"each"} if layout.is_table else {"group_by"}
+    own = {field: spec for field, spec in mapping.items() if field in fields}
     if has_list and "products" in own:  # the rest is looked for in the list
         own["products"] = own["products"].get("each")
     check_paths(_only_sources(own), layout)

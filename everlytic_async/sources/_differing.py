@@ -42,7 +42,8 @@ class DifferingAmounts:
                 continue  # nearly always
             found = [each for each in amounts if not is_blank(each)]
             # 5.0 is 5.00.
-            if len({self._parse(each) if isinstance(each, str) else each for each in found}) > 1:
+            values = [self._parse(each) if isinstance(each, str) else each for each in found]
+            if any(value != values[0] for value in values):
                 self._lines.setdefault(field, Lines()).add(number)
 
     def warnings(self) -> list[str]:

@@ -145,8 +145,7 @@ class RecordMapper:
         if all(order.get(field) is None for field in CONTACTS):
             raise ConfigurationError("the mapping leaves an order without a contact")
         has_list = each is not None
-        if layout.is_table:
-            check_columns(mapping, layout, has_list=has_list)
+        check_columns(mapping, layout, has_list=has_list)
         if layout.is_table and preset is None:
             check_contact((order.get(field) for field in CONTACTS), layout.names)
 

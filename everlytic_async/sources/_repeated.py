@@ -9,10 +9,7 @@ from typing import Any
 from everlytic_async.sources._mapping import Getter, is_blank
 from everlytic_async.sources._records import Lines, Record
 
-__all__ = ["RepeatedRows", "distinct"]
-
-# The rows of most orders are as few.
-_FEW_ROWS = 8
+__all__ = ["RepeatedRows", "hashable"]
 
 _FAULT = (
     "is in the file more than once, and differs: keep the rows that are up to date, and remove the "
@@ -41,8 +38,11 @@ class RepeatedRows:
             return rows, 1  # nearly always, in a shop's export
         starts = sum(not is_blank(get(row)) for row in rows)
         if 1 < starts < len(rows):
-            kept = distinct(rows)
-            is_each_copied = min(Counter(map(_hashable, rows)).values()) > 1
+            equal: dict[Any, list[Record]] = {}
+            for row in rows:
+                equal.setdefault(hashable(row), []).append(row)
+            kept = [first for first, *_copies in equal.values()]
+            is_each_copied = min(map(len, equal.values())) > 1
             if is_each_copied and sum(not is_blank(get(row)) for row in kept) == 1:
                 return kept, 1
         return rows, starts
@@ -72,21 +72,8 @@ class RepeatedRows:
             )
 
 
-def distinct(rows: Sequence[Record]) -> Sequence[Record]:
-    """The rows, of those that are equal the first."""
-    if len(rows) < _FEW_ROWS:  # fast
-        kept: list[Record] = []
-        for row in rows:
-            if row not in kept:
-                kept.append(row)
-        return kept
-    found: dict[Any, Record] = {}
-    for row in rows:
-        found.setdefault(_hashable(row), row)
-    return [*found.values()]
-
-
-def _hashable(row: Record) -> Any:
+def hashable(row: Record) -> Any:
+    """What equal rows have in common, to look it up."""
     cells = tuple(row.items() if isinstance(row, dict) else row)
     try:
         hash(cells)

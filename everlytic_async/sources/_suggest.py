@@ -187,7 +187,7 @@ def find_orders(record: Any) -> str | None:
     lists = (
         (path, value)
         for path, value in _walk(record)
-        if isinstance(value, list) and value and _PATH(path)
+        if isinstance(value, list) and value and _PATH(path) and _at(record, path) is value
     )
     found = islice(lists, _MAX_LISTS)
     return next((path for path, value in found if _looks_like_order(value[0])), None)

@@ -128,6 +128,7 @@ def test_results_replace_nothing_and_are_appended_to_results_only(
     ("words", "error"),
     [
         ("none.jsonl", "none.jsonl can't be read: No such file or directory"),
+        ("no\udcffne", "no\ufffdne can't be read: No such file"),  # not UTF-8
         (".", ". can't be read: Is a directory"),
         # It opens, and nothing can be read at its beginning.
         ("/proc/self/mem", "/proc/self/mem can't be read further: Input/output error"),
@@ -202,6 +203,15 @@ def test_no_line_of_json_moves_a_cursor(cli: Cli, shop: Sandbox, name: str) -> N
         lines.append(json.loads(line))
     # A ledger keeps such an id as a digest.
     assert [lines[0]["key"], lines[1]["key"]] == [HOSTILE[name]] * 2
+
+
+def test_the_name_of_a_file_may_be_no_utf_8(cli: Cli, shop: Sandbox) -> None:
+    send = ("send", "--ledger", "l\udcff", "--results", "r\udcff", cli.write(order(1)))
+    assert "l\ufffd" in cli(*send).err
+    assert "Error: r\ufffd holds the results of an earlier run" in cli(*send).err
+    assert "l\ufffd" in cli("ledger", "status", "l\udcff").out
+    assert "copied to m\ufffd" in cli("ledger", "copy", "l\udcff", "m\udcff").out
+    assert "Error: o\ufffd can't be read" in cli("check", "--suggest", "o\udcff").err
 
 
 def test_what_a_run_writes_is_for_nobody_else(cli: Cli, shop: Sandbox) -> None:

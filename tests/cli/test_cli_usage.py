@@ -146,6 +146,8 @@ OF_SEND = {
     "--delivery twice": "'--delivery'",
     "--resend sent": "'--resend'",
     **dict.fromkeys(("--store-hash x", "--customer-hash x", "--base-url x"), "No such option"),
+    # Only the values of an option may be written as in the library: at_most_once.
+    **{name: f"No such option '{name}'" for name in ("--dry_run", "--no_ledger", "--foo_bar")},
     "--to nobody": "--to: contact_email",
     "--to a@example.com,b@example.com": "--to: contact_email",
     "--to a@example.com --ledger l": "--ledger and --to contradict each other",

@@ -385,6 +385,11 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
         [(2, "#1"), (4, "#2")],
         {"repeated header": 1},
     ),
+    "two files in one, with the header twice": (
+        shopify("#1") + SHOPIFY + shopify("#2"),
+        [(2, "#1"), (5, "#2")],
+        {"repeated header": 1, "duplicate row": 1},
+    ),
     "two files of one's own in one": (
         2 * f"order_id,contact_email,product_name\n1,{ANN},Mop\n",
         [(2, "1"), (4, "1")],
@@ -594,7 +599,8 @@ def rest_of(text: str) -> str:
     return text.partition("\n")[2]
 
 
-BLOCK = rest_of(shopify("#1")) + f"#1,{ANN},,,,,1,Soap,5.00,,,\n"
+SOAP = f"#1,{ANN},,,,,1,Soap,5.00,,,\n"
+BLOCK = rest_of(shopify("#1")) + SOAP
 OWN = "order_id,contact_email,product_name,product_quantity,total\n"
 TWICE = "is in the file more than once, and differs: keep the rows that are up to date, and remove"
 #: An order that is in a table twice, one after the other: the text, what is read, left out, warned.
@@ -655,6 +661,18 @@ IN_A_ROW: dict[str, tuple[str, list[tuple[str, int]], int, int]] = {
         [("7", 4), ("8", 2)],
         0,
         1,
+    ),
+    "more copies of a shop's rows than an order has rows": (
+        SHOPIFY + BLOCK + SOAP * 10_004,
+        [("#1", 2)],
+        10_004,
+        0,
+    ),
+    "a shop's, of which one in the middle is damaged": (
+        SHOPIFY + BLOCK + SOAP * 2 + "#1,x\n" + SOAP * 2,
+        [("line 6", 0)],
+        4,
+        0,
     ),
     "own, whose id is left out now and then": (
         OWN + f"7,{ANN},Mop,1,9\n7,{ANN},Mop,1,9\n,,Soap,1,\n",
@@ -1428,6 +1446,16 @@ LIST_MAPPING = {"contact_email": "mail", "products": {"each": "goods", "product_
         ),
         (ONE_LIST["data"]["list"], {"group_by": "no"}, "group_by: there is no key 'no'"),
         (
+            [{"mail": ANN}, {"no": 1, "mail": ANN}],
+            {"group_by": "no", "products": {"product_name": "mail"}},
+            "group_by: there is no key 'no'",
+        ),
+        (
+            [{"mail": ANN}, {"no": 1, "mail": ANN}],
+            {"order_id": "no", "group_by": "no", "products": {"product_name": "mail"}},
+            "group_by: there is no key 'no'",
+        ),
+        (
             [{"mail": ANN, "basket": {"lines": [{"what": "Mop"}]}}] * 2,
             {"products": {"each": "basket.line"}},
             "products: there is no key 'line': did you mean 'lines'",
@@ -1459,6 +1487,12 @@ def test_a_list_of_orders_in_an_object_of_any_name_is_found() -> None:
         assert found.mapping["each"] == path
         assert read(json.dumps(value), mapping=found.mapping)[0][0] == 1
     assert suggest_mapping(io.StringIO(json.dumps(orders))).mapping["contact_email"] == "mail"
+    # A path can't lead through a key that holds a dot.
+    for dotted in ({"a.b": orders["payload"]["list"]}, {"a.b": orders["payload"]}):
+        assert "each" not in suggest_mapping(io.StringIO(json.dumps(dotted))).mapping
+        for text in (json.dumps(dotted), json.dumps([dotted])):
+            with pytest.raises(ConfigurationError, match=r"^none of the keys"):
+                read(text)
     # What an order has in lists is no order.
     order = {"nr": 1, "mail": ANN, "copies": [{"mail": ANN}]}
     assert "each" not in suggest_mapping(io.StringIO(json.dumps(order))).mapping

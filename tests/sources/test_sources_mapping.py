@@ -267,6 +267,19 @@ def test_amounts_in_which_the_rows_of_an_order_differ_are_counted() -> None:
         assert reader.warnings == warnings
 
 
+@pytest.mark.parametrize("amount", [["5"], {"a": 1}])
+def test_an_amount_that_is_none_is_a_fault_of_its_order_where_the_rows_differ(amount: Any) -> None:
+    first = {"order_id": "1", "contact_email": "a@example.com", "product_name": "Mop"}
+    for other in ({}, {"total": amount}, {"total": [amount]}, {"total": "5.00"}):
+        rows = [first | {"total": amount}, {**first, "product_name": "Soap", **other}]
+        (error,) = read_orders(io.StringIO("\n".join(map(json.dumps, rows))))
+        assert isinstance(error, InvalidOrderError)
+        assert error.order_id == "1"
+        assert [fault.partition(",")[0] for fault in error.faults] == [
+            "total: expected text or a number"
+        ]
+
+
 def test_orders_are_pointed_out_none_of_which_has_an_id() -> None:
     text = "Mail,Item\nann@a,Mop\nann@a,Mop\nno address,Mop\n"
     for more, warned in (({}, True), ({"order_id": "Item"}, False)):
