@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import logging
 import pickle
@@ -252,5 +253,6 @@ async def test_only_the_hashes_of_a_response_are_redacted(
 async def test_what_holds_the_hashes_cannot_be_pickled(hashes: tuple[str, str]) -> None:
     client = EverlyticClient("https://x.example", store_hash=hashes[0], customer_hash=hashes[1])
     for holder in (client, Secrets(*hashes)):
-        with pytest.raises(TypeError, match="pickle"):
-            pickle.dumps(holder)
+        for duplicate in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="pickle"):
+                duplicate(holder)
