@@ -65,7 +65,7 @@ class OpenLedger:
 
     def any_accepted(self) -> bool:
         """Whether the endpoint and store are known to have accepted any order."""
-        return self.any_sent or self._sender.pacer.accepted_any
+        return self.any_sent or self._sender.pacer.ever_accepted
 
     def writer(self, policy: ResendPolicy, *, custom_keys: bool) -> LedgerWriter | None:
         """What one call, or one stream, claims and records with; None if there is no ledger."""

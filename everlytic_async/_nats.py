@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -23,6 +22,7 @@ from nats.aio.client import Client
 from nats.aio.transport import TcpTransport, Transport
 
 from everlytic_async._hosts import is_loopback
+from everlytic_async._retry import backoff_s
 from everlytic_async._waiting import cancel_until_done, run_to_end
 from everlytic_async.errors import ConfigurationError
 
@@ -53,7 +53,6 @@ NATS_ERRORS = (TimeoutError, ConnectionError, nats.errors.Error)
 # Backoff between two tries of one request, in seconds; with jitter.
 _RETRY_BASE_S = 0.05
 _RETRY_CAP_S = 2.0
-_MAX_DOUBLINGS = 16
 # Between two tries to connect, in seconds.
 _RECONNECT_S = 0.25
 # Pings find a connection that was lost silently; seconds between them.
@@ -372,12 +371,6 @@ async def _end_task(owner: object, name: str) -> None:
     task = getattr(owner, name, None)
     if isinstance(task, asyncio.Task):
         await cancel_until_done(task)
-
-
-def backoff_s(doublings: int, base_s: float, cap_s: float) -> float:
-    """How long to wait before the next try, in seconds, with jitter: half of it at least."""
-    ceiling_s = min(cap_s, base_s * 2.0 ** min(doublings, _MAX_DOUBLINGS))
-    return ceiling_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is not a secret
 
 
 async def with_retries(

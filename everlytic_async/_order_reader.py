@@ -184,11 +184,11 @@ class Reader:
 
     def _next_chunk(self) -> list[Job]:
         jobs: list[Job] = []
-        end = self.count + min(self._chunk, self._room_left())
+        end = self.count + self._chunk
         try:
             if self._iterator is None:
                 self._iterator = iter(self._source)
-            while self.count < end and self._bytes <= _MAX_BYTES and not self._ended:
+            while self.count < end and self._room_left() > 0 and not self._ended:
                 self._add(jobs, next(self._iterator))
         except StopIteration:
             self._ended = True

@@ -13,13 +13,19 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 from everlytic_async._rate import SLOW_START, RateEstimator
 from everlytic_async._retry import Backoff
 from everlytic_async._trouble import RetryBudget, Trouble
-from everlytic_async._waiting import CallLater, StoppedError, StopToken, Timer, loop_call_later
-from everlytic_async.errors import EverlyticError
+from everlytic_async._waiting import (
+    CallLater,
+    StoppedError,
+    StopToken,
+    Timer,
+    fail,
+    loop_call_later,
+)
+from everlytic_async.errors import EverlyticError, ServerError
 from everlytic_async.events import CoolDown, Dispatcher, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 
@@ -35,15 +41,6 @@ _MAX_RATE = 1_000_000
 _MAX_IMMEDIATE = 12
 
 
-class DeadlineExceededError(Exception):
-    """Raised in a waiting call whose turn had not come by its deadline."""
-
-
-def _fail(waiter: asyncio.Future[float], error: Exception) -> None:
-    if not waiter.done():
-        waiter.set_exception(error)
-
-
 class Pacer:
     """Lets attempts start, in turn, as fast as is allowed and no faster.
 
@@ -52,7 +49,7 @@ class Pacer:
     Attributes:
         clock: Monotonic seconds.
         in_flight: How many attempts are in flight.
-        accepted_any: Whether the endpoint ever accepted an order of this client.
+        ever_accepted: Whether the endpoint ever accepted an order of this client.
     """
 
     def __init__(
@@ -78,7 +75,7 @@ class Pacer:
         self.in_flight = 0
         self.budget = RetryBudget()
         self.trouble = Trouble(retry)
-        self.accepted_any = False
+        self.ever_accepted = False
         self._retries: deque[asyncio.Future[float]] = deque()  # they go first: their deadline runs
         self._waiters: deque[asyncio.Future[float]] = deque()
         self._timer: Timer | None = None
@@ -123,21 +120,15 @@ class Pacer:
         queue = self._retries if is_retry else self._waiters
         queue.append(waiter)
         self._wake_waiters()
-        timer = None
-        if until is not None:
-            delay_s = max(0.0, until - self.clock())
-            timer = self.call_later(delay_s, partial(_fail, waiter, DeadlineExceededError()))
+        timeout_s = None if until is None else until - self.clock()
         try:
-            return await stop.wait(waiter)
+            return await stop.wait(waiter, timeout_s, self.call_later)
         except BaseException:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.release()  # started and cancelled in the same moment
             elif waiter in queue:
                 queue.remove(waiter)
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
 
     def release(self) -> None:
         """Return the slot."""
@@ -246,13 +237,13 @@ class Pacer:
         self.budget.refund()
         self._throttles_in_a_row = 0
         self._immediate = max(0.0, self._immediate - 0.5)
-        self.accepted_any = True
-        self.on_rejected(started_at)
+        self.ever_accepted = True
+        self.on_answered(started_at)
         if self._pacing.adaptive:
             self._estimator.on_accepted(sent_at or started_at, self.clock())
 
-    def on_rejected(self, started_at: float) -> None:
-        """An order was rejected (or accepted): the endpoint is not in trouble."""
+    def on_answered(self, started_at: float) -> None:
+        """An order was accepted or rejected: the endpoint is not in trouble."""
         trouble_since = self.trouble.answered(started_at)
         if trouble_since is not None:
             now = self.clock()
@@ -281,7 +272,7 @@ class Pacer:
         is_alone = retry_after_s == 0 and self.obeys_immediate
         pause_s = 0.0
         if retry_after_s:
-            pause_s = self.backoff.requested_pause_s(retry_after_s)
+            pause_s = self.backoff.add_jitter(self._obeyed_s(retry_after_s))
         elif is_first and not is_alone:
             pause_s = self.backoff.pause_s(self._throttles_in_a_row)
             pause_s *= _ADAPTIVE_BACKOFF if self._pacing.adaptive else 1.0
@@ -305,8 +296,13 @@ class Pacer:
             pause_s = self.backoff.pause_s(self.trouble.pauses)
             self._pause(pause_s, getattr(error, "status", None), error.message)
             self._stop_if_given_up()
+        if isinstance(error, ServerError) and error.retry_after_s:
+            self.pause(self._obeyed_s(error.retry_after_s), f"the endpoint answered {error.status}")
+
+    def _obeyed_s(self, retry_after_s: float) -> float:
+        return min(retry_after_s, self.policy.retry_after_cap_s)
 
     def _stop_if_given_up(self) -> None:
         if self.trouble.gave_up is not None:
             for waiter in (*self._retries, *self._waiters):
-                _fail(waiter, StoppedError(self.trouble.gave_up))
+                fail(waiter, StoppedError(self.trouble.gave_up))

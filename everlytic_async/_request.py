@@ -25,7 +25,8 @@ from everlytic_async._version import __version__
 from everlytic_async._waiting import CallLater, Timer
 from everlytic_async.policies import Timeouts
 
-_JSON = "application/json"
+#: How an order is sent.
+JSON = "application/json"
 # How late a time-out may be noticed: a tenth of the shortest one, and at most this.
 _MAX_CHECK_INTERVAL_S = 0.25
 # When a request that was found out of time is checked again.
@@ -52,8 +53,8 @@ def request_headers(secrets: Secrets) -> Mapping[str, str]:
     return CIMultiDict(
         {
             **secrets.headers(),
-            "Content-Type": _JSON,
-            "Accept": _JSON,
+            "Content-Type": JSON,
+            "Accept": JSON,
             "Accept-Encoding": "identity",
             "User-Agent": f"everlytic-async/{__version__}",
         }

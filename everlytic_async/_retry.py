@@ -32,6 +32,16 @@ _MAX_DOUBLINGS = 64
 _NOT_PROCESSED = (NotSentError, ThrottledError)
 
 
+def ceiling_s(doublings: int, base_s: float, cap_s: float) -> float:
+    """The longest pause of a backoff after so many doublings, in seconds."""
+    return min(cap_s, base_s * 2.0 ** min(doublings, _MAX_DOUBLINGS))
+
+
+def backoff_s(doublings: int, base_s: float, cap_s: float) -> float:
+    """A pause between two requests to a server of our own, in seconds: half of it is jitter."""
+    return ceiling_s(doublings, base_s, cap_s) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
 class Backoff:
     """Draws the pauses of one client."""
 
@@ -42,12 +52,7 @@ class Backoff:
     def pause_s(self, attempt: int) -> float:
         """The pause after the n-th attempt in a row, from 1: exponential, with full jitter."""
         policy = self._policy
-        doublings = min(attempt - 1, _MAX_DOUBLINGS)
-        return self._rng.uniform(0.0, min(policy.cap_s, policy.base_s * 2.0**doublings))
-
-    def requested_pause_s(self, retry_after_s: float) -> float:
-        """The pause for a Retry-After: no longer than the longest that is obeyed, plus jitter."""
-        return self.add_jitter(min(retry_after_s, self._policy.retry_after_cap_s))
+        return self._rng.uniform(0.0, 1.0) * ceiling_s(attempt - 1, policy.base_s, policy.cap_s)
 
     def add_jitter(self, seconds: float) -> float:
         """A pause that the endpoint or the caller chose, and a little more."""

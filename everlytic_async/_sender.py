@@ -22,11 +22,11 @@ from everlytic_async._encoding import (
     to_wire,
 )
 from everlytic_async._failures import SESSION_CLOSED
-from everlytic_async._pacer import DeadlineExceededError, Pacer
+from everlytic_async._pacer import Pacer
 from everlytic_async._response import parse_response
 from everlytic_async._retry import may_retry, retrying, with_cap_note
 from everlytic_async._transport import Transport
-from everlytic_async._waiting import StoppedError, StopToken, deadline
+from everlytic_async._waiting import DeadlineExceededError, StoppedError, StopToken, deadline
 from everlytic_async.errors import (
     ConfigurationError,
     EverlyticError,
@@ -34,7 +34,6 @@ from everlytic_async.errors import (
     LedgerError,
     NotSentError,
     RejectedError,
-    ServerError,
     SkippedError,
     ThrottledError,
     UnknownOutcomeError,
@@ -272,12 +271,9 @@ class Sender:
         elif isinstance(verdict, ThrottledError):
             self.pacer.on_throttled(started_at, verdict.status, verdict.retry_after_s, sent_at)
         elif isinstance(verdict, RejectedError):
-            self.pacer.on_rejected(started_at)
+            self.pacer.on_answered(started_at)
         elif not self.transport.session_closed:  # else it says nothing about the endpoint
             self.pacer.on_failed(started_at, verdict)
-            if isinstance(verdict, ServerError) and verdict.retry_after_s:
-                pause_s = min(verdict.retry_after_s, self.pacer.policy.retry_after_cap_s)
-                self.pacer.pause(pause_s, f"the endpoint answered {verdict.status}")
 
     # --------------------------------------------------------------------------------- events
 

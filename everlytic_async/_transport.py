@@ -27,6 +27,7 @@ from everlytic_async._direct_post import DirectPost, DirectResponse
 from everlytic_async._endpoint import endpoint_url
 from everlytic_async._failures import NOT_SENT, SESSION_CLOSED, error_for
 from everlytic_async._request import (
+    JSON,
     ClientClosedError,
     Connections,
     InFlight,
@@ -54,7 +55,6 @@ _PARSING: dict[str, Any] = {
     "max_field_size": 64 * 1024,
     "max_headers": 4096,
 }
-_JSON = "application/json"
 # How often a caller's session is looked at, in seconds: nothing reports that it was closed.
 _SESSION_CHECK_S = 0.5
 
@@ -180,7 +180,7 @@ class _Body(aiohttp.Payload, bytes):
         return bytes.__new__(cls, body)
 
     def __init__(self, body: bytes, before_write: _BeforeWrite, after_write: _AfterWrite) -> None:
-        super().__init__(body, content_type=_JSON)
+        super().__init__(body, content_type=JSON)
         self._size = len(body)
         self._before_write = before_write
         self._after_write = after_write

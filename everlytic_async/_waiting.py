@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 _T = TypeVar("_T")
@@ -38,6 +39,16 @@ class StoppedError(Exception):
     """Raised in what waits when the batch stops, the client closes, or trouble lasts."""
 
 
+class DeadlineExceededError(Exception):
+    """Raised in what waits when it has waited for as long as it may."""
+
+
+def fail(waiter: asyncio.Future[Any], error: Exception) -> None:
+    """Raise an error in what waits for a future, unless that is done."""
+    if not waiter.done():
+        waiter.set_exception(error)
+
+
 class StopToken:
     """Ends the waiting of all that share it, immediately and for good.
 
@@ -64,26 +75,36 @@ class StopToken:
             return
         self.reason = reason
         for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(StoppedError(reason))
+            fail(waiter, StoppedError(reason))
         for child in tuple(self._children):
             child.stop(reason)
         if self.on_stop is not None:
             self.on_stop(reason)
 
-    async def wait(self, waiter: asyncio.Future[float]) -> float:
+    async def wait(
+        self,
+        waiter: asyncio.Future[float],
+        timeout_s: float | None = None,
+        call_later: CallLater = loop_call_later,
+    ) -> float:
         """Wait for the future's result.
 
         Raises:
             StoppedError: when stopped before, or meanwhile.
+            DeadlineExceededError: it took longer than `timeout_s`.
         """
         if self.reason is not None:
             raise StoppedError(self.reason)
+        timer = None
+        if timeout_s is not None:
+            timer = call_later(max(0.0, timeout_s), partial(fail, waiter, DeadlineExceededError()))
         self._waiters.add(waiter)
         try:
             return await waiter
         finally:
             self._waiters.discard(waiter)
+            if timer is not None:
+                timer.cancel()
 
     async def sleep(self, seconds: float, call_later: CallLater) -> None:
         """Wait for this many seconds.
@@ -91,17 +112,8 @@ class StopToken:
         Raises:
             StoppedError: when stopped before, or meanwhile.
         """
-        waiter: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-
-        def wake() -> None:
-            if not waiter.done():
-                waiter.set_result(seconds)
-
-        timer = call_later(seconds, wake)
-        try:
-            await self.wait(waiter)
-        finally:
-            timer.cancel()
+        with suppress(DeadlineExceededError):
+            await self.wait(asyncio.get_running_loop().create_future(), seconds, call_later)
 
 
 async def finish_despite_cancel(*futures: asyncio.Future[Any]) -> None:

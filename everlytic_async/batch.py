@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable
 from contextlib import AsyncExitStack
 from typing import Self
 
@@ -22,9 +22,7 @@ from everlytic_async._waiting import StopToken, cancel_and_wait
 from everlytic_async.errors import (
     BatchStoppedError,
     ConfigurationError,
-    EverlyticError,
     LedgerError,
-    NotSentError,
     SourceError,
 )
 from everlytic_async.events import BatchEnded, BatchStarted
@@ -258,12 +256,10 @@ class OrderStream:
         """
         if self._writer is None or not self._expects_skips:
             return jobs
-        skipped: Mapping[int, EverlyticError]
         try:
             skipped = await self._writer.find_skipped([(job.key, job.digest) for job in jobs])
-        except LedgerError as error:
-            why = f"the order was not sent: {error}"
-            skipped = {position: NotSentError(why) for position in range(len(jobs))}
+        except LedgerError:
+            return jobs  # none of them can be claimed either
         self._expects_skips = bool(skipped)  # orders that it knows come one after another
         for position, reason in skipped.items():
             self._finish(jobs[position], self._sender.end(jobs[position], reason))

@@ -288,7 +288,7 @@ async def test_calls_that_wait_in_trouble_end_by_their_deadline_and_then_fail_at
     fake = fake_delivery(
         always("failed"), retry=RetryPolicy(deadline_s=10), pacing=Pacing(max_concurrency=32)
     )
-    fake.pacer.on_rejected(fake.clock.now)  # it had answered before
+    fake.pacer.on_answered(fake.clock.now)  # it had answered before
 
     async def call() -> tuple[type[EverlyticError], float]:
         started_at = fake.clock.now

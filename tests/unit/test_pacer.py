@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pacer_queue import Queue, clock, slots
 
-from everlytic_async._pacer import DeadlineExceededError, Pacer
-from everlytic_async._waiting import StopToken
+from everlytic_async._pacer import Pacer
+from everlytic_async._waiting import DeadlineExceededError, StopToken
 from everlytic_async.errors import NotSentError
 from everlytic_async.events import CoolDown, Dispatcher, Event, RateChanged
 from everlytic_async.policies import RetryPolicy
@@ -367,7 +367,7 @@ async def test_no_attempt_starts_until_the_longest_pause_is_over(
 ENDS: dict[str, Callable[[Pacer, float, int], None]] = {
     "accept": lambda pacer, at, _: pacer.on_accepted(at),
     "throttle": lambda pacer, at, number: pacer.on_throttled(at, 429, [None, 1.0, 3.0][number % 3]),
-    "refuse": lambda pacer, at, _: pacer.on_rejected(at),
+    "refuse": lambda pacer, at, _: pacer.on_answered(at),
     "lose": lambda pacer, at, _: pacer.on_failed(at, NotSentError("refused")),
 }
 

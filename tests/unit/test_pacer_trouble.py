@@ -72,7 +72,7 @@ async def test_an_answered_probe_ends_the_trouble_for_everybody_at_once(clock: F
     await clock.advance(40)
     assert pacer.in_flight == 1
 
-    pacer.on_rejected(clock.now)
+    pacer.on_answered(clock.now)
     await settle()
     assert not pacer.trouble.probing
     assert pacer.in_flight == 2  # no clock had to move
