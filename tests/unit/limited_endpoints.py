@@ -107,6 +107,19 @@ class FirstRefused(NoLimit):
 
 
 @attrs.define
+class Changeable:
+    """Another limiter, which may be replaced meanwhile."""
+
+    current: Limiter
+
+    def admit(self, now: float) -> bool:
+        return self.current.admit(now)
+
+    def done(self) -> None:
+        self.current.done()
+
+
+@attrs.define
 class ClientLog:
     """When one client had orders accepted and refused, and its estimates of the limit."""
 

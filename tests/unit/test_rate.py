@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from limited_endpoints import (
+    Changeable,
     ConcurrencyLimit,
     FirstRefused,
     LeakyBucket,
@@ -182,6 +183,21 @@ def test_a_limit_that_changes_is_followed(
 
     assert simulation.throughput(simulation.now - 10) >= used * after
     assert simulation.refused_share(since=15) <= 0.005
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("rate", "burst", "refused"), [(400, 20, 0.02), (50, 5, 0.2)])
+def test_a_limit_that_comes_after_refusals_at_random_is_held(
+    *, rate: int, burst: int, refused: float, seed: int
+) -> None:
+    limiter = Changeable(RandomRefusals(0.1, random.Random(seed)))
+    simulation = Simulation(limiter, seed=seed)
+    simulation.run(15)
+    limiter.current = LeakyBucket(rate, burst, grain_s=0.001)
+    simulation.run(30)
+
+    assert simulation.refused_share(since=15) <= refused
+    assert simulation.refused_share(simulation.now - 15) <= 0.01
 
 
 @pytest.mark.parametrize("seed", SEEDS)
