@@ -25,7 +25,7 @@ from everlytic_async._waiting import (
     fail,
     loop_call_later,
 )
-from everlytic_async.errors import EverlyticError, ServerError
+from everlytic_async.errors import EverlyticError, ServerError, ThrottledError
 from everlytic_async.events import CoolDown, Dispatcher, OutageEnded, RateChanged
 from everlytic_async.policies import Pacing, RetryPolicy
 
@@ -146,11 +146,10 @@ class Pacer:
 
     def next_start_at(self) -> float:
         """When the next attempt may start, by the clock; infinity if that takes a `release`."""
-        in_flight = self.in_flight
-        if in_flight >= self._pacing.max_concurrency or in_flight >= self._estimator.window:
+        if self.in_flight >= min(self._pacing.max_concurrency, self._estimator.window):
             return math.inf
         if self.trouble.probing:
-            if in_flight > 0:
+            if self.in_flight > 0:
                 return math.inf  # one probe at a time
             self.trouble.update(self.clock(), self._resume_at)
         start_at = max(self._resume_at, self._next_start_at)
@@ -161,8 +160,7 @@ class Pacer:
     def _start(self, now: float, *, waited: bool) -> float:
         """Start an attempt; `waited`: at the time that it had waited for."""
         self.in_flight += 1
-        rate = min(self._max_rate, self._estimator.rate(now))
-        if rate < math.inf:
+        if (rate := self.rate()) is not None:
             # Catch up after a late timer, but not after a cool-down or an idle period.
             lag_s = min(_MAX_TIMER_LAG_S, self._estimator.max_catch_up_s)
             earliest = max(now - lag_s, self._resume_at)
@@ -252,17 +250,13 @@ class Pacer:
             self._wake_waiters()
 
     def on_throttled(
-        self,
-        started_at: float,
-        status: int | None,
-        retry_after_s: float | None,
-        sent_at: float | None = None,
+        self, started_at: float, error: ThrottledError, sent_at: float | None = None
     ) -> None:
         """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls.
 
         Only its order waits where a Retry-After of 0 was answered at random.
         """
-        now = self.clock()
+        now, status, retry_after_s = self.clock(), error.status, error.retry_after_s
         is_first = started_at > self._throttled_at  # else it was in flight together with that
         if is_first:
             self._throttled_at = now

@@ -269,7 +269,7 @@ class Sender:
         if isinstance(verdict, Receipt):
             self.pacer.on_accepted(started_at, sent_at)
         elif isinstance(verdict, ThrottledError):
-            self.pacer.on_throttled(started_at, verdict.status, verdict.retry_after_s, sent_at)
+            self.pacer.on_throttled(started_at, verdict, sent_at)
         elif isinstance(verdict, RejectedError):
             self.pacer.on_answered(started_at)
         elif not self.transport.session_closed:  # else it says nothing about the endpoint

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import attrs
+from pacer_queue import throttled
 
 from everlytic_async._pacer import Pacer
 from everlytic_async.events import Dispatcher, RateChanged
@@ -259,7 +260,7 @@ class Simulation:
                 pacer.on_accepted(started_at)
             else:
                 record.refused.append(self.now)
-                pacer.on_throttled(started_at, 429, self.retry_after_s)
+                pacer.on_throttled(started_at, throttled(self.retry_after_s))
             pacer.release()
             self._send(client)
 

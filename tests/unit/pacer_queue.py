@@ -8,6 +8,7 @@ import pytest
 
 from everlytic_async._pacer import Pacer
 from everlytic_async._waiting import StoppedError, StopToken
+from everlytic_async.errors import ThrottledError
 from everlytic_async.policies import Pacing
 from support.clock import FakeClock, settle
 
@@ -19,6 +20,10 @@ def clock() -> FakeClock:
 
 def slots(count: int, max_rate: float | None = None, *, adaptive: bool = False) -> Pacing:
     return Pacing(max_concurrency=count, max_rate=max_rate, adaptive=adaptive)
+
+
+def throttled(retry_after_s: float | None = None) -> ThrottledError:
+    return ThrottledError("the endpoint was too busy", 429, retry_after_s)
 
 
 class Queue:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pacer_queue import Queue, clock, slots
+from pacer_queue import Queue, clock, slots, throttled
 
 from everlytic_async._pacer import Pacer
 from everlytic_async._waiting import DeadlineExceededError, StopToken
@@ -243,7 +243,7 @@ async def test_starts_are_spread_evenly_and_nothing_is_saved_up_for_a_burst(
         pacer.release()
         await clock.advance(60)
     elif before == "cool-down":
-        pacer.on_throttled(clock.now, 429, 5.0)
+        pacer.on_throttled(clock.now, throttled(5.0))
     moments = await started(clock, pacer, count=30, senders=30)
 
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
@@ -257,7 +257,7 @@ async def test_starts_are_spread_evenly_and_nothing_is_saved_up_for_a_burst(
 
 def throttle(pacer: Pacer, clock: FakeClock, retry_after_s: float | None) -> float:
     """A throttle of an attempt that started now; how long all sending pauses."""
-    pacer.on_throttled(clock.now, 429, retry_after_s)
+    pacer.on_throttled(clock.now, throttled(retry_after_s))
     return pacer.remaining_cool_down_s()
 
 
@@ -303,7 +303,7 @@ async def test_a_burst_of_refusals_is_one_throttle(clock: FakeClock) -> None:
     await clock.advance(0.01)
     pauses = set()
     for _ in range(32):
-        pacer.on_throttled(started_at, 429, None)
+        pacer.on_throttled(started_at, throttled())
         pauses.add(pacer.remaining_cool_down_s())
 
     assert len(pauses) == len(events) == 1
@@ -366,7 +366,9 @@ async def test_no_attempt_starts_until_the_longest_pause_is_over(
 
 ENDS: dict[str, Callable[[Pacer, float, int], None]] = {
     "accept": lambda pacer, at, _: pacer.on_accepted(at),
-    "throttle": lambda pacer, at, number: pacer.on_throttled(at, 429, [None, 1.0, 3.0][number % 3]),
+    "throttle": lambda pacer, at, number: pacer.on_throttled(
+        at, throttled([None, 1.0, 3.0][number % 3])
+    ),
     "refuse": lambda pacer, at, _: pacer.on_answered(at),
     "lose": lambda pacer, at, _: pacer.on_failed(at, NotSentError("refused")),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pacer_queue import Queue, clock, slots
+from pacer_queue import Queue, clock, slots, throttled
 
 from everlytic_async._pacer import Pacer
 from everlytic_async.errors import NotSentError
@@ -141,7 +141,7 @@ async def test_a_retry_after_over_the_cap_ends_the_waiting_and_says_how_long(
     queue = Queue(pacer)
     await queue.join(5)
     for _ in range(2):
-        pacer.on_throttled(clock.now, 429, 3600.0)
+        pacer.on_throttled(clock.now, throttled(3600.0))
         pacer.release()
         await settle()
     assert len(queue.stopped) == 3
@@ -151,7 +151,7 @@ async def test_a_retry_after_over_the_cap_ends_the_waiting_and_says_how_long(
     probing = Queue(pacer)
     await probing.join(3)
     assert (len(probing.admitted), len(probing.stopped)) == (1, 2)
-    pacer.on_throttled(clock.now, 429, 1.0)  # a pause that can be waited for
+    pacer.on_throttled(clock.now, throttled(1.0))  # a pause that can be waited for
     pacer.release()
     await clock.advance(1.1)
     waiting = Queue(pacer)
