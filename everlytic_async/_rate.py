@@ -125,12 +125,11 @@ class RandomThrottles:
     _STRETCHES, _ORDERS = 4, 8  # what is compared; a stretch lasts until the next throttle
     _LONG, _LONG_S = 200, 10.0  # orders and seconds: after longer ones nothing is wrong
     _SLOWED = 0.35  # of the most orders a second that were accepted
-    _PAYS = 1.2  # going faster then pays by this
 
     def __init__(self) -> None:
         #: Whether they do.
         self.found = False
-        self._most = self._slowed = 0.0  # orders a second
+        self._most = 0.0  # orders a second
         self._last: deque[tuple[int, float]] = deque(maxlen=self._STRETCHES)
 
     def add_stretch(self, accepted: int, throttled: int, lasted_s: float) -> None:
@@ -143,10 +142,8 @@ class RandomThrottles:
             self.found, self._most = False, 0.0
         if len(self._last) < self._STRETCHES or orders < self._ORDERS:
             return
-        if self.found and per_s < self._PAYS * self._slowed:
-            self.found, self._most = False, 0.0
-        elif not self.found and per_s <= self._SLOWED * self._most:
-            self.found, self._slowed = True, per_s
+        if not self.found and per_s <= self._SLOWED * self._most:
+            self.found = True
             self._last.clear()
         self._most = max(self._most, per_s)
 
