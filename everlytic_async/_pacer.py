@@ -109,8 +109,7 @@ class Pacer:
             StoppedError: waiting is no longer worthwhile.
             DeadlineExceededError: its turn had not come by `until`.
         """
-        if stop.reason is not None:
-            raise StoppedError(stop.reason)
+        stop.check()
         started_at = self.try_acquire()
         if started_at is not None:
             return started_at

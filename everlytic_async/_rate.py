@@ -42,9 +42,9 @@ _GROWTH = 3.0
 # Of a client that shares the limit: what a throttle takes, and how fast the cubic brings it back,
 # in orders/s**3 as in CUBIC: slow clients gain as much as fast ones.
 _SHARED_CUT, _SHARED_GROWTH = 0.2, 2.5
-# Fewer orders than this may be throttled because of others: they don't end the search, and no more
-# than this share of the rate is given up for them in one step.
-_FEW, _MAX_CUT = 8, 0.7
+# Where fewer orders than this were accepted, others may have caused the throttle: the search goes
+# on, and this share of the rate is kept at least.
+_FEW, _MIN_KEPT = 8, 0.7
 
 
 def _level(sent: Sequence[float], until: float, limit: float, since: float, level: float) -> float:
@@ -268,9 +268,9 @@ class RateEstimator:
         self._shared = False
         if previous is not None:
             # A little lower: others take a share. A lot lower: the limit fell.
-            self._shared = _MAX_CUT * rate <= estimate < (1.0 - 2.0 * error) * previous
+            self._shared = _MIN_KEPT * rate <= estimate < (1.0 - 2.0 * error) * previous
             if count < _FEW:
-                estimate = max(estimate, _MAX_CUT * rate)
+                estimate = max(estimate, _MIN_KEPT * rate)
         cut, hold_s = error, max(_MIN_HOLD_S, pause_s / error)
         if self._shared:
             cut = _SHARED_CUT

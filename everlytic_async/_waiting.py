@@ -81,6 +81,11 @@ class StopToken:
         if self.on_stop is not None:
             self.on_stop(reason)
 
+    def check(self) -> None:
+        """Raise `StoppedError` if it was stopped."""
+        if self.reason is not None:
+            raise StoppedError(self.reason)
+
     async def wait(
         self,
         waiter: asyncio.Future[float],
@@ -93,8 +98,7 @@ class StopToken:
             StoppedError: when stopped before, or meanwhile.
             DeadlineExceededError: it took longer than `timeout_s`.
         """
-        if self.reason is not None:
-            raise StoppedError(self.reason)
+        self.check()
         timer = None
         if timeout_s is not None:
             timer = call_later(max(0.0, timeout_s), partial(fail, waiter, DeadlineExceededError()))
