@@ -29,6 +29,8 @@ TIMEOUT_S = 60
 #: For tests that are not about the ledger.
 SEND = ("send", "--no-ledger")
 ACCOUNT = ("EVERLYTIC_BASE_URL", "EVERLYTIC_STORE_HASH", "EVERLYTIC_CUSTOMER_HASH")
+PROGRAM = (sys.executable, "-X", "faulthandler", "-W", "error", "-m", "everlytic_async")
+Process = subprocess.Popen[bytes]
 
 
 @attrs.frozen
@@ -115,7 +117,7 @@ class Program:
 
     directory: Path
     environment: dict[str, str]
-    started: list[asyncio.subprocess.Process] = attrs.field(factory=list)
+    started: list[Process] = attrs.field(factory=list)
 
     def write(self, *orders: Any) -> Path:
         """Write orders to a file."""
@@ -130,94 +132,63 @@ class Program:
         account = (sandbox.base_url, sandbox.store_hash, sandbox.customer_hash)
         return self.with_env(**dict(zip(ACCOUNT, account, strict=True)))
 
-    async def start(self, *arguments: str | Path, **streams: Any) -> asyncio.subprocess.Process:
+    def start(self, *arguments: str | Path, **streams: Any) -> Process:
         """Start it. Its input is empty and its output a pipe, unless `streams` say otherwise.
 
         In a session of its own: the terminal that the tests run at is not its terminal.
         """
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-X", "faulthandler", "-W", "error", "-m", "everlytic_async"),
-            *map(str, arguments),
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "bufsize": 0}
+        options |= {"stderr": subprocess.PIPE, "start_new_session": True, **streams}
+        process = subprocess.Popen(
+            [*PROGRAM, *map(str, arguments)],
             cwd=self.directory,
             env=self.environment,
-            **{
-                "stdin": asyncio.subprocess.DEVNULL,
-                "stdout": asyncio.subprocess.PIPE,
-                "stderr": asyncio.subprocess.PIPE,
-                "start_new_session": True,
-                **streams,
-            },
+            **options,
         )
         self.started.append(process)
         return process
 
-    @contextmanager
-    def running(self, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-        """Start it, for a test that is not a coroutine, and kill it in the end."""
-        command = [sys.executable, "-W", "error", "-m", "everlytic_async", *map(str, arguments)]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(
-            command, cwd=self.directory, env=self.environment, text=True, stdout=pipe, stderr=pipe
-        ) as process:
-            try:
-                yield process
-            finally:
+    def kill_all(self) -> None:
+        """End what a test has left: a worker would go on for ever."""
+        for process in self.started:
+            with process:
                 process.kill()
 
-    def kill_all(self) -> None:
-        """End what a test that failed has left: a worker would go on for ever."""
-        for process in self.started:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
-
-    async def run(
-        self, *arguments: str | Path, stdin: bytes | None = None, **streams: Any
-    ) -> Completed:
+    def run(self, *arguments: str | Path, **streams: Any) -> Completed:
         """Run it to its end."""
-        if stdin is not None:
-            streams["stdin"] = asyncio.subprocess.PIPE
-        return await completed(await self.start(*arguments, **streams), stdin)
+        return completed(self.start(*arguments, **streams))
 
 
-async def completed(process: asyncio.subprocess.Process, stdin: bytes | None = None) -> Completed:
+def completed(process: Process) -> Completed:
     """Wait for its end; a process that hangs is killed."""
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            out, err = await process.communicate(stdin)
-    except TimeoutError:
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGABRT)  # faulthandler shows where it hangs
-        _out, err = await process.communicate()
+        _out, err = process.communicate()
         pytest.fail(f"the command did not end:\n{err.decode()}")
-    assert process.returncode is not None
     return Completed(process.returncode, (out or b"").decode(), (err or b"").decode())
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition on a sandbox's counters holds."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not condition():  # noqa: ASYNC110 - the sandbox has counters, no events
-            await asyncio.sleep(0.005)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for a sandbox in a thread, or a process."""
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a sandbox, or a process."""
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
-async def read_until(process: asyncio.subprocess.Process, words: str) -> str:
+def read_until(process: Process, words: str) -> str:
     """Read what a process writes to the standard error until these words come."""
-    assert process.stderr is not None
-    read = b""
-    async with asyncio.timeout(TIMEOUT_S):
-        while line := await process.stderr.readline():
-            read += line
-            if words in line.decode():
-                return read.decode()
-    raise AssertionError(f"it ended without {words!r}:\n{read.decode()}")
+    read = ""
+    timer = threading.Timer(TIMEOUT_S, process.kill)
+    timer.start()
+    while words not in read:
+        line = process.stderr.readline() if process.stderr else b""
+        assert line, f"it ended without {words!r}:\n{read}"
+        read += line.decode()
+    timer.cancel()
+    return read
 
 
 @contextmanager

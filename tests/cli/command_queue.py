@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,14 @@ from command_line import Program
 
 from everlytic_async.outcomes import Outcome
 from everlytic_async.worker import DeadLetter, OrderQueue, QueueSettings
+from support.nats_servers import connected
 
 _NUMBERS = itertools.count(1)
+
+
+def _run_to_its_end(method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    """For tests that are not coroutines: the command runs in their own process."""
+    return functools.wraps(method)(lambda *args, **more: asyncio.run(method(*args, **more)))
 
 
 @attrs.frozen
@@ -56,44 +63,47 @@ class Queue:
         """The queue, not yet open; opening creates it."""
         return OrderQueue(self.url, self.settings(store, **more), timeout_s=10)
 
+    @_run_to_its_end
     async def publish(self, orders: Iterable[Any], store: str = "default") -> None:
         """Put orders into it."""
         async with self.connect(store) as queue:
             async for each in queue.publish_many(orders):
                 assert each.stored
 
+    @_run_to_its_end
     async def depth(self, store: str = "default") -> int:
         """How many orders are unfinished."""
         async with self.connect(store) as queue:
             return (await queue.status()).depth
 
+    @_run_to_its_end
     async def dead(self, store: str = "default") -> list[DeadLetter]:
         """Its dead letters."""
         async with self.connect(store) as queue:
             return [letter async for letter in queue.dead_letters()]
 
+    @_run_to_its_end
     async def bury(self, *letters: tuple[Any, Outcome, str], store: str = "default") -> None:
         """Make dead letters of orders with outcomes and reasons."""
-        await self.publish([order for order, _outcome, _reason in letters], store)
         async with self.connect(store) as queue:
-            for _order, outcome, reason in letters:
+            for order, outcome, reason in letters:
+                await queue.publish(order)
                 (queued,) = await queue.pull(1, 10)
                 await queued.to_dead_letter(reason, outcome, 1)
 
-    async def clear(self) -> None:
-        """Delete all that is in it, with what it knows of duplicates."""
-        async with self.connect() as queue:
-            assert await queue.connection.jetstream().delete_stream(queue.settings.orders_stream)
+    @_run_to_its_end
+    async def publish_raw(
+        self, subject: str, body: bytes, headers: dict[str, str] | None = None
+    ) -> None:
+        """Put what nobody should into its streams."""
+        async with connected(self.url) as connection:
+            stream = connection.jetstream()
+            await stream.publish(f"{self.name}.{subject}", body, headers=headers)
 
     def visible_to(self, program: Program, **more: Any) -> Program:
         """A program that finds it by its environment and its settings."""
         (program.directory / "everlytic.toml").write_text(self.toml(**more))
         return program.with_env(EVERLYTIC_NATS_URL=self.url)
-
-
-def now(coroutine: Any) -> Any:
-    """Await it in a test that is not a coroutine, because the command runs in its process."""
-    return asyncio.run(coroutine)
 
 
 def write_stores(path: Path, queue: Queue, **accounts: tuple[str, str, str]) -> None:

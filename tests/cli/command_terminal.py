@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import pty
@@ -13,17 +12,14 @@ import sys
 import termios
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from command_line import TIMEOUT_S, Completed, Program, completed
+from command_line import Completed, Program, completed, until
 
-
-def plain(text: str) -> str:
-    """A text without colours and cursor movements."""
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+QUESTION = "Send them? [y/N] "
 
 
 class Terminal:
@@ -32,37 +28,45 @@ class Terminal:
     def __init__(self, columns: int = 150) -> None:
         self._ours, self.theirs = pty.openpty()
         fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        self.text = ""
-        asyncio.get_running_loop().add_reader(self._ours, self._read)
+        self._written = bytearray()
+        self._is_read = True
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
 
     def _read(self) -> None:
+        while self._is_read:
+            self._take(0.01)
+
+    def _take(self, wait_s: float) -> bool:
+        if not select.select([self._ours], [], [], wait_s)[0]:
+            return False
         try:
-            data = os.read(self._ours, 65536)
-        except OSError:  # the other end is closed: EIO
-            data = b""
-        if data:
-            self.text += data.decode()
-        else:
-            asyncio.get_running_loop().remove_reader(self._ours)
+            self._written += os.read(self._ours, 65_536)
+        except OSError:  # EIO: its session has ended
+            self._is_read = False
+            return False
+        return True
+
+    @property
+    def text(self) -> str:
+        """What was written by now."""
+        return self._written.decode(errors="ignore")
 
     @property
     def plain(self) -> str:
         """The text without colours and cursor movements."""
         return plain(self.text)
 
-    async def wait_for(self, pattern: str) -> None:
+    def wait_for(self, pattern: str) -> None:
         """Wait until the text has something that a regular expression matches."""
-        async with asyncio.timeout(TIMEOUT_S):
-            while re.search(pattern, self.plain) is None:  # noqa: ASYNC110 - no event says so
-                await asyncio.sleep(0.005)
+        until(lambda: re.search(pattern, self.plain) is not None)
 
     def drain(self) -> str:
-        """Read what was written by now; return all of the text."""
-        while select.select([self._ours], [], [], 0)[0]:
-            before = self.text
-            self._read()
-            if self.text == before:
-                break
+        """Read the rest of what was written, and no more; return all of the text."""
+        self._is_read = False
+        self._reader.join()
+        while self._take(0.05):
+            pass
         return self.plain
 
     def type(self, text: str) -> None:
@@ -73,44 +77,41 @@ class Terminal:
         """In a process of a new session: have this terminal, and be in its foreground."""
         fcntl.ioctl(self.theirs, termios.TIOCSCTTY, 0)
 
+    def streams(self, *names: str) -> dict[str, Any]:
+        """For a process whose controlling terminal this is, and which streams are it."""
+        return {**dict.fromkeys(names, self.theirs), "preexec_fn": self.control}
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        asyncio.get_running_loop().remove_reader(self._ours)
+        self.drain()
         os.close(self._ours)
         os.close(self.theirs)
 
 
+def plain(text: str) -> str:
+    """A text without colours and cursor movements."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
 @contextmanager
-def screen(columns: int, *names: str) -> Iterator[list[str]]:
-    """Make streams of this process a terminal for `Cli`; afterwards, what was written to it.
+def screen(columns: int, *names: str) -> Iterator[Terminal]:
+    """Make streams of this process a terminal for `Cli`; afterwards, it has what was written.
 
     It is not the controlling terminal: nobody can be asked there.
     """
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    shown: list[str] = []
-
-    def read() -> None:
-        with suppress(OSError):  # EIO: it was closed
-            while data := os.read(ours, 65_536):
-                shown.append(data.decode())
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    with os.fdopen(theirs, "w", encoding="utf-8") as file, pytest.MonkeyPatch.context() as patch:
+    with (
+        Terminal(columns) as terminal,
+        open(terminal.theirs, "w", encoding="utf-8", closefd=False) as file,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         for name in names:
             patch.setattr(sys, name, file)
-        yield shown
-    reader.join()
-    os.close(ours)
+        yield terminal
 
 
-QUESTION = "Send them? [y/N] "
-
-
-async def run_at_terminal(
+def run_at_terminal(
     program: Program,
     *arguments: str | Path,
     answer: str | None = None,
@@ -118,18 +119,10 @@ async def run_at_terminal(
     **streams: Any,
 ) -> tuple[Completed, str]:
     """Run a command whose controlling terminal this is; return what it wrote there, too."""
+    here = program.with_env(TERM="xterm-256color", COLUMNS=str(columns))
     with Terminal(columns) as terminal:
-        process = await program.with_env(TERM="xterm-256color", COLUMNS=str(columns)).start(
-            *arguments,
-            **{
-                "stdin": terminal.theirs,
-                "stderr": terminal.theirs,
-                "preexec_fn": terminal.control,
-                **streams,
-            },
-        )
+        process = here.start(*arguments, **{**terminal.streams("stdin", "stderr"), **streams})
         if answer is not None:
-            await terminal.wait_for(re.escape(QUESTION))
+            terminal.wait_for(re.escape(QUESTION))
             terminal.type(answer)
-        run = await completed(process)
-        return run, terminal.drain()
+        return completed(process), terminal.drain()

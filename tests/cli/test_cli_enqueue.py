@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import nkeys
 import pytest
 import trustme
-from command_line import Cli, Program, completed, order, read_results, read_until, to_lines
-from command_queue import Queue, now
+from command_line import Cli, Program, completed, order, read_results, read_until, to_lines, until
+from command_queue import Queue
 
 from everlytic_async.worker import NatsServer
-from support.nats_servers import until
 
-SHOPIFY = Path(__file__).parents[1] / "sources" / "data" / "shopify_orders.csv"
 TOKEN = "t0ken-of-nats-57"
 
 
@@ -34,18 +33,19 @@ def token_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServe
 def test_valid_orders_are_stored_and_the_others_reported_with_their_lines(
     cli: Cli, cli_queue: Queue
 ) -> None:
-    path = cli.write(order(1), "nonsense", order(2), order(3, products=[]))
-    run = cli("enqueue", "--results", "r.jsonl", path)
+    path = cli.write(order(1), "nonsense", order(2), order(3, products=[]), order(4))
+    options = ("--store", "shop-a", "--workflow-id", "32", "--limit", "4")
+    run = cli("enqueue", *options, "--results", "r.jsonl", path)
     assert run.code == 1
-    assert f"4 orders from {path} to the queue of default" in run.out
+    assert f"4 orders from {path} to the queue of shop-a" in run.out
     assert "queued    2  stored, for a worker to send" in run.out
     assert "invalid   2  not valid, so not queued" in run.out
     assert "(line 2)" in run.out
     assert "products: at least one is required  (line 4)" in run.out
     results = read_results(cli.directory / "r.jsonl")
     assert [result["outcome"] for result in results] == ["queued", "invalid", "queued", "invalid"]
-    assert [result["key"] for result in results] == ["1", None, "2", None]
-    assert now(cli_queue.depth()) == 2
+    assert [result["key"] for result in results] == ["1@32", None, "2@32", None]
+    assert (cli_queue.depth("shop-a"), cli_queue.depth()) == (2, 0)
 
 
 def test_a_second_run_stores_nothing_twice_and_says_so(cli: Cli, cli_queue: Queue) -> None:
@@ -56,16 +56,7 @@ def test_a_second_run_stores_nothing_twice_and_says_so(cli: Cli, cli_queue: Queu
     outcomes = [json.loads(line)["outcome"] for line in again.out.splitlines()]
     assert outcomes == ["known", "known", "queued"]
     assert "known     2  the queue knew them already: not stored again" in again.err
-    assert now(cli_queue.depth()) == 3
-
-
-def test_it_reads_what_send_reads_and_queues_it_for_the_store(cli: Cli, cli_queue: Queue) -> None:
-    run = cli("enqueue", "--store", "shop-a", "--workflow-id", "32", "--limit", "2", SHOPIFY)
-    assert run.code == 0
-    assert "2 orders" in run.out
-    assert "to the queue of shop-a" in run.out
-    assert now(cli_queue.depth("shop-a")) == 2
-    assert now(cli_queue.depth()) == 0
+    assert cli_queue.depth() == 3
 
 
 def test_a_damaged_file_is_not_to_be_queued_again_as_it_is(cli: Cli, cli_queue: Queue) -> None:
@@ -73,7 +64,7 @@ def test_a_damaged_file_is_not_to_be_queued_again_as_it_is(cli: Cli, cli_queue: 
     run = cli("enqueue", "o.json")
     assert (run.code, "Run it again" in run.err) == (2, False)
     assert "the JSON ends too early, after order 1" in run.err
-    assert now(cli_queue.depth()) == 1
+    assert cli_queue.depth() == 1
 
 
 @pytest.mark.parametrize(
@@ -97,92 +88,50 @@ def test_a_full_queue_loses_nothing_and_says_what_to_do(cli: Cli, cli_queue: Que
     assert "not queued  2  not acknowledged by the queue: run it again" in run.out
     assert "Error: the queue did not acknowledge the order: maximum messages exceeded" in run.err
     assert "Run it again to queue the rest" in run.err
-    assert now(cli_queue.depth()) == 3
+    assert cli_queue.depth() == 3
 
 
-async def test_ctrl_c_ends_the_reading_of_a_pipe_and_what_was_read_is_stored(
+def test_ctrl_c_ends_the_reading_of_a_pipe_and_what_was_read_is_stored(
     program: Program, queue: Queue
 ) -> None:
-    process = await queue.visible_to(program).start("enqueue", "-", stdin=asyncio.subprocess.PIPE)
+    process = queue.visible_to(program).start("enqueue", "-", stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write((to_lines(order(1), order(2)) + '{"order_id":').encode())
-    async with asyncio.timeout(30):
-        while await queue.depth() < 2:  # noqa: ASYNC110 - the server tells nobody
-            await asyncio.sleep(0.02)
+    until(lambda: queue.depth() == 2)
     process.send_signal(signal.SIGINT)
-    await read_until(process, "Interrupted: no more orders are read")
-    await process.wait()  # with the pipe still open
-    run = await completed(process)
+    read_until(process, "Interrupted: no more orders are read")
+    process.wait(30)  # with the pipe still open
+    run = completed(process)
     assert run.code == 130
     assert "2 orders from standard input" in run.out
     assert "Nothing after line 2 of standard input was read." in run.err
-    assert await queue.depth() == 2
+    assert queue.depth() == 2
 
 
 @pytest.mark.slow
-async def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
+def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
     program: Program, queue: Queue
 ) -> None:
-    here = queue.visible_to(program)
-    async with queue.connect(max_messages=3):
-        pass
-    process = await here.start("enqueue", "--results", "-", program.write(*map(order, range(9))))
+    here = queue.visible_to(program, max_messages=3)
+    process = here.start("enqueue", "--results", "-", program.write(*map(order, range(9))))
     assert process.stdout is not None
-    async with asyncio.timeout(30):
-        acknowledged = [json.loads(await process.stdout.readline()) for _ in range(3)]
+    acknowledged = [json.loads(process.stdout.readline()) for _ in range(3)]
     process.send_signal(signal.SIGINT)
-    await read_until(process, "Interrupted: no more orders are read")
+    read_until(process, "Interrupted: no more orders are read")
     process.send_signal(signal.SIGINT)
-    run = await completed(process)
+    run = completed(process)
     assert run.code == 130
     assert "Traceback" not in run.err
     results = acknowledged + [json.loads(line) for line in run.out.splitlines()]
     assert [result["index"] for result in results] == list(range(9))
     outcomes = [result["outcome"] for result in results]
     assert outcomes == ["queued"] * 3 + ["not_queued"] * 6
-    assert await queue.depth() == 3
+    assert queue.depth() == 3
     assert "not queued  6" in run.err
     assert "Run it again to queue the rest" in run.err
 
 
 # ------------------------------------------------------------------------------ who may connect
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("token", [TOKEN, None])
-async def test_nobody_reaches_an_embedded_server_without_its_token(
-    program: Program, token: str | None
-) -> None:
-    directory = program.directory / "queue"
-
-    async def is_listening() -> bool:
-        address = directory / "address"
-        return address.exists() and address.read_text().endswith("\n")  # it is written whole
-
-    here = program.with_env(**({} if token is None else {"EVERLYTIC_NATS_TOKEN": token}))
-    embedded = ("--embedded", "queue")
-    # One that goes on until its input ends, and so its server.
-    process = await here.start("enqueue", *embedded, "-", stdin=asyncio.subprocess.PIPE)
-
-    async def answer() -> bytes:
-        port = int((directory / "address").read_text().rpartition(":")[2])
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"CONNECT {}\r\nPING\r\n")
-        said = await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        return said
-
-    await until(is_listening, "the server")
-    assert b"-ERR 'Authorization Violation'" in await answer()
-    # Who joins knows nothing but the directory.
-    run = await program.run("enqueue", *embedded, program.write(order(1)))
-    assert (run.code, run.err) == (0, "")
-    assert (await program.run("queue", "status", *embedded)).code == 0
-    kept = (directory / "token").read_text().strip()
-    assert token in (None, kept)
-    assert kept not in run.out
-    assert (await completed(process, b"")).code == 0
 
 
 @pytest.mark.parametrize("place", ["environment", "file", "context", "address"])
@@ -268,4 +217,4 @@ def test_an_option_wins_over_the_file(cli: Cli, cli_queue: Queue) -> None:
     (cli.directory / "everlytic.toml").write_text(text)
     assert cli("enqueue", "--nats", cli_queue.url, cli.write(order(1))).code == 0
     assert not (cli.directory / "elsewhere").exists()
-    assert now(cli_queue.depth()) == 1
+    assert cli_queue.depth() == 1

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import shlex
 import signal
+import subprocess
 from collections import Counter
 
 import pytest
 from command_line import (
     SEND,
+    Process,
     Program,
     completed,
     order,
@@ -28,10 +29,10 @@ from everlytic_async.sandbox import Sandbox
 ORDERS = 2000
 
 
-async def interrupt(process: asyncio.subprocess.Process, number: int = signal.SIGINT) -> None:
+def interrupt(process: Process, number: int = signal.SIGINT) -> None:
     """Send a signal, and wait until the command says that it handles it."""
     process.send_signal(number)
-    assert (await read_until(process, "\n")).startswith("Interrupted: ")
+    assert read_until(process, "\n").startswith("Interrupted: ")
 
 
 @pytest.mark.parametrize(
@@ -42,17 +43,17 @@ async def interrupt(process: asyncio.subprocess.Process, number: int = signal.SI
         pytest.param(signal.SIGHUP, 129, id="sighup", marks=pytest.mark.slow),
     ],
 )
-async def test_the_first_signal_lets_what_is_in_flight_finish(
+def test_the_first_signal_lets_what_is_in_flight_finish(
     program: Program, number: int, code: int
 ) -> None:
     path = program.write(*map(order, range(ORDERS)))
     with serve(latency_s=0.25) as sandbox:
-        process = await program.with_endpoint(sandbox).start(
+        process = program.with_endpoint(sandbox).start(
             *SEND, "--concurrency", "4", "--results", "r.jsonl", path
         )
-        await until(lambda: sandbox.in_flight == 4 and sandbox.processed >= 4)
-        await interrupt(process, number)
-        run = await completed(process)
+        until(lambda: sandbox.in_flight == 4 and sandbox.processed >= 4)
+        interrupt(process, number)
+        run = completed(process)
     assert run.code == code
     results = read_results(program.directory / "r.jsonl")
     outcomes = Counter(result["outcome"] for result in results)
@@ -65,41 +66,35 @@ async def test_the_first_signal_lets_what_is_in_flight_finish(
     assert f"{len(results)} orders from {path}" in run.out
 
 
-async def test_a_terminal_that_is_closed_lets_what_is_in_flight_finish(program: Program) -> None:
+def test_a_terminal_that_is_closed_lets_what_is_in_flight_finish(program: Program) -> None:
     """As when a window is closed, or an SSH connection is lost: nothing can be written any more."""
     path = program.write(*map(order, range(ORDERS)))
     with serve(latency_s=0.25) as sandbox:
         with Terminal() as terminal:
-            streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs)
-            process = await (
-                program.with_endpoint(sandbox)
-                .with_env(TERM="xterm-256color")
-                .start(
-                    *(*SEND, "--yes", "--concurrency", "4", "--results", "r.jsonl", path),
-                    **streams,
-                    preexec_fn=terminal.control,
-                )
+            here = program.with_endpoint(sandbox).with_env(TERM="xterm-256color")
+            process = here.start(
+                *(*SEND, "--yes", "--concurrency", "4", "--results", "r.jsonl", path),
+                **terminal.streams("stdin", "stdout", "stderr"),
             )
-            await until(lambda: sandbox.in_flight == 4 and sandbox.processed >= 4)
-        async with asyncio.timeout(30):
-            assert await process.wait() == 129
+            until(lambda: sandbox.in_flight == 4 and sandbox.processed >= 4)
+        assert process.wait(30) == 129
         processed = sandbox.processed
     outcomes = Counter(each["outcome"] for each in read_results(program.directory / "r.jsonl"))
     assert outcomes["sent"] == processed < ORDERS
     assert set(outcomes) <= {"sent", "not_sent"}
 
 
-async def test_a_second_ctrl_c_exits_at_once_and_names_what_was_in_flight(program: Program) -> None:
+def test_a_second_ctrl_c_exits_at_once_and_names_what_was_in_flight(program: Program) -> None:
     path = program.write(*map(order, range(ORDERS)))
     with serve(latency_s=300) as sandbox:
-        process = await program.with_endpoint(sandbox).start(
+        process = program.with_endpoint(sandbox).start(
             *("send", "--ledger", "l", "--concurrency", "4", "--results", "r.jsonl", path)
         )
-        assert (await read_until(process, "\n")).startswith("Ledger: ")
-        await until(lambda: sandbox.in_flight > 0)
-        await interrupt(process)
+        assert read_until(process, "\n").startswith("Ledger: ")
+        until(lambda: sandbox.in_flight > 0)
+        interrupt(process)
         process.send_signal(signal.SIGINT)
-        run = await completed(process)  # in less than the latency
+        run = completed(process)  # in less than the latency
     assert (run.code, sandbox.processed) == (130, 0)
     results = read_results(program.directory / "r.jsonl")
     assert list(range(len(results))) == [result["index"] for result in results]
@@ -116,53 +111,51 @@ async def test_a_second_ctrl_c_exits_at_once_and_names_what_was_in_flight(progra
     assert "may have been processed" in run.out
     # And the ledger knows them, as the command lists them that is shown.
     (shown,) = re.findall(r"^  everlytic-async (ledger export .*)$", run.err, re.MULTILINE)
-    listed = await program.run(*shlex.split(shown))
+    listed = program.run(*shlex.split(shown))
     keys = {json.loads(line)["key"] for line in listed.out.splitlines()}
     assert {result["key"] for result in unknown} <= keys
 
 
-async def test_ctrl_c_before_the_first_order_says_that_nothing_was_sent(
+def test_ctrl_c_before_the_first_order_says_that_nothing_was_sent(
     program: Program, sandbox: Sandbox
 ) -> None:
     path = program.write(*map(order, range(ORDERS)))
     with Terminal() as terminal:
         # It is not the controlling terminal: the streams are asked.
-        process = await program.with_endpoint(sandbox).start(
+        process = program.with_endpoint(sandbox).start(
             *SEND, path, stdin=terminal.theirs, stderr=terminal.theirs
         )
-        await terminal.wait_for("Send them")
+        terminal.wait_for("Send them")
         process.send_signal(signal.SIGINT)
-        run = await completed(process)
+        run = completed(process)
         assert terminal.drain().endswith("Interrupted. Nothing was sent.\r\n")
     assert (run.code, sandbox.requests) == (130, 0)
 
 
-async def test_ctrl_c_ends_the_wait_for_a_pipe(program: Program, sandbox: Sandbox) -> None:
-    process = await program.with_endpoint(sandbox).start(*SEND, "-", stdin=asyncio.subprocess.PIPE)
+def test_ctrl_c_ends_the_wait_for_a_pipe(program: Program, sandbox: Sandbox) -> None:
+    process = program.with_endpoint(sandbox).start(*SEND, "-", stdin=subprocess.PIPE)
     assert process.stdin is not None
     # It is interrupted in the middle of an order.
     process.stdin.write((to_lines(order(1), order(2)) + '{"order_id":').encode())
-    await until(lambda: sandbox.processed == 2)
-    await interrupt(process)
-    async with asyncio.timeout(30):
-        assert await process.wait() == 130  # with the input still open
-    process.stdin.close()
-    run = await completed(process)
+    until(lambda: sandbox.processed == 2)
+    interrupt(process)
+    assert process.wait(30) == 130  # with the input still open
+    run = completed(process)
     assert "2 orders from standard input" in run.out
     assert "Nothing after line 2 of standard input was read." in run.err
     assert "invalid" not in run.out
 
 
 @pytest.mark.slow
-async def test_a_signal_that_is_ignored_from_the_start_stays_ignored(program: Program) -> None:
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored(program: Program) -> None:
     path = program.write(*map(order, range(8)))
     with serve(latency_s=0.2) as sandbox:
-        process = await program.with_endpoint(sandbox).start(
+        process = program.with_endpoint(sandbox).start(
             *SEND, "--concurrency", "2", path, preexec_fn=_ignore_ctrl_c
         )
-        await until(lambda: sandbox.in_flight == 2)
+        until(lambda: sandbox.in_flight == 2)
         process.send_signal(signal.SIGINT)  # as Ctrl-C reaches what a script runs with `&`
-        run = await completed(process)
+        run = completed(process)
     assert (run.code, run.err, sandbox.processed) == (0, "", 8)
 
 
@@ -171,14 +164,13 @@ def _ignore_ctrl_c() -> None:
 
 
 @pytest.mark.slow
-async def test_ctrl_c_during_a_check_shows_what_was_found_so_far(program: Program) -> None:
-    process = await program.start("check", "-", stdin=asyncio.subprocess.PIPE)
+def test_ctrl_c_during_a_check_shows_what_was_found_so_far(program: Program) -> None:
+    process = program.start("check", "-", stdin=subprocess.PIPE)
     assert process.stdin is not None
     # More than any buffer on the way holds: when the last byte is gone, the first lines were read.
     process.stdin.write(to_lines(*map(order, range(20_000))).encode())
-    await process.stdin.drain()
     process.send_signal(signal.SIGINT)
-    run = await completed(process)
+    run = completed(process)
     assert run.code == 130
     assert "orders read from standard input" in run.out
     assert "Interrupted: the rest was not read." in run.err

@@ -20,7 +20,7 @@ from command_line import (
     read_results,
     serve,
     to_lines,
-    wait_until,
+    until,
 )
 
 from everlytic_async import EverlyticClient
@@ -69,13 +69,6 @@ def test_the_settings_name_a_ledger_beside_them(
     assert cli("send", "--ledger", "l", path).code == 0
     assert cli("send", "--no-ledger", path).code == 0
     assert sandbox.processed == 3
-
-
-@pytest.mark.parametrize("options", [["--no-ledger"], ["--sandbox"]])
-def test_a_ledger_may_be_declined(cli: Cli, shop: Sandbox, options: list[str]) -> None:
-    assert cli("send", *options, cli.write(order(1))).code == 0
-    assert shop.processed == (0 if "--sandbox" in options else 1)
-    assert not list(cli.directory.glob("*ledger*"))
 
 
 @pytest.mark.parametrize(
@@ -277,9 +270,10 @@ def test_a_killed_run_is_resumed_and_nobody_is_notified_twice(cli: Cli, program:
     path = cli.write(*map(order, range(60)))
     with serve(latency_s=0.04, latency_jitter_s=0.06) as sandbox:
         send = ("send", "--ledger", "l", "--concurrency", "8", path)
-        with program.with_endpoint(sandbox).running(*send) as process:
-            wait_until(lambda: sandbox.processed >= 12)
-            process.kill()
+        process = program.with_endpoint(sandbox).start(*send)
+        until(lambda: sandbox.processed >= 12)
+        process.kill()
+        process.wait()
         status = cli("ledger", "status", "l")
         exported = cli("ledger", "export", "--state", "unknown", "--with", path, "l")
         cli.use(sandbox.base_url)
@@ -307,8 +301,9 @@ def test_what_another_process_is_sending_is_skipped_and_left_for_the_next_run(
     cli: Cli, program: Program
 ) -> None:
     send = ("send", "--ledger", "l", cli.write(order(1)))
-    with serve(latency_s=300) as sandbox, program.with_endpoint(sandbox).running(*send):
-        wait_until(lambda: sandbox.in_flight == 1)
+    with serve(latency_s=300) as sandbox:
+        program.with_endpoint(sandbox).start(*send)
+        until(lambda: sandbox.in_flight == 1)
         status = cli("ledger", "status", "l")
         cli.use(sandbox.base_url)
         run = cli(*send)
@@ -320,12 +315,12 @@ def test_what_another_process_is_sending_is_skipped_and_left_for_the_next_run(
     assert commands(run) == [["send", "--ledger", "l", str(send[-1])]]
 
 
-async def test_a_ledger_that_fails_midway_stops_it_and_what_was_sent_is_on_record(
+def test_a_ledger_that_fails_midway_stops_it_and_what_was_sent_is_on_record(
     program: Program, sandbox: Sandbox
 ) -> None:
     path = program.write(*map(order, range(1500)))
     options = ("--ledger", "l", "--results", "/dev/null")
-    run = await program.with_endpoint(sandbox).run("send", *options, path, preexec_fn=_small_files)
+    run = program.with_endpoint(sandbox).run("send", *options, path, preexec_fn=_small_files)
     assert run.code == 1
     assert "Error: the batch was stopped: the ledger '" in run.err
     assert "To send the rest, run it again; what was sent is not sent again:\n" in run.err

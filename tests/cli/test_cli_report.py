@@ -315,15 +315,6 @@ def test_an_outage_that_is_over_ends_its_cool_down(tmp_path: Path) -> None:
     assert (shape["x0"], shape["x1"]) == ("2026-05-04 15:29:51.000", "2026-05-04 15:29:53.000")
 
 
-def test_a_page_has_a_few_examples_of_a_bounded_number_of_reasons(tmp_path: Path) -> None:
-    run = FakeRun(tmp_path / "run.html")
-    for number in range(5_000):
-        run.order(list(Outcome)[number % 6], after_s=60.0, error=RejectedError(f"why {number}"))
-    page = run.page()
-    assert len(re.findall(r"\(key ", page)) <= 6 * 13 * 5  # outcomes, reasons, examples
-    assert "other reasons" in page
-
-
 # ------------------------------------------------------------------------------------- the page
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from command_line import SEND, Cli, order, read_results, to_lines, wait_until
+from command_line import SEND, Cli, order, read_results, to_lines, until
 
 from everlytic_async.sandbox import Sandbox
 from support.hostile_text import HOSTILE
@@ -86,7 +86,7 @@ def test_each_result_is_written_as_it_comes(cli: Cli, shop: Sandbox, results: st
         if results == "-":
             ready.extend(select.select([written], [], [], 30)[0])
         else:
-            wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
+            until(lambda: path.exists() and path.read_text().endswith("\n"))
         os.close(writing)
 
     thread = threading.Thread(target=close_when_written)  # the input ends only then

@@ -40,20 +40,16 @@ XTERM = {"TERM": "xterm-256color"}
 # ------------------------------------------------------------------------------------- a terminal
 
 
-async def test_a_terminal_shows_a_bar_while_orders_are_sent(program: Program) -> None:
+def test_a_terminal_shows_a_bar_while_orders_are_sent(program: Program) -> None:
     path = program.write(*map(order, range(40)), "nonsense")
     with serve(latency_s=0.05) as sandbox, Terminal() as terminal:
-        process = await (
-            program.with_endpoint(sandbox)
-            .with_env(**XTERM)
-            .start(
-                *SEND, "--concurrency", "4", path, stdout=terminal.theirs, stderr=terminal.theirs
-            )
-        )
-        await terminal.wait_for(r"[1-9][0-9]* sent")
+        here = program.with_endpoint(sandbox).with_env(**XTERM)
+        streams = dict.fromkeys(("stdout", "stderr"), terminal.theirs)
+        process = here.start(*SEND, "--concurrency", "4", path, **streams)
+        terminal.wait_for(r"[1-9][0-9]* sent")
         assert sandbox.processed < 40
-        run = await completed(process)
-        await terminal.wait_for("Why invalid")
+        run = completed(process)
+        terminal.wait_for("Why invalid")
     assert run.code == 3
     assert f"Sending to {sandbox.base_url.removeprefix('http://')}" in terminal.plain
     assert re.search(r"[1-9][0-9]* sent +(1 invalid +)?[0-9]+/s +0:00:0[0-9] ", terminal.plain)
@@ -185,7 +181,7 @@ def test_words_stay_whole_on_a_terminal_and_commands_on_a_line(
     streams = ["stderr"] if "--suggest" in words else ["stdout", "stderr"]
     with screen(columns, *streams) as written:
         cli(*words)
-    shown = plain("".join(written)).replace("\r", "")
+    shown = written.plain.replace("\r", "")
     lines = [line.rstrip() for line in shown.split("\n")]
     assert [line for line in copied if line not in lines] == []
     joined = re.sub(r"\n *", " ", shown)
@@ -197,20 +193,17 @@ def test_words_stay_whole_on_a_terminal_and_commands_on_a_line(
 
 
 @pytest.mark.slow
-async def test_ctrl_c_on_a_terminal_leaves_it_in_order(program: Program) -> None:
+def test_ctrl_c_on_a_terminal_leaves_it_in_order(program: Program) -> None:
     path = program.write(*map(order, range(2000)))
     with serve(latency_s=300) as sandbox, Terminal() as terminal:
-        process = await (
-            program.with_endpoint(sandbox)
-            .with_env(**XTERM)
-            .start(*SEND, path, stdout=terminal.theirs, stderr=terminal.theirs)
-        )
-        await until(lambda: sandbox.in_flight > 0)
+        here = program.with_endpoint(sandbox).with_env(**XTERM)
+        process = here.start(*SEND, path, stdout=terminal.theirs, stderr=terminal.theirs)
+        until(lambda: sandbox.in_flight > 0)
         process.send_signal(signal.SIGINT)
-        await terminal.wait_for("Interrupted: ")
+        terminal.wait_for("Interrupted: ")
         process.send_signal(signal.SIGINT)
-        run = await completed(process)
-        await terminal.wait_for("was read\\.")
+        run = completed(process)
+        terminal.wait_for("was read\\.")
     assert run.code == 130
     assert "Finishing" in terminal.plain
     assert "Sending to" not in terminal.plain.partition("Interrupted: ")[2]
@@ -222,7 +215,7 @@ def test_no_progress_means_neither_bar_nor_colour(cli: Cli) -> None:
     cli.env(**XTERM)
     with screen(100, "stderr") as written:
         run = cli(*SEND, "--no-progress", cli.write(*map(order, range(20))))
-    assert (run.code, written) == (0, [])
+    assert (run.code, written.text) == (0, "")
     assert "\x1b" not in run.out
 
 

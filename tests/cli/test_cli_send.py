@@ -26,8 +26,8 @@ def received_ids(sandbox: Sandbox) -> list[str]:
 
 
 def test_every_example_order_is_sent_as_it_is(cli: Cli, shop: Sandbox) -> None:
-    run = cli(*SEND, EXAMPLES)
-    assert (run.code, run.err) == (0, "")
+    run = cli("send", "--no-ledger", EXAMPLES)
+    assert (run.code, run.err, [*cli.directory.iterdir()]) == (0, "", [])
     assert f"30 orders from {EXAMPLES} to 127.0.0.1:" in run.out
     assert re.search(r"^  sent +30  accepted by the endpoint$", run.out, re.MULTILINE)
     received = {each["order_id"]: each for each in shop.received}
@@ -42,7 +42,7 @@ def test_every_example_order_is_sent_as_it_is(cli: Cli, shop: Sandbox) -> None:
 
 def test_the_sandbox_option_needs_no_account_and_ignores_one(cli: Cli, shop: Sandbox) -> None:
     run = cli("send", "--sandbox", EXAMPLES)
-    assert (run.code, run.err, shop.requests) == (0, "", 0)
+    assert (run.code, run.err, shop.requests, [*cli.directory.iterdir()]) == (0, "", 0, [])
     assert "The sandbox processed 30, and nobody gets an e-mail." in run.out
 
 

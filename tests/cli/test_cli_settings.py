@@ -135,13 +135,19 @@ def test_a_file_of_another_user_is_refused(cli: Cli) -> None:
         Settings(None).account()
 
 
-def test_a_complete_account_in_its_place_is_used(cli: Cli, sandbox: Sandbox) -> None:
-    write("a!b.toml", "\ufeff" + toml(sandbox.base_url))
-    write(OWN, toml(sandbox.base_url))
-    for options in ((), ("--config", "a!b.toml")):
+def test_a_complete_account_in_its_place_is_used_and_read_once(cli: Cli, sandbox: Sandbox) -> None:
+    """So that it may be a pipe, as in ``--config <(pass show everlytic)``."""
+    text = toml(sandbox.base_url) + '[mapping]\norder_id = "order_id"\n'
+    write("a!b.toml", f"\ufeff{text}")
+    write(OWN, text)
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    for options in ((), ("--config", "a!b.toml"), ("--config", f"/dev/fd/{reading}")):
         run = cli(*SEND, *options, cli.write(order(1)))
         assert (run.code, run.err) == (0, "")
-    assert sandbox.processed == 2
+    os.close(reading)
+    assert sandbox.processed == 3
 
 
 def test_all_that_is_missing_is_named_with_where_to_set_it(cli: Cli) -> None:
@@ -187,19 +193,33 @@ def test_all_that_is_missing_is_named_with_where_to_set_it(cli: Cli) -> None:
         ("[mapping]\nproduct_price = 1e9999999999999999999", "a number in it is too long"),
         (f"[mapping]\nproducts = {'[' * 3000}", "it is nested too deeply"),
         (None, "can't be read: No such file or directory"),
+        # What the client and the sources say of a setting names the file, too.
+        (
+            toml("https://shop.example").replace(STORE_HASH, "two words"),
+            "Error: store_hash in named.toml holds a space",
+        ),
+        (toml("shop.example"), "Error: base_url in named.toml must be a whole URL"),
+        ('[mapping]\ncolour = "x"\n', "Error: [mapping] of named.toml: "),
+        ('[mapping]\norder_id = "{x"\n', "Error: [mapping] of named.toml: order_id"),
     ],
 )
+@pytest.mark.parametrize("command", ["send", "check"])
 def test_a_wrong_file_is_an_error_without_its_hashes(
-    cli: Cli, text: str | None, error: str
+    cli: Cli, text: str | None, error: str, command: str
 ) -> None:
     if text is not None:
         write(NAMED, text)
-    orders = cli.write(order(1))
-    run = cli("send", "--debug", "--config", NAMED, "--results", "r.jsonl", orders)
+    if "[mapping]" in str(text):
+        cli.use("https://shop.example")
+    with SqliteWriter("l"):  # a check asks it for the account's orders
+        pass
+    options = ("--debug", "--config", NAMED, "--ledger", "l", "--results", "r.jsonl")
+    run = cli(command, *options, cli.write(order(1)))
     assert (run.code, run.out) == (2, "")
     assert error in run.err
     assert NAMED in run.err
     assert STORE_HASH not in run.err
+    assert "EVERLYTIC_" not in run.err
     assert not Path("r.jsonl").exists()
 
 
@@ -211,41 +231,3 @@ def test_plain_http_is_for_this_machine_unless_allowed(cli: Cli) -> None:
     assert "--allow-http" in refused.err
     assert allowed.code == 1
     assert "shop.invalid" in allowed.out
-
-
-@pytest.mark.parametrize("command", ["send", "check"])
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        (
-            toml("https://shop.example").replace(STORE_HASH, "two words"),
-            "store_hash in everlytic.toml holds a space",
-        ),
-        (toml("shop.example"), "base_url in everlytic.toml must be a whole URL"),
-        ('[mapping]\ncolour = "x"\n', "[mapping] of everlytic.toml: "),
-        ('[mapping]\norder_id = "{x"\n', "[mapping] of everlytic.toml: order_id"),
-    ],
-)
-def test_an_error_in_the_settings_names_their_file(
-    cli: Cli, command: str, text: str, error: str
-) -> None:
-    write(LOCAL, text)
-    if "[everlytic]" not in text:
-        cli.use("https://shop.example")
-    with SqliteWriter("l"):  # a check asks it for the account's orders
-        pass
-    run = cli(command, "--ledger", "l", "--results", "r.jsonl", cli.write(order(1)))
-    assert (run.code, run.out) == (2, "")
-    assert f"Error: {error}" in run.err
-    assert "EVERLYTIC_" not in run.err
-    assert not Path("r.jsonl").exists()
-
-
-def test_a_file_is_read_once(cli: Cli, sandbox: Sandbox) -> None:
-    """So that it may be a pipe, as in ``--config <(pass show everlytic)``."""
-    reading, writing = os.pipe()
-    os.write(writing, (toml(sandbox.base_url) + '[mapping]\norder_id = "order_id"\n').encode())
-    os.close(writing)
-    run = cli(*SEND, "--config", f"/dev/fd/{reading}", cli.write(order(1)))
-    os.close(reading)
-    assert (run.code, sandbox.processed) == (0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import re
 import shlex
 import subprocess
@@ -13,12 +13,13 @@ from pathlib import Path
 import click
 import pytest
 from click.shell_completion import BashComplete
-from command_line import Cli, Program, completed, order
+from command_line import Cli, order
 
 import everlytic_async
 from everlytic_async.cli._commands import app
 from everlytic_async.cli._exit import handle_errors
 from everlytic_async.sandbox import Sandbox
+from support.processes import run_python
 
 COMMAND_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "command.md"
 
@@ -98,34 +99,19 @@ def test_help_lists_and_explains_every_option_with_examples(cli: Cli, name: str)
             assert variable in run.out
     if not name:
         shown = re.findall(r"^│ ([a-z]+) ", run.out, re.MULTILINE)
-        assert shown == [
-            "send",
-            "check",
-            "ledger",
-            "doctor",
-            "sandbox",
-            "enqueue",
-            "worker",
-            "queue",
-        ]
+        assert " ".join(shown) == "send check ledger doctor sandbox enqueue worker queue"
 
 
-async def test_help_loads_nothing_that_it_does_not_need(program: Program) -> None:
+def test_help_loads_nothing_that_it_does_not_need() -> None:
     script = (
         "import sys\nsys.argv = ['everlytic-async', '--help']\n"
         "from everlytic_async.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "heavy = {'aiohttp', 'asyncio', 'attrs', 'rich.progress'}\n"
         "own = {f'everlytic_async.{name}' for name in ('client', 'orders', 'sandbox', 'sources')}\n"
-        "print(sorted((heavy | own) & set(sys.modules)), file=sys.stderr)\n"
+        "print(sorted((heavy | own) & set(sys.modules)))\n"
     )
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", script),
-        env=program.environment,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert (await completed(process)).err == "[]\n"
+    assert run_python("-c", script).endswith("\n[]\n")
 
 
 def test_the_version_is_shown(cli: Cli) -> None:
@@ -226,21 +212,17 @@ def test_what_cannot_be_meant_is_an_error_and_nothing_is_done(
 # ----------------------------------------------------------------------------------- the errors
 
 
-async def test_without_the_extra_it_says_what_to_install(program: Program) -> None:
-    package = Path(everlytic_async.__file__).parent
-    (program.directory / "everlytic_async").symlink_to(package)
-    process = await asyncio.create_subprocess_exec(
-        # -S: no site-packages, and so nothing but the standard library and the package itself.
-        *(sys.executable, "-S", "-m", "everlytic_async", "--help"),
-        cwd=program.directory,
-        env=program.environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "everlytic_async").symlink_to(Path(everlytic_async.__file__).parent)
+    # -S: no site-packages, and so nothing but the standard library and the package itself.
+    command = [sys.executable, "-S", "-m", "everlytic_async", "--help"]
+    environment = {"PATH": os.environ["PATH"]}
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    run = await completed(process)
-    assert (run.code, run.out) == (2, "")
-    assert "pip install 'everlytic-async[cli]'" in run.err
-    assert "Traceback" not in run.err
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "pip install 'everlytic-async[cli]'" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize("debug", [False, True])

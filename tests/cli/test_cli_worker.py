@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
 import signal
 import urllib.request
@@ -21,7 +19,7 @@ from command_line import (
     serve,
     until,
 )
-from command_queue import Queue, now, write_stores
+from command_queue import Queue, write_stores
 from command_terminal import Terminal
 
 from everlytic_async.outcomes import Outcome
@@ -33,60 +31,41 @@ OTHER_STORE, OTHER_CUSTOMER = "5107e-of-another-shop", "0therCust0merXy1"
 def test_it_sends_what_is_queued_and_ends_when_the_queue_is_empty(
     cli: Cli, cli_queue: Queue, shop: Sandbox
 ) -> None:
-    now(cli_queue.publish(map(order, range(20))))
+    cli_queue.publish(map(order, range(20)))
     run = cli("worker", "--exit-when-empty")
     assert (run.code, shop.processed) == (0, 20)
     assert run.out == "default: 20 sent; 0 orders to the dead letters, 0 back to the queue\n"
     assert "[default] the worker started" in run.err
     assert "WARNING" not in run.err  # it ended as it was meant to
-    assert now(cli_queue.depth()) == 0
+    assert cli_queue.depth() == 0
 
 
-def test_each_store_gets_its_own_orders_with_its_own_hashes(
+def test_each_store_gets_its_own_orders_with_its_own_hashes_and_wrong_ones_end_theirs_alone(
     cli: Cli, queue: Queue, sandbox: Sandbox
 ) -> None:
-    for store, count in (("a", 5), ("b", 7), ("c", 3)):
-        now(queue.publish(map(order, range(count)), store))
+    for store, count in (("a", 5), ("b", 7), ("c", 3), ("wrong", 4)):
+        queue.publish(map(order, range(count)), store)
     with serve(store_hash=OTHER_STORE, customer_hash=OTHER_CUSTOMER) as other:
         write_stores(
             cli.directory / "everlytic.toml",
             queue,
             a=(sandbox.base_url, STORE_HASH, CUSTOMER_HASH),
             b=(other.base_url, OTHER_STORE, OTHER_CUSTOMER),
+            wrong=(sandbox.base_url, OTHER_STORE, CUSTOMER_HASH),
         )
         cli.env(EVERLYTIC_NATS_URL=queue.url)
         run = cli("worker", "--exit-when-empty", "--log-level", "debug")
-    assert (run.code, sandbox.processed, other.processed) == (0, 5, 7)
-    for text in ("a: 5 sent", "b: 7 sent"):
-        assert text in run.out
-    for store in ("a", "b"):
+    assert (run.code, sandbox.processed, other.processed) == (1, 5, 7)
+    for store, count in (("a", 5), ("b", 7)):
+        assert f"{store}: {count} sent" in run.out
         assert re.search(rf" DEBUG \[{store}\] order \S+, attempt 1: sent", run.err)
+    assert "[wrong] no more orders of this store are taken" in run.err
     for secret in (STORE_HASH, CUSTOMER_HASH, OTHER_STORE, OTHER_CUSTOMER, "buyer1@"):
         assert secret not in run.out + run.err
-    assert now(queue.depth("c")) == 3
+    assert (queue.depth("c"), queue.depth("wrong"), queue.dead("wrong")) == (3, 4, [])
     missing = cli("worker", "--store", "a", "--store", "c")
     assert missing.code == 2
-    assert "no table [worker.stores.c] in the settings, which have a, b" in missing.err
-
-
-def test_wrong_hashes_end_their_store_alone_and_its_orders_stay(
-    cli: Cli, queue: Queue, sandbox: Sandbox
-) -> None:
-    for store in ("a", "b"):
-        now(queue.publish(map(order, range(3)), store))
-    write_stores(
-        cli.directory / "everlytic.toml",
-        queue,
-        a=(sandbox.base_url, "of-another", CUSTOMER_HASH),
-        b=(sandbox.base_url, STORE_HASH, CUSTOMER_HASH),
-    )
-    cli.env(EVERLYTIC_NATS_URL=queue.url)
-    run = cli("worker", "--exit-when-empty")
-    assert (run.code, sandbox.processed) == (1, 3)
-    assert "[a] no more orders of this store are taken" in run.err
-    assert "b: 3 sent" in run.out
-    assert now(queue.depth("a")) == 3
-    assert now(queue.dead("a")) == []
+    assert "no table [worker.stores.c] in the settings, which have a, b, wrong" in missing.err
 
 
 @pytest.mark.parametrize(
@@ -97,114 +76,85 @@ def test_wrong_hashes_end_their_store_alone_and_its_orders_stay(
         pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
     ],
 )
-async def test_the_first_signal_ends_what_is_in_flight_and_leaves_the_rest_in_the_queue(
+def test_the_first_signal_ends_what_is_in_flight_and_leaves_the_rest_in_the_queue(
     program: Program, queue: Queue, number: int
 ) -> None:
-    await queue.publish(map(order, range(30)))
+    queue.publish(map(order, range(30)))
     with serve(latency_s=0.3) as sandbox:
-        process = (
-            await queue.visible_to(program)
-            .with_endpoint(sandbox)
-            .start("worker", "--concurrency", "4", "--ledger", "orders.ledger")
-        )
-        await until(lambda: sandbox.in_flight == 4)
+        here = queue.visible_to(program).with_endpoint(sandbox)
+        process = here.start("worker", "--concurrency", "4", "--ledger", "orders.ledger")
+        until(lambda: sandbox.in_flight == 4)
         process.send_signal(number)
-        run = await completed(process)
+        run = completed(process)
         assert sandbox.processed == sandbox.requests
         assert run.code == 0
         assert f"default: {sandbox.processed} sent" in run.out
         assert "Stopping: no more orders are taken" in run.err
-        assert await queue.depth() == 30 - sandbox.processed
-    assert await queue.dead() == []
+        assert queue.depth() == 30 - sandbox.processed
+    assert queue.dead() == []
 
 
 @pytest.mark.slow
-async def test_it_stops_although_nobody_reads_its_log_any_more(
+def test_it_stops_when_its_terminal_is_closed(
     program: Program, queue: Queue, sandbox: Sandbox
 ) -> None:
-    await queue.publish([order(1)])
-    reading, writing = os.pipe()
-    try:
-        process = (
-            await queue.visible_to(program).with_endpoint(sandbox).start("worker", stderr=writing)
-        )
-    finally:
-        os.close(writing)
-    await until(lambda: sandbox.processed == 1)
-    os.close(reading)
-    process.terminate()
-    run = await completed(process)
-    assert (run.code, run.out.partition(";")[0]) == (0, "default: 1 sent")
-
-
-@pytest.mark.slow
-async def test_it_stops_when_its_terminal_is_closed(
-    program: Program, queue: Queue, sandbox: Sandbox
-) -> None:
-    await queue.publish([order(1)])
+    queue.publish([order(1)])
     with Terminal() as terminal:
-        streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs)
-        process = await (
-            queue.visible_to(program)
-            .with_endpoint(sandbox)
-            .start("worker", **streams, preexec_fn=terminal.control)
-        )
-        await until(lambda: sandbox.processed == 1)
-    async with asyncio.timeout(30):
-        assert await process.wait() == 0
-    assert await queue.depth() == 0
+        here = queue.visible_to(program).with_endpoint(sandbox)
+        process = here.start("worker", **terminal.streams("stdin", "stdout", "stderr"))
+        until(lambda: sandbox.processed == 1)
+    assert process.wait(30) == 0
+    assert queue.depth() == 0
 
 
 @pytest.mark.slow
-async def test_a_second_signal_cancels_what_is_in_flight_and_the_next_worker_knows(
+def test_a_second_signal_cancels_what_is_in_flight_and_the_next_worker_knows(
     program: Program, queue: Queue, closed_port: int
 ) -> None:
-    await queue.publish(map(order, range(4)))
+    queue.publish(map(order, range(4)))
     with serve(closed_port, latency_s=300) as sandbox:
         here = queue.visible_to(program).with_endpoint(sandbox)
-        process = await here.start("worker", "--concurrency", "2", "--ledger", "orders.ledger")
-        await until(lambda: sandbox.in_flight == 2)
+        process = here.start("worker", "--concurrency", "2", "--ledger", "orders.ledger")
+        until(lambda: sandbox.in_flight == 2)
         process.send_signal(signal.SIGTERM)
-        await read_until(process, "Stopping: ")
+        read_until(process, "Stopping: ")
         process.send_signal(signal.SIGTERM)
-        run = await completed(process)
+        run = completed(process)
         assert run.code == 143
         assert "Traceback" not in run.err
     with serve(closed_port) as sandbox:
-        run = await here.run("worker", "--ledger", "orders.ledger", "--exit-when-empty")
+        run = here.run("worker", "--ledger", "orders.ledger", "--exit-when-empty")
         assert run.code == 0
         assert sandbox.processed == 2
-    assert [letter.outcome for letter in await queue.dead()] == [Outcome.UNKNOWN] * 2
+    assert [letter.outcome for letter in queue.dead()] == [Outcome.UNKNOWN] * 2
 
 
-async def test_the_health_of_a_worker_is_served(
-    program: Program, queue: Queue, sandbox: Sandbox
-) -> None:
-    await queue.publish(map(order, range(5)))
+def test_the_health_of_a_worker_is_served(program: Program, queue: Queue, sandbox: Sandbox) -> None:
+    queue.publish(map(order, range(5)))
     here = queue.visible_to(program).with_endpoint(sandbox)
-    process = await here.start("worker", "--health", "127.0.0.1:0")
-    log = await read_until(process, "health is served at ")
+    process = here.start("worker", "--health", "127.0.0.1:0")
+    log = read_until(process, "health is served at ")
     url = log.rpartition("health is served at ")[2].strip()
-    await until(lambda: sandbox.processed == 5)
+    until(lambda: sandbox.processed == 5)
 
     def get(path: str) -> str:
         with urllib.request.urlopen(url + path, timeout=10) as answer:  # noqa: S310 - on loopback
             return str(answer.read().decode())
 
-    assert json.loads(await asyncio.to_thread(get, "/readyz"))["ready"]
-    figures = await asyncio.to_thread(get, "/metrics")
+    assert json.loads(get("/readyz"))["ready"]
+    figures = get("/metrics")
     assert 'everlytic_orders_total{outcome="sent",store="default"} 5.0' in figures
     assert STORE_HASH not in figures
     process.terminate()
-    assert (await completed(process)).code == 0
+    assert (completed(process)).code == 0
 
 
 @pytest.mark.slow
-async def test_a_signal_while_it_connects_ends_it(program: Program, sandbox: Sandbox) -> None:
-    process = await program.with_endpoint(sandbox).start("worker", "--nats", "nats://127.0.0.1:1")
-    await read_until(process, "Connect call failed")
+def test_a_signal_while_it_connects_ends_it(program: Program, sandbox: Sandbox) -> None:
+    process = program.with_endpoint(sandbox).start("worker", "--nats", "nats://127.0.0.1:1")
+    read_until(process, "Connect call failed")
     process.terminate()
-    run = await completed(process)  # in less than its patience
+    run = completed(process)  # in less than its patience
     assert (run.code, run.out) == (143, "")
 
 
@@ -218,25 +168,29 @@ def test_missing_settings_are_an_error_before_anything_is_connected(cli: Cli) ->
 
 
 @pytest.mark.slow
-async def test_workers_on_one_directory_share_a_server_that_ends_with_its_command(
+def test_workers_on_one_directory_share_a_server_that_ends_with_its_command(
     program: Program, sandbox: Sandbox
 ) -> None:
+    token = "t0ken-of-nats-57"
     here = program.with_endpoint(sandbox)
-    queued = await here.run("enqueue", "--embedded", "queue", program.write(*map(order, range(10))))
+    orders = program.write(*map(order, range(10)))
+    queued = here.with_env(EVERLYTIC_NATS_TOKEN=token).run("enqueue", "--embedded", "queue", orders)
     assert queued.code == 0  # and its server has ended with it
-    first = await here.start("worker", "--embedded", "queue")
-    await until(lambda: sandbox.processed == 10)
-    second = await here.start("worker", "--embedded", "queue")
-    await read_until(second, "the worker started")
+    # Who joins knows nothing but the directory.
+    assert (program.directory / "queue" / "token").read_text() == f"{token}\n"
+    first = here.start("worker", "--embedded", "queue")
+    until(lambda: sandbox.processed == 10)
+    second = here.start("worker", "--embedded", "queue")
+    read_until(second, "the worker started")
     orders = program.write(*map(order, range(9, 12)))  # the ledger knows order 9
-    assert (await here.run("enqueue", "--embedded", "queue", orders)).code == 0
-    await until(lambda: sandbox.processed == 12)
-    found = await here.run("queue", "status", "--embedded", "queue", "--json")
+    assert (here.run("enqueue", "--embedded", "queue", orders)).code == 0
+    until(lambda: sandbox.processed == 12)
+    found = here.run("queue", "status", "--embedded", "queue", "--json")
     status = json.loads(found.out)
     assert (status["dead"], len(status["workers"])) == (0, 2)
     first.terminate()
-    assert (await completed(first)).code == 0
-    left = await completed(second)
+    assert (completed(first)).code == 0
+    left = completed(second)
     assert left.code == 1
     assert "the private NATS server has ended" in left.err
     assert not sandbox.duplicates

@@ -129,7 +129,9 @@ async def test_workers_answer_also_with_no_free_slot(queue: OrderQueue, path: Pa
 async def test_answers_that_are_not_from_a_worker_are_ignored(queue: OrderQueue) -> None:
     async def respond(message: Any) -> None:
         worker = b'{"name": "x", "in_flight": %s, "sent": 1, "stopping": 0, "last_error": null}'
-        for answer in (b"", b"[]", b"{}", b"\xff", worker % b'"many"', worker % b"1e999"):
+        # Of the largest, the screen would show hundreds of digits.
+        numbers = (b'"many"', b"1e999", b"1e308", b"-1", b"%d" % 2**63)
+        for answer in (b"", b"[]", b"{}", b"\xff", *(worker % number for number in numbers)):
             await message.respond(answer)
 
     subscription = await queue.connection.subscribe(queue.settings.workers_subject, cb=respond)
