@@ -216,15 +216,6 @@ def test_a_row_without_an_id_joins_the_order_above_it_with_the_same_contact(
     assert [count for count in told if count] == ([] if warned is None else [str(warned)])
 
 
-def test_orders_without_an_id_are_pointed_out_in_json_too() -> None:
-    some = [{"contact_email": "a@b", "products": [{}]} | more for more in ({"order_id": 1}, {})]
-    for orders, count in ((some, 1), (some[:1], 0), (some[1:], 0)):
-        reader = read_orders(io.StringIO(json.dumps(orders)))
-        assert len(list(reader)) == len(orders)
-        told = [warning for warning in reader.warnings if "orders without order_id, " in warning]
-        assert len(told) == count
-
-
 def test_amounts_in_which_the_rows_of_an_order_differ_are_counted() -> None:
     mapping = {"order_id": "nr", "contact_email": "mail", "product_name": "item"}
     amounts = {"total": "sum", "taxes": "vat"}
@@ -278,16 +269,6 @@ def test_an_amount_that_is_none_is_a_fault_of_its_order_where_the_rows_differ(am
         assert [fault.partition(",")[0] for fault in error.faults] == [
             "total: expected text or a number"
         ]
-
-
-def test_orders_are_pointed_out_none_of_which_has_an_id() -> None:
-    text = "Mail,Item\nann@a,Mop\nann@a,Mop\nno address,Mop\n"
-    for more, warned in (({}, True), ({"order_id": "Item"}, False)):
-        mapping = {"contact_email": "Mail", "product_name": "Item", **more}
-        reader = read_orders(io.StringIO(text), mapping=mapping)
-        list(reader)
-        told = "orders have no order_id: they are known by their content, so equal ones are sent "
-        assert any(warning.startswith(told) for warning in reader.warnings) == warned
 
 
 def test_rows_of_json_are_grouped_too() -> None:
