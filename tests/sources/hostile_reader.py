@@ -51,7 +51,7 @@ def read(path: str, options: dict[str, Any]) -> dict[str, Any]:
                 continue
             invalid += 1
             longest = max(longest, len(str(item)))
-            if invalid <= 3:
+            if invalid <= 20:
                 found["faults"].append(str(item)[:500])
     except EverlyticError as error:
         found["error"] = f"{type(error).__name__}: {error}"

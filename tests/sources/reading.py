@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from decimal import Decimal
+from itertools import zip_longest
 from typing import Any
 
 import attrs
+import pytest
 
-from everlytic_async import InvalidOrderError, Order
-from everlytic_async.sources import read_orders
+from everlytic_async import ConfigurationError, InvalidOrderError, Order
+from everlytic_async.sources import Reader, read_orders
 
 Found = list[tuple[int, Order | InvalidOrderError]]
 
@@ -36,10 +39,75 @@ def brief(found: Found) -> list[tuple[int, str]]:
     ]
 
 
+def outcome(reader: Reader) -> list[str]:
+    """What comes of an input: the orders, what is left out, and the warnings.
+
+    An order is its place, its id and the number of its products; or its place and its faults.
+    """
+    found = [
+        f"{line}: {item.order_id} ({len(item.products)})"
+        if isinstance(item, Order)
+        else f"{line}: {'; '.join(item.faults)}"
+        for line, item in reader.lines()
+    ]
+    left_out = [f"{reason}: {count}" for reason, count in reader.skipped.items()]
+    return [*found, *left_out, *reader.warnings]
+
+
+def starts(texts: Iterable[str], expected: Iterable[str]) -> list[str]:
+    """The texts, each as far as one is expected there."""
+    return [text[: len(start)] for text, start in zip_longest(texts, expected, fillvalue="")]
+
+
+def starts_of_lines(
+    found: Iterable[tuple[int, Order | InvalidOrderError]], expected: list[tuple[int, str]]
+) -> list[tuple[int, str]]:
+    """What `brief` has of each item, as far as it is expected."""
+    pairs = zip_longest(brief(list(found)), expected, fillvalue=(0, ""))
+    return [(line, text[: len(start)]) for (line, text), (_line, start) in pairs]
+
+
+def refusal(data: str | bytes, format_: str | None = None, **options: Any) -> str:
+    """Why an input is refused."""
+    with pytest.raises(ConfigurationError) as caught:
+        read(data, format_, **options)
+    return str(caught.value)
+
+
 def fields(item: Order | InvalidOrderError) -> dict[str, Any]:
     """The fields of an order that are set."""
     assert isinstance(item, Order), item
     return attrs.asdict(item, filter=lambda _field, value: value is not None)
+
+
+PRODUCT = (
+    "product_name",
+    "product_price",
+    "product_quantity",
+    "product_sku",
+    "product_line_total",
+    "product_gallery",
+)
+
+
+def flat(item: Order | InvalidOrderError) -> dict[str, Any]:
+    """The fields of an order that are set; its products as tuples, up to the last that is set."""
+    found = fields(item)
+    found["products"] = [_as_tuple(product) for product in found["products"]]
+    return found
+
+
+def _as_tuple(product: dict[str, Any]) -> tuple[Any, ...]:
+    cells = [product.pop(field, None) for field in PRODUCT]
+    assert {*product.values()} <= {None}, product
+    while cells[-1] is None:
+        cells.pop()
+    return tuple(cells)
+
+
+def lines(*values: Any) -> str:
+    """JSON Lines."""
+    return "".join(f"{json.dumps(value)}\n" for value in values)
 
 
 def exact(item: Order | InvalidOrderError) -> str:

@@ -10,31 +10,45 @@ import csv
 import io
 import json
 import re
+import tomllib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
 import attrs
 import pytest
-from reading import Pipe, brief, fields, read
+from reading import brief, fields, flat, lines, outcome, read, refusal, starts
 
-from everlytic_async import ConfigurationError, InvalidOrderError, Order, SourceError
-from everlytic_async.sources import parse_where, read_orders, suggest_mapping
+from everlytic_async import ConfigurationError, InvalidOrderError, Order
+from everlytic_async.sources import REASONS, Reader, parse_where, read_orders, suggest_mapping
 
 ANN = "ann@example.com"
 SHOPIFY = (
     "Name,Email,Financial Status,Subtotal,Total,Created at,Lineitem quantity,Lineitem name,"
     "Lineitem price,Lineitem sku,Lineitem discount,Cancelled at\n"
 )
+CANCELLED = "2026-03-02"
 
 
-def shopify(*rows: str, status: str = "paid", total: str = "20.00", price: str = "10.00") -> str:
-    """Shopify's CSV, with a row for each order that is numbered so."""
-    return SHOPIFY + "".join(
-        f'{name},{ANN},{status},"{total}","{total}",2026-03-01 10:00:00 +0200,2,Mop,"{price}",7,,\n'
-        for name in rows
-    )
+def paid(
+    name: str, status: str = "paid", total: str = "20.00", price: str = "10.00", cancelled: str = ""
+) -> str:
+    """A row of Shopify's CSV that starts an order."""
+    sums, created = f'"{total}","{total}"', "2026-03-01 10:00:00 +0200"
+    return f'{name},{ANN},{status},{sums},{created},2,Mop,"{price}",7,,{cancelled}\n'
+
+
+def further(name: str) -> str:
+    return f"{name},{ANN},,,,,1,Soap,5.00,,,\n"
+
+
+def shopify(*rows: str) -> str:
+    return SHOPIFY + "".join(rows)
+
+
+def money(amount: str, kind: str = "shopMoney") -> dict[str, Any]:
+    return {kind: {"amount": amount}}
 
 
 def graphql(number: int, **more: Any) -> dict[str, Any]:
@@ -45,7 +59,7 @@ def graphql(number: int, **more: Any) -> dict[str, Any]:
         "createdAt": "2026-03-01T08:00:00Z",
         "cancelledAt": None,
         "displayFinancialStatus": "PAID",
-        "totalPriceSet": {"shopMoney": {"amount": "25.00", "currencyCode": "ZAR"}},
+        "totalPriceSet": money("25.00"),
         **more,
     }
 
@@ -56,26 +70,28 @@ def line_item(parent: int | None = None, **more: Any) -> dict[str, Any]:
         "title": "Mop",
         "quantity": 2,
         "sku": "000412",
-        "originalUnitPriceSet": {"shopMoney": {"amount": "10.00"}},
+        "originalUnitPriceSet": money("10.00"),
         **more,
     }
-    return item if parent is None else {**item, "__parentId": f"gid://shopify/Order/{parent}"}
-
-
-MAY_BE_PART = "may be a line item of it, and does not say what it is"
+    return item if parent is None else part_of(f"Order/{parent}", **item)
 
 
 def part_of(parent: str, **fields: Any) -> dict[str, Any]:
-    """A line of a bulk operation without an id."""
+    """A line of a bulk operation that belongs to another one."""
     return {**fields, "__parentId": f"gid://shopify/{parent}"}
-
-
-def lines(*values: Any) -> str:
-    return "".join(f"{json.dumps(value)}\n" for value in values)
 
 
 def edges(*nodes: Any) -> dict[str, Any]:
     return {"edges": [{"cursor": "x", "node": node} for node in nodes]}
+
+
+def page(*orders: Any, **more: Any) -> dict[str, Any]:
+    return {"data": {"orders": {**edges(*orders), **more}}}
+
+
+def whole(number: int) -> dict[str, Any]:
+    """An order of GraphQL with its line item."""
+    return graphql(number, lineItems=edges(line_item()))
 
 
 def woo(number: int, status: str, **more: Any) -> dict[str, Any]:
@@ -118,144 +134,134 @@ ITEMS = "order_id,order_number,date,status,order_total,billing_email,{}\n"
 GRID = 'ID,"Purchase Point","Purchase Date","Grand Total (Purchased)",Status,"Customer Email"\n'
 SQUARESPACE = SHOPIFY.replace("Name,", "Order ID,", 1)
 
+
+def item_rows(*cells: str, columns: str = "line_items", status: str = "completed") -> str:
+    """The table of the plugin Order Export, with an order for each of these cells."""
+    return ITEMS.format(columns) + "".join(
+        f"{n},{n},2026-01-15 12:00:00,{status},108.00,{ANN},{cell}\n"
+        for n, cell in enumerate(cells)
+    )
+
+
+def grid_row(number: int, status: str) -> str:
+    return f'{number},Main,"Mar 1, 2026 8:00:00 AM","R1,250.00",{status},{ANN}\n'
+
+
 FINANCIAL = ("paid", "expired", "unpaid", "partially_refunded", "pending", "authorized")
 FINANCIAL += ("Refunded", "voided", "partially_paid")
 WOO = ("on-hold", "wc-cancelled", "refunded", "failed", "pending", "checkout-draft", "trash")
 WOO += ("completed", "shipped-custom", "wc-processing")
+APART = "has neither a status nor a total, as a row that is apart"
+CUT = "belongs to an order that is not above it: is it cut off?"
+NO_ORDER = "belongs to an order that is not in the file: is it cut off?"
+MAY_BE_PART = "may be a line item of it, and does not say what it is"
+UNREADABLE_PART = "is or may be a part of it, and can't be read"
+NO_PRODUCTS = (
+    "products: at least one is required, and nothing says what was bought: map a field of a "
+    "product, such as with --map 'product_name:=\"Your order\"'"
+)
+NAMELESS = "has no id of an order, and names no product: remove it"
+TWICE = "is in the file more than once, and differs: keep the rows that are up to date, and remove"
 
 # ------------------------------------------------------------------------------- what is an order
 
-#: For each kind: the input, what is read of it (places, and ids or faults), what is left out.
-KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
-    "abandoned checkouts of Shopify, as CSV": (
-        shopify("#37107487441214", status=""),
-        [],
-        {"abandoned checkout": 1},
-    ),
-    "drafts of Shopify, as CSV": (shopify("#D12", status=""), [], {"draft": 1}),
-    "a further row of Shopify that is not next to its order is at fault": (
-        f"{shopify('#1', '#2')}#1,{ANN},,,,2026-03-01,1,Soap,5.00,,,\n",
-        [(2, "#1"), (3, "#2"), (4, "has neither a status nor a total, as a row that is apart")],
-        {},
-    ),
-    "the further row of an order of Shopify is above it": (
-        (f"{SHOPIFY}#1,{ANN},,,,,1,Brush,5.00,,,\n{shopify('#1').removeprefix(SHOPIFY)}"
-        f"#2,{ANN},,,,,1,Brush,5.00,,,\n{shopify('#2', status='voided').removeprefix(SHOPIFY)}"),
-        [(2, "#1")],
-        {"voided": 1},
-    ),
-    "the further row of a checkout or a draft is above it": (
-        (f"{SHOPIFY}#9,{ANN},,,,,1,Soap,5.00,,,\n"
-        f"{shopify('#9', status='').removeprefix(SHOPIFY)}#D9,{ANN},,,,,1,Mop,5.00,,,\n"),
-        [],
-        {"abandoned checkout": 1, "draft": 1},
-    ),
-    "checkouts of Shopify without columns of totals": (
+
+def as_json(table: str) -> str:
+    return lines(*csv.DictReader(io.StringIO(table)))
+
+
+SOAP = further("#1")
+BLOCK = paid("#1") + SOAP
+REFUNDED = BLOCK.replace("paid", "refunded")
+PLUGIN = f"7,Completed,2026-03-01,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Soap,8,1,2\n"
+TITLED = f"order_id,contact_email,product_name\n1,{ANN},Mop\n"
+PLAIN = "order_id,contact_email,product_name,product_quantity,total\n"
+SEVEN = f"7,{ANN},Mop,1,9\n"
+EIGHT = f"8,{ANN},Mop,1,9\n"
+
+#: For each kind: the input, and its `outcome`.
+KINDS: dict[str, Sequence[str]] = {
+    "checkouts and drafts of Shopify, as CSV, two of them below their further rows": [
+        shopify(
+            paid("#37107487441214", ""), paid("#D12", ""),
+            further("#9"), paid("#9", ""), further("#D9"), paid("#D9", ""),
+        ),
+        "abandoned checkout: 2", "draft: 2",
+    ],
+    "checkouts of Shopify without columns of totals": [
         ("Name,Email,Financial Status,Lineitem quantity,Lineitem name,Lineitem price\n"
         f"#9,{ANN},,1,Mop,5.00\n#9,,,1,Soap,5.00\n"),
-        [],
-        {"abandoned checkout": 1},
-    ),
-    "a file of Shopify that starts within an order": (
-        f"{SHOPIFY},{ANN},,,,,1,Soap,5.00,,,\n{shopify('#2').removeprefix(SHOPIFY)}",
-        [(2, "belongs to an order that is not above it: is it cut off?"), (3, "#2")],
-        {},
-    ),
-    "statuses of Shopify": (
-        SHOPIFY
-        + "".join(
-            row.removeprefix(SHOPIFY)
-            for row in (
-                shopify(f"#{place}", status=status)
-                for place, status in enumerate(FINANCIAL)
-            )
+        "abandoned checkout: 1",
+    ],
+    "orders of Shopify below their further rows": [
+        shopify(
+            further("#1"), paid("#1"), further("#2"), paid("#2", "voided"),
+            further("#3"), paid("#3", cancelled=CANCELLED),
         ),
-        [(place + 2, f"#{place}") for place in (0, 1, 2, 3, 4, 5, 8)],
-        {"refunded": 1, "voided": 1},
-    ),
-    "GraphQL, edges": (
-        json.dumps({"data": {"orders": edges(graphql(1, lineItems=edges(line_item())))}}, indent=1),
-        [(1, "#1")],
-        {},
-    ),
-    "GraphQL, nodes": (
-        json.dumps(
-            {"data": {"orders": {"nodes": [graphql(1, lineItems={"nodes": [line_item()]})]}}}
+        "2: #1 (2)", "voided: 1", "cancelled: 1",
+    ],
+    "rows of Shopify apart from their orders, one of which is cancelled": [
+        shopify(
+            paid("#1"), paid("#2", cancelled=CANCELLED), paid("#3"), further("#1"), further("#2")
         ),
-        [(1, "#1")],
-        {},
-    ),
-    "GraphQL, several pages, one on each line": (
+        "2: #1 (1)", "4: #3 (1)", f"5: {APART}", f"6: {APART}", "cancelled: 1",
+    ],
+    "a file of Shopify that starts within an order": [
+        shopify(further(""), paid("#2")),
+        f"2: {CUT}", "3: #2 (1)",
+    ],
+    "statuses of Shopify": [
+        shopify(*(paid(f"#{place}", status) for place, status in enumerate(FINANCIAL))),
+        "2: #0 (1)", "3: #1 (1)", "4: #2 (1)", "5: #3 (1)", "6: #4 (1)", "7: #5 (1)", "10: #8 (1)",
+        "refunded: 1", "voided: 1",
+    ],
+    "GraphQL, edges": [json.dumps(page(whole(1)), indent=1), "1: #1 (1)"],
+    "GraphQL, nodes": [
+        lines({"data": {"orders": {"nodes": [graphql(1, lineItems={"nodes": [line_item()]})]}}}),
+        "1: #1 (1)",
+    ],
+    "GraphQL, several pages, one on each line": [
+        lines(page(whole(1)), page(whole(2))),
+        "1: #1 (1)", "2: #2 (1)",
+    ],
+    "GraphQL, a bulk operation, with its lines in any order": [
         lines(
-            *(
-                {"data": {"orders": edges(graphql(n, lineItems=edges(line_item())))}}
-                for n in (1, 2)
-            )
+            line_item(2), graphql(1), graphql(2), line_item(1), line_item(1),
+            graphql(3, cancelledAt="x"), line_item(3),
         ),
-        [(1, "#1"), (2, "#2")],
-        {},
-    ),
-    "GraphQL, a bulk operation": (
-        lines(graphql(1), line_item(1), line_item(1), graphql(2, cancelledAt="x"), line_item(2)),
-        [(1, "#1")],
-        {"cancelled": 1},
-    ),
-    "GraphQL, a bulk operation with its lines in any order": (
-        lines(line_item(2), graphql(1), graphql(2), line_item(1)),
-        [(2, "#1"), (3, "#2")],
-        {},
-    ),
-    "GraphQL, a bulk operation without all of its lines": (
+        "2: #1 (1)", "3: #2 (1)", "cancelled: 1",
+    ],
+    "GraphQL, a bulk operation without all of its lines": [
         lines(graphql(1), line_item(1), line_item(9), graphql(2))
         + json.dumps(line_item(2))[:-1]
         + lines({}, graphql(3)),
-        [
-            (1, "#1"),
-            (3, "belongs to an order that is not in the file: is it cut off?"),
-            (4, "line 5 is or may be a part of it, and can't be read"),
-            (5, "is not JSON: "),
-            (6, "products: at least one is required"),
-        ],
-        {},
-    ),
-    "GraphQL, a bulk operation with damaged lines that don't say whose they are": (
+        "1: #1 (1)", f"3: {NO_ORDER}", f"4: line 5 {UNREADABLE_PART}", "5: is not JSON: ",
+        "6: products: at least one is required",
+    ],
+    "GraphQL, a bulk operation with damaged lines that don't say whose they are": [
         lines(graphql(1), line_item(1))
         + json.dumps(line_item(1))[:-2]
         + "\n" + lines(graphql(2), line_item(2))
         + json.dumps(graphql(3))[:60]
         + "\n" + lines(graphql(4), line_item(4))
-        + json.dumps(line_item(4)).replace("10.00", "NaN").replace('"NaN"', "NaN")
+        + json.dumps(line_item(4)).replace('"10.00"', "NaN")
         + "\n" + lines(graphql(5), line_item(5), 17),
-        [
-            (1, "line 3 is or may be a part of it, and can't be read"),
-            (3, "is not JSON: "),
-            (4, "#2"),
-            (6, "is not JSON: "),
-            (7, "line 9 is or may be a part of it, and can't be read"),
-            (9, "originalUnitPriceSet"),
-            (10, "line 12 is or may be a part of it, and can't be read"),
-            (12, "is not an order: "),
-        ],
-        {},
-    ),
-    "GraphQL, parts in a bulk operation that may be line items": (
+        f"1: line 3 {UNREADABLE_PART}", "3: is not JSON: ", "4: #2 (1)", "6: is not JSON: ",
+        f"7: line 9 {UNREADABLE_PART}", "9: originalUnitPriceSet", f"10: line 12 {UNREADABLE_PART}",
+        "12: is not an order: ",
+    ],
+    "GraphQL, parts in a bulk operation that may be line items": [
         lines(
             graphql(1), line_item(1), part_of("Order/1", title="Mop"), graphql(2),
             part_of("Order/2", __typename="LineItem", title="Mop"), part_of("Order/9", title="Mop"),
             graphql(3), line_item(3), part_of("Order/3", originalUnitPrice="1.00"),
         ),
-        [
-            (1, f"line 3 {MAY_BE_PART}"),
-            (4, "#2"),
-            (6, "belongs to an order that is not in the file: is it cut off?"),
-            (7, f"line 9 {MAY_BE_PART}"),
-        ],
-        {},
-    ),
-    "GraphQL, parts in a bulk operation that can't be line items": (
+        f"1: line 3 {MAY_BE_PART}", "4: #2 (1)", f"6: {NO_ORDER}", f"7: line 9 {MAY_BE_PART}",
+    ],
+    "GraphQL, parts in a bulk operation that can't be line items": [
         lines(
             graphql(1), line_item(1), {**line_item(1), "id": "gid://shopify/Fulfillment/1"},
-            {"id": "gid://shopify/Metafield/1", "__parentId": "gid://shopify/LineItem/7"},
+            part_of("LineItem/7", id="gid://shopify/Metafield/1"),
             part_of("Order/1", __typename="DiscountCodeApplication", code="X"),
             part_of("Order/1", __typename="AutomaticDiscountApplication", title="X"),
             part_of("Order/1", __typename="ShippingLine", title="X", quantity=1),
@@ -265,151 +271,205 @@ KINDS: dict[str, tuple[str, list[tuple[int, str]], dict[str, int]]] = {
             graphql(2), part_of("Order/2", __typename="LineItem", title="Mop", quantity=2),
             part_of("Order/2", quantity=2, title="Rope"),
         ),
-        [(1, "#1"), (12, "#2")],
-        {},
-    ),
-    "GraphQL, drafts, checkouts, tests and refunds": (
+        "1: #1 (1)", "12: #2 (2)",
+    ],
+    "GraphQL, drafts, checkouts, tests and refunds": [
         lines(
             graphql(1, id="gid://shopify/DraftOrder/1"),
             graphql(2, id="gid://shopify/AbandonedCheckout/1"),
             graphql(3, test=True),
             graphql(4, displayFinancialStatus="REFUNDED"),
         ),
-        [],
-        {"draft": 1, "abandoned checkout": 1, "test": 1, "refunded": 1},
-    ),
-    "GraphQL, line items on a further page": (
+        "draft: 1", "abandoned checkout: 1", "test: 1", "refunded: 1",
+    ],
+    "GraphQL, line items on a further page": [
         lines(graphql(1, lineItems={"nodes": [line_item()], "pageInfo": {"hasNextPage": True}})),
-        [(1, "lineItems: more of them are on a further page: ask for as many as an order has")],
-        {},
-    ),
-    "statuses of WooCommerce": (
-        json.dumps(
-            [
-                woo(place, status)
-                for place, status in enumerate(WOO)
-            ]
-        ),
-        [(1, "0"), (8, "7"), (9, "8"), (10, "9")],
-        dict.fromkeys(("cancelled", "refunded", "failed", "unpaid", "draft", "trash"), 1),
-    ),
-    "a single order of WordPress.com": (
-        json.dumps({"data": woo(1, "processing")}, indent=1), [(1, "1")], {}
-    ),
-    "Advanced Order Export": (
+        "1: lineItems: more of them are on a further page: ask for as many as an order has",
+    ],
+    "statuses of WooCommerce": [
+        json.dumps([woo(place, status) for place, status in enumerate(WOO)]),
+        "1: 0 (1)", "8: 7 (1)", "9: 8 (1)", "10: 9 (1)", "cancelled: 1", "refunded: 1", "failed: 1",
+        "unpaid: 1", "draft: 1", "trash: 1",
+        "orders with a status that woocommerce orders don't usually have were read: shipped-custom",
+    ],
+    "Advanced Order Export": [
         (f"{AOE}501,Cancelled,2026-01-15 12:00,{ANN},108,0,108,Mop,000412,2,54.00\n"
         f"502,On hold,2026-01-16 12:00,{ANN},60.00,10.00,50.00,Soap &amp; Co,,2,25.00\n"
         f"502,On hold,2026-01-16 12:00,{ANN},60.00,10.00,50.00,Rope,,1,0.00\n"),
-        [(3, "502")],
-        {"cancelled": 1},
-    ),
-    "Order Export, products in one cell": (
-        (f"{ITEMS.format('line_items')}"
-        f"1,1,2026-01-15 12:00:00,processing,108.00,{ANN},"
-        "name:Mop; blue|product_id:412|sku:000412|quantity:2|total:108.00|refunded:0;"
-        "name:Soap|a|product_id:1|sku:|quantity:1|total:0.00\n"
-        f"2,2,2026-01-15 12:00:00,failed,108.00,{ANN},name:Mop|quantity:2|total:1.00\n"),
-        [(2, "1")],
-        {"failed": 1},
-    ),
-    "Order Export, products in several cells": (
-        (f"{ITEMS.format('line_item_1,line_item_2')}"
-        f"1,1,2026-01-15 12:00:00,completed,108.00,{ANN},name:Mop|quantity:2|total:108.00,\n"),
-        [(2, "1")],
-        {},
-    ),
-    "Order Export, products as JSON, and in no form that is known": (
-        ITEMS.format("line_items")
-        + "".join(
-            f'{n},{n},2026-01-15 12:00:00,completed,108.00,{ANN},"{cell}"\n'
-            for n, cell in enumerate(
-                (
-                    '[{""name"":""Mop"",""quantity"":2,""total"":""108.00"",""meta"":[]}]',
-                    '{""name"":""Mop"",""quantity"":2,""total"":108.00}',
-                    "garbage",
-                    "a:1:{i:0;a:1:{s:4:name;s:3:Mop;}}",
-                    '[{""name"":""Mop""',
-                    "[" * 100_000,
-                    '[""Mop""]',
-                    '[{""title"":""Mop""}]',
-                    "[]",
-                )
-            )
+        "3: 502 (2)", "cancelled: 1",
+    ],
+    "Order Export, products in one cell": [
+        item_rows(
+            "name:Mop; blue|product_id:412|sku:000412|quantity:2|total:108.00|refunded:0;"
+            "name:Soap|a|product_id:1|sku:|quantity:1|total:0.00"
         ),
-        [(2, "0"), (3, "1")]
-        + [(line, "line_items: can't be read: expected ") for line in range(4, 10)]
-        + [(10, "products: at least one")],
-        {},
-    ),
-    "Squarespace": (
+        "2: 0 (2)",
+    ],
+    "Order Export, products in several cells": [
+        item_rows("name:Mop|quantity:2|total:108.00,", columns="line_item_1,line_item_2"),
+        "2: 0 (1)",
+    ],
+    "Order Export, of an order that failed": [
+        item_rows("name:Mop|quantity:2|total:1.00", status="failed"),
+        "failed: 1",
+    ],
+    "Order Export, products as JSON, and in no form that is known": [
+        item_rows(
+            '"[{""name"":""Mop"",""quantity"":2,""total"":""108.00"",""meta"":[]}]"',
+            '"{""name"":""Mop"",""quantity"":2,""total"":108.00}"',
+            "garbage",
+            "a:1:{i:0;a:1:{s:4:name;s:3:Mop;}}",
+            '"[{""name"":""Mop"""',
+            "[" * 100_000,
+            '"[""Mop""]"',
+            '"[{""title"":""Mop""}]"',
+            "[]",
+        ),
+        "2: 0 (1)", "3: 1 (1)",
+        *(f"{line}: line_items: can't be read: expected " for line in range(4, 10)),
+        "10: products: at least one",
+    ],
+    "Squarespace": [
         (f"{SQUARESPACE}00012,{ANN},PAID,20.00,25.00,2026-03-01 10:00:00 +0200,2,Mop,10.00,7,,\n"
         f"00012,{ANN},,,,,1,Soap,5.00,8,,\n"
         f"00013,{ANN},REFUNDED,20.00,25.00,2026-03-01 10:00:00 +0200,2,Mop,10.00,7,,\n"),
-        [(2, "00012")],
-        {"refunded": 1},
-    ),
-    "the grid of Magento": (
-        (f'{GRID}000000001,Main,"Mar 1, 2026 8:00:00 AM","R1,250.00",canceled,{ANN}\n'
-        f'000000002,Main,"Mar 1, 2026 8:00:00 AM","R1,250.00",Suspected Fraud,{ANN}\n'
-        f'000000003,Main,"Mar 1, 2026 8:00:00 AM","R1,250.00",complete,{ANN}\n'),
-        [
-            (
-                4,
-                ("products: at least one is required, and nothing says what was bought: map a "
-                "field of a product, such as with --map 'product_name:=\"Your order\"'"),
-            )
-        ],
-        {"cancelled": 1, "fraud": 1},
-    ),
-    "BigCommerce": (
-        json.dumps(
-            [
-                bigcommerce(),
-                bigcommerce("Incomplete"),
-                bigcommerce("Awaiting Payment"),
-                bigcommerce("Declined"),
-                bigcommerce(is_deleted=True),
-                bigcommerce(products={"url": "https://a.example", "resource": "/orders/118/prod"}),
-            ]
+        "2: 00012 (2)", "refunded: 1",
+    ],
+    "the grid of Magento": [
+        GRID + grid_row(1, "canceled") + grid_row(2, "Suspected Fraud") + grid_row(3, "complete"),
+        f"4: {NO_PRODUCTS}", "cancelled: 1", "fraud: 1",
+    ],
+    "BigCommerce": [
+        lines(
+            bigcommerce(), bigcommerce("Incomplete"), bigcommerce("Awaiting Payment"),
+            bigcommerce("Declined"), bigcommerce(is_deleted=True),
+            bigcommerce(products={"url": "https://a.example", "resource": "/orders/118/prod"}),
         ),
-        [(1, "118"), (3, "118"), (6, "products: it has only a link to them: join in what GET ")],
-        {"abandoned checkout": 1, "failed": 1, "trash": 1},
-    ),
-    "two files in one": (
-        shopify("#1") + shopify("#2"),
-        [(2, "#1"), (4, "#2")],
-        {"repeated header": 1},
-    ),
-    "two files in one, with byte-order marks": (
-        "\ufeff" + shopify("#1") + "\ufeff" + shopify("#2"),
-        [(2, "#1"), (4, "#2")],
-        {"repeated header": 1},
-    ),
-    "two files in one, with the header twice": (
-        shopify("#1") + SHOPIFY + shopify("#2"),
-        [(2, "#1"), (5, "#2")],
-        {"repeated header": 1, "duplicate row": 1},
-    ),
-    "two files of one's own in one": (
-        2 * f"order_id,contact_email,product_name\n1,{ANN},Mop\n",
-        [(2, "1"), (4, "1")],
-        {"repeated header": 1},
-    ),
+        "1: 118 (1)", "3: 118 (1)", "6: products: it has only a link to them: join in what GET ",
+        "abandoned checkout: 1", "failed: 1", "trash: 1",
+    ],
+    "files in one, with byte-order marks and with the header twice": [
+        f"\ufeff{shopify(paid('#1'))}{shopify(paid('#2'))}\ufeff{shopify(paid('#3'))}{SHOPIFY}"
+        + shopify(paid("#4")),
+        "2: #1 (1)", "4: #2 (1)", "6: #3 (1)", "9: #4 (1)", "repeated header: 3",
+        "duplicate row: 1",
+    ],
+    # Rows of one order, and orders that are there twice, one after the other.
+    "shopify, equal": [shopify(BLOCK * 2), "2: #1 (2)", "duplicate row: 2"],
+    "shopify, sorted by its rows": [
+        shopify(paid("#1") * 2, SOAP * 2),
+        "2: #1 (2)", "duplicate row: 2",
+    ],
+    "shopify, and was refunded in between": [
+        shopify((BLOCK + REFUNDED) * 2, BLOCK),
+        f"2: {TWICE}", "duplicate row: 7",
+    ],
+    "shopify, of which one is later": [
+        shopify(BLOCK, BLOCK.replace("paid", "partially_refunded")),
+        f"2: {TWICE}", "duplicate row: 1",
+    ],
+    "shopify, and was refunded later": [shopify(paid("#1"), paid("#1", "refunded")), f"2: {TWICE}"],
+    "shopify, the same product in two lines": [
+        shopify(paid("#1"), f"#1,{ANN},,,,,2,Mop,10.00,7,,\n"),
+        "2: #1 (2)",
+    ],
+    "shopify, its columns filled in every row": [
+        shopify(paid("#1"), paid("#1").replace("Mop", "Soap")),
+        "2: #1 (2)",
+    ],
+    "shopify, below its further row": [shopify(SOAP, paid("#1")), "2: #1 (2)"],
+    "more copies of a shop's rows than an order has rows": [
+        shopify(BLOCK, SOAP * 10_004),
+        "2: #1 (2)", "duplicate row: 10004",
+    ],
+    "a shop's, of which one in the middle is damaged": [
+        shopify(BLOCK, SOAP * 2, "#1,x\n", SOAP * 2),
+        "2: line 6", "duplicate row: 4",
+    ],
+    "a plugin, equal": [AOE + PLUGIN * 2, "2: 7 (2)", "duplicate row: 2"],
+    "a plugin, of which one is later": [
+        AOE + PLUGIN + PLUGIN.replace("Completed", "Processing"),
+        f"2: {TWICE}",
+    ],
+    "own, and each row names the order": [
+        PLAIN + (SEVEN + SEVEN.replace("Mop", "Soap")) * 2 + EIGHT + "8,,Soap,1,9\n",
+        "2: 7 (4)", "6: 8 (2)",
+        "orders that have all their products more than once: 1 (line 2). If their rows",
+    ],
+    "own, whose id is left out now and then": [PLAIN + SEVEN * 2 + ",,Soap,1,\n", "2: 7 (3)"],
+    "own, as JSON, whose id is left out now and then": [
+        lines(
+            {"order_id": "7", "contact_email": ANN, "product_name": "Mop"},
+            {"order_id": "7", "contact_email": ANN, "product_name": "Brush"},
+            *({"order_id": None, "contact_email": None, "product_name": each} for each in "xy"),
+        ),
+        "1: 7 (4)",
+    ],
+    "own, as a JSON document": [
+        f"[{as_json(PLAIN + SEVEN + ',,Soap,1,9\n' + EIGHT).replace('}\n{', '},{')}]",
+        "1: 7 (2)", "3: 8 (1)",
+    ],
+    "own, and its first row names it": [
+        PLAIN + (SEVEN + ",,Soap,1,\n") * 2 + EIGHT,
+        "2: 7 (2)", "6: 8 (1)", "duplicate row: 2",
+    ],
+    "own, two files in one": [TITLED * 2, "2: 1 (1)", "4: 1 (1)", "repeated header: 1"],
+    "own, above a row that names no order and no product": [
+        PLAIN + SEVEN + ",,,3,43\n" + EIGHT,
+        f"3: {NAMELESS}", "2: 7 (1)", "4: 8 (1)",
+    ],
+    "shopify, above a row that names no order and no product": [
+        shopify(paid("#1"), ",,,5.00,4.90,,33,,,,,\n", paid("#2")),
+        f"3: {NAMELESS}", "2: #1 (1)", "4: #2 (1)",
+    ],
+    **{
+        f"shopify, above a further row of {name!r} and {email!r}": (
+            shopify(paid("#1"), further(name).replace(ANN, email)), "2: #1 (2)"
+        )
+        for name in ("", "#1")
+        for email in ("", ANN, ANN.title())
+    },
+    "shopify, cut off": [
+        shopify(further("").replace(ANN, ""), paid("#1")),
+        f"2: {CUT}", "3: #1 (1)",
+    ],
+    "shopify, above a row of somebody else": [
+        shopify(paid("#1"), SOAP.replace(ANN, "bea@b")),
+        "2: contact_email: the rows of the order do not agree on it",
+    ],
+    **{
+        f"above the row of totals {row!r}": (PLAIN + SEVEN + row, "2: 7 (1)", "row of totals: 1")
+        for row in (",,Summe,3,43\n", ",,Grand Total:,3,43\n", "Total,,,,9\n", "Total,,9\n")
+    },
+    "above a subtotal and a total": [
+        PLAIN + SEVEN + ",,Subtotal October,3,\n,,Total,3,\n", "2: 7 (1)", "row of totals: 2",
+    ],
+    "a plugin, above a row of totals": [
+        f"{AOE}7,Completed,,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Total,,33,\n",
+        "2: 7 (1)", "row of totals: 1",
+    ],
+    # Else the order would be sent without that product.
+    "a damaged row of an order is no row of totals": [
+        shopify(paid("#1"), "#1,,,,,,1,Total,5.00\n", paid("#2")),
+        "2: line 3 has 9 cells", "4: #2 (1)",
+    ],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_an_order_is_read_and_what_is_none_is_counted(kind: str) -> None:
-    text, expected, left_out = KINDS[kind]
+def test_what_is_an_order_is_read_once_and_what_is_none_is_counted(kind: str) -> None:
+    text, *expected = KINDS[kind]
     reader = read_orders(io.StringIO(text))
-    found = brief(list(reader.lines()))
-    assert [line for line, _told in found] == [line for line, _told in expected]
-    for (_line, told), (_same, start) in zip(found, expected, strict=True):
-        assert told.startswith(start)
-    assert reader.skipped == left_out
+    found = outcome(reader)
+    assert starts(found, expected) == expected
+    if reader.format != reader.container:  # it is a shop's
+        orders = sum(line[0].isdigit() for line in found)
+        left_out = sum(reader.skipped.get(reason, 0) for reason in REASONS)
+        assert len(read(text, include="all")) == orders + left_out
 
 
 D = Decimal
+PAID_108 = {"sub_total": "108.00", "total": "108.00"}
 #: The first order of a kind, with every digit.
 ORDERS: dict[str, dict[str, Any]] = {
     "GraphQL, edges": {
@@ -426,21 +486,18 @@ ORDERS: dict[str, dict[str, Any]] = {
         ],
     },
     "Order Export, products in one cell": {
-        "sub_total": "108.00",
-        "total": "108.00",
+        **PAID_108,
         "products": [
             ("Mop; blue", D("54.00"), D(2), "000412", D("108.00")),
             ("Soap|a", D("0.00"), D(1), None, D("0.00")),
         ],
     },
     "Order Export, products as JSON, and in no form that is known": {
-        "sub_total": "108.00",
-        "total": "108.00",
+        **PAID_108,
         "products": [("Mop", D("54.00"), 2, None, D("108.00"))],
     },
     "Order Export, products in several cells": {
-        "sub_total": "108.00",
-        "total": "108.00",
+        **PAID_108,
         "products": [("Mop", D("54.00"), D(2), None, D("108.00"))],
     },
     "Squarespace": {
@@ -460,52 +517,32 @@ ORDERS: dict[str, dict[str, Any]] = {
         "products": [("Mop", D("10.0000"), 2, "000412", D("15.0000"))],
     },
 }
-PRODUCT = ("product_name", "product_price", "product_quantity", "product_sku", "product_line_total")
 
 
 @pytest.mark.parametrize("kind", ORDERS)
 def test_the_fields_of_a_kind(kind: str) -> None:
-    order = fields(read(KINDS[kind][0])[0][1])
-    products = [tuple(product.get(name) for name in PRODUCT) for product in order.pop("products")]
-    expected = dict(ORDERS[kind])
-    assert repr(products) == repr(expected.pop("products"))
-    del order["order_id"]
-    assert order == {"contact_email": ANN, **expected}
+    order = flat(read(KINDS[kind][0])[0][1])
+    assert (order.pop("contact_email"), order.pop("order_id") != "") == (ANN, True)
+    assert repr(sorted(order.items())) == repr(sorted(ORDERS[kind].items()))
 
 
-ALLOCATED = [{"allocatedAmountSet": {"shopMoney": {"amount": "4.50"}}}]
+THEIRS = "presentmentMoney"  # in the customer's currency
+PRICED = {"originalUnitPriceSet": money("3.00", THEIRS)}
 
 
 @pytest.mark.parametrize(
     ("more", "total"),
     [
         ({}, "20.00"),
-        ({"discountAllocations": ALLOCATED}, "15.50"),
-        (
-            {"discountAllocations": [], "discountedTotalSet": {"shopMoney": {"amount": "1"}}},
-            "20.00",
-        ),
-        ({"discountedTotalSet": {"shopMoney": {"amount": "18.00"}}}, "18.00"),
+        ({"discountAllocations": [{"allocatedAmountSet": money("4.50")}]}, "15.50"),
+        ({"discountAllocations": [], "discountedTotalSet": money("1")}, "20.00"),
+        ({"discountedTotalSet": money("18.00")}, "18.00"),
         ({"originalUnitPriceSet": None, "originalUnitPrice": "3.00"}, "6.00"),
-        ({"originalUnitPriceSet": {"presentmentMoney": {"amount": "3.00"}}}, "6.00"),
-        (
-            {
-                "originalUnitPriceSet": {"presentmentMoney": {"amount": "3.00"}},
-                "discountedTotalSet": {"presentmentMoney": {"amount": "5.00"}},
-            },
-            "5.00",
-        ),
-        (
-            {
-                "originalUnitPriceSet": {"presentmentMoney": {"amount": "3.00"}},
-                "discountAllocations": [
-                    {"allocatedAmountSet": {"presentmentMoney": {"amount": "2.00"}}}
-                ],
-            },
-            "4.00",
-        ),
+        (PRICED, "6.00"),
+        (PRICED | {"discountedTotalSet": money("5.00", THEIRS)}, "5.00"),
+        (PRICED | {"discountAllocations": [{"allocatedAmountSet": money("2", THEIRS)}]}, "4.00"),
         # Two currencies are not mixed.
-        ({"discountedTotalSet": {"presentmentMoney": {"amount": "1.00"}}}, "20.00"),
+        ({"discountedTotalSet": money("1.00", THEIRS)}, "20.00"),
     ],
 )
 def test_a_line_total_of_graphql_is_after_all_discounts(more: dict[str, Any], total: str) -> None:
@@ -525,6 +562,8 @@ def test_a_line_total_of_graphql_is_after_all_discounts(more: dict[str, Any], to
         ("the grid of Magento", "2026-03-01T08:00Z", 1),
         ("the grid of Magento", "2026-03-01T08:01Z", 0),
         ("Advanced Order Export", "2026-01-16T12:01Z", 0),
+        ("orders of Shopify below their further rows", "2026-03-01", 1),
+        ("orders of Shopify below their further rows", "2026-03-02", 0),
     ],
 )
 def test_the_time_of_a_kind_is_understood(kind: str, since: str, count: int) -> None:
@@ -534,224 +573,221 @@ def test_the_time_of_a_kind_is_understood(kind: str, since: str, count: int) -> 
     assert not any("date" in str(item) for item in found)
 
 
-MAGENTO = {
-    "increment_id": "1",
-    "customer_email": ANN,
-    "state": "complete",
-    "grand_total": 1,
-    "items": [],
-}
-PAGE = {"hasNextPage": True}
-LAST = {**edges(graphql(2)), "pageInfo": {"hasNextPage": False}}
+# ------------------------------------------------------------------- what is pointed out
+
+OWN = f"nr,mail,item,State\n1,{ANN},Mop,done\n2,{ANN},Mop,Open\n3,{ANN},Mop,\n,,Soap,\n4,{ANN},x,\n"
+OWN_MAPPING = {"order_id": "nr", "contact_email": "mail", "product_name": "item"}
+EMAILS = [f"k{n}@example.com" for n in range(3)]
+SHOP = ["till@shop.example"] * 3
 
 
-@pytest.mark.parametrize(
-    ("pages", "count"),
-    [
-        ([{"orders": {**edges(graphql(1)), "pageInfo": PAGE}}], 1),
-        ([{"orders": {"pageInfo": PAGE, **edges(graphql(1))}}], 1),
-        ([{"orders": {"nodes": [], "pageInfo": PAGE}}], 1),
-        ([{"orders": LAST}], 0),
-        ([{"orders": {**edges(graphql(1)), "pageInfo": PAGE}}, {"orders": LAST}], 0),
-        ([{"orders": edges(graphql(1, pageInfo=PAGE))}], 0),
-        ([{"items": [MAGENTO] * 2, "search_criteria": {}, "total_count": 3}], 1),
-        ([{"items": [MAGENTO] * 2, "search_criteria": {}, "total_count": 2}], 0),
-        ([{"items": [MAGENTO] * 2, "total_count": 3}, {"items": [MAGENTO], "total_count": 3}], 0),
-    ],
+def own(states: Iterable[str], name: str = "State") -> str:
+    """A table with an order for each state."""
+    return f"nr,mail,item,{name}\n" + "".join(
+        f"{n},{n}@example.com,Mop,{state}\n" for n, state in enumerate(states)
+    )
+
+
+def mailed(emails: Iterable[str]) -> str:
+    """A table with an order for each address."""
+    return "nr,mail,item\n" + "".join(f"{n},{each},Mop\n" for n, each in enumerate(emails))
+
+
+def read_own(text: str, **options: Any) -> Reader:
+    """A reader of any of these texts."""
+    mapping = OWN_MAPPING if text.startswith(("nr,", '{"nr"')) else None
+    return read_orders(io.StringIO(text), mapping=mapping, **options)
+
+
+def plugin_rows(*statuses: str) -> str:
+    return AOE + "".join(
+        f"{n},{status},2026-01-15 12:00,{ANN},108,0,108,Mop,7,2,54.00\n"
+        for n, status in enumerate(statuses)
+    )
+
+
+ODD = plugin_rows("Wrapped", "Ann's", "Odd", '"a,b"', "x@y")
+ARE_ODD = (
+    "orders with a status that woocommerce-csv orders don't usually have were read: Wrapped "
+    "(1), Ann's (1), Odd (1), a,b (1), others (1). If nobody should get an e-mail about them: "
+    "--where 'Order Status!=Wrapped,Ann'\"'\"'s,Odd'"
 )
-def test_a_page_that_is_not_the_last_is_pointed_out(pages: list[Any], count: int) -> None:
-    wrapped = [page if "items" in page else {"data": page} for page in pages]
-    reader = read_orders(io.StringIO(lines(*wrapped)))
-    while next(reader, None) is not None:
-        assert reader.warnings == []  # the last page may not have been read yet
-    assert len(reader.warnings) == count
-    assert all(text.startswith("there are more orders on a furth") for text in reader.warnings)
-
-
-def test_an_order_of_shopify_is_judged_by_all_its_rows() -> None:
-    further = f"#1,{ANN},,,,,1,Brush,5.00,,,\n"
-    cancelled = shopify("#1").removeprefix(SHOPIFY).replace(",,\n", ",,2026-03-02\n")
-    reader = read_orders(io.StringIO(f"{SHOPIFY}{further}{cancelled}"))
-    assert (list(reader), reader.skipped) == ([], {"cancelled": 1})
-
-    rest = shopify("#1").removeprefix(SHOPIFY)
-    for since, count in (("2026-03-01", 1), ("2026-03-02", 0)):
-        reader = read_orders(io.StringIO(f"{SHOPIFY}{further}{rest}"), since=since)
-        found = list(reader)
-        assert [len(order.products) for order in found if isinstance(order, Order)] == [2] * count
-        assert (len(found), len(reader.skipped)) == (count, 1 - count)
-
-
-def test_a_row_of_shopify_apart_from_its_order_is_never_an_order() -> None:
-    """Its order may be cancelled: nobody may be notified of it."""
-    apart = f"#1,{ANN},,,,,1,Soap,5.00,,,\n"
-    cancelled = shopify("#1").replace(",,\n", ",,2026-03-02\n")
-    reader = read_orders(io.StringIO(f"{cancelled}{shopify('#2').removeprefix(SHOPIFY)}{apart}"))
-    order, fault = reader
-    assert isinstance(order, Order)
-    assert isinstance(fault, InvalidOrderError)
-    assert (fault.line, fault.order_id, reader.skipped) == (4, "#1", {"cancelled": 1})
-    reader = read_orders(io.StringIO(shopify("#9", status="")), include="all")
-    assert (len(list(reader)), reader.warnings) == (1, [])
-
-
-def rest_of(text: str) -> str:
-    return text.partition("\n")[2]
-
-
-SOAP = f"#1,{ANN},,,,,1,Soap,5.00,,,\n"
-BLOCK = rest_of(shopify("#1")) + SOAP
-OWN = "order_id,contact_email,product_name,product_quantity,total\n"
-TWICE = "is in the file more than once, and differs: keep the rows that are up to date, and remove"
-#: An order that is in a table twice, one after the other: the text, what is read, left out, warned.
-IN_A_ROW: dict[str, tuple[str, list[tuple[str, int]], int, int]] = {
-    "shopify, equal": (SHOPIFY + BLOCK * 2, [("#1", 2)], 2, 0),
-    "shopify, sorted by its rows": (
-        SHOPIFY + "".join(line * 2 for line in BLOCK.splitlines(keepends=True)),
-        [("#1", 2)],
-        2,
-        0,
+UNUSED = "'State' looks like the status of an order, and nothing uses it"
+ONE_CONTACT = "have the same contact: if 'mail' is not the customers', map contact_email to another"
+WITHOUT_IDS = (
+    "orders have no order_id: they are known by their content, so equal ones are sent once"
+)
+BARE = {"contact_email": "a@b", "products": [{}]}
+#: An input, how it is read, and how what is said of it starts.
+WARNINGS: list[tuple[str, dict[str, Any], list[str]]] = [
+    (ODD, {}, [ARE_ODD]),
+    (ODD, {"where": "Item Name=Mop"}, [ARE_ODD]),
+    (ODD, {"where": "Order Status!=Odd"}, []),  # the user knows of it
+    (ODD, {"where": "Order Status=wrapped"}, []),
+    (
+        f"Name,Email,Lineitem quantity,Lineitem name,Lineitem price\n#1,{ANN},1,Mop,1\n",
+        {},
+        ["there is no 'Financial Status', which tells orders from"],
     ),
-    "shopify, and was refunded in between": (
-        SHOPIFY + (BLOCK + BLOCK.replace("paid", "refunded")) * 2 + BLOCK,
-        [(TWICE, 0)],
-        7,
-        0,
+    (
+        json.dumps([woo(1, "") | {"status": None}]).replace("status", "x"),
+        {},
+        ["there is no 'status', "],
     ),
-    "shopify, of which one is later": (
-        SHOPIFY + BLOCK + BLOCK.replace("paid", "partially_refunded"),
-        [(TWICE, 0)],
-        1,
-        0,
+    (json.dumps([woo(1, "completed")]), {}, []),
+    (shopify(paid("#9", "")), {"include": "all"}, []),
+    *(
+        (text, options, [] if "where" in options else warnings)
+        for states, warnings in (
+            (["paid", "open"], [UNUSED]),
+            (["paid", "", "paid"], [UNUSED]),
+            (["Cancelled"] * 3, [UNUSED]),
+            (["paid"] * 3, []),  # it leaves none out
+            ([""] * 3, []),
+            (["paid"], []),
+        )
+        for text in (own(states), as_json(own(states)))
+        for options in ({}, {"where": "State!=x"})
     ),
-    "shopify, and was refunded later": (
-        shopify("#1") + rest_of(shopify("#1", status="refunded")),
-        [(TWICE, 0)],
-        0,
-        0,
-    ),
-    "shopify, the same product in two lines": (
-        shopify("#1") + f"#1,{ANN},,,,,2,Mop,10.00,7,,\n",
-        [("#1", 2)],
-        0,
-        0,
-    ),
-    "shopify, its columns filled in every row": (
-        shopify("#1") + rest_of(shopify("#1")).replace("Mop", "Soap"),
-        [("#1", 2)],
-        0,
-        0,
-    ),
-    "a plugin, equal": (
-        AOE + f"7,Completed,2026-03-01,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Soap,8,1,2\n" * 2,
-        [("7", 2)],
-        2,
-        0,
-    ),
-    "a plugin, of which one is later": (
-        AOE
-        + f"7,Completed,2026-03-01,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Soap,8,1,2\n"
-        + f"7,Processing,2026-03-01,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Soap,8,1,2\n",
-        [(TWICE, 0)],
-        0,
-        0,
-    ),
-    "own, and each row names the order": (
-        OWN + f"7,{ANN},Mop,1,9\n7,{ANN},Soap,1,9\n" * 2 + f"8,{ANN},Mop,1,9\n8,,Soap,1,9\n",
-        [("7", 4), ("8", 2)],
-        0,
-        1,
-    ),
-    "more copies of a shop's rows than an order has rows": (
-        SHOPIFY + BLOCK + SOAP * 10_004,
-        [("#1", 2)],
-        10_004,
-        0,
-    ),
-    "a shop's, of which one in the middle is damaged": (
-        SHOPIFY + BLOCK + SOAP * 2 + "#1,x\n" + SOAP * 2,
-        [("line 6", 0)],
-        4,
-        0,
-    ),
-    "own, whose id is left out now and then": (
-        OWN + f"7,{ANN},Mop,1,9\n7,{ANN},Mop,1,9\n,,Soap,1,\n",
-        [("7", 3)],
-        0,
-        0,
-    ),
-    "own, as JSON, whose id is left out now and then": (
-        lines(
-            {"order_id": "7", "contact_email": ANN, "product_name": "Mop"},
-            {"order_id": "7", "contact_email": ANN, "product_name": "Brush"},
-            {"order_id": None, "contact_email": None, "product_name": "Soap"},
-            {"order_id": None, "contact_email": None, "product_name": "Rope"},
+    # Columns that tell nothing hide no status.
+    (
+        own(
+            (f"{',' * 8}{state}" for state in ("paid", "void")),
+            ",".join(f"status{n}" for n in range(9)),
         ),
-        [("7", 4)],
-        0,
-        0,
+        {},
+        ["'status8' looks like the status of an order"],
     ),
-    "own, and its first row names it": (
-        OWN + f"7,{ANN},Mop,1,9\n,,Soap,1,\n" * 2 + f"8,{ANN},Mop,1,9\n",
-        [("7", 2), ("8", 1)],
-        2,
-        0,
+    # Further rows of an order have no status.
+    (f"nr,mail,item,State\n1,{ANN},Mop,done\n,,Soap,\n2,{ANN},Mop,done\n2,,Rope,\n", {}, []),
+    # It is the shop's own address, or a test.
+    (mailed(SHOP * 4), {}, [f"12 of 12 orders {ONE_CONTACT}"]),
+    (mailed(SHOP * 9 + EMAILS), {}, [f"27 of 30 orders {ONE_CONTACT}"]),
+    (mailed(EMAILS + SHOP * 9), {}, [f"27 of 30 orders {ONE_CONTACT}"]),
+    (mailed(SHOP * 8 + EMAILS), {}, []),
+    (mailed(SHOP * 3), {}, []),
+    (mailed(EMAILS * 10), {}, []),
+    (PLAIN + SEVEN + SEVEN.replace("7", "", 1), {}, []),  # a row of the order above it
+    (PLAIN + SEVEN + ",b@b,Mop,1,9\n", {}, ["orders without order_id, while others have one: 1."]),
+    (PLAIN + SEVEN.replace("7", "", 1), {}, [WITHOUT_IDS]),
+    (
+        lines({"order_id": 1} | BARE, BARE),
+        {},
+        ["orders without order_id, while others have one: 1."],
     ),
-}
+    (lines({"order_id": 1} | BARE), {}, []),
+    (lines(BARE), {}, [WITHOUT_IDS]),
+    (
+        shopify(paid("#1"), paid("#2")).replace(",7,,", ",5.84E+12,,"),
+        {},
+        ["product_sku that a spreadsheet shortened: 2."],
+    ),
+]
 
 
-@pytest.mark.parametrize("kind", IN_A_ROW)
-def test_no_product_is_counted_twice_because_its_order_is_in_the_file_twice(kind: str) -> None:
-    text, expected, duplicates, warned = IN_A_ROW[kind]
-    reader = read_orders(io.StringIO(text))
-    found = list(reader)
-    for item, (what, count) in zip(found, expected, strict=True):
-        if isinstance(item, InvalidOrderError):
-            assert item.faults[0].startswith(what)
-        else:
-            assert (item.order_id, len(item.products)) == (what, count)
-    assert reader.skipped.get("duplicate row", 0) == duplicates
-    told = "orders that have all their products more than once: 1 (line 2). If their rows"
-    assert [warning[: len(told)] for warning in reader.warnings] == [told] * warned
+@pytest.mark.parametrize(("text", "options", "warnings"), WARNINGS)
+def test_what_a_person_should_look_at_is_pointed_out(
+    text: str, options: dict[str, Any], warnings: list[str]
+) -> None:
+    reader = read_own(text, **options)
+    assert all(isinstance(order, Order) for order in reader)
+    assert starts(reader.warnings, warnings) == warnings
+
+
+STATES = ["Bezahlt"] * 12 + ["offen"] * 4 + ["storniert"] * 2 + [""]
+ARE = "There are Bezahlt (12), offen (4), storniert (2)"
+ARE_LOST = (
+    "the values of 'State' leave out no order, and among them is {}: take out those that nobody "
+    "wants an e-mail about"
+)
+
+
+def mistyped(values: str, meant: str, column: str = "State") -> str:
+    return f"no order has '{values}' in '{column}': did you mean '{meant}'? {ARE}"
+
+
+#: A table, a condition, and the warning.
+CONDITIONS: list[tuple[str, Any, str | None]] = [
+    (own(STATES), "State!=STORNIERT", None),
+    (own(STATES), "State=bezahlt,offen", None),
+    (own(STATES), "State!=", None),
+    (
+        own(STATES, "Zahlungsstatus"),
+        "Zahlungsstatus!=stornirt",
+        mistyped("stornirt", "storniert", "Zahlungsstatus"),
+    ),
+    # As of a day without such orders.
+    (own(STATES), "State!=storniert,refunded", None),
+    (own(STATES), "State!=void,refunded", None),
+    (own(STATES), "State!=unbezahlt", None),
+    (own(STATES), "State!=void,stornirt", mistyped("stornirt', 'void", "storniert")),
+    (own(STATES), "State=bezahlt,ofen", mistyped("ofen", "offen")),
+    # As of a shop that has few orders a day.
+    (own(STATES), "State=bezahlt,on-hold", None),
+    (own(f"x{n}" for n in range(30)), "State!=x99", None),
+    (
+        own(["voided", "a@b.example", "y" * 99, "\x07"]),
+        "State!=voidd",
+        "no order has 'voidd' in 'State': did you mean 'voided'? There are others (3), voided (1)",
+    ),
+    (own([]), "State!=void", None),
+    # As `check --suggest` proposes it.
+    (
+        own(["paid", "Cancelled", "storniert"]),
+        "State=paid,Cancelled,storniert",
+        ARE_LOST.format("'cancelled', 'storniert'"),
+    ),
+    (
+        own(["paid", "Refunded"]),
+        {"State": ["paid", "Refunded", "open"]},
+        ARE_LOST.format("'refunded'"),
+    ),
+    (own(["paid", "cancelled"]), "State=paid", None),
+    (own(["paid", "cancelled", "x"]), "State=paid,cancelled", None),  # it leaves one out
+    (own(["paid", "paid"]), "State=paid,cancelled", None),
+    (own(["cancelled", "refunded"]), "State=cancelled,refunded", None),  # they are what is meant
+    (own(["paid", "open"]), "State=paid,open", None),
+    (own(["paid", "open"]), "State!=cancelled", None),
+    # Orders that the shop leaves out have a value, too.
+    (lines(woo(1, "cancelled", x="x"), woo(2, "completed")), ["status!=cancelled", "x!=x"], None),
+]
+MORE = {"hasNextPage": True}
+LAST = page(graphql(2), pageInfo={"hasNextPage": False})
+
+
+def magento(count: int, total: int) -> dict[str, Any]:
+    order = {"increment_id": "1", "customer_email": ANN, "state": "complete", "grand_total": 1}
+    return {"items": [{**order, "items": []}] * count, "search_criteria": {}, "total_count": total}
+
+
+NEXT = "there are more orders on a further page, as the last page in this input says: ask for the "
+NEXT += "next pages, too"
+#: Pages of orders, and the warning.
+PAGES: list[tuple[str, str | None]] = [
+    (lines(page(graphql(1), pageInfo=MORE)), NEXT),
+    (lines({"data": {"orders": {"pageInfo": MORE, **edges(graphql(1))}}}), NEXT),
+    (lines({"data": {"orders": {"nodes": [], "pageInfo": MORE}}}), NEXT),
+    (lines(LAST), None),
+    (lines(page(graphql(1), pageInfo=MORE), LAST), None),
+    (lines(page(graphql(1, pageInfo=MORE))), None),
+    (lines(magento(2, 3)), NEXT),
+    (lines(magento(2, 2)), None),
+    (lines(magento(2, 3), magento(1, 3)), None),
+]
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        OWN + f"7,{ANN},Mop,1,9\n,,Summe,3,43\n",
-        OWN + f"7,{ANN},Mop,1,9\n,,Grand Total:,3,43\n",
-        OWN + f"7,{ANN},Mop,1,9\n,,Subtotal October,3,\n,,Total,3,\n",
-        OWN + f"7,{ANN},Mop,1,9\nTotal,,,,9\n",
-        OWN + f"7,{ANN},Mop,1,9\nTotal,,9\n",
-        AOE + f"7,Completed,,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Total,,33,\n",
-    ],
+    ("text", "where", "warning"),
+    [(text, where, warning and f"where: {warning}") for text, where, warning in CONDITIONS]
+    + [(text, None, warning) for text, warning in PAGES],
 )
-def test_a_row_of_totals_is_left_out(text: str) -> None:
-    reader = read_orders(io.StringIO(text))
-    ((_line, order),) = reader.lines()
-    assert len(fields(order)["products"]) == 1
-    assert reader.skipped == {"row of totals": text.count("\n") - 2}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        OWN + f"7,{ANN},Mop,1,9\n,,,3,43\n8,{ANN},Soap,1,2\n",
-        shopify("#1") + ",,,5.00,4.90,,33,,,,,\n" + rest_of(shopify("#2")),
-    ],
-)
-def test_a_row_that_names_no_order_and_no_product_is_at_fault_alone(text: str) -> None:
-    found = dict(read(text))
-    assert isinstance(found[3], InvalidOrderError)
-    assert found[3].faults[0].startswith("has no id of an order, and names no product: remove it")
-    assert [len(fields(found[line])["products"]) for line in (2, 4)] == [1, 1]
-
-
-def test_a_damaged_row_of_an_order_is_no_row_of_totals() -> None:
-    """Else the order would be sent without that product."""
-    damaged = "#1,,,,,,1,Total,5.00\n"
-    found = read(shopify("#1") + damaged + rest_of(shopify("#2")))
-    assert [(line, isinstance(item, Order)) for line, item in found] == [(2, False), (4, True)]
+def test_what_only_the_last_order_shows_is_pointed_out_at_the_end(
+    text: str, where: Any, warning: str | None
+) -> None:
+    reader = read_own(text, where=where)
+    while next(reader, None) is not None:
+        assert reader.warnings == []
+    assert reader.warnings == ([] if warning is None else [warning])
 
 
 def test_statuses_that_a_shops_table_does_not_know_are_reported() -> None:
@@ -796,11 +832,7 @@ def test_statuses_of_woocommerce_are_known_in_its_own_translations(
 ) -> None:
     """Plugins write what the shop's pages show."""
     words = unicodedata.normalize(form, WOO_LANGUAGES[language]).split(",")
-    rows = (
-        f"{n},{word},2026-01-15 12:00,{ANN},108,0,108,Mop,7,2,54.00\n"
-        for n, word in enumerate(words)
-    )
-    reader = read_orders(io.StringIO(AOE + "".join(rows)))
+    reader = read_orders(io.StringIO(plugin_rows(*words)))
     found = brief(list(reader.lines()))
     assert [id_ for _line, id_ in found] == ["0", "1", "2"]
     reasons = ("cancelled", "refunded", "failed", "unpaid", "draft")
@@ -808,55 +840,25 @@ def test_statuses_of_woocommerce_are_known_in_its_own_translations(
 
 
 @pytest.mark.parametrize(
-    ("where", "advice"),
+    ("name", "values", "is_pointed_out"),
     [
-        ((), "--where 'Order Status!=Wrapped,Ann'\"'\"'s,Odd'"),
-        (("Order Status!=Odd",), None),  # the user knows of it
-        (("Order Status=wrapped",), None),
-        (("Item Name=Mop",), "--where 'Order Status!=Wrapped,Ann'\"'\"'s,Odd'"),
+        ("Payment", ["Paid", "Refunded"], True),
+        ("Zahlung", ["bezahlt", "storniert"], True),
+        ("Payment", ["PayPal", "Invoice"], False),
     ],
 )
-def test_a_warning_of_unknown_statuses_has_the_option_to_copy(
-    where: tuple[str, ...], advice: str | None
+def test_a_status_under_another_name_is_known_by_orders_that_came_to_nothing(
+    name: str, values: list[str], is_pointed_out: bool
 ) -> None:
-    words = ("Wrapped", "Ann's", "Odd", '"a,b"', "x@y")
-    rows = (f"{n},{word},,{ANN},1,0,1,Mop,7,1,1\n" for n, word in enumerate(words))
-    reader = read_orders(io.StringIO(AOE + "".join(rows)), where=where)
-    assert sum(1 for _order in reader) == sum(reader.unknown_statuses.values())
-    warnings = reader.warnings
-    assert [text.partition("get an e-mail about them: ")[2] for text in warnings] == (
-        [] if advice is None else [advice]
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "column"),
-    [
-        (
-            f"Name,Email,Lineitem quantity,Lineitem name,Lineitem price\n#1,{ANN},1,Mop,1\n",
-            "Financial Status",
-        ),
-        (
-            json.dumps([{key: value for key, value in woo(1, "").items() if key != "status"}]),
-            "status",
-        ),
-        (json.dumps([woo(1, "completed")]), None),
-    ],
-)
-def test_an_export_of_a_shop_without_its_status_is_pointed_out(
-    text: str, column: str | None
-) -> None:
-    reader = read_orders(io.StringIO(text))
-    assert len(list(reader)) == 1
-    assert [warning.partition(",")[0] for warning in reader.warnings] == (
-        [] if column is None else [f"there is no '{column}'"]
-    )
+    reader = read_own(own(values, name))
+    list(reader)
+    expected = [UNUSED.replace("State", name)] * is_pointed_out
+    assert starts(reader.warnings, expected) == expected
+    found = suggest_mapping(io.StringIO(own(values, name)))
+    assert found.status == (name if is_pointed_out else None)
 
 
 # ------------------------------------------------------------------------------------------ where
-
-OWN = f"nr,mail,item,State\n1,{ANN},Mop,done\n2,{ANN},Mop,Open\n3,{ANN},Mop,\n,,Soap,\n4,{ANN},x,\n"
-OWN_MAPPING = {"order_id": "nr", "contact_email": "mail", "product_name": "item"}
 
 
 @pytest.mark.parametrize(
@@ -875,117 +877,20 @@ OWN_MAPPING = {"order_id": "nr", "contact_email": "mail", "product_name": "item"
             {"where State=done,open": 2, "where nr!=1": 1},
         ),
         ({"State": "open"}, "2", {"where State=open": 3}),
+        # Nothing is wrong where the orders are left out by something else.
+        (
+            ["item=Rope,Mop,x", "State!=done", "nr!=2,3,4"],
+            "",
+            {"where State!=done": 1, "where nr!=2,3,4": 3},
+        ),
     ],
 )
 def test_only_orders_for_which_the_conditions_hold_are_read(
     where: Any, ids: str, left_out: dict[str, int]
 ) -> None:
-    reader = read_orders(io.StringIO(OWN), mapping=OWN_MAPPING, where=where)
+    reader = read_own(OWN, where=where)
     assert "".join(order.order_id for order in reader if isinstance(order, Order)) == ids  # type: ignore[misc]
     assert reader.skipped == left_out
-
-
-STATES = ["Bezahlt"] * 12 + ["offen"] * 4 + ["storniert"] * 2 + [""]
-STATES_ARE = "There are Bezahlt (12), offen (4), storniert (2)"
-
-
-def own(states: Sequence[str], name: str = "Zahlungsstatus") -> str:
-    """A table with an order for each state."""
-    return f"nr,mail,item,{name}\n" + "".join(
-        f"{n},{n}@example.com,Mop,{state}\n" for n, state in enumerate(states)
-    )
-
-
-@pytest.mark.parametrize(
-    ("states", "where", "warning"),
-    [
-        (STATES, "{}!=STORNIERT", None),
-        (STATES, "{}=bezahlt,offen", None),
-        (STATES, "{}!=", None),
-        (
-            STATES,
-            "{}!=stornirt",
-            f"'stornirt' in 'Zahlungsstatus': did you mean 'storniert'? {STATES_ARE}",
-        ),
-        # As of a day without such orders.
-        (STATES, "{}!=storniert,refunded", None),
-        (STATES, "{}!=void,refunded", None),
-        (STATES, "{}!=unbezahlt", None),
-        (
-            STATES,
-            "{}!=void,stornirt",
-            f"'stornirt', 'void' in 'Zahlungsstatus': did you mean 'storniert'? {STATES_ARE}",
-        ),
-        (
-            STATES,
-            "{}=bezahlt,ofen",
-            f"'ofen' in 'Zahlungsstatus': did you mean 'offen'? {STATES_ARE}",
-        ),
-        # As of a shop that has few orders a day.
-        (STATES, "{}=bezahlt,on-hold", None),
-        ([f"x{n}" for n in range(30)], "{}!=x99", None),
-        (
-            ["voided", "a@b.example", "y" * 99, "\x07"],
-            "{}!=voidd",
-            "'voidd' in 'Zahlungsstatus': did you mean 'voided'? There are others (3), voided (1)",
-        ),
-        ([], "{}!=void", None),
-    ],
-)
-def test_a_value_of_a_condition_that_no_order_has_is_pointed_out(
-    states: Sequence[str], where: str, warning: str | None
-) -> None:
-    where = where.format("Zahlungsstatus")
-    reader = read_orders(io.StringIO(own(states)), mapping=OWN_MAPPING, where=where)
-    assert next(reader, None) is not None or not states
-    assert reader.warnings == []  # another order may have it
-    assert sum(1 for _order in reader) <= len(states)
-    assert reader.warnings == ([] if warning is None else [f"where: no order has {warning}"])
-
-
-def test_the_values_of_a_column_that_may_be_of_persons_are_not_shown() -> None:
-    names = ["Ann Miller", "Bea Miller"]
-    for states, shown in (
-        (names, ""),
-        (names * 10, ": did you mean 'Ann Miller'? There are Ann Miller (10), Bea Miller (10)"),
-    ):
-        text = own(states, "Kanal")
-        reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING, where="Kanal=Ann Miler")
-        message = f"where: no order has 'ann miler' in 'Kanal'{shown}"
-        with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
-            list(reader)
-
-
-def test_objects_are_no_values_to_show() -> None:
-    mapping = {"contact_email": "m", "product_name": "p", "products": "l"}
-    orders = [{"m": "a@b.example", "l": [{"p": "Mop"}], "state": {"by": "Ann"}, "tags": [[1], "x"]}]
-    for where, message in (
-        ("state=x", "where: no order has 'x' in 'state'"),
-        ("tags=y", "where: no order has 'y' in 'tags'"),
-    ):
-        reader = read_orders(io.StringIO(json.dumps(orders)), mapping=mapping, where=where)
-        with pytest.raises(ConfigurationError, match=f"^{message}$"):
-            list(reader)
-
-
-def test_orders_that_the_shop_leaves_out_have_a_value_too() -> None:
-    text = json.dumps([woo(1, "cancelled", kind="x"), woo(2, "completed", kind="y")])
-    reader = read_orders(io.StringIO(text), where=["status!=cancelled", "kind!=x"])
-    assert (sum(1 for _order in reader), reader.warnings) == (1, [])
-
-
-@pytest.mark.parametrize("where", ["Zahlungsstatus=bezalt", ["mail!=", "Zahlungsstatus=bezalt"]])
-def test_a_condition_that_leaves_no_order_because_of_its_value_is_an_error(where: Any) -> None:
-    reader = read_orders(io.StringIO(own(STATES)), mapping=OWN_MAPPING, where=where)
-    message = (
-        f"where: no order has 'bezalt' in 'Zahlungsstatus': did you mean 'Bezahlt'? {STATES_ARE}"
-    )
-    with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
-        list(reader)
-    assert reader.warnings == []
-    # Nothing is wrong where the orders are left out by something else.
-    where = ["item=Rope,Mop", "nr!=0"]
-    assert list(read_orders(io.StringIO(own(["paid"])), mapping=OWN_MAPPING, where=where)) == []
 
 
 def test_a_condition_may_be_on_a_path_and_joins_what_the_shop_says() -> None:
@@ -998,6 +903,53 @@ def test_a_condition_may_be_on_a_path_and_joins_what_the_shop_says() -> None:
     reader = read_orders(io.StringIO(json.dumps(orders)), where=["lang.code=DE", "tags=a"])
     assert [order.order_id for order in reader if isinstance(order, Order)] == ["1"]
     assert reader.skipped == {"failed": 1, "where lang.code=DE": 2}
+
+
+NO_MILER = "no order has 'ann miler' in 'Kanal'"
+PERSONS = ["Ann Miller", "Bea Miller"]
+OBJECTS = lines({"nr": 1, "mail": ANN, "item": "x", "state": {"by": "Ann"}, "tags": [[1], "x"]})
+NO_COLUMN = (
+    "there is no column 'Stat': did you mean 'State'? The columns are 'nr', 'mail', 'item', "
+)
+NO_KEY = "there is no key 'Stat': did you mean 'State'? The keys are "
+#: An input, a condition, and why none of it is read.
+REFUSED: list[tuple[str, Any, str]] = [
+    # The values of a column that may be of persons are not shown.
+    (own(PERSONS, "Kanal"), "Kanal=Ann Miler", NO_MILER),
+    (
+        own(PERSONS * 10, "Kanal"),
+        "Kanal=Ann Miler",
+        NO_MILER + ": did you mean 'Ann Miller'? There are Ann Miller (10), Bea Miller (10)",
+    ),
+    (OBJECTS, "state=x", "no order has 'x' in 'state'"),
+    (OBJECTS, "tags=y", "no order has 'y' in 'tags'"),
+    *(
+        (own(STATES), where, mistyped("bezalt", "Bezahlt"))
+        for where in ("State=bezalt", ["mail!=", "State=bezalt"])
+    ),
+    (OWN, "Stat=done", f"{NO_COLUMN}'State'"),
+    (OWN, "Stat!=done", f"{NO_COLUMN}'State'"),
+    (
+        lines(woo(1, "processing", State="x")),
+        "Stat=done",
+        f"{NO_KEY}'number', 'status', 'billing', 'line_items', 'total', 'State'",
+    ),
+    (
+        '{"State": 1, "contact_email": "a@b", "products": [{}]}',
+        "Stat=done",
+        f"{NO_KEY}'State', 'contact_email', 'products'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "where", "message"), REFUSED)
+def test_a_condition_that_leaves_no_order_because_of_what_it_names_is_an_error(
+    text: str, where: Any, message: str
+) -> None:
+    reader = read_own(text, where=where)
+    with pytest.raises(ConfigurationError, match=f"^where: {re.escape(message)}$"):
+        list(reader)
+    assert reader.warnings == []
 
 
 @pytest.mark.parametrize(
@@ -1017,121 +969,11 @@ def test_a_condition_that_can_not_be_meant_is_refused_at_once(where: Any, messag
         read_orders("never opened", where=where)
 
 
-@pytest.mark.parametrize(
-    ("text", "mapping", "kind"),
-    [
-        (OWN, OWN_MAPPING, "column"),
-        (json.dumps([woo(1, "processing", State="x")]), None, "key"),
-        ('{"State": 1, "contact_email": "a@b", "products": [{}]}', None, "key"),
-    ],
-)
-@pytest.mark.parametrize("where", ["Stat=done", "Stat!=done"])
-def test_a_condition_on_what_is_not_there_is_refused(
-    text: str, mapping: Any, kind: str, where: str
-) -> None:
-    with pytest.raises(
-        ConfigurationError, match=rf"where: there is no {kind} 'Stat': did you mean "
-    ):
-        read(text, mapping=mapping, where=where)
-
-
-@pytest.mark.parametrize(
-    ("states", "is_pointed_out"),
-    [
-        (["paid", "open"], True),
-        (["paid", "", "paid"], True),
-        (["paid"] * 3, False),  # it leaves none out
-        ([""] * 3, False),
-        (["paid"], False),
-        (["Cancelled"] * 3, True),
-    ],
-)
-@pytest.mark.parametrize("is_json", [False, True])
-def test_a_status_that_nothing_uses_is_pointed_out(
-    states: list[str], is_pointed_out: bool, is_json: bool
-) -> None:
-    text = own(states, "State")
-    if is_json:
-        text = lines(*csv.DictReader(io.StringIO(text)))
-    warning = "'State' looks like the status of an order, and nothing uses it"
-    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
-    list(reader)
-    assert [text.partition(":")[0] for text in reader.warnings] == [warning] * is_pointed_out
-    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING, where="State!=x")
-    list(reader)
-    assert reader.warnings == []
-
-
-@pytest.mark.parametrize(
-    ("name", "values", "is_pointed_out"),
-    [
-        ("Payment", ["Paid", "Refunded"], True),
-        ("Zahlung", ["bezahlt", "storniert"], True),
-        ("Payment", ["PayPal", "Invoice"], False),
-    ],
-)
-def test_a_status_under_another_name_is_known_by_orders_that_came_to_nothing(
-    name: str, values: list[str], is_pointed_out: bool
-) -> None:
-    text = own(values, name)
-    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
-    list(reader)
-    warning = f"'{name}' looks like the status of an order, and nothing uses it"
-    assert [text.partition(":")[0] for text in reader.warnings] == [warning] * is_pointed_out
-    assert suggest_mapping(io.StringIO(text)).status == (name if is_pointed_out else None)
-
-
-def test_columns_that_tell_nothing_hide_no_status() -> None:
-    names = [f"status{n}" for n in range(9)]
-    rows = (f"{n},{ANN},Mop,{',' * 8}{state}\n" for n, state in enumerate(("paid", "void")))
-    text = f"nr,mail,item,{','.join(names)}\n{''.join(rows)}"
-    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
-    assert sum(1 for _order in reader) == 2
-    assert [text.partition(" ")[0] for text in reader.warnings] == ["'status8'"]
-
-
-def test_further_rows_of_an_order_have_no_status() -> None:
-    text = f"nr,mail,item,State\n1,{ANN},Mop,done\n,,Soap,\n2,{ANN},Mop,done\n2,,Mop,\n"
-    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
-    assert sum(1 for _order in reader) == 2
-    assert "State" not in "".join(reader.warnings)
-
-
-@pytest.mark.parametrize(
-    ("states", "where", "words"),
-    [
-        # As `check --suggest` proposes it.
-        (
-            ["paid", "Cancelled", "storniert"],
-            "State=paid,Cancelled,storniert",
-            "cancelled', 'storn",
-        ),
-        (["paid", "Refunded"], {"State": ["paid", "Refunded", "open"]}, "refunded"),
-        (["paid", "cancelled"], "State=paid", None),
-        (["paid", "cancelled", "x"], "State=paid,cancelled", None),  # it leaves one out
-        (["paid", "paid"], "State=paid,cancelled", None),
-        (["cancelled", "refunded"], "State=cancelled,refunded", None),  # they are what is meant
-        (["paid", "open"], "State=paid,open", None),
-        (["paid", "open"], "State!=cancelled", None),
-    ],
-)
-def test_a_condition_that_leaves_out_no_cancelled_order_is_pointed_out(
-    states: list[str], where: Any, words: str | None
-) -> None:
-    reader = read_orders(io.StringIO(own(states, "State")), mapping=OWN_MAPPING, where=where)
-    while next(reader, None) is not None:
-        assert reader.warnings == []
-    assert len(reader.warnings) == (words is not None)
-    if words is not None:
-        start = "where: the values of 'State' leave out no order, and among them is '"
-        assert reader.warnings[0].startswith(f"{start}{words}")
-
-
 # ------------------------------------------------------------------------- how a file is written
 
 HOME = (
     "Bestellnr;E-Mail;Artikel;Stück;Preis;Summe;Datum\n"
-    f"0017;{ANN};Müsli \N{EN DASH} „best“;1,5;1.250,00;€ 2.500,00;31.12.2025\n"
+    f"0017;{ANN};Müsli;1,5;1.250,00;€ 2.500,00;31.12.2025\n"
 )
 HOME_MAPPING = {
     "order_id": "Bestellnr",
@@ -1145,143 +987,18 @@ HOME_MAPPING = {
 GERMAN = {"decimal": ",", "thousands": ".", "date_format": "%d.%m.%Y"}
 
 
-@pytest.mark.parametrize(
-    ("encoding", "named"),
-    [
-        ("utf-8", None),
-        ("utf-8-sig", None),
-        ("utf-16", None),
-        ("utf-16", "utf-16"),
-        ("utf-16-le", "utf-16-le"),
-        ("utf-32", None),
-        ("cp1252", "cp1252"),
-        ("cp1252", "Windows-1252"),
-        ("cp1252", "latin1"),
-        ("cp1252", "ISO-8859-1"),
-    ],
-)
-@pytest.mark.parametrize("suffix", ["", "packed"])
-def test_a_file_is_read_in_its_encoding(encoding: str, named: str | None, suffix: str) -> None:
-    import gzip  # noqa: PLC0415
-
-    data = HOME.encode(encoding)
-    if suffix:
-        data = gzip.compress(data)
-    for since, count in (("2025-12-31", 1), ("2026-01-01", 0)):
-        items = read(data, mapping=HOME_MAPPING, since=since, encoding=named, **GERMAN)
-        assert len(items) == count
-        for _line, order in items:
-            found = fields(order)
-            assert (found["order_id"], found["total"]) == ("0017", "2500.00")
-            assert [tuple(map(product.get, PRODUCT)) for product in found["products"]] == [
-                ("Müsli \N{EN DASH} „best“", D("1250.00"), D("1.5"), None, None)
-            ]
-
-
-@pytest.mark.parametrize("header", [HOME.partition("\n")[0] + "\n", HOME.replace("ü", "u")])
-def test_a_table_that_is_not_utf_8_is_refused_before_its_first_order(header: str) -> None:
-    good = f"1;{ANN};Mop;1;1;1;2025-01-01\n".encode()
-    last = HOME.rpartition("\n0017")[2].encode("cp1252")
-    data = header.encode("cp1252") + good * 5_000 + b"9" + last
-    with pytest.raises(ConfigurationError, match=r"^line [0-9,]+ is not UTF-8: name the encoding, "
-                       "such as with --encoding cp1252"):  # fmt: skip
-        next(read_orders(io.BytesIO(data), mapping={**HOME_MAPPING, "product_quantity": None}))
-
-
-def orders_in(kind: str, name: str) -> str:
-    """Three orders, of whose second this is a product."""
-    rows = [("1", "Mop"), ("2", name), ("3", "Mop")]
-    if kind == "csv":
-        return "order_id,contact_email,product_name\n" + "".join(
-            f"{order_id},{ANN},{product}\n" for order_id, product in rows
-        )
-    orders = [
-        f'{{"order_id": "{order_id}", "contact_email": "{ANN}", "products": [{{"product_name": '
-        f'"{product}"}}]}}'
-        for order_id, product in rows
-    ]
-    return "\n".join(orders) if kind == "jsonl" else "[\n" + ",\n".join(orders) + "]"
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
-@pytest.mark.parametrize(
-    ("named", "written", "name", "message"),
-    [
-        (None, "cp1252", "M\xf6p", "is not UTF-8: name the encoding, such as with --encoding cp12"),
-        (
-            "utf-8",
-            "cp1252",
-            "M\xf6p",
-            "is not UTF-8: name the encoding, such as with --encoding cp1",
-        ),
-        (
-            "ascii",
-            "cp1252",
-            "M\xf6p",
-            "is not ascii: name its encoding with --encoding, or save the",
-        ),
-        (
-            "cp1252",
-            "latin-1",
-            "\x81",
-            "is not cp1252: name its encoding with --encoding, or save it",
-        ),
-    ],
-)
-def test_a_file_in_another_encoding_is_refused_and_of_a_pipe_the_order_that_shows_it(
-    named: str | None, written: str, name: str, message: str, kind: str, packed: bool
-) -> None:
-    import gzip  # noqa: PLC0415
-
-    data = orders_in(kind, name).encode(written)
-    line = 2 if kind == "jsonl" else 3
-    with pytest.raises(ConfigurationError, match=f"^line {line} {message[:40]}"):
-        read(gzip.compress(data) if packed else data, encoding=named)
-    (_, first), (_, fault), (_, last) = brief(list(read_orders(Pipe(data), encoding=named).lines()))
-    assert (first, last) == ("1", "3")
-    assert re.match("is not .*: name its encoding with --encoding", fault)
-
-
-@pytest.mark.parametrize("written", ["utf-16", "utf-32"])
-def test_text_that_was_cut_off_within_a_character_is_refused(written: str) -> None:
-    for data in (
-        orders_in("csv", "Mop").encode(written)[:-1],
-        orders_in("csv", "M\ud800p").encode(written, "surrogatepass"),
-    ):
-        for file in (io.BytesIO(data), Pipe(data)):
-            with pytest.raises(SourceError, match=f"{written}: was it cut off\\? Export"):
-                list(read_orders(file))
-
-
-@pytest.mark.parametrize("written", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
-def test_utf_16_without_a_byte_order_mark_is_refused_with_its_name(kind: str, written: str) -> None:
-    data = orders_in(kind, "M\xf6p").encode(written)
-    with pytest.raises(ConfigurationError, match=f"name its encoding: --encoding {written}$"):
-        read(data)
-    with pytest.raises(ConfigurationError, match=f"encoding: --encoding {written}$"):
-        read(data, kind)
-    with pytest.raises(ConfigurationError, match="has no byte-order mark: name its encoding: utf-"):
-        read(data, encoding=written[:-3])
-    assert len(read(data, encoding=written)) == 3
+def test_amounts_and_dates_are_read_as_a_table_writes_them() -> None:
+    options: dict[str, Any] = {"mapping": HOME_MAPPING, **GERMAN}
+    assert read(HOME, since="2026-01-01", **options) == []
+    ((_line, order),) = read(HOME, since="2025-12-31", **options)
+    found = flat(order)
+    assert (found["order_id"], found["total"]) == ("0017", "2500.00")
+    assert found["products"] == [("Müsli", D("1250.00"), D("1.5"))]
 
 
 @pytest.mark.parametrize(
     ("options", "data", "message"),
     [
-        ({"encoding": "cp9999"}, b"", "encoding: there is no 'cp9999'"),
-        ({"encoding": "base64"}, b"", "encoding: there is no 'base64'"),
-        (
-            {"encoding": "cp1252"},
-            HOME.encode("utf-16"),
-            "its byte-order mark says that it is UTF-16",
-        ),
-        (
-            {"encoding": "cp1252"},
-            HOME.encode("utf-8-sig"),
-            "mark says that it is UTF-8, and not cp",
-        ),
         ({"decimal": ";"}, b"", "decimal: expected '.' or ','"),
         ({"thousands": ";"}, b"", "thousands: expected ',' or '.' or ' ' or"),
         ({"thousands": "."}, b"", "thousands and decimal are both '.': name decimal, too"),
@@ -1295,8 +1012,7 @@ def test_utf_16_without_a_byte_order_mark_is_refused_with_its_name(kind: str, wr
 def test_an_option_that_can_not_be_meant_is_refused(
     options: Any, data: bytes, message: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        list(read_orders(io.BytesIO(data), mapping=HOME_MAPPING, **options))
+    assert message in refusal(data, mapping=HOME_MAPPING, **options)
 
 
 @pytest.mark.parametrize(
@@ -1331,7 +1047,7 @@ def test_an_option_that_can_not_be_meant_is_refused(
 def test_numbers_are_read_in_the_notation_that_is_named_and_no_other(
     text: str, options: dict[str, str], number: str | None
 ) -> None:
-    ((_line, order),) = read(shopify("#1", total=text, price=text), **options)
+    ((_line, order),) = read(shopify(paid("#1", total=text, price=text)), **options)
     if number is None:
         assert isinstance(order, InvalidOrderError)
         assert f"total: expected a number with {options.get('decimal', '.')!r}" in str(order)
@@ -1360,7 +1076,7 @@ def test_numbers_are_read_in_the_notation_that_is_named_and_no_other(
 def test_a_date_that_can_not_be_read_is_quoted_with_a_way_out(
     written: str, date_format: str | None, message: str
 ) -> None:
-    text = shopify("#1").replace("2026-03-01 10:00:00 +0200", written)
+    text = shopify(paid("#1")).replace("2026-03-01 10:00:00 +0200", written)
     ((_line, error),) = read(text, since="2025-01-01", date_format=date_format)
     assert str(error).startswith("line 2: date: expected a time")
     assert str(error).endswith(message)
@@ -1392,16 +1108,14 @@ def test_a_traced_order_says_where_its_fields_came_from() -> None:
         "products[0].product_quantity": "line_items[0].quantity",
         "products[0].product_line_total": "line_items[0].total",
     }
-    first, second = read_orders(
-        io.StringIO(f"{shopify('#1')}#1,,,,,,1,Soap,5.00,,1.00,\n#2,x,paid,,,,1,Soap,5,,,\n")
-    ).traced()
-    assert first.origins["products[1].product_name"] == "Lineitem name"
-    assert first.origins["products[1].product_line_total"] == (
-        "computed from Lineitem price, Lineitem quantity, Lineitem discount"
-    )
-    assert first.origins["products[0].product_line_total"] == (
-        "computed from Lineitem price, Lineitem quantity"
-    )
+    text = shopify(paid("#1"), "#1,,,,,,1,Soap,5.00,,1.00,\n", "#2,x,paid,,,,1,Soap,5,,,\n")
+    first, second = read_orders(io.StringIO(text)).traced()
+    computed = "computed from Lineitem price, Lineitem quantity"
+    assert {
+        "products[1].product_name": "Lineitem name",
+        "products[0].product_line_total": computed,
+        "products[1].product_line_total": f"{computed}, Lineitem discount",
+    }.items() <= first.origins.items()
     assert (type(second.order), second.origins["order_id"]) == (InvalidOrderError, "Name")
     own = '{"contact_email": "a@b", "products": [{"product_name": "Mop"}]}\nx\n'
     plain, broken = read_orders(io.StringIO(own)).traced()
@@ -1411,93 +1125,46 @@ def test_a_traced_order_says_where_its_fields_came_from() -> None:
 
 # ---------------------------------------------------------------------------- what is not known
 
+NAMES = {
+    HOME: "'Bestellnr', 'E-Mail', 'Artikel', 'Stück', 'Preis', 'Summe', 'Datum'",
+    json.dumps([{"nr": 1, "mail": ANN, "lines": []}]): "'nr', 'mail', 'lines'",
+}
 
-@pytest.mark.parametrize("text", [HOME, json.dumps([{"nr": 1, "mail": ANN, "lines": []}])])
+
+@pytest.mark.parametrize("text", NAMES)
 def test_what_is_not_known_is_refused_with_its_names_and_the_next_steps(text: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        read(text)
+    message = refusal(text)
     for part in (
         "check --suggest",
         'how-to "Send a file with your own columns"',
         "contact_email, ",
+        NAMES[text],
+        "--map 'contact_email=",
     ):
-        assert part in str(caught.value)
-    assert "'E-Mail', 'Artikel'" in str(caught.value) or "'nr', 'mail'" in str(caught.value)
-    assert "--map 'contact_email=" in str(caught.value)
-    assert ANN not in str(caught.value)
-
-
-ONE_LIST = {"data": {"list": [{"mail": ANN, "goods": [{"what": "Mop"}]}]}}
-AT_LIST = "its orders seem to be at 'data.list': add --map each=data.list. As it is:"
-LIST_MAPPING = {"contact_email": "mail", "products": {"each": "goods", "product_name": "what"}}
-
-
-@pytest.mark.parametrize(
-    ("value", "mapping", "message"),
-    [
-        (ONE_LIST, {"each": "data.lists"}, "each: there is no key 'lists': did you mean 'list'"),
-        (ONE_LIST, {"each": "dat.list"}, "each: there is no key 'dat': did you mean 'data'"),
-        (ONE_LIST, {"each": "data.list.goods"}, "each: there is no list of orders at 'data.list"),
-        ([ONE_LIST], {"each": "data.list"}, "each: there is no list of orders at 'data.list'"),
-        (
-            ONE_LIST["data"]["list"],
-            {"products": {"each": "good"}},
-            "products: there is no key 'good': did you mean 'goods'",
-        ),
-        (ONE_LIST["data"]["list"], {"group_by": "no"}, "group_by: there is no key 'no'"),
-        (
-            [{"mail": ANN}, {"no": 1, "mail": ANN}],
-            {"group_by": "no", "products": {"product_name": "mail"}},
-            "group_by: there is no key 'no'",
-        ),
-        (
-            [{"mail": ANN}, {"no": 1, "mail": ANN}],
-            {"order_id": "no", "group_by": "no", "products": {"product_name": "mail"}},
-            "group_by: there is no key 'no'",
-        ),
-        (
-            [{"mail": ANN, "basket": {"lines": [{"what": "Mop"}]}}] * 2,
-            {"products": {"each": "basket.line"}},
-            "products: there is no key 'line': did you mean 'lines'",
-        ),
-        (ONE_LIST, {"each": None}, f"{AT_LIST} contact_email: there is no key 'mail'. The keys"),
-        (ONE_LIST, {"each": None, "order_id": "data"}, f"{AT_LIST} contact_email: there is no"),
-        (ONE_LIST, {"each": None, "contact_email": "data.list", "products": "x"}, f"{AT_LIST} pro"),
-    ],
-)
-@pytest.mark.parametrize("layout", ["a line", "a document"])
-def test_a_path_that_finds_no_orders_is_an_error(
-    value: Any, mapping: Any, message: str, layout: str
-) -> None:
-    text = json.dumps(value, indent=1 if layout == "a document" else None)
-    with pytest.raises(ConfigurationError, match=message):
-        read(text, mapping={**LIST_MAPPING, **mapping})
-    assert brief(read(json.dumps(ONE_LIST), mapping={**LIST_MAPPING, "each": "data.list"})) == [
-        (1, "None")
-    ]
+        assert part in message
+    assert ANN not in message
 
 
 def test_a_list_of_orders_in_an_object_of_any_name_is_found() -> None:
     orders = {"payload": {"x": [1, {}], "list": [{"nr": 1, "mail": ANN, "total": 5}, {"nr": 2}]}}
     shops = {"payload": [woo(1, "completed")]}
     for value, path in ((orders, "payload.list"), (shops, "payload")):
-        with pytest.raises(ConfigurationError, match=f"add --map each={path}. As it is: none of"):
-            read(json.dumps(value))
-        found = suggest_mapping(io.StringIO(json.dumps(value)))
+        text = json.dumps(value)
+        assert f"add --map each={path}. As it is: none of" in refusal(text)
+        found = suggest_mapping(io.StringIO(text))
         assert found.mapping["each"] == path
-        assert read(json.dumps(value), mapping=found.mapping)[0][0] == 1
+        assert read(text, mapping=found.mapping)[0][0] == 1
     assert suggest_mapping(io.StringIO(json.dumps(orders))).mapping["contact_email"] == "mail"
+    no_list = "none of the keys"
     # A path can't lead through a key that holds a dot.
     for dotted in ({"a.b": orders["payload"]["list"]}, {"a.b": orders["payload"]}):
         assert "each" not in suggest_mapping(io.StringIO(json.dumps(dotted))).mapping
-        for text in (json.dumps(dotted), json.dumps([dotted])):
-            with pytest.raises(ConfigurationError, match=r"^none of the keys"):
-                read(text)
+        assert refusal(json.dumps(dotted)).startswith(no_list)
+        assert refusal(json.dumps([dotted])).startswith(no_list)
     # What an order has in lists is no order.
-    order = {"nr": 1, "mail": ANN, "copies": [{"mail": ANN}]}
-    assert "each" not in suggest_mapping(io.StringIO(json.dumps(order))).mapping
-    with pytest.raises(ConfigurationError, match=r"^none of the keys"):
-        read(json.dumps(order))
+    order = json.dumps({"nr": 1, "mail": ANN, "copies": [{"mail": ANN}]})
+    assert "each" not in suggest_mapping(io.StringIO(order)).mapping
+    assert refusal(order).startswith(no_list)
     ((_number, fault),) = brief(read(json.dumps({"payload": [{"mail": "x" * 999}] * 3_000})))
     assert fault.endswith(
         "characters: if it is a list of orders, say where, as with --map each=PATH"
@@ -1505,50 +1172,40 @@ def test_a_list_of_orders_in_an_object_of_any_name_is_found() -> None:
 
 
 def test_a_column_that_does_not_exist_is_named_with_those_that_do() -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        read(HOME, mapping={**HOME_MAPPING, "order_id": "Bestellnummer"})
-    assert str(caught.value) == (
-        "order_id: there is no column 'Bestellnummer': did you mean 'Bestellnr'? The columns are "
-        "'Bestellnr', 'E-Mail', 'Artikel', 'Stück', 'Preis', 'Summe', 'Datum'"
-    )
-
-
-def test_of_many_columns_the_nearest_and_the_first_are_named() -> None:
+    missing = "order_id: there is no column 'Bestellnummer': did you mean 'Bestellnr'? The columns"
+    mapping = {**HOME_MAPPING, "order_id": "Bestellnummer"}
+    assert refusal(HOME, mapping=mapping) == f"{missing} are {NAMES[HOME]}"
     columns = [f"Angabe {number}" for number in range(36)]
     text = ",".join([*columns, "Bestellnr"]) + "\n" + ",".join("7" * 37) + "\n"
-    with pytest.raises(ConfigurationError) as caught:
-        read(text, mapping={"order_id": "Bestellnummer", "contact_email": "Angabe 1"})
-    assert "did you mean 'Bestellnr'? The columns are 'Angabe 0', 'Angabe 1', " in str(caught.value)
-    assert str(caught.value).endswith(", 'Angabe 11' and 25 more")
-
-
-TITLED = f"order_id,contact_email,product_name\n1,{ANN},Mop\n"
+    message = refusal(text, mapping={**mapping, "contact_email": "Angabe 1"})
+    assert message.startswith(f"{missing} are 'Angabe 0', 'Angabe 1', ")
+    assert message.endswith(", 'Angabe 11' and 25 more")
 
 
 @pytest.mark.parametrize(
-    ("above", "below", "mapping"),
+    ("above", "below", "options"),
     [
-        ("Orders of March\n\n", TITLED, None),
-        ("\nOrders of March,,\n,,\n", TITLED, None),
-        ('"Orders, all"\n', TITLED.replace(",", ";"), None),
-        ("Orders\n", TITLED.replace(",", "\t"), None),
-        ("sep=;\nOrders, all\n", TITLED.replace(",", ";"), None),
-        ("Report\n" * 20, HOME, HOME_MAPPING),
-        ("", TITLED.replace("product_name", '"product_name"'), None),
+        ("Orders of March\n\n", TITLED, {}),
+        ("\nOrders of March,,\n,,\n", TITLED, {}),
+        ('"Orders, all"\n', TITLED.replace(",", ";"), {}),
+        ("Orders\n", TITLED.replace(",", "\t"), {}),
+        ("sep=;\nOrders, all\n", TITLED.replace(",", ";"), {}),
+        ("Report\n" * 20, HOME, {"mapping": HOME_MAPPING, **GERMAN}),
+        ("", TITLED.replace("product_name", '"product_name"'), {}),
         (
             "",
             '"order\nid","contact_email","product_name"\n1,a@b.c,Mop\n',
-            {"order_id": "order\nid"},
+            {"mapping": {"order_id": "order\nid"}},
         ),
     ],
 )
-def test_a_title_above_the_header_is_left_out(above: str, below: str, mapping: Any) -> None:
-    options: Any = {} if mapping is not HOME_MAPPING else GERMAN
-    found = read_orders(io.StringIO(above + below), "csv", mapping=mapping, **options).lines()
-    expected = read_orders(io.StringIO(below), "csv", mapping=mapping, **options).lines()
-    moved = [(number + above.count("\n"), order) for number, order in expected]
-    assert isinstance(moved[0][1], Order)
-    assert list(found) == moved
+def test_a_title_above_the_header_is_left_out(above: str, below: str, options: Any) -> None:
+    found, expected = (read(text, "csv", **options) for text in (above + below, below))
+    assert isinstance(expected[0][1], Order)
+    assert found == [(number + above.count("\n"), order) for number, order in expected]
+
+
+WHO = {"order_id": "Nr", "contact_email": "Wer"}
 
 
 @pytest.mark.parametrize(
@@ -1556,23 +1213,17 @@ def test_a_title_above_the_header_is_left_out(above: str, below: str, mapping: A
     [
         ("Orders, all\n" + TITLED.replace(",", ";"), None, 2),
         (f"Report,by me,,,,,\nof March,2026,,,,,\n{HOME}", HOME_MAPPING, 3),
-        (
-            "Report,by me,\nNr,Wer,Was\n1,a@b.example,Mop\n",
-            {"order_id": "Nr", "contact_email": "Wer"},
-            2,
-        ),
-        ("Report,,\n1,a@b.example,Mop\n", {"order_id": "Nr", "contact_email": "Wer"}, None),
+        ("Report,by me,\nNr,Wer,Was\n1,a@b.example,Mop\n", WHO, 2),
+        ("Report,,\n1,a@b.example,Mop\n", WHO, None),
         (TITLED, {"order_id": "order"}, None),
     ],
 )
 def test_a_title_above_the_header_is_pointed_out_and_no_mapping_is_proposed(
     text: str, mapping: Any, row: int | None
 ) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        list(read_orders(io.StringIO(text), "csv", mapping=mapping))
     told = f"row {row} looks like the header: remove the rows above it"
-    assert (str(caught.value) == told) == (row is not None)
-    if row is not None and mapping in (None, HOME_MAPPING):  # its words are known
+    assert (refusal(text, "csv", mapping=mapping) == told) == (row is not None)
+    if row is not None and mapping is not WHO:  # its words are known
         with pytest.raises(ConfigurationError, match=f"^{told}$"):
             suggest_mapping(io.StringIO(text), "csv")
 
@@ -1582,29 +1233,20 @@ def test_the_rows_in_which_a_header_was_looked_for_are_those_of_a_suggestion() -
     assert found.mapping == {"contact_email": "Wer"}
 
 
-def test_skus_that_a_spreadsheet_shortened_are_pointed_out() -> None:
-    text = shopify("#1", "#2").replace(",7,,", ",5.84E+12,,")
-    reader = read_orders(io.StringIO(text))
-    assert [order.products[0].product_sku for order in reader] == ["5.84E+12"] * 2  # type: ignore[union-attr]
-    assert [warning.partition(".")[0] for warning in reader.warnings] == [
-        "product_sku that a spreadsheet shortened: 2"
-    ]
-
-
 # ------------------------------------------------------------------------------------ suggestions
+
+GOODS = {
+    "each": "x",
+    "product_name": "title",
+    "product_quantity": "qty",
+    "product_price": "price",
+}
 
 
 @pytest.mark.parametrize(
     ("data", "mapping", "options", "status", "missing", "unused"),
     [
-        (
-            HOME.encode("cp1252"),
-            HOME_MAPPING,
-            {"encoding": "cp1252", **GERMAN},
-            None,
-            [],
-            [],
-        ),
+        (HOME.encode("cp1252"), HOME_MAPPING, {"encoding": "cp1252", **GERMAN}, None, [], []),
         (
             f"Order,Kunde,Status,Order date,Phone number\n1,{ANN},x,2026-01-01,+27\n".encode(),
             {"contact_email": "Kunde", "order_id": "Order", "date": "Order date"},
@@ -1623,12 +1265,7 @@ def test_skus_that_a_spreadsheet_shortened_are_pointed_out() -> None:
                 "contact_email": "kunde.mail",
                 "order_id": "nr",
                 "total": "grandTotal",
-                "products": {
-                    "each": "basket.lines",
-                    "product_name": "title",
-                    "product_quantity": "qty",
-                    "product_price": "unitPrice",
-                },
+                "products": GOODS | {"each": "basket.lines", "product_price": "unitPrice"},
             },
             {"decimal": ","},
             "state",
@@ -1636,21 +1273,9 @@ def test_skus_that_a_spreadsheet_shortened_are_pointed_out() -> None:
             ["a{b"],
         ),
         (
-            (
-                f'{{"mail": "{ANN}", "nr": 1, "total": 1, '
-                '"x": [{"title": "M\xf6p", "qty": 1, "price": 1}]}\n'
-            ).encode("cp1252"),
-            {
-                "contact_email": "mail",
-                "order_id": "nr",
-                "total": "total",
-                "products": {
-                    "each": "x",
-                    "product_name": "title",
-                    "product_quantity": "qty",
-                    "product_price": "price",
-                },
-            },
+            (f'{{"mail": "{ANN}", "nr": 1, "total": 1, '
+            '"x": [{"title": "M\xf6p", "qty": 1, "price": 1}]}\n').encode("cp1252"),
+            {"contact_email": "mail", "order_id": "nr", "total": "total", "products": GOODS},
             {"encoding": "cp1252"},
             None,
             [],
@@ -1662,34 +1287,27 @@ def test_skus_that_a_spreadsheet_shortened_are_pointed_out() -> None:
 def test_a_mapping_is_proposed_and_says_what_it_could_not_find(
     data: bytes, mapping: Any, options: Any, status: Any, missing: Any, unused: Any
 ) -> None:
-    import tomllib  # noqa: PLC0415
-
     found = suggest_mapping(io.BytesIO(data))
     assert not found.is_known
     assert (found.mapping, found.options, found.status) == (mapping, options, status)
     assert (list(found.missing), list(found.unused)) == (missing, unused)
     text = found.to_toml()
-    assert tomllib.loads(text)["mapping"] == mapping
+    read_back = tomllib.loads(text)["mapping"]
+    assert read_back == mapping
     assert all(f"# {field}: not found" in text for field in missing)
     if not missing:
-        read_back = tomllib.loads(text)["mapping"]
         (item,) = read_orders(io.BytesIO(data), mapping=read_back, **found.options)
         assert isinstance(item, Order)
 
 
-EMAILS = [f"k{n}@example.com" for n in range(3)]
-SHOP = ["till@shop.example"] * 3
+SELLER = "Verkäufer-E-Mail"
 
 
 @pytest.mark.parametrize(
     ("columns", "contact", "others"),
     [
-        ({"Verkäufer-E-Mail": SHOP, "Kunden-E-Mail": EMAILS}, "Kunden-E-Mail", "Verkäufer-E-Mail"),
-        (
-            {"Verkäufer-E-Mail": SHOP[:1], "Kundenmail": EMAILS[:1]},
-            "Kundenmail",
-            "Verkäufer-E-Mail",
-        ),
+        ({SELLER: SHOP, "Kunden-E-Mail": EMAILS}, "Kunden-E-Mail", SELLER),
+        ({SELLER: SHOP[:1], "Kundenmail": EMAILS[:1]}, "Kundenmail", SELLER),
         ({"Winkel e-mail": EMAILS, "Klant": [EMAILS[0], "", ""]}, "Klant", "Winkel e-mail"),
         ({"E-Mail": SHOP, "Kundenmail": EMAILS}, "Kundenmail", "E-Mail"),
         ({"Email": SHOP, "who": EMAILS}, "who", "Email"),
@@ -1706,54 +1324,16 @@ def test_the_customers_address_is_proposed_and_no_other(
     columns: Mapping[str, Sequence[str]], contact: str | None, others: str | None, form: str
 ) -> None:
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    if form == "CSV":
-        texts = [";".join(["Nr", *columns])]
-        texts += [";".join([f"{n}", *row.values()]) for n, row in enumerate(rows)]
-        found = suggest_mapping(io.StringIO("\n".join(texts)))
-    else:
-        found = suggest_mapping(io.StringIO(lines(*({"nr": 1, **row} for row in rows))))
+    table = [["Nr", *columns], *([f"{n}", *row.values()] for n, row in enumerate(rows))]
+    text = "\n".join(map(";".join, table))
+    if form == "JSON":
+        text = lines(*({"nr": 1, **row} for row in rows))
+    found = suggest_mapping(io.StringIO(text))
     assert found.mapping.get("contact_email") == contact
     assert list(found.other_contacts) == ([] if others is None else [others])
     assert ("contact_email" in found.missing) == (contact is None)
     note = f'# E-mail addresses, too; contact_email has to be the customers\': "{others}"'
     assert (note in found.to_toml()) == (others is not None)
-
-
-def test_words_of_tills_are_known() -> None:
-    for id_ in (
-        "Kassenbon",
-        "Bonnummer",
-        "Beleg-Nr.",
-        "Rechnungsnummer",
-        "Kassabon",
-        "Factuurnummer",
-    ):
-        found = suggest_mapping(io.StringIO(f"{id_};E-Mail;Omschrijving\n1;{ANN};Mop\n"))
-        assert found.mapping == {
-            "contact_email": "E-Mail", "order_id": id_, "product_name": "Omschrijving"
-        }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("emails", "warning"),
-    [
-        (SHOP * 4, "12 of 12 orders have the same contact"),
-        (SHOP * 9 + EMAILS, "27 of 30 orders have the same contact"),
-        (EMAILS + SHOP * 9, "27 of 30 orders have the same contact"),
-        (SHOP * 8 + EMAILS, None),
-        (SHOP * 3, None),
-        (EMAILS * 10, None),
-    ],
-)
-def test_orders_that_nearly_all_have_one_contact_are_pointed_out(
-    emails: Sequence[str], warning: str | None
-) -> None:
-    """It is the shop's own address, or a test."""
-    text = "nr,who,mail,item\n" + "".join(f"{n},x,{each},Mop\n" for n, each in enumerate(emails))
-    reader = read_orders(io.StringIO(text), mapping=OWN_MAPPING)
-    assert sum(1 for _order in reader) == len(emails)
-    column = ": if 'mail' is not the customers', map contact_email to another column"
-    assert reader.warnings == ([] if warning is None else [f"{warning}{column}"])
 
 
 def test_a_total_that_differs_within_an_order_is_proposed_as_that_of_the_line() -> None:
@@ -1764,31 +1344,33 @@ def test_a_total_that_differs_within_an_order_is_proposed_as_that_of_the_line() 
         assert ("total" in found.missing) == (field != "total")
 
 
-#: In each language: the id, the customer's address, a product's name, quantity and price, the
-#: total, the date, and the status.
-OWN_LANGUAGES = {
+FIELDS = ("order_id", "contact_email", "product_name", "product_quantity", "product_price")
+#: Words of shops for these fields, for the total, the date and the status; and words of tills, of
+#: which there are fewer.
+LANGUAGES = {
     "de": "Bestell-Nr.,E-Mail,Artikelbezeichnung,Menge,Einzelpreis,Gesamtbetrag,Datum,Status",
     "nl": "Bestelnummer,E-mail klant,Omschrijving,Aantal,Prijs,Totaalbedrag,Besteldatum,Toestand",
     "fr": "N° de commande,Courriel,Désignation,Quantité,Prix unitaire,Montant total,Date,Statut",
     "es": "Número de pedido,Correo,Descripción,Cantidad,Precio,Importe,Fecha,Estado",
     "it": "Numero ordine,Email cliente,Prodotto,Quantità,Prezzo,Totale,Data ordine,Stato",
     "pt": "Número do pedido,E-mail,Produto,Quantidade,Preço,Valor total,Data do pedido,Situação",
+    **{
+        f"till, {id_}": f"{id_},E-Mail,Omschrijving"
+        for id_ in ("Kassenbon", "Bonnummer", "Beleg-Nr.", "Rechnungsnummer", "Kassabon")
+    },
+    "till, Factuurnummer": "Factuurnummer,E-Mail,Omschrijving",
 }
 
 
-@pytest.mark.parametrize("language", OWN_LANGUAGES)
-def test_columns_are_known_in_the_languages_of_shops(language: str) -> None:
-    columns = OWN_LANGUAGES[language].split(",")
-    text = ";".join(columns) + f"\n1;{ANN};Mop;1;5.00;5.00;2026-01-01;x\n"
-    found = suggest_mapping(io.StringIO(text))
-    fields_of = ("order_id", "contact_email", "product_name", "product_quantity", "product_price")
-    assert found.mapping == dict(zip((*fields_of, "total", "date"), columns, strict=False))
-    assert (found.status, list(found.unused), list(found.missing)) == (columns[-1], [], [])
-
-
-def test_german_words_for_an_sku_are_known() -> None:
-    found = suggest_mapping(io.StringIO(f"Bestell-Nr.;E-Mail;Artikel;Art.-Nr.\n1;{ANN};Mop;7\n"))
-    assert found.mapping["product_sku"] == "Art.-Nr."
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_columns_are_known_in_the_languages_of_shops_and_tills(language: str) -> None:
+    columns = LANGUAGES[language].split(",")
+    cells = ["1", ANN, "Mop", "1", "5.00", "5.00", "2026-01-01", "x"][: len(columns)]
+    found = suggest_mapping(io.StringIO(";".join(columns) + "\n" + ";".join(cells) + "\n"))
+    assert found.mapping == dict(zip((*FIELDS, "total", "date"), columns, strict=False))
+    assert list(found.unused) == []
+    if not language.startswith("till"):
+        assert (found.status, list(found.missing)) == (columns[-1], [])
 
 
 def test_a_plugin_whose_columns_are_translated_has_a_mapping_proposed() -> None:
@@ -1796,18 +1378,17 @@ def test_a_plugin_whose_columns_are_translated_has_a_mapping_proposed() -> None:
     columns = "Bestell #;Bestellstatus;E-Mail (Rechnung);Artikel #;Artikelname;Artikelpreis;Steuern"
     text = f"{columns}\n1;Storniert;{ANN};1;Mop;5;1\n;;;2;Rope;5;\n2;;{ANN};1;Mop;5;1\n"
     found = suggest_mapping(io.StringIO(text))
-    assert (
-        found.mapping.items()
-        >= {
-            "order_id": "Bestell #",
-            "product_name": "Artikelname",
-            "product_price": "Artikelpreis",
-            "taxes": "Steuern",
-        }.items()
-    )
+    assert {
+        "order_id": "Bestell #",
+        "product_name": "Artikelname",
+        "product_price": "Artikelpreis",
+        "taxes": "Steuern",
+    }.items() <= found.mapping.items()
     assert (found.status, list(found.statuses)) == ("Bestellstatus", ["Storniert", ""])
     found = suggest_mapping(io.StringIO(text.replace("\n2;;", "\n2;Offen;")))
     assert list(found.statuses) == ["Storniert", "Offen"]
+    found = suggest_mapping(io.StringIO(f"Bestell-Nr.;E-Mail;Artikel;Art.-Nr.\n1;{ANN};Mop;7\n"))
+    assert found.mapping["product_sku"] == "Art.-Nr."
 
 
 def test_a_known_export_needs_no_mapping_and_nothing_can_be_proposed_for_nothing() -> None:
