@@ -18,8 +18,6 @@ from everlytic_async.sources._records import InvalidRow, Item, Layout, Record
 from everlytic_async.sources._repeated import RepeatedRows, hashable
 from everlytic_async.sources._synonyms import is_totals
 
-__all__ = ["Numbered", "OrderAssembler", "make_order"]
-
 #: An order, or its faults, with its place in the input.
 Numbered = tuple[int, Order | InvalidOrderError]
 

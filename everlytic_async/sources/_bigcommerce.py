@@ -15,8 +15,6 @@ from everlytic_async.sources._mapping import computed, numbers
 from everlytic_async.sources._notation import EXACT, to_decimal
 from everlytic_async.sources._preset import Preset, statuses
 
-__all__ = ["BIGCOMMERCE"]
-
 
 def _line_total(amount: Any, discounts: Any) -> Decimal | None:
     total = to_decimal(amount)

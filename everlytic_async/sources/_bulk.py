@@ -17,8 +17,6 @@ from everlytic_async._checks import MAX_ITEMS
 from everlytic_async.errors import InvalidOrderError
 from everlytic_async.sources._records import InvalidRow, Item
 
-__all__ = ["join_lines"]
-
 _ORDERS = ("/Order/", "/DraftOrder/", "/AbandonedCheckout/")
 _LINE_ITEMS = ("/LineItem/", "/DraftOrderLineItem/", "/AbandonedCheckoutLineItem/")
 # One without an id has one of these; shipping lines and discounts have some of them, too.

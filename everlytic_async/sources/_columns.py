@@ -15,21 +15,6 @@ from everlytic_async.sources._notation import to_decimal
 from everlytic_async.sources._records import Layout
 from everlytic_async.sources._synonyms import match_fields
 
-__all__ = [
-    "CONTACTS",
-    "MAX_AHEAD",
-    "check_all_are_fields",
-    "check_columns",
-    "check_contact",
-    "check_identity",
-    "check_paths",
-    "check_repeated",
-    "find_header",
-    "no_such_name",
-    "show_names",
-    "split_header",
-]
-
 _T = TypeVar("_T")
 CONTACTS = ("contact_email", "contact_unique_id")
 #: How many records are looked at to find a path, and rows to find the header below a title.

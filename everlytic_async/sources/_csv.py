@@ -22,8 +22,6 @@ from everlytic_async.sources._columns import split_header
 from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, NOT_UTF_8, skip_line
 from everlytic_async.sources._records import InvalidRow
 
-__all__ = ["DELIMITERS", "MAX_ROW_LINES", "CsvReader", "detect_delimiter"]
-
 #: What separates cells, the likeliest first.
 DELIMITERS = (",", ";", "\t", "|")
 #: A quote that is never closed takes no more lines than these.

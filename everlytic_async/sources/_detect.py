@@ -26,8 +26,6 @@ from everlytic_async.sources._parquet import ParquetReader
 from everlytic_async.sources._records import InvalidRow
 from everlytic_async.sources._xlsx import XlsxReader
 
-__all__ = ["CONTAINERS", "Table", "check_header", "detect_container", "open_table"]
-
 #: How the orders are written, apart from what their fields are called.
 CONTAINERS = ("jsonl", "json", "csv", "tsv", "xlsx", "parquet")
 

@@ -9,8 +9,6 @@ from everlytic_async.sources._mapping import Compiler, Getter, is_blank
 from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._records import Lines, Record
 
-__all__ = ["AMOUNTS", "DifferingAmounts"]
-
 #: The amounts of an order, of which each is the same in all its rows.
 AMOUNTS = ("sub_total", "shipping_fee", "taxes", "total", "discount")
 

@@ -27,15 +27,6 @@ from everlytic_async.sources._columns import no_such_name
 from everlytic_async.sources._open import NOT_UTF_8
 from everlytic_async.sources._records import InvalidRow, Item
 
-__all__ = [
-    "MAX_ORDER_CHARS",
-    "JsonReader",
-    "check_finite",
-    "is_list_of_orders",
-    "unwrap",
-    "unwrap_all",
-]
-
 #: A longer order is a fault, so that a file whose quotes or brackets don't match does not fill the
 #: memory. Decoded, JSON takes up to 30 times its length: `{},{},{}` does.
 MAX_ORDER_CHARS = 2 * 1024 * 1024

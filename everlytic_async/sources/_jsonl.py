@@ -11,8 +11,6 @@ from everlytic_async.errors import InvalidOrderError
 from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, NOT_UTF_8, skip_line
 from everlytic_async.sources._records import InvalidRow, Item
 
-__all__ = ["read_json_lines"]
-
 _TOO_LONG = f"is longer than {MAX_LINE_BYTES:,} bytes"
 # Whose the lines of a Shopify bulk operation are, and what: also of one that can't be read.
 _PARENT = re.compile(rb'"__parentId"\s*:\s*"([^"\\]{1,100})"')

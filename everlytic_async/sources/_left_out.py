@@ -20,8 +20,6 @@ from everlytic_async.sources._shops import is_lost
 from everlytic_async.sources._synonyms import is_status
 from everlytic_async.sources._where import ConditionValues
 
-__all__ = ["LeftOut"]
-
 # How many columns are looked at for statuses under other names, and in how many orders.
 _MAX_NAMES, _MAX_LOOKED_AT = 100, 300
 _BEFORE_SINCE, _AFTER_UNTIL = "before since", "not before until"

@@ -22,8 +22,6 @@ from everlytic_async.sources._mapping import computed
 from everlytic_async.sources._notation import EXACT, to_decimal
 from everlytic_async.sources._preset import Preset, statuses
 
-__all__ = ["MAGENTO", "MAGENTO_CSV"]
-
 
 def _sum(*amounts: Any) -> Decimal:
     total = Decimal(0)

@@ -28,8 +28,6 @@ from everlytic_async.sources._preset import Preset
 from everlytic_async.sources._records import Layout, Record
 from everlytic_async.sources._synonyms import is_totals
 
-__all__ = ["RecordMapper"]
-
 _NUMBERS = ("product_price", "product_quantity", "product_line_total", "product_special_price")
 _WORKFLOW = re.compile(r"\s*[0-9]{1,19}\s*", re.ASCII).fullmatch
 # A shop sells the same products again and again: how many are kept, and of how many characters.

@@ -23,25 +23,6 @@ from everlytic_async.errors import ConfigurationError
 from everlytic_async.orders import Order, Product
 from everlytic_async.sources._notation import Notation, to_decimal
 
-__all__ = [
-    "ORDER_FIELDS",
-    "PRODUCT_FIELDS",
-    "Compiler",
-    "Computed",
-    "Getter",
-    "computed",
-    "describe_spec",
-    "first_set",
-    "is_blank",
-    "is_template",
-    "mapping_heads",
-    "mapping_paths",
-    "nearest",
-    "normalize_mapping",
-    "numbers",
-    "parse_mapping",
-]
-
 ORDER_FIELDS = tuple(field.name for field in attrs.fields(Order))
 PRODUCT_FIELDS = tuple(field.name for field in attrs.fields(Product))
 

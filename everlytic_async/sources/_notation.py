@@ -18,16 +18,6 @@ import attrs
 
 from everlytic_async.errors import ConfigurationError
 
-__all__ = [
-    "EXACT",
-    "DateLike",
-    "Notation",
-    "guess_date_formats",
-    "guess_notation",
-    "parse_bound",
-    "to_decimal",
-]
-
 #: A bound: a time; a date, which means its start; or either of them in ISO 8601.
 DateLike = datetime | date | str
 

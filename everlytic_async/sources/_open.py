@@ -26,22 +26,6 @@ import attrs
 
 from everlytic_async.errors import ConfigurationError, SourceError
 
-__all__ = [
-    "BINARY",
-    "BOM",
-    "MAX_LINE_BYTES",
-    "NOT_UTF_8",
-    "OpenedSource",
-    "Source",
-    "check_encoding",
-    "check_text",
-    "needs_extra",
-    "open_source",
-    "seekable",
-    "skip_line",
-    "with_line_feeds",
-]
-
 Source = str | os.PathLike[str] | IO[bytes] | IO[str]
 
 #: A longer line is not an order. It is skipped in pieces, so that it does not fill the memory.

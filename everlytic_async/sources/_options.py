@@ -16,8 +16,6 @@ from everlytic_async.sources._open import check_encoding
 from everlytic_async.sources._shops import PRESETS, REASONS
 from everlytic_async.sources._where import Condition, parse_where
 
-__all__ = ["FORMATS", "ReadOptions"]
-
 #: What ``format`` may be.
 FORMATS: tuple[str, ...] = (*CONTAINERS, *PRESETS)
 

@@ -18,8 +18,6 @@ from everlytic_async.errors import InvalidOrderError, SourceError
 from everlytic_async.sources._open import needs_extra, seekable
 from everlytic_async.sources._records import InvalidRow
 
-__all__ = ["MAX_ROW_BYTES", "ParquetReader"]
-
 #: A row that takes more memory is a fault.
 MAX_ROW_BYTES = 2 * 1024 * 1024
 _BATCH_ROWS = 256

@@ -9,8 +9,6 @@ from typing import Any
 
 import attrs
 
-__all__ = ["KEPT", "FirstRow", "Preset", "normalize_status", "statuses"]
-
 #: In a table of statuses, the reason of those whose orders are read.
 KEPT = ""
 # No longer text is a status.

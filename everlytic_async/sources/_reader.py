@@ -30,8 +30,6 @@ from everlytic_async.sources._suggest import find_orders
 from everlytic_async.sources._tally import OrderTally
 from everlytic_async.sources._xlsx import XlsxReader
 
-__all__ = ["Reader", "TracedOrder"]
-
 _NEXT_PAGE = (
     "there are more orders on a further page, as the last page in this input says: ask for the "
     "next pages, too"

@@ -9,8 +9,6 @@ import attrs
 
 from everlytic_async.errors import InvalidOrderError
 
-__all__ = ["InvalidRow", "Item", "Layout", "Lines", "Record"]
-
 # How many lines are named.
 _EXAMPLES = 5
 #: An order of JSON by its keys, or a row of a table: its cells in the order of the columns.

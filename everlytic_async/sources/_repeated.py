@@ -9,8 +9,6 @@ from typing import Any
 from everlytic_async.sources._mapping import Getter, is_blank
 from everlytic_async.sources._records import Lines, Record
 
-__all__ = ["RepeatedRows", "hashable"]
-
 _FAULT = (
     "is in the file more than once, and differs: keep the rows that are up to date, and remove the "
     "others"

@@ -12,8 +12,6 @@ from everlytic_async.sources._preset import KEPT, FirstRow, Preset, normalize_st
 from everlytic_async.sources._records import Layout, Record
 from everlytic_async.sources._where import OTHER_WORDS, count_word
 
-__all__ = ["ROW_APART", "ShopRules"]
-
 #: The fault of a row that is apart from its order, if that is all that is known of it.
 ROW_APART = (
     "has neither a status nor a total, as a row that is apart from its order: sort the file by the "

@@ -36,8 +36,6 @@ from everlytic_async.sources._mapping import computed, numbers
 from everlytic_async.sources._notation import EXACT, to_decimal
 from everlytic_async.sources._preset import FirstRow, Preset, statuses
 
-__all__ = ["GID", "SHOPIFY", "SHOPIFY_CSV", "SHOPIFY_GRAPHQL", "line_total"]
-
 #: What the ids of GraphQL begin with.
 GID = "gid://shopify/"
 

@@ -16,8 +16,6 @@ from everlytic_async.sources._woocommerce import (
     WOOCOMMERCE_ITEMS_CSV,
 )
 
-__all__ = ["PRESETS", "REASONS", "find_preset", "is_lost"]
-
 #: By name, in the order in which they are tried.
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset

@@ -11,8 +11,6 @@ import attrs
 from everlytic_async.sources._preset import statuses
 from everlytic_async.sources._shopify import SHOPIFY_CSV
 
-__all__ = ["SQUARESPACE"]
-
 SQUARESPACE = attrs.evolve(
     SHOPIFY_CSV,
     name="squarespace",

@@ -24,8 +24,6 @@ from everlytic_async.sources._records import InvalidRow, Item
 from everlytic_async.sources._shops import find_preset, is_lost
 from everlytic_async.sources._synonyms import is_status, match_email, match_fields
 
-__all__ = ["Suggestion", "find_orders", "suggest_mapping"]
-
 # How many records are looked at, and how deep the keys of JSON.
 _RECORDS = 200
 _MAX_DEPTH = 4

@@ -7,8 +7,6 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 
-__all__ = ["is_status", "is_totals", "match_email", "match_fields"]
-
 #: For each field what columns are called, the likeliest first, in small letters without accents: a
 #: name with all words of one of these may be meant; after = it has to be the whole name.
 _SYNONYMS: Mapping[str, tuple[str, ...]] = {

@@ -10,8 +10,6 @@ from everlytic_async.errors import InvalidOrderError
 from everlytic_async.orders import Order
 from everlytic_async.sources._columns import CONTACTS
 
-__all__ = ["OrderTally"]
-
 # The commonest of the first orders is counted on, if it is that common.
 _FIRST_ORDERS, _MIN_FIRST = 10, 5
 _NEARLY_ALL = 0.9

@@ -20,8 +20,6 @@ from everlytic_async.sources._records import Record
 from everlytic_async.sources._shops import is_lost
 from everlytic_async.sources._synonyms import is_status
 
-__all__ = ["OTHER_WORDS", "Condition", "ConditionValues", "WhereLike", "count_word", "parse_where"]
-
 # Of different values of orders, as many are counted apart, and no longer ones.
 _MAX_WORDS, _MAX_WORD_CHARS = 20, 40
 #: What the rest is counted as.

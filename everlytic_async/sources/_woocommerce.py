@@ -33,9 +33,6 @@ from everlytic_async.sources._notation import EXACT, to_decimal
 from everlytic_async.sources._preset import Preset, statuses
 from everlytic_async.sources._shopify import line_total
 
-__all__ = ["TRANSLATED_STATUSES", "WOOCOMMERCE", "WOOCOMMERCE_CSV", "WOOCOMMERCE_ITEMS_CSV"]
-
-
 # More decimals than any shop's prices have: the noise of floating point.
 _MAX_PLACES = 6
 _ZERO = Decimal(0)

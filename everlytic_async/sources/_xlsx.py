@@ -33,8 +33,6 @@ from everlytic_async.sources._columns import no_such_name, show_names, split_hea
 from everlytic_async.sources._open import needs_extra, seekable
 from everlytic_async.sources._records import InvalidRow
 
-__all__ = ["XlsxReader"]
-
 _Found = TypeVar("_Found")
 
 _BATCH_ROWS = 256
