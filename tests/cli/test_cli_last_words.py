@@ -16,35 +16,68 @@ from everlytic_async.sandbox import Sandbox
 # --------------------------------------------------------------- the exit code and the last words
 
 
+KEPT, FORGOTTEN = ("--ledger", "l"), ("--no-ledger",)
+NEVER_ALL_AGAIN = [
+    "There was no ledger: the same command again would notify everybody again",
+    "a new ledger knows nothing of this run",
+]
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)], ids=" ".join)
 @pytest.mark.parametrize(
-    ("ids", "options", "code", "sent_again"),
+    ("ids", "options", "code", "again", "words"),
     [
-        (["s1", "s2"], [], 0, 0),
-        ([], [], 0, 0),
-        (["s1", "s1"], ["--concurrency", "2"], 0, 0),
-        (["s1", "n1"], [], 1, 1),
-        (["s1", "u1"], [], 3, 0),
-        (["s1", "r1"], [], 3, 0),
-        (["s1", "i1"], [], 3, 0),
-        (["s1", "r1", "i1", "u1"], [], 3, 0),
-        (["s1", "r1", "i1", "u1", "n1"], [], 1, 1),
+        ([], KEPT, 0, 0, []),
+        (["s1"], KEPT, 0, 0, []),
+        (["s1"], FORGOTTEN, 0, 1, []),
+        (["s1", "s1"], (*KEPT, "--concurrency", "2"), 0, 0, ["only the first is sent"]),
+        # Where nobody was notified it may be run again, also without a ledger.
+        (["n1", "n2"], KEPT, 1, 2, ["To send them, run it again:"]),
+        (["n1", "n2"], FORGOTTEN, 1, 2, ["To send them, run it again:"]),
+        (["i1"], KEPT, 3, 0, ["Then run it again; it sends only what has changed:"]),
+        (["i1"], FORGOTTEN, 3, 0, ["invalid: a person has to correct it. Then run it again:"]),
+        # Refused before any was accepted.
+        (["r1"], KEPT, 1, 1, ["1 order is refused, and none was accepted before"]),
+        (["r1"], FORGOTTEN, 3, 1, ["1 order is rejected: a person has to correct it"]),
+        (["s1", "n1"], KEPT, 1, 1, ["the rest, run it again; what was sent is not sent again:"]),
+        (["s1", "u1"], KEPT, 3, 0, ["A person has to look"]),
+        (["s1", "r1"], KEPT, 3, 0, ["1 order is rejected: a person has to correct it"]),
+        (["s1", "i1"], KEPT, 3, 0, ["1 order is invalid: a person has to correct it"]),
+        (["s1", "r1", "i1", "u1"], KEPT, 3, 0, ["2 orders are invalid or rejected"]),
+        (["s1", "r1", "i1", "u1", "n1"], KEPT, 1, 1, ["To send the rest", "1 order is unknown"]),
+        (["s1", "i1"], FORGOTTEN, 3, 1, NEVER_ALL_AGAIN),
+        (["s1", "n1", "u1"], FORGOTTEN, 1, 3, [*NEVER_ALL_AGAIN, "1 order is unknown: Everlytic"]),
         # Only what is taken from the input counts.
-        (["s1", "u1", "n1"], ["--limit", "1"], 0, 0),
-        (["s1", "u1", "n1"], ["--limit", "2"], 3, 0),
+        (["s1", "u1", "n1"], (*KEPT, "--limit", "1"), 0, 0, []),
+        (["s1", "u1", "n1"], (*KEPT, "--limit", "2"), 3, 0, ["1 order is unknown"]),
     ],
 )
-def test_the_exit_code_of_every_run_says_what_is_left_to_do(
+def test_a_run_ends_with_what_has_to_be_done_also_if_it_is_quiet(  # noqa: PLR0917
     cli: Cli,
     endpoint: Endpoint,
     ids: list[str],
-    options: list[str],
+    options: tuple[str, ...],
     code: int,
-    sent_again: int,
+    again: int,
+    words: list[str],
+    quiet: tuple[str, ...],
 ) -> None:
-    send = ("send", "--ledger", "l", *ONE_AT_ONCE, *options, cli.write(*named(*ids)))
-    assert cli(*send).code == code
-    before = len(endpoint.received)
-    assert (cli(*send).code, len(endpoint.received)) == (code, before + sent_again)
+    send = ["send", *quiet, *ONE_AT_ONCE, *options, str(cli.write(*named(*ids)))]
+    run = cli(*send)
+    assert run.code == code
+    assert [each for each in words if each not in run.err] == []
+    assert ("There was no ledger" in run.err) == (words[:2] == NEVER_ALL_AGAIN)
+    assert ("was sent" in run.err) == (code == 1 and "s1" in ids and options == KEPT)
+    if quiet:
+        assert (run.out, run.err == "") == ("", not words)
+    if ids and "s1" not in ids:
+        assert commands(run) == [send]
+    elif options == FORGOTTEN:
+        assert commands(run) == []
+        assert ("ledger" in run.err) == bool(words)
+    # The same again.
+    endpoint.received.clear()
+    assert (cli(*send).code, len(endpoint.received)) == (code, again)
 
 
 @pytest.mark.parametrize("concurrency", ["1", "8"])
@@ -143,83 +176,22 @@ def test_the_command_that_lists_unknown_orders_names_the_input_and_how_it_is_rea
     assert "--with FILE" not in run.err
 
 
-def test_the_rest_is_sent_by_the_command_that_is_shown(cli: Cli, endpoint: Endpoint) -> None:
-    run = cli(
-        *("send", *ONE_AT_ONCE, "--no-progress", "--rate", "500"),
-        *("--map", "order_link_url=https://shop.example/{order_id}", "--results", "r.jsonl"),
-        *("--ledger", "l", cli.write(*named("s1", "n1"))),
-    )
+@pytest.mark.parametrize("report", [[], ["--report", "run.html"], ["--report=run.html"]], ids=str)
+def test_the_rest_is_sent_by_the_command_that_is_shown_which_keeps_the_page_of_this_run(
+    cli: Cli, endpoint: Endpoint, report: list[str]
+) -> None:
+    path, page = str(cli.write(*named("s1", "n1"))), Path("run.html")
+    options = [*ONE_AT_ONCE, "--no-progress", "--rate", "500", "--ledger", "l"]
+    options += ["--map", "order_link_url=https://shop.example/{order_id}", "--results", "r.jsonl"]
+    run = cli("send", *options, *report, path)
     assert run.code == 1
+    written = page.read_text() if report else None
     (again,) = commands(run)
+    assert again == ["send", "--append-results", *options, path]
     cli.write(*named("s1", "s2"))
     assert (cli(*again).code, endpoint.received) == (0, ["s1", "n1", "s2"])
     assert len(Path("r.jsonl").read_text().splitlines()) == 4
-
-
-@pytest.mark.parametrize("report", [["--report", "run.html"], ["--report=run.html"]], ids=str)
-def test_the_command_that_is_shown_keeps_the_page_of_this_run(
-    cli: Cli, endpoint: Endpoint, report: list[str]
-) -> None:
-    options = (*ONE_AT_ONCE, *report, "--ledger", "l")
-    run = cli("send", *options, cli.write(*named("s1", "n1")))
-    page = Path("run.html").read_text()
-    (again,) = commands(run)
-    assert again == ["send", *ONE_AT_ONCE, "--ledger", "l", again[-1]]
-    assert cli(*again).code == 1
-    assert Path("run.html").read_text() == page
-
-
-KEPT, FORGOTTEN = ("--ledger", "l"), ("--no-ledger",)
-NEVER_ALL_AGAIN = [
-    "There was no ledger: the same command again would notify everybody again",
-    "a new ledger knows nothing of this run",
-]
-
-
-@pytest.mark.parametrize("quiet", [(), ("-q",)], ids=" ".join)
-@pytest.mark.parametrize(
-    ("ids", "ledger", "words"),
-    [
-        # Where nobody was notified it may be run again, also without a ledger.
-        *((["n1", "n2"], ledger, ["To send them, run it again:"]) for ledger in (KEPT, FORGOTTEN)),
-        (["i1"], FORGOTTEN, ["invalid: a person has to correct it. Then run it again:"]),
-        (["i1"], KEPT, ["Then run it again; it sends only what has changed:"]),
-        # Refused before any was accepted.
-        (["r1"], KEPT, ["1 order is refused, and none was accepted before"]),
-        (["r1"], FORGOTTEN, ["1 order is re"]),
-        (["s1"], KEPT, []),
-        (["s1"], FORGOTTEN, []),
-        (["s1", "i1"], KEPT, ["a person has to correct it"]),
-        (["s1", "u1"], KEPT, ["A person has to look"]),
-        (["s1", "n1"], KEPT, ["To send the rest, run it again; what was sent is not sent again:"]),
-        (["s1", "i1"], FORGOTTEN, NEVER_ALL_AGAIN),
-        (
-            ["s1", "n1", "u1"],
-            FORGOTTEN,
-            [*NEVER_ALL_AGAIN, "1 order is unknown: Everlytic may have processed it. "],
-        ),
-    ],
-)
-def test_a_run_ends_with_what_has_to_be_done_also_if_it_is_quiet(
-    cli: Cli,
-    endpoint: Endpoint,
-    ids: list[str],
-    ledger: tuple[str, ...],
-    words: list[str],
-    quiet: tuple[str, ...],
-) -> None:
-    send = ["send", *quiet, *ONE_AT_ONCE, *ledger, str(cli.write(*named(*ids)))]
-    run = cli(*send)
-    assert [each for each in words if each not in run.err] == []
-    assert ("There was no ledger" in run.err) == (words[:2] == NEVER_ALL_AGAIN)
-    assert ("was sent" in run.err) == ("s1" in ids and "To send the rest" in run.err)
-    if quiet:
-        assert (run.out, run.err == "") == ("", not words)
-    if "s1" not in ids:
-        assert commands(run) == [send]
-    elif ledger == FORGOTTEN:
-        assert commands(run) == []
-        assert ("ledger" in run.err) == bool(words)
+    assert not report or page.read_text() == written
 
 
 @pytest.mark.parametrize("options", [[], ["--yes"], ["--limit", "2"]], ids=str)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import Cli, order, read_results, to_lines
 
+from everlytic_async.ledger import storage_key
 from everlytic_async.sandbox import Sandbox
 
 TILL = """\
@@ -165,13 +167,6 @@ def test_a_column_that_looks_like_a_status_is_pointed_out(cli: Cli, till: Path) 
     assert "Status" not in cli("check", "--where", "Status=bezahlt", till).err
 
 
-def test_a_mistyped_value_of_a_filter_is_pointed_out(cli: Cli, shop: Sandbox, till: Path) -> None:
-    settings(cli, MAPPING, INPUT)
-    run = cli("send", "--no-ledger", "--where", "Status!=stornirt", till)
-    warning = "Warning: where: no order has 'stornirt' in 'Status': did you mean 'storniert'?"
-    assert (run.code, warning in run.err, shop.requests) == (3, True, 2)
-
-
 def test_values_that_are_wrong_in_the_same_way_are_one_reason(cli: Cli) -> None:
     rows = "".join(f'{n},{n}@example.com,Mop,"{n},50"\n' for n in range(1, 300))
     path = cli.directory / "o.csv"
@@ -215,66 +210,64 @@ def test_the_first_orders_are_shown_field_by_field_with_where_they_come_from(
     assert "valid     3" in summary  # the whole input is checked
 
 
-@pytest.mark.parametrize("columns", [60, 80, 100])
-def test_long_paths_are_whole_on_a_narrow_terminal(cli: Cli, columns: int) -> None:
-    """As in a bulk file of Shopify: the place of a product stands once."""
-    cli.env(COLUMNS=str(columns))
-    amount = {"shopMoney": {"amount": "1"}}
-    lines = [
-        {"id": "gid://shopify/Order/1", "name": "#1001", "email": "a@example.com"}
-        | {"statusPageUrl": "https://shop.example/1/orders/8f5b2c?key=5f9"}
-        | {"totalShippingPriceSet": amount, "totalTaxSet": amount},
-        {"id": "gid://shopify/LineItem/1", "__parentId": "gid://shopify/Order/1", "name": "Mop"}
-        | {"originalUnitPriceSet": amount, "quantity": 1},
-    ]
-    path = cli.directory / "bulk.jsonl"
-    path.write_text(to_lines(*lines))
-    shown, _, _ = cli("check", "--show", "1", path).out.partition("1 order read")
-    assert max(map(len, shown.splitlines())) <= columns
-    lines = [" ".join(line.replace("│", " ").split()) for line in shown.splitlines()]
-    below = columns < 100  # then an origin is below its value
-    for field, value, origin in (
-        ("shipping_fee", "1", "totalShippingPriceSet.shopMoney.amount"),
-        ("product 1", "", "lineItems[0]"),
-        ("product_name", "Mop", "name"),
-        ("product_price", "1", "originalUnitPriceSet.shopMoney.amount"),
-    ):
-        row = f"{field} {value}".strip()
-        if below and value:  # broken only where a line is too short for it
-            after = "".join(lines[lines.index(row) + 1 :][:3])
-            assert after.replace(" ", "").startswith(f"←{origin}")
-        else:
-            assert f"{row} {'← ' if below else ''}{origin}" in lines
-
-
-@pytest.mark.parametrize("columns", [60, 80])
-def test_columns_are_broken_at_words_only(cli: Cli, columns: int) -> None:
-    cli.env(COLUMNS=str(columns))
-    header = "Order Number,Email (Billing),Order Total Amount,Item Name,Quantity (- Refund)"
-    Path("woo.csv").write_text(f"{header}\n7,a.rather.long.one@example.com,5,Mop,1\n")
-    maps = ["order_id=Order Number", "contact_email=Email (Billing)", "product_name=Item Name"]
-    maps += ["total=Order Total Amount", "product_quantity=Quantity (- Refund)"]
-    words = [word for each in maps for word in ("--map", each)]
-    run = cli("check", "--show", "1", "--format", "csv", *words, "woo.csv")
-    shown, _, _ = run.out.partition("1 order read")
-    assert max(map(len, shown.splitlines())) <= columns
-    found = shown.replace("│", " ").split()
-    assert [word for word in header.replace(",", " ").split() if word not in found] == []
-    assert "a.rather.long.one@example.com" in found
+AMOUNT = {"shopMoney": {"amount": "1"}}
+BULK = to_lines(
+    {"id": "gid://shopify/Order/1", "name": "#1001", "email": "a@example.com"}
+    | {"statusPageUrl": "https://shop.example/1/orders/8f5b2c?key=5f9"}
+    | {"totalShippingPriceSet": AMOUNT, "totalTaxSet": AMOUNT},
+    {"id": "gid://shopify/LineItem/1", "__parentId": "gid://shopify/Order/1", "name": "Mop"}
+    | {"originalUnitPriceSet": AMOUNT, "quantity": 1},
+)
+COLUMNS = "Order Number,Email (Billing),Order Total Amount,Item Name,Quantity (- Refund)"
+LONG = ("order_id", "contact_email", "total", "product_name", "product_quantity")
+LONG_MAPS = [f"--map={name}={path}" for name, path in zip(LONG, COLUMNS.split(","), strict=True)]
+SHOPIFY = (Path(__file__).parents[2] / "docs" / "examples" / "shopify.csv").read_text("utf-8")
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100])
-def test_a_value_has_the_room_that_it_needs_beside_a_long_origin(cli: Cli, columns: int) -> None:
+@pytest.mark.parametrize(
+    ("text", "options", "whole"),
+    [
+        # As in a bulk file of Shopify: the place of a product stands once.
+        (BULK, [], "shipping_fee lineItems[0] product_price name quantity"),
+        (
+            f"{COLUMNS}\n7,a.rather.long.one@example.com,5,Mop,1\n",
+            ["--format", "csv", *LONG_MAPS],
+            f"a.rather.long.one@example.com {COLUMNS.replace(',', ' ')}",
+        ),
+        # A value has the room that it needs beside a long origin.
+        (
+            re.sub(r"[\w.]+@example.com", "Zoe.Lefevre1@example.com", SHOPIFY),
+            [],
+            "Zoe.Lefevre1@example.com Email computed from Lineitem price, quantity",
+        ),
+        # And it cannot control the terminal.
+        (
+            to_lines(order(1, products=[{"product_name": "[bold]x\x1b[2J" + "long " * 60}])),
+            [],
+            "[bold]x?[2J" + "long " * 60,
+        ),
+    ],
+    ids=["paths", "columns", "values", "folded"],
+)
+def test_what_is_shown_fits_into_the_terminal_and_is_broken_at_words_only(
+    cli: Cli, text: str, options: list[str], whole: str, columns: int
+) -> None:
     cli.env(COLUMNS=str(columns))
-    shopify = Path(__file__).parents[2] / "docs" / "examples" / "shopify.csv"
-    text = shopify.read_text("utf-8")
-    path = cli.directory / "o.csv"
-    path.write_text(re.sub(r"[\w.]+@example.com", "Zoe.Lefevre1@example.com", text), "utf-8")
-    shown, _, _ = cli("check", "--show", "1", path).out.partition(" read from")
+    Path("o").write_text(text, "utf-8")
+    run = cli("check", "--show", "1", *options, "o")
+    shown = run.out.partition(" read from")[0].rpartition("\n")[0]
     assert max(map(len, shown.splitlines())) <= columns
-    assert re.search(r"│ Zoe.Lefevre1@example.com +[│\n ]+(← )?Email", shown)
-    origins = " ".join(line.split("│")[-1].strip() for line in shown.splitlines())
-    assert "computed from Lineitem price, Lineitem quantity" in origins  # broken at words only
+    assert "\x1b" not in run.out
+    missing = Counter(whole.split()) - Counter(shown.replace("│", " ").split())
+    assert not missing
+    if text == BULK:
+        assert shown.count("lineItems[0]") == 1
+        # Beside its value, or below it; broken only where a line is too short for it.
+        assert ("←" in shown) == (columns < 100)
+        joined = re.sub(r"[\s│]", "", shown)
+        assert re.search(r"shipping_fee1←?totalShippingPriceSet.shopMoney.amount", joined)
+        assert re.search(r"product_price1←?originalUnitPriceSet.shopMoney.amount", joined)
 
 
 @pytest.mark.parametrize("is_piped", [True, False])
@@ -299,21 +292,6 @@ def test_what_is_shown_is_json_for_a_script(
     if count > 2:
         third = found["shown"][2]
         assert (third["fields"], len(third["faults"])) == ([], 1)
-
-
-@pytest.mark.parametrize("columns", [60, 80, 200])
-def test_a_value_is_folded_and_cannot_control_the_terminal(cli: Cli, columns: int) -> None:
-    cli.env(COLUMNS=str(columns))
-    evil = "[bold]x\x1b[2J" + "long " * 60
-    path = cli.directory / "o.jsonl"
-    path.write_text(to_lines(order(1, products=[{"product_name": evil}])))
-    run = cli("check", "--show", "1", path)
-    assert run.code == 0
-    table, _, _ = run.out.partition("1 order read")
-    assert max(map(len, table.splitlines())) <= columns
-    assert "\x1b" not in run.out
-    assert "[bold]x?[2J" in run.out
-    assert run.out.count("long") == 60
 
 
 # --------------------------------------------------------------------------------------- --suggest
@@ -393,74 +371,64 @@ def test_what_has_no_columns_is_an_error(cli: Cli, content: bytes | None) -> Non
 # ------------------------------------------------------------------------------------ repeated ids
 
 
+HEADER = "order_id,contact_email,product_name\n"
+REPEATED = "the id of an earlier order, and only the first is sent: "
+SORT = ". If they are rows of one order, sort the file by that id"
+
+
 @pytest.mark.parametrize(
-    ("orders", "count", "first", "warning"),
+    ("name", "orders", "count", "first", "warning"),
     [
-        ([order(1), order(2)], 0, {}, None),
+        ("o.jsonl", [order(1), order(2)], 0, {}, ""),
         (
-            [order(1), order(2), order(1)],
-            1,
-            {"1": [1, 3]},
-            "1 order has the id of an earlier order, and only the first is sent: 1 (lines 1, 3)\n",
+            "o.jsonl",
+            [order(1), order(2), order(1, total=9)],
+            *(1, {"1": [1, 3]}, f"Warning: 1 order has {REPEATED}1 (lines 1, 3)\n"),
         ),
         # In another workflow it is another trigger.
-        ([order(1), order(1, workflow_id=7)], 0, {}, None),
-        ([order(1, order_id=None), order(1, order_id=None)], 0, {}, "orders have no order_id: "),
+        ("o.jsonl", [order(1), order(1, workflow_id=7)], 0, {}, ""),
+        ("o.jsonl", [order(1, order_id=None)] * 2, 0, {}, "orders have no order_id: "),
         (
+            "o.jsonl",
             [order(1), order("1"), order(1, order_id=" 1 ")],
-            2,
-            {"1": [1, 2, 3]},
-            "2 orders have",
+            *(2, {"1": [1, 2, 3]}, f"2 orders have {REPEATED}"),
         ),
-        ([order(n % 7) for n in range(21)], 14, None, " and others"),
-        ([order(1) for _ in range(9)], 8, {"1": [1, 2, 3, 4, 5]}, " and others"),
+        (
+            "o.jsonl",
+            [order(n % 7) for n in range(21)],
+            *(14, {str(n): [n + 1, n + 8, n + 15] for n in range(5)}, " and others"),
+        ),
+        ("o.jsonl", [order(1)] * 9, 8, {"1": [1, 2, 3, 4, 5]}, " and others"),
         # What can't be sent repeats nothing.
-        ([order(1), order(1, products=[])], 0, {}, None),
+        ("o.jsonl", [order(1), order(1, products=[])], 0, {}, ""),
+        # It may be personal: it is shown as the ledger keeps it.
+        (
+            "o.jsonl",
+            [order(1, order_id="ann@example.com")] * 2,
+            *(1, {storage_key("ann@example.com"): [1, 2]}, "sha256:"),
+        ),
+        ("o.json", [*map(order, (1, 2, 1))], 1, {"1": [1, 3]}, ": 1 (records 1, 3)\n"),
+        # Only what has rows is to be sorted, where they differ.
+        (
+            "o.csv",
+            [HEADER + "1,a@b.cd,Mop\n2,a@b.cd,Mop\n1,a@b.cd,Mop"],
+            *(1, {"1": [2, 4]}, ": 1 (lines 2, 4)\n"),
+        ),
+        (
+            "o.csv",
+            [HEADER + "1,a@b.cd,Mop\n2,a@b.cd,Mop\n1,a@b.cd,Mop\n2,a@b.cd,Soap"],
+            *(2, {"1": [2, 4], "2": [3, 5]}, f": 1 (lines 2, 4), 2 (lines 3, 5){SORT}\n"),
+        ),
     ],
 )
 def test_repeated_ids_are_counted_with_their_first_lines(
-    cli: Cli, orders: list[Any], count: int, first: dict[str, list[int]] | None, warning: str | None
+    cli: Cli, name: str, orders: list[Any], count: int, first: dict[str, list[int]], warning: str
 ) -> None:
-    path = cli.directory / "o.jsonl"
-    path.write_text(to_lines(*orders))
-    run = cli("check", "--json", path)
-    found = json.loads(run.out)
-    assert found["repeated"]["orders"] == count
-    assert first is None or found["repeated"]["first"] == first
-    assert len(found["repeated"]["first"]) <= 5
-    assert (warning is None) == ("Warning" not in run.err)
-    assert warning is None or warning in run.err
-
-
-HEADER = "order_id,contact_email,product_name\n"
-SORT = "If they are rows of one order, sort the file by that id"
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "where"),
-    [
-        ("o.jsonl", to_lines(*map(order, (1, 2, 1))), ": 1 (lines 1, 3)"),
-        ("o.json", json.dumps(list(map(order, (1, 2, 1)))), ": 1 (records 1, 3)"),
-        ("o.csv", HEADER + "1,a@b.cd,Mop\n2,a@b.cd,Mop\n1,a@b.cd,Mop\n", ": 1 (lines 2, 4)"),
-        (
-            "o.csv",
-            HEADER + "1,a@b.cd,Mop\n2,a@b.cd,Mop\n1,a@b.cd,Mop\n2,a@b.cd,Soap\n",
-            f": 1 (lines 2, 4), 2 (lines 3, 5). {SORT}",
-        ),
-    ],
-)
-def test_only_what_has_rows_is_to_be_sorted(cli: Cli, name: str, text: str, where: str) -> None:
-    Path(name).write_text(text)
-    count = "2 orders have" if "2 (" in where else "1 order has"
-    warning = f"{count} the id of an earlier order, and only the first is sent"
-    assert cli("check", name).err == f"Warning: {warning}{where}\n"
-
-
-def test_an_id_that_may_be_personal_is_shown_as_the_ledger_keeps_it(cli: Cli) -> None:
-    path = cli.directory / "o.jsonl"
-    path.write_text(to_lines(*[order(1, order_id="ann@example.com")] * 2))
-    run = cli("check", "--json", path)
-    assert "sha256:" in run.out
+    Path(name).write_text(json.dumps(orders) if name == "o.json" else to_lines(*orders))
+    run = cli("check", "--json", name)
+    assert json.loads(run.out)["repeated"] == {"orders": count, "first": first}
+    assert ("Warning" in run.err) == (warning != "")
+    assert warning in run.err
     assert "ann@" not in run.out + run.err
 
 
