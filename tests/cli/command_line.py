@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -20,11 +19,9 @@ import attrs
 import pytest
 
 from everlytic_async.cli._commands import app
-from everlytic_async.sandbox import Faults, Sandbox
+from everlytic_async.sandbox import Sandbox
+from support.sandboxes import CUSTOMER_HASH, STORE_HASH
 
-#: Made up, and looked for in everything that the command writes.
-STORE_HASH = "0b5cf0de-1111-4222-8333-5707e4a54001"
-CUSTOMER_HASH = "Cu5t0merSecretXy"
 TIMEOUT_S = 60
 #: For tests that are not about the ledger.
 SEND = ("send", "--no-ledger")
@@ -189,41 +186,6 @@ def read_until(process: Process, words: str) -> str:
         read += line.decode()
     timer.cancel()
     return read
-
-
-@contextmanager
-def serve(
-    port: int = 0,
-    store_hash: str = STORE_HASH,
-    customer_hash: str = CUSTOMER_HASH,
-    **faults: float,
-) -> Iterator[Sandbox]:
-    """A sandbox with faults, in a thread with an event loop of its own."""
-    sandbox = Sandbox(
-        port=port,
-        store_hash=store_hash,
-        customer_hash=customer_hash,
-        faults=Faults(**faults),  # type: ignore[arg-type]
-    )
-    started = threading.Event()
-    loop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-
-    async def run() -> None:
-        async with sandbox:
-            stopped = asyncio.Event()
-            loop.append((asyncio.get_running_loop(), stopped))
-            started.set()
-            await stopped.wait()
-
-    thread = threading.Thread(target=asyncio.run, args=(run(),))
-    thread.start()
-    assert started.wait(TIMEOUT_S)
-    try:
-        yield sandbox
-    finally:
-        (running, stopped), *_ = loop
-        running.call_soon_threadsafe(stopped.set)
-        thread.join()
 
 
 def order(number: int | str, **more: Any) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from command_endpoint import Endpoint
-from command_line import Cli, Program, serve
+from command_line import Cli, Program
 from command_queue import Queue
 
 from everlytic_async.sandbox import Sandbox
 from support.nats_servers import nats_url
 from support.processes import python_path
+from support.sandboxes import serve
 
 __all__ = ["nats_url"]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import trustme
 from command_endpoint import listening
-from command_line import CUSTOMER_HASH, STORE_HASH, Cli, order
+from command_line import Cli, order
 
 from everlytic_async.sandbox import Sandbox
+from support.sandboxes import CUSTOMER_HASH, STORE_HASH
 from support.tls import authority, server_context
 
 __all__ = ["authority"]

@@ -134,7 +134,7 @@ def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
 # ------------------------------------------------------------------------------ who may connect
 
 
-@pytest.mark.parametrize("place", ["environment", "file", "context", "address"])
+@pytest.mark.parametrize("place", ["environment", "file", "context", "address", "option"])
 def test_a_token_is_read_where_nobody_else_reads_it(
     cli: Cli, token_server: NatsServer, place: str
 ) -> None:
@@ -153,8 +153,12 @@ def test_a_token_is_read_where_nobody_else_reads_it(
             settings = {"description": "", "url": address, "token": TOKEN, "nsc": ""}
             path.write_text(json.dumps(settings))
             cli.env(EVERLYTIC_NATS_CONTEXT="shop")
-    run = cli("enqueue", "--debug", cli.write(order(place)))
-    assert run.code == 0
+        case "option":  # which wins over what the file says of the place
+            text = f'[nats]\nembedded = "elsewhere"\ntoken = "{TOKEN}"\n'
+            Path("everlytic.toml").write_text(text)
+    options = ("--nats", address) if place == "option" else ()
+    run = cli("enqueue", "--debug", *options, cli.write(order(place)))
+    assert (run.code, Path("elsewhere").exists()) == (0, False)
     assert "Error" not in run.err
     assert TOKEN not in run.out
 
@@ -210,11 +214,3 @@ def test_wrong_settings_are_an_error_without_what_is_secret(
     assert run.code == 2
     assert error in run.err
     assert TOKEN not in run.err
-
-
-def test_an_option_wins_over_the_file(cli: Cli, cli_queue: Queue) -> None:
-    text = cli_queue.toml() + "\n[nats]\nembedded = 'elsewhere'\n"
-    (cli.directory / "everlytic.toml").write_text(text)
-    assert cli("enqueue", "--nats", cli_queue.url, cli.write(order(1))).code == 0
-    assert not (cli.directory / "elsewhere").exists()
-    assert cli_queue.depth() == 1

@@ -18,13 +18,13 @@ from command_line import (
     order,
     read_results,
     read_until,
-    serve,
     to_lines,
     until,
 )
 from command_terminal import Terminal
 
 from everlytic_async.sandbox import Sandbox
+from support.sandboxes import serve
 
 ORDERS = 2000
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from command_endpoint import Endpoint
 from command_ledger import ONE_AT_ONCE, commands, named
-from command_line import SEND, STORE_HASH, Cli, order, read_results, to_lines
+from command_line import SEND, Cli, order, read_results, to_lines
 
 from everlytic_async.sandbox import Sandbox
+from support.sandboxes import STORE_HASH
 
 # --------------------------------------------------------------- the exit code and the last words
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Cli, serve
+from command_line import Cli
 
 from everlytic_async import Outcome
 from everlytic_async.cli._commands import SendOptions
@@ -31,6 +31,7 @@ from everlytic_async.events import CoolDown, OutageEnded
 from everlytic_async.outcomes import OrderResult
 from everlytic_async.sandbox import Sandbox
 from support.browser import browse, needs_browser
+from support.sandboxes import serve
 
 LEDGER = "back fill.ledger"
 ENDED = datetime(2026, 5, 4, 15, 30, tzinfo=timezone(timedelta(hours=2)))

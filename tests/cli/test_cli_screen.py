@@ -17,7 +17,6 @@ from command_line import (
     Program,
     completed,
     order,
-    serve,
     to_lines,
     until,
     write_orders,
@@ -34,6 +33,7 @@ from everlytic_async.events import CoolDown, OutageEnded, RateChanged
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 from support.clock import FakeClock
+from support.sandboxes import serve
 
 XTERM = {"TERM": "xterm-256color"}
 
@@ -273,14 +273,6 @@ def test_a_script_gets_the_counts_as_one_json_object(
     assert (f" from {path} " in run.err) == (not quiet)
     # What a person has to do is for a person, too.
     assert not quiet or (run.err == "") == (run.code != 3)
-
-
-def test_a_script_gets_the_error_that_ended_the_run(cli: Cli, closed_port: int) -> None:
-    cli.use(f"http://127.0.0.1:{closed_port}")
-    run = cli(*SEND, "--json", "--retries", "0", cli.write(*map(order, range(9))))
-    found = json.loads(run.out)
-    assert (run.code, found["exit_code"], found["sent"]) == (1, 1, 0)
-    assert f"127.0.0.1:{closed_port} could not be reached" in found["errors"][0]
 
 
 def test_quiet_leaves_warnings_and_errors(cli: Cli, shop: Sandbox) -> None:

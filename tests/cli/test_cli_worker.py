@@ -8,22 +8,13 @@ import signal
 import urllib.request
 
 import pytest
-from command_line import (
-    CUSTOMER_HASH,
-    STORE_HASH,
-    Cli,
-    Program,
-    completed,
-    order,
-    read_until,
-    serve,
-    until,
-)
+from command_line import Cli, Program, completed, order, read_until, until
 from command_queue import Queue, write_stores
 from command_terminal import Terminal
 
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
+from support.sandboxes import CUSTOMER_HASH, STORE_HASH, serve
 
 OTHER_STORE, OTHER_CUSTOMER = "5107e-of-another-shop", "0therCust0merXy1"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import re
@@ -10,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pytest
 from documentation import DOCS, ROOT, Reader
 
 from everlytic_async.sandbox import Sandbox
+from support.sandboxes import serve
 
 _PYTEST_SETTINGS = re.compile(r"^:caption: pyproject\.toml\n\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a checkout may hold beside the tracked files; only asked where git can't tell.
@@ -26,25 +25,9 @@ _LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "_build",
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    """One for all pages, in a thread of its own: the programs are processes of their own."""
-    box = Sandbox(keep=0)
-    started, stop = threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        async with box:
-            started.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    try:
-        assert started.wait(timeout=30), "the sandbox did not start"
-        yield box
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
+    """One for all pages: the programs are processes of their own."""
+    with serve() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture
