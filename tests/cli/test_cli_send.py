@@ -160,10 +160,13 @@ def test_the_workflow_is_that_of_the_order_else_that_of_the_option(cli: Cli, sho
 # ---------------------------------------------------------------------------------------- faults
 
 
-def test_wrong_hashes_stop_the_batch_while_the_input_goes_on(cli: Cli, shop: Sandbox) -> None:
+@pytest.mark.parametrize("count", [1, 300])
+def test_wrong_hashes_stop_the_batch_while_the_input_goes_on(
+    cli: Cli, shop: Sandbox, count: int
+) -> None:
     cli.use(shop.base_url, "another-hash")
     reading, writing = os.pipe()
-    os.write(writing, to_lines(*map(order, range(300))).encode())
+    os.write(writing, to_lines(*map(order, range(count))).encode())
     run = cli(*SEND, "--results", "r", "-", stdin=reading)  # it ends with the input still open
     os.close(reading)
     os.close(writing)
