@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from everlytic_async import ConfigurationError, InvalidOrderError, Order
-from everlytic_async.sources import read_orders
+from everlytic_async.sources import Reader, read_orders
 
 Found = list[tuple[int, Order | InvalidOrderError]]
 
@@ -37,6 +37,21 @@ def brief(found: Found) -> list[tuple[int, str]]:
         (line, str(item.order_id) if isinstance(item, Order) else "; ".join(item.faults))
         for line, item in found
     ]
+
+
+def outcome(reader: Reader) -> list[str]:
+    """What comes of an input: the orders, what is left out, and the warnings.
+
+    An order is its place, its id and the number of its products; or its place and its faults.
+    """
+    found = [
+        f"{line}: {item.order_id} ({len(item.products)})"
+        if isinstance(item, Order)
+        else f"{line}: {'; '.join(item.faults)}"
+        for line, item in reader.lines()
+    ]
+    left_out = [f"{reason}: {count}" for reason, count in reader.skipped.items()]
+    return [*found, *left_out, *reader.warnings]
 
 
 def starts(texts: Iterable[str], expected: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from backports import zstd
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from reading import Pipe
+from reading import Pipe, brief, fields, read, refusal
 
 from everlytic_async import ConfigurationError, EverlyticError, Order, SourceError
 from everlytic_async.sources import FORMATS, read_orders
@@ -92,7 +93,112 @@ def test_a_file_that_was_opened_as_text_is_read_too(format_: str, tmp_path: Path
     assert shown(read_orders(io.StringIO(INPUTS[format_].decode(), newline="")).lines()) == expected
 
 
+# -------------------------------------------------------------------------------- its encoding
+
 NOT_UTF_8 = "is not UTF-8: name its encoding with --encoding, or save it as UTF-8"
+WIDE = ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+HEADER = "order_id,contact_email,product_name"
+
+
+def orders_in(kind: str, name: str) -> str:
+    """Three orders, of whose second this is a product."""
+    names = ("Mop", name, "Mop")
+    rows = [f"{n},ann@example.com,{each}" for n, each in enumerate(names, 1)]
+    if kind == "csv":
+        return "\n".join([HEADER, *rows])
+    orders = [
+        f'{{"order_id": "{n}", "contact_email": "a@b", "products": [{{"product_name": "{each}"}}]}}'
+        for n, each in enumerate(names, 1)
+    ]
+    return "\n".join(orders) if kind == "jsonl" else "[\n" + ",\n".join(orders) + "]"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [
+        *((encoding, None) for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32")),
+        *((encoding, encoding) for encoding in ("utf-16", *WIDE, "cp1252")),
+        *(("cp1252", named) for named in ("Windows-1252", "latin1", "ISO-8859-1")),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_file_is_read_in_its_encoding(
+    encoding: str, named: str | None, kind: str, pack: Any
+) -> None:
+    name = "Müsli \N{EN DASH} „best“"
+    found = read(pack(orders_in(kind, name).encode(encoding)), encoding=named)
+    assert [fields(order)["products"][0]["product_name"] for _, order in found] == [
+        "Mop",
+        name,
+        "Mop",
+    ]
+
+
+@pytest.mark.parametrize("column", ["Größe", "Size"])
+def test_a_table_that_is_not_utf_8_is_refused_before_its_first_order(column: str) -> None:
+    rows = [f"{HEADER},{column}", *["1,ann@example.com,Mop,"] * 5_000, "2,ann@example.com,Möp,"]
+    data = "\n".join(rows).encode("cp1252")
+    message = r"^line [0-9,]+ is not UTF-8: name the encoding, such as with --encoding cp1252"
+    with pytest.raises(ConfigurationError, match=message):
+        next(read_orders(io.BytesIO(data), mapping={"order_id": "order_id"}))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
+@pytest.mark.parametrize(
+    ("named", "written", "name", "message"),
+    [
+        (None, "cp1252", "M\xf6p", "is not UTF-8: name the encoding, such as with --encoding"),
+        ("utf-8", "cp1252", "M\xf6p", "is not UTF-8: name the encoding, such as with --encod"),
+        ("ascii", "cp1252", "M\xf6p", "is not ascii: name its encoding with --encoding, or "),
+        ("cp1252", "latin-1", "\x81", "is not cp1252: name its encoding with --encoding, or"),
+    ],
+)
+def test_a_file_in_another_encoding_is_refused_and_of_a_pipe_the_order_that_shows_it(
+    named: str | None, written: str, name: str, message: str, kind: str, pack: Any
+) -> None:
+    data = orders_in(kind, name).encode(written)
+    line = 2 if kind == "jsonl" else 3
+    assert refusal(pack(data), encoding=named).startswith(f"line {line} {message}")
+    (_, first), (_, fault), (_, last) = brief(list(read_orders(Pipe(data), encoding=named).lines()))
+    assert (first, last) == ("1", "3")
+    assert re.match("is not .*: name its encoding with --encoding", fault)
+
+
+@pytest.mark.parametrize("written", ["utf-16", "utf-32"])
+def test_text_that_was_cut_off_within_a_character_is_refused(written: str) -> None:
+    for data in (
+        CSV.decode().encode(written)[:-1],
+        orders_in("csv", "M\ud800p").encode(written, "surrogatepass"),
+    ):
+        for file in (io.BytesIO(data), Pipe(data)):
+            with pytest.raises(SourceError, match=f"{written}: was it cut off\\? Export"):
+                list(read_orders(file))
+
+
+@pytest.mark.parametrize("written", WIDE)
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
+def test_utf_16_without_a_byte_order_mark_is_refused_with_its_name(kind: str, written: str) -> None:
+    data = orders_in(kind, "M\xf6p").encode(written)
+    for format_ in (None, kind):
+        assert refusal(data, format_).endswith(f"name its encoding: --encoding {written}")
+    assert "has no byte-order mark: name its encoding: utf-" in refusal(data, encoding=written[:-3])
+
+
+@pytest.mark.parametrize(
+    ("named", "data", "message"),
+    [
+        ("cp9999", b"", "encoding: there is no 'cp9999'"),
+        ("base64", b"", "encoding: there is no 'base64'"),
+        ("cp1252", CSV.decode().encode("utf-16"), "its byte-order mark says that it is UTF-16"),
+        ("cp1252", b"\xef\xbb\xbf" + CSV, "its byte-order mark says that it is UTF-8, and not cp"),
+    ],
+)
+def test_an_encoding_that_can_not_be_meant_is_refused(
+    named: str, data: bytes, message: str
+) -> None:
+    assert message in refusal(data, encoding=named)
 
 
 def test_text_that_is_not_utf_8_is_a_fault() -> None:
@@ -101,6 +207,9 @@ def test_text_that_is_not_utf_8_is_a_fault() -> None:
     assert isinstance(first, Order)
     assert (one, three, str(third)) == (1, 3, "line 3: " + NOT_UTF_8)
     assert not file.closed
+
+
+# ------------------------------------------------------------------------------- where it is from
 
 
 def test_a_dash_is_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +274,6 @@ def test_what_is_damaged_is_told(damaged: bytes) -> None:
             "it is packed twice: unpack it once",
         ),
         (b"<!doctype html>", "it is HTML or XML: export the orders as JSON or CSV"),
-        (CSV.decode().encode("utf-16-be"), "name its encoding: --encoding utf-16-be"),
         (
             b"orders\nof mine\n",
             "its format can.t be detected .*: name it with --format, one of jsonl,",
