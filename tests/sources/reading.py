@@ -25,10 +25,14 @@ class Pipe(io.BytesIO):
         return False
 
 
+def reader_of(data: str | bytes, format_: str | None = None, **options: Any) -> Reader:
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    return read_orders(io.BytesIO(raw), format_, **options)
+
+
 def read(data: str | bytes, format_: str | None = None, **options: Any) -> Found:
     """Every item with its line."""
-    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-    return list(read_orders(io.BytesIO(raw), format_, **options).lines())
+    return list(reader_of(data, format_, **options).lines())
 
 
 def brief(found: Found) -> list[tuple[int, str]]:
@@ -39,11 +43,14 @@ def brief(found: Found) -> list[tuple[int, str]]:
     ]
 
 
-def outcome(reader: Reader) -> list[str]:
-    """What comes of an input: the orders, what is left out, and the warnings.
+def outcome(
+    source: str | bytes | Reader, expected: Iterable[str] | None = None, **options: Any
+) -> list[str]:
+    """What comes of an input, as far as it is expected: orders, what is left out, and warnings.
 
     An order is its place, its id and the number of its products; or its place and its faults.
     """
+    reader = source if isinstance(source, Reader) else reader_of(source, **options)
     found = [
         f"{line}: {item.order_id} ({len(item.products)})"
         if isinstance(item, Order)
@@ -51,7 +58,8 @@ def outcome(reader: Reader) -> list[str]:
         for line, item in reader.lines()
     ]
     left_out = [f"{reason}: {count}" for reason, count in reader.skipped.items()]
-    return [*found, *left_out, *reader.warnings]
+    whole = [*found, *left_out, *reader.warnings]
+    return whole if expected is None else starts(whole, expected)
 
 
 def starts(texts: Iterable[str], expected: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading import Pipe, brief, exact, fields, read
+from reading import Pipe, brief, exact, fields, read, starts_of_lines
 
 from everlytic_async import ConfigurationError, Order
 from everlytic_async.sources import read_orders
@@ -214,10 +214,7 @@ CASES: dict[str, tuple[str | bytes, list[tuple[int, str]]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_rows_and_their_faults(name: str) -> None:
     data, expected = CASES[name]
-    found = brief(read(data, "csv"))
-    assert [line for line, _told in found] == [line for line, _told in expected]
-    for (_line, told), (_same, start) in zip(found, expected, strict=True):
-        assert told.startswith(start)
+    assert starts_of_lines(read(data, "csv"), expected) == expected
 
 
 def test_an_order_without_groups_is_its_row() -> None:
@@ -322,3 +319,65 @@ def test_a_file_without_a_header_shows_none_of_its_values(mapping: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read("1001,ann@example.com,Mop\n", "csv", mapping=mapping)
     assert "ann" not in str(caught.value)
+
+
+# ---------------------------------------------------------- how numbers and dates are written
+
+#: For each notation: texts, and the numbers that they are; None if they are none in it.
+NUMBERS: list[tuple[dict[str, str], dict[str, str | None]]] = [
+    (
+        {"thousands": ","},
+        {"1,250.00": "1250.00", "1,25,000.5": "125000.5", "R1,250.00": "1250.00", "": ""},
+    ),
+    ({"thousands": ","}, {"10,00": None, "12,50": None}),
+    ({"thousands": "'"}, {"1'250.00": "1250.00", "1\u2019250": "1250"}),
+    ({"thousands": " "}, {"12 34": None}),
+    ({"decimal": ","}, {"10,00": "10.00", "10,00 kr.": "10.00"}),
+    ({"decimal": ","}, {"10.00": None, "10 %": None, "(5,00)": None, "1.250,00": None}),
+    ({"decimal": "."}, {"R 10.00": "10.00", "US$10.00": "10.00"}),
+    ({"decimal": "."}, {"($10.00)": None, "10.00 CR": None, "10.00 DR": None}),
+    ({"decimal": ",", "thousands": " "}, {"1\u00a0250,5": "1250.5"}),
+    (
+        {"decimal": ",", "thousands": "."},
+        {"1.250,00": "1250.00", "-€ 1.250,00": "-1250.00", "1.250,00 EUR": "1250.00"},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "number"),
+    [(options, *number) for options, numbers in NUMBERS for number in numbers.items()],
+)
+def test_numbers_are_read_in_the_notation_that_is_named_and_no_other(
+    options: dict[str, str], text: str, number: str | None
+) -> None:
+    ((_line, order),) = read(rows(f'1,a@b,"{text}",Mop,"{text}"'), **options)
+    if number is None:
+        assert f"total: expected a number with {options.get('decimal', '.')!r}" in str(order)
+        assert str(order).endswith(f"found {text!r}")
+    else:
+        found = fields(order)
+        assert found.get("total", "") == number
+        assert str(found["products"][0].get("product_price", "")) == number
+
+
+ISO = " such as 2026-03-01T08:00:00"
+SAY_HOW = "say how it is written, such as --date-format"
+
+
+@pytest.mark.parametrize(
+    ("written", "date_format", "fault"),
+    [
+        ("1/3/2026 10:00", None, f"{ISO}, found '1/3/2026 10:00': {SAY_HOW} '%d/%m/%Y %H:%M'"),
+        ("31.12.2025", None, f"{ISO}, found '31.12.2025': {SAY_HOW} '%d.%m.%Y'"),
+        ("12/31/2025", "%d.%m.%Y", " written as %d.%m.%Y, found '12/31/2025'"),
+        ("Ann", None, ISO),
+        ("12 High Street", "%d.%m.%Y", " written as %d.%m.%Y"),
+    ],
+)
+def test_a_date_that_can_not_be_read_is_quoted_with_a_way_out(
+    written: str, date_format: str | None, fault: str
+) -> None:
+    text = f"order_id,contact_email,product_name,at\n1,a@b,Mop,{written}\n"
+    found = read(text, mapping={"date": "at"}, since="2025-01-01", date_format=date_format)
+    assert brief(found) == [(2, f"date: expected a time{fault}")]

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
-from reading import outcome, refusal, starts
+from reading import outcome, refusal
 
 from everlytic_async import ConfigurationError, InvalidOrderError, Order
 from everlytic_async.sources import parse_mapping, read_orders
@@ -165,7 +165,7 @@ def test_columns_of_a_csv_are_paths_dots_and_all() -> None:
     mapping = parse_mapping(
         ["order_id=Order.No", "contact_email=E-Mail Address", "product_name=Item"]
     )
-    assert outcome(read_orders(io.StringIO(text), mapping=mapping)) == ["2: 000017 (2)"]
+    assert outcome(text, mapping=mapping) == ["2: 000017 (2)"]
 
 
 NO_ID = "orders without order_id, while others have one: "
@@ -195,7 +195,7 @@ def test_a_row_without_an_id_joins_the_order_above_it_with_the_same_contact(
 ) -> None:
     text = "Order,Mail,Item\n" + rows.replace("|", "\n")
     mapping = {"order_id": "Order", "contact_email": "Mail", "product_name": "Item", **more}
-    assert starts(outcome(read_orders(io.StringIO(text), mapping=mapping)), expected) == expected
+    assert outcome(text, expected, mapping=mapping) == expected
 
 
 AMOUNTS = (
