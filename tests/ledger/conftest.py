@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from ledger_shop import Place, make_bucket
-from ledger_zygote import Zygote
 
 from support.nats_servers import nats_cluster, nats_server, nats_url
 from support.tasks import nothing_left_open
@@ -43,10 +42,3 @@ async def nothing_left_behind(path: Path) -> AsyncIterator[None]:
 
 def lock_files(directory: Path) -> list[Path]:
     return list(directory.rglob("*-run-*"))
-
-
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    """A process that forks those that send."""
-    with Zygote.running() as zygote:
-        yield zygote

@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from ledger_processes import make_sandbox, send
 from ledger_shop import keep, locked, read_states
-from ledger_zygote import Zygote, make_sandbox
 
 from everlytic_async import (
     BatchReport,
@@ -147,7 +147,7 @@ async def test_without_a_ledger_that_can_be_used_nothing_is_read_or_sent(
 
 @pytest.mark.parametrize(("directory_mode", "mode"), [(0o777, 0o444), (0o555, 0o666)])
 async def test_a_ledger_that_is_read_only_stops_it_before_it_starts(
-    zygote: Zygote, directory_mode: int, mode: int
+    directory_mode: int, mode: int
 ) -> None:
     # Not in pytest's directory, which only its owner may enter.
     with TemporaryDirectory() as name:
@@ -156,12 +156,12 @@ async def test_a_ledger_that_is_read_only_stops_it_before_it_starts(
         directory.chmod(directory_mode)
         ledger.chmod(mode)
         async with make_sandbox() as sandbox:
-            end = await zygote.send(sandbox, ledger, 10, unprivileged=True)
+            end = await send(sandbox, ledger, 10, unprivileged=True)
         directory.chmod(0o700)
+        assert not list(directory.glob("*-run-*"))
     assert sandbox.requests == 0
     assert str(end.error).startswith("LedgerError: the ledger ")
     assert "read-only" in str(end.error)
-    assert end.left == []
 
 
 # -------------------------------------------------------------------------------------- midway
@@ -215,10 +215,10 @@ async def test_a_lock_midway_stops_it_cleanly(
     assert set(states.values()) <= {State.SENT, State.UNKNOWN}
 
 
-async def test_a_file_that_may_not_grow_stops_it_cleanly(path: Path, zygote: Zygote) -> None:
+async def test_a_file_that_may_not_grow_stops_it_cleanly(path: Path) -> None:
     async with make_sandbox() as sandbox:
-        end = await zygote.send(sandbox, path, 1_000, file_size=100_000)
-        assert end.status == 0
+        end = await send(sandbox, path, 1_000, file_size=100_000)
+        assert end.code == 0
         assert str(end.error).startswith("BatchStoppedError: the batch was stopped: the ledger")
         sent = {str(order["order_id"]) for order in sandbox.received}
         assert sent == set(end.ends["sent"])
@@ -226,7 +226,7 @@ async def test_a_file_that_may_not_grow_stops_it_cleanly(path: Path, zygote: Zyg
         states = await states_for_the_next_run(path)
         perhaps = {key for key, state in states.items() if state in (State.SENT, State.UNKNOWN)}
         assert sent <= perhaps
-        end = await zygote.send(sandbox, path, 1_000)
+        end = await send(sandbox, path, 1_000)
 
     assert end.error is None
     assert not sandbox.duplicates

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
@@ -15,8 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_processes import killed
 from ledger_shop import locked, read_states
-from ledger_zygote import Zygote
 
 from everlytic_async import LedgerError
 from everlytic_async.ledger import Durability, Entry, LedgerFile, LedgerSummary, ResendPolicy, State
@@ -28,7 +27,7 @@ KNOWN = ResendPolicy()
 
 def write(file: SqliteWriter, *entries: Entry, host: str = "shop.example") -> None:
     """Record these, or claim them."""
-    scope = file.scope(f"a digest of {host}", host)
+    scope = file.scope(host, host)
     file.write(
         [
             Claim(scope, entry.key, entry.body_digest, KNOWN)
@@ -302,32 +301,17 @@ def test_a_group_that_fails_leaves_nothing(path: Path) -> None:
 # ----------------------------------------------------------------------------------- crashed runs
 
 
-def kill_process() -> float:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return 0.0
-
-
-def crash(path: Path, *keys: str, starting: bool = False) -> Path:
-    """A process is killed that has these orders in flight, or as its run starts; its lock file."""
+async def crash(path: Path, key: str = "1", **how: bool) -> Path:
+    """A process is killed; its lock file. See `killed`."""
     before = set(path.parent.glob(f"{path.name}-run-*"))
-    pid = os.fork()
-    if pid == 0:
-        try:
-            if starting:  # it looks at the clock to record its run, after it has made its lock
-                SqliteWriter(path, clock=kill_process)
-            in_flight(path, *keys)
-            kill_process()
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    await killed(path, in_flight=key, **how)
     (lock,) = set(path.parent.glob(f"{path.name}-run-*")) - before
     return lock
 
 
-def test_a_run_that_was_killed_before_the_ledger_knew_it_lost_nothing(path: Path) -> None:
+async def test_a_run_that_was_killed_before_the_ledger_knew_it_lost_nothing(path: Path) -> None:
     filled(path, State.SENT)
-    lock = crash(path, starting=True)
+    lock = await crash(path, starts=False)
     assert lock.exists()
     in_flight(path).close()
     assert not lock.exists()
@@ -335,13 +319,13 @@ def test_a_run_that_was_killed_before_the_ledger_knew_it_lost_nothing(path: Path
 
 
 @pytest.mark.parametrize("is_locked", [False, True])
-def test_orders_in_flight_in_a_crashed_run_are_unknown_to_whoever_looks(
+async def test_orders_in_flight_in_a_crashed_run_are_unknown_to_whoever_looks(
     path: Path, is_locked: bool
 ) -> None:
     """Before any run has recorded it, and beside what a living process has in flight."""
     filled(path, State.UNKNOWN, State.SENT)
     with in_flight(path, "alive"):
-        lock = crash(path, "crashed")
+        lock = await crash(path, "crashed")
         with LedgerFile(path) as looks, locked(path) if is_locked else nullcontext():
             found = {
                 "entries": {entry.key: entry.state for _, entry in looks.entries()},
@@ -352,7 +336,7 @@ def test_orders_in_flight_in_a_crashed_run_are_unknown_to_whoever_looks(
                 "look_up": {
                     key: entry.state
                     for key, entry in looks.look_up(
-                        looks.find_scopes("a digest of shop.example"),
+                        looks.find_scopes("shop.example"),
                         ["alive", "crashed", "unknown", "sent"],
                     ).items()
                 },
@@ -380,13 +364,11 @@ def test_orders_in_flight_in_a_crashed_run_are_unknown_to_whoever_looks(
     }
 
 
-async def test_a_run_that_goes_on_notices_that_another_has_crashed(
-    path: Path, zygote: Zygote
-) -> None:
+async def test_a_run_that_goes_on_notices_that_another_has_crashed(path: Path) -> None:
     resend = ResendPolicy(frozenset({State.UNKNOWN}))
     with SqliteWriter(path) as file:
-        await zygote.killed(path)
-        scope = file.scope("a scope", "shop.example")
+        await killed(path)
+        scope = file.scope("shop.example", "shop.example")
         ((granted, before),) = file.write([Claim(scope, "in flight", "body", resend)])
     assert granted
     assert before.state is State.UNKNOWN
@@ -419,8 +401,10 @@ def test_only_lock_files_that_nobody_holds_are_removed_and_only_by_runs(path: Pa
         each.unlink()
 
 
-def test_to_see_whether_a_run_is_alive_neither_creates_a_file_nor_looks_alive(path: Path) -> None:
-    lock = crash(path, "1")
+async def test_to_see_whether_a_run_is_alive_neither_creates_a_file_nor_looks_alive(
+    path: Path,
+) -> None:
+    lock = await crash(path)
     with closing(sqlite3.connect(f"{lock.as_uri()}?mode=ro", uri=True)) as other:
         other.execute("BEGIN")
         other.execute("SELECT * FROM sqlite_schema").fetchall()  # it is looking, too

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ledger_processes import ended, make_sandbox, start
 from ledger_shop import BucketPlace, ledger_at, make_bucket, read_bucket_entries
-from ledger_zygote import Zygote, make_sandbox
 
 from everlytic_async import BatchStoppedError, Delivery, Outcome
 from everlytic_async.ledger import NatsLedger, State
@@ -36,7 +35,6 @@ async def states_in(place: BucketPlace) -> dict[str, State]:
 )
 async def test_what_a_killed_process_had_in_flight_is_unknown_in_time(
     place: BucketPlace,
-    zygote: Zygote,
     closed_port: int,
     delivery: Delivery,
     outcome: Outcome,
@@ -48,11 +46,11 @@ async def test_what_a_killed_process_had_in_flight_is_unknown_in_time(
         return State.IN_FLIGHT not in (await states_in(place)).values()
 
     async with make_sandbox(port=closed_port, faults=Faults(latency_s=30.0)) as sandbox:
-        pid = await zygote.start(sandbox, str(place), 20, concurrency=8, heartbeat_s=0.5)
+        process = start(sandbox, place, 20, concurrency=8, heartbeat_s=0.5)
         await until(in_flight, "eight orders to be in flight")
         assert list((await states_in(place)).values()) == [State.IN_FLIGHT] * 8
-        os.kill(pid, signal.SIGKILL)
-        assert (await zygote.end()).status == signal.SIGKILL
+        process.signal(signal.SIGKILL)
+        assert (await ended(process)).code == -signal.SIGKILL
         await until(unknown, "the heartbeat to expire")
     assert list((await states_in(place)).values()) == [State.UNKNOWN] * 8
 

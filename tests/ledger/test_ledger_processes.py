@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ledger_processes import ended, make_sandbox, send, start
 from ledger_shop import Place, keep, read_states
-from ledger_zygote import Zygote, make_sandbox
 
 from everlytic_async import Delivery, Outcome, Pacing, SqliteLedger
 from everlytic_async.ledger import LedgerFile, State
 from everlytic_async.sandbox import Faults, Sandbox
 from support.delivery import client_of, order_ids, orders
+from support.forked import Forked
 
 
-async def test_two_processes_share_a_ledger(place: Place, zygote: Zygote) -> None:
-    with Zygote.running() as other:
-        async with make_sandbox() as sandbox:
-            ends = await asyncio.gather(
-                *(each.send(sandbox, str(place), 300, concurrency=32) for each in (zygote, other))
-            )
+async def test_two_processes_share_a_ledger(place: Place) -> None:
+    async with make_sandbox() as sandbox:
+        ends = await asyncio.gather(*(send(sandbox, place, 300, concurrency=32) for _ in range(2)))
 
-    assert [(end.status, end.error) for end in ends] == [(0, None)] * 2
+    assert [(end.code, end.error) for end in ends] == [(0, None)] * 2
     assert sandbox.processed == sandbox.requests == 300
     assert not sandbox.duplicates
     assert read_states(place) == {str(number): State.SENT for number in range(300)}
@@ -43,15 +41,15 @@ CONCURRENCY = 8
 IN_FLIGHT = "SELECT key FROM orders WHERE state = ?"
 
 
-async def _kill(zygote: Zygote, pid: int, sandbox: Sandbox, rng: random.Random) -> int:
-    """Kill it at an instant, most often while it sends; its status."""
+async def _kill(process: Forked, sandbox: Sandbox, rng: random.Random) -> None:
+    """Kill it at an instant, most often while it sends."""
     if rng.random() < 0.8:
         before = sandbox.requests
         while sandbox.requests == before:  # noqa: ASYNC110 - the sandbox counts, it does not call
             await asyncio.sleep(0.001)
     await asyncio.sleep(rng.uniform(0, 0.1))
-    os.kill(pid, signal.SIGKILL)
-    return (await zygote.end()).status
+    process.signal(signal.SIGKILL)
+    assert (await ended(process)).code == -signal.SIGKILL
 
 
 async def _settled(sandbox: Sandbox) -> None:
@@ -69,17 +67,16 @@ async def _settled(sandbox: Sandbox) -> None:
     ],
 )
 async def test_killed_at_any_instant_and_resumed(
-    path: Path, zygote: Zygote, delivery: Delivery, kills: int
+    path: Path, delivery: Delivery, kills: int
 ) -> None:
     rng = random.Random(kills)
     count = 200 * kills
-    settings = {"delivery": delivery.value, "concurrency": CONCURRENCY}
+    settings: dict[str, Any] = {"delivery": delivery, "concurrency": CONCURRENCY}
     at_stake: Counter[str] = Counter()  # how often an order was in flight at a kill
     faults = Faults(latency_s=0.004, latency_jitter_s=0.004)
     async with make_sandbox(faults=faults) as sandbox:
         for _ in range(kills):
-            pid = await zygote.start(sandbox, path, count, **settings)
-            assert await _kill(zygote, pid, sandbox, rng) == signal.SIGKILL
+            await _kill(start(sandbox, path, count, **settings), sandbox, rng)
             with LedgerFile(path) as file:
                 left = file.connection.execute(IN_FLIGHT, (State.IN_FLIGHT.code,)).fetchall()
                 assert len(left) <= CONCURRENCY
@@ -91,9 +88,9 @@ async def test_killed_at_any_instant_and_resumed(
                     await keep(path)
                     assert file.summary().counts == before
         await _settled(sandbox)
-        end = await zygote.send(sandbox, path, count, **settings)
+        end = await send(sandbox, path, count, **settings)
 
-    assert (end.status, end.error, end.left) == (0, None, [])
+    assert (end.code, end.error) == (0, None)
     assert at_stake  # it was killed while it sent
     states = read_states(path)
     assert len(states) == count
@@ -110,15 +107,12 @@ async def test_killed_at_any_instant_and_resumed(
         assert all(times <= at_stake[key] for key, times in sandbox.duplicates.items())
 
 
-async def test_what_a_killed_process_left_is_sent_again_when_asked_for(
-    path: Path, zygote: Zygote
-) -> None:
+async def test_what_a_killed_process_left_is_sent_again_when_asked_for(path: Path) -> None:
     async with (
         make_sandbox(faults=Faults(latency_s=0.05)) as sandbox,
         client_of(sandbox, pacing=Pacing(adaptive=False)) as client,
     ):
-        pid = await zygote.start(sandbox, path, 100)
-        assert await _kill(zygote, pid, sandbox, random.Random(3)) == signal.SIGKILL
+        await _kill(start(sandbox, path, 100), sandbox, random.Random(3))
         await _settled(sandbox)
         first = await client.send_orders(orders(100), ledger=SqliteLedger(path))
         again = await client.send_orders(

@@ -15,8 +15,8 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from ledger_processes import killed
 from ledger_shop import keep, ledger_at, locked, read_states, session_at
-from ledger_zygote import Zygote
 
 from everlytic_async import BatchStoppedError, LedgerError, SqliteLedger
 from everlytic_async.ledger import Entry, LedgerFile, State
@@ -144,13 +144,13 @@ ACCEPTED = nothing, restore_log, look_at_it, look_at_its_status, as_an_earlier_v
 
 @pytest.mark.parametrize("happens", [*REFUSED, *ACCEPTED])
 async def test_a_killed_runs_records_are_known_or_it_is_refused(
-    path: Path, zygote: Zygote, happens: Callable[[Path], None]
+    path: Path, happens: Callable[[Path], None]
 ) -> None:
     await use(path)
     shutil.copy2(path, path.with_name("backup"))
     if happens is swap_log:
-        await zygote.killed(path.with_name("other.ledger"), "other")
-    await zygote.killed(path, "1")
+        await killed(path.with_name("other.ledger"))
+    await killed(path, sent=("1",))
     happens(path)
     if happens not in REFUSED:
         assert await use(path) == KNOWN
@@ -187,11 +187,9 @@ async def test_a_run_that_could_not_write_its_end_has_lost_nothing(path: Path) -
     assert not beside(path, "run", "note")
 
 
-async def test_many_groups_and_checkpoints_lose_nothing_to_a_kill(
-    path: Path, zygote: Zygote
-) -> None:
-    keys = [str(number) for number in range(120)]
-    await zygote.killed(path, *keys)
+async def test_many_groups_and_checkpoints_lose_nothing_to_a_kill(path: Path) -> None:
+    keys = tuple(str(number) for number in range(120))
+    await killed(path, sent=keys)
     alone = Path(shutil.copy2(path, path.with_name("alone")))
     with closing(sqlite3.connect(alone)) as file:
         # Two for each order, and each hundred was written from the log into the file.
@@ -385,9 +383,9 @@ def test_a_copy_replaces_nothing(path: Path) -> None:
     assert there.read_text("utf-8") == "mine"
 
 
-async def test_what_is_left_is_copied_if_the_loss_is_accepted(path: Path, zygote: Zygote) -> None:
+async def test_what_is_left_is_copied_if_the_loss_is_accepted(path: Path) -> None:
     await keep(path, Entry("0", State.SENT))
-    await zygote.killed(path, "1")
+    await killed(path, sent=("1",))
     remove_log(path)
     copy = path.with_name("copy")
     with LedgerFile(path, must_exist=True, incomplete=True) as file:
