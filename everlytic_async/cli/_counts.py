@@ -30,12 +30,7 @@ _ANY_PLACE = {"[": "[…]", ",": "", "l": "line …"}
 
 @attrs.define
 class Reason:
-    """Why orders have an outcome.
-
-    Attributes:
-        count: How many of them.
-        examples: The lines of the first few, with their keys.
-    """
+    """Why orders have an outcome: how many, and the lines of the first few with their keys."""
 
     count: int = 0
     examples: dict[int, str | None] = attrs.Factory(dict)

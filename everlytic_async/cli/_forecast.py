@@ -47,12 +47,9 @@ _PLACES_SHOWN = 3
 
 @attrs.frozen
 class LedgerChoice:
-    """The ledger of a run.
+    """The ledger of a run: its absolute path, the path as it was named, fit for a terminal.
 
-    Attributes:
-        path: Its absolute path.
-        shown: Its path as it was named, fit for a terminal.
-        is_named: Whether somebody named it; else it is the default.
+    It is the default where nobody named one.
     """
 
     path: Path

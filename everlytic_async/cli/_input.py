@@ -141,11 +141,7 @@ class Input:
     def _open(self, name: str) -> IO[bytes]:
         # Not sys.stdin: its lock would be waited for when the process ends.
         raw = io.FileIO(0 if name == "-" else name, closefd=name != "-")
-        try:
-            found = os.fstat(raw.fileno())
-        except BaseException:
-            raw.close()
-            raise
+        found = os.fstat(raw.fileno())
         if stat.S_ISREG(found.st_mode):
             file = io.BufferedReader(raw)
             self._start_offset = file.tell()
@@ -255,15 +251,12 @@ class Input:
             yield self._deliver(numbered)
         self.exhausted = not self._stopped
 
-    def pop_line(self, index: int) -> int:
-        """The line of an order that has its result now: it may be forgotten."""
+    def pop(self, index: int) -> tuple[int, bool]:
+        """The line of an order that has its result now; whether it has the id of an earlier one."""
         line = self.lines.pop(index)
+        is_repeated = line in self._repeated_lines
         self._repeated_lines.discard(line)
-        return line
-
-    def is_repeated(self, index: int) -> bool:
-        """Whether an order without a result has the id of an earlier one."""
-        return self.lines[index] in self._repeated_lines
+        return line, is_repeated
 
     def stop(self) -> None:
         """Hand out no more orders, and end the wait for the next one."""

@@ -78,13 +78,9 @@ def _figures(shown: str, summary: LedgerSummary) -> Iterator[Text | str]:
     if summary.first_at is not None and summary.last_at is not None:
         first, last = map(format_time, (summary.first_at, summary.last_at))
         yield f"Recorded from {first} to {last}"
+    who = {0: "No process is", 1: "1 process is"}
     running = summary.running
-    who = (
-        "1 process is"
-        if running == 1
-        else f"{running or 'No'} process{'es are' if running else ' is'}"
-    )
-    yield f"{who} sending with it now."
+    yield f"{who.get(running, f'{running} processes are')} sending with it now."
 
 
 # --------------------------------------------------------------------------------------- export

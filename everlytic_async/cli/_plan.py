@@ -146,8 +146,8 @@ async def count_input(
         stack.callback(bar.stop)
         try:
             async for index, order, reason in compare(source.each(), forecast):
-                count.repeated += (is_repeated := source.is_repeated(index))
-                source.pop_line(index)  # so that memory does not grow with the input
+                _line, is_repeated = source.pop(index)  # memory does not grow with the input
+                count.repeated += is_repeated
                 if isinstance(order, InvalidOrderError):
                     tally.add(Outcome.INVALID, 0)
                 elif reason is not None and not is_repeated:

@@ -73,12 +73,10 @@ class Bar:
 
     Args:
         title: What is going on.
-        tally: The outcomes so far.
-        labels: What outcomes are called, in the order in which they are shown.
+        tally: The outcomes so far; `labels` is what they are called, in the order shown.
         enabled: Whether it may be shown.
         expected: Estimates how many orders there are in all; None while that is unknown.
         note: A few words about the present state, such as why it waits.
-        clock: In seconds.
     """
 
     def __init__(

@@ -198,7 +198,7 @@ _outcomes = partial(
 
 @options
 class NatsOptions(ConfigOptions):
-    """Where the queue is: the fields of ``everlytic_async.cli._nats.Nats``."""
+    """Where the queue is: most are called as the settings in the table ``[nats]``."""
 
     url: str | None = _nats(
         "The NATS server, or several of one cluster with commas between them.",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from typing import Any
 
 from everlytic_async.cli._screen import count_orders, join_some
 from everlytic_async.errors import InvalidOrderError
@@ -93,10 +92,6 @@ class Repeats:
             f"{count_orders(self.count)} {verb} the id of an earlier order, and only the first is "
             f"sent: {', '.join(which)}{more}{advice}"
         )
-
-    def figures(self) -> dict[str, Any]:
-        """The same for JSON."""
-        return {"orders": self.count, "first": self.examples}
 
     def close(self) -> None:
         """Give the space back."""

@@ -83,11 +83,7 @@ class Timeline:
 
 @attrs.define
 class Report:
-    """Collects what happens in a run over time; at its end, writes or replaces the page.
-
-    Attributes:
-        clock: The clock of the events, in seconds.
-    """
+    """Collects what happens in a run over time; at its end, writes or replaces the page."""
 
     options: SendOptions
     host: str

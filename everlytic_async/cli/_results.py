@@ -15,7 +15,7 @@ from typing import IO, Any
 from everlytic_async.cli._console import file_name, redirect_to_devnull
 from everlytic_async.cli._options import ResultsOptions
 from everlytic_async.cli._screen import json_line
-from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError
+from everlytic_async.errors import ConfigurationError, InvalidOrderError
 
 APPEND_OPTION = "--append-results"
 # What each kind of file begins with.
@@ -34,16 +34,16 @@ def check_outputs(options: ResultsOptions, ledger: Path | None, report: str | No
     if results == "-" and options.as_json:
         raise ConfigurationError("--json and --results - both want the standard output: choose one")
     if results is not None and results != "-":
-        refuse_ledger_file("--results", results, ledger)
+        _refuse_ledger_file("--results", results, ledger)
         _check_results(results, is_appended=options.append_results)
     if report is not None:
-        refuse_ledger_file("--report", report, ledger)
+        _refuse_ledger_file("--report", report, ledger)
         if results is not None and Path(report).resolve() == Path(results).resolve():
             raise ConfigurationError("--report names the same file as --results")
         _check_page(report)
 
 
-def refuse_ledger_file(option: str, name: str, ledger: Path | None) -> None:
+def _refuse_ledger_file(option: str, name: str, ledger: Path | None) -> None:
     """Refuse a file to write that belongs to a ledger, or will."""
     # The others are beside the real one.
     if ledger is not None and str(Path(name).resolve()) in {
@@ -136,16 +136,16 @@ class Results:
         except OSError as error:
             raise _cannot_write(name, error) from error
 
-    def write(self, *, error: EverlyticError | str | None, **fields: Any) -> bool:
+    def write(self, **result: Any) -> bool:
         """Write a result; False where it can't be, once and for all (see `fault`)."""
         if self._file is None:
             return True
         if self.fault is not None:
             return False
+        error = result["error"]
         if isinstance(error, InvalidOrderError):
             error = "; ".join(error.faults)  # without the line, which has a field of its own
-        risk = fields.pop("duplicate_risk")
-        result = {**fields, "error": error if error is None else str(error), "duplicate_risk": risk}
+        result["error"] = None if error is None else str(error)
         try:
             self._file.write(f"{self._line_end}{json_line(result)}\n")
             self._line_end = ""

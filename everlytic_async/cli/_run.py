@@ -154,8 +154,7 @@ class Run(ABC):
         note: str | None = None,
     ) -> None:
         """Count a result and write its line; `note` is for the results where there is no error."""
-        is_repeated = self.source.is_repeated(index)
-        line = self.source.pop_line(index)
+        line, is_repeated = self.source.pop(index)
         if isinstance(error, SkippedError):
             # The option of the command, not the argument of the library.
             words = error.message.replace(" resend ", " --resend ")
@@ -220,13 +219,14 @@ class Run(ABC):
 
     def figures(self, code: int, errors: Sequence[str]) -> dict[str, Any]:
         """The counts, for ``--json``."""
-        source, tally = self.source, self.tally
+        source, tally, repeats = self.source, self.tally, self.source.repeats
+        repeated = repeats and {"orders": repeats.count, "first": repeats.examples}
         return {
             "input": source.name,
             "orders": tally.total,
             **{self.name(outcome): tally.counts[outcome] for outcome in self.labels},
             "left_out": dict(source.filtered),
-            **({} if source.repeats is None else {"repeated": source.repeats.figures()}),
+            **({} if repeated is None else {"repeated": repeated}),
             "possible_duplicates": tally.possible_duplicates,
             "reasons": [
                 {

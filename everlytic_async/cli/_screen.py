@@ -51,20 +51,14 @@ _SCALES = (
 )
 
 
-class _Escapes(dict[int, str]):
-    """JSON escapes for unprintable characters, for `str.translate`."""
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        return character if character.isprintable() else json.dumps(character)[1:-1]
-
-
 def escape_json(text: str) -> str:
     """JSON in one line with each unprintable character escaped.
 
     A terminal must not interpret what a customer put into an order.
     """
-    return text if text.isprintable() else text.translate(_Escapes())
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
 
 def json_line(value: object) -> str:

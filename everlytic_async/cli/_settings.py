@@ -52,14 +52,7 @@ _QUOTED = re.compile(r"'[^']{2,}'|\"[^\"]{2,}\"|\(.*\) twice")
 
 @attrs.frozen
 class Account:
-    """The settings that name the install and the store.
-
-    Attributes:
-        base_url: The address of the install.
-        store_hash: The store's hash.
-        customer_hash: The customer's hash.
-        origin: Where they come from, for a person.
-    """
+    """The settings that name the install and the store; `origin` is where they come from."""
 
     base_url: str
     store_hash: str = attrs.field(repr=False)
@@ -81,13 +74,7 @@ class Account:
 
 @attrs.frozen
 class Table:
-    """A table as it stands in a settings file.
-
-    Attributes:
-        name: Its name, with dots.
-        values: What it holds; nothing where no file has it.
-        path: Its file; None where no file has it.
-    """
+    """A table as it stands in a settings file; empty and without a path where no file has it."""
 
     name: str
     values: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
@@ -128,9 +115,7 @@ class Table:
 class Settings:
     """What the settings files hold, read once: that of ``--config``, else those in their places.
 
-    Args:
-        config: What ``--config`` says.
-        used: The tables that the command uses: see `_announce`.
+    `used` are the tables that the command uses: see `_announce`.
     """
 
     def __init__(self, config: str | None, *used: str) -> None:

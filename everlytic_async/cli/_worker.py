@@ -70,16 +70,15 @@ def parse_address(where: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - the user wants that
 
 
-class _StoreLogFilter(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.store = _STORE.get()
-        return True
+def _add_store(record: logging.LogRecord) -> bool:
+    record.store = _STORE.get()
+    return True
 
 
 @contextmanager
 def _log_to_stderr(level: str) -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_StoreLogFilter())
+    handler.addFilter(_add_store)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s [%(store)s] %(message)s"))
     logger = logging.getLogger("everlytic_async")
     before = logger.level
