@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -66,12 +65,7 @@ class Cli:
     def __call__(
         self, *arguments: str | Path, stdin: bytes | Path | int | None = None
     ) -> Completed:
-        """Run it to its end.
-
-        Args:
-            arguments: The words after its name.
-            stdin: What a pipe brings, a file, or a file descriptor; None for nothing.
-        """
+        """Run it to its end; its input is a file, a file descriptor, or what a pipe brings."""
         self._capsys.readouterr()
         with _standard_input(stdin), pytest.raises(SystemExit) as end:
             app([str(argument) for argument in arguments], prog_name="everlytic-async")
@@ -81,16 +75,14 @@ class Cli:
 
 @contextmanager
 def _standard_input(source: bytes | Path | int | None) -> Iterator[None]:
-    if source is None:
-        yield
-        return
-    writer = None
     if isinstance(source, bytes):
         fd, writing = os.pipe()
-        writer = threading.Thread(target=_write, args=(writing, source))
-        writer.start()
+        os.write(writing, source)  # no more than a pipe holds
+        os.close(writing)
+    elif isinstance(source, int):
+        fd = os.dup(source)
     else:
-        fd = os.open(source, os.O_RDONLY) if isinstance(source, Path) else os.dup(source)
+        fd = os.open(source or os.devnull, os.O_RDONLY)
     saved = os.dup(0)
     os.dup2(fd, 0)
     os.close(fd)
@@ -99,13 +91,6 @@ def _standard_input(source: bytes | Path | int | None) -> Iterator[None]:
     finally:
         os.dup2(saved, 0)
         os.close(saved)
-        if writer is not None:
-            writer.join()
-
-
-def _write(fd: int, data: bytes) -> None:
-    with contextlib.suppress(BrokenPipeError), open(fd, "wb") as file:
-        file.write(data)
 
 
 @attrs.frozen

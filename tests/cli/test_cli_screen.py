@@ -129,66 +129,53 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(
     assert max(map(len, re.split(r"[\r\n]+", drawn))) <= columns - len("^C")
 
 
+RESULTS = "--results a-long-name-of-a-file-for-results.jsonl"
+
+
 @pytest.mark.parametrize("columns", [60, 80])
 @pytest.mark.parametrize(
     ("words", "prose", "copied"),
     [
         (
-            ("send", "--yes", "--no-progress", "--ledger", "l", "orders.jsonl"),
+            f"send --yes --no-progress --ledger l {RESULTS} orders.jsonl",
             [
                 "  unknown         1  may have been processed: sending them again may notify twice",
-                (
-                    "1 order is unknown: Everlytic may have processed it. A person has to look "
-                    "whether the contacts entered the workflow:"
-                ),
+                "A person has to look whether the contacts entered the workflow:",
             ],
             [
-                "  everlytic-async ledger export --state unknown --with orders.jsonl l",
-                (
-                    "  everlytic-async send --append-results --yes --no-progress --ledger l "
-                    "--results a-long-name-of-a-file-for-results.jsonl orders.jsonl"
-                ),
+                "ledger export --state unknown --with orders.jsonl l",
+                f"send --append-results --yes --no-progress --ledger l {RESULTS} orders.jsonl",
             ],
         ),
         (
-            ("send", "--sandbox", "--no-progress", "--json", "orders.jsonl"),
+            "send --sandbox --no-progress --json orders.jsonl",
             ["To send to your own install, leave out --sandbox, and set EVERLYTIC_BASE_URL,"],
             [],
         ),
         (
-            ("check", "--suggest", "till.csv"),
+            "check --suggest till.csv",
             ["Nothing of this is used by itself. Correct it, save it as everlytic.toml in this"],
-            ["  everlytic-async check --show 3 till.csv"],
+            ["check --show 3 till.csv"],
         ),
-        (("check", "no such file, however long its name is.jsonl"), ["No such file"], []),
+        ("check no-such-file,-however-long-its-name-is.jsonl", ["No such file"], []),
     ],
     ids=["advice", "summary", "suggest", "error"],
 )
 @pytest.mark.usefixtures("endpoint")
 def test_words_stay_whole_on_a_terminal_and_commands_on_a_line(
-    cli: Cli,
-    columns: int,
-    words: tuple[str, ...],
-    prose: list[str],
-    copied: list[str],
+    cli: Cli, columns: int, words: str, prose: list[str], copied: list[str]
 ) -> None:
-    results = ("--results", "a-long-name-of-a-file-for-results.jsonl")
-    if "--ledger" in words:
-        words = (*words[:-1], *results, words[-1])
-    (cli.directory / "orders.jsonl").write_text(to_lines(order("s1"), order("u2"), "{}"))
-    (cli.directory / "till.csv").write_text("Receipt;E-Mail;Till no\n1;a@example.com;7\n")
+    Path("orders.jsonl").write_text(to_lines(order("s1"), order("u2"), "{}"))
+    Path("till.csv").write_text("Receipt;E-Mail;Till no\n1;a@example.com;7\n")
     cli.env(COLUMNS=str(columns), **XTERM)
-    streams = ["stderr"] if "--suggest" in words else ["stdout", "stderr"]
-    with screen(columns, *streams) as written:
-        cli(*words)
-    shown = written.plain.replace("\r", "")
-    lines = [line.rstrip() for line in shown.split("\n")]
-    assert [line for line in copied if line not in lines] == []
-    joined = re.sub(r"\n *", " ", shown)
-    assert [
-        text for text in prose if re.sub(" +", " ", text) not in re.sub(" +", " ", joined)
-    ] == []
-    too_long = [line for line in lines if len(line) > columns and line not in copied]
+    with screen(columns, *["stdout", "stderr"]["--suggest" in words :]) as written:
+        cli(*words.split())
+    lines = [line.rstrip() for line in written.plain.replace("\r", "").split("\n")]
+    commands = [f"  everlytic-async {command}" for command in copied]
+    assert [line for line in commands if line not in lines] == []
+    joined = " ".join(" ".join(lines).split())
+    assert [text for text in prose if " ".join(text.split()) not in joined] == []
+    too_long = [line for line in lines if len(line) > columns and line not in commands]
     assert [line for line in too_long if " " in line.strip() and line[0] != "{"] == []
 
 
