@@ -515,8 +515,7 @@ FILES: dict[str, Hostile] = {
     "Excel: rows without end": Slow(
         filled(ROWS, b"<row/>", 20_000_000), error=f"{MANY_EXCEL} rows"
     ),
-    "Excel: as many rows as it may have": Slow(filled(ROWS, b"<row/>", 1_000_000), invalid=0),
-    "Excel: as many rows as it may have, each with a height": Slow(
+    "Excel: as many rows as it may have": Slow(
         filled(ROWS, b'<row ht="15" customHeight="1"/>', 1_000_000), invalid=0
     ),
     "Excel: a row that is the last": Slow(
@@ -670,10 +669,6 @@ FILES: dict[str, Hostile] = {
             },
         ),
         error=f"{GROUP} columns that unpack to 30,",
-    ),
-    "Parquet: long texts, packed": Slow(
-        lambda: parquet(contact_email=["x" * 1_000_000] * 256, options={"use_dictionary": False}),
-        error=f"{GROUP} columns that unpack to 256,",
     ),
 }
 
