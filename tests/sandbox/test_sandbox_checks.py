@@ -12,6 +12,7 @@ import pytest
 
 from everlytic_async.sandbox import Sandbox
 
+PATH = "/servlet/e-commerce/orders"
 PRIVATE = "Lindiwe-8801015800088"
 NOT_JSON = "body: expected JSON in UTF-8"
 
@@ -56,27 +57,42 @@ async def test_documented_orders_are_accepted_and_remembered_digit_by_digit(sand
 STORE, CUSTOMER = "x-ev-store-hash", "x-ev-customer-hash"
 
 
+UNAUTHORIZED = (401, "Invalid credentials.")
+NOT_JSON_TYPE = (415, {"status": "error", "message": "Content-Type: expected application/json"})
+NOT_FOUND = (404, {"status": "error", "message": f"Not found: orders are POSTed to {PATH}"})
+
+
 @pytest.mark.parametrize(
-    "headers",
+    ("request_", "expected"),
     [
-        *({name: value} for name in (STORE, CUSTOMER) for value in (None, "", "wrong")),
-        {STORE: Sandbox().customer_hash, CUSTOMER: Sandbox().store_hash},
+        *(
+            ({"headers": {name: value}}, UNAUTHORIZED)
+            for name in (STORE, CUSTOMER)
+            for value in (None, "", "wrong")
+        ),
+        (
+            {"headers": {STORE: Sandbox().customer_hash, CUSTOMER: Sandbox().store_hash}},
+            UNAUTHORIZED,
+        ),
+        *(
+            ({"data": b"{}", "headers": {"Content-Type": value}}, NOT_JSON_TYPE)
+            for value in ("text/plain", "application/x-www-form-urlencoded", None)
+        ),
+        *(({"method": method}, NOT_FOUND) for method in ("GET", "PUT")),
+        *(
+            ({"path": path}, NOT_FOUND)
+            for path in (f"{PATH}/", f"/{PATH}", "/servlet/e-commerce/abandoned-cart", "/")
+        ),
     ],
     ids=repr,
 )
-async def test_a_missing_or_wrong_hash_is_unauthorized(sandbox, shop, sample, headers):
-    answer = await shop.post(sandbox, sample, headers=headers)
+async def test_another_request_than_the_documented_one_is_refused(
+    sandbox, shop, sample, request_, expected
+):
+    answer = await shop.post(sandbox, sample, **request_)
 
-    assert (answer.status, answer.body) == (401, "Invalid credentials.")
-    assert sandbox.processed == 0
-
-
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", None])
-async def test_another_content_type_is_refused(sandbox, shop, content_type):
-    answer = await shop.post(sandbox, data=b"{}", headers={"Content-Type": content_type})
-
-    expected = {"status": "error", "message": "Content-Type: expected application/json"}
-    assert (answer.status, answer.body) == (415, expected)
+    assert (answer.status, answer.body) == expected
+    assert (sandbox.requests, sandbox.processed) == (expected != NOT_FOUND, 0)
 
 
 def product(text: bytes) -> bytes:
@@ -196,22 +212,3 @@ async def test_every_fault_is_named_and_no_value_is_and_the_message_stays_short(
     answer = await shop.post(sandbox, order)
     assert answer.status == 400
     assert len(answer.body["message"]) < 1_000
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/servlet/e-commerce/orders"),
-        ("PUT", "/servlet/e-commerce/orders"),
-        ("POST", "/servlet/e-commerce/orders/"),
-        ("POST", "//servlet/e-commerce/orders"),
-        ("POST", "/servlet/e-commerce/abandoned-cart"),
-        ("POST", "/"),
-    ],
-)
-async def test_anything_but_a_post_to_the_path_is_not_found(sandbox, shop, sample, method, path):
-    answer = await shop.post(sandbox, sample, method=method, path=path)
-
-    assert (answer.status, answer.body["status"]) == (404, "error")
-    assert "/servlet/e-commerce/orders" in answer.body["message"]
-    assert (sandbox.requests, sandbox.processed) == (0, 0)
