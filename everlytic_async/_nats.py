@@ -22,8 +22,7 @@ from nats.aio.client import Client
 from nats.aio.transport import TcpTransport, Transport
 
 from everlytic_async._hosts import is_loopback
-from everlytic_async._retry import backoff_s
-from everlytic_async._waiting import cancel_until_done, run_to_end
+from everlytic_async._waiting import backoff_s, cancel_until_done, run_to_end
 from everlytic_async.errors import ConfigurationError
 
 _LOGGER = logging.getLogger("everlytic_async")

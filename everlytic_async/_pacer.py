@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from everlytic_async._rate import SLOW_START, RateEstimator
-from everlytic_async._retry import Backoff
+from everlytic_async._retry import Backoff, exceeds_cap
 from everlytic_async._trouble import RetryBudget, Trouble
 from everlytic_async._waiting import (
     CallLater,
@@ -207,20 +207,19 @@ class Pacer:
         rate = min(self._max_rate, self._estimator.rate(self.clock()))
         return rate if rate < math.inf else None
 
-    @property
-    def obeys_immediate(self) -> bool:
-        """Whether a Retry-After of 0 makes only its order wait."""
-        return self._immediate < math.inf
+    def waits_alone(self, error: ThrottledError) -> bool:
+        """Whether only its order waits after this throttle: a Retry-After of 0 at random."""
+        return error.retry_after_s == 0 and self._immediate < math.inf
 
     def remaining_cool_down_s(self) -> float:
         """Seconds until the shared cool-down ends; 0 if there is none."""
         return max(0.0, self._resume_at - self.clock())
 
-    def pause(self, seconds: float, reason: str) -> None:
-        """Pause everybody, because of what is known from elsewhere. It does not affect the rate."""
+    def pause(self, seconds: float, reason: str, status: int | None = None) -> None:
+        """Pause everybody, unless a longer pause is under way. It does not affect the rate."""
         pause_s = self.backoff.add_jitter(seconds)
         if pause_s > self.remaining_cool_down_s():
-            self._pause(pause_s, None, reason)
+            self._pause(pause_s, status, reason)
 
     def _pause(self, pause_s: float, status: int | None, reason: str) -> None:
         now = self.clock()
@@ -251,36 +250,35 @@ class Pacer:
     def on_throttled(
         self, started_at: float, error: ThrottledError, sent_at: float | None = None
     ) -> None:
-        """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls.
-
-        Only its order waits where a Retry-After of 0 was answered at random.
-        """
-        now, status, retry_after_s = self.clock(), error.status, error.retry_after_s
+        """An attempt was answered with 429, 503 or 408: everybody pauses, and the rate falls."""
+        now, retry_after_s = self.clock(), error.retry_after_s
+        reason = f"the endpoint answered {error.status}"
+        if exceeds_cap(self.policy, retry_after_s):
+            reason = f"{reason} and asked to wait {retry_after_s:.0f} s: a quota is used up"
+            self.trouble.quota_used_up(now, reason)
+        else:
+            self.trouble.throttled(started_at)
+        if retry_after_s == 0:
+            self._immediate += 1.0 if self._immediate < _MAX_IMMEDIATE else math.inf
         is_first = started_at > self._throttled_at  # else it was in flight together with that
         if is_first:
             self._throttled_at = now
             self._throttles_in_a_row += 1
-        if retry_after_s == 0:
-            self._immediate += 1.0 if self._immediate < _MAX_IMMEDIATE else math.inf
-        is_alone = retry_after_s == 0 and self.obeys_immediate
+        if self.waits_alone(error):
+            return
         pause_s = 0.0
         if retry_after_s:
             pause_s = self.backoff.add_jitter(self._obeyed_s(retry_after_s))
-        elif is_first and not is_alone:
+        elif is_first:
             pause_s = self.backoff.pause_s(self._throttles_in_a_row)
             pause_s *= _ADAPTIVE_BACKOFF if self._pacing.adaptive else 1.0
         self._resume_at = max(self._resume_at, now + pause_s)
-        if self._pacing.adaptive and not is_alone:
+        if self._pacing.adaptive:
             self._estimator.on_throttled(started_at, sent_at or started_at, now, self._resume_at)
-        reason = f"the endpoint answered {status}"
         if is_first:
-            self._dispatcher.emit(CoolDown(at=now, wait_s=pause_s, status=status, reason=reason))
-        if retry_after_s is not None and retry_after_s > self.policy.retry_after_cap_s:
-            self.trouble.quota_used_up(
-                now, f"{reason} and asked to wait {retry_after_s:.0f} s: a quota is used up"
+            self._dispatcher.emit(
+                CoolDown(at=now, wait_s=pause_s, status=error.status, reason=reason)
             )
-        else:
-            self.trouble.throttled(started_at)
         self._stop_if_given_up()
 
     def on_failed(self, started_at: float, error: EverlyticError) -> None:
@@ -290,7 +288,8 @@ class Pacer:
             self._pause(pause_s, getattr(error, "status", None), error.message)
             self._stop_if_given_up()
         if isinstance(error, ServerError) and error.retry_after_s:
-            self.pause(self._obeyed_s(error.retry_after_s), f"the endpoint answered {error.status}")
+            pause_s, reason = self._obeyed_s(error.retry_after_s), f"it answered {error.status}"
+            self.pause(pause_s, reason, error.status)
 
     def _obeyed_s(self, retry_after_s: float) -> float:
         return min(retry_after_s, self.policy.retry_after_cap_s)

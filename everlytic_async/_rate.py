@@ -38,7 +38,7 @@ _ERROR_ORDERS, _MIN_ERROR, _MAX_ERROR = 2.0, 0.01, 0.1
 # How long the rate takes to reach the estimate: until the capacity that may be unused is worth a
 # pause, and at least this many orders, so that few are throttled. Beyond it the cubic is steeper.
 _MIN_HOLD_S, _MAX_HOLD_S, _MIN_HOLD_ORDERS = 2.0, 60.0, 20.0
-_GROWTH = 3.0
+_STEEPER = 3.0
 # Of a client that shares the limit: what a throttle takes, and how fast the cubic brings it back,
 # in orders/s**3 as in CUBIC: slow clients gain as much as fast ones.
 _SHARED_CUT, _SHARED_GROWTH = 0.2, 2.5
@@ -75,17 +75,17 @@ class ConcurrencyEstimator:
         #: Whether the window is what limits, and no rate.
         self.held = False
         self._accepted = 0
-        self._throttled_at = -math.inf
+        self._throttle_sent_at = -math.inf
         self._in_flight = self._in_flight_before = 0
         self._widen_at, self._hold_s, self._widened = math.inf, 1.0, False
 
     def on_accepted(self, sent_at: float, now: float) -> None:
         """An order that was sent then was accepted."""
-        if self._throttled_at == -math.inf:
+        if self._throttle_sent_at == -math.inf:
             self._accepted += 1
             if self._accepted >= self._SLOW_START_ORDERS:
                 self.window = min(self._UNLIMITED, self.window + self._GROWTH)
-        elif sent_at <= self._throttled_at:
+        elif sent_at <= self._throttle_sent_at:
             self._in_flight += 1
         if self.held and now >= self._widen_at:
             self.window += 1
@@ -94,7 +94,7 @@ class ConcurrencyEstimator:
 
     def on_throttled(self, sent_at: float) -> None:
         """An order that was sent then is the first of a burst that was throttled."""
-        self._throttled_at = sent_at
+        self._throttle_sent_at = sent_at
         self._in_flight_before, self._in_flight = self._in_flight, 0
 
     def evaluate(self, still_in_flight: int, resume_at: float, pause_s: float) -> None:
@@ -241,7 +241,7 @@ class RateEstimator:
             return self._low * math.exp2(min(elapsed / _SEARCH_DOUBLES_S, self._accepted, 64.0))
         offset = elapsed / self._hold_s - 1.0
         if offset > 0:
-            offset *= 1.0 if self._shared else _GROWTH
+            offset *= 1.0 if self._shared else _STEEPER
         return max(_MIN_RATE, self.limit + (self.limit - self._low) * offset**3)
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from everlytic_async._waiting import StopToken
+from everlytic_async._waiting import StopToken, ceiling_s
 from everlytic_async.errors import (
     EverlyticError,
     NotSentError,
@@ -28,18 +28,7 @@ if TYPE_CHECKING:
 
 # On top of a pause, as a share of it, so that several processes don't resume at the same moment.
 _JITTER = 0.01
-_MAX_DOUBLINGS = 64
 _NOT_PROCESSED = (NotSentError, ThrottledError)
-
-
-def ceiling_s(doublings: int, base_s: float, cap_s: float) -> float:
-    """The longest pause of a backoff after so many doublings, in seconds."""
-    return min(cap_s, base_s * 2.0 ** min(doublings, _MAX_DOUBLINGS))
-
-
-def backoff_s(doublings: int, base_s: float, cap_s: float) -> float:
-    """A pause between two requests to a server of our own, in seconds: half of it is jitter."""
-    return ceiling_s(doublings, base_s, cap_s) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 class Backoff:
@@ -90,8 +79,7 @@ def retrying(
     def wait(state: tenacity.RetryCallState) -> float:
         shared_s = pacer.remaining_cool_down_s()
         error = _error(state)
-        is_alone = pacer.obeys_immediate and getattr(error, "retry_after_s", None) == 0
-        if isinstance(error, ThrottledError) and not is_alone:
+        if isinstance(error, ThrottledError) and not pacer.waits_alone(error):
             return shared_s
         return max(shared_s, pacer.backoff.pause_s(state.attempt_number))
 
@@ -124,11 +112,14 @@ def retrying(
     )
 
 
+def exceeds_cap(policy: RetryPolicy, retry_after_s: float | None) -> bool:
+    """Whether a Retry-After is too long to wait for: a quota is used up."""
+    return (retry_after_s or 0.0) > policy.retry_after_cap_s
+
+
 def with_cap_note(error: EverlyticError, policy: RetryPolicy) -> EverlyticError:
     """The same error; it says so if it asked for a pause that is too long to wait for."""
-    if not isinstance(error, ThrottledError):
-        return error
-    if (error.retry_after_s or 0.0) <= policy.retry_after_cap_s:
+    if not isinstance(error, ThrottledError) or not exceeds_cap(policy, error.retry_after_s):
         return error
     return ThrottledError(
         f"{error.message}; longer than retry_after_cap_s ({policy.retry_after_cap_s:g} s) allows",

@@ -1,4 +1,4 @@
-"""Waiting, and how it ends: timers, stop tokens, deadlines, and tasks that are cancelled.
+"""Waiting, and how it ends: timers, backoff, stop tokens, deadlines, tasks that are cancelled.
 
 `CancelledError` always travels on: what must be finished first is finished, and then it is raised.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -15,8 +16,9 @@ from typing import Any, Protocol, TypeVar
 _T = TypeVar("_T")
 # A task that swallows a cancellation is cancelled again after this, in seconds.
 _CANCEL_AGAIN_S = 0.1
-# How long after a deadline it is enforced, in seconds: what had arrived by then is read before.
-_CONFIRM_S = 0.01
+#: How long after a deadline it is enforced, in seconds: what had arrived by then is read before.
+CONFIRM_S = 0.01
+_MAX_DOUBLINGS = 64
 
 
 class Timer(Protocol):
@@ -120,6 +122,16 @@ class StopToken:
             await self.wait(asyncio.get_running_loop().create_future(), seconds, call_later)
 
 
+def ceiling_s(doublings: int, base_s: float, cap_s: float) -> float:
+    """The longest pause of a backoff after so many doublings, in seconds."""
+    return min(cap_s, base_s * 2.0 ** min(doublings, _MAX_DOUBLINGS))
+
+
+def backoff_s(doublings: int, base_s: float, cap_s: float) -> float:
+    """A pause before a request to NATS is made again, in seconds: half of it is jitter."""
+    return ceiling_s(doublings, base_s, cap_s) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
 async def finish_despite_cancel(*futures: asyncio.Future[Any]) -> None:
     """Wait until all of these are done, however often we are cancelled meanwhile.
 
@@ -161,7 +173,7 @@ async def deadline(seconds: float | None) -> AsyncIterator[asyncio.Timeout]:
             return
 
         def confirm() -> None:
-            timers.append(loop.call_later(_CONFIRM_S, expire))
+            timers.append(loop.call_later(CONFIRM_S, expire))
 
         def expire() -> None:
             scope.reschedule(loop.time())

@@ -23,7 +23,7 @@ import contextlib
 import enum
 import logging
 
-from everlytic_async._retry import backoff_s
+from everlytic_async._waiting import backoff_s
 from everlytic_async.errors import QueueError, SkippedError
 from everlytic_async.ledger import State
 from everlytic_async.outcomes import OrderResult, Outcome

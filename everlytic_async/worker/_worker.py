@@ -17,8 +17,7 @@ from typing import Any
 import attrs
 
 from everlytic_async._encoding import encode, order_key
-from everlytic_async._retry import backoff_s
-from everlytic_async._waiting import cancel_until_done
+from everlytic_async._waiting import backoff_s, cancel_until_done
 from everlytic_async.batch import OrderStream
 from everlytic_async.client import EverlyticClient
 from everlytic_async.errors import (
