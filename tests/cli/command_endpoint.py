@@ -28,7 +28,6 @@ class Endpoint(ThreadingHTTPServer):
 
     @property
     def base_url(self) -> str:
-        """Its address."""
         return f"http://127.0.0.1:{self.server_port}"
 
     @classmethod

@@ -31,8 +31,6 @@ Process = subprocess.Popen[bytes]
 
 @attrs.frozen
 class Completed:
-    """A command that has ended."""
-
     code: int
     out: str
     err: str
@@ -50,12 +48,10 @@ class Cli:
     _capsys: pytest.CaptureFixture[str]
 
     def env(self, **variables: str) -> None:
-        """Set variables of the environment."""
         for name, value in variables.items():
             self._monkeypatch.setenv(name, value)
 
     def write(self, *orders: Any) -> Path:
-        """Write orders to a file."""
         return write_orders(self.directory, *orders)
 
     def use(self, base_url: str, store: str = STORE_HASH, customer: str = CUSTOMER_HASH) -> None:
@@ -102,7 +98,6 @@ class Program:
     started: list[Process] = attrs.field(factory=list)
 
     def write(self, *orders: Any) -> Path:
-        """Write orders to a file."""
         return write_orders(self.directory, *orders)
 
     def with_env(self, **more: str) -> Program:
@@ -137,7 +132,6 @@ class Program:
                 process.kill()
 
     def run(self, *arguments: str | Path, **streams: Any) -> Completed:
-        """Run it to its end."""
         return completed(self.start(*arguments, **streams))
 
 
@@ -174,7 +168,6 @@ def read_until(process: Process, words: str) -> str:
 
 
 def order(number: int | str, **more: Any) -> dict[str, Any]:
-    """A valid order."""
     return {
         "order_id": str(number),
         "contact_email": f"buyer{number}@example.com",
@@ -189,7 +182,6 @@ def to_lines(*orders: Any) -> str:
 
 
 def write_orders(directory: Path, *orders: Any) -> Path:
-    """Write orders to a file, as JSON Lines."""
     path = directory / "orders.jsonl"
     path.write_text(to_lines(*orders), encoding="utf-8")
     return path

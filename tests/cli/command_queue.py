@@ -65,20 +65,17 @@ class Queue:
 
     @_run_to_its_end
     async def publish(self, orders: Iterable[Any], store: str = "default") -> None:
-        """Put orders into it."""
         async with self.connect(store) as queue:
             async for each in queue.publish_many(orders):
                 assert each.stored
 
     @_run_to_its_end
     async def depth(self, store: str = "default") -> int:
-        """How many orders are unfinished."""
         async with self.connect(store) as queue:
             return (await queue.status()).depth
 
     @_run_to_its_end
     async def dead(self, store: str = "default") -> list[DeadLetter]:
-        """Its dead letters."""
         async with self.connect(store) as queue:
             return [letter async for letter in queue.dead_letters()]
 

@@ -49,12 +49,10 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What was written by now."""
         return self._written.decode(errors="ignore")
 
     @property
     def plain(self) -> str:
-        """The text without colours and cursor movements."""
         return plain(self.text)
 
     def wait_for(self, pattern: str) -> None:
@@ -70,7 +68,6 @@ class Terminal:
         return self.plain
 
     def type(self, text: str) -> None:
-        """Type something."""
         os.write(self._ours, text.encode())
 
     def control(self) -> None:

@@ -28,8 +28,6 @@ from everlytic_async.sandbox import Sandbox
 
 MANY = 1001
 
-# ------------------------------------------------------------------------------------ the question
-
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("\n", 2)])
 @pytest.mark.parametrize("streams", ["terminal", pytest.param("pipes", marks=pytest.mark.slow)])
@@ -76,6 +74,8 @@ MANY_ORDERS = to_lines(*map(order, range(MANY)))
         (["--workflow-id", "7"], to_lines(order(1), order(2)), ["--workflow-id", "8"], "y\n"),
         # A status that no shop of this kind has.
         (None, ODD_STATUS, [], "n\n"),
+        # And an order that is there twice.
+        (None, f"{ODD_STATUS}2,Wrapped,b@example.com,5.00,Mop,5,1\n{ROW}", [], "y\n"),
         # Nothing is left to be asked about.
         ([], ODD_STATUS, [], None),
         (["--workflow-id", "7"], to_lines(order(1)), ["--to", "me@example.com"], None),
@@ -199,31 +199,6 @@ def test_without_a_terminal_nobody_is_asked_and_no_default_ledger_is_created(
 
 
 @pytest.mark.parametrize(
-    "ledger", [["--ledger", "l"], pytest.param(["--no-ledger"], marks=pytest.mark.slow)]
-)
-def test_what_the_plan_warns_of_is_not_said_again(
-    program: Program, sandbox: Sandbox, ledger: list[str]
-) -> None:
-    """As of a status that no shop of this kind has, and an order that is there twice."""
-    path = program.directory / "woo.csv"
-    path.write_text(ODD_STATUS + "2,Wrapped,b@example.com,5.00,Mop,5,1\n" + ROW)
-    here = program.with_endpoint(sandbox)
-    run, shown = run_at_terminal(here, "send", *ledger, path, answer="y\n")
-    plan, _, rest = shown.partition(QUESTION)
-    assert "About to send 2 orders (and not 1 with the id of an earlier order) from" in plan
-    for warning in (
-        "  note      orders with a status that woocommerce-csv orders don't usually have were",
-        "  note      1 order has the id of an earlier order, and only the first is sent",
-    ):
-        assert warning in plan
-        assert warning.removeprefix("  note      ") not in rest
-    assert (run.code, sandbox.processed) == (0, 2)
-
-
-# ---------------------------------------------------------------------------------------- the plan
-
-
-@pytest.mark.parametrize(
     ("count", "options", "expected"),
     [
         ({}, {"rate": 20.0}, "rate      at most 20/s, 32 at once: 30 min or more"),
@@ -238,9 +213,9 @@ def test_what_the_plan_warns_of_is_not_said_again(
         ({}, {"where": ("Status=paid", "Shop!=test")}, "where     Status=paid; Shop!=test\n"),
         (None, {"limit": 2000}, "About to send an unknown number of orders, 2,000 at most, from"),
         (
-            {"to_send": 2000, "skipped": {"sent": 9}, "invalid": 3, "filtered": 1200},
+            {"to_send": 2000, "skipped": {"sent": 9}, "invalid": 3, "repeated": 1, "filtered": 12},
             {},
-            "send 2,000 orders (and not 9 sent before, 3 not valid, 1,200 left out) from ",
+            "(and not 9 sent before, 3 not valid, 1 with the id of an earlier order, 12 left out)",
         ),
     ],
 )
@@ -249,7 +224,7 @@ def test_a_plan_says_what_will_happen(
 ) -> None:
     counted = None
     if count is not None:
-        counted = InputCount(filtered=count.get("filtered", 0))
+        counted = InputCount(filtered=count.get("filtered", 0), repeated=count.get("repeated", 0))
         workflows = Counter(count.get("workflows", {None: count.get("to_send", 36_000)}))
         counted.workflows = workflows
         counted.tally.counts[Outcome.NOT_SENT] = workflows.total()

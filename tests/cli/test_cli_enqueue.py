@@ -131,9 +131,6 @@ def test_a_second_ctrl_c_leaves_what_the_queue_does_not_take(
     assert "Run it again to queue the rest" in run.err
 
 
-# ------------------------------------------------------------------------------ who may connect
-
-
 @pytest.mark.parametrize("place", ["environment", "file", "context", "address", "option"])
 def test_a_token_is_read_where_nobody_else_reads_it(
     cli: Cli, token_server: NatsServer, place: str

@@ -14,9 +14,6 @@ from command_line import SEND, Cli, order, read_results, to_lines
 from everlytic_async.sandbox import Sandbox
 from support.sandboxes import STORE_HASH
 
-# --------------------------------------------------------------- the exit code and the last words
-
-
 KEPT, FORGOTTEN = ("--ledger", "l"), ("--no-ledger",)
 NEVER_ALL_AGAIN = [
     "There was no ledger: the same command again would notify everybody again",

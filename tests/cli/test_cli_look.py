@@ -99,15 +99,6 @@ def test_orders_are_filtered_and_read_as_they_are_written(  # noqa: PLR0917
         assert {name: found["left_out"].get(name) for name in left_out} == left_out
 
 
-def test_send_filters_too_and_sends_exact_amounts(cli: Cli, shop: Sandbox, till: Path) -> None:
-    settings(cli, MAPPING, INPUT, '[where]\nStatus = "bezahlt"\n"E-Mail!" = ""\n')
-    run = cli("send", "--ledger", "l", till)
-    assert run.code == 0
-    (sent,) = shop.received
-    assert sent["order_id"] == "1001"
-    assert [str(each["product_price"]) for each in sent["products"]] == ["1234.50", "19.90"]
-
-
 @pytest.mark.parametrize(
     ("tables", "options", "error"),
     [
@@ -316,9 +307,11 @@ def test_a_suggestion_is_a_settings_file_that_reads_the_input(
     # With the filter that it proposes, once that is no comment any more.
     text = suggested.out.replace("# [where]", "[where]").replace('# "Status"', '"Status"')
     assert tomllib.loads(text)["where"] == {"Status": ["bezahlt", "storniert"]}
-    settings(cli, text)
-    run = cli("send", "--ledger", "l", till)
-    assert (run.code, shop.processed) == (3, 2)  # the guest can't be notified
+    settings(cli, text.replace(', "storniert"', ""))
+    assert cli("send", "--ledger", "l", till).code == 3  # the guest can't be notified
+    (sent,) = shop.received
+    assert sent["order_id"] == "1001"
+    assert [str(each["product_price"]) for each in sent["products"]] == ["1234.50", "19.90"]
 
 
 def test_a_shops_export_needs_no_mapping(cli: Cli) -> None:

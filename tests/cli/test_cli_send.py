@@ -23,9 +23,6 @@ def received_ids(sandbox: Sandbox) -> list[str]:
     return sorted(each["order_id"] for each in sandbox.received)
 
 
-# ------------------------------------------------------------------------------------- the input
-
-
 def test_every_example_order_is_sent_as_it_is(cli: Cli, shop: Sandbox) -> None:
     run = cli("send", "--no-ledger", EXAMPLES)
     assert (run.code, run.err, [*cli.directory.iterdir()]) == (0, "", [])
@@ -67,9 +64,6 @@ def test_an_input_without_orders_is_no_failure(
     name = "standard input" if source == "-" else source
     assert (run.code, shop.requests) == (0, 0)
     assert run.err == f"There is no order in {name}: nothing to do.\n"
-
-
-# --------------------------------------------------------------------------------------- options
 
 
 @pytest.mark.parametrize("is_piped", [True, False])
@@ -155,9 +149,6 @@ def test_the_workflow_is_that_of_the_order_else_that_of_the_option(cli: Cli, sho
     assert cli(*SEND, "--workflow-id", "32", path).code == 0
     workflows = {each["order_id"]: each["workflow_id"] for each in shop.received}
     assert workflows == {"1": 32, "2": 7}
-
-
-# ---------------------------------------------------------------------------------------- faults
 
 
 @pytest.mark.parametrize("count", [1, 300])

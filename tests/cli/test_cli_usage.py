@@ -24,9 +24,6 @@ from support.processes import run_python
 COMMAND_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "command.md"
 
 
-# -------------------------------------------------------------------------------- what completes
-
-
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -60,9 +57,6 @@ def test_bash_completes_as_the_docs_set_it_up() -> None:
     reply, registered = done.stdout.splitlines()
     assert reply == "--delivery"
     assert registered.endswith("_everlytic_async_completion everlytic-async")
-
-
-# ------------------------------------------------------------------------------------- the help
 
 
 def all_commands() -> dict[str, click.Command]:
@@ -207,9 +201,6 @@ def test_what_cannot_be_meant_is_an_error_and_nothing_is_done(
     assert "t0ken" not in run.err
     assert re.sub(r"[\s│]+", " ", error) in re.sub(r"[\s│]+", " ", run.err)
     assert [each.name for each in cli.directory.iterdir()] == ["orders.jsonl"]
-
-
-# ----------------------------------------------------------------------------------- the errors
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:

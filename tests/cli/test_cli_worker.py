@@ -155,9 +155,6 @@ def test_missing_settings_are_an_error_before_anything_is_connected(cli: Cli) ->
     assert "no base_url" in run.err
 
 
-# -------------------------------------------------------------------------------- a private server
-
-
 @pytest.mark.slow
 def test_workers_on_one_directory_share_a_server_that_ends_with_its_command(
     program: Program, sandbox: Sandbox

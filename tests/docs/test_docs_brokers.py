@@ -40,13 +40,10 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-def test_each_order_is_sent_once_or_put_where_the_page_says(
-    reader: Reader,
-) -> None:
+def test_each_order_is_sent_once_or_put_where_the_page_says(reader: Reader) -> None:
     reader.follow(DOCS / "how-to/brokers.md")
-    program = (
-        reader.directory / "try_faststream.py"
-    )  # a file: FastStream reads the source of its caller
+    # A file: FastStream reads the source of its caller.
+    program = reader.directory / "try_faststream.py"
     program.write_text(_PROGRAM, encoding="utf-8")
 
     ran = reader.run(sys.executable, "-W", "error", program)
