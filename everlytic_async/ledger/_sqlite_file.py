@@ -257,19 +257,23 @@ class SqliteFile:
         """Whether the process of a run still exists."""
         return token == self.token or is_alive(self.path, token)
 
+    def unended_runs(self) -> dict[str, int]:
+        """The runs that have not recorded their end, by token."""
+        return dict(self.connection.execute("SELECT token, id FROM runs WHERE ended IS NULL"))
+
     def crashed_runs(self) -> frozenset[int]:
         """The runs whose process has ended without a word: what they have in flight is unknown."""
-        rows = self.connection.execute("SELECT id, token FROM runs WHERE ended IS NULL").fetchall()
-        return frozenset(run for run, token in rows if not self.is_alive(token))
+        runs = self.unended_runs().items()
+        return frozenset(run for token, run in runs if not self.is_alive(token))
 
     def recover_crashed_runs(self) -> None:
         """Within a transaction: mark what crashed runs had in flight as unknown.
 
         The files of such a run are removed by the next call: its end is committed then.
         """
-        rows = self.connection.execute("SELECT token FROM runs WHERE ended IS NULL").fetchall()
+        runs = self.unended_runs()
         for token, paths in files_of_runs(self.path).items():
-            if (token,) not in rows and not self.is_alive(token):
+            if token not in runs and not self.is_alive(token):
                 for path in paths:
                     with suppress(OSError):  # a file that is left behind does no harm
                         path.unlink()

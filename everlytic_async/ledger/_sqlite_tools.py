@@ -84,8 +84,7 @@ class LedgerFile(SqliteFile):
                     "GROUP BY scope, state, run"
                 )
             ]
-            runs = execute("SELECT token FROM runs WHERE ended IS NULL").fetchall()
-            running = sum(self.is_alive(token) for (token,) in runs)
+            running = sum(map(self.is_alive, self.unended_runs()))
         used = {scope for scope, code, *_ in figures if STATES[code].rank}
         if figures and not used:
             used = {max(figures, key=lambda row: row[-1])[0]}

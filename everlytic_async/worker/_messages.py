@@ -63,7 +63,7 @@ def encode_message(order: Order, key: str | None, settings: QueueSettings) -> Me
     if key is not None and not key.strip():
         raise InvalidOrderError(["key: must not be blank"])  # else all such orders were one
     body = encode(order)
-    _check_size(body, settings)
+    check_size(body, settings.max_message_bytes, "max_message_bytes")
     if key is None:
         name = storage_key(order_key(order, body))
         return Message(name, body, {MESSAGE_ID: message_id(name, settings)})
@@ -78,16 +78,11 @@ def message_id(key: str, settings: QueueSettings) -> str:
     return f"{settings.store}:{key}"
 
 
-def _check_size(body: bytes, settings: QueueSettings) -> None:
-    if len(body) > settings.max_message_bytes:
-        raise too_large_error(len(body), settings.max_message_bytes, "max_message_bytes")
-
-
-def too_large_error(size: int, limit: int, setting: str) -> InvalidOrderError:
-    """The error for an order of this many bytes."""
-    return InvalidOrderError(
-        [f"order: {size} bytes, and the queue takes {limit}: shorten the order, or raise {setting}"]
-    )
+def check_size(body: bytes, limit: int, setting: str) -> None:
+    """Refuse an order of more bytes than a setting allows."""
+    if len(body) > limit:
+        words = f"{len(body)} bytes, and the queue takes {limit}: shorten the order, or raise"
+        raise InvalidOrderError([f"order: {words} {setting}"])
 
 
 def decode_order(body: bytes, settings: QueueSettings) -> Order:
@@ -96,7 +91,7 @@ def decode_order(body: bytes, settings: QueueSettings) -> Order:
     Raises:
         InvalidOrderError: not JSON, not a valid order, or too large. It quotes no value.
     """
-    _check_size(body, settings)
+    check_size(body, settings.max_message_bytes, "max_message_bytes")
     try:
         return Order.from_mapping(StrictDecoder().decode(body.decode()))
     except JsonFaultError as error:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import attrs
 import nats.errors
+from attrs.validators import ge, gt, in_, instance_of, lt
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -35,10 +36,11 @@ __all__ = ["WorkerInfo"]
 _LOGGER = logging.getLogger("everlytic_async.worker")
 _T = TypeVar("_T")
 _MAX_TEXT = 500
-# More orders than anybody has.
-_COUNT_LIMIT = 2**63
+# Fewer orders than this are in flight, or were sent.
+_COUNT = [ge(0), lt(2**63)]
 # With these an endpoint asks everybody to pause; a 408 is about one request.
 _PAUSE_STATUSES = (429, 503)
+_SECONDS: list[Any] = [instance_of(float), gt(0), lt(math.inf)]
 # The longest pause that another worker may ask for, in seconds.
 _MAX_PAUSE_S = 300.0
 # What the server answers by itself if nothing listens.
@@ -47,12 +49,6 @@ _NO_RESPONDERS = "503"
 
 def _text(value: object) -> str:
     return str(value)[:_MAX_TEXT]
-
-
-def _count(value: float) -> int:
-    if not 0 <= value < _COUNT_LIMIT:
-        raise ValueError
-    return int(value)
 
 
 @attrs.frozen(kw_only=True)
@@ -68,8 +64,8 @@ class WorkerInfo:
     """
 
     name: str = attrs.field(converter=_text)
-    in_flight: int = attrs.field(converter=_count)
-    sent: int = attrs.field(converter=_count)
+    in_flight: int = attrs.field(converter=int, validator=_COUNT)
+    sent: int = attrs.field(converter=int, validator=_COUNT)
     stopping: bool = attrs.field(converter=bool)
     last_error: str | None = attrs.field(converter=attrs.converters.optional(_text))
 
@@ -78,14 +74,9 @@ class WorkerInfo:
 class Pause:
     """A pause that an endpoint asked a worker for: which worker, for how long, by which status."""
 
-    by: str = attrs.field(validator=attrs.validators.instance_of(str))
-    wait_s: float = attrs.field(validator=attrs.validators.instance_of(float))
-    status: int = attrs.field(converter=int, validator=attrs.validators.in_(_PAUSE_STATUSES))
-
-    @wait_s.validator
-    def _check_wait_s(self, _field: object, value: float) -> None:
-        if not 0 < value < math.inf:
-            raise ValueError
+    by: str = attrs.field(validator=instance_of(str))
+    wait_s: float = attrs.field(validator=_SECONDS)
+    status: int = attrs.field(converter=int, validator=in_(_PAUSE_STATUSES))
 
 
 def decode(kind: type[_T], data: bytes) -> _T | None:

@@ -15,7 +15,7 @@ from nats.js import JetStreamContext, api
 from everlytic_async._nats import find_or_create, none_if_missing, with_retries
 from everlytic_async._waiting import run_shielded
 from everlytic_async.errors import QueueError
-from everlytic_async.worker._messages import Message, too_large_error
+from everlytic_async.worker._messages import Message, check_size
 from everlytic_async.worker._settings import QueueSettings
 
 _LOGGER = logging.getLogger("everlytic_async.worker")
@@ -144,9 +144,7 @@ class Streams:
 
     async def store_order(self, message: Message) -> bool:
         """Store an order; False if the stream had it already. One that is too large is invalid."""
-        room = self._max_body_bytes
-        if len(message.body) > room:
-            raise too_large_error(len(message.body), room, "the NATS server's max_payload")
+        check_size(message.body, self._max_body_bytes, "the NATS server's max_payload")
         return await self.store_raw_order(message.body, message.headers)
 
     async def store_raw_order(self, body: bytes, headers: dict[str, str]) -> bool:

@@ -117,7 +117,9 @@ def locked(path: Path, lock: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connec
 def read_entries(place: Place) -> dict[str, Entry]:
     """What a ledger holds, by key; nothing where there is none. It is not changed."""
     if isinstance(place, BucketPlace):
-        return {entry.key: entry for entry in _read_in_thread(place)}
+        with ThreadPoolExecutor(1) as thread:  # which has no event loop yet
+            entries = thread.submit(asyncio.run, _read_bucket_entries(place)).result()
+        return {entry.key: entry for entry in entries}
     if not place.exists():
         return {}
     with LedgerFile(place, must_exist=True) as file:
@@ -129,13 +131,7 @@ def read_states(place: Place) -> dict[str, State]:
     return {key: entry.state for key, entry in read_entries(place).items()}
 
 
-def _read_in_thread(place: BucketPlace) -> list[Entry]:
-    """`read_bucket_entries` for code that can't await: in a thread with a loop of its own."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, read_bucket_entries(place)).result()
-
-
-async def read_bucket_entries(place: BucketPlace) -> list[Entry]:
+async def _read_bucket_entries(place: BucketPlace) -> list[Entry]:
     """All entries, as the next run would find them; read from the buckets themselves."""
     connection = await nats.connect(place.url)
     try:

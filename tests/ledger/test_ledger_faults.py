@@ -10,12 +10,10 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
-from functools import partial
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -115,30 +113,11 @@ async def test_a_cancelled_order_ends_so_whatever_its_ledger_raises() -> None:
 # ----------------------------------------------------------------------- before anything is sent
 
 
-@contextmanager
-def overwritten(path: Path) -> Iterator[None]:
-    """It is another file for a while."""
-    before = path.read_bytes()
-    path.write_text("order_id,contact_email\n" * 1_000)
-    yield
-    path.write_bytes(before)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (overwritten, "it is not a ledger"),
-        (locked, "another process holds it"),
-        (partial(locked, lock="BEGIN EXCLUSIVE"), "another process holds it"),
-    ],
-)
-async def test_without_a_ledger_that_can_be_used_nothing_is_read_or_sent(
-    path: Path, spoil: Callable[[Path], AbstractContextManager[object]], says: str
-) -> None:
+async def test_without_a_ledger_that_can_be_used_nothing_is_read_or_sent(path: Path) -> None:
     LedgerFile(path).close()
     server, source, ledger = Shop(), orders(10), SqliteLedger(path, wait_s=0.02)
     async with server.opened_client() as client:
-        with spoil(path), pytest.raises(LedgerError, match=says):
+        with locked(path), pytest.raises(LedgerError, match="another process holds it"):
             await client.send_orders(source, ledger=ledger)
         assert not server.posts
         report = await client.send_orders(source, ledger=ledger)

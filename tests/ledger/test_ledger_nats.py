@@ -19,7 +19,7 @@ from ledger_shop import (
     ledger_at,
     make_bucket,
     read_bucket,
-    read_bucket_entries,
+    read_entries,
     read_states,
     send_personal_orders,
     session_at,
@@ -363,7 +363,7 @@ async def test_nothing_personal_is_in_the_bucket(tmp_path: Path) -> None:
     async with NatsServer(tmp_path, token="Sesame") as server:
         async with NatsLedger(server.url) as ledger:
             assert (await send_personal_orders(ledger))[Outcome.SENT] == 2
-        assert len(await read_bucket_entries(BucketPlace(server.url, "everlytic_ledger"))) == 7
+        assert len(read_entries(BucketPlace(server.url, "everlytic_ledger"))) == 7
     stored = b"".join(each.read_bytes() for each in files_in(tmp_path))
     assert_nothing_personal(stored)
     assert b"sesame" not in stored.lower()

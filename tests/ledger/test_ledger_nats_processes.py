@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ledger_processes import ended, make_sandbox, start
-from ledger_shop import BucketPlace, ledger_at, make_bucket, read_bucket_entries
+from ledger_shop import BucketPlace, ledger_at, make_bucket, read_states
 
 from everlytic_async import BatchStoppedError, Delivery, Outcome
 from everlytic_async.ledger import NatsLedger, State
@@ -23,10 +23,6 @@ from support.shop import Shop
 @pytest.fixture
 def place(nats_url: str) -> BucketPlace:
     return make_bucket(nats_url)
-
-
-async def states_in(place: BucketPlace) -> dict[str, State]:
-    return {entry.key: entry.state for entry in await read_bucket_entries(place)}
 
 
 @pytest.mark.parametrize(
@@ -43,16 +39,16 @@ async def test_what_a_killed_process_had_in_flight_is_unknown_in_time(
         return sandbox.in_flight == 8
 
     async def unknown() -> bool:
-        return State.IN_FLIGHT not in (await states_in(place)).values()
+        return State.IN_FLIGHT not in read_states(place).values()
 
     async with make_sandbox(port=closed_port, faults=Faults(latency_s=30.0)) as sandbox:
         process = start(sandbox, place, 20, concurrency=8, heartbeat_s=0.5)
         await until(in_flight, "eight orders to be in flight")
-        assert list((await states_in(place)).values()) == [State.IN_FLIGHT] * 8
+        assert list(read_states(place).values()) == [State.IN_FLIGHT] * 8
         process.signal(signal.SIGKILL)
         assert (await ended(process)).code == -signal.SIGKILL
         await until(unknown, "the heartbeat to expire")
-    assert list((await states_in(place)).values()) == [State.UNKNOWN] * 8
+    assert list(read_states(place).values()) == [State.UNKNOWN] * 8
 
     ledger = ledger_at(place)
     again = make_sandbox(port=closed_port)
@@ -89,7 +85,7 @@ async def test_a_restart_of_the_server_is_waited_for(
     assert set(server.posts.values()) == {1}
     expected = {str(number): State.SENT for number in range(200)}
     expected |= {"60": State.UNKNOWN, "70": State.REJECTED}
-    assert await states_in(place) == expected
+    assert read_states(place) == expected
 
 
 async def test_a_server_that_does_not_come_back_stops_it_cleanly(nats_server: NatsServer) -> None:
@@ -115,7 +111,7 @@ async def test_a_server_that_does_not_come_back_stops_it_cleanly(nats_server: Na
         assert 50 <= len(sent) < 400
         await nats_server.start()
         # Its heartbeat has nearly expired: the server got no further one.
-        states = await states_in(place)
+        states = read_states(place)
         known = {key for key, state in states.items() if state is not State.NOT_SENT}
         assert sent <= known
 
@@ -146,5 +142,5 @@ async def test_the_leader_of_a_cluster_is_killed_in_the_middle(nats_cluster: Nat
         assert report.counts[Outcome.SKIPPED] == count
     await nats_cluster.restart(await killing[0])
     for url in urls:
-        states = await states_in(BucketPlace(url, "orders"))
+        states = read_states(BucketPlace(url, "orders"))
         assert states == {str(number): State.SENT for number in range(count)}

@@ -289,19 +289,6 @@ def test_a_forked_process_does_not_use_its_parents_ledger(path: Path, same_loop:
 # --------------------------------------------------------------------------------- two processes
 
 
-async def test_two_ledgers_of_one_place_know_of_each_other(place: Place) -> None:
-    async with session_at(place, "1") as one, session_at(place, "2") as two:
-        granted, entry = await two.claim("1", "body", KNOWN)
-        assert not granted
-        assert entry is not None
-        assert entry.state is State.IN_FLIGHT
-        await one.record(Entry("1", State.NOT_SENT))
-        assert (await two.claim("1", "body", KNOWN))[0]
-        await two.record(Entry("1", State.SENT))
-        await two.record(Entry("2", State.SENT))
-    assert read_states(place) == sent("1", "2")
-
-
 async def test_one_of_many_claimants_gets_an_order(place: Place) -> None:
     async with session_at(place) as one, session_at(place) as two:
         answers = await asyncio.gather(
@@ -310,13 +297,3 @@ async def test_one_of_many_claimants_gets_an_order(place: Place) -> None:
     assert [before for granted, before in answers if granted] == [None]
     refused = [before for granted, before in answers if not granted]
     assert {before and before.state for before in refused} == {State.IN_FLIGHT}
-
-
-async def test_another_process_that_writes_is_waited_for(path: Path) -> None:
-    async with session_at(path, "1", wait_s=10) as session:
-        with locked(path):
-            recording = asyncio.ensure_future(session.record(Entry("1", State.SENT)))
-            await asyncio.sleep(0.03)
-            assert not recording.done()
-        await recording
-    assert read_states(path) == sent("1")

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 from ledger_processes import killed
@@ -301,17 +300,15 @@ async def test_a_file_with_two_names_is_refused_and_may_be_copied(path: Path) ->
 
 
 MOUNTED = """
-    import asyncio, sys
-    from everlytic_async import LedgerError, SqliteLedger
+import sys
+from everlytic_async import LedgerError
+from everlytic_async.ledger import LedgerFile
 
-    async def main():
-        try:
-            async with SqliteLedger(sys.argv[1]):
-                print("opened")
-        except LedgerError as error:
-            print(error)
-
-    asyncio.run(main())
+try:
+    LedgerFile(sys.argv[1]).close()
+    print("opened")
+except LedgerError as error:
+    print(error)
 """
 
 
@@ -324,26 +321,13 @@ def test_a_file_that_is_a_mount_of_its_own_is_refused(tmp_path: Path, what: str,
         directory.mkdir()
     LedgerFile(source / "orders.ledger").close()
     (place / "orders.ledger").touch()
-    program = tmp_path / "program.py"
-    program.write_text(dedent(MOUNTED), "utf-8")
-    script = 'mount --bind "$1$3" "$2$3" || exit 77; exec "$4" "$5" "$2/orders.ledger"'
+    script = 'mount --bind "$1$3" "$2$3" || exit 77; exec "$4" -c "$5" "$2/orders.ledger"'
     unshare = shutil.which("unshare")
     if unshare is None:
         pytest.skip("there is no unshare here")
+    arguments = ("sh", source, place, what, sys.executable, MOUNTED)
     done = subprocess.run(
-        [
-            unshare,
-            "--mount",
-            "sh",
-            "-c",
-            script,
-            "sh",
-            source,
-            place,
-            what,
-            sys.executable,
-            program,
-        ],
+        [unshare, "--mount", "sh", "-c", script, *arguments],
         capture_output=True,
         text=True,
         check=False,

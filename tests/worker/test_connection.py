@@ -308,30 +308,25 @@ async def test_an_error_that_ends_a_connection_does_not_end_the_queue(
     assert "NATS: the connection is back" in caplog.text
 
 
-async def test_a_credentials_file_that_is_cut_off_is_an_error(
-    nats_url: str, settings: QueueSettings, tmp_path: Path
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ({}, "(?i)authorization"),
+        ({"nkeys_seed": "other.nk"}, "(?i)authorization"),
+        ({"nkeys_seed": "none"}, "no NATS server could be reached"),
+        ({"user_credentials": "cut.creds"}, "does not hold a JWT and a seed"),
+    ],
+)
+async def test_without_credentials_that_the_server_accepts_it_is_not_opened(
+    tmp_path: Path, settings: QueueSettings, how: dict[str, str], error: str
 ) -> None:
-    credentials = tmp_path / "user.creds"
-    await asyncio.to_thread(credentials.write_text, "-----BEGIN NATS USER JWT-----\n")
-    with pytest.raises(QueueError, match="does not hold a JWT and a seed"):
-        await queue_at(nats_url, settings=settings, user_credentials=credentials).__aenter__()
-
-
-async def test_an_nkey_opens_the_queue(tmp_path: Path, settings: QueueSettings) -> None:
-    ours, other = tmp_path / "ours.nk", tmp_path / "other.nk"
-    user, _ = [await asyncio.to_thread(keys, path, n) for n, path in enumerate((ours, other))]
+    user, _ = [keys(tmp_path / name, n) for n, name in enumerate(("ours.nk", "other.nk"))]
+    (tmp_path / "cut.creds").write_text("-----BEGIN NATS USER JWT-----\n")
     config = {"authorization": {"users": [{"nkey": user}]}}
-    async with NatsServer(tmp_path / "data", config=config) as server:
-        async with queue_at(server.url, settings=settings, nkeys_seed=ours, timeout_s=10) as queue:
-            assert await queue.publish(order(1))
-        for seed, error in {
-            other: "(?i)authorization",
-            None: "(?i)authorization",
-            tmp_path / "none": "no NATS server could be reached",
-        }.items():
-            async with asyncio.timeout(15):  # at once: it may try for 30 s
-                with pytest.raises(QueueError, match=error):
-                    await make_queue(server.url, settings, nkeys_seed=seed).__aenter__()
+    access: dict[str, Any] = {name: tmp_path / file for name, file in how.items()}
+    async with NatsServer(tmp_path / "data", config=config) as server, asyncio.timeout(15):
+        with pytest.raises(QueueError, match=error):  # at once: it may try for 30 s
+            await make_queue(server.url, settings, **access).__aenter__()
 
 
 # --------------------------------------------------------------------------- opened and closed

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +15,7 @@ from everlytic_async import ConfigurationError
 from everlytic_async.worker import HealthServer, OrderQueue, _health
 from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.nats_servers import until
+from support.processes import run_python
 from support.shop import Shop
 
 
@@ -121,7 +120,4 @@ def test_a_worker_alone_loads_no_prometheus_client() -> None:
         "import sys, everlytic_async.worker as w; w.Worker, w.OrderQueue, w.QueueSettings; "
         "print('prometheus_client' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "False\n"
+    assert run_python("-c", script) == "False\n"

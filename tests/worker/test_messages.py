@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from typing import Any
 
@@ -33,19 +32,6 @@ def an_order(**fields: Any) -> Order:
     return Order.from_mapping(order(1, **fields))
 
 
-def id_of(key: str | None = None, store: str = "default", **fields: Any) -> str:
-    return encode_message(an_order(**fields), key, QueueSettings(store=store)).headers[
-        "Nats-Msg-Id"
-    ]
-
-
-def test_an_order_has_the_key_that_a_ledger_gives_it() -> None:
-    message = encode_message(an_order(), None, SETTINGS)
-    assert message.key == "1"
-    assert message.headers == {"Nats-Msg-Id": "default:1"}
-    assert json.loads(message.body)["order_id"] == "1"
-
-
 @pytest.mark.parametrize("key", ["jane@example.com", "1", "ümlaut", "a\r\nNats-Msg-Id: b"])
 def test_a_publishers_own_key_is_sent_as_a_digest(key: str) -> None:
     message = encode_message(an_order(), key, SETTINGS)
@@ -61,13 +47,10 @@ def test_what_is_no_key_names_no_order(key: Any) -> None:
         encode_message(an_order(), key, SETTINGS)
 
 
-def test_orders_that_differ_in_store_or_kind_of_key_have_different_ids() -> None:
-    assert len({id_of(), id_of(store="other"), id_of("1"), id_of(order_id="2")}) == 4
-
-
 @pytest.mark.parametrize("order_id", ["ümlaut", "a b", "a\nb", "x" * 500, "é" * 50])
 def test_a_message_id_is_one_short_word_of_ascii(order_id: str) -> None:
-    name = id_of(order_id=order_id)
+    message = encode_message(an_order(order_id=order_id), None, SETTINGS)
+    name = message.headers["Nats-Msg-Id"]
     assert name.isascii()
     assert name.isprintable()
     assert " " not in name
@@ -129,51 +112,23 @@ def test_a_key_from_another_program_is_kept_as_its_digest() -> None:
 # -------------------------------------------------------------------------------- dead letters
 
 
-def dead_headers(
-    headers: dict[str, str], reason: str = "it may have been", stored_at: int = 1_500_000
-) -> dict[str, str]:
-    """Those of the seventh order, stored then in nanoseconds, after its third delivery."""
-    reply = f"$JS.ACK.orders.workers.3.7.1.{stored_at}.0"
-    message = Msg(Client(), "orders", reply, b"", headers)
-    return dead_letter_headers(message, SETTINGS, Outcome.UNKNOWN, reason, 2)
-
-
 def test_missing_or_odd_headers_are_read_as_nothing_known() -> None:
     headers = {"Everlytic-Outcome": "odd", "Everlytic-Attempts": "inf"}
     letter = DeadLetter.from_message(api.RawStreamMsg(seq=4, headers=headers), SETTINGS)
     assert (letter.outcome, letter.reason, letter.attempts) == (Outcome.UNKNOWN, "", 0)
 
 
-def test_a_dead_letters_id_is_the_orders_place_and_time() -> None:
-    ids = [dead_headers({}, stored_at=at)["Nats-Msg-Id"] for at in (1_000, 1_000, 2_000)]
-    assert ids[0] == ids[1] != ids[2]  # a stream that was created again counts from 1
-
-
 @pytest.mark.parametrize(
     "reason", ["for jane@example.com\r\nX: y", "ümlaut  " + "x" * 5000, "\x00\x7f", "\u2028"]
 )
 def test_a_reason_is_one_line_of_ascii_without_addresses(reason: str) -> None:
-    header = dead_headers({}, reason=reason)["Everlytic-Reason"]
+    message = Msg(Client(), "orders", "$JS.ACK.orders.workers.3.7.1.1500000.0", b"", {})
+    headers = dead_letter_headers(message, SETTINGS, Outcome.UNKNOWN, reason, 2)
+    header = headers["Everlytic-Reason"]
     assert header.isascii()
     assert not {"\n", "\r"} & set(header)
     assert "jane" not in header
     assert len(header) <= 500
-
-
-def test_a_redriven_order_has_a_new_id_and_disregards_the_recorded_outcome() -> None:
-    own = encode_message(an_order(), "mine", SETTINGS)
-    dead = dead_headers(own.headers)
-    redriven = redrive_headers(dead, 4, 1000.0, SETTINGS)
-    later = redrive_headers(dead, 4, 2000.0, SETTINGS)
-    of_another_letter = redrive_headers(dead, 5, 1000.0, SETTINGS)
-    of_a_new_stream = redrive_headers(
-        dead_headers(own.headers, stored_at=9_000), 4, 1000.0, SETTINGS
-    )
-    assert redriven["Nats-Msg-Id"] == later["Nats-Msg-Id"]
-    different = (own.headers, redriven, of_another_letter, of_a_new_stream)
-    assert len({each["Nats-Msg-Id"] for each in different}) == 4
-    assert publisher_key(redriven) == own.key
-    assert resend_override(redriven) == (Outcome.UNKNOWN, 1000.0)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.INVALID, Outcome.SENT, "odd"])

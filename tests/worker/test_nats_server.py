@@ -272,20 +272,11 @@ async def test_the_environment_is_not_passed_on(
 # ------------------------------------------------------------- shared by the user's processes
 
 
-async def test_processes_that_ask_for_a_directorys_server_share_it(data: Path) -> None:
-    make_directory(data, 0o700, address="1\n")  # left behind
-    async with NatsServer.join_or_start(data) as url, NatsServer.join_or_start(data) as again:
-        assert url == again
-        assert await connects(url)
-    assert not (data / "address").exists()
-    async with NatsServer.join_or_start(data) as other:
-        assert await connects(other)
-
-
 @pytest.mark.parametrize("wanted", ["Sesame", None])
 async def test_a_shared_server_requires_the_token_that_is_in_its_directory(
     data: Path, wanted: str | None
 ) -> None:
+    make_directory(data, 0o700, address="1\n")  # left behind
     async with NatsServer.join_or_start(data, token=wanted) as url:
         assert await is_refused_without_token(url)
         token = (data / "token").read_text().strip()
@@ -295,6 +286,7 @@ async def test_a_shared_server_requires_the_token_that_is_in_its_directory(
         assert await connects(url)
         async with NatsServer.join_or_start(data) as joined:  # with the token of the directory
             assert joined == url
+    assert not (data / "address").exists()
     async with NatsServer.join_or_start(data) as again:
         assert again.startswith(f"nats://{token}@")  # the last one
     async with NatsServer.join_or_start(data, token="another") as other:

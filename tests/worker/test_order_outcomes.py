@@ -83,14 +83,6 @@ def test_the_table_of_outcomes(
     assert action_for(result, delivery) == (action, reported)
 
 
-@pytest.mark.parametrize("deliveries", [1, 4, 5, 6])
-def test_what_is_always_unknown_is_not_delivered_for_ever(deliveries: int) -> None:
-    """Each delivery may have notified the customer, also where the caller allowed that."""
-    result = OrderResult(0, "1", {}, Outcome.UNKNOWN, None, UnknownOutcomeError("?"))
-    expected = AckAction.NAK if deliveries < 5 else AckAction.DEAD_LETTER
-    assert action_for(result, AGAIN, deliveries) == (expected, Outcome.UNKNOWN)
-
-
 # -------------------------------------------------------------------------------- end to end
 
 
@@ -104,68 +96,32 @@ async def test_by_default_the_ledger_is_on_the_queues_servers(queue: OrderQueue)
     assert set(shop.processed.values()) == {1}
 
 
-async def test_it_holds_no_more_orders_than_it_has_slots(queue: OrderQueue, path: Path) -> None:
-    await fill(queue, 50)
-    async with Shop({"": "hang"}) as shop, shop.client(concurrency=4) as client:
-        worker = make_worker(client, queue, path)
-        async with running(worker):
-            await until(lambda: shop.in_flight == 4)
-            await asyncio.sleep(0.1)
-            status = await queue.status()
-            assert (status.in_flight, status.waiting) == (4, 46)
-            assert worker.status.in_flight == 4
-            shop.answers.set()
-            await until_status(queue, depth=0)
-    assert shop.peak == 4
-
-
 @pytest.mark.parametrize(
-    ("fate", "outcome", "state", "reason"),
+    ("fates", "delivery", "processed", "deliveries"),
     [
-        ("refuse", Outcome.REJECTED, State.REJECTED, "422"),
-        ("fail", Outcome.UNKNOWN, State.UNKNOWN, "500"),
+        # More than one delivery's attempts.
+        (["fail"] * 7 + ["accept"], AGAIN, 8, 2),
+        (["throttle"] * 7 + ["accept"], ONCE, 1, 2),
+        # Each delivery may have notified the customer, also where the caller allowed that.
+        (["fail"], AGAIN, 5 * FAST_RETRY.attempts, 5),
     ],
 )
-async def test_an_order_that_may_not_be_sent_again_is_a_dead_letter(
-    queue: OrderQueue, path: Path, fate: str, outcome: Outcome, state: State, reason: str
-) -> None:
-    await fill(queue, 3)
-    async with Shop({"1": fate}) as shop, shop.client() as client:
-        await shop.accept_one(client)
-        await drain(client, queue, path)
-    [letter] = await dead_letters(queue)
-    assert (letter.key, letter.outcome, letter.attempts) == ("1", outcome, 1)
-    assert reason in letter.reason
-    assert "jane" not in letter.reason
-    assert states(path)["1"] is state
-    assert shop.posts["1"] == 1
-
-
-@pytest.mark.parametrize(
-    ("fate", "delivery", "processed"), [("fail", AGAIN, 8), ("throttle", ONCE, 1)]
-)
-async def test_an_order_that_may_be_sent_again_is_delivered_again(
-    queue: OrderQueue, path: Path, fate: str, delivery: Delivery, processed: int
+async def test_an_order_that_may_be_sent_again_is_delivered_again_but_not_for_ever(
+    queue: OrderQueue,
+    path: Path,
+    fates: list[str],
+    delivery: Delivery,
+    processed: int,
+    deliveries: int,
 ) -> None:
     await fill(queue, 1)
-    fates: dict[str, Any] = {"0": [fate] * 7 + ["accept"]}  # more than one delivery's attempts
-    async with Shop(fates) as shop, shop.client(delivery=delivery) as client:
+    async with Shop({"0": fates}) as shop, shop.client(delivery=delivery) as client:
         await shop.accept_one(client)
         worker = await drain(client, queue, path)
     assert shop.processed["0"] == processed
-    assert worker.status.nacked == 1
-    assert await dead_letters(queue) == []
-
-
-async def test_an_order_that_always_fails_is_a_dead_letter_in_the_end(
-    queue: OrderQueue, path: Path
-) -> None:
-    await queue.publish(order(0))
-    async with Shop({"0": "fail"}) as shop, shop.client(delivery=AGAIN) as client:
-        await shop.accept_one(client)
-        await drain(client, queue, path)
-    assert [each.outcome for each in await dead_letters(queue)] == [Outcome.UNKNOWN]
-    assert shop.processed["0"] <= 5 * FAST_RETRY.attempts
+    assert worker.status.nacked == deliveries - 1
+    dead = [(letter.outcome, letter.deliveries) for letter in await dead_letters(queue)]
+    assert dead == ([] if "accept" in fates else [(Outcome.UNKNOWN, deliveries)])
 
 
 async def test_an_order_that_was_not_sent_is_delivered_again_after_a_delay(
@@ -342,6 +298,10 @@ async def test_what_becomes_of_a_redriven_order(
         await shop.accept_one(client)
         await fill(queue, 1)
         await drain(client, queue, path)
+        [letter] = await dead_letters(queue)
+        assert (letter.key, letter.attempts, states(path)["0"]) == ("0", 1, letter.outcome)
+        assert {"fail": "500", "refuse": "422"}[fates[0]] in letter.reason
+        assert "jane" not in letter.reason
         await happens(queue, client, path)
         await drain(client, queue, path)
         assert shop.posts["0"] == posts

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_process import worker_process
+from worker_process import CONCURRENCY, worker_process
 from worker_shop import dead_letters, fill, make_queue, queue_settings, until_status
 
 from everlytic_async import Outcome, SqliteLedger
@@ -20,22 +20,10 @@ from everlytic_async.worker import NatsServer, QueueSettings
 from support.delivery import CUSTOMER_HASH, STORE_HASH, client_of, order_ids, orders
 from support.nats_servers import NatsCluster, kill, until
 
-CONCURRENCY = 8
-
 
 def make_sandbox(latency_s: float = 0.02) -> Sandbox:
     faults = Faults(latency_s=latency_s, latency_jitter_s=latency_s / 2)
     return Sandbox(store_hash=STORE_HASH, customer_hash=CUSTOMER_HASH, faults=faults)
-
-
-def worker_options(servers: list[str], settings: QueueSettings, url: str) -> dict[str, Any]:
-    return {
-        "servers": servers,
-        "settings": settings,
-        "url": url,
-        "path": None,
-        "concurrency": CONCURRENCY,
-    }
 
 
 async def prove(
@@ -48,24 +36,18 @@ async def prove(
     heartbeat_s: float = 3.0,
     break_servers: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Send orders by several workers; of which one is killed: none is lost or sent twice.
+    """Send orders by several workers, one of which is killed: none is lost or sent twice.
 
-    Args:
-        servers: Addresses of NATS.
-        settings: Of the queue.
-        count: How many orders.
-        ledger: An SQLite file, or None for the servers.
-        workers: How many.
-        heartbeat_s: Of the ledger in NATS.
-        break_servers: Breaks the servers, and brings them back; a worker is stopped before.
+    Without a file the ledger is in NATS. Before the servers are broken, and brought back, another
+    worker is stopped.
     """
     async with (
         make_sandbox() as sandbox,
         make_queue(servers, settings) as queue,
         AsyncExitStack() as stack,
     ):
-        options = worker_options(servers, settings, sandbox.base_url)
-        options |= {"path": ledger, "heartbeat_s": heartbeat_s}
+        options: dict[str, Any] = {"servers": servers, "settings": settings}
+        options |= {"url": sandbox.base_url, "path": ledger, "heartbeat_s": heartbeat_s}
         started = [stack.enter_async_context(worker_process(**options)) for _ in range(workers)]
         killed, *others = await asyncio.gather(*started)
         await fill(queue, count)
@@ -134,8 +116,8 @@ async def test_no_order_is_lost_or_sent_twice_when_the_leader_of_a_cluster_is_ki
 async def test_the_orders_of_a_worker_that_hangs_are_not_sent_again(nats_url: str) -> None:
     settings = queue_settings(ack_wait_s=0.5)
     async with make_sandbox() as sandbox, make_queue(nats_url, settings) as queue:
-        options = worker_options([nats_url], settings, sandbox.base_url)
-        options["heartbeat_s"] = 3600.0  # it never counts as crashed
+        options: dict[str, Any] = {"servers": [nats_url], "settings": settings}
+        options |= {"url": sandbox.base_url, "heartbeat_s": 3600.0}  # it never counts as crashed
 
         async def is_redelivered() -> bool:
             status = await queue.status()

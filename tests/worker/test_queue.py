@@ -23,6 +23,7 @@ from worker_shop import (
 )
 
 from everlytic_async import InvalidOrderError, Outcome, QueueError
+from everlytic_async.ledger import storage_key
 from everlytic_async.worker import NatsServer, OrderQueue, Published, QueueSettings
 from everlytic_async.worker._dead_letters import redrive_headers
 from support.delivery import order, orders, streamed
@@ -35,8 +36,8 @@ async def test_an_order_is_stored_once_by_its_key(queue: OrderQueue) -> None:
     assert await queue.publish(order(1)) is True
     assert await queue.publish(order(1)) is False
     assert await queue.publish(order(1, sub_total="9")) is False  # the same order, corrected
-    assert await queue.publish(order(1), key="another") is True
-    assert await queue.publish(order(1), key="another") is False
+    assert await queue.publish(order(1), key="1") is True  # a key of one's own is another order
+    assert await queue.publish(order(1), key="1") is False
     assert (await queue.status()).waiting == 2
 
 
@@ -70,14 +71,6 @@ async def test_many_are_published_in_their_order_and_stored_once(
     again = await publish(queue, source())
     assert not any(each.stored or each.error for each in again)
     assert (await queue.status()).waiting == 300
-
-
-async def test_an_invalid_order_stops_no_other(queue: OrderQueue) -> None:
-    broken = InvalidOrderError(["line: no order"], 2)
-    results = await publish(queue, [order(1), broken, {"order_id": "x"}, order(2)])
-    assert [each.stored for each in results] == [True, False, False, True]
-    assert results[1].error is broken
-    assert isinstance(results[2].error, InvalidOrderError)
 
 
 async def test_publishing_reads_ahead_only_as_far_as_may_be_in_flight(queue: OrderQueue) -> None:
@@ -125,17 +118,17 @@ async def test_room_in_a_full_queue_is_waited_for(nats_url: str) -> None:
         assert await waiting is True
 
 
-async def test_an_order_that_is_too_large_for_the_server_is_invalid(nats_url: str) -> None:
-    huge = order(1, products=[{"product_name": "x" * 5_000_000}])
-    settings = queue_settings(max_message_bytes=10_000_000)
-    async with make_queue(nats_url, settings) as queue:
+async def test_an_invalid_order_stops_no_other(nats_url: str) -> None:
+    huge = order(1, products=[{"product_name": "x" * 5_000_000}])  # too large for the server
+    broken = InvalidOrderError(["line: no order"], 2)
+    source = [order(1), broken, {"order_id": "x"}, huge, order(2)]
+    async with make_queue(nats_url, queue_settings(max_message_bytes=10_000_000)) as queue:
+        results = await publish(queue, source)
         with pytest.raises(InvalidOrderError, match="the NATS server's max_payload"):
             await queue.publish(huge)
-        assert queue.connected
-        assert [type(each.error) for each in await publish(queue, [huge, order(2)])] == [
-            InvalidOrderError,
-            type(None),
-        ]
+    assert [each.stored for each in results] == [True, False, False, False, True]
+    assert results[1].error is broken
+    assert {type(each.error) for each in results[2:4]} == {InvalidOrderError}
 
 
 @pytest.mark.slow  # a request that was lost is repeated after 5 s
@@ -472,15 +465,38 @@ async def test_concurrent_redrives_put_each_letter_back_once(
         assert (await one.status()).depth == count
 
 
-async def test_a_letter_of_a_new_stream_is_not_a_duplicate_of_an_old_one(
-    queue: OrderQueue,
-) -> None:
-    await queue.publish(order(1))
-    for _ in range(3):  # each time it is number 1 of its stream
+async def test_an_order_may_be_redriven_again_and_again(queue: OrderQueue) -> None:
+    await queue.publish(order(1), key="mine")
+    for _ in range(3):
         [pulled] = await queue.pull(1, 5)
+        assert pulled.key == storage_key("mine", custom=True)
+        await pulled.to_dead_letter("no", Outcome.REJECTED, 1)
+        assert await queue.redrive(await dead_letters(queue)) == 1
+    assert (await queue.status()).depth == 1
+
+
+async def test_letters_of_messages_without_an_id_are_all_redriven(queue: OrderQueue) -> None:
+    settings, stream = queue.settings, queue.connection.jetstream()
+    for number in range(2):  # each letter is number 1 of its stream
+        await stream.publish(settings.orders_subject, b"%d" % number)
+        pulled = (await queue.pull(2, 5))[-1]
         await pulled.to_dead_letter("no", Outcome.REJECTED, 1)
         [letter] = await dead_letters(queue)
         assert letter.id == 1
         assert await queue.redrive([letter]) == 1
-        await delete(queue, queue.settings.dead_letter_stream)
-    assert (await queue.status()).depth == 1
+        await delete(queue, settings.dead_letter_stream)
+    assert (await queue.status()).depth == 2  # to ask creates the stream again
+    for _ in range(2):
+        await stream.publish(settings.dead_letter_subject, b"by another program")
+    assert await queue.redrive(await dead_letters(queue)) == 2
+    assert (await queue.status()).depth == 4
+
+
+async def test_orders_of_a_new_stream_are_other_dead_letters(queue: OrderQueue) -> None:
+    for number in range(2):  # each is number 1 of its stream
+        await queue.publish(order(number))
+        [pulled] = await queue.pull(1, 1) or await queue.pull(1, 5)
+        assert pulled.sequence == 1
+        await pulled.to_dead_letter("no", Outcome.REJECTED, 1)
+        await delete(queue, queue.settings.orders_stream)
+    assert [letter.key for letter in await dead_letters(queue)] == ["0", "1"]

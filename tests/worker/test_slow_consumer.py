@@ -10,17 +10,25 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
-from worker_shop import dead_letters, make_queue, make_worker, queue_settings, running, until_status
+from worker_shop import (
+    dead_letters,
+    make_queue,
+    make_worker,
+    publish,
+    queue_settings,
+    running,
+    until_status,
+)
 
 from everlytic_async import SqliteLedger
 from everlytic_async.ledger import Ledger
-from everlytic_async.worker import NatsServer, OrderQueue
+from everlytic_async.worker import NatsServer
 from support.delivery import order
 from support.nats_servers import until
 from support.shop import Shop
@@ -39,12 +47,6 @@ BACK = "NATS: the connection is back"
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger | None:
     """A worker's; None for its own, on the connection that is cut."""
     return SqliteLedger(tmp_path / "orders.ledger") if request.param == "a file" else None
-
-
-async def publish(queue: OrderQueue, numbers: Iterable[int], size: int = 1) -> None:
-    products = [{"product_name": "x" * size, "product_price": 21}]
-    async for each in queue.publish_many(order(number, products=products) for number in numbers):
-        assert each.stored
 
 
 def cuts(server: NatsServer) -> list[str]:
@@ -94,12 +96,13 @@ async def test_a_blocked_worker_that_is_disconnected_goes_on(
     ):
         worker = make_worker(client, queue, ledger)
         async with running(worker):
-            await publish(others, HANGING)
+            await publish(others, map(order, HANGING))
             await until(lambda: shop.in_flight == len(HANGING))
             consumer = (settings.orders_stream, settings.consumer)
             stream = others.connection.jetstream()
             await stream.pause_consumer(*consumer, "2100-01-01T00:00:00Z")
-            await publish(others, LARGE, LARGE_BYTES)
+            large = [{"product_name": "x" * LARGE_BYTES, "product_price": 21}]
+            await publish(others, (order(number, products=large) for number in LARGE))
             assert cuts(server) == []
             keep_little_unread(queue.connection)
             cut, come = f"cid:{queue.connection.client_id}", queue.connection.stats["in_bytes"]

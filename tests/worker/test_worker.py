@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -27,17 +27,17 @@ from worker_shop import (
 from everlytic_async import (
     AuthenticationError,
     ConfigurationError,
-    LedgerError,
     Outcome,
+    Pacing,
     QueueError,
     RetryPolicy,
     SqliteLedger,
 )
-from everlytic_async.ledger import LedgerSession, NatsLedger, State
+from everlytic_async.ledger import LedgerFile, NatsLedger, State
 from everlytic_async.worker import NatsServer, OrderQueue, QueueSettings
 from support.delivery import make_client, order
 from support.nats_servers import until
-from support.shop import Shop
+from support.shop import STATUSES, Shop
 
 IMPATIENT = RetryPolicy(base_s=0.005, cap_s=0.02, deadline_s=0.2)
 
@@ -69,10 +69,11 @@ async def test_stopped_it_finishes_what_is_in_flight_and_gives_back_the_rest(
         assert not worker.status.ready
         await asyncio.sleep(0.1)
         assert not run.done()
-        assert (await queue.status()).in_flight == 4
+        status = await queue.status()  # it holds no more than it has slots
+        assert (status.in_flight, status.waiting, worker.status.in_flight) == (4, 16, 4)
         shop.answers.set()
         await run
-    assert sum(shop.processed.values()) == 4
+    assert shop.peak == sum(shop.processed.values()) == 4
     assert worker.status.acked == 4
     assert set(states(path).values()) == {State.SENT}
     await assert_returned(queue, 16)
@@ -242,60 +243,46 @@ async def test_it_pauses_its_client_as_long_as_itself_so_that_trouble_is_not_for
         assert float(client_s) == pytest.approx(float(own_s), abs=0.06)
 
 
-async def test_an_endpoint_that_cannot_be_reached_is_waited_for(
-    queue: OrderQueue, path: Path, caplog: pytest.LogCaptureFixture, closed_port: int
-) -> None:
-    caplog.set_level(logging.WARNING)
-    await fill(queue, 10)
-    shop = Shop(port=closed_port)
-    retry = RetryPolicy(attempts=2, base_s=0.01)
-    async with make_client(f"http://localhost:{closed_port}", retry=retry) as client:
-        worker = make_worker(client, queue, path)
-        async with running(worker) as run:
-            await until(lambda: worker.status.last_error is not None)
-            assert not worker.status.ready
-            await until(lambda: worker.status.nacked > 10)
-            assert not run.done()
-            assert not shop.posts
-            async with shop:
-                await until_status(queue, depth=0)
-            assert worker.status.last_error is None
-    assert shop.processed == once(10)
-    assert "no orders are taken for" in caplog.text
-    assert await dead_letters(queue) == []
-
-
-async def test_a_used_up_quota_is_waited_for_with_nothing_held(
-    queue: OrderQueue, path: Path
+@pytest.mark.parametrize(
+    ("trouble", "says", "most_posts"),
+    [
+        ("unreachable", "could not be reached", 0),
+        ("throttle", "3600", 2 * 8),  # a used-up quota
+        ("refuse", "refusals in a row", 20 + 8),  # of the account or the address
+        ("locked", "another process holds it", 0),  # the ledger
+    ],
+)
+async def test_what_keeps_every_order_from_being_sent_is_waited_for_with_nothing_held(
+    queue: OrderQueue, path: Path, closed_port: int, trouble: str, says: str, most_posts: int
 ) -> None:
     await fill(queue, 50)
-    retry = RetryPolicy(base_s=0.005, cap_s=0.02, deadline_s=5, retry_after_cap_s=0.05)
-    async with Shop({"": "throttle"}) as shop, shop.client(retry=retry) as client:
-        shop.retry_after = "3600"
-        worker = make_worker(client, queue, path)
-        async with running(worker) as run:
-            await until(lambda: "3600" in str(worker.status.last_error), "the figure")
+    LedgerFile(path).close()
+    retry = RetryPolicy(attempts=2, base_s=0.005, cap_s=0.02, deadline_s=5, retry_after_cap_s=0.05)
+    pacing = Pacing(max_concurrency=8, adaptive=False)
+    shop = Shop({"": trouble if trouble in STATUSES else "accept"}, port=closed_port)
+    shop.retry_after = "3600" if trouble == "throttle" else ""
+    async with (
+        AsyncExitStack() as stack,
+        make_client(f"http://localhost:{closed_port}", retry=retry, pacing=pacing) as client,
+    ):
+        if trouble != "unreachable":
+            await stack.enter_async_context(shop)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            if trouble == "locked":
+                other.execute("BEGIN EXCLUSIVE")
+            worker = make_worker(client, queue, SqliteLedger(path, wait_s=0.01))
+            run = await stack.enter_async_context(running(worker))
+            await until(lambda: says in str(worker.status.last_error), says)
             await until(lambda: worker.status.in_flight == 0, "nothing held")
             assert not worker.status.ready
             assert not run.done()
-            assert sum(shop.posts.values()) <= 2 * 8
-            shop.retry_after, shop.fates[""] = "", "accept"
-            await until_status(queue, depth=0)
-    assert worker.status.counts[Outcome.SENT] == 50
-    assert await dead_letters(queue) == []
-
-
-async def test_faults_of_account_and_address_make_no_dead_letters(
-    queue: OrderQueue, path: Path
-) -> None:
-    await fill(queue, 50)
-    async with Shop({"": "refuse"}) as shop, shop.client(retry=IMPATIENT) as client:
-        worker = make_worker(client, queue, path)
-        async with running(worker):
-            await until(lambda: "refusals in a row" in str(worker.status.last_error), "a stop")
-            assert await dead_letters(queue) == []
-            shop.fates = {"": "accept", "7": "refuse"}
-            await until_status(queue, depth=0)
+            assert shop.posts.total() <= most_posts
+        assert await dead_letters(queue) == []
+        if trouble == "unreachable":
+            await stack.enter_async_context(shop)
+        shop.retry_after, shop.fates = "", {"7": "refuse"}
+        await until_status(queue, depth=0)
+        assert worker.status.ready
     assert worker.status.counts[Outcome.SENT] == 49
     assert [letter.outcome for letter in await dead_letters(queue)] == [Outcome.REJECTED]
 
@@ -314,51 +301,6 @@ async def test_refused_hashes_end_it_and_the_orders_are_back(queue: OrderQueue, 
 
 
 # ------------------------------------------------------------ trouble with the ledger and NATS
-
-
-class BrokenLedger(SqliteLedger):
-    """Can't be used for a while."""
-
-    broken = True
-
-    @asynccontextmanager
-    async def session(self, scope: str, host: str) -> AsyncIterator[LedgerSession]:
-        if self.broken:
-            raise LedgerError("the ledger is locked")
-        async with super().session(scope, host) as session:
-            yield session
-
-
-async def test_a_ledger_that_cannot_be_used_is_waited_for(queue: OrderQueue, path: Path) -> None:
-    await fill(queue, 5)
-    async with Shop() as shop, shop.client() as client:
-        ledger = BrokenLedger(path)
-        worker = make_worker(client, queue, ledger)
-        async with running(worker):
-            await until(lambda: worker.status.last_error == "the ledger is locked")
-            assert not shop.posts
-            ledger.broken = False
-            await until_status(queue, depth=0)
-    assert shop.processed == once(5)
-
-
-async def test_without_its_ledger_nothing_is_sent_until_it_is_started_again(
-    queue: OrderQueue,
-) -> None:
-    async with Shop() as shop, shop.client() as client:
-        ledger = NatsLedger(queue.connection, queue.settings.subject, heartbeat_s=1.0)
-        worker = make_worker(client, queue, ledger, shutdown_timeout_s=5)
-        async with running(worker):
-            await fill(queue, 2)
-            await until_status(queue, depth=0)
-            assert await queue.connection.jetstream().delete_key_value(queue.settings.subject)
-            await queue.publish(order(2))
-            await until(lambda: "was deleted" in (worker.status.last_error or ""))
-            assert not worker.status.ready
-        assert shop.posts.total() == 2
-        assert (await queue.status()).depth == 1
-        await drain(client, queue, NatsLedger(queue.connection, queue.settings.subject))
-    assert shop.processed == once(3)
 
 
 @pytest.mark.parametrize("fate", ["accept", "refuse"])
@@ -409,21 +351,6 @@ async def test_a_full_stream_of_dead_letters_keeps_the_order_in_the_queue(
             await until_status(queue, depth=0)
         assert [letter.outcome for letter in await dead_letters(queue)] == [Outcome.REJECTED]
     assert shop.posts == once(2)
-
-
-async def test_streams_that_are_deleted_are_created_again(queue: OrderQueue, path: Path) -> None:
-    async with Shop({"7": "refuse"}) as shop, shop.client() as client:
-        worker = make_worker(client, queue, path)
-        async with running(worker):
-            await until(lambda: worker.status.ready)
-            stream = queue.connection.jetstream()
-            for name in (queue.settings.orders_stream, queue.settings.dead_letter_stream):
-                await stream.delete_stream(name)
-            await fill(queue, 8)
-            await until_status(queue, depth=0)
-            assert worker.status.ready
-        assert [letter.key for letter in await dead_letters(queue)] == ["7"]
-    assert shop.processed == once(7)
 
 
 async def test_a_server_that_restarts_is_waited_for(nats_server: NatsServer, path: Path) -> None:

@@ -15,6 +15,8 @@ from everlytic_async.worker import OrderQueue, QueueSettings, Worker
 from support.delivery import CUSTOMER_HASH, MANY_RETRIES, STORE_HASH
 from support.forked import Forked
 
+CONCURRENCY = 8
+
 
 async def _work(
     report: Callable[[str], None],
@@ -22,9 +24,8 @@ async def _work(
     servers: list[str],
     settings: QueueSettings,
     url: str,
-    path: Path | None,
-    concurrency: int,
-    heartbeat_s: float,
+    path: Path | None = None,
+    heartbeat_s: float = 3.0,
 ) -> None:
     async with (
         OrderQueue(servers, settings) as queue,
@@ -33,7 +34,7 @@ async def _work(
             store_hash=STORE_HASH,
             customer_hash=CUSTOMER_HASH,
             retry=MANY_RETRIES,
-            pacing=Pacing(max_concurrency=concurrency, adaptive=False),
+            pacing=Pacing(max_concurrency=CONCURRENCY, adaptive=False),
         ) as client,
     ):
         ledger: Ledger
