@@ -48,12 +48,10 @@ class ShopRules:
             for path, words in preset.statuses.items()
         ]
         # The table says the same of equal cells: its verdicts are kept.
-        self._verdicts: dict[Any, str] = {}
-        self._cells: Getter | None = None
-        if layout.holds_text:
-            self._cells = compiler.values_used(holds_text=True)
-        elif not self._flags and len(self._statuses) == 1:
-            self._cells = _text_only(self._statuses[0][0])
+        self._verdicts: dict[Any, tuple[str | None, str | None]] = {}
+        self._cells = compiler.values_used(holds_text=True) if layout.holds_text else None
+        if not self._flags and len(self._statuses) == 1:
+            self._cells = self._statuses[0][0]
         self._blank_flags: list[tuple[Getter, str]] = []
         self._get_start: Getter | None = None
         for reason, spec in preset.skip_without_status.items():
@@ -80,22 +78,24 @@ class ShopRules:
         Args:
             rows: The record of the order; or all its rows, in any order.
         """
-        cells = None if self._cells is None else self._cells(rows[0])
-        if (kept := self._verdicts.get(cells)) is not None:
-            return kept, None
-        has_status = not is_blank(self._statuses[0][0](rows[0]))
-        if has_status:
-            rows = rows[:1]  # it is the first row of the order, which has its columns
-        reason, unknown = _find_flag(self._flags, rows), None
-        if reason is None:
-            reason, unknown = self._judge_status(rows)
-        if has_status and unknown is None and cells is not None:
+        status = self._statuses[0][0](rows[0])
+        if is_blank(status):
+            return self._judge(rows)
+        rows = rows[:1]  # it is the first row of the order, which has its columns
+        if self._cells is None or not isinstance(status, str):
+            return self._judge(rows)
+        cells = self._cells(rows[0])
+        if (verdict := self._verdicts.get(cells)) is None:
+            verdict = self._judge(rows)
             if len(self._verdicts) >= _MAX_KEPT:
                 self._verdicts.clear()
-            self._verdicts[cells] = reason or KEPT
-        return reason, unknown
+            if verdict[1] is None:  # a status that is not in the table may be of any length
+                self._verdicts[cells] = verdict
+        return verdict
 
-    def _judge_status(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:
+    def _judge(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:
+        if self._flags and (reason := _find_flag(self._flags, rows)):
+            return reason, None
         unknown: str | None = None
         for get, words, reports in self._statuses:
             value = first_set(get, rows)
@@ -161,7 +161,3 @@ def _find_flag(flags: Iterable[tuple[Getter, str]], rows: Sequence[Record]) -> s
             if value and not is_blank(value):
                 return reason
     return None
-
-
-def _text_only(get: Getter) -> Getter:
-    return lambda record: value if (value := get(record)).__class__ is str else None
