@@ -35,9 +35,9 @@ Values are kept as they are, except texts: a blank one counts as not set; one fo
 number is parsed digit by digit; one for ``product_gallery`` is split at its blanks.
 
 From the bottom up: ``_open`` opens, decompresses and decodes; a module for each format yields
-records (``_jsonl``, ``_json``, ``_csv``, ``_xlsx``, ``_parquet``); ``_detect`` detects the format
+records (``_json``, ``_csv``, ``_xlsx``, ``_parquet``); ``_detect`` detects the format
 and opens a table; ``_notation`` reads numbers and dates; ``_mapping`` compiles a mapping and
-``_mapper`` applies it; ``_where``, ``_shop_rules`` and ``_left_out`` say which orders are not read;
+``_mapper`` applies it; ``_where`` and ``_left_out`` say which orders are not read;
 ``_assembler`` puts rows together to orders, and ``_bulk`` lines; ``_shops`` has one table for each
 kind of export (``_woocommerce``, ``_shopify``, ``_squarespace``, ``_magento``, ``_bigcommerce``);
 ``_suggest``, with ``_synonyms``, proposes a mapping; ``_columns`` says what is wrong with columns;
@@ -49,12 +49,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from everlytic_async.sources._left_out import ROW_APART
 from everlytic_async.sources._mapping import normalize_mapping, parse_mapping
 from everlytic_async.sources._notation import DateLike, Notation
 from everlytic_async.sources._open import Source
 from everlytic_async.sources._options import FORMATS, ReadOptions
 from everlytic_async.sources._reader import Reader, TracedOrder
-from everlytic_async.sources._shop_rules import ROW_APART
 from everlytic_async.sources._shops import REASONS
 from everlytic_async.sources._suggest import Suggestion, suggest_mapping
 from everlytic_async.sources._where import WhereLike, parse_where

@@ -15,7 +15,7 @@ from everlytic_async.sources._mapper import RecordMapper
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._preset import Preset
 from everlytic_async.sources._records import InvalidRow, Item, Layout, Record
-from everlytic_async.sources._repeated import RepeatedRows, hashable
+from everlytic_async.sources._rows import RepeatedRows, hashable
 from everlytic_async.sources._synonyms import is_totals
 
 #: An order, or its faults, with its place in the input.
@@ -65,8 +65,6 @@ class OrderAssembler:
         preset: Preset | None,
         layout: Layout,
         counts: dict[str, int],
-        *,
-        traces: bool,
     ) -> None:
         self.mapper = RecordMapper(options, preset, layout)
         self.left_out = LeftOut(options, preset, layout, self.mapper, counts)
@@ -77,8 +75,7 @@ class OrderAssembler:
         shop = self.left_out.shop
         get_start = self.mapper.key if shop is None else shop.get_status
         self._repeated = RepeatedRows(get_start, is_fault=self._dedupes)
-        self._traces = traces
-        self._traced: tuple[int, Mapping[str, str]] = (0, {})
+        self._last: tuple[int, Sequence[Record], Mapping[str, Any]] = (0, (), {})
 
     def warnings(self) -> Iterator[str]:
         """What a person should look at before the orders are sent."""
@@ -86,7 +83,8 @@ class OrderAssembler:
 
     def origins(self, number: int) -> Mapping[str, str]:
         """Where each field of the order came from that was handed out last."""
-        return self._traced[1] if number == self._traced[0] else {}
+        last, rows, order = self._last
+        return self.mapper.origins(rows, order) if number == last else {}
 
     def orders(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
         """The orders of an input, in its order, each with the number of its first record."""
@@ -222,8 +220,7 @@ class OrderAssembler:
             found += [] if twice is None else [twice]
         if date_fault is not None:
             found.insert(0, date_fault)
-        if self._traces:
-            self._traced = number, self.mapper.origins(rows, order)
+        self._last = number, rows, order
         made = None if found else make_order(order, number)
         if isinstance(made, Order):
             return made

@@ -12,30 +12,27 @@ from decimal import Decimal
 from typing import Any
 
 from everlytic_async.sources._mapping import computed, numbers
-from everlytic_async.sources._notation import EXACT, to_decimal
+from everlytic_async.sources._notation import EXACT, add_up, to_decimal
 from everlytic_async.sources._preset import Preset, statuses
 
 
 def _line_total(amount: Any, discounts: Any) -> Decimal | None:
     total = to_decimal(amount)
-    for discount in discounts if isinstance(discounts, list) else ():
-        less = to_decimal(discount.get("amount")) if isinstance(discount, dict) else None
-        if total is None or less is None:
-            return None  # rather none than a wrong one
-        total = EXACT.subtract(total, less)
-    return total
+    if total is None or not isinstance(discounts, list):
+        return total
+    less = add_up(each.get("amount") if isinstance(each, dict) else None for each in discounts)
+    return None if less is None else EXACT.subtract(total, less)
 
 
 def _sub_total(products: Any) -> Decimal | None:
-    total = Decimal(0)
-    for product in products if isinstance(products, list) else (None,):
-        amount = None
-        if isinstance(product, dict):
-            amount = _line_total(product.get("total_ex_tax"), product.get("applied_discounts"))
-        if amount is None:
-            return None
-        total = EXACT.add(total, amount)
-    return total
+    if not isinstance(products, list):
+        return None
+    return add_up(
+        _line_total(product.get("total_ex_tax"), product.get("applied_discounts"))
+        if isinstance(product, dict)
+        else None
+        for product in products
+    )
 
 
 def _sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:

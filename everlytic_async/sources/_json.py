@@ -1,11 +1,12 @@
-"""JSON documents: a list of orders, an object that wraps the list, or objects one after another.
+"""JSON: lines of one order each (https://jsonlines.org), and documents.
 
-The document is split into its orders, and each is parsed by the decoder of JSON Lines, so that the
-same rules hold: exact numbers, no key twice, no NaN. An order with such a fault has it, and reading
-goes on after it, also when it is too long or nested too deeply to be parsed; only broken syntax
-ends it. That is why no streaming parser is used: ijson 3.6 makes a lone surrogate a question mark,
-takes the last of two equal keys, ends the file at NaN or at a huge exponent, fills the memory with
-a file of brackets, and is no faster.
+A document is a list of orders, an object that wraps the list, or objects one after another. It is
+split into its orders, and each is parsed by the decoder of JSON Lines, so that the same rules hold:
+exact numbers, no key twice, no NaN. An order with such a fault has it, and reading goes on after
+it, also when it is too long or nested too deeply to be parsed; only broken syntax ends it. That is
+why no streaming parser is used: ijson 3.6 makes a lone surrogate a question mark, takes the last of
+two equal keys, ends the file at NaN or at a huge exponent, fills the memory with a file of
+brackets, and is no faster.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from everlytic_async.errors import (
     SourceError,
 )
 from everlytic_async.sources._columns import no_such_name
-from everlytic_async.sources._open import NOT_UTF_8
+from everlytic_async.sources._open import BOM, MAX_LINE_BYTES, NOT_UTF_8, skip_line
 from everlytic_async.sources._records import InvalidRow, Item
 
 #: A longer order is a fault, so that a file whose quotes or brackets don't match does not fill the
 #: memory. Decoded, JSON takes up to 30 times its length: `{},{},{}` does.
 MAX_ORDER_CHARS = 2 * 1024 * 1024
 
-# Whose the line of a bulk operation is, and what.
+# Whose the line of a bulk operation of Shopify is, and what: also of one that can't be read.
 _LINE_IDS = ("__parentId", "id")
+_PARENT = re.compile(rb'"__parentId"\s*:\s*"([^"\\]{1,100})"')
+_ID = re.compile(rb'\{\s*"id"\s*:\s*"(gid:[^"\\]{1,100})"')
 _CHUNK = 96 * 1024
 _FEW_CHARS = 8 * 1024
 # What an object that wraps orders, or a single one, has them under: what the APIs of Shopify,
@@ -70,6 +73,7 @@ _IN_BRACKETS = re.compile(
 _IN_SCALAR = re.compile(r'[^"\[\]{}, \t\n\r]*+')
 
 _TOO_LONG = f"is longer than {MAX_ORDER_CHARS:,} characters"
+_TOO_LONG_LINE = f"is longer than {MAX_LINE_BYTES:,} bytes"
 _MAY_WRAP = f"{_TOO_LONG}: if it is a list of orders, say where, as with --map each=PATH"
 
 
@@ -141,6 +145,37 @@ def check_finite(
         # As of a line that can't be read: a part of an order of Shopify's says whose it is.
         ids = [id_ if isinstance(id_ := item.get(key), str) else None for key in _LINE_IDS]
         yield number, InvalidRow(InvalidOrderError(faults, number), ids if ids[0] else None)
+
+
+def read_json_lines(file: IO[bytes], decoder: StrictDecoder) -> Iterator[tuple[int, Item]]:
+    """Yield each line's number, from 1, and its object, or its fault; skip blank lines."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 2):  # room for the end of the line
+        number += 1
+        if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            skip_line(file)
+        elif not (line := (line.removeprefix(BOM) if number == 1 else line).strip()):
+            continue
+        try:
+            yield number, _parse_line(line, decoder)
+        except JsonFaultError as error:
+            found = (_PARENT.search(line), _ID.match(line))
+            ids = [each and each[1].decode(errors="replace") for each in found]
+            row = ids if any(ids) else None
+            yield number, InvalidRow(InvalidOrderError([str(error)], number), row)
+
+
+def _parse_line(line: bytes, decoder: StrictDecoder) -> Item:
+    if len(line) > MAX_LINE_BYTES:
+        raise JsonFaultError(_TOO_LONG_LINE)
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise JsonFaultError(NOT_UTF_8) from None
+    value = decoder.decode(text)
+    if not isinstance(value, dict):
+        raise JsonFaultError("is not an order: expected one JSON object on each line")
+    return value
 
 
 class JsonReader:

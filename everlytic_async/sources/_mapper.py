@@ -10,7 +10,6 @@ from everlytic_async._checks import MAX_ITEMS
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
 from everlytic_async.orders import Product
 from everlytic_async.sources._columns import CONTACTS, check_columns, check_contact
-from everlytic_async.sources._differing import AMOUNTS, DifferingAmounts
 from everlytic_async.sources._mapping import (
     ORDER_FIELDS,
     PRODUCT_FIELDS,
@@ -26,6 +25,7 @@ from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._preset import Preset
 from everlytic_async.sources._records import Layout, Record
+from everlytic_async.sources._rows import AMOUNTS, DifferingAmounts
 from everlytic_async.sources._synonyms import is_totals
 
 _NUMBERS = ("product_price", "product_quantity", "product_line_total", "product_special_price")

@@ -232,7 +232,10 @@ def is_blank(value: Any) -> bool:
 
 def first_set(get: Getter, records: Iterable[Any]) -> Any:
     """The value that the first of some records has that sets it; None if none does."""
-    return next((value for record in records if not is_blank(value := get(record))), None)
+    for record in records:
+        if not is_blank(value := get(record)):
+            return value
+    return None
 
 
 class Unreadable(str):
@@ -300,24 +303,11 @@ class Compiler:
             if name not in self._places:
                 return lambda _row: None
             cell = itemgetter(self._places[name])
-            return (lambda row: _descend(cell(row), rest)) if rest else cell
+            return (lambda row: descend(cell(row), rest)) if rest else cell
         self.used |= {head, path}
         if not rest:
             return lambda record: record.get(path)
-        last = rest[-1]
-        between = rest[:-1]
-
-        def get(record: Mapping[str, Any]) -> Any:
-            if path in record:
-                return record[path]
-            value = record.get(head)
-            for part in between:
-                value = _step(value, part)
-            if value is None:
-                return None
-            return value.get(last) if value.__class__ is dict else _step(value, last)
-
-        return get
+        return lambda record: record[path] if path in record else descend(record.get(head), rest)
 
     def is_direct(self, spec: Any) -> bool:
         """Whether a specification is the name of a column, or a key, and no longer path."""
@@ -445,9 +435,10 @@ def _or_else(get: Getter, otherwise: Getter) -> Getter:
     return lambda record: otherwise(record) if (value := get(record)) is None else value
 
 
-def _descend(value: Any, parts: Sequence[str]) -> Any:
-    for part in parts:
-        value = _step(value, part)
+def descend(value: Any, keys: Sequence[str]) -> Any:
+    """What is below a value of JSON, at keys one below another; None if there is nothing."""
+    for key in keys:
+        value = value.get(key) if value.__class__ is dict else _step(value, key)
     return value
 
 

@@ -7,7 +7,7 @@ marks that a country or a spreadsheet uses instead (``1.250,00``, ``31.12.2025``
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -184,6 +184,16 @@ def to_decimal(value: Any) -> Decimal | None:
     if kind is float:
         value = Decimal(repr(value))
     return value if isinstance(value, Decimal) and value.is_finite() else None
+
+
+def add_up(amounts: Iterable[Any]) -> Decimal | None:
+    """The sum of numbers; None if one of them is not a number: rather none than a wrong one."""
+    total = Decimal(0)
+    for amount in amounts:
+        if (number := to_decimal(amount)) is None:
+            return None
+        total = EXACT.add(total, number)
+    return total
 
 
 def _parse_plain(text: str) -> Decimal | str:

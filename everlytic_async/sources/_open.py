@@ -19,7 +19,6 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import IO, Any
 
 import attrs
@@ -132,15 +131,16 @@ def open_source(source: Source, encoding: str | None = None) -> Iterator[OpenedS
     with ExitStack() as stack:
         file: Any
         name: Any = ""
-        has_changed: Callable[[], bool] = bool  # False, always
+        number: int | None = None
         if isinstance(source, str | os.PathLike) and source != "-":
             file = stack.enter_context(open(source, "rb"))  # noqa: PTH123 - any PathLike
             name = os.fspath(source)
-            has_changed = partial(_differs, file.fileno(), _written(file.fileno()))
+            number = file.fileno()
         elif source == "-":
             file = getattr(sys.stdin, "buffer", sys.stdin)
         else:
             file, name = source, getattr(source, "name", "")
+        written = _written(number)
         name = name.lower() if isinstance(name, str) else ""  # a pipe's is a number
         if isinstance(file.read(0), str):
             file = _chunked(stack, _encoding(file))
@@ -160,17 +160,17 @@ def open_source(source: Source, encoding: str | None = None) -> Iterator[OpenedS
         def line_not_text() -> int | None:
             return None if start is None else _line_not_text(raw, start, decompress, encoding)
 
+        def has_changed() -> bool:
+            return _written(number) != written
+
         yield OpenedSource(file, first_line, name, encoding, line_not_text, has_changed)
 
 
-def _written(number: int) -> tuple[int, int] | None:
-    """How long a file is, and when it was written to; None of a pipe."""
-    found = os.fstat(number)
-    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
-
-
-def _differs(number: int, before: tuple[int, int] | None) -> bool:
-    return _written(number) != before
+def _written(number: int | None) -> tuple[int, int] | None:
+    """How long the open file of that number is, and when it was written to; None of a pipe."""
+    found = None if number is None else os.fstat(number)
+    is_file = found is not None and stat.S_ISREG(found.st_mode)
+    return (found.st_size, found.st_mtime_ns) if found is not None and is_file else None
 
 
 def _is_seekable(file: Any) -> bool:
@@ -215,12 +215,7 @@ def _decoding(file: IO[bytes], encoding: str) -> Callable[[int], bytes]:
 
 
 def _line_not_text(
-    file: IO[bytes],
-    start: int,
-    decompress: _Decompress | None,
-    encoding: str,
-    *,
-    counts: bool = False,
+    file: IO[bytes], start: int, decompress: _Decompress | None, encoding: str
 ) -> int | None:
     """The number of the first line that is not text in an encoding, in a pass of its own."""
     at = file.tell()
@@ -234,14 +229,12 @@ def _line_not_text(
             while data:
                 data = read(_CHUNK)
                 before = decoder.getstate()
-                if is_utf_8 and data.isascii() and not before[0] and data:
-                    number += data.count(b"\n") if counts else 0  # that takes longer
+                if is_utf_8 and data.isascii() and not before[0]:  # fast
+                    number += data.count(b"\n")
                     continue
                 try:
                     number += decoder.decode(data, final=not data).count("\n")
                 except UnicodeDecodeError as error:
-                    if not counts:
-                        return _line_not_text(file, start, decompress, encoding, counts=True)
                     decoder.setstate(before)
                     good = data[: max(0, error.start - len(before[0]))]
                     return number + decoder.decode(good).count("\n")

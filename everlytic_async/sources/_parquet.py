@@ -68,14 +68,15 @@ class ParquetReader:
 
     def __iter__(self) -> Iterator[tuple[int, tuple[Any, ...] | InvalidRow]]:
         """Yield the number of each row, from 1, and the row."""
-        number = 0
-        for batch, rows in self._batches():
-            for place in range(batch.num_rows):
-                number += 1
-                if rows is not None:
-                    yield number, rows[place]
+        try:
+            for number, row in enumerate(self._rows(), 1):
+                if row is None:
+                    fault = f"takes over {MAX_ROW_BYTES:,} bytes"
+                    yield number, InvalidRow(InvalidOrderError([fault], number))
                 else:
-                    yield number, self._row_alone(batch.slice(place, 1), number)
+                    yield number, row
+        except self._errors as error:
+            raise _damaged(error) from None
 
     def _check_types(self) -> list[tuple[int, bool]]:
         """For each column of the metadata, what `_fixed_bytes` says of it.
@@ -124,20 +125,24 @@ class ParquetReader:
         size = (kind.bit_width + 7) // 8 if has_width else _OFFSET_BYTES
         return [(size * repeats, False)]
 
-    def _batches(self) -> Iterator[tuple[Any, list[tuple[Any, ...]] | None]]:
-        """Every batch, with its rows unless they take too much memory together."""
+    def _rows(self) -> Iterator[tuple[Any, ...] | None]:
+        """Every row; None for one that takes too much memory."""
         for group in range(self._metadata.num_row_groups):
-            try:
-                in_dictionaries, size = self._plan(group)
-                batches = self._open(in_dictionaries).iter_batches(
-                    size, row_groups=[group], use_threads=False
-                )
-                while (batch := next(batches, None)) is not None:
-                    fits = self._weight(batch) <= _MAX_BATCH_BYTES
-                    yield batch, self._to_rows(batch) if fits else None
-                    del batch  # before the next one is read
-            except self._errors as error:
-                raise _damaged(error) from None
+            in_dictionaries, size = self._plan(group)
+            batches = self._open(in_dictionaries).iter_batches(
+                size, row_groups=[group], use_threads=False
+            )
+            while (batch := next(batches, None)) is not None:
+                if self._weight(batch) <= _MAX_BATCH_BYTES:
+                    yield from self._to_rows(batch)
+                else:
+                    yield from self._one_by_one(batch)
+                del batch  # before the next one is read
+
+    def _one_by_one(self, batch: Any) -> Iterator[tuple[Any, ...] | None]:
+        for place in range(batch.num_rows):
+            row = batch.slice(place, 1)
+            yield self._to_rows(row)[0] if self._weight(row) <= MAX_ROW_BYTES else None
 
     def _open(self, in_dictionaries: list[str]) -> Any:
         self._file.seek(0)
@@ -238,15 +243,6 @@ class ParquetReader:
                 lengths = self._compute.binary_length(array.dictionary)
                 longest = max(longest, self._compute.max(lengths).as_py() or 0)
         return longest
-
-    def _row_alone(self, batch: Any, number: int) -> tuple[Any, ...] | InvalidRow:
-        try:
-            if self._weight(batch) > MAX_ROW_BYTES:
-                fault = f"takes over {MAX_ROW_BYTES:,} bytes"
-                return InvalidRow(InvalidOrderError([fault], number))
-            return self._to_rows(batch)[0]
-        except self._errors as error:
-            raise _damaged(error) from None
 
     def _to_rows(self, batch: Any) -> list[tuple[Any, ...]]:
         if batch.schema != self._schema:  # faster than from dictionaries

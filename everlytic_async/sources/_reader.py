@@ -19,8 +19,7 @@ from everlytic_async.sources._bulk import join_lines
 from everlytic_async.sources._columns import check_all_are_fields, check_identity, show_names
 from everlytic_async.sources._csv import CsvReader
 from everlytic_async.sources._detect import Table, check_header, detect_container, open_table
-from everlytic_async.sources._json import JsonReader, check_finite, unwrap_all
-from everlytic_async.sources._jsonl import read_json_lines
+from everlytic_async.sources._json import JsonReader, check_finite, read_json_lines, unwrap_all
 from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, mapping_heads
 from everlytic_async.sources._open import OpenedSource, Source, check_text, open_source
 from everlytic_async.sources._options import ReadOptions
@@ -80,7 +79,6 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._assembler: OrderAssembler | None = None
         self._tally = OrderTally(options.mapping)
         self._decoder = StrictDecoder()
-        self._traces = False
         self._workbook: XlsxReader | None = None
         self._file_warnings: list[str] = []  # known at the end of the file
         self.format: str | None = None
@@ -128,7 +126,6 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     def traced(self) -> Iterator[TracedOrder]:
         """Instead of the orders alone: each with where its fields came from. It is slower."""
-        self._traces = True
         for number, order in self._numbered:
             assembler = self._assembler
             origins = _own_names(order) if assembler is None else assembler.origins(number)
@@ -282,9 +279,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
         return has_products or not (layout.is_table or is_flat)
 
     def _new_assembler(self, layout: Layout) -> OrderAssembler:
-        self._assembler = OrderAssembler(
-            self._options, self._preset, layout, self._skipped, traces=self._traces
-        )
+        self._assembler = OrderAssembler(self._options, self._preset, layout, self._skipped)
         return self._assembler
 
 

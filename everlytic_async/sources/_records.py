@@ -9,8 +9,6 @@ import attrs
 
 from everlytic_async.errors import InvalidOrderError
 
-# How many lines are named.
-_EXAMPLES = 5
 #: An order of JSON by its keys, or a row of a table: its cells in the order of the columns.
 Record = Mapping[str, Any] | Sequence[Any]
 
@@ -51,22 +49,3 @@ class Layout:
     def columns(self) -> Sequence[str] | None:
         """The columns of a table; None for JSON."""
         return self.names if self.is_table else None
-
-
-class Lines:
-    """Counts lines, or what a format has instead, and names the first few."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._examples: list[int] = []
-
-    def add(self, number: int) -> None:
-        """Count a line."""
-        self.count += 1
-        if len(self._examples) < _EXAMPLES:
-            self._examples.append(number)
-
-    def __str__(self) -> str:
-        name = "line" if self.count == 1 else "lines"
-        more = " and others" if self.count > len(self._examples) else ""
-        return f"{name} {', '.join(map(str, self._examples))}{more}"

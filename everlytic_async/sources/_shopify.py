@@ -32,8 +32,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from everlytic_async.sources._mapping import computed, numbers
-from everlytic_async.sources._notation import EXACT, to_decimal
+from everlytic_async.sources._mapping import computed, descend, numbers
+from everlytic_async.sources._notation import EXACT, add_up, to_decimal
 from everlytic_async.sources._preset import FirstRow, Preset, statuses
 
 #: What the ids of GraphQL begin with.
@@ -58,23 +58,14 @@ def line_total(
 
 
 def _after_allocations(
-    price: Any, quantity: Any, discount: Any, allocations: Any, amount_path: str
+    price: Any, quantity: Any, discount: Any, allocations: Any, *keys: str
 ) -> Decimal | None:
     # `total_discount` leaves out what a discount of the whole order takes off the line.
-    less = to_decimal(discount)
+    less = None
     if isinstance(allocations, list) and allocations:
-        amounts = [to_decimal(_descend(part, amount_path)) for part in allocations]
-        if None not in amounts:
-            less = Decimal(0)
-            for amount in amounts:
-                less = EXACT.add(less, amount)  # type: ignore[arg-type]
+        less = add_up(descend(part, keys) for part in allocations)
+    less = to_decimal(discount) if less is None else less
     return line_total(to_decimal(price), to_decimal(quantity), less)
-
-
-def _descend(value: Any, path: str) -> Any:
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
 
 
 # ------------------------------------------------------------------------------------------ REST
@@ -140,12 +131,13 @@ def _nodes(connection: Any) -> Any:
 def _graphql_total(price: Any, scalar: Any, quantity: Any, after: Any, parts: Any) -> Any:
     each, currency = scalar, _SHOP
     for name in (_CUSTOMER, _SHOP):
-        if (amount := _descend(price, f"{name}.amount")) is not None:
+        if (amount := descend(price, (name, "amount"))) is not None:
             each, currency = amount, name
-    discounted = _descend(after, f"{currency}.amount")
+    discounted = descend(after, (currency, "amount"))
     if not isinstance(parts, list) and discounted is not None:
         return to_decimal(discounted)
-    return _after_allocations(each, quantity, None, parts, f"allocatedAmountSet.{currency}.amount")
+    keys = ("allocatedAmountSet", currency, "amount")
+    return _after_allocations(each, quantity, None, parts, *keys)
 
 
 def _has_gid(*kinds: str) -> Any:

@@ -14,9 +14,8 @@ import attrs
 from everlytic_async._strict_json import StrictDecoder
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._detect import CONTAINERS, check_header, detect_container, open_table
-from everlytic_async.sources._json import JsonReader, unwrap
-from everlytic_async.sources._jsonl import read_json_lines
-from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, is_blank
+from everlytic_async.sources._json import JsonReader, read_json_lines, unwrap
+from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, descend, is_blank
 from everlytic_async.sources._notation import guess_date_formats, guess_notation
 from everlytic_async.sources._open import Source, check_text, open_source
 from everlytic_async.sources._options import ReadOptions
@@ -351,7 +350,5 @@ def _find_list(records: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _at(record: Mapping[str, Any], path: str) -> Sequence[Any]:
-    value: Any = record
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
+    value = descend(record, path.split("."))
     return value if isinstance(value, list) else ()

@@ -29,13 +29,12 @@ from typing import Any
 from everlytic_async._checks import MAX_ITEMS
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.sources._mapping import computed, numbers
-from everlytic_async.sources._notation import EXACT, to_decimal
+from everlytic_async.sources._notation import EXACT, add_up, to_decimal
 from everlytic_async.sources._preset import Preset, statuses
 from everlytic_async.sources._shopify import line_total
 
 # More decimals than any shop's prices have: the noise of floating point.
 _MAX_PLACES = 6
-_ZERO = Decimal(0)
 # Of the plugin, which may leave out zeros, so that a total of 90 says nothing.
 _CENTS = 2
 
@@ -43,13 +42,7 @@ _CENTS = 2
 def _sub_total(items: Any) -> Decimal | None:
     if not isinstance(items, list):
         return None
-    total: Decimal | None = None
-    for item in items:
-        amount = to_decimal(item.get("total")) if item.__class__ is dict else None
-        if amount is None:
-            return None  # rather none than a wrong one
-        total = amount if total is None else EXACT.add(total, amount)
-    return _ZERO if total is None else total
+    return add_up([item.get("total") if item.__class__ is dict else None for item in items])
 
 
 def _round_prices(items: Any, order_total: Any) -> Any:

@@ -1,18 +1,42 @@
-"""Orders whose rows a table has twice, one after the other, as where exports were joined."""
+"""What the rows of an order show: that it is there twice, or that an amount is that of the line."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from everlytic_async.sources._mapping import Getter, is_blank
-from everlytic_async.sources._records import Lines, Record
+from everlytic_async.sources._mapping import Compiler, Getter, is_blank
+from everlytic_async.sources._notation import Notation
+from everlytic_async.sources._records import Record
 
+#: The amounts of an order, of which each is the same in all its rows.
+AMOUNTS = ("sub_total", "shipping_fee", "taxes", "total", "discount")
 _FAULT = (
     "is in the file more than once, and differs: keep the rows that are up to date, and remove the "
     "others"
 )
+# How many lines are named.
+_EXAMPLES = 5
+
+
+class Lines:
+    """Counts lines, or what a format has instead, and names the first few."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._examples: list[int] = []
+
+    def add(self, number: int) -> None:
+        """Count a line."""
+        self.count += 1
+        if len(self._examples) < _EXAMPLES:
+            self._examples.append(number)
+
+    def __str__(self) -> str:
+        name = "line" if self.count == 1 else "lines"
+        more = " and others" if self.count > len(self._examples) else ""
+        return f"{name} {', '.join(map(str, self._examples))}{more}"
 
 
 class RepeatedRows:
@@ -85,3 +109,45 @@ def _all_repeated(products: Sequence[Any]) -> bool:
     if len(products) < 2 or products[0] not in products[1:]:  # noqa: PLR2004
         return False
     return min(Counter(map(repr, products)).values()) > 1
+
+
+class DifferingAmounts:
+    """Compares the amounts in the rows of each order."""
+
+    def __init__(
+        self,
+        specs: Mapping[str, Any],
+        getters: Mapping[str, Getter],
+        compiler: Compiler,
+        notation: Notation,
+    ) -> None:
+        # Without those that are called as the field is, and are not there.
+        self._getters = {
+            field: getters[field]
+            for field in AMOUNTS
+            if field in specs and (specs[field] != field or compiler.is_direct(field))
+        }
+        self._parse = notation.number_parser()
+        self._lines: dict[str, Lines] = {}
+
+    def compare(self, number: int, rows: Sequence[Record]) -> None:
+        """Count the order in that line, for each of its amounts in which its rows differ."""
+        for field, get in self._getters.items():
+            amounts = [get(row) for row in rows]
+            if amounts.count(amounts[0]) == len(amounts):
+                continue  # nearly always
+            found = [each for each in amounts if not is_blank(each)]
+            # 5.0 is 5.00.
+            values = [self._parse(each) if isinstance(each, str) else each for each in found]
+            if any(value != values[0] for value in values):
+                self._lines.setdefault(field, Lines()).add(number)
+
+    def warnings(self) -> list[str]:
+        """What a person should look at before the orders are sent."""
+        return [
+            f"{'1 order has' if lines.count == 1 else f'{lines.count:,} orders have'} rows that "
+            f"differ in {field} ({lines}): the first is sent. If it is the amount of the line, "
+            + ("map it to product_line_total" if "total" in field else "don't map it")
+            for field in AMOUNTS
+            if (lines := self._lines.get(field)) is not None
+        ]
