@@ -56,6 +56,7 @@ _LOGGER = logging.getLogger("everlytic_async")
 # character), and bytes for each product.
 _JSON_FACTOR = 6
 _PRODUCT_BYTES = 600
+_CANCELLED = "its sending was cancelled"
 
 
 @attrs.frozen(eq=False)
@@ -98,9 +99,13 @@ class Sender:
         except TimeoutError:
             if not scope.expired():
                 raise
+        except asyncio.CancelledError:
+            if result is None:
+                self.end(job, job.verdict_if_abandoned(_CANCELLED))
+            raise
         if result is None:
             reason = f"its deadline of {deadline_s:g} s passed"
-            result = job.make_result(job.verdict_if_abandoned(reason), self.pacer.clock())
+            result = self.end(job, job.verdict_if_abandoned(reason))
         if result.receipt is not None:
             return result.receipt
         assert result.error is not None  # noqa: S101 - what is not sent says why
@@ -122,7 +127,8 @@ class Sender:
     ) -> OrderResult:
         """Deliver a valid order, and return its result.
 
-        What the ledger does not let us claim is not sent. The caller records the outcome.
+        What the ledger does not let us claim is not sent. The caller records the outcome, and ends
+        the order if this is cancelled.
         """
         if ledger_writer is not None:
             refused = await self._claim(job, ledger_writer)
@@ -148,7 +154,7 @@ class Sender:
             if isinstance(verdict, EverlyticError):
                 verdict.__cause__ = error
         except BaseException:
-            self._end_cancelled(job, ledger_writer)
+            _record_cancelled(ledger_writer, job)
             raise
         if isinstance(job.known, UnknownOutcomeError):
             verdict = _combine(job.known, verdict)
@@ -185,13 +191,6 @@ class Sender:
                 )
             )
         return result
-
-    def _end_cancelled(self, job: Job, ledger_writer: LedgerWriter | None) -> None:
-        known = job.verdict_if_abandoned("its sending was cancelled")
-        if ledger_writer is not None:
-            state = State(outcome_for(known))
-            ledger_writer.record_cancelled(job.key, job.digest, state, job.attempts)
-        self.end(job, known)
 
     async def _retry(
         self, job: Job, stop_token: StopToken, first: EverlyticError
@@ -292,7 +291,7 @@ class Sender:
         self, job: Job, verdict: Receipt | EverlyticError | None, started_at: float
     ) -> None:
         if verdict is None:
-            verdict = job.verdict_if_abandoned("its sending was cancelled")
+            verdict = job.verdict_if_abandoned(_CANCELLED)
         now = self.pacer.clock()
         self._emit(
             job,
@@ -469,6 +468,12 @@ async def _record(ledger_writer: LedgerWriter, job: Job, result: OrderResult) ->
         # The order has its outcome. To the next call it is "in flight", so that it is not sent
         # twice.
         _LOGGER.warning("the outcome of an order was not recorded: %s", ledger_writer.failure)
+
+
+def _record_cancelled(ledger_writer: LedgerWriter | None, job: Job) -> None:
+    if ledger_writer is not None:
+        state = State(outcome_for(job.verdict_if_abandoned(_CANCELLED)))
+        ledger_writer.record_cancelled(job.key, job.digest, state, job.attempts)
 
 
 def _hash_key(key: str) -> str | None:

@@ -80,8 +80,6 @@ _REQUEST_BOUNDARIES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1,
 # An order, a pause and an outage may last as long as the retry policy allows.
 _LONG_BOUNDARIES = (*_REQUEST_BOUNDARIES, 25, 50, 75, 100, 250, 500)
 _BATCH_BOUNDARIES = (1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 10_800, 36_000)
-# An order that is cancelled never ends: without a bound its attempts would be kept for ever.
-_MAX_OPEN_ORDERS = 10_000
 _HTTP_ERROR = 400
 
 _Attributes = dict[str, str | int | bool]
@@ -100,8 +98,7 @@ class _Attempt:
 class OpenTelemetryHook:
     """A hook for ``on_event``; make one for each client.
 
-    The spans of an order are made when it ends, so none is ever left open. An order that is
-    cancelled has no span.
+    The spans of an order are made when it ends, so none is ever left open.
 
     Args:
         base_url: The client's; without it there are no attributes of the server.
@@ -175,8 +172,7 @@ class OpenTelemetryHook:
         """Record one event."""
         match event:
             case AttemptStarted():
-                # The client's count, not our own: an attempt that is cancelled has no end event,
-                # and would count as active for ever.
+                # The client's count: a hook may be subscribed while requests are in flight.
                 self._set_active(event.in_flight)
             case AttemptEnded():
                 self._attempt_ended(event)
@@ -218,13 +214,10 @@ class OpenTelemetryHook:
         attributes = {**attributes, **self._url}
         if event.attempt > 1:
             attributes["http.request.resend_count"] = event.attempt - 1
-        # Moved to the end, so that the first is the one with the oldest event.
-        attempts = self._open_attempts[event.key] = self._open_attempts.pop(event.key, {})
+        attempts = self._open_attempts.setdefault(event.key, {})
         attempts[event.attempt] = _Attempt(
             event.at - event.elapsed_s, event.at, attributes, _exception(error)
         )
-        if len(self._open_attempts) > _MAX_OPEN_ORDERS:
-            del self._open_attempts[next(iter(self._open_attempts))]
 
     def _order_ended(self, event: OrderEnded) -> None:
         attempts = {} if event.key is None else self._open_attempts.pop(event.key, {})
@@ -252,7 +245,7 @@ class OpenTelemetryHook:
         if span.is_recording():
             context = trace.set_span_in_context(span)
             for number, attempt in attempts.items():
-                # Others are of an order with the same key that was cancelled.
+                # Others are of another order with the same key.
                 if number <= event.attempts:
                     self._add_attempt_span(attempt, context, ahead_ns)
         _end(span, _exception(event.error), _ns(event.at) + ahead_ns)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from everlytic_async import Delivery, Outcome, Pacing
+from everlytic_async._response import Response
+from everlytic_async._waiting import StopToken
 from everlytic_async.errors import ThrottledError
 from everlytic_async.events import (
     AttemptEnded,
@@ -24,7 +26,9 @@ from everlytic_async.events import (
     RateChanged,
 )
 from everlytic_async.sandbox import Faults, Sandbox
+from support.clock import settle
 from support.delivery import MANY_RETRIES, order, order_ids, orders, sandbox_client
+from support.fake_delivery import fake_delivery
 
 FAULTS = Faults(
     seed=11,
@@ -252,3 +256,26 @@ async def test_neither_events_nor_the_log_name_a_customer_or_a_hash(
             sandbox.customer_hash,
         ):
             assert secret not in text
+
+
+@pytest.mark.parametrize("is_batch", [True, False])
+async def test_a_cancelled_order_ends_once_and_so_does_its_attempt(*, is_batch: bool) -> None:
+    def never(_body: bytes) -> asyncio.Future[Response]:
+        return asyncio.get_running_loop().create_future()
+
+    fake = fake_delivery(never)
+    if is_batch:
+        async with fake.stream(orders(2), grace_s=0):
+            await settle()
+    else:
+        calls = [asyncio.create_task(fake.sender.send(each, StopToken())) for each in orders(2)]
+        await settle()
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    ends = [event for event in fake.events if isinstance(event, AttemptEnded | OrderEnded)]
+    assert [(type(event), event.outcome) for event in sorted(ends, key=lambda each: each.key)] == [
+        (AttemptEnded, Outcome.UNKNOWN),
+        (OrderEnded, Outcome.UNKNOWN),
+    ] * 2

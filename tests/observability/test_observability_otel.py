@@ -547,38 +547,6 @@ def test_the_attempts_of_an_order_are_forgotten_when_it_ends(telemetry: Telemetr
     assert (len(telemetry.orders), len(telemetry.attempts)) == (2, 3)
 
 
-def test_only_the_last_10_000_orders_that_never_ended_are_kept(telemetry: Telemetry) -> None:
-    hook = telemetry.hook()
-    for number in range(12_000):
-        for event in ended(str(number))[:-1]:
-            hook(event)
-
-    hook(ended("11999")[-1])  # the newest are those that are remembered
-    hook(ended("0")[-1])
-    assert len(telemetry.orders) == 2
-    assert len(telemetry.attempts) == 1
-
-
-def test_an_order_that_goes_on_is_not_forgotten_before_one_that_does_not(
-    telemetry: Telemetry,
-) -> None:
-    hook = telemetry.hook()
-    long = ended("long", attempts=3)
-    for event in long[:2]:
-        hook(event)
-    for number in range(9_999):
-        for event in ended(str(number))[:-1]:
-            hook(event)
-    for event in long[2:4]:
-        hook(event)
-    for event in ended("one more")[:-1]:
-        hook(event)
-    for event in long[4:]:
-        hook(event)
-
-    assert len(telemetry.attempts) == 3
-
-
 def test_a_cancelled_order_leaves_nothing_to_the_next_of_its_name(telemetry: Telemetry) -> None:
     hook = telemetry.hook()
     for event in ended("7", attempts=3)[:-1]:
