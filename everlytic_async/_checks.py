@@ -1,8 +1,8 @@
 """What each value of an order has to be: the checks of single values.
 
-The fields and their types are those of the endpoint's documentation. Values are never coerced:
-``None`` is not the text "None", ``True`` is not 1, ``"abc"`` is not a list. Faults name types,
-never values, because a value may be a customer's.
+The fields and their types are those of the endpoint's documentation. Where it has text, a number
+is written as text; no other type is taken for another: ``None`` is not the text "None", ``True`` is
+not 1, ``"abc"`` is not a list. Faults name types, never values: a value may be a customer's.
 
 Each `check_...` takes a value that is set and returns it as an order keeps it, or raises
 `FaultError`. The common case comes first: a backfill runs these millions of times.
@@ -47,7 +47,7 @@ _MAX_INTEGER = 2**63 - 1
 #: A longer number is a mistake or an attack: Python takes quadratic time for a longer integer, or
 #: refuses it.
 MAX_DIGITS = 1_000
-_MAX_BITS = 3_321  # the same in bits
+_TOO_LARGE = 10**MAX_DIGITS
 _MAX_ID_BITS = 64
 #: Of an order's products, of a product's pictures, and of the rows of an order in CSV: more are a
 #: mistake or an attack. In JSON a product takes 3 bytes, in memory over 300.
@@ -151,9 +151,9 @@ def check_text(value: Any) -> Any:
 
 
 def check_number(value: Any, expected: str = "a number") -> Any:
-    """A finite number of at most 1,000 digits; not a bool."""
+    """A finite number, an integer of at most 1,000 digits; not a bool."""
     if type(value) is int or (isinstance(value, int) and not isinstance(value, bool)):
-        if value.bit_length() > _MAX_BITS:
+        if abs(value) >= _TOO_LARGE:
             raise FaultError(": is a number of over 1,000 digits")
         return value
     if isinstance(value, Decimal):

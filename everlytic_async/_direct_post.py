@@ -3,7 +3,7 @@
 The requests of a client differ only in their bodies. What `ClientSession.post` makes for each of
 them (the request, its headers, a task that writes, a response object) is made once here.
 
-**This leans on names that aiohttp does not document**, and it is the only module that does. So
+**This leans on names that aiohttp does not document**, more than any other module. So
 `DirectPost.create` tries them with two requests in memory, and none of them is used on import.
 Where that fails, and where somebody may expect to see the requests of a session (tracing, mocks),
 orders are posted by `ClientSession.post`.
@@ -27,7 +27,7 @@ from everlytic_async._waiting import deadline
 _LOGGER = logging.getLogger("everlytic_async")
 
 #: Longer bodies may stay in the event loop's buffer for a while, so they are not sent this way.
-MAX_ORDER_BYTES = 32 * 1024
+MAX_DIRECT_BYTES = 32 * 1024
 # How long the exchange in memory may take, in seconds: nothing in it waits.
 _CHECK_S = 1.0
 # 101 ends HTTP on a connection; the others precede a response.
@@ -105,7 +105,7 @@ class DirectPost:
         """Whether this body may go this way, and nobody expects to see the session's requests."""
         session = aiohttp.ClientSession
         return (
-            len(body) <= MAX_ORDER_BYTES
+            len(body) <= MAX_DIRECT_BYTES
             and getattr(session, "_request", None) is _REQUEST
             and getattr(session, "post", None) is _POST
             and not self._session.trace_configs

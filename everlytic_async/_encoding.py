@@ -115,7 +115,7 @@ def custom_key(key_of: KeyOf | str, raw: AnyOrder) -> str:
 
     Raises:
         InvalidOrderError: it is blank.
-        TypeError: it is not text.
+        TypeError: it is neither text nor an integer.
     """
     key: object = key_of if isinstance(key_of, str) else key_of(raw)
     if isinstance(key, int) and not isinstance(key, bool):

@@ -4,7 +4,8 @@ The URL is in the normal form of RFC 3986, section 6.2: two spellings of one add
 endpoint, with one memory in a ledger.
 
 A second endpoint would have its path here, its model in `orders.py`, its encoding in
-`_encoding.py`, and a method in `client.py`.
+`_encoding.py`, a case in `_sender._make_job`, and in `client.py` a method and a `Transport` of its
+own: a transport posts to one URL.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from everlytic_async.errors import (
 #: What is said when the caller's session is closed.
 SESSION_CLOSED = "the caller's session is closed"
 #: How the message of every `NotSentError` of an attempt starts; the host and the cause follow.
-NOT_SENT = "the order was not sent to "
+NOT_SENT_TO = "the order was not sent to "
 # How much of an unforeseen error is repeated.
 _MAX_ERROR_TEXT = 200
 _NO_CONNECTION = "the connection was not established in time"
@@ -106,7 +106,7 @@ def error_for(
         reason = f"{SESSION_CLOSED} while it was in flight"
     never_connected = not request.is_tracked() and isinstance(error, _CONNECT_ERRORS)
     if never_connected or not request.body_sent():
-        failure = NotSentError(f"{NOT_SENT}{host}: {reason}")
+        failure = NotSentError(f"{NOT_SENT_TO}{host}: {reason}")
         failure.connected = request.connection is not None
         failure.is_local = _own_limit(error) is not None
         return failure

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
-from everlytic_async._encoding import encode, order_key
 from everlytic_async._sender import Sender
 from everlytic_async.errors import ConfigurationError, SkippedError
 from everlytic_async.ledger import Ledger, LedgerSession, ResendPolicy
-from everlytic_async.ledger.claims import LedgerWriter, body_digest, resend_policy
+from everlytic_async.ledger.claims import LedgerWriter, resend_policy
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import Outcome
 
@@ -85,11 +84,8 @@ async def forecast(
         raise TypeError("orders must be a sequence of Order: Order.from_mapping makes one")
     policy = resend_policy(sender.delivery, resend)
     _check(ledger)
-    bodies = [encode(order) for order in orders]
-    named = [
-        (order_key(order, body), body_digest(body))
-        for order, body in zip(orders, bodies, strict=True)
-    ]
+    jobs = [sender.prepare(index, order, None) for index, order in enumerate(orders)]
+    named = [(job.key, job.digest) for job in jobs]
     async with _session(ledger, sender) as session:
         writer = LedgerWriter(session, policy, custom_keys=False, any_accepted=lambda: True)
         skipped = await writer.find_skipped(named)

@@ -22,15 +22,13 @@ from multidict import CIMultiDict
 from everlytic_async._response import MAX_BODY_BYTES
 from everlytic_async._secrets import Secrets
 from everlytic_async._version import __version__
-from everlytic_async._waiting import CallLater, Timer
+from everlytic_async._waiting import CONFIRM_S, CallLater, Timer
 from everlytic_async.policies import Timeouts
 
 #: How an order is sent.
 JSON = "application/json"
 # How late a time-out may be noticed: a tenth of the shortest one, and at most this.
 _MAX_CHECK_INTERVAL_S = 0.25
-# When a request that was found out of time is checked again.
-_CONFIRM_S = 0.01
 # Each response on a reused connection lets this many times as many orders use reused ones.
 _GROWTH = 4
 _MAX_LIMIT = 1 << 16
@@ -195,7 +193,8 @@ class Request:
     Attributes:
         task: The task that waits for the response.
         cancel_requests_before: How often the task was cancelled before.
-        started_at: When the first try of this order started.
+        started_at: When the first try of this attempt started, moved on by the time in which the
+            event loop stood still.
         tracker: Knows how much of the body was sent; None if it counts as sent once the connection
             was written to.
         connection: aiohttp's protocol of the connection, once there is one.
@@ -203,10 +202,10 @@ class Request:
         reused: Whether the connection carried another order before.
         unusable: Whether it was not written to because it had ended or must not be reused.
         sent_at: When the body was sent, except for what the event loop may still hold.
-        last_activity_at: When the endpoint last had its turn; None until the body was sent.
+        last_activity_at: When something last came, or the body was sent; None before that.
         stalled_s: Seconds in which the event loop stood still since the body was sent; before that,
-            since the first try started.
-        is_late: Whether the last check found it out of time.
+            since this try started.
+        is_late: Whether the last check found that it had timed out.
         abort_error: Why it was aborted: it timed out, or the client was closed.
     """
 
@@ -368,7 +367,7 @@ class InFlight:
             if error is not None and request.is_late:
                 request.abort(error)
             elif error is not None:
-                check_in = min(check_in, _CONFIRM_S)
+                check_in = min(check_in, CONFIRM_S)
             request.is_late = error is not None
         self._timer = None
         if self._requests:

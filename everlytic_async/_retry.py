@@ -1,8 +1,8 @@
 """Whether an attempt may be repeated, after which pause, and when to give up.
 
-The only module that knows tenacity. An error's class says whether the attempt may be repeated: no
-status code is looked at, and `_retry_after.py` parses the header. `Backoff` draws the pauses,
-with jitter, for one order here and for the whole client in the pacer.
+The policy of tenacity's loop, which `_sender` runs. An error's class says whether the attempt may
+be repeated: no status code is looked at, and `_retry_after.py` parses the header. `Backoff` draws
+the pauses, with jitter, for one order here and for the whole client in the pacer.
 """
 
 from __future__ import annotations

@@ -7,10 +7,13 @@ account   the endpoint answers 401: the hashes are wrong
 address   ``stop_after_refusals`` equal rejections came in a row, and neither this client nor the
           ledger knows of any order that this endpoint and store accepted
 trouble   attempts end unforeseen (5xx, lost connections, time-outs, refused connections) for
-          longer than the retry policy waits; see `_trouble`
+          longer than the retry policy waits (see `_trouble`), or before anything was ever
+          answered an order could not connect in any of its attempts
 quota     the endpoint asks for a longer pause than ``retry_after_cap_s``
-ledger    the ledger can no longer be read or written
 ========  =====================================================================================
+
+A ledger that fails, a client or session that is closed, and an error that was not foreseen end a
+batch as well: `OrderStream` meets those itself.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def _fault(error: Exception) -> JsonFaultError:
 
 
 def non_finite_faults(record: dict[str, Any]) -> list[str]:
-    """The faults of the floats in a decoded object, wherever they are; at most `MAX_FAULTS`."""
+    """The faults of the floats in a decoded object, wherever they are: one more than are shown."""
     faults: list[str] = []
     pending: list[tuple[_Path | None, Any]] = [(None, record)]
     while pending:

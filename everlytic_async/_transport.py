@@ -25,7 +25,7 @@ from yarl import URL
 
 from everlytic_async._direct_post import DirectPost, DirectResponse
 from everlytic_async._endpoint import endpoint_url
-from everlytic_async._failures import NOT_SENT, SESSION_CLOSED, error_for
+from everlytic_async._failures import NOT_SENT_TO, SESSION_CLOSED, error_for
 from everlytic_async._request import (
     JSON,
     ClientClosedError,
@@ -355,7 +355,7 @@ class Transport:
         session = self._owned_session or self._user_session
         if session is None or session.closed:
             whose = SESSION_CLOSED if self.session_closed else "the client's session is closed"
-            raise NotSentError(f"{NOT_SENT}{self.host}: {whose}")
+            raise NotSentError(f"{NOT_SENT_TO}{self.host}: {whose}")
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         cancel_requests = task.cancelling()
@@ -405,7 +405,7 @@ class Transport:
         return failure
 
     async def _exchange(self, session: aiohttp.ClientSession, request: Request) -> Response:
-        """Send the request and read the response. Nothing else speaks HTTP."""
+        """Send the request and read the response."""
         body, before, after = request.body, request.before_write, request.after_write
         response: aiohttp.ClientResponse | DirectResponse
         if self._direct_post is not None and self._direct_post.can_post(body):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 from collections.abc import AsyncIterable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
@@ -19,7 +18,7 @@ from everlytic_async._transport import Transport
 from everlytic_async._waiting import StopToken
 from everlytic_async.batch import OrderStream, collect
 from everlytic_async.errors import ConfigurationError, SkippedError
-from everlytic_async.events import Dispatcher, Event, Hook
+from everlytic_async.events import Dispatcher, Event, Hook, is_async_callable
 from everlytic_async.ledger import Ledger
 from everlytic_async.ledger.claims import resend_policy
 from everlytic_async.orders import Order
@@ -92,9 +91,9 @@ class EverlyticClient:
         allow_http: Whether ``http://`` is accepted for a host other than this machine.
 
     Raises:
-        ConfigurationError: a setting is missing or wrong; it names the setting. By every method: an
-            argument is wrong, or the client is not open, or was started in another process, event
-            loop or thread.
+        ConfigurationError: a setting is missing or wrong; it names the setting. By every method:
+            the client is not open, or was started in another process, event loop or thread.
+        TypeError: by every method: an argument is not of its type.
         LedgerError: on start, on entering a stream and by `forecast`: the ledger can't be used.
     """
 
@@ -316,8 +315,8 @@ class EverlyticClient:
     def pause(self, seconds: float, *, reason: str = "it was asked for") -> None:
         """Pause all sending, for example because another process of the store was throttled.
 
-        What is in flight goes on. It never shortens a cool-down, and is emitted as a `CoolDown`
-        with the reason and no status. Trouble of the endpoint is not forgotten meanwhile.
+        What is in flight goes on. It never shortens a cool-down; where it makes one longer, that
+        is emitted as a `CoolDown` without a status. Trouble is not forgotten meanwhile.
         """
         check_seconds("seconds", seconds)
         self._transport.lifecycle.check_open()
@@ -336,7 +335,7 @@ class EverlyticClient:
 
 
 def _check_key(key: Any, kind: str) -> KeyOf | None:
-    if key is not None and (not callable(key) or inspect.iscoroutinefunction(key)):
+    if key is not None and (not callable(key) or is_async_callable(key)):
         raise TypeError(f"key must be {kind} function that takes an order and returns its key")
     return cast("KeyOf | None", key)
 

@@ -1,4 +1,4 @@
-"""Every error that this package raises, in one tree; the class is the verdict.
+"""Every error of a delivery, in one tree; the class is the verdict.
 
 ::
 
@@ -21,7 +21,8 @@
     └── SourceError                 the caller's iterable of orders raised
 
 Errors carry plain values only: never a request, its headers, or a hash; and no value of an order.
-All their arguments go to ``Exception.__init__``, so that they survive pickling.
+All their arguments go to ``Exception.__init__``, so that they survive pickling. An argument of the
+wrong type is a `TypeError`.
 """
 
 from __future__ import annotations
@@ -86,8 +87,7 @@ _BLANKS = re.compile(
 def redact_emails(text: str) -> str:
     """Text of the endpoint without e-mail addresses: it may name anybody, not only the contact.
 
-    It is used once, where the response is parsed, and for other servers' texts: so no log, record
-    or screen has to.
+    A response is cleaned once, where it is parsed, so that no log, record or screen has to do it.
     """
     text = _QUOTED.sub("[an address]", _BLANKS.sub(r"\1\2", text))
     return _WORD.sub(lambda word: "[an address]" if _SIGN.search(word[0]) else word[0], text)

@@ -79,7 +79,7 @@ class AttemptStarted(Event):
     """A POST starts.
 
     Attributes:
-        key: The order's key.
+        key: The order's key; a digest of it, if it is the caller's own.
         attempt: Which attempt of the order it is, from 1.
         in_flight: How many POSTs are in flight, this one included.
     """
@@ -94,7 +94,7 @@ class AttemptEnded(Event):
     """A POST ended. This is what it means by itself.
 
     Attributes:
-        key: The order's key.
+        key: The order's key; a digest of it, if it is the caller's own.
         attempt: Which attempt of the order it was, from 1.
         outcome: The order's outcome if this attempt was the last.
         status: The HTTP status; None if there was no response.
@@ -115,7 +115,7 @@ class BackingOff(Event):
     """An attempt failed, and the order is tried again after a pause.
 
     Attributes:
-        key: The order's key.
+        key: The order's key; a digest of it, if it is the caller's own.
         attempt: The attempt that failed, from 1.
         wait_s: Seconds until the next attempt may start.
         error: How the attempt failed.
@@ -132,7 +132,7 @@ class OrderEnded(Event):
     """An order has its result.
 
     Attributes:
-        key: The order's key; None for an invalid order without one.
+        key: The order's key, as above; None for an invalid order without one.
         outcome: What is known of the order.
         attempts: How many POSTs were started for it.
         elapsed_s: Seconds since it was read.
@@ -229,12 +229,15 @@ def as_hooks(on_event: Hook | Iterable[Hook] | None) -> tuple[Hook, ...]:
         hooks = tuple(on_event)
     if not all(callable(hook) for hook in hooks):
         raise TypeError("on_event must be a callable that takes an event, or several of them")
-    if any(
-        inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__)
-        for hook in hooks
-    ):
+    if any(map(is_async_callable, hooks)):
         raise TypeError("on_event must be a plain function, not `async def`: let it start a task")
     return hooks
+
+
+def is_async_callable(function: object) -> bool:
+    """Whether calling it makes a coroutine, which somebody would have to await."""
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - of its class, not of the object
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 class Dispatcher:

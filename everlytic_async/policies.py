@@ -92,14 +92,15 @@ class RetryPolicy:
     backoff with full jitter. A pause that would end after the deadline is not started.
     """
 
-    #: The most POSTs for one order, the first included; 1 means no retry. Probes during an outage
-    #: are bounded by the deadline instead if the endpoint had answered before.
+    #: The most POSTs for one order, the first included; 1 means no retry. A probe during trouble
+    #: that surely was not processed doesn't count, if the endpoint had answered before.
     attempts: int = attrs.field(default=5, validator=must_be_count)
     #: The longest first pause, in seconds.
     base_s: float = attrs.field(default=0.5, validator=must_be_seconds)
     #: The longest pause, in seconds.
     cap_s: float = attrs.field(default=30, validator=must_be_seconds)
-    #: No attempt of an order starts later than this after its first, in seconds.
+    #: No attempt of an order starts later than this after its first, or after the call of
+    #: `send_order`, in seconds. Trouble that lasts longer ends the waiting.
     deadline_s: float = attrs.field(default=120, validator=must_be_seconds)
     #: A longer Retry-After, in seconds, means that a quota is used up: a batch stops.
     retry_after_cap_s: float = attrs.field(default=120, validator=must_be_seconds)

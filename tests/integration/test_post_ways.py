@@ -20,7 +20,7 @@ import pytest
 import trustme
 
 from everlytic_async import EverlyticError
-from everlytic_async._direct_post import MAX_ORDER_BYTES
+from everlytic_async._direct_post import MAX_DIRECT_BYTES
 from everlytic_async._response import Response
 from everlytic_async._transport import Transport
 from support.delivery import CUSTOMER_HASH, STORE_HASH
@@ -88,7 +88,7 @@ async def test_the_option_closes_the_direct_way(
 @pytest.mark.usefixtures("direct_post")
 @pytest.mark.parametrize(
     ("size", "by_session"),
-    [(2, False), (MAX_ORDER_BYTES, False), (MAX_ORDER_BYTES + 1, True), (1_000_000, True)],
+    [(2, False), (MAX_DIRECT_BYTES, False), (MAX_DIRECT_BYTES + 1, True), (1_000_000, True)],
 )
 async def test_long_bodies_go_by_the_session(
     session_posts: list[object], size: int, *, by_session: bool
@@ -452,7 +452,7 @@ async def test_a_body_that_was_handed_to_the_connection_counts_as_sent() -> None
         await asyncio.Event().wait()
 
     async with RawServer(read_no_body) as server, make_transport(server.url) as transport:
-        body = b"x" * MAX_ORDER_BYTES
+        body = b"x" * MAX_DIRECT_BYTES
         task = asyncio.create_task(transport.post(body, reported.append))
         await until(lambda: server.heads)
         task.cancel()
