@@ -78,12 +78,10 @@ async def _stores(
 
 def _status_lines(found: QueueStatus, workers: Sequence[WorkerInfo]) -> Iterator[Text | str]:
     yield f"{found.store}: {count_orders(found.depth)} unfinished"
-    redelivered = (
-        f"; {found.redelivered:,} of them delivered more than once" if found.in_flight else ""
-    )
+    again = f"{found.redelivered:,} of them delivered more than once"
     rows = [
         ("waiting", found.waiting, "for a worker"),
-        ("in flight", found.in_flight, f"with workers, or waiting for their retry{redelivered}"),
+        ("in flight", found.in_flight, f"with workers, or waiting for their retry; {again}"),
         ("dead", found.dead, "a person has to decide: everlytic-async queue dead"),
         ("workers", len(workers), f"{found.idle_workers:,} waiting for an order"),
     ]
