@@ -122,9 +122,6 @@ def _ledger(options: DoctorOptions, settings: Settings) -> dict[str, Any]:
     return {**found, **hosts, **counts, "sending now": summary.running}
 
 
-# ------------------------------------------------------------------------------------- the host
-
-
 async def _reach(account: Account) -> dict[str, str]:
     """Connect as a run would, with TLS, and close the connection.
 

@@ -353,9 +353,6 @@ def open_input(options: InputOptions | JoinOptions, settings: Settings) -> Itera
         yield source
 
 
-# -------------------------------------------------------------------------------- how it is read
-
-
 def _load_where(
     options: ReadingOptions, settings: Settings
 ) -> Sequence[str] | Mapping[str, Any] | None:

@@ -51,9 +51,6 @@ _ORDER_COLUMNS = ("contact_email", "contact_unique_id", "order_id", "total", "or
 _COLUMNS = ("host", "key", "state", "attempts", "status", "reason", "at")
 
 
-# --------------------------------------------------------------------------------------- status
-
-
 def status(options: LedgerFileOptions) -> int:
     """Show what a ledger holds, and return the exit code."""
     with LedgerFile(options.file, must_exist=True) as ledger:
@@ -81,9 +78,6 @@ def _figures(shown: str, summary: LedgerSummary) -> Iterator[Text | str]:
     who = {0: "No process is", 1: "1 process is"}
     running = summary.running
     yield f"{who.get(running, f'{running} processes are')} sending with it now."
-
-
-# --------------------------------------------------------------------------------------- export
 
 
 def export(options: ExportOptions) -> int:
@@ -140,9 +134,6 @@ def _rows_for(order: Order, by_id: Mapping[str, list[dict[str, Any]]]) -> Iterat
                 yield row
 
 
-# ----------------------------------------------------------------------------------------- copy
-
-
 def copy(options: CopyOptions) -> int:
     """Make an independent ledger of another one, and return the exit code."""
     with LedgerFile(
@@ -153,9 +144,6 @@ def copy(options: CopyOptions) -> int:
         count = sum(summary.counts.values()) + sum(summary.never_accepted.values())
     print_lines([f"{count_orders(count)} copied to {file_name(options.target)}"])
     return Exit.OK
-
-
-# -------------------------------------------------------------------------------------- resolve
 
 
 def resolve(options: ResolveOptions) -> int:

@@ -35,8 +35,8 @@ Exit codes:
 """
 
 _STATUS_HELP = """\
-Show how many orders of the ledger FILE are in which state, since when, how fast it went, to which
-hosts, and how many processes are sending with it now.
+Show how many orders of the ledger FILE are in which state, since when, to which hosts, and how many
+processes are sending with it now.
 
 You can run it at any time, also while orders are being sent: to see the progress of a backfill that
 runs elsewhere, or what a killed run has left.

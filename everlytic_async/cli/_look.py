@@ -33,9 +33,6 @@ _BORDERS = 8
 _WHOLE_VALUE = 28
 
 
-# ------------------------------------------------------------------------------------------- --show
-
-
 def as_table(traced: TracedOrder, place: str, width: int) -> Table:
     """An order for a terminal of that many columns; what is too long is folded, and never cut."""
     table = Table(
@@ -128,9 +125,6 @@ def _plain(value: Any) -> Any:
     if value == value.to_integral_value():
         return int(value)
     return float(value) if Decimal(repr(float(value))) == value else f"{value:f}"
-
-
-# ---------------------------------------------------------------------------------------- --suggest
 
 
 def suggest(options: CheckOptions) -> int:

@@ -65,21 +65,19 @@ def advise(
             f"  everlytic-async ledger resolve {file} --send-again 'KEY'..."
         )
     if tally.to_correct:
-        invalid, rejected = tally.counts[Outcome.INVALID], tally.rejected
-        what = " or ".join(
-            name for name, count in (("invalid", invalid), ("rejected", rejected)) if count
+        counts = {"invalid": tally.counts[Outcome.INVALID], "rejected": tally.rejected}
+        what = " or ".join(name for name, count in counts.items() if count)
+        them = "it" if tally.to_correct == 1 else "them"
+        words = (
+            f"{_they(tally.to_correct)} {what}: a person has to correct {them}. Then run it again"
         )
-        yield (
-            f"{_they(tally.to_correct)} {what}: a person has to correct "
-            f"{'it' if tally.to_correct == 1 else 'them'}. Then run it again"
-            f"{'' if ledger is None else '; it sends only what has changed'}:\n  {again}"
-            + (
-                "\nWhere a rejected order is right and the cause was elsewhere, add: "
-                "--resend rejected"
-                if rejected and ledger is not None
-                else ""
-            )
-        )
+        if ledger is not None:
+            words += "; it sends only what has changed"
+        words += f":\n  {again}"
+        if tally.rejected and ledger is not None:
+            words += "\nWhere a rejected order is right and the cause was elsewhere, add: "
+            words += "--resend rejected"
+        yield words
 
 
 def _with_input(options: SendOptions) -> str:

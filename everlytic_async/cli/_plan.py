@@ -226,10 +226,10 @@ def _workflow(options: SendOptions, count: InputCount | None) -> str:
 def _rate(options: SendOptions, count: InputCount | None) -> str:
     at_once = f"{options.concurrency:,} at once"
     if options.rate is not None:
-        takes = (
-            "" if count is None else f": {format_duration(count.to_send / options.rate)} or more"
-        )
-        return f"at most {options.rate:,g}/s, {at_once}{takes}"
+        at_most = f"at most {options.rate:,g}/s, {at_once}"
+        if count is None:
+            return at_most
+        return f"{at_most}: {format_duration(count.to_send / options.rate)} or more"
     allowed = f"what the endpoint allows, {at_once} (--rate)"
     if count is None:
         return allowed

@@ -38,9 +38,6 @@ _STYLES = {Outcome.INVALID: "yellow", Outcome.REJECTED: "red", Outcome.UNKNOWN: 
 _MAX_SHOWN = 5
 
 
-# --------------------------------------------------------------------------------------- status
-
-
 async def status(options: StatusOptions) -> int:
     """Show what is in the queue of each store, and return the exit code."""
     settings = Settings(options.config, *QUEUE_TABLES)
@@ -81,12 +78,10 @@ async def _stores(
 
 def _status_lines(found: QueueStatus, workers: Sequence[WorkerInfo]) -> Iterator[Text | str]:
     yield f"{found.store}: {count_orders(found.depth)} unfinished"
-    redelivered = (
-        f"; {found.redelivered:,} of them delivered more than once" if found.in_flight else ""
-    )
+    again = f"{found.redelivered:,} of them delivered more than once"
     rows = [
         ("waiting", found.waiting, "for a worker"),
-        ("in flight", found.in_flight, f"with workers, or waiting for their retry{redelivered}"),
+        ("in flight", found.in_flight, f"with workers, or waiting for their retry; {again}"),
         ("dead", found.dead, "a person has to decide: everlytic-async queue dead"),
         ("workers", len(workers), f"{found.idle_workers:,} waiting for an order"),
     ]
@@ -97,9 +92,6 @@ def _status_lines(found: QueueStatus, workers: Sequence[WorkerInfo]) -> Iterator
     for worker in workers:
         state = "stopping" if worker.stopping else worker.last_error or "sending"
         yield f"    {worker.name}: {worker.in_flight:,} in flight, {worker.sent:,} sent; {state}"
-
-
-# ----------------------------------------------------------------------------------------- dead
 
 
 async def dead(options: DeadOptions) -> int:
@@ -160,9 +152,6 @@ def _print_order(letter: DeadLetter) -> bool:
     # JSON strings have none of these unescaped: here they are white space between values.
     print_lines([escape_json(re.sub(r"[\t\r\n]", " ", text))], is_data=True)
     return True
-
-
-# ------------------------------------------------------------------------------ redrive and drop
 
 
 async def redrive(options: SelectOptions) -> int:

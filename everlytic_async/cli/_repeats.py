@@ -79,18 +79,14 @@ class Repeats:
         which = [
             f"{name} ({place}s {join_some(lines, _LINES)})" for name, lines in self.examples.items()
         ]
-        more = (
-            " and others"
-            if self.count > sum(len(each) - 1 for each in self.examples.values())
-            else ""
-        )
-        advice = ""
+        shown = sum(len(each) - 1 for each in self.examples.values())
+        more = " and others" if self.count > shown else ""
         if is_table and self._differ:
-            advice = ". If they are rows of one order, sort the file by that id"
+            more += ". If they are rows of one order, sort the file by that id"
         verb = "has" if self.count == 1 else "have"
         yield (
             f"{count_orders(self.count)} {verb} the id of an earlier order, and only the first is "
-            f"sent: {', '.join(which)}{more}{advice}"
+            f"sent: {', '.join(which)}{more}"
         )
 
     def close(self) -> None:

@@ -6,10 +6,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from command_line import Completed, order
+from command_line import Completed
 
 from everlytic_async.ledger import Entry, LedgerFile, State
 from everlytic_async.ledger._sqlite import Record, SqliteWriter
+from support.delivery import order
 
 INVALID = {"order_id": "i1", "contact_email": "nobody"}
 ONE_AT_ONCE = ("--retries", "0", "--concurrency", "1")

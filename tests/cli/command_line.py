@@ -167,15 +167,6 @@ def read_until(process: Process, words: str) -> str:
     return read
 
 
-def order(number: int | str, **more: Any) -> dict[str, Any]:
-    return {
-        "order_id": str(number),
-        "contact_email": f"buyer{number}@example.com",
-        "products": [{"product_name": "Mop", "product_price": 21}],
-        **more,
-    }
-
-
 def to_lines(*orders: Any) -> str:
     """Orders as JSON Lines; text goes in as it is."""
     return "".join((each if isinstance(each, str) else json.dumps(each)) + "\n" for each in orders)

@@ -7,7 +7,6 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Coroutine, Iterable
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -48,20 +47,16 @@ class Queue:
         ]
         return "\n".join(["[queue]", *names, *lines, ""])
 
-    def settings(self, store: str = "default", **more: Any) -> QueueSettings:
-        """The same for the library."""
-        return QueueSettings(
-            **more,
+    def connect(self, store: str) -> OrderQueue:
+        """The queue, not yet open; opening creates it."""
+        settings = QueueSettings(
             store=store,
             subject=self.name,
             orders_stream=f"{self.name}_orders",
             dead_letter_stream=f"{self.name}_dead",
             max_bytes=16 * 1024**2,
         )
-
-    def connect(self, store: str = "default", **more: Any) -> OrderQueue:
-        """The queue, not yet open; opening creates it."""
-        return OrderQueue(self.url, self.settings(store, **more), timeout_s=10)
+        return OrderQueue(self.url, settings, timeout_s=10)
 
     @_run_to_its_end
     async def publish(self, orders: Iterable[Any], store: str = "default") -> None:
@@ -101,13 +96,3 @@ class Queue:
         """A program that finds it by its environment and its settings."""
         (program.directory / "everlytic.toml").write_text(self.toml(**more))
         return program.with_env(EVERLYTIC_NATS_URL=self.url)
-
-
-def write_stores(path: Path, queue: Queue, **accounts: tuple[str, str, str]) -> None:
-    """Write settings with a table for each store: address, store hash, customer hash."""
-    tables = [
-        f'[worker.stores.{name}]\nbase_url = "{url}"\nstore_hash = "{store}"\n'
-        f'customer_hash = "{customer}"\n'
-        for name, (url, store, customer) in accounts.items()
-    ]
-    path.write_text(queue.toml() + "\n".join(tables))

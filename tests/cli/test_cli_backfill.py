@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 import pytest
-from command_line import Cli, Program, completed, order, to_lines, write_orders
+from command_line import Cli, Program, completed, to_lines, write_orders
 from command_terminal import QUESTION, Terminal, run_at_terminal
 
 from everlytic_async import EverlyticClient
@@ -25,6 +25,7 @@ from everlytic_async.cli._settings import Account, Settings
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 
 MANY = 1001
 

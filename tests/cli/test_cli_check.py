@@ -12,12 +12,13 @@ from typing import Any
 import openpyxl
 import pyarrow as pa
 import pytest
-from command_line import SEND, Cli, Program, order, read_results, to_lines
+from command_line import SEND, Cli, Program, read_results, to_lines
 from pyarrow import parquet
 
 from everlytic_async.cli._commands import app
 from everlytic_async.sandbox import Sandbox
 from everlytic_async.sources import FORMATS, REASONS
+from support.delivery import order
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "orders.jsonl"
 TILL = """\

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import trustme
 from command_endpoint import listening
-from command_line import Cli, order
+from command_line import Cli
 
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 from support.sandboxes import CUSTOMER_HASH, STORE_HASH
 from support.tls import authority, server_context
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import nkeys
 import pytest
 import trustme
-from command_line import Cli, Program, completed, order, read_results, read_until, to_lines, until
+from command_line import Cli, Program, completed, read_results, read_until, to_lines, until
 from command_queue import Queue
 
 from everlytic_async.worker import NatsServer
+from support.delivery import order
 
 TOKEN = "t0ken-of-nats-57"
 

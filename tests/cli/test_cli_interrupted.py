@@ -15,7 +15,6 @@ from command_line import (
     Process,
     Program,
     completed,
-    order,
     read_results,
     read_until,
     to_lines,
@@ -24,6 +23,7 @@ from command_line import (
 from command_terminal import Terminal
 
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 from support.sandboxes import serve
 
 ORDERS = 2000
@@ -151,16 +151,13 @@ def test_a_signal_that_is_ignored_from_the_start_stays_ignored(program: Program)
     path = program.write(*map(order, range(8)))
     with serve(latency_s=0.2) as sandbox:
         process = program.with_endpoint(sandbox).start(
-            *SEND, "--concurrency", "2", path, preexec_fn=_ignore_ctrl_c
+            *(*SEND, "--concurrency", "2", path),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         )
         until(lambda: sandbox.in_flight == 2)
         process.send_signal(signal.SIGINT)  # as Ctrl-C reaches what a script runs with `&`
         run = completed(process)
     assert (run.code, run.err, sandbox.processed) == (0, "", 8)
-
-
-def _ignore_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @pytest.mark.slow

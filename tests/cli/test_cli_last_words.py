@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from command_endpoint import Endpoint
 from command_ledger import ONE_AT_ONCE, commands, named
-from command_line import SEND, Cli, order, read_results, to_lines
+from command_line import SEND, Cli, read_results, to_lines
 
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 from support.sandboxes import STORE_HASH
 
 KEPT, FORGOTTEN = ("--ledger", "l"), ("--no-ledger",)
@@ -130,7 +131,7 @@ TILL_MAPS = ("order_id=Nr", "contact_email=Käufer", "product_name=Artikel")
 @pytest.mark.parametrize(
     ("name", "data", "options", "contacts"),
     [
-        ("my orders.jsonl", to_lines(*named("u1", "u2")), [], ["buyeru1@", "buyeru2@"]),
+        ("my orders.jsonl", to_lines(*named("u1", "u2")), [], ["customeru1@", "customeru2@"]),
         (
             "till.txt",
             TILL.encode("cp1252"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command_endpoint import Endpoint
 from command_ledger import ONE_AT_ONCE, commands, make_ledger, named, states
-from command_line import Cli, Program, order, read_results, to_lines, until
+from command_line import Cli, Program, read_results, to_lines, until
 
 from everlytic_async import EverlyticClient
 from everlytic_async.cli._commands import SendOptions
@@ -22,9 +22,8 @@ from everlytic_async.cli._settings import Settings
 from everlytic_async.ledger import State
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 from support.sandboxes import CUSTOMER_HASH, STORE_HASH, serve
-
-# -------------------------------------------------------------------------------- which ledger
 
 
 @pytest.mark.parametrize("place", ["everlytic.toml", "home/.config/everlytic-async/everlytic.toml"])
@@ -216,9 +215,6 @@ def test_a_plan_counts_what_the_ledger_knows(
     assert (twice in out) == (Outcome.UNKNOWN in resend)
 
 
-# ------------------------------------------------------------------------------- the second run
-
-
 def test_a_second_run_skips_what_was_sent_and_reports_what_changed(cli: Cli, shop: Sandbox) -> None:
     orders = [order(n) for n in range(30)]
     assert cli("send", "--ledger", "l", "--limit", "10", cli.write(*orders)).code == 0
@@ -304,14 +300,12 @@ def test_a_ledger_that_fails_midway_stops_it_and_what_was_sent_is_on_record(
     program: Program, sandbox: Sandbox
 ) -> None:
     path = program.write(*map(order, range(1500)))
-    options = ("--ledger", "l", "--results", "/dev/null")
-    run = program.with_endpoint(sandbox).run("send", *options, path, preexec_fn=_small_files)
+    run = program.with_endpoint(sandbox).run(
+        *("send", "--ledger", "l", "--results", "/dev/null", path),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+    )
     assert run.code == 1
     assert "Error: the batch was stopped: the ledger '" in run.err
     assert "To send the rest, run it again; what was sent is not sent again:\n" in run.err
     assert 0 < sandbox.processed < 1500
     assert {each["order_id"] for each in sandbox.received} <= set(states(program.directory / "l"))
-
-
-def _small_files() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Cli, order, read_results, to_lines
+from command_line import Cli, read_results, to_lines
 
 from everlytic_async.ledger import storage_key
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 
 TILL = """\
 Bestellnummer;E-Mail;Artikel;Preis;Menge;Status;Datum

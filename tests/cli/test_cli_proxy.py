@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from command_endpoint import listening
-from command_line import SEND, Cli, order
+from command_line import SEND, Cli
 
 from everlytic_async.cli._client import find_proxy
+from support.delivery import order
 from support.sandboxes import CUSTOMER_HASH, STORE_HASH
 
 PASSWORD = "pr0xy-passw0rd"

@@ -6,10 +6,11 @@ import json
 import socket
 
 import pytest
-from command_line import Cli, Program, completed, order
+from command_line import Cli, Program, completed
 from command_queue import Queue
 
 from everlytic_async.outcomes import Outcome
+from support.delivery import order
 
 UNKNOWN = (order(1), Outcome.UNKNOWN, "the answer to jane@example.com was lost")
 REJECTED = (order(2), Outcome.REJECTED, "status 422")

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from command_line import SEND, Cli, order, read_results, to_lines, until
+from command_line import SEND, Cli, read_results, to_lines, until
 
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 from support.hostile_text import HOSTILE
 
 NO_SPACE = "No space left on device"
-
-
-# ----------------------------------------------------------------------------------- the results
 
 
 @pytest.mark.parametrize("source", ["file", "pipe", "file as the standard input"])
@@ -267,9 +265,6 @@ def test_without_its_libraries_it_says_what_to_install_before_anything_is_sent(
     run = cli("send", "--ledger", "l", "--report", "r.html", "o.jsonl")
     assert (run.code, run.out, shop.requests, Path("l").exists()) == (2, "", 0, False)
     assert "pip install 'everlytic-async[report]'" in run.err
-
-
-# ------------------------------------------------------------------ an output that can't be written
 
 
 @pytest.fixture

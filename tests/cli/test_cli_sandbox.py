@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import signal
 
-from command_line import SEND, Cli, Program, completed, order
+from command_line import SEND, Cli, Program, completed
 
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 
 
 def test_it_prints_all_that_send_needs_and_its_options_are_its_faults(

@@ -10,17 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import (
-    SEND,
-    Cli,
-    Completed,
-    Program,
-    completed,
-    order,
-    to_lines,
-    until,
-    write_orders,
-)
+from command_line import SEND, Cli, Completed, Program, completed, to_lines, until, write_orders
 from command_terminal import Terminal, plain, screen
 
 from everlytic_async.cli._counts import Tally
@@ -33,6 +23,7 @@ from everlytic_async.events import CoolDown, OutageEnded, RateChanged
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
 from support.clock import FakeClock
+from support.delivery import order
 from support.sandboxes import serve
 
 XTERM = {"TERM": "xterm-256color"}

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from command_endpoint import Endpoint
-from command_line import SEND, Cli, order, read_results, to_lines
+from command_line import SEND, Cli, read_results, to_lines
 
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 from support.sandboxes import CUSTOMER_HASH, serve
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "orders.jsonl"

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from command_line import SEND, Cli, order
+from command_line import SEND, Cli
 
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.ledger._sqlite import SqliteWriter
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 from support.sandboxes import CUSTOMER_HASH, STORE_HASH
 
 OWN, LOCAL, NAMED = "home/.config/everlytic-async/everlytic.toml", "everlytic.toml", "named.toml"

@@ -13,12 +13,13 @@ from pathlib import Path
 import click
 import pytest
 from click.shell_completion import BashComplete
-from command_line import Cli, order
+from command_line import Cli
 
 import everlytic_async
 from everlytic_async.cli._commands import app
 from everlytic_async.cli._exit import handle_errors
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 from support.processes import run_python
 
 COMMAND_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "command.md"

@@ -6,14 +6,16 @@ import json
 import re
 import signal
 import urllib.request
+from pathlib import Path
 
 import pytest
-from command_line import Cli, Program, completed, order, read_until, until
-from command_queue import Queue, write_stores
+from command_line import Cli, Program, completed, read_until, until
+from command_queue import Queue
 from command_terminal import Terminal
 
 from everlytic_async.outcomes import Outcome
 from everlytic_async.sandbox import Sandbox
+from support.delivery import order
 from support.sandboxes import CUSTOMER_HASH, STORE_HASH, serve
 
 OTHER_STORE, OTHER_CUSTOMER = "5107e-of-another-shop", "0therCust0merXy1"
@@ -37,13 +39,15 @@ def test_each_store_gets_its_own_orders_with_its_own_hashes_and_wrong_ones_end_t
     for store, count in (("a", 5), ("b", 7), ("c", 3), ("wrong", 4)):
         queue.publish(map(order, range(count)), store)
     with serve(store_hash=OTHER_STORE, customer_hash=OTHER_CUSTOMER) as other:
-        write_stores(
-            cli.directory / "everlytic.toml",
-            queue,
-            a=(sandbox.base_url, STORE_HASH, CUSTOMER_HASH),
-            b=(other.base_url, OTHER_STORE, OTHER_CUSTOMER),
-            wrong=(sandbox.base_url, OTHER_STORE, CUSTOMER_HASH),
-        )
+        tables = [queue.toml()]
+        for name, url, *hashes in (
+            ("a", sandbox.base_url, STORE_HASH, CUSTOMER_HASH),
+            ("b", other.base_url, OTHER_STORE, OTHER_CUSTOMER),
+            ("wrong", sandbox.base_url, OTHER_STORE, CUSTOMER_HASH),
+        ):
+            tables += [f'[worker.stores.{name}]\nbase_url = "{url}"']
+            tables += ['store_hash = "{}"\ncustomer_hash = "{}"\n'.format(*hashes)]
+        Path("everlytic.toml").write_text("\n".join(tables))
         cli.env(EVERLYTIC_NATS_URL=queue.url)
         run = cli("worker", "--exit-when-empty", "--log-level", "debug")
     assert (run.code, sandbox.processed, other.processed) == (1, 5, 7)
@@ -51,7 +55,7 @@ def test_each_store_gets_its_own_orders_with_its_own_hashes_and_wrong_ones_end_t
         assert f"{store}: {count} sent" in run.out
         assert re.search(rf" DEBUG \[{store}\] order \S+, attempt 1: sent", run.err)
     assert "[wrong] no more orders of this store are taken" in run.err
-    for secret in (STORE_HASH, CUSTOMER_HASH, OTHER_STORE, OTHER_CUSTOMER, "buyer1@"):
+    for secret in (STORE_HASH, CUSTOMER_HASH, OTHER_STORE, OTHER_CUSTOMER, "customer1@"):
         assert secret not in run.out + run.err
     assert (queue.depth("c"), queue.depth("wrong"), queue.dead("wrong")) == (3, 4, [])
     missing = cli("worker", "--store", "a", "--store", "c")

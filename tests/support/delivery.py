@@ -19,7 +19,7 @@ FAST_RETRY = RetryPolicy(base_s=0.002, cap_s=0.01)
 MANY_RETRIES = RetryPolicy(attempts=100, base_s=0.002, cap_s=0.01)
 
 
-def order(number: int, **fields: Any) -> dict[str, Any]:
+def order(number: int | str, **fields: Any) -> dict[str, Any]:
     """An order whose id is its number."""
     return {
         "contact_email": f"customer{number}@example.com",
