@@ -12,11 +12,11 @@ from typing import Any
 import attrs
 from ledger_shop import Place, ledger_at
 
-from everlytic_async import BatchStoppedError, Delivery, EverlyticClient, LedgerError, Pacing
+from everlytic_async import BatchStoppedError, Delivery, LedgerError, Pacing
 from everlytic_async.ledger import Entry, ResendPolicy, State
 from everlytic_async.ledger._sqlite import SqliteWriter
 from everlytic_async.sandbox import Sandbox
-from support.delivery import CUSTOMER_HASH, MANY_RETRIES, STORE_HASH, orders
+from support.delivery import CUSTOMER_HASH, MANY_RETRIES, STORE_HASH, make_client, orders
 from support.forked import Forked
 
 NOBODY = 65_534
@@ -76,14 +76,8 @@ async def _send(
         os.setuid(NOBODY)  # for root nothing is read-only
     ends: dict[str, list[str]] = {}
     error = None
-    async with EverlyticClient(
-        url,
-        store_hash=STORE_HASH,
-        customer_hash=CUSTOMER_HASH,
-        delivery=delivery,
-        retry=MANY_RETRIES,
-        pacing=Pacing(max_concurrency=concurrency, adaptive=False),
-    ) as client:
+    pacing = Pacing(max_concurrency=concurrency, adaptive=False)
+    async with make_client(url, delivery=delivery, retry=MANY_RETRIES, pacing=pacing) as client:
         try:
             async with client.stream_orders(
                 orders(count), ledger=ledger_at(place, **ledger)

@@ -59,6 +59,15 @@ def assert_nothing_personal(stored: bytes) -> None:
     assert b"refused the order (422)" in stored  # it would be found
 
 
+def agree(states: Mapping[str, State], server: Shop) -> None:
+    """What was sent is on record, nothing else counts as sent, and nothing was sent twice."""
+    assert State.IN_FLIGHT not in states.values()
+    perhaps = {key for key, state in states.items() if state in (State.SENT, State.UNKNOWN)}
+    assert set(server.processed) <= perhaps
+    assert {key for key, state in states.items() if state is State.SENT} <= set(server.processed)
+    assert all(count == 1 for count in server.processed.values())
+
+
 @attrs.frozen
 class BucketPlace:
     """Where a ledger lies in NATS."""

@@ -348,14 +348,16 @@ async def test_orders_in_flight_in_a_crashed_run_are_unknown_to_whoever_looks(
             summary = looks.summary()
         with LedgerFile(path) as resolves:  # what a living process has in flight is left alone
             assert [resolves.resolve(State.SENT) for _ in range(2)] == [(2, ()), (0, ())]
-            resolved = {entry.key: entry.state for _, entry in resolves.entries()}
+            entries = [entry for _, entry in resolves.entries()]
         assert not lock.exists()
     states = {"alive": State.IN_FLIGHT, "crashed": State.UNKNOWN}
     states |= {state: state for state in (State.UNKNOWN, State.SENT)}
     assert found == dict.fromkeys(found, states)
     assert of_states[State.UNKNOWN] == [("crashed", CRASHED_MESSAGE), ("unknown", None)]
     assert of_states[State.IN_FLIGHT] == [("alive", None)]
-    assert resolved == dict.fromkeys(states, State.SENT) | {"alive": State.IN_FLIGHT}
+    resolved = {entry.key: (entry.state, entry.reason) for entry in entries}
+    marked = dict.fromkeys(("crashed", "unknown"), (State.SENT, "marked as sent by hand"))
+    assert resolved == {"alive": (State.IN_FLIGHT, None), "sent": (State.SENT, None), **marked}
     assert summary.running == 1
     assert {state: count for state, count in summary.counts.items() if count} == {
         State.IN_FLIGHT: 1,
@@ -416,22 +418,6 @@ async def test_to_see_whether_a_run_is_alive_neither_creates_a_file_nor_looks_al
 
 
 # ----------------------------------------------------------------------------------------- by hand
-
-
-@pytest.mark.parametrize("to", [State.SENT, State.NOT_SENT])
-def test_unknown_orders_are_marked_by_hand(path: Path, to: State) -> None:
-    filled(path, *State)
-    with LedgerFile(path, clock=lambda: 8.0) as file:
-        assert file.resolve(to, ["unknown", "sent", "none"]) == (1, ("sent", "none"))
-        assert file.resolve(to, ["unknown"]) == (0, ("unknown",))
-        assert file.resolve(to) == (1, ())  # the one in flight, too: its process has ended
-        entries = {entry.key: entry for _, entry in file.entries()}
-
-    marked = {key for key, entry in entries.items() if entry.recorded_at == 8.0}
-    assert marked == {"unknown", "in_flight"}
-    assert entries["unknown"].state is to
-    assert entries["unknown"].reason == f"marked as {to} by hand"
-    assert entries["rejected"].state is State.REJECTED
 
 
 def test_a_key_of_two_stores_marks_none_without_the_host(path: Path) -> None:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledger_shop import (
     Place,
+    agree,
     assert_nothing_personal,
     ledger_at,
     read_entries,
@@ -321,14 +322,12 @@ class Ending:
 
     async def streamed(self, count: int, raises_after: int | None = None) -> AsyncIterator[Any]:
         source = self.source(count, raises_after)
-        more = True
-        while more:
+        while True:
             await asyncio.sleep(0)  # before it reads, so that what is read is handed out
-            more = False
-            for each in source:
-                more = True
-                yield each
-                break
+            try:
+                yield next(source)
+            except StopIteration:
+                return
 
     async def run(
         self,
@@ -347,29 +346,6 @@ class Ending:
                         break
             except (BatchStoppedError, SourceError) as error:
                 self.error = error
-
-    def agrees_with(self, place: Place, server: Shop, *, whole: bool) -> None:
-        """Every result with the ledger, and the ledger with what arrived."""
-        states = read_states(place)
-        indexes = sorted(result.index for result in self.results)
-        assert len(set(indexes)) == len(indexes)
-        if whole:
-            assert indexes == list(range(self.read))
-        for result in self.results:
-            assert result.key is not None
-            if result.outcome is Outcome.NOT_SENT:
-                assert states.get(result.key, State.NOT_SENT) is State.NOT_SENT
-            elif result.outcome is not SKIPPED:
-                assert states[result.key] == State(result.outcome.value)
-        agree(states, server)
-
-
-def agree(states: dict[str, State], server: Shop) -> None:
-    assert State.IN_FLIGHT not in states.values()
-    perhaps = {key for key, state in states.items() if state in (State.SENT, State.UNKNOWN)}
-    assert set(server.processed) <= perhaps
-    assert {key for key, state in states.items() if state is State.SENT} <= set(server.processed)
-    assert all(count == 1 for count in server.processed.values())
 
 
 async def send_the_rest(place: Place, server: Shop, count: int) -> None:
@@ -407,14 +383,23 @@ async def test_results_ledger_and_server_agree(
         async with server.opened_client() as client:
             leave_after = 20 if ending == "break" else None
             await end.run(client, source, place, ordered=ordered, leave_after=leave_after)
-        end.agrees_with(place, server, whole=ending != "break")
+        states = read_states(place)
+        agree(states, server)
+        for result in end.results:
+            if result.outcome is Outcome.NOT_SENT:
+                assert states.get(str(result.key), State.NOT_SENT) is State.NOT_SENT
+            else:
+                assert states[str(result.key)] == State(result.outcome)
         errors = {"source": SourceError, "401": BatchStoppedError}
         assert type(end.error) is errors.get(ending, type(None))
         assert ending != "end" or len(end.results) == count
         assert ending != "source" or end.read == 41
         await send_the_rest(place, server, count)
-    if ordered and ending != "break":
-        assert [result.index for result in end.results] == list(range(end.read))
+    indexes = [result.index for result in end.results]
+    if ending == "break":
+        assert len(set(indexes)) == len(indexes)
+    else:
+        assert (indexes if ordered else sorted(indexes)) == list(range(end.read))
 
 
 @pytest.mark.parametrize(

@@ -146,10 +146,9 @@ def test_delays_double_up_to_a_cap_with_jitter(doublings: int, ceiling: float) -
 async def test_messages_that_are_not_orders_stop_no_other(queue: OrderQueue, path: Path) -> None:
     stream, subject = queue.connection.jetstream(), queue.settings.orders_subject
     await queue.publish(order(1))
-    product = b'{"contact_email": "a@b.example", "products": [{"product_price": %s}]}'
     invalid = (
-        *(b"", b"{", b"[" * 9999, b'{"contact_email": 7}', b"x" * 1_100_000, b"\xff"),
-        *(product % number for number in (b"1e99999999999999999999", b"9" * 100_000, b"NaN")),
+        *(b"", b"[" * 9999, b"x" * 1_100_000, b"\xff"),
+        b'{"products": [{"product_price": 1e99999999999999999999}]}',
         b'{"total": 1%s}' % (b', "total": 1' * 80_000),
     )
     for body in invalid:

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from everlytic_async import EverlyticClient, Pacing, SqliteLedger
+from everlytic_async import Pacing, SqliteLedger
 from everlytic_async.ledger import Ledger, NatsLedger
 from everlytic_async.worker import OrderQueue, QueueSettings, Worker
-from support.delivery import CUSTOMER_HASH, MANY_RETRIES, STORE_HASH
+from support.delivery import MANY_RETRIES, make_client
 from support.forked import Forked
 
 CONCURRENCY = 8
@@ -27,15 +27,10 @@ async def _work(
     path: Path | None = None,
     heartbeat_s: float = 3.0,
 ) -> None:
+    pacing = Pacing(max_concurrency=CONCURRENCY, adaptive=False)
     async with (
         OrderQueue(servers, settings) as queue,
-        EverlyticClient(
-            url,
-            store_hash=STORE_HASH,
-            customer_hash=CUSTOMER_HASH,
-            retry=MANY_RETRIES,
-            pacing=Pacing(max_concurrency=CONCURRENCY, adaptive=False),
-        ) as client,
+        make_client(url, retry=MANY_RETRIES, pacing=pacing) as client,
     ):
         ledger: Ledger
         if path is not None:
