@@ -129,7 +129,7 @@ def with_cap_note(error: EverlyticError, policy: RetryPolicy) -> EverlyticError:
 
 
 def _is_free_probe(error: BaseException | None, pacer: Pacer) -> bool:
-    """Whether the attempt was a probe that surely was not processed.
+    """Whether the attempt was a probe that does not count against its order's attempts.
 
     Such probes don't count against an order's attempts, because any order may have been the probe.
     The deadline bounds them.

@@ -61,7 +61,7 @@ _CANCELLED = "its sending was cancelled"
 
 @attrs.frozen(eq=False)
 class Sender:
-    """Delivers one order at a time over shared parts; any number of its calls run concurrently."""
+    """Delivers orders, each by a call of its own; any number of calls run concurrently."""
 
     transport: Transport
     pacer: Pacer
@@ -334,9 +334,9 @@ class Job:
     started_at: float = 0.0
     #: Whether an attempt is under way at present.
     in_attempt: bool = False
-    #: What the last attempt said that was, or may have been, processed.
+    #: How the last of the attempts ended that were, or may have been, processed.
     known: Receipt | UnknownOutcomeError | None = None
-    #: How the last other attempt failed.
+    #: How the last of all other attempts failed.
     last_failure: EverlyticError | None = None
     #: How many attempts were, or may have been, processed.
     possible_deliveries: int = 0
