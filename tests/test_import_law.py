@@ -188,10 +188,7 @@ def test_every_module_has_its_place_in_the_law() -> None:
         "below all that import it; where it may import less than that, list what in ONLY"
     )
     assert gone == [], f"{', '.join(gone)}: gone from the package, so take it out of LAYERS"
-
-
-def test_every_module_has_one_place() -> None:
-    assert sum(map(len, LAYERS)) == len(set().union(*LAYERS))
+    assert sum(map(len, LAYERS)) == len(set().union(*LAYERS)), "a module has two places"
 
 
 def test_every_module_keeps_the_law() -> None:
@@ -211,57 +208,26 @@ def test_every_library_of_the_law_is_imported_where_the_law_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "source"),
-    [
-        ("orders", "from everlytic_async.errors import InvalidOrderError"),
-        ("orders", "import attrs, re, os.path"),
-        ("client", "from everlytic_async import Order"),
-        ("client", "from everlytic_async._encoding import encode"),
-        ("client", "if TYPE_CHECKING:\n    import aiohttp"),
-        ("client", "if typing.TYPE_CHECKING:\n    from everlytic_async.cli import main"),
-        ("_transport", "import aiohttp"),
-        ("_transport", "from aiohttp import web, ClientSession"),
-        ("sandbox._server", "from aiohttp import web"),
-        ("sandbox._server", "from . import _checks"),
-        ("cli.__init__", "from everlytic_async.cli._commands import run"),
-        ("cli._send", "from everlytic_async import EverlyticClient\nimport rich.progress"),
-        ("worker._worker", "from everlytic_async._encoding import encode\nimport nats.errors"),
-        ("__main__", "from everlytic_async.cli import main"),
-    ],
-)
-def test_a_lawful_import_passes(module: str, source: str) -> None:
-    assert list(breaches(module, source)) == []
-
-
-@pytest.mark.parametrize(
     ("module", "source", "message"),
     [
         ("errors", "from everlytic_async.outcomes import BatchReport", "is not below"),
         ("errors", "def f():\n    from .outcomes import BatchReport", "is not below"),
         ("errors", "if TYPE_CHECKING:\n    pass\nelse:\n    from . import cli", "is not below"),
-        ("orders", "from everlytic_async.policies import Pacing", "is not below"),
         ("orders", "from everlytic_async import Pacing", "is not below"),
-        ("orders", "from everlytic_async import client", "is not below"),
         ("orders", "import everlytic_async._encoding as encoding", "is not below"),
         ("batch", "try:\n    from everlytic_async.client import X\nexcept A: pass", "is not below"),
         ("batch", "import_module('everlytic_async.client')", "is not below"),
         ("batch", "import everlytic_async", "the whole package"),
-        ("batch", "from everlytic_async import *", "the whole package"),
         ("__init__", "from everlytic_async.orders import Order", "it may import _version"),
         ("_rate", "from everlytic_async.policies import Pacing", "it may import nothing"),
-        ("sandbox._checks", "from everlytic_async.errors import X", "it may import nothing"),
         ("sandbox._checks", "from ..orders import Order", "it may import nothing"),
         ("sandbox._checks", "from .. import _encoding", "for its siblings only"),
-        ("sources.__init__", "from everlytic_async.policies import X", "errors, orders"),
         ("cli._send", "from everlytic_async._sender import Sender", "for its siblings only"),
         ("worker._worker", "from everlytic_async.sandbox._checks import X", "siblings only"),
-        ("__main__", "from everlytic_async.client import X", "it may import cli"),
         ("client", "import aiohttp", "_request and _transport may"),
         ("client", "from aiohttp import web", "_transport and sandbox and worker may"),
         ("_sender", "from cattrs.preconf.orjson import make_converter", "_encoding may"),
-        ("_sender", "import tenacity.asyncio", "_retry may"),
         ("client", "import importlib\nimportlib.import_module('click')", "cli may"),
-        ("client", "import rich_click", "cli may"),
         ("batch", "import numpy", "nobody"),
     ],
 )

@@ -104,7 +104,3 @@ async def test_every_misbehaviour_that_takes_long_ends_with_the_clients_patience
 
     for behaviour, result in zip(SLOW, results, strict=True):
         check(behaviour, delivery, server, result)
-
-
-def test_there_are_misbehaviours_enough() -> None:
-    assert len(BEHAVIOURS) >= 40

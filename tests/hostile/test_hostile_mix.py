@@ -20,6 +20,7 @@ from hostile_server import HostileServer, order_for
 from everlytic_async import (
     BatchStoppedError,
     Delivery,
+    EverlyticClient,
     OrderResult,
     Outcome,
     SourceError,
@@ -190,96 +191,70 @@ async def test_nothing_is_kept_of_an_order_whatever_is_answered() -> None:
     assert left < 2 * MEGABYTE
 
 
-class Endings:
-    """The ways in which a batch may come to its end; each has its orders read up to a point."""
+COUNT = 240
 
-    COUNT = 240
 
-    def __init__(self, server: HostileServer, client: Any) -> None:
-        self.server = server
-        self.client = client
+class Source:
+    """The mix, of which the orders are counted that were read; it may break, or get refused."""
+
+    def __init__(self, *, fails_after: int | None = None, refused: int | None = None) -> None:
+        self._fails_after = fails_after
+        self._refused = refused
         self.read = 0
 
-    def source(self, *, fails_after: int | None = None) -> Iterator[dict[str, Any]]:
-        for order in orders(self.COUNT, seed=3, long=False):
-            if self.read == fails_after:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for order in orders(COUNT, seed=3, long=False):
+            if self.read == self._fails_after:
                 raise LookupError("the source is broken")
             self.read += 1
-            yield order
-
-    async def normal(self) -> None:
-        await self.client.send_orders(self.source())
-        assert self.read == self.COUNT
-
-    async def early_break(self) -> None:
-        count = 0
-        async with self.client.stream_orders(self.source()) as results:
-            async for _ in results:
-                count += 1
-                if count == 100:
-                    break
-
-    async def cancelled(self) -> None:
-        enough = asyncio.Event()
-
-        async def work() -> None:
-            count = 0
-            async with self.client.stream_orders(self.source()) as results:
-                async for _ in results:
-                    count += 1
-                    if count == 100:
-                        enough.set()
-
-        task = asyncio.create_task(work())
-        await enough.wait()
-        task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled()
-
-    async def stopped(self) -> None:
-        count = 0
-        async with self.client.stream_orders(self.source()) as results:
-            async for _ in results:
-                count += 1
-                if count == 100:
-                    results.stop("enough")
-        assert count == self.read
-
-    async def refused(self) -> None:
-        def wrong_at_last() -> Iterator[dict[str, Any]]:
-            for order in self.source():
-                yield order_for("401", self.read - 1) if self.read == 100 else order
-
-        with pytest.raises(BatchStoppedError, match="refused the hashes") as caught:
-            await self.client.send_orders(wrong_at_last())
-        assert caught.value.report is not None
-        assert len(caught.value.report.results) == self.read
-
-    async def source_error(self) -> None:
-        with pytest.raises(SourceError) as caught:
-            await self.client.send_orders(self.source(fails_after=120))
-        assert caught.value.report is not None
-        assert len(caught.value.report.results) == self.read == 120
+            yield order_for("401", self.read - 1) if self.read == self._refused else order
 
 
+async def leave(client: EverlyticClient, source: Source, how: str) -> None:
+    """Read 100 results, and leave the stream in this way."""
+    count = 0
+    async with client.stream_orders(source) as results:
+        async for _ in results:
+            count += 1
+            if count != 100:
+                continue
+            if how == "break":
+                break
+            if how == "stop":
+                results.stop("enough")
+            elif (task := asyncio.current_task()) is not None:
+                task.cancel()
+    if how == "stop":
+        assert count == source.read
+
+
+@pytest.mark.parametrize("how", ["break", "cancel", "stop", "refused", "source error"])
 @either_delivery
-@pytest.mark.parametrize(
-    "ending", ["normal", "early_break", "cancelled", "stopped", "refused", "source_error"]
-)
-async def test_after_any_ending_the_server_agrees_with_the_results(
-    ending: str, delivery: Delivery
+async def test_however_a_batch_ends_early_the_server_agrees_with_the_results(
+    delivery: Delivery, how: str
 ) -> None:
     events: list[Event] = []
+    source = Source()
     async with hostile_pair(delivery=delivery, on_event=events.append) as (server, client):
-        endings = Endings(server, client)
-        await getattr(endings, ending)()
+        if how in ("refused", "source error"):
+            source = Source(refused=100) if how == "refused" else Source(fails_after=120)
+            kind = BatchStoppedError if how == "refused" else SourceError
+            with pytest.raises(kind, match=r"refused the hashes|LookupError") as caught:
+                await client.send_orders(source)
+            assert caught.value.report is not None
+            assert len(caught.value.report.results) == source.read
+        else:
+            task = asyncio.create_task(leave(client, source, how))
+            await asyncio.wait([task])
+            assert task.cancelled() is (how == "cancel")
+            assert how == "cancel" or task.result() is None
 
     ended = [event for event in events if isinstance(event, OrderEnded)]
     outcomes = {int(event.key or ""): event.outcome for event in ended}
     assert len(ended) == len(outcomes)
-    assert set(outcomes) == set(range(endings.read))  # all that was read, and nothing else
+    assert set(outcomes) == set(range(source.read))  # all that was read, and nothing else
     assert set(server.requests) <= set(outcomes)
-    assert endings.read == endings.COUNT or endings.read <= 210
+    assert source.read <= 210
     of = {outcome: {n for n, o in outcomes.items() if o is outcome} for outcome in Outcome}
     processed = set(server.processed)
     assert of[Outcome.SENT] <= processed <= of[Outcome.SENT] | of[Outcome.UNKNOWN]

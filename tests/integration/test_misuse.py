@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from everlytic_async import (
 )
 from everlytic_async.sandbox import Sandbox
 from support.delivery import client_of, order, order_ids, orders, sandbox_client
-from support.processes import python_path
+from support.processes import python_path, run_python
 
 PROCESS = Path(__file__).with_name("misuse_process.py")
 
@@ -251,23 +250,11 @@ async def test_a_wrong_argument_is_named_before_anything_is_sent(
 
 @pytest.mark.parametrize("how", ["fork", "fork, same loop"])
 async def test_another_process_is_refused_before_a_byte_is_written(how: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": python_path(PROCESS.parents[1])}
     async with Sandbox() as sandbox:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(PROCESS),
-            how,
-            sandbox.base_url,
-            sandbox.store_hash,
-            sandbox.customer_hash,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": python_path(PROCESS.parents[1])},
-        )
-        async with asyncio.timeout(60):
-            output, errors = await process.communicate()
+        arguments = (how, sandbox.base_url, sandbox.store_hash, sandbox.customer_hash)
+        output = await asyncio.to_thread(run_python, str(PROCESS), *arguments, env=environment)
 
-    assert process.returncode == 0, errors.decode()
-    assert b"Traceback" not in errors, errors.decode()
     found = json.loads(output)
     assert len(found) == 6
     for use, said in found.items():

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from everlytic_async import ConnectionLostError, NotSentError
+from everlytic_async import NotSentError
 from everlytic_async._failures import ERROR_MESSAGES
 from everlytic_async._request import Connections, Request
 from everlytic_async._transport import Transport
@@ -21,14 +21,7 @@ from support.delivery import CUSTOMER_HASH, STORE_HASH
 from support.servers import SUCCESS, Connection, RawServer, accept_all, answer_all, once
 from support.transports import BODY, by_session, make_transport, serving
 
-large_bodies = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-
-
 PATH = "/servlet/e-commerce/orders"
-
-
-#: More than the sockets of both sides hold.
-LARGE = b'{"contact_email":"' + b"x" * 16_000_000 + b'"}'
 
 
 LIMIT = 64 * 1024
@@ -108,16 +101,6 @@ async def test_an_unknown_host_and_a_closed_session_are_not_sent() -> None:
         await assert_not_sent(transport, "session is closed")
 
 
-@large_bodies
-async def test_a_large_body_read_to_its_end_is_unknown() -> None:
-    script = once(b"", Connection.reset)
-    async with RawServer(script) as server, make_transport(server.url) as transport:
-        with pytest.raises(ConnectionLostError):
-            await transport.post(LARGE)
-
-        assert [len(body) for body in server.bodies] == [len(LARGE)]
-
-
 @pytest.mark.parametrize("finished", [True, False])
 async def test_an_upload_cut_right_at_its_end_may_have_arrived(*, finished: bool) -> None:
     # All bytes are with the kernel, but the writing was cancelled before it could say so.
@@ -153,18 +136,6 @@ async def test_a_long_response_is_cut_and_its_connection_is_free_again(size: int
         for _ in range(3):
             got = await transport.post(BODY)
             assert len(got.body) == min(size, LIMIT)
-
-
-async def test_a_response_that_ends_with_the_connection_is_read_to_its_end() -> None:
-    async def slowly(connection: Connection) -> None:
-        await connection.request()
-        await connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
-        for part in (b'{"sta', b'tus":"su', b'ccess"}'):
-            await connection.send(part)
-            await asyncio.sleep(0)
-
-    async with RawServer(slowly) as server, make_transport(server.url) as transport:
-        assert (await transport.post(BODY)).body == SUCCESS
 
 
 def _errors_of_aiohttp() -> list[type[BaseException]]:

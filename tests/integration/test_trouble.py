@@ -29,7 +29,7 @@ from everlytic_async._response import Response
 from everlytic_async.events import AttemptEnded, AttemptStarted, CoolDown, Event, OutageEnded
 from support.delivery import FAST_RETRY, make_client, order, orders, streamed
 from support.fake_delivery import Reading, always, end_with, fake_delivery, make_response
-from support.servers import Connection, RawServer, Script, answer_all, lose, never_answer
+from support.servers import Connection, RawServer, answer_all, never_answer
 
 ADAPTIVE = Pacing(max_concurrency=32)
 FAILURES = {
@@ -142,19 +142,6 @@ async def test_attempts_that_take_longer_than_the_deadline_are_one_run_of_troubl
     reading = await fake.read(orders(64), concurrency=8)
     assert isinstance(reading.error, BatchStoppedError)
     assert len(fake.transport.bodies) <= 8 + 8 + 5
-
-
-@pytest.mark.parametrize("script", [answer_all(500, b""), lose], ids=["500", "lost"])
-async def test_a_server_that_fails_every_order_gets_few_of_them(script: Script) -> None:
-    async with RawServer(script) as server, make_client(server.url) as client:
-        with pytest.raises(BatchStoppedError, match=f"localhost:{server.port}") as caught:
-            await client.send_orders(orders(20_000))
-
-    assert len(server.bodies) <= 60
-    report = caught.value.report
-    assert report is not None
-    assert report.counts[Outcome.UNKNOWN] == len(server.bodies)
-    assert report.counts[Outcome.UNKNOWN] + report.counts[Outcome.NOT_SENT] == len(report.results)
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -8,8 +8,8 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
 
 LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)\r\n", re.IGNORECASE)
@@ -276,37 +276,3 @@ def hold_port(port: int = 0) -> Iterator[int]:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", port))
         yield holder.getsockname()[1]
-
-
-class QuickServer(asyncio.Protocol):
-    """Accepts many orders fast. One object is one connection."""
-
-    def __init__(self) -> None:
-        self._received = b""
-        self._transport: asyncio.Transport | None = None
-
-    @classmethod
-    @asynccontextmanager
-    async def running(cls) -> AsyncIterator[str]:
-        """Run one, and return its address."""
-        server = await asyncio.get_running_loop().create_server(cls, "127.0.0.1", 0)
-        async with server:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while (end := self._received.find(b"\r\n\r\n") + 4) > 3:
-            length = LENGTH.search(self._received[:end])
-            assert length is not None
-            if len(self._received) < end + int(length[1]):
-                return
-            self._received = self._received[end + int(length[1]) :]
-            assert self._transport is not None
-            self._transport.write(_ACCEPTED)
-
-
-_ACCEPTED = answer()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pacer_queue import Queue, clock, slots, throttled
 
 from everlytic_async._pacer import Pacer
+from everlytic_async._retry import Backoff
 from everlytic_async._waiting import DeadlineExceededError, StopToken
 from everlytic_async.errors import NotSentError
 from everlytic_async.events import CoolDown, Dispatcher, Event, RateChanged
@@ -294,6 +295,21 @@ async def test_throttles_in_a_row_double_the_pause_up_to_the_cap_until_an_accept
 
     for seconds, ceiling in zip(longest, [1, 2, 4, 8, 16, 16, 16], strict=True):
         assert 0.8 * ceiling < seconds <= ceiling
+
+
+@given(
+    base_s=st.floats(0.001, 10),
+    cap_s=st.floats(0.001, 300),
+    attempt=st.integers(1, 12) | st.integers(1, 100_000),
+    seed=st.integers(0, 1_000),
+)
+def test_a_backoff_is_between_nothing_and_the_doubling_ceiling(
+    base_s: float, cap_s: float, attempt: int, seed: int
+) -> None:
+    backoff = Backoff(RetryPolicy(base_s=base_s, cap_s=cap_s), random.Random(seed))
+    ceiling = cap_s if attempt > 40 else min(cap_s, base_s * 2 ** (attempt - 1))
+
+    assert 0.0 <= backoff.pause_s(attempt) <= ceiling
 
 
 async def test_a_burst_of_refusals_is_one_throttle(clock: FakeClock) -> None:

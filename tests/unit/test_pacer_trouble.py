@@ -27,34 +27,21 @@ async def fail(queue: Queue, *numbers: int) -> None:
 
 
 async def test_after_five_failures_in_a_row_one_attempt_at_a_time_probes(clock: FakeClock) -> None:
-    pacer = make_pacer(clock, slots(8), retry=PATIENT)
-    queue = Queue(pacer)
-    await queue.join(20)
-    await fail(queue)
-    # Four failures are not trouble yet: four more were admitted, and fail as well.
-    assert len(queue.admitted) == 12
-    await fail(queue)
-    assert pacer.in_flight == 0
-
-    for probes in range(1, 4):
-        await clock.advance(LONG_S)
-        assert pacer.in_flight == 1
-        assert len(queue.admitted) == 12 + probes
-        await fail(queue)
-        assert pacer.in_flight == 0  # the next one waits for its pause
-    await queue.leave()
-
-
-async def test_no_probe_starts_while_an_attempt_from_before_is_in_flight(clock: FakeClock) -> None:
     queue = Queue(make_pacer(clock, slots(6), retry=PATIENT))
-    await queue.join(11)
+    await queue.join(20)
     await fail(queue, *range(5))
+    # Four are not trouble yet. Then none starts before those have ended that are in flight.
     await clock.advance(LONG_S)
     assert len(queue.admitted) == 10
     await fail(queue, *range(5, 10))
-    await clock.advance(LONG_S)
+    assert queue.pacer.in_flight == 0  # the first probe waits for its pause
 
-    assert len(queue.admitted) == 11
+    for probes in range(1, 4):
+        await clock.advance(LONG_S)
+        assert (queue.pacer.in_flight, len(queue.admitted)) == (1, 10 + probes)
+        await fail(queue)
+        assert queue.pacer.in_flight == 0
+    await queue.leave()
 
 
 async def test_an_answered_probe_ends_the_trouble_for_everybody_at_once(clock: FakeClock) -> None:

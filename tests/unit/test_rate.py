@@ -287,46 +287,42 @@ async def test_a_limit_that_asks_for_no_pause_loses_no_order(
     assert passed.count(False) <= (0.09 if is_obeyed else 0.05) * len(passed)
 
 
-@pytest.mark.parametrize("seed", range(8))
-async def test_a_quarter_at_random_that_asks_for_no_pause_hardly_slows_a_small_batch(
+def refusals(share: float, add: int = 0) -> Callable[[int], Limiter]:
+    return lambda seed: RandomRefusals(share, random.Random(seed + add))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("limiter", "retry_after_s", "count", "lost", "seconds"),
+    [
+        # At most those are lost that were refused five times. A 0 that comes at random is obeyed.
+        pytest.param(refusals(0.05), None, 2_000, 0, 45, id="5 %"),
+        pytest.param(refusals(0.05), 0, 2_000, 0, 5, id="5 %, at once"),
+        pytest.param(refusals(0.1), None, 2_000, 1, 45, id="10 %", marks=slow),
+        pytest.param(refusals(0.1), 0, 2_000, 1, 8, id="10 %, at once", marks=slow),
+        pytest.param(refusals(0.2), None, 2_000, 5, 45, id="20 %"),
+        pytest.param(refusals(0.2), 0, 2_000, 5, 12, id="20 %, at once"),
+        *(
+            pytest.param(refusals(0.25, add), 0, 40, 1, 8, id=f"25 % of few, at once, {add}")
+            for add in range(8)
+        ),
+        pytest.param(lambda _: FirstRefused(40), None, 500, 8, 120, id="the first"),
+        pytest.param(lambda _: FirstRefused(40), 0, 500, 8, 120, id="the first, at once"),
+    ],
+)
+async def test_refusals_without_a_limit_neither_lose_orders_nor_slow_the_sending_down(
+    *,
+    limiter: Callable[[int], Limiter],
+    retry_after_s: int | None,
+    count: int,
+    lost: int,
+    seconds: float,
     seed: int,
 ) -> None:
-    limiter = RandomRefusals(0.25, random.Random(seed))
-    reading, fake, _ = await read_past(limiter, 0, count=40, latency_s=0.001, seed=seed)
+    reading, fake, _ = await read_past(limiter(seed), retry_after_s, count=count, seed=seed)
 
-    assert Counter(reading.outcomes)[Outcome.SENT] >= 39
-    assert fake.clock.now - STARTED_AT <= 8
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("retry_after_s", [None, 0])
-@pytest.mark.parametrize(
-    ("share", "lost", "seconds"),
-    [(0.05, 0, 5), pytest.param(0.1, 1, 8, marks=slow), (0.2, 5, 12)],
-)
-async def test_refusals_at_random_neither_lose_orders_nor_slow_the_sending_down(
-    *, share: float, lost: int, seconds: float, retry_after_s: int | None, seed: int
-) -> None:
-    limiter = RandomRefusals(share, random.Random(seed))
-    reading, fake, _ = await read_past(limiter, retry_after_s, count=2_000, seed=seed)
-
-    # At most those are lost that were refused five times.
-    assert Counter(reading.outcomes)[Outcome.SENT] >= 2_000 - lost
-    # A 0 that comes at random is obeyed.
-    assert fake.clock.now - STARTED_AT <= (45 if retry_after_s is None else seconds)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("retry_after_s", [None, 0])
-async def test_an_endpoint_that_refuses_the_first_orders_gets_all_others(
-    *, retry_after_s: int | None, seed: int
-) -> None:
-    reading, fake, _ = await read_past(
-        FirstRefused(40), retry_after_s, count=500, latency_s=0.01, seed=seed
-    )
-
-    assert Counter(reading.outcomes)[Outcome.SENT] >= 500 - 40 // 5
-    assert fake.clock.now - STARTED_AT <= 120
+    assert Counter(reading.outcomes)[Outcome.SENT] >= count - lost
+    assert fake.clock.now - STARTED_AT <= seconds
 
 
 # ------------------------------------------------------------------------------- the arithmetic

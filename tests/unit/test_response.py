@@ -310,14 +310,6 @@ def test_a_date_is_in_greenwich_in_any_time_zone() -> None:
         assert retry_after_s(value, now) == 30.0
 
 
-def test_the_clock_for_a_date_is_by_default_the_computers() -> None:
-    seconds = retry_after_s(
-        format_datetime(datetime.now(UTC) + timedelta(seconds=500), usegmt=True)
-    )
-    assert seconds is not None
-    assert 490 < seconds <= 500
-
-
 @given(
     st.text()
     | st.text("0123456789 .,:+-GMT", max_size=40)
