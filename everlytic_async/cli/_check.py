@@ -22,7 +22,6 @@ from everlytic_async.cli._results import check_outputs
 from everlytic_async.cli._run import Run
 from everlytic_async.cli._screen import SEND_LABELS, count_orders
 from everlytic_async.cli._settings import READING_TABLES, Account, Settings
-from everlytic_async.errors import InvalidOrderError
 from everlytic_async.ledger import LedgerFile
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import Delivery
@@ -93,15 +92,10 @@ class _CheckRun(Run):
     input_error_code = Exit.USAGE
 
     async def move(self) -> None:
-        async for index, order, reason in compare(self.orders(), self._forecast):
+        words = "nothing was sent: it was only checked"
+        async for index, order, outcome, error in compare(self.orders(), self._forecast):
             key = None if order.order_id is None else str(order.order_id)
-            if isinstance(order, InvalidOrderError):
-                self.add(index, Outcome.INVALID, key=key, error=order)
-            elif reason is not None:
-                self.add(index, Outcome.SKIPPED, key=key, error=reason)
-            else:
-                words = "nothing was sent: it was only checked"
-                self.add(index, Outcome.NOT_SENT, key=key, note=words)
+            self.add(index, outcome, key=key, error=error, note=words)
 
     def result_name(self, outcome: Outcome) -> str:
         return str(outcome)

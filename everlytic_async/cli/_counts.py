@@ -48,7 +48,6 @@ class Tally:
     """Counts as results come; of an outcome's reasons, all beyond `max_reasons` are one.
 
     Attributes:
-        counts: How many orders had each outcome.
         reasons: By outcome, why: the text, and how many.
         possible_duplicates: How many orders may have been processed more than once.
         skipped: What the ledger knows of those skipped, and how many they are.

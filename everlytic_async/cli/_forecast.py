@@ -30,7 +30,7 @@ from everlytic_async.cli._input import Item
 from everlytic_async.cli._options import LedgerOptions, command_with
 from everlytic_async.cli._screen import has_terminal, join_some
 from everlytic_async.cli._settings import Settings
-from everlytic_async.errors import ConfigurationError
+from everlytic_async.errors import ConfigurationError, InvalidOrderError
 from everlytic_async.ledger import Entry, LedgerFile, State
 from everlytic_async.outcomes import Outcome
 
@@ -47,10 +47,7 @@ _PLACES_SHOWN = 3
 
 @attrs.frozen
 class LedgerChoice:
-    """The ledger of a run: its absolute path, the path as it was named, fit for a terminal.
-
-    It is the default where nobody named one.
-    """
+    """The ledger of a run: its absolute path; the path as it was named, fit for a terminal."""
 
     path: Path
     shown: str
@@ -207,13 +204,17 @@ class Forecast:
 
 async def compare(
     orders: AsyncIterable[Item], forecast: Forecast | None
-) -> AsyncIterator[tuple[int, Item, SkippedError | None]]:
-    """Each order with its index, and why it would be skipped; None where it would be sent."""
+) -> AsyncIterator[tuple[int, Item, Outcome, SkippedError | InvalidOrderError | None]]:
+    """Each order with its index, and what it is: invalid or skipped, and why; else not sent yet."""
     index = 0
     async for some in _batched(orders):
         skipped = repeat(None) if forecast is None else await forecast.find_skipped(some)
         for order, reason in zip(some, skipped, strict=False):
-            yield index, order, reason
+            if isinstance(order, InvalidOrderError):
+                yield index, order, Outcome.INVALID, order
+            else:
+                outcome = Outcome.NOT_SENT if reason is None else Outcome.SKIPPED
+                yield index, order, outcome, reason
             index += 1
         await asyncio.sleep(0)  # for signals, and the progress bar
 

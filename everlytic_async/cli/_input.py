@@ -84,15 +84,10 @@ class Reading:
 
 
 class Input:
-    """One file, or the standard input: read it once, then close it.
-
-    Args:
-        name: The file's name; ``-`` is the standard input.
-        reading: How it is read.
-        limit: Read no more orders than this, valid or not; None for all of them.
-        workflow_id: The workflow of the orders that name none.
+    """One file, or the standard input (``-``): read it once, then close it.
 
     Attributes:
+        limit: Read no more orders than this, valid or not; None for all of them.
         send_to: The address that takes the place of every order's contact; None for the orders'.
         show: How many orders to keep in `shown`, with where their fields came from.
         repeats: Which orders have the id of an earlier one, after `look_for_repeats`.

@@ -61,12 +61,8 @@ def option(
 ) -> Any:
     """A field that is an option: a flag where its default is a boolean, repeatable where it is ().
 
-    Args:
-        text: Its help.
-        names: How it is written; by default as its field.
-        panel: Where the help shows it: one of `_PANELS`.
-        default: Its value where it is not named.
-        settings: What else `click.option` takes.
+    `names` is how it is written, by default as its field; `panel`, one of `_PANELS`, where the help
+    shows it; `settings`, what else `click.option` takes.
     """
     settings |= {"help": text, "is_flag": isinstance(default, bool), "multiple": default == ()}
     if default is not None and default is not False and default != ():
@@ -94,14 +90,9 @@ def command(
 ) -> None:
     """Add a command to a group.
 
-    Args:
-        group: The command's group.
-        name: How it is called.
-        options_type: Its options.
-        function: What runs, as ``module.function`` of this package, imported not before. It takes
-            the options, and returns the exit code. It may be a coroutine function.
-        help: What it does.
-        extra: The package that it needs, and the extra of the same name.
+    `function` is what runs, as ``module.function`` of this package, imported not before. It takes
+    the options, and returns the exit code; it may be a coroutine function. `extra` is the package
+    that it needs, and the extra of the same name.
     """
 
     def run(*, debug: bool, **values: Any) -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, nullcontext, suppress
 
 import attrs
 
-from everlytic_async import EverlyticClient
+from everlytic_async import EverlyticClient, Order
 from everlytic_async.cli._client import find_proxy
 from everlytic_async.cli._commands import SendOptions
 from everlytic_async.cli._console import file_name, make_console, print_line
@@ -22,7 +22,7 @@ from everlytic_async.cli._progress_bar import Bar
 from everlytic_async.cli._repeats import REPEATED
 from everlytic_async.cli._screen import count_orders, format_duration, join_some, open_terminal
 from everlytic_async.cli._settings import Account
-from everlytic_async.errors import ConfigurationError, EverlyticError, InvalidOrderError, printable
+from everlytic_async.errors import ConfigurationError, EverlyticError, printable
 from everlytic_async.ledger import LedgerFile, State
 from everlytic_async.outcomes import Outcome
 
@@ -49,7 +49,6 @@ class InputCount:
 
     Attributes:
         tally: By outcome: ``NOT_SENT`` are those that will be sent.
-        filtered: How many are left out.
         repeated: How many have the id of an earlier order, so that they are not sent, either.
         workflows: How many of those to send name which workflow; None if they name none.
         notes: What the ledger knows of these orders elsewhere, and what looks odd in the input.
@@ -145,16 +144,13 @@ async def count_input(
         bar.start()
         stack.callback(bar.stop)
         try:
-            async for index, order, reason in compare(source.each(), forecast):
+            async for index, order, outcome, error in compare(source.each(), forecast):
                 _line, is_repeated = source.pop(index)  # memory does not grow with the input
                 count.repeated += is_repeated
-                if isinstance(order, InvalidOrderError):
-                    tally.add(Outcome.INVALID, 0)
-                elif reason is not None and not is_repeated:
-                    tally.add(Outcome.SKIPPED, 0, reason)
-                elif not is_repeated:
-                    tally.add(Outcome.NOT_SENT, 0)
-                    count.workflows[order.workflow_id] += 1
+                if not is_repeated:
+                    tally.add(outcome, 0, error)
+                    if isinstance(order, Order) and outcome is Outcome.NOT_SENT:
+                        count.workflows[order.workflow_id] += 1
                 bar.draw()
         except (OSError, EverlyticError) as error:
             raise ConfigurationError(source.describe_error(error)) from error

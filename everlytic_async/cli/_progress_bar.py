@@ -72,9 +72,7 @@ class Bar:
     """A progress bar on stderr, if that is a terminal. Skipped orders don't count for its rate.
 
     Args:
-        title: What is going on.
-        tally: The outcomes so far; `labels` is what they are called, in the order shown.
-        enabled: Whether it may be shown.
+        labels: What outcomes are called, in the order in which they are shown.
         expected: Estimates how many orders there are in all; None while that is unknown.
         note: A few words about the present state, such as why it waits.
     """

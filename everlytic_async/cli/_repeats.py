@@ -27,11 +27,9 @@ _CACHE_KIB = 16 * 1024
 
 
 class Repeats:
-    """Counts the orders that repeat an id, in the same workflow.
+    """Counts the orders that repeat an id, in the same workflow: the first of each does not count.
 
-    Attributes:
-        count: How many there are, the first of each not counted.
-        examples: The first few ids, with the lines of their first orders.
+    `examples` are the first few ids, with the lines of their first orders.
     """
 
     def __init__(self) -> None:

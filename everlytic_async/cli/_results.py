@@ -113,9 +113,7 @@ def replace_page(name: str, page: str) -> str | None:
 class Results:
     """A file that is written line by line, so that what was written survives a crash.
 
-    Attributes:
-        is_stdout: Whether the standard output is taken by the results.
-        fault: Why not all results could be written; None where they could.
+    `fault` is why not all results could be written; None where they could.
     """
 
     def __init__(self, options: ResultsOptions) -> None:

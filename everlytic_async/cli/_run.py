@@ -41,12 +41,8 @@ class Run(ABC):
     """A subclass moves the orders; the rest is the same for all.
 
     Attributes:
-        options: What of it is shown.
-        source: The orders.
         title: What the progress bar says.
         destination: Where the orders go, for the summary.
-        max_reasons: How many reasons to show for an outcome.
-        tally: The outcomes so far.
         input_error: Why reading ended before the end of the input; None if it did not.
         error: Why the run ended early, in words; None if it did not.
     """

@@ -33,9 +33,6 @@ def ledger(tmp_path: Path) -> Path:
     )
 
 
-# ----------------------------------------------------------------------------------------- status
-
-
 def test_status_shows_counts_times_and_hosts(cli: Cli, ledger: Path) -> None:
     run = cli("ledger", "status", ledger)
     assert (run.code, run.err) == (0, "")
@@ -51,9 +48,6 @@ def test_status_shows_counts_times_and_hosts(cli: Cli, ledger: Path) -> None:
     assert run.out.startswith("l knows of 0 orders for shop.example\n")
 
 
-# ------------------------------------------------------------------------------------------- copy
-
-
 def test_a_copy_is_an_independent_ledger_also_of_one_with_two_names(cli: Cli, ledger: Path) -> None:
     known = cli("ledger", "export", ledger)
     Path("twin.ledger").hardlink_to(ledger)
@@ -67,9 +61,6 @@ def test_a_copy_is_an_independent_ledger_also_of_one_with_two_names(cli: Cli, le
     run = cli("ledger", "copy", ledger, "copy.ledger")
     assert (run.code, run.out) == (2, "")
     assert "not replaced" in run.err
-
-
-# ----------------------------------------------------------------------------------------- export
 
 
 def test_a_run_with_a_wrong_hash_does_not_mislead(cli: Cli, shop: Sandbox) -> None:
@@ -150,9 +141,6 @@ def test_an_export_is_joined_with_the_input_that_was_sent(
     missing = len(unknown) - 2
     orders = "1 order" if missing == 1 else f"{missing} orders"
     assert run.err == f"Warning: {orders} of {len(unknown)} not found in {name}\n"
-
-
-# ---------------------------------------------------------------------------------------- resolve
 
 
 ALL_UNKNOWN = ("2001", "2002@32", storage_key(CUSTOM_KEY, custom=True))

@@ -122,9 +122,6 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> str:
     return run.page()
 
 
-# -------------------------------------------------------------------------------------- drawing
-
-
 def test_each_outcome_has_a_row_and_a_scale_of_its_own(busy: str) -> None:
     page = Page(busy)
     bars = [trace for trace in page.traces if trace.get("type") == "bar"]
@@ -359,9 +356,6 @@ def test_a_real_run_is_reported_as_it_was(cli: Cli) -> None:
     assert "everlytic-async ledger resolve l --sent 'KEY'..." in page.text  # as on the terminal
     for secret in (box.store_hash, box.customer_hash, "@example.com"):
         assert secret not in source
-
-
-# ------------------------------------------------------------------------------------ a browser
 
 
 @needs_browser
