@@ -31,7 +31,7 @@ from nats.aio.client import Client
 from everlytic_async._nats import NATS_ERRORS, Connector, NatsAccess, error_text, with_retries
 from everlytic_async._waiting import cancel_until_done, run_shielded
 from everlytic_async.errors import ConfigurationError, LedgerError
-from everlytic_async.ledger._nats_buckets import Entries, Runs, Stored, digest, encode, kv_key
+from everlytic_async.ledger._nats_buckets import Entries, Runs, Stored, encode, kv_key
 from everlytic_async.ledger._protocol import (
     CRASHED_MESSAGE,
     Entry,
@@ -39,6 +39,7 @@ from everlytic_async.ledger._protocol import (
     ResendPolicy,
     ScopeName,
     State,
+    digest,
     merge_entries,
     released_entry,
 )

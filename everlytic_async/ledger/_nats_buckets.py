@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import logging
 import secrets
@@ -31,9 +30,9 @@ from nats.js.kv import KeyValue
 
 from everlytic_async._nats import NATS_ERRORS, find_or_create, none_if_missing
 from everlytic_async.errors import LedgerError
-from everlytic_async.ledger._protocol import Entry, State
+from everlytic_async.ledger._protocol import Entry, State, digest
 
-__all__ = ["Entries", "Runs", "Stored", "digest", "encode", "kv_key"]
+__all__ = ["Entries", "Runs", "Stored", "encode", "kv_key"]
 
 _LOGGER = logging.getLogger("everlytic_async.ledger")
 # Entries that are read at most to find one that was sent.
@@ -216,11 +215,6 @@ class Entries:
 def kv_key(scope: str, key: str) -> str:
     """The key of an order in the bucket."""
     return f"{scope}.{digest(key)}"
-
-
-def digest(text: str) -> str:
-    """What represents a text in a subject."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def encode(entry: Entry, write: str) -> bytes:

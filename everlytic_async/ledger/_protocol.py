@@ -20,6 +20,7 @@ __all__ = [
     "ResendPolicy",
     "ScopeName",
     "State",
+    "digest",
     "merge_entries",
     "released_entry",
     "storage_key",
@@ -253,4 +254,9 @@ def _normalize(key: str, *, custom: bool) -> str:
 def _digest_unless_plain(key: str, *, custom: bool) -> str:
     if (not custom and _PLAIN_KEY.fullmatch(key)) or _DIGEST.fullmatch(key):
         return key
-    return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+    return f"sha256:{digest(key)}"
+
+
+def digest(text: str) -> str:
+    """What stands for a text that is not to be shown."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

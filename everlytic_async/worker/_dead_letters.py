@@ -26,7 +26,7 @@ from everlytic_async.worker._messages import (
     REDRIVEN_AT,
     RESEND,
     decode_order,
-    encode_message,
+    ledger_key,
     parse_number,
     publisher_key,
 )
@@ -149,7 +149,7 @@ def _ascii_header(text: str) -> str:
 def _ledger_key(headers: dict[str, str], body: bytes, settings: QueueSettings) -> str | None:
     key = publisher_key(headers)
     try:
-        return key or encode_message(decode_order(body, settings), None, settings).key
+        return key or ledger_key(decode_order(body, settings))
     except InvalidOrderError:
         return None
 

@@ -17,9 +17,7 @@ its body. Header values are ASCII: clients differ in how they read others.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 from collections.abc import Mapping
 
 import attrs
@@ -37,8 +35,6 @@ MESSAGE_ID = "Nats-Msg-Id"
 KEY = "Everlytic-Key"
 RESEND = "Everlytic-Resend"
 REDRIVEN_AT = "Everlytic-Redriven-At"
-
-_DIGEST = re.compile(r"sha256:[0-9a-f]{32}")
 
 
 @attrs.frozen
@@ -65,17 +61,21 @@ def encode_message(order: Order, key: str | None, settings: QueueSettings) -> Me
     body = encode(order)
     check_size(body, settings.max_message_bytes, "max_message_bytes")
     if key is None:
-        name = storage_key(order_key(order, body))
+        name = ledger_key(order, body)
         return Message(name, body, {MESSAGE_ID: message_id(name, settings)})
     name = storage_key(key, custom=True)
     return Message(name, body, {MESSAGE_ID: message_id(name, settings), KEY: name})
 
 
+def ledger_key(order: Order, body: bytes | None = None) -> str:
+    """An order's own key, as a ledger keeps it; with its encoded form, if that is known."""
+    return storage_key(order_key(order, encode(order) if body is None else body))
+
+
 def message_id(key: str, settings: QueueSettings) -> str:
     """JetStream's id of an order: the same order number in two stores is not the same order."""
-    if not key.isascii():  # an order number may be any text
-        key = f"sha256:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
-    return f"{settings.store}:{key}"
+    name = key if key.isascii() else storage_key(key, custom=True)  # a number may be any text
+    return f"{settings.store}:{name}"
 
 
 def check_size(body: bytes, limit: int, setting: str) -> None:
@@ -107,9 +107,8 @@ def decode_order(body: bytes, settings: QueueSettings) -> Order:
 def publisher_key(headers: Mapping[str, str]) -> str | None:
     """The publisher's own key, as a ledger keeps it; None for the order's own."""
     key = headers.get(KEY)
-    if key is None or _DIGEST.fullmatch(key):
-        return key
-    return storage_key(key, custom=True)  # published by another program
+    # Another program may have published it as it is.
+    return None if key is None else storage_key(key, custom=True)
 
 
 def resend_override(headers: Mapping[str, str]) -> tuple[Outcome, float] | None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import attrs
 
-from everlytic_async._encoding import encode, order_key
 from everlytic_async._waiting import backoff_s, cancel_until_done
 from everlytic_async.batch import OrderStream
 from everlytic_async.client import EverlyticClient
@@ -29,10 +28,11 @@ from everlytic_async.errors import (
     QueueError,
     redact_emails,
 )
-from everlytic_async.ledger import Ledger, NatsLedger, storage_key
+from everlytic_async.ledger import Ledger, NatsLedger
 from everlytic_async.ledger.claims import QueueKey, ResendOverride
 from everlytic_async.outcomes import Outcome
 from everlytic_async.policies import check_seconds
+from everlytic_async.worker._messages import ledger_key
 from everlytic_async.worker._peers import answer_pings, share_cool_downs
 from everlytic_async.worker._queue import OrderQueue
 from everlytic_async.worker._settle import AckAction, Settler
@@ -344,7 +344,7 @@ class Worker:
         queued = self._held.find(item)
         if queued.order is None:
             raise LookupError("an invalid order has no key")
-        key = queued.key or storage_key(order_key(queued.order, encode(queued.order)))
+        key = queued.key or ledger_key(queued.order)
         if queued.resend is None or queued.redelivered:
             # Only at the first delivery: after that, the worker that had it may have sent it.
             return QueueKey(key)
