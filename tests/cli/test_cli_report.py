@@ -335,7 +335,7 @@ def test_a_real_run_is_reported_as_it_was(cli: Cli) -> None:
         {"contact_email": f"{n}@example.com", "order_id": n, "products": [{}]} for n in range(60)
     ]
     Path("o.json").write_text(json.dumps([*orders, {}]))
-    with serve(seed=3, dropped_after=0.05, throttled=0.1, retry_after_s=0, latency_s=0.1) as box:
+    with serve(seed=3, dropped_after=0.05, throttled=0.1, latency_s=0.1) as box:
         cli.use(box.base_url)
         options = ("--concurrency", "4", "--report", "run.html", "--ledger", "l")
         run = cli("send", *options, "--results", "r", "o.json")
