@@ -39,7 +39,7 @@ __all__ = [
     "resend_policy",
 ]
 
-#: The recorded outcomes that an order may be sent again in spite of.
+#: The outcomes that `resend` may name: an order that is recorded with one of them is sent again.
 RESENDABLE = (Outcome.UNKNOWN, Outcome.REJECTED)
 _SKIP_MESSAGES: dict[State, str] = {
     State.SENT: "the ledger says that it was sent before",
@@ -76,10 +76,10 @@ def body_digest(body: bytes) -> str:
 
 @attrs.frozen
 class ResendOverride:
-    """What one order may be sent again in spite of.
+    """Permission to send one order again.
 
     Attributes:
-        outcome: The recorded outcome to disregard.
+        outcome: The recorded outcome that does not forbid it.
         recorded_before: Only if it was recorded until then, in seconds since the epoch: a later
             one is of another delivery of the same order.
     """
@@ -129,7 +129,7 @@ class LedgerWriter:
         self._session = session
         self._policy = policy
         self._custom_keys = custom_keys  # the caller's own function makes them, but for `QueueKey`
-        # Keys whose state became resendable during this stream: they are not sent again in it.
+        # Keys whose outcome this stream recorded: what `resend` allows no longer concerns them.
         self._resent: set[str] = set()
         self.failure: LedgerError | None = None
         self.recording = 0
