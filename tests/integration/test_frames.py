@@ -333,12 +333,8 @@ async def in_a_batch(client: EverlyticClient, size: int) -> None:
 
 
 GIVING_UP = [
-    by_timeout,
-    by_a_group,
-    *(
-        pytest.param(how, marks=pytest.mark.slow)
-        for how in (by_cancelling, while_handling_another_error)
-    ),
+    *(by_timeout, by_a_group, while_handling_another_error),
+    *(pytest.param(how, marks=pytest.mark.slow) for how in (by_cancelling, in_a_batch)),
 ]
 
 
@@ -364,18 +360,9 @@ async def test_a_caller_who_gives_up(
             error = await raised_in(give_up(client, size))
     assert isinstance(error, TimeoutError | asyncio.CancelledError | ExceptionGroup)
     assert_no_secret(error)
-
-
-async def test_a_caller_who_gives_up_a_batch() -> None:
-    async with RawServer(never_answer) as server, a_client(server.url, own=True) as client:
-        assert_no_secret(await raised_in(in_a_batch(client, 10)))
-
-
-async def test_what_the_caller_was_handling_stays_whole() -> None:
-    async with RawServer(never_answer) as server, a_client(server.url, own=True) as client:
-        error = await raised_in(while_handling_another_error(client, 10))
-    (handled,) = (one for one in chained(error) if isinstance(one, KeyError))
-    assert handled.__traceback__ is not None
+    handled = [one.__traceback__ for one in chained(error) if isinstance(one, KeyError)]
+    assert len(handled) == (give_up is while_handling_another_error)
+    assert None not in handled  # what the caller was handling stays whole
 
 
 # -------------------------------------------------------------------------- errors of the package

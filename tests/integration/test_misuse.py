@@ -76,15 +76,6 @@ async def test_a_client_that_is_not_open_or_new_says_what_to_do(
     assert sandbox.requests == (state == "open")
 
 
-async def test_a_stream_of_a_closed_client_is_not_entered() -> None:
-    async with sandbox_client() as (sandbox, client):
-        stream = client.stream_orders([order(1)])
-        await client.aclose()
-        with pytest.raises(ConfigurationError, match=CLOSED):
-            await stream.__aenter__()
-    assert sandbox.requests == 0
-
-
 async def test_a_stream_must_be_entered_and_once() -> None:
     async with sandbox_client() as (sandbox, client):
         stream = client.stream_orders([order(1)])
@@ -94,6 +85,10 @@ async def test_a_stream_must_be_entered_and_once() -> None:
             with pytest.raises(ConfigurationError, match="once"):
                 await stream.__aenter__()
             assert (await anext(stream)).key == "1"
+        late = client.stream_orders([order(2)])
+        await client.aclose()
+        with pytest.raises(ConfigurationError, match=CLOSED):
+            await late.__aenter__()
     assert sandbox.requests == 1
 
 
