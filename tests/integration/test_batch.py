@@ -375,12 +375,14 @@ async def test_a_key_function_names_the_valid_orders() -> None:
         report = await client.send_orders(
             items, ordered=True, key=lambda raw: f"#{raw['order_id']}"
         )
+        numbered = await client.send_orders([order(6)], key=lambda raw: int(raw["order_id"]) + 100)
         by_id = await client.send_orders([order(7), {"order_id": "8"}], ordered=True)
 
     assert [result.key for result in report.results] == ["#0", None, None, None, "#4"]
     assert [result.order for result in report.results] == items
     assert [result.index for result in report.failures] == [1, 2, 3]
     assert [result.key for result in by_id.results] == ["7", "8"]
+    assert [result.key for result in numbered.results] == ["106"]
 
 
 @pytest.mark.parametrize(
@@ -389,13 +391,14 @@ async def test_a_key_function_names_the_valid_orders() -> None:
         (AttributeError(), "the given function raised AttributeError"),
         (asyncio.CancelledError(), "the given function raised CancelledError"),
         (" ", "must not be blank"),
+        (None, "the given function raised TypeError"),
     ],
     ids=repr,
 )
 async def test_an_order_whose_key_function_fails_is_invalid_and_not_sent(
-    key: BaseException | str, fault: str
+    key: BaseException | str | None, fault: str
 ) -> None:
-    def key_of(raw: Any) -> str:
+    def key_of(raw: Any) -> str | None:
         if raw["order_id"] != "2":
             return str(raw["order_id"])
         if isinstance(key, BaseException):

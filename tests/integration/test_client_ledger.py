@@ -15,6 +15,7 @@ import pytest
 from everlytic_async import (
     AuthenticationError,
     BatchStoppedError,
+    Order,
     Outcome,
     RejectedError,
     RetryPolicy,
@@ -125,7 +126,11 @@ async def test_an_order_of_unknown_outcome_is_sent_again_only_on_request(
         with pytest.raises(SkippedError) as caught:
             await client.send_order(order(1))
         assert caught.value.state == "unknown"
-        assert shop.posts["1"] == 1
+        both = [Order.from_mapping(order(number)) for number in (1, 2)]
+        forecast = await client.forecast(both, ledger=ledger)
+        assert [getattr(each, "state", None) for each in forecast] == ["unknown", None]
+        assert await client.forecast(both, ledger=ledger, resend=[Outcome.UNKNOWN]) == [None, None]
+        assert shop.posts == {"1": 1}
         await client.send_order(order(1), resend=[Outcome.UNKNOWN])
         assert shop.posts["1"] == 2
 

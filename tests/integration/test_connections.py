@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import trustme
 
-from everlytic_async import ConnectionLostError, NotSentError
+from everlytic_async import BatchStoppedError, ConnectionLostError, NotSentError
 from everlytic_async._transport import Transport
 from support.clock import FakeClock
+from support.delivery import make_client, orders
 from support.servers import Connection, RawServer, Script, accept_all, answer, answer_all, until
 from support.tls import server_context, trusting_session
 from support.transports import BODY, make_transport, serving
@@ -143,17 +144,19 @@ def no_file_descriptors_left() -> Iterator[None]:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_lack_of_file_descriptors_is_named_as_such(host: str) -> None:
-    async with (
-        RawServer(accept_all) as server,
-        make_transport(f"http://{host}:{server.port}") as transport,
-    ):
-        with no_file_descriptors_left(), pytest.raises(NotSentError) as caught:
-            await transport.post(BODY)
+    async with RawServer(accept_all) as server:
+        url = f"http://{host}:{server.port}"
+        async with make_transport(url) as transport, make_client(url) as client:
+            with no_file_descriptors_left():
+                with pytest.raises(NotSentError) as caught:
+                    await transport.post(BODY)
+                with pytest.raises(BatchStoppedError) as stopped:
+                    await client.send_orders(orders(20))
+            assert (await transport.post(BODY)).status == 200
 
-        assert "this process has no file descriptors left" in caught.value.message
-        assert "max_concurrency" in caught.value.message
-        assert "ulimit -n" in caught.value.message
-        assert "refused" not in caught.value.message
-        assert not caught.value.connected
-        assert caught.value.is_local
-        assert (await transport.post(BODY)).status == 200
+    for words in ("this process has no file descriptors left", "max_concurrency", "ulimit -n"):
+        assert words in caught.value.message
+    assert "refused" not in caught.value.message
+    assert not caught.value.connected
+    assert caught.value.is_local
+    assert "was not reached, by a limit of this machine: " in stopped.value.message

@@ -19,6 +19,7 @@ from everlytic_async import (
     EverlyticError,
     InvalidOrderError,
     NotSentError,
+    Order,
     Outcome,
     Pacing,
     RetryPolicy,
@@ -97,7 +98,8 @@ async def test_trouble_for_ever_stops_the_batch_after_a_bounded_number_of_posts(
         return end_with("accepted" if reached and first else end)
 
     fake = fake_delivery(endpoint, pacing=ADAPTIVE, delivery=delivery)
-    source = (order(number, workflow_id=32) for number in range(20_000))
+    mappings = (order(number, workflow_id=32) for number in range(20_000))
+    source = map(Order.from_mapping, mappings) if reached else mappings
     reading = await fake.read(source, concurrency=32)
 
     assert isinstance(reading.error, BatchStoppedError)
@@ -299,6 +301,7 @@ async def test_a_used_up_quota_stops_the_batch_with_the_figure() -> None:
                 await connection.answer(429, b"", "Retry-After: 3600")
 
     async with RawServer(limit) as server, make_client(server.url) as client:
+        assert client.trouble is None
         with pytest.raises(BatchStoppedError, match="3600") as caught:
             await client.send_orders(orders(20_000))
         assert len(server.bodies) <= 300 + 32
@@ -308,6 +311,7 @@ async def test_a_used_up_quota_stops_the_batch_with_the_figure() -> None:
         assert report.counts[Outcome.NOT_SENT] == len(report.results) - 300
         with pytest.raises(NotSentError, match="3600"):  # at once
             await asyncio.wait_for(client.send_order(order(1)), 60)
+        assert "3600 s: a quota is used up" in str(client.trouble)
 
 
 @pytest.mark.parametrize("item", [InvalidOrderError(["line: broken"]), None, 7, {"products": 1}])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from everlytic_async import ConfigurationError
-from everlytic_async._endpoint import PATH, endpoint_url
+from everlytic_async._endpoint import PATH, endpoint_url, ledger_scope
 
 
 @pytest.mark.parametrize(
@@ -172,3 +174,22 @@ def test_loopback_is_recognized_in_any_spelling(loopback: str, elsewhere: str) -
     assert endpoint_url(loopback)
     with pytest.raises(ConfigurationError, match="allow_http"):
         endpoint_url(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("address", "written", "hosts", "known"),
+    [
+        ("https://shop.example", "https://SHOP.EXAMPLE.:443", (), True),
+        ("https://shop.example:8443/a", "https://Shop.Example:8443/./a", (), True),
+        ("http://[::1]", "http://[::1]:80", (), True),
+        ("https://SHOP.example/b/../a", "https://SHOP.example/b/../a", (), True),
+        ("https://münchen.example", "https://MÜNCHEN.example", ["MÜNCHEN.example", "[x"], True),
+        ("https://shop.example", "https://other.example", ["other.example"], False),
+    ],
+)
+def test_a_ledger_of_a_version_that_kept_addresses_as_they_were_written_is_recognized(
+    address: str, written: str, hosts: list[str], *, known: bool
+) -> None:
+    scope = ledger_scope(address, endpoint_url(address), "store")
+    before = hashlib.sha256(f"{written}{PATH}\0store".encode()).hexdigest()[:32]
+    assert (before in scope.earlier(hosts)) is known

@@ -190,6 +190,7 @@ NO_CHARACTER = "holds a lone surrogate, which is not a character"
 NOT_TEXT: list[tuple[Any, str]] = [
     (True, "expected text, got true or false"),
     (2.9, "expected text, got a number"),
+    (NAN, "expected text, got NaN or an infinity"),
     (Decimal(1), "expected text, got a number"),
     (["abc"], "expected text, got a list"),
     (("abc",), "expected text, got a list"),
@@ -201,6 +202,7 @@ NOT_TEXT: list[tuple[Any, str]] = [
 ]
 AN_INTEGER = (1, "expected text, got a number")
 TOO_LONG = "is a number of over 1,000 digits"
+TOO_MANY = "over 10,000 items, more than are accepted"
 NOT_A_URL = "expected a whole URL, from http:// or https:// on and without spaces"
 NOT_AN_EMAIL = "expected one valid e-mail address, such as ann@example.com"
 NOT_ALONE = "expected an e-mail address alone, found white space or a control character in it"
@@ -288,6 +290,7 @@ RULES: dict[str, tuple[tuple[str, ...], list[tuple[Any, str]]]] = {
         ("products",),
         [
             *((value, "at least one is required") for value in (None, [], ())),
+            ([{}] * 10_001, TOO_MANY),
             *((value, "expected a list, got text") for value in ("abc", "")),
             *((value, "expected a list, got an object") for value in ({}, {"product_name": "a"})),
             (Product(), "expected a list, got a Product"),
@@ -302,6 +305,7 @@ RULES: dict[str, tuple[tuple[str, ...], list[tuple[Any, str]]]] = {
         ("product_gallery",),
         [
             ("https://store.com/a.png", "expected a list, got text"),
+            (["https://store.com/a.png"] * 10_001, TOO_MANY),
             ({}, "expected a list, got an object"),
             ({"https://a.b"}, "expected a list, got a set"),
             (0, "expected a list, got a number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from pacer_queue import Queue, clock, slots, throttled
 
 from everlytic_async._pacer import Pacer
@@ -121,10 +122,14 @@ async def test_an_endpoint_never_reached_is_given_up_after_the_policys_attempts(
     assert queue.pacer.in_flight == 0
 
 
+@pytest.mark.parametrize("accepted", [True, False])
 async def test_a_retry_after_over_the_cap_ends_the_waiting_and_says_how_long(
-    clock: FakeClock,
+    clock: FakeClock, *, accepted: bool
 ) -> None:
-    pacer = make_pacer(clock, slots(2), retry=RetryPolicy(retry_after_cap_s=60))
+    events: list[Event] = []
+    dispatcher = Dispatcher((events.append,))
+    retry = RetryPolicy(retry_after_cap_s=60)
+    pacer = make_pacer(clock, slots(2), retry=retry, dispatcher=dispatcher)
     queue = Queue(pacer)
     await queue.join(5)
     for _ in range(2):
@@ -138,8 +143,13 @@ async def test_a_retry_after_over_the_cap_ends_the_waiting_and_says_how_long(
     probing = Queue(pacer)
     await probing.join(3)
     assert (len(probing.admitted), len(probing.stopped)) == (1, 2)
-    pacer.on_throttled(clock.now, throttled(1.0))  # a pause that can be waited for
+    if accepted:
+        pacer.on_accepted(clock.now)
+    else:
+        pacer.on_throttled(clock.now, throttled(1.0))  # a pause that can be waited for
     pacer.release()
+    ended = [event.lasted_s for event in events if isinstance(event, OutageEnded)]
+    assert ended == [61] * accepted
     await clock.advance(1.1)
     waiting = Queue(pacer)
     await waiting.join(3)
