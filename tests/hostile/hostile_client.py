@@ -42,11 +42,6 @@ async def small_session(**settings: Any) -> AsyncIterator[aiohttp.ClientSession]
         yield session
 
 
-def client_of(server: HostileServer, **settings: Any) -> EverlyticClient:
-    """A client of a hostile server."""
-    return client_at(server.url, **settings)
-
-
 def client_at(url: str, **settings: Any) -> EverlyticClient:
     """A client of what is there."""
     return make_client(url, **{"retry": QUICK, "timeouts": IMPATIENT, **settings})
@@ -60,5 +55,5 @@ async def hostile_pair(
     pacing = Pacing(max_concurrency=concurrency, adaptive=False)
     async with HostileServer(plays) as server, small_session() as session:
         values = {"session": session, "pacing": pacing, "timeouts": PATIENT, **settings}
-        async with client_of(server, **values) as client:
+        async with client_at(server.url, **values) as client:
             yield server, client

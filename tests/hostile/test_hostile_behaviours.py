@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from behaviours import BEHAVIOURS, PLAYS, Behaviour
-from hostile_client import IMPATIENT, PATIENT, client_of, small_session
+from hostile_client import IMPATIENT, PATIENT, client_at, small_session
 from hostile_server import HostileServer, order_for
 
 from everlytic_async import BatchStoppedError, Delivery, OrderResult, Outcome
@@ -66,7 +66,7 @@ async def test_every_misbehaviour_has_its_verdict_its_requests_and_its_words(
         server = await stack.enter_async_context(HostileServer(PLAYS))
         session = await stack.enter_async_context(small_session()) if behaviour.large else None
         client = await stack.enter_async_context(
-            client_of(server, delivery=delivery, session=session, timeouts=PATIENT)
+            client_at(server.url, delivery=delivery, session=session, timeouts=PATIENT)
         )
         if behaviour.second:
             await client.send_order(order_for("success", 0))
@@ -93,7 +93,7 @@ async def test_every_misbehaviour_that_takes_long_ends_with_the_clients_patience
 
         async def send(number: int, behaviour: Behaviour) -> OrderResult:
             order = order_for(behaviour.name, number, large=behaviour.large)
-            client = client_of(server, delivery=delivery, session=session, timeouts=IMPATIENT)
+            client = client_at(server.url, delivery=delivery, session=session, timeouts=IMPATIENT)
             async with client:
                 results = client.stream_orders([order])
                 async with results:

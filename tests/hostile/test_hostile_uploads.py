@@ -10,7 +10,7 @@ import asyncio
 import socket
 
 import pytest
-from hostile_client import PATIENT, client_of, hostile_pair, small_session
+from hostile_client import PATIENT, client_at, hostile_pair, small_session
 from hostile_server import HostileServer, Visit, order_for
 
 from everlytic_async import Delivery, NotSentError, Outcome, RetryPolicy, Timeouts
@@ -42,7 +42,7 @@ async def test_an_upload_that_was_given_up_never_arrives(given_up: str) -> None:
     late = Late()
     timeouts = Timeouts(read_s=5, total_s=0.3) if given_up == "timed out" else PATIENT
     async with HostileServer({"late": late}) as server, small_session() as session:
-        client = client_of(server, session=session, timeouts=timeouts, retry=ONCE)
+        client = client_at(server.url, session=session, timeouts=timeouts, retry=ONCE)
         await client.start()
         sending = asyncio.create_task(client.send_order(order_for("late", 1, large=True)))
         await late.started.wait()

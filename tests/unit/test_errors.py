@@ -30,13 +30,15 @@ from everlytic_async.errors import (
     UnexpectedResponseError,
     UnknownOutcomeError,
 )
+from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, OrderResult, Outcome, Receipt
 
 FAULTS = ("contact_email: is blank", "products: at least one is required")
 REPORT = BatchReport(
     (
         OrderResult(0, "1", {"order_id": "1"}, Outcome.SENT, Receipt(200, {"status": "success"})),
-        OrderResult(1, None, {}, Outcome.INVALID, error=InvalidOrderError(FAULTS, 2)),
+        OrderResult(1, "2", Order(contact_email="jo@b.c", products=[{}]), Outcome.SKIPPED),
+        OrderResult(2, None, {}, Outcome.INVALID, error=InvalidOrderError(FAULTS, 2)),
     ),
     elapsed_s=1.5,
     stopped="the hashes are wrong",
@@ -133,6 +135,12 @@ def test_an_error_has_its_verdict_and_attributes_and_keeps_them_when_pickled_or_
         assert one.may_have_been_processed is isinstance(error, UnknownOutcomeError)
         if getattr(error, "report", None) is None:
             assert one.args == error.args
+            continue
+        report = one.report
+        assert report.results[:2] == REPORT.results[:2]
+        assert report.results[2].error.faults == FAULTS
+        assert (report.counts, report.elapsed_s) == (REPORT.counts, REPORT.elapsed_s)
+        assert report.stopped == REPORT.stopped
 
 
 def test_an_invalid_order_names_every_fault_and_its_line() -> None:

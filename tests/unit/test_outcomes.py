@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter
 from typing import Any
 
@@ -12,10 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlytic_async.errors import (
-    BatchStoppedError,
-    InvalidOrderError,
     RejectedError,
-    SourceError,
 )
 from everlytic_async.orders import Order
 from everlytic_async.outcomes import BatchReport, OrderResult, Outcome, Receipt
@@ -103,19 +99,3 @@ def test_a_repr_shows_neither_order_nor_key_nor_response_body(order: Any) -> Non
     report = BatchReport((result,), 1.5, "stopped")
     assert repr(report) == "BatchReport(elapsed_s=1.5, stopped='stopped')"
     assert MARKER not in f"{report} {report.failures} {report.counts}"
-
-
-@pytest.mark.parametrize("kind", [BatchStoppedError, SourceError])
-def test_a_report_and_its_errors_survive_pickling(kind: type[BatchStoppedError]) -> None:
-    receipt = Receipt(200, {"status": "success"}, attempts=2, elapsed_s=0.5)
-    order = Order(contact_email="jo@example.com", products=[{}])
-    results = (
-        OrderResult(0, "1", {"order_id": "1"}, Outcome.SENT, receipt, duplicate_risk=True),
-        OrderResult(1, "2", order, Outcome.SKIPPED),
-        OrderResult(2, None, {}, Outcome.INVALID, error=InvalidOrderError(["x: is blank"], 2)),
-    )
-    report = BatchReport(results, 1.5, "stopped")
-    clone = pickle.loads(pickle.dumps(kind("m", report=report))).report
-    assert clone.results[:2] == results[:2]
-    assert clone.results[2].error.faults == ("x: is blank",)
-    assert (clone.counts, clone.elapsed_s, clone.stopped) == (report.counts, 1.5, "stopped")
