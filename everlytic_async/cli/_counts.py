@@ -132,11 +132,6 @@ class Tally:
         return self.counts.total()
 
     @property
-    def attempted(self) -> int:
-        """How many were not just skipped."""
-        return self.total - self.counts[Outcome.SKIPPED]
-
-    @property
     def to_send(self) -> int:
         """How many the next run sends: surely not processed, or in flight in another process."""
         return self.left[State.NOT_SENT] + self.left[State.IN_FLIGHT]
@@ -147,14 +142,9 @@ class Tally:
         return self.left[State.UNKNOWN]
 
     @property
-    def rejected(self) -> int:
-        """How many the endpoint refused, now or before."""
-        return self.left[State.REJECTED]
-
-    @property
     def to_correct(self) -> int:
         """How many a person has to correct before they can be sent."""
-        return self.counts[Outcome.INVALID] + self.rejected
+        return self.counts[Outcome.INVALID] + self.left[State.REJECTED]
 
     @property
     def exit_code(self) -> Exit:

@@ -28,7 +28,7 @@ from everlytic_async import EverlyticClient, Order, SkippedError
 from everlytic_async.cli._console import file_name
 from everlytic_async.cli._input import Item
 from everlytic_async.cli._options import LedgerOptions, command_with
-from everlytic_async.cli._screen import has_terminal, join_some
+from everlytic_async.cli._screen import join_some, open_terminal
 from everlytic_async.cli._settings import Settings
 from everlytic_async.errors import ConfigurationError, InvalidOrderError
 from everlytic_async.ledger import Entry, LedgerFile, State
@@ -102,9 +102,13 @@ class LedgerChoice:
             ConfigurationError: there is another one; or nobody would see that it is new, as with a
                 job that starts in another directory each time.
         """
-        if self.is_new and (others := self.find_others(file)) is not None:
+        if self.is_named or not self.is_new:
+            return
+        if (others := self.find_others(file)) is not None:
             raise ConfigurationError(others)
-        if self.is_new and not self.is_named and not has_terminal():
+        with open_terminal() as terminal:
+            is_asked = terminal is not None
+        if not is_asked:
             raise ConfigurationError(
                 f"there is no ledger at {file_name(self.path)}. On a terminal a new one would "
                 "be created; without one (cron, a container) it might be a new one every time, "

@@ -65,7 +65,7 @@ def advise(
             f"  everlytic-async ledger resolve {file} --send-again 'KEY'..."
         )
     if tally.to_correct:
-        counts = {"invalid": tally.counts[Outcome.INVALID], "rejected": tally.rejected}
+        counts = {"invalid": tally.counts[Outcome.INVALID], "rejected": tally.left[State.REJECTED]}
         what = " or ".join(name for name, count in counts.items() if count)
         them = "it" if tally.to_correct == 1 else "them"
         words = (
@@ -74,7 +74,7 @@ def advise(
         if ledger is not None:
             words += "; it sends only what has changed"
         words += f":\n  {again}"
-        if tally.rejected and ledger is not None:
+        if counts["rejected"] and ledger is not None:
             words += "\nWhere a rejected order is right and the cause was elsewhere, add: "
             words += "--resend rejected"
         yield words

@@ -238,18 +238,6 @@ class ConfigOptions:
     )
 
 
-@options
-class ProgressOptions:
-    """What is shown while the command runs."""
-
-    progress: bool = option(
-        "Show the progress: only on a terminal, on the standard error.",
-        "--progress/--no-progress",
-        default=True,
-        show_default=False,
-    )
-
-
 _FORMAT = (
     "What {} is: jsonl, json, csv, tsv, xlsx or parquet, with the endpoint's names or those of the "
     "mapping; or a shop's export: woocommerce, woocommerce-csv, woocommerce-items-csv, shopify, "
@@ -313,7 +301,7 @@ class ReadingOptions(ConfigOptions):
 
 
 @options
-class InputOptions(ReadingOptions, ProgressOptions):
+class InputOptions(ReadingOptions):
     """What is read, and how."""
 
     file: str = argument("FILE", type=click.Path(allow_dash=True))
@@ -354,9 +342,15 @@ class WorkflowOptions(InputOptions):
 
 
 @options
-class ResultsOptions(ProgressOptions):
+class ResultsOptions:
     """What is shown of a run, and where a line for each order goes."""
 
+    progress: bool = option(
+        "Show the progress: only on a terminal, on the standard error.",
+        "--progress/--no-progress",
+        default=True,
+        show_default=False,
+    )
     results: str | None = settings_option(
         "Write a line of JSON for each order as it ends: index, line, key, outcome, attempts, "
         "error, duplicate_risk. A file that holds results already is refused. `-` is the standard "

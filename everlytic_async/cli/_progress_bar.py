@@ -29,6 +29,7 @@ from everlytic_async.cli._console import make_console, print_line
 from everlytic_async.cli._counts import Tally
 from everlytic_async.cli._screen import Labels
 from everlytic_async.events import CoolDown, Event, OutageEnded, RateChanged
+from everlytic_async.outcomes import Outcome
 
 _REFRESH_S = 0.1
 # The rate and the time left are those of the last seconds.
@@ -135,8 +136,8 @@ class Bar:
         if not self.is_shown or now - self._drawn_at < _REFRESH_S:
             return
         self._drawn_at = now
-        expected, attempted = self._expected(), self._tally.attempted
-        skipped = self._tally.total - attempted
+        expected, skipped = self._expected(), self._tally.counts[Outcome.SKIPPED]
+        attempted = self._tally.total - skipped
         (task,) = self._progress.tasks
         # Not by `update`: that would forget the rate each time the estimate changes.
         task.total = None if expected is None else max(expected - skipped, attempted)

@@ -186,12 +186,6 @@ def open_terminal() -> Iterator[tuple[IO[str], IO[str]] | None]:
         yield (reader, writer) if _is_in_foreground(fd) else None
 
 
-def has_terminal() -> bool:
-    """Whether `open_terminal` would open one."""
-    with open_terminal() as terminal:
-        return terminal is not None
-
-
 def _is_in_foreground(fd: int) -> bool:
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()

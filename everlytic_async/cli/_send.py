@@ -148,7 +148,29 @@ async def _send(
             report=report,
             sandbox=sandbox,
         )
-        return await run.execute()
+        try:
+            return await run.execute()
+        except LedgerError:
+            raise
+        except Exception as error:
+            if run.is_trial or not source.read_count:
+                raise
+            advice = _recovery_advice(source, run.ledger, options.results)
+            raise UnexpectedError(advice) from error
+
+
+def _recovery_advice(source: Input, ledger: str | None, results: str | None) -> str:
+    """What to do after an unforeseen error: never to send everything once more."""
+    if ledger is not None:
+        return (
+            f"Some orders may have been sent. Run it again with the same ledger ({ledger}): it "
+            "knows which."
+        )
+    which = "" if results in (None, "-") else f", and {file_name(str(results))} says which"
+    return (
+        f"Orders of {source.name} may have been sent before it{which}: sending all of it again may "
+        "notify customers twice."
+    )
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -156,44 +178,15 @@ class _SendRun(Run):
     options: SendOptions
     _stream: OrderStream
     _pacing: PacingStatus
-    _ledger: str | None
+    ledger: str | None
     _report: Report | None
     _sandbox: Sandbox | None
     _report_fault: str | None = attrs.field(default=None, init=False)
 
     @property
-    def _is_trial(self) -> bool:
+    def is_trial(self) -> bool:
         """No customer gets an e-mail."""
         return self._sandbox is not None or self.options.to is not None
-
-    async def execute(self) -> int:
-        """Send every order; return the exit code.
-
-        Raises:
-            UnexpectedError: for an unforeseen error, after orders may have been sent.
-        """
-        try:
-            return await super().execute()
-        except LedgerError:
-            raise
-        except Exception as error:
-            if self._is_trial or not self.source.read_count:
-                raise
-            raise UnexpectedError(self._recovery_advice()) from error
-
-    def _recovery_advice(self) -> str:
-        """What to do after an unforeseen error: never to send everything once more."""
-        if self._ledger is not None:
-            return (
-                f"Some orders may have been sent. Run it again with the same ledger "
-                f"({self._ledger}): it knows which."
-            )
-        results = self.options.results
-        which = "" if results in (None, "-") else f", and {file_name(results)} says which"
-        return (
-            f"Orders of {self.source.name} may have been sent before it{which}: sending all of it "
-            "again may notify customers twice."
-        )
 
     async def move(self) -> None:
         async with self._stream as stream:
@@ -248,11 +241,11 @@ class _SendRun(Run):
 
     def advise(self) -> Iterator[str]:
         steps: list[str] = []
-        if self.source.read_count and not self._is_trial:
+        if self.source.read_count and not self.is_trial:
             steps += advise(
                 self.tally,
                 self.options,
-                ledger=self._ledger,
+                ledger=self.ledger,
                 all_read=self.source.exhausted,
                 is_damaged=self.is_input_damaged,
             )

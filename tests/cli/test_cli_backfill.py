@@ -65,6 +65,7 @@ def test_the_plan_of_a_backfill_is_shown_and_asked_about(
 WOO = "Order Number,Order Status,Email (Billing),Order Total Amount,Item Name,Item Cost,Quantity\n"
 ROW = "1,Wrapped,a@example.com,5.00,Mop,5,1\n"
 ODD_STATUS = WOO + ROW
+TWICE = f"{ODD_STATUS}2,Wrapped,b@example.com,5.00,Mop,5,1\n{ROW}"
 MANY_ORDERS = to_lines(*map(order, range(MANY)))
 
 
@@ -76,7 +77,7 @@ MANY_ORDERS = to_lines(*map(order, range(MANY)))
         # A status that no shop of this kind has.
         (None, ODD_STATUS, [], "n\n"),
         # And an order that is there twice.
-        (None, f"{ODD_STATUS}2,Wrapped,b@example.com,5.00,Mop,5,1\n{ROW}", [], "y\n"),
+        (None, TWICE, [], "y\n"),
         # Nothing is left to be asked about.
         ([], ODD_STATUS, [], None),
         (["--workflow-id", "7"], to_lines(order(1)), ["--to", "me@example.com"], None),
@@ -124,6 +125,8 @@ def test_few_orders_are_asked_about_where_there_is_a_warning(  # noqa: PLR0917
     if answer is not None:
         assert "\n  note      " in shown.partition(QUESTION)[0].replace("\r", "")
         assert "Warning" not in shown  # it is said once
+    twice = "About to send 2 orders (and not 1 with the id of an earlier order) from"
+    assert (twice in shown) == (text == TWICE)
     assert run.code == (2 if answer == "n\n" else 0)
     if before != []:
         assert (shop.processed > sent) == (answer != "n\n")

@@ -201,6 +201,7 @@ def test_a_plan_counts_what_the_ledger_knows(
     assert count is not None
     known = {str(state): number for state, number in known.items()}
     assert (count.to_send, count.tally.skipped) == (sent, known)
+    assert count.workflows == {None: sent}
     assert count.tally.counts[Outcome.INVALID] == 1
     # And so it comes.
     endpoint.received.clear()

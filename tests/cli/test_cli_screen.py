@@ -60,10 +60,10 @@ def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
     tally = Tally()
     with open_input(InputOptions(file=str(path)), Settings(None)) as source:
         # So few are all read at once.
-        assert len(list(source.orders())) == 12  # type: ignore[arg-type]
-        bar = Bar(
-            "Sending", tally, SEND_LABELS, enabled=True, expected=source.expected, clock=clock
-        )
+        assert len(list(source.orders())) == source.expected() == 12  # type: ignore[arg-type]
+        # What is skipped takes no time.
+        tally.counts[Outcome.SKIPPED] = 100
+        bar = Bar("Sending", tally, SEND_LABELS, enabled=True, expected=lambda: 112, clock=clock)
         bar.start()
         for line in range(1, 13):
             clock.now += 0.25  # 4 orders a second
@@ -72,7 +72,9 @@ def test_the_time_that_is_left_is_that_of_the_orders_without_a_result(
         bar.stop()
 
     drawn = plain(capsys.readouterr().err)
-    shown = re.findall(r"([0-9]+) sent +([0-9]+)/s +0:00:0([0-9]) left ([0-9:-]+)", drawn)
+    shown = re.findall(
+        r"([0-9]+) sent +100 skipped +([0-9]+)/s +0:00:0([0-9]) left ([0-9:-]+)", drawn
+    )
     assert [left for sent, *_, left in shown if sent == "1"] == ["-:--:--"]
     # The rate that is shown is the one before: from the third on.
     assert {each for each in shown if int(each[0]) > 2} == {
