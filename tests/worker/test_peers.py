@@ -82,6 +82,7 @@ NOT_FROM_A_WORKER = (
     *(b"", b"\xff{", b"7", b"null", b'"by"', b"[" * 99_999),
     b'{"by": "x", "wait_s": 1}',
     b'{"by": "x", "wait_s": "1", "status": 429}',
+    b'{"by": "x", "wait_s": true, "status": 429}',
     b'{"by": "x", "wait_s": NaN, "status": 429}',
     b'{"by": "x", "wait_s": Infinity, "status": 429}',
     b'{"by": "x", "wait_s": -1, "status": 429}',
