@@ -32,6 +32,8 @@ __all__ = ["HealthServer"]
 _QUEUE_TIMEOUT_S = 2.0
 # How long a response may take to write when the server is closed, in seconds.
 _CLOSE_TIMEOUT_S = 1.0
+# Of a worker's status.
+_SHOWN = ("ready", "running", "stopping", "connected", "last_error", "in_flight")
 
 
 class HealthServer:
@@ -132,11 +134,4 @@ class HealthServer:
 
 def _worker_state(worker: Worker) -> dict[str, Any]:
     status = worker.status
-    return {
-        "ready": status.ready,
-        "running": status.running,
-        "stopping": status.stopping,
-        "connected": status.connected,
-        "last_error": status.last_error,
-        "in_flight": status.in_flight,
-    }
+    return {name: getattr(status, name) for name in _SHOWN}

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -414,6 +414,18 @@ async def test_to_see_whether_a_run_is_alive_neither_creates_a_file_nor_looks_al
             assert looks.summary().running == 0
             lock.unlink()
             assert looks.summary().running == 0
+    assert not lock.exists()
+
+
+async def test_the_files_of_a_crashed_run_stay_until_its_end_is_committed(path: Path) -> None:
+    lock = await crash(path)
+    with LedgerFile(path) as file:
+        with suppress(LookupError), file.transaction():
+            file.recover_crashed_runs()
+            raise LookupError
+        assert lock.exists()
+    for _ in range(2):
+        in_flight(path).close()
     assert not lock.exists()
 
 
