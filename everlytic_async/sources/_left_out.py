@@ -249,18 +249,17 @@ class ShopRules:
             rows: The record of the order; or all its rows, in any order.
         """
         status = self._statuses[0][0](rows[0])
+        is_text = self._cells is not None and status.__class__ is str
+        cells = self._cells(rows[0]) if self._cells is not None and is_text else None
+        if (verdict := self._verdicts.get(cells)) is not None:
+            return verdict
         if is_blank(status):
             return self._judge(rows)
-        rows = rows[:1]  # it is the first row of the order, which has its columns
-        if self._cells is None or not isinstance(status, str):
-            return self._judge(rows)
-        cells = self._cells(rows[0])
-        if (verdict := self._verdicts.get(cells)) is None:
-            verdict = self._judge(rows)
-            if len(self._verdicts) >= _MAX_KEPT:
-                self._verdicts.clear()
-            if verdict[1] is None:  # a status that is not in the table may be of any length
-                self._verdicts[cells] = verdict
+        verdict = self._judge(rows[:1])  # it is the first row of the order, which has its columns
+        if len(self._verdicts) >= _MAX_KEPT:
+            self._verdicts.clear()
+        if is_text and verdict[1] is None:  # one that is not in the table may be of any length
+            self._verdicts[cells] = verdict
         return verdict
 
     def _judge(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:
