@@ -185,12 +185,12 @@ def to_decimal(value: Any) -> Decimal | None:
 
 def add_up(amounts: Iterable[Any]) -> Decimal | None:
     """The sum of numbers; None if one of them is not a number: rather none than a wrong one."""
-    total = Decimal(0)
+    total: Decimal | None = None
     for amount in amounts:
         if (number := to_decimal(amount)) is None:
             return None
-        total = EXACT.add(total, number)
-    return total
+        total = number if total is None else EXACT.add(total, number)
+    return Decimal(0) if total is None else total
 
 
 def _parse_plain(text: str) -> Decimal | str:
