@@ -51,7 +51,7 @@ from typing import Any
 
 from everlytic_async.sources._left_out import ROW_APART
 from everlytic_async.sources._mapping import normalize_mapping, parse_mapping
-from everlytic_async.sources._notation import DateLike, Notation
+from everlytic_async.sources._notation import DateLike, Notation, parse_bound
 from everlytic_async.sources._open import Source
 from everlytic_async.sources._options import FORMATS, ReadOptions
 from everlytic_async.sources._reader import Reader, TracedOrder
@@ -131,14 +131,14 @@ def read_orders(
         OSError: by the iteration, when the file can't be opened or read.
     """
     options = ReadOptions(
+        notation=Notation(decimal, thousands, date_format),
         format=format,
         mapping=mapping,
         where=where,
-        since=since,
-        until=until,
+        since=parse_bound("since", since),
+        until=parse_bound("until", until),
         include=include,
         encoding=encoding,
-        notation=Notation(decimal, thousands, date_format),
         sheet=sheet,
     )
     return Reader(path_or_file, options)

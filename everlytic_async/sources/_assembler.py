@@ -65,6 +65,8 @@ class OrderAssembler:
         preset: Preset | None,
         layout: Layout,
         counts: dict[str, int],
+        *,
+        traces: bool,
     ) -> None:
         self.mapper = RecordMapper(options, preset, layout)
         self.left_out = LeftOut(options, preset, layout, self.mapper, counts)
@@ -75,7 +77,8 @@ class OrderAssembler:
         shop = self.left_out.shop
         get_start = self.mapper.key if shop is None else shop.get_status
         self._repeated = RepeatedRows(get_start, is_fault=self._dedupes)
-        self._last: tuple[int, Sequence[Record], Mapping[str, Any]] = (0, (), {})
+        self._traces = traces
+        self._traced: tuple[int, Mapping[str, str]] = (0, {})
 
     def warnings(self) -> Iterator[str]:
         """What a person should look at before the orders are sent."""
@@ -83,8 +86,7 @@ class OrderAssembler:
 
     def origins(self, number: int) -> Mapping[str, str]:
         """Where each field of the order came from that was handed out last."""
-        last, rows, order = self._last
-        return self.mapper.origins(rows, order) if number == last else {}
+        return self._traced[1] if number == self._traced[0] else {}
 
     def orders(self, items: Iterator[tuple[int, Item]]) -> Iterator[Numbered]:
         """The orders of an input, in its order, each with the number of its first record."""
@@ -125,6 +127,9 @@ class OrderAssembler:
         if group is not None and (order := self._finish(group)) is not None:
             yield group.number, order
 
+    def _finish(self, group: _Group) -> Order | InvalidOrderError | None:
+        return self._build(group.number, group.rows, group.faults)
+
     def _add(
         self, group: _Group, number: int, row: Record, error: InvalidOrderError | None
     ) -> None:
@@ -135,9 +140,6 @@ class OrderAssembler:
             self.left_out.count(_DUPLICATE)
         else:
             group.add(row)
-
-    def _finish(self, group: _Group) -> Order | InvalidOrderError | None:
-        return self._build(group.number, group.rows, group.faults)
 
     def _identify(
         self, number: int, item: Item, group: _Group | None
@@ -220,7 +222,8 @@ class OrderAssembler:
             found += [] if twice is None else [twice]
         if date_fault is not None:
             found.insert(0, date_fault)
-        self._last = number, rows, order
+        if self._traces:
+            self._traced = number, self.mapper.origins(rows, order)
         made = None if found else make_order(order, number)
         if isinstance(made, Order):
             return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from everlytic_async.errors import ConfigurationError
-from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, mapping_paths
+from everlytic_async.sources._mapping import ORDER_FIELDS, PRODUCT_FIELDS, mapping_paths, nearest
 from everlytic_async.sources._notation import to_decimal
 from everlytic_async.sources._records import Layout
 from everlytic_async.sources._synonyms import match_fields
@@ -57,7 +56,7 @@ def no_such_name(field: str, path: str, names: Sequence[str], *, what: str) -> s
     """That there is no such column, key or sheet, the nearest one, and those that there are."""
     message = f"{field}: there is no {what} '{path}'"
     usable = [name for name in names if _is_name(name)] if _is_header(names) else []
-    if near := next(iter(difflib.get_close_matches(path, usable, n=1)), None):
+    if near := nearest(path, usable):
         message += f": did you mean '{near}'?"
     else:
         message += "."

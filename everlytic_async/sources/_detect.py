@@ -6,9 +6,9 @@ A table is opened here as well: CSV, TSV, Excel or Parquet, whichever the input 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any
 
 from everlytic_async._strict_json import JsonFaultError, StrictDecoder
 from everlytic_async.errors import ConfigurationError
@@ -23,7 +23,6 @@ from everlytic_async.sources._open import (
     with_line_feeds,
 )
 from everlytic_async.sources._parquet import ParquetReader
-from everlytic_async.sources._records import InvalidRow
 from everlytic_async.sources._xlsx import XlsxReader
 
 #: How the orders are written, apart from what their fields are called.
@@ -140,14 +139,8 @@ def _detect_json(first: bytes, by_name: str | None) -> str:
 # ------------------------------------------------------------------------------------- tables
 
 
-class Table(Protocol):
-    """Rows, each with its number, and its cells in the order of the columns."""
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """Their names, in the order of the cells."""
-
-    def __iter__(self) -> Iterator[tuple[int, Sequence[Any] | InvalidRow]]: ...
+#: Rows, each with its number, and its cells in the order of the columns.
+Table = CsvReader | XlsxReader | ParquetReader
 
 
 def open_table(

@@ -219,9 +219,12 @@ class ShopRules:
         ]
         # The table says the same of equal cells: its verdicts are kept.
         self._verdicts: dict[Any, tuple[str | None, str | None]] = {}
-        self._cells = compiler.values_used(holds_text=True) if layout.holds_text else None
-        if not self._flags and len(self._statuses) == 1:
-            self._cells = self._statuses[0][0]
+        self._cells: Getter | None = None
+        get_status = self._get_status = self._statuses[0][0]
+        if layout.holds_text:
+            self._cells = compiler.values_used(holds_text=True)
+        elif not self._flags and len(self._statuses) == 1:
+            self._cells = lambda row: status if isinstance(status := get_status(row), str) else None
         self._blank_flags: list[tuple[Getter, str]] = []
         self._get_start: Getter | None = None
         for reason, spec in preset.skip_without_status.items():
@@ -231,7 +234,7 @@ class ShopRules:
             if not self._includes(reason):
                 self._blank_flags.append((get, reason))
         has_status = bool({*preset.statuses} & {*layout.names})
-        self.get_status = self._statuses[0][0] if has_status else None
+        self.get_status = get_status if has_status else None
         self._path = next(iter(preset.statuses))
         chosen = {condition.path for condition in options.where}
         self._are_statuses_chosen = not chosen.isdisjoint(preset.statuses)
@@ -248,19 +251,16 @@ class ShopRules:
         Args:
             rows: The record of the order; or all its rows, in any order.
         """
-        status = self._statuses[0][0](rows[0])
-        if is_blank(status):
+        cells = None if self._cells is None else self._cells(rows[0])
+        if (verdict := self._verdicts.get(cells)) is not None:
+            return verdict
+        if is_blank(self._get_status(rows[0])):
             return self._judge(rows)
-        rows = rows[:1]  # it is the first row of the order, which has its columns
-        if self._cells is None or not isinstance(status, str):
-            return self._judge(rows)
-        cells = self._cells(rows[0])
-        if (verdict := self._verdicts.get(cells)) is None:
-            verdict = self._judge(rows)
-            if len(self._verdicts) >= _MAX_KEPT:
-                self._verdicts.clear()
-            if verdict[1] is None:  # a status that is not in the table may be of any length
-                self._verdicts[cells] = verdict
+        verdict = self._judge(rows[:1])  # it is the first row of the order, which has its columns
+        if len(self._verdicts) >= _MAX_KEPT:
+            self._verdicts.clear()
+        if cells is not None and verdict[1] is None:  # an unknown status may be of any length
+            self._verdicts[cells] = verdict
         return verdict
 
     def _judge(self, rows: Sequence[Record]) -> tuple[str | None, str | None]:

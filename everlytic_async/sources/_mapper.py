@@ -166,10 +166,16 @@ class RecordMapper:
             self._read_product = self._cached(key_of)
         if each is None:
             compiler.used |= inner.used
-        # Those of a shop's own columns are the same in all rows of an order.
-        own = [field for field in self._specs if preset is None or field in mapping]
-        specs = {field: self._specs[field] for field in own}
-        self.differing = DifferingAmounts(specs, getters, compiler, notation)
+        # Those of a shop's own columns are the same in all rows of an order; and a column that is
+        # called as the field may not be there.
+        compared = {
+            field: getters[field]
+            for field in AMOUNTS
+            if field in (mapping if preset else getters)
+            and field in getters
+            and (self._specs[field] != field or compiler.is_direct(field))
+        }
+        self.differing = DifferingAmounts(compared, notation)
         self._unreadable = Unreadable if notation.is_plain else str
         self._ids = [field for field in _IDS if field in self._specs]
         self._checked_amounts = [

@@ -307,7 +307,16 @@ class Compiler:
         self.used |= {head, path}
         if not rest:
             return lambda record: record.get(path)
-        return lambda record: record[path] if path in record else descend(record.get(head), rest)
+
+        def get(record: Mapping[str, Any]) -> Any:
+            if path in record:
+                return record[path]
+            value = record.get(head)
+            for key in rest:
+                value = value.get(key) if value.__class__ is dict else _step(value, key)
+            return value
+
+        return get
 
     def is_direct(self, spec: Any) -> bool:
         """Whether a specification is the name of a column, or a key, and no longer path."""

@@ -55,16 +55,13 @@ _LIKE_DATE = re.compile(
 ).fullmatch
 
 
-def _check_mark(name: str) -> Callable[[Any, Any, str | None], None]:
-    def check(_notation: Any, _attribute: Any, value: str | None) -> None:
-        if value is not None and value not in _MARKS[name]:
-            known = " or ".join(repr(mark) for mark in _MARKS[name])
-            raise ConfigurationError(f"{name}: expected {known}")
-
-    return check
-
-
 _MARKS = {"decimal": (".", ","), "thousands": (",", ".", " ", "'")}
+
+
+def _check_mark(_notation: Any, attribute: Any, value: str | None) -> None:
+    if value is not None and value not in (marks := _MARKS[attribute.name]):
+        known = " or ".join(map(repr, marks))
+        raise ConfigurationError(f"{attribute.name}: expected {known}")
 
 
 @attrs.frozen
@@ -82,8 +79,8 @@ class Notation:
         ConfigurationError: when one of them has no meaning, or both marks are the same.
     """
 
-    decimal: str | None = attrs.field(default=None, validator=_check_mark("decimal"))
-    thousands: str | None = attrs.field(default=None, validator=_check_mark("thousands"))
+    decimal: str | None = attrs.field(default=None, validator=_check_mark)
+    thousands: str | None = attrs.field(default=None, validator=_check_mark)
     date_format: str | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -188,12 +185,12 @@ def to_decimal(value: Any) -> Decimal | None:
 
 def add_up(amounts: Iterable[Any]) -> Decimal | None:
     """The sum of numbers; None if one of them is not a number: rather none than a wrong one."""
-    total = Decimal(0)
+    total: Decimal | None = None
     for amount in amounts:
         if (number := to_decimal(amount)) is None:
             return None
-        total = EXACT.add(total, number)
-    return total
+        total = number if total is None else EXACT.add(total, number)
+    return Decimal(0) if total is None else total
 
 
 def _parse_plain(text: str) -> Decimal | str:

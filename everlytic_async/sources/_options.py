@@ -11,7 +11,7 @@ import attrs
 from everlytic_async.errors import ConfigurationError
 from everlytic_async.sources._detect import CONTAINERS
 from everlytic_async.sources._mapping import normalize_mapping
-from everlytic_async.sources._notation import DateLike, Notation, parse_bound
+from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._open import check_encoding
 from everlytic_async.sources._shops import PRESETS, REASONS
 from everlytic_async.sources._where import Condition, parse_where
@@ -25,14 +25,6 @@ def _check_format(_options: Any, _attribute: Any, value: str | None) -> None:
         raise ConfigurationError(
             f"there is no format {value!r}: the known ones are {', '.join(FORMATS)}"
         )
-
-
-def _parse_since(value: DateLike | None) -> datetime | None:
-    return parse_bound("since", value)
-
-
-def _parse_until(value: DateLike | None) -> datetime | None:
-    return parse_bound("until", value)
 
 
 def _parse_reasons(include: Iterable[str]) -> frozenset[str]:
@@ -58,8 +50,8 @@ class ReadOptions:
     format: str | None = attrs.field(default=None, validator=_check_format)
     mapping: Mapping[str, Any] = attrs.field(default=None, converter=normalize_mapping)
     where: Sequence[Condition] = attrs.field(default=None, converter=parse_where)
-    since: datetime | None = attrs.field(default=None, converter=_parse_since)
-    until: datetime | None = attrs.field(default=None, converter=_parse_until)
+    since: datetime | None = None
+    until: datetime | None = None
     include: frozenset[str] = attrs.field(default=(), converter=_parse_reasons)
     encoding: str | None = attrs.field(default=None, validator=check_encoding)
     notation: Notation = attrs.field(factory=Notation)

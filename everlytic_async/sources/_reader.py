@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from itertools import chain
@@ -16,7 +17,12 @@ from everlytic_async.errors import ConfigurationError, InvalidOrderError
 from everlytic_async.orders import Order
 from everlytic_async.sources._assembler import Numbered, OrderAssembler, make_order
 from everlytic_async.sources._bulk import join_lines
-from everlytic_async.sources._columns import check_all_are_fields, check_identity, show_names
+from everlytic_async.sources._columns import (
+    CONTACTS,
+    check_all_are_fields,
+    check_identity,
+    show_names,
+)
 from everlytic_async.sources._csv import CsvReader
 from everlytic_async.sources._detect import Table, check_header, detect_container, open_table
 from everlytic_async.sources._json import JsonReader, check_finite, read_json_lines, unwrap_all
@@ -26,7 +32,6 @@ from everlytic_async.sources._options import ReadOptions
 from everlytic_async.sources._records import InvalidRow, Item, Layout
 from everlytic_async.sources._shops import PRESETS, find_preset
 from everlytic_async.sources._suggest import find_orders
-from everlytic_async.sources._tally import OrderTally
 from everlytic_async.sources._xlsx import XlsxReader
 
 _NEXT_PAGE = (
@@ -37,6 +42,10 @@ _CHANGED = (
     "the file changed while it was read, so its last order may have been cut off: wait until it is "
     "complete, compare that order, and run it again"
 )
+
+# The commonest contact of the first orders is counted on, if it is that common.
+_FIRST_ORDERS, _MIN_FIRST = 10, 5
+_NEARLY_ALL = 0.9
 
 _Items = Iterator[tuple[int, Item]]
 
@@ -77,8 +86,9 @@ class Reader(Iterator[Order | InvalidOrderError]):
         self._preset = PRESETS.get(options.format or "")
         self._skipped: dict[str, int] = {}
         self._assembler: OrderAssembler | None = None
-        self._tally = OrderTally(options.mapping)
+        self._tally = _OrderTally(options.mapping)
         self._decoder = StrictDecoder()
+        self._traces = False
         self._workbook: XlsxReader | None = None
         self._file_warnings: list[str] = []  # known at the end of the file
         self.format: str | None = None
@@ -126,6 +136,7 @@ class Reader(Iterator[Order | InvalidOrderError]):
 
     def traced(self) -> Iterator[TracedOrder]:
         """Instead of the orders alone: each with where its fields came from. It is slower."""
+        self._traces = True
         for number, order in self._numbered:
             assembler = self._assembler
             origins = _own_names(order) if assembler is None else assembler.origins(number)
@@ -273,18 +284,16 @@ class Reader(Iterator[Order | InvalidOrderError]):
         if self._preset is not None or not self._options.is_plain:
             return False
         has_products = "products" in layout.names
-        is_flat = not has_products and any(map(_is_of_product, layout.names))
+        is_flat = not has_products and any(name.startswith("product_") for name in layout.names)
         if layout.is_table or not is_flat:
             check_all_are_fields(layout)
         return has_products or not (layout.is_table or is_flat)
 
     def _new_assembler(self, layout: Layout) -> OrderAssembler:
-        self._assembler = OrderAssembler(self._options, self._preset, layout, self._skipped)
+        self._assembler = OrderAssembler(
+            self._options, self._preset, layout, self._skipped, traces=self._traces
+        )
         return self._assembler
-
-
-def _is_of_product(name: str) -> bool:
-    return name.startswith("product_")
 
 
 def _make_orders(items: _Items) -> Iterator[Numbered]:
@@ -329,3 +338,59 @@ def _without_numbers(numbered: Generator[Numbered]) -> Generator[Order | Invalid
     with closing(numbered):
         for _number, order in numbered:
             yield order
+
+
+class _OrderTally:
+    """Counts the orders without an id, and those with the commonest contact."""
+
+    def __init__(self, mapping: Mapping[str, Any]) -> None:
+        self._with_id = self._without_id = 0
+        self._field = next((field for field in CONTACTS if mapping.get(field) is not None), None)
+        self._spec = None if self._field is None else mapping[self._field]
+        self._counts_contacts = self._field is not None
+        self._first: Counter[str] = Counter()
+        self._commonest: str | None = None
+        self._same = self._total = 0
+
+    def add(self, order: Order | InvalidOrderError) -> None:
+        """Count an order; of an invalid one only its id."""
+        if order.order_id is not None:
+            self._with_id += 1
+        elif isinstance(order, Order):
+            self._without_id += 1
+        if self._counts_contacts and isinstance(order, Order):
+            self._add_contact(getattr(order, self._field or ""))
+
+    def _add_contact(self, contact: str | None) -> None:
+        """Count a contact, in bounded memory."""
+        if contact is None:
+            return
+        self._total += 1
+        if self._commonest is not None:
+            self._same += contact == self._commonest
+            return
+        self._first[contact] += 1
+        if self._total == _FIRST_ORDERS:
+            self._commonest, self._same = self._first.most_common(1)[0]
+            self._first.clear()
+            self._counts_contacts = self._same >= _MIN_FIRST
+
+    def warnings(self) -> Iterator[str]:
+        """What a person should look at before the orders are sent."""
+        if self._same and self._counts_contacts and self._same >= _NEARLY_ALL * self._total:
+            which = f"'{self._spec}'" if isinstance(self._spec, str) else "it"
+            yield (
+                f"{self._same:,} of {self._total:,} orders have the same contact: if {which} is "
+                f"not the customers', map {self._field} to another column"
+            )
+        if self._without_id and not self._with_id:
+            yield (
+                "orders have no order_id: they are known by their content, so equal ones are sent "
+                "once, and one that changes is sent again. Map order_id if the export has one"
+            )
+        elif self._without_id:
+            yield (
+                f"orders without order_id, while others have one: {self._without_id:,}. Each of "
+                "them gets an e-mail of its own: if they are parts of other orders, fill in their "
+                "order_id"
+            )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from everlytic_async.sources._mapping import Compiler, Getter, is_blank
+from everlytic_async.sources._mapping import Getter, is_blank
 from everlytic_async.sources._notation import Notation
 from everlytic_async.sources._records import Record
 
@@ -112,21 +112,10 @@ def _all_repeated(products: Sequence[Any]) -> bool:
 
 
 class DifferingAmounts:
-    """Compares the amounts in the rows of each order."""
+    """Compares the amounts in the rows of each order: those that these getters take."""
 
-    def __init__(
-        self,
-        specs: Mapping[str, Any],
-        getters: Mapping[str, Getter],
-        compiler: Compiler,
-        notation: Notation,
-    ) -> None:
-        # Without those that are called as the field is, and are not there.
-        self._getters = {
-            field: getters[field]
-            for field in AMOUNTS
-            if field in specs and (specs[field] != field or compiler.is_direct(field))
-        }
+    def __init__(self, getters: Mapping[str, Getter], notation: Notation) -> None:
+        self._getters = getters
         self._parse = notation.number_parser()
         self._lines: dict[str, Lines] = {}
 

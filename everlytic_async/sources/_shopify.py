@@ -28,7 +28,7 @@ normal order.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -58,7 +58,11 @@ def line_total(
 
 
 def _after_allocations(
-    price: Any, quantity: Any, discount: Any, allocations: Any, *keys: str
+    price: Any,
+    quantity: Any,
+    discount: Any,
+    allocations: Any,
+    keys: Sequence[str] = ("amount",),
 ) -> Decimal | None:
     # `total_discount` leaves out what a discount of the whole order takes off the line.
     less = None
@@ -69,10 +73,6 @@ def _after_allocations(
 
 
 # ------------------------------------------------------------------------------------------ REST
-
-
-def _rest_total(price: Any, quantity: Any, discount: Any, allocations: Any) -> Decimal | None:
-    return _after_allocations(price, quantity, discount, allocations, "amount")
 
 
 def _draft_with(*states: str) -> Any:
@@ -99,7 +99,7 @@ SHOPIFY = Preset(
             "product_quantity": "quantity",
             "product_sku": "sku",
             "product_line_total": computed(
-                _rest_total, "price", "quantity", "total_discount", "discount_allocations"
+                _after_allocations, "price", "quantity", "total_discount", "discount_allocations"
             ),
         },
     },
@@ -137,7 +137,7 @@ def _graphql_total(price: Any, scalar: Any, quantity: Any, after: Any, parts: An
     if not isinstance(parts, list) and discounted is not None:
         return to_decimal(discounted)
     keys = ("allocatedAmountSet", currency, "amount")
-    return _after_allocations(each, quantity, None, parts, *keys)
+    return _after_allocations(each, quantity, None, parts, keys)
 
 
 def _has_gid(*kinds: str) -> Any:

@@ -40,6 +40,7 @@ _WANTED = (
     "product_quantity",
 )
 _AMOUNTS = ("total", "sub_total", "shipping_fee", "taxes", "discount", "product_price")
+_JSON = ("json", "jsonl")
 _FALLBACK_ENCODING = "cp1252"
 _PATH = re.compile(r"[\w-]{1,40}(?:\.[\w-]{1,40})*").fullmatch
 
@@ -128,7 +129,7 @@ def suggest_mapping(
             raise ConfigurationError("it is empty")
         requested = format if format in CONTAINERS else None
         container = detect_container(source, requested)
-        is_table = container not in ("json", "jsonl")
+        is_table = container not in _JSON
         is_text = container not in ("xlsx", "parquet")
         is_utf_8 = encoding is None and source.encoding == "utf-8"
         if is_text and is_utf_8 and source.line_not_text() is not None:
@@ -150,7 +151,7 @@ def suggest_mapping(
             names = list(dict.fromkeys(name for record in records for name in record))
     preset = find_preset(dict.fromkeys(names) | (records[0] if records else {}), is_table=is_table)
     if preset is None:
-        found = _suggest(container, names, records, more, is_table=is_table)
+        found = _suggest(container, names, records, more)
     else:
         found = Suggestion(format=preset.name, is_known=where is None, mapping={}, options=more)
     return found if where is None else attrs.evolve(found, mapping={"each": where, **found.mapping})
@@ -214,9 +215,8 @@ def _suggest(
     names: Sequence[str],
     records: Sequence[Mapping[str, Any]],
     options: dict[str, str],
-    *,
-    is_table: bool,
 ) -> Suggestion:
+    is_table = container not in _JSON
     products: dict[str, str] = {}
     amounts: list[Any] = []
     each = None if is_table else _find_list(records)

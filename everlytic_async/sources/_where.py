@@ -51,11 +51,8 @@ class Condition:
 
     def holds(self, value: Any) -> bool:
         """Whether it holds for an order with this value."""
-        if isinstance(value, list):
-            found = any(_comparable(item) in self.values for item in value)
-        else:
-            found = _comparable(value) in self.values
-        return found != self.negated
+        items = value if isinstance(value, list) else (value,)
+        return any(_comparable(item) in self.values for item in items) != self.negated
 
 
 @attrs.define(eq=False)
