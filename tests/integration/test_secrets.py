@@ -19,6 +19,7 @@ from everlytic_async import (
     EverlyticClient,
     EverlyticError,
     Pacing,
+    SourceError,
 )
 from everlytic_async._response import MAX_BODY_BYTES
 from everlytic_async._secrets import Secrets
@@ -206,6 +207,25 @@ async def test_a_redirect_to_the_hashes_themselves(traces: Traces, hashes: tuple
 
     traces.assert_no_hash()
     assert hashes[1].lower() not in caught.value.message  # hosts are shown in lower case
+
+
+async def test_no_failure_of_the_callers_code_shows_a_hash(
+    traces: Traces, hashes: tuple[str, str]
+) -> None:
+    def source() -> Iterator[Any]:
+        yield order(1)
+        raise ValueError("broken")
+
+    async with (
+        RawServer(repeating(200, as_success)) as server,
+        watched_client(server.url, hashes, traces) as client,
+    ):
+        with pytest.raises(SourceError) as caught:
+            await client.send_orders(source())
+        report = await client.send_orders([order(2)], key=lambda raw: raw["no such"])
+    traces.add(caught.value, caught.value.report, report, *report.results)
+
+    traces.assert_no_hash()
 
 
 async def test_only_the_hashes_of_a_response_are_redacted(

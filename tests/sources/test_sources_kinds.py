@@ -179,37 +179,62 @@ EIGHT = f"8,{ANN},Mop,1,9\n"
 KINDS: dict[str, Sequence[str]] = {
     "checkouts and drafts of Shopify, as CSV, two of them below their further rows": [
         shopify(
-            paid("#37107487441214", ""), paid("#D12", ""),
-            further("#9"), paid("#9", ""), further("#D9"), paid("#D9", ""),
+            paid("#37107487441214", ""),
+            paid("#D12", ""),
+            further("#9"),
+            paid("#9", ""),
+            further("#D9"),
+            paid("#D9", ""),
         ),
-        "abandoned checkout: 2", "draft: 2",
+        "abandoned checkout: 2",
+        "draft: 2",
     ],
     "checkouts of Shopify without columns of totals": [
-        ("Name,Email,Financial Status,Lineitem quantity,Lineitem name,Lineitem price\n"
-        f"#9,{ANN},,1,Mop,5.00\n#9,,,1,Soap,5.00\n"),
+        (
+            "Name,Email,Financial Status,Lineitem quantity,Lineitem name,Lineitem price\n"
+            f"#9,{ANN},,1,Mop,5.00\n#9,,,1,Soap,5.00\n"
+        ),
         "abandoned checkout: 1",
     ],
     "orders of Shopify below their further rows": [
         shopify(
-            further("#1"), paid("#1"), further("#2"), paid("#2", "voided"),
-            further("#3"), paid("#3", cancelled=CANCELLED),
+            further("#1"),
+            paid("#1"),
+            further("#2"),
+            paid("#2", "voided"),
+            further("#3"),
+            paid("#3", cancelled=CANCELLED),
         ),
-        "2: #1 (2)", "voided: 1", "cancelled: 1",
+        "2: #1 (2)",
+        "voided: 1",
+        "cancelled: 1",
     ],
     "rows of Shopify apart from their orders, one of which is cancelled": [
         shopify(
             paid("#1"), paid("#2", cancelled=CANCELLED), paid("#3"), further("#1"), further("#2")
         ),
-        "2: #1 (1)", "4: #3 (1)", f"5: {APART}", f"6: {APART}", "cancelled: 1",
+        "2: #1 (1)",
+        "4: #3 (1)",
+        f"5: {APART}",
+        f"6: {APART}",
+        "cancelled: 1",
     ],
     "a file of Shopify that starts within an order": [
         shopify(further(""), paid("#2")),
-        f"2: {CUT}", "3: #2 (1)",
+        f"2: {CUT}",
+        "3: #2 (1)",
     ],
     "statuses of Shopify": [
         shopify(*(paid(f"#{place}", status) for place, status in enumerate(FINANCIAL))),
-        "2: #0 (1)", "3: #1 (1)", "4: #2 (1)", "5: #3 (1)", "6: #4 (1)", "7: #5 (1)", "10: #8 (1)",
-        "refunded: 1", "voided: 1",
+        "2: #0 (1)",
+        "3: #1 (1)",
+        "4: #2 (1)",
+        "5: #3 (1)",
+        "6: #4 (1)",
+        "7: #5 (1)",
+        "10: #8 (1)",
+        "refunded: 1",
+        "voided: 1",
     ],
     "GraphQL, edges": [json.dumps(page(whole(1)), indent=1), "1: #1 (1)"],
     "GraphQL, nodes": [
@@ -218,56 +243,89 @@ KINDS: dict[str, Sequence[str]] = {
     ],
     "GraphQL, several pages, one on each line": [
         lines(page(whole(1)), page(whole(2))),
-        "1: #1 (1)", "2: #2 (1)",
+        "1: #1 (1)",
+        "2: #2 (1)",
     ],
     "GraphQL, a bulk operation, with its lines in any order": [
         lines(
-            line_item(2), graphql(1), graphql(2), line_item(1), line_item(1),
-            graphql(3, cancelledAt="x"), line_item(3),
+            line_item(2),
+            graphql(1),
+            graphql(2),
+            line_item(1),
+            line_item(1),
+            graphql(3, cancelledAt="x"),
+            line_item(3),
         ),
-        "2: #1 (1)", "3: #2 (1)", "cancelled: 1",
+        "2: #1 (1)",
+        "3: #2 (1)",
+        "cancelled: 1",
     ],
     "GraphQL, a bulk operation without all of its lines": [
         lines(graphql(1), line_item(1), line_item(9), graphql(2))
         + json.dumps(line_item(2))[:-1]
         + lines({}, graphql(3)),
-        "1: #1 (1)", f"3: {NO_ORDER}", f"4: line 5 {UNREADABLE_PART}", "5: is not JSON: ",
+        "1: #1 (1)",
+        f"3: {NO_ORDER}",
+        f"4: line 5 {UNREADABLE_PART}",
+        "5: is not JSON: ",
         "6: products: at least one is required",
     ],
     "GraphQL, a bulk operation with damaged lines that don't say whose they are": [
         lines(graphql(1), line_item(1))
         + json.dumps(line_item(1))[:-2]
-        + "\n" + lines(graphql(2), line_item(2))
+        + "\n"
+        + lines(graphql(2), line_item(2))
         + json.dumps(graphql(3))[:60]
-        + "\n" + lines(graphql(4), line_item(4))
+        + "\n"
+        + lines(graphql(4), line_item(4))
         + json.dumps(line_item(4)).replace('"10.00"', "NaN")
-        + "\n" + lines(graphql(5), line_item(5), 17),
-        f"1: line 3 {UNREADABLE_PART}", "3: is not JSON: ", "4: #2 (1)", "6: is not JSON: ",
-        f"7: line 9 {UNREADABLE_PART}", "9: originalUnitPriceSet", f"10: line 12 {UNREADABLE_PART}",
+        + "\n"
+        + lines(graphql(5), line_item(5), 17),
+        f"1: line 3 {UNREADABLE_PART}",
+        "3: is not JSON: ",
+        "4: #2 (1)",
+        "6: is not JSON: ",
+        f"7: line 9 {UNREADABLE_PART}",
+        "9: originalUnitPriceSet",
+        f"10: line 12 {UNREADABLE_PART}",
         "12: is not an order: ",
     ],
     "GraphQL, parts in a bulk operation that may be line items": [
         lines(
-            graphql(1), line_item(1), part_of("Order/1", title="Mop"), graphql(2),
-            part_of("Order/2", __typename="LineItem", title="Mop"), part_of("Order/9", title="Mop"),
-            graphql(3), line_item(3), part_of("Order/3", originalUnitPrice="1.00"),
+            graphql(1),
+            line_item(1),
+            part_of("Order/1", title="Mop"),
+            graphql(2),
+            part_of("Order/2", __typename="LineItem", title="Mop"),
+            part_of("Order/9", title="Mop"),
+            graphql(3),
+            line_item(3),
+            part_of("Order/3", originalUnitPrice="1.00"),
         ),
-        f"1: line 3 {MAY_BE_PART}", "4: #2 (1)", f"6: {NO_ORDER}", f"7: line 9 {MAY_BE_PART}",
+        f"1: line 3 {MAY_BE_PART}",
+        "4: #2 (1)",
+        f"6: {NO_ORDER}",
+        f"7: line 9 {MAY_BE_PART}",
     ],
     "GraphQL, parts in a bulk operation that can't be line items": [
         lines(
-            graphql(1), line_item(1), {**line_item(1), "id": "gid://shopify/Fulfillment/1"},
+            graphql(1),
+            line_item(1),
+            {**line_item(1), "id": "gid://shopify/Fulfillment/1"},
             part_of("LineItem/7", id="gid://shopify/Metafield/1"),
             part_of("Order/1", __typename="DiscountCodeApplication", code="X"),
             part_of("Order/1", __typename="AutomaticDiscountApplication", title="X"),
             part_of("Order/1", __typename="ShippingLine", title="X", quantity=1),
             part_of("Order/1", namespace="custom", key="gift_note", value="x"),
-            part_of("LineItem/7", key="x"), part_of("Fulfillment/1", quantity=1),
+            part_of("LineItem/7", key="x"),
+            part_of("Fulfillment/1", quantity=1),
             part_of("Refund/1", quantity=1, title="X"),
-            graphql(2), part_of("Order/2", __typename="LineItem", title="Mop", quantity=2),
+            graphql(2),
+            part_of("Order/2", __typename="LineItem", title="Mop", quantity=2),
             part_of("Order/2", quantity=2, title="Rope"),
         ),
-        "1: #1 (1)", "12: #2 (2)",
+        "1: #1 (1)",
+        "12: #2 (2)",
     ],
     "GraphQL, drafts, checkouts, tests and refunds": [
         lines(
@@ -276,7 +334,10 @@ KINDS: dict[str, Sequence[str]] = {
             graphql(3, test=True),
             graphql(4, displayFinancialStatus="REFUNDED"),
         ),
-        "draft: 1", "abandoned checkout: 1", "test: 1", "refunded: 1",
+        "draft: 1",
+        "abandoned checkout: 1",
+        "test: 1",
+        "refunded: 1",
     ],
     "GraphQL, line items on a further page": [
         lines(graphql(1, lineItems={"nodes": [line_item()], "pageInfo": {"hasNextPage": True}})),
@@ -284,15 +345,26 @@ KINDS: dict[str, Sequence[str]] = {
     ],
     "statuses of WooCommerce": [
         json.dumps([woo(place, status) for place, status in enumerate(WOO)]),
-        "1: 0 (1)", "8: 7 (1)", "9: 8 (1)", "10: 9 (1)", "cancelled: 1", "refunded: 1", "failed: 1",
-        "unpaid: 1", "draft: 1", "trash: 1",
+        "1: 0 (1)",
+        "8: 7 (1)",
+        "9: 8 (1)",
+        "10: 9 (1)",
+        "cancelled: 1",
+        "refunded: 1",
+        "failed: 1",
+        "unpaid: 1",
+        "draft: 1",
+        "trash: 1",
         "orders with a status that woocommerce orders don't usually have were read: shipped-custom",
     ],
     "Advanced Order Export": [
-        (f"{AOE}501,Cancelled,2026-01-15 12:00,{ANN},108,0,108,Mop,000412,2,54.00\n"
-        f"502,On hold,2026-01-16 12:00,{ANN},60.00,10.00,50.00,Soap &amp; Co,,2,25.00\n"
-        f"502,On hold,2026-01-16 12:00,{ANN},60.00,10.00,50.00,Rope,,1,0.00\n"),
-        "3: 502 (2)", "cancelled: 1",
+        (
+            f"{AOE}501,Cancelled,2026-01-15 12:00,{ANN},108,0,108,Mop,000412,2,54.00\n"
+            f"502,On hold,2026-01-16 12:00,{ANN},60.00,10.00,50.00,Soap &amp; Co,,2,25.00\n"
+            f"502,On hold,2026-01-16 12:00,{ANN},60.00,10.00,50.00,Rope,,1,0.00\n"
+        ),
+        "3: 502 (2)",
+        "cancelled: 1",
     ],
     "Order Export, products in one cell": [
         item_rows(
@@ -321,48 +393,68 @@ KINDS: dict[str, Sequence[str]] = {
             '"[{""title"":""Mop""}]"',
             "[]",
         ),
-        "2: 0 (1)", "3: 1 (1)",
+        "2: 0 (1)",
+        "3: 1 (1)",
         *(f"{line}: line_items: can't be read: expected " for line in range(4, 10)),
         "10: products: at least one",
     ],
     "Squarespace": [
-        (f"{SQUARESPACE}00012,{ANN},PAID,20.00,25.00,2026-03-01 10:00:00 +0200,2,Mop,10.00,7,,\n"
-        f"00012,{ANN},,,,,1,Soap,5.00,8,,\n"
-        f"00013,{ANN},REFUNDED,20.00,25.00,2026-03-01 10:00:00 +0200,2,Mop,10.00,7,,\n"),
-        "2: 00012 (2)", "refunded: 1",
+        (
+            f"{SQUARESPACE}00012,{ANN},PAID,20.00,25.00,2026-03-01 10:00:00 +0200,2,Mop,10.00,7,,\n"
+            f"00012,{ANN},,,,,1,Soap,5.00,8,,\n"
+            f"00013,{ANN},REFUNDED,20.00,25.00,2026-03-01 10:00:00 +0200,2,Mop,10.00,7,,\n"
+        ),
+        "2: 00012 (2)",
+        "refunded: 1",
     ],
     "the grid of Magento": [
         GRID + grid_row(1, "canceled") + grid_row(2, "Suspected Fraud") + grid_row(3, "complete"),
-        f"4: {NO_PRODUCTS}", "cancelled: 1", "fraud: 1",
+        f"4: {NO_PRODUCTS}",
+        "cancelled: 1",
+        "fraud: 1",
     ],
     "BigCommerce": [
         lines(
-            bigcommerce(), bigcommerce("Incomplete"), bigcommerce("Awaiting Payment"),
-            bigcommerce("Declined"), bigcommerce(is_deleted=True),
+            bigcommerce(),
+            bigcommerce("Incomplete"),
+            bigcommerce("Awaiting Payment"),
+            bigcommerce("Declined"),
+            bigcommerce(is_deleted=True),
             bigcommerce(products={"url": "https://a.example", "resource": "/orders/118/prod"}),
         ),
-        "1: 118 (1)", "3: 118 (1)", "6: products: it has only a link to them: join in what GET ",
-        "abandoned checkout: 1", "failed: 1", "trash: 1",
+        "1: 118 (1)",
+        "3: 118 (1)",
+        "6: products: it has only a link to them: join in what GET ",
+        "abandoned checkout: 1",
+        "failed: 1",
+        "trash: 1",
     ],
     "files in one, with byte-order marks and with the header twice": [
         f"\ufeff{shopify(paid('#1'))}{shopify(paid('#2'))}\ufeff{shopify(paid('#3'))}{SHOPIFY}"
         + shopify(paid("#4")),
-        "2: #1 (1)", "4: #2 (1)", "6: #3 (1)", "9: #4 (1)", "repeated header: 3",
+        "2: #1 (1)",
+        "4: #2 (1)",
+        "6: #3 (1)",
+        "9: #4 (1)",
+        "repeated header: 3",
         "duplicate row: 1",
     ],
     # Rows of one order, and orders that are there twice, one after the other.
     "shopify, equal": [shopify(BLOCK * 2), "2: #1 (2)", "duplicate row: 2"],
     "shopify, sorted by its rows": [
         shopify(paid("#1") * 2, SOAP * 2),
-        "2: #1 (2)", "duplicate row: 2",
+        "2: #1 (2)",
+        "duplicate row: 2",
     ],
     "shopify, and was refunded in between": [
         shopify((BLOCK + REFUNDED) * 2, BLOCK),
-        f"2: {TWICE}", "duplicate row: 7",
+        f"2: {TWICE}",
+        "duplicate row: 7",
     ],
     "shopify, of which one is later": [
         shopify(BLOCK, BLOCK.replace("paid", "partially_refunded")),
-        f"2: {TWICE}", "duplicate row: 1",
+        f"2: {TWICE}",
+        "duplicate row: 1",
     ],
     "shopify, and was refunded later": [shopify(paid("#1"), paid("#1", "refunded")), f"2: {TWICE}"],
     "shopify, the same product in two lines": [
@@ -376,11 +468,13 @@ KINDS: dict[str, Sequence[str]] = {
     "shopify, below its further row": [shopify(SOAP, paid("#1")), "2: #1 (2)"],
     "more copies of a shop's rows than an order has rows": [
         shopify(BLOCK, SOAP * 10_004),
-        "2: #1 (2)", "duplicate row: 10004",
+        "2: #1 (2)",
+        "duplicate row: 10004",
     ],
     "a shop's, of which one in the middle is damaged": [
         shopify(BLOCK, SOAP * 2, "#1,x\n", SOAP * 2),
-        "2: line 6", "duplicate row: 4",
+        "2: line 6",
+        "duplicate row: 4",
     ],
     "a plugin, equal": [AOE + PLUGIN * 2, "2: 7 (2)", "duplicate row: 2"],
     "a plugin, of which one is later": [
@@ -389,7 +483,8 @@ KINDS: dict[str, Sequence[str]] = {
     ],
     "own, and each row names the order": [
         PLAIN + (SEVEN + SEVEN.replace("Mop", "Soap")) * 2 + EIGHT + "8,,Soap,1,9\n",
-        "2: 7 (4)", "6: 8 (2)",
+        "2: 7 (4)",
+        "6: 8 (2)",
         "orders that have all their products more than once: 1 (line 2). If their rows",
     ],
     "own, whose id is left out now and then": [PLAIN + SEVEN * 2 + ",,Soap,1,\n", "2: 7 (3)"],
@@ -403,31 +498,40 @@ KINDS: dict[str, Sequence[str]] = {
     ],
     "own, as a JSON document": [
         json.dumps([*csv.DictReader(io.StringIO(PLAIN + SEVEN + ",,Soap,1,9\n" + EIGHT))]),
-        "1: 7 (2)", "3: 8 (1)",
+        "1: 7 (2)",
+        "3: 8 (1)",
     ],
     "own, and its first row names it": [
         PLAIN + (SEVEN + ",,Soap,1,\n") * 2 + EIGHT,
-        "2: 7 (2)", "6: 8 (1)", "duplicate row: 2",
+        "2: 7 (2)",
+        "6: 8 (1)",
+        "duplicate row: 2",
     ],
     "own, two files in one": [TITLED * 2, "2: 1 (1)", "4: 1 (1)", "repeated header: 1"],
     "own, above a row that names no order and no product": [
         PLAIN + SEVEN + ",,,3,43\n" + EIGHT,
-        f"3: {NAMELESS}", "2: 7 (1)", "4: 8 (1)",
+        f"3: {NAMELESS}",
+        "2: 7 (1)",
+        "4: 8 (1)",
     ],
     "shopify, above a row that names no order and no product": [
         shopify(paid("#1"), ",,,5.00,4.90,,33,,,,,\n", paid("#2")),
-        f"3: {NAMELESS}", "2: #1 (1)", "4: #2 (1)",
+        f"3: {NAMELESS}",
+        "2: #1 (1)",
+        "4: #2 (1)",
     ],
     **{
         f"shopify, above a further row of {name!r} and {email!r}": (
-            shopify(paid("#1"), further(name).replace(ANN, email)), "2: #1 (2)"
+            shopify(paid("#1"), further(name).replace(ANN, email)),
+            "2: #1 (2)",
         )
         for name in ("", "#1")
         for email in ("", ANN, ANN.title())
     },
     "shopify, cut off": [
         shopify(further("").replace(ANN, ""), paid("#1")),
-        f"2: {CUT}", "3: #1 (1)",
+        f"2: {CUT}",
+        "3: #1 (1)",
     ],
     "shopify, above a row of somebody else": [
         shopify(paid("#1"), SOAP.replace(ANN, "bea@b")),
@@ -438,18 +542,22 @@ KINDS: dict[str, Sequence[str]] = {
         for row in (",,Summe,3,43\n", ",,Grand Total:,3,43\n", "Total,,,,9\n", "Total,,9\n")
     },
     "above a subtotal and a total": [
-        PLAIN + SEVEN + ",,Subtotal October,3,\n,,Total,3,\n", "2: 7 (1)", "row of totals: 2",
+        PLAIN + SEVEN + ",,Subtotal October,3,\n,,Total,3,\n",
+        "2: 7 (1)",
+        "row of totals: 2",
     ],
     "a plugin, above a row of totals": [
         f"{AOE}7,Completed,,{ANN},9,0,9,Mop,7,1,9\n,,,,,,,Total,,33,\n",
-        "2: 7 (1)", "row of totals: 1",
+        "2: 7 (1)",
+        "row of totals: 1",
     ],
     # Else the order would be sent without that product.
     "a damaged row of an order is no row of totals": [
         shopify(paid("#1"), "#1,,,,,,1,Total,5.00\n", paid("#2")),
-        "2: line 3 has 9 cells", "4: #2 (1)",
+        "2: line 3 has 9 cells",
+        "4: #2 (1)",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -1170,9 +1278,18 @@ GOODS = {
         ),
         (
             lines(
-                {"nr": 1, "kunde": {"mail": ANN, "x": [1]}, "basket": {"lines": [
-                    {"title": "Mop", "unitPrice": "1,50", "qty": 2, "pics": [{"name": "x"}]}
-                ]}, "grandTotal": "3,00", "state": "done", "a{b": 1}
+                {
+                    "nr": 1,
+                    "kunde": {"mail": ANN, "x": [1]},
+                    "basket": {
+                        "lines": [
+                            {"title": "Mop", "unitPrice": "1,50", "qty": 2, "pics": [{"name": "x"}]}
+                        ]
+                    },
+                    "grandTotal": "3,00",
+                    "state": "done",
+                    "a{b": 1,
+                }
             ).encode(),
             {
                 "contact_email": "kunde.mail",
@@ -1186,8 +1303,10 @@ GOODS = {
             ["a{b"],
         ),
         (
-            (f'{{"mail": "{ANN}", "nr": 1, "total": 1, '
-            '"x": [{"title": "M\xf6p", "qty": 1, "price": 1}]}\n').encode("cp1252"),
+            (
+                f'{{"mail": "{ANN}", "nr": 1, "total": 1, '
+                '"x": [{"title": "M\xf6p", "qty": 1, "price": 1}]}\n'
+            ).encode("cp1252"),
             {"contact_email": "mail", "order_id": "nr", "total": "total", "products": GOODS},
             {"encoding": "cp1252"},
             None,
@@ -1196,7 +1315,7 @@ GOODS = {
         ),
     ],
     ids=["home-made", "english", "nested", "JSON of Windows"],
-)  # fmt: skip
+)
 def test_a_mapping_is_proposed_and_says_what_it_could_not_find(
     data: bytes, mapping: Any, options: Any, status: Any, missing: Any, unused: Any
 ) -> None:
