@@ -243,7 +243,7 @@ NOT_JSON = "what comes after order 1 is not JSON: "
         ("{7: 1}", "what comes at its beginning is not JSON: expected a key in quotes"),
         ("[" * 200_001 + "]", "the JSON ends too early"),
     ],
-)  # fmt: skip
+)
 def test_broken_syntax_ends_the_file_after_what_was_read(text: str, told: str) -> None:
     orders = read_orders(io.BytesIO(text.encode()), "json")
     if text.startswith(f"[{VALID}"):

@@ -64,8 +64,16 @@ BASE: dict[str, Any] = {
         ("order_id", {"constant": "nr"}, "nr"),
         ("order_id", {"path": "nr"}, "000017"),
         ("order_id", lambda record: record["nr"].lstrip("0"), "17"),
-        ("order_link_url", "https://a.example/{nr}?m={client.mail}", "https://a.example/000017?m=ann%40example.com"),
-        ("order_link_url", "https://a.example/{contact_email}", "https://a.example/ann%40example.com"),
+        (
+            "order_link_url",
+            "https://a.example/{nr}?m={client.mail}",
+            "https://a.example/000017?m=ann%40example.com",
+        ),
+        (
+            "order_link_url",
+            "https://a.example/{contact_email}",
+            "https://a.example/ann%40example.com",
+        ),
         ("order_link_url", "https://a.example/{none}", None),
         ("order_link_url", "https://a.example/{lines}", None),
         ("order_id", "{nr}/{{x}}", "000017/{x}"),
@@ -74,10 +82,14 @@ BASE: dict[str, Any] = {
         ("product_price", "cost", [Decimal("5.05")] * 2),
         ("product_quantity", "n", [1, Decimal("1.5")]),
         ("product_gallery", "pics.u", [("https://a.example/1.jpg",), None]),
-        ("product_url", "https://a.example/p?q={what}", ["https://a.example/p?q=Mop%20%26%20Co", "https://a.example/p?q=Soap"]),
+        (
+            "product_url",
+            "https://a.example/p?q={what}",
+            ["https://a.example/p?q=Mop%20%26%20Co", "https://a.example/p?q=Soap"],
+        ),
         ("product_sku", {"constant": 7}, [7, 7]),
     ],
-)  # fmt: skip
+)
 def test_a_field_comes_from_where_the_mapping_says(field: str, where: Any, value: Any) -> None:
     found = only({**BASE, field: where})
     if field.startswith("product_"):
@@ -373,7 +385,7 @@ def test_products_that_say_nothing_are_the_orders_fault(lines: Any, fault: str) 
         ({"contact_email": "mail", "order_id": "{}"}, "braces in a template hold"),
         ({"contact_email": None, "contact_unique_id": None}, "leaves an order without a contact"),
     ],
-)  # fmt: skip
+)
 def test_a_mapping_that_can_not_be_meant_is_refused(mapping: Any, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         list(read_orders(io.StringIO("nrs,mail,item\n1,a@example.com,Mop\n"), mapping=mapping))
@@ -449,7 +461,7 @@ def test_an_invalid_order_has_its_id_if_it_could_be_read(
             "i[0].p",
         ),
     ],
-)  # fmt: skip
+)
 def test_nan_and_infinities_are_never_mapped(
     bad: str, text: str, mapping: dict[str, Any] | None, fault: str
 ) -> None:

@@ -22,22 +22,47 @@ NO_CONTACT = "contact_email or contact_unique_id: one of the two is required"
 #: Where each shop's export is, and its `outcome`. The third order is a guest's, without an address.
 EXPORTS: dict[str, Sequence[str]] = {
     "woocommerce": [
-        "woocommerce.json", "1: 727 (2)", "2: 728 (1)", f"3: {NO_CONTACT}", "10: 736 (1)",
+        "woocommerce.json",
+        "1: 727 (2)",
+        "2: 728 (1)",
+        f"3: {NO_CONTACT}",
+        "10: 736 (1)",
         *(f"{why}: 1" for why in ("cancelled", "refunded", "failed", "unpaid", "draft", "trash")),
     ],
     "shopify": [
-        "shopify.json", "1: #1001 (2)", "2: #1002 (1)", f"3: {NO_CONTACT}",
-        "cancelled: 2", "refunded: 1", "voided: 1", "test: 1", "draft: 1",
+        "shopify.json",
+        "1: #1001 (2)",
+        "2: #1002 (1)",
+        f"3: {NO_CONTACT}",
+        "cancelled: 2",
+        "refunded: 1",
+        "voided: 1",
+        "test: 1",
+        "draft: 1",
     ],
     "shopify-csv": [  # by the line that each starts in: notes have new lines
-        "shopify_orders.csv", "2: #1001 (3)", "8: #1002 (1)", f"10: {NO_CONTACT}", "16: #1008 (1)",
-        "duplicate row: 2", "cancelled: 1", "refunded: 1", "voided: 1", "test: 1",
+        "shopify_orders.csv",
+        "2: #1001 (3)",
+        "8: #1002 (1)",
+        f"10: {NO_CONTACT}",
+        "16: #1008 (1)",
+        "duplicate row: 2",
+        "cancelled: 1",
+        "refunded: 1",
+        "voided: 1",
+        "test: 1",
     ],
     "magento": [
-        "magento.json", "1: 000000003 (2)", "2: 000000004 (1)", f"3: {NO_CONTACT}",
-        "cancelled: 1", "refunded: 1", "unpaid: 1", "fraud: 1",
+        "magento.json",
+        "1: 000000003 (2)",
+        "2: 000000004 (1)",
+        f"3: {NO_CONTACT}",
+        "cancelled: 1",
+        "refunded: 1",
+        "unpaid: 1",
+        "fraud: 1",
     ],
-}  # fmt: skip
+}
 
 
 def export(shop: str, **options: Any) -> tuple[Reader, dict[int, Order | InvalidOrderError]]:
