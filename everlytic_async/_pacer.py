@@ -258,6 +258,7 @@ class Pacer:
             self.trouble.quota_used_up(now, reason)
         else:
             self.trouble.throttled(started_at)
+        self._stop_if_given_up()
         if retry_after_s == 0:
             self._immediate += 1.0 if self._immediate < _MAX_IMMEDIATE else math.inf
         is_first = started_at > self._throttled_at  # else it was in flight together with that
@@ -279,7 +280,6 @@ class Pacer:
             self._dispatcher.emit(
                 CoolDown(at=now, wait_s=pause_s, status=error.status, reason=reason)
             )
-        self._stop_if_given_up()
 
     def on_failed(self, started_at: float, error: EverlyticError) -> None:
         """An attempt ended in none of the foreseen answers; see `Trouble`."""
@@ -288,8 +288,8 @@ class Pacer:
             self._pause(pause_s, getattr(error, "status", None), error.message)
             self._stop_if_given_up()
         if isinstance(error, ServerError) and error.retry_after_s:
-            pause_s, reason = self._obeyed_s(error.retry_after_s), f"it answered {error.status}"
-            self.pause(pause_s, reason, error.status)
+            reason = f"the endpoint answered {error.status}"
+            self.pause(self._obeyed_s(error.retry_after_s), reason, error.status)
 
     def _obeyed_s(self, retry_after_s: float) -> float:
         return min(retry_after_s, self.policy.retry_after_cap_s)

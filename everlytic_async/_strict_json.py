@@ -126,7 +126,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _integer(text: str) -> int:
     # Python takes quadratic time for a long one, or refuses it, depending on a setting.
-    if len(text) > MAX_DIGITS:
+    if len(text.removeprefix("-")) > MAX_DIGITS:
         raise JsonFaultError(_TOO_MANY_DIGITS)
     return int(text)
 

@@ -97,6 +97,25 @@ async def test_once_given_up_one_call_a_pause_probes_and_the_others_fail_at_once
     await admits(pacer, admitted=4, stopped=0)
 
 
+async def test_once_given_up_a_retry_after_of_0_lets_nobody_wait_any_longer(
+    clock: FakeClock,
+) -> None:
+    pacer = make_pacer(clock, slots(8), retry=RetryPolicy(base_s=1, cap_s=1, deadline_s=60))
+    pacer.on_accepted(clock.now)
+    queue = Queue(pacer)
+    await queue.join(1_000)
+    started_at = clock.now
+    while not (pacer.in_flight and clock.now - started_at >= 60):
+        await fail(queue) if pacer.in_flight else clock.fire_next()
+        await settle()
+    pacer.on_throttled(clock.now, throttled(0.0))
+    pacer.release()
+    await settle()
+
+    assert len(queue.admitted) + len(queue.stopped) == 1_000
+    assert pacer.in_flight == 0
+
+
 async def admits(pacer: Pacer, *, admitted: int, stopped: int) -> None:
     """So many calls are let through or stopped; then those in flight fail."""
     queue = Queue(pacer)
