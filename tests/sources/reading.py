@@ -98,9 +98,17 @@ PRODUCT = (
 )
 
 
+AMOUNTS = ("sub_total", "shipping_fee", "taxes", "total", "discount")
+
+
 def flat(item: Order | InvalidOrderError) -> dict[str, Any]:
-    """The fields of an order that are set; its products as tuples, up to the last that is set."""
+    """The fields of an order that are set, shorter.
+
+    Its amounts are one text, with "-" for one that is not set; its products are tuples, up to the
+    last field that is set.
+    """
     found = fields(item)
+    found["amounts"] = " ".join(found.pop(amount, "-") for amount in AMOUNTS)
     found["products"] = [_as_tuple(product) for product in found["products"]]
     return found
 

@@ -572,51 +572,43 @@ def test_what_is_an_order_is_read_once_and_what_is_none_is_counted(kind: str) ->
 
 
 D = Decimal
-PAID_108 = {"sub_total": "108.00", "total": "108.00"}
 #: The first order of a kind, with every digit.
 ORDERS: dict[str, dict[str, Any]] = {
     "GraphQL, edges": {
-        "total": "25.00",
+        "amounts": "- - - 25.00 -",
         "products": [("Mop", D("10.00"), 2, "000412", D("20.00"))],
     },
     "Advanced Order Export": {
-        "sub_total": "50.00",
-        "discount": "10.00",
-        "total": "50.00",
+        "amounts": "50.00 - - 50.00 10.00",
         "products": [
             ("Soap & Co", D("25.00"), D(2), None, D("50.00")),
             ("Rope", D("0.00"), D(1), None, D("0.00")),
         ],
     },
     "Order Export, products in one cell": {
-        **PAID_108,
+        "amounts": "108.00 - - 108.00 -",
         "products": [
             ("Mop; blue", D("54.00"), D(2), "000412", D("108.00")),
             ("Soap|a", D("0.00"), D(1), None, D("0.00")),
         ],
     },
     "Order Export, products as JSON, and in no form that is known": {
-        **PAID_108,
+        "amounts": "108.00 - - 108.00 -",
         "products": [("Mop", D("54.00"), 2, None, D("108.00"))],
     },
     "Order Export, products in several cells": {
-        **PAID_108,
+        "amounts": "108.00 - - 108.00 -",
         "products": [("Mop", D("54.00"), D(2), None, D("108.00"))],
     },
     "Squarespace": {
-        "sub_total": "20.00",
-        "total": "25.00",
+        "amounts": "20.00 - - 25.00 -",
         "products": [
             ("Mop", D("10.00"), D(2), "7", D("20.00")),
             ("Soap", D("5.00"), D(1), "8", D("5.00")),
         ],
     },
     "BigCommerce": {
-        "sub_total": "15.0000",
-        "shipping_fee": "5.0000",
-        "taxes": "3.0000",
-        "total": "23.0000",
-        "discount": "5.0000",
+        "amounts": "15.0000 5.0000 3.0000 23.0000 5.0000",
         "products": [("Mop", D("10.0000"), 2, "000412", D("15.0000"))],
     },
 }
@@ -718,10 +710,12 @@ ARE_ODD = (
 )
 UNUSED = "'State' looks like the status of an order, and nothing uses it"
 ONE_CONTACT = "have the same contact: if 'mail' is not the customers', map contact_email to another"
+ONE_WITHOUT_ID = "orders without order_id, while others have one: 1."
 WITHOUT_IDS = (
     "orders have no order_id: they are known by their content, so equal ones are sent once"
 )
 BARE = {"contact_email": "a@b", "products": [{}]}
+NINE = ",".join(f"status{n}" for n in range(9))
 #: An input, how it is read, and how what is said of it starts.
 WARNINGS: list[tuple[str | dict[str, Any], ...]] = [
     (ODD, {}, ARE_ODD),
@@ -733,11 +727,7 @@ WARNINGS: list[tuple[str | dict[str, Any], ...]] = [
         {},
         "there is no 'Financial Status', which tells orders from",
     ),
-    (
-        json.dumps([woo(1, "") | {"status": None}]).replace("status", "x"),
-        {},
-        "there is no 'status', ",
-    ),
+    (lines(woo(1, "")).replace("status", "x"), {}, "there is no 'status', "),
     (json.dumps([woo(1, "completed")]), {}),
     (shopify(paid("#9", "")), {"include": "all"}),
     *(
@@ -758,14 +748,7 @@ WARNINGS: list[tuple[str | dict[str, Any], ...]] = [
     (own(["bezahlt", "storniert"], "Zahlung"), {}, UNUSED.replace("State", "Zahlung")),
     (own(["PayPal", "Invoice"], "Payment"), {}),
     # Columns that tell nothing hide no status.
-    (
-        own(
-            (f"{',' * 8}{state}" for state in ("paid", "void")),
-            ",".join(f"status{n}" for n in range(9)),
-        ),
-        {},
-        "'status8' looks like the status of an order",
-    ),
+    (own([f"{',' * 8}paid", f"{',' * 8}void"], NINE), {}, "'status8' looks like the status of an"),
     # Further rows of an order have no status.
     (f"nr,mail,item,State\n1,{ANN},Mop,done\n,,Soap,\n2,{ANN},Mop,done\n2,,Rope,\n", {}),
     # It is the shop's own address, or a test.
@@ -776,13 +759,9 @@ WARNINGS: list[tuple[str | dict[str, Any], ...]] = [
     (mailed(SHOP * 3), {}),
     (mailed(EMAILS * 10), {}),
     (PLAIN + SEVEN + SEVEN.replace("7", "", 1), {}),  # a row of the order above it
-    (PLAIN + SEVEN + ",b@b,Mop,1,9\n", {}, "orders without order_id, while others have one: 1."),
+    (PLAIN + SEVEN + ",b@b,Mop,1,9\n", {}, ONE_WITHOUT_ID),
     (PLAIN + SEVEN.replace("7", "", 1), {}, WITHOUT_IDS),
-    (
-        lines({"order_id": 1} | BARE, BARE),
-        {},
-        "orders without order_id, while others have one: 1.",
-    ),
+    (lines({"order_id": 1} | BARE, BARE), {}, ONE_WITHOUT_ID),
     (lines({"order_id": 1} | BARE), {}),
     (lines(BARE), {}, WITHOUT_IDS),
     (
@@ -802,6 +781,7 @@ def test_what_a_person_should_look_at_is_pointed_out(case: Any) -> None:
 
 
 STATES = ["Bezahlt"] * 12 + ["offen"] * 4 + ["storniert"] * 2 + [""]
+PAYMENT = "Zahlungsstatus"
 ARE = "There are Bezahlt (12), offen (4), storniert (2)"
 ARE_LOST = (
     "the values of 'State' leave out no order, and among them is {}: take out those that nobody "
@@ -818,11 +798,7 @@ CONDITIONS: list[tuple[str, Any, str | None]] = [
     (own(STATES), "State!=STORNIERT", None),
     (own(STATES), "State=bezahlt,offen", None),
     (own(STATES), "State!=", None),
-    (
-        own(STATES, "Zahlungsstatus"),
-        "Zahlungsstatus!=stornirt",
-        mistyped("stornirt", "storniert", "Zahlungsstatus"),
-    ),
+    (own(STATES, PAYMENT), f"{PAYMENT}!=stornirt", mistyped("stornirt", "storniert", PAYMENT)),
     # As of a day without such orders.
     (own(STATES), "State!=storniert,refunded", None),
     (own(STATES), "State!=void,refunded", None),
@@ -840,15 +816,11 @@ CONDITIONS: list[tuple[str, Any, str | None]] = [
     (own([]), "State!=void", None),
     # As `check --suggest` proposes it.
     (
-        own(["paid", "Cancelled", "storniert"]),
-        "State=paid,Cancelled,storniert",
-        ARE_LOST.format("'cancelled', 'storniert'"),
+        own(["a", "Refunded", "storniert"]),
+        "State=a,Refunded,storniert",
+        ARE_LOST.format("'refunded', 'storniert'"),
     ),
-    (
-        own(["paid", "Refunded"]),
-        {"State": ["paid", "Refunded", "open"]},
-        ARE_LOST.format("'refunded'"),
-    ),
+    (own(["paid", "Refunded"]), {"State": ["paid", "Refunded"]}, ARE_LOST.format("'refunded'")),
     (own(["paid", "cancelled"]), "State=paid", None),
     (own(["paid", "cancelled", "x"]), "State=paid,cancelled", None),  # it leaves one out
     (own(["paid", "paid"]), "State=paid,cancelled", None),
@@ -966,11 +938,7 @@ def test_statuses_of_woocommerce_are_known_in_its_own_translations(
         ),
         ({"State": "open"}, "2", {"where State=open": 3}),
         # Nothing is wrong where the orders are left out by something else.
-        (
-            ["item=Rope,Mop,x", "State!=done", "nr!=2,3,4"],
-            "",
-            {"where State!=done": 1, "where nr!=2,3,4": 3},
-        ),
+        (["item=Rope,Mop,x", "nr!=1,2,3,4"], "", {"where nr!=1,2,3,4": 4}),
     ],
 )
 def test_only_orders_for_which_the_conditions_hold_are_read(
@@ -1018,15 +986,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     (OWN, "Stat=done", f"{NO_COLUMN}'State'"),
     (OWN, "Stat!=done", f"{NO_COLUMN}'State'"),
     (
-        lines(woo(1, "processing", State="x")),
+        lines({"State": 1} | woo(1, "")),
         "Stat=done",
-        f"{NO_KEY}'number', 'status', 'billing', 'line_items', 'total', 'State'",
+        f"{NO_KEY}'State', 'number', 'status', 'billing', 'line_items', 'total'",
     ),
-    (
-        '{"State": 1, "contact_email": "a@b", "products": [{}]}',
-        "Stat=done",
-        f"{NO_KEY}'State', 'contact_email', 'products'",
-    ),
+    (lines({"State": 1} | BARE), "Stat=done", f"{NO_KEY}'State', 'contact_email', 'products'"),
 ]
 
 
@@ -1080,7 +1044,7 @@ def test_amounts_and_dates_are_read_as_a_table_writes_them() -> None:
     assert read(HOME, since="2026-01-01", **options) == []
     ((_line, order),) = read(HOME, since="2025-12-31", **options)
     found = flat(order)
-    assert (found["order_id"], found["total"]) == ("0017", "2500.00")
+    assert (found["order_id"], found["amounts"]) == ("0017", "- - - 2500.00 -")
     assert found["products"] == [("Müsli", D("1250.00"), D("1.5"))]
 
 
