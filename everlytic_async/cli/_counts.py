@@ -1,5 +1,7 @@
 """The outcomes of a run: a count for each, and for the failures the reasons.
 
+The progress bar, the summary and the exit code get their numbers here.
+
 However many orders there are, it stays small: the reasons that differ are bounded, and so are the
 examples of each.
 """

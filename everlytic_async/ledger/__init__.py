@@ -11,9 +11,6 @@ uses any ledger. Two implement it, and both are opened by the first stream and c
   which processes are alive.
 
 A ledger in Postgres would be one more module that implements ``_protocol.Ledger``.
-
-The intent to send an order is committed before its POST starts, and its outcome after. What was in
-flight when a process was killed is ``unknown`` to the next.
 """
 
 from __future__ import annotations

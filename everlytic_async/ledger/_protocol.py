@@ -1,4 +1,8 @@
-"""What a ledger is, what it knows of an order, and which orders may be sent again."""
+"""What a ledger is, what it knows of an order, and which orders may be sent again.
+
+The intent to send an order is committed before its POST starts, and its outcome after. What was in
+flight when a process was killed has to be ``unknown`` to the next one.
+"""
 
 from __future__ import annotations
 
