@@ -9,8 +9,6 @@ uses any ledger. Two implement it, and both are opened by the first stream and c
   for people.
 - NATS, of the extra ``nats``: ``_nats`` claims and records, ``_nats_buckets`` keeps its entries and
   which processes are alive.
-
-A ledger in Postgres would be one more module that implements ``_protocol.Ledger``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 The intent to send an order is committed before its POST starts, and its outcome after. What was in
 flight when a process was killed has to be ``unknown`` to the next one.
+
+A ledger in Postgres would be one more module beside this one, with its own `Ledger` and
+`LedgerSession`, listed in ``__init__``.
 """
 
 from __future__ import annotations
